@@ -1,0 +1,6 @@
+//! Authentication.
+
+/// Why authentication failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {}

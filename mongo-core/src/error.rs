@@ -1,0 +1,399 @@
+//! The one error of the public API.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+
+use crate::address::{AddressError, ServerAddress};
+use crate::auth::AuthError;
+use crate::handshake::HandshakeError;
+use crate::uri::UriError;
+use crate::wire::WireError;
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, for whom, and why.
+///
+/// Cheap to clone, so that one failure can be told to every task that waited for it. It names the
+/// server and the user where they are known, and never a password, a key or a token.
+///
+/// `Display` is one line with the last underlying cause in it; [`std::error::Error::source`] gives
+/// that cause as a value.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    server: Option<ServerAddress>,
+    user: Option<Arc<str>>,
+    labels: Vec<Cow<'static, str>>,
+    cause: Option<Error>,
+}
+
+/// The kinds of [`Error`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The connection string can't be used.
+    Uri(UriError),
+    /// A server address can't be used.
+    Address(AddressError),
+    /// An option or an argument can't be used; the text names it.
+    Configuration(String),
+    /// The server could not be reached: the socket could not be opened.
+    Connect(Arc<io::Error>),
+    /// An open socket failed, or the server closed it.
+    Network(Arc<io::Error>),
+    /// A wait ran out.
+    Timeout {
+        /// What was waited for.
+        wait: Wait,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The server sent what the wire protocol does not allow. The connection is closed.
+    Protocol(WireError),
+    /// The server's answer to the handshake can't be used.
+    Handshake(HandshakeError),
+    /// The server refused the credential, or could not prove that it knows it.
+    Authentication(AuthError),
+    /// The server answered a command with `ok: 0`.
+    Command(CommandError),
+    /// A command could not be written as BSON.
+    Serialization(Arc<bson::error::Error>),
+    /// A reply could not be read as the asked-for type. The connection stays usable.
+    Deserialization(Arc<bson::error::Error>),
+    /// The connection was closed before, for the reason given, and runs no more commands.
+    ConnectionClosed(ClosedReason),
+    /// The pool was closed.
+    PoolClosed,
+    /// The generic pool, or a hook of its user's, refused; the text is its own.
+    Pool(String),
+}
+
+/// The wait that ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Wait {
+    /// For a connection of the pool to become free (`waitQueueTimeoutMS`).
+    WaitQueue,
+    /// For the socket to open (`connectTimeoutMS`).
+    Connect,
+    /// For the answer to the handshake (`connectTimeoutMS`).
+    Handshake,
+    /// For authentication to end (`connectTimeoutMS`).
+    Authentication,
+    /// For a command's reply.
+    Command,
+    /// For the reply owed to a cancelled command.
+    Drain,
+    /// For the check of a connection at its check-out.
+    Recycle,
+}
+
+/// Why a connection runs no more commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClosedReason {
+    /// A command was cancelled before the whole of it was written.
+    CancelledWrite,
+    /// The reply to a cancelled command did not come within the bound.
+    CancelledReply,
+    /// A stream of replies (`moreToCome`) was left before its end.
+    CancelledStream,
+    /// The socket failed, or the server closed it.
+    Network,
+    /// The server broke the protocol.
+    Protocol,
+    /// The pool gave it up, or its owner closed it.
+    Closed,
+}
+
+/// A command that the server answered with `ok: 0`.
+#[derive(Clone, Debug)]
+pub struct CommandError {
+    /// The server's error code; 0 where it sent none.
+    pub code: i32,
+    /// The code's name, such as `NotWritablePrimary`; empty where the server sent none.
+    pub code_name: String,
+    /// The server's message.
+    pub message: String,
+    /// The whole reply.
+    pub reply: RawDocumentBuf,
+}
+
+impl Error {
+    /// An error of a kind, with no server, user or cause yet.
+    pub fn new(kind: ErrorKind) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            server: None,
+            user: None,
+            labels: Vec::new(),
+            cause: None,
+        }))
+    }
+
+    /// A wait that ran out.
+    pub fn timeout(wait: Wait, after: Duration) -> Self {
+        Self::new(ErrorKind::Timeout { wait, after })
+    }
+
+    /// An option or an argument that can't be used.
+    pub fn configuration(text: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Configuration(text.into()))
+    }
+
+    /// A failure of an open socket.
+    pub fn network(error: io::Error) -> Self {
+        Self::new(ErrorKind::Network(Arc::new(error)))
+    }
+
+    /// Names the server, unless one is named.
+    #[must_use]
+    pub fn at(mut self, server: &ServerAddress) -> Self {
+        if self.0.server.is_none() {
+            Arc::make_mut(&mut self.0).server = Some(server.clone());
+        }
+        self
+    }
+
+    /// Names the user, unless one is named.
+    #[must_use]
+    pub fn for_user(mut self, user: Option<&Arc<str>>) -> Self {
+        if let (None, Some(user)) = (&self.0.user, user) {
+            Arc::make_mut(&mut self.0).user = Some(user.clone());
+        }
+        self
+    }
+
+    /// Adds the last underlying cause.
+    #[must_use]
+    pub fn caused_by(mut self, cause: Option<Error>) -> Self {
+        if cause.is_some() {
+            Arc::make_mut(&mut self.0).cause = cause;
+        }
+        self
+    }
+
+    /// Adds an error label, unless it is there.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+        let label = label.into();
+        if !self.has_label(&label) {
+            Arc::make_mut(&mut self.0).labels.push(label);
+        }
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// The server, where one was involved.
+    pub fn server(&self) -> Option<&ServerAddress> {
+        self.0.server.as_ref()
+    }
+
+    /// The name of the credential's user, where there is one.
+    pub fn user(&self) -> Option<&str> {
+        self.0.user.as_deref()
+    }
+
+    /// The last underlying cause: for a time-out, what kept failing meanwhile.
+    pub fn cause(&self) -> Option<&Error> {
+        self.0.cause.as_ref()
+    }
+
+    /// The error labels, the server's first.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.0.labels.iter().map(|label| &**label)
+    }
+
+    /// Whether the error carries a label, such as `RetryableWriteError`.
+    pub fn has_label(&self, label: &str) -> bool {
+        self.labels().any(|own| own == label)
+    }
+
+    /// The server's answer, for a command that failed.
+    pub fn command(&self) -> Option<&CommandError> {
+        match &self.0.kind {
+            ErrorKind::Command(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The server's error code, for a command that failed.
+    pub fn code(&self) -> Option<i32> {
+        self.command().map(|error| error.code)
+    }
+
+    /// Whether a wait ran out.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Timeout { .. })
+    }
+
+    /// Whether the credential was refused.
+    pub fn is_authentication(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Authentication(_))
+    }
+}
+
+impl<K: Into<ErrorKind>> From<K> for Error {
+    fn from(kind: K) -> Self {
+        Self::new(kind.into())
+    }
+}
+
+impl From<UriError> for ErrorKind {
+    fn from(error: UriError) -> Self {
+        Self::Uri(error)
+    }
+}
+
+impl From<AddressError> for ErrorKind {
+    fn from(error: AddressError) -> Self {
+        Self::Address(error)
+    }
+}
+
+impl From<WireError> for ErrorKind {
+    fn from(error: WireError) -> Self {
+        Self::Protocol(error)
+    }
+}
+
+impl From<HandshakeError> for ErrorKind {
+    fn from(error: HandshakeError) -> Self {
+        Self::Handshake(error)
+    }
+}
+
+impl From<AuthError> for ErrorKind {
+    fn from(error: AuthError) -> Self {
+        Self::Authentication(error)
+    }
+}
+
+impl From<CommandError> for ErrorKind {
+    fn from(error: CommandError) -> Self {
+        Self::Command(error)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uri(error) => write!(f, "connection string: {error}"),
+            Self::Address(error) => write!(f, "server address: {error}"),
+            Self::Configuration(text) => write!(f, "configuration: {text}"),
+            Self::Connect(error) => write!(f, "could not connect: {error}"),
+            Self::Network(error) => write!(f, "network: {error}"),
+            Self::Timeout { wait, after } => write!(f, "timed out after {after:?} {wait}"),
+            Self::Protocol(error) => write!(f, "protocol: {error}"),
+            Self::Handshake(error) => write!(f, "handshake: {error}"),
+            Self::Authentication(error) => write!(f, "authentication: {error}"),
+            Self::Command(error) => write!(f, "command failed: {error}"),
+            Self::Serialization(error) => write!(f, "could not write the command: {error}"),
+            Self::Deserialization(error) => write!(f, "could not read the reply: {error}"),
+            Self::ConnectionClosed(reason) => write!(f, "the connection is closed: {reason}"),
+            Self::PoolClosed => write!(f, "the pool is closed"),
+            Self::Pool(text) => write!(f, "pool: {text}"),
+        }
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WaitQueue => "waiting for a connection from the pool",
+            Self::Connect => "connecting",
+            Self::Handshake => "waiting for the answer to the handshake",
+            Self::Authentication => "authenticating",
+            Self::Command => "running a command",
+            Self::Drain => "waiting for the reply to a cancelled command",
+            Self::Recycle => "checking the connection",
+        })
+    }
+}
+
+impl fmt::Display for ClosedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CancelledWrite => "a command was cancelled while it was written",
+            Self::CancelledReply => "the reply to a cancelled command did not come in time",
+            Self::CancelledStream => "a stream of replies was left before its end",
+            Self::Network => "its socket failed",
+            Self::Protocol => "the server broke the protocol",
+            Self::Closed => "it was given up",
+        })
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (code {}", self.message, self.code)?;
+        if !self.code_name.is_empty() {
+            write!(f, " {}", self.code_name)?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.kind)?;
+        match (&self.0.server, &self.0.user) {
+            (Some(server), Some(user)) => write!(f, " (server {server}, user {user:?})")?,
+            (Some(server), None) => write!(f, " (server {server})")?,
+            (None, Some(user)) => write!(f, " (user {user:?})")?,
+            (None, None) => {}
+        }
+        match &self.0.cause {
+            Some(cause) => write!(f, "; last failure: {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("server", &self.0.server)
+            .field("user", &self.0.user)
+            .field("labels", &self.0.labels)
+            .field("cause", &self.0.cause)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        if let Some(cause) = &self.0.cause {
+            return Some(cause);
+        }
+        match &self.0.kind {
+            ErrorKind::Uri(error) => Some(error),
+            ErrorKind::Address(error) => Some(error),
+            ErrorKind::Connect(error) | ErrorKind::Network(error) => Some(&**error),
+            ErrorKind::Protocol(error) => Some(error),
+            ErrorKind::Handshake(error) => Some(error),
+            ErrorKind::Authentication(error) => Some(error),
+            ErrorKind::Serialization(error) | ErrorKind::Deserialization(error) => Some(&**error),
+            ErrorKind::Configuration(_)
+            | ErrorKind::Timeout { .. }
+            | ErrorKind::Command(_)
+            | ErrorKind::ConnectionClosed(_)
+            | ErrorKind::PoolClosed
+            | ErrorKind::Pool(_) => None,
+        }
+    }
+}
