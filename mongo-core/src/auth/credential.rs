@@ -1,0 +1,586 @@
+//! Who connects, and how that is proved.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+
+use super::secret::Secret;
+
+/// The database that stands for an authority outside MongoDB: LDAP, Kerberos, certificates.
+pub const EXTERNAL: &str = "$external";
+
+/// The database that SCRAM users live in where nothing else is said.
+pub const ADMIN: &str = "admin";
+
+/// An authentication mechanism, by the names of the authentication specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum AuthMechanism {
+    /// `SCRAM-SHA-1`: a user name and a password.
+    ScramSha1,
+    /// `SCRAM-SHA-256`: a user name and a password.
+    ScramSha256,
+    /// `MONGODB-X509`: the client certificate of the TLS connection.
+    MongoDbX509,
+    /// `PLAIN`: a user name and a password, checked by LDAP. Sent as they are: use TLS.
+    Plain,
+    /// `MONGODB-OIDC`: an OpenID Connect access token.
+    MongoDbOidc,
+    /// `MONGODB-AWS`: AWS credentials from the environment.
+    MongoDbAws,
+    /// `GSSAPI`: Kerberos.
+    Gssapi,
+}
+
+impl AuthMechanism {
+    const ALL: [Self; 7] = [
+        Self::ScramSha1,
+        Self::ScramSha256,
+        Self::MongoDbX509,
+        Self::Plain,
+        Self::MongoDbOidc,
+        Self::MongoDbAws,
+        Self::Gssapi,
+    ];
+
+    /// The name that goes over the wire and stands in a connection string.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ScramSha1 => "SCRAM-SHA-1",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::MongoDbX509 => "MONGODB-X509",
+            Self::Plain => "PLAIN",
+            Self::MongoDbOidc => "MONGODB-OIDC",
+            Self::MongoDbAws => "MONGODB-AWS",
+            Self::Gssapi => "GSSAPI",
+        }
+    }
+
+    /// The authentication database where none is given: `$external` for the mechanisms that prove
+    /// the user elsewhere; for `PLAIN` and SCRAM the connection string's database, else `$external`
+    /// and `admin`.
+    pub fn default_source(self, database: Option<&str>) -> &str {
+        match self {
+            Self::ScramSha1 | Self::ScramSha256 => database.unwrap_or(ADMIN),
+            Self::Plain => database.unwrap_or(EXTERNAL),
+            Self::MongoDbX509 | Self::MongoDbOidc | Self::MongoDbAws | Self::Gssapi => EXTERNAL,
+        }
+    }
+
+    /// The mechanism properties that may be given.
+    fn properties(self) -> &'static [&'static str] {
+        match self {
+            Self::ScramSha1 | Self::ScramSha256 | Self::MongoDbX509 | Self::Plain => &[],
+            // Credentials given by hand were withdrawn by the specification in September 2025.
+            Self::MongoDbAws => &[],
+            Self::MongoDbOidc => &["ENVIRONMENT", "TOKEN_RESOURCE"],
+            Self::Gssapi => &[
+                "SERVICE_NAME",
+                "CANONICALIZE_HOST_NAME",
+                "SERVICE_REALM",
+                "SERVICE_HOST",
+            ],
+        }
+    }
+}
+
+impl fmt::Display for AuthMechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for AuthMechanism {
+    type Err = CredentialError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|mechanism| mechanism.as_str() == name)
+            .ok_or(match name {
+                "MONGODB-CR" => CredentialError::RemovedMechanism,
+                _ => CredentialError::UnknownMechanism,
+            })
+    }
+}
+
+impl<'de> Deserialize<'de> for AuthMechanism {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A credential that can't be used. No message shows a value, only names.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialError {
+    /// The mechanism's name is not one of [`AuthMechanism`].
+    #[error("the authentication mechanism is not known")]
+    UnknownMechanism,
+    /// `MONGODB-CR`, which no server since 4.0 has.
+    #[error("the authentication mechanism MONGODB-CR was removed; use SCRAM-SHA-256")]
+    RemovedMechanism,
+    /// The mechanism needs a user name.
+    #[error("{} needs a user name", Named(.0))]
+    UsernameMissing(Option<AuthMechanism>),
+    /// A user name was given and is empty.
+    #[error("the user name is empty")]
+    UsernameEmpty,
+    /// The mechanism, or its environment, takes no user name.
+    #[error("{0} takes no user name here")]
+    UsernameNotAllowed(AuthMechanism),
+    /// The mechanism needs a password.
+    #[error("{} needs a password", Named(.0))]
+    PasswordMissing(Option<AuthMechanism>),
+    /// The mechanism takes no password.
+    #[error("{0} takes no password")]
+    PasswordNotAllowed(AuthMechanism),
+    /// The mechanism works with one authentication database only.
+    #[error("{mechanism} needs the authentication database {needed:?}")]
+    Source {
+        /// The mechanism.
+        mechanism: AuthMechanism,
+        /// The only database that it works with.
+        needed: &'static str,
+    },
+    /// The authentication database is empty.
+    #[error("the authentication database is empty")]
+    SourceEmpty,
+    /// The mechanism doesn't have this property.
+    #[error("{} has no property {property}", Named(.mechanism))]
+    UnknownProperty {
+        /// The mechanism.
+        mechanism: Option<AuthMechanism>,
+        /// The property's name; cut after 64 characters.
+        property: String,
+    },
+    /// A property is missing, or it has a value that it can't have.
+    #[error("{mechanism}: the property {property} {problem}")]
+    Property {
+        /// The mechanism.
+        mechanism: AuthMechanism,
+        /// The property.
+        property: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// A mechanism's name, or words for the one that is still to be negotiated.
+struct Named<'a>(&'a Option<AuthMechanism>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            self.0
+                .map_or("the default mechanism", AuthMechanism::as_str),
+        )
+    }
+}
+
+/// Who connects, and how that is proved: the specification's `MongoCredential`.
+///
+/// Built by hand with [`Credential::new`] and the `with_*` methods, from a connection string, or by
+/// serde from a table with `username`, `password`, `source`, `mechanism` and
+/// `mechanism_properties`. Nothing is checked until [`validate`](Self::validate).
+///
+/// Cloning is cheap. Two credentials are equal if all their parts are. `Debug` never shows the
+/// password, nor a mechanism property that may be a secret.
+///
+/// Specification: authentication.
+#[derive(Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Credential {
+    #[serde(deserialize_with = "username_from_text")]
+    username: Option<Arc<str>>,
+    password: Option<Secret>,
+    #[serde(alias = "authSource", alias = "auth_source")]
+    source: Option<String>,
+    #[serde(alias = "authMechanism", alias = "auth_mechanism")]
+    mechanism: Option<AuthMechanism>,
+    #[serde(
+        alias = "authMechanismProperties",
+        alias = "auth_mechanism_properties",
+        deserialize_with = "properties_from_table"
+    )]
+    mechanism_properties: BTreeMap<String, Secret>,
+}
+
+/// The properties whose values are no secrets; every other value is hidden.
+const PUBLIC_PROPERTIES: [&str; 6] = [
+    "CANONICALIZE_HOST_NAME",
+    "ENVIRONMENT",
+    "SERVICE_HOST",
+    "SERVICE_NAME",
+    "SERVICE_REALM",
+    "TOKEN_RESOURCE",
+];
+
+impl Credential {
+    /// A user and a password, the mechanism to be negotiated with the server.
+    pub fn new(username: impl Into<Arc<str>>, password: impl Into<Secret>) -> Self {
+        Self::default()
+            .with_username(username)
+            .with_password(password)
+    }
+
+    /// A mechanism without a user name or password.
+    pub fn from_mechanism(mechanism: AuthMechanism) -> Self {
+        Self::default().with_mechanism(mechanism)
+    }
+
+    /// Sets the user name. It is sent as it is, never prepared or normalised.
+    #[must_use]
+    pub fn with_username(mut self, username: impl Into<Arc<str>>) -> Self {
+        self.username = Some(username.into());
+        self
+    }
+
+    /// Sets the password.
+    #[must_use]
+    pub fn with_password(mut self, password: impl Into<Secret>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// Sets the authentication database (`authSource`).
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<String>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Sets the mechanism (`authMechanism`). Unset, the server is asked which of SCRAM-SHA-256 and
+    /// SCRAM-SHA-1 the user has.
+    #[must_use]
+    pub fn with_mechanism(mut self, mechanism: AuthMechanism) -> Self {
+        self.mechanism = Some(mechanism);
+        self
+    }
+
+    /// Sets one mechanism property (`authMechanismProperties`). The name's case doesn't matter.
+    #[must_use]
+    pub fn with_mechanism_property(mut self, name: &str, value: impl Into<Secret>) -> Self {
+        self.mechanism_properties
+            .insert(name.to_ascii_uppercase(), value.into());
+        self
+    }
+
+    /// The user name.
+    pub fn username(&self) -> Option<&Arc<str>> {
+        self.username.as_ref()
+    }
+
+    /// The password.
+    pub fn password(&self) -> Option<&Secret> {
+        self.password.as_ref()
+    }
+
+    /// The authentication database, if one was given or taken from the connection string.
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
+    }
+
+    /// The authentication database that is used: the given one, else the mechanism's default
+    /// (`admin` while the mechanism is still to be negotiated).
+    pub fn source_or_default(&self) -> &str {
+        self.source().unwrap_or(self.default_source(None))
+    }
+
+    /// The authentication database for this mechanism where none is given, `database` being the
+    /// connection string's. See [`AuthMechanism::default_source`]; without a mechanism SCRAM's
+    /// rule holds.
+    pub fn default_source<'a>(&self, database: Option<&'a str>) -> &'a str {
+        self.mechanism
+            .unwrap_or(AuthMechanism::ScramSha256)
+            .default_source(database)
+    }
+
+    /// The mechanism; `None` is to be negotiated.
+    pub fn mechanism(&self) -> Option<AuthMechanism> {
+        self.mechanism
+    }
+
+    /// A mechanism property by its name in any case, with its default: `SERVICE_NAME` of `GSSAPI`
+    /// is `mongodb`.
+    pub fn mechanism_property(&self, name: &str) -> Option<&str> {
+        let name = name.to_ascii_uppercase();
+        match (self.mechanism_properties.get(&name), self.mechanism) {
+            (Some(value), _) => Some(value.expose()),
+            (None, Some(AuthMechanism::Gssapi)) if name == "SERVICE_NAME" => Some("mongodb"),
+            (None, _) => None,
+        }
+    }
+
+    /// The mechanism properties that were given, by their names in upper case.
+    pub fn mechanism_properties(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        self.mechanism_properties
+            .iter()
+            .map(|(name, value)| (&**name, value))
+    }
+
+    /// Checks that the mechanism has all that it needs and nothing that it doesn't take.
+    ///
+    /// # Errors
+    /// The first rule of the authentication specification that is broken.
+    pub fn validate(&self) -> Result<(), CredentialError> {
+        if self.username.as_deref() == Some("") {
+            return Err(CredentialError::UsernameEmpty);
+        }
+        if self.source() == Some("") {
+            return Err(CredentialError::SourceEmpty);
+        }
+        self.validate_properties()?;
+        let Some(mechanism) = self.mechanism else {
+            return self.needs_username_and_password();
+        };
+        match mechanism {
+            AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256 | AuthMechanism::Plain => {
+                self.needs_username_and_password()
+            }
+            AuthMechanism::MongoDbX509 => {
+                self.needs_external(mechanism)?;
+                self.takes_no_password(mechanism)
+            }
+            AuthMechanism::MongoDbAws => {
+                self.needs_external(mechanism)?;
+                self.takes_no_username(mechanism)?;
+                self.takes_no_password(mechanism)
+            }
+            AuthMechanism::Gssapi => {
+                self.needs_external(mechanism)?;
+                self.needs_username()?;
+                self.validate_canonicalization(mechanism)
+            }
+            AuthMechanism::MongoDbOidc => {
+                self.needs_external(mechanism)?;
+                self.takes_no_password(mechanism)?;
+                self.validate_oidc_environment(mechanism)
+            }
+        }
+    }
+
+    fn validate_properties(&self) -> Result<(), CredentialError> {
+        let known = self.mechanism.map_or(&[][..], AuthMechanism::properties);
+        match self
+            .mechanism_properties
+            .keys()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            None => Ok(()),
+            Some(name) => Err(CredentialError::UnknownProperty {
+                mechanism: self.mechanism,
+                property: name.chars().take(64).collect(),
+            }),
+        }
+    }
+
+    fn validate_canonicalization(&self, mechanism: AuthMechanism) -> Result<(), CredentialError> {
+        match self.mechanism_property("CANONICALIZE_HOST_NAME") {
+            None | Some("none" | "forward" | "forwardAndReverse" | "true" | "false") => Ok(()),
+            Some(_) => Err(CredentialError::Property {
+                mechanism,
+                property: "CANONICALIZE_HOST_NAME",
+                problem: "is none of none, forward, forwardAndReverse, true and false",
+            }),
+        }
+    }
+
+    fn validate_oidc_environment(&self, mechanism: AuthMechanism) -> Result<(), CredentialError> {
+        let wrong = |property, problem| {
+            Err(CredentialError::Property {
+                mechanism,
+                property,
+                problem,
+            })
+        };
+        let environment = self.mechanism_property("ENVIRONMENT");
+        let resource = self.mechanism_property("TOKEN_RESOURCE");
+        match (environment, resource) {
+            (None, _) => wrong("ENVIRONMENT", "is missing"),
+            (Some("azure" | "gcp"), None) => {
+                wrong("TOKEN_RESOURCE", "is missing, which azure and gcp need")
+            }
+            (Some("test" | "k8s"), Some(_)) => wrong("TOKEN_RESOURCE", "is only for azure and gcp"),
+            (Some("azure"), Some(_)) => Ok(()),
+            (Some("gcp"), Some(_)) | (Some("test" | "k8s"), None) => {
+                self.takes_no_username(mechanism)
+            }
+            (Some(_), _) => wrong("ENVIRONMENT", "is none of test, azure, gcp and k8s"),
+        }
+    }
+
+    fn needs_username(&self) -> Result<(), CredentialError> {
+        match self.username {
+            Some(_) => Ok(()),
+            None => Err(CredentialError::UsernameMissing(self.mechanism)),
+        }
+    }
+
+    fn needs_username_and_password(&self) -> Result<(), CredentialError> {
+        self.needs_username()?;
+        match self.password {
+            Some(_) => Ok(()),
+            None => Err(CredentialError::PasswordMissing(self.mechanism)),
+        }
+    }
+
+    fn needs_external(&self, mechanism: AuthMechanism) -> Result<(), CredentialError> {
+        match self.source() {
+            None | Some(EXTERNAL) => Ok(()),
+            Some(_) => Err(CredentialError::Source {
+                mechanism,
+                needed: EXTERNAL,
+            }),
+        }
+    }
+
+    fn takes_no_username(&self, mechanism: AuthMechanism) -> Result<(), CredentialError> {
+        match self.username {
+            None => Ok(()),
+            Some(_) => Err(CredentialError::UsernameNotAllowed(mechanism)),
+        }
+    }
+
+    fn takes_no_password(&self, mechanism: AuthMechanism) -> Result<(), CredentialError> {
+        match self.password {
+            None => Ok(()),
+            Some(_) => Err(CredentialError::PasswordNotAllowed(mechanism)),
+        }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: BTreeMap<_, _> = self
+            .mechanism_properties()
+            .map(|(name, value)| match PUBLIC_PROPERTIES.contains(&name) {
+                true => (name, value.expose()),
+                false => (name, ".."),
+            })
+            .collect();
+        f.debug_struct("Credential")
+            .field("username", &self.username)
+            .field("password", &self.password)
+            .field("source", &self.source)
+            .field("mechanism", &self.mechanism)
+            .field("mechanism_properties", &properties)
+            .finish()
+    }
+}
+
+fn username_from_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Arc<str>>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(Arc::from))
+}
+
+fn properties_from_table<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Secret>, D::Error> {
+    let given = BTreeMap::<String, Secret>::deserialize(deserializer)?;
+    Ok(given
+        .into_iter()
+        .map(|(name, value)| (name.to_ascii_uppercase(), value))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mechanisms_read_what_they_write() {
+        for mechanism in AuthMechanism::ALL {
+            assert_eq!(mechanism.as_str().parse(), Ok(mechanism));
+        }
+        let parse = str::parse::<AuthMechanism>;
+        assert_eq!(parse("MONGODB-CR"), Err(CredentialError::RemovedMechanism));
+        assert_eq!(parse("scram"), Err(CredentialError::UnknownMechanism));
+    }
+
+    #[test]
+    fn default_sources() {
+        let source = |mechanism: AuthMechanism, database| mechanism.default_source(database);
+        assert_eq!(source(AuthMechanism::ScramSha1, None), "admin");
+        assert_eq!(source(AuthMechanism::ScramSha256, Some("db")), "db");
+        assert_eq!(source(AuthMechanism::Plain, None), "$external");
+        assert_eq!(source(AuthMechanism::Plain, Some("db")), "db");
+        assert_eq!(source(AuthMechanism::MongoDbX509, Some("db")), "$external");
+        assert_eq!(Credential::default().source_or_default(), "admin");
+        let given = Credential::new("u", "p").with_source("accounts");
+        assert_eq!(given.source_or_default(), "accounts");
+    }
+
+    #[test]
+    fn debug_hides_the_password_and_the_token() {
+        let credential = Credential::new("alice", "MARKED")
+            .with_mechanism_property("aws_session_token", "MARKED")
+            .with_mechanism_property("service_name", "shown");
+        let debug = format!("{credential:?}");
+        assert!(!debug.contains("MARKED"), "{debug}");
+        assert!(debug.contains("alice") && debug.contains("shown"));
+        assert!(debug.contains("AWS_SESSION_TOKEN"));
+    }
+
+    #[test]
+    fn each_rule_has_its_error() {
+        use AuthMechanism::*;
+        use CredentialError::*;
+        let of = Credential::from_mechanism;
+        let env = |name: &str| of(MongoDbOidc).with_mechanism_property("ENVIRONMENT", name);
+        let cases: [(Credential, CredentialError); 10] = [
+            (Credential::default(), UsernameMissing(None)),
+            (Credential::new("", "p"), UsernameEmpty),
+            (
+                of(ScramSha256).with_username("u"),
+                PasswordMissing(Some(ScramSha256)),
+            ),
+            (of(Plain), UsernameMissing(Some(Plain))),
+            (
+                of(MongoDbX509).with_password("p"),
+                PasswordNotAllowed(MongoDbX509),
+            ),
+            (
+                of(MongoDbAws).with_username("key"),
+                UsernameNotAllowed(MongoDbAws),
+            ),
+            (
+                env("k8s").with_username("u"),
+                UsernameNotAllowed(MongoDbOidc),
+            ),
+            (Credential::new("u", "p").with_source(""), SourceEmpty),
+            (
+                of(Gssapi).with_username("u").with_source("db"),
+                Source {
+                    mechanism: Gssapi,
+                    needed: EXTERNAL,
+                },
+            ),
+            (
+                Credential::new("u", "p").with_mechanism_property("x", "y"),
+                UnknownProperty {
+                    mechanism: None,
+                    property: "X".to_owned(),
+                },
+            ),
+        ];
+        for (credential, expected) in cases {
+            assert_eq!(credential.validate(), Err(expected), "{credential:?}");
+        }
+        for good in [
+            Credential::new("u", ""),
+            of(MongoDbX509),
+            of(MongoDbAws).with_source("$external"),
+            of(Gssapi).with_username("u"),
+            env("test"),
+        ] {
+            assert_eq!(good.validate(), Ok(()), "{good:?}");
+        }
+    }
+}

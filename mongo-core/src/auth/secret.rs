@@ -1,0 +1,89 @@
+//! A string that is wiped from memory and never shown.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// A secret string: a password, a token, the pass phrase of a key.
+///
+/// The text is overwritten when the last clone goes away. `Debug` prints `Secret(..)`; there is no
+/// `Display` and no `Serialize`, so that a secret can't reach a log or a file by accident. Cloning
+/// is cheap and copies no text. Comparing takes the same time wherever the texts differ.
+#[derive(Clone)]
+pub struct Secret(Arc<Zeroizing<String>>);
+
+impl Secret {
+    /// Takes a text over. A `String` is moved; of a `&str` a copy is made, and wiping the original
+    /// stays the caller's business.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Arc::new(Zeroizing::new(text.into())))
+    }
+
+    /// The text. Don't log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the text is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        bool::from(self.expose().as_bytes().ct_eq(other.expose().as_bytes()))
+    }
+}
+
+impl Eq for Secret {}
+
+impl Hash for Secret {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.expose().hash(state);
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_compared_by_its_text_and_not_shown() {
+        let secret = Secret::from("hunter2");
+        assert_eq!(secret, Secret::new("hunter2".to_owned()));
+        assert_ne!(secret, Secret::from("hunter3"));
+        assert_ne!(secret, Secret::from("hunter22"));
+        assert_eq!(secret.expose(), "hunter2");
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
+        assert!(Secret::from("").is_empty() && !secret.is_empty());
+    }
+}
