@@ -1,6 +1,24 @@
-//! The wire protocol.
+//! The wire protocol: OP_MSG, and the OP_QUERY and OP_REPLY that old servers need for a first
+//! hello.
+//!
+//! Everything here is pure: bytes in, values out. Documents are borrowed from the bytes they came
+//! in. What is malformed is refused with a [`WireError`]; nothing is allocated by a length that a
+//! peer merely claims.
 
-/// Why a message was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WireError {}
+mod document;
+mod error;
+mod exchange;
+mod header;
+mod legacy;
+mod msg;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+pub use document::check_depth;
+pub use error::WireError;
+pub use exchange::{Exchange, Readiness, Taker};
+pub use header::{HEADER_LEN, Header, Limits, OpCode, deframe};
+pub use legacy::{append_query, parse_reply};
+pub use msg::{DocumentSequence, MsgFlags, OpMsg, OpMsgBuilder};
+pub use reply::{WriteConcernError, check_ok, write_concern_error};

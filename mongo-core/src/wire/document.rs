@@ -1,0 +1,236 @@
+use bson::RawDocument;
+
+use super::WireError;
+use super::header::read_i32;
+
+/// The smallest document: a length and a terminator.
+pub(super) const MIN_DOCUMENT: usize = 5;
+
+/// The least that one level of nesting takes: type, an empty name, a length, a terminator.
+const BYTES_PER_LEVEL: usize = 7;
+
+/// The document at the start of `bytes`, exactly as long as its own length says, not nested deeper
+/// than `max_depth`.
+pub(super) fn split_document(
+    bytes: &[u8],
+    max_depth: usize,
+) -> Result<(&RawDocument, &[u8]), WireError> {
+    let length = read_i32(bytes, 0)?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length >= MIN_DOCUMENT)
+        .ok_or(WireError::Document(0))?;
+    let Some((document, rest)) = bytes.split_at_checked(length) else {
+        return Err(WireError::Truncated {
+            needed: length,
+            got: bytes.len(),
+        });
+    };
+    // Too short to be too deep: spares small replies the walk.
+    if length > max_depth * BYTES_PER_LEVEL {
+        check_depth(document, max_depth)?;
+    }
+    let document = RawDocument::from_bytes(document).map_err(|_| WireError::Document(0))?;
+    Ok((document, rest))
+}
+
+/// Walks a document's raw bytes with a stack of its own, so that no depth can exhaust the thread's.
+///
+/// # Errors
+/// A document nested deeper than `max_depth`, or one whose elements do not fit their containers.
+pub fn check_depth(document: &[u8], max_depth: usize) -> Result<(), WireError> {
+    let mut ends = Vec::with_capacity(8);
+    ends.push(document.len());
+    let mut at = 4;
+    while let Some(&end) = ends.last() {
+        let kind = *document.get(at).ok_or(WireError::Document(at))?;
+        at += 1;
+        if kind == 0 {
+            if at != end {
+                return Err(WireError::Document(at));
+            }
+            ends.pop();
+            continue;
+        }
+        at = skip_cstring(document, at)?;
+        match value(document, at, kind)? {
+            Value::Flat(next) => at = next,
+            Value::Nested { body, next } => {
+                if ends.len() >= max_depth {
+                    return Err(WireError::TooDeep(max_depth));
+                }
+                ends.push(next);
+                at = body;
+            }
+        }
+        if at >= end {
+            return Err(WireError::Document(at));
+        }
+        if ends.last().is_some_and(|last| *last > end) {
+            return Err(WireError::Document(at));
+        }
+    }
+    Ok(())
+}
+
+enum Value {
+    /// Ends before `.0`.
+    Flat(usize),
+    /// Holds elements from `body` on, ends before `next`.
+    Nested { body: usize, next: usize },
+}
+
+fn value(bytes: &[u8], at: usize, kind: u8) -> Result<Value, WireError> {
+    let flat = |size: usize| Ok(Value::Flat(at.saturating_add(size)));
+    // A length that stands at `at` and counts from `from` on.
+    let sized = |extra: usize| {
+        let length = read_i32(bytes, at).map_err(|_| WireError::Document(at))?;
+        usize::try_from(length)
+            .map(|length| length.saturating_add(extra))
+            .map_err(|_| WireError::Document(at))
+    };
+    match kind {
+        // Double, date-time, timestamp, int64.
+        0x01 | 0x09 | 0x11 | 0x12 => flat(8),
+        // String, code, symbol: the length counts the text and its NUL.
+        0x02 | 0x0D | 0x0E => flat(sized(4)?),
+        0x03 | 0x04 => nested(at, 4, sized(0)?),
+        // Binary: the length counts neither itself nor the subtype.
+        0x05 => flat(sized(5)?),
+        // Undefined, null, min key, max key.
+        0x06 | 0x0A | 0x7F | 0xFF => flat(0),
+        // Object id.
+        0x07 => flat(12),
+        // Boolean.
+        0x08 => flat(1),
+        // Regular expression: two C strings.
+        0x0B => Ok(Value::Flat(skip_cstring(bytes, skip_cstring(bytes, at)?)?)),
+        // DBPointer: a string and an object id.
+        0x0C => flat(sized(4 + 12)?),
+        // Code with scope: a length, a string, a document that ends where the whole does.
+        0x0F => {
+            let total = sized(0)?;
+            let text =
+                read_i32(bytes, at.saturating_add(4)).map_err(|_| WireError::Document(at))?;
+            let text = usize::try_from(text).map_err(|_| WireError::Document(at))?;
+            nested(at, text.saturating_add(4 + 4 + 4), total)
+        }
+        // Int32.
+        0x10 => flat(4),
+        // Decimal128.
+        0x13 => flat(16),
+        _ => Err(WireError::Document(at)),
+    }
+}
+
+/// A container at `at` of `length` bytes whose elements begin `skip` bytes in.
+fn nested(at: usize, skip: usize, length: usize) -> Result<Value, WireError> {
+    // At least the terminator comes after what is skipped.
+    if length <= skip {
+        return Err(WireError::Document(at));
+    }
+    Ok(Value::Nested {
+        body: at.saturating_add(skip),
+        next: at.saturating_add(length),
+    })
+}
+
+fn skip_cstring(bytes: &[u8], at: usize) -> Result<usize, WireError> {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.iter().position(|byte| *byte == 0))
+        .map(|length| at + length + 1)
+        .ok_or(WireError::Document(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Bson, doc, rawdoc};
+
+    use super::*;
+
+    fn nested_documents(levels: usize) -> Vec<u8> {
+        let mut bytes = vec![5, 0, 0, 0, 0];
+        for _ in 1..levels {
+            let mut outer = ((bytes.len() + 8) as i32).to_le_bytes().to_vec();
+            outer.extend_from_slice(&[3, b'a', 0]);
+            outer.extend_from_slice(&bytes);
+            outer.push(0);
+            bytes = outer;
+        }
+        bytes
+    }
+
+    #[test]
+    fn depth_is_counted_exactly() {
+        assert_eq!(check_depth(&nested_documents(256), 256), Ok(()));
+        assert_eq!(
+            check_depth(&nested_documents(257), 256),
+            Err(WireError::TooDeep(256))
+        );
+        assert_eq!(
+            check_depth(&nested_documents(20_000), 256),
+            Err(WireError::TooDeep(256))
+        );
+    }
+
+    #[test]
+    fn a_document_too_short_for_the_walk_is_too_short_to_be_too_deep() {
+        let mut empty_names = vec![5, 0, 0, 0, 0];
+        for _ in 1..257 {
+            let mut outer = ((empty_names.len() + 7) as i32).to_le_bytes().to_vec();
+            outer.extend_from_slice(&[3, 0]);
+            outer.extend_from_slice(&empty_names);
+            outer.push(0);
+            empty_names = outer;
+        }
+        assert!(matches!(
+            split_document(&empty_names, 256),
+            Err(WireError::TooDeep(256))
+        ));
+    }
+
+    #[test]
+    fn every_type_is_walked() {
+        let document = doc! {
+            "double": 1.5, "string": "text", "document": { "a": [1, { "b": 2 }] }, "array": [[[]]],
+            "binary": Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![1, 2, 3] }),
+            "undefined": Bson::Undefined, "id": bson::oid::ObjectId::new(), "bool": true,
+            "date": bson::DateTime::from_millis(1), "null": Bson::Null,
+            "regex": Bson::RegularExpression(bson::Regex {
+                pattern: bson::raw::cstr!("a").into(), options: bson::raw::cstr!("i").into() }),
+            "code": Bson::JavaScriptCode("f".into()), "symbol": Bson::Symbol("s".into()),
+            "scoped": Bson::JavaScriptCodeWithScope(bson::JavaScriptCodeWithScope {
+                code: "g".into(), scope: doc! { "x": { "y": 1 } } }),
+            "int": 1_i32, "timestamp": Bson::Timestamp(bson::Timestamp { time: 1, increment: 2 }),
+            "long": 1_i64, "decimal": Bson::Decimal128("1.5".parse().expect("a decimal")),
+            "min": Bson::MinKey, "max": Bson::MaxKey,
+        };
+        let bytes = document.to_vec().expect("BSON");
+        assert_eq!(check_depth(&bytes, 8), Ok(()));
+        assert_eq!(check_depth(&bytes, 3), Err(WireError::TooDeep(3)));
+        // Every truncation and every single wrong byte is answered, not panicked at.
+        for cut in 0..bytes.len() {
+            let _ = check_depth(&bytes[..cut], 8);
+        }
+        let mut wrong = bytes.clone();
+        for at in 0..bytes.len() {
+            for value in [0, 1, 3, 0x0F, 0x7F, 0x80, 0xFF] {
+                wrong[at] = value;
+                let _ = check_depth(&wrong, 8);
+            }
+            wrong[at] = bytes[at];
+        }
+    }
+
+    #[test]
+    fn a_child_may_not_reach_past_its_parent() {
+        let mut bytes = rawdoc! { "a": { "b": 1 }, "c": 1 }.into_bytes();
+        // The inner document's length.
+        bytes[7] += 4;
+        assert!(matches!(
+            check_depth(&bytes, 8),
+            Err(WireError::Document(_))
+        ));
+    }
+}

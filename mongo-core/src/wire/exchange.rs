@@ -1,0 +1,323 @@
+use bson::RawDocument;
+
+use super::header::{HEADER_LEN, Header, Limits, OpCode, deframe};
+use super::msg::{MsgFlags, OpMsg};
+use super::{WireError, parse_reply};
+use crate::error::ClosedReason;
+
+/// Capacity that an idle exchange may keep.
+const KEEP: usize = 1024;
+/// Free space that a request or a read finds at least.
+const STEP: usize = 512;
+/// Bytes allocated ahead of those that have come: a length that a server merely claims costs no
+/// more than this.
+const READ_AHEAD: usize = 256 * 1024;
+
+/// Whether an exchange can take another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Idle,
+    /// It can, once the reply owed to an abandoned request has been read away.
+    Owed,
+    /// It can't, ever.
+    Closed(ClosedReason),
+}
+
+/// Who takes the reply to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// The future that wrote the request, and nobody after it.
+    Caller,
+    /// Whoever asks for the next message (`send` and `receive`).
+    Anyone,
+}
+
+/// Where a connection stands between request and reply.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Nothing is owed in either direction.
+    Idle,
+    /// A request is being written; `None` wants no reply.
+    Writing(Option<Owed>),
+    /// A request was wholly written; its reply is to come, or has come in part.
+    Owed(Owed),
+    Closed(ClosedReason),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    request_id: i32,
+    /// The id of the reply before this one, while the server streams. Servers answer either id.
+    previous: Option<i32>,
+    legacy: bool,
+    taker: Taker,
+}
+
+/// A reply that was checked and still stands in the buffer.
+#[derive(Clone, Copy, Debug)]
+struct Accepted {
+    end: usize,
+    body: (usize, usize),
+}
+
+/// Request and reply on one connection, without the I/O. It carries the mark of invariant I1.
+///
+/// Every step that lets a byte move changes the state before the shell awaits. A future dropped at
+/// any await so leaves behind a state that says what may be done: nothing was sent (use it), a
+/// reply is owed (drain it), anything else (close it).
+///
+/// One buffer serves a request and then its reply. It grows with the bytes that come, and is given
+/// back by [`release`](Self::release).
+#[derive(Debug)]
+pub struct Exchange {
+    buf: Vec<u8>,
+    accepted: Option<Accepted>,
+    state: State,
+    next_request_id: i32,
+    limits: Limits,
+}
+
+impl Exchange {
+    /// An exchange in which nothing is owed.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            buf: Vec::new(),
+            accepted: None,
+            state: State::Idle,
+            next_request_id: 1,
+            limits,
+        }
+    }
+
+    /// What is accepted.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Takes over the limits of the connection's own hello.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Whether another request can be begun.
+    pub fn readiness(&self) -> Readiness {
+        match self.state {
+            State::Idle => Readiness::Idle,
+            State::Writing(_) => Readiness::Closed(ClosedReason::CancelledWrite),
+            State::Owed(owed) if owed.previous.is_some() => {
+                Readiness::Closed(ClosedReason::CancelledStream)
+            }
+            State::Owed(_) => Readiness::Owed,
+            State::Closed(reason) => Readiness::Closed(reason),
+        }
+    }
+
+    /// Whether a reply is to come that [`Taker::Anyone`] may take.
+    pub fn is_receivable(&self) -> bool {
+        matches!(
+            self.state,
+            State::Owed(Owed {
+                taker: Taker::Anyone,
+                ..
+            })
+        )
+    }
+
+    /// Ends the exchange for good. The first reason stays.
+    pub fn close(&mut self, reason: ClosedReason) {
+        if !matches!(self.state, State::Closed(_)) {
+            self.state = State::Closed(reason);
+        }
+        self.accepted = None;
+        self.buf = Vec::new();
+    }
+
+    /// The empty buffer to encode a request into, and the request's id.
+    ///
+    /// # Errors
+    /// What stands in the way of a request.
+    pub fn begin(&mut self) -> Result<(&mut Vec<u8>, i32), Readiness> {
+        match self.readiness() {
+            Readiness::Idle => {
+                self.accepted = None;
+                self.buf.clear();
+                self.buf.reserve(STEP);
+                let id = self.next_request_id;
+                // 0 means "no request" in a reply.
+                self.next_request_id = id.checked_add(1).unwrap_or(1);
+                Ok((&mut self.buf, id))
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Marks that the request in the buffer is about to be written: until
+    /// [`handle_written`](Self::handle_written), a drop leaves a connection that can't be used.
+    ///
+    /// # Errors
+    /// A message that is none, or that can't be a request. The exchange is as it was then.
+    pub fn start_writing(&mut self, taker: Taker) -> Result<(), WireError> {
+        let owed = owed_reply(&self.buf, &self.limits, taker)?;
+        self.state = State::Writing(owed);
+        Ok(())
+    }
+
+    /// The same for a message that the caller keeps, so that it need not be copied.
+    ///
+    /// # Errors
+    /// See [`start_writing`](Self::start_writing).
+    pub fn start_writing_foreign(&mut self, message: &[u8], taker: Taker) -> Result<(), WireError> {
+        let owed = owed_reply(message, &self.limits, taker)?;
+        self.state = State::Writing(owed);
+        Ok(())
+    }
+
+    /// The request in the buffer.
+    pub fn request(&self) -> &[u8] {
+        &self.buf
+    }
+
+    /// The whole request was handed to the socket.
+    pub fn handle_written(&mut self) {
+        if let State::Writing(owed) = self.state {
+            self.buf.clear();
+            self.state = owed.map_or(State::Idle, State::Owed);
+        }
+    }
+
+    /// The buffer to read into, with free space, or `None` once a whole message is there.
+    ///
+    /// # Errors
+    /// A header that is refused. The exchange is closed then.
+    pub fn read_target(&mut self) -> Result<Option<&mut Vec<u8>>, WireError> {
+        // While the server streams, what was accepted before makes room.
+        if let Some(accepted) = self.accepted.take() {
+            self.buf.drain(..accepted.end);
+        }
+        let missing = match deframe(&self.buf, &self.limits) {
+            Ok(None) => STEP,
+            Ok(Some(header)) if self.buf.len() >= header.length => return Ok(None),
+            Ok(Some(header)) => header.length - self.buf.len(),
+            Err(error) => {
+                self.close(ClosedReason::Protocol);
+                return Err(error);
+            }
+        };
+        if self.buf.capacity() == self.buf.len() {
+            self.buf
+                .reserve(missing.min(self.buf.len().max(READ_AHEAD)));
+        }
+        Ok(Some(&mut self.buf))
+    }
+
+    /// Bytes in the buffer.
+    pub fn received(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Checks the whole message that [`read_target`](Self::read_target) found, and that it answers
+    /// the request.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it. The exchange is closed then.
+    pub fn accept_reply(&mut self) -> Result<(), WireError> {
+        self.try_accept()
+            .inspect_err(|_| self.close(ClosedReason::Protocol))
+    }
+
+    fn try_accept(&mut self) -> Result<(), WireError> {
+        let State::Owed(owed) = self.state else {
+            return Err(WireError::Unsolicited(self.buf.len()));
+        };
+        let end = Header::parse(&self.buf, &self.limits)?.length;
+        let (message, extra) = self.buf.split_at_checked(end).ok_or(WireError::Truncated {
+            needed: end,
+            got: self.buf.len(),
+        })?;
+        let (header, body, more_to_come) = if owed.legacy {
+            let (header, body) = parse_reply(message, &self.limits)?;
+            (header, body, false)
+        } else {
+            let parsed = OpMsg::parse(message, &self.limits)?;
+            let more_to_come = parsed.flags().contains(MsgFlags::MORE_TO_COME);
+            (*parsed.header(), parsed.body(), more_to_come)
+        };
+        if header.response_to != owed.request_id && Some(header.response_to) != owed.previous {
+            return Err(WireError::ResponseTo {
+                expected: owed.request_id,
+                got: header.response_to,
+            });
+        }
+        if !more_to_come && !extra.is_empty() {
+            return Err(WireError::Unsolicited(extra.len()));
+        }
+        let start = body.as_bytes().as_ptr().addr() - message.as_ptr().addr();
+        self.accepted = Some(Accepted {
+            end,
+            body: (start, start + body.as_bytes().len()),
+        });
+        self.state = match more_to_come {
+            true => State::Owed(Owed {
+                previous: Some(header.request_id),
+                ..owed
+            }),
+            false => State::Idle,
+        };
+        Ok(())
+    }
+
+    /// The message that was accepted last, whole; empty where there is none.
+    pub fn reply(&self) -> &[u8] {
+        self.accepted
+            .and_then(|accepted| self.buf.get(..accepted.end))
+            .unwrap_or_default()
+    }
+
+    /// The document of the message that was accepted last.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn reply_body(&self) -> Result<&RawDocument, WireError> {
+        let (start, end) = self.accepted.ok_or(WireError::NoBody)?.body;
+        let bytes = self.buf.get(start..end).ok_or(WireError::NoBody)?;
+        RawDocument::from_bytes(bytes).map_err(|_| WireError::Document(start))
+    }
+
+    /// Gives a large buffer back; for when the connection is about to be idle.
+    pub fn release(&mut self) {
+        if matches!(self.state, State::Idle) {
+            self.accepted = None;
+            self.buf.clear();
+            if self.buf.capacity() > KEEP {
+                self.buf = Vec::new();
+            }
+        }
+    }
+}
+
+/// The reply that a message asks for, by its own header and flags.
+fn owed_reply(message: &[u8], limits: &Limits, taker: Taker) -> Result<Option<Owed>, WireError> {
+    let header = Header::parse(message, limits)?;
+    if header.length != message.len() {
+        return Err(WireError::Truncated {
+            needed: header.length,
+            got: message.len(),
+        });
+    }
+    let legacy = match header.op_code {
+        OpCode::Msg => false,
+        OpCode::Query => true,
+        other @ (OpCode::Reply | OpCode::Compressed) => {
+            return Err(WireError::UnexpectedOpCode(other));
+        }
+    };
+    // The lowest byte of the flags holds moreToCome.
+    let unanswered = !legacy && message.get(HEADER_LEN).is_some_and(|flags| flags & 2 != 0);
+    Ok((!unanswered).then_some(Owed {
+        request_id: header.request_id,
+        previous: None,
+        legacy,
+        taker,
+    }))
+}

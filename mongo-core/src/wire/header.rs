@@ -1,0 +1,145 @@
+use super::WireError;
+
+/// Bytes of a message header.
+pub const HEADER_LEN: usize = 16;
+
+/// What is accepted on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a whole message, its header included (`maxMessageSizeBytes`). Default 48,000,000.
+    pub max_message_size: usize,
+    /// Levels of nested documents and arrays. Default 256; a server stores at most 200.
+    pub max_depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message_size: 48_000_000,
+            max_depth: 256,
+        }
+    }
+}
+
+/// The operations that a driver of today meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpCode {
+    /// The answer to an `OP_QUERY`.
+    Reply,
+    /// The legacy request, used for the first hello to old servers.
+    Query,
+    /// A compressed message.
+    Compressed,
+    /// Everything else.
+    Msg,
+}
+
+impl OpCode {
+    /// The number on the wire.
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Reply => 1,
+            Self::Query => 2004,
+            Self::Compressed => 2012,
+            Self::Msg => 2013,
+        }
+    }
+
+    fn from_code(code: i32) -> Result<Self, WireError> {
+        match code {
+            1 => Ok(Self::Reply),
+            2004 => Ok(Self::Query),
+            2012 => Ok(Self::Compressed),
+            2013 => Ok(Self::Msg),
+            other => Err(WireError::UnknownOpCode(other)),
+        }
+    }
+}
+
+/// The header of every message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the whole message, this header included.
+    pub length: usize,
+    /// The sender's number for this message.
+    pub request_id: i32,
+    /// The request that this message answers; 0 in a request.
+    pub response_to: i32,
+    /// What the message is.
+    pub op_code: OpCode,
+}
+
+impl Header {
+    /// Reads a header from the start of `bytes`.
+    ///
+    /// # Errors
+    /// Less than 16 bytes, a length below 16 or over the limit, an unknown operation.
+    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, WireError> {
+        let int = |at: usize| read_i32(bytes, at);
+        let length = int(0)?;
+        let op_code = int(12)?;
+        if length < HEADER_LEN as i32 {
+            return Err(WireError::TooShort(length));
+        }
+        // Not negative: at least 16.
+        let length = length as usize;
+        if length > limits.max_message_size {
+            return Err(WireError::TooLong {
+                length,
+                max: limits.max_message_size,
+            });
+        }
+        Ok(Self {
+            length,
+            request_id: int(4)?,
+            response_to: int(8)?,
+            op_code: OpCode::from_code(op_code)?,
+        })
+    }
+
+    /// Appends a header; its length is written by [`patch_length`] once it is known.
+    pub(super) fn append(buf: &mut Vec<u8>, request_id: i32, op_code: OpCode) {
+        buf.extend_from_slice(&[0; 4]);
+        buf.extend_from_slice(&request_id.to_le_bytes());
+        buf.extend_from_slice(&[0; 4]);
+        buf.extend_from_slice(&op_code.code().to_le_bytes());
+    }
+}
+
+/// Looks for the first whole message at the start of `buf`: `None` while bytes are missing.
+///
+/// The header is checked as soon as its 16 bytes are there, before anything is allocated for the
+/// rest.
+///
+/// # Errors
+/// See [`Header::parse`].
+pub fn deframe(buf: &[u8], limits: &Limits) -> Result<Option<Header>, WireError> {
+    if buf.len() < HEADER_LEN {
+        return Ok(None);
+    }
+    Header::parse(buf, limits).map(Some)
+}
+
+pub(super) fn read_i32(bytes: &[u8], at: usize) -> Result<i32, WireError> {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk::<4>())
+        .map(|chunk| i32::from_le_bytes(*chunk))
+        .ok_or(WireError::Truncated {
+            needed: at.saturating_add(4),
+            got: bytes.len(),
+        })
+}
+
+/// Writes the length of what stands from `start` to the end of `buf` into its first four bytes.
+///
+/// # Errors
+/// A length over `max`.
+pub(super) fn patch_length(buf: &mut [u8], start: usize, max: usize) -> Result<(), WireError> {
+    let length = buf.len() - start;
+    if length > max || i32::try_from(length).is_err() {
+        return Err(WireError::TooLong { length, max });
+    }
+    buf[start..start + 4].copy_from_slice(&(length as i32).to_le_bytes());
+    Ok(())
+}

@@ -1,0 +1,354 @@
+use std::fmt;
+
+use bson::RawDocument;
+use serde::Serialize;
+
+use super::WireError;
+use super::document::{MIN_DOCUMENT, split_document};
+use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
+
+/// The flags of an OP_MSG.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct MsgFlags(u32);
+
+impl MsgFlags {
+    /// No flag.
+    pub const NONE: Self = Self(0);
+    /// The message ends with a CRC-32C of all that stands before it.
+    pub const CHECKSUM_PRESENT: Self = Self(1);
+    /// In a request: no reply is wanted. In a reply: another one follows unasked.
+    pub const MORE_TO_COME: Self = Self(1 << 1);
+    /// In a request: several replies may come ([`MORE_TO_COME`](Self::MORE_TO_COME)).
+    pub const EXHAUST_ALLOWED: Self = Self(1 << 16);
+
+    /// Bits 0 to 15 must be understood, bits 16 to 31 may be ignored.
+    const REQUIRED: u32 = 0xFFFF;
+
+    /// Whether all flags of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These flags and those of `other`.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn parse(bits: u32) -> Result<Self, WireError> {
+        let known = Self::CHECKSUM_PRESENT.0 | Self::MORE_TO_COME.0;
+        match bits & Self::REQUIRED & !known {
+            0 => Ok(Self(bits)),
+            unknown => Err(WireError::RequiredFlags(unknown as u16)),
+        }
+    }
+}
+
+impl fmt::Debug for MsgFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MsgFlags({:#x})", self.0)
+    }
+}
+
+/// A whole OP_MSG, borrowed from the bytes it came in.
+#[derive(Clone, Copy)]
+pub struct OpMsg<'a> {
+    header: Header,
+    flags: MsgFlags,
+    body: &'a RawDocument,
+    /// All sections, already walked once.
+    sections: &'a [u8],
+    max_depth: usize,
+}
+
+impl<'a> OpMsg<'a> {
+    /// Reads one message, which must be exactly as long as its header says.
+    ///
+    /// # Errors
+    /// Every departure from the OP_MSG specification has a [`WireError`] of its own.
+    pub fn parse(message: &'a [u8], limits: &Limits) -> Result<Self, WireError> {
+        let header = Header::parse(message, limits)?;
+        if header.op_code != OpCode::Msg {
+            return Err(WireError::UnexpectedOpCode(header.op_code));
+        }
+        if header.length != message.len() {
+            return Err(WireError::Truncated {
+                needed: header.length,
+                got: message.len(),
+            });
+        }
+        let flags = MsgFlags::parse(read_i32(message, HEADER_LEN)? as u32)?;
+        let mut sections = &message[HEADER_LEN + 4..];
+        if flags.contains(MsgFlags::CHECKSUM_PRESENT) {
+            sections = verify_checksum(message, sections)?;
+        }
+        let mut body = None;
+        let mut rest = sections;
+        while !rest.is_empty() {
+            let (section, after) = Section::split(rest, limits.max_depth)?;
+            rest = after;
+            match section {
+                Section::Body(_) if body.is_some() => return Err(WireError::SeveralBodies),
+                Section::Body(document) => body = Some(document),
+                Section::Sequence(sequence) => sequence.check()?,
+            }
+        }
+        Ok(Self {
+            header,
+            flags,
+            body: body.ok_or(WireError::NoBody)?,
+            sections,
+            max_depth: limits.max_depth,
+        })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The flags.
+    pub fn flags(&self) -> MsgFlags {
+        self.flags
+    }
+
+    /// The document of the one section of kind 0.
+    pub fn body(&self) -> &'a RawDocument {
+        self.body
+    }
+
+    /// The document sequences, sections of kind 1, in their order.
+    pub fn sequences(&self) -> impl Iterator<Item = DocumentSequence<'a>> {
+        let max_depth = self.max_depth;
+        let mut rest = self.sections;
+        std::iter::from_fn(move || {
+            while !rest.is_empty() {
+                // `parse` has walked them all.
+                let (section, after) = Section::split(rest, max_depth).ok()?;
+                rest = after;
+                if let Section::Sequence(sequence) = section {
+                    return Some(sequence);
+                }
+            }
+            None
+        })
+    }
+}
+
+fn verify_checksum<'a>(message: &[u8], sections: &'a [u8]) -> Result<&'a [u8], WireError> {
+    let Some((sections, sent)) = sections.split_last_chunk::<4>() else {
+        return Err(WireError::Truncated {
+            needed: HEADER_LEN + 8,
+            got: message.len(),
+        });
+    };
+    let got = u32::from_le_bytes(*sent);
+    let expected = crc32c::crc32c(&message[..message.len() - 4]);
+    if got != expected {
+        return Err(WireError::Checksum { expected, got });
+    }
+    Ok(sections)
+}
+
+enum Section<'a> {
+    Body(&'a RawDocument),
+    Sequence(DocumentSequence<'a>),
+}
+
+impl<'a> Section<'a> {
+    fn split(bytes: &'a [u8], max_depth: usize) -> Result<(Self, &'a [u8]), WireError> {
+        let (&kind, rest) = bytes.split_first().ok_or(WireError::NoBody)?;
+        match kind {
+            0 => {
+                let (document, rest) = split_document(rest, max_depth)?;
+                Ok((Self::Body(document), rest))
+            }
+            1 => {
+                let (sequence, rest) = DocumentSequence::split(rest, max_depth)?;
+                Ok((Self::Sequence(sequence), rest))
+            }
+            other => Err(WireError::SectionKind(other)),
+        }
+    }
+}
+
+/// A section of kind 1: documents that stand for a field of the body.
+#[derive(Clone, Copy)]
+pub struct DocumentSequence<'a> {
+    identifier: &'a str,
+    documents: &'a [u8],
+    max_depth: usize,
+}
+
+impl<'a> DocumentSequence<'a> {
+    fn split(bytes: &'a [u8], max_depth: usize) -> Result<(Self, &'a [u8]), WireError> {
+        let size = read_i32(bytes, 0)?;
+        let size = usize::try_from(size).map_err(|_| WireError::Sequence)?;
+        let (section, rest) = bytes.split_at_checked(size).ok_or(WireError::Truncated {
+            needed: size,
+            got: bytes.len(),
+        })?;
+        let contents = section.get(4..).ok_or(WireError::Sequence)?;
+        let end = contents
+            .iter()
+            .position(|byte| *byte == 0)
+            .ok_or(WireError::Sequence)?;
+        let identifier = std::str::from_utf8(&contents[..end]).map_err(|_| WireError::Sequence)?;
+        let sequence = Self {
+            identifier,
+            documents: &contents[end + 1..],
+            max_depth,
+        };
+        Ok((sequence, rest))
+    }
+
+    fn check(&self) -> Result<(), WireError> {
+        let mut rest = self.documents;
+        while !rest.is_empty() {
+            rest = split_document(rest, self.max_depth)?.1;
+        }
+        Ok(())
+    }
+
+    /// The field that the documents stand for, such as `documents`.
+    pub fn identifier(&self) -> &'a str {
+        self.identifier
+    }
+
+    /// The documents.
+    pub fn documents(&self) -> impl Iterator<Item = &'a RawDocument> {
+        let max_depth = self.max_depth;
+        let mut rest = self.documents;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            // `check` has walked them all.
+            let (document, after) = split_document(rest, max_depth).ok()?;
+            rest = after;
+            Some(document)
+        })
+    }
+}
+
+/// Writes one OP_MSG to the end of a buffer.
+///
+/// ```
+/// use mongo_core::wire::{Limits, MsgFlags, OpMsg, OpMsgBuilder};
+///
+/// let mut buffer = Vec::new();
+/// OpMsgBuilder::new(&mut buffer, 7, MsgFlags::NONE)
+///     .command("app", &bson::rawdoc! { "insert": "things" })?
+///     .sequence("documents", [&*bson::rawdoc! { "a": 1 }, &*bson::rawdoc! { "a": 2 }])
+///     .finish(48_000_000)?;
+/// let message = OpMsg::parse(&buffer, &Limits::default())?;
+/// assert_eq!(message.body().get_str("$db")?, "app");
+/// assert_eq!(message.sequences().count(), 1);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+pub struct OpMsgBuilder<'b> {
+    buf: &'b mut Vec<u8>,
+    start: usize,
+    checksum: bool,
+}
+
+impl<'b> OpMsgBuilder<'b> {
+    /// Appends the header and the flags. With [`MsgFlags::CHECKSUM_PRESENT`] a checksum is added at
+    /// the end.
+    pub fn new(buf: &'b mut Vec<u8>, request_id: i32, flags: MsgFlags) -> Self {
+        let start = buf.len();
+        Header::append(buf, request_id, OpCode::Msg);
+        buf.extend_from_slice(&flags.0.to_le_bytes());
+        Self {
+            buf,
+            start,
+            checksum: flags.contains(MsgFlags::CHECKSUM_PRESENT),
+        }
+    }
+
+    /// Appends a command as the body, with `$db` added. The command is encoded once, in place.
+    ///
+    /// # Errors
+    /// What can't be written as a BSON document; an empty command. The buffer is as before the
+    /// message then.
+    pub fn command<C>(self, database: &str, command: &C) -> Result<Self, bson::error::Error>
+    where
+        C: Serialize + ?Sized,
+    {
+        self.buf.push(0);
+        let document = self.buf.len();
+        if let Err(error) = bson::serialize_to_buffer(&command, self.buf) {
+            self.buf.truncate(self.start);
+            return Err(error);
+        }
+        if self.buf.len() - document <= MIN_DOCUMENT {
+            self.buf.truncate(self.start);
+            return Err(serde::ser::Error::custom("the command is empty"));
+        }
+        append_str(self.buf, document, "$db", database);
+        Ok(self)
+    }
+
+    /// Appends a body as it is, `$db` and all.
+    #[must_use]
+    pub fn body(self, body: &RawDocument) -> Self {
+        self.buf.push(0);
+        self.buf.extend_from_slice(body.as_bytes());
+        self
+    }
+
+    /// Appends a document sequence.
+    #[must_use]
+    pub fn sequence<'d>(
+        self,
+        identifier: &str,
+        documents: impl IntoIterator<Item = &'d RawDocument>,
+    ) -> Self {
+        self.buf.push(1);
+        let start = self.buf.len();
+        self.buf.extend_from_slice(&[0; 4]);
+        self.buf.extend_from_slice(identifier.as_bytes());
+        self.buf.push(0);
+        for document in documents {
+            self.buf.extend_from_slice(document.as_bytes());
+        }
+        // Over i32::MAX the whole message is refused by `finish`, so that this can't be seen.
+        let size = i32::try_from(self.buf.len() - start).unwrap_or(i32::MAX);
+        self.buf[start..start + 4].copy_from_slice(&size.to_le_bytes());
+        self
+    }
+
+    /// Ends the message and writes its length.
+    ///
+    /// # Errors
+    /// A message over `max_message_size` bytes; the buffer is as before the message then.
+    pub fn finish(self, max_message_size: usize) -> Result<(), WireError> {
+        if self.checksum {
+            self.buf.extend_from_slice(&[0; 4]);
+        }
+        if let Err(error) = patch_length(self.buf, self.start, max_message_size) {
+            self.buf.truncate(self.start);
+            return Err(error);
+        }
+        if self.checksum {
+            let end = self.buf.len() - 4;
+            let checksum = crc32c::crc32c(&self.buf[self.start..end]);
+            self.buf[end..].copy_from_slice(&checksum.to_le_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// Adds a string element to the document that stands from `start` to the end of `buf`.
+fn append_str(buf: &mut Vec<u8>, start: usize, name: &str, value: &str) {
+    buf.pop();
+    buf.push(0x02);
+    buf.extend_from_slice(name.as_bytes());
+    buf.push(0);
+    buf.extend_from_slice(&(value.len() as i32 + 1).to_le_bytes());
+    buf.extend_from_slice(value.as_bytes());
+    buf.extend_from_slice(&[0, 0]);
+    // A document over i32::MAX is refused by `finish`.
+    let length = i32::try_from(buf.len() - start).unwrap_or(i32::MAX);
+    buf[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
