@@ -1,1 +1,51 @@
-//! The test kit.
+//! The test kit of this workspace: servers for tests, and nothing that is under test.
+//!
+//! - [`ScriptedServer`]: a tiny MongoDB on loopback inside the test process. It keeps documents
+//!   in memory, authenticates users, remembers what it has seen, and misbehaves exactly as its
+//!   [`Script`] says.
+//!
+//! The kit has a wire codec and a SCRAM of its own, so that it does not share mistakes with the
+//! code that it tests; its own tests drive it with the official `mongodb` crate and PyMongo.
+//!
+//! ```
+//! use mongo_testkit::{Action, ErrorReply, Matcher, ScriptedServer, User};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let server = ScriptedServer::builder().user(User::new("app", "pencil")).start().await;
+//! let uri = server.uri_for("app", "pencil");
+//! # assert!(uri.starts_with("mongodb://app:pencil@127.0.0.1:"));
+//! // The second find on each server life gives an error, and all hellos dribble in.
+//! let error = ErrorReply::new(91, "ShutdownInProgress", "going down").label("RetryableReadError");
+//! server.script().add(Matcher::command("find").after(1).once().then(Action::Error(error)));
+//! server.script().add(Matcher::hello().then(Action::byte_per_second()));
+//! // … run what is under test against `uri`, then look at what came:
+//! server.wait_for("no open connection", |seen| seen.open == 0).await;
+//! assert_eq!(server.look(|seen| seen.count("find")), 0);
+//! server.shutdown().await;
+//! # });
+//! ```
+
+mod action;
+pub mod codec;
+mod commands;
+mod connection;
+mod observe;
+mod outgoing;
+pub mod payload;
+mod pipeline;
+mod query;
+mod scram;
+mod script;
+mod server;
+mod socket;
+mod store;
+mod temp;
+mod user;
+
+pub use action::{Action, Cut, ErrorReply, Gate};
+pub use codec::Checksum;
+pub use observe::{KEPT_ENTRIES, Seen, SeenCommand, SeenConnection, WAIT_LIMIT};
+pub use scram::ScramAttack;
+pub use script::{Matcher, Rule, RuleId, Script};
+pub use server::{ScriptedServer, ScriptedServerBuilder};
+pub use user::{Mechanism, User};

@@ -1,0 +1,266 @@
+//! What a rule does to one reply.
+
+use std::time::Duration;
+
+use bson::{Bson, Document, doc};
+use tokio::sync::watch;
+
+use crate::codec::Checksum;
+use crate::scram::ScramAttack;
+
+/// A gate that holds replies back until the test opens it: better than a delay that guesses.
+#[derive(Clone, Debug)]
+pub struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    /// A closed gate.
+    pub fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    /// Lets everything through that waits at the gate, and all that comes later.
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Holds back again what comes from now on.
+    pub fn close(&self) {
+        self.0.send_replace(false);
+    }
+
+    pub(crate) async fn wait(&self) {
+        // The sender lives in `self`, so the wait can't end by its drop.
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How much of the bytes is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// So many bytes from the start, or all if there are fewer.
+    Bytes(usize),
+    /// The first half.
+    Half,
+}
+
+/// An `ok: 0` reply.
+#[derive(Clone, Debug)]
+pub struct ErrorReply(Document);
+
+impl ErrorReply {
+    /// An error with its code and code name, as in `(13, "Unauthorized", "not allowed")`.
+    pub fn new(code: i32, code_name: &str, message: &str) -> Self {
+        Self(doc! {"ok": 0.0, "errmsg": message, "code": code, "codeName": code_name})
+    }
+
+    /// Adds an error label.
+    #[must_use]
+    pub fn label(mut self, label: &str) -> Self {
+        match self.0.get_array_mut("errorLabels") {
+            Ok(labels) => labels.push(label.into()),
+            Err(_) => {
+                self.0.insert("errorLabels", vec![Bson::from(label)]);
+            }
+        }
+        self
+    }
+
+    /// Adds or replaces any field, such as `topologyVersion`.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: impl Into<Bson>) -> Self {
+        self.0.insert(name, value);
+        self
+    }
+
+    /// The reply's document.
+    pub fn into_document(self) -> Document {
+        self.0
+    }
+}
+
+/// One step of what happens instead of, or to, an ordinary reply. A rule's actions are put
+/// together from left to right; where two say the same thing differently the later one holds.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Action {
+    /// Waits before the command is carried out (tokio's clock, so that a paused one works).
+    Delay(Duration),
+    /// Waits before the command is carried out until the gate is open.
+    WaitFor(Gate),
+
+    /// Replies with this document; the command is not carried out.
+    Reply(Document),
+    /// Replies with an error; the command is not carried out.
+    Error(ErrorReply),
+    /// Replies with these bytes where the document belongs (valid or not) in a proper message;
+    /// the command is not carried out.
+    Body(Vec<u8>),
+    /// Writes these bytes instead of a message; the command is not carried out.
+    Raw(Vec<u8>),
+    /// Replies with several messages, all but the last with `moreToCome` and each answering the
+    /// one before; the pause stands between them. The command is not carried out.
+    Stream(Vec<Document>, Duration),
+    /// Puts these fields into the reply, over those that are there.
+    Merge(Document),
+    /// Takes a field out of the reply.
+    Remove(String),
+
+    /// Names this request in `responseTo`.
+    ResponseTo(i32),
+    /// Writes this length into the header instead of the true one.
+    Length(i32),
+    /// Ends the message with a checksum.
+    Checksum(Checksum),
+    /// Sets OP_MSG flags on top of those that belong there.
+    Flags(u32),
+
+    /// Carries the command out and writes nothing.
+    NoReply,
+    /// Writes the reply so many times.
+    Copies(usize),
+    /// Writes only the start of the bytes.
+    Keep(Cut),
+    /// Writes so many bytes at a time with a pause between.
+    Chunks(usize, Duration),
+
+    /// Then closes the connection in good order (FIN).
+    Close,
+    /// Then resets the connection (RST; over a Unix socket it closes).
+    Reset,
+    /// Then says nothing more, but keeps the connection open until the client closes it.
+    Hang,
+
+    /// Carries the SCRAM conversation out with this fault. Only for [`Matcher::scram`](crate::Matcher::scram).
+    Scram(ScramAttack),
+}
+
+impl Action {
+    /// Carries the command out and adds a `writeConcernError` to its reply.
+    pub fn write_concern_error(code: i32, code_name: &str, message: &str) -> Self {
+        Self::Merge(doc! {
+            "writeConcernError": {"code": code, "codeName": code_name, "errmsg": message}
+        })
+    }
+
+    /// Writes one byte each second.
+    pub fn byte_per_second() -> Self {
+        Self::Chunks(1, Duration::from_secs(1))
+    }
+}
+
+/// What a reply says.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Content {
+    /// What the command gives when it is carried out.
+    #[default]
+    Normal,
+    Document(Document),
+    Body(Vec<u8>),
+    Raw(Vec<u8>),
+    Stream(Vec<Document>, Duration),
+}
+
+/// What happens to the connection after the reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Then {
+    #[default]
+    Serve,
+    Close,
+    Reset,
+    Hang,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Pause {
+    Delay(Duration),
+    Gate(Gate),
+}
+
+/// A rule's actions put together.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) pauses: Vec<Pause>,
+    pub(crate) content: Content,
+    pub(crate) merge: Document,
+    pub(crate) remove: Vec<String>,
+    pub(crate) response_to: Option<i32>,
+    pub(crate) length: Option<i32>,
+    pub(crate) checksum: Option<Checksum>,
+    pub(crate) flags: u32,
+    pub(crate) copies: usize,
+    pub(crate) keep: Option<Cut>,
+    pub(crate) chunks: Option<(usize, Duration)>,
+    pub(crate) then: Then,
+    pub(crate) scram: Option<ScramAttack>,
+}
+
+impl Plan {
+    /// Nothing out of the ordinary.
+    pub(crate) fn ordinary() -> Self {
+        Self {
+            pauses: Vec::new(),
+            content: Content::Normal,
+            merge: Document::new(),
+            remove: Vec::new(),
+            response_to: None,
+            length: None,
+            checksum: None,
+            flags: 0,
+            copies: 1,
+            keep: None,
+            chunks: None,
+            then: Then::Serve,
+            scram: None,
+        }
+    }
+
+    pub(crate) fn of(actions: &[Action]) -> Self {
+        let mut plan = Self::ordinary();
+        for action in actions {
+            plan.add(action.clone());
+        }
+        plan
+    }
+
+    fn add(&mut self, action: Action) {
+        match action {
+            Action::Delay(time) => self.pauses.push(Pause::Delay(time)),
+            Action::WaitFor(gate) => self.pauses.push(Pause::Gate(gate)),
+            Action::Reply(document) => self.content = Content::Document(document),
+            Action::Error(error) => self.content = Content::Document(error.into_document()),
+            Action::Body(bytes) => self.content = Content::Body(bytes),
+            Action::Raw(bytes) => self.content = Content::Raw(bytes),
+            Action::Stream(replies, pause) => self.content = Content::Stream(replies, pause),
+            Action::Merge(fields) => self.merge.extend(fields),
+            Action::Remove(name) => self.remove.push(name),
+            Action::ResponseTo(id) => self.response_to = Some(id),
+            Action::Length(length) => self.length = Some(length),
+            Action::Checksum(checksum) => self.checksum = Some(checksum),
+            Action::Flags(flags) => self.flags |= flags,
+            Action::NoReply => self.copies = 0,
+            Action::Copies(copies) => self.copies = copies,
+            Action::Keep(cut) => self.keep = Some(cut),
+            Action::Chunks(size, pause) => self.chunks = Some((size.max(1), pause)),
+            Action::Close => self.then = Then::Close,
+            Action::Reset => self.then = Then::Reset,
+            Action::Hang => self.then = Then::Hang,
+            Action::Scram(attack) => self.scram = Some(attack),
+        }
+    }
+
+    /// The part of the bytes that is to be written.
+    pub(crate) fn cut<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let end = match self.keep {
+            None => bytes.len(),
+            Some(Cut::Bytes(count)) => count.min(bytes.len()),
+            Some(Cut::Half) => bytes.len() / 2,
+        };
+        &bytes[..end]
+    }
+}

@@ -1,0 +1,446 @@
+//! A wire codec of the kit's own, so that a mistake made in the same way in both directions of the
+//! codec under test shows.
+//!
+//! It reads OP_MSG and OP_QUERY requests and writes OP_MSG and OP_REPLY replies, in their wrong
+//! forms too. [`encode_command`] and [`Reply`] are the client's side of the same, for tests that
+//! speak to a server over a bare socket.
+
+use bson::{Bson, Document, RawDocument};
+
+pub use crate::outgoing::{Checksum, document_bytes, encode_command, encode_query};
+
+/// Message header: length, request id, response to, operation code.
+pub const HEADER_LENGTH: usize = 16;
+/// The longest message that the kit reads: `maxMessageSizeBytes` of a server.
+pub const MAX_MESSAGE_LENGTH: usize = 48_000_000;
+/// The deepest document that the kit reads.
+pub const MAX_DEPTH: usize = 200;
+
+/// OP_REPLY, which answers an OP_QUERY.
+pub const OP_REPLY: i32 = 1;
+/// OP_QUERY, which old servers need for the first hello.
+pub const OP_QUERY: i32 = 2004;
+/// OP_MSG.
+pub const OP_MSG: i32 = 2013;
+
+/// OP_MSG flag: four bytes of CRC-32C end the message.
+pub const CHECKSUM_PRESENT: u32 = 1;
+/// OP_MSG flag: another message follows without a request, or no reply is wanted.
+pub const MORE_TO_COME: u32 = 1 << 1;
+/// OP_MSG flag: the client accepts several replies to this request.
+pub const EXHAUST_ALLOWED: u32 = 1 << 16;
+
+/// What is wrong with bytes that a peer sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The header's length is under 16 or over [`MAX_MESSAGE_LENGTH`].
+    #[error("message length {0} is out of range")]
+    Length(i32),
+    /// The message ends inside a field.
+    #[error("message ends early, in {0}")]
+    Truncated(&'static str),
+    /// The operation code is not one that the kit speaks.
+    #[error("unknown operation code {0}")]
+    OpCode(i32),
+    /// A flag in bits 0 to 15 that is not specified.
+    #[error("unknown required flag bits in {0:#x}")]
+    Flags(u32),
+    /// The CRC-32C at the end is not that of the message.
+    #[error("checksum {found:#x} should be {expected:#x}")]
+    Checksum {
+        /// What the message carries.
+        found: u32,
+        /// What it should carry.
+        expected: u32,
+    },
+    /// No or several kind 0 sections, or an unknown kind of section.
+    #[error("bad sections: {0}")]
+    Sections(&'static str),
+    /// A string that is no UTF-8 or has no end.
+    #[error("bad string in {0}")]
+    String(&'static str),
+    /// Bytes that are no BSON document, or one that is nested too deeply.
+    #[error("bad document: {0}")]
+    Document(String),
+}
+
+/// Which message a request came in, and thus which one its reply goes out in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// OP_MSG, answered by OP_MSG.
+    Msg,
+    /// OP_QUERY, answered by OP_REPLY.
+    Query,
+}
+
+/// A command as a client sent it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The request's id, which the reply names.
+    pub request_id: i32,
+    /// The message that carried it.
+    pub form: Form,
+    /// OP_MSG's flags or OP_QUERY's.
+    pub flags: u32,
+    /// `$db`, or for OP_QUERY what stands before `.$cmd`.
+    pub database: String,
+    /// The command, into which kind 1 sections are put as arrays.
+    pub command: Document,
+}
+
+impl Request {
+    /// Reads one whole message, header included.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the message.
+    pub fn decode(message: &[u8]) -> Result<Self, CodecError> {
+        let mut reader = Reader { rest: message };
+        let header = Header::read(&mut reader)?;
+        match header.op_code {
+            OP_MSG => {
+                let (flags, command) = read_msg(message, &mut reader)?;
+                let database = command.get_str("$db").unwrap_or_default().to_owned();
+                Ok(Self {
+                    request_id: header.request_id,
+                    form: Form::Msg,
+                    flags,
+                    database,
+                    command,
+                })
+            }
+            OP_QUERY => read_query(header.request_id, &mut reader),
+            other => Err(CodecError::OpCode(other)),
+        }
+    }
+
+    /// The command's name: the first key as the client wrote it.
+    pub fn name(&self) -> &str {
+        self.command.keys().next().map_or("", String::as_str)
+    }
+
+    /// Whether the client wants no reply (`moreToCome` on a request).
+    pub fn is_unacknowledged(&self) -> bool {
+        self.form == Form::Msg && self.flags & MORE_TO_COME != 0
+    }
+}
+
+/// A server's reply, as a client reads it.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The reply's own id.
+    pub request_id: i32,
+    /// The id of the request that it answers.
+    pub response_to: i32,
+    /// OP_MSG's flags, 0 for OP_REPLY.
+    pub flags: u32,
+    /// The reply's document.
+    pub body: Document,
+}
+
+impl Reply {
+    /// Reads one whole OP_MSG or OP_REPLY, header included.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the message.
+    pub fn decode(message: &[u8]) -> Result<Self, CodecError> {
+        let mut reader = Reader { rest: message };
+        let header = Header::read(&mut reader)?;
+        let (flags, body) = match header.op_code {
+            OP_MSG => read_msg(message, &mut reader)?,
+            OP_REPLY => {
+                reader.take(20, "OP_REPLY")?;
+                (0, reader.document()?)
+            }
+            other => return Err(CodecError::OpCode(other)),
+        };
+        Ok(Self {
+            request_id: header.request_id,
+            response_to: header.response_to,
+            flags,
+            body,
+        })
+    }
+}
+
+/// The length of the message that starts `bytes`, `None` while it has not come yet.
+///
+/// # Errors
+/// [`CodecError::Length`] when the length is out of range.
+pub fn message_length(bytes: &[u8]) -> Result<Option<usize>, CodecError> {
+    let Some(prefix) = bytes.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = i32::from_le_bytes(*prefix);
+    match usize::try_from(length) {
+        Ok(size) if (HEADER_LENGTH..=MAX_MESSAGE_LENGTH).contains(&size) => Ok(Some(size)),
+        _ => Err(CodecError::Length(length)),
+    }
+}
+
+struct Header {
+    request_id: i32,
+    response_to: i32,
+    op_code: i32,
+}
+
+impl Header {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        reader.i32("header")?;
+        Ok(Self {
+            request_id: reader.i32("header")?,
+            response_to: reader.i32("header")?,
+            op_code: reader.i32("header")?,
+        })
+    }
+}
+
+fn read_msg(message: &[u8], reader: &mut Reader<'_>) -> Result<(u32, Document), CodecError> {
+    let flags = reader.u32("flags")?;
+    if flags & 0xffff & !(CHECKSUM_PRESENT | MORE_TO_COME) != 0 {
+        return Err(CodecError::Flags(flags));
+    }
+    if flags & CHECKSUM_PRESENT != 0 {
+        let split = reader
+            .rest
+            .len()
+            .checked_sub(4)
+            .ok_or(CodecError::Truncated("checksum"))?;
+        let (sections, sum) = reader.rest.split_at(split);
+        let found = Reader { rest: sum }.u32("checksum")?;
+        let expected = crc32c::crc32c(&message[..message.len() - 4]);
+        if found != expected {
+            return Err(CodecError::Checksum { found, expected });
+        }
+        reader.rest = sections;
+    }
+    let mut body = None;
+    let mut sequences = Vec::new();
+    while let Some((&kind, rest)) = reader.rest.split_first() {
+        reader.rest = rest;
+        match kind {
+            0 if body.is_some() => return Err(CodecError::Sections("several of kind 0")),
+            0 => body = Some(reader.document()?),
+            1 => sequences.push(reader.sequence()?),
+            _ => return Err(CodecError::Sections("unknown kind")),
+        }
+    }
+    let mut body = body.ok_or(CodecError::Sections("none of kind 0"))?;
+    for (name, documents) in sequences {
+        if body.insert(name, documents).is_some() {
+            return Err(CodecError::Sections(
+                "a sequence's name stands in the body too",
+            ));
+        }
+    }
+    Ok((flags, body))
+}
+
+fn read_query(request_id: i32, reader: &mut Reader<'_>) -> Result<Request, CodecError> {
+    let flags = reader.u32("flags")?;
+    let namespace = reader.c_string("fullCollectionName")?;
+    reader.take(8, "OP_QUERY")?;
+    let mut command = reader.document()?;
+    if let Some(Bson::Document(inner)) = command.get("$query") {
+        command = inner.clone();
+    }
+    let database = namespace
+        .strip_suffix(".$cmd")
+        .ok_or(CodecError::String("fullCollectionName"))?
+        .to_owned();
+    Ok(Request {
+        request_id,
+        form: Form::Query,
+        flags,
+        database,
+        command,
+    })
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], CodecError> {
+        let (head, tail) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or(CodecError::Truncated(what))?;
+        self.rest = tail;
+        Ok(head)
+    }
+
+    fn u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
+        let (head, tail) = self
+            .rest
+            .split_first_chunk()
+            .ok_or(CodecError::Truncated(what))?;
+        self.rest = tail;
+        Ok(u32::from_le_bytes(*head))
+    }
+
+    fn i32(&mut self, what: &'static str) -> Result<i32, CodecError> {
+        self.u32(what).map(u32::cast_signed)
+    }
+
+    fn c_string(&mut self, what: &'static str) -> Result<&'a str, CodecError> {
+        let end = self
+            .rest
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(CodecError::String(what))?;
+        let bytes = self.take(end + 1, what)?;
+        std::str::from_utf8(&bytes[..end]).map_err(|_| CodecError::String(what))
+    }
+
+    fn document(&mut self) -> Result<Document, CodecError> {
+        let prefix = self
+            .rest
+            .first_chunk::<4>()
+            .ok_or(CodecError::Truncated("document"))?;
+        let length = usize::try_from(i32::from_le_bytes(*prefix))
+            .map_err(|_| CodecError::Document("negative length".to_owned()))?;
+        let bytes = self.take(length, "document")?;
+        let wrong = |error: bson::error::Error| CodecError::Document(error.to_string());
+        let raw = RawDocument::from_bytes(bytes).map_err(wrong)?;
+        check_depth(raw)?;
+        Document::try_from(raw).map_err(wrong)
+    }
+
+    fn sequence(&mut self) -> Result<(String, Vec<Document>), CodecError> {
+        let length = usize::try_from(self.i32("sequence")?).unwrap_or(0);
+        let inner = length
+            .checked_sub(4)
+            .ok_or(CodecError::Sections("sequence length"))?;
+        let mut reader = Reader {
+            rest: self.take(inner, "sequence")?,
+        };
+        let name = reader.c_string("sequence identifier")?.to_owned();
+        let mut documents = Vec::new();
+        while !reader.rest.is_empty() {
+            documents.push(reader.document()?);
+        }
+        Ok((name, documents))
+    }
+}
+
+/// Keeps the recursive conversion below away from a stack overflow.
+fn check_depth(document: &RawDocument) -> Result<(), CodecError> {
+    let wrong = |error: bson::error::Error| CodecError::Document(error.to_string());
+    let mut levels = vec![document.iter()];
+    while let Some(level) = levels.last_mut() {
+        let Some(element) = level.next() else {
+            levels.pop();
+            continue;
+        };
+        let (_, value) = element.map_err(wrong)?;
+        let nested = match value {
+            bson::RawBsonRef::Document(inner) => inner,
+            bson::RawBsonRef::Array(inner) => {
+                RawDocument::from_bytes(inner.as_bytes()).map_err(wrong)?
+            }
+            _ => continue,
+        };
+        if levels.len() >= MAX_DEPTH {
+            return Err(CodecError::Document(format!(
+                "nested deeper than {MAX_DEPTH}"
+            )));
+        }
+        levels.push(nested.iter());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outgoing::OutgoingMessage;
+    use bson::doc;
+
+    #[test]
+    fn a_command_reads_as_written() {
+        let bytes = encode_command(7, 0, &doc! {"ping": 1, "$db": "admin"});
+        assert_eq!(message_length(&bytes), Ok(Some(bytes.len())));
+        let request = Request::decode(&bytes).unwrap();
+        assert_eq!((request.request_id, request.name()), (7, "ping"));
+        assert_eq!(request.database, "admin");
+    }
+
+    #[test]
+    fn golden_bytes_of_a_ping() {
+        // Written out by hand from the wire protocol's description.
+        let expected = [
+            &[36, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xdd, 7, 0, 0][..],
+            &[0, 0, 0, 0, 0],
+            &[15, 0, 0, 0, 0x10, b'p', b'i', b'n', b'g', 0, 1, 0, 0, 0, 0],
+        ]
+        .concat();
+        assert_eq!(encode_command(1, 0, &doc! {"ping": 1}), expected);
+    }
+
+    #[test]
+    fn a_sequence_becomes_an_array() {
+        let mut message = encode_command(1, 0, &doc! {"insert": "c", "$db": "d"});
+        let document = document_bytes(&doc! {"_id": 1});
+        let length = 4 + "documents\0".len() + 2 * document.len();
+        message.push(1);
+        message.extend_from_slice(&i32::try_from(length).unwrap().to_le_bytes());
+        message.extend_from_slice(b"documents\0");
+        message.extend_from_slice(&document);
+        message.extend_from_slice(&document);
+        let request = Request::decode(&message).unwrap();
+        assert_eq!(request.command.get_array("documents").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn refuses_what_is_malformed() {
+        let good = encode_command(1, 0, &doc! {"ping": 1, "$db": "admin"});
+        for end in 0..good.len() {
+            assert!(Request::decode(&good[..end]).is_err(), "cut at {end}");
+        }
+        let mut flags = good.clone();
+        flags[16] = 4;
+        assert_eq!(Request::decode(&flags).unwrap_err(), CodecError::Flags(4));
+        assert_eq!(
+            message_length(&(-1_i32).to_le_bytes()),
+            Err(CodecError::Length(-1))
+        );
+        assert_eq!(
+            message_length(&15_i32.to_le_bytes()),
+            Err(CodecError::Length(15))
+        );
+    }
+
+    #[test]
+    fn checksums_are_written_and_checked() {
+        let mut message = OutgoingMessage {
+            form: Form::Msg,
+            request_id: 1,
+            response_to: 2,
+            flags: 0,
+            body: document_bytes(&doc! {"ok": 1}),
+            checksum: Some(Checksum::Right),
+            length: None,
+        };
+        assert_eq!(Reply::decode(&message.encode()).unwrap().response_to, 2);
+        message.checksum = Some(Checksum::Wrong);
+        let error = Reply::decode(&message.encode()).unwrap_err();
+        assert!(matches!(error, CodecError::Checksum { .. }), "{error}");
+    }
+
+    #[test]
+    fn deep_documents_are_refused_without_recursion() {
+        let body = crate::payload::deep_document(20_000);
+        let message = OutgoingMessage {
+            form: Form::Msg,
+            request_id: 1,
+            response_to: 0,
+            flags: 0,
+            body,
+            checksum: None,
+            length: None,
+        };
+        let error = Request::decode(&message.encode()).unwrap_err();
+        assert!(error.to_string().contains("nested deeper"), "{error}");
+    }
+}

@@ -1,0 +1,320 @@
+//! One connection of a scripted server: reads requests, looks into the script, writes replies.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bson::Document;
+
+use crate::action::{Content, Pause, Plan, Then};
+use crate::codec::{self, Form, MORE_TO_COME, Request};
+use crate::commands::Session;
+use crate::observe::SeenCommand;
+use crate::outgoing::OutgoingMessage;
+use crate::script::Event;
+use crate::server::Shared;
+use crate::socket::Socket;
+
+/// What a client may have on its way unread while its last request waits.
+const PIPELINE_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Whether to go on with the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Serve,
+    End,
+    Reset,
+}
+
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    socket: Socket,
+    number: u64,
+    /// What was read and not used yet.
+    buffer: Vec<u8>,
+    session: Session,
+}
+
+/// Counts the connection as closed however its task ends.
+struct OpenMark {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for OpenMark {
+    fn drop(&mut self) {
+        self.shared.observer.closed(self.number);
+    }
+}
+
+impl Connection {
+    /// Counts the connection from now on.
+    pub(crate) fn serve(shared: Arc<Shared>, socket: Socket) -> impl Future<Output = ()> + Send {
+        let number = shared.observer.accepted();
+        let mark = OpenMark {
+            shared: Arc::clone(&shared),
+            number,
+        };
+        let session = Session::new(number);
+        let connection = Self {
+            shared,
+            socket,
+            number,
+            buffer: Vec::new(),
+            session,
+        };
+        async move {
+            // The socket is gone before the connection counts as closed.
+            connection.run().await;
+            drop(mark);
+        }
+    }
+
+    async fn run(mut self) {
+        // An I/O error is the client's way to end a connection.
+        let next = self.serve_all().await.unwrap_or(Next::End);
+        if next == Next::Reset {
+            let _ = self.socket.reset();
+        }
+    }
+
+    async fn serve_all(&mut self) -> io::Result<Next> {
+        let mut next = self.before_reading(&Event::Accept).await?;
+        while next == Next::Serve {
+            if self.buffer.is_empty() {
+                self.socket.readable().await?;
+                next = self.before_reading(&Event::Readable).await?;
+                if next != Next::Serve {
+                    break;
+                }
+            }
+            let Some(message) = self.next_message().await? else {
+                return Ok(Next::End);
+            };
+            next = match Request::decode(&message) {
+                Ok(request) => self.answer(&request).await?,
+                Err(error) => {
+                    self.shared.observer.protocol_error(self.number, &error);
+                    Next::End
+                }
+            };
+        }
+        Ok(next)
+    }
+
+    /// Does what the script has for an event that has no request.
+    async fn before_reading(&mut self, event: &Event<'_>) -> io::Result<Next> {
+        let Some(plan) = self.shared.script.plan(self.number, event) else {
+            return Ok(Next::Serve);
+        };
+        for pause in &plan.pauses {
+            pause_for(pause).await;
+        }
+        if let Content::Raw(bytes) = &plan.content {
+            self.write(&plan, bytes).await?;
+        }
+        self.conclude(plan.then, false).await
+    }
+
+    async fn next_message(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            match codec::message_length(&self.buffer) {
+                Ok(Some(length)) if length <= self.buffer.len() => {
+                    let rest = self.buffer.split_off(length);
+                    return Ok(Some(std::mem::replace(&mut self.buffer, rest)));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.shared.observer.protocol_error(self.number, &error);
+                    return Ok(None);
+                }
+            }
+            if self.fill().await? == 0 {
+                if !self.buffer.is_empty() {
+                    let error = "the client closed inside a message";
+                    self.shared.observer.protocol_error(self.number, &error);
+                }
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads some more; 0 is the end.
+    async fn fill(&mut self) -> io::Result<usize> {
+        let before = self.buffer.len();
+        let count = self.socket.read_to(&mut self.buffer).await?;
+        if self.shared.record_bytes {
+            self.shared
+                .observer
+                .received(self.number, &self.buffer[before..]);
+        }
+        Ok(count)
+    }
+
+    async fn answer(&mut self, request: &Request) -> io::Result<Next> {
+        self.shared.observer.command(SeenCommand {
+            name: request.name().to_owned(),
+            database: request.database.clone(),
+            connection: self.number,
+            request_id: request.request_id,
+            legacy: request.form == Form::Query,
+            command: request.command.clone(),
+        });
+        let event = Event::Command(request.name(), &request.command);
+        let plan = self
+            .shared
+            .script
+            .plan(self.number, &event)
+            .unwrap_or_else(Plan::ordinary);
+        for pause in &plan.pauses {
+            self.wait_with_client(pause_for(pause)).await?;
+        }
+        if request.name() == "echo" {
+            let delay = request.command.get_i64("delayMS").ok();
+            let delay = delay.or(request.command.get_i32("delayMS").ok().map(i64::from));
+            if let Some(delay) = delay.and_then(|delay| u64::try_from(delay).ok()) {
+                let sleep = tokio::time::sleep(Duration::from_millis(delay));
+                self.wait_with_client(sleep).await?;
+            }
+        }
+        self.reply(request, &plan).await?;
+        self.conclude(plan.then, true).await
+    }
+
+    async fn reply(&mut self, request: &Request, plan: &Plan) -> io::Result<()> {
+        let body = match &plan.content {
+            Content::Raw(bytes) => {
+                for _ in 0..plan.copies {
+                    self.write(plan, bytes).await?;
+                }
+                return Ok(());
+            }
+            Content::Stream(replies, pause) => {
+                return self.stream(request, plan, replies, *pause).await;
+            }
+            Content::Body(bytes) => bytes.clone(),
+            Content::Document(document) => edited(document.clone(), plan),
+            Content::Normal => {
+                let document = self.shared.run(&mut self.session, request);
+                edited(document, plan)
+            }
+        };
+        if request.is_unacknowledged() {
+            return Ok(());
+        }
+        for _ in 0..plan.copies {
+            let message = self.message(request, plan, body.clone());
+            self.write(plan, &message.encode()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes messages of which each but the last announces the next, and answers the one before.
+    async fn stream(
+        &mut self,
+        request: &Request,
+        plan: &Plan,
+        replies: &[Document],
+        pause: Duration,
+    ) -> io::Result<()> {
+        let mut answered = request.request_id;
+        for (index, document) in replies.iter().enumerate() {
+            if index > 0 {
+                self.wait_with_client(tokio::time::sleep(pause)).await?;
+            }
+            let mut message = self.message(request, plan, edited(document.clone(), plan));
+            if index + 1 < replies.len() {
+                message.flags |= MORE_TO_COME;
+            }
+            message.response_to = plan.response_to.unwrap_or(answered);
+            answered = message.request_id;
+            self.write(plan, &message.encode()).await?;
+        }
+        Ok(())
+    }
+
+    fn message(&self, request: &Request, plan: &Plan, body: Vec<u8>) -> OutgoingMessage {
+        OutgoingMessage {
+            form: request.form,
+            request_id: self.shared.next_request_id.fetch_add(1, Ordering::Relaxed),
+            response_to: plan.response_to.unwrap_or(request.request_id),
+            flags: plan.flags,
+            body,
+            checksum: plan.checksum,
+            length: plan.length,
+        }
+    }
+
+    async fn write(&mut self, plan: &Plan, bytes: &[u8]) -> io::Result<()> {
+        let bytes = plan.cut(bytes);
+        let Some((size, pause)) = plan.chunks else {
+            return self.socket.write_all(bytes).await;
+        };
+        for (index, chunk) in bytes.chunks(size).enumerate() {
+            if index > 0 {
+                self.wait_with_client(tokio::time::sleep(pause)).await?;
+            }
+            self.socket.write_all(chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn conclude(&mut self, then: Then, after_reply: bool) -> io::Result<Next> {
+        match then {
+            Then::Serve => Ok(Next::Serve),
+            Then::Close => {
+                // Where nothing is to be said the unread request may well reset the connection.
+                if after_reply {
+                    self.socket.finish().await?;
+                }
+                Ok(Next::End)
+            }
+            Then::Reset => Ok(Next::Reset),
+            Then::Hang => {
+                while self.fill().await? > 0 {
+                    self.buffer.clear();
+                }
+                Ok(Next::End)
+            }
+        }
+    }
+
+    /// Waits, and meanwhile notices when the client closes: an error ends the connection.
+    async fn wait_with_client(&mut self, wait: impl Future<Output = ()>) -> io::Result<()> {
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            if self.buffer.len() >= PIPELINE_LIMIT {
+                wait.await;
+                return Ok(());
+            }
+            // Reading loses nothing when the wait is over first.
+            tokio::select! {
+                biased;
+                () = &mut wait => return Ok(()),
+                count = self.fill() => {
+                    if count? == 0 {
+                        return Err(io::ErrorKind::ConnectionAborted.into());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn pause_for(pause: &Pause) {
+    match pause {
+        Pause::Delay(time) => tokio::time::sleep(*time).await,
+        Pause::Gate(gate) => gate.wait().await,
+    }
+}
+
+fn edited(mut document: Document, plan: &Plan) -> Vec<u8> {
+    for (name, value) in &plan.merge {
+        document.insert(name.clone(), value.clone());
+    }
+    for name in &plan.remove {
+        document.remove(name);
+    }
+    codec::document_bytes(&document)
+}
