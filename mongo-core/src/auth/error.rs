@@ -1,0 +1,55 @@
+//! Why authentication failed.
+
+use super::{AuthMechanism, CredentialError, ScramError, ScramMechanism};
+
+/// Why authentication failed. The user and the server stand in the [`Error`](crate::Error) that
+/// carries this; no variant shows a password, a key, a nonce or a message of the conversation.
+///
+/// Specification: authentication.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// The credential lacks something that its mechanism needs, or has what it does not take.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// This build can't authenticate with the mechanism.
+    #[error("this build does not support the mechanism {0} yet")]
+    UnsupportedMechanism(AuthMechanism),
+    /// The server answered `ok: 0`: it refuses the credential (code 18), or can't check it.
+    #[error("{mechanism}: the server refused: {message} (code {code}{}{code_name})", if code_name.is_empty() { "" } else { " " })]
+    Refused {
+        /// The mechanism that was tried.
+        mechanism: AuthMechanism,
+        /// The server's error code, 18 for a wrong user or password; 0 where it sent none.
+        code: i32,
+        /// The code's name, such as `AuthenticationFailed`; empty where the server sent none.
+        code_name: String,
+        /// The server's message, cut to 1024 bytes.
+        message: String,
+        /// The error labels that the server gave, at most 16.
+        labels: Vec<String>,
+    },
+    /// The server's reply is not what an authentication command answers with.
+    #[error("{mechanism}: the server's reply has no valid {field}")]
+    Reply {
+        /// The mechanism.
+        mechanism: AuthMechanism,
+        /// The field that is missing, has the wrong type, or is out of its bounds.
+        field: &'static str,
+    },
+    /// The reply belongs to another conversation.
+    #[error("{0}: the server's reply belongs to another conversation")]
+    ConversationId(AuthMechanism),
+    /// The messages inside the replies break SCRAM's rules.
+    #[error("{mechanism}: {error}")]
+    Scram {
+        /// The mechanism.
+        mechanism: ScramMechanism,
+        /// What was wrong.
+        #[source]
+        error: ScramError,
+    },
+    /// A step was asked for that the conversation has not come to: a mistake of the caller.
+    #[error("the authentication conversation is not at this step")]
+    OutOfOrder,
+}

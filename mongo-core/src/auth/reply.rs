@@ -1,0 +1,148 @@
+//! What every reply of a server has in common: `ok`, and an error's code and text.
+
+use bson::RawDocument;
+use bson::raw::RawBsonRef;
+
+/// How much of an error's text, of a code's name and of a label is kept, in bytes.
+const MAX_MESSAGE_LENGTH: usize = 1024;
+const MAX_NAME_LENGTH: usize = 128;
+const MAX_LABELS: usize = 16;
+
+/// An answer with `ok: 0`, within bounds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerError {
+    pub(crate) code: i32,
+    pub(crate) code_name: String,
+    pub(crate) message: String,
+    pub(crate) labels: Vec<String>,
+}
+
+impl ServerError {
+    /// Takes a field of a reply, if it belongs to an error. Whatever has the wrong type is left
+    /// out: the error itself must not be lost over it.
+    pub(crate) fn take(&mut self, key: &str, value: RawBsonRef<'_>) {
+        match (key, value) {
+            ("code", value) => {
+                self.code = integer(value)
+                    .and_then(|code| i32::try_from(code).ok())
+                    .unwrap_or_default();
+            }
+            ("codeName", RawBsonRef::String(name)) => {
+                self.code_name = printable(name, MAX_NAME_LENGTH);
+            }
+            ("errmsg", RawBsonRef::String(text)) => {
+                self.message = printable(text, MAX_MESSAGE_LENGTH);
+            }
+            ("errorLabels", RawBsonRef::Array(labels)) => {
+                self.labels = labels
+                    .into_iter()
+                    .map_while(Result::ok)
+                    .take(MAX_LABELS)
+                    .filter_map(RawBsonRef::as_str)
+                    .map(|label| printable(label, MAX_NAME_LENGTH))
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a field is one that [`take`](Self::take) wants.
+    pub(crate) fn wants(key: &str) -> bool {
+        matches!(key, "code" | "codeName" | "errmsg" | "errorLabels")
+    }
+}
+
+/// Whether `ok` says that a command succeeded; `None` if the value can't be an `ok`.
+pub(crate) fn is_ok(value: RawBsonRef<'_>) -> Option<bool> {
+    match value {
+        RawBsonRef::Boolean(ok) => Some(ok),
+        other => integer(other).map(|ok| ok == 1),
+    }
+}
+
+/// A whole number of any numeric type.
+pub(crate) fn integer(value: RawBsonRef<'_>) -> Option<i64> {
+    /// Up to here every whole number has a `f64` of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        RawBsonRef::Int32(number) => Some(number.into()),
+        RawBsonRef::Int64(number) => Some(number),
+        RawBsonRef::Double(number) if number.fract() == 0.0 && number.abs() <= EXACT => {
+            Some(number as i64)
+        }
+        _ => None,
+    }
+}
+
+/// Each field of a reply that `wanted` names, and only those are read as values: what nobody asked
+/// for is skipped unread. `None` ends the pass: the reply is malformed.
+pub(crate) fn fields<'a>(
+    reply: &'a RawDocument,
+    wanted: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = Option<(&'a str, RawBsonRef<'a>)>> {
+    reply.iter_elements().filter_map(move |element| {
+        let Ok(element) = element else {
+            return Some(None);
+        };
+        let key = element.key().as_str();
+        wanted(key).then(|| element.value().ok().map(|value| (key, value)))
+    })
+}
+
+/// A server's own words: cut to a bound, and without control characters.
+pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
+    let end = (0..=max_bytes.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or_default();
+    text[..end]
+        .chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn reads_numbers_of_every_type() {
+        assert_eq!(integer(RawBsonRef::Int32(-1)), Some(-1));
+        assert_eq!(integer(RawBsonRef::Int64(i64::MAX)), Some(i64::MAX));
+        assert_eq!(integer(RawBsonRef::Double(25.0)), Some(25));
+        for bad in [1.5, f64::NAN, f64::INFINITY, 1e300] {
+            assert_eq!(integer(RawBsonRef::Double(bad)), None, "{bad}");
+        }
+        assert_eq!(integer(RawBsonRef::Boolean(true)), None);
+        assert_eq!(is_ok(RawBsonRef::Boolean(true)), Some(true));
+        assert_eq!(is_ok(RawBsonRef::Double(0.0)), Some(false));
+        assert_eq!(is_ok(RawBsonRef::Int32(2)), Some(false));
+        assert_eq!(is_ok(RawBsonRef::Null), None);
+    }
+
+    #[test]
+    fn cuts_text_between_characters() {
+        assert_eq!(printable("a\u{e4}\nb", 10), "a\u{e4} b");
+        assert_eq!(printable("a\u{e4}", 2), "a");
+        assert_eq!(printable("", 2), "");
+    }
+
+    #[test]
+    fn bounds_an_error() {
+        let long = "x".repeat(5000);
+        let reply = rawdoc! {
+            "ok": 0, "code": 18.0, "codeName": &*long, "errmsg": &*long,
+            "errorLabels": ["a", 1, "b"],
+        };
+        let mut error = ServerError::default();
+        for field in fields(&reply, ServerError::wants) {
+            let (key, value) = field.expect("well-formed");
+            error.take(key, value);
+        }
+        assert_eq!((error.code, error.message.len()), (18, 1024));
+        assert_eq!(error.code_name.len(), 128);
+        assert_eq!(error.labels, ["a", "b"]);
+    }
+}

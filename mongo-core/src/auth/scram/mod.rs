@@ -1,0 +1,76 @@
+//! The client's side of SCRAM (RFC 5802, RFC 7677), as values that turn one message into the next.
+//!
+//! [`ClientFirst`] writes the first message and reads the server's answer, which gives a
+//! [`Challenge`] with a [`KeyDerivation`] in it. The keys come from [`KeyDerivation::run`], the one
+//! slow step (milliseconds of CPU), or from a [`KeyCache`]. The challenge then writes the final
+//! message and leaves an [`ExpectedProof`], which the server has to give.
+//!
+//! What MongoDB does otherwise than the RFCs: user names are never prepared with SASLprep, and
+//! SCRAM-SHA-1 takes a digest of user and password for the password (see [`KeyDerivation`]).
+
+mod cache;
+mod client;
+mod error;
+mod keys;
+mod message;
+mod nonce;
+
+pub use cache::{CacheKey, KeyCache};
+pub use client::{Challenge, ClientFirst, ExpectedProof};
+pub use error::ScramError;
+pub use keys::{KeyDerivation, ScramKeys};
+pub use nonce::{Nonce, Nonces};
+
+use std::fmt;
+
+/// The least iteration count that is accepted: 4096, as the authentication specification demands.
+/// A lower one would let somebody in the middle make guessing the password cheap.
+pub const MIN_ITERATIONS: u32 = 4096;
+
+/// The greatest iteration count that is accepted: 2,000,000.
+///
+/// Servers use 10,000 (SCRAM-SHA-1) and 15,000 (SCRAM-SHA-256) unless told otherwise, and the
+/// highest count that is commonly recommended for PBKDF2 is 1,300,000. Two million cost about a
+/// third of a second of CPU where the processor has SHA instructions and about a second where not,
+/// so that a hostile server can't burn more than that for each connection.
+pub const MAX_ITERATIONS: u32 = 2_000_000;
+
+/// The longest salt that is accepted, in bytes: 256. Servers use 16 (SCRAM-SHA-1) and 28
+/// (SCRAM-SHA-256).
+pub const MAX_SALT_LENGTH: usize = 256;
+
+/// The longest message of the server that is read, in bytes: 4096. Real ones have about 150.
+pub const MAX_PAYLOAD_LENGTH: usize = 4096;
+
+/// A hash function that SCRAM is used with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScramMechanism {
+    /// SCRAM-SHA-1 (RFC 5802).
+    Sha1,
+    /// SCRAM-SHA-256 (RFC 7677).
+    Sha256,
+}
+
+impl ScramMechanism {
+    /// The mechanism's name in SASL.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sha1 => "SCRAM-SHA-1",
+            Self::Sha256 => "SCRAM-SHA-256",
+        }
+    }
+
+    /// The length of the hash function's output, in bytes.
+    const fn output_length(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+        }
+    }
+}
+
+impl fmt::Display for ScramMechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,378 @@
+//! The server's answer to the hello.
+
+use bson::oid::ObjectId;
+use bson::raw::{RawBsonRef, RawDocument};
+
+use crate::auth::reply::{ServerError, fields, integer, is_ok, printable};
+use crate::auth::{AuthMechanism, ScramMechanism};
+
+use super::{HandshakeError, MAX_WIRE_VERSION, MIN_WIRE_VERSION};
+
+/// The longest name that is kept, in bytes, and the most compressors.
+const MAX_NAME_LENGTH: usize = 1024;
+const MAX_COMPRESSORS: usize = 16;
+
+/// A process's version of its own topology: what is newer can be told only within one process.
+///
+/// Specification: server discovery and monitoring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TopologyVersion {
+    /// The server process.
+    pub process_id: ObjectId,
+    /// Counts up with each change.
+    pub counter: i64,
+}
+
+/// What a server says of itself on one connection, within bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionDescription {
+    /// The lowest wire version that the server speaks.
+    pub min_wire_version: i32,
+    /// The highest wire version that the server speaks.
+    pub max_wire_version: i32,
+    /// The largest document that can be stored, in bytes. Default 16 MiB; not accepted below 1 KiB,
+    /// and taken for 64 MiB above that.
+    pub max_bson_object_size: usize,
+    /// The largest message, in bytes. Default 48,000,000; not accepted below 4 KiB, and taken for
+    /// 256 MiB above that.
+    pub max_message_size_bytes: usize,
+    /// The most writes in one command. Default 100,000; not accepted below 1, and taken for
+    /// 10,000,000 above that.
+    pub max_write_batch_size: usize,
+    /// How long a session lives, in minutes; `None` if the server has no sessions.
+    pub logical_session_timeout_minutes: Option<u32>,
+    /// Whether later hellos can be `hello`: the server has the command (`helloOk`).
+    pub hello_ok: bool,
+    /// Whether the server takes writes (`isWritablePrimary`).
+    pub is_writable_primary: bool,
+    /// Whether the server is a secondary of a replica set.
+    pub secondary: bool,
+    /// Whether the server is a replica set's arbiter, on which nobody can authenticate.
+    pub arbiter: bool,
+    /// Whether the server is a `mongos`.
+    pub mongos: bool,
+    /// The replica set's name.
+    pub set_name: Option<String>,
+    /// Whether the server only reads.
+    pub read_only: bool,
+    /// The server's number for this connection, as it stands in its log.
+    pub connection_id: Option<i64>,
+    /// The service behind a load balancer; always there if `loadBalanced=true`.
+    pub service_id: Option<ObjectId>,
+    /// The server's version of its topology.
+    pub topology_version: Option<TopologyVersion>,
+    /// The compressors of the client's list that the server has too.
+    pub compression: Vec<String>,
+    /// How the connection was authenticated; `None` if it was not: without a credential, or on an
+    /// arbiter.
+    pub authenticated: Option<AuthMechanism>,
+}
+
+/// The reply in one pass: the description, and what authentication needs.
+#[derive(Debug)]
+pub(super) struct HelloReply<'a> {
+    pub(super) description: ConnectionDescription,
+    /// What the server's list of mechanisms comes to; SCRAM-SHA-1 where it sent none.
+    pub(super) negotiated: ScramMechanism,
+    pub(super) speculative: Option<&'a RawDocument>,
+}
+
+/// A reply that can't be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum HelloFailure {
+    /// `ok: 0`.
+    Refused(ServerError),
+    Invalid(HandshakeError),
+}
+
+impl From<HandshakeError> for HelloFailure {
+    fn from(error: HandshakeError) -> Self {
+        Self::Invalid(error)
+    }
+}
+
+/// A number that has to lie within bounds.
+struct Bounds {
+    field: &'static str,
+    default: usize,
+    minimum: usize,
+    maximum: usize,
+}
+
+const OBJECT_SIZE: Bounds = Bounds {
+    field: "maxBsonObjectSize",
+    default: 16 * 1024 * 1024,
+    minimum: 1024,
+    maximum: 64 * 1024 * 1024,
+};
+
+const MESSAGE_SIZE: Bounds = Bounds {
+    field: "maxMessageSizeBytes",
+    default: 48_000_000,
+    minimum: 4096,
+    maximum: 256 * 1024 * 1024,
+};
+
+const BATCH_SIZE: Bounds = Bounds {
+    field: "maxWriteBatchSize",
+    default: 100_000,
+    minimum: 1,
+    maximum: 10_000_000,
+};
+
+impl Bounds {
+    /// Too small can't be worked with. Too great only means that less is used than could be.
+    fn read(&self, value: RawBsonRef<'_>) -> Result<usize, HandshakeError> {
+        let value = whole(self.field, value)?;
+        match usize::try_from(value) {
+            Ok(size) if size >= self.minimum => Ok(size.min(self.maximum)),
+            Err(_) if value > 0 => Ok(self.maximum),
+            Ok(_) | Err(_) => Err(HandshakeError::TooSmall {
+                field: self.field,
+                value,
+                minimum: self.minimum as i64,
+            }),
+        }
+    }
+}
+
+/// What the pass collects and the end of it weighs.
+#[derive(Default)]
+struct Collected {
+    ok: Option<bool>,
+    error: ServerError,
+    arbiter_only: bool,
+    has_sha_256: bool,
+}
+
+impl<'a> HelloReply<'a> {
+    /// Reads a reply.
+    pub(super) fn read(reply: &'a RawDocument, load_balanced: bool) -> Result<Self, HelloFailure> {
+        let mut read = Self {
+            description: ConnectionDescription::unknown(),
+            negotiated: ScramMechanism::Sha1,
+            speculative: None,
+        };
+        let mut collected = Collected::default();
+        for field in fields(reply, is_wanted) {
+            let (key, value) = field.ok_or(HandshakeError::Malformed)?;
+            read.take(key, value, &mut collected)?;
+        }
+        match collected.ok {
+            Some(true) => {}
+            Some(false) => return Err(HelloFailure::Refused(collected.error)),
+            None => return Err(invalid("ok", "a number").into()),
+        }
+        read.description.arbiter = collected.arbiter_only && read.description.set_name.is_some();
+        if collected.has_sha_256 {
+            read.negotiated = ScramMechanism::Sha256;
+        }
+        read.description.check(load_balanced)?;
+        Ok(read)
+    }
+
+    fn take(
+        &mut self,
+        key: &str,
+        value: RawBsonRef<'a>,
+        collected: &mut Collected,
+    ) -> Result<(), HandshakeError> {
+        let description = &mut self.description;
+        match key {
+            "ok" => collected.ok = is_ok(value),
+            "saslSupportedMechs" => collected.has_sha_256 = lists_sha_256(value),
+            "speculativeAuthenticate" => self.speculative = value.as_document(),
+            "minWireVersion" => {
+                description.min_wire_version = wire_version("minWireVersion", value)?;
+            }
+            "maxWireVersion" => {
+                description.max_wire_version = wire_version("maxWireVersion", value)?;
+            }
+            "maxBsonObjectSize" => description.max_bson_object_size = OBJECT_SIZE.read(value)?,
+            "maxMessageSizeBytes" => {
+                description.max_message_size_bytes = MESSAGE_SIZE.read(value)?;
+            }
+            "maxWriteBatchSize" => description.max_write_batch_size = BATCH_SIZE.read(value)?,
+            "logicalSessionTimeoutMinutes" => {
+                description.logical_session_timeout_minutes = session_timeout(value)?;
+            }
+            "helloOk" => description.hello_ok = flag("helloOk", value)?,
+            "isWritablePrimary" | "ismaster" => {
+                description.is_writable_primary |= flag("isWritablePrimary", value)?;
+            }
+            "secondary" => description.secondary = flag("secondary", value)?,
+            "arbiterOnly" => collected.arbiter_only = flag("arbiterOnly", value)?,
+            "readOnly" => description.read_only = flag("readOnly", value)?,
+            "msg" => description.mongos = value.as_str() == Some("isdbgrid"),
+            "setName" => description.set_name = Some(name("setName", value)?),
+            "connectionId" => {
+                description.connection_id = Some(whole("connectionId", value)?);
+            }
+            "serviceId" => {
+                let id = value.as_object_id();
+                description.service_id = Some(id.ok_or(invalid("serviceId", "an object id"))?);
+            }
+            "topologyVersion" => description.topology_version = Some(topology_version(value)?),
+            "compression" => description.compression = compressors(value)?,
+            _ => collected.error.take(key, value),
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionDescription {
+    /// What holds where a server says nothing.
+    fn unknown() -> Self {
+        Self {
+            min_wire_version: 0,
+            max_wire_version: 0,
+            max_bson_object_size: OBJECT_SIZE.default,
+            max_message_size_bytes: MESSAGE_SIZE.default,
+            max_write_batch_size: BATCH_SIZE.default,
+            logical_session_timeout_minutes: None,
+            hello_ok: false,
+            is_writable_primary: false,
+            secondary: false,
+            arbiter: false,
+            mongos: false,
+            set_name: None,
+            read_only: false,
+            connection_id: None,
+            service_id: None,
+            topology_version: None,
+            compression: Vec::new(),
+            authenticated: None,
+        }
+    }
+
+    fn check(&self, load_balanced: bool) -> Result<(), HandshakeError> {
+        if self.max_wire_version < MIN_WIRE_VERSION {
+            return Err(HandshakeError::ServerTooOld {
+                reported: self.max_wire_version,
+            });
+        }
+        if self.min_wire_version > MAX_WIRE_VERSION {
+            return Err(HandshakeError::ServerTooNew {
+                required: self.min_wire_version,
+            });
+        }
+        match self.service_id {
+            None if load_balanced => Err(HandshakeError::NotLoadBalanced),
+            None | Some(_) => Ok(()),
+        }
+    }
+}
+
+fn is_wanted(key: &str) -> bool {
+    matches!(
+        key,
+        "ok" | "saslSupportedMechs"
+            | "speculativeAuthenticate"
+            | "minWireVersion"
+            | "maxWireVersion"
+            | "maxBsonObjectSize"
+            | "maxMessageSizeBytes"
+            | "maxWriteBatchSize"
+            | "logicalSessionTimeoutMinutes"
+            | "helloOk"
+            | "isWritablePrimary"
+            | "ismaster"
+            | "secondary"
+            | "arbiterOnly"
+            | "readOnly"
+            | "msg"
+            | "setName"
+            | "connectionId"
+            | "serviceId"
+            | "topologyVersion"
+            | "compression"
+    ) || ServerError::wants(key)
+}
+
+const fn invalid(field: &'static str, expected: &'static str) -> HandshakeError {
+    HandshakeError::Field { field, expected }
+}
+
+fn whole(field: &'static str, value: RawBsonRef<'_>) -> Result<i64, HandshakeError> {
+    integer(value).ok_or(invalid(field, "a whole number"))
+}
+
+fn flag(field: &'static str, value: RawBsonRef<'_>) -> Result<bool, HandshakeError> {
+    match value {
+        RawBsonRef::Boolean(flag) => Ok(flag),
+        other => match integer(other) {
+            Some(number) => Ok(number != 0),
+            None => Err(invalid(field, "true or false")),
+        },
+    }
+}
+
+fn name(field: &'static str, value: RawBsonRef<'_>) -> Result<String, HandshakeError> {
+    match value.as_str() {
+        Some(name) if name.len() <= MAX_NAME_LENGTH => Ok(name.to_owned()),
+        Some(_) | None => Err(invalid(field, "a string of at most 1024 bytes")),
+    }
+}
+
+fn wire_version(field: &'static str, value: RawBsonRef<'_>) -> Result<i32, HandshakeError> {
+    let version = i32::try_from(whole(field, value)?).ok();
+    version
+        .filter(|version| *version >= 0)
+        .ok_or(invalid(field, "a wire version"))
+}
+
+fn session_timeout(value: RawBsonRef<'_>) -> Result<Option<u32>, HandshakeError> {
+    const FIELD: &str = "logicalSessionTimeoutMinutes";
+    match value {
+        RawBsonRef::Null => Ok(None),
+        value => u32::try_from(whole(FIELD, value)?)
+            .map(Some)
+            .map_err(|_| invalid(FIELD, "a number of minutes")),
+    }
+}
+
+fn topology_version(value: RawBsonRef<'_>) -> Result<TopologyVersion, HandshakeError> {
+    let wrong = invalid("topologyVersion", "processId and counter");
+    let document = value.as_document().ok_or(wrong.clone())?;
+    let (mut process_id, mut counter) = (None, None);
+    for field in fields(document, |key| matches!(key, "processId" | "counter")) {
+        match field.ok_or(HandshakeError::Malformed)? {
+            ("processId", value) => process_id = value.as_object_id(),
+            (_, value) => counter = integer(value),
+        }
+    }
+    match (process_id, counter) {
+        (Some(process_id), Some(counter)) => Ok(TopologyVersion {
+            process_id,
+            counter,
+        }),
+        _ => Err(wrong),
+    }
+}
+
+fn compressors(value: RawBsonRef<'_>) -> Result<Vec<String>, HandshakeError> {
+    let list = value
+        .as_array()
+        .ok_or(invalid("compression", "a list of names"))?;
+    list.into_iter()
+        .take(MAX_COMPRESSORS)
+        .map(|name| match name {
+            Ok(RawBsonRef::String(name)) => Ok(printable(name, MAX_NAME_LENGTH)),
+            _ => Err(invalid("compression", "a list of names")),
+        })
+        .collect()
+}
+
+/// The list is not validated, as the specification demands: whatever else is in it, or whatever
+/// the field is, only that one name counts.
+fn lists_sha_256(value: RawBsonRef<'_>) -> bool {
+    value.as_array().is_some_and(|list| {
+        list.into_iter()
+            .map_while(Result::ok)
+            .any(|name| name.as_str() == Some(ScramMechanism::Sha256.name()))
+    })
+}
+
+#[cfg(test)]
+mod tests;

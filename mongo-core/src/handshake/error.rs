@@ -1,0 +1,96 @@
+//! Why a handshake failed.
+
+use super::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
+
+/// Why a handshake failed, but for authentication, which has
+/// [`AuthError`](crate::auth::AuthError).
+///
+/// Specification: handshake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The client's description of itself can't be sent.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The server answered the hello with `ok: 0`.
+    #[error("the server refused the hello: {message} (code {code}{}{code_name})", if code_name.is_empty() { "" } else { " " })]
+    Refused {
+        /// The server's error code; 0 where it sent none.
+        code: i32,
+        /// The code's name; empty where the server sent none.
+        code_name: String,
+        /// The server's message, cut to 1024 bytes.
+        message: String,
+        /// The error labels that the server gave, at most 16.
+        labels: Vec<String>,
+    },
+    /// The reply is no well-formed document.
+    #[error("the server's answer to the hello is malformed BSON")]
+    Malformed,
+    /// A field of the reply is missing or has the wrong type.
+    #[error("the server's answer to the hello has no valid {field}: {expected} expected")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What should have been there.
+        expected: &'static str,
+    },
+    /// A number in the reply is too small to work with.
+    #[error("the server's answer to the hello has {field} {value}, less than {minimum}")]
+    TooSmall {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: i64,
+        /// The least that is accepted.
+        minimum: i64,
+    },
+    /// The server is too old.
+    #[error(
+        "the server reports wire version {reported}, but this version of mongo-core requires at least {MIN_WIRE_VERSION} (MongoDB 4.2)"
+    )]
+    ServerTooOld {
+        /// The highest wire version that the server speaks.
+        reported: i32,
+    },
+    /// The server is too new.
+    #[error(
+        "the server requires wire version {required}, but this version of mongo-core only supports up to {MAX_WIRE_VERSION}"
+    )]
+    ServerTooNew {
+        /// The lowest wire version that the server speaks.
+        required: i32,
+    },
+    /// `loadBalanced=true` was asked for, and no load balancer answered: there is no `serviceId`.
+    #[error(
+        "Driver attempted to initialize in load balancing mode, but the server does not support this mode."
+    )]
+    NotLoadBalanced,
+    /// A step was asked for that the handshake has not come to: a mistake of the caller.
+    #[error("the handshake is not at this step")]
+    OutOfOrder,
+}
+
+/// Why the client's description of itself can't be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetadataError {
+    /// The application's name (`appName`) has more than 128 bytes.
+    #[error("the application's name has {length} bytes, more than 128")]
+    ApplicationName {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A string of the driver information has a `|`, which stands between the strings of several.
+    #[error("the driver information's {field} has a `|` in it")]
+    Delimiter {
+        /// The field: `name`, `version` or `platform`.
+        field: &'static str,
+    },
+    /// With this driver information, not even the fields that can't be left out would fit.
+    #[error("the client metadata would have {length} bytes, more than 512")]
+    TooLong {
+        /// The length in bytes that the fields take which can't be left out.
+        length: usize,
+    },
+}

@@ -1,0 +1,32 @@
+//! The hello command.
+
+use bson::RawDocumentBuf;
+use bson::raw::cstr;
+
+use super::machine::HandshakeContext;
+
+/// The only version of the client backpressure specification there is. A string, not a number.
+const BACKPRESSURE: &str = "2";
+
+/// Whether the first message is the command `hello`, which only newer servers have, and not the
+/// legacy one.
+pub(super) fn is_modern(context: &HandshakeContext) -> bool {
+    context.server_api.is_some() || context.load_balanced
+}
+
+/// The first command on a connection, without authentication.
+pub(super) fn command(context: &HandshakeContext) -> RawDocumentBuf {
+    let mut command = RawDocumentBuf::new();
+    if is_modern(context) {
+        command.append(cstr!("hello"), 1);
+    } else {
+        command.append(cstr!("isMaster"), 1);
+        command.append(cstr!("helloOk"), true);
+    }
+    command.append(cstr!("backpressure"), BACKPRESSURE);
+    command.append(cstr!("client"), &context.metadata);
+    if context.load_balanced {
+        command.append(cstr!("loadBalanced"), true);
+    }
+    command
+}

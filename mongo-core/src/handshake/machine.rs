@@ -1,0 +1,325 @@
+//! The state machine of one connection's establishment.
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
+
+use crate::auth::reply::ServerError;
+use crate::auth::{
+    AuthError, AuthMechanism, AuthStep, Conversation, Credential, KeyDerivation, Nonce, Nonces,
+    ScramKeys, ScramMechanism,
+};
+use crate::error::{Error, Result};
+
+use super::description::{HelloFailure, HelloReply};
+use super::{ConnectionDescription, HandshakeError, ServerApi, hello};
+
+/// What a handshake is about.
+#[derive(Clone, Debug)]
+pub struct HandshakeContext {
+    /// The `client` document: [`ClientMetadata::document`](super::ClientMetadata::document).
+    pub metadata: RawDocumentBuf,
+    /// Who authenticates. `None` for connections that don't, a monitor's for one.
+    pub credential: Option<Arc<Credential>>,
+    /// The stable API, if it was asked for.
+    pub server_api: Option<ServerApi>,
+    /// Whether a load balancer is in front of the servers (`loadBalanced`).
+    pub load_balanced: bool,
+    /// Whether the legacy hello goes out as OP_QUERY, which servers before 3.6 need, if only to be
+    /// told that they are too old. The command `hello` never does.
+    pub legacy_op_query: bool,
+    /// The nonces, made for this connection alone.
+    pub nonces: Nonces,
+}
+
+/// How a command is to be framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RequestOp {
+    /// OP_MSG.
+    Msg,
+    /// OP_QUERY, answered by OP_REPLY.
+    Query,
+}
+
+/// A command to send.
+#[derive(Clone, PartialEq)]
+pub struct Outgoing {
+    /// How it is framed.
+    pub op: RequestOp,
+    /// The database that it runs on.
+    pub database: Arc<str>,
+    /// The command, without `$db`.
+    pub command: RawDocumentBuf,
+}
+
+/// What a handshake asks for next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send a command and give the reply to [`Handshake::handle_reply`].
+    Send(Outgoing),
+    /// Derive the keys, or find them in a cache, and give them to [`Handshake::handle_keys`].
+    Derive(KeyDerivation),
+    /// The connection can be used.
+    Done(ConnectionDescription),
+}
+
+/// The establishment of one connection, from the first hello to the end of authentication, as a
+/// state machine without I/O.
+///
+/// [`start`](Self::start) gives the first [`Step`]; each step says what to call next. An error ends
+/// the handshake: the connection is to be closed, and each further call fails with
+/// [`HandshakeError::OutOfOrder`]. Errors are [`ErrorKind::Handshake`](crate::ErrorKind::Handshake)
+/// or [`ErrorKind::Authentication`](crate::ErrorKind::Authentication), with the error labels that
+/// the server gave; the server and the user are for the caller to add.
+///
+/// Specifications: handshake, authentication.
+pub struct Handshake {
+    context: HandshakeContext,
+    state: State,
+}
+
+enum State {
+    New,
+    /// The answer to the hello is awaited, and maybe a speculative conversation's first one in it.
+    Hello(Option<Conversation>),
+    Authenticating(Conversation, ConnectionDescription),
+    Over,
+}
+
+impl HandshakeContext {
+    /// A handshake without a credential, stable API and load balancer.
+    pub fn new(metadata: RawDocumentBuf, nonces: Nonces) -> Self {
+        Self {
+            metadata,
+            credential: None,
+            server_api: None,
+            load_balanced: false,
+            legacy_op_query: false,
+            nonces,
+        }
+    }
+}
+
+impl Handshake {
+    /// A handshake that has not begun.
+    pub fn new(context: HandshakeContext) -> Self {
+        Self {
+            context,
+            state: State::New,
+        }
+    }
+
+    /// Whether the hello is answered, and authentication is what is waited for.
+    pub fn is_authenticating(&self) -> bool {
+        matches!(self.state, State::Authenticating(..))
+    }
+
+    /// The first step: to send the hello.
+    ///
+    /// # Errors
+    /// [`AuthError::Credential`] and [`AuthError::UnsupportedMechanism`] if the credential can't be
+    /// used, before anything is sent.
+    pub fn start(&mut self) -> Result<Step> {
+        let State::New = mem::replace(&mut self.state, State::Over) else {
+            return Err(HandshakeError::OutOfOrder.into());
+        };
+        let mut command = hello::command(&self.context);
+        let conversation = match &self.context.credential {
+            None => None,
+            Some(credential) => {
+                let conversation = self.speculate(credential)?;
+                if credential.mechanism().is_none() {
+                    let user = credential.username().map_or("", |name| name);
+                    let user = format!("{}.{user}", credential.source_or_default());
+                    command.append(cstr!("saslSupportedMechs"), user);
+                }
+                let first = conversation.speculative_start()?;
+                command.append(cstr!("speculativeAuthenticate"), first);
+                Some(conversation)
+            }
+        };
+        self.state = State::Hello(conversation);
+        let op = match self.context.legacy_op_query && !hello::is_modern(&self.context) {
+            true => RequestOp::Query,
+            false => RequestOp::Msg,
+        };
+        Ok(self.send(op, "admin", command))
+    }
+
+    /// Takes the reply to the last command, `ok: 0` included.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what the server refused.
+    pub fn handle_reply(&mut self, reply: &RawDocument) -> Result<Step> {
+        match mem::replace(&mut self.state, State::Over) {
+            State::Hello(speculative) => self.greeted(reply, speculative),
+            State::Authenticating(mut conversation, description) => {
+                let step = conversation.handle_reply(reply).map_err(labelled)?;
+                Ok(self.follow(step, conversation, description))
+            }
+            State::New | State::Over => Err(HandshakeError::OutOfOrder.into()),
+        }
+    }
+
+    /// Takes the keys that a [`Step::Derive`] asked for.
+    ///
+    /// # Errors
+    /// [`AuthError::OutOfOrder`] if nothing asked for keys.
+    pub fn handle_keys(&mut self, keys: &ScramKeys) -> Result<Step> {
+        match mem::replace(&mut self.state, State::Over) {
+            State::Authenticating(mut conversation, description) => {
+                let step = conversation.handle_keys(keys)?;
+                Ok(self.follow(step, conversation, description))
+            }
+            State::New | State::Hello(_) | State::Over => Err(HandshakeError::OutOfOrder.into()),
+        }
+    }
+
+    /// The conversation that the hello carries: in the credential's mechanism, else SCRAM-SHA-256.
+    fn speculate(&self, credential: &Arc<Credential>) -> Result<Conversation, AuthError> {
+        let mechanism = match credential.mechanism() {
+            Some(mechanism) => mechanism.try_into()?,
+            None => ScramMechanism::Sha256,
+        };
+        let nonce = self.context.nonces.speculative.clone();
+        Conversation::new(mechanism, credential.clone(), nonce)
+    }
+
+    fn greeted(&mut self, reply: &RawDocument, speculative: Option<Conversation>) -> Result<Step> {
+        let read = HelloReply::read(reply, self.context.load_balanced)
+            .map_err(|failure| self.refused(failure))?;
+        let (Some(credential), Some(mut conversation), false) = (
+            self.context.credential.clone(),
+            speculative,
+            read.description.arbiter,
+        ) else {
+            return Ok(Step::Done(read.description));
+        };
+        let mechanism = match credential.mechanism() {
+            Some(_) => conversation.mechanism(),
+            None => read.negotiated,
+        };
+        let step = match read.speculative {
+            Some(first) if mechanism == conversation.mechanism() => conversation
+                .handle_speculative_reply(first)
+                .map_err(labelled)?,
+            _ => {
+                let nonce: Nonce = self.context.nonces.ordinary.clone();
+                conversation = Conversation::new(mechanism, credential, nonce)?;
+                AuthStep::Send(conversation.start()?)
+            }
+        };
+        Ok(self.follow(step, conversation, read.description))
+    }
+
+    /// A server that refuses the user at once refuses the credential, not the hello.
+    fn refused(&self, failure: HelloFailure) -> Error {
+        match (failure, &self.context.credential) {
+            (HelloFailure::Invalid(error), _) => error.into(),
+            (HelloFailure::Refused(error), Some(credential)) if is_about_user(&error) => {
+                let mechanism = credential.mechanism();
+                labelled(AuthError::refused(
+                    mechanism.unwrap_or(AuthMechanism::ScramSha256),
+                    error,
+                ))
+            }
+            (HelloFailure::Refused(error), _) => {
+                let labels = error.labels.clone();
+                let error = Error::from(HandshakeError::Refused {
+                    code: error.code,
+                    code_name: error.code_name,
+                    message: error.message,
+                    labels: error.labels,
+                });
+                labels.into_iter().fold(error, Error::with_label)
+            }
+        }
+    }
+
+    fn follow(
+        &mut self,
+        step: AuthStep,
+        conversation: Conversation,
+        mut description: ConnectionDescription,
+    ) -> Step {
+        match step {
+            AuthStep::Done => {
+                description.authenticated = Some(conversation.mechanism().into());
+                Step::Done(description)
+            }
+            AuthStep::Derive(derivation) => {
+                self.state = State::Authenticating(conversation, description);
+                Step::Derive(derivation)
+            }
+            AuthStep::Send(command) => {
+                let credential = self.context.credential.clone();
+                self.state = State::Authenticating(conversation, description);
+                let source = credential
+                    .as_ref()
+                    .map_or("", |own| own.source_or_default());
+                self.send(RequestOp::Msg, source, command)
+            }
+        }
+    }
+
+    fn send(&self, op: RequestOp, database: &str, mut command: RawDocumentBuf) -> Step {
+        if let Some(api) = &self.context.server_api {
+            api.append_to(&mut command);
+        }
+        Step::Send(Outgoing {
+            op,
+            database: database.into(),
+            command,
+        })
+    }
+}
+
+/// Error codes that say that the user, the password or the mechanism is wrong: UserNotFound,
+/// Unauthorized, AuthenticationFailed, MechanismUnavailable, AtlasError.
+fn is_about_user(error: &ServerError) -> bool {
+    matches!(error.code, 11 | 13 | 18 | 334 | 8000)
+}
+
+fn labelled(error: AuthError) -> Error {
+    let labels = match &error {
+        AuthError::Refused { labels, .. } => labels.clone(),
+        _ => Vec::new(),
+    };
+    labels
+        .into_iter()
+        .fold(Error::from(error), Error::with_label)
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::New => "new",
+            State::Hello(_) => "hello",
+            State::Authenticating(..) => "authenticating",
+            State::Over => "over",
+        };
+        f.debug_struct("Handshake")
+            .field("state", &state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shows which command it is, not what is in it.
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.command.iter_elements().next() {
+            Some(Ok(first)) => first.key().as_str(),
+            Some(Err(_)) | None => "",
+        };
+        f.debug_struct("Outgoing")
+            .field("op", &self.op)
+            .field("database", &self.database)
+            .field("command", &name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! The stable API.
+
+use bson::RawDocumentBuf;
+use bson::raw::cstr;
+
+/// A version of the stable API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ServerApiVersion {
+    /// Version 1, of MongoDB 5.0 and later.
+    V1,
+}
+
+impl ServerApiVersion {
+    /// The version as it goes over the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "1",
+        }
+    }
+}
+
+/// What the stable API is asked for with every command, the handshake's included.
+///
+/// Specification: stable API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ServerApi {
+    /// The version.
+    pub version: ServerApiVersion,
+    /// Whether commands outside the API fail; the server's default is `false`.
+    pub strict: Option<bool>,
+    /// Whether deprecated commands fail; the server's default is `false`.
+    pub deprecation_errors: Option<bool>,
+}
+
+impl ServerApi {
+    /// A version, with the server's defaults for the rest.
+    pub fn new(version: ServerApiVersion) -> Self {
+        Self {
+            version,
+            strict: None,
+            deprecation_errors: None,
+        }
+    }
+
+    /// Appends the fields to a command.
+    pub fn append_to(&self, command: &mut RawDocumentBuf) {
+        command.append(cstr!("apiVersion"), self.version.as_str());
+        if let Some(strict) = self.strict {
+            command.append(cstr!("apiStrict"), strict);
+        }
+        if let Some(errors) = self.deprecation_errors {
+            command.append(cstr!("apiDeprecationErrors"), errors);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_set_is_sent() {
+        let mut api = ServerApi::new(ServerApiVersion::V1);
+        let mut command = rawdoc! { "ping": 1 };
+        api.append_to(&mut command);
+        assert_eq!(command, rawdoc! { "ping": 1, "apiVersion": "1" });
+        api.strict = Some(true);
+        api.deprecation_errors = Some(false);
+        let mut command = rawdoc! {};
+        api.append_to(&mut command);
+        let all = rawdoc! { "apiVersion": "1", "apiStrict": true, "apiDeprecationErrors": false };
+        assert_eq!(command, all);
+    }
+}
