@@ -24,7 +24,7 @@ pub(super) fn command(context: &HandshakeContext) -> RawDocumentBuf {
         command.append(cstr!("helloOk"), true);
     }
     command.append(cstr!("backpressure"), BACKPRESSURE);
-    command.append(cstr!("client"), &context.metadata);
+    command.append(cstr!("client"), &*context.metadata);
     if context.load_balanced {
         command.append(cstr!("loadBalanced"), true);
     }

@@ -20,7 +20,7 @@ use super::{ConnectionDescription, HandshakeError, ServerApi, hello};
 #[derive(Clone, Debug)]
 pub struct HandshakeContext {
     /// The `client` document: [`ClientMetadata::document`](super::ClientMetadata::document).
-    pub metadata: RawDocumentBuf,
+    pub metadata: Arc<RawDocumentBuf>,
     /// Who authenticates. `None` for connections that don't, a monitor's for one.
     pub credential: Option<Arc<Credential>>,
     /// The stable API, if it was asked for.
@@ -90,9 +90,9 @@ enum State {
 
 impl HandshakeContext {
     /// A handshake without a credential, stable API and load balancer.
-    pub fn new(metadata: RawDocumentBuf, nonces: Nonces) -> Self {
+    pub fn new(metadata: impl Into<Arc<RawDocumentBuf>>, nonces: Nonces) -> Self {
         Self {
-            metadata,
+            metadata: metadata.into(),
             credential: None,
             server_api: None,
             load_balanced: false,
@@ -167,10 +167,10 @@ impl Handshake {
     ///
     /// # Errors
     /// [`AuthError::OutOfOrder`] if nothing asked for keys.
-    pub fn handle_keys(&mut self, keys: &ScramKeys) -> Result<Step> {
+    pub fn handle_keys(&mut self, keys: ScramKeys) -> Result<Step> {
         match mem::replace(&mut self.state, State::Over) {
             State::Authenticating(mut conversation, description) => {
-                let step = conversation.handle_keys(keys)?;
+                let step = conversation.handle_keys(&keys)?;
                 Ok(self.follow(step, conversation, description))
             }
             State::New | State::Hello(_) | State::Over => Err(HandshakeError::OutOfOrder.into()),

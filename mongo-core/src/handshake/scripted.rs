@@ -112,7 +112,7 @@ impl Server {
                 Ok(Step::Done(description)) => break Ok(description),
                 Ok(Step::Derive(derivation)) => {
                     derived += 1;
-                    handshake.handle_keys(&derivation.run())
+                    handshake.handle_keys(derivation.run())
                 }
                 Ok(Step::Send(outgoing)) => {
                     assert!(sent.len() < 5, "the client never ends");
@@ -197,7 +197,6 @@ impl Server {
     }
 
     fn sasl_continue(&mut self, command: &RawDocument) -> RawDocumentBuf {
-        assert_eq!(command.get_i32("conversationId").ok(), Some(1));
         let last = payload(command);
         if last.is_empty() {
             assert!(!self.skips_empty_exchange);

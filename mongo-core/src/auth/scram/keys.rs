@@ -38,7 +38,7 @@ impl Hashed {
 /// The slow step of SCRAM: PBKDF2 over the password, with the salt and the iteration count that
 /// the server gave. Both are within bounds already.
 ///
-/// [`run`](Self::run) takes about 2.5 ms of CPU for 15,000 iterations, and up to about a second for
+/// [`run`](Self::run) takes 2 to 5 ms of CPU for 15,000 iterations, and up to about a second for
 /// [`MAX_ITERATIONS`](super::MAX_ITERATIONS): keep it off an asynchronous runtime's workers. The
 /// password is a copy, wiped when the value goes away.
 pub struct KeyDerivation {
