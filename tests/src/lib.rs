@@ -26,6 +26,7 @@
 //! ```
 
 mod action;
+mod client;
 pub mod codec;
 mod commands;
 mod connection;
@@ -34,17 +35,20 @@ mod outgoing;
 pub mod payload;
 mod pipeline;
 mod query;
+mod real;
 mod scram;
 mod script;
 mod server;
 mod socket;
 mod store;
 mod temp;
+pub mod tools;
 mod user;
 
 pub use action::{Action, Cut, ErrorReply, Gate};
 pub use codec::Checksum;
 pub use observe::{KEPT_ENTRIES, Seen, SeenCommand, SeenConnection, WAIT_LIMIT};
+pub use real::{RealServer, RealServerBuilder};
 pub use scram::ScramAttack;
 pub use script::{Matcher, Rule, RuleId, Script};
 pub use server::{ScriptedServer, ScriptedServerBuilder};

@@ -90,7 +90,7 @@ fn reply(done: bool, payload: &str) -> Document {
     doc! {"conversationId": CONVERSATION_ID, "done": done, "payload": payload, "ok": 1.0}
 }
 
-fn attribute<'a>(message: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn attribute<'a>(message: &'a str, name: &str) -> Option<&'a str> {
     message
         .split(',')
         .find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
@@ -256,7 +256,8 @@ fn combined_nonce(client_nonce: &str, attack: Option<&ScramAttack>) -> String {
             .unwrap_or(client_nonce)
             .to_owned(),
         Some(ScramAttack::BareNonce) => client_nonce.to_owned(),
-        Some(ScramAttack::ForeignNonce) => random_text(),
+        // As long as a decent one, so that only its beginning is wrong.
+        Some(ScramAttack::ForeignNonce) => random_text() + &random_text(),
         _ => format!("{client_nonce}{}", random_text()),
     }
 }
@@ -270,7 +271,7 @@ fn server_first(nonce: &str, keys: &Keys, attack: Option<&ScramAttack>) -> Strin
     format!("r={nonce},s={},i={iterations}", BASE64.encode(&keys.salt))
 }
 
-fn random_text() -> String {
+pub(crate) fn random_text() -> String {
     let mut bytes = [0; 24];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     BASE64.encode(bytes)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
 use bson::Document;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -257,8 +257,15 @@ impl Drop for ScriptedServer {
     }
 }
 
-fn escape(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+/// All but the unreserved characters of RFC 3986: clients want to see a socket's `.sock`.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+pub(crate) fn escape(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,9 @@
-//! The scripted server over bare sockets: each way to misbehave.
-
-mod kit;
+//! Each way to misbehave.
 
 use std::time::Duration;
 
+use crate::client::BareClient;
 use bson::doc;
-use kit::BareClient;
 use mongo_testkit::codec::{self, CodecError, MORE_TO_COME, Reply};
 use mongo_testkit::{
     Action, Checksum, Cut, ErrorReply, Gate, Matcher, Rule, ScriptedServer, payload,

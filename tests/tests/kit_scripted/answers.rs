@@ -1,11 +1,9 @@
-//! The scripted server over bare sockets: what it answers and what it remembers.
-
-mod kit;
+//! What the server answers and what it remembers.
 
 use std::time::Duration;
 
+use crate::client::{BOUND, BareClient};
 use bson::{Bson, doc};
-use kit::{BOUND, BareClient};
 use mongo_testkit::codec::{self, MORE_TO_COME, Reply};
 use mongo_testkit::{ScriptedServer, User, payload};
 use tokio::time::{Instant, timeout};

@@ -1,0 +1,91 @@
+//! Finds the programs that the kit runs but can't be a part of.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// How to get what is missing.
+const ADVICE: &str = "Run `tests/run` in the workspace, which installs it, or see the README.";
+
+/// A program that a test needs is not there.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{what} was not found: looked at {looked}. {ADVICE}")]
+pub struct MissingTool {
+    what: &'static str,
+    looked: String,
+}
+
+/// The real server, `secantusd-rs`: the file that `MONGO_TESTKIT_SECANTUSD` names if it is set;
+/// else `bin/secantusd-rs` under `$MONGO_TESTKIT_TOOLS`, `<workspace>/target/tools` or
+/// `~/.cache/mongo-testkit`; else what `PATH` has.
+///
+/// # Errors
+/// [`MissingTool`] with the places that were looked at.
+pub fn secantusd() -> Result<PathBuf, MissingTool> {
+    let mut places = Vec::new();
+    match env::var_os("MONGO_TESTKIT_SECANTUSD") {
+        Some(path) => places.push(PathBuf::from(path)),
+        None => {
+            let tools = env::var_os("MONGO_TESTKIT_TOOLS").map(PathBuf::from);
+            let roots = tools.into_iter().chain(default_roots());
+            places.extend(roots.map(|root| root.join("bin/secantusd-rs")));
+            let path = env::var_os("PATH").unwrap_or_default();
+            places.extend(env::split_paths(&path).map(|folder| folder.join("secantusd-rs")));
+        }
+    }
+    first("the real server secantusd-rs", places)
+}
+
+/// A Python that has PyMongo: the file that `MONGO_TESTKIT_PYTHON` names if it is set; else
+/// `pymongo/bin/python` under `<workspace>/target/tools` or `~/.cache/mongo-testkit`.
+///
+/// # Errors
+/// [`MissingTool`] with the places that were looked at.
+pub fn pymongo_python() -> Result<PathBuf, MissingTool> {
+    let places = match env::var_os("MONGO_TESTKIT_PYTHON") {
+        Some(path) => vec![PathBuf::from(path)],
+        None => default_roots()
+            .map(|root| root.join("pymongo/bin/python"))
+            .collect(),
+    };
+    first("a Python with PyMongo", places)
+}
+
+fn default_roots() -> impl Iterator<Item = PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cache/mongo-testkit"));
+    std::iter::once(workspace).chain(home)
+}
+
+fn first(what: &'static str, places: Vec<PathBuf>) -> Result<PathBuf, MissingTool> {
+    places
+        .iter()
+        .find(|place| place.is_file())
+        .cloned()
+        .ok_or_else(|| {
+            let looked: Vec<String> = places
+                .iter()
+                .map(|place| place.display().to_string())
+                .collect();
+            MissingTool {
+                what,
+                looked: looked.join(", "),
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_the_way_to_get_it() {
+        let error = first("a thing", vec!["/nonexistent/thing".into()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("a thing") && error.contains("/nonexistent/thing"),
+            "{error}"
+        );
+        assert!(error.contains("tests/run"), "{error}");
+    }
+}

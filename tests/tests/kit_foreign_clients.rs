@@ -1,0 +1,297 @@
+//! The kit's servers under clients that nobody of this workspace wrote: the official `mongodb`
+//! crate and PyMongo shake hands, authenticate, read and write. Nothing is skipped: where a
+//! server or PyMongo is missing the test fails and says how to get it.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use mongo_testkit::{
+    Action, Matcher, Mechanism, RealServer, Rule, ScriptedServer, ScriptedServerBuilder, User,
+    tools,
+};
+use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
+use mongodb::options::ClientOptions;
+use mongodb::{Client, Collection};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// No client may take as long, whatever goes wrong.
+const BOUND: Duration = Duration::from_secs(60);
+/// What the client adds to the URI to choose each mechanism; the first one negotiates.
+const MECHANISMS: [&str; 3] = [
+    "",
+    "&authMechanism=SCRAM-SHA-1",
+    "&authMechanism=SCRAM-SHA-256",
+];
+
+// What is expected of a client that uses a URI.
+const WORKS: &str = "works";
+const WRONG_PASSWORD: &str = "wrong-password";
+
+/// Runs `tests/pymongo/roundtrip.py`.
+async fn pymongo(uri: &str, expectation: &str) {
+    let python = tools::pymongo_python().unwrap_or_else(|error| panic!("{error}"));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/pymongo/roundtrip.py");
+    let mut command = Command::new(python);
+    command
+        .args(["-B", script, uri, expectation])
+        .kill_on_drop(true);
+    let output = timeout(BOUND, command.output())
+        .await
+        .unwrap_or_else(|_| panic!("PyMongo took over {BOUND:?} with {uri}"))
+        .expect("start Python");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success(),
+        "PyMongo, {uri}, {expectation}:\n{text}"
+    );
+}
+
+/// The same as the script does, by the official crate.
+async fn official(uri: &str, expectation: &str) {
+    let run = async {
+        let mut options = ClientOptions::parse(uri).await.expect("a valid URI");
+        options.app_name = Some("kit-official".to_owned());
+        options.server_selection_timeout = Some(Duration::from_secs(10));
+        let client = Client::with_options(options).expect("a client");
+        match expectation {
+            WORKS => reads_and_writes(&client)
+                .await
+                .unwrap_or_else(|error| panic!("{uri}: {error}")),
+            _ => is_refused(&client).await,
+        }
+        client.shutdown().await;
+    };
+    timeout(BOUND, run)
+        .await
+        .unwrap_or_else(|_| panic!("mongodb took over {BOUND:?} with {uri}"));
+}
+
+async fn reads_and_writes(client: &Client) -> mongodb::error::Result<()> {
+    let database = client.database("kit_official");
+    database.run_command(doc! {"ping": 1}).await?;
+    let collection: Collection<Document> = database.collection("numbers");
+    collection.drop().await?;
+
+    let documents = (0..250).map(|n| doc! {"_id": n, "even": n % 2 == 0});
+    let inserted = collection.insert_many(documents).await?;
+    assert_eq!(inserted.inserted_ids.len(), 250);
+    let all: Vec<Document> = collection
+        .find(doc! {})
+        .batch_size(60)
+        .await?
+        .try_collect()
+        .await?;
+    assert!(
+        all.iter()
+            .map(|one| one.get_i32("_id").ok())
+            .eq((0..250).map(Some))
+    );
+    let one = collection.find_one(doc! {"_id": 77}).await?;
+    assert_eq!(one, Some(doc! {"_id": 77, "even": false}));
+    assert_eq!(
+        collection
+            .count_documents(doc! {"_id": {"$in": [1, 2, 999]}})
+            .await?,
+        2
+    );
+
+    let error = collection
+        .insert_one(doc! {"_id": 1})
+        .await
+        .expect_err("a duplicate");
+    assert!(error.to_string().contains("E11000"), "{error}");
+
+    let update = collection
+        .update_many(doc! {"even": true}, doc! {"$inc": {"n": 2}})
+        .await?;
+    assert_eq!(update.modified_count, 125);
+    let update = collection
+        .update_one(doc! {"_id": 1000}, doc! {"$set": {"x": 1}})
+        .upsert(true);
+    assert!(update.await?.upserted_id.is_some());
+    assert_eq!(
+        collection
+            .delete_many(doc! {"even": true})
+            .await?
+            .deleted_count,
+        125
+    );
+    assert_eq!(collection.estimated_document_count().await?, 126);
+    assert_eq!(database.list_collection_names().await?, ["numbers"]);
+    collection.drop().await
+}
+
+async fn is_refused(client: &Client) {
+    let collection: Collection<Document> = client.database("kit_official").collection("numbers");
+    let error = collection
+        .insert_one(doc! {})
+        .await
+        .expect_err("a wrong password");
+    assert!(
+        matches!(*error.kind, ErrorKind::Authentication { .. }),
+        "{error}"
+    );
+}
+
+fn with_users() -> ScriptedServerBuilder {
+    ScriptedServer::builder()
+        .user(User::new("app", "pencil"))
+        .user(User::new("old", "pencil").mechanisms(&[Mechanism::ScramSha1]))
+        .user(User::new("c:@/%", "p:@/%").database("other"))
+        .user(User::new("a,b=c", "pencil"))
+}
+
+/// Every mechanism, with the right and the wrong password.
+macro_rules! authenticates {
+    ($client:path, $server:expr) => {
+        for mechanism in MECHANISMS {
+            let uri = format!("{}{mechanism}", $server.uri_for("app", "pencil"));
+            $client(&uri, WORKS).await;
+            let uri = format!("{}{mechanism}", $server.uri_for("app", "pen"));
+            $client(&uri, WRONG_PASSWORD).await;
+        }
+    };
+}
+
+/// A user whom the negotiation finds to be of the old mechanism, and one of another database.
+macro_rules! authenticates_special_users {
+    ($client:path, $server:expr) => {
+        $client(&$server.uri_for("old", "pencil"), WORKS).await;
+        let uri = format!("{}&authSource=other", $server.uri_for("c:@/%", "p:@/%"));
+        $client(&uri, WORKS).await;
+    };
+}
+
+/// Leaves the client's speculation without an answer.
+fn without_speculation() -> Rule {
+    Matcher::hello().then(Action::Remove("speculativeAuthenticate".to_owned()))
+}
+
+/// What a scripted server has seen of a client that it served well.
+fn looks_right(server: &ScriptedServer, driver: &str, app_name: &str) {
+    server.look(|seen| {
+        assert_eq!(seen.protocol_errors, [""; 0]);
+        assert!(seen.count("getMore") >= 2, "{:?}", seen.counts);
+        let clients: Vec<_> = seen
+            .connections
+            .values()
+            .filter_map(|one| one.client.as_ref())
+            .collect();
+        assert!(!clients.is_empty());
+        for client in clients {
+            let name = client
+                .get_document("driver")
+                .and_then(|driver| driver.get_str("name"));
+            assert!(name.is_ok_and(|name| name.contains(driver)), "{client}");
+            let app = client
+                .get_document("application")
+                .and_then(|app| app.get_str("name"));
+            assert!(app.is_ok_and(|name| name == app_name), "{client}");
+        }
+    });
+    assert_eq!(server.open_cursors(), 0);
+}
+
+#[tokio::test]
+async fn official_crate_reads_and_writes_through_the_scripted_server() {
+    let server = ScriptedServer::start().await;
+    official(&server.uri(), WORKS).await;
+    looks_right(&server, "mongo-rust-driver", "kit-official");
+    server
+        .wait_for("the end of all connections", |seen| seen.open == 0)
+        .await;
+}
+
+#[tokio::test]
+async fn official_crate_discovers_the_scripted_server() {
+    // Without directConnection it has to find out what the server is.
+    let server = ScriptedServer::start().await;
+    official(&format!("mongodb://{}/", server.address()), WORKS).await;
+}
+
+#[tokio::test]
+async fn official_crate_authenticates_at_the_scripted_server() {
+    let server = with_users().start().await;
+    authenticates!(official, server);
+    authenticates_special_users!(official, server);
+    assert!(server.look(|seen| seen.connections.values().any(|one| one.user.is_some())));
+}
+
+#[tokio::test]
+async fn official_crate_authenticates_without_speculation() {
+    // It does not know the long form, in which an empty exchange comes last.
+    let server = with_users().rule(without_speculation()).start().await;
+    authenticates!(official, server);
+    assert!(server.look(|seen| seen.count("saslStart") > 0));
+}
+
+#[tokio::test]
+async fn official_crate_uses_a_unix_socket() {
+    let server = with_users().unix().start().await;
+    official(&server.uri_for("app", "pencil"), WORKS).await;
+}
+
+#[tokio::test]
+async fn pymongo_reads_and_writes_through_the_scripted_server() {
+    let server = ScriptedServer::start().await;
+    pymongo(&server.uri(), WORKS).await;
+    looks_right(&server, "PyMongo", "kit-pymongo");
+    server
+        .wait_for("the end of all connections", |seen| seen.open == 0)
+        .await;
+}
+
+#[tokio::test]
+async fn pymongo_discovers_the_scripted_server() {
+    let server = ScriptedServer::start().await;
+    pymongo(&format!("mongodb://{}/", server.address()), WORKS).await;
+}
+
+#[tokio::test]
+async fn pymongo_authenticates_at_the_scripted_server() {
+    let server = with_users().start().await;
+    authenticates!(pymongo, server);
+    authenticates_special_users!(pymongo, server);
+}
+
+#[tokio::test]
+async fn pymongo_authenticates_the_long_way() {
+    let server = with_users()
+        .long_scram()
+        .rule(without_speculation())
+        .start()
+        .await;
+    authenticates!(pymongo, server);
+    // The official crate does not escape the name.
+    pymongo(&server.uri_for("a,b=c", "pencil"), WORKS).await;
+}
+
+#[tokio::test]
+async fn pymongo_uses_a_unix_socket() {
+    let server = with_users().unix().start().await;
+    pymongo(&server.uri_for("app", "pencil"), WORKS).await;
+}
+
+#[tokio::test]
+async fn official_crate_reads_and_writes_through_the_real_server() {
+    official(&RealServer::shared().uri(), WORKS).await;
+}
+
+#[tokio::test]
+async fn official_crate_authenticates_at_the_real_server() {
+    let server = RealServer::shared_with_auth();
+    authenticates!(official, server);
+}
+
+#[tokio::test]
+async fn pymongo_reads_and_writes_through_the_real_server() {
+    pymongo(&RealServer::shared().uri(), WORKS).await;
+}
+
+#[tokio::test]
+async fn pymongo_authenticates_at_the_real_server() {
+    let server = RealServer::shared_with_auth();
+    authenticates!(pymongo, server);
+}
