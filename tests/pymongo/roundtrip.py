@@ -1,4 +1,4 @@
-"""Reads and writes through PyMongo: `roundtrip.py URI works|wrong-password`.
+"""Reads and writes through PyMongo: `roundtrip.py URI works|wrong-password [URI ...]`.
 
 Exits with 0 when all went as it should, and with a traceback otherwise.
 """
@@ -53,10 +53,12 @@ def wrong_password(client: MongoClient) -> None:
 
 
 def main() -> None:
-    uri, expectation = sys.argv[1:]
-    run = {"works": works, "wrong-password": wrong_password}[expectation]
-    with MongoClient(uri, appname="kit-pymongo", serverSelectionTimeoutMS=10_000) as client:
-        run(client)
+    arguments = iter(sys.argv[1:])
+    for uri, expectation in zip(arguments, arguments, strict=True):
+        print(uri, expectation, file=sys.stderr)
+        run = {"works": works, "wrong-password": wrong_password}[expectation]
+        with MongoClient(uri, appname="kit-pymongo", serverSelectionTimeoutMS=10_000) as client:
+            run(client)
 
 
 main()

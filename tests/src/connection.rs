@@ -83,7 +83,9 @@ impl Connection {
         let mut next = self.before_reading(&Event::Accept).await?;
         while next == Next::Serve {
             if self.buffer.is_empty() {
-                self.socket.readable().await?;
+                if !self.socket.has_more().await? {
+                    return Ok(Next::End);
+                }
                 next = self.before_reading(&Event::Readable).await?;
                 if next != Next::Serve {
                     break;

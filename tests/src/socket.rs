@@ -1,12 +1,21 @@
 //! A server's end of a connection.
 
 use std::io;
+#[cfg(unix)]
+use std::mem::MaybeUninit;
 use std::path::PathBuf;
 
+#[cfg(unix)]
+use socket2::SockRef;
+#[cfg(unix)]
+use tokio::io::Interest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
+
+/// Room for at least as many bytes is made before each read.
+const READ_SIZE: usize = 8 * 1024;
 
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -18,6 +27,7 @@ pub(crate) enum Socket {
 impl Socket {
     /// Reads what there is to the end of `buffer`; 0 is the end. Loses nothing when it is dropped.
     pub(crate) async fn read_to(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.reserve(READ_SIZE);
         match self {
             Self::Tcp(stream) => stream.read_buf(buffer).await,
             #[cfg(unix)]
@@ -33,12 +43,20 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to read, or the end.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
+    /// Waits for the client without reading: whether it has sent something, or else closed.
+    pub(crate) async fn has_more(&self) -> io::Result<bool> {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
+            Self::Tcp(stream) => stream.peek(&mut [0]).await.map(|count| count > 0),
             #[cfg(unix)]
-            Self::Unix(stream) => stream.readable().await,
+            Self::Unix(stream) => loop {
+                // Readiness alone may be left over from an earlier read.
+                stream.readable().await?;
+                let peek = || SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+                match stream.try_io(Interest::READABLE, peek) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result.map(|count| count > 0),
+                }
+            },
         }
     }
 

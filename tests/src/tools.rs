@@ -25,9 +25,7 @@ pub fn secantusd() -> Result<PathBuf, MissingTool> {
     match env::var_os("MONGO_TESTKIT_SECANTUSD") {
         Some(path) => places.push(PathBuf::from(path)),
         None => {
-            let tools = env::var_os("MONGO_TESTKIT_TOOLS").map(PathBuf::from);
-            let roots = tools.into_iter().chain(default_roots());
-            places.extend(roots.map(|root| root.join("bin/secantusd-rs")));
+            places.extend(roots().map(|root| root.join("bin/secantusd-rs")));
             let path = env::var_os("PATH").unwrap_or_default();
             places.extend(env::split_paths(&path).map(|folder| folder.join("secantusd-rs")));
         }
@@ -36,24 +34,25 @@ pub fn secantusd() -> Result<PathBuf, MissingTool> {
 }
 
 /// A Python that has PyMongo: the file that `MONGO_TESTKIT_PYTHON` names if it is set; else
-/// `pymongo/bin/python` under `<workspace>/target/tools` or `~/.cache/mongo-testkit`.
+/// `pymongo/bin/python` under the same three folders as for [`secantusd`].
 ///
 /// # Errors
 /// [`MissingTool`] with the places that were looked at.
 pub fn pymongo_python() -> Result<PathBuf, MissingTool> {
     let places = match env::var_os("MONGO_TESTKIT_PYTHON") {
         Some(path) => vec![PathBuf::from(path)],
-        None => default_roots()
+        None => roots()
             .map(|root| root.join("pymongo/bin/python"))
             .collect(),
     };
     first("a Python with PyMongo", places)
 }
 
-fn default_roots() -> impl Iterator<Item = PathBuf> {
+fn roots() -> impl Iterator<Item = PathBuf> {
+    let given = env::var_os("MONGO_TESTKIT_TOOLS").map(PathBuf::from);
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cache/mongo-testkit"));
-    std::iter::once(workspace).chain(home)
+    given.into_iter().chain([workspace]).chain(home)
 }
 
 fn first(what: &'static str, places: Vec<PathBuf>) -> Result<PathBuf, MissingTool> {

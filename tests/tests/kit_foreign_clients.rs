@@ -29,43 +29,45 @@ const MECHANISMS: [&str; 3] = [
 const WORKS: &str = "works";
 const WRONG_PASSWORD: &str = "wrong-password";
 
+/// A URI, and what is to come of it.
+type Case = (String, &'static str);
+
 /// Runs `tests/pymongo/roundtrip.py`.
-async fn pymongo(uri: &str, expectation: &str) {
+async fn pymongo(cases: &[Case]) {
     let python = tools::pymongo_python().unwrap_or_else(|error| panic!("{error}"));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/pymongo/roundtrip.py");
     let mut command = Command::new(python);
-    command
-        .args(["-B", script, uri, expectation])
-        .kill_on_drop(true);
+    command.args(["-B", script]).kill_on_drop(true);
+    for (uri, expectation) in cases {
+        command.args([uri.as_str(), expectation]);
+    }
     let output = timeout(BOUND, command.output())
         .await
-        .unwrap_or_else(|_| panic!("PyMongo took over {BOUND:?} with {uri}"))
+        .unwrap_or_else(|_| panic!("PyMongo took over {BOUND:?} with {cases:?}"))
         .expect("start Python");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.success(),
-        "PyMongo, {uri}, {expectation}:\n{text}"
-    );
+    assert!(output.status.success(), "PyMongo:\n{text}");
 }
 
 /// The same as the script does, by the official crate.
-async fn official(uri: &str, expectation: &str) {
-    let run = async {
-        let mut options = ClientOptions::parse(uri).await.expect("a valid URI");
-        options.app_name = Some("kit-official".to_owned());
-        options.server_selection_timeout = Some(Duration::from_secs(10));
-        let client = Client::with_options(options).expect("a client");
-        match expectation {
-            WORKS => reads_and_writes(&client)
-                .await
-                .unwrap_or_else(|error| panic!("{uri}: {error}")),
-            _ => is_refused(&client).await,
-        }
-        client.shutdown().await;
-    };
-    timeout(BOUND, run)
-        .await
-        .unwrap_or_else(|_| panic!("mongodb took over {BOUND:?} with {uri}"));
+async fn official(cases: &[Case]) {
+    for (uri, expectation) in cases {
+        let run = async {
+            let mut options = ClientOptions::parse(uri).await.expect("a valid URI");
+            options.app_name = Some("kit-official".to_owned());
+            options.server_selection_timeout = Some(Duration::from_secs(10));
+            let client = Client::with_options(options).expect("a client");
+            match *expectation {
+                WORKS => reads_and_writes(&client)
+                    .await
+                    .unwrap_or_else(|e| panic!("{uri}: {e}")),
+                _ => is_refused(&client).await,
+            }
+            client.shutdown().await;
+        };
+        let outcome = timeout(BOUND, run).await;
+        assert!(outcome.is_ok(), "mongodb took over {BOUND:?} with {uri}");
+    }
 }
 
 async fn reads_and_writes(client: &Client) -> mongodb::error::Result<()> {
@@ -144,24 +146,25 @@ fn with_users() -> ScriptedServerBuilder {
 }
 
 /// Every mechanism, with the right and the wrong password.
-macro_rules! authenticates {
-    ($client:path, $server:expr) => {
-        for mechanism in MECHANISMS {
-            let uri = format!("{}{mechanism}", $server.uri_for("app", "pencil"));
-            $client(&uri, WORKS).await;
-            let uri = format!("{}{mechanism}", $server.uri_for("app", "pen"));
-            $client(&uri, WRONG_PASSWORD).await;
-        }
-    };
+fn mechanisms(uri_for: impl Fn(&str, &str) -> String) -> Vec<Case> {
+    let cases = MECHANISMS.into_iter().flat_map(|mechanism| {
+        let right = format!("{}{mechanism}", uri_for("app", "pencil"));
+        let wrong = format!("{}{mechanism}", uri_for("app", "pen"));
+        [(right, WORKS), (wrong, WRONG_PASSWORD)]
+    });
+    cases.collect()
 }
 
-/// A user whom the negotiation finds to be of the old mechanism, and one of another database.
-macro_rules! authenticates_special_users {
-    ($client:path, $server:expr) => {
-        $client(&$server.uri_for("old", "pencil"), WORKS).await;
-        let uri = format!("{}&authSource=other", $server.uri_for("c:@/%", "p:@/%"));
-        $client(&uri, WORKS).await;
-    };
+/// The same, a user whom the negotiation finds to be of the old mechanism, and one of another
+/// database.
+fn mechanisms_and_users(server: &ScriptedServer) -> Vec<Case> {
+    let mut cases = mechanisms(|name, password| server.uri_for(name, password));
+    cases.push((server.uri_for("old", "pencil"), WORKS));
+    cases.push((
+        format!("{}&authSource=other", server.uri_for("c:@/%", "p:@/%")),
+        WORKS,
+    ));
+    cases
 }
 
 /// Leaves the client's speculation without an answer.
@@ -197,7 +200,7 @@ fn looks_right(server: &ScriptedServer, driver: &str, app_name: &str) {
 #[tokio::test]
 async fn official_crate_reads_and_writes_through_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    official(&server.uri(), WORKS).await;
+    official(&[(server.uri(), WORKS)]).await;
     looks_right(&server, "mongo-rust-driver", "kit-official");
     server
         .wait_for("the end of all connections", |seen| seen.open == 0)
@@ -208,14 +211,13 @@ async fn official_crate_reads_and_writes_through_the_scripted_server() {
 async fn official_crate_discovers_the_scripted_server() {
     // Without directConnection it has to find out what the server is.
     let server = ScriptedServer::start().await;
-    official(&format!("mongodb://{}/", server.address()), WORKS).await;
+    official(&[(format!("mongodb://{}/", server.address()), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn official_crate_authenticates_at_the_scripted_server() {
     let server = with_users().start().await;
-    authenticates!(official, server);
-    authenticates_special_users!(official, server);
+    official(&mechanisms_and_users(&server)).await;
     assert!(server.look(|seen| seen.connections.values().any(|one| one.user.is_some())));
 }
 
@@ -223,20 +225,20 @@ async fn official_crate_authenticates_at_the_scripted_server() {
 async fn official_crate_authenticates_without_speculation() {
     // It does not know the long form, in which an empty exchange comes last.
     let server = with_users().rule(without_speculation()).start().await;
-    authenticates!(official, server);
+    official(&mechanisms_and_users(&server)).await;
     assert!(server.look(|seen| seen.count("saslStart") > 0));
 }
 
 #[tokio::test]
 async fn official_crate_uses_a_unix_socket() {
     let server = with_users().unix().start().await;
-    official(&server.uri_for("app", "pencil"), WORKS).await;
+    official(&[(server.uri_for("app", "pencil"), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn pymongo_reads_and_writes_through_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    pymongo(&server.uri(), WORKS).await;
+    pymongo(&[(server.uri(), WORKS)]).await;
     looks_right(&server, "PyMongo", "kit-pymongo");
     server
         .wait_for("the end of all connections", |seen| seen.open == 0)
@@ -246,14 +248,13 @@ async fn pymongo_reads_and_writes_through_the_scripted_server() {
 #[tokio::test]
 async fn pymongo_discovers_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    pymongo(&format!("mongodb://{}/", server.address()), WORKS).await;
+    pymongo(&[(format!("mongodb://{}/", server.address()), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn pymongo_authenticates_at_the_scripted_server() {
     let server = with_users().start().await;
-    authenticates!(pymongo, server);
-    authenticates_special_users!(pymongo, server);
+    pymongo(&mechanisms_and_users(&server)).await;
 }
 
 #[tokio::test]
@@ -263,35 +264,36 @@ async fn pymongo_authenticates_the_long_way() {
         .rule(without_speculation())
         .start()
         .await;
-    authenticates!(pymongo, server);
+    let mut cases = mechanisms_and_users(&server);
     // The official crate does not escape the name.
-    pymongo(&server.uri_for("a,b=c", "pencil"), WORKS).await;
+    cases.push((server.uri_for("a,b=c", "pencil"), WORKS));
+    pymongo(&cases).await;
 }
 
 #[tokio::test]
 async fn pymongo_uses_a_unix_socket() {
     let server = with_users().unix().start().await;
-    pymongo(&server.uri_for("app", "pencil"), WORKS).await;
+    pymongo(&[(server.uri_for("app", "pencil"), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn official_crate_reads_and_writes_through_the_real_server() {
-    official(&RealServer::shared().uri(), WORKS).await;
+    official(&[(RealServer::shared().uri(), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn official_crate_authenticates_at_the_real_server() {
     let server = RealServer::shared_with_auth();
-    authenticates!(official, server);
+    official(&mechanisms(|name, password| server.uri_for(name, password))).await;
 }
 
 #[tokio::test]
 async fn pymongo_reads_and_writes_through_the_real_server() {
-    pymongo(&RealServer::shared().uri(), WORKS).await;
+    pymongo(&[(RealServer::shared().uri(), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn pymongo_authenticates_at_the_real_server() {
     let server = RealServer::shared_with_auth();
-    authenticates!(pymongo, server);
+    pymongo(&mechanisms(|name, password| server.uri_for(name, password))).await;
 }

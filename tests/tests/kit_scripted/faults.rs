@@ -278,3 +278,24 @@ async fn a_stream_answers_itself() {
         answered = reply.request_id;
     }
 }
+
+#[tokio::test]
+async fn before_read_counts_messages() {
+    let rule = Matcher::before_read()
+        .on_connection(1)
+        .after(2)
+        .then(Action::Close);
+    let (server, mut client) = with_rule(rule).await;
+    // As long as what the server reads at once, so that its socket looks readable afterwards.
+    let padding = 8192 - codec::encode_command(1, 0, &doc! {"echo": "", "$db": "test"}).len();
+    client.run(doc! {"echo": "x".repeat(padding)}).await;
+    client.run(ping()).await;
+    BareClient::connect(&server.address())
+        .await
+        .run(ping())
+        .await;
+    assert!(server.look(|seen| seen.connections[&1].open));
+    client.send(ping()).await;
+    assert!(client.rest().await.0.is_empty());
+    assert_eq!(server.look(|seen| seen.connections[&1].commands), 2);
+}
