@@ -2,13 +2,17 @@
 
 pub mod address;
 pub mod auth;
+pub mod concern;
 pub mod error;
 pub mod handshake;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod select;
 pub mod uri;
 pub mod wire;
 
 pub use address::ServerAddress;
 pub use bson;
+pub use concern::{ReadConcern, WriteConcern};
 pub use error::{Error, ErrorKind, Result};
+pub use uri::ClientOptions;

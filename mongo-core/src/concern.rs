@@ -1,0 +1,303 @@
+//! Read concern and write concern.
+//!
+//! Specification: read and write concern. Neither is ever added to a command that the caller
+//! gives: the generic command method sends what it gets. They are here for those who build
+//! commands, and as options of the client.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bson::{Bson, Document, doc};
+use serde::{Deserialize, Deserializer};
+
+/// The isolation of reads. The default is empty: the server decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ReadConcern {
+    /// The level (`readConcernLevel`). Any text is allowed; the server judges it.
+    pub level: Option<Cow<'static, str>>,
+}
+
+impl ReadConcern {
+    /// Of the server's own newest data, which may be rolled back.
+    pub const LOCAL: Self = Self::named("local");
+    /// Of data that a majority has acknowledged.
+    pub const MAJORITY: Self = Self::named("majority");
+    /// Of all data that a majority acknowledged before the read began.
+    pub const LINEARIZABLE: Self = Self::named("linearizable");
+    /// As local, and with orphaned documents on sharded collections.
+    pub const AVAILABLE: Self = Self::named("available");
+    /// Of one point in time.
+    pub const SNAPSHOT: Self = Self::named("snapshot");
+
+    const fn named(level: &'static str) -> Self {
+        Self {
+            level: Some(Cow::Borrowed(level)),
+        }
+    }
+
+    /// A level by its name.
+    pub fn new(level: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            level: Some(level.into()),
+        }
+    }
+
+    /// Whether nothing is set, so that the server decides and `readConcern` is left out.
+    pub fn is_default(&self) -> bool {
+        self.level.is_none()
+    }
+
+    /// The value of a command's `readConcern`.
+    pub fn to_document(&self) -> Document {
+        match &self.level {
+            Some(level) => doc! { "level": level.as_ref() },
+            None => Document::new(),
+        }
+    }
+}
+
+/// Who must have acknowledged a write: the `w` of a [`WriteConcern`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Acknowledgment {
+    /// So many data-bearing members; 0 is an unacknowledged write. At most `i32::MAX`.
+    Nodes(u32),
+    /// The members that a tag of the replica set's configuration names; `majority` is predefined.
+    Tag(Cow<'static, str>),
+}
+
+impl Acknowledgment {
+    /// A majority of the data-bearing voting members.
+    pub const MAJORITY: Self = Self::Tag(Cow::Borrowed("majority"));
+
+    /// Reads a number, or else a tag.
+    ///
+    /// # Errors
+    /// [`WriteConcernError::W`] for a number below 0 or over `i32::MAX`.
+    pub(crate) fn from_text(text: &str) -> Result<Self, WriteConcernError> {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        match !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => text
+                .parse()
+                .map_err(|_| WriteConcernError::W)
+                .and_then(Self::from_number),
+            false => Ok(Self::Tag(text.to_owned().into())),
+        }
+    }
+
+    fn from_number(number: i64) -> Result<Self, WriteConcernError> {
+        i32::try_from(number)
+            .ok()
+            .and_then(|number| u32::try_from(number).ok())
+            .map(Self::Nodes)
+            .ok_or(WriteConcernError::W)
+    }
+}
+
+/// A write concern that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteConcernError {
+    /// `w` is a number that no replica set can meet.
+    #[error("w is neither a number from 0 to 2147483647 nor a tag")]
+    W,
+    /// `wTimeoutMS` is negative, or too large for 64 bits.
+    #[error("wTimeoutMS is not a number of milliseconds from 0 on")]
+    WTimeout,
+    /// `w: 0` asks for no acknowledgment, `journal: true` for one.
+    #[error("w=0 and journal=true contradict each other")]
+    UnacknowledgedJournal,
+}
+
+/// The acknowledgment of writes. The default is empty: the server decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct WriteConcern {
+    /// Who must have acknowledged the write (`w`).
+    #[serde(deserialize_with = "w_from_value")]
+    pub w: Option<Acknowledgment>,
+    /// Whether the write must be in the journal on disk (`journal`).
+    #[serde(alias = "j")]
+    pub journal: Option<bool>,
+    /// How long the server waits for the acknowledgments (`wTimeoutMS`, in milliseconds); zero is
+    /// without end. Deprecated in favour of `timeoutMS`.
+    #[serde(
+        rename = "wtimeoutMS",
+        alias = "wTimeoutMS",
+        alias = "wtimeout",
+        alias = "w_timeout_ms",
+        deserialize_with = "timeout_from_millis"
+    )]
+    pub w_timeout: Option<Duration>,
+}
+
+impl WriteConcern {
+    /// So many members must have acknowledged the write.
+    pub fn nodes(number: u32) -> Self {
+        Self::default().with_w(Acknowledgment::Nodes(number))
+    }
+
+    /// A majority must have acknowledged the write.
+    pub fn majority() -> Self {
+        Self::default().with_w(Acknowledgment::MAJORITY)
+    }
+
+    /// Sets who must have acknowledged the write.
+    #[must_use]
+    pub fn with_w(mut self, w: Acknowledgment) -> Self {
+        self.w = Some(w);
+        self
+    }
+
+    /// Sets whether the write must be in the journal.
+    #[must_use]
+    pub fn with_journal(mut self, journal: bool) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// Sets how long the server waits for the acknowledgments; zero is without end.
+    #[must_use]
+    pub fn with_w_timeout(mut self, timeout: Duration) -> Self {
+        self.w_timeout = Some(timeout);
+        self
+    }
+
+    /// Whether nothing is set, so that the server decides and `writeConcern` is left out.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the server answers: always but for `w: 0` without `journal: true`.
+    pub fn is_acknowledged(&self) -> bool {
+        self.w != Some(Acknowledgment::Nodes(0)) || self.journal == Some(true)
+    }
+
+    /// Checks that the parts agree and fit what goes over the wire.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn validate(&self) -> Result<(), WriteConcernError> {
+        match (&self.w, self.journal) {
+            (Some(Acknowledgment::Nodes(0)), Some(true)) => {
+                return Err(WriteConcernError::UnacknowledgedJournal);
+            }
+            (Some(Acknowledgment::Nodes(number)), _) if i32::try_from(*number).is_err() => {
+                return Err(WriteConcernError::W);
+            }
+            _ => {}
+        }
+        match self.w_timeout {
+            Some(timeout) if i64::try_from(timeout.as_millis()).is_err() => {
+                Err(WriteConcernError::WTimeout)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The value of a command's `writeConcern`. Numbers too large for the wire, which
+    /// [`validate`](Self::validate) refuses, are written as the largest there is.
+    pub fn to_document(&self) -> Document {
+        let mut document = Document::new();
+        match &self.w {
+            Some(Acknowledgment::Nodes(number)) => {
+                let number = i32::try_from(*number).unwrap_or(i32::MAX);
+                document.insert("w", Bson::Int32(number));
+            }
+            Some(Acknowledgment::Tag(tag)) => {
+                document.insert("w", tag.as_ref());
+            }
+            None => {}
+        }
+        if let Some(journal) = self.journal {
+            document.insert("j", journal);
+        }
+        if let Some(timeout) = self.w_timeout {
+            let millis = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
+            document.insert("wtimeout", Bson::Int64(millis));
+        }
+        document
+    }
+}
+
+fn w_from_value<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Acknowledgment>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Number(i64),
+        Text(String),
+    }
+    match Option::<Value>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Value::Number(number)) => Acknowledgment::from_number(number).map(Some),
+        Some(Value::Text(text)) => Acknowledgment::from_text(&text).map(Some),
+    }
+    .map_err(serde::de::Error::custom)
+}
+
+fn timeout_from_millis<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    Option::<i64>::deserialize(deserializer)?
+        .map(|millis| {
+            u64::try_from(millis)
+                .map(Duration::from_millis)
+                .map_err(|_| serde::de::Error::custom(WriteConcernError::WTimeout))
+        })
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_hold_what_is_set() {
+        assert_eq!(ReadConcern::default().to_document(), doc! {});
+        assert_eq!(
+            ReadConcern::MAJORITY.to_document(),
+            doc! { "level": "majority" }
+        );
+        let all = WriteConcern::nodes(3)
+            .with_journal(true)
+            .with_w_timeout(Duration::from_secs(1));
+        assert_eq!(
+            all.to_document(),
+            doc! { "w": 3, "j": true, "wtimeout": 1000_i64 }
+        );
+        assert!(!all.is_default() && WriteConcern::default().is_default());
+    }
+
+    #[test]
+    fn acknowledgment_follows_w_and_journal() {
+        assert!(WriteConcern::default().is_acknowledged());
+        assert!(!WriteConcern::nodes(0).is_acknowledged());
+        assert!(!WriteConcern::nodes(0).with_journal(false).is_acknowledged());
+        let both = WriteConcern::nodes(0).with_journal(true);
+        assert!(both.is_acknowledged());
+        assert_eq!(
+            both.validate(),
+            Err(WriteConcernError::UnacknowledgedJournal)
+        );
+    }
+
+    #[test]
+    fn w_is_a_number_or_a_tag() {
+        let w = Acknowledgment::from_text;
+        assert_eq!(w("2"), Ok(Acknowledgment::Nodes(2)));
+        assert_eq!(w("majority"), Ok(Acknowledgment::MAJORITY));
+        assert_eq!(w("dc-1"), Ok(Acknowledgment::Tag("dc-1".into())));
+        for bad in ["-1", "2147483648", "99999999999999999999"] {
+            assert_eq!(w(bad), Err(WriteConcernError::W), "{bad}");
+        }
+        let too_many = WriteConcern::nodes(u32::MAX).validate();
+        assert_eq!(too_many, Err(WriteConcernError::W));
+        let too_long = WriteConcern::default().with_w_timeout(Duration::MAX);
+        assert_eq!(too_long.validate(), Err(WriteConcernError::WTimeout));
+    }
+}

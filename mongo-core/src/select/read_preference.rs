@@ -1,0 +1,180 @@
+//! Which members of a replica set may be read from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Tags that a server must have, all of them: names and values. An empty set matches any server.
+pub type TagSet = BTreeMap<String, String>;
+
+/// Which type of member is read from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReadPreferenceMode {
+    /// The primary only. The default.
+    #[default]
+    Primary,
+    /// The primary, and while there is none a secondary.
+    PrimaryPreferred,
+    /// A secondary only.
+    Secondary,
+    /// A secondary, and where none is suitable the primary.
+    SecondaryPreferred,
+    /// Any member within the latency window.
+    Nearest,
+}
+
+impl ReadPreferenceMode {
+    const ALL: [Self; 5] = [
+        Self::Primary,
+        Self::PrimaryPreferred,
+        Self::Secondary,
+        Self::SecondaryPreferred,
+        Self::Nearest,
+    ];
+
+    /// The mode's name in connection strings and in `$readPreference`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::PrimaryPreferred => "primaryPreferred",
+            Self::Secondary => "secondary",
+            Self::SecondaryPreferred => "secondaryPreferred",
+            Self::Nearest => "nearest",
+        }
+    }
+}
+
+impl fmt::Display for ReadPreferenceMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ReadPreferenceMode {
+    type Err = ReadPreferenceError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+            .ok_or(ReadPreferenceError::Mode)
+    }
+}
+
+/// A read preference that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadPreferenceError {
+    /// The mode is not one of [`ReadPreferenceMode`].
+    #[error(
+        "the read preference's mode is none of primary, primaryPreferred, secondary, \
+         secondaryPreferred and nearest"
+    )]
+    Mode,
+    /// Tags choose between secondaries; there is one primary.
+    #[error("the read preference primary takes no tags")]
+    PrimaryWithTags,
+    /// The primary is never stale.
+    #[error("the read preference primary takes no maximum staleness")]
+    PrimaryWithMaxStaleness,
+    /// A maximum staleness must be positive; leave it out for none.
+    #[error("the maximum staleness is zero")]
+    ZeroMaxStaleness,
+}
+
+/// Which members of a replica set may be read from. The default is the primary.
+///
+/// Specification: server selection, max staleness. The deprecated `hedge` is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ReadPreference {
+    /// The type of member (`readPreference`).
+    pub mode: ReadPreferenceMode,
+    /// Tag sets in order of preference: the first that any eligible server matches decides
+    /// (`readPreferenceTags`). Empty matches all.
+    pub tag_sets: Vec<TagSet>,
+    /// How far a secondary may be behind (`maxStalenessSeconds`). `None` is no limit. A replica set
+    /// needs at least 90 s and at least the heartbeat frequency plus 10 s, which is checked when a
+    /// server is selected.
+    pub max_staleness: Option<Duration>,
+}
+
+impl ReadPreference {
+    /// A mode without tags or a limit of staleness.
+    pub fn new(mode: ReadPreferenceMode) -> Self {
+        Self {
+            mode,
+            ..Self::default()
+        }
+    }
+
+    /// Sets the tag sets, in order of preference.
+    #[must_use]
+    pub fn with_tag_sets(mut self, tag_sets: Vec<TagSet>) -> Self {
+        self.tag_sets = tag_sets;
+        self
+    }
+
+    /// Sets how far a secondary may be behind.
+    #[must_use]
+    pub fn with_max_staleness(mut self, limit: Duration) -> Self {
+        self.max_staleness = Some(limit);
+        self
+    }
+
+    /// Checks that the parts agree.
+    ///
+    /// # Errors
+    /// Tags or a maximum staleness with the mode primary; a maximum staleness of zero.
+    pub fn validate(&self) -> Result<(), ReadPreferenceError> {
+        let primary = self.mode == ReadPreferenceMode::Primary;
+        // A lone empty set says the same as no set at all.
+        if primary && self.tag_sets.iter().any(|set| !set.is_empty()) {
+            return Err(ReadPreferenceError::PrimaryWithTags);
+        }
+        match self.max_staleness {
+            Some(Duration::ZERO) => Err(ReadPreferenceError::ZeroMaxStaleness),
+            Some(_) if primary => Err(ReadPreferenceError::PrimaryWithMaxStaleness),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_read_what_they_write() {
+        for mode in ReadPreferenceMode::ALL {
+            assert_eq!(mode.as_str().parse(), Ok(mode));
+        }
+        let lower = "primarypreferred".parse::<ReadPreferenceMode>();
+        assert_eq!(lower, Err(ReadPreferenceError::Mode));
+    }
+
+    #[test]
+    fn primary_takes_neither_tags_nor_staleness() {
+        let tags = || vec![TagSet::from([("dc".to_owned(), "ny".to_owned())])];
+        let limit = Duration::from_secs(120);
+        let primary = ReadPreference::default();
+        assert_eq!(primary.validate(), Ok(()));
+        let empty = primary.clone().with_tag_sets(vec![TagSet::new()]);
+        assert_eq!(empty.validate(), Ok(()));
+        assert_eq!(
+            primary.clone().with_tag_sets(tags()).validate(),
+            Err(ReadPreferenceError::PrimaryWithTags)
+        );
+        assert_eq!(
+            primary.with_max_staleness(limit).validate(),
+            Err(ReadPreferenceError::PrimaryWithMaxStaleness)
+        );
+        let nearest = ReadPreference::new(ReadPreferenceMode::Nearest).with_tag_sets(tags());
+        assert_eq!(nearest.clone().with_max_staleness(limit).validate(), Ok(()));
+        assert_eq!(
+            nearest.with_max_staleness(Duration::ZERO).validate(),
+            Err(ReadPreferenceError::ZeroMaxStaleness)
+        );
+    }
+}

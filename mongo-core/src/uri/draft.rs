@@ -1,0 +1,235 @@
+//! Options while they are being read: the parts that belong together but come one by one.
+
+use std::collections::HashSet;
+
+use super::error::{UriError, UriWarning};
+use super::parse::{ConnectionString, RawOption};
+use super::table::{self, OptionSpec, Repeat};
+use super::value::Refused;
+use super::{ClientOptions, ProxyOptions, SrvOptions};
+use crate::auth::{AuthMechanism, Credential, Secret};
+
+/// Options while they are being read.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) options: ClientOptions,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) mechanism: Option<AuthMechanism>,
+    /// A whole credential, instead of the parts.
+    pub(super) credential: Option<Credential>,
+    pub(super) properties: Vec<(String, Secret)>,
+    pub(super) gssapi_service_name: Option<String>,
+    pub(super) tls_differs: bool,
+    pub(super) srv_service_name: Option<String>,
+    pub(super) srv_max_hosts: Option<u32>,
+    pub(super) proxy_host: Option<String>,
+    pub(super) proxy_port: Option<u16>,
+    pub(super) proxy_username: Option<String>,
+    pub(super) proxy_password: Option<Secret>,
+    seen: HashSet<&'static str>,
+}
+
+impl Draft {
+    /// Interprets the options of a connection string.
+    pub(super) fn from_connection_string(parts: ConnectionString) -> Result<Self, UriError> {
+        let mut draft = Self {
+            username: parts.username,
+            password: parts.password,
+            ..Self::default()
+        };
+        draft.options.default_database = parts.default_database;
+        match parts.srv_host {
+            Some(name) => draft.set_srv(&name),
+            None => draft.options.hosts = parts.hosts,
+        }
+        let specs: Vec<_> = parts
+            .options
+            .iter()
+            .map(|option| table::find(option.name()))
+            .collect();
+        let names: HashSet<_> = specs.iter().flatten().map(|spec| spec.name).collect();
+        for (index, (option, spec)) in parts.options.iter().zip(specs).enumerate() {
+            match spec {
+                // A deprecated name gives way to its replacement wherever that stands.
+                Some(spec) if draft.gives_way(spec, &names) => {}
+                Some(spec) => draft.apply_option(spec, option)?,
+                None => draft.warn(option.unknown(index + 1)),
+            }
+        }
+        Ok(draft)
+    }
+
+    fn gives_way(&mut self, spec: &OptionSpec, names: &HashSet<&'static str>) -> bool {
+        let Some(instead) = spec.instead else {
+            return false;
+        };
+        let ignored = names.contains(instead);
+        self.warn(UriWarning::Deprecated {
+            option: spec.name,
+            instead,
+            ignored,
+        });
+        ignored
+    }
+
+    fn apply_option(&mut self, spec: &OptionSpec, option: &RawOption) -> Result<(), UriError> {
+        self.note_repeat(spec)?;
+        let outcome = match option.value() {
+            Ok(value) => spec.kind.apply_text(self, spec.name, value.expose()),
+            Err(_) => Err(Refused::Value("percent-encoded UTF-8")),
+        };
+        match outcome {
+            Ok(()) => {}
+            Err(Refused::Value(expected)) => self.warn(UriWarning::BadValue {
+                option: spec.name,
+                expected,
+            }),
+            Err(Refused::Hard(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    pub(super) fn warn(&mut self, warning: UriWarning) {
+        self.options.warnings.push(warning);
+    }
+
+    pub(super) fn set_srv(&mut self, name: &str) {
+        self.options.hosts = Vec::new();
+        self.options.srv = Some(SrvOptions::new(name));
+    }
+
+    fn note_repeat(&mut self, spec: &OptionSpec) -> Result<(), UriError> {
+        if self.seen.insert(spec.name) {
+            return Ok(());
+        }
+        match spec.repeat {
+            Repeat::Collect => {}
+            Repeat::Warn => self.warn(UriWarning::Repeated(spec.name)),
+            Repeat::Refuse => return Err(UriError::Repeated(spec.name)),
+        }
+        Ok(())
+    }
+
+    /// Puts the parts together.
+    pub(super) fn finish(mut self) -> Result<ClientOptions, UriError> {
+        if self.tls_differs {
+            return Err(UriError::Conflict {
+                first: "tls",
+                second: "ssl with another value",
+            });
+        }
+        self.finish_srv()?;
+        self.finish_proxy()?;
+        self.finish_credential()?;
+        Ok(self.options)
+    }
+
+    fn finish_srv(&mut self) -> Result<(), UriError> {
+        let (service_name, max_hosts) = (self.srv_service_name.take(), self.srv_max_hosts.take());
+        let needs = "mongodb+srv";
+        match (&mut self.options.srv, service_name, max_hosts) {
+            (None, None, None) => {}
+            (None, Some(_), _) => {
+                return Err(UriError::Requires {
+                    option: "srvServiceName",
+                    needs,
+                });
+            }
+            (None, None, Some(_)) => {
+                return Err(UriError::Requires {
+                    option: "srvMaxHosts",
+                    needs,
+                });
+            }
+            (Some(srv), service_name, max_hosts) => {
+                srv.max_hosts = max_hosts.unwrap_or(srv.max_hosts);
+                if let Some(name) = service_name {
+                    srv.service_name = name;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_proxy(&mut self) -> Result<(), UriError> {
+        let requires = |option, needs| Err(UriError::Requires { option, needs });
+        let Some(host) = self.proxy_host.take() else {
+            return match (self.proxy_port, &self.proxy_username, &self.proxy_password) {
+                (None, None, None) => Ok(()),
+                (Some(_), _, _) => requires("proxyPort", "proxyHost"),
+                (None, Some(_), _) => requires("proxyUsername", "proxyHost"),
+                (None, None, Some(_)) => requires("proxyPassword", "proxyHost"),
+            };
+        };
+        let credential = match (self.proxy_username.take(), self.proxy_password.take()) {
+            (None, None) => None,
+            (Some(username), Some(password)) => Some((username, password)),
+            (Some(_), None) => return requires("proxyUsername", "proxyPassword"),
+            (None, Some(_)) => return requires("proxyPassword", "proxyUsername"),
+        };
+        self.options.proxy = Some(ProxyOptions {
+            host,
+            port: self.proxy_port.unwrap_or(ProxyOptions::DEFAULT_PORT),
+            credential,
+        });
+        Ok(())
+    }
+
+    /// A user name or a mechanism makes a credential; a database, `authSource` or properties alone
+    /// do not.
+    fn finish_credential(&mut self) -> Result<(), UriError> {
+        if let Some(name) = self.gssapi_service_name.take() {
+            self.properties
+                .insert(0, ("SERVICE_NAME".to_owned(), name.into()));
+        }
+        let in_parts =
+            self.username.is_some() || self.password.is_some() || self.mechanism.is_some();
+        let mut credential = match (self.credential.take(), in_parts) {
+            (Some(_), true) => {
+                return Err(UriError::Conflict {
+                    first: "credential",
+                    second: "username, password or authMechanism",
+                });
+            }
+            (Some(credential), false) => credential,
+            (None, true) => self.credential_from_parts(),
+            (None, false) => {
+                if !self.properties.is_empty() {
+                    self.warn(UriWarning::NoEffect {
+                        option: "authMechanismProperties",
+                        without: "authMechanism",
+                    });
+                }
+                return Ok(());
+            }
+        };
+        if credential.source().is_none() {
+            let database = self.options.default_database.as_deref();
+            let source = match &self.options.auth_source {
+                Some(source) => source.clone(),
+                None => credential.default_source(database).to_owned(),
+            };
+            credential = credential.with_source(source);
+        }
+        self.options.credential = Some(credential);
+        Ok(())
+    }
+
+    fn credential_from_parts(&mut self) -> Credential {
+        let mut credential = Credential::default();
+        if let Some(username) = self.username.take() {
+            credential = credential.with_username(username);
+        }
+        if let Some(password) = self.password.take() {
+            credential = credential.with_password(password);
+        }
+        if let Some(mechanism) = self.mechanism {
+            credential = credential.with_mechanism(mechanism);
+        }
+        for (name, value) in self.properties.drain(..) {
+            credential = credential.with_mechanism_property(&name, value);
+        }
+        credential
+    }
+}

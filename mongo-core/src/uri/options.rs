@@ -1,0 +1,204 @@
+//! The typed options of a client.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::draft::Draft;
+use super::{
+    Compressor, ConnectionString, ProxyOptions, ServerMonitoringMode, SrvOptions, TlsOptions,
+    UriError, UriWarning,
+};
+use crate::address::{DEFAULT_PORT, ServerAddress};
+use crate::auth::Credential;
+use crate::concern::{ReadConcern, WriteConcern};
+use crate::select::ReadPreference;
+
+/// The typed options of a client, each with the name that it has in a connection string.
+///
+/// Made from a connection string ([`ClientOptions::parse`]), by hand ([`Default`] and the public
+/// fields, then [`validate`](Self::validate)), or by serde: from a connection string, or from a
+/// table, see the [module](super).
+///
+/// `Debug` shows no password.
+///
+/// Specification: URI options, and those that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// The seeds. Default: `localhost:27017`. Empty for `mongodb+srv` until its records were looked
+    /// up.
+    pub hosts: Vec<ServerAddress>,
+    /// Where the seeds are looked up in DNS, for `mongodb+srv` (with `srvServiceName` and
+    /// `srvMaxHosts`).
+    pub srv: Option<SrvOptions>,
+    /// Who connects (`authMechanism`, `authMechanismProperties`, `authSource`, and the user name
+    /// and password before the hosts). Default: nobody.
+    pub credential: Option<Credential>,
+    /// `authSource`, also where there is no credential to use it. By hand set
+    /// [`Credential::with_source`] instead.
+    pub auth_source: Option<String>,
+    /// The database named after the hosts. It has no meaning for a connection but that it is the
+    /// default of `authSource`.
+    pub default_database: Option<String>,
+    /// The application's name, told to the server (`appname`). At most 128 bytes. Default: none.
+    pub app_name: Option<String>,
+    /// The compressors to offer, the preferred one first (`compressors`). Default: none.
+    pub compressors: Vec<Compressor>,
+    /// The level of zlib (`zlibCompressionLevel`), -1 to 9: -1 is zlib's default, 0 no compression,
+    /// 1 the fastest, 9 the smallest. Default -1.
+    pub zlib_compression_level: i8,
+    /// How long opening a socket may take, TLS and handshake each besides (`connectTimeoutMS`).
+    /// `None`, in a connection string 0, is without end. Default 10 s.
+    pub connect_timeout: Option<Duration>,
+    /// How long one read or write of an application's command may take (`socketTimeoutMS`). `None`,
+    /// in a connection string 0, is without end. Default: none. Deprecated for `timeoutMS`.
+    pub socket_timeout: Option<Duration>,
+    /// How long a whole operation may take (`timeoutMS`). `None` leaves it to the single time-outs;
+    /// zero is without end. Default: none.
+    pub timeout: Option<Duration>,
+    /// The time from the end of one check of a server to the next (`heartbeatFrequencyMS`). At least
+    /// 500 ms. Default 10 s.
+    pub heartbeat_frequency: Duration,
+    /// How much slower than the fastest a suitable server may be (`localThresholdMS`). Default
+    /// 15 ms.
+    pub local_threshold: Duration,
+    /// How long a server may be looked for (`serverSelectionTimeoutMS`). Zero takes only what is
+    /// suitable at once. Default 30 s.
+    pub server_selection_timeout: Duration,
+    /// `serverSelectionTryOnce`, which is for single-threaded clients: it is read and does nothing.
+    pub server_selection_try_once: Option<bool>,
+    /// How monitors follow a server (`serverMonitoringMode`). Default: auto.
+    pub server_monitoring_mode: ServerMonitoringMode,
+    /// How long a connection may be idle in a pool (`maxIdleTimeMS`). `None`, in a connection string
+    /// 0, is for ever. Default: none.
+    pub max_idle_time: Option<Duration>,
+    /// The largest number of connections of a pool (`maxPoolSize`). 0 is no limit. Default 100.
+    pub max_pool_size: u32,
+    /// The number of connections that a pool keeps (`minPoolSize`). Default 0.
+    pub min_pool_size: u32,
+    /// The largest number of connections that a pool opens at a time (`maxConnecting`). At least 1.
+    /// Default 2.
+    pub max_connecting: u32,
+    /// How long to wait for a pool's connection (`waitQueueTimeoutMS`). `None`, in a connection
+    /// string 0, leaves it to the pool. Default: none. Deprecated for `timeoutMS`.
+    pub wait_queue_timeout: Option<Duration>,
+    /// Which members may be read from (`readPreference`, `readPreferenceTags`,
+    /// `maxStalenessSeconds`). Default: the primary.
+    pub read_preference: ReadPreference,
+    /// The read concern (`readConcernLevel`). Default: the server's.
+    pub read_concern: ReadConcern,
+    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's.
+    pub write_concern: WriteConcern,
+    /// The name of the replica set (`replicaSet`). Default: none.
+    pub replica_set: Option<String>,
+    /// Whether to connect to one host only, whatever it is (`directConnection`). Default: false.
+    pub direct_connection: Option<bool>,
+    /// Whether the host is a load balancer (`loadBalanced`). Default: false.
+    pub load_balanced: Option<bool>,
+    /// Whether a read is tried again after a network error or a failover (`retryReads`). Default
+    /// true.
+    pub retry_reads: bool,
+    /// Whether a write is tried again after a network error or a failover (`retryWrites`). Default
+    /// true.
+    pub retry_writes: bool,
+    /// How often a command is tried again that an overloaded server refused (`maxAdaptiveRetries`).
+    /// Default 2.
+    pub max_adaptive_retries: u32,
+    /// Whether such another try goes to another server (`enableOverloadRetargeting`). Default false.
+    pub enable_overload_retargeting: bool,
+    /// The TLS options (`tls`, `ssl`, `tls…`).
+    pub tls: TlsOptions,
+    /// A SOCKS5 proxy (`proxyHost`, `proxyPort`, `proxyUsername`, `proxyPassword`). Default: none.
+    pub proxy: Option<ProxyOptions>,
+    pub(super) warnings: Vec<UriWarning>,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            hosts: vec![ServerAddress::tcp("localhost", DEFAULT_PORT)],
+            srv: None,
+            credential: None,
+            auth_source: None,
+            default_database: None,
+            app_name: None,
+            compressors: Vec::new(),
+            zlib_compression_level: -1,
+            connect_timeout: Some(Duration::from_secs(10)),
+            socket_timeout: None,
+            timeout: None,
+            heartbeat_frequency: Duration::from_secs(10),
+            local_threshold: Duration::from_millis(15),
+            server_selection_timeout: Duration::from_secs(30),
+            server_selection_try_once: None,
+            server_monitoring_mode: ServerMonitoringMode::Auto,
+            max_idle_time: None,
+            max_pool_size: 100,
+            min_pool_size: 0,
+            max_connecting: 2,
+            wait_queue_timeout: None,
+            read_preference: ReadPreference::default(),
+            read_concern: ReadConcern::default(),
+            write_concern: WriteConcern::default(),
+            replica_set: None,
+            direct_connection: None,
+            load_balanced: None,
+            retry_reads: true,
+            retry_writes: true,
+            max_adaptive_retries: 2,
+            enable_overload_retargeting: false,
+            tls: TlsOptions::default(),
+            proxy: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl ClientOptions {
+    /// Options for given seeds, all else by default.
+    pub fn new(hosts: impl IntoIterator<Item = ServerAddress>) -> Self {
+        Self {
+            hosts: hosts.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Reads a connection string. No I/O: for `mongodb+srv` the seeds are still to be looked up.
+    ///
+    /// Unknown options, and values that an option can't have, are ignored, as the specification
+    /// asks: each is a [warning](Self::warnings) and a `tracing` event of level WARN.
+    ///
+    /// # Errors
+    /// Invalid syntax, options that contradict each other, a credential that its mechanism can't
+    /// use. That a password is missing is no error yet: it may come from elsewhere, and
+    /// [`validate`](Self::validate) asks for it.
+    pub fn parse(uri: &str) -> Result<Self, UriError> {
+        let parts = ConnectionString::parse(uri)?;
+        let options = Draft::from_connection_string(parts)?.finish()?.checked()?;
+        for warning in options.warnings() {
+            tracing::warn!("connection string: {warning}");
+        }
+        Ok(options)
+    }
+
+    /// What [`parse`](Self::parse) left out, in the order of the connection string.
+    pub fn warnings(&self) -> &[UriWarning] {
+        &self.warnings
+    }
+
+    /// Whether connections use TLS: as `tls` says, else for `mongodb+srv` and where any other TLS
+    /// option asks for it (see [`TlsOptions`]).
+    pub fn uses_tls(&self) -> bool {
+        self.tls
+            .enabled
+            .unwrap_or(self.srv.is_some() || self.tls.implied())
+    }
+}
+
+impl FromStr for ClientOptions {
+    type Err = UriError;
+
+    fn from_str(uri: &str) -> Result<Self, Self::Err> {
+        Self::parse(uri)
+    }
+}

@@ -1,0 +1,271 @@
+//! The values of options: how each type is read from text and from serde's values, and its range.
+
+use std::time::Duration;
+
+use super::draft::Draft;
+use super::error::{UriError, UriWarning};
+
+/// A value that was not taken.
+pub(super) enum Refused {
+    /// It is not what the text says. In a connection string a warning, elsewhere an error.
+    Value(&'static str),
+    /// It is an error wherever it stands.
+    Hard(UriError),
+}
+
+impl<E: Into<UriError>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self::Hard(error.into())
+    }
+}
+
+pub(super) type Outcome = Result<(), Refused>;
+
+/// The type of an option's value, its range, and what takes it.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Flag(fn(&mut Draft, bool)),
+    /// A number from a least value to `i32::MAX`.
+    Count(i64, fn(&mut Draft, u32)),
+    /// A TCP port.
+    Port(fn(&mut Draft, u16)),
+    /// A small number between two values.
+    Level(i8, i8, fn(&mut Draft, i8)),
+    /// A number of milliseconds between two values.
+    Millis(i64, i64, fn(&mut Draft, Duration)),
+    /// A number of seconds from a least value to `i32::MAX`, or -1 for none.
+    Seconds(i64, fn(&mut Draft, Option<Duration>)),
+    Text(fn(&mut Draft, &str) -> Outcome),
+    /// Texts between commas: what forgets earlier ones, what takes each.
+    List(fn(&mut Draft), fn(&mut Draft, &str) -> Outcome),
+    /// Names and values: `name:value,name:value`.
+    Pairs(fn(&mut Draft, Vec<Pair<'_>>) -> Outcome),
+}
+
+/// `name:value`, or a part that lacks the colon.
+pub(super) type Pair<'a> = Result<(&'a str, &'a str), MissingColon>;
+
+/// A part of a list of pairs that is none.
+#[derive(Clone, Copy)]
+pub(super) struct MissingColon;
+
+/// A value as serde gives it.
+pub(super) enum Value {
+    Flag(bool),
+    Number(i64),
+    Text(String),
+    List(Vec<Value>),
+    Table(Vec<(String, Value)>),
+}
+
+const NUMBER: Refused = Refused::Value("a number in the allowed range");
+const MILLIS: Refused = Refused::Value("a number of milliseconds in the allowed range");
+const SECONDS: Refused = Refused::Value("-1 or a number of seconds from 90 on");
+const ANOTHER_TYPE: Refused = Refused::Value("of the right type");
+
+impl Kind {
+    /// Takes a value as a connection string writes it.
+    pub(super) fn apply_text(self, draft: &mut Draft, name: &'static str, text: &str) -> Outcome {
+        match self {
+            Self::Flag(set) => {
+                let value = read_flag(draft, name, text)?;
+                set(draft, value);
+                Ok(())
+            }
+            Self::Count(..)
+            | Self::Port(_)
+            | Self::Level(..)
+            | Self::Millis(..)
+            | Self::Seconds(..) => match read_number(text) {
+                Some(number) => self.apply_number(draft, number),
+                None => Err(self.number_refused()),
+            },
+            Self::Text(set) => set(draft, text),
+            Self::List(clear, set) => {
+                clear(draft);
+                let mut outcome = Ok(());
+                for item in text.split(',') {
+                    // A bad item does not spoil the others.
+                    if let Err(refused) = set(draft, item) {
+                        outcome = Err(refused);
+                    }
+                }
+                outcome
+            }
+            Self::Pairs(set) => set(draft, split_pairs(text)),
+        }
+    }
+
+    /// Takes a value as serde gives it. Text is read as in a connection string, as an environment
+    /// variable has nothing else.
+    pub(super) fn apply_value(
+        self,
+        draft: &mut Draft,
+        name: &'static str,
+        value: &Value,
+    ) -> Outcome {
+        match (self, value) {
+            (Self::Millis(..) | Self::Seconds(..), Value::Text(text)) => {
+                match read_duration(text) {
+                    Some(duration) => self.apply_duration(draft, duration),
+                    None => self.apply_text(draft, name, text),
+                }
+            }
+            (Self::Millis(..) | Self::Seconds(..), Value::Table(fields)) => {
+                let duration = duration_from_fields(fields).ok_or(ANOTHER_TYPE)?;
+                self.apply_duration(draft, duration)
+            }
+            (_, Value::Text(text)) => self.apply_text(draft, name, text),
+            (Self::Flag(set), Value::Flag(value)) => {
+                set(draft, *value);
+                Ok(())
+            }
+            (Self::Text(set), Value::Number(number)) => set(draft, &number.to_string()),
+            (_, Value::Number(number)) => self.apply_number(draft, *number),
+            (Self::List(clear, set), Value::List(items)) => {
+                clear(draft);
+                items.iter().try_for_each(|item| match item {
+                    Value::Text(text) => set(draft, text),
+                    _ => Err(ANOTHER_TYPE),
+                })
+            }
+            (Self::Pairs(_), Value::List(items)) => items.iter().try_for_each(|item| match item {
+                Value::List(_) => Err(ANOTHER_TYPE),
+                _ => self.apply_value(draft, name, item),
+            }),
+            (Self::Pairs(set), Value::Table(fields)) => {
+                let pairs = fields.iter().map(|(name, value)| match value {
+                    Value::Text(text) => Ok(Ok((name.as_str(), text.as_str()))),
+                    _ => Err(ANOTHER_TYPE),
+                });
+                set(draft, pairs.collect::<Result<_, _>>()?)
+            }
+            (_, Value::Flag(_) | Value::List(_) | Value::Table(_)) => Err(ANOTHER_TYPE),
+        }
+    }
+
+    fn apply_number(self, draft: &mut Draft, number: i64) -> Outcome {
+        let refused = self.number_refused();
+        let in_range = |min, max| (min..=max).contains(&number);
+        match self {
+            Self::Count(min, set) if in_range(min, i64::from(i32::MAX)) => {
+                set(draft, u32::try_from(number).map_err(|_| refused)?);
+            }
+            Self::Port(set) if number != 0 => {
+                set(draft, u16::try_from(number).map_err(|_| refused)?);
+            }
+            Self::Level(min, max, set) if in_range(min.into(), max.into()) => {
+                set(draft, i8::try_from(number).map_err(|_| refused)?);
+            }
+            Self::Millis(min, max, set) if in_range(min, max) => {
+                let number = u64::try_from(number).map_err(|_| refused)?;
+                set(draft, Duration::from_millis(number));
+            }
+            Self::Seconds(_, set) if number == -1 => set(draft, None),
+            Self::Seconds(min, set) if in_range(min, i64::from(i32::MAX)) => {
+                let number = u64::try_from(number).map_err(|_| refused)?;
+                set(draft, Some(Duration::from_secs(number)));
+            }
+            _ => return Err(refused),
+        }
+        Ok(())
+    }
+
+    fn apply_duration(self, draft: &mut Draft, duration: Duration) -> Outcome {
+        let count = |number: u128| i64::try_from(number).unwrap_or(i64::MAX);
+        match self {
+            Self::Millis(min, max, set) if (min..=max).contains(&count(duration.as_millis())) => {
+                set(draft, duration);
+                Ok(())
+            }
+            Self::Seconds(min, set) if count(duration.as_secs().into()) >= min => {
+                set(draft, Some(duration));
+                Ok(())
+            }
+            _ => Err(self.number_refused()),
+        }
+    }
+
+    fn number_refused(self) -> Refused {
+        match self {
+            Self::Port(_) => Refused::Value("a port from 1 to 65535"),
+            Self::Millis(..) => MILLIS,
+            Self::Seconds(..) => SECONDS,
+            Self::Count(..) | Self::Level(..) => NUMBER,
+            Self::Flag(_) | Self::Text(_) | Self::List(..) | Self::Pairs(_) => ANOTHER_TYPE,
+        }
+    }
+}
+
+/// `None` where zero stands for no limit.
+pub(super) fn nonzero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn read_flag(draft: &mut Draft, option: &'static str, text: &str) -> Result<bool, Refused> {
+    let value = match text {
+        "true" => return Ok(true),
+        "false" => return Ok(false),
+        "1" | "yes" | "y" | "t" => true,
+        "0" | "-1" | "no" | "n" | "f" => false,
+        _ => return Err(Refused::Value("true or false")),
+    };
+    draft.warn(UriWarning::LegacyBoolean { option, value });
+    Ok(value)
+}
+
+/// A number in plain digits with an optional minus; no plus, no spaces.
+fn read_number(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
+}
+
+/// The parts of `name:value,name:value`; none for the empty text.
+fn split_pairs(text: &str) -> Vec<Pair<'_>> {
+    match text {
+        "" => Vec::new(),
+        _ => text
+            .split(',')
+            .map(|part| part.split_once(':').ok_or(MissingColon))
+            .collect(),
+    }
+}
+
+/// A duration with its unit: `250ms`, `5s`, `2m`, `1h`.
+fn read_duration(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let number = u64::try_from(read_number(digits)?).ok()?;
+    match &text[digits.len()..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+/// A duration as serde writes the standard library's: `secs` and `nanos`.
+fn duration_from_fields(fields: &[(String, Value)]) -> Option<Duration> {
+    let (mut secs, mut nanos) = (None, 0);
+    for (name, value) in fields {
+        let number = match value {
+            Value::Number(number) => u64::try_from(*number).ok()?,
+            Value::Text(text) => u64::try_from(read_number(text)?).ok()?,
+            Value::Flag(_) | Value::List(_) | Value::Table(_) => return None,
+        };
+        match name.as_str() {
+            "secs" => secs = Some(number),
+            "nanos" => {
+                nanos = u32::try_from(number)
+                    .ok()
+                    .filter(|nanos| *nanos < 1_000_000_000)?
+            }
+            _ => return None,
+        }
+    }
+    secs.map(|secs| Duration::new(secs, nanos))
+}
