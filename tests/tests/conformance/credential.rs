@@ -1,0 +1,60 @@
+//! The suite auth, legacy: from a connection string to a credential.
+
+use mongo_core::auth::Credential;
+use mongo_core::uri::ClientOptions;
+use serde_json::Value;
+
+use crate::{Outcome, equal, known_keys, text};
+
+/// Runs one case. A key that is missing makes no assertion; one that is null says that there is
+/// nothing.
+pub(crate) fn run(case: &Value) -> Outcome {
+    known_keys("case", case, &["description", "uri", "valid", "credential"])?;
+    let parsed = ClientOptions::parse(text(case, "uri")?);
+    let valid = case["valid"].as_bool().ok_or("valid is no truth value")?;
+    let found = match (parsed, valid) {
+        (Ok(found), true) => found,
+        (Err(_), false) => return Ok(()),
+        (Ok(_), false) => return Err("was taken".to_owned()),
+        (Err(error), true) => return Err(format!("was refused: {error}")),
+    };
+    match (&found.credential, case.get("credential")) {
+        (_, None) | (None, Some(Value::Null)) => Ok(()),
+        (Some(found), Some(expected @ Value::Object(_))) => check(found, expected),
+        (found, Some(expected)) => Err(format!("found {found:?}, expected {expected}")),
+    }
+}
+
+fn check(found: &Credential, expected: &Value) -> Outcome {
+    let texts = [
+        ("username", found.username().map(|name| &**name)),
+        (
+            "password",
+            found.password().map(|password| password.expose()),
+        ),
+        ("source", found.source()),
+        ("mechanism", found.mechanism().map(|it| it.as_str())),
+    ];
+    let known = texts.map(|(key, _)| key);
+    known_keys(
+        "credential",
+        expected,
+        &[&known[..], &["mechanism_properties"]].concat(),
+    )?;
+    for (key, value) in texts {
+        if let Some(expected) = expected.get(key) {
+            equal(key, value, expected.as_str())?;
+        }
+    }
+    match expected.get("mechanism_properties") {
+        None => Ok(()),
+        Some(Value::Object(properties)) => properties.iter().try_for_each(|(name, value)| {
+            equal(name, found.mechanism_property(name), value.as_str())
+        }),
+        Some(_) => equal(
+            "number of mechanism properties",
+            found.mechanism_properties().count(),
+            0,
+        ),
+    }
+}

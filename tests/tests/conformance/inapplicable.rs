@@ -1,0 +1,37 @@
+//! The list of cases that can't apply, with the reason for each.
+
+/// A case that can't apply.
+pub(crate) struct Entry {
+    /// The case's name, as the test binary lists it.
+    pub(crate) name: String,
+    /// Why it can't apply.
+    pub(crate) reason: String,
+}
+
+/// The entries: a name in a line of its own, and its reason in indented lines below. `#` begins a
+/// comment.
+pub(crate) fn list() -> Result<Vec<Entry>, String> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for line in include_str!("inapplicable.txt").lines() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match (line.starts_with(char::is_whitespace), entries.last_mut()) {
+            (false, _) => entries.push(Entry {
+                name: line.trim_end().to_owned(),
+                reason: String::new(),
+            }),
+            (true, Some(entry)) => {
+                if !entry.reason.is_empty() {
+                    entry.reason.push(' ');
+                }
+                entry.reason.push_str(line.trim());
+            }
+            (true, None) => return Err("the list begins with a reason".to_owned()),
+        }
+    }
+    match entries.iter().find(|entry| entry.reason.is_empty()) {
+        None => Ok(entries),
+        Some(entry) => Err(format!("{:?} has no reason", entry.name)),
+    }
+}

@@ -1,0 +1,221 @@
+//! The JSON tests of the MongoDB driver specifications, each case a test of its own.
+//!
+//! They are read from `MONGODB_SPECIFICATIONS`, by default `../shared/specifications` from the
+//! workspace root: the layout of upstream's `source/`. Where that folder is missing, all of it is
+//! left out, which is said last; `MONGODB_SPECIFICATIONS_REQUIRED=1` makes that a failure.
+
+mod concern;
+mod credential;
+mod inapplicable;
+mod options;
+mod uri;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use serde_json::Value;
+
+/// What a case says when it fails.
+type Outcome = Result<(), String>;
+
+/// One folder of JSON files. A case is an entry of a file's `tests`, else the file itself.
+struct Suite {
+    name: &'static str,
+    folder: &'static str,
+    /// The number of cases in it, so that a half-read folder fails.
+    cases: usize,
+    run: fn(&Value) -> Outcome,
+}
+
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "connection-string",
+        folder: "connection-string/tests",
+        cases: 98,
+        run: uri::run,
+    },
+    Suite {
+        name: "uri-options",
+        folder: "uri-options/tests",
+        cases: 159,
+        run: uri::run,
+    },
+    Suite {
+        name: "auth",
+        folder: "auth/tests/legacy",
+        cases: 67,
+        run: credential::run,
+    },
+    Suite {
+        name: "read-write-concern/connection-string",
+        folder: "read-write-concern/tests/connection-string",
+        cases: 18,
+        run: concern::run_connection_string,
+    },
+    Suite {
+        name: "read-write-concern/document",
+        folder: "read-write-concern/tests/document",
+        cases: 20,
+        run: concern::run_document,
+    },
+];
+
+/// A case under its name, `suite/file/description`.
+struct Case {
+    name: String,
+    content: Value,
+    run: fn(&Value) -> Outcome,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let root = specifications();
+    if !root.is_dir() {
+        let _nothing_ran = libtest_mimic::run(&arguments, Vec::new());
+        return left_out(&root);
+    }
+    libtest_mimic::run(&arguments, trials(&root)).exit_code()
+}
+
+fn specifications() -> PathBuf {
+    match env::var_os("MONGODB_SPECIFICATIONS") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/specifications"),
+    }
+}
+
+fn left_out(root: &Path) -> ExitCode {
+    let required = env::var("MONGODB_SPECIFICATIONS_REQUIRED").is_ok_and(|value| value == "1");
+    let cases: usize = SUITES.iter().map(|suite| suite.cases).sum();
+    eprintln!(
+        "\n*** CONFORMANCE WAS LEFT OUT: {cases} cases of the MongoDB specifications did not run.\n\
+         *** There is no folder {}.\n\
+         *** Set MONGODB_SPECIFICATIONS to the folder source/ of a checkout of\n\
+         *** https://github.com/mongodb/specifications\n",
+        root.display()
+    );
+    match required {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn trials(root: &Path) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    let mut cases = Vec::new();
+    for suite in SUITES {
+        let read = read_suite(suite, root).and_then(|read| match read.len() == suite.cases {
+            true => Ok(read),
+            false => Err(format!("{} cases, expected {}", read.len(), suite.cases)),
+        });
+        match read {
+            Ok(read) => cases.extend(read),
+            Err(message) => trials.push(Trial::test(
+                format!("{}/its files are all there", suite.name),
+                move || Err(Failed::from(message)),
+            )),
+        }
+    }
+    let list = match inapplicable::list() {
+        Ok(list) => list,
+        Err(message) => {
+            trials.push(Trial::test("inapplicable.txt", || Err(message.into())));
+            Vec::new()
+        }
+    };
+    // Whatever can't apply must be there, and must still fail: else its entry is to be removed.
+    for entry in &list {
+        let name = format!("inapplicable.txt/{}", entry.name);
+        let stale = match cases.iter().find(|case| case.name == entry.name) {
+            None => Some("no case has this name"),
+            Some(case) => (case.run)(&case.content).ok().map(|()| "the case passes"),
+        };
+        if let Some(message) = stale {
+            trials.push(Trial::test(name, move || Err(message.into())));
+        }
+    }
+    trials.extend(cases.into_iter().map(|case| trial(case, &list)));
+    trials
+}
+
+fn trial(case: Case, list: &[inapplicable::Entry]) -> Trial {
+    let reason = list
+        .iter()
+        .find(|entry| entry.name == case.name)
+        .map(|entry| entry.reason.clone());
+    let Case { name, content, run } = case;
+    Trial::ignorable_test(name, move || match reason {
+        Some(reason) => Ok(Completion::ignored_with(reason)),
+        None => run(&content)
+            .map(|()| Completion::Completed)
+            .map_err(Failed::from),
+    })
+}
+
+fn read_suite(suite: &Suite, root: &Path) -> Result<Vec<Case>, String> {
+    let folder = root.join(suite.folder);
+    let shown = |error| format!("{}: {error}", folder.display());
+    let mut files = fs::read_dir(&folder)
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(shown)?;
+    files.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    });
+    files.sort();
+    let mut cases = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).map_err(shown)?;
+        let file: Value =
+            serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let contents = match file.get("tests") {
+            Some(Value::Array(tests)) => tests.clone(),
+            Some(_) => return Err(format!("{}: tests is no array", path.display())),
+            None => vec![file],
+        };
+        cases.extend(contents.into_iter().map(|content| Case {
+            name: match content["description"].as_str() {
+                Some(description) => format!("{}/{stem}/{description}", suite.name),
+                None => format!("{}/{stem}", suite.name),
+            },
+            content,
+            run: suite.run,
+        }));
+    }
+    Ok(cases)
+}
+
+/// Fails unless two things are equal.
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Outcome {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("{what}: found {found:?}, expected {expected:?}")),
+    }
+}
+
+/// Fails on a key that the runner doesn't know, so that nothing is left unchecked.
+fn known_keys(what: &str, value: &Value, known: &[&str]) -> Outcome {
+    let unknown = value
+        .as_object()
+        .into_iter()
+        .flat_map(|object| object.keys())
+        .find(|key| !known.contains(&key.as_str()));
+    match unknown {
+        None => Ok(()),
+        Some(key) => Err(format!("{what}: the runner does not know the key {key:?}")),
+    }
+}
+
+/// The text under a key.
+fn text<'a>(case: &'a Value, key: &str) -> Result<&'a str, String> {
+    case[key]
+        .as_str()
+        .ok_or_else(|| format!("{key} is no text"))
+}

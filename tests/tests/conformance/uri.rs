@@ -1,0 +1,97 @@
+//! The suites connection-string and uri-options.
+
+use std::net::Ipv4Addr;
+
+use mongo_core::ServerAddress;
+use mongo_core::address::DEFAULT_PORT;
+use mongo_core::uri::ClientOptions;
+use serde_json::Value;
+
+use crate::{Outcome, equal, known_keys, options, text};
+
+/// Runs one case of the format that both suites share. A null makes no assertion.
+pub(crate) fn run(case: &Value) -> Outcome {
+    let known = [
+        "description",
+        "uri",
+        "valid",
+        "warning",
+        "hosts",
+        "auth",
+        "options",
+    ];
+    known_keys("case", case, &known)?;
+    let parsed = ClientOptions::parse(text(case, "uri")?);
+    let valid = case["valid"].as_bool().ok_or("valid is no truth value")?;
+    let found = match (parsed, valid) {
+        (Ok(found), true) => found,
+        (Err(_), false) => return Ok(()),
+        (Ok(_), false) => return Err("was taken".to_owned()),
+        (Err(error), true) => return Err(format!("was refused: {error}")),
+    };
+    if let Some(warning) = case["warning"].as_bool() {
+        let warned = !found.warnings().is_empty();
+        equal("warning", warned, warning)
+            .map_err(|message| format!("{message}: {:?}", found.warnings()))?;
+    }
+    check_hosts(&found, &case["hosts"])?;
+    check_auth(&found, &case["auth"])?;
+    options::check(&found, &case["options"])
+}
+
+fn check_hosts(found: &ClientOptions, hosts: &Value) -> Outcome {
+    let Some(hosts) = hosts.as_array() else {
+        return Ok(());
+    };
+    equal("number of hosts", found.hosts.len(), hosts.len())?;
+    for (found, expected) in found.hosts.iter().zip(hosts) {
+        known_keys("host", expected, &["type", "host", "port"])?;
+        equal("type of host", kind(found), text(expected, "type")?)?;
+        let name = match found {
+            ServerAddress::Tcp { host, .. } => host.to_string(),
+            ServerAddress::Unix { path } => path.display().to_string(),
+        };
+        equal("host", name.as_str(), text(expected, "host")?)?;
+        let port = match (&expected["port"], found) {
+            (Value::Null, ServerAddress::Tcp { .. }) => Some(DEFAULT_PORT.into()),
+            (port, _) => port.as_u64(),
+        };
+        equal("port", found.port().map(u64::from), port)?;
+    }
+    Ok(())
+}
+
+fn kind(address: &ServerAddress) -> &'static str {
+    match address {
+        ServerAddress::Unix { .. } => "unix",
+        ServerAddress::Tcp { host, .. } if host.contains(':') => "ip_literal",
+        ServerAddress::Tcp { host, .. } if host.parse::<Ipv4Addr>().is_ok() => "ipv4",
+        ServerAddress::Tcp { .. } => "hostname",
+    }
+}
+
+/// Stricter than the format: in `auth` a null means that there is nothing.
+fn check_auth(found: &ClientOptions, auth: &Value) -> Outcome {
+    if auth.is_null() {
+        return Ok(());
+    }
+    known_keys("auth", auth, &["username", "password", "db"])?;
+    let credential = found.credential.as_ref();
+    let username = credential.and_then(|credential| credential.username());
+    let password = credential.and_then(|credential| credential.password());
+    equal(
+        "username",
+        username.map(|name| &**name),
+        auth["username"].as_str(),
+    )?;
+    equal(
+        "password",
+        password.map(|password| password.expose()),
+        auth["password"].as_str(),
+    )?;
+    equal(
+        "database",
+        found.default_database.as_deref(),
+        auth["db"].as_str(),
+    )
+}
