@@ -111,6 +111,10 @@ pub enum ClosedReason {
     Network,
     /// The server broke the protocol.
     Protocol,
+    /// The pool has been cleared since it was made.
+    Stale,
+    /// It was idle, or had lived, for longer than it may.
+    Expired,
     /// The pool gave it up, or its owner closed it.
     Closed,
 }
@@ -332,6 +336,8 @@ impl fmt::Display for ClosedReason {
             Self::CancelledStream => "a stream of replies was left before its end",
             Self::Network => "its socket failed",
             Self::Protocol => "the server broke the protocol",
+            Self::Stale => "the pool was cleared",
+            Self::Expired => "its idle time or its lifetime is over",
             Self::Closed => "it was given up",
         })
     }

@@ -7,6 +7,8 @@ pub mod error;
 pub mod handshake;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "net")]
+pub mod pools;
 pub mod select;
 pub mod uri;
 pub mod wire;
@@ -15,4 +17,6 @@ pub use address::ServerAddress;
 pub use bson;
 pub use concern::{ReadConcern, WriteConcern};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "net")]
+pub use net::{Connection, Deadline, Reply};
 pub use uri::ClientOptions;

@@ -35,7 +35,7 @@ pub struct ConnectionDescription {
     /// and taken for 64 MiB above that.
     pub max_bson_object_size: usize,
     /// The largest message, in bytes. Default 48,000,000; not accepted below 4 KiB, and taken for
-    /// 256 MiB above that.
+    /// 48,000,000 above that: no server sends more, and a hostile one shall not have more memory.
     pub max_message_size_bytes: usize,
     /// The most writes in one command. Default 100,000; not accepted below 1, and taken for
     /// 10,000,000 above that.
@@ -111,7 +111,7 @@ const MESSAGE_SIZE: Bounds = Bounds {
     field: "maxMessageSizeBytes",
     default: 48_000_000,
     minimum: 4096,
-    maximum: 256 * 1024 * 1024,
+    maximum: 48_000_000,
 };
 
 const BATCH_SIZE: Bounds = Bounds {

@@ -1,1 +1,22 @@
-//! Sockets, timers and tasks.
+//! The shell: the only place with sockets, timers and tasks.
+//!
+//! It is thin. What a connection may do next is decided by [`crate::wire::Exchange`], what a
+//! handshake sends by [`crate::handshake::Handshake`]; the shell moves their bytes and holds them
+//! to a [`Deadline`].
+
+mod channel;
+mod connection;
+mod connector;
+mod deadline;
+mod establish;
+mod keys;
+mod reply;
+mod stream;
+
+pub use connection::Connection;
+pub use connector::{Connector, SocketConnector};
+pub use deadline::{Deadline, Elapsed};
+pub(crate) use establish::Establisher;
+pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
+pub use reply::Reply;
+pub use stream::{AsyncStream, Stream};

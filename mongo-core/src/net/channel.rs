@@ -1,0 +1,131 @@
+use std::io;
+use std::sync::Arc;
+
+use bson::{RawDocument, RawDocumentBuf};
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::stream::Stream;
+use crate::error::{ClosedReason, Error, ErrorKind, Result};
+use crate::wire::{self, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker, WireError};
+
+/// A stream and the exchange on it: what a connection is before anybody said hello.
+///
+/// Its errors name neither server nor user. Each future may be dropped at any await; what that
+/// means for the next request is the exchange's to say.
+#[derive(Debug)]
+pub(super) struct Channel {
+    stream: Stream,
+    pub(super) exchange: Exchange,
+}
+
+impl Channel {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            exchange: Exchange::new(Limits::default()),
+        }
+    }
+
+    /// Whether the idle stream is open, with nothing to read. No I/O.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.stream.is_quiet()
+    }
+
+    /// Encodes a command as an OP_MSG. Nothing is sent yet.
+    pub(super) fn encode<C>(&mut self, database: &str, command: &C) -> Result<()>
+    where
+        C: Serialize + ?Sized,
+    {
+        let max = self.exchange.limits().max_message_size;
+        let (buf, id) = self.begin()?;
+        OpMsgBuilder::new(buf, id, MsgFlags::NONE)
+            .command(database, command)
+            .map_err(|error| ErrorKind::Serialization(Arc::new(error)))?
+            .finish(max)?;
+        Ok(())
+    }
+
+    /// Encodes a command as an OP_QUERY.
+    pub(super) fn encode_legacy(&mut self, database: &str, command: &RawDocumentBuf) -> Result<()> {
+        let max = self.exchange.limits().max_message_size;
+        let (buf, id) = self.begin()?;
+        Ok(wire::append_query(buf, id, database, command, max)?)
+    }
+
+    fn begin(&mut self) -> Result<(&mut Vec<u8>, i32)> {
+        self.exchange.begin().map_err(|readiness| {
+            let reason = match readiness {
+                Readiness::Closed(reason) => reason,
+                Readiness::Idle | Readiness::Owed => ClosedReason::CancelledReply,
+            };
+            ErrorKind::ConnectionClosed(reason).into()
+        })
+    }
+
+    /// Writes what was encoded and reads the reply to it.
+    pub(super) async fn round_trip(&mut self) -> Result<()> {
+        // Before the first byte: from here on a drop leaves a mark.
+        self.exchange.start_writing(Taker::Caller)?;
+        write(&mut self.stream, self.exchange.request())
+            .await
+            .inspect_err(|error| close(&mut self.exchange, error))?;
+        self.exchange.handle_written();
+        self.read(usize::MAX).await
+    }
+
+    /// Writes a whole message of the caller's own.
+    pub(super) async fn send(&mut self, message: &[u8]) -> Result<()> {
+        // Only for its checks.
+        self.begin()?;
+        self.exchange
+            .start_writing_foreign(message, Taker::Anyone)?;
+        write(&mut self.stream, message)
+            .await
+            .inspect_err(|error| close(&mut self.exchange, error))?;
+        self.exchange.handle_written();
+        Ok(())
+    }
+
+    /// Reads one whole message, up to `max` bytes of it. What has come stays when this is dropped.
+    pub(super) async fn read(&mut self, max: usize) -> Result<()> {
+        let (stream, exchange) = (&mut self.stream, &mut self.exchange);
+        read(stream, exchange, max)
+            .await
+            .inspect_err(|error| close(exchange, error))
+    }
+
+    /// The document of the reply.
+    pub(super) fn body(&self) -> Result<&RawDocument> {
+        Ok(self.exchange.reply_body()?)
+    }
+}
+
+fn close(exchange: &mut Exchange, error: &Error) {
+    exchange.close(match error.kind() {
+        ErrorKind::Protocol(_) => ClosedReason::Protocol,
+        _ => ClosedReason::Network,
+    });
+}
+
+async fn write(stream: &mut Stream, message: &[u8]) -> Result<()> {
+    stream.write_all(message).await.map_err(Error::network)?;
+    // Sockets have nothing to flush; a TLS stream may.
+    stream.flush().await.map_err(Error::network)
+}
+
+async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
+    while let Some(target) = exchange.read_target()? {
+        if stream.read_buf(target).await.map_err(Error::network)? == 0 {
+            return Err(Error::network(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            )));
+        }
+        let length = exchange.received();
+        if length > max {
+            return Err(WireError::TooLong { length, max }.into());
+        }
+    }
+    Ok(exchange.accept_reply()?)
+}

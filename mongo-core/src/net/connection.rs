@@ -1,0 +1,306 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::channel::Channel;
+use super::deadline::{Deadline, Elapsed};
+use super::reply::Reply;
+use crate::ServerAddress;
+use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::handshake::ConnectionDescription;
+use crate::wire::{self, Limits, Readiness};
+
+/// Bytes of an abandoned reply that are read away at most; a longer one costs the connection.
+const DRAIN_BYTES: usize = 1024 * 1024;
+
+/// What stays the same over a connection's life.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) id: u64,
+    pub(crate) generation: u64,
+    /// The generation of the pool, which may have moved on.
+    pub(crate) pool_generation: Arc<AtomicU64>,
+    pub(crate) server: ServerAddress,
+    pub(crate) user: Option<Arc<str>>,
+    pub(crate) description: ConnectionDescription,
+    /// For commands that name no deadline; `None` is none.
+    pub(crate) command_timeout: Option<Duration>,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Identity {
+    /// Adds to an error what it is about.
+    pub(crate) fn name(&self, error: impl Into<Error>) -> Error {
+        error.into().at(&self.server).for_user(self.user.as_ref())
+    }
+}
+
+/// A connection to one server: handshaken, authenticated, made for raw commands.
+///
+/// The I/O is done by the task that calls; nothing is spawned, and one buffer serves each command
+/// and its reply. Requests are not pipelined: a connection is a run of commands, one at a time.
+///
+/// # Cancellation
+/// Any future of this type may be dropped at any time, and any may run into its deadline, and no
+/// later command can ever read the reply of an earlier one. If the request had not been written
+/// whole, the connection is closed. If it had, the reply is owed: the next command, or the pool at
+/// the next check-out, reads it away within a bound (`drain_timeout`, default 100 ms, and 1 MiB)
+/// or closes the connection. A connection that is closed fails every command with
+/// [`ErrorKind::ConnectionClosed`]; a pool does not hand it out again.
+#[derive(Debug)]
+pub struct Connection {
+    channel: Channel,
+    identity: Box<Identity>,
+    created: Instant,
+    idle_since: Instant,
+}
+
+impl Connection {
+    /// A connection over a channel on which the handshake is over.
+    pub(super) fn new(mut channel: Channel, limits: Limits, identity: Identity) -> Self {
+        channel.exchange.set_limits(limits);
+        channel.exchange.release();
+        let now = Instant::now();
+        Self {
+            channel,
+            identity: Box::new(identity),
+            created: now,
+            idle_since: now,
+        }
+    }
+
+    /// Runs a command on a database and returns its reply, borrowed from the connection's buffer.
+    ///
+    /// The command is anything that serialises to a document: a [`bson::Document`], a
+    /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. It is
+    /// sent as it is: no session, read preference or concern is added to it, as the run-command
+    /// specification asks.
+    ///
+    /// The deadline is the connection's `command_timeout`; see
+    /// [`run_command_by`](Self::run_command_by) for one of your own.
+    ///
+    /// # Errors
+    /// - `ok: 0` in the reply: [`ErrorKind::Command`], and the connection stays usable. A
+    ///   `writeConcernError` is no error here: see [`Reply::write_concern_error`].
+    /// - The deadline came: [`ErrorKind::Timeout`].
+    /// - A command that can't be written as BSON, or is longer than the server takes:
+    ///   [`ErrorKind::Serialization`], [`ErrorKind::Protocol`]; nothing was sent, and the connection
+    ///   stays usable.
+    /// - The socket failed, or the server broke the protocol: the connection is closed.
+    pub async fn run_command<C>(&mut self, database: &str, command: &C) -> Result<Reply<'_>>
+    where
+        C: Serialize + ?Sized,
+    {
+        let deadline = match self.identity.command_timeout {
+            Some(bound) => Deadline::after(bound),
+            None => Deadline::never(),
+        };
+        self.run(deadline, database, command).await
+    }
+
+    /// [`run_command`](Self::run_command) with a deadline: a `Duration` from now, an `Instant`, or
+    /// a [`Deadline`] handed down.
+    ///
+    /// # Errors
+    /// See [`run_command`](Self::run_command).
+    pub async fn run_command_by<C>(
+        &mut self,
+        deadline: impl Into<Deadline>,
+        database: &str,
+        command: &C,
+    ) -> Result<Reply<'_>>
+    where
+        C: Serialize + ?Sized,
+    {
+        let deadline = deadline.into();
+        if deadline.is_over() {
+            return Err(self.timed_out(deadline));
+        }
+        self.run(deadline, database, command).await
+    }
+
+    async fn run<C>(&mut self, deadline: Deadline, database: &str, command: &C) -> Result<Reply<'_>>
+    where
+        C: Serialize + ?Sized,
+    {
+        self.settle(deadline).await?;
+        self.channel
+            .encode(database, command)
+            .map_err(|error| self.identity.name(error))?;
+        let outcome = deadline.bound(self.channel.round_trip()).await;
+        self.finish(outcome, deadline)?;
+        self.channel
+            .body()
+            .and_then(|body| {
+                wire::check_ok(body)?;
+                Ok(Reply::new(body, &self.identity))
+            })
+            .map_err(|error| self.identity.name(error))
+    }
+
+    /// Sends one whole wire message of the caller's own: an OP_MSG or an OP_QUERY.
+    ///
+    /// With OP_MSG's `moreToCome` flag no reply is expected; otherwise call
+    /// [`receive`](Self::receive) next. A reply that nobody received is read away before the next
+    /// request, like that of a cancelled command.
+    ///
+    /// # Errors
+    /// A message whose header does not fit it is refused before anything is sent. Else as
+    /// [`run_command`](Self::run_command).
+    pub async fn send(&mut self, message: &[u8], deadline: impl Into<Deadline>) -> Result<()> {
+        let deadline = deadline.into();
+        self.settle(deadline).await?;
+        let outcome = deadline.bound(self.channel.send(message)).await;
+        self.finish(outcome, deadline)
+    }
+
+    /// Receives the whole wire message, header and all, that answers the last
+    /// [`send`](Self::send). While the server streams (`moreToCome` in its reply), call it again.
+    ///
+    /// May be dropped and called again without losing anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] if no reply is expected. Else as
+    /// [`run_command`](Self::run_command); `ok` is the caller's to look at.
+    pub async fn receive(&mut self, deadline: impl Into<Deadline>) -> Result<&[u8]> {
+        let deadline = deadline.into();
+        if !self.channel.exchange.is_receivable() {
+            return Err(match self.readiness() {
+                Readiness::Closed(reason) => self.closed(reason),
+                Readiness::Idle | Readiness::Owed => self
+                    .identity
+                    .name(Error::configuration("no message was sent that is answered")),
+            });
+        }
+        let outcome = deadline.bound(self.channel.read(usize::MAX)).await;
+        self.finish(outcome, deadline)?;
+        Ok(self.channel.exchange.reply())
+    }
+
+    /// The connection's number: from 1, in the order of creation, within one pool.
+    pub fn id(&self) -> u64 {
+        self.identity.id
+    }
+
+    /// The pool generation in which the connection was made.
+    pub fn generation(&self) -> u64 {
+        self.identity.generation
+    }
+
+    /// The server.
+    pub fn server(&self) -> &ServerAddress {
+        &self.identity.server
+    }
+
+    /// The user that was authenticated, if any.
+    pub fn user(&self) -> Option<&str> {
+        self.identity.user.as_deref()
+    }
+
+    /// What the server said of itself in this connection's handshake.
+    pub fn description(&self) -> &ConnectionDescription {
+        &self.identity.description
+    }
+
+    /// When the connection was made.
+    pub fn created(&self) -> Instant {
+        self.created
+    }
+
+    /// When the connection was last given back, or made.
+    pub fn idle_since(&self) -> Instant {
+        self.idle_since
+    }
+
+    /// Whether the connection can run a command: now, or after reading away an owed reply.
+    pub fn readiness(&self) -> Readiness {
+        self.channel.exchange.readiness()
+    }
+
+    /// Whether the connection can never run a command again.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.readiness(), Readiness::Closed(_))
+    }
+
+    /// Gives the connection up. The socket is closed when it is dropped.
+    pub fn close(&mut self) {
+        self.channel.exchange.close(ClosedReason::Closed);
+    }
+
+    /// Reads away the reply that is owed to a cancelled command, if there is one.
+    ///
+    /// Dropped half-way it may be called again.
+    ///
+    /// # Errors
+    /// The reply did not come within `drain_timeout` (or the deadline, if that is earlier), or is
+    /// longer than 1 MiB: the connection is closed then.
+    pub async fn drain(&mut self, deadline: Deadline) -> Result<()> {
+        match self.readiness() {
+            Readiness::Idle => return Ok(()),
+            Readiness::Closed(reason) => return Err(self.closed(reason)),
+            Readiness::Owed => {}
+        }
+        let deadline = deadline.within(Some(self.identity.drain_timeout));
+        let outcome = match deadline.bound(self.channel.read(DRAIN_BYTES)).await {
+            Ok(outcome) => outcome,
+            Err(Elapsed) => Err(Error::timeout(Wait::Drain, deadline.elapsed())),
+        };
+        outcome.map_err(|error| {
+            self.channel.exchange.close(ClosedReason::CancelledReply);
+            self.identity.name(error)
+        })
+    }
+
+    /// Whether the idle connection is what it should be: open, with nothing to read. No I/O.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.channel.is_quiet()
+    }
+
+    /// Whether the pool has been cleared since the connection was made.
+    pub fn is_stale(&self) -> bool {
+        self.identity.generation != self.identity.pool_generation.load(Ordering::Acquire)
+    }
+
+    /// Prepares the connection to go back to its pool, and says whether it may: not if it is
+    /// closed, was left in the middle of a request, or is stale. Its idle clock starts, and a large
+    /// buffer is given back.
+    ///
+    /// For the check-in of a generic pool.
+    #[must_use]
+    pub fn check_in(&mut self) -> bool {
+        if self.is_closed() || self.is_stale() {
+            return false;
+        }
+        self.channel.exchange.release();
+        self.idle_since = Instant::now();
+        true
+    }
+
+    /// Makes sure that nothing is owed.
+    async fn settle(&mut self, deadline: Deadline) -> Result<()> {
+        match self.readiness() {
+            Readiness::Idle => Ok(()),
+            Readiness::Owed => self.drain(deadline).await,
+            Readiness::Closed(reason) => Err(self.closed(reason)),
+        }
+    }
+
+    fn finish(&self, outcome: Result<Result<()>, Elapsed>, deadline: Deadline) -> Result<()> {
+        match outcome {
+            Ok(outcome) => outcome.map_err(|error| self.identity.name(error)),
+            Err(Elapsed) => Err(self.timed_out(deadline)),
+        }
+    }
+
+    fn timed_out(&self, deadline: Deadline) -> Error {
+        self.identity
+            .name(Error::timeout(Wait::Command, deadline.elapsed()))
+    }
+
+    fn closed(&self, reason: ClosedReason) -> Error {
+        self.identity.name(ErrorKind::ConnectionClosed(reason))
+    }
+}

@@ -1,0 +1,173 @@
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::stream::Stream;
+use crate::ServerAddress;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Opens the transport to a server: the seam for TLS, proxies, in-memory networks and a
+/// framework's own sockets.
+///
+/// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over, so
+/// an implementation needs no time-out of its own, but must leave nothing behind when dropped.
+#[async_trait]
+pub trait Connector: Send + Sync + 'static {
+    /// Opens a stream to `address`.
+    ///
+    /// # Errors
+    /// Preferably [`ErrorKind::Connect`]; the caller adds the server's address.
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream>;
+}
+
+/// TCP and Unix domain sockets.
+///
+/// A host name's addresses are tried in turns of IPv6 and IPv4, the next one 250 ms after the one
+/// before or as soon as that has failed (happy eyeballs, RFC 8305); the first to answer wins. TCP
+/// sockets have `TCP_NODELAY` set and are kept alive: probes begin after 120 s of silence.
+#[derive(Clone, Debug)]
+pub struct SocketConnector {
+    keep_alive: Duration,
+    attempt_delay: Duration,
+}
+
+impl Default for SocketConnector {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(120),
+            attempt_delay: Duration::from_millis(250),
+        }
+    }
+}
+
+impl SocketConnector {
+    /// The defaults above.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let addresses = in_turns(lookup_host((host, port)).await?);
+        let stream = self.race(addresses).await?;
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(self.keep_alive))?;
+        Ok(stream)
+    }
+
+    /// Dropping this future drops the set, which ends every attempt under way.
+    async fn race(&self, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+        let mut attempts = JoinSet::new();
+        let mut addresses = addresses.into_iter();
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no addresses");
+        loop {
+            match addresses.next() {
+                Some(address) => {
+                    attempts.spawn(TcpStream::connect(address));
+                }
+                None if attempts.is_empty() => return Err(failure),
+                None => {}
+            }
+            let more = !addresses.as_slice().is_empty();
+            // Both branches are safe to drop: `join_next` loses nothing, the sleep starts anew only
+            // once its turn is over.
+            tokio::select! {
+                Some(attempt) = attempts.join_next() => match attempt {
+                    Ok(Ok(stream)) => return Ok(stream),
+                    Ok(Err(error)) => failure = error,
+                    Err(error) => failure = io::Error::other(error),
+                },
+                () = sleep(self.attempt_delay), if more => {}
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for SocketConnector {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+        let stream = match address {
+            ServerAddress::Tcp { host, port } => {
+                self.connect_tcp(host, *port).await.map(Stream::Tcp)
+            }
+            #[cfg(unix)]
+            ServerAddress::Unix { path } => tokio::net::UnixStream::connect(path)
+                .await
+                .map(Stream::Unix),
+            #[cfg(not(unix))]
+            ServerAddress::Unix { .. } => Err(io::Error::from(io::ErrorKind::Unsupported)),
+        };
+        stream.map_err(|error| Error::new(ErrorKind::Connect(Arc::new(error))))
+    }
+}
+
+/// Alternates the families, IPv6 first, and keeps the resolver's order within each.
+fn in_turns(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let (v6, v4): (Vec<_>, Vec<_>) = addresses.partition(SocketAddr::is_ipv6);
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let mut turns = Vec::with_capacity(v6.len() + v4.len());
+    loop {
+        match (v6.next(), v4.next()) {
+            (None, None) => return turns,
+            (first, second) => turns.extend(first.into_iter().chain(second)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let given = ["1.1.1.1:1", "2.2.2.2:1", "[::1]:1", "3.3.3.3:1"].map(parse);
+        let wanted = ["[::1]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"].map(parse);
+        assert_eq!(in_turns(given.into_iter()), wanted);
+    }
+
+    #[tokio::test]
+    async fn a_refusing_address_does_not_hide_a_good_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let good = listener.local_addr().expect("bound");
+        let refusing = {
+            let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            closed.local_addr().expect("bound")
+        };
+        let stream = SocketConnector::new().race(vec![refusing, good]).await;
+        assert_eq!(stream.expect("connected").peer_addr().expect("peer"), good);
+        let error = SocketConnector::new().race(vec![refusing]).await;
+        assert_eq!(
+            error.expect_err("refused").kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert!(SocketConnector::new().race(Vec::new()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn sockets_are_set_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let stream = SocketConnector::new()
+            .connect_tcp("127.0.0.1", address.port())
+            .await
+            .expect("connected");
+        assert!(stream.nodelay().expect("an option"));
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("an option"));
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_keepalive_time().expect("an option"),
+            Duration::from_secs(120)
+        );
+    }
+}

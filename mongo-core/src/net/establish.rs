@@ -1,0 +1,116 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+
+use super::channel::Channel;
+use super::connection::{Connection, Identity};
+use super::connector::Connector;
+use super::deadline::{Deadline, Elapsed};
+use super::keys::KeyService;
+
+use crate::ServerAddress;
+use crate::auth::{Credential, Nonces};
+use crate::error::{Error, Result, Wait};
+use crate::handshake::{Handshake, HandshakeContext, RequestOp, Step};
+use crate::wire::Limits;
+
+/// Makes connections to one server for one credential: opens the transport, says hello,
+/// authenticates.
+pub(crate) struct Establisher {
+    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) keys: Arc<KeyService>,
+    pub(crate) server: ServerAddress,
+    pub(crate) credential: Option<Arc<Credential>>,
+    /// The `client` document of the handshake.
+    pub(crate) metadata: Arc<RawDocumentBuf>,
+    /// Over the whole establishment (`connectTimeoutMS`); `None` is none.
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) command_timeout: Option<Duration>,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) generation: Arc<AtomicU64>,
+}
+
+impl Establisher {
+    pub(crate) fn user(&self) -> Option<&Arc<str>> {
+        self.credential.as_ref()?.username()
+    }
+
+    /// Adds to an error what it is about.
+    pub(crate) fn name(&self, error: impl Into<Error>) -> Error {
+        error.into().at(&self.server).for_user(self.user())
+    }
+
+    /// Makes one connection. Dropped at any await, it leaves nothing behind but a closed socket.
+    ///
+    /// # Errors
+    /// By the phase that failed, with the server and the user; a time-out names the phase that it
+    /// cut short.
+    pub(crate) async fn establish(&self, id: u64, deadline: Deadline) -> Result<Connection> {
+        let deadline = deadline.within(self.connect_timeout);
+        let mut phase = Wait::Connect;
+        let outcome = deadline
+            .bound(self.run(id, &mut phase))
+            .await
+            .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())));
+        outcome.map_err(|error| self.name(error))
+    }
+
+    async fn run(&self, id: u64, phase: &mut Wait) -> Result<Connection> {
+        // Cleared meanwhile, the connection is stale from the beginning.
+        let generation = self.generation.load(Ordering::Acquire);
+        let mut channel = Channel::new(self.connector.connect(&self.server).await?);
+        *phase = Wait::Handshake;
+        let mut handshake = Handshake::new(self.context()?);
+        let mut step = handshake.start()?;
+        let description = loop {
+            if handshake.is_authenticating() {
+                *phase = Wait::Authentication;
+            }
+            step = match step {
+                Step::Send(request) => {
+                    match request.op {
+                        RequestOp::Msg => channel.encode(&request.database, &request.command)?,
+                        RequestOp::Query => {
+                            channel.encode_legacy(&request.database, &request.command)?;
+                        }
+                    }
+                    channel.round_trip().await?;
+                    handshake.handle_reply(channel.body()?)?
+                }
+                Step::Derive(derivation) => {
+                    handshake.handle_keys(self.keys.derive(derivation).await?)?
+                }
+                Step::Done(description) => break description,
+            };
+        };
+        let limits = Limits {
+            max_message_size: description.max_message_size_bytes,
+            ..Limits::default()
+        };
+        let identity = Identity {
+            id,
+            generation,
+            pool_generation: self.generation.clone(),
+            server: self.server.clone(),
+            user: self.user().cloned(),
+            description,
+            command_timeout: self.command_timeout,
+            drain_timeout: self.drain_timeout,
+        };
+        Ok(Connection::new(channel, limits, identity))
+    }
+
+    fn context(&self) -> Result<HandshakeContext> {
+        let mut random = [0; Nonces::RANDOM_BYTES];
+        getrandom::fill(&mut random).map_err(|error| {
+            Error::configuration(format!("the system's random generator: {error}"))
+        })?;
+        let nonces = Nonces::from_random(random);
+        Ok(HandshakeContext {
+            credential: self.credential.clone(),
+            ..HandshakeContext::new(self.metadata.clone(), nonces)
+        })
+    }
+}

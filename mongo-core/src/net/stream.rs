@@ -1,0 +1,108 @@
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+/// What a custom stream has to be.
+pub trait AsyncStream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> AsyncStream for S {}
+
+/// The transport under a connection.
+///
+/// The two kinds that matter most are called without indirection; any other goes in a box.
+#[non_exhaustive]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix domain socket.
+    #[cfg(unix)]
+    Unix(UnixStream),
+    /// Anything else: TLS, a proxy's tunnel, an in-memory pipe.
+    Custom(Box<dyn AsyncStream>),
+}
+
+impl Stream {
+    /// Boxes a custom stream.
+    pub fn custom(stream: impl AsyncStream) -> Self {
+        Self::Custom(Box::new(stream))
+    }
+
+    /// Whether an idle stream is what it should be: open, with nothing to read.
+    ///
+    /// On a tokio socket that has not been woken this costs no system call. What the reactor has
+    /// not yet seen can't be told here; a command on such a connection fails by itself.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let outcome = match self {
+            Self::Tcp(stream) => stream.try_read(&mut byte),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Custom(stream) => {
+                let mut buf = ReadBuf::new(&mut byte);
+                let mut context = Context::from_waker(Waker::noop());
+                match Pin::new(stream).poll_read(&mut context, &mut buf) {
+                    Poll::Pending => return true,
+                    Poll::Ready(outcome) => outcome.map(|()| buf.filled().len()),
+                }
+            }
+        };
+        // A byte or an end of file: either was not asked for.
+        matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
+            #[cfg(unix)]
+            Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
+            Self::Custom(_) => f.write_str("Custom(..)"),
+        }
+    }
+}
+
+macro_rules! delegate {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            #[cfg(unix)]
+            Stream::Unix($stream) => $call,
+            Stream::Custom($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,93 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+use crate::uri::ClientOptions;
+
+/// How long a command may take where neither the URI nor the manager's configuration says.
+pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the reply to a cancelled command is waited for, at the next check-out.
+pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How long a check-out may take in all where neither the URI nor the pool's configuration says.
+pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The connections of a pool where neither the URI nor the pool's configuration says, as the
+/// connection monitoring and pooling specification has it.
+pub const DEFAULT_MAX_SIZE: u32 = 100;
+
+/// What stands in for "no limit" (`maxPoolSize=0`): the generic pools need a number, and allocate
+/// or hang by it.
+pub const UNLIMITED_SIZE: u32 = 10_000;
+
+/// How a manager makes and checks connections. The same on either backend.
+///
+/// With serde every field may be left out; durations are `"5s"`, `"100ms"` and the like, or
+/// `{ secs, nanos }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ManagerConfig {
+    /// How an idle connection is checked at its check-out. Default [`RecyclingMethod::Fast`].
+    pub recycling_method: RecyclingMethod,
+    /// For commands that name no deadline. Default: the URI's `timeoutMS`, else its
+    /// `socketTimeoutMS`, else 60 s. Zero is no bound.
+    #[serde(with = "duration::option")]
+    pub command_timeout: Option<Duration>,
+    /// How long the reply owed to a cancelled command is waited for at the next check-out, before
+    /// the connection is closed instead. Default 100 ms. Zero closes at once, unless the reply is
+    /// there.
+    #[serde(with = "duration::option")]
+    pub drain_timeout: Option<Duration>,
+    /// A connection idle for longer is closed at its check-out. Default: the URI's
+    /// `maxIdleTimeMS`, else no bound. Zero is no bound.
+    #[serde(with = "duration::option")]
+    pub max_idle_time: Option<Duration>,
+    /// A connection older than this is closed at its check-out. Default no bound. Zero is no bound.
+    #[serde(with = "duration::option")]
+    pub max_lifetime: Option<Duration>,
+}
+
+impl ManagerConfig {
+    /// The defaults, with a recycling method.
+    pub fn new(recycling_method: RecyclingMethod) -> Self {
+        Self {
+            recycling_method,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn command_timeout(&self, options: &ClientOptions) -> Option<Duration> {
+        self.command_timeout
+            .or(options.timeout)
+            .or(options.socket_timeout)
+            .or(Some(DEFAULT_COMMAND_TIMEOUT))
+            .filter(|bound| !bound.is_zero())
+    }
+
+    pub(super) fn max_idle_time(&self, options: &ClientOptions) -> Option<Duration> {
+        self.max_idle_time
+            .or(options.max_idle_time)
+            .filter(|bound| !bound.is_zero())
+    }
+}
+
+/// How an idle connection is checked when it is checked out.
+///
+/// Whatever the method, a connection of an earlier generation, over its idle or life time, or with
+/// an owed reply that does not come in time is not handed out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RecyclingMethod {
+    /// No I/O: the socket must be open and have nothing to read. Free on an idle socket; does not
+    /// see a peer that vanished without a word.
+    #[default]
+    Fast,
+    /// One `ping` round trip at each check-out.
+    Verified,
+    /// [`Fast`](Self::Fast), and a `ping` where the connection has been idle for as long.
+    #[serde(with = "duration::plain")]
+    VerifiedAfter(Duration),
+}

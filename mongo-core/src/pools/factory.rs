@@ -1,0 +1,299 @@
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bson::rawdoc;
+use tokio::time::Instant;
+
+use super::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
+use crate::ServerAddress;
+use crate::auth::{AuthMechanism, ScramMechanism};
+use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::handshake::{ClientMetadata, DriverInfo, Environment};
+use crate::net::{Connection, Connector, Deadline, Establisher, KeyService, SocketConnector};
+use crate::uri::ClientOptions;
+
+/// Makes and checks the connections of one pool: one server, one credential.
+///
+/// Both adapters' managers are thin translations of this, so that a connection means the same on
+/// either backend. It serves the first host of its options, as with `directConnection=true`.
+pub struct ConnectionFactory {
+    establisher: Establisher,
+    recycling_method: RecyclingMethod,
+    max_idle_time: Option<Duration>,
+    max_lifetime: Option<Duration>,
+    next_id: AtomicU64,
+    last_failure: Mutex<Option<Failure>>,
+}
+
+struct Failure {
+    at: Instant,
+    error: Error,
+}
+
+impl ConnectionFactory {
+    /// A builder over client options, such as [`ClientOptions::parse`] gives.
+    pub fn builder(options: ClientOptions) -> ConnectionFactoryBuilder {
+        ConnectionFactoryBuilder {
+            options,
+            config: ManagerConfig::default(),
+            connector: None,
+            keys: None,
+            driver_info: Vec::new(),
+        }
+    }
+
+    /// Makes one connection: transport, handshake, authentication.
+    ///
+    /// Bounded by `connectTimeoutMS` (default 10 s) and by the deadline, whichever is earlier.
+    /// Dropped meanwhile, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// By what failed: [`ErrorKind::Connect`], [`ErrorKind::Handshake`],
+    /// [`ErrorKind::Authentication`], [`ErrorKind::Network`], [`ErrorKind::Protocol`], or a
+    /// [`ErrorKind::Timeout`] that names the phase; always with the server and the user.
+    pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let established = self.establisher.establish(id, deadline).await;
+        *self.last_failure() = match &established {
+            Ok(_) => None,
+            Err(error) => Some(Failure {
+                at: Instant::now(),
+                error: error.clone(),
+            }),
+        };
+        established
+    }
+
+    /// Checks an idle connection that is about to be handed out, and reads away what it owes.
+    ///
+    /// # Errors
+    /// Why it must not be handed out. The connection is closed then. Dropped meanwhile, the
+    /// connection stays as safe as any whose command was cancelled.
+    pub async fn recycle(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+        let checked = self.check(connection, deadline).await;
+        checked.inspect_err(|_| connection.close())
+    }
+
+    async fn check(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+        let closed = |reason| Err(self.name(ErrorKind::ConnectionClosed(reason)));
+        if connection.is_stale() {
+            return closed(ClosedReason::Stale);
+        }
+        let idle = match (self.recycling_method, self.max_idle_time, self.max_lifetime) {
+            // Nothing to compare: spares the clock.
+            (RecyclingMethod::Fast | RecyclingMethod::Verified, None, None) => Duration::ZERO,
+            (_, max_idle_time, max_lifetime) => {
+                let now = Instant::now();
+                let idle = now.saturating_duration_since(connection.idle_since());
+                let age = now.saturating_duration_since(connection.created());
+                if max_idle_time.is_some_and(|max| idle > max)
+                    || max_lifetime.is_some_and(|max| age > max)
+                {
+                    return closed(ClosedReason::Expired);
+                }
+                idle
+            }
+        };
+        connection.drain(deadline).await?;
+        if !connection.is_quiet() {
+            return closed(ClosedReason::Network);
+        }
+        match self.recycling_method {
+            RecyclingMethod::Fast => Ok(()),
+            RecyclingMethod::VerifiedAfter(bound) if idle < bound => Ok(()),
+            RecyclingMethod::Verified | RecyclingMethod::VerifiedAfter(_) => {
+                self.ping(connection, deadline).await
+            }
+        }
+    }
+
+    async fn ping(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+        let ping = rawdoc! { "ping": 1_i32 };
+        let answered = connection
+            .run_command_by(
+                deadline.within(self.establisher.connect_timeout),
+                "admin",
+                &ping,
+            )
+            .await;
+        match answered {
+            Ok(_) => Ok(()),
+            // The server answered: the connection is alive, whatever it thinks of a ping.
+            Err(error) if error.command().is_some() => Ok(()),
+            Err(error) if error.is_timeout() => {
+                let cut = Error::timeout(Wait::Recycle, deadline.elapsed());
+                Err(self.name(cut).caused_by(Some(error)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The generation that new connections belong to.
+    pub fn generation(&self) -> u64 {
+        self.establisher.generation.load(Ordering::Acquire)
+    }
+
+    /// Begins a new generation: no connection made before is handed out again.
+    pub fn clear(&self) {
+        self.establisher.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The server.
+    pub fn server(&self) -> &ServerAddress {
+        &self.establisher.server
+    }
+
+    /// The user of the credential, if there is one.
+    pub fn user(&self) -> Option<&str> {
+        self.establisher.user().map(|user| &**user)
+    }
+
+    /// Adds the server and the user to an error that has none.
+    pub fn name(&self, error: impl Into<Error>) -> Error {
+        self.establisher.name(error)
+    }
+
+    /// The error for a wait that ran out, with the last failure to make a connection if that was
+    /// since the wait began: what a bare "timed out" would hide.
+    pub fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        let after = deadline.elapsed();
+        let cause = self
+            .last_failure()
+            .as_ref()
+            .filter(|failure| failure.at.elapsed() <= after)
+            .map(|failure| failure.error.clone());
+        self.name(Error::timeout(wait, after)).caused_by(cause)
+    }
+
+    fn last_failure(&self) -> std::sync::MutexGuard<'_, Option<Failure>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ConnectionFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionFactory")
+            .field("server", self.server())
+            .field("user", &self.user())
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`ConnectionFactory`].
+pub struct ConnectionFactoryBuilder {
+    options: ClientOptions,
+    config: ManagerConfig,
+    connector: Option<Arc<dyn Connector>>,
+    keys: Option<Arc<KeyService>>,
+    driver_info: Vec<DriverInfo>,
+}
+
+impl ConnectionFactoryBuilder {
+    /// How connections are checked and bounded. Default [`ManagerConfig::default`].
+    #[must_use]
+    pub fn config(mut self, config: ManagerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What opens the transport. Default [`SocketConnector`].
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// The cache of derived keys, and the executor that fills it. Default one of its own, on
+    /// tokio's blocking threads.
+    #[must_use]
+    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Names the embedding framework in the handshake's metadata, after those named before.
+    #[must_use]
+    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
+        self.driver_info.push(driver_info);
+        self
+    }
+
+    /// The factory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] for what the options ask and this version can't do; it names
+    /// the option. Nothing that a user asked for is left out silently.
+    pub fn build(self) -> Result<ConnectionFactory> {
+        let server = self.check_options()?;
+        let options = &self.options;
+        let mut metadata = ClientMetadata::new(
+            options.app_name.as_deref(),
+            &Environment {
+                variable: &|name| std::env::var(name).ok(),
+                file_exists: &|path| std::path::Path::new(path).exists(),
+            },
+        )
+        .map_err(|error| Error::configuration(error.to_string()))?;
+        for driver_info in self.driver_info {
+            metadata
+                .append(driver_info)
+                .map_err(|error| Error::configuration(error.to_string()))?;
+        }
+        let config = &self.config;
+        Ok(ConnectionFactory {
+            establisher: Establisher {
+                connector: self
+                    .connector
+                    .unwrap_or_else(|| Arc::new(SocketConnector::new())),
+                keys: self.keys.unwrap_or_default(),
+                server,
+                credential: options.credential.clone().map(Arc::new),
+                metadata: Arc::new(metadata.document()),
+                connect_timeout: options.connect_timeout,
+                command_timeout: config.command_timeout(options),
+                drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+                generation: Arc::default(),
+            },
+            recycling_method: config.recycling_method,
+            max_idle_time: config.max_idle_time(options),
+            max_lifetime: config.max_lifetime.filter(|max| !max.is_zero()),
+            next_id: AtomicU64::new(1),
+            last_failure: Mutex::default(),
+        })
+    }
+
+    /// The one server, if the options ask nothing that is not there yet.
+    fn check_options(&self) -> Result<ServerAddress> {
+        let options = &self.options;
+        let missing =
+            |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
+        if options.srv.is_some() {
+            return missing("mongodb+srv");
+        }
+        if options.uses_tls() && self.connector.is_none() {
+            return missing("TLS (`tls=true`) without a connector of your own");
+        }
+        if options.proxy.is_some() && self.connector.is_none() {
+            return missing("`proxyHost` without a connector of your own");
+        }
+        if options.load_balanced == Some(true) {
+            return missing("`loadBalanced=true`");
+        }
+        if let Some(credential) = &options.credential {
+            credential
+                .validate()
+                .map_err(|error| Error::configuration(error.to_string()))?;
+            let mechanism = credential.mechanism().unwrap_or(AuthMechanism::ScramSha256);
+            ScramMechanism::try_from(mechanism).map_err(Error::from)?;
+        }
+        match options.hosts.first() {
+            Some(host) => Ok(host.clone()),
+            None => Err(Error::configuration("there is no host")),
+        }
+    }
+}
