@@ -1,1 +1,65 @@
-//! Placeholder.
+//! # MongoDB connections in a bb8 pool
+//!
+//! A [`Pool`] hands out [`Connection`]s to one MongoDB server: handshaken, authenticated, and made
+//! for raw commands. The pooling is [bb8](https://docs.rs/bb8)'s own; this crate is a
+//! [`MongoConnectionManager`] for it, a front that makes its waits bounded and its errors true, and
+//! a configuration.
+//!
+//! ```no_run
+//! use bson::doc;
+//! use mongo_bb8::{Config, Runtime};
+//! # use mongo_bb8::mongo_core::bson;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::from_url("mongodb://app:secret@localhost/?maxPoolSize=16");
+//! let pool = config.create_pool(Some(Runtime::Tokio1))?;
+//!
+//! let mut connection = pool.get().await?;
+//! let reply = connection.run_command("admin", &doc! { "ping": 1 }).await?;
+//! println!("{:?}", reply.raw());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What this adds to a bare bb8
+//! - **The right error at once.** A bare bb8 tells a failed connect to its error sink, and lets the
+//!   caller wait for its whole time-out to say `TimedOut`. Here the caller gets the failure itself,
+//!   when it happens.
+//! - **Every wait has one deadline** (`timeouts.wait`, default the URI's `waitQueueTimeoutMS`, else
+//!   30 s), and the error says which wait it was, with the server, the user and the last failure.
+//! - **Fair waiting.** Callers queue in front of bb8, whose own late getters overtake the woken one.
+//! - **Cancellation is safe.** A connection whose command was dropped half-way is closed when its
+//!   guard is dropped; one that only owes a reply is drained when it is next checked out.
+//! - [`Pool::close`], which bb8 has not got.
+//!
+//! The manager is there for a bare `bb8::Pool` too, which then behaves as bb8 does. A bare pool can
+//! be given to `Pool::from`; build it with `retry_connection(false)`, or bb8 goes on trying a
+//! connection that nobody waits for.
+//!
+//! The names are those of `mongo_deadpool`, so that a feature flag of your own can swap the two by
+//! one `use`.
+
+mod config;
+mod connection;
+mod failures;
+mod manager;
+mod pool;
+
+pub use bb8;
+pub use config::{Config, CreatePoolError, PoolConfig, QueueMode, Runtime, Timeouts};
+pub use connection::PooledConnection;
+pub use manager::MongoConnectionManager;
+pub use mongo_core;
+pub use mongo_core::pools::{ManagerConfig, RecyclingMethod};
+pub use mongo_core::{Error, ErrorKind};
+pub use pool::{Pool, Status};
+
+/// A connection checked out of a [`Pool`]: `mongo_deadpool`'s name for it.
+pub type Connection = PooledConnection;
+
+/// The manager, by `mongo_deadpool`'s name.
+pub type Manager = MongoConnectionManager;
+
+/// Why a [`Config`] can't be used.
+pub type ConfigError = Error;

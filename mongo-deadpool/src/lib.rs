@@ -1,1 +1,67 @@
-//! Placeholder.
+//! # MongoDB connections in a deadpool
+//!
+//! A [`Pool`] hands out [`Connection`]s to one MongoDB server: handshaken, authenticated, and made
+//! for raw commands. The pooling is [deadpool](https://docs.rs/deadpool)'s own; this crate is a
+//! [`Manager`] for it, a guard, and a configuration in the shape of the other deadpool crates.
+//!
+//! ```no_run
+//! use bson::doc;
+//! use mongo_deadpool::{Config, Runtime};
+//! # use mongo_deadpool::mongo_core::bson;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::from_url("mongodb://app:secret@localhost/?maxPoolSize=16");
+//! let pool = config.create_pool(Some(Runtime::Tokio1))?;
+//!
+//! let mut connection = pool.get().await?;
+//! let reply = connection.run_command("admin", &doc! { "ping": 1 }).await?;
+//! println!("{:?}", reply.raw());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What this adds to a bare deadpool
+//! - **No wait is endless.** [`Pool::get`] ends within one deadline (`timeouts.wait`, default the
+//!   URI's `waitQueueTimeoutMS`, else 30 s) that flows through waiting, checking and connecting.
+//! - **Errors tell the truth**: [`Error`] names the wait that ran out, the server, the user and
+//!   the last failure behind it. deadpool's own `Timeout(Wait)` names nothing.
+//! - **Cancellation is safe.** A connection whose command was dropped half-way leaves the pool when
+//!   its guard is dropped, and its slot is free at once; one that only owes a reply is drained when
+//!   it is next checked out.
+//! - Idle connections are taken last in, first out, unless a configuration of your own says `Fifo`.
+//!
+//! # Where it differs from the other deadpool crates
+//! [`Pool`] is a type of its own round `deadpool::managed::Pool<Manager, Connection>`, to which it
+//! dereferences, because deadpool's errors have no room for what the list above promises. The bare
+//! pool is there for who wants it: [`Config::builder`] builds one, and `Pool::from` takes one.
+
+mod config;
+mod connection;
+mod manager;
+mod pool;
+
+/// deadpool's types with this crate's manager, guard and errors, as the other deadpool crates
+/// reexport them. `Pool` is the bare one here.
+pub mod managed {
+    use crate::{ConfigError, Connection, Error, Manager};
+
+    pub use deadpool::managed::reexports::*;
+    deadpool::managed_reexports!("mongo", Manager, Connection, Error, ConfigError);
+}
+
+pub use config::Config;
+pub use connection::Connection;
+pub use deadpool;
+pub use managed::{
+    BuildError, CreatePoolError, Hook, HookError, Metrics, Object, ObjectId, PoolBuilder,
+    PoolConfig, PoolError, QueueMode, Runtime, Status, TimeoutType, Timeouts, WeakPool,
+};
+pub use manager::Manager;
+pub use mongo_core;
+pub use mongo_core::pools::{ManagerConfig, RecyclingMethod};
+pub use mongo_core::{Error, ErrorKind};
+pub use pool::Pool;
+
+/// Why a [`Config`] can't be used.
+pub type ConfigError = Error;

@@ -1,0 +1,208 @@
+use std::fmt;
+use std::time::Duration;
+
+use mongo_core::pools::{
+    self, ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE,
+    client_options,
+};
+use mongo_core::uri::ClientOptions;
+use serde::{Deserialize, Serialize};
+
+use crate::{ConfigError, Error, MongoConnectionManager, Pool};
+
+/// Why a pool could not be built.
+pub type CreatePoolError = Error;
+
+/// The most connections that a pool may be asked to hold, as under `mongo_deadpool`.
+const MAX_SIZE: u32 = 100_000;
+
+/// What to connect to, and how to pool it.
+///
+/// # From the environment or a file
+/// With the [`config`](https://crates.io/crates/config) crate, whose separator is set to `__`:
+/// ```env
+/// MONGO__URL=mongodb://app:secret@db.example.com/?waitQueueTimeoutMS=2000
+/// MONGO__POOL__MAX_SIZE=16
+/// MONGO__POOL__TIMEOUTS__CREATE=5s
+/// MONGO__MANAGER__RECYCLING_METHOD=Verified
+/// ```
+/// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
+/// and the like, or `{ secs, nanos }`.
+///
+/// `Debug` shows the hosts of the URL and nothing else of it.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The connection string. Default `mongodb://localhost:27017`.
+    pub url: Option<String>,
+    /// Client options, instead of a connection string.
+    pub options: Option<ClientOptions>,
+    /// How connections are made and checked.
+    pub manager: Option<ManagerConfig>,
+    /// How they are pooled.
+    pub pool: Option<PoolConfig>,
+}
+
+/// bb8's settings, in the words of `mongo_deadpool` where both have the thing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolConfig {
+    /// The most connections. Default the URI's `maxPoolSize` (100; 0, "no limit", is 10,000).
+    pub max_size: Option<u32>,
+    /// The idle connections that bb8 keeps ready. Default none.
+    pub min_idle: Option<u32>,
+    /// The bounds of a check-out.
+    pub timeouts: Timeouts,
+    /// Which idle connection is taken first. Default LIFO, so that a quiet pool can shrink.
+    pub queue_mode: QueueMode,
+}
+
+impl PoolConfig {
+    /// The defaults, with a size.
+    pub fn new(max_size: u32) -> Self {
+        Self {
+            max_size: Some(max_size),
+            ..Self::default()
+        }
+    }
+}
+
+/// The bounds of a check-out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// Over everything. Default the URI's `waitQueueTimeoutMS`, else 30 s.
+    #[serde(with = "pools::duration::option")]
+    pub wait: Option<Duration>,
+    /// Over making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
+    #[serde(with = "pools::duration::option")]
+    pub create: Option<Duration>,
+    /// Over checking an idle connection. Default none of its own.
+    #[serde(with = "pools::duration::option")]
+    pub recycle: Option<Duration>,
+}
+
+/// Which idle connection is taken first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueueMode {
+    /// The one that has been idle for longest.
+    Fifo,
+    /// The one that came back last.
+    #[default]
+    Lifo,
+}
+
+/// The runtimes that a pool can run on: named so that a call reads the same on either backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Runtime {
+    /// Tokio.
+    Tokio1,
+}
+
+impl Config {
+    /// A configuration for a connection string.
+    pub fn from_url(url: impl Into<String>) -> Self {
+        Self {
+            url: Some(url.into()),
+            ..Self::default()
+        }
+    }
+
+    /// A configuration for client options.
+    pub fn from_options(options: ClientOptions) -> Self {
+        Self {
+            options: Some(options),
+            ..Self::default()
+        }
+    }
+
+    /// Builds a pool. No connection is made before the first is asked for, but for `min_idle`.
+    ///
+    /// # Errors
+    /// The connection string or an option can't be used, the pool's size is 0 or over 100,000 or
+    /// less than `min_idle`, or there is no tokio runtime to run bb8's reaper in.
+    pub fn create_pool(&self, runtime: Option<Runtime>) -> Result<Pool, CreatePoolError> {
+        let Runtime::Tokio1 = runtime.unwrap_or(Runtime::Tokio1);
+        // bb8 would panic.
+        tokio::runtime::Handle::try_current()
+            .map_err(|_| Error::configuration("a bb8 pool has to be built within tokio"))?;
+        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let builder = self.bb8_builder(&options)?;
+        let timeouts = self.pool.unwrap_or_default().timeouts;
+        let factory = ConnectionFactory::builder(options)
+            .config(self.manager.clone().unwrap_or_default())
+            .build()?;
+        let manager =
+            MongoConnectionManager::with_timeouts(factory, timeouts.create, timeouts.recycle);
+        let inner = builder.build_unchecked(manager.clone());
+        Ok(Pool::new(inner, manager))
+    }
+
+    /// A builder for a bare bb8 pool, with this configuration. The manager is
+    /// [`MongoConnectionManager::from_config`]'s.
+    ///
+    /// # Errors
+    /// See [`create_pool`](Self::create_pool).
+    pub fn builder(&self) -> Result<bb8::Builder<MongoConnectionManager>, ConfigError> {
+        self.bb8_builder(&client_options(self.url.as_deref(), self.options.as_ref())?)
+    }
+
+    fn bb8_builder(
+        &self,
+        options: &ClientOptions,
+    ) -> Result<bb8::Builder<MongoConnectionManager>, ConfigError> {
+        let pool = self.pool.unwrap_or_default();
+        let max_size = match (pool.max_size, options.max_pool_size) {
+            (Some(max_size), _) => max_size,
+            (None, 0) => UNLIMITED_SIZE,
+            (None, max_size) => max_size,
+        };
+        if max_size == 0 || max_size > MAX_SIZE {
+            return Err(Error::configuration(format!(
+                "`pool.max_size` is {max_size}, not from 1 to {MAX_SIZE}"
+            )));
+        }
+        if pool.min_idle.is_some_and(|min_idle| min_idle > max_size) {
+            return Err(Error::configuration(format!(
+                "`pool.min_idle` is more than `pool.max_size`, which is {max_size}"
+            )));
+        }
+        let wait = pool.timeouts.wait.or(options.wait_queue_timeout);
+        let wait = wait.unwrap_or(DEFAULT_WAIT_TIMEOUT);
+        if wait.is_zero() {
+            return Err(Error::configuration("`pool.timeouts.wait` is zero"));
+        }
+        let manager = self.manager.clone().unwrap_or_default();
+        Ok(Pool::builder()
+            .max_size(max_size)
+            .min_idle(pool.min_idle)
+            .test_on_check_out(true)
+            .connection_timeout(wait)
+            // A retry would go on where nobody waits any more.
+            .retry_connection(false)
+            // Checked at check-out as well; the reaper closes what nobody checks out.
+            .idle_timeout(bound(manager.max_idle_time.or(options.max_idle_time)))
+            .max_lifetime(bound(manager.max_lifetime))
+            .queue_strategy(match pool.queue_mode {
+                QueueMode::Fifo => bb8::QueueStrategy::Fifo,
+                QueueMode::Lifo => bb8::QueueStrategy::Lifo,
+            }))
+    }
+}
+
+/// bb8 panics at a bound of zero, which is none here.
+fn bound(bound: Option<Duration>) -> Option<Duration> {
+    bound.filter(|bound| !bound.is_zero())
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &self.url.as_deref().map(RedactedUrl))
+            .field("options", &self.options)
+            .field("manager", &self.manager)
+            .field("pool", &self.pool)
+            .finish()
+    }
+}

@@ -1,0 +1,220 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bb8::RunError;
+use mongo_core::error::Wait;
+use mongo_core::{Deadline, Error, ErrorKind};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::manager::check_out;
+use crate::{MongoConnectionManager, PooledConnection};
+
+/// A pool of connections to one server: bb8's, with a fair queue before it, one deadline, and
+/// errors that tell the truth.
+///
+/// Cloning is cheap; clones are the same pool.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    inner: bb8::Pool<MongoConnectionManager>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    manager: MongoConnectionManager,
+    /// As many permits as bb8 holds connections, so that who has one never waits for another's.
+    front: Arc<Semaphore>,
+    max_size: usize,
+    wait: Duration,
+    waiting: AtomicUsize,
+}
+
+/// How full a pool is, in deadpool's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The most connections that the pool may hold.
+    pub max_size: usize,
+    /// The connections that it holds, in use or idle.
+    pub size: usize,
+    /// The idle ones.
+    pub available: usize,
+    /// The callers that wait for a slot.
+    pub waiting: usize,
+}
+
+impl Pool {
+    /// A builder for a bare [`bb8::Pool`]. Set `retry_connection(false)`, and turn what it builds
+    /// into a `Pool` with [`Pool::new`].
+    pub fn builder() -> bb8::Builder<MongoConnectionManager> {
+        bb8::Pool::builder()
+    }
+
+    /// A pool round a bare one that was built by hand with this manager (or a clone of it).
+    ///
+    /// bb8's `connection_timeout` (default 30 s) is the bound of [`get`](Self::get).
+    pub fn new(inner: bb8::Pool<MongoConnectionManager>, manager: MongoConnectionManager) -> Self {
+        let config = inner.config();
+        let max_size = config.max_size as usize;
+        Self {
+            shared: Arc::new(Shared {
+                manager,
+                front: Arc::new(Semaphore::new(max_size)),
+                max_size,
+                wait: config.connection_timeout,
+                waiting: AtomicUsize::new(0),
+            }),
+            inner,
+        }
+    }
+
+    /// Checks a connection out: an idle one that passes its check, or a new one.
+    ///
+    /// Waits, in turn, while all are in use. All of it ends within `timeouts.wait` of the
+    /// configuration, default 30 s; making a connection also within `connectTimeoutMS` (10 s) and
+    /// `timeouts.create`, checking one within `timeouts.recycle`.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Timeout`]: which wait it was, with what kept failing meanwhile as its cause.
+    /// - [`ErrorKind::Connect`], [`ErrorKind::Authentication`], … from making a connection, at once.
+    /// - [`ErrorKind::PoolClosed`].
+    ///
+    /// # Cancellation
+    /// May be dropped at any time: a slot or a connection it had gets free. A connection that was
+    /// being made goes on in bb8's own task, and is idle when it is done.
+    pub async fn get(&self) -> Result<PooledConnection, Error> {
+        self.get_within(self.shared.wait).await
+    }
+
+    /// [`get`](Self::get) with another bound than the configured one. Zero does not wait for a
+    /// slot; a connection may still have to be made, within the configured bound.
+    ///
+    /// # Errors
+    /// See [`get`](Self::get).
+    pub async fn get_within(&self, wait: Duration) -> Result<PooledConnection, Error> {
+        let shared = &self.shared;
+        let bound = if wait.is_zero() { shared.wait } else { wait };
+        let deadline = Deadline::after(bound);
+        let permit = match shared.front.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) if !wait.is_zero() => self.queue(deadline).await?,
+            Err(TryAcquireError::NoPermits) => {
+                return Err(self.timed_out(Wait::WaitQueue, deadline));
+            }
+            Err(TryAcquireError::Closed) => return Err(self.closed()),
+        };
+        let outcome = check_out(deadline, self.take(deadline)).await;
+        outcome.map(|connection| PooledConnection::new(connection, permit))
+    }
+
+    /// Checks a connection out without waiting for a slot.
+    ///
+    /// # Errors
+    /// See [`get`](Self::get).
+    pub async fn try_get(&self) -> Result<PooledConnection, Error> {
+        self.get_within(Duration::ZERO).await
+    }
+
+    /// Every slot is in use: waits in turn for one.
+    async fn queue(&self, deadline: Deadline) -> Result<OwnedSemaphorePermit, Error> {
+        let shared = &self.shared;
+        let _waiting = Counted::new(&shared.waiting);
+        match deadline.bound(shared.front.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(self.closed()),
+            Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
+        }
+    }
+
+    /// With a slot in hand: takes an idle connection, or waits for the one that is being made.
+    async fn take(
+        &self,
+        deadline: Deadline,
+    ) -> Result<bb8::PooledConnection<'static, MongoConnectionManager>, Error> {
+        let waiting = self.shared.manager.failures().wait();
+        let taken = async {
+            // Both branches are safe to drop: bb8 puts a connection back that nobody took, and a
+            // failure that nobody took is another caller's.
+            tokio::select! {
+                biased;
+                taken = self.inner.get_owned() => match taken {
+                    Ok(connection) => Ok(connection),
+                    Err(RunError::User(error)) => Err(error),
+                    Err(RunError::TimedOut) => Err(self.timed_out(Wait::Connect, deadline)),
+                },
+                error = waiting.failure() => Err(error),
+            }
+        };
+        deadline
+            .bound(taken)
+            .await
+            .unwrap_or_else(|_| Err(self.timed_out(Wait::Connect, deadline)))
+    }
+
+    /// How full the pool is.
+    pub fn status(&self) -> Status {
+        let state = self.inner.state();
+        Status {
+            max_size: self.shared.max_size,
+            size: state.connections as usize,
+            available: state.idle_connections as usize,
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Closes the pool: who waits gets [`ErrorKind::PoolClosed`] at once, idle connections are
+    /// closed, those in use when they come back.
+    pub fn close(&self) {
+        self.shared.front.close();
+        self.shared.manager.close();
+        // bb8 can't close its idle connections. They are stale now: one look through its queue
+        // drops all of them, and the manager makes no other.
+        let mut sweep = Box::pin(self.inner.get_owned());
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(connection)) = sweep.as_mut().poll(&mut context) {
+            drop(connection);
+        }
+    }
+
+    /// Whether the pool was closed.
+    pub fn is_closed(&self) -> bool {
+        self.shared.manager.is_closed()
+    }
+
+    /// The manager.
+    pub fn manager(&self) -> &MongoConnectionManager {
+        &self.shared.manager
+    }
+
+    /// The bare pool, for its `state`, its `config` and its `dedicated_connection`. A connection
+    /// taken from it directly is not counted by the queue in front.
+    pub fn inner(&self) -> &bb8::Pool<MongoConnectionManager> {
+        &self.inner
+    }
+
+    fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        self.manager().factory().timed_out(wait, deadline)
+    }
+
+    fn closed(&self) -> Error {
+        self.manager().factory().name(ErrorKind::PoolClosed)
+    }
+}
+
+/// Counts its own life.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,203 @@
+use std::fmt;
+use std::time::Duration;
+
+use mongo_core::pools::{
+    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE, client_options,
+};
+use mongo_core::uri::ClientOptions;
+use serde::Deserialize;
+
+use crate::{
+    ConfigError, CreatePoolError, Error, Manager, Pool, PoolBuilder, PoolConfig, QueueMode,
+    Runtime, Timeouts,
+};
+
+/// The most connections that a pool may be asked to hold: deadpool allocates room for all of them
+/// when it is built.
+const MAX_SIZE: usize = 100_000;
+
+/// What to connect to, and how to pool it.
+///
+/// # From the environment or a file
+/// With the [`config`](https://crates.io/crates/config) crate, whose separator is set to `__`:
+/// ```env
+/// MONGO__URL=mongodb://app:secret@db.example.com/?waitQueueTimeoutMS=2000
+/// MONGO__POOL__MAX_SIZE=16
+/// MONGO__POOL__TIMEOUTS__CREATE=5s
+/// MONGO__MANAGER__RECYCLING_METHOD=Verified
+/// ```
+/// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
+/// and the like, or deadpool's own `{ secs, nanos }`.
+///
+/// `Debug` shows the hosts of the URL and nothing else of it.
+#[derive(Clone, Default, Deserialize)]
+#[serde(from = "ConfigFile")]
+pub struct Config {
+    /// The connection string. Default `mongodb://localhost:27017`.
+    pub url: Option<String>,
+    /// Client options, instead of a connection string.
+    pub options: Option<ClientOptions>,
+    /// How connections are made and checked.
+    pub manager: Option<ManagerConfig>,
+    /// deadpool's own configuration. What it leaves out, or all of it: see
+    /// [`get_pool_config`](Self::get_pool_config).
+    pub pool: Option<PoolConfig>,
+}
+
+impl Config {
+    /// A configuration for a connection string.
+    pub fn from_url(url: impl Into<String>) -> Self {
+        Self {
+            url: Some(url.into()),
+            ..Self::default()
+        }
+    }
+
+    /// A configuration for client options.
+    pub fn from_options(options: ClientOptions) -> Self {
+        Self {
+            options: Some(options),
+            ..Self::default()
+        }
+    }
+
+    /// Builds a pool. No connection is made yet.
+    ///
+    /// The runtime is for deadpool's own time-outs, which only a bare pool uses; `None` is
+    /// [`Runtime::Tokio1`], since connections need tokio anyway.
+    ///
+    /// # Errors
+    /// The connection string or an option can't be used, or the pool's size is 0 or over 100,000.
+    pub fn create_pool(&self, runtime: Option<Runtime>) -> Result<Pool, CreatePoolError> {
+        let builder = self.builder().map_err(CreatePoolError::Config)?;
+        let builder = builder.runtime(runtime.unwrap_or(Runtime::Tokio1));
+        builder
+            .build()
+            .map(Pool::from)
+            .map_err(CreatePoolError::Build)
+    }
+
+    /// A builder for a bare deadpool, with this configuration and tokio's runtime.
+    ///
+    /// # Errors
+    /// See [`create_pool`](Self::create_pool).
+    pub fn builder(&self) -> Result<PoolBuilder, ConfigError> {
+        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let pool = self.pool_config(&options);
+        if pool.max_size == 0 || pool.max_size > MAX_SIZE {
+            return Err(Error::configuration(format!(
+                "`pool.max_size` is {}, not from 1 to {MAX_SIZE}",
+                pool.max_size
+            )));
+        }
+        let manager = Manager::from_config(options, self.manager.clone().unwrap_or_default())?;
+        Ok(Pool::builder(manager).config(pool).runtime(Runtime::Tokio1))
+    }
+
+    /// deadpool's configuration, complete.
+    ///
+    /// Where [`pool`](Self::pool) is `None`: `max_size` is the URI's `maxPoolSize` (100; 0, "no
+    /// limit", is 10,000) and `queue_mode` is LIFO, so that a quiet pool can shrink. `timeouts.wait`
+    /// is the URI's `waitQueueTimeoutMS`, else 30 s, wherever it is `None`.
+    ///
+    /// # Errors
+    /// The connection string can't be used.
+    pub fn get_pool_config(&self) -> Result<PoolConfig, ConfigError> {
+        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        Ok(self.pool_config(&options))
+    }
+
+    fn pool_config(&self, options: &ClientOptions) -> PoolConfig {
+        let mut pool = self.pool.unwrap_or_else(|| default_pool(options));
+        let wait = options.wait_queue_timeout.unwrap_or(DEFAULT_WAIT_TIMEOUT);
+        pool.timeouts.wait = pool.timeouts.wait.or(Some(wait));
+        pool
+    }
+}
+
+fn default_pool(options: &ClientOptions) -> PoolConfig {
+    let max_size = match options.max_pool_size {
+        0 => UNLIMITED_SIZE,
+        max_size => max_size,
+    };
+    PoolConfig {
+        queue_mode: QueueMode::Lifo,
+        ..PoolConfig::new(max_size as usize)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &self.url.as_deref().map(RedactedUrl))
+            .field("options", &self.options)
+            .field("manager", &self.manager)
+            .field("pool", &self.pool)
+            .finish()
+    }
+}
+
+/// The serialised form, in which any part may be missing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    url: Option<String>,
+    options: Option<ClientOptions>,
+    manager: Option<ManagerConfig>,
+    pool: Option<PoolFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoolFile {
+    max_size: Option<usize>,
+    #[serde(default)]
+    timeouts: TimeoutsFile,
+    queue_mode: Option<QueueModeFile>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TimeoutsFile {
+    #[serde(with = "pools::duration::option")]
+    wait: Option<Duration>,
+    #[serde(with = "pools::duration::option")]
+    create: Option<Duration>,
+    #[serde(with = "pools::duration::option")]
+    recycle: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+enum QueueModeFile {
+    Fifo,
+    Lifo,
+}
+
+impl From<ConfigFile> for Config {
+    fn from(file: ConfigFile) -> Self {
+        let pool = file.pool.map(|pool| {
+            // A URL that can't be used is `builder`'s to report; until then the defaults do.
+            let options = client_options(file.url.as_deref(), file.options.as_ref());
+            let defaults = default_pool(&options.unwrap_or_default());
+            PoolConfig {
+                max_size: pool.max_size.unwrap_or(defaults.max_size),
+                timeouts: Timeouts {
+                    wait: pool.timeouts.wait,
+                    create: pool.timeouts.create,
+                    recycle: pool.timeouts.recycle,
+                },
+                queue_mode: match pool.queue_mode {
+                    Some(QueueModeFile::Fifo) => QueueMode::Fifo,
+                    Some(QueueModeFile::Lifo) => QueueMode::Lifo,
+                    None => defaults.queue_mode,
+                },
+            }
+        });
+        Self {
+            url: file.url,
+            options: file.options,
+            manager: file.manager,
+            pool,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+use std::ops::{Deref, DerefMut};
+
+use crate::Object;
+
+/// A connection checked out of a [`Pool`](crate::Pool): a guard that gives it back when dropped.
+///
+/// Dereferences to [`mongo_core::Connection`].
+///
+/// # Cancellation
+/// May be dropped at any time. A connection that was left in the middle of a request, that is
+/// closed, or of an earlier generation than the pool's, does not go back: it is closed, and its
+/// slot is free at once.
+#[derive(Debug)]
+#[must_use]
+pub struct Connection {
+    /// `None` only while it is dropped.
+    object: Option<Object>,
+}
+
+impl Connection {
+    /// Takes the connection out of the pool for good; the pool may make another in its place.
+    pub fn take(mut this: Self) -> mongo_core::Connection {
+        Object::take(this.object.take().expect("only a dropped guard is empty"))
+    }
+
+    /// deadpool's own guard, for its `id`, `metrics` and `pool`.
+    pub fn object(this: &Self) -> &Object {
+        this.object.as_ref().expect("only a dropped guard is empty")
+    }
+}
+
+impl From<Object> for Connection {
+    fn from(object: Object) -> Self {
+        Self {
+            object: Some(object),
+        }
+    }
+}
+
+impl Deref for Connection {
+    type Target = mongo_core::Connection;
+
+    fn deref(&self) -> &Self::Target {
+        Self::object(self)
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.object.as_mut().expect("only a dropped guard is empty")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(mut object) = self.object.take() else {
+            return;
+        };
+        if object.check_in() {
+            drop(object);
+        } else {
+            // deadpool has no hook at check-in: a connection that must not come back is taken out.
+            drop(Object::take(object));
+        }
+    }
+}
