@@ -112,6 +112,7 @@ impl Server {
                 Ok(Step::Done(description)) => break Ok(description),
                 Ok(Step::Derive(derivation)) => {
                     derived += 1;
+                    assert_eq!(derivation.iterations(), ITERATIONS, "too much for a test");
                     handshake.handle_keys(derivation.run())
                 }
                 Ok(Step::Send(outgoing)) => {
