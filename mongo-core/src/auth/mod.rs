@@ -12,13 +12,15 @@
 mod conversation;
 mod credential;
 mod error;
+mod mechanism;
 pub(crate) mod reply;
 pub mod scram;
 mod secret;
 
 pub use conversation::{AuthStep, Conversation};
-pub use credential::{ADMIN, AuthMechanism, Credential, CredentialError, EXTERNAL};
+pub use credential::{Credential, CredentialError};
 pub use error::AuthError;
+pub use mechanism::{ADMIN, AuthMechanism, EXTERNAL};
 pub use scram::{
     CacheKey, KeyCache, KeyDerivation, Nonce, Nonces, ScramError, ScramKeys, ScramMechanism,
 };

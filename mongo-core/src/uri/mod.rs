@@ -24,11 +24,11 @@
 //! whole connection string. `TOKEN_RESOURCE` and other mechanism properties with a comma in their
 //! value can't be given in a connection string; set them by hand or by serde.
 
+mod de;
 mod draft;
 mod error;
 mod options;
 mod parse;
-mod serde;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,138 @@
+//! The authentication mechanisms.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+use super::credential::CredentialError;
+
+/// The database that stands for an authority outside MongoDB: LDAP, Kerberos, certificates.
+pub const EXTERNAL: &str = "$external";
+
+/// The database that SCRAM users live in where nothing else is said.
+pub const ADMIN: &str = "admin";
+
+/// An authentication mechanism, by the names of the authentication specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum AuthMechanism {
+    /// `SCRAM-SHA-1`: a user name and a password.
+    ScramSha1,
+    /// `SCRAM-SHA-256`: a user name and a password.
+    ScramSha256,
+    /// `MONGODB-X509`: the client certificate of the TLS connection.
+    MongoDbX509,
+    /// `PLAIN`: a user name and a password, checked by LDAP. Sent as they are: use TLS.
+    Plain,
+    /// `MONGODB-OIDC`: an OpenID Connect access token.
+    MongoDbOidc,
+    /// `MONGODB-AWS`: AWS credentials from the environment.
+    MongoDbAws,
+    /// `GSSAPI`: Kerberos.
+    Gssapi,
+}
+
+impl AuthMechanism {
+    const ALL: [Self; 7] = [
+        Self::ScramSha1,
+        Self::ScramSha256,
+        Self::MongoDbX509,
+        Self::Plain,
+        Self::MongoDbOidc,
+        Self::MongoDbAws,
+        Self::Gssapi,
+    ];
+
+    /// The name that goes over the wire and stands in a connection string.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ScramSha1 => "SCRAM-SHA-1",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::MongoDbX509 => "MONGODB-X509",
+            Self::Plain => "PLAIN",
+            Self::MongoDbOidc => "MONGODB-OIDC",
+            Self::MongoDbAws => "MONGODB-AWS",
+            Self::Gssapi => "GSSAPI",
+        }
+    }
+
+    /// The authentication database where none is given: `$external` for the mechanisms that prove
+    /// the user elsewhere; for `PLAIN` and SCRAM the connection string's database, else `$external`
+    /// and `admin`.
+    pub fn default_source(self, database: Option<&str>) -> &str {
+        match self {
+            Self::ScramSha1 | Self::ScramSha256 => database.unwrap_or(ADMIN),
+            Self::Plain => database.unwrap_or(EXTERNAL),
+            Self::MongoDbX509 | Self::MongoDbOidc | Self::MongoDbAws | Self::Gssapi => EXTERNAL,
+        }
+    }
+
+    /// The mechanism properties that may be given.
+    pub(super) fn properties(self) -> &'static [&'static str] {
+        match self {
+            Self::ScramSha1 | Self::ScramSha256 | Self::MongoDbX509 | Self::Plain => &[],
+            // Credentials given by hand were withdrawn by the specification in September 2025.
+            Self::MongoDbAws => &[],
+            Self::MongoDbOidc => &["ENVIRONMENT", "TOKEN_RESOURCE"],
+            Self::Gssapi => &[
+                "SERVICE_NAME",
+                "CANONICALIZE_HOST_NAME",
+                "SERVICE_REALM",
+                "SERVICE_HOST",
+            ],
+        }
+    }
+}
+
+impl fmt::Display for AuthMechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for AuthMechanism {
+    type Err = CredentialError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|mechanism| mechanism.as_str() == name)
+            .ok_or(match name {
+                "MONGODB-CR" => CredentialError::RemovedMechanism,
+                _ => CredentialError::UnknownMechanism,
+            })
+    }
+}
+
+impl<'de> Deserialize<'de> for AuthMechanism {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mechanisms_read_what_they_write() {
+        for mechanism in AuthMechanism::ALL {
+            assert_eq!(mechanism.as_str().parse(), Ok(mechanism));
+        }
+        let parse = str::parse::<AuthMechanism>;
+        assert_eq!(parse("MONGODB-CR"), Err(CredentialError::RemovedMechanism));
+        assert_eq!(parse("scram"), Err(CredentialError::UnknownMechanism));
+    }
+
+    #[test]
+    fn default_sources() {
+        let source = |mechanism: AuthMechanism, database| mechanism.default_source(database);
+        assert_eq!(source(AuthMechanism::ScramSha1, None), "admin");
+        assert_eq!(source(AuthMechanism::ScramSha256, Some("db")), "db");
+        assert_eq!(source(AuthMechanism::Plain, None), "$external");
+        assert_eq!(source(AuthMechanism::Plain, Some("db")), "db");
+        assert_eq!(source(AuthMechanism::MongoDbX509, Some("db")), "$external");
+    }
+}
