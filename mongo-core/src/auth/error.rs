@@ -49,6 +49,10 @@ pub enum AuthError {
         #[source]
         error: ScramError,
     },
+    /// The server is, or says it is, an arbiter, on which nobody can authenticate: a connection that
+    /// was to be authenticated can't be handed out.
+    #[error("the server is an arbiter, on which nobody can authenticate")]
+    Arbiter,
     /// A step was asked for that the conversation has not come to: a mistake of the caller.
     #[error("the authentication conversation is not at this step")]
     OutOfOrder,

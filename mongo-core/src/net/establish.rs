@@ -11,7 +11,7 @@ use super::deadline::{Deadline, Elapsed};
 use super::keys::KeyService;
 
 use crate::ServerAddress;
-use crate::auth::{Credential, Nonces};
+use crate::auth::{AuthError, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
 use crate::handshake::{Handshake, HandshakeContext, RequestOp, Step};
 use crate::wire::Limits;
@@ -85,6 +85,10 @@ impl Establisher {
                 Step::Done(description) => break description,
             };
         };
+        // No server may talk itself out of proving who it is.
+        if self.credential.is_some() && description.authenticated.is_none() {
+            return Err(AuthError::Arbiter.into());
+        }
         let limits = Limits {
             max_message_size: description.max_message_size_bytes,
             ..Limits::default()

@@ -270,6 +270,7 @@ impl ConnectionFactoryBuilder {
     /// The one server, if the options ask nothing that is not there yet.
     fn check_options(&self) -> Result<ServerAddress> {
         let options = &self.options;
+        options.validate()?;
         let missing =
             |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
         if options.srv.is_some() {
@@ -285,9 +286,6 @@ impl ConnectionFactoryBuilder {
             return missing("`loadBalanced=true`");
         }
         if let Some(credential) = &options.credential {
-            credential
-                .validate()
-                .map_err(|error| Error::configuration(error.to_string()))?;
             let mechanism = credential.mechanism().unwrap_or(AuthMechanism::ScramSha256);
             ScramMechanism::try_from(mechanism).map_err(Error::from)?;
         }

@@ -1,0 +1,26 @@
+//! What holds on either backend: every test here is a function over a [`Backend`], run once for
+//! deadpool and once for bb8.
+
+mod backend;
+mod commands;
+
+use backend::{Backend, Bb8, Deadpool, Setup};
+
+/// Makes a test of each function for each backend.
+macro_rules! on_both_backends {
+    ($($test:ident),+ $(,)?) => {
+        mod deadpool {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<crate::Deadpool>().await;
+            })+
+        }
+        mod bb8 {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<crate::Bb8>().await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both_backends;
