@@ -1,1 +1,10 @@
-//! See the examples beside this file.
+//! The backend that the examples run on, chosen by this crate's features: `deadpool` (the default)
+//! or `bb8`. With both on, bb8 is taken.
+
+#[cfg(feature = "bb8")]
+pub use mongo_bb8 as backend;
+#[cfg(all(feature = "deadpool", not(feature = "bb8")))]
+pub use mongo_deadpool as backend;
+
+#[cfg(not(any(feature = "deadpool", feature = "bb8")))]
+compile_error!("choose a backend: the feature `deadpool` or the feature `bb8`");

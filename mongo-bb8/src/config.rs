@@ -2,8 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use mongo_core::pools::{
-    self, ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE,
-    client_options,
+    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE, client_options,
 };
 use mongo_core::uri::ClientOptions;
 use serde::{Deserialize, Serialize};
@@ -130,11 +129,12 @@ impl Config {
         let options = client_options(self.url.as_deref(), self.options.as_ref())?;
         let builder = self.bb8_builder(&options)?;
         let timeouts = self.pool.unwrap_or_default().timeouts;
-        let factory = ConnectionFactory::builder(options)
-            .config(self.manager.clone().unwrap_or_default())
-            .build()?;
-        let manager =
-            MongoConnectionManager::with_timeouts(factory, timeouts.create, timeouts.recycle);
+        let manager = MongoConnectionManager::with_timeouts(
+            options,
+            self.manager.clone().unwrap_or_default(),
+            timeouts.create,
+            timeouts.recycle,
+        )?;
         let inner = builder.build_unchecked(manager.clone());
         Ok(Pool::new(inner, manager))
     }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::{ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
@@ -50,8 +51,7 @@ impl MongoConnectionManager {
     /// # Errors
     /// The options ask what is not supported yet.
     pub fn from_config(options: ClientOptions, config: ManagerConfig) -> Result<Self, Error> {
-        let factory = ConnectionFactory::builder(options).config(config).build()?;
-        Ok(Self::from(factory))
+        Self::with_timeouts(options, config, None, None)
     }
 
     /// What makes and checks the connections.
@@ -62,6 +62,22 @@ impl MongoConnectionManager {
     /// The bounds of [`Timeouts`](crate::Timeouts): over making a connection, which bb8 does in a
     /// task that no caller bounds, and over checking one.
     pub(crate) fn with_timeouts(
+        options: ClientOptions,
+        config: ManagerConfig,
+        create: Option<Duration>,
+        recycle: Option<Duration>,
+    ) -> Result<Self, Error> {
+        // What the server's log says of this crate.
+        let driver_info =
+            DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"));
+        let factory = ConnectionFactory::builder(options)
+            .config(config)
+            .driver_info(driver_info)
+            .build()?;
+        Ok(Self::bounded(factory, create, recycle))
+    }
+
+    fn bounded(
         factory: ConnectionFactory,
         create: Option<Duration>,
         recycle: Option<Duration>,
@@ -95,7 +111,7 @@ impl MongoConnectionManager {
 /// A manager with a connector, an executor or a name of your own: build the factory first.
 impl From<ConnectionFactory> for MongoConnectionManager {
     fn from(factory: ConnectionFactory) -> Self {
-        Self::with_timeouts(factory, None, None)
+        Self::bounded(factory, None, None)
     }
 }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Deadline, Error};
@@ -62,7 +63,10 @@ impl Manager {
     /// # Errors
     /// The options ask what is not supported yet.
     pub fn from_config(options: ClientOptions, config: ManagerConfig) -> Result<Self, Error> {
-        let factory = ConnectionFactory::builder(options).config(config).build()?;
+        let factory = ConnectionFactory::builder(options)
+            .config(config)
+            .driver_info(driver_info())
+            .build()?;
         Ok(Self { factory })
     }
 
@@ -70,6 +74,11 @@ impl Manager {
     pub fn factory(&self) -> &ConnectionFactory {
         &self.factory
     }
+}
+
+/// What the server's log says of this crate.
+fn driver_info() -> DriverInfo {
+    DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"))
 }
 
 /// A manager with a connector, an executor or a name of your own: build the factory first.
