@@ -1,4 +1,45 @@
-//! MongoDB connections for generic pools.
+//! # MongoDB connections for generic pools
+//!
+//! What `mongo-deadpool` and `mongo-bb8` are made of: connections to a MongoDB server that are
+//! handshaken, authenticated and made for raw commands. Use one of those two crates for a pool; use
+//! this one for a pool of another make, or to speak the protocol without I/O.
+//!
+//! # Rooms
+//! Pure code takes bytes, the time and randomness as arguments and returns values; it needs no
+//! tokio (`--no-default-features`):
+//! - [`uri`]: connection strings and [`ClientOptions`].
+//! - [`wire`]: messages, and [`wire::Exchange`], which knows what may be done with a connection
+//!   whose command was cancelled.
+//! - [`auth`]: credentials and SCRAM. [`handshake`]: from the first hello to an authenticated
+//!   connection.
+//! - [`select`] and [`concern`]: read preferences, read and write concerns.
+//!
+//! The shell, behind the default feature `net`, has the sockets, timers and tasks:
+//! - `net`: `Connection`, and the `Connector` seam for transports of your own.
+//! - `pools`: what a generic pool needs, a factory that makes and checks connections.
+//!
+//! # A connection without a pool
+//! ```no_run
+//! use mongo_core::bson::doc;
+//! use mongo_core::pools::ConnectionFactory;
+//! use mongo_core::{ClientOptions, Deadline};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> mongo_core::Result<()> {
+//! let options = ClientOptions::parse("mongodb://app:secret@localhost")?;
+//! let factory = ConnectionFactory::builder(options).build()?;
+//! let mut connection = factory.establish(Deadline::never()).await?;
+//! let reply = connection.run_command("admin", &doc! { "ping": 1 }).await?;
+//! println!("{:?}", reply.raw());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it departs from its design
+//! - The handshake is a folder, not a file: metadata, environment, description and machine are four
+//!   things.
+//! - `pools` holds a factory for one server; the registry keyed by server and credential comes on
+//!   top of it.
 
 pub mod address;
 pub mod auth;

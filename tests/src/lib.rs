@@ -53,3 +53,8 @@ pub use scram::ScramAttack;
 pub use script::{Matcher, Rule, RuleId, Script};
 pub use server::{ScriptedServer, ScriptedServerBuilder};
 pub use user::{Mechanism, User};
+
+/// The programs in the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
