@@ -6,6 +6,7 @@ use std::time::Duration;
 use bb8::RunError;
 use mongo_core::error::Wait;
 use mongo_core::{Deadline, Error, ErrorKind};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::manager::check_out;
@@ -29,6 +30,8 @@ struct Shared {
     max_size: usize,
     wait: Duration,
     waiting: AtomicUsize,
+    /// Where bb8 spawns what it connects, for a `close` from outside.
+    runtime: Option<Handle>,
 }
 
 /// How full a pool is, in deadpool's words.
@@ -65,6 +68,7 @@ impl Pool {
                 max_size,
                 wait: config.connection_timeout,
                 waiting: AtomicUsize::new(0),
+                runtime: Handle::try_current().ok(),
             }),
             inner,
         }
@@ -165,12 +169,15 @@ impl Pool {
     }
 
     /// Closes the pool: who waits gets [`ErrorKind::PoolClosed`] at once, idle connections are
-    /// closed, those in use when they come back.
+    /// closed, those in use when they come back. May be called from anywhere.
     pub fn close(&self) {
         self.shared.front.close();
         self.shared.manager.close();
         // bb8 can't close its idle connections. They are stale now: one look through its queue
-        // drops all of them, and the manager makes no other.
+        // drops all of them. It then spawns a connect, which the manager refuses.
+        let Some(_entered) = self.shared.runtime.as_ref().map(Handle::enter) else {
+            return;
+        };
         let mut sweep = Box::pin(self.inner.get_owned());
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(Ok(connection)) = sweep.as_mut().poll(&mut context) {

@@ -3,6 +3,7 @@
 
 mod backend;
 mod commands;
+mod lifecycle;
 
 use backend::{Backend, Bb8, Deadpool, Setup};
 
