@@ -50,6 +50,7 @@ pub mod handshake;
 pub mod net;
 #[cfg(feature = "net")]
 pub mod pools;
+pub mod sdam;
 pub mod select;
 pub mod uri;
 pub mod wire;

@@ -1,0 +1,103 @@
+//! Why a server is unknown, and why a deployment can't be used.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bson::oid::ObjectId;
+
+use crate::address::ServerAddress;
+use crate::error::Error;
+use crate::handshake::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
+
+/// Why a server's type is unknown.
+///
+/// Two are equal if they read the same: so the specification compares server descriptions.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SdamError {
+    /// A check of the server, or an application's command, failed.
+    #[error(transparent)]
+    Failed(#[from] Error),
+    /// The server calls itself primary, and a later election is known.
+    #[error(
+        "primary marked stale due to electionId/setVersion mismatch, {stale} is stale compared to {max}"
+    )]
+    StalePrimary {
+        /// What the server reported.
+        stale: ElectionTuple,
+        /// The greatest that any primary reported.
+        max: ElectionTuple,
+    },
+    /// The server was the primary until another one was found.
+    #[error("primary marked stale due to discovery of newer primary")]
+    NewerPrimary,
+    /// The one server of a direct connection is not of the replica set that `replicaSet` names.
+    #[error(
+        "the server is {}, not a member of the replica set {expected:?} that was asked for",
+        found.as_ref().map_or_else(|| "no member of a replica set".to_owned(), |name| format!("a member of the replica set {name:?}"))
+    )]
+    SetName {
+        /// The name that was asked for.
+        expected: Arc<str>,
+        /// The name that the server reported.
+        found: Option<Arc<str>>,
+    },
+}
+
+impl PartialEq for SdamError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+/// A replica set's count of its elections and of its configurations, as a primary reports them.
+/// What is missing is less than any value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ElectionTuple {
+    /// The election that made the server primary.
+    pub election_id: Option<ObjectId>,
+    /// The version of the replica set's configuration.
+    pub set_version: Option<i64>,
+}
+
+impl fmt::Display for ElectionTuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.election_id {
+            Some(id) => write!(f, "(electionId {id}, ")?,
+            None => f.write_str("(electionId null, ")?,
+        }
+        match self.set_version {
+            Some(version) => write!(f, "setVersion {version})"),
+            None => f.write_str("setVersion null)"),
+        }
+    }
+}
+
+/// A server whose wire versions don't overlap with those of this crate: while the topology has one,
+/// no operation can run.
+///
+/// Specification: server discovery and monitoring, checking wire protocol compatibility.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompatibilityError {
+    /// The server is too new.
+    #[error(
+        "Server at {server} requires wire version {required}, but this version of mongo-core only supports up to {MAX_WIRE_VERSION}."
+    )]
+    TooNew {
+        /// The server.
+        server: ServerAddress,
+        /// The lowest wire version that it speaks.
+        required: i32,
+    },
+    /// The server is too old.
+    #[error(
+        "Server at {server} reports wire version {reported}, but this version of mongo-core requires at least {MIN_WIRE_VERSION} (MongoDB 4.2)."
+    )]
+    TooOld {
+        /// The server.
+        server: ServerAddress,
+        /// The highest wire version that it speaks.
+        reported: i32,
+    },
+}

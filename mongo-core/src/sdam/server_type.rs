@@ -1,0 +1,132 @@
+//! The types of servers and topologies.
+
+use std::fmt;
+
+/// What a server is, as its last hello told.
+///
+/// The specification's `PossiblePrimary` is left out: it is the same as `Unknown` but for the order
+/// in which a single-threaded client scans, and that order follows from the members' descriptions
+/// ([`TopologyDescription::possible_primary`](super::TopologyDescription::possible_primary)).
+///
+/// Specification: server discovery and monitoring, ServerType.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServerType {
+    /// Not checked yet, or the last check failed. The default.
+    #[default]
+    Unknown,
+    /// A `mongod` outside of any replica set.
+    Standalone,
+    /// A router of a sharded cluster.
+    Mongos,
+    /// A replica set's primary.
+    RsPrimary,
+    /// A replica set's secondary.
+    RsSecondary,
+    /// A replica set's arbiter, which has no data.
+    RsArbiter,
+    /// A member that is hidden, starting up or recovering.
+    RsOther,
+    /// A member without a configuration: not initiated yet, or removed from its replica set.
+    RsGhost,
+    /// A load balancer, which is never checked.
+    LoadBalancer,
+}
+
+impl ServerType {
+    /// All types, in the order of their declaration.
+    pub const ALL: [Self; 9] = [
+        Self::Unknown,
+        Self::Standalone,
+        Self::Mongos,
+        Self::RsPrimary,
+        Self::RsSecondary,
+        Self::RsArbiter,
+        Self::RsOther,
+        Self::RsGhost,
+        Self::LoadBalancer,
+    ];
+
+    /// The name in the specification, such as `RSPrimary`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::Standalone => "Standalone",
+            Self::Mongos => "Mongos",
+            Self::RsPrimary => "RSPrimary",
+            Self::RsSecondary => "RSSecondary",
+            Self::RsArbiter => "RSArbiter",
+            Self::RsOther => "RSOther",
+            Self::RsGhost => "RSGhost",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+
+    /// Whether applications can get data from such a server.
+    pub const fn is_data_bearing(self) -> bool {
+        match self {
+            Self::Standalone
+            | Self::Mongos
+            | Self::RsPrimary
+            | Self::RsSecondary
+            | Self::LoadBalancer => true,
+            Self::Unknown | Self::RsArbiter | Self::RsOther | Self::RsGhost => false,
+        }
+    }
+}
+
+impl fmt::Display for ServerType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a deployment is, as far as is known.
+///
+/// Specification: server discovery and monitoring, TopologyType.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TopologyType {
+    /// Nothing is known yet. The default.
+    #[default]
+    Unknown,
+    /// One server, whatever it is: asked for by `directConnection=true`, or a single seed that
+    /// turned out to be a standalone.
+    Single,
+    /// A replica set of which no primary is known.
+    ReplicaSetNoPrimary,
+    /// A replica set whose primary is known.
+    ReplicaSetWithPrimary,
+    /// One or more routers of a sharded cluster.
+    Sharded,
+    /// A load balancer (`loadBalanced=true`).
+    LoadBalanced,
+}
+
+impl TopologyType {
+    /// All types, in the order of their declaration.
+    pub const ALL: [Self; 6] = [
+        Self::Unknown,
+        Self::Single,
+        Self::ReplicaSetNoPrimary,
+        Self::ReplicaSetWithPrimary,
+        Self::Sharded,
+        Self::LoadBalanced,
+    ];
+
+    /// The name in the specification, such as `ReplicaSetWithPrimary`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::Single => "Single",
+            Self::ReplicaSetNoPrimary => "ReplicaSetNoPrimary",
+            Self::ReplicaSetWithPrimary => "ReplicaSetWithPrimary",
+            Self::Sharded => "Sharded",
+            Self::LoadBalanced => "LoadBalanced",
+        }
+    }
+}
+
+impl fmt::Display for TopologyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
