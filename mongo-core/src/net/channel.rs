@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stream::Stream;
 use crate::error::{ClosedReason, Error, ErrorKind, Result};
-use crate::wire::{self, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker, WireError};
+use crate::wire::{self, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker};
 
 /// A stream and the exchange on it: what a connection is before anybody said hello.
 ///
@@ -87,7 +87,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Reads one whole message, up to `max` bytes of it. What has come stays when this is dropped.
+    /// Reads one whole message of at most `max` bytes. What has come stays when this is dropped.
     pub(super) async fn read(&mut self, max: usize) -> Result<()> {
         let (stream, exchange) = (&mut self.stream, &mut self.exchange);
         read(stream, exchange, max)
@@ -115,16 +115,12 @@ async fn write(stream: &mut Stream, message: &[u8]) -> Result<()> {
 }
 
 async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
-    while let Some(target) = exchange.read_target()? {
+    while let Some(target) = exchange.read_target(max)? {
         if stream.read_buf(target).await.map_err(Error::network)? == 0 {
             return Err(Error::network(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the server closed the connection",
             )));
-        }
-        let length = exchange.received();
-        if length > max {
-            return Err(WireError::TooLong { length, max }.into());
         }
     }
     Ok(exchange.accept_reply()?)

@@ -236,7 +236,7 @@ impl Connection {
     ///
     /// # Errors
     /// The reply did not come within `drain_timeout` (or the deadline, if that is earlier), or is
-    /// longer than 1 MiB: the connection is closed then.
+    /// longer than 1 MiB, or is the first of a stream: the connection is closed then.
     pub async fn drain(&mut self, deadline: Deadline) -> Result<()> {
         match self.readiness() {
             Readiness::Idle => return Ok(()),
@@ -248,10 +248,18 @@ impl Connection {
             Ok(outcome) => outcome,
             Err(Elapsed) => Err(Error::timeout(Wait::Drain, deadline.elapsed())),
         };
-        outcome.map_err(|error| {
+        if let Err(error) = outcome {
             self.channel.exchange.close(ClosedReason::CancelledReply);
-            self.identity.name(error)
-        })
+            return Err(self.identity.name(error));
+        }
+        match self.readiness() {
+            // Whatever was owed announced more to come: nobody knows how much.
+            Readiness::Closed(reason) => {
+                self.channel.exchange.close(reason);
+                Err(self.closed(reason))
+            }
+            Readiness::Idle | Readiness::Owed => Ok(()),
+        }
     }
 
     /// Whether the idle connection is what it should be: open, with nothing to read. No I/O.
@@ -265,13 +273,14 @@ impl Connection {
     }
 
     /// Prepares the connection to go back to its pool, and says whether it may: not if it is
-    /// closed, was left in the middle of a request, or is stale. Its idle clock starts, and a large
-    /// buffer is given back.
+    /// closed, was left in the middle of a request, owes a reply that is too long to be read away,
+    /// or is stale. Its idle clock starts, and a large buffer is given back.
     ///
     /// For the check-in of a generic pool.
     #[must_use]
     pub fn check_in(&mut self) -> bool {
-        if self.is_closed() || self.is_stale() {
+        let undrainable = self.channel.exchange.owes_more_than(DRAIN_BYTES);
+        if self.is_closed() || self.is_stale() || undrainable {
             return false;
         }
         self.channel.exchange.release();

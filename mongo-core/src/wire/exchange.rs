@@ -189,13 +189,14 @@ impl Exchange {
     /// The buffer to read into, with free space, or `None` once a whole message is there.
     ///
     /// # Errors
-    /// A header that is refused. The exchange is closed then.
-    pub fn read_target(&mut self) -> Result<Option<&mut Vec<u8>>, WireError> {
+    /// A header that is refused, or that announces more than `max` bytes. The exchange is closed
+    /// then.
+    pub fn read_target(&mut self, max: usize) -> Result<Option<&mut Vec<u8>>, WireError> {
         // While the server streams, what was accepted before makes room.
         if let Some(accepted) = self.accepted.take() {
             self.buf.drain(..accepted.end);
         }
-        let missing = match deframe(&self.buf, &self.limits) {
+        let missing = match self.announced(max) {
             Ok(None) => STEP,
             Ok(Some(header)) if self.buf.len() >= header.length => return Ok(None),
             Ok(Some(header)) => header.length - self.buf.len(),
@@ -211,9 +212,18 @@ impl Exchange {
         Ok(Some(&mut self.buf))
     }
 
-    /// Bytes in the buffer.
-    pub fn received(&self) -> usize {
-        self.buf.len()
+    /// The header of the message that is coming, once it is there.
+    fn announced(&self, max: usize) -> Result<Option<Header>, WireError> {
+        let header = deframe(&self.buf, &self.limits)?;
+        match header {
+            Some(Header { length, .. }) if length > max => Err(WireError::TooLong { length, max }),
+            header => Ok(header),
+        }
+    }
+
+    /// Whether a reply is owed of which it is known already that it can't be read with this `max`.
+    pub fn owes_more_than(&self, max: usize) -> bool {
+        matches!(self.state, State::Owed(_)) && self.announced(max).is_err()
     }
 
     /// Checks the whole message that [`read_target`](Self::read_target) found, and that it answers
@@ -321,3 +331,6 @@ fn owed_reply(message: &[u8], limits: &Limits, taker: Taker) -> Result<Option<Ow
         taker,
     }))
 }
+
+#[cfg(test)]
+mod tests;
