@@ -65,8 +65,13 @@ impl KeyService {
             return Ok(keys);
         }
         let cell = self.in_flight().entry(key).or_default().clone();
-        let entry = InFlight { service: self, key };
-        let keys = cell
+        let entry = InFlight {
+            service: self,
+            key,
+            cell,
+        };
+        let keys = entry
+            .cell
             .get_or_try_init(|| async {
                 // Whoever was first may have ended between the look-up and this.
                 match self.cache.get(&key) {
@@ -113,17 +118,159 @@ impl fmt::Debug for KeyService {
 struct InFlight<'a> {
     service: &'a KeyService,
     key: CacheKey,
+    cell: Arc<OnceCell<ScramKeys>>,
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut in_flight = self.service.in_flight();
-        // Two: the map's and that of the caller, which goes away with it.
+        // Given back under the lock, or two who end at once would each leave it to the other.
+        self.cell = Arc::default();
         if in_flight
             .get(&self.key)
-            .is_some_and(|cell| Arc::strong_count(cell) <= 2)
+            .is_some_and(|cell| Arc::strong_count(cell) == 1)
         {
             in_flight.remove(&self.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::auth::ScramMechanism;
+    use crate::auth::scram::{ClientFirst, Nonce};
+
+    type Work = Box<dyn FnOnce() + Send>;
+
+    /// Keeps the work until it is asked for.
+    #[derive(Clone, Default)]
+    struct Held(Arc<(Mutex<Vec<Work>>, AtomicUsize)>);
+
+    impl BlockingExecutor for Held {
+        fn execute(&self, work: Work) {
+            self.0.1.fetch_add(1, Ordering::SeqCst);
+            self.0.0.lock().expect("not poisoned").push(work);
+        }
+    }
+
+    impl Held {
+        fn take(&self) -> Vec<Work> {
+            std::mem::take(&mut *self.0.0.lock().expect("not poisoned"))
+        }
+
+        fn asked(&self) -> usize {
+            self.0.1.load(Ordering::SeqCst)
+        }
+    }
+
+    fn service() -> (KeyService, Held) {
+        let held = Held::default();
+        (KeyService::new(Arc::new(held.clone())), held)
+    }
+
+    fn derivation() -> KeyDerivation {
+        let nonce = Nonce::from_text("abc").expect("a nonce");
+        let first = ClientFirst::new(ScramMechanism::Sha256, "user", nonce);
+        let made = first.server_first(b"r=abcdef,s=c2FsdA==,i=4096", "user", "pencil");
+        made.expect("within bounds").1
+    }
+
+    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn is_done<F: Future<Output = Result<ScramKeys>>>(future: Pin<&mut F>) -> bool {
+        match poll(future) {
+            Poll::Ready(keys) => keys.is_ok(),
+            Poll::Pending => false,
+        }
+    }
+
+    #[test]
+    fn one_derivation_serves_all_who_wait_and_all_who_come_later() {
+        let (service, executor) = service();
+        {
+            let mut first = pin!(service.derive(derivation()));
+            let mut second = pin!(service.derive(derivation()));
+            assert!(!is_done(first.as_mut()));
+            assert!(!is_done(second.as_mut()));
+            for work in executor.take() {
+                work();
+            }
+            assert!(is_done(first.as_mut()));
+            assert!(is_done(second.as_mut()));
+        }
+        assert!(is_done(pin!(service.derive(derivation()))));
+        assert_eq!(executor.asked(), 1);
+        assert!(service.in_flight().is_empty());
+    }
+
+    #[test]
+    fn the_next_one_takes_over_from_one_who_is_dropped() {
+        let (service, executor) = service();
+        {
+            let mut second = pin!(service.derive(derivation()));
+            {
+                let mut first = pin!(service.derive(derivation()));
+                assert!(!is_done(first.as_mut()));
+                assert!(!is_done(second.as_mut()));
+            }
+            // What the first one asked for is not even begun.
+            for work in executor.take() {
+                work();
+            }
+            assert!(!is_done(second.as_mut()));
+            assert_eq!(executor.asked(), 2);
+            for work in executor.take() {
+                work();
+            }
+            assert!(is_done(second.as_mut()));
+        }
+        assert!(service.in_flight().is_empty());
+    }
+
+    #[test]
+    fn work_that_the_executor_drops_is_an_error_and_no_end() {
+        let (service, executor) = service();
+        {
+            let mut first = pin!(service.derive(derivation()));
+            assert!(!is_done(first.as_mut()));
+            drop(executor.take());
+            assert!(matches!(poll(first.as_mut()), Poll::Ready(Err(_))));
+        }
+        let mut second = pin!(service.derive(derivation()));
+        assert!(!is_done(second.as_mut()));
+        for work in executor.take() {
+            work();
+        }
+        assert!(is_done(second.as_mut()));
+    }
+
+    /// Two who are dropped in the same moment once left the entry to each other.
+    #[test]
+    fn whoever_is_dropped_leaves_nothing_behind() {
+        let (service, _executor) = service();
+        let barrier = Barrier::new(2);
+        let derive_and_drop = || {
+            for _ in 0..2000 {
+                let mut waiting = Box::pin(service.derive(derivation()));
+                assert!(!is_done(waiting.as_mut()));
+                barrier.wait();
+                drop(waiting);
+                barrier.wait();
+                assert!(service.in_flight().is_empty());
+                barrier.wait();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(derive_and_drop);
+            scope.spawn(derive_and_drop);
+        });
     }
 }
