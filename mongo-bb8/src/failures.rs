@@ -62,9 +62,9 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let others = self.failures.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
-        // Almost always empty; the lock is only there for who failed.
+        // Under the lock: a failure of somebody who enters just now must not be cut off.
         let mut queued = self.failures.lock();
+        let others = self.failures.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
         queued.truncate(others);
     }
 }
