@@ -1,0 +1,96 @@
+//! The two adapters behind one face.
+
+use std::ops::DerefMut;
+use std::time::Duration;
+
+use mongo_core::pools::ConnectionFactory;
+use mongo_core::{Connection, Error};
+
+/// What both pools say of themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) size: usize,
+    pub(crate) available: usize,
+    pub(crate) waiting: usize,
+}
+
+pub(crate) trait Backend {
+    type Guard: DerefMut<Target = Connection>;
+    /// Whether a connection that is being made, or checked, outlives a check-out that is dropped.
+    const OUTLIVES: bool;
+
+    fn build(factory: ConnectionFactory, max_size: u32, wait: Duration) -> Self;
+    async fn get(&self) -> Result<Self::Guard, Error>;
+    async fn try_get(&self) -> Result<Self::Guard, Error>;
+    fn status(&self) -> Status;
+}
+
+pub(crate) struct Deadpool(mongo_deadpool::Pool);
+
+impl Backend for Deadpool {
+    type Guard = mongo_deadpool::Connection;
+    const OUTLIVES: bool = false;
+
+    fn build(factory: ConnectionFactory, max_size: u32, wait: Duration) -> Self {
+        let mut config = mongo_deadpool::PoolConfig::new(max_size as usize);
+        config.timeouts.wait = Some(wait);
+        let pool = mongo_deadpool::Pool::builder(factory.into())
+            .config(config)
+            .runtime(mongo_deadpool::Runtime::Tokio1)
+            .build();
+        Self(pool.expect("a pool").into())
+    }
+
+    async fn get(&self) -> Result<Self::Guard, Error> {
+        self.0.get().await
+    }
+
+    async fn try_get(&self) -> Result<Self::Guard, Error> {
+        self.0.try_get().await
+    }
+
+    fn status(&self) -> Status {
+        let status = self.0.status();
+        Status {
+            size: status.size,
+            available: status.available,
+            waiting: status.waiting,
+        }
+    }
+}
+
+pub(crate) struct Bb8(mongo_bb8::Pool);
+
+impl Backend for Bb8 {
+    type Guard = mongo_bb8::Connection;
+    const OUTLIVES: bool = true;
+
+    fn build(factory: ConnectionFactory, max_size: u32, wait: Duration) -> Self {
+        let manager = mongo_bb8::MongoConnectionManager::from(factory);
+        let inner = mongo_bb8::Pool::builder()
+            .max_size(max_size)
+            .connection_timeout(wait)
+            .retry_connection(false)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .build_unchecked(manager.clone());
+        Self(mongo_bb8::Pool::new(inner, manager))
+    }
+
+    async fn get(&self) -> Result<Self::Guard, Error> {
+        self.0.get().await
+    }
+
+    async fn try_get(&self) -> Result<Self::Guard, Error> {
+        self.0.try_get().await
+    }
+
+    fn status(&self) -> Status {
+        let status = self.0.status();
+        Status {
+            size: status.size,
+            available: status.available,
+            waiting: status.waiting,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The sweeps on a connection by itself.
+
+use bson::rawdoc;
+use mongo_core::error::Wait;
+use mongo_core::pools::{ConnectionFactory, ManagerConfig};
+use mongo_core::wire::{MsgFlags, Readiness};
+use mongo_core::{Connection, Deadline, Error, ErrorKind};
+
+use crate::cut::{BOUND, Cut, block_on};
+use crate::memory::{Network, PLAIN, SCRAM, keys};
+use crate::replies::{echo, go_on, message, payload, payload_of, run, run_in_time};
+use crate::tally::Outcome::{self, Clean, Closed, Completed, Drained};
+use crate::tally::Tally;
+
+fn config() -> ManagerConfig {
+    let mut config = ManagerConfig::default();
+    config.command_timeout = Some(BOUND);
+    config
+}
+
+async fn connect(factory: &ConnectionFactory) -> Connection {
+    let connected = factory.establish(Deadline::never()).await;
+    connected.expect("a connection")
+}
+
+/// Ends `operation` after each number of polls, on a connection that `prepare` was done to.
+async fn sweep(
+    cut: Cut,
+    prepare: impl AsyncFn(&mut Connection),
+    operation: impl AsyncFn(&mut Connection) -> Result<(), Error>,
+    expected: &[Outcome],
+) {
+    let network = Network::default();
+    let factory = network.factory(PLAIN, config(), keys());
+    let mut tally = Tally::default();
+    for polls in cut.polls() {
+        network.bytewise(false);
+        let mut connection = connect(&factory).await;
+        prepare(&mut connection).await;
+        network.bytewise(true);
+        let ended = cut.after(polls, operation(&mut connection)).await;
+        let completed = matches!(ended, Some(Ok(())));
+        if let Some(Err(error)) = ended {
+            assert!(error.is_timeout(), "{error}");
+        }
+        let outcome = go_on(&mut connection).await;
+        tally.add(if completed { Completed } else { outcome });
+        drop(connection);
+        assert_eq!(network.open(), 0);
+        network.assert_no_faults();
+        if completed {
+            return tally.assert(expected);
+        }
+    }
+    panic!("the operation never ended");
+}
+
+async fn nothing(_: &mut Connection) {}
+
+/// The command itself is anything; its reply is owed, and not read.
+async fn owe(connection: &mut Connection) {
+    let message = message(77, MsgFlags::NONE, &echo(&payload()));
+    connection
+        .send(&message, Deadline::never())
+        .await
+        .expect("sent");
+    assert_eq!(connection.readiness(), Readiness::Owed);
+}
+
+macro_rules! sweeps {
+    ($($name:ident: $cut:ident, $prepare:expr, $operation:expr, $expected:expr;)+) => {
+        $(#[test]
+        fn $name() {
+            block_on(sweep(Cut::$cut, $prepare, $operation, &$expected));
+        })+
+    };
+}
+
+sweeps! {
+    run_command_dropped: Drop, nothing, run, [Clean, Drained, Closed, Completed];
+    run_command_timed_out: TimeOut, nothing, run, [Drained, Closed, Completed];
+    run_command_by_dropped: Drop, nothing, run_in_time, [Clean, Drained, Closed, Completed];
+    run_command_by_timed_out: TimeOut, nothing, run_in_time, [Drained, Closed, Completed];
+    run_command_with_a_reply_owed_dropped: Drop, owe, run, [Drained, Closed, Completed];
+    run_command_with_a_reply_owed_timed_out: TimeOut, owe, run, [Drained, Closed, Completed];
+    send_dropped: Drop, nothing, async |connection| send(connection, Cut::Drop).await, [Clean, Closed, Completed];
+    send_timed_out: TimeOut, nothing, async |connection| send(connection, Cut::TimeOut).await, [Closed, Completed];
+    send_unanswered_dropped: Drop, nothing, send_unanswered, [Clean, Closed, Completed];
+    receive_dropped: Drop, owe, async |connection| receive(connection, Cut::Drop).await, [Drained, Completed];
+    receive_timed_out: TimeOut, owe, async |connection| receive(connection, Cut::TimeOut).await, [Drained, Completed];
+    drain_dropped: Drop, owe, async |connection| connection.drain(Deadline::never()).await, [Drained, Completed];
+    drain_timed_out: TimeOut, owe, async |connection| connection.drain(Deadline::never()).await, [Closed, Completed];
+    stream_dropped: Drop, nothing, async |connection| stream(connection, false).await, [Clean, Closed, Completed];
+    chained_stream_dropped: Drop, nothing, async |connection| stream(connection, true).await, [Clean, Closed, Completed];
+}
+
+async fn send(connection: &mut Connection, cut: Cut) -> Result<(), Error> {
+    let message = message(1, MsgFlags::NONE, &echo(&payload()));
+    connection.send(&message, cut.deadline()).await
+}
+
+async fn send_unanswered(connection: &mut Connection) -> Result<(), Error> {
+    let message = message(1, MsgFlags::MORE_TO_COME, &echo(&payload()));
+    connection.send(&message, Deadline::never()).await
+}
+
+async fn receive(connection: &mut Connection, cut: Cut) -> Result<(), Error> {
+    connection.receive(cut.deadline()).await.map(drop)
+}
+
+/// Sends a request with three answers, and receives all of them.
+async fn stream(connection: &mut Connection, chained: bool) -> Result<(), Error> {
+    let payloads = [payload(), payload(), payload()];
+    let [first, second, third] = payloads.each_ref().map(String::as_str);
+    let command = rawdoc! { "stream": [first, second, third], "chained": chained };
+    let message = message(9, MsgFlags::EXHAUST_ALLOWED, &command);
+    connection.send(&message, Deadline::never()).await?;
+    for payload in &payloads {
+        let reply = connection.receive(Deadline::never()).await?;
+        assert_eq!(payload_of(reply), *payload);
+    }
+    Ok(())
+}
+
+/// What `receive` promises besides: dropped and called again, it loses nothing.
+#[tokio::test(start_paused = true)]
+async fn receive_goes_on_where_it_was_dropped() {
+    let network = Network::default();
+    let factory = network.factory(PLAIN, config(), keys());
+    for chained in [false, true] {
+        let mut dropped = 0;
+        for polls in 1.. {
+            network.bytewise(false);
+            let mut connection = connect(&factory).await;
+            let payloads = [payload(), payload()];
+            let [first, second] = payloads.each_ref().map(String::as_str);
+            let command = rawdoc! { "stream": [first, second], "chained": chained };
+            let message = message(9, MsgFlags::EXHAUST_ALLOWED, &command);
+            let sent = connection.send(&message, Deadline::never()).await;
+            sent.expect("sent");
+            network.bytewise(true);
+            let before = dropped;
+            for payload in &payloads {
+                let reply = loop {
+                    let receive = async {
+                        let reply = connection.receive(Deadline::never()).await;
+                        payload_of(reply.expect("a reply"))
+                    };
+                    match Cut::Drop.after(polls, receive).await {
+                        Some(reply) => break reply,
+                        None => dropped += 1,
+                    }
+                };
+                assert_eq!(reply, *payload);
+            }
+            assert_eq!(go_on(&mut connection).await, Clean);
+            if dropped == before {
+                break;
+            }
+        }
+        assert!(dropped > 300, "{dropped}");
+    }
+}
+
+/// A second cancellation strikes while the first one's reply is read away, or after that.
+#[tokio::test(start_paused = true)]
+async fn run_command_dropped_twice_in_a_row() {
+    let network = Network::default();
+    let factory = network.factory(PLAIN, config(), keys());
+    let mut tally = Tally::default();
+    let mut first_completed = false;
+    for first in 0.. {
+        if first_completed {
+            break;
+        }
+        // Each place of the second one is met with some place of the first one.
+        for second in (first % 13..).step_by(13) {
+            network.bytewise(false);
+            let mut connection = connect(&factory).await;
+            network.bytewise(true);
+            first_completed = Cut::Drop.after(first, run(&mut connection)).await.is_some();
+            let outcome = Cut::Drop.after(second, run(&mut connection)).await;
+            let completed = outcome.is_some();
+            network.bytewise(false);
+            let outcome = go_on(&mut connection).await;
+            tally.add(if completed { Completed } else { outcome });
+            drop(connection);
+            assert_eq!(network.open(), 0);
+            if completed {
+                break;
+            }
+        }
+    }
+    network.assert_no_faults();
+    tally.assert(&[Clean, Drained, Closed, Completed]);
+}
+
+/// A reply that does not come, or is too long, costs the connection and not the next command.
+#[tokio::test(start_paused = true)]
+async fn a_drain_has_bounds() {
+    let network = Network::default();
+    let factory = network.factory(PLAIN, config(), keys());
+    let mut connection = connect(&factory).await;
+    owe(&mut connection).await;
+    network.mute(true);
+    let began = tokio::time::Instant::now();
+    let error = connection.drain(Deadline::never()).await;
+    let error = error.expect_err("nothing comes");
+    let waited = matches!(
+        error.kind(),
+        ErrorKind::Timeout {
+            wait: Wait::Drain,
+            ..
+        }
+    );
+    assert!(waited, "{error}");
+    assert_eq!(began.elapsed(), std::time::Duration::from_millis(100));
+    network.mute(false);
+    assert_eq!(go_on(&mut connection).await, Closed);
+
+    for (length, expected) in [(1_000_000, Drained), (1_100_000, Closed)] {
+        let mut connection = connect(&factory).await;
+        let message = message(1, MsgFlags::NONE, &echo(&"x".repeat(length)));
+        let sent = connection.send(&message, BOUND).await;
+        sent.expect("sent");
+        let drained = connection.drain(Deadline::never()).await;
+        assert_eq!(drained.is_ok(), expected == Drained, "{drained:?}");
+        assert_eq!(connection.is_closed(), expected == Closed);
+    }
+}
+
+/// Ends the making of a connection after each number of polls.
+async fn establish(cut: Cut, bytewise: bool, expected: &[Outcome]) {
+    let shared = keys();
+    let mut tally = Tally::default();
+    for polls in cut.polls() {
+        let network = Network::default();
+        // Keys of its own each time are derived each time; that costs too much for each byte.
+        let keys = if bytewise { shared.clone() } else { keys() };
+        let factory = network.factory(SCRAM, config(), keys);
+        network.bytewise(bytewise);
+        let ended = cut.after(polls, factory.establish(cut.deadline())).await;
+        let completed = matches!(ended, Some(Ok(_)));
+        if let Some(Err(error)) = &ended {
+            assert!(error.is_timeout(), "{error}");
+        }
+        drop(ended);
+        assert_eq!(network.open(), 0);
+        tally.add(match (completed, network.opened()) {
+            (true, _) => Completed,
+            (false, 0) => Clean,
+            (false, _) => Closed,
+        });
+        // The next one does not meet what the first one left, among the keys for one thing.
+        network.bytewise(false);
+        let mut connection = connect(&factory).await;
+        assert_eq!(go_on(&mut connection).await, Clean);
+        network.assert_no_faults();
+        if completed {
+            return tally.assert(expected);
+        }
+    }
+    panic!("it was never made");
+}
+
+#[test]
+fn establish_dropped() {
+    block_on(establish(Cut::Drop, true, &[Clean, Closed, Completed]));
+}
+
+#[test]
+fn establish_timed_out() {
+    block_on(establish(Cut::TimeOut, true, &[Closed, Completed]));
+}
+
+#[test]
+fn establish_with_keys_to_derive_dropped() {
+    block_on(establish(Cut::Drop, false, &[Clean, Closed, Completed]));
+}
+
+#[test]
+fn establish_with_keys_to_derive_timed_out() {
+    block_on(establish(Cut::TimeOut, false, &[Closed, Completed]));
+}

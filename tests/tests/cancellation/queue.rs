@@ -1,0 +1,75 @@
+//! Callers that wait for a slot, and go away.
+
+use std::pin::pin;
+
+use mongo_core::error::Wait;
+use mongo_core::pools::RecyclingMethod;
+
+use crate::backend::Backend;
+use crate::cut::{Cut, poll_once};
+use crate::memory::{PLAIN, keys};
+use crate::pools::{SIZE, World, assert_waited};
+
+async fn full<B: Backend>() -> (World<B>, Vec<B::Guard>) {
+    let world = World::<B>::new(PLAIN, RecyclingMethod::Fast, &keys());
+    let mut guards = Vec::new();
+    for _ in 0..SIZE {
+        guards.push(world.get().await);
+    }
+    (world, guards)
+}
+
+/// A waiter that is dropped leaves its place, whether its turn has come meanwhile or not.
+async fn a_waiter_dropped<B: Backend>() {
+    for polls in 0..6 {
+        for release_first in [false, true] {
+            let (world, mut guards) = full::<B>().await;
+            {
+                let mut waiter = pin!(world.pool.get());
+                for _ in 0..polls {
+                    assert!(poll_once(waiter.as_mut()).await.is_pending());
+                }
+                assert_eq!(world.pool.status().waiting, usize::from(polls > 0));
+                if release_first {
+                    guards.pop();
+                }
+            }
+            assert_eq!(world.pool.status().waiting, 0);
+            drop(guards);
+            world.check().await;
+        }
+    }
+}
+
+/// One that waits behind it gets the slot instead.
+async fn the_next_in_turn_gets_the_slot<B: Backend>() {
+    let (world, mut guards) = full::<B>().await;
+    let mut next = pin!(world.pool.get());
+    {
+        let mut first = pin!(world.pool.get());
+        assert!(poll_once(first.as_mut()).await.is_pending());
+        assert!(poll_once(next.as_mut()).await.is_pending());
+        guards.pop();
+    }
+    let got = next.await.expect("a connection");
+    drop((got, guards));
+    world.check().await;
+}
+
+async fn a_waiter_timed_out<B: Backend>() {
+    for polls in 0..6 {
+        let (world, guards) = full::<B>().await;
+        let ended = Cut::TimeOut.after(polls, world.pool.get()).await;
+        let error = ended.expect("over").err().expect("no slot");
+        assert_waited(&error, Wait::WaitQueue);
+        assert_eq!(world.pool.status().waiting, 0);
+        drop(guards);
+        world.check().await;
+    }
+}
+
+crate::on_both_backends!(
+    a_waiter_dropped,
+    the_next_in_turn_gets_the_slot,
+    a_waiter_timed_out,
+);
