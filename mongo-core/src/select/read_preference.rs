@@ -141,6 +141,20 @@ impl ReadPreference {
     }
 }
 
+/// All parts that are set, under the names they have in `$readPreference`.
+impl fmt::Display for ReadPreference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{ mode: {}", self.mode)?;
+        if !self.tag_sets.is_empty() {
+            write!(f, ", tags: {:?}", self.tag_sets)?;
+        }
+        if let Some(limit) = self.max_staleness {
+            write!(f, ", maxStalenessSeconds: {}", limit.as_secs_f64())?;
+        }
+        f.write_str(" }")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

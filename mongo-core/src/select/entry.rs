@@ -1,0 +1,66 @@
+//! One server as selection sees it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::address::ServerAddress;
+use crate::sdam::ServerDescription;
+
+/// A server of one view of the topology, with the number of operations that it runs now
+/// (`operationCount`), which all views share that have the server.
+#[derive(Debug)]
+pub struct ServerEntry {
+    description: Arc<ServerDescription>,
+    operations: Arc<AtomicUsize>,
+}
+
+impl ServerEntry {
+    /// A server without operations.
+    pub(super) fn new(description: Arc<ServerDescription>) -> Self {
+        Self {
+            description,
+            operations: Arc::default(),
+        }
+    }
+
+    /// The same server, described anew.
+    pub(super) fn described(&self, description: Arc<ServerDescription>) -> Self {
+        Self {
+            description,
+            operations: self.operations.clone(),
+        }
+    }
+
+    /// The server's address.
+    pub fn address(&self) -> &ServerAddress {
+        &self.description.address
+    }
+
+    /// What is known of the server.
+    pub fn description(&self) -> &Arc<ServerDescription> {
+        &self.description
+    }
+
+    /// The number of operations that the server runs now.
+    pub fn operation_count(&self) -> usize {
+        self.operations.load(Ordering::Relaxed)
+    }
+
+    /// Counts one operation more, until the result is dropped. To be called when the server is
+    /// selected. Neither call wakes those who wait for a server.
+    pub fn begin_operation(&self) -> RunningOperation {
+        self.operations.fetch_add(1, Ordering::Relaxed);
+        RunningOperation(self.operations.clone())
+    }
+}
+
+/// An operation that its server's count includes until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the operation"]
+pub struct RunningOperation(Arc<AtomicUsize>);
+
+impl Drop for RunningOperation {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,110 @@
+//! The specification's tables: which types of servers are suitable, in which order.
+
+use super::staleness::StalenessLimit;
+use super::{ReadPreferenceMode, TagSet};
+use crate::address::ServerAddress;
+use crate::sdam::{ServerDescription, ServerType, TopologyType};
+
+/// The servers that come into question together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Candidates {
+    /// Whatever is there, as long as it can be reached.
+    Available,
+    /// The routers of a sharded cluster.
+    Routers,
+    /// The load balancer.
+    LoadBalancer,
+    /// The primary.
+    Primary,
+    /// The secondaries.
+    Secondaries,
+    /// The primary and the secondaries.
+    Members,
+}
+
+impl Candidates {
+    /// What comes into question, in the order in which it is tried. A write is a read with the mode
+    /// primary.
+    pub(super) fn of(topology: TopologyType, mode: ReadPreferenceMode) -> &'static [Self] {
+        match topology {
+            TopologyType::Unknown => &[],
+            TopologyType::Single => &[Self::Available],
+            TopologyType::Sharded => &[Self::Routers],
+            TopologyType::LoadBalanced => &[Self::LoadBalancer],
+            TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary => match mode {
+                ReadPreferenceMode::Primary => &[Self::Primary],
+                ReadPreferenceMode::PrimaryPreferred => &[Self::Primary, Self::Secondaries],
+                ReadPreferenceMode::Secondary => &[Self::Secondaries],
+                ReadPreferenceMode::SecondaryPreferred => &[Self::Secondaries, Self::Primary],
+                ReadPreferenceMode::Nearest => &[Self::Members],
+            },
+        }
+    }
+
+    /// Whether servers of a type are among them.
+    pub(super) fn include(self, server: ServerType) -> bool {
+        match server {
+            ServerType::Unknown => false,
+            ServerType::RsPrimary => {
+                matches!(self, Self::Available | Self::Primary | Self::Members)
+            }
+            ServerType::RsSecondary => {
+                matches!(self, Self::Available | Self::Secondaries | Self::Members)
+            }
+            ServerType::Mongos => matches!(self, Self::Available | Self::Routers),
+            ServerType::LoadBalancer => matches!(self, Self::Available | Self::LoadBalancer),
+            ServerType::Standalone
+            | ServerType::RsArbiter
+            | ServerType::RsOther
+            | ServerType::RsGhost => self == Self::Available,
+        }
+    }
+
+    /// Whether tag sets and the maximum staleness choose among them.
+    pub(super) fn are_restricted(self) -> bool {
+        match self {
+            Self::Secondaries | Self::Members => true,
+            Self::Available | Self::Routers | Self::LoadBalancer | Self::Primary => false,
+        }
+    }
+}
+
+/// Whether read preferences choose between the servers of such a topology.
+pub(super) fn is_replica_set(topology: TopologyType) -> bool {
+    match topology {
+        TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary => true,
+        TopologyType::Unknown
+        | TopologyType::Single
+        | TopologyType::Sharded
+        | TopologyType::LoadBalanced => false,
+    }
+}
+
+/// One try at finding suitable servers: if it admits none, the next one is tried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass<'a> {
+    pub(super) candidates: Candidates,
+    /// The tags that are tried; `None` matches any.
+    pub(super) tags: Option<&'a TagSet>,
+    /// `None` admits any staleness.
+    pub(super) staleness: Option<StalenessLimit>,
+    /// The servers that are left out.
+    pub(super) deprioritized: &'a [ServerAddress],
+}
+
+impl Pass<'_> {
+    /// Whether a server is suitable.
+    pub(super) fn admits(&self, server: &ServerDescription) -> bool {
+        self.candidates.include(server.server_type)
+            && self.staleness.is_none_or(|limit| limit.admits(server))
+            && self.tags.is_none_or(|tags| matches(tags, &server.tags))
+            && !self.deprioritized.contains(&server.address)
+    }
+}
+
+/// Whether a server has all the tags that are wanted.
+fn matches(wanted: &TagSet, server: &TagSet) -> bool {
+    wanted
+        .iter()
+        .all(|(name, value)| server.get(name) == Some(value))
+}
