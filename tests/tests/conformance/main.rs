@@ -8,11 +8,12 @@ mod concern;
 mod credential;
 mod inapplicable;
 mod options;
+mod selection;
 mod uri;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::{env, fs};
+use std::{env, fs, io};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
@@ -20,7 +21,7 @@ use serde_json::Value;
 /// What a case says when it fails.
 type Outcome = Result<(), String>;
 
-/// One folder of JSON files. A case is an entry of a file's `tests`, else the file itself.
+/// One folder of JSON files, those in its subfolders included. A case is an entry of a file's `tests`, else the file itself.
 struct Suite {
     name: &'static str,
     folder: &'static str,
@@ -60,9 +61,27 @@ const SUITES: &[Suite] = &[
         cases: 20,
         run: concern::run_document,
     },
+    Suite {
+        name: "server-selection/server_selection",
+        folder: "server-selection/tests/server_selection",
+        cases: 88,
+        run: selection::run,
+    },
+    Suite {
+        name: "server-selection/in_window",
+        folder: "server-selection/tests/in_window",
+        cases: 8,
+        run: selection::run_in_window,
+    },
+    Suite {
+        name: "max-staleness",
+        folder: "max-staleness/tests",
+        cases: 32,
+        run: selection::run,
+    },
 ];
 
-/// A case under its name, `suite/file/description`.
+/// A case under its name, `suite/subfolder/file/description`.
 struct Case {
     name: String,
     content: Value,
@@ -157,24 +176,19 @@ fn trial(case: Case, list: &[inapplicable::Entry]) -> Trial {
 fn read_suite(suite: &Suite, root: &Path) -> Result<Vec<Case>, String> {
     let folder = root.join(suite.folder);
     let shown = |error| format!("{}: {error}", folder.display());
-    let mut files = fs::read_dir(&folder)
-        .and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<Result<Vec<_>, _>>()
-        })
-        .map_err(shown)?;
-    files.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "json")
-    });
+    let mut files = Vec::new();
+    find_json(&folder, &mut files).map_err(shown)?;
     files.sort();
     let mut cases = Vec::new();
     for path in files {
         let text = fs::read_to_string(&path).map_err(shown)?;
         let file: Value =
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let stem = path
+            .strip_prefix(&folder)
+            .unwrap_or(&path)
+            .with_extension("");
+        let stem = stem.display();
         let contents = match file.get("tests") {
             Some(Value::Array(tests)) => tests.clone(),
             Some(_) => return Err(format!("{}: tests is no array", path.display())),
@@ -190,6 +204,21 @@ fn read_suite(suite: &Suite, root: &Path) -> Result<Vec<Case>, String> {
         }));
     }
     Ok(cases)
+}
+
+fn find_json(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_json(&path, files)?;
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// Fails unless two things are equal.
