@@ -1,6 +1,8 @@
 //! Why a handshake failed.
 
 use super::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
+use crate::auth::reply::ServerError;
+use crate::error::Error;
 
 /// Why a handshake failed, but for authentication, which has
 /// [`AuthError`](crate::auth::AuthError).
@@ -69,6 +71,20 @@ pub enum HandshakeError {
     /// A step was asked for that the handshake has not come to: a mistake of the caller.
     #[error("the handshake is not at this step")]
     OutOfOrder,
+}
+
+impl HandshakeError {
+    /// A hello that the server answered with `ok: 0`, with the labels that it gave.
+    pub(crate) fn refused(error: ServerError) -> Error {
+        let labels = error.labels.clone();
+        let error = Error::from(Self::Refused {
+            code: error.code,
+            code_name: error.code_name,
+            message: error.message,
+            labels: error.labels,
+        });
+        labels.into_iter().fold(error, Error::with_label)
+    }
 }
 
 /// Why the client's description of itself can't be sent.

@@ -225,16 +225,7 @@ impl Handshake {
                     error,
                 ))
             }
-            (HelloFailure::Refused(error), _) => {
-                let labels = error.labels.clone();
-                let error = Error::from(HandshakeError::Refused {
-                    code: error.code,
-                    code_name: error.code_name,
-                    message: error.message,
-                    labels: error.labels,
-                });
-                labels.into_iter().fold(error, Error::with_label)
-            }
+            (HelloFailure::Refused(error), _) => HandshakeError::refused(error),
         }
     }
 

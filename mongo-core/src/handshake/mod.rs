@@ -9,6 +9,7 @@
 mod description;
 mod environment;
 mod error;
+pub(crate) mod field;
 mod hello;
 mod machine;
 mod metadata;
