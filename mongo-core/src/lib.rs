@@ -45,6 +45,7 @@ pub mod address;
 pub mod auth;
 pub mod concern;
 pub mod error;
+pub mod event;
 pub mod handshake;
 #[cfg(feature = "net")]
 pub mod net;

@@ -50,6 +50,8 @@ impl PartialEq for SdamError {
     }
 }
 
+impl Eq for SdamError {}
+
 /// A replica set's count of its elections and of its configurations, as a primary reports them.
 /// What is missing is less than any value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

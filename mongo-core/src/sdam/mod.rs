@@ -1,18 +1,30 @@
 //! Server discovery and monitoring: what is known of a deployment, and how it changes.
 //!
-//! Everything here is pure: no I/O, no clock, no task.
+//! Everything here is pure: no I/O, no clock, no task. [`apply`] takes what is known
+//! ([`TopologyDescription`]) and an [`Input`], and gives what is known then, the events, and the
+//! [`Effect`]s that are for the owner of the monitors and pools to carry out.
 //!
 //! Specification: server discovery and monitoring.
 
+mod application_error;
 mod error;
+mod hello;
 mod round_trip_time;
 mod server_description;
 mod server_type;
+mod settings;
 mod topology_description;
+mod transition;
+mod update;
 
 pub use crate::handshake::TopologyVersion;
+pub use application_error::{
+    ApplicationError, ErrorPhase, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR,
+};
 pub use error::{CompatibilityError, ElectionTuple, SdamError};
 pub use round_trip_time::RoundTripTime;
 pub use server_description::ServerDescription;
 pub use server_type::{ServerType, TopologyType};
+pub use settings::TopologySettings;
 pub use topology_description::TopologyDescription;
+pub use transition::{CheckReason, Effect, Input, Transition, apply};

@@ -165,3 +165,5 @@ impl PartialEq for ServerDescription {
             && self.iscryptd == other.iscryptd
     }
 }
+
+impl Eq for ServerDescription {}

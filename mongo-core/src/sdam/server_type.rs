@@ -5,7 +5,7 @@ use std::fmt;
 /// What a server is, as its last hello told.
 ///
 /// The specification's `PossiblePrimary` is left out: it is the same as `Unknown` but for the order
-/// in which a single-threaded client scans, and that order follows from the members' descriptions
+/// in which a single-threaded client scans, and for that the topology knows it
 /// ([`TopologyDescription::possible_primary`](super::TopologyDescription::possible_primary)).
 ///
 /// Specification: server discovery and monitoring, ServerType.

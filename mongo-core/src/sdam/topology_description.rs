@@ -12,7 +12,7 @@ use crate::handshake::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 /// [`ServerDescription`] compares them.
 ///
 /// Specification: server discovery and monitoring, TopologyDescription.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct TopologyDescription {
     pub(super) topology_type: TopologyType,
     pub(super) set_name: Option<Arc<str>>,
@@ -21,6 +21,8 @@ pub struct TopologyDescription {
     pub(super) servers: Vec<Arc<ServerDescription>>,
     pub(super) compatibility_error: Option<CompatibilityError>,
     pub(super) logical_session_timeout_minutes: Option<u32>,
+    /// Who a member of the replica set last said is primary, until that one was checked.
+    pub(super) possible_primary: Option<ServerAddress>,
 }
 
 impl TopologyDescription {
@@ -78,21 +80,11 @@ impl TopologyDescription {
             .find(|server| server.server_type == ServerType::RsPrimary)
     }
 
-    /// The unknown server that a member of the replica set takes for its primary, while none is
-    /// known: the one to check first.
+    /// The server that a member of the replica set took for its primary when none was known, and
+    /// that was not checked since: the one to check first. The specification's `PossiblePrimary`.
     pub fn possible_primary(&self) -> Option<&Arc<ServerDescription>> {
-        match self.topology_type {
-            TopologyType::ReplicaSetNoPrimary => self
-                .servers
-                .iter()
-                .filter_map(|member| self.server(member.primary.as_ref()?))
-                .find(|server| server.server_type == ServerType::Unknown),
-            TopologyType::Unknown
-            | TopologyType::Single
-            | TopologyType::ReplicaSetWithPrimary
-            | TopologyType::Sharded
-            | TopologyType::LoadBalanced => None,
-        }
+        self.server(self.possible_primary.as_ref()?)
+            .filter(|server| server.server_type == ServerType::Unknown)
     }
 
     /// Why no operation can run, if a server's wire versions don't overlap with this crate's.
@@ -124,6 +116,17 @@ impl TopologyDescription {
             .flatten();
     }
 }
+
+impl PartialEq for TopologyDescription {
+    fn eq(&self, other: &Self) -> bool {
+        self.topology_type == other.topology_type
+            && self.set_name == other.set_name
+            && self.max_election == other.max_election
+            && self.servers == other.servers
+    }
+}
+
+impl Eq for TopologyDescription {}
 
 fn incompatible(server: &ServerDescription) -> Option<CompatibilityError> {
     match server.server_type {

@@ -1,0 +1,260 @@
+//! What an error on an application's connection tells about the server.
+
+use bson::RawDocument;
+use bson::oid::ObjectId;
+
+use super::{CheckReason, Effect, TopologyVersion};
+use crate::address::ServerAddress;
+use crate::auth::AuthError;
+use crate::auth::reply::fields;
+use crate::error::{CommandError, Error, ErrorKind, Wait};
+use crate::handshake::HandshakeError;
+use crate::handshake::field::topology_version;
+use crate::wire::write_concern_error;
+
+/// The label of an error that comes from a server with too much to do.
+pub const SYSTEM_OVERLOADED_ERROR: &str = "SystemOverloadedError";
+
+/// The label of an error after which any operation can be tried again.
+pub const RETRYABLE_ERROR: &str = "RetryableError";
+
+/// How far a connection was when it failed.
+///
+/// Specifications: server discovery and monitoring, connection monitoring and pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorPhase {
+    /// What a busy server can't be the cause of: looking up its name, a proxy's negotiation, the
+    /// verification of its certificate and host name.
+    Resolution,
+    /// Opening the socket, the I/O of TLS, the hello.
+    Establishment,
+    /// Authentication.
+    Authentication,
+    /// The handshake is completed: a command was run.
+    Completed,
+}
+
+impl ErrorPhase {
+    /// Adds the labels of backpressure to an error, if a busy server may be its cause: a failure
+    /// of the network, or a time-out, of a connection that was to be established.
+    #[must_use]
+    pub fn label(self, error: Error) -> Error {
+        match self {
+            Self::Establishment if is_network_error(&error) => error
+                .with_label(SYSTEM_OVERLOADED_ERROR)
+                .with_label(RETRYABLE_ERROR),
+            Self::Resolution | Self::Establishment | Self::Authentication | Self::Completed => {
+                error
+            }
+        }
+    }
+}
+
+/// An error on an application's connection.
+///
+/// Specification: server discovery and monitoring, application errors.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ApplicationError {
+    /// The server that the connection goes, or was to go, to.
+    pub server: ServerAddress,
+    /// What failed.
+    pub error: Error,
+    /// How far the connection was.
+    pub phase: ErrorPhase,
+    /// The generation of the connection; before the handshake is completed, that of the pool when
+    /// the attempt began. Behind a load balancer: that of the service.
+    pub generation: u64,
+    /// The generation of the pool, or of the service, now: read by the one who clears it.
+    pub pool_generation: u64,
+    /// The service behind a load balancer, once the hello has named it.
+    pub service_id: Option<ObjectId>,
+}
+
+/// What follows from an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Consequence {
+    /// Nothing.
+    None,
+    /// The server is not what it was.
+    StateChange {
+        topology_version: Option<TopologyVersion>,
+        reason: CheckReason,
+        clears_pool: bool,
+    },
+    /// The server can't be reached, or not be authenticated with.
+    Unreachable,
+}
+
+impl ApplicationError {
+    /// An error of the pool's current generation, to which [`ErrorPhase::label`] adds its labels.
+    pub fn new(server: ServerAddress, error: Error, phase: ErrorPhase) -> Self {
+        Self {
+            server,
+            error: phase.label(error),
+            phase,
+            generation: 0,
+            pool_generation: 0,
+            service_id: None,
+        }
+    }
+
+    /// Sets the generations of the connection, and of its pool now.
+    #[must_use]
+    pub fn with_generations(mut self, connection: u64, pool: u64) -> Self {
+        (self.generation, self.pool_generation) = (connection, pool);
+        self
+    }
+
+    /// Sets the service behind a load balancer.
+    #[must_use]
+    pub fn with_service_id(mut self, service_id: Option<ObjectId>) -> Self {
+        self.service_id = service_id;
+        self
+    }
+
+    /// The error in an otherwise good reply to a write (`writeConcernError`), if there is one:
+    /// it tells as much about the server as a command's failure. `writeErrors` don't.
+    pub fn from_write_concern_error(server: ServerAddress, reply: &RawDocument) -> Option<Self> {
+        let found = write_concern_error(reply)?;
+        let error = Error::from(CommandError {
+            code: found.code,
+            code_name: found.code_name,
+            message: found.message,
+            reply: reply.to_owned(),
+        });
+        let error = found.labels.into_iter().fold(error, Error::with_label);
+        let error = error.at(&server);
+        Some(Self::new(server, error, ErrorPhase::Completed))
+    }
+
+    /// What follows, if the server's state is known by a version.
+    pub(super) fn consequence(&self, known: Option<TopologyVersion>) -> Consequence {
+        let refusal = Refusal::of(&self.error);
+        let topology_version = refusal.as_ref().and_then(|own| own.topology_version);
+        if self.generation < self.pool_generation || is_stale_error(known, topology_version) {
+            return Consequence::None;
+        }
+        let completed = self.phase == ErrorPhase::Completed;
+        let overloaded = self.error.has_label(SYSTEM_OVERLOADED_ERROR);
+        match refusal.and_then(|refusal| refusal.state_change()) {
+            Some(reason) => Consequence::StateChange {
+                topology_version,
+                reason,
+                // Whatever fails before the handshake is completed clears, unless overloaded.
+                clears_pool: reason == CheckReason::ShuttingDown || !completed && !overloaded,
+            },
+            None if overloaded => Consequence::None,
+            None if completed && !self.error.is_timeout() && is_network_error(&self.error) => {
+                Consequence::Unreachable
+            }
+            None if !completed && is_of_server(&self.error) => Consequence::Unreachable,
+            None => Consequence::None,
+        }
+    }
+
+    pub(super) fn clear_pool(&self, service_id: Option<ObjectId>) -> Effect {
+        Effect::ClearPool {
+            server: self.server.clone(),
+            service_id,
+            interrupt_in_use: false,
+        }
+    }
+}
+
+/// An error of the same process that is no newer than what is known: any change of state has a
+/// version of its own.
+fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersion>) -> bool {
+    match (known, reported) {
+        (Some(known), Some(reported)) => {
+            known.process_id == reported.process_id && known.counter >= reported.counter
+        }
+        (None, _) | (_, None) => false,
+    }
+}
+
+/// A failure to read from or write to a socket, or to open it; time-outs of these are among them.
+pub(super) fn is_network_error(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Connect(_) | ErrorKind::Network(_) => true,
+        ErrorKind::Timeout { wait, .. } => match wait {
+            Wait::Connect
+            | Wait::Handshake
+            | Wait::Authentication
+            | Wait::Command
+            | Wait::Drain => true,
+            Wait::WaitQueue | Wait::Recycle => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether the server had a part in the failure to connect to it.
+fn is_of_server(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Protocol(_)
+        | ErrorKind::Handshake(_)
+        | ErrorKind::Authentication(_)
+        | ErrorKind::Command(_) => true,
+        _ => is_network_error(error),
+    }
+}
+
+/// What a server said when it refused a command.
+struct Refusal<'a> {
+    /// 0 for none.
+    code: i32,
+    message: &'a str,
+    topology_version: Option<TopologyVersion>,
+}
+
+impl<'a> Refusal<'a> {
+    fn of(error: &'a Error) -> Option<Self> {
+        let (code, message, topology_version) = match error.kind() {
+            ErrorKind::Command(error) => (error.code, &error.message, version_in(&error.reply)),
+            ErrorKind::Handshake(HandshakeError::Refused { code, message, .. })
+            | ErrorKind::Authentication(AuthError::Refused { code, message, .. }) => {
+                (*code, message, None)
+            }
+            _ => return None,
+        };
+        Some(Self {
+            code,
+            message,
+            topology_version,
+        })
+    }
+
+    /// Whether the server says that it is not what the client takes it for. The text counts only
+    /// where there is no code.
+    fn state_change(&self) -> Option<CheckReason> {
+        match self.code {
+            // InterruptedAtShutdown, ShutdownInProgress.
+            11600 | 91 => Some(CheckReason::ShuttingDown),
+            // InterruptedDueToReplStateChange, NotPrimaryOrSecondary, PrimarySteppedDown.
+            11602 | 13436 | 189 => Some(CheckReason::Recovering),
+            // NotWritablePrimary, NotPrimaryNoSecondaryOk, LegacyNotPrimary.
+            10107 | 13435 | 10058 => Some(CheckReason::NotWritablePrimary),
+            0 => self.state_change_in_text(),
+            _ => None,
+        }
+    }
+
+    fn state_change_in_text(&self) -> Option<CheckReason> {
+        let says = |text| self.message.contains(text);
+        if says("not master or secondary") || says("node is recovering") {
+            Some(CheckReason::Recovering)
+        } else if says("not master") {
+            Some(CheckReason::NotWritablePrimary)
+        } else {
+            None
+        }
+    }
+}
+
+/// A version that can't be read is none: the error must not be lost over it.
+fn version_in(reply: &RawDocument) -> Option<TopologyVersion> {
+    fields(reply, |key| key == "topologyVersion")
+        .map_while(|field| field)
+        .find_map(|(_, value)| topology_version(value).ok())
+}

@@ -1,0 +1,468 @@
+//! From one description of the topology to the next.
+
+use std::sync::Arc;
+
+use bson::oid::ObjectId;
+
+use super::application_error::{ApplicationError, Consequence};
+use super::update::Update;
+use super::{
+    SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, TopologyType,
+    TopologyVersion,
+};
+use crate::address::ServerAddress;
+use crate::event::{
+    SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerOpeningEvent,
+    TopologyClosedEvent, TopologyDescriptionChangedEvent, TopologyOpeningEvent,
+};
+
+/// What a topology is told.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// Begin: monitor the seeds. To be given once, and again only after [`Input::Close`]; the
+    /// current description is then the [default](TopologyDescription::default).
+    Connect,
+    /// End: nothing is known any more, nothing monitored.
+    Close,
+    /// A server was checked, or a connection for an application has shaken hands with it:
+    /// [`ServerDescription::from_hello`] or, for checks only, [`ServerDescription::failed`].
+    ///
+    /// Without a round trip time, the one that is known stays.
+    Check(Arc<ServerDescription>),
+    /// A connection for an application failed, or a command on it.
+    ApplicationError(ApplicationError),
+    /// The hosts of an SRV record, those that were verified, in random order: with `srvMaxHosts`,
+    /// the first are taken. An empty list changes nothing.
+    SrvHosts(Vec<ServerAddress>),
+}
+
+/// What is to be done besides publishing the new description and the events.
+///
+/// In their order, by the one who holds the lock on the topology: [`Effect::ReadyPool`] before the
+/// new description is published, so that no selected server has a paused pool; all others after it,
+/// so that a server is unknown before its pool is cleared.
+///
+/// Monitors and pools that are not there are ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Monitor a server.
+    StartMonitor {
+        /// The server.
+        server: ServerAddress,
+    },
+    /// Stop monitoring a server; what its last check brings is ignored.
+    StopMonitor {
+        /// The server.
+        server: ServerAddress,
+    },
+    /// Check a server as soon as the minimum of 500 ms
+    /// allows. Without monitors: let the next selection scan again, unless the server is
+    /// [recovering](CheckReason::Recovering).
+    RequestCheck {
+        /// The server.
+        server: ServerAddress,
+        /// Why.
+        reason: CheckReason,
+    },
+    /// Cut short a check that is under way, and close the monitor's connection.
+    CancelCheck {
+        /// The server.
+        server: ServerAddress,
+    },
+    /// Let connections be made and checked out.
+    ReadyPool {
+        /// The server.
+        server: ServerAddress,
+    },
+    /// Make all connections stale, and pause.
+    ClearPool {
+        /// The server.
+        server: ServerAddress,
+        /// Behind a load balancer: only the connections to that service, without a pause.
+        service_id: Option<ObjectId>,
+        /// Whether connections that are in use are closed as well.
+        interrupt_in_use: bool,
+    },
+    /// Close the pool for good: the server is gone.
+    ClosePool {
+        /// The server.
+        server: ServerAddress,
+    },
+}
+
+/// Why a check is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CheckReason {
+    /// The server was the primary until another one was found.
+    NewerPrimary,
+    /// The server is no primary any more.
+    NotWritablePrimary,
+    /// The server is recovering: it is there and can't be used.
+    Recovering,
+    /// The server shuts down.
+    ShuttingDown,
+}
+
+/// The next description of a topology, and what follows from it.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    /// What is known from now on: the same `Arc` if nothing is to be published.
+    pub description: Arc<TopologyDescription>,
+    /// What happened, in order.
+    pub events: Vec<SdamEvent>,
+    /// What is to be done, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// Says what follows from an input. To be called by one writer at a time, who gives the description
+/// that the last call returned.
+///
+/// Specifications: server discovery and monitoring, its logging and monitoring, load balancers,
+/// polling SRV records.
+pub fn apply(
+    settings: &TopologySettings,
+    current: &Arc<TopologyDescription>,
+    input: Input,
+) -> Transition {
+    match input {
+        Input::Connect => connect(settings),
+        Input::Close => close(settings, current),
+        Input::Check(description) => check(settings, current, description),
+        Input::ApplicationError(error) => application_error(settings, current, &error),
+        Input::SrvHosts(hosts) => srv_hosts(settings, current, &hosts),
+    }
+}
+
+fn connect(settings: &TopologySettings) -> Transition {
+    let topology_id = settings.topology_id;
+    let unknown = Arc::new(TopologyDescription::default());
+    let initial = Arc::new(settings.initial_description());
+    if initial.servers.is_empty() {
+        tracing::warn!("there are no seeds: no server can ever be found");
+    }
+    let mut change = Change::new(settings, &unknown);
+    let opening = TopologyOpeningEvent { topology_id };
+    change.events.push(SdamEvent::TopologyOpening(opening));
+    change.topology_changed(&initial);
+    change.servers_added(&initial);
+    if initial.topology_type != TopologyType::LoadBalanced {
+        return change.finish(initial);
+    }
+    // The load balancer is never checked: it is what the options say.
+    let balancers = settings.seeds.iter().cloned();
+    let balanced = Arc::new(TopologyDescription::new(
+        TopologyType::LoadBalanced,
+        None,
+        balancers.map(ServerDescription::load_balancer),
+    ));
+    change.current = &initial;
+    change.servers_changed(&balanced, None);
+    change.topology_changed(&balanced);
+    for server in &balanced.servers {
+        let server = server.address.clone();
+        change.effects.push(Effect::ReadyPool { server });
+    }
+    change.finish(balanced)
+}
+
+fn close(settings: &TopologySettings, current: &Arc<TopologyDescription>) -> Transition {
+    let unknown = Arc::new(TopologyDescription::default());
+    let mut change = Change::new(settings, current);
+    change.servers_removed(&unknown);
+    change.topology_changed(&unknown);
+    let topology_id = settings.topology_id;
+    let closed = TopologyClosedEvent { topology_id };
+    change.events.push(SdamEvent::TopologyClosed(closed));
+    change.finish(unknown)
+}
+
+fn check(
+    settings: &TopologySettings,
+    current: &Arc<TopologyDescription>,
+    mut description: Arc<ServerDescription>,
+) -> Transition {
+    let Some(known) = current.server(&description.address) else {
+        return Transition::nothing(current);
+    };
+    if known.server_type == ServerType::LoadBalancer
+        || is_stale_hello(known.topology_version, description.topology_version)
+    {
+        return Transition::nothing(current);
+    }
+    let is_known = description.server_type != ServerType::Unknown;
+    if is_known && description.round_trip_time.is_none() {
+        let description = Arc::make_mut(&mut description);
+        description.round_trip_time = known.round_trip_time;
+        description.min_round_trip_time = known.min_round_trip_time;
+    }
+    let mut transition = server_changed(settings, current, &description);
+    let effect = match &description.error {
+        Some(error) => Some(Effect::ClearPool {
+            server: description.address.clone(),
+            service_id: None,
+            interrupt_in_use: matches!(error, SdamError::Failed(error) if error.is_timeout()),
+        }),
+        None => transition.ready_pool(&description.address),
+    };
+    transition.effects.extend(effect);
+    transition
+}
+
+fn application_error(
+    settings: &TopologySettings,
+    current: &Arc<TopologyDescription>,
+    error: &ApplicationError,
+) -> Transition {
+    let Some(known) = current.server(&error.server) else {
+        return Transition::nothing(current);
+    };
+    let balanced = known.server_type == ServerType::LoadBalancer;
+    let consequence = error.consequence(known.topology_version);
+    let (topology_version, clears, check) = match consequence {
+        Consequence::None => return Transition::nothing(current),
+        Consequence::StateChange {
+            topology_version,
+            reason,
+            clears_pool,
+        } => {
+            let server = error.server.clone();
+            let request = Effect::RequestCheck { server, reason };
+            (topology_version, clears_pool, request)
+        }
+        Consequence::Unreachable => {
+            let server = error.server.clone();
+            (None, true, Effect::CancelCheck { server })
+        }
+    };
+    if balanced {
+        // It stays what it is, and has no monitor. Without a service there is nothing to clear.
+        let mut transition = Transition::nothing(current);
+        let clear = error.service_id.map(|id| error.clear_pool(Some(id)));
+        transition.effects.extend(clear.filter(|_| clears));
+        return transition;
+    }
+    let unknown = Arc::new(ServerDescription {
+        error: Some(SdamError::Failed(error.error.clone())),
+        topology_version,
+        last_update_time: known.last_update_time,
+        ..ServerDescription::unknown(error.server.clone())
+    });
+    let mut transition = server_changed(settings, current, &unknown);
+    let clear = clears.then(|| error.clear_pool(None));
+    transition.effects.extend(clear);
+    transition.effects.push(check);
+    transition
+}
+
+/// Only a topology that is, or may yet turn out to be, sharded follows its record.
+fn srv_hosts(
+    settings: &TopologySettings,
+    current: &Arc<TopologyDescription>,
+    hosts: &[ServerAddress],
+) -> Transition {
+    match current.topology_type {
+        TopologyType::Unknown | TopologyType::Sharded if !hosts.is_empty() => {}
+        TopologyType::Unknown
+        | TopologyType::Sharded
+        | TopologyType::Single
+        | TopologyType::ReplicaSetNoPrimary
+        | TopologyType::ReplicaSetWithPrimary
+        | TopologyType::LoadBalanced => return Transition::nothing(current),
+    }
+    let mut update = Update::new(settings, current);
+    update.retain(|address| hosts.contains(address));
+    let limit = match settings.srv_max_hosts {
+        0 => usize::MAX,
+        limit => limit,
+    };
+    for host in hosts {
+        if update.next.servers.len() >= limit {
+            break;
+        }
+        update.add(host);
+    }
+    let mut next = update.next;
+    next.summarize();
+    let next = Arc::new(next);
+    let mut change = Change::new(settings, current);
+    change.servers_added(&next);
+    change.servers_removed(&next);
+    change.topology_changed(&next);
+    change.finish(next)
+}
+
+/// A server's new description, whatever it came from.
+fn server_changed(
+    settings: &TopologySettings,
+    current: &Arc<TopologyDescription>,
+    description: &Arc<ServerDescription>,
+) -> Transition {
+    let mut update = Update::new(settings, current);
+    update.server(description);
+    let former_primary = update.former_primary;
+    let mut next = update.next;
+    next.summarize();
+    if next.servers.is_empty() {
+        let last = &description.address;
+        tracing::warn!("{last} was the last server of the topology, and does not belong to it");
+    }
+    let next = Arc::new(next);
+    let mut change = Change::new(settings, current);
+    change.servers_changed(&next, Some(description));
+    change.servers_added(&next);
+    change.servers_removed(&next);
+    change.topology_changed(&next);
+    // It may have been removed by the same hello.
+    if let Some(server) = former_primary.filter(|server| next.server(server).is_some()) {
+        let reason = CheckReason::NewerPrimary;
+        change.effects.push(Effect::RequestCheck { server, reason });
+    }
+    change.finish(next)
+}
+
+/// A reply of the same process that is older than what is known.
+fn is_stale_hello(known: Option<TopologyVersion>, reported: Option<TopologyVersion>) -> bool {
+    match (known, reported) {
+        (Some(known), Some(reported)) => {
+            known.process_id == reported.process_id && known.counter > reported.counter
+        }
+        (None, _) | (_, None) => false,
+    }
+}
+
+impl Transition {
+    fn nothing(current: &Arc<TopologyDescription>) -> Self {
+        Self {
+            description: current.clone(),
+            events: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// After a good check, if the server can be used, or is what the user wants to use.
+    fn ready_pool(&self, address: &ServerAddress) -> Option<Effect> {
+        let server_type = self.description.server(address)?.server_type;
+        let direct = self.description.topology_type == TopologyType::Single;
+        (server_type.is_data_bearing() || direct && server_type != ServerType::Unknown).then(|| {
+            Effect::ReadyPool {
+                server: address.clone(),
+            }
+        })
+    }
+}
+
+/// Collects what follows from the difference of two descriptions.
+struct Change<'a> {
+    topology_id: ObjectId,
+    load_balanced: bool,
+    current: &'a Arc<TopologyDescription>,
+    events: Vec<SdamEvent>,
+    effects: Vec<Effect>,
+}
+
+impl<'a> Change<'a> {
+    fn new(settings: &TopologySettings, current: &'a Arc<TopologyDescription>) -> Self {
+        Self {
+            topology_id: settings.topology_id,
+            load_balanced: settings.load_balanced,
+            current,
+            events: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// The server that was heard from first. It may be gone for what it told, which is an event
+    /// even so.
+    fn servers_changed(
+        &mut self,
+        next: &TopologyDescription,
+        heard: Option<&Arc<ServerDescription>>,
+    ) {
+        let current = self.current;
+        if let Some(heard) = heard
+            && let Some(before) = current.server(&heard.address)
+        {
+            let now = next.server(&heard.address).unwrap_or(heard);
+            self.server_changed(before, now);
+        }
+        let heard = heard.map(|server| &server.address);
+        for before in &current.servers {
+            if Some(&before.address) != heard
+                && let Some(now) = next.server(&before.address)
+            {
+                self.server_changed(before, now);
+            }
+        }
+    }
+
+    fn server_changed(&mut self, before: &Arc<ServerDescription>, now: &Arc<ServerDescription>) {
+        if before != now {
+            self.events.push(SdamEvent::ServerDescriptionChanged(
+                ServerDescriptionChangedEvent {
+                    topology_id: self.topology_id,
+                    address: now.address.clone(),
+                    previous_description: before.clone(),
+                    new_description: now.clone(),
+                },
+            ));
+        }
+    }
+
+    fn servers_added(&mut self, next: &TopologyDescription) {
+        for server in &next.servers {
+            if self.current.server(&server.address).is_none() {
+                let (topology_id, server) = (self.topology_id, server.address.clone());
+                let address = server.clone();
+                self.events
+                    .push(SdamEvent::ServerOpening(ServerOpeningEvent {
+                        topology_id,
+                        address,
+                    }));
+                if !self.load_balanced {
+                    self.effects.push(Effect::StartMonitor { server });
+                }
+            }
+        }
+    }
+
+    fn servers_removed(&mut self, next: &TopologyDescription) {
+        for server in &self.current.servers {
+            if next.server(&server.address).is_none() {
+                let (topology_id, server) = (self.topology_id, server.address.clone());
+                let address = server.clone();
+                self.events.push(SdamEvent::ServerClosed(ServerClosedEvent {
+                    topology_id,
+                    address,
+                }));
+                if !self.load_balanced {
+                    let server = server.clone();
+                    self.effects.push(Effect::StopMonitor { server });
+                }
+                self.effects.push(Effect::ClosePool { server });
+            }
+        }
+    }
+
+    fn topology_changed(&mut self, next: &Arc<TopologyDescription>) {
+        if self.current != next {
+            self.events.push(SdamEvent::TopologyDescriptionChanged(
+                TopologyDescriptionChangedEvent {
+                    topology_id: self.topology_id,
+                    previous_description: self.current.clone(),
+                    new_description: next.clone(),
+                },
+            ));
+        }
+    }
+
+    fn finish(self, description: Arc<TopologyDescription>) -> Transition {
+        Transition {
+            description,
+            events: self.events,
+            effects: self.effects,
+        }
+    }
+}
