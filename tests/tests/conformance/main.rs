@@ -8,6 +8,9 @@ mod concern;
 mod credential;
 mod inapplicable;
 mod options;
+mod round_trip_time;
+mod sdam;
+mod sdam_events;
 mod selection;
 mod uri;
 
@@ -78,6 +81,48 @@ const SUITES: &[Suite] = &[
         folder: "max-staleness/tests",
         cases: 32,
         run: selection::run,
+    },
+    Suite {
+        name: "sdam/rs",
+        folder: "server-discovery-and-monitoring/tests/rs",
+        cases: 77,
+        run: sdam::run,
+    },
+    Suite {
+        name: "sdam/single",
+        folder: "server-discovery-and-monitoring/tests/single",
+        cases: 19,
+        run: sdam::run,
+    },
+    Suite {
+        name: "sdam/sharded",
+        folder: "server-discovery-and-monitoring/tests/sharded",
+        cases: 9,
+        run: sdam::run,
+    },
+    Suite {
+        name: "sdam/load-balanced",
+        folder: "server-discovery-and-monitoring/tests/load-balanced",
+        cases: 1,
+        run: sdam::run,
+    },
+    Suite {
+        name: "sdam/errors",
+        folder: "server-discovery-and-monitoring/tests/errors",
+        cases: 72,
+        run: sdam::run,
+    },
+    Suite {
+        name: "sdam/monitoring",
+        folder: "server-discovery-and-monitoring/tests/monitoring",
+        cases: 8,
+        run: sdam::run,
+    },
+    Suite {
+        name: "server-selection/rtt",
+        folder: "server-selection/tests/rtt",
+        cases: 7,
+        run: round_trip_time::run,
     },
 ];
 
