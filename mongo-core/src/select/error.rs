@@ -66,10 +66,10 @@ pub enum Obstacle {
     /// No server answered yet, and none failed.
     #[error("no server has answered yet; check that the hosts can be reached")]
     NotChecked,
-    /// All servers failed, or have not answered yet.
+    /// All servers failed or are not what was asked for, or have not answered yet.
     #[error(
-        "no server can be reached; check the hosts and ports, TLS, the network, and that the \
-         servers run"
+        "no server can be used, each for its own reason; check the hosts and ports, TLS, \
+         replicaSet, the network, and that the servers run"
     )]
     Unreachable,
     /// Servers answer, and none is of a type that data is read from or written to.
@@ -216,6 +216,7 @@ impl fmt::Display for NoSuitableServer {
             let mut short = Short {
                 f,
                 left: MAX_SHOWN_LENGTH,
+                dropped: false,
             };
             show(server, tagged, &mut short)?;
             short.end()?;
@@ -242,21 +243,26 @@ fn show(server: &ServerDescription, tagged: bool, to: &mut Short<'_, '_>) -> fmt
 struct Short<'a, 'b> {
     f: &'a mut fmt::Formatter<'b>,
     left: usize,
+    dropped: bool,
 }
 
 impl Short<'_, '_> {
     fn end(self) -> fmt::Result {
-        match self.left {
-            0 => self.f.write_str("..."),
-            _ => Ok(()),
+        match self.dropped {
+            true => self.f.write_str("..."),
+            false => Ok(()),
         }
     }
 }
 
 impl Write for Short<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars().take(self.left) {
-            self.left -= 1;
+        for character in text.chars() {
+            let Some(left) = self.left.checked_sub(1) else {
+                self.dropped = true;
+                break;
+            };
+            self.left = left;
             let printed = if character.is_control() {
                 ' '
             } else {
