@@ -11,7 +11,7 @@ use bson::RawDocumentBuf;
 use crate::address::{AddressError, ServerAddress};
 use crate::auth::AuthError;
 use crate::handshake::HandshakeError;
-use crate::uri::UriError;
+use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
 
 /// A result with this crate's [`Error`].
@@ -42,6 +42,8 @@ struct Inner {
 pub enum ErrorKind {
     /// The connection string can't be used.
     Uri(UriError),
+    /// The connection string names records in DNS that could not be had or can't be used.
+    Srv(SrvError),
     /// A server address can't be used.
     Address(AddressError),
     /// An option or an argument can't be used; the text names it.
@@ -83,6 +85,8 @@ pub enum ErrorKind {
 pub enum Wait {
     /// For a connection of the pool to become free (`waitQueueTimeoutMS`).
     WaitQueue,
+    /// For DNS to answer (`connectTimeoutMS`).
+    Dns,
     /// For the socket to open (`connectTimeoutMS`).
     Connect,
     /// For the answer to the handshake (`connectTimeoutMS`).
@@ -262,6 +266,12 @@ impl From<UriError> for ErrorKind {
     }
 }
 
+impl From<SrvError> for ErrorKind {
+    fn from(error: SrvError) -> Self {
+        Self::Srv(error)
+    }
+}
+
 impl From<AddressError> for ErrorKind {
     fn from(error: AddressError) -> Self {
         Self::Address(error)
@@ -296,6 +306,7 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Uri(error) => write!(f, "connection string: {error}"),
+            Self::Srv(error) => write!(f, "DNS seed list: {error}"),
             Self::Address(error) => write!(f, "server address: {error}"),
             Self::Configuration(text) => write!(f, "configuration: {text}"),
             Self::Connect(error) => write!(f, "could not connect: {error}"),
@@ -318,6 +329,7 @@ impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::WaitQueue => "waiting for a connection from the pool",
+            Self::Dns => "looking up hosts in DNS",
             Self::Connect => "connecting",
             Self::Handshake => "waiting for the answer to the handshake",
             Self::Authentication => "authenticating",
@@ -388,6 +400,7 @@ impl std::error::Error for Error {
         }
         match &self.0.kind {
             ErrorKind::Uri(error) => Some(error),
+            ErrorKind::Srv(error) => Some(error),
             ErrorKind::Address(error) => Some(error),
             ErrorKind::Connect(error) | ErrorKind::Network(error) => Some(&**error),
             ErrorKind::Protocol(error) => Some(error),

@@ -183,7 +183,7 @@ pub(super) fn is_network_error(error: &Error) -> bool {
             | Wait::Authentication
             | Wait::Command
             | Wait::Drain => true,
-            Wait::WaitQueue | Wait::Recycle => false,
+            Wait::Dns | Wait::WaitQueue | Wait::Recycle => false,
         },
         _ => false,
     }

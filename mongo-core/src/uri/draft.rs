@@ -73,7 +73,11 @@ impl Draft {
         ignored
     }
 
-    fn apply_option(&mut self, spec: &OptionSpec, option: &RawOption) -> Result<(), UriError> {
+    pub(super) fn apply_option(
+        &mut self,
+        spec: &OptionSpec,
+        option: &RawOption,
+    ) -> Result<(), UriError> {
         self.note_repeat(spec)?;
         let outcome = match option.value() {
             Ok(value) => spec.kind.apply_text(self, spec.name, value.expose()),
@@ -185,7 +189,7 @@ impl Draft {
         }
         let in_parts =
             self.username.is_some() || self.password.is_some() || self.mechanism.is_some();
-        let mut credential = match (self.credential.take(), in_parts) {
+        let credential = match (self.credential.take(), in_parts) {
             (Some(_), true) => {
                 return Err(UriError::Conflict {
                     first: "credential",
@@ -204,15 +208,11 @@ impl Draft {
                 return Ok(());
             }
         };
-        if credential.source().is_none() {
-            let database = self.options.default_database.as_deref();
-            let source = match &self.options.auth_source {
-                Some(source) => source.clone(),
-                None => credential.default_source(database).to_owned(),
-            };
-            credential = credential.with_source(source);
-        }
         self.options.credential = Some(credential);
+        // A TXT record may still name the source, which goes before the default.
+        if self.options.srv.is_none() || self.options.auth_source.is_some() {
+            self.options.settle_source();
+        }
         Ok(())
     }
 
@@ -231,5 +231,23 @@ impl Draft {
             credential = credential.with_mechanism_property(&name, value);
         }
         credential
+    }
+}
+
+impl ClientOptions {
+    /// Gives a credential without a source that of `authSource`, else its default.
+    pub(super) fn settle_source(&mut self) {
+        let Some(credential) = self.credential.take() else {
+            return;
+        };
+        self.credential = Some(match (credential.source(), &self.auth_source) {
+            (Some(_), _) => credential,
+            (None, Some(source)) => credential.with_source(source),
+            (None, None) => {
+                let database = self.default_database.as_deref();
+                let source = credential.default_source(database).to_owned();
+                credential.with_source(source)
+            }
+        });
     }
 }

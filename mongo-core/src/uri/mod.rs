@@ -19,6 +19,11 @@
 //! The rules are the same as for connection strings, but an unknown name and a bad value are
 //! errors: a table is written for this program, and has no options for others.
 //!
+//! # By DNS
+//! The seeds of `mongodb+srv` and some of its options are in DNS.
+//! [`ClientOptions::with_records`] takes the records that were looked up, and verifies them;
+//! `mongo_core::net::resolve` does both, the lookups and that.
+//!
 //! # Secrets
 //! No error, warning or `Debug` of this module shows a password, nor an option's value, nor the
 //! whole connection string. `TOKEN_RESOURCE` and other mechanism properties with a comma in their
@@ -29,6 +34,7 @@ mod draft;
 mod error;
 mod options;
 mod parse;
+mod srv;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -40,5 +46,7 @@ mod value;
 pub use error::{EncodingProblem, HostProblem, UriError, UriWarning};
 pub use options::ClientOptions;
 pub use parse::{ConnectionString, MAX_LENGTH, RawOption};
+pub use srv::{MAX_SRV_RECORDS, MAX_TXT_LENGTH, RecordType, SrvError, SrvRecord, TxtRecord};
+pub(crate) use srv::{check_count, choose, lowest_ttl};
 pub use tls::TlsOptions;
 pub use types::{Compressor, ProxyOptions, ServerMonitoringMode, SrvOptions, UnknownName};

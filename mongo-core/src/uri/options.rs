@@ -32,7 +32,8 @@ pub struct ClientOptions {
     /// `srvMaxHosts`).
     pub srv: Option<SrvOptions>,
     /// Who connects (`authMechanism`, `authMechanismProperties`, `authSource`, and the user name
-    /// and password before the hosts). Default: nobody.
+    /// and password before the hosts). Default: nobody. For `mongodb+srv` without `authSource` it
+    /// has no source until the records were looked up, as they may name one.
     pub credential: Option<Credential>,
     /// `authSource`, also where there is no credential to use it. By hand set
     /// [`Credential::with_source`] instead.

@@ -271,9 +271,20 @@ fn parse_database(raw: &str) -> Result<Option<String>, UriError> {
 
 /// The options of a query that begins with its question mark, at byte `at`.
 fn parse_query(query: &str, at: usize, showable: bool) -> Result<Vec<RawOption>, UriError> {
+    parse_pairs(
+        query.strip_prefix('?').unwrap_or_default(),
+        at + 1,
+        showable,
+    )
+}
+
+/// `name=value` between ampersands, beginning at byte `at`.
+pub(super) fn parse_pairs(
+    pairs: &str,
+    mut at: usize,
+    showable: bool,
+) -> Result<Vec<RawOption>, UriError> {
     let mut options = Vec::new();
-    let mut at = at + 1;
-    let pairs = query.strip_prefix('?').unwrap_or_default();
     for pair in pairs.split('&') {
         let number = options.len() + 1;
         match pair.split_once('=') {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::auth::Secret;
 
@@ -98,6 +99,9 @@ pub struct SrvOptions {
     pub service_name: String,
     /// The largest number of hosts, chosen at random (`srvMaxHosts`). Default 0: all of them.
     pub max_hosts: u32,
+    /// The lowest time to live of the records that gave the hosts. `None` until they were looked
+    /// up.
+    pub lowest_ttl: Option<Duration>,
 }
 
 impl SrvOptions {
@@ -107,6 +111,7 @@ impl SrvOptions {
             host_name: host_name.as_ref().to_lowercase(),
             service_name: "mongodb".to_owned(),
             max_hosts: 0,
+            lowest_ttl: None,
         }
     }
 }
