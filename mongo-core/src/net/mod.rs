@@ -8,6 +8,7 @@ mod channel;
 mod connection;
 mod connector;
 mod deadline;
+mod dns;
 mod establish;
 mod keys;
 mod reply;
@@ -16,6 +17,9 @@ mod stream;
 pub use connection::Connection;
 pub use connector::{Connector, SocketConnector};
 pub use deadline::{Deadline, Elapsed};
+#[cfg(feature = "dns")]
+pub use dns::HickoryResolver;
+pub use dns::{DnsResolver, resolve, system_random};
 pub(crate) use establish::Establisher;
 pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
 pub use reply::Reply;

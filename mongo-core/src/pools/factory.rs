@@ -33,7 +33,8 @@ struct Failure {
 }
 
 impl ConnectionFactory {
-    /// A builder over client options, such as [`ClientOptions::parse`] gives.
+    /// A builder over client options, such as [`ClientOptions::parse`] gives, or
+    /// [`resolve`](crate::net::resolve) for `mongodb+srv`: nothing is looked up here.
     pub fn builder(options: ClientOptions) -> ConnectionFactoryBuilder {
         ConnectionFactoryBuilder {
             options,
@@ -273,8 +274,10 @@ impl ConnectionFactoryBuilder {
         options.validate()?;
         let missing =
             |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
-        if options.srv.is_some() {
-            return missing("mongodb+srv");
+        if options.srv.is_some() && options.hosts.is_empty() {
+            return Err(Error::configuration(
+                "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
+            ));
         }
         if options.uses_tls() && self.connector.is_none() {
             return missing("TLS (`tls=true`) without a connector of your own");

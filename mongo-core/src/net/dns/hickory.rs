@@ -1,0 +1,119 @@
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
+
+use super::DnsResolver;
+use crate::error::{Error, Result};
+use crate::uri::{MAX_SRV_RECORDS, SrvRecord, TxtRecord};
+
+#[cfg(test)]
+mod tests;
+
+/// Asks the system's name servers, or given ones, by hickory-resolver: UDP first, and TCP where an
+/// answer is too long.
+///
+/// It keeps no cache: polling is to see a change when it is there, and asks no more often than the
+/// records' time to live. Its own tasks end when it is dropped.
+///
+/// Feature `dns`.
+#[derive(Clone)]
+pub struct HickoryResolver(TokioResolver);
+
+impl HickoryResolver {
+    /// With the system's name servers (`/etc/resolv.conf`, or what the platform has instead).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), if that can't be read.
+    pub fn from_system() -> Result<Self> {
+        TokioResolver::builder_tokio()
+            .and_then(build)
+            .map(Self)
+            .map_err(|error| Error::configuration(format!("the system's name servers: {error}")))
+    }
+
+    /// With name servers of your own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), if none is given.
+    pub fn with_name_servers(servers: &[SocketAddr]) -> Result<Self> {
+        let wrong = |error: String| Error::configuration(format!("the name servers: {error}"));
+        if servers.is_empty() {
+            return Err(wrong("there is none".to_owned()));
+        }
+        let servers = servers.iter().map(|server| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut way| {
+                way.port = server.port();
+                way
+            });
+            NameServerConfig::new(server.ip(), true, connections.into())
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+        build(TokioResolver::builder_with_config(
+            config,
+            TokioRuntimeProvider::default(),
+        ))
+        .map(Self)
+        .map_err(|error| wrong(error.to_string()))
+    }
+
+    /// The answers of one type; none where the name has none, or is not there.
+    async fn lookup(&self, name: &str, record_type: RecordType) -> io::Result<Vec<Record>> {
+        // The dot makes the name absolute.
+        match self.0.lookup(format!("{name}."), record_type).await {
+            Ok(found) => Ok(found.answers().to_vec()),
+            Err(error) if error.is_no_records_found() => Ok(Vec::new()),
+            Err(NetError::Timeout) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+fn build(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioResolver, NetError> {
+    let options = builder.options_mut();
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    builder.build()
+}
+
+#[async_trait]
+impl DnsResolver for HickoryResolver {
+    async fn srv_lookup(&self, name: &str) -> io::Result<Vec<SrvRecord>> {
+        let answers = self.lookup(name, RecordType::SRV).await?;
+        let records = answers.iter().filter_map(|record| match &record.data {
+            RData::SRV(srv) => Some(SrvRecord {
+                target: srv.target.to_ascii(),
+                port: srv.port,
+                priority: srv.priority,
+                weight: srv.weight,
+                ttl: Duration::from_secs(record.ttl.into()),
+            }),
+            _ => None,
+        });
+        // One too many is enough to refuse them.
+        Ok(records.take(MAX_SRV_RECORDS + 1).collect())
+    }
+
+    async fn txt_lookup(&self, name: &str) -> io::Result<Vec<TxtRecord>> {
+        let answers = self.lookup(name, RecordType::TXT).await?;
+        let records = answers.iter().filter_map(|record| match &record.data {
+            RData::TXT(txt) => Some(TxtRecord {
+                strings: txt.txt_data.iter().map(|part| part.to_vec()).collect(),
+            }),
+            _ => None,
+        });
+        Ok(records.collect())
+    }
+}
+
+impl std::fmt::Debug for HickoryResolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HickoryResolver").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,187 @@
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
+
+use super::*;
+
+const TYPE_TXT: u16 = 16;
+const TYPE_SRV: u16 = 33;
+const NO_SUCH_NAME: u16 = 3;
+const SERVER_FAILURE: u16 = 2;
+
+/// What a name server says to a query: a response code, and the data of its answers.
+type Answers = fn(name: &str, record_type: u16) -> (u16, Vec<Vec<u8>>);
+
+/// A name server on loopback, over UDP and TCP, that writes each byte itself.
+struct NameServer {
+    address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl NameServer {
+    async fn start(answers: Answers) -> Self {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let address = udp.local_addr().expect("bound");
+        let tcp = TcpListener::bind(address).await.expect("the same port");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut query = [0; 2048];
+            loop {
+                let (length, peer) = udp.recv_from(&mut query).await.expect("a query");
+                let answer = respond(&query[..length], answers, 512);
+                udp.send_to(&answer, peer).await.expect("sent");
+            }
+        });
+        tasks.spawn(async move {
+            loop {
+                let (mut stream, _) = tcp.accept().await.expect("a connection");
+                while let Ok(length) = stream.read_u16().await {
+                    let mut query = vec![0; length.into()];
+                    stream.read_exact(&mut query).await.expect("a query");
+                    let answer = respond(&query, answers, usize::from(u16::MAX));
+                    stream.write_u16(answer.len() as u16).await.expect("sent");
+                    stream.write_all(&answer).await.expect("sent");
+                }
+            }
+        });
+        Self {
+            address,
+            _tasks: tasks,
+        }
+    }
+
+    fn resolver(&self) -> HickoryResolver {
+        HickoryResolver::with_name_servers(&[self.address]).expect("a resolver")
+    }
+}
+
+fn wire_name(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes
+}
+
+fn srv_data(port: u16, target: &str) -> Vec<u8> {
+    let numbers = [1_u16, 2, port].map(u16::to_be_bytes).concat();
+    [numbers, wire_name(target)].concat()
+}
+
+/// The response to a query (RFC 1035); truncated where it would be longer than `limit`.
+fn respond(query: &[u8], answers: Answers, limit: usize) -> Vec<u8> {
+    let mut labels = Vec::new();
+    let mut at = 12;
+    while query[at] != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(String::from_utf8(query[at + 1..end].to_vec()).expect("ASCII"));
+        at = end;
+    }
+    let question = &query[12..at + 5];
+    let record_type = u16::from_be_bytes([query[at + 1], query[at + 2]]);
+    let (code, data) = answers(&labels.join("."), record_type);
+    let header = |flags: u16, count: usize| {
+        let counts = [flags | code, 1, count as u16, 0, 0].map(u16::to_be_bytes);
+        [&query[..2], &counts.concat()].concat()
+    };
+    let mut records = Vec::new();
+    for data in &data {
+        records.extend(0xc00c_u16.to_be_bytes());
+        records.extend([record_type, 1].map(u16::to_be_bytes).concat());
+        records.extend(86_u32.to_be_bytes());
+        records.extend((data.len() as u16).to_be_bytes());
+        records.extend(data);
+    }
+    let whole = [&header(0x8180, data.len()), question, &records].concat();
+    match whole.len() > limit {
+        true => [&header(0x8380, 0), question].concat(),
+        false => whole,
+    }
+}
+
+#[tokio::test]
+async fn srv_and_txt_records_come_as_they_are() {
+    let server = NameServer::start(|name, record_type| match (name, record_type) {
+        ("_mongodb._tcp.c.example.com", TYPE_SRV) => (
+            0,
+            vec![
+                srv_data(27017, "a.example.com"),
+                srv_data(27018, "B.example.com"),
+            ],
+        ),
+        ("c.example.com", TYPE_TXT) => (0, vec![b"\x08replicaS\x05et=rs".to_vec()]),
+        _ => (NO_SUCH_NAME, Vec::new()),
+    })
+    .await;
+    let resolver = server.resolver();
+    let found = resolver.srv_lookup("_mongodb._tcp.c.example.com").await;
+    let wanted = [(27017, "a.example.com."), (27018, "B.example.com.")];
+    let wanted = wanted.map(|(port, target)| SrvRecord {
+        target: target.to_owned(),
+        port,
+        priority: 1,
+        weight: 2,
+        ttl: Duration::from_secs(86),
+    });
+    assert_eq!(found.expect("records"), wanted);
+    let found = resolver.txt_lookup("c.example.com").await;
+    let strings = vec![b"replicaS".to_vec(), b"et=rs".to_vec()];
+    assert_eq!(found.expect("records"), [TxtRecord { strings }]);
+}
+
+#[tokio::test]
+async fn a_long_answer_comes_over_tcp() {
+    let server = NameServer::start(|_, _| {
+        let hosts = (1..=200).map(|port| srv_data(port, "a.example.com"));
+        (0, hosts.collect())
+    })
+    .await;
+    let found = server.resolver().srv_lookup("c.example.com").await;
+    assert_eq!(found.expect("records").len(), 200);
+}
+
+#[tokio::test]
+async fn no_such_name_and_no_such_records_are_none() {
+    for answers in [(|_, _| (NO_SUCH_NAME, Vec::new())) as Answers, |_, _| {
+        (0, Vec::new())
+    }] {
+        let server = NameServer::start(answers).await;
+        let resolver = server.resolver();
+        let found = resolver.srv_lookup("c.example.com").await;
+        assert_eq!(found.expect("an answer"), []);
+        let found = resolver.txt_lookup("c.example.com").await;
+        assert_eq!(found.expect("an answer"), []);
+    }
+}
+
+#[tokio::test]
+async fn a_failing_server_is_an_error() {
+    let server = NameServer::start(|_, _| (SERVER_FAILURE, Vec::new())).await;
+    let found = server.resolver().srv_lookup("c.example.com").await;
+    assert!(found.is_err(), "{found:?}");
+    assert!(HickoryResolver::with_name_servers(&[]).is_err());
+}
+
+#[tokio::test]
+async fn nothing_is_cached_and_no_search_domain_is_tried() {
+    use std::sync::Mutex;
+    static ASKED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let server = NameServer::start(|name, _| {
+        ASKED.lock().expect("unpoisoned").push(name.to_owned());
+        match name {
+            "c.example.com" => (0, vec![srv_data(1, "a.example.com")]),
+            _ => (NO_SUCH_NAME, Vec::new()),
+        }
+    })
+    .await;
+    let resolver: Arc<dyn DnsResolver> = Arc::new(server.resolver());
+    for name in ["c.example.com", "c.example.com", "none"] {
+        resolver.srv_lookup(name).await.expect("an answer");
+    }
+    let asked = ASKED.lock().expect("unpoisoned").clone();
+    assert_eq!(asked, ["c.example.com", "c.example.com", "none"]);
+}
