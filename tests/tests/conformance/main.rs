@@ -12,6 +12,7 @@ mod round_trip_time;
 mod sdam;
 mod sdam_events;
 mod selection;
+mod srv;
 mod uri;
 
 use std::path::{Path, PathBuf};
@@ -123,6 +124,24 @@ const SUITES: &[Suite] = &[
         folder: "server-selection/tests/rtt",
         cases: 7,
         run: round_trip_time::run,
+    },
+    Suite {
+        name: "srv/replica-set",
+        folder: "initial-dns-seedlist-discovery/tests/replica-set",
+        cases: 40,
+        run: srv::run,
+    },
+    Suite {
+        name: "srv/sharded",
+        folder: "initial-dns-seedlist-discovery/tests/sharded",
+        cases: 4,
+        run: srv::run,
+    },
+    Suite {
+        name: "srv/load-balanced",
+        folder: "initial-dns-seedlist-discovery/tests/load-balanced",
+        cases: 9,
+        run: srv::run,
     },
 ];
 

@@ -59,7 +59,10 @@ fn authentication(found: &ClientOptions, name: &str) -> Option<Value> {
                 .collect();
             Value::Object(object)
         }
-        "authsource" => json!(credential.and_then(|it| it.source())),
+        "authsource" => {
+            let source = credential.and_then(|it| it.source());
+            json!(source.or(found.auth_source.as_deref()))
+        }
         _ => return None,
     })
 }
