@@ -73,7 +73,7 @@ pub async fn resolve(
     let Some(srv) = &options.srv else {
         return Ok(options);
     };
-    let (record_name, host_name) = (srv.record_name()?, srv.host_name.trim_end_matches('.'));
+    let (record_name, host_name) = (srv.record_name()?, srv.bare_host_name());
     let deadline = deadline.within(options.connect_timeout);
     let lookups = async {
         tokio::try_join!(

@@ -223,7 +223,8 @@ impl SrvOptions {
         }
     }
 
-    fn bare_host_name(&self) -> &str {
+    /// The name whose TXT records are asked for: the host name, without a dot at its end.
+    pub(crate) fn bare_host_name(&self) -> &str {
         self.host_name.strip_suffix('.').unwrap_or(&self.host_name)
     }
 
