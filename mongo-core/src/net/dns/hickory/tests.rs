@@ -185,3 +185,31 @@ async fn nothing_is_cached_and_no_search_domain_is_tried() {
     let asked = ASKED.lock().expect("unpoisoned").clone();
     assert_eq!(asked, ["c.example.com", "c.example.com", "none"]);
 }
+
+#[tokio::test]
+async fn its_tasks_end_when_it_is_dropped() {
+    let server = NameServer::start(|_, _| {
+        let hosts = (1..=200).map(|port| srv_data(port, "a.example.com"));
+        (0, hosts.collect())
+    })
+    .await;
+    let alive = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = alive();
+    let resolver = server.resolver();
+    let found = resolver.srv_lookup("c.example.com").await;
+    assert_eq!(found.expect("records").len(), 200);
+    assert!(alive() > before);
+    drop(resolver);
+    let ended = async {
+        while alive() > before {
+            tokio::task::yield_now().await;
+        }
+    };
+    let bound = Duration::from_secs(10);
+    let ended = tokio::time::timeout(bound, ended).await;
+    assert!(ended.is_ok(), "{} tasks are left", alive() - before);
+}
