@@ -65,6 +65,9 @@ pub enum WireError {
     /// A message that no request asked for.
     #[error("{0} bytes that no request asked for")]
     Unsolicited(usize),
+    /// The reply announces another one (`moreToCome`), which the request did not allow.
+    #[error("a stream of replies that the request did not allow")]
+    MoreToCome,
     /// A document is nested deeper than the cap.
     #[error("document nested deeper than {0} levels")]
     TooDeep(usize),

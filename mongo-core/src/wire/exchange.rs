@@ -1,3 +1,5 @@
+use std::fmt;
+
 use bson::RawDocument;
 
 use super::header::{HEADER_LEN, Header, Limits, OpCode, deframe};
@@ -50,6 +52,8 @@ struct Owed {
     request_id: i32,
     /// The id of the reply before this one, while the server streams. Servers answer either id.
     previous: Option<i32>,
+    /// Whether the request allows a stream of replies (`exhaustAllowed`).
+    may_stream: bool,
     legacy: bool,
     taker: Taker,
 }
@@ -69,7 +73,6 @@ struct Accepted {
 ///
 /// One buffer serves a request and then its reply. It grows with the bytes that come, and is given
 /// back by [`release`](Self::release).
-#[derive(Debug)]
 pub struct Exchange {
     buf: Vec<u8>,
     accepted: Option<Accepted>,
@@ -259,6 +262,9 @@ impl Exchange {
                 got: header.response_to,
             });
         }
+        if more_to_come && !owed.may_stream {
+            return Err(WireError::MoreToCome);
+        }
         if !more_to_come && !extra.is_empty() {
             return Err(WireError::Unsolicited(extra.len()));
         }
@@ -306,6 +312,17 @@ impl Exchange {
     }
 }
 
+/// Shows how much is in the buffer, and nothing of it: that is the application's, or a proof.
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("state", &self.state)
+            .field("buffered", &self.buf.len())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The reply that a message asks for, by its own header and flags.
 fn owed_reply(message: &[u8], limits: &Limits, taker: Taker) -> Result<Option<Owed>, WireError> {
     let header = Header::parse(message, limits)?;
@@ -322,11 +339,16 @@ fn owed_reply(message: &[u8], limits: &Limits, taker: Taker) -> Result<Option<Ow
             return Err(WireError::UnexpectedOpCode(other));
         }
     };
-    // The lowest byte of the flags holds moreToCome.
-    let unanswered = !legacy && message.get(HEADER_LEN).is_some_and(|flags| flags & 2 != 0);
+    let flag = |byte: usize, bit: u8| {
+        let flags = message.get(HEADER_LEN + byte);
+        !legacy && flags.is_some_and(|flags| flags & bit != 0)
+    };
+    // moreToCome is bit 1, exhaustAllowed bit 16.
+    let unanswered = flag(0, 1 << 1);
     Ok((!unanswered).then_some(Owed {
         request_id: header.request_id,
         previous: None,
+        may_stream: flag(2, 1),
         legacy,
         taker,
     }))

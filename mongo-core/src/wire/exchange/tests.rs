@@ -228,6 +228,19 @@ fn a_stream_names_the_request_or_the_reply_before() {
 }
 
 #[test]
+fn a_stream_that_no_request_allowed_is_refused() {
+    let mut exchange = new();
+    let id = request(&mut exchange, Taker::Caller);
+    feed(
+        &mut exchange,
+        &reply_with(500, id, MsgFlags::MORE_TO_COME, "own"),
+    );
+    assert!(is_whole(&mut exchange));
+    assert_eq!(exchange.accept_reply(), Err(WireError::MoreToCome));
+    assert_eq!(exchange.readiness(), closed(ClosedReason::Protocol));
+}
+
+#[test]
 fn a_stream_names_no_reply_but_the_last() {
     for wrong in [0, 500, 502, 2] {
         let mut exchange = new();
@@ -344,6 +357,18 @@ fn request_ids_wrap_to_one() {
         feed(&mut exchange, &reply(id));
         exchange.accept_reply().expect("own");
     }
+}
+
+#[test]
+fn debug_shows_nothing_of_the_buffer() {
+    let mut exchange = new();
+    let id = request(&mut exchange, Taker::Caller);
+    let message = reply_with(500, id, MsgFlags::NONE, "private");
+    feed(&mut exchange, &message);
+    let shown = format!("{exchange:?}");
+    assert!(shown.contains(&format!("buffered: {}", message.len())));
+    let bytes = format!("{:?}", b"private");
+    assert!(!shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
 }
 
 #[test]
