@@ -123,9 +123,6 @@ impl Config {
     /// less than `min_idle`, or there is no tokio runtime to run bb8's reaper in.
     pub fn create_pool(&self, runtime: Option<Runtime>) -> Result<Pool, CreatePoolError> {
         let Runtime::Tokio1 = runtime.unwrap_or(Runtime::Tokio1);
-        // bb8 would panic.
-        tokio::runtime::Handle::try_current()
-            .map_err(|_| Error::configuration("a bb8 pool has to be built within tokio"))?;
         let options = client_options(self.url.as_deref(), self.options.as_ref())?;
         let builder = self.bb8_builder(&options)?;
         let timeouts = self.pool.unwrap_or_default().timeouts;
@@ -135,8 +132,7 @@ impl Config {
             timeouts.create,
             timeouts.recycle,
         )?;
-        let inner = builder.build_unchecked(manager.clone());
-        Ok(Pool::new(inner, manager))
+        Pool::build(builder, manager)
     }
 
     /// A builder for a bare bb8 pool, with this configuration. The manager is
@@ -179,8 +175,6 @@ impl Config {
             .min_idle(pool.min_idle)
             .test_on_check_out(true)
             .connection_timeout(wait)
-            // A retry would go on where nobody waits any more.
-            .retry_connection(false)
             // Checked at check-out as well; the reaper closes what nobody checks out.
             .idle_timeout(bound(manager.max_idle_time.or(options.max_idle_time)))
             .max_lifetime(bound(manager.max_lifetime))

@@ -1,71 +1,196 @@
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use mongo_core::Error;
 use tokio::sync::Notify;
+
+use crate::manager::is_checking;
 
 /// Brings a failed connect to one of the callers that wait for a connection: bb8 connects in a task
 /// of its own, and tells only its error sink.
 ///
 /// Each failure goes to one caller, the one that waits longest, as if that one had made the attempt
-/// itself. No failure is kept for a caller that comes later.
+/// itself. No failure is kept for a caller that comes later; and if the attempt that it relied on had
+/// begun before it came, it makes another one of its own.
+///
+/// It is told in two steps, because bb8 counts an attempt as under way until after the manager's
+/// `connect` has returned. Told at once, a caller could make room for another one, for whom bb8
+/// would then make no attempt, and who would wait in vain.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
-    /// How many callers are between [`wait`](Self::wait) and the end of that guard.
+    /// How many callers wait for a connection to be made. Goes down under the lock alone, so that
+    /// no failure of somebody who enters just then is cut off.
     waiting: AtomicUsize,
-    /// Never more than `waiting`.
-    queued: Mutex<VecDeque<Error>>,
+    /// Numbers callers and attempts in the order in which they came.
+    next: AtomicU64,
+    state: Mutex<State>,
     arrived: Notify,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// Whether there is a sink that ends what `connect` begins; there is none in a bare pool.
+    has_sink: bool,
+    /// Of attempts that bb8 still counts.
+    announced: Vec<Failure>,
+    /// Never more than `waiting`.
+    queued: VecDeque<Failure>,
+    closed: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    /// The attempt's number.
+    attempt: u64,
+    error: Error,
+}
+
+/// What a caller that waits has to do.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// Give up: this is why.
+    Failed(Error),
+    /// Ask bb8 anew: what it relied on has come to nothing, and was not its own.
+    Again,
+}
+
 impl Failures {
-    /// Hands a failure to whoever waits longest; nobody waits, nobody is told.
-    pub(crate) fn push(&self, error: Error) {
-        let mut queued = self.lock();
-        if queued.len() < self.waiting.load(Ordering::SeqCst) {
-            queued.push_back(error);
+    /// From now on bb8's sink gives every error to [`push`](Self::push).
+    pub(crate) fn expect_sink(&self) {
+        self.lock().has_sink = true;
+    }
+
+    /// The number of an attempt that begins.
+    pub(crate) fn begin(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// An attempt has failed, and bb8 does not know yet.
+    pub(crate) fn announce(&self, attempt: u64, error: &Error) {
+        let mut state = self.lock();
+        if state.has_sink {
+            let error = error.clone();
+            state.announced.push(Failure { attempt, error });
+        }
+    }
+
+    /// Hands a failure that was announced to whoever waits longest; nobody waits, nobody is told.
+    /// bb8 sinks the errors of its checks as well, which are nobody's.
+    pub(crate) fn push(&self, error: &Error) {
+        let mut state = self.lock();
+        let mut announced = state.announced.iter();
+        let Some(index) = announced.position(|own| own.error.is_same(error)) else {
+            return;
+        };
+        let failure = state.announced.swap_remove(index);
+        if state.queued.len() < self.waiting.load(Ordering::SeqCst) {
+            state.queued.push_back(failure);
             self.arrived.notify_one();
         }
     }
 
-    /// Enters a caller, before it asks bb8, so that no failure of its own attempt is missed.
-    pub(crate) fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting { failures: self }
+    /// Everybody who waits, now or later, is told at once.
+    pub(crate) fn close(&self, error: Error) {
+        self.lock().closed = Some(error);
+        self.arrived.notify_waiters();
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Error>> {
-        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Enters a caller, before it asks bb8, so that no failure of its own attempt is missed.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.enter();
+        Waiting {
+            failures: self,
+            caller: self.next.fetch_add(1, Ordering::SeqCst),
+        }
+    }
+
+    /// Takes a caller out while it checks an idle connection: the failures of others' attempts are
+    /// not its own then.
+    pub(crate) fn away(&self) -> Away<'_> {
+        self.leave();
+        Away(self)
+    }
+
+    fn enter(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn leave(&self) {
+        let mut state = self.lock();
+        let others = self.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
+        state.queued.truncate(others);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A caller that waits.
 pub(crate) struct Waiting<'a> {
     failures: &'a Failures,
+    /// The caller's number.
+    caller: u64,
 }
 
 impl Waiting<'_> {
-    /// The next failure that falls to this caller.
+    /// Waits for the next failure that falls to this caller; none does while it checks a connection.
     ///
     /// Safe to drop: a notification that is not used goes to another one that waits.
-    pub(crate) async fn failure(&self) -> Error {
-        loop {
-            let queued = self.failures.lock().pop_front();
-            match queued {
-                Some(error) => return error,
-                None => self.failures.arrived.notified().await,
+    pub(crate) async fn told(&self) -> Told {
+        let failures = self.failures;
+        let mut arrival = pin!(None);
+        std::future::poll_fn(|context| {
+            loop {
+                if is_checking() {
+                    arrival.set(None);
+                    return Poll::Pending;
+                }
+                // Listens before it looks, so that nothing falls between.
+                if arrival.is_none() {
+                    arrival.set(Some(failures.arrived.notified()));
+                }
+                let arrived = match arrival.as_mut().as_pin_mut() {
+                    Some(arrival) => arrival.poll(context),
+                    None => Poll::Pending,
+                };
+                let mut state = failures.lock();
+                if let Some(closed) = &state.closed {
+                    return Poll::Ready(Told::Failed(closed.clone()));
+                }
+                match (state.queued.pop_front(), arrived) {
+                    (Some(failure), _) => return Poll::Ready(self.judge(failure)),
+                    (None, Poll::Ready(())) => arrival.set(None),
+                    (None, Poll::Pending) => return Poll::Pending,
+                }
             }
+        })
+        .await
+    }
+
+    fn judge(&self, Failure { attempt, error }: Failure) -> Told {
+        match attempt < self.caller {
+            true => Told::Again,
+            false => Told::Failed(error),
         }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // Under the lock: a failure of somebody who enters just now must not be cut off.
-        let mut queued = self.failures.lock();
-        let others = self.failures.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
-        queued.truncate(others);
+        self.failures.leave();
+    }
+}
+
+/// A caller that checks a connection, and then waits again.
+pub(crate) struct Away<'a>(&'a Failures);
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.enter();
     }
 }
 
@@ -73,47 +198,123 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
 
-    fn failure(text: &str) -> Error {
-        Error::configuration(text)
+    fn with_sink() -> Failures {
+        let failures = Failures::default();
+        failures.expect_sink();
+        failures
     }
 
-    #[tokio::test]
-    async fn one_failure_reaches_one_caller() {
-        let failures = Failures::default();
-        failures.push(failure("before anybody waits"));
+    /// A whole attempt.
+    fn fail(failures: &Failures, text: &'static str) {
+        fail_begun(failures, failures.begin(), text);
+    }
+
+    fn fail_begun(failures: &Failures, attempt: u64, text: &'static str) {
+        let error = Error::configuration(text);
+        failures.announce(attempt, &error);
+        failures.push(&error);
+    }
+
+    #[test]
+    fn one_failure_reaches_one_caller() {
+        let failures = with_sink();
+        fail(&failures, "before anybody waits");
         let (first, second) = (failures.wait(), failures.wait());
-        failures.push(failure("one"));
-        assert!(first.failure().await.to_string().contains("one"));
-        let mut second = tokio_test(second.failure());
-        assert!(second.poll_now().is_none());
-        failures.push(failure("two"));
-        let told = second.poll_now().expect("told").to_string();
-        assert!(told.contains("two"));
+        fail(&failures, "one");
+        assert_eq!(Polled::new(first.told()).poll_now(), "failed: one");
+        let mut second = Polled::new(second.told());
+        assert_eq!(second.poll_now(), "waits");
+        fail(&failures, "two");
+        assert_eq!(second.poll_now(), "failed: two");
     }
 
-    #[tokio::test]
-    async fn what_nobody_takes_is_dropped() {
-        let failures = Failures::default();
+    #[test]
+    fn what_nobody_takes_is_dropped() {
+        let failures = with_sink();
         let caller = failures.wait();
-        failures.push(failure("late"));
-        failures.push(failure("one too many"));
+        fail(&failures, "late");
+        fail(&failures, "one too many");
         drop(caller);
         let next = failures.wait();
-        assert!(tokio_test(next.failure()).poll_now().is_none());
+        assert_eq!(Polled::new(next.told()).poll_now(), "waits");
     }
 
-    struct Polled<F>(std::pin::Pin<Box<F>>);
-
-    fn tokio_test<F: Future>(future: F) -> Polled<F> {
-        Polled(Box::pin(future))
+    #[test]
+    fn a_failure_is_told_once_bb8_knows_and_only_if_it_was_announced() {
+        let failures = with_sink();
+        let caller = failures.wait();
+        let error = Error::configuration("of an attempt");
+        failures.announce(failures.begin(), &error);
+        let mut told = Polled::new(caller.told());
+        assert_eq!(told.poll_now(), "waits");
+        failures.push(&Error::configuration("of a check"));
+        assert_eq!(told.poll_now(), "waits");
+        failures.push(&error);
+        assert_eq!(told.poll_now(), "failed: of an attempt");
     }
 
-    impl<F: Future> Polled<F> {
-        fn poll_now(&mut self) -> Option<F::Output> {
+    #[test]
+    fn an_attempt_from_before_is_made_again() {
+        let failures = with_sink();
+        let old = failures.begin();
+        let caller = failures.wait();
+        fail_begun(&failures, old, "of somebody who has gone");
+        assert_eq!(Polled::new(caller.told()).poll_now(), "again");
+        fail(&failures, "own");
+        assert_eq!(Polled::new(caller.told()).poll_now(), "failed: own");
+    }
+
+    #[test]
+    fn who_is_away_is_not_told() {
+        let failures = with_sink();
+        let (first, second) = (failures.wait(), failures.wait());
+        let away = failures.away();
+        fail(&failures, "one");
+        fail(&failures, "nobody's");
+        assert_eq!(Polled::new(second.told()).poll_now(), "failed: one");
+        drop(away);
+        assert_eq!(Polled::new(first.told()).poll_now(), "waits");
+    }
+
+    #[test]
+    fn a_closed_pool_tells_everybody() {
+        let failures = with_sink();
+        let (first, second) = (failures.wait(), failures.wait());
+        let (mut first, mut second) = (Polled::new(first.told()), Polled::new(second.told()));
+        assert_eq!(
+            (first.poll_now(), second.poll_now()),
+            ("waits".into(), "waits".into())
+        );
+        failures.close(Error::configuration("closed"));
+        let third = failures.wait();
+        for mut told in [first, second, Polled::new(third.told())] {
+            assert_eq!(told.poll_now(), "failed: closed");
+        }
+    }
+
+    #[test]
+    fn a_bare_pool_keeps_nothing() {
+        let failures = Failures::default();
+        fail(&failures, "whoever");
+        failures.announce(failures.begin(), &Error::configuration("never pushed"));
+        assert!(failures.lock().announced.is_empty());
+    }
+
+    struct Polled<'a>(std::pin::Pin<Box<dyn Future<Output = Told> + 'a>>);
+
+    impl<'a> Polled<'a> {
+        fn new(future: impl Future<Output = Told> + 'a) -> Self {
+            Self(Box::pin(future))
+        }
+
+        fn poll_now(&mut self) -> String {
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             match self.0.as_mut().poll(&mut context) {
-                std::task::Poll::Ready(output) => Some(output),
-                std::task::Poll::Pending => None,
+                Poll::Ready(Told::Failed(error)) => {
+                    error.to_string().replace("configuration", "failed")
+                }
+                Poll::Ready(Told::Again) => "again".to_owned(),
+                Poll::Pending => "waits".to_owned(),
             }
         }
     }

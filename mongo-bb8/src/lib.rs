@@ -33,9 +33,8 @@
 //!   guard is dropped; one that only owes a reply is drained when it is next checked out.
 //! - [`Pool::close`], which bb8 has not got.
 //!
-//! The manager is there for a bare `bb8::Pool` too, which then behaves as bb8 does. A bare pool can
-//! be given to `Pool::from`; build it with `retry_connection(false)`, or bb8 goes on trying a
-//! connection that nobody waits for.
+//! The manager is there for a bare `bb8::Pool` too, which then behaves as bb8 does. With
+//! settings of bb8's that [`Config`] has not got, use [`Pool::build`].
 //!
 //! The names are those of `mongo_deadpool`, so that a feature flag of your own can swap the two by
 //! one `use`.

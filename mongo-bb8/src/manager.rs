@@ -1,3 +1,6 @@
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -6,17 +9,59 @@ use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::{ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
+use tokio::time::Instant;
 
-use crate::failures::Failures;
+use crate::failures::{Away, Failures};
 
 tokio::task_local! {
     /// The check-out that the current task is in: bb8 has no way to hand it to the manager.
-    static CHECK_OUT: Deadline;
+    static CHECK_OUT: CheckOut;
+}
+
+struct CheckOut {
+    deadline: Deadline,
+    /// When it began to wait for a connection.
+    since: Instant,
+    /// Whether it is checking an idle connection just now.
+    is_checking: Cell<bool>,
 }
 
 /// Runs a check-out that ends by `deadline`.
 pub(crate) async fn check_out<F: Future>(deadline: Deadline, future: F) -> F::Output {
-    CHECK_OUT.scope(deadline, future).await
+    let check_out = CheckOut {
+        deadline,
+        since: Instant::now(),
+        is_checking: Cell::new(false),
+    };
+    CHECK_OUT.scope(check_out, future).await
+}
+
+/// Whether the current task's check-out is checking an idle connection.
+pub(crate) fn is_checking() -> bool {
+    CHECK_OUT
+        .try_with(|check_out| check_out.is_checking.get())
+        .unwrap_or(false)
+}
+
+/// For as long as it lives, the current task's check-out is checking.
+struct Checking<'a> {
+    _away: Away<'a>,
+}
+
+impl<'a> Checking<'a> {
+    fn begin(check_out: &CheckOut, failures: &'a Failures) -> Self {
+        check_out.is_checking.set(true);
+        Self {
+            _away: failures.away(),
+        }
+    }
+}
+
+impl Drop for Checking<'_> {
+    fn drop(&mut self) {
+        // Nothing is left to tell where the whole check-out is dropped.
+        let _ = CHECK_OUT.try_with(|check_out| check_out.is_checking.set(false));
+    }
 }
 
 /// bb8's [`ManageConnection`](bb8::ManageConnection) for the connections to one server.
@@ -97,10 +142,19 @@ impl MongoConnectionManager {
         &self.shared.failures
     }
 
+    /// The error sink that a [`Pool`](crate::Pool) needs.
+    pub(crate) fn sink(&self) -> Box<dyn bb8::ErrorSink<Error>> {
+        self.shared.failures.expect_sink();
+        Box::new(Sink(self.clone()))
+    }
+
     /// No connection is made or handed out any more.
     pub(crate) fn close(&self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        self.shared.factory.clear();
+        let shared = &self.shared;
+        shared.closed.store(true, Ordering::SeqCst);
+        shared.factory.clear();
+        let closed = shared.factory.name(ErrorKind::PoolClosed);
+        shared.failures.close(closed);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -124,22 +178,55 @@ impl bb8::ManageConnection for MongoConnectionManager {
         if self.is_closed() {
             return Err(shared.factory.name(ErrorKind::PoolClosed));
         }
+        let attempt = shared.failures.begin();
         let deadline = Deadline::after(shared.create_timeout);
         let connected = shared.factory.establish(deadline).await;
-        // bb8 tells its sink, where no caller looks.
-        connected.inspect_err(|error| shared.failures.push(error.clone()))
+        connected.inspect_err(|error| shared.failures.announce(attempt, error))
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Error> {
-        let deadline = CHECK_OUT.try_with(|deadline| *deadline);
-        let deadline = deadline
-            .unwrap_or_else(|_| Deadline::never())
-            .within(self.shared.recycle_timeout);
-        self.shared.factory.recycle(connection, deadline).await
+        let shared = &self.shared;
+        let check_out = CHECK_OUT.try_with(|check_out| {
+            let is_fresh = connection.is_new() && connection.created() >= check_out.since;
+            (check_out.deadline, is_fresh)
+        });
+        let (deadline, is_fresh) = check_out.unwrap_or((Deadline::never(), false));
+        // Made while the caller waited, it is as good as one that the caller made itself. To check
+        // it would have bb8 make another one, and another, where a server closes them at once.
+        if is_fresh && !connection.is_stale() {
+            return Ok(());
+        }
+        let deadline = deadline.within(shared.recycle_timeout);
+        let mut check = pin!(shared.factory.recycle(connection, deadline));
+        let mut checking = None;
+        poll_fn(|context| {
+            let checked = check.as_mut().poll(context);
+            // Most checks are over at once.
+            if checked.is_pending() && checking.is_none() {
+                let begin = |check_out: &CheckOut| Checking::begin(check_out, &shared.failures);
+                checking = CHECK_OUT.try_with(begin).ok();
+            }
+            checked
+        })
+        .await
     }
 
     /// Called at check-in, and for nothing else.
     fn has_broken(&self, connection: &mut Connection) -> bool {
         !connection.check_in()
+    }
+}
+
+/// Where bb8 tells a failure once it has counted it.
+#[derive(Clone, Debug)]
+struct Sink(MongoConnectionManager);
+
+impl bb8::ErrorSink<Error> for Sink {
+    fn sink(&self, error: Error) {
+        self.0.failures().push(&error);
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Error>> {
+        Box::new(self.clone())
     }
 }

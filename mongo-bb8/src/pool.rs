@@ -9,6 +9,7 @@ use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use crate::failures::Told;
 use crate::manager::check_out;
 use crate::{MongoConnectionManager, PooledConnection};
 
@@ -31,7 +32,7 @@ struct Shared {
     wait: Duration,
     waiting: AtomicUsize,
     /// Where bb8 spawns what it connects, for a `close` from outside.
-    runtime: Option<Handle>,
+    runtime: Handle,
 }
 
 /// How full a pool is, in deadpool's words.
@@ -49,29 +50,44 @@ pub struct Status {
 }
 
 impl Pool {
-    /// A builder for a bare [`bb8::Pool`]. Set `retry_connection(false)`, and turn what it builds
-    /// into a `Pool` with [`Pool::new`].
+    /// A builder for a bare [`bb8::Pool`], or for [`Pool::build`].
     pub fn builder() -> bb8::Builder<MongoConnectionManager> {
         bb8::Pool::builder()
     }
 
-    /// A pool round a bare one that was built by hand with this manager (or a clone of it).
+    /// A pool over a bare one with settings of your own, and a manager that serves this pool alone.
     ///
-    /// bb8's `connection_timeout` (default 30 s) is the bound of [`get`](Self::get).
-    pub fn new(inner: bb8::Pool<MongoConnectionManager>, manager: MongoConnectionManager) -> Self {
+    /// bb8's `connection_timeout` (default 30 s) is the bound of [`get`](Self::get). Its
+    /// `error_sink` and `retry_connection` are replaced: the pool itself tells failures to its
+    /// callers, at once.
+    ///
+    /// # Errors
+    /// There is no tokio runtime for bb8 to spawn on.
+    pub fn build(
+        builder: bb8::Builder<MongoConnectionManager>,
+        manager: MongoConnectionManager,
+    ) -> Result<Self, Error> {
+        // bb8 would panic.
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::configuration("a bb8 pool has to be built within tokio"))?;
+        let inner = builder
+            .error_sink(manager.sink())
+            // A retry would go on where nobody waits any more.
+            .retry_connection(false)
+            .build_unchecked(manager.clone());
         let config = inner.config();
         let max_size = config.max_size as usize;
-        Self {
+        Ok(Self {
             shared: Arc::new(Shared {
                 manager,
                 front: Arc::new(Semaphore::new(max_size)),
                 max_size,
                 wait: config.connection_timeout,
                 waiting: AtomicUsize::new(0),
-                runtime: Handle::try_current().ok(),
+                runtime,
             }),
             inner,
-        }
+        })
     }
 
     /// Checks a connection out: an idle one that passes its check, or a new one.
@@ -87,7 +103,8 @@ impl Pool {
     ///
     /// # Cancellation
     /// May be dropped at any time: a slot or a connection it had gets free. A connection that was
-    /// being made goes on in bb8's own task, and is idle when it is done.
+    /// being made goes on in bb8's own task, and is idle when it is done; a later caller relies on
+    /// it, and makes one of its own only where it fails.
     pub async fn get(&self) -> Result<PooledConnection, Error> {
         self.get_within(self.shared.wait).await
     }
@@ -139,22 +156,32 @@ impl Pool {
     ) -> Result<bb8::PooledConnection<'static, MongoConnectionManager>, Error> {
         let waiting = self.shared.manager.failures().wait();
         let taken = async {
-            // Both branches are safe to drop: bb8 puts a connection back that nobody took, and a
-            // failure that nobody took is another caller's.
-            tokio::select! {
-                biased;
-                taken = self.inner.get_owned() => match taken {
-                    Ok(connection) => Ok(connection),
-                    Err(RunError::User(error)) => Err(error),
-                    Err(RunError::TimedOut) => Err(self.timed_out(Wait::Connect, deadline)),
-                },
-                error = waiting.failure() => Err(error),
+            loop {
+                // Both branches are safe to drop: bb8 puts a connection back that nobody took, and
+                // a failure that nobody took is another caller's.
+                tokio::select! {
+                    biased;
+                    taken = self.inner.get_owned() => return match taken {
+                        Ok(connection) => Ok(connection),
+                        Err(RunError::User(error)) => Err(error),
+                        Err(RunError::TimedOut) => Err(self.not_made(deadline)),
+                    },
+                    told = waiting.told() => match told {
+                        Told::Failed(error) => return Err(error),
+                        Told::Again => {}
+                    },
+                }
             }
         };
         deadline
             .bound(taken)
             .await
-            .unwrap_or_else(|_| Err(self.timed_out(Wait::Connect, deadline)))
+            .unwrap_or_else(|_| Err(self.not_made(deadline)))
+    }
+
+    /// No connection was made in time: names what the attempt is waiting for.
+    fn not_made(&self, deadline: Deadline) -> Error {
+        self.timed_out(self.manager().factory().phase(), deadline)
     }
 
     /// How full the pool is.
@@ -175,9 +202,7 @@ impl Pool {
         self.shared.manager.close();
         // bb8 can't close its idle connections. They are stale now: one look through its queue
         // drops all of them. It then spawns a connect, which the manager refuses.
-        let Some(_entered) = self.shared.runtime.as_ref().map(Handle::enter) else {
-            return;
-        };
+        let _entered = self.shared.runtime.enter();
         let mut sweep = Box::pin(self.inner.get_owned());
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(Ok(connection)) = sweep.as_mut().poll(&mut context) {

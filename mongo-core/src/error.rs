@@ -200,6 +200,11 @@ impl Error {
         self
     }
 
+    /// Whether the two are clones of one failure.
+    pub fn is_same(&self, other: &Error) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind

@@ -56,6 +56,7 @@ pub struct Connection {
     identity: Box<Identity>,
     created: Instant,
     idle_since: Instant,
+    is_new: bool,
 }
 
 impl Connection {
@@ -69,6 +70,7 @@ impl Connection {
             identity: Box::new(identity),
             created: now,
             idle_since: now,
+            is_new: true,
         }
     }
 
@@ -132,12 +134,14 @@ impl Connection {
             .map_err(|error| self.identity.name(error))?;
         let outcome = deadline.bound(self.channel.round_trip()).await;
         self.finish(outcome, deadline)?;
-        self.channel
-            .body()
-            .and_then(|body| {
-                wire::check_ok(body)?;
-                Ok(Reply::new(body, &self.identity))
-            })
+        if let Err(error) = self.channel.body().and_then(wire::check_ok) {
+            if matches!(error.kind(), ErrorKind::Protocol(_)) {
+                self.channel.exchange.close(ClosedReason::Protocol);
+            }
+            return Err(self.identity.name(error));
+        }
+        let body = self.channel.body();
+        body.map(|body| Reply::new(body, &self.identity))
             .map_err(|error| self.identity.name(error))
     }
 
@@ -208,6 +212,11 @@ impl Connection {
     /// When the connection was made.
     pub fn created(&self) -> Instant {
         self.created
+    }
+
+    /// Whether the connection was never given back to a pool.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// When the connection was last given back, or made.
@@ -285,6 +294,7 @@ impl Connection {
         }
         self.channel.exchange.release();
         self.idle_since = Instant::now();
+        self.is_new = false;
         true
     }
 

@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
@@ -30,6 +30,8 @@ pub(crate) struct Establisher {
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
     pub(crate) generation: Arc<AtomicU64>,
+    /// What the attempt that moved on last is waiting for.
+    pub(crate) phase: Mutex<Wait>,
 }
 
 impl Establisher {
@@ -50,23 +52,34 @@ impl Establisher {
     pub(crate) async fn establish(&self, id: u64, deadline: Deadline) -> Result<Connection> {
         let deadline = deadline.within(self.connect_timeout);
         let mut phase = Wait::Connect;
+        self.enter(&mut phase, Wait::Connect);
         let outcome = deadline
             .bound(self.run(id, &mut phase))
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())));
+        *self.phase() = Wait::Connect;
         outcome.map_err(|error| self.name(error))
+    }
+
+    pub(crate) fn phase(&self) -> MutexGuard<'_, Wait> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, phase: &mut Wait, next: Wait) {
+        *phase = next;
+        *self.phase() = next;
     }
 
     async fn run(&self, id: u64, phase: &mut Wait) -> Result<Connection> {
         // Cleared meanwhile, the connection is stale from the beginning.
         let generation = self.generation.load(Ordering::Acquire);
         let mut channel = Channel::new(self.connector.connect(&self.server).await?);
-        *phase = Wait::Handshake;
+        self.enter(phase, Wait::Handshake);
         let mut handshake = Handshake::new(self.context()?);
         let mut step = handshake.start()?;
         let description = loop {
             if handshake.is_authenticating() {
-                *phase = Wait::Authentication;
+                self.enter(phase, Wait::Authentication);
             }
             step = match step {
                 Step::Send(request) => {

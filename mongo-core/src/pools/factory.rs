@@ -156,6 +156,12 @@ impl ConnectionFactory {
         self.establisher.name(error)
     }
 
+    /// What the attempt to make a connection that moved on last is waiting for. For a pool whose
+    /// attempts are not its callers' own, when such a caller's wait runs out.
+    pub fn phase(&self) -> Wait {
+        *self.establisher.phase()
+    }
+
     /// The error for a wait that ran out, with the last failure to make a connection if that was
     /// since the wait began: what a bare "timed out" would hide.
     pub fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
@@ -259,6 +265,7 @@ impl ConnectionFactoryBuilder {
                 command_timeout: config.command_timeout(options),
                 drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
                 generation: Arc::default(),
+                phase: Mutex::new(Wait::Connect),
             },
             recycling_method: config.recycling_method,
             max_idle_time: config.max_idle_time(options),

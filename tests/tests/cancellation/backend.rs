@@ -67,14 +67,12 @@ impl Backend for Bb8 {
 
     fn build(factory: ConnectionFactory, max_size: u32, wait: Duration) -> Self {
         let manager = mongo_bb8::MongoConnectionManager::from(factory);
-        let inner = mongo_bb8::Pool::builder()
+        let builder = mongo_bb8::Pool::builder()
             .max_size(max_size)
             .connection_timeout(wait)
-            .retry_connection(false)
             .max_lifetime(None)
-            .idle_timeout(None)
-            .build_unchecked(manager.clone());
-        Self(mongo_bb8::Pool::new(inner, manager))
+            .idle_timeout(None);
+        Self(mongo_bb8::Pool::build(builder, manager).expect("a pool"))
     }
 
     async fn get(&self) -> Result<Self::Guard, Error> {

@@ -77,6 +77,9 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
 
     fn build(setup: Setup) -> Self;
     fn get(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send;
+    /// With a wait of its own.
+    fn get_within(&self, wait: Duration)
+    -> impl Future<Output = Result<Self::Guard, Error>> + Send;
     fn try_get(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send;
     fn status(&self) -> Status;
     fn close(&self);
@@ -102,6 +105,12 @@ impl Backend for Deadpool {
 
     async fn get(&self) -> Result<Self::Guard, Error> {
         self.0.get().await
+    }
+
+    async fn get_within(&self, wait: Duration) -> Result<Self::Guard, Error> {
+        let mut timeouts = self.0.timeouts();
+        timeouts.wait = Some(wait);
+        self.0.timeout_get(&timeouts).await
     }
 
     async fn try_get(&self) -> Result<Self::Guard, Error> {
@@ -132,15 +141,17 @@ pub(crate) struct Bb8(pub(crate) mongo_bb8::Pool);
 impl Backend for Bb8 {
     type Guard = mongo_bb8::Connection;
 
+    async fn get_within(&self, wait: Duration) -> Result<Self::Guard, Error> {
+        self.0.get_within(wait).await
+    }
+
     fn build(setup: Setup) -> Self {
         let manager = mongo_bb8::MongoConnectionManager::from(setup.factory());
-        let inner = mongo_bb8::Pool::builder()
+        let builder = mongo_bb8::Pool::builder()
             .max_size(setup.max_size)
             .connection_timeout(setup.wait)
-            .retry_connection(false)
-            .queue_strategy(mongo_bb8::bb8::QueueStrategy::Lifo)
-            .build_unchecked(manager.clone());
-        Self(mongo_bb8::Pool::new(inner, manager))
+            .queue_strategy(mongo_bb8::bb8::QueueStrategy::Lifo);
+        Self(mongo_bb8::Pool::build(builder, manager).expect("a pool"))
     }
 
     async fn get(&self) -> Result<Self::Guard, Error> {
