@@ -3,7 +3,9 @@
 
 mod backend;
 mod commands;
+mod errors;
 mod lifecycle;
+mod refusals;
 
 use backend::{Backend, Bb8, Deadpool, Setup};
 

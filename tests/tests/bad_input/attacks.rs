@@ -1,0 +1,518 @@
+//! What a hostile or broken server may do to a client, and what has to become of it.
+
+use std::fmt;
+
+use bson::doc;
+use mongo_core::ErrorKind;
+use mongo_core::auth::{AuthError, ScramError};
+use mongo_core::error::Wait;
+use mongo_core::handshake::HandshakeError;
+use mongo_core::wire::WireError;
+use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, ScramAttack, payload};
+
+/// A user whose password must be seen nowhere.
+pub(crate) const USER: &str = "mallory";
+pub(crate) const PASSWORD: &str = "s3cr3t/marked";
+
+/// When the attack comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// In the answer to the first hello.
+    Hello,
+    /// While the user is authenticated.
+    Authentication,
+    /// In the answer to a command, on a connection that is in use.
+    Command,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hello => "hello",
+            Self::Authentication => "authentication",
+            Self::Command => "command",
+        })
+    }
+}
+
+/// One attack.
+pub(crate) struct Attack {
+    pub(crate) name: &'static str,
+    pub(crate) moment: Moment,
+    pub(crate) rule: Rule,
+    pub(crate) expected: &'static str,
+    pub(crate) fits: fn(&ErrorKind) -> bool,
+}
+
+impl Attack {
+    /// Whether the only way out is the deadline.
+    pub(crate) fn is_waited_out(&self) -> bool {
+        self.expected.contains("Timeout")
+    }
+
+    /// Whether the client authenticates: not where the attack comes before that, so that nothing
+    /// else can be what stops it.
+    pub(crate) fn with_user(&self) -> bool {
+        self.moment == Moment::Authentication
+    }
+}
+
+/// A pattern, as a text and as a test.
+macro_rules! kind {
+    ($($pattern:tt)+) => {
+        (stringify!($($pattern)+), |kind| matches!(kind, $($pattern)+))
+    };
+}
+
+type Expected = (&'static str, fn(&ErrorKind) -> bool);
+
+/// All of them. Those on the wire come twice: in the answer to the hello, and in a command's.
+pub(crate) fn all() -> Vec<Attack> {
+    let hello = wire(Moment::Hello, Matcher::hello);
+    let command = wire(Moment::Command, || Matcher::command("ping"));
+    hello
+        .into_iter()
+        .chain(of_hello())
+        .chain(of_scram())
+        .chain(of_authentication())
+        .chain(command)
+        .collect()
+}
+
+fn attack(name: &'static str, moment: Moment, rule: Rule, expected: Expected) -> Attack {
+    let (expected, fits) = expected;
+    Attack {
+        name,
+        moment,
+        rule,
+        expected,
+        fits,
+    }
+}
+
+fn wire(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
+    let mut attacks = lengths(moment, matcher);
+    attacks.extend(contents(moment, matcher));
+    attacks.extend(silences(moment, matcher));
+    attacks
+}
+
+/// Lengths that lie.
+fn lengths(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
+    let with = |action| matcher().then(action);
+    // Of a message that never comes.
+    let header = |length| header(length, 2013);
+    let claimed = |length| with(Action::Raw(header(length))).then(Action::Hang);
+    vec![
+        attack(
+            "length of 2 GB",
+            moment,
+            claimed(i32::MAX),
+            kind!(ErrorKind::Protocol(WireError::TooLong { .. })),
+        ),
+        attack(
+            "length over the limit by one",
+            moment,
+            claimed(48_000_001),
+            kind!(ErrorKind::Protocol(WireError::TooLong { .. })),
+        ),
+        attack(
+            "negative length",
+            moment,
+            with(Action::Length(-1)),
+            kind!(ErrorKind::Protocol(WireError::TooShort(-1))),
+        ),
+        attack(
+            "length of 15",
+            moment,
+            with(Action::Length(15)),
+            kind!(ErrorKind::Protocol(WireError::TooShort(15))),
+        ),
+        attack(
+            "length of a header alone",
+            moment,
+            claimed(16),
+            kind!(ErrorKind::Protocol(WireError::Truncated { .. })),
+        ),
+        attack(
+            "document longer than its message",
+            moment,
+            with(Action::Body(1000_i32.to_le_bytes().to_vec())),
+            kind!(ErrorKind::Protocol(WireError::Truncated { .. })),
+        ),
+        attack(
+            "document with a negative length",
+            moment,
+            with(Action::Body(vec![0xFF; 8])),
+            kind!(ErrorKind::Protocol(WireError::Document(0))),
+        ),
+    ]
+}
+
+/// Whole messages that say what they must not.
+fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
+    let with = |action| matcher().then(action);
+    let empty = bson::rawdoc! {}.into_bytes();
+    let mut two_bodies = bson::rawdoc! { "ok": 1 }.into_bytes();
+    two_bodies.push(0);
+    two_bodies.extend(bson::rawdoc! { "ok": 1 }.into_bytes());
+    let no_ok: Expected = match moment {
+        Moment::Hello => kind!(ErrorKind::Handshake(HandshakeError::Field {
+            field: "ok",
+            ..
+        })),
+        Moment::Authentication | Moment::Command => kind!(ErrorKind::Protocol(WireError::NoOk)),
+    };
+    vec![
+        attack(
+            "20,000-deep document",
+            moment,
+            with(Action::Body(payload::deep_document(20_000))),
+            kind!(ErrorKind::Protocol(WireError::TooDeep(256))),
+        ),
+        attack(
+            "random bytes",
+            moment,
+            with(Action::Raw(payload::random_bytes(7, 64 * 1024))),
+            kind!(ErrorKind::Protocol(_)),
+        ),
+        attack(
+            "random bytes for a document",
+            moment,
+            with(Action::Body(payload::random_bytes(8, 4096))),
+            kind!(ErrorKind::Protocol(_)),
+        ),
+        attack(
+            "wrong responseTo",
+            moment,
+            with(Action::ResponseTo(77_777)),
+            kind!(ErrorKind::Protocol(WireError::ResponseTo {
+                got: 77_777,
+                ..
+            })),
+        ),
+        attack(
+            "two replies",
+            moment,
+            with(Action::Copies(2)),
+            kind!(ErrorKind::Protocol(WireError::Unsolicited(_))),
+        ),
+        attack(
+            "wrong checksum",
+            moment,
+            with(Action::Checksum(Checksum::Wrong)),
+            kind!(ErrorKind::Protocol(WireError::Checksum { .. })),
+        ),
+        attack(
+            "unknown required flag",
+            moment,
+            with(Action::Flags(1 << 5)),
+            kind!(ErrorKind::Protocol(WireError::RequiredFlags(0x20))),
+        ),
+        attack(
+            "unknown operation",
+            moment,
+            with(Action::Raw(header(16, 9999))).then(Action::Hang),
+            kind!(ErrorKind::Protocol(WireError::UnknownOpCode(9999))),
+        ),
+        attack(
+            "compressed without being asked",
+            moment,
+            with(Action::Raw(header(16, 2012))).then(Action::Hang),
+            kind!(ErrorKind::Protocol(WireError::UnexpectedOpCode(_))),
+        ),
+        attack(
+            "no body section",
+            moment,
+            with(Action::Raw([header(20, 2013), vec![0; 4]].concat())).then(Action::Hang),
+            kind!(ErrorKind::Protocol(WireError::NoBody)),
+        ),
+        attack(
+            "two body sections",
+            moment,
+            with(Action::Body(two_bodies)),
+            kind!(ErrorKind::Protocol(WireError::SeveralBodies)),
+        ),
+        attack(
+            "endless stream of replies",
+            moment,
+            with(Action::Flags(2)).then(Action::Copies(usize::MAX)),
+            kind!(ErrorKind::Protocol(WireError::MoreToCome)),
+        ),
+        attack("empty document", moment, with(Action::Body(empty)), no_ok),
+        attack(
+            "reply without ok",
+            moment,
+            with(Action::Remove("ok".to_owned())),
+            no_ok,
+        ),
+        attack(
+            "ok that is a text",
+            moment,
+            with(Action::Merge(doc! { "ok": "yes" })),
+            no_ok,
+        ),
+    ]
+}
+
+/// Too little, too late, or nothing.
+fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
+    let closed: Expected = kind!(ErrorKind::Network(_));
+    let waited_out: Expected = match moment {
+        Moment::Hello | Moment::Authentication => kind!(ErrorKind::Timeout {
+            wait: Wait::Handshake,
+            ..
+        }),
+        Moment::Command => kind!(ErrorKind::Timeout {
+            wait: Wait::Command,
+            ..
+        }),
+    };
+    let half = || matcher().then(Action::Keep(Cut::Half));
+    vec![
+        attack(
+            "half a message, then the end",
+            moment,
+            half().then(Action::Close),
+            closed,
+        ),
+        attack(
+            "half a message, then a reset",
+            moment,
+            half().then(Action::Reset),
+            closed,
+        ),
+        attack("the end", moment, matcher().drop_connection(), closed),
+        attack(
+            "half a message, then silence",
+            moment,
+            half().then(Action::Hang),
+            waited_out,
+        ),
+        attack(
+            "47 MB announced, then silence",
+            moment,
+            matcher()
+                .then(Action::Raw(header(47_000_000, 2013)))
+                .then(Action::Hang),
+            waited_out,
+        ),
+        attack(
+            "one byte a second",
+            moment,
+            matcher().then(Action::byte_per_second()),
+            waited_out,
+        ),
+        attack(
+            "nothing at all",
+            moment,
+            matcher().never_answer(),
+            waited_out,
+        ),
+    ]
+}
+
+fn of_hello() -> Vec<Attack> {
+    let hello = |name, fields, expected| {
+        let rule = Matcher::hello().then(Action::Merge(fields));
+        attack(name, Moment::Hello, rule, expected)
+    };
+    vec![
+        hello(
+            "messages of one byte",
+            doc! { "maxMessageSizeBytes": 1 },
+            kind!(ErrorKind::Handshake(HandshakeError::TooSmall {
+                field: "maxMessageSizeBytes",
+                ..
+            })),
+        ),
+        hello(
+            "a server from the past",
+            doc! { "maxWireVersion": 2 },
+            kind!(ErrorKind::Handshake(HandshakeError::ServerTooOld {
+                reported: 2
+            })),
+        ),
+        hello(
+            "a server from the future",
+            doc! { "minWireVersion": 1000, "maxWireVersion": 1001 },
+            kind!(ErrorKind::Handshake(HandshakeError::ServerTooNew {
+                required: 1000
+            })),
+        ),
+        hello(
+            "a hello that is refused",
+            doc! { "ok": 0, "errmsg": "go away", "code": 17 },
+            kind!(ErrorKind::Handshake(HandshakeError::Refused {
+                code: 17,
+                ..
+            })),
+        ),
+        attack(
+            "nothing after accepting",
+            Moment::Hello,
+            Matcher::accept().then(Action::Hang),
+            kind!(ErrorKind::Timeout {
+                wait: Wait::Handshake,
+                ..
+            }),
+        ),
+        attack(
+            "an end after accepting",
+            Moment::Hello,
+            Matcher::accept().then(Action::Close),
+            kind!(ErrorKind::Network(_)),
+        ),
+    ]
+}
+
+/// A pattern for what is wrong with SCRAM.
+macro_rules! scram {
+    ($($pattern:tt)+) => {
+        kind!(ErrorKind::Authentication(AuthError::Scram { error: $($pattern)+, .. }))
+    };
+}
+
+fn of_scram() -> Vec<Attack> {
+    let scram = |name, what, expected| {
+        let rule = Matcher::scram().then(Action::Scram(what));
+        attack(name, Moment::Authentication, rule, expected)
+    };
+    let first = |text: &str| ScramAttack::FirstMessage(text.to_owned());
+    vec![
+        scram(
+            "short nonce",
+            ScramAttack::ShortNonce,
+            scram!(ScramError::Nonce),
+        ),
+        scram(
+            "bare nonce",
+            ScramAttack::BareNonce,
+            scram!(ScramError::Nonce),
+        ),
+        scram(
+            "foreign nonce",
+            ScramAttack::ForeignNonce,
+            scram!(ScramError::Nonce),
+        ),
+        scram(
+            "4294967295 iterations",
+            ScramAttack::Iterations(4_294_967_295),
+            scram!(ScramError::TooManyIterations(4_294_967_295)),
+        ),
+        scram(
+            "one iteration too many",
+            ScramAttack::Iterations(2_000_001),
+            scram!(ScramError::TooManyIterations(2_000_001)),
+        ),
+        scram(
+            "1 iteration",
+            ScramAttack::Iterations(1),
+            scram!(ScramError::TooFewIterations(1)),
+        ),
+        scram(
+            "one iteration too few",
+            ScramAttack::Iterations(4095),
+            scram!(ScramError::TooFewIterations(4095)),
+        ),
+        scram(
+            "extension",
+            first("m=x,r=a,s=YQ==,i=4096"),
+            scram!(ScramError::MandatoryExtension),
+        ),
+        scram(
+            "no first message",
+            first(""),
+            scram!(ScramError::Empty { .. }),
+        ),
+        scram(
+            "first message of 64 KB",
+            first(&"r".repeat(64 * 1024)),
+            scram!(ScramError::TooLong { .. }),
+        ),
+        scram(
+            "no signature",
+            ScramAttack::NoSignature,
+            scram!(ScramError::Empty { .. }),
+        ),
+        scram(
+            "another attribute for a signature",
+            ScramAttack::LastMessage("x=YQ==".to_owned()),
+            scram!(ScramError::NoSignature),
+        ),
+        scram(
+            "wrong signature",
+            ScramAttack::WrongSignature,
+            scram!(ScramError::Signature),
+        ),
+        scram(
+            "done too early",
+            ScramAttack::DoneTooEarly,
+            scram!(ScramError::DoneTooEarly),
+        ),
+        scram(
+            "never done",
+            ScramAttack::NeverDone,
+            scram!(ScramError::NotDone),
+        ),
+        scram(
+            "error of SCRAM's own",
+            ScramAttack::LastMessage("e=other-error".to_owned()),
+            scram!(ScramError::Server(_)),
+        ),
+    ]
+}
+
+fn of_authentication() -> Vec<Attack> {
+    let moment = Moment::Authentication;
+    let proof = || Matcher::command("saslContinue");
+    vec![
+        attack(
+            "deep answer to the proof",
+            moment,
+            proof().then(Action::Body(payload::deep_document(20_000))),
+            kind!(ErrorKind::Protocol(WireError::TooDeep(256))),
+        ),
+        attack(
+            "no answer to the proof",
+            moment,
+            proof().never_answer(),
+            kind!(ErrorKind::Timeout {
+                wait: Wait::Authentication,
+                ..
+            }),
+        ),
+        attack(
+            "an end instead of an answer to the proof",
+            moment,
+            proof().drop_connection(),
+            kind!(ErrorKind::Network(_)),
+        ),
+        attack(
+            "bare ok for the proof",
+            moment,
+            proof().then(Action::Reply(doc! { "ok": 1 })),
+            kind!(ErrorKind::Authentication(AuthError::Reply { .. })),
+        ),
+        attack(
+            "another conversation",
+            moment,
+            proof().then(Action::Merge(doc! { "conversationId": 2 })),
+            kind!(ErrorKind::Authentication(AuthError::ConversationId(_))),
+        ),
+        attack(
+            "an arbiter",
+            moment,
+            Matcher::hello().then(Action::Merge(doc! { "arbiterOnly": true, "setName": "x" })),
+            kind!(ErrorKind::Authentication(AuthError::Arbiter)),
+        ),
+    ]
+}
+
+/// A header alone.
+fn header(length: i32, op_code: i32) -> Vec<u8> {
+    [length, 1, 1, op_code]
+        .into_iter()
+        .flat_map(i32::to_le_bytes)
+        .collect()
+}

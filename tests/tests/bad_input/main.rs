@@ -1,0 +1,58 @@
+//! Hostile and broken servers: each attack ends in an error of its own kind, in time, and leaves
+//! nothing behind that is used again; with little memory, and without a stall for other tasks.
+//!
+//! Each attack is a test of its own for each way to a connection, such as
+//! `deadpool/authentication/short nonce`. They run one after the other, since the memory is that of
+//! the whole process: `--test-threads` is not heeded.
+
+mod attacks;
+mod bounds;
+mod outcome;
+mod sources;
+
+use std::fmt;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libtest_mimic::{Arguments, Trial};
+use peak_alloc::PeakAlloc;
+
+use attacks::Attack;
+use sources::Core;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// Whether to show what came out: with `--nocapture`.
+static SHOW: AtomicBool = AtomicBool::new(false);
+
+fn show(line: fmt::Arguments<'_>) {
+    if SHOW.load(Ordering::Relaxed) {
+        println!("{line}");
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    SHOW.store(arguments.nocapture, Ordering::Relaxed);
+    let mut trials = Vec::new();
+    let mut add = |way: &str, run: fn(&Attack)| {
+        trials.extend(attacks::all().into_iter().map(|attack| {
+            let name = format!("{way}/{}/{}", attack.moment, attack.name);
+            Trial::test(name, move || {
+                run(&attack);
+                Ok(())
+            })
+        }));
+    };
+    add("core", outcome::run::<Core>);
+    add("deadpool", outcome::run::<mongo_deadpool::Pool>);
+    add("bb8", outcome::run::<mongo_bb8::Pool>);
+    add("bounds", bounds::run);
+    trials.push(Trial::test("bounds/hashing of a second", || {
+        bounds::hashing_stalls_nobody();
+        Ok(())
+    }));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

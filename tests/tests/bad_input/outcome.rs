@@ -1,0 +1,107 @@
+//! What becomes of an attack: the error, when it comes, and what is left.
+//!
+//! Time is paused, so that the bounds are exact. The servers are behind Unix sockets, where the
+//! kernel delivers at once: nothing is under way while the runtime has nothing to do.
+
+use std::time::Duration;
+
+use bson::doc;
+use mongo_core::pools::ManagerConfig;
+use mongo_core::{Connection, Error};
+use mongo_testkit::{ScriptedServer, User};
+use tokio::time::Instant;
+
+use crate::attacks::{Attack, Moment, PASSWORD, USER};
+use crate::sources::Source;
+
+/// The default of `connectTimeoutMS`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
+/// What anything but waiting for a deadline may take by the paused clock.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+pub(crate) fn run<S: Source>(attack: &Attack) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+        .block_on(suffer::<S>(attack));
+}
+
+async fn suffer<S: Source>(attack: &Attack) {
+    let (server, uri) = server_for(attack).await;
+    let mut config = ManagerConfig::default();
+    config.command_timeout = Some(COMMAND_TIMEOUT);
+    let source = S::build(&uri, config);
+    let held = match attack.moment {
+        Moment::Hello | Moment::Authentication => None,
+        Moment::Command => Some(source.get().await.expect("a decent connection")),
+    };
+
+    server.script().add(attack.rule.clone());
+    let begin = Instant::now();
+    let error = match held {
+        None => source.get().await.map(drop).expect_err("attacked"),
+        Some(mut connection) => {
+            let error = ping(&mut connection).await.expect_err("attacked");
+            if !attack.is_waited_out() {
+                assert!(connection.is_closed(), "{:?}", *connection);
+            }
+            error
+        }
+    };
+    let took = begin.elapsed();
+    crate::show(format_args!("{}: {error}", attack.name));
+    assert_fits(attack, &error, &server);
+    if attack.is_waited_out() {
+        let bound = match attack.moment {
+            Moment::Hello | Moment::Authentication => CONNECT_TIMEOUT,
+            Moment::Command => COMMAND_TIMEOUT,
+        };
+        assert!(took >= bound && took < bound + AT_ONCE, "after {took:?}");
+    } else {
+        assert!(took < AT_ONCE, "after {took:?}");
+    }
+
+    // A server that has come to its senses is used again, by another connection.
+    server.script().clear();
+    let mut connection = source.get().await.expect("a connection");
+    ping(&mut connection).await.expect("a reply");
+    assert_eq!(server.look(|seen| seen.accepted), 2);
+    drop((connection, source));
+    server
+        .wait_for("all connections closed", |seen| seen.open == 0)
+        .await;
+}
+
+async fn server_for(attack: &Attack) -> (ScriptedServer, String) {
+    let builder = ScriptedServer::builder().unix();
+    if attack.with_user() {
+        let user = User::new(USER, PASSWORD);
+        let server = builder.user(user).start().await;
+        let uri = server.uri_for(USER, PASSWORD);
+        (server, uri)
+    } else {
+        let server = builder.start().await;
+        let uri = server.uri();
+        (server, uri)
+    }
+}
+
+pub(crate) async fn ping(connection: &mut Connection) -> Result<(), Error> {
+    let ping = doc! { "ping": 1 };
+    connection.run_command("admin", &ping).await.map(drop)
+}
+
+fn assert_fits(attack: &Attack, error: &Error, server: &ScriptedServer) {
+    let (text, debug) = (error.to_string(), format!("{error:?}"));
+    let fits = (attack.fits)(error.kind());
+    assert!(fits, "{debug} is not {}", attack.expected);
+    let named = error.server().expect("a server").to_string();
+    assert_eq!(named, server.address());
+    assert!(text.contains(&named), "{text}");
+    assert_eq!(error.user(), attack.with_user().then_some(USER));
+    assert!(!text.contains(PASSWORD) && !debug.contains(PASSWORD));
+    assert!(!text.contains(char::is_control), "{text}");
+}
