@@ -72,7 +72,7 @@ pub(crate) fn hashing_stalls_nobody() {
     let gap = on_runtime(async {
         let server = ScriptedServer::builder()
             .user(User::new(USER, PASSWORD))
-            .rule(Matcher::scram().then(Action::Scram(ScramAttack::Iterations(600_000))))
+            .rule(Matcher::scram().then(Action::Scram(ScramAttack::Iterations(300_000))))
             .start()
             .await;
         let uri = server.uri_for(USER, PASSWORD) + "&connectTimeoutMS=60000";
