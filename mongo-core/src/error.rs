@@ -95,6 +95,9 @@ pub enum Wait {
     Authentication,
     /// For a command's reply.
     Command,
+    /// For the answer to a server's periodic check (`connectTimeoutMS`, and `heartbeatFrequencyMS`
+    /// where the server waits for a change).
+    Heartbeat,
     /// For the reply owed to a cancelled command.
     Drain,
     /// For the check of a connection at its check-out.
@@ -339,6 +342,7 @@ impl fmt::Display for Wait {
             Self::Handshake => "waiting for the answer to the handshake",
             Self::Authentication => "authenticating",
             Self::Command => "running a command",
+            Self::Heartbeat => "waiting for the answer to the server's periodic check",
             Self::Drain => "waiting for the reply to a cancelled command",
             Self::Recycle => "checking the connection",
         })

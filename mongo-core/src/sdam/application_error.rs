@@ -182,6 +182,7 @@ pub(super) fn is_network_error(error: &Error) -> bool {
             | Wait::Handshake
             | Wait::Authentication
             | Wait::Command
+            | Wait::Heartbeat
             | Wait::Drain => true,
             Wait::Dns | Wait::WaitQueue | Wait::Recycle => false,
         },

@@ -33,13 +33,19 @@ impl ServerDescription {
     ///
     /// The round trip time is the caller's to add.
     pub fn from_hello(address: ServerAddress, reply: &RawDocument, now: Instant) -> Self {
-        match Reading::read(&address, reply) {
-            Ok(mut description) => {
-                description.last_update_time = Some(now);
-                description
-            }
-            Err(error) => Self::failed(address, SdamError::Failed(error), now),
-        }
+        Self::read_hello(&address, reply, now)
+            .unwrap_or_else(|error| Self::failed(address, error, now))
+    }
+
+    /// As [`from_hello`](Self::from_hello), with the error apart.
+    pub(super) fn read_hello(
+        address: &ServerAddress,
+        reply: &RawDocument,
+        now: Instant,
+    ) -> Result<Self, Error> {
+        let mut description = Reading::read(address, reply)?;
+        description.last_update_time = Some(now);
+        Ok(description)
     }
 
     /// A server whose check failed, or that an application's error made unknown.

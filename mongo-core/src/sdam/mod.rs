@@ -2,13 +2,18 @@
 //!
 //! Everything here is pure: no I/O, no clock, no task. [`apply`] takes what is known
 //! ([`TopologyDescription`]) and an [`Input`], and gives what is known then, the events, and the
-//! [`Effect`]s that are for the owner of the monitors and pools to carry out.
+//! [`Effect`]s that are for the owner of the monitors and pools to carry out. [`Heartbeat`] is one
+//! server's monitor, and [`RttProbe`] measures its round trip times meanwhile.
 //!
 //! Specification: server discovery and monitoring.
 
 mod application_error;
+mod change;
+mod check;
 mod error;
+mod heartbeat;
 mod hello;
+mod probe;
 mod round_trip_time;
 mod server_description;
 mod server_type;
@@ -18,11 +23,17 @@ mod topology_description;
 mod transition;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::handshake::TopologyVersion;
 pub use application_error::{
     ApplicationError, ErrorPhase, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR,
 };
+pub use check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
 pub use error::{CompatibilityError, ElectionTuple, SdamError};
+pub use heartbeat::{Heartbeat, Output};
+pub use probe::{ProbeOutput, RttProbe};
 pub use round_trip_time::RoundTripTime;
 pub use server_description::ServerDescription;
 pub use server_type::{ServerType, TopologyType};

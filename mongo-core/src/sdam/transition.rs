@@ -5,16 +5,14 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 
 use super::application_error::{ApplicationError, Consequence};
+use super::change::Change;
 use super::update::Update;
 use super::{
     SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, TopologyType,
     TopologyVersion,
 };
 use crate::address::ServerAddress;
-use crate::event::{
-    SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerOpeningEvent,
-    TopologyClosedEvent, TopologyDescriptionChangedEvent, TopologyOpeningEvent,
-};
+use crate::event::{SdamEvent, TopologyClosedEvent, TopologyOpeningEvent};
 
 /// What a topology is told.
 #[derive(Clone, Debug)]
@@ -57,7 +55,7 @@ pub enum Effect {
         /// The server.
         server: ServerAddress,
     },
-    /// Check a server as soon as the minimum of 500 ms
+    /// Check a server as soon as [`MIN_HEARTBEAT_FREQUENCY`](super::MIN_HEARTBEAT_FREQUENCY)
     /// allows. Without monitors: let the next selection scan again, unless the server is
     /// [recovering](CheckReason::Recovering).
     RequestCheck {
@@ -351,118 +349,5 @@ impl Transition {
                 server: address.clone(),
             }
         })
-    }
-}
-
-/// Collects what follows from the difference of two descriptions.
-struct Change<'a> {
-    topology_id: ObjectId,
-    load_balanced: bool,
-    current: &'a Arc<TopologyDescription>,
-    events: Vec<SdamEvent>,
-    effects: Vec<Effect>,
-}
-
-impl<'a> Change<'a> {
-    fn new(settings: &TopologySettings, current: &'a Arc<TopologyDescription>) -> Self {
-        Self {
-            topology_id: settings.topology_id,
-            load_balanced: settings.load_balanced,
-            current,
-            events: Vec::new(),
-            effects: Vec::new(),
-        }
-    }
-
-    /// The server that was heard from first. It may be gone for what it told, which is an event
-    /// even so.
-    fn servers_changed(
-        &mut self,
-        next: &TopologyDescription,
-        heard: Option<&Arc<ServerDescription>>,
-    ) {
-        let current = self.current;
-        if let Some(heard) = heard
-            && let Some(before) = current.server(&heard.address)
-        {
-            let now = next.server(&heard.address).unwrap_or(heard);
-            self.server_changed(before, now);
-        }
-        let heard = heard.map(|server| &server.address);
-        for before in &current.servers {
-            if Some(&before.address) != heard
-                && let Some(now) = next.server(&before.address)
-            {
-                self.server_changed(before, now);
-            }
-        }
-    }
-
-    fn server_changed(&mut self, before: &Arc<ServerDescription>, now: &Arc<ServerDescription>) {
-        if before != now {
-            self.events.push(SdamEvent::ServerDescriptionChanged(
-                ServerDescriptionChangedEvent {
-                    topology_id: self.topology_id,
-                    address: now.address.clone(),
-                    previous_description: before.clone(),
-                    new_description: now.clone(),
-                },
-            ));
-        }
-    }
-
-    fn servers_added(&mut self, next: &TopologyDescription) {
-        for server in &next.servers {
-            if self.current.server(&server.address).is_none() {
-                let (topology_id, server) = (self.topology_id, server.address.clone());
-                let address = server.clone();
-                self.events
-                    .push(SdamEvent::ServerOpening(ServerOpeningEvent {
-                        topology_id,
-                        address,
-                    }));
-                if !self.load_balanced {
-                    self.effects.push(Effect::StartMonitor { server });
-                }
-            }
-        }
-    }
-
-    fn servers_removed(&mut self, next: &TopologyDescription) {
-        for server in &self.current.servers {
-            if next.server(&server.address).is_none() {
-                let (topology_id, server) = (self.topology_id, server.address.clone());
-                let address = server.clone();
-                self.events.push(SdamEvent::ServerClosed(ServerClosedEvent {
-                    topology_id,
-                    address,
-                }));
-                if !self.load_balanced {
-                    let server = server.clone();
-                    self.effects.push(Effect::StopMonitor { server });
-                }
-                self.effects.push(Effect::ClosePool { server });
-            }
-        }
-    }
-
-    fn topology_changed(&mut self, next: &Arc<TopologyDescription>) {
-        if self.current != next {
-            self.events.push(SdamEvent::TopologyDescriptionChanged(
-                TopologyDescriptionChangedEvent {
-                    topology_id: self.topology_id,
-                    previous_description: self.current.clone(),
-                    new_description: next.clone(),
-                },
-            ));
-        }
-    }
-
-    fn finish(self, description: Arc<TopologyDescription>) -> Transition {
-        Transition {
-            description,
-            events: self.events,
-            effects: self.effects,
-        }
     }
 }

@@ -107,8 +107,9 @@ impl<'a> Update<'a> {
     }
 
     fn update_unknown_with_standalone(&mut self, description: &ServerDescription) {
-        match self.settings.seeds.len() {
-            1 => self.next.topology_type = TopologyType::Single,
+        // An SRV record may have brought more servers than there were seeds.
+        match (self.settings.seeds.len(), self.next.servers.len()) {
+            (1, 1) => self.next.topology_type = TopologyType::Single,
             _ => self.remove(&description.address),
         }
     }

@@ -1,0 +1,124 @@
+//! The events and effects of the step from one description of the topology to the next.
+
+use std::sync::Arc;
+
+use bson::oid::ObjectId;
+
+use super::{Effect, ServerDescription, TopologyDescription, TopologySettings, Transition};
+use crate::event::{
+    SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerOpeningEvent,
+    TopologyDescriptionChangedEvent,
+};
+
+/// Collects what follows from the difference of two descriptions.
+pub(super) struct Change<'a> {
+    topology_id: ObjectId,
+    load_balanced: bool,
+    pub(super) current: &'a Arc<TopologyDescription>,
+    pub(super) events: Vec<SdamEvent>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(settings: &TopologySettings, current: &'a Arc<TopologyDescription>) -> Self {
+        Self {
+            topology_id: settings.topology_id,
+            load_balanced: settings.load_balanced,
+            current,
+            events: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// The server that was heard from first. It may be gone for what it told, which is an event
+    /// even so.
+    pub(super) fn servers_changed(
+        &mut self,
+        next: &TopologyDescription,
+        heard: Option<&Arc<ServerDescription>>,
+    ) {
+        let current = self.current;
+        if let Some(heard) = heard
+            && let Some(before) = current.server(&heard.address)
+        {
+            let now = next.server(&heard.address).unwrap_or(heard);
+            self.server_changed(before, now);
+        }
+        let heard = heard.map(|server| &server.address);
+        for before in &current.servers {
+            if Some(&before.address) != heard
+                && let Some(now) = next.server(&before.address)
+            {
+                self.server_changed(before, now);
+            }
+        }
+    }
+
+    fn server_changed(&mut self, before: &Arc<ServerDescription>, now: &Arc<ServerDescription>) {
+        if before != now {
+            self.events.push(SdamEvent::ServerDescriptionChanged(
+                ServerDescriptionChangedEvent {
+                    topology_id: self.topology_id,
+                    address: now.address.clone(),
+                    previous_description: before.clone(),
+                    new_description: now.clone(),
+                },
+            ));
+        }
+    }
+
+    pub(super) fn servers_added(&mut self, next: &TopologyDescription) {
+        for server in &next.servers {
+            if self.current.server(&server.address).is_none() {
+                let (topology_id, server) = (self.topology_id, server.address.clone());
+                let address = server.clone();
+                self.events
+                    .push(SdamEvent::ServerOpening(ServerOpeningEvent {
+                        topology_id,
+                        address,
+                    }));
+                if !self.load_balanced {
+                    self.effects.push(Effect::StartMonitor { server });
+                }
+            }
+        }
+    }
+
+    pub(super) fn servers_removed(&mut self, next: &TopologyDescription) {
+        for server in &self.current.servers {
+            if next.server(&server.address).is_none() {
+                let (topology_id, server) = (self.topology_id, server.address.clone());
+                let address = server.clone();
+                self.events.push(SdamEvent::ServerClosed(ServerClosedEvent {
+                    topology_id,
+                    address,
+                }));
+                if !self.load_balanced {
+                    let server = server.clone();
+                    self.effects.push(Effect::StopMonitor { server });
+                }
+                self.effects.push(Effect::ClosePool { server });
+            }
+        }
+    }
+
+    pub(super) fn topology_changed(&mut self, next: &Arc<TopologyDescription>) {
+        if self.current != next {
+            self.events.push(SdamEvent::TopologyDescriptionChanged(
+                TopologyDescriptionChangedEvent {
+                    topology_id: self.topology_id,
+                    previous_description: self.current.clone(),
+                    new_description: next.clone(),
+                },
+            ));
+        }
+    }
+
+    pub(super) fn finish(self, description: Arc<TopologyDescription>) -> Transition {
+        Transition {
+            description,
+            events: self.events,
+            effects: self.effects,
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! One server's monitor, as a state machine without I/O.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::RawDocument;
+
+use super::application_error::is_network_error;
+use super::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
+use super::{RoundTripTime, ServerDescription, TopologyVersion};
+use crate::auth::reply::integer;
+use crate::error::{ClosedReason, Error, ErrorKind, Wait};
+use crate::event::{
+    SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent,
+    ServerHeartbeatSucceededEvent,
+};
+
+/// One server's monitor, as a state machine: it says when to check the server and how, and makes of
+/// the answers the server's descriptions and the heartbeat events.
+///
+/// The pump that drives it calls a `handle_` function for whatever happens, then carries out each
+/// [`Output`] of [`poll_output`](Self::poll_output) in order, and calls
+/// [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout). One check runs
+/// at a time. What comes of a check after it has ended otherwise is ignored.
+///
+/// Specification: server monitoring.
+#[derive(Debug)]
+pub struct Heartbeat {
+    settings: MonitorSettings,
+    state: State,
+    outputs: VecDeque<Output>,
+    /// The connection, once it has answered its first hello.
+    connection: Option<Connection>,
+    round_trip_time: RoundTripTime,
+    /// Whether the last check was good, and nothing was heard since that makes the server unknown.
+    is_known: bool,
+    measures: bool,
+    last_end: Option<Instant>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Publish an event.
+    Publish(SdamEvent),
+    /// Check the server. The machine keeps the time itself, so the pump needs no time-outs.
+    Check(Check),
+    /// Close the connection, if there is one, or give up opening it.
+    Disconnect,
+    /// Give this to the topology: [`Input::Check`](super::Input::Check).
+    Describe(Arc<ServerDescription>),
+    /// Measure round trip times on another connection ([`RttProbe`](super::RttProbe)), and give
+    /// them to [`Heartbeat::handle_round_trip`].
+    StartProbe,
+    /// Measure no more.
+    StopProbe,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting {
+        until: Option<Instant>,
+    },
+    Checking {
+        check: Check,
+        started: Instant,
+        /// When the hello was written, or the stream's next reply was awaited.
+        sent: Option<Instant>,
+        connection_id: Option<u64>,
+    },
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    driver_id: Option<u64>,
+    server_id: Option<i64>,
+    hello_ok: bool,
+    topology_version: Option<TopologyVersion>,
+    more_to_come: bool,
+}
+
+impl Heartbeat {
+    /// A monitor whose first check is due.
+    pub fn new(settings: MonitorSettings, now: Instant) -> Self {
+        Self {
+            settings,
+            state: State::Waiting { until: Some(now) },
+            outputs: VecDeque::new(),
+            connection: None,
+            round_trip_time: RoundTripTime::new(),
+            is_known: false,
+            measures: false,
+            last_end: None,
+        }
+    }
+
+    /// The next thing to be done; `None` until something happens or a time comes.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout); `None` for never, unless something
+    /// happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Waiting { until } => *until,
+            State::Checking { check, started, .. } => {
+                // A time beyond what the clock can show never comes.
+                self.time_limit(check)
+                    .and_then(|limit| started.checked_add(limit))
+            }
+            State::Stopped => None,
+        }
+    }
+
+    /// Whether it was stopped: nothing is to be done any more, once all outputs were taken.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state, State::Stopped)
+    }
+
+    /// The round trip times.
+    pub fn round_trip_time(&self) -> &RoundTripTime {
+        &self.round_trip_time
+    }
+
+    /// A time has come. Too early does nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|at| now < at) {
+            return;
+        }
+        match &self.state {
+            State::Waiting { .. } => self.start(now),
+            State::Checking {
+                check,
+                started,
+                sent,
+                ..
+            } => {
+                let wait = match (check, sent) {
+                    (Check::Connect, None) => Wait::Connect,
+                    (Check::Connect, Some(_)) => Wait::Handshake,
+                    _ => Wait::Heartbeat,
+                };
+                let after = now.saturating_duration_since(*started);
+                self.fail(now, Error::timeout(wait, after));
+            }
+            State::Stopped => {}
+        }
+    }
+
+    /// The connection that [`Check::Connect`] asked for is open, under this number, and its hello
+    /// is about to be written.
+    pub fn handle_connected(&mut self, now: Instant, driver_connection_id: u64) {
+        if let State::Checking {
+            check: Check::Connect,
+            sent,
+            connection_id,
+            ..
+        } = &mut self.state
+        {
+            (*sent, *connection_id) = (Some(now), Some(driver_connection_id));
+        }
+    }
+
+    /// The reply that the check asked for, `ok: 0` included, and whether its flag `moreToCome` says
+    /// that another one follows by itself.
+    pub fn handle_reply(&mut self, now: Instant, reply: &RawDocument, more_to_come: bool) {
+        let (awaited, duration, driver_id) = match &self.state {
+            State::Checking {
+                check,
+                started,
+                sent,
+                connection_id,
+            } => {
+                let duration = now.saturating_duration_since(sent.unwrap_or(*started));
+                (check.is_awaited(), duration, *connection_id)
+            }
+            State::Waiting { .. } | State::Stopped => return,
+        };
+        let read = ServerDescription::read_hello(&self.settings.server, reply, now);
+        let mut description = match read {
+            Ok(description) => description,
+            Err(error) => return self.fail(now, error),
+        };
+        if !awaited {
+            self.round_trip_time.record(duration);
+        }
+        description.round_trip_time = self.round_trip_time.average();
+        description.min_round_trip_time = Some(self.round_trip_time.minimum());
+        let server_id = match self.connection {
+            Some(connection) => connection.server_id,
+            None => reply.get("connectionId").ok().flatten().and_then(integer),
+        };
+        self.connection = Some(Connection {
+            driver_id,
+            server_id,
+            hello_ok: description.hello_ok,
+            topology_version: description.topology_version,
+            more_to_come: more_to_come && awaited,
+        });
+        self.is_known = true;
+        self.publish_success(reply, duration, awaited);
+        self.outputs
+            .push_back(Output::Describe(Arc::new(description)));
+        self.measure(self.streams());
+        if self.streams() {
+            self.last_end = Some(now);
+            self.start(now);
+        } else {
+            self.wait(now);
+        }
+    }
+
+    /// The check failed: the connection could not be opened, or broke.
+    pub fn handle_error(&mut self, now: Instant, error: Error) {
+        if let State::Checking { .. } = self.state {
+            self.fail(now, error);
+        }
+    }
+
+    /// Somebody wants to know more about the server, now. Ignored while a check runs.
+    pub fn handle_request(&mut self, now: Instant) {
+        if let State::Waiting { until } = &mut self.state {
+            let earliest = match self.last_end {
+                Some(end) => end + MIN_HEARTBEAT_FREQUENCY,
+                None => now,
+            };
+            *until = Some(until.map_or(earliest, |until| until.min(earliest)));
+            self.handle_timeout(now);
+        }
+    }
+
+    /// A connection to the server broke, which makes the server unknown: what a check is still
+    /// waiting for won't come, and the monitor's connection is no better.
+    pub fn handle_cancel(&mut self, now: Instant) {
+        match self.state {
+            State::Stopped => return,
+            State::Checking { .. } => {
+                let cancelled = ErrorKind::ConnectionClosed(ClosedReason::Closed);
+                self.publish_failure(now, cancelled.into());
+                self.outputs.push_back(Output::Disconnect);
+                self.wait(now);
+            }
+            State::Waiting { .. } if self.connection.is_some() => {
+                self.outputs.push_back(Output::Disconnect);
+            }
+            State::Waiting { .. } => {}
+        }
+        self.forget();
+    }
+
+    /// The server is not to be monitored any more.
+    pub fn handle_stop(&mut self, now: Instant) {
+        if let State::Checking { .. } = self.state {
+            let stopped = ErrorKind::ConnectionClosed(ClosedReason::Closed);
+            self.publish_failure(now, stopped.into());
+        }
+        if !self.is_stopped() {
+            self.measure(false);
+            self.outputs.push_back(Output::Disconnect);
+            self.forget();
+            self.state = State::Stopped;
+        }
+    }
+
+    /// A sample of the round trip time from the probe.
+    pub fn handle_round_trip(&mut self, sample: Duration) {
+        self.round_trip_time.record(sample);
+    }
+
+    fn start(&mut self, now: Instant) {
+        let check = match self.connection {
+            None => Check::Connect,
+            Some(Connection {
+                more_to_come: true, ..
+            }) => Check::NextReply,
+            Some(Connection {
+                hello_ok,
+                topology_version: Some(version),
+                ..
+            }) if self.settings.streaming => {
+                Check::AwaitableHello(self.settings.hello(hello_ok, Some(version)))
+            }
+            Some(Connection { hello_ok, .. }) => Check::Hello(self.settings.hello(hello_ok, None)),
+        };
+        let driver_id = self.connection.and_then(|own| own.driver_id);
+        let event = ServerHeartbeatStartedEvent {
+            topology_id: self.settings.topology_id,
+            address: self.settings.server.clone(),
+            driver_connection_id: driver_id,
+            server_connection_id: self.connection.and_then(|own| own.server_id),
+            awaited: check.is_awaited(),
+        };
+        self.publish(SdamEvent::ServerHeartbeatStarted(event));
+        self.outputs.push_back(Output::Check(check.clone()));
+        self.state = State::Checking {
+            sent: (check != Check::Connect).then_some(now),
+            check,
+            started: now,
+            connection_id: driver_id,
+        };
+    }
+
+    /// The server is unknown. If it was known, and the network is to blame, one more check follows
+    /// at once, on a new connection.
+    fn fail(&mut self, now: Instant, error: Error) {
+        let error = error.at(&self.settings.server);
+        let again = self.is_known && is_network_error(&error);
+        self.publish_failure(now, error.clone());
+        self.outputs.push_back(Output::Disconnect);
+        let server = self.settings.server.clone();
+        let description = ServerDescription::failed(server, error, now);
+        self.outputs
+            .push_back(Output::Describe(Arc::new(description)));
+        self.forget();
+        if again {
+            self.last_end = Some(now);
+            self.start(now);
+        } else {
+            self.wait(now);
+        }
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.last_end = Some(now);
+        // A frequency beyond what the clock can show never comes.
+        let until = now.checked_add(self.settings.frequency());
+        self.state = State::Waiting { until };
+    }
+
+    fn forget(&mut self) {
+        self.connection = None;
+        self.is_known = false;
+        self.round_trip_time.reset();
+    }
+
+    fn streams(&self) -> bool {
+        self.settings.streaming
+            && self
+                .connection
+                .is_some_and(|own| own.more_to_come || own.topology_version.is_some())
+    }
+
+    fn measure(&mut self, measures: bool) {
+        match (self.measures, measures) {
+            (false, true) => self.outputs.push_back(Output::StartProbe),
+            (true, false) => self.outputs.push_back(Output::StopProbe),
+            (false, false) | (true, true) => {}
+        }
+        self.measures = measures;
+    }
+
+    fn time_limit(&self, check: &Check) -> Option<Duration> {
+        let limit = self.settings.connect_timeout?;
+        Some(match check {
+            Check::Connect | Check::Hello(_) => limit,
+            Check::AwaitableHello(_) | Check::NextReply => {
+                limit.saturating_add(self.settings.frequency())
+            }
+        })
+    }
+
+    fn publish(&mut self, event: SdamEvent) {
+        self.outputs.push_back(Output::Publish(event));
+    }
+
+    fn publish_success(&mut self, reply: &RawDocument, duration: Duration, awaited: bool) {
+        let event = ServerHeartbeatSucceededEvent {
+            topology_id: self.settings.topology_id,
+            address: self.settings.server.clone(),
+            driver_connection_id: self.connection.and_then(|own| own.driver_id),
+            server_connection_id: self.connection.and_then(|own| own.server_id),
+            duration,
+            reply: reply.to_owned(),
+            awaited,
+        };
+        self.publish(SdamEvent::ServerHeartbeatSucceeded(event));
+    }
+
+    /// Of the check that runs.
+    fn publish_failure(&mut self, now: Instant, failure: Error) {
+        let State::Checking {
+            check,
+            started,
+            connection_id,
+            ..
+        } = &self.state
+        else {
+            return;
+        };
+        let event = ServerHeartbeatFailedEvent {
+            topology_id: self.settings.topology_id,
+            address: self.settings.server.clone(),
+            driver_connection_id: *connection_id,
+            server_connection_id: self.connection.and_then(|own| own.server_id),
+            duration: now.saturating_duration_since(*started),
+            failure,
+            awaited: check.is_awaited(),
+        };
+        self.publish(SdamEvent::ServerHeartbeatFailed(event));
+    }
+}

@@ -1,0 +1,377 @@
+mod details;
+
+use std::time::Duration;
+
+use bson::rawdoc;
+
+use super::*;
+use crate::auth::reply::integer;
+
+/// A monitor on a clock that only the test moves.
+struct Drive {
+    heartbeat: Heartbeat,
+    start: Instant,
+    now: Instant,
+    /// The last description and the last command.
+    description: Option<Arc<ServerDescription>>,
+    command: Option<RawDocumentBuf>,
+}
+
+fn ms(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+fn settings() -> MonitorSettings {
+    let mut settings = MonitorSettings::new(id(42), address("a"));
+    settings.heartbeat_frequency = ms(10_000);
+    settings.connect_timeout = Some(ms(3_000));
+    settings
+}
+
+fn polling() -> MonitorSettings {
+    let mut settings = settings();
+    settings.streaming = false;
+    settings
+}
+
+/// A standalone's reply; with a counter, it can stream.
+fn reply(counter: Option<i64>) -> RawDocumentBuf {
+    let mut reply = rawdoc! { "ok": 1, "helloOk": true, "maxWireVersion": 25, "connectionId": 77 };
+    if let Some(counter) = counter {
+        let version = rawdoc! { "processId": id(1), "counter": counter };
+        reply.append(bson::raw::cstr!("topologyVersion"), version);
+    }
+    reply
+}
+
+impl Drive {
+    fn new(settings: MonitorSettings) -> Self {
+        let now = Instant::now();
+        Self {
+            heartbeat: Heartbeat::new(settings, now),
+            start: now,
+            now,
+            description: None,
+            command: None,
+        }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.heartbeat.handle_timeout(self.now);
+    }
+
+    fn reply(&mut self, after: u64, reply: &RawDocumentBuf, more_to_come: bool) {
+        self.now += ms(after);
+        self.heartbeat.handle_reply(self.now, reply, more_to_come);
+    }
+
+    /// Opens the connection in 5 ms, and answers its hello after another 20 ms.
+    fn connect(&mut self, answer: &RawDocumentBuf) {
+        self.heartbeat.handle_timeout(self.now);
+        self.now += ms(5);
+        self.heartbeat.handle_connected(self.now, 9);
+        self.reply(20, answer, false);
+    }
+
+    fn lose(&mut self) {
+        self.heartbeat.handle_error(self.now, network_error());
+    }
+
+    fn outputs(&mut self) -> Vec<String> {
+        let mut outputs = Vec::new();
+        while let Some(output) = self.heartbeat.poll_output() {
+            outputs.push(match output {
+                Output::Publish(event) => shown(&event),
+                Output::Check(check) => {
+                    let shown = format!("{check:?}");
+                    if let Check::Hello(command) | Check::AwaitableHello(command) = check {
+                        self.command = Some(command);
+                    }
+                    shown
+                }
+                Output::Disconnect => "disconnect".to_owned(),
+                Output::Describe(description) => {
+                    let shown = format!("describe {}", description.server_type);
+                    self.description = Some(description);
+                    shown
+                }
+                Output::StartProbe => "start probe".to_owned(),
+                Output::StopProbe => "stop probe".to_owned(),
+            });
+        }
+        outputs
+    }
+
+    /// The next time-out, in milliseconds from now.
+    fn due(&self) -> Option<u128> {
+        let at = self.heartbeat.poll_timeout()?;
+        Some(at.saturating_duration_since(self.now).as_millis())
+    }
+
+    fn failure(&self) -> String {
+        let description = self.description.as_ref().expect("a description");
+        description.error.as_ref().expect("an error").to_string()
+    }
+}
+
+#[test]
+fn polls_at_the_frequency_counted_from_the_end() {
+    let mut drive = Drive::new(polling());
+    assert_eq!(drive.due(), Some(0));
+    drive.connect(&reply(Some(1)));
+    let first = [
+        "started false",
+        "Connect",
+        "succeeded false 20ms",
+        "describe Standalone",
+    ];
+    assert_eq!(drive.outputs(), first);
+    assert_eq!(drive.due(), Some(10_000));
+    drive.advance(ms(9_999));
+    assert_eq!(drive.outputs(), [""; 0]);
+    drive.advance(ms(1));
+    assert_eq!(drive.outputs(), ["started false", "Hello"]);
+    assert_eq!(drive.due(), Some(3_000));
+    drive.reply(30, &reply(Some(1)), false);
+    assert_eq!(
+        drive.outputs(),
+        ["succeeded false 30ms", "describe Standalone"]
+    );
+    assert_eq!(drive.due(), Some(10_000));
+    let found = drive.description.expect("a description");
+    assert_eq!(found.round_trip_time, Some(ms(22)));
+    assert_eq!(found.min_round_trip_time, Some(ms(20)));
+}
+
+#[test]
+fn streams_without_a_pause() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&reply(Some(1)));
+    let first = [
+        "started false",
+        "Connect",
+        "succeeded false 20ms",
+        "describe Standalone",
+        "start probe",
+        "started true",
+        "AwaitableHello",
+    ];
+    assert_eq!(drive.outputs(), first);
+    assert_eq!(drive.due(), Some(13_000));
+    let command = drive.command.take().expect("a command");
+    let expected = rawdoc! {
+        "hello": 1, "helloOk": true,
+        "topologyVersion": { "processId": id(1), "counter": 1_i64 },
+        "maxAwaitTimeMS": 10_000_i64,
+    };
+    assert_eq!(command, expected);
+    // A stream, which ends without a word about more.
+    drive.reply(10_000, &reply(Some(1)), true);
+    let next = [
+        "succeeded true 10s",
+        "describe Standalone",
+        "started true",
+        "NextReply",
+    ];
+    assert_eq!(drive.outputs(), next);
+    assert_eq!(drive.due(), Some(13_000));
+    drive.reply(100, &reply(Some(2)), false);
+    let last = [
+        "succeeded true 100ms",
+        "describe Standalone",
+        "started true",
+        "AwaitableHello",
+    ];
+    assert_eq!(drive.outputs(), last);
+    let command = drive.command.take().expect("a command");
+    let version = command.get_document("topologyVersion").expect("a version");
+    let counter = version.get("counter").ok().flatten();
+    assert_eq!(counter.and_then(integer), Some(2));
+    // Awaited replies tell nothing about the time, the probe does.
+    let known = drive.description.clone().expect("a description");
+    assert_eq!(known.round_trip_time, Some(ms(20)));
+    drive.heartbeat.handle_round_trip(ms(120));
+    drive.reply(1, &reply(Some(3)), false);
+    drive.outputs();
+    let found = drive.description.clone().expect("a description");
+    assert_eq!(found.round_trip_time, Some(ms(40)));
+}
+
+#[test]
+fn a_server_that_stops_to_stream_is_polled() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&reply(Some(1)));
+    drive.outputs();
+    drive.reply(10, &reply(None), false);
+    let expected = ["succeeded true 10ms", "describe Standalone", "stop probe"];
+    assert_eq!(drive.outputs(), expected);
+    assert_eq!(drive.due(), Some(10_000));
+    drive.advance(ms(10_000));
+    assert_eq!(drive.outputs(), ["started false", "Hello"]);
+}
+
+#[test]
+fn checks_again_at_once_and_only_once() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&reply(Some(1)));
+    drive.outputs();
+    drive.now += ms(50);
+    drive.lose();
+    let first = [
+        "failed true 50ms",
+        "disconnect",
+        "describe Unknown",
+        "started false",
+        "Connect",
+    ];
+    assert_eq!(drive.outputs(), first);
+    assert_eq!(*drive.heartbeat.round_trip_time(), RoundTripTime::new());
+    drive.lose();
+    let second = ["failed false 0ns", "disconnect", "describe Unknown"];
+    assert_eq!(drive.outputs(), second);
+    assert_eq!(drive.due(), Some(10_000));
+    assert!(drive.failure().contains("a:27017"), "{}", drive.failure());
+}
+
+#[test]
+fn a_refused_or_malformed_hello_waits() {
+    let cases = [
+        rawdoc! { "ok": 0, "errmsg": "no" },
+        rawdoc! { "ok": 1, "hosts": 1 },
+    ];
+    for bad in cases {
+        let mut drive = Drive::new(polling());
+        drive.connect(&reply(None));
+        drive.advance(ms(10_000));
+        drive.outputs();
+        drive.reply(1, &bad, false);
+        let expected = ["failed false 1ms", "disconnect", "describe Unknown"];
+        assert_eq!(drive.outputs(), expected);
+        assert_eq!(drive.due(), Some(10_000));
+        drive.advance(ms(10_000));
+        assert_eq!(drive.outputs(), ["started false", "Connect"]);
+    }
+}
+
+#[test]
+fn time_outs_name_what_was_waited_for() {
+    let mut drive = Drive::new(settings());
+    drive.heartbeat.handle_timeout(drive.now);
+    drive.outputs();
+    assert_eq!(drive.due(), Some(3_000));
+    drive.advance(ms(3_000));
+    assert_eq!(drive.outputs().len(), 3);
+    assert!(
+        drive.failure().contains("3s connecting"),
+        "{}",
+        drive.failure()
+    );
+    drive.advance(ms(10_000));
+    drive.outputs();
+    drive.now += ms(1_000);
+    drive.heartbeat.handle_connected(drive.now, 1);
+    assert_eq!(drive.due(), Some(2_000));
+    drive.advance(ms(2_000));
+    drive.outputs();
+    assert!(drive.failure().contains("handshake"), "{}", drive.failure());
+    drive.advance(ms(10_000));
+    drive.connect(&reply(Some(1)));
+    drive.outputs();
+    drive.advance(ms(12_999));
+    assert_eq!(drive.outputs(), [""; 0]);
+    drive.advance(ms(1));
+    let expected = [
+        "failed true 13s",
+        "disconnect",
+        "describe Unknown",
+        "started false",
+        "Connect",
+    ];
+    assert_eq!(drive.outputs(), expected);
+    assert!(
+        drive.failure().contains("periodic check"),
+        "{}",
+        drive.failure()
+    );
+}
+
+#[test]
+fn no_time_out_is_none_for_awaited_replies_too() {
+    let mut settings = settings();
+    settings.connect_timeout = None;
+    let mut drive = Drive::new(settings);
+    drive.heartbeat.handle_timeout(drive.now);
+    assert_eq!(drive.due(), None);
+    drive.connect(&reply(Some(1)));
+    assert_eq!(drive.due(), None);
+}
+
+#[test]
+fn a_request_wakes_but_never_within_half_a_second() {
+    let mut drive = Drive::new(polling());
+    drive.connect(&reply(None));
+    drive.outputs();
+    drive.now += ms(100);
+    drive.heartbeat.handle_request(drive.now);
+    assert_eq!(drive.due(), Some(400));
+    drive.heartbeat.handle_request(drive.now);
+    drive.advance(ms(400));
+    assert_eq!(drive.outputs(), ["started false", "Hello"]);
+    // While a check runs it is ignored.
+    drive.heartbeat.handle_request(drive.now);
+    drive.reply(1, &reply(None), false);
+    assert_eq!(drive.due(), Some(10_000));
+    drive.outputs();
+    drive.advance(ms(2_000));
+    drive.heartbeat.handle_request(drive.now);
+    assert_eq!(drive.outputs(), ["started false", "Hello"]);
+}
+
+#[test]
+fn cancelling_closes_the_connection_and_waits() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&reply(Some(1)));
+    drive.outputs();
+    drive.now += ms(30);
+    drive.heartbeat.handle_cancel(drive.now);
+    assert_eq!(drive.outputs(), ["failed true 30ms", "disconnect"]);
+    assert_eq!(drive.due(), Some(10_000));
+    // What the check brings later is ignored.
+    drive.reply(1, &reply(Some(2)), true);
+    drive.lose();
+    assert_eq!(drive.outputs(), [""; 0]);
+    drive.heartbeat.handle_cancel(drive.now);
+    assert_eq!(drive.outputs(), [""; 0]);
+    drive.now += ms(1_000);
+    drive.heartbeat.handle_request(drive.now);
+    assert_eq!(drive.outputs(), ["started false", "Connect"]);
+    drive.lose();
+    assert_eq!(drive.outputs().len(), 3, "the server was not known");
+
+    let mut drive = Drive::new(polling());
+    drive.connect(&reply(None));
+    drive.outputs();
+    drive.heartbeat.handle_cancel(drive.now);
+    assert_eq!(drive.outputs(), ["disconnect"], "the idle connection");
+    assert_eq!(drive.due(), Some(10_000));
+}
+
+#[test]
+fn stops_once_and_for_good() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&reply(Some(1)));
+    drive.outputs();
+    drive.heartbeat.handle_stop(drive.now);
+    let expected = ["failed true 0ns", "stop probe", "disconnect"];
+    assert_eq!(drive.outputs(), expected);
+    assert!(drive.heartbeat.is_stopped());
+    drive.heartbeat.handle_stop(drive.now);
+    drive.heartbeat.handle_request(drive.now);
+    drive.heartbeat.handle_cancel(drive.now);
+    drive.reply(1, &reply(Some(2)), false);
+    drive.lose();
+    drive.advance(ms(100_000));
+    assert_eq!(drive.outputs(), [""; 0]);
+    assert_eq!(drive.due(), None);
+}

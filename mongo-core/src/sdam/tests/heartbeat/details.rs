@@ -1,0 +1,115 @@
+use bson::rawdoc;
+
+use super::*;
+use crate::handshake::{ServerApi, ServerApiVersion};
+use crate::uri::ClientOptions;
+
+#[test]
+fn the_legacy_hello_stays_where_the_server_has_no_other() {
+    let old = rawdoc! { "ok": 1, "ismaster": true, "maxWireVersion": 8 };
+    let mut drive = Drive::new(polling());
+    drive.connect(&old);
+    drive.advance(ms(10_000));
+    drive.outputs();
+    let expected = rawdoc! { "isMaster": 1, "helloOk": true };
+    assert_eq!(drive.command, Some(expected));
+
+    let mut settings = polling();
+    settings.server_api = Some(ServerApi::new(ServerApiVersion::V1));
+    let mut drive = Drive::new(settings);
+    drive.connect(&old);
+    drive.advance(ms(10_000));
+    drive.outputs();
+    let expected = rawdoc! { "hello": 1, "helloOk": true, "apiVersion": "1" };
+    assert_eq!(drive.command, Some(expected));
+}
+
+#[test]
+fn numbers_the_connection_in_its_events() {
+    let mut drive = Drive::new(polling());
+    drive.connect(&reply(None));
+    drive.advance(ms(10_000));
+    let mut ids = Vec::new();
+    while let Some(output) = drive.heartbeat.poll_output() {
+        if let Output::Publish(event) = output {
+            assert_eq!(event.topology_id(), id(42));
+            assert_eq!(event.address(), Some(&address("a")));
+            ids.push(match event {
+                SdamEvent::ServerHeartbeatStarted(event) => {
+                    (event.driver_connection_id, event.server_connection_id)
+                }
+                SdamEvent::ServerHeartbeatSucceeded(event) => {
+                    (event.driver_connection_id, event.server_connection_id)
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+    }
+    let known = (Some(9), Some(77));
+    assert_eq!(ids, [(None, None), known, known]);
+}
+
+#[test]
+fn streams_by_mode_and_platform() {
+    let streams = |uri: &str, on_faas: bool| {
+        let options = ClientOptions::parse(uri).expect("a connection string");
+        MonitorSettings::from_options(id(42), address("a"), &options, on_faas).streaming
+    };
+    assert!(streams("mongodb://a", false));
+    assert!(!streams("mongodb://a", true));
+    assert!(streams("mongodb://a/?serverMonitoringMode=stream", true));
+    assert!(!streams("mongodb://a/?serverMonitoringMode=poll", false));
+}
+
+#[test]
+fn never_more_often_than_the_minimum() {
+    let mut settings = polling();
+    settings.heartbeat_frequency = Duration::ZERO;
+    let mut drive = Drive::new(settings);
+    drive.connect(&reply(None));
+    assert_eq!(drive.due(), Some(500));
+    let mut settings = polling();
+    settings.heartbeat_frequency = Duration::MAX;
+    let mut drive = Drive::new(settings);
+    drive.connect(&reply(None));
+    assert_eq!(drive.due(), None);
+}
+
+/// Whatever happens in whatever order, each check that began has ended exactly once by the next.
+#[test]
+fn every_start_has_one_end() {
+    let mut random = super::super::properties::Random(7);
+    for round in 0..200 {
+        let mut drive = Drive::new(match round % 2 {
+            0 => settings(),
+            _ => polling(),
+        });
+        let (mut open, mut checks) = (0, 0);
+        for step in 0..200 {
+            match random.below(8) {
+                0 => drive.lose(),
+                1 => drive.heartbeat.handle_cancel(drive.now),
+                2 => drive.heartbeat.handle_request(drive.now),
+                3 => drive.reply(1, &rawdoc! { "ok": 0 }, false),
+                4 => drive.reply(1, &reply(None), true),
+                5 => drive.heartbeat.handle_connected(drive.now, 1),
+                6 => drive.reply(2, &reply(Some(step)), random.below(2) == 0),
+                _ => drive.advance(ms(random.below(20_000))),
+            }
+            if step == 199 {
+                drive.heartbeat.handle_stop(drive.now);
+            }
+            for output in drive.outputs() {
+                match output.split(' ').next() {
+                    Some("started") => open += 1,
+                    Some("succeeded" | "failed") => open -= 1,
+                    Some("Connect" | "Hello" | "AwaitableHello" | "NextReply") => checks += 1,
+                    _ => {}
+                }
+                assert!((0..=1).contains(&open), "round {round}, step {step}");
+            }
+        }
+        assert_eq!(open, 0);
+        assert!(checks > 0 && drive.now > drive.start);
+    }
+}
