@@ -1,17 +1,12 @@
 //! What a scripted server does with a command.
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
 use crate::codec::Request;
 use crate::scram::Conversation;
 use crate::script::{Event, is_hello};
 use crate::server::Shared;
-
-/// The newest wire version that the server claims (MongoDB 8.0).
-const MAX_WIRE_VERSION: i32 = 25;
-/// Longer client metadata is refused, as real servers do.
-const MAX_METADATA_LENGTH: usize = 512;
 
 /// Commands that need no authentication, in lower case.
 const OPEN_COMMANDS: [&str; 8] = [
@@ -28,10 +23,12 @@ const OPEN_COMMANDS: [&str; 8] = [
 /// The state of one connection.
 #[derive(Debug)]
 pub(crate) struct Session {
-    connection: u64,
+    pub(crate) connection: u64,
     conversation: Option<Conversation>,
     user: Option<String>,
-    has_metadata: bool,
+    pub(crate) has_metadata: bool,
+    /// The application's name in the client metadata.
+    pub(crate) app_name: Option<String>,
 }
 
 impl Session {
@@ -41,6 +38,7 @@ impl Session {
             conversation: None,
             user: None,
             has_metadata: false,
+            app_name: None,
         }
     }
 }
@@ -50,20 +48,26 @@ pub(crate) type Outcome = Result<Document, ErrorReply>;
 impl Shared {
     /// Carries a command out. The reply is complete, `ok` included.
     pub(crate) fn run(&self, session: &mut Session, request: &Request) -> Document {
+        if let Some(seat) = &self.seat {
+            seat.hear(&request.command);
+        }
         let outcome = self.authorize(session, request.name()).and_then(|()| {
             let name = request.name().to_ascii_lowercase();
             self.dispatch(session, &name, request)
         });
-        match outcome {
+        let mut reply = match outcome {
             Ok(mut reply) => {
-                // Servers put it last.
                 if !reply.contains_key("ok") {
                     reply.insert("ok", 1.0);
                 }
                 reply
             }
             Err(error) => error.into_document(),
+        };
+        if let Some(seat) = &self.seat {
+            seat.sign(&mut reply);
         }
+        reply
     }
 
     fn authorize(&self, session: &Session, name: &str) -> Result<(), ErrorReply> {
@@ -83,6 +87,7 @@ impl Shared {
         match name {
             _ if is_hello(name) => self.hello(session, name, command),
             "ping" | "endsessions" => Ok(Document::new()),
+            "configurefailpoint" => self.fail_point.configure(command),
             "buildinfo" => Ok(build_info()),
             "saslstart" => self.sasl_start(session, database, command),
             "saslcontinue" => self.sasl_continue(session, command),
@@ -92,54 +97,32 @@ impl Shared {
             }
             "connectionstatus" => Ok(connection_status(session)),
             "echo" => Ok(doc! {"echo": command.get("echo").cloned().unwrap_or(Bson::Null)}),
-            _ => self.store.run(name, database, command),
+            _ => self.run_seated(name, request),
         }
     }
 
-    fn hello(&self, session: &mut Session, name: &str, command: &Document) -> Outcome {
-        check_metadata(session, command)?;
-        if command.contains_key("topologyVersion") || command.contains_key("maxAwaitTimeMS") {
-            let message = "this server has no topologyVersion to wait for";
-            return Err(ErrorReply::new(72, "InvalidOptions", message));
-        }
-        let primary = if name == "hello" {
-            "isWritablePrimary"
-        } else {
-            "ismaster"
+    /// What depends on the server's role.
+    fn run_seated(&self, name: &str, request: &Request) -> Outcome {
+        let command = &request.command;
+        let run = || self.store.run(name, &request.database, command);
+        let Some(seat) = &self.seat else {
+            return run();
         };
-        let mut reply = doc! {
-            primary: true,
-            "maxBsonObjectSize": 16 * 1024 * 1024,
-            "maxMessageSizeBytes": 48_000_000,
-            "maxWriteBatchSize": 100_000,
-            "localTime": DateTime::now(),
-            "logicalSessionTimeoutMinutes": 30,
-            "connectionId": i32::try_from(session.connection).unwrap_or(i32::MAX),
-            "minWireVersion": 0,
-            "maxWireVersion": MAX_WIRE_VERSION,
-            "readOnly": false,
-        };
-        if command.get_bool("helloOk").is_ok_and(|wanted| wanted) {
-            reply.insert("helloOk", true);
+        if let Some(outcome) = seat.run(name, command) {
+            return outcome;
         }
-        if let Ok(wanted) = command.get_str("saslSupportedMechs") {
-            let fits = |user: &&crate::User| format!("{}.{}", user.database, user.name) == wanted;
-            if let Some(user) = self.users.iter().find(fits) {
-                reply.insert("saslSupportedMechs", user.mechanism_names());
-            }
-        }
-        if let Ok(start) = command.get_document("speculativeAuthenticate") {
-            let database = start.get_str("db").unwrap_or("admin");
-            // A speculation that fails is left out of the reply.
-            if let Ok(mut first) = self.sasl_start(session, database, start) {
-                first.remove("ok");
-                reply.insert("speculativeAuthenticate", first);
-            }
-        }
+        seat.admit(name, request)?;
+        let reply = run()?;
+        seat.done(name, command);
         Ok(reply)
     }
 
-    fn sasl_start(&self, session: &mut Session, database: &str, command: &Document) -> Outcome {
+    pub(crate) fn sasl_start(
+        &self,
+        session: &mut Session,
+        database: &str,
+        command: &Document,
+    ) -> Outcome {
         session.conversation = None;
         let plan = self.script.plan(session.connection, &Event::Scram);
         let attack = plan.and_then(|plan| plan.scram);
@@ -164,31 +147,6 @@ impl Shared {
         }
         Ok(step.reply)
     }
-}
-
-fn check_metadata(session: &mut Session, command: &Document) -> Result<(), ErrorReply> {
-    let Ok(client) = command.get_document("client") else {
-        return Ok(());
-    };
-    if session.has_metadata {
-        let message = "The client metadata document may only be sent in the first hello";
-        return Err(ErrorReply::new(
-            186,
-            "ClientMetadataCannotBeMutated",
-            message,
-        ));
-    }
-    if crate::codec::document_bytes(client).len() > MAX_METADATA_LENGTH {
-        let message =
-            format!("The client metadata document must be at most {MAX_METADATA_LENGTH} bytes");
-        return Err(ErrorReply::new(
-            188,
-            "ClientMetadataDocumentTooLarge",
-            &message,
-        ));
-    }
-    session.has_metadata = true;
-    Ok(())
 }
 
 fn build_info() -> Document {

@@ -8,13 +8,16 @@ use std::time::Duration;
 use bson::Document;
 
 use crate::action::{Content, Pause, Plan, Then};
-use crate::codec::{self, Form, MORE_TO_COME, Request};
+use crate::codec::{self, EXHAUST_ALLOWED, Form, MORE_TO_COME, Request};
 use crate::commands::Session;
+use crate::deployment::KnownVersion;
+use crate::hello::app_name;
 use crate::observe::SeenCommand;
 use crate::outgoing::OutgoingMessage;
 use crate::script::Event;
 use crate::server::Shared;
 use crate::socket::Socket;
+use crate::statement::size;
 
 /// What a client may have on its way unread while its last request waits.
 const PIPELINE_LIMIT: usize = 64 * 1024 * 1024;
@@ -34,6 +37,26 @@ pub(crate) struct Connection {
     /// What was read and not used yet.
     buffer: Vec<u8>,
     session: Session,
+}
+
+/// Where an exhaust stream of replies is.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// The `responseTo` of the next reply.
+    answers: i32,
+    /// The topology version that the client knows.
+    known: Option<KnownVersion>,
+}
+
+/// Which message each reply of a streaming hello names in its `responseTo`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExhaustReplies {
+    /// The first one names the request, and each later one the reply before it, as real servers
+    /// do.
+    #[default]
+    AnswerEachOther,
+    /// All name the request.
+    AnswerTheRequest,
 }
 
 /// Counts the connection as closed however its task ends.
@@ -94,6 +117,8 @@ impl Connection {
             let Some(message) = self.next_message().await? else {
                 return Ok(Next::End);
             };
+            // What is frozen does not carry out what it has received.
+            self.shared.link.flows().await;
             next = match Request::decode(&message) {
                 Ok(request) => self.answer(&request).await?,
                 Err(error) => {
@@ -163,53 +188,102 @@ impl Connection {
             legacy: request.form == Form::Query,
             command: request.command.clone(),
         });
-        let event = Event::Command(request.name(), &request.command);
-        let plan = self
-            .shared
-            .script
-            .plan(self.number, &event)
-            .unwrap_or_else(Plan::ordinary);
-        for pause in &plan.pauses {
-            self.wait_with_client(pause_for(pause)).await?;
-        }
-        if request.name() == "echo" {
-            let delay = request.command.get_i64("delayMS").ok();
-            let delay = delay.or(request.command.get_i32("delayMS").ok().map(i64::from));
-            if let Some(delay) = delay.and_then(|delay| u64::try_from(delay).ok()) {
-                let sleep = tokio::time::sleep(Duration::from_millis(delay));
-                self.wait_with_client(sleep).await?;
+        let mut turn = Turn {
+            answers: request.request_id,
+            known: self.shared.awaits(request).map(|(_, known, _)| known),
+        };
+        loop {
+            let plan = self.plan(request);
+            for pause in &plan.pauses {
+                self.wait_with_client(pause_for(pause)).await?;
+            }
+            if request.name() == "echo" {
+                let delay = size(&request.command, "delayMS");
+                if let Some(delay) = delay.and_then(|delay| u64::try_from(delay).ok()) {
+                    let sleep = tokio::time::sleep(Duration::from_millis(delay));
+                    self.wait_with_client(sleep).await?;
+                }
+            }
+            self.wait_for_news(request, &plan, turn).await?;
+            let goes_on = self.reply(request, &plan, &mut turn).await?;
+            let next = self.conclude(plan.then, true).await?;
+            if !goes_on || next != Next::Serve {
+                return Ok(next);
             }
         }
-        self.reply(request, &plan).await?;
-        self.conclude(plan.then, true).await
     }
 
-    async fn reply(&mut self, request: &Request, plan: &Plan) -> io::Result<()> {
+    /// What happens to the next reply: by the first rule of the script that applies, or else by
+    /// the fail point.
+    fn plan(&self, request: &Request) -> Plan {
+        let (name, command) = (request.name(), &request.command);
+        let event = Event::Command(name, command);
+        if let Some(plan) = self.shared.script.plan(self.number, &event) {
+            return plan;
+        }
+        // A connection's first hello counts for its application already.
+        let app_name = self.session.app_name.as_deref().or(app_name(command));
+        let actions = self.shared.fail_point.hit(name, app_name);
+        actions.map_or_else(Plan::ordinary, |actions| Plan::of(&actions))
+    }
+
+    /// Lets an awaitable hello wait, if an ordinary reply is to come.
+    async fn wait_for_news(
+        &mut self,
+        request: &Request,
+        plan: &Plan,
+        turn: Turn,
+    ) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        if let (Content::Normal, Some(known), Some((seat, _, limit))) =
+            (&plan.content, turn.known, shared.awaits(request))
+        {
+            self.wait_with_client(seat.wait_for_news(known, limit))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Replies, and gives whether another reply follows without a request.
+    async fn reply(&mut self, request: &Request, plan: &Plan, turn: &mut Turn) -> io::Result<bool> {
+        let mut goes_on = false;
         let body = match &plan.content {
             Content::Raw(bytes) => {
                 for _ in 0..plan.copies {
                     self.write(plan, bytes).await?;
                 }
-                return Ok(());
+                return Ok(false);
             }
             Content::Stream(replies, pause) => {
-                return self.stream(request, plan, replies, *pause).await;
+                self.stream(request, plan, replies, *pause).await?;
+                return Ok(false);
             }
             Content::Body(bytes) => bytes.clone(),
             Content::Document(document) => edited(document.clone(), plan),
             Content::Normal => {
                 let document = self.shared.run(&mut self.session, request);
+                let is_exhaust = request.form == Form::Msg && request.flags & EXHAUST_ALLOWED != 0;
+                let is_ok = document.get_f64("ok").is_ok_and(|ok| ok == 1.0);
+                goes_on = is_exhaust && is_ok && turn.known.is_some() && plan.copies > 0;
+                turn.known = KnownVersion::of(&document);
                 edited(document, plan)
             }
         };
         if request.is_unacknowledged() {
-            return Ok(());
+            return Ok(false);
         }
         for _ in 0..plan.copies {
-            let message = self.message(request, plan, body.clone());
+            let mut message = self.message(request, plan, body.clone());
+            message.response_to = plan.response_to.unwrap_or(turn.answers);
+            if goes_on {
+                message.flags |= MORE_TO_COME;
+                if self.shared.exhaust == ExhaustReplies::AnswerEachOther {
+                    turn.answers = message.request_id;
+                }
+            }
             self.write(plan, &message.encode()).await?;
         }
-        Ok(())
+        Ok(goes_on)
     }
 
     /// Writes messages of which each but the last announces the next, and answers the one before.
@@ -249,6 +323,12 @@ impl Connection {
     }
 
     async fn write(&mut self, plan: &Plan, bytes: &[u8]) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let delay = shared.link.delay();
+        if !delay.is_zero() {
+            self.wait_with_client(tokio::time::sleep(delay)).await?;
+        }
+        shared.link.flows().await;
         let bytes = plan.cut(bytes);
         let Some((size, pause)) = plan.chunks else {
             return self.socket.write_all(bytes).await;

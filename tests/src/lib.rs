@@ -3,6 +3,9 @@
 //! - [`ScriptedServer`]: a tiny MongoDB on loopback inside the test process. It keeps documents
 //!   in memory, authenticates users, remembers what it has seen, and misbehaves exactly as its
 //!   [`Script`] says.
+//! - [`Deployment`]: many of them as a replica set, as mongos, or behind a load balancer, whose
+//!   roles, deaths and partitions a test commands; on loopback or on a [`SimNetwork`] in memory.
+//! - [`RealServer`]: a real server in a process of its own.
 //!
 //! The kit has a wire codec and a SCRAM of its own, so that it does not share mistakes with the
 //! code that it tests; its own tests drive it with the official `mongodb` crate and PyMongo.
@@ -25,21 +28,30 @@
 //! # });
 //! ```
 
+mod acceptor;
 mod action;
 mod client;
 pub mod codec;
 mod commands;
 mod connection;
+mod deployment;
+mod fail_point;
+mod hello;
+mod link;
+mod listener;
 mod observe;
 mod outgoing;
 pub mod payload;
+mod pipe;
 mod pipeline;
 mod query;
 mod real;
 mod scram;
 mod script;
 mod server;
+mod sim;
 mod socket;
+mod statement;
 mod store;
 mod temp;
 pub mod tools;
@@ -47,11 +59,19 @@ mod user;
 
 pub use action::{Action, Cut, ErrorReply, Gate};
 pub use codec::Checksum;
+pub use connection::ExhaustReplies;
+pub use deployment::{
+    ConfigEntry, Deployment, DeploymentBuilder, MemberKind, MemberSpec, Process, ReplicaSetState,
+    SetConfig, Standing,
+};
 pub use observe::{KEPT_ENTRIES, Seen, SeenCommand, SeenConnection, WAIT_LIMIT};
+pub use pipe::SimStream;
 pub use real::{RealServer, RealServerBuilder};
 pub use scram::ScramAttack;
 pub use script::{Matcher, Rule, RuleId, Script};
 pub use server::{ScriptedServer, ScriptedServerBuilder};
+pub use sim::SimNetwork;
+pub use socket::ByteStream;
 pub use user::{Mechanism, User};
 
 /// The programs in the README compile.

@@ -6,7 +6,7 @@ use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
 use crate::query::{compare, integer, lookup, matches, number};
-use crate::store::{count_of, missing, size};
+use crate::statement::{count_of, missing, size};
 
 type Result<T> = std::result::Result<T, ErrorReply>;
 

@@ -1,19 +1,24 @@
 //! A server on loopback whose answers a test controls.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
+use std::time::Duration;
 
 use bson::Document;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
-use crate::connection::Connection;
+use crate::acceptor::{Acceptor, Order};
+use crate::commands::Outcome;
+use crate::connection::ExhaustReplies;
+use crate::deployment::Seat;
+use crate::fail_point::FailPoint;
+use crate::link::Link;
+use crate::listener::Place;
 use crate::observe::{Observer, Seen};
 use crate::script::Script;
-use crate::socket::{Listener, Place, Socket};
+use crate::socket::{ByteStream, Socket};
 use crate::store::Store;
 use crate::temp::TempDir;
 use crate::user::User;
@@ -28,6 +33,11 @@ pub(crate) struct Shared {
     pub(crate) long_scram: bool,
     pub(crate) record_bytes: bool,
     pub(crate) next_request_id: AtomicI32,
+    pub(crate) fail_point: FailPoint,
+    pub(crate) link: Link,
+    pub(crate) exhaust: ExhaustReplies,
+    /// Its place in a deployment. Without one it is a standalone that has no topology version.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// How a [`ScriptedServer`] is set up. Without users it asks for no authentication.
@@ -39,6 +49,10 @@ pub struct ScriptedServerBuilder {
     long_scram: bool,
     record_bytes: bool,
     unix: bool,
+    exhaust: ExhaustReplies,
+    place: Option<Place>,
+    seat: Option<Seat>,
+    store: Store,
 }
 
 impl ScriptedServerBuilder {
@@ -74,36 +88,62 @@ impl ScriptedServerBuilder {
         self
     }
 
+    /// Listens nowhere: connections come by [`ScriptedServer::serve`] alone.
+    pub fn without_listener(self) -> Self {
+        self.place(Place::Nowhere)
+    }
+
+    /// Which message each reply of a streaming hello names.
+    pub fn exhaust_replies(mut self, exhaust: ExhaustReplies) -> Self {
+        self.exhaust = exhaust;
+        self
+    }
+
+    pub(crate) fn place(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    pub(crate) fn seat(mut self, seat: Seat, store: Store) -> Self {
+        self.seat = Some(seat);
+        self.store = store;
+        self
+    }
+
     /// Listens, and serves on tasks of the current runtime.
     ///
     /// # Panics
     /// When the machine gives no loopback port or Unix socket, or outside a tokio runtime.
     pub async fn start(self) -> ScriptedServer {
+        self.start_now()
+    }
+
+    pub(crate) fn start_now(self) -> ScriptedServer {
         let directory = self
             .unix
             .then(|| TempDir::new().expect("a temporary directory"));
-        let asked = match &directory {
-            Some(directory) => Place::Unix(directory.path().join("mongodb.sock")),
-            None => Place::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        let place = match (&directory, self.place) {
+            (Some(directory), _) => Place::Unix(directory.path().join("mongodb.sock")),
+            (None, Some(place)) => place,
+            (None, None) => Place::loopback().expect("a port on loopback"),
         };
-        let listener = Listener::bind(&asked).await.expect("listen on loopback");
-        let place = listener.place(&asked).expect("the address of the listener");
+        let place = Arc::new(place);
+        let listener = place.listen().expect("listen on loopback");
         let shared = Arc::new(Shared {
             script: self.script,
             observer: Observer::default(),
-            store: Store::default(),
+            store: self.store,
             users: self.users,
             long_scram: self.long_scram,
             record_bytes: self.record_bytes,
             next_request_id: AtomicI32::new(1),
+            fail_point: FailPoint::default(),
+            link: Link::default(),
+            exhaust: self.exhaust,
+            seat: self.seat,
         });
         let (orders, received) = mpsc::channel(1);
-        let acceptor = Acceptor {
-            shared: Arc::clone(&shared),
-            place: place.clone(),
-            listener: Some(listener),
-            connections: JoinSet::new(),
-        };
+        let acceptor = Acceptor::new(Arc::clone(&shared), Arc::clone(&place), listener);
         let task = tokio::spawn(acceptor.run(received));
         ScriptedServer {
             shared,
@@ -118,16 +158,18 @@ impl ScriptedServerBuilder {
 /// A server on loopback that speaks MongoDB's wire protocol, keeps documents in memory, and
 /// answers out of the ordinary where its [`Script`] says so.
 ///
-/// It is a standalone of wire version 25 that knows the handshake, SCRAM, `ping`, `buildInfo`,
+/// It is a standalone of wire version 25, or what its [`Deployment`](crate::Deployment) makes of
+/// it, that knows the handshake, SCRAM, `ping`, `buildInfo`,
 /// inserting, finding with cursors, updating, deleting and a little more; other commands give
-/// code 59. The command `{echo: <anything>, delayMS: <n>}` replies `{ok: 1, echo: <anything>}`
+/// code 59. `configureFailPoint` makes it fail commands as `failCommand` does, with all that
+/// clients' tests use but `activationProbability`. The command `{echo: <anything>, delayMS: <n>}` replies `{ok: 1, echo: <anything>}`
 /// after so many milliseconds.
 ///
 /// Dropping it aborts all its tasks; [`shutdown`](Self::shutdown) waits for their end too.
 #[derive(Debug)]
 pub struct ScriptedServer {
     shared: Arc<Shared>,
-    place: Place,
+    place: Arc<Place>,
     orders: mpsc::Sender<(Order, oneshot::Sender<()>)>,
     task: JoinHandle<()>,
     _directory: Option<TempDir>,
@@ -147,19 +189,16 @@ impl ScriptedServer {
         ScriptedServerBuilder::default()
     }
 
-    /// `127.0.0.1:port`, or the path of the Unix socket.
+    /// `127.0.0.1:port`, the path of the Unix socket, or the name in a simulated network.
     pub fn address(&self) -> String {
-        match &self.place {
-            Place::Tcp(address) => address.to_string(),
-            Place::Unix(path) => path.display().to_string(),
-        }
+        self.place.address()
     }
 
-    /// The TCP port; `None` for a Unix socket.
+    /// The TCP port, if the server has one.
     pub fn port(&self) -> Option<u16> {
-        match &self.place {
-            Place::Tcp(address) => Some(address.port()),
-            Place::Unix(_) => None,
+        match &*self.place {
+            Place::Tcp { address, .. } => Some(address.port()),
+            Place::Unix(_) | Place::Sim(..) | Place::Nowhere => None,
         }
     }
 
@@ -178,9 +217,9 @@ impl ScriptedServer {
     }
 
     fn uri_host(&self) -> String {
-        match &self.place {
-            Place::Tcp(address) => address.to_string(),
+        match &*self.place {
             Place::Unix(path) => escape(&path.to_string_lossy()),
+            Place::Tcp { .. } | Place::Sim(..) | Place::Nowhere => self.address(),
         }
     }
 
@@ -217,6 +256,52 @@ impl ScriptedServer {
         self.shared.store.open_cursors()
     }
 
+    /// Serves one connection over any stream, as if it had come to the listener.
+    pub async fn serve(&self, stream: impl ByteStream) {
+        self.hand_over(Socket::custom(stream)).await;
+    }
+
+    pub(crate) async fn hand_over(&self, socket: Socket) {
+        self.order(Order::Serve(socket)).await;
+    }
+
+    /// Stops doing anything, as a process that the system has stopped: connections are accepted,
+    /// and nothing is answered or carried out.
+    pub fn freeze(&self) {
+        self.shared.link.freeze(true);
+    }
+
+    /// Goes on where [`freeze`](Self::freeze) has stopped.
+    pub fn thaw(&self) {
+        self.shared.link.freeze(false);
+    }
+
+    /// Waits so long before each write; `Duration::ZERO` ends it.
+    pub fn slow(&self, delay: Duration) {
+        self.shared.link.slow(delay);
+    }
+
+    /// Lets no byte pass between the server and its clients, as a network that loses everything:
+    /// attempts to connect hang, open connections stay silent.
+    pub async fn partition(&self) {
+        self.shared.link.cut(true);
+        self.order(Order::Partition).await;
+    }
+
+    /// Ends [`partition`](Self::partition). What was sent meanwhile arrives; the system repeats
+    /// attempts to connect after 1 s and then ever more rarely.
+    pub async fn heal(&self) {
+        self.order(Order::Heal).await;
+        self.shared.link.cut(false);
+    }
+
+    /// Closes the listener and all open connections, as the end of a process does.
+    pub(crate) async fn stop(&self) {
+        self.order(Order::CloseListener).await;
+        self.order(Order::CloseConnections).await;
+        self.shared.store.forget_cursors();
+    }
+
     /// Closes the listener, so that the system refuses new connections. Open ones go on.
     pub async fn refuse_connections(&self) {
         self.order(Order::CloseListener).await;
@@ -237,7 +322,15 @@ impl ScriptedServer {
 
     /// Ends all tasks and waits for them: afterwards no socket of the server is open.
     pub async fn shutdown(self) {
+        self.end().await;
+    }
+
+    pub(crate) async fn end(&self) {
         self.order(Order::End).await;
+    }
+
+    pub(crate) fn configure_fail_point(&self, command: &Document) -> Outcome {
+        self.shared.fail_point.configure(command)
     }
 
     async fn order(&self, order: Order) {
@@ -266,72 +359,4 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
 
 pub(crate) fn escape(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Order {
-    CloseListener,
-    OpenListener,
-    CloseConnections,
-    End,
-}
-
-struct Acceptor {
-    shared: Arc<Shared>,
-    place: Place,
-    listener: Option<Listener>,
-    connections: JoinSet<()>,
-}
-
-impl Acceptor {
-    async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
-        loop {
-            // Every branch may be dropped without a loss: accepting, joining and receiving are
-            // all cancellation safe.
-            tokio::select! {
-                biased;
-                order = orders.recv() => {
-                    let Some((order, done)) = order else { return };
-                    self.obey(order).await;
-                    // Nobody may be waiting any more, which is as well.
-                    let _ = done.send(());
-                    if matches!(order, Order::End) {
-                        return;
-                    }
-                }
-                socket = accept(self.listener.as_ref()) => {
-                    // What ended before it was accepted is no connection.
-                    if let Ok(socket) = socket {
-                        let connection = Connection::serve(Arc::clone(&self.shared), socket);
-                        self.connections.spawn(connection);
-                    }
-                }
-                Some(_) = self.connections.join_next() => {}
-            }
-        }
-    }
-
-    async fn obey(&mut self, order: Order) {
-        match order {
-            Order::CloseListener => self.listener = None,
-            Order::OpenListener => {
-                if self.listener.is_none() {
-                    let listener = Listener::bind(&self.place).await;
-                    self.listener = Some(listener.expect("listen at the same address again"));
-                }
-            }
-            Order::CloseConnections => self.connections.shutdown().await,
-            Order::End => {
-                self.listener = None;
-                self.connections.shutdown().await;
-            }
-        }
-    }
-}
-
-async fn accept(listener: Option<&Listener>) -> io::Result<Socket> {
-    match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
-    }
 }

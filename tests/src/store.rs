@@ -1,39 +1,63 @@
 //! A small in-memory store with cursors.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
 use crate::commands::Outcome;
 use crate::pipeline::{order, run_stage};
-use crate::query::{equal, integer, matches, number, updated};
+use crate::query::{equal, matches, updated};
+use crate::statement::{
+    count_of, document, duplicate_key, is_ordered, missing, size, statements, with_id, write_error,
+    write_reply,
+};
 
 /// The first batch of a cursor without a `batchSize`.
 const FIRST_BATCH: usize = 101;
 
 type Result<T> = std::result::Result<T, ErrorReply>;
 
-/// All documents and cursors of a server.
+/// A server's view of the documents, which it may share with others, and its own cursors.
 #[derive(Debug, Default)]
-pub(crate) struct Store(Mutex<Data>);
+pub(crate) struct Store {
+    data: Arc<Mutex<Data>>,
+    server: usize,
+}
 
 #[derive(Debug, Default)]
 struct Data {
     collections: BTreeMap<String, Vec<Document>>,
     cursors: BTreeMap<i64, Cursor>,
     last_cursor: i64,
+    servers: usize,
 }
 
 #[derive(Debug)]
 struct Cursor {
+    server: usize,
     namespace: String,
     rest: std::vec::IntoIter<Document>,
 }
 
 impl Store {
+    /// The same documents for another server.
+    pub(crate) fn share(&self) -> Self {
+        let mut data = self.lock();
+        data.servers += 1;
+        Self {
+            data: Arc::clone(&self.data),
+            server: data.servers,
+        }
+    }
+
+    /// Forgets the server's cursors, as its end does.
+    pub(crate) fn forget_cursors(&self) {
+        let is_others = |_: &i64, cursor: &mut Cursor| cursor.server != self.server;
+        self.lock().cursors.retain(is_others);
+    }
+
     pub(crate) fn documents(&self, namespace: &str) -> Vec<Document> {
         self.lock()
             .collections
@@ -51,12 +75,18 @@ impl Store {
     }
 
     pub(crate) fn open_cursors(&self) -> usize {
-        self.lock().cursors.len()
+        let data = self.lock();
+        let own = data
+            .cursors
+            .values()
+            .filter(|cursor| cursor.server == self.server);
+        own.count()
     }
 
     /// Carries out a command, whose name is in lower case.
     pub(crate) fn run(&self, name: &str, database: &str, command: &Document) -> Outcome {
         let mut data = self.lock();
+        let server = self.server;
         let target = command.values().next().and_then(Bson::as_str);
         let namespace = target.map(|collection| format!("{database}.{collection}"));
         let namespace = || {
@@ -66,13 +96,13 @@ impl Store {
         };
         match name {
             "insert" => data.insert(&namespace()?, command),
-            "find" => data.find(&namespace()?, command),
-            "getmore" => data.get_more(command),
-            "killcursors" => Ok(data.kill_cursors(command)),
+            "find" => data.find(server, &namespace()?, command),
+            "getmore" => data.get_more(server, command),
+            "killcursors" => Ok(data.kill_cursors(server, command)),
             "update" => data.update(&namespace()?, command),
             "delete" => data.delete(&namespace()?, command),
             "count" => data.count(&namespace()?, command),
-            "aggregate" => data.aggregate(&namespace()?, command),
+            "aggregate" => data.aggregate(server, &namespace()?, command),
             "create" => {
                 data.collections.entry(namespace()?).or_default();
                 Ok(Document::new())
@@ -87,7 +117,7 @@ impl Store {
                     .retain(|name, _| !name.starts_with(&prefix));
                 Ok(doc! {"dropped": database})
             }
-            "listcollections" => Ok(data.list_collections(database)),
+            "listcollections" => Ok(data.list_collections(server, database)),
             "listdatabases" => Ok(data.list_databases()),
             _ => Err(ErrorReply::new(
                 59,
@@ -98,72 +128,8 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Data> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A number that may have come as any of BSON's number types; anything under 0 counts as 0.
-pub(crate) fn size(command: &Document, name: &str) -> Option<usize> {
-    let value = command.get(name)?;
-    #[expect(clippy::cast_possible_truncation, reason = "saturates, which is meant")]
-    let value = integer(value).or_else(|| number(value).map(|value| value as i64))?;
-    Some(usize::try_from(value).unwrap_or(0))
-}
-
-fn document<'a>(command: &'a Document, name: &str) -> Result<&'a Document> {
-    command.get_document(name).map_err(|_| missing(name))
-}
-
-/// The documents of an array that a write command has to have.
-fn statements<'a>(command: &'a Document, name: &str) -> Result<Vec<&'a Document>> {
-    let array = command.get_array(name).map_err(|_| missing(name))?;
-    array
-        .iter()
-        .map(|one| one.as_document().ok_or_else(|| missing(name)))
-        .collect()
-}
-
-pub(crate) fn missing(name: &str) -> ErrorReply {
-    ErrorReply::new(
-        40414,
-        "IDLFailedToParse",
-        &format!("field '{name}' is missing or of the wrong type"),
-    )
-}
-
-fn is_ordered(command: &Document) -> bool {
-    command.get_bool("ordered").unwrap_or(true)
-}
-
-fn write_error(index: usize, error: ErrorReply) -> Bson {
-    let mut error = error.into_document();
-    error.remove("ok");
-    error.remove("codeName");
-    let mut entry = doc! {"index": i32::try_from(index).unwrap_or(i32::MAX)};
-    entry.extend(error);
-    entry.into()
-}
-
-fn duplicate_key(namespace: &str, id: &Bson) -> ErrorReply {
-    let message = format!(
-        "E11000 duplicate key error collection: {namespace} index: _id_ dup key: {{ _id: {id} }}"
-    );
-    ErrorReply::new(11000, "DuplicateKey", &message)
-        .field("keyPattern", doc! {"_id": 1})
-        .field("keyValue", doc! {"_id": id.clone()})
-}
-
-pub(crate) fn count_of(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-fn with_id(document: &Document) -> Document {
-    if document.contains_key("_id") {
-        return document.clone();
-    }
-    let mut complete = doc! {"_id": ObjectId::new()};
-    complete.extend(document.clone());
-    complete
 }
 
 impl Data {
@@ -314,7 +280,7 @@ impl Data {
         Ok(found.into_iter().skip(skip).take(limit).collect())
     }
 
-    fn find(&mut self, namespace: &str, command: &Document) -> Outcome {
+    fn find(&mut self, server: usize, namespace: &str, command: &Document) -> Outcome {
         if command
             .get_document("projection")
             .is_ok_and(|projection| !projection.is_empty())
@@ -329,11 +295,12 @@ impl Data {
         let filter = command.get_document("filter").unwrap_or(&none);
         let found = self.select(namespace, command, filter)?;
         let single = command.get_bool("singleBatch").unwrap_or(false);
-        Ok(self.first_batch(namespace, found, size(command, "batchSize"), single))
+        Ok(self.first_batch(server, namespace, found, size(command, "batchSize"), single))
     }
 
     fn first_batch(
         &mut self,
+        server: usize,
         namespace: &str,
         found: Vec<Document>,
         batch_size: Option<usize>,
@@ -351,6 +318,7 @@ impl Data {
             self.cursors.insert(
                 id,
                 Cursor {
+                    server,
                     namespace: namespace.to_owned(),
                     rest,
                 },
@@ -359,9 +327,10 @@ impl Data {
         doc! {"cursor": {"firstBatch": batch, "id": id, "ns": namespace}}
     }
 
-    fn get_more(&mut self, command: &Document) -> Outcome {
+    fn get_more(&mut self, server: usize, command: &Document) -> Outcome {
         let id = command.get_i64("getMore").map_err(|_| missing("getMore"))?;
-        let Some(cursor) = self.cursors.get_mut(&id) else {
+        let own = self.cursors.get_mut(&id);
+        let Some(cursor) = own.filter(|cursor| cursor.server == server) else {
             let message = format!("cursor id {id} not found");
             return Err(ErrorReply::new(43, "CursorNotFound", &message));
         };
@@ -379,12 +348,14 @@ impl Data {
         Ok(doc! {"cursor": {"nextBatch": batch, "id": next, "ns": namespace}})
     }
 
-    fn kill_cursors(&mut self, command: &Document) -> Document {
+    fn kill_cursors(&mut self, server: usize, command: &Document) -> Document {
         let (mut killed, mut unknown) = (Vec::new(), Vec::new());
         for id in command.get_array("cursors").into_iter().flatten() {
-            let known = id
-                .as_i64()
-                .is_some_and(|id| self.cursors.remove(&id).is_some());
+            let own = id.as_i64().filter(|id| {
+                let cursor = self.cursors.get(id);
+                cursor.is_some_and(|cursor| cursor.server == server)
+            });
+            let known = own.and_then(|id| self.cursors.remove(&id)).is_some();
             if known { &mut killed } else { &mut unknown }.push(id.clone());
         }
         let none = Bson::Array(Vec::new());
@@ -403,7 +374,7 @@ impl Data {
     }
 
     /// `$match`, `$sort`, `$skip`, `$limit`, `$count`, and `$group` as far as counting needs it.
-    fn aggregate(&mut self, namespace: &str, command: &Document) -> Outcome {
+    fn aggregate(&mut self, server: usize, namespace: &str, command: &Document) -> Outcome {
         let mut found = self.collections.get(namespace).cloned().unwrap_or_default();
         for stage in statements(command, "pipeline")? {
             found = run_stage(found, stage)?;
@@ -412,10 +383,10 @@ impl Data {
             .get_document("cursor")
             .ok()
             .and_then(|c| size(c, "batchSize"));
-        Ok(self.first_batch(namespace, found, batch_size, false))
+        Ok(self.first_batch(server, namespace, found, batch_size, false))
     }
 
-    fn list_collections(&mut self, database: &str) -> Document {
+    fn list_collections(&mut self, server: usize, database: &str) -> Document {
         let prefix = format!("{database}.");
         let names = self
             .collections
@@ -424,6 +395,7 @@ impl Data {
         let found = names.map(|name| doc! {"name": name, "type": "collection", "options": {}});
         let found = found.collect();
         self.first_batch(
+            server,
             &format!("{database}.$cmd.listCollections"),
             found,
             None,
@@ -448,11 +420,4 @@ struct Updated {
     matches: usize,
     changes: usize,
     upserted: Option<Bson>,
-}
-
-fn write_reply(mut reply: Document, errors: Vec<Bson>) -> Document {
-    if !errors.is_empty() {
-        reply.insert("writeErrors", errors);
-    }
-    reply
 }

@@ -1,0 +1,307 @@
+//! How a deployment is set up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{DateTime, Document};
+
+use super::balancer::Balancer;
+use super::config::{ConfigEntry, MemberKind};
+use super::control::Deployment;
+use super::process::{MAX_WIRE_VERSION, Process};
+use super::seat::Seat;
+use super::state::ReplicaSetState;
+use super::world::{Roles, World, hold_elections};
+use crate::connection::ExhaustReplies;
+use crate::listener::Place;
+use crate::server::ScriptedServer;
+use crate::sim::SimNetwork;
+use crate::store::Store;
+use crate::user::User;
+
+/// A member that a replica set is to have.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct MemberSpec {
+    pub(super) kind: MemberKind,
+    pub(super) tags: Document,
+    pub(super) lag: Duration,
+    pub(super) wire_versions: (i32, i32),
+}
+
+impl MemberSpec {
+    /// A member of this kind, without tags and lag, of wire versions 0 to 25.
+    pub fn new(kind: MemberKind) -> Self {
+        Self {
+            kind,
+            tags: Document::new(),
+            lag: Duration::ZERO,
+            wire_versions: (0, MAX_WIRE_VERSION),
+        }
+    }
+
+    /// Adds a tag.
+    pub fn tag(mut self, name: &str, value: &str) -> Self {
+        self.tags.insert(name, value);
+        self
+    }
+
+    /// How far its `lastWrite` dates are behind the primary's.
+    pub fn lag(mut self, lag: Duration) -> Self {
+        self.lag = lag;
+        self
+    }
+
+    /// Its `minWireVersion` and `maxWireVersion`. Under 9 it has no `topologyVersion`.
+    pub fn wire_versions(mut self, min: i32, max: i32) -> Self {
+        self.wire_versions = (min, max);
+        self
+    }
+
+    pub(super) fn process(&self, world: &World) -> Process {
+        let mut process = Process::new(world.new_process_id());
+        process.wire_versions = self.wire_versions;
+        process
+    }
+}
+
+impl Default for MemberSpec {
+    fn default() -> Self {
+        Self::new(MemberKind::Electable)
+    }
+}
+
+#[derive(Debug)]
+enum Shape {
+    Set(String),
+    Mongoses,
+    Balanced,
+    Standalones,
+}
+
+/// How a [`Deployment`] is set up.
+#[derive(Debug)]
+#[must_use]
+pub struct DeploymentBuilder {
+    shape: Shape,
+    members: Vec<MemberSpec>,
+    has_primary: bool,
+    elections: Option<Duration>,
+    users: Vec<User>,
+    exhaust: ExhaustReplies,
+    network: Option<SimNetwork>,
+}
+
+impl DeploymentBuilder {
+    fn new(shape: Shape, servers: usize) -> Self {
+        Self {
+            shape,
+            members: vec![MemberSpec::default(); servers],
+            has_primary: true,
+            elections: None,
+            users: Vec::new(),
+            exhaust: ExhaustReplies::default(),
+            network: None,
+        }
+    }
+
+    pub(super) fn replica_set(name: &str) -> Self {
+        Self::new(Shape::Set(name.to_owned()), 0)
+    }
+
+    pub(super) fn sharded(mongoses: usize) -> Self {
+        Self::new(Shape::Mongoses, mongoses)
+    }
+
+    pub(super) fn load_balanced(mongoses: usize) -> Self {
+        Self::new(Shape::Balanced, mongoses)
+    }
+
+    pub(super) fn standalones(servers: usize) -> Self {
+        Self::new(Shape::Standalones, servers)
+    }
+
+    /// Adds a server; the first electable one of a replica set starts as its primary.
+    pub fn member(mut self, member: MemberSpec) -> Self {
+        self.members.push(member);
+        self
+    }
+
+    /// Adds as many ordinary servers.
+    pub fn members(mut self, count: usize) -> Self {
+        self.members
+            .extend(std::iter::repeat_n(MemberSpec::default(), count));
+        self
+    }
+
+    /// Starts a replica set without a primary.
+    pub fn without_primary(mut self) -> Self {
+        self.has_primary = false;
+        self
+    }
+
+    /// Lets the set elect a primary by itself, as soon as it has had none for so long and a
+    /// majority is there. Otherwise all elections are the test's, but for the successor of a
+    /// primary that a client's `replSetStepDown` ends.
+    pub fn elections(mut self, after: Duration) -> Self {
+        self.elections = Some(after);
+        self
+    }
+
+    /// Adds a user, whom all servers but arbiters know.
+    pub fn user(mut self, user: User) -> Self {
+        self.users.push(user);
+        self
+    }
+
+    /// Which message each reply of a streaming hello names.
+    pub fn exhaust_replies(mut self, exhaust: ExhaustReplies) -> Self {
+        self.exhaust = exhaust;
+        self
+    }
+
+    /// Runs the servers on a network in memory, as `m0.test:27017`, `m1.test:27017` and so on.
+    /// Its seed and tokio's clock decide everything that chance or time would.
+    pub fn network(mut self, network: &SimNetwork) -> Self {
+        self.network = Some(network.clone());
+        self
+    }
+
+    /// Starts all servers on tasks of the current runtime.
+    ///
+    /// # Panics
+    /// Without any server, when the machine gives no loopback port, or outside a tokio runtime.
+    pub async fn start(self) -> Deployment {
+        assert!(!self.members.is_empty(), "a deployment needs a server");
+        let host = Host {
+            network: self.network,
+            users: self.users,
+            exhaust: self.exhaust,
+        };
+        let is_balanced = matches!(self.shape, Shape::Balanced);
+        let places: Vec<(Place, String)> = (0..self.members.len())
+            .map(|server| host.place(server, is_balanced))
+            .collect();
+        let (seed, start) = host.origin();
+        let world = World::new(seed, start, |world| {
+            roles(&self.shape, &self.members, self.has_primary, &places, world)
+        });
+        let store = Store::default();
+        let mut deployment = Deployment {
+            servers: Vec::new(),
+            specs: self.members,
+            store,
+            balancer: None,
+            elections: None,
+            host,
+            world,
+        };
+        for (place, _) in places {
+            deployment.start_server(place);
+        }
+        if is_balanced {
+            let place = deployment.host.place(0, false).0;
+            deployment.balancer = Some(Balancer::start(place, deployment.servers.clone()));
+        }
+        if let Some(after) = self.elections {
+            let elections = hold_elections(Arc::clone(&deployment.world), after);
+            deployment.elections = Some(tokio::spawn(elections));
+        }
+        deployment
+    }
+}
+
+fn roles(
+    shape: &Shape,
+    members: &[MemberSpec],
+    has_primary: bool,
+    places: &[(Place, String)],
+    world: &World,
+) -> Roles {
+    let processes = members.iter().map(|spec| spec.process(world));
+    let Shape::Set(name) = shape else {
+        let processes = processes.collect();
+        return match shape {
+            Shape::Standalones => Roles::Standalones(processes),
+            Shape::Set(_) | Shape::Mongoses | Shape::Balanced => Roles::Mongoses(processes),
+        };
+    };
+    let entries = members
+        .iter()
+        .zip(places)
+        .enumerate()
+        .map(|(number, (spec, place))| entry(number, spec, &place.1));
+    let mut set = ReplicaSetState::new(name, entries.zip(processes), world.now());
+    for (number, spec) in members.iter().enumerate() {
+        set.set_lag(number, spec.lag);
+    }
+    if has_primary && let Some(member) = set.candidate(world.now()) {
+        set.elect(member);
+    }
+    Roles::Set(set)
+}
+
+pub(super) fn entry(member: usize, spec: &MemberSpec, address: &str) -> ConfigEntry {
+    ConfigEntry {
+        member,
+        address: address.to_owned(),
+        kind: spec.kind,
+        tags: spec.tags.clone(),
+    }
+}
+
+/// What all servers of a deployment run with.
+#[derive(Debug)]
+pub(super) struct Host {
+    network: Option<SimNetwork>,
+    users: Vec<User>,
+    exhaust: ExhaustReplies,
+}
+
+impl Host {
+    /// A place for a server, and its address.
+    pub(super) fn place(&self, server: usize, is_nowhere: bool) -> (Place, String) {
+        let place = match &self.network {
+            _ if is_nowhere => Place::Nowhere,
+            Some(network) => Place::Sim(network.clone(), format!("m{server}.test:27017")),
+            None => Place::loopback().expect("a port on loopback"),
+        };
+        let address = place.address();
+        (place, address)
+    }
+
+    /// The seed of the process ids, and the start of the wall clock.
+    fn origin(&self) -> (u64, DateTime) {
+        match &self.network {
+            // 2026-01-01T00:00:00Z, like any other.
+            Some(network) => (
+                network.draw(u64::MAX),
+                DateTime::from_millis(1_767_225_600_000),
+            ),
+            None => {
+                let mut bytes = [0; 8];
+                getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+                (u64::from_le_bytes(bytes), DateTime::now())
+            }
+        }
+    }
+
+    pub(super) fn start_server(
+        &self,
+        place: Place,
+        spec: &MemberSpec,
+        seat: Seat,
+        store: Store,
+    ) -> ScriptedServer {
+        let mut builder = ScriptedServer::builder()
+            .place(place)
+            .exhaust_replies(self.exhaust)
+            .seat(seat, store);
+        if spec.kind != MemberKind::Arbiter {
+            for user in &self.users {
+                builder = builder.user(user.clone());
+            }
+        }
+        builder.start_now()
+    }
+}

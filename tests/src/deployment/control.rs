@@ -1,0 +1,294 @@
+//! What a test does to a deployment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use tokio::task::JoinHandle;
+
+use super::balancer::Balancer;
+use super::builder::{DeploymentBuilder, Host, MemberSpec, entry};
+use super::seat::Seat;
+use super::state::ReplicaSetState;
+use super::world::{Roles, World};
+use crate::listener::Place;
+use crate::server::ScriptedServer;
+use crate::store::Store;
+
+/// Several scripted servers that are one deployment to their clients.
+///
+/// Servers have numbers, from 0 in the order of adding. Those of a set and of a sharded
+/// deployment share their documents, but no cursors; a write can be read everywhere at once,
+/// whatever a member's lag says. They answer hellos from their role at the time, awaitable and
+/// streaming ones as soon as it changes; a set's secondaries refuse writes, and reads that don't
+/// allow secondaries. All replies but a standalone's carry `$clusterTime` and `operationTime`.
+///
+/// Methods panic when the server does not exist or can't do what is asked for. Dropping it aborts
+/// all tasks; [`shutdown`](Self::shutdown) waits for their end too.
+///
+/// ```
+/// use mongo_testkit::{Deployment, MemberKind, MemberSpec};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let set = Deployment::replica_set("rs")
+///     .members(3)
+///     .member(MemberSpec::new(MemberKind::Arbiter))
+///     .start()
+///     .await;
+/// assert_eq!(set.primary(), Some(0));
+/// // … connect what is under test to `set.uri()`, then:
+/// set.kill(0).await;
+/// set.elect(1);
+/// set.restart(0).await;
+/// assert_eq!(set.primary(), Some(1));
+/// set.shutdown().await;
+/// # });
+/// ```
+#[derive(Debug)]
+pub struct Deployment {
+    pub(super) servers: Vec<Arc<ScriptedServer>>,
+    pub(super) specs: Vec<MemberSpec>,
+    pub(super) store: Store,
+    pub(super) balancer: Option<Balancer>,
+    pub(super) elections: Option<JoinHandle<()>>,
+    pub(super) host: Host,
+    pub(super) world: Arc<World>,
+}
+
+impl Deployment {
+    /// A replica set, to which members are to be added.
+    pub fn replica_set(name: &str) -> DeploymentBuilder {
+        DeploymentBuilder::replica_set(name)
+    }
+
+    /// A sharded deployment of so many mongos.
+    pub fn sharded(mongoses: usize) -> DeploymentBuilder {
+        DeploymentBuilder::sharded(mongoses)
+    }
+
+    /// A load balancer before so many mongos, which have no address of their own.
+    pub fn load_balanced(mongoses: usize) -> DeploymentBuilder {
+        DeploymentBuilder::load_balanced(mongoses)
+    }
+
+    /// So many standalones, which have nothing to do with each other.
+    pub fn standalones(servers: usize) -> DeploymentBuilder {
+        DeploymentBuilder::standalones(servers)
+    }
+
+    pub(super) fn start_server(&mut self, place: Place) {
+        let server = self.servers.len();
+        let seat = Seat {
+            world: Arc::clone(&self.world),
+            server,
+        };
+        let store = match self
+            .world
+            .look(|roles| matches!(roles, Roles::Standalones(_)))
+        {
+            true => Store::default(),
+            false => self.store.share(),
+        };
+        let spec = &self.specs[server];
+        let server = self.host.start_server(place, spec, seat, store);
+        self.servers.push(Arc::new(server));
+    }
+
+    /// How many servers there are, dead ones and removed ones included.
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
+    /// One of the servers: its script, what it has seen, its faults.
+    pub fn server(&self, server: usize) -> &ScriptedServer {
+        &self.servers[server]
+    }
+
+    /// Where a server listens, or the balancer before it, whatever the set calls it.
+    pub fn address(&self, server: usize) -> String {
+        match &self.balancer {
+            Some(balancer) => balancer.address().to_owned(),
+            None => self.servers[server].address(),
+        }
+    }
+
+    /// The URI of the whole: all addresses but arbiters' and hidden members', and `replicaSet` or
+    /// `loadBalanced`.
+    pub fn uri(&self) -> String {
+        if let Some(balancer) = &self.balancer {
+            return format!("mongodb://{}/?loadBalanced=true", balancer.address());
+        }
+        let (seeds, options) = self.world.look(|roles| match roles {
+            Roles::Set(set) => {
+                let is_seed = |server: &usize| set.hello(*server).get_bool("hidden").is_err();
+                let seeds = (0..self.len()).filter(is_seed).collect();
+                (seeds, format!("?replicaSet={}", set.name()))
+            }
+            Roles::Mongoses(all) | Roles::Standalones(all) => {
+                ((0..all.len()).collect::<Vec<_>>(), "?".to_owned())
+            }
+        });
+        let seeds: Vec<String> = seeds.into_iter().map(|seed| self.address(seed)).collect();
+        format!("mongodb://{}/{options}", seeds.join(","))
+    }
+
+    /// The documents of a collection, named `database.collection`, in the order of insertion. Of
+    /// standalones ask the [`server`](Self::server).
+    pub fn documents(&self, namespace: &str) -> Vec<Document> {
+        self.store.documents(namespace)
+    }
+
+    /// Puts documents into a collection without a client.
+    pub fn insert(&self, namespace: &str, documents: impl IntoIterator<Item = Document>) {
+        self.store.put(namespace, documents);
+    }
+
+    /// The part of a server's hello reply that tells of its role, as it would say it now.
+    pub fn hello(&self, server: usize) -> Document {
+        self.world.look(|roles| roles.hello(server))
+    }
+
+    /// Looks at the set's state.
+    pub fn look_at_set<R>(&self, look: impl FnOnce(&ReplicaSetState) -> R) -> R {
+        self.world.look(|roles| match roles {
+            Roles::Set(set) => look(set),
+            Roles::Mongoses(_) | Roles::Standalones(_) => panic!("this is no replica set"),
+        })
+    }
+
+    /// Changes the set's state in any way that [`ReplicaSetState`] knows, in one step.
+    pub fn change_set<R>(&self, change: impl FnOnce(&mut ReplicaSetState) -> R) -> R {
+        self.world.change(|roles| match roles {
+            Roles::Set(set) => change(set),
+            Roles::Mongoses(_) | Roles::Standalones(_) => panic!("this is no replica set"),
+        })
+    }
+
+    /// The set's primary.
+    pub fn primary(&self) -> Option<usize> {
+        self.look_at_set(ReplicaSetState::primary)
+    }
+
+    /// Makes a member primary in a new term; the old primary steps down.
+    pub fn elect(&self, server: usize) {
+        self.change_set(|set| set.elect(server));
+    }
+
+    /// Makes the primary a secondary, so that there is none.
+    pub fn step_down(&self, server: usize) {
+        self.change_set(|set| set.step_down(server));
+    }
+
+    /// Ends a server's process: no listener, no connection, no cursor.
+    pub async fn kill(&self, server: usize) {
+        if let Some(balancer) = &self.balancer {
+            balancer.set_up(server, false);
+        }
+        self.world.change(|roles| match roles {
+            Roles::Set(set) => set.kill(server),
+            Roles::Mongoses(_) | Roles::Standalones(_) => {}
+        });
+        self.servers[server].stop().await;
+    }
+
+    /// Starts a killed server anew, at the same address.
+    pub async fn restart(&self, server: usize) {
+        let id = self.world.new_process_id();
+        self.world.change(|roles| match roles {
+            Roles::Set(set) => set.restart(server, id),
+            Roles::Mongoses(all) | Roles::Standalones(all) => {
+                all[server].id = id;
+                all[server].counter = 0;
+            }
+        });
+        self.servers[server].accept_connections().await;
+        if let Some(balancer) = &self.balancer {
+            balancer.set_up(server, true);
+        }
+    }
+
+    /// Gives a server the wire versions of another release. Real servers restart for it; without
+    /// that the next hellos show it.
+    pub fn upgrade(&self, server: usize, min_wire_version: i32, max_wire_version: i32) {
+        let versions = (min_wire_version, max_wire_version);
+        self.world.change(|roles| match roles {
+            Roles::Set(set) => set.set_wire_versions(server, versions.0, versions.1),
+            Roles::Mongoses(all) | Roles::Standalones(all) => {
+                all[server].wire_versions = versions;
+                all[server].counter += 1;
+            }
+        });
+    }
+
+    /// Adds a member to the set, and gives its number.
+    pub async fn add(&mut self, spec: MemberSpec) -> usize {
+        let number = self.len();
+        let (place, address) = self.host.place(number, false);
+        let process = spec.process(&self.world);
+        self.change_set(|set| {
+            set.add(entry(number, &spec, &address), process);
+            set.set_lag(number, spec.lag);
+        });
+        self.specs.push(spec);
+        self.start_server(place);
+        number
+    }
+
+    /// Removes a member from the set. Its process runs on, as a ghost.
+    pub fn remove(&self, server: usize) {
+        self.change_set(|set| set.remove(server));
+    }
+
+    /// Lists a member under another address, such as another name of the same host. Where it
+    /// listens does not change.
+    pub fn rename(&self, server: usize, address: &str) {
+        self.change_set(|set| set.rename(server, address));
+    }
+
+    /// Sets a member's lag, which its `lastWrite` dates show.
+    pub fn set_lag(&self, server: usize, lag: Duration) {
+        self.change_set(|set| set.set_lag(server, lag));
+    }
+
+    /// Sets a server's fail point, as a client would by `configureFailPoint: "failCommand"`.
+    ///
+    /// # Panics
+    /// When the server would refuse it.
+    pub fn fail_commands(&self, server: usize, mode: impl Into<bson::Bson>, data: Document) {
+        let command = doc! {
+            "configureFailPoint": "failCommand",
+            "mode": mode.into(),
+            "data": data,
+        };
+        let outcome = self.servers[server].configure_fail_point(&command);
+        assert!(outcome.is_ok(), "{:?} for {command}", outcome.err());
+    }
+
+    /// Ends all tasks and waits for them: afterwards no socket of the deployment is open.
+    pub async fn shutdown(mut self) {
+        if let Some(elections) = self.elections.take() {
+            elections.abort();
+            // It ends by the abort, which is no news.
+            let _ = elections.await;
+        }
+        if let Some(balancer) = &mut self.balancer {
+            balancer.end().await;
+        }
+        for server in &self.servers {
+            server.end().await;
+        }
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        if let Some(elections) = &self.elections {
+            elections.abort();
+        }
+    }
+}

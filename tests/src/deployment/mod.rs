@@ -1,0 +1,27 @@
+//! Deployments of several scripted servers: replica sets, shards behind mongos, a load balancer.
+//!
+//! What the members are to each other is [`ReplicaSetState`], a pure state machine; each member
+//! is a [`ScriptedServer`] that takes its role from it, and keeps its own script and fail point.
+
+mod balancer;
+mod builder;
+mod config;
+mod control;
+mod hello;
+mod process;
+mod seat;
+mod state;
+#[cfg(test)]
+mod tests;
+mod world;
+
+pub use builder::{DeploymentBuilder, MemberSpec};
+pub use config::{ConfigEntry, MemberKind, SetConfig};
+pub use control::Deployment;
+pub(crate) use process::MAX_WIRE_VERSION;
+pub use process::Process;
+pub(crate) use seat::{KnownVersion, Seat};
+pub use state::{ReplicaSetState, Standing};
+
+#[cfg(doc)]
+use crate::ScriptedServer;

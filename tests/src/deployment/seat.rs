@@ -1,0 +1,254 @@
+//! One server's place in its deployment, as its connections see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document};
+
+use super::state::{ReplicaSetState, Standing};
+use super::world::{Roles, World};
+use crate::action::ErrorReply;
+use crate::codec::{Form, Request};
+use crate::commands::Outcome;
+use crate::statement::size;
+
+/// OP_QUERY flag that allows a secondary to answer.
+const SECONDARY_OK: u32 = 1 << 2;
+
+const WRITES: [&str; 9] = [
+    "insert",
+    "update",
+    "delete",
+    "findandmodify",
+    "create",
+    "drop",
+    "dropdatabase",
+    "createindexes",
+    "dropindexes",
+];
+const READS: [&str; 7] = [
+    "find",
+    "aggregate",
+    "count",
+    "distinct",
+    "listcollections",
+    "listdatabases",
+    "listindexes",
+];
+
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) world: Arc<World>,
+    pub(crate) server: usize,
+}
+
+/// A `topologyVersion` that a client knows, or was told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownVersion {
+    process_id: ObjectId,
+    counter: i64,
+}
+
+impl KnownVersion {
+    pub(crate) fn of(document: &Document) -> Option<Self> {
+        let version = document.get_document("topologyVersion").ok()?;
+        Some(Self {
+            process_id: version.get_object_id("processId").ok()?,
+            counter: version.get_i64("counter").ok()?,
+        })
+    }
+}
+
+impl Seat {
+    pub(crate) fn now(&self) -> DateTime {
+        self.world.now()
+    }
+
+    pub(crate) fn wire_versions(&self) -> (i32, i32) {
+        self.world
+            .look(|roles| roles.process(self.server).wire_versions)
+    }
+
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.world.look(|roles| match roles {
+            Roles::Set(set) => !matches!(
+                set.standing(self.server),
+                Standing::Arbiter | Standing::Removed
+            ),
+            Roles::Mongoses(_) | Roles::Standalones(_) => true,
+        })
+    }
+
+    /// What stands in a hello reply because of this server's place.
+    pub(crate) fn hello(&self, wants_service: bool) -> Document {
+        self.world.look(|roles| {
+            let mut reply = roles.hello(self.server);
+            if wants_service && matches!(roles, Roles::Mongoses(_)) {
+                reply.insert("serviceId", roles.process(self.server).id);
+            }
+            reply
+        })
+    }
+
+    /// Waits until the server has something new to say, and no longer than `limit`.
+    pub(crate) async fn wait_for_news(&self, known: KnownVersion, limit: Duration) {
+        let has_news = |roles: &Roles| {
+            let process = roles.process(self.server);
+            process.id != known.process_id || process.counter > known.counter
+        };
+        // That nothing has happened is an answer too.
+        let _ = tokio::time::timeout(limit, self.world.wait_until(has_news)).await;
+    }
+
+    /// Learns a cluster time from a command.
+    pub(crate) fn hear(&self, command: &Document) {
+        let time = command
+            .get_document("$clusterTime")
+            .and_then(|time| time.get_timestamp("clusterTime"));
+        if let Ok(time) = time {
+            self.world
+                .note(|roles| roles.process_mut(self.server).learn(time));
+        }
+    }
+
+    /// Puts the cluster time into a reply, where the server has one.
+    pub(crate) fn sign(&self, reply: &mut Document) {
+        self.world.look(|roles| match roles {
+            Roles::Set(_) | Roles::Mongoses(_) => roles.process(self.server).sign(reply),
+            Roles::Standalones(_) => {}
+        });
+    }
+
+    /// Whether the server carries such a command out now; its name is in lower case.
+    pub(crate) fn admit(&self, name: &str, request: &Request) -> Result<(), ErrorReply> {
+        self.world.look(|roles| match roles {
+            Roles::Set(set) => admit(set, self.server, name, request),
+            Roles::Mongoses(_) | Roles::Standalones(_) => Ok(()),
+        })
+    }
+
+    /// Notes that a command was carried out.
+    pub(crate) fn done(&self, name: &str, command: &Document) {
+        if !is_write(name, command) {
+            return;
+        }
+        let now = self.now();
+        self.world.note(|roles| match roles {
+            Roles::Set(set) => set.wrote(self.server, now),
+            Roles::Mongoses(all) => all[self.server].tick(now),
+            Roles::Standalones(_) => {}
+        });
+    }
+
+    /// The commands of replica set members; `None` where it is none of them.
+    pub(crate) fn run(&self, name: &str, command: &Document) -> Option<Outcome> {
+        if !matches!(
+            name,
+            "replsetstepdown" | "replsetfreeze" | "replsetgetstatus"
+        ) {
+            return None;
+        }
+        let (server, now) = (self.server, self.now());
+        Some(self.world.change(|roles| {
+            let Roles::Set(set) = roles else {
+                let message = "not running with --replSet";
+                return Err(ErrorReply::new(76, "NoReplicationEnabled", message));
+            };
+            match name {
+                "replsetstepdown" => step_down(set, server, command, now),
+                "replsetfreeze" => freeze(set, server, command, now),
+                _ => Ok(set.status(server, now)),
+            }
+        }))
+    }
+}
+
+fn is_write(name: &str, command: &Document) -> bool {
+    let stage_writes = |stage: &Bson| {
+        let stage = stage.as_document();
+        stage.is_some_and(|stage| stage.contains_key("$out") || stage.contains_key("$merge"))
+    };
+    let pipeline = command.get_array("pipeline");
+    WRITES.contains(&name)
+        || (name == "aggregate" && pipeline.is_ok_and(|stages| stages.iter().any(stage_writes)))
+}
+
+fn admit(
+    set: &ReplicaSetState,
+    server: usize,
+    name: &str,
+    request: &Request,
+) -> Result<(), ErrorReply> {
+    let standing = set.standing(server);
+    let (is_write, is_read) = (is_write(name, &request.command), READS.contains(&name));
+    let refusal = match standing {
+        Standing::Primary => return Ok(()),
+        _ if is_write => ErrorReply::new(10107, "NotWritablePrimary", "not primary"),
+        _ if !is_read => return Ok(()),
+        Standing::Secondary if allows_secondary(request) => return Ok(()),
+        Standing::Secondary => {
+            let message = "not primary and secondaryOk=false";
+            ErrorReply::new(13435, "NotPrimaryNoSecondaryOk", message)
+        }
+        Standing::Recovering | Standing::Arbiter | Standing::Removed => {
+            let message = "node is not in primary or recovering state";
+            ErrorReply::new(13436, "NotPrimaryOrSecondary", message)
+        }
+    };
+    Err(refusal.field("topologyVersion", set.process(server).topology_version()))
+}
+
+fn allows_secondary(request: &Request) -> bool {
+    let preference = request.command.get_document("$readPreference");
+    let mode = preference.and_then(|preference| preference.get_str("mode"));
+    mode.is_ok_and(|mode| mode != "primary")
+        || (request.form == Form::Query && request.flags & SECONDARY_OK != 0)
+}
+
+/// So many seconds from now, by a command's first value.
+fn after_seconds(command: &Document, now: DateTime) -> Option<DateTime> {
+    let name = command.keys().next()?;
+    let seconds = i64::try_from(size(command, name)?).ok()?;
+    let millis = seconds.checked_mul(1000)?;
+    (millis > 0).then(|| DateTime::from_millis(now.timestamp_millis().saturating_add(millis)))
+}
+
+fn step_down(
+    set: &mut ReplicaSetState,
+    server: usize,
+    command: &Document,
+    now: DateTime,
+) -> Outcome {
+    if set.standing(server) != Standing::Primary {
+        let error = ErrorReply::new(
+            10107,
+            "NotWritablePrimary",
+            "not primary so can't step down",
+        );
+        return Err(error.field("topologyVersion", set.process(server).topology_version()));
+    }
+    set.freeze_elections(server, after_seconds(command, now));
+    set.step_down(server);
+    // The successor is ready: real primaries hand over too.
+    let successor = set.candidate(now).filter(|&successor| successor != server);
+    if let Some(successor) = successor {
+        set.elect(successor);
+    }
+    Ok(Document::new())
+}
+
+fn freeze(set: &mut ReplicaSetState, server: usize, command: &Document, now: DateTime) -> Outcome {
+    if set.standing(server) == Standing::Primary {
+        let message = "cannot freeze node when primary or running for election";
+        return Err(ErrorReply::new(95, "NotSecondary", message));
+    }
+    let until = after_seconds(command, now);
+    set.freeze_elections(server, until);
+    // The only one of a set does not wait for an election time-out.
+    let entries = &set.config(server).entries;
+    if until.is_none() && entries.len() == 1 && set.candidate(now) == Some(server) {
+        set.elect(server);
+    }
+    Ok(Document::new())
+}

@@ -1,0 +1,141 @@
+//! What all servers of a deployment share: their roles, the news of a change, and the time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bson::oid::ObjectId;
+use bson::{DateTime, Document, doc};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::process::Process;
+use super::state::ReplicaSetState;
+use crate::payload::random_bytes;
+
+/// What the servers are.
+#[derive(Debug)]
+pub(crate) enum Roles {
+    Set(ReplicaSetState),
+    /// They have nothing to do with each other.
+    Mongoses(Vec<Process>),
+    Standalones(Vec<Process>),
+}
+
+impl Roles {
+    pub(super) fn process(&self, server: usize) -> &Process {
+        match self {
+            Self::Set(set) => set.process(server),
+            Self::Mongoses(all) | Self::Standalones(all) => &all[server],
+        }
+    }
+
+    pub(super) fn process_mut(&mut self, server: usize) -> &mut Process {
+        match self {
+            Self::Set(set) => set.process_mut(server),
+            Self::Mongoses(all) | Self::Standalones(all) => &mut all[server],
+        }
+    }
+
+    /// The part of a server's hello reply that tells of its role.
+    pub(super) fn hello(&self, server: usize) -> Document {
+        match self {
+            Self::Set(set) => set.hello(server),
+            Self::Mongoses(all) => doc! {
+                "topologyVersion": all[server].topology_version(),
+                "isWritablePrimary": true,
+                "msg": "isdbgrid",
+            },
+            Self::Standalones(all) => doc! {
+                "topologyVersion": all[server].topology_version(),
+                "isWritablePrimary": true,
+            },
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    roles: Mutex<Roles>,
+    changed: watch::Sender<()>,
+    ids: Mutex<(u64, u64)>,
+    epoch: (DateTime, Instant),
+}
+
+impl World {
+    /// The seed decides the process ids, `now` is where the wall clock starts, which runs with
+    /// tokio's from then on.
+    pub(crate) fn new(seed: u64, now: DateTime, roles: impl FnOnce(&Self) -> Roles) -> Arc<Self> {
+        let world = Self {
+            roles: Mutex::new(Roles::Standalones(Vec::new())),
+            changed: watch::Sender::new(()),
+            ids: Mutex::new((seed, 0)),
+            epoch: (now, Instant::now()),
+        };
+        let roles = roles(&world);
+        *world.lock() = roles;
+        Arc::new(world)
+    }
+
+    pub(crate) fn now(&self) -> DateTime {
+        let (start, instant) = self.epoch;
+        let elapsed = i64::try_from(instant.elapsed().as_millis()).unwrap_or(i64::MAX);
+        DateTime::from_millis(start.timestamp_millis().saturating_add(elapsed))
+    }
+
+    pub(crate) fn new_process_id(&self) -> ObjectId {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.1 += 1;
+        let bytes = random_bytes(ids.0 ^ ids.1.rotate_left(32), 12);
+        let mut id = [0; 12];
+        id.copy_from_slice(&bytes);
+        ObjectId::from_bytes(id)
+    }
+
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Roles) -> R) -> R {
+        look(&self.lock())
+    }
+
+    /// Changes something, and wakes all who wait for news.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Roles) -> R) -> R {
+        let result = change(&mut self.lock());
+        self.changed.send_replace(());
+        result
+    }
+
+    /// Changes what nobody waits for.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Roles)) {
+        change(&mut self.lock());
+    }
+
+    /// Waits until the condition holds.
+    pub(crate) async fn wait_until(&self, condition: impl Fn(&Roles) -> bool) {
+        let mut changes = self.changed.subscribe();
+        while !self.look(&condition) {
+            // The sender lives in `self`, so it is there as long as anyone waits.
+            let _ = changes.changed().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Roles> {
+        self.roles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Elects whoever may be elected as soon as there was no primary for so long.
+pub(super) async fn hold_elections(world: Arc<World>, after: std::time::Duration) {
+    let is_vacant = |roles: &Roles| match roles {
+        Roles::Set(set) => set.primary().is_none(),
+        Roles::Mongoses(_) | Roles::Standalones(_) => false,
+    };
+    loop {
+        world.wait_until(is_vacant).await;
+        tokio::time::sleep(after).await;
+        let now = world.now();
+        world.change(|roles| {
+            if let Roles::Set(set) = roles
+                && let Some(member) = set.candidate(now)
+            {
+                set.elect(member);
+            }
+        });
+    }
+}

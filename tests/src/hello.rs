@@ -1,0 +1,145 @@
+//! A server's reply to hello, and what it asks of the client's.
+
+use std::time::Duration;
+
+use bson::{DateTime, Document, doc};
+
+use crate::action::ErrorReply;
+use crate::codec::Request;
+use crate::commands::{Outcome, Session};
+use crate::deployment::{KnownVersion, MAX_WIRE_VERSION, Seat};
+use crate::script::is_hello;
+use crate::server::Shared;
+use crate::statement::size;
+
+/// Longer client metadata is refused, as real servers do.
+const MAX_METADATA_LENGTH: usize = 512;
+/// From this wire version on (MongoDB 4.4) a hello may wait for news.
+const STREAMING_WIRE_VERSION: i32 = 9;
+
+impl Shared {
+    pub(crate) fn hello(&self, session: &mut Session, name: &str, command: &Document) -> Outcome {
+        check_metadata(session, command)?;
+        self.check_awaitable(command)?;
+        let wants_service = command.get_bool("loadBalanced").unwrap_or(false);
+        let (mut reply, now, versions) = match &self.seat {
+            Some(seat) => (seat.hello(wants_service), seat.now(), seat.wire_versions()),
+            None => (
+                doc! {"isWritablePrimary": true},
+                DateTime::now(),
+                (0, MAX_WIRE_VERSION),
+            ),
+        };
+        if name != "hello"
+            && let Some(is_primary) = reply.remove("isWritablePrimary")
+        {
+            reply.insert("ismaster", is_primary);
+        }
+        if versions.1 < STREAMING_WIRE_VERSION {
+            reply.remove("topologyVersion");
+        }
+        reply.extend(doc! {
+            "maxBsonObjectSize": 16 * 1024 * 1024,
+            "maxMessageSizeBytes": 48_000_000,
+            "maxWriteBatchSize": 100_000,
+            "localTime": now,
+            "connectionId": i32::try_from(session.connection).unwrap_or(i32::MAX),
+            "minWireVersion": versions.0,
+            "maxWireVersion": versions.1,
+            "readOnly": false,
+        });
+        if self.seat.as_ref().is_none_or(Seat::has_sessions) {
+            reply.insert("logicalSessionTimeoutMinutes", 30);
+        }
+        if command.get_bool("helloOk").is_ok_and(|wanted| wanted) {
+            reply.insert("helloOk", true);
+        }
+        if let Ok(wanted) = command.get_str("saslSupportedMechs") {
+            let fits = |user: &&crate::User| format!("{}.{}", user.database, user.name) == wanted;
+            if let Some(user) = self.users.iter().find(fits) {
+                reply.insert("saslSupportedMechs", user.mechanism_names());
+            }
+        }
+        if let Ok(start) = command.get_document("speculativeAuthenticate") {
+            let database = start.get_str("db").unwrap_or("admin");
+            // A speculation that fails is left out of the reply.
+            if let Ok(mut first) = self.sasl_start(session, database, start) {
+                first.remove("ok");
+                reply.insert("speculativeAuthenticate", first);
+            }
+        }
+        Ok(reply)
+    }
+
+    /// A hello that asks to be answered later must do so in full.
+    fn check_awaitable(&self, command: &Document) -> Result<(), ErrorReply> {
+        let has_version = command.contains_key("topologyVersion");
+        let has_time = command.contains_key("maxAwaitTimeMS");
+        if !has_version && !has_time {
+            return Ok(());
+        }
+        let message = if !self.streams() {
+            "this server has no topologyVersion to wait for"
+        } else if !has_version || !has_time {
+            "topologyVersion and maxAwaitTimeMS need each other"
+        } else if KnownVersion::of(command).is_none() {
+            "topologyVersion is malformed"
+        } else {
+            return Ok(());
+        };
+        Err(ErrorReply::new(72, "InvalidOptions", message))
+    }
+
+    fn streams(&self) -> bool {
+        let seat = self.seat.as_ref();
+        seat.is_some_and(|seat| seat.wire_versions().1 >= STREAMING_WIRE_VERSION)
+    }
+
+    /// What a hello knows already, and how long it waits for news; `None` where the request is
+    /// answered at once.
+    pub(crate) fn awaits(&self, request: &Request) -> Option<(&Seat, KnownVersion, Duration)> {
+        let command = &request.command;
+        if !is_hello(request.name()) || !self.streams() {
+            return None;
+        }
+        let known = KnownVersion::of(command)?;
+        let limit = u64::try_from(size(command, "maxAwaitTimeMS")?).ok()?;
+        Some((self.seat.as_ref()?, known, Duration::from_millis(limit)))
+    }
+}
+
+/// The application's name in a command's client metadata.
+pub(crate) fn app_name(command: &Document) -> Option<&str> {
+    let client = command.get_document("client").ok()?;
+    client
+        .get_document("application")
+        .ok()?
+        .get_str("name")
+        .ok()
+}
+
+fn check_metadata(session: &mut Session, command: &Document) -> Result<(), ErrorReply> {
+    let Ok(client) = command.get_document("client") else {
+        return Ok(());
+    };
+    if session.has_metadata {
+        let message = "The client metadata document may only be sent in the first hello";
+        return Err(ErrorReply::new(
+            186,
+            "ClientMetadataCannotBeMutated",
+            message,
+        ));
+    }
+    if crate::codec::document_bytes(client).len() > MAX_METADATA_LENGTH {
+        let message =
+            format!("The client metadata document must be at most {MAX_METADATA_LENGTH} bytes");
+        return Err(ErrorReply::new(
+            188,
+            "ClientMetadataDocumentTooLarge",
+            &message,
+        ));
+    }
+    session.has_metadata = true;
+    session.app_name = app_name(command).map(str::to_owned);
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What the store's commands have in common: their fields, their errors, their replies.
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+
+use crate::action::ErrorReply;
+use crate::query::{integer, number};
+
+type Result<T> = std::result::Result<T, ErrorReply>;
+
+/// A number that may have come as any of BSON's number types; anything under 0 counts as 0.
+pub(crate) fn size(command: &Document, name: &str) -> Option<usize> {
+    let value = command.get(name)?;
+    #[expect(clippy::cast_possible_truncation, reason = "saturates, which is meant")]
+    let value = integer(value).or_else(|| number(value).map(|value| value as i64))?;
+    Some(usize::try_from(value).unwrap_or(0))
+}
+
+pub(crate) fn document<'a>(command: &'a Document, name: &str) -> Result<&'a Document> {
+    command.get_document(name).map_err(|_| missing(name))
+}
+
+/// The documents of an array that a write command has to have.
+pub(crate) fn statements<'a>(command: &'a Document, name: &str) -> Result<Vec<&'a Document>> {
+    let array = command.get_array(name).map_err(|_| missing(name))?;
+    array
+        .iter()
+        .map(|one| one.as_document().ok_or_else(|| missing(name)))
+        .collect()
+}
+
+pub(crate) fn missing(name: &str) -> ErrorReply {
+    ErrorReply::new(
+        40414,
+        "IDLFailedToParse",
+        &format!("field '{name}' is missing or of the wrong type"),
+    )
+}
+
+pub(crate) fn is_ordered(command: &Document) -> bool {
+    command.get_bool("ordered").unwrap_or(true)
+}
+
+pub(crate) fn write_error(index: usize, error: ErrorReply) -> Bson {
+    let mut error = error.into_document();
+    error.remove("ok");
+    error.remove("codeName");
+    let mut entry = doc! {"index": i32::try_from(index).unwrap_or(i32::MAX)};
+    entry.extend(error);
+    entry.into()
+}
+
+pub(crate) fn duplicate_key(namespace: &str, id: &Bson) -> ErrorReply {
+    let message = format!(
+        "E11000 duplicate key error collection: {namespace} index: _id_ dup key: {{ _id: {id} }}"
+    );
+    ErrorReply::new(11000, "DuplicateKey", &message)
+        .field("keyPattern", doc! {"_id": 1})
+        .field("keyValue", doc! {"_id": id.clone()})
+}
+
+pub(crate) fn count_of(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+pub(crate) fn with_id(document: &Document) -> Document {
+    if document.contains_key("_id") {
+        return document.clone();
+    }
+    let mut complete = doc! {"_id": ObjectId::new()};
+    complete.extend(document.clone());
+    complete
+}
+
+pub(crate) fn write_reply(mut reply: Document, errors: Vec<Bson>) -> Document {
+    if !errors.is_empty() {
+        reply.insert("writeErrors", errors);
+    }
+    reply
+}
