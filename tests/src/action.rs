@@ -49,6 +49,16 @@ pub enum Cut {
     Half,
 }
 
+pub(crate) const RETRYABLE_WRITE_ERROR: &str = "RetryableWriteError";
+
+/// Whether a server gives that label to such an error of such a command.
+pub(crate) fn is_retryable_write(code: i32, command: &Document) -> bool {
+    const CODES: [i32; 12] = [
+        6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
+    ];
+    command.contains_key("txnNumber") && CODES.contains(&code)
+}
+
 /// An `ok: 0` reply.
 #[derive(Clone, Debug)]
 pub struct ErrorReply(Document);
@@ -76,6 +86,16 @@ impl ErrorReply {
     pub fn field(mut self, name: &str, value: impl Into<Bson>) -> Self {
         self.0.insert(name, value);
         self
+    }
+
+    /// Adds the label that servers give an error of a write that may be retried.
+    pub(crate) fn of_retryable_write(self, command: &Document) -> Self {
+        let code = self.0.get_i32("code").unwrap_or(0);
+        if is_retryable_write(code, command) {
+            self.label(RETRYABLE_WRITE_ERROR)
+        } else {
+            self
+        }
     }
 
     /// The reply's document.

@@ -223,7 +223,7 @@ impl Connection {
         }
         // A connection's first hello counts for its application already.
         let app_name = self.session.app_name.as_deref().or(app_name(command));
-        let actions = self.shared.fail_point.hit(name, app_name);
+        let actions = self.shared.fail_point.hit(command, app_name);
         actions.map_or_else(Plan::ordinary, |actions| Plan::of(&actions))
     }
 

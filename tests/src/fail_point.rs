@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 
-use crate::action::{Action, ErrorReply};
+use crate::action::{Action, ErrorReply, RETRYABLE_WRITE_ERROR, is_retryable_write};
 use crate::commands::Outcome;
 use crate::statement::{missing, size};
 
@@ -29,6 +29,8 @@ struct Setting {
     commands: Vec<String>,
     app_name: Option<String>,
     actions: Vec<Action>,
+    /// The code of its error, if no labels are set for it.
+    unlabelled: i32,
 }
 
 impl FailPoint {
@@ -46,7 +48,8 @@ impl FailPoint {
     }
 
     /// What it does to a command, which counts.
-    pub(crate) fn hit(&self, name: &str, app_name: Option<&str>) -> Option<Vec<Action>> {
+    pub(crate) fn hit(&self, command: &Document, app_name: Option<&str>) -> Option<Vec<Action>> {
+        let name = command.keys().next()?;
         let mut state = self.lock();
         let setting = state.setting.as_mut()?;
         let is_meant = setting
@@ -62,7 +65,11 @@ impl FailPoint {
             return None;
         }
         setting.times = setting.times.saturating_sub(1);
-        let actions = setting.actions.clone();
+        let mut actions = setting.actions.clone();
+        if is_retryable_write(setting.unlabelled, command) {
+            let labels = vec![Bson::from(RETRYABLE_WRITE_ERROR)];
+            actions.push(Action::Merge(doc! {"errorLabels": labels}));
+        }
         state.hits = state.hits.saturating_add(1);
         Some(actions)
     }
@@ -101,6 +108,7 @@ impl Setting {
                 .collect(),
             app_name: data.get_str("appName").ok().map(str::to_owned),
             actions: actions(data),
+            unlabelled: unlabelled_code(data),
         }))
     }
 }
@@ -133,6 +141,17 @@ fn actions(data: &Document) -> Vec<Action> {
         actions.push(Action::Merge(fields));
     }
     actions
+}
+
+/// The code of the error that is made, or of the write concern's; 0 where labels are set.
+fn unlabelled_code(data: &Document) -> i32 {
+    let is_closing = data.get_bool("closeConnection").unwrap_or(false);
+    if is_closing || data.contains_key("errorLabels") {
+        return 0;
+    }
+    let concern = data.get_document("writeConcernError").ok();
+    let code = size(data, "errorCode").or_else(|| size(concern?, "code"));
+    code.and_then(|code| i32::try_from(code).ok()).unwrap_or(0)
 }
 
 /// The names of the codes that clients' tests use.
@@ -179,7 +198,7 @@ mod tests {
     }
 
     fn hits(point: &FailPoint) -> Vec<bool> {
-        let hit = |_| point.hit("find", Some("a")).is_some();
+        let hit = |_| point.hit(&doc! {"find": 1}, Some("a")).is_some();
         (0..5).map(hit).collect()
     }
 
@@ -196,13 +215,44 @@ mod tests {
     #[test]
     fn only_what_is_meant_is_hit() {
         let point = with(doc! {"times": 1});
-        assert!(point.hit("insert", Some("a")).is_none());
-        assert!(point.hit("find", Some("b")).is_none());
-        assert!(point.hit("find", None).is_none());
-        assert!(point.hit("configureFailPoint", Some("a")).is_none());
-        assert!(point.hit("FIND", Some("a")).is_some());
+        assert!(point.hit(&doc! {"insert": 1}, Some("a")).is_none());
+        assert!(point.hit(&doc! {"find": 1}, Some("b")).is_none());
+        assert!(point.hit(&doc! {"find": 1}, None).is_none());
+        assert!(
+            point
+                .hit(&doc! {"configureFailPoint": 1}, Some("a"))
+                .is_none()
+        );
+        assert!(point.hit(&doc! {"FIND": 1}, Some("a")).is_some());
         let again = doc! {"configureFailPoint": "failCommand", "mode": "off"};
         assert_eq!(point.configure(&again).unwrap(), doc! {"count": 1});
+    }
+
+    #[test]
+    fn a_retryable_write_is_labelled_unless_labels_are_set() {
+        let labels = |data: Document, command: Document| {
+            let mut whole = doc! {"failCommands": ["insert"]};
+            whole.extend(data);
+            let point = FailPoint::default();
+            let command_of_it = doc! {
+                "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": whole,
+            };
+            point.configure(&command_of_it).unwrap();
+            let actions = point.hit(&command, None).unwrap();
+            let is_label = |action: &Action| matches!(action, Action::Merge(fields) if fields.contains_key("errorLabels"));
+            actions.iter().any(is_label)
+        };
+        let (write, plain) = (doc! {"insert": 1, "txnNumber": 1_i64}, doc! {"insert": 1});
+        let concern = doc! {"writeConcernError": {"code": 91}};
+        assert!(labels(doc! {"errorCode": 91}, write.clone()));
+        assert!(labels(concern.clone(), write.clone()));
+        assert!(!labels(concern, plain));
+        assert!(!labels(doc! {"errorCode": 2}, write.clone()));
+        assert!(!labels(
+            doc! {"errorCode": 91, "errorLabels": []},
+            write.clone()
+        ));
+        assert!(!labels(doc! {"closeConnection": true}, write));
     }
 
     #[test]

@@ -196,6 +196,7 @@ fn admit(
             ErrorReply::new(13436, "NotPrimaryOrSecondary", message)
         }
     };
+    let refusal = refusal.of_retryable_write(&request.command);
     Err(refusal.field("topologyVersion", set.process(server).topology_version()))
 }
 

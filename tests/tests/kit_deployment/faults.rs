@@ -1,0 +1,132 @@
+//! Servers that die, freeze, refuse, dawdle and disappear.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use bson::doc;
+use mongo_testkit::Deployment;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::wire::{BOUND, Wire};
+
+/// Long enough for what would come on loopback, if it came.
+const SILENCE: Duration = Duration::from_millis(100);
+
+async fn set() -> Deployment {
+    Deployment::replica_set("rs").members(2).start().await
+}
+
+#[tokio::test]
+async fn a_killed_server_refuses_and_comes_back_at_its_address_as_another_process() {
+    let set = set().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let before = client.hello().await;
+    set.kill(0).await;
+    assert!(client.try_receive().await.is_none());
+    let error = TcpStream::connect(set.address(0)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(set.server(0).look(|seen| seen.open), 0);
+    set.restart(0).await;
+    let after = Wire::connect(&set, 0).await.hello().await;
+    assert_ne!(after.get("topologyVersion"), before.get("topologyVersion"));
+    assert!(after.get_bool("secondary").unwrap());
+    set.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_refusing_server_serves_on() {
+    let set = set().await;
+    let mut client = Wire::connect(&set, 0).await;
+    // Accepted, not only in the queue.
+    client.hello().await;
+    set.server(0).refuse_connections().await;
+    let error = TcpStream::connect(set.address(0)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    client.hello().await;
+    set.server(0).accept_connections().await;
+    Wire::connect(&set, 0).await.hello().await;
+}
+
+#[tokio::test]
+async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws() {
+    let set = set().await;
+    let mut old = Wire::connect(&set, 0).await;
+    old.hello().await;
+    set.server(0).freeze();
+    let mut new = Wire::connect(&set, 0).await;
+    let insert = doc! {"insert": "c", "documents": [{"_id": 1}]};
+    new.send(insert, 0).await;
+    old.send(doc! {"ping": 1}, 0).await;
+    for client in [&mut old, &mut new] {
+        assert!(timeout(SILENCE, client.try_receive()).await.is_err());
+    }
+    assert!(set.documents("test.c").is_empty());
+    set.server(0).thaw();
+    for client in [&mut old, &mut new] {
+        client.receive().await;
+    }
+    assert_eq!(set.documents("test.c").len(), 1);
+}
+
+#[tokio::test]
+async fn a_frozen_server_ends_with_its_deployment() {
+    let set = set().await;
+    let mut client = Wire::connect(&set, 0).await;
+    set.server(0).freeze();
+    client.send(doc! {"ping": 1}, 0).await;
+    timeout(BOUND, set.shutdown()).await.expect("an end");
+    assert!(client.try_receive().await.is_none());
+}
+
+#[tokio::test]
+async fn a_partitioned_server_can_neither_be_reached_nor_heard() {
+    let set = set().await;
+    let mut old = Wire::connect(&set, 0).await;
+    let hello = old.hello().await;
+    old.await_hello(&hello, BOUND, true).await;
+    set.server(0)
+        .wait_for("the hello", |seen| seen.hellos() == 2)
+        .await;
+    set.server(0).partition().await;
+    let connect = tokio::spawn(TcpStream::connect(set.address(0)));
+    set.step_down(0);
+    assert!(timeout(SILENCE, old.try_receive()).await.is_err());
+    assert!(!connect.is_finished());
+    // Another member is not concerned.
+    Wire::connect(&set, 1).await.hello().await;
+
+    set.server(0).heal().await;
+    let reply = old.receive().await.body;
+    assert!(reply.get_bool("secondary").unwrap());
+    let stream = timeout(BOUND, connect).await.expect("in time").unwrap();
+    Wire::over(stream.unwrap()).hello().await;
+}
+
+#[tokio::test]
+async fn a_partition_outlasts_a_restart() {
+    let set = set().await;
+    set.server(0).partition().await;
+    set.kill(0).await;
+    set.restart(0).await;
+    let connect = TcpStream::connect(set.address(0));
+    assert!(timeout(SILENCE, connect).await.is_err());
+    set.server(0).heal().await;
+    Wire::connect(&set, 0).await.hello().await;
+    let seen = set.server(0).look(|seen| seen.accepted);
+    assert!(seen <= 2, "{seen}: the queue's filler is none of them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_server_takes_its_time() {
+    let set = set().await;
+    set.server(0).slow(Duration::from_secs(2));
+    let mut client = Wire::connect(&set, 0).await;
+    let start = Instant::now();
+    client.hello().await;
+    assert!(start.elapsed() >= Duration::from_secs(2));
+    set.server(0).slow(Duration::ZERO);
+    let start = Instant::now();
+    client.hello().await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+}

@@ -1,0 +1,230 @@
+//! Hellos that wait for news.
+
+use std::time::Duration;
+
+use bson::doc;
+use bson::oid::ObjectId;
+use mongo_testkit::codec::{MORE_TO_COME, Reply};
+use mongo_testkit::{Deployment, ExhaustReplies, MemberSpec};
+use tokio::time::{Instant, timeout};
+
+use crate::wire::{BOUND, Wire, counter, is_primary};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn two() -> Deployment {
+    Deployment::replica_set("rs").members(2).start().await
+}
+
+fn is_more(reply: &Reply) -> bool {
+    reply.flags & MORE_TO_COME != 0
+}
+
+#[tokio::test]
+async fn an_awaitable_hello_is_answered_as_soon_as_the_role_changes() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 1).await;
+    let hello = client.hello().await;
+    let id = client.await_hello(&hello, LONG, false).await;
+    set.server(1)
+        .wait_for("the hello", |seen| seen.hellos() == 2)
+        .await;
+    let start = Instant::now();
+    set.elect(1);
+    let reply = client.receive().await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(is_primary(&reply.body) && !is_more(&reply));
+    assert_eq!(reply.response_to, id);
+    assert_eq!(counter(&reply.body), counter(&hello) + 1);
+    assert_eq!(reply.body.get_str("me").unwrap(), set.address(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_news_it_is_answered_when_its_time_is_up() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    let start = Instant::now();
+    client
+        .await_hello(&hello, Duration::from_secs(5), false)
+        .await;
+    assert_eq!(counter(&client.receive().await.body), counter(&hello));
+    let took = start.elapsed();
+    assert!((5.0..5.1).contains(&took.as_secs_f64()), "{took:?}");
+}
+
+#[tokio::test]
+async fn another_process_or_an_older_version_is_answered_at_once() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    for version in [
+        doc! {"processId": ObjectId::new(), "counter": 100_i64},
+        doc! {"processId": set.look_at_set(|set| set.process(0).id), "counter": counter(&hello) - 1},
+    ] {
+        let known = doc! {"topologyVersion": version};
+        client.await_hello(&known, LONG, false).await;
+        client.receive().await;
+    }
+}
+
+#[tokio::test]
+async fn half_an_awaitable_hello_is_refused() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    let version = hello.get("topologyVersion").unwrap().clone();
+    for command in [
+        doc! {"hello": 1, "maxAwaitTimeMS": 1_i64},
+        doc! {"hello": 1, "topologyVersion": version},
+        doc! {"hello": 1, "topologyVersion": {}, "maxAwaitTimeMS": 1_i64},
+    ] {
+        assert_eq!(client.code(command).await, 72);
+    }
+}
+
+#[tokio::test]
+async fn an_old_server_has_no_topology_version() {
+    let old = MemberSpec::default().wire_versions(0, 8);
+    let set = Deployment::replica_set("rs").member(old).start().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    assert!(!hello.contains_key("topologyVersion"), "{hello}");
+    let known = doc! {"topologyVersion": {"processId": ObjectId::new(), "counter": 1_i64}};
+    client.await_hello(&known, LONG, false).await;
+    assert_eq!(client.receive().await.body.get_i32("code").unwrap(), 72);
+    set.upgrade(0, 0, 9);
+    let hello = client.hello().await;
+    assert!(hello.contains_key("topologyVersion"));
+}
+
+#[tokio::test]
+async fn a_stream_tells_every_change_and_chains_its_replies() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    let mut answered = client.await_hello(&hello, LONG, true).await;
+    for round in 1..=4 {
+        let requests = set.server(0).look(|seen| seen.hellos());
+        assert!(requests <= 2, "one request for all replies");
+        set.elect(round % 2);
+        let reply = client.receive().await;
+        assert!(is_more(&reply));
+        assert_eq!(reply.response_to, answered);
+        assert_eq!(is_primary(&reply.body), round % 2 == 0);
+        answered = reply.request_id;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_goes_on_without_news() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    let start = Instant::now();
+    client
+        .await_hello(&hello, Duration::from_secs(2), true)
+        .await;
+    for _ in 0..3 {
+        assert!(is_more(&client.receive().await));
+    }
+    let took = start.elapsed();
+    assert!((6.0..6.1).contains(&took.as_secs_f64()), "{took:?}");
+}
+
+#[tokio::test]
+async fn replies_can_all_answer_the_request() {
+    let set = Deployment::replica_set("rs")
+        .members(2)
+        .exhaust_replies(ExhaustReplies::AnswerTheRequest)
+        .start()
+        .await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    let id = client.await_hello(&hello, LONG, true).await;
+    for round in 1..=3 {
+        set.elect(round % 2);
+        assert_eq!(client.receive().await.response_to, id);
+    }
+}
+
+#[tokio::test]
+async fn a_fail_point_hits_a_running_stream() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    client.await_hello(&hello, LONG, true).await;
+    set.server(0)
+        .wait_for("the hello", |seen| seen.hellos() == 2)
+        .await;
+    let data = doc! {"failCommands": ["hello"], "errorCode": 91};
+    set.fail_commands(0, doc! {"times": 1}, data);
+    set.elect(1);
+    let reply = client.receive().await;
+    assert!(is_more(&reply) && !is_primary(&reply.body));
+    // The reply after that is under way without a wait.
+    let reply = client.receive().await;
+    assert_eq!(reply.body.get_i32("code").unwrap(), 91);
+    assert!(!is_more(&reply));
+    assert!(!is_primary(&client.hello().await));
+
+    let data = doc! {"failCommands": ["hello"], "closeConnection": true};
+    let known = client.hello().await;
+    client.await_hello(&known, LONG, true).await;
+    set.server(0)
+        .wait_for("the hello", |seen| seen.hellos() == 5)
+        .await;
+    set.fail_commands(0, "alwaysOn", data);
+    set.elect(0);
+    assert!(is_primary(&client.receive().await.body));
+    let end = timeout(BOUND, client.try_receive()).await;
+    assert!(end.expect("the end in time").is_none());
+}
+
+#[tokio::test]
+async fn a_fail_point_for_an_application_hits_its_first_hello() {
+    let set = two().await;
+    let data = doc! {"failCommands": ["hello", "ping"], "appName": "a", "errorCode": 11600};
+    set.fail_commands(0, "alwaysOn", data);
+    let hello = |app: &str| {
+        doc! {"hello": 1, "client": {"application": {"name": app}}}
+    };
+    let mut client = Wire::connect(&set, 0).await;
+    assert_eq!(client.code(hello("a")).await, 11600);
+    let mut client = Wire::connect(&set, 0).await;
+    assert_eq!(client.code(hello("b")).await, 0);
+    assert_eq!(client.code(doc! {"ping": 1}).await, 0);
+    set.fail_commands(0, "off", doc! {});
+    let mut client = Wire::connect(&set, 0).await;
+    assert_eq!(client.code(hello("a")).await, 0);
+    // By a client's command, on the application's connection alone.
+    let command = doc! {
+        "configureFailPoint": "failCommand",
+        "mode": {"skip": 1},
+        "data": {"failCommands": ["ping"], "appName": "a", "errorCode": 50, "errorLabels": ["L"]},
+    };
+    assert_eq!(client.code(command).await, 0);
+    assert_eq!(client.code(doc! {"ping": 1}).await, 0);
+    let reply = client.run(doc! {"ping": 1}).await;
+    assert_eq!(reply.get_array("errorLabels").unwrap(), &vec!["L".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fail_point_blocks_and_spoils_write_concerns() {
+    let set = two().await;
+    let mut client = Wire::connect(&set, 0).await;
+    let concern = doc! {"code": 91, "errmsg": "x"};
+    let data = doc! {
+        "failCommands": ["insert"],
+        "blockConnection": true,
+        "blockTimeMS": 1500,
+        "writeConcernError": concern.clone(),
+    };
+    set.fail_commands(0, doc! {"times": 1}, data);
+    let start = Instant::now();
+    let insert = doc! {"insert": "c", "documents": [{"_id": 1}]};
+    let reply = client.run(insert).await;
+    assert_eq!(reply.get_document("writeConcernError").unwrap(), &concern);
+    assert!(start.elapsed() >= Duration::from_millis(1500));
+    assert_eq!(set.documents("test.c").len(), 1);
+}
