@@ -414,3 +414,52 @@ fn a_number_that_would_make_the_choice_uneven_is_drawn_again() {
     // A generator that is stuck ends all the same.
     assert_eq!(below(3, &mut || 0), 0);
 }
+
+/// Whatever DNS says: no panic, and no host outside of the domain.
+#[test]
+fn no_answer_gives_a_host_outside_of_the_domain() {
+    const PIECES: [&str; 12] = [
+        "example.com",
+        ".example.com",
+        "c.",
+        ".",
+        "a",
+        "_",
+        "@",
+        ":27017",
+        "/",
+        "\u{f6}",
+        "\0",
+        "%2e",
+    ];
+    const OPTIONS: [&str; 8] = [
+        "authSource",
+        "replicaSet",
+        "loadBalanced",
+        "=",
+        "&",
+        "true",
+        "%41",
+        "%",
+    ];
+    let mut random = generator(7);
+    let mut text = |pieces: &[&str]| {
+        let count = below(6, &mut random);
+        (0..count)
+            .map(|_| pieces[below(pieces.len(), &mut random)])
+            .collect::<String>()
+    };
+    let mut taken = 0;
+    for round in 0..20_000 {
+        let target = text(&PIECES);
+        // Most options are refused: half of the hosts are tried without.
+        let options = text(if round % 2 == 0 { &OPTIONS } else { &[""] });
+        if let Ok(options) = looked_up(CLUSTER, &[&target], &[&options]) {
+            let host = options.hosts[0].host().expect("a host name");
+            let below = host.strip_suffix(".example.com").expect("the domain");
+            assert!(is_name(below), "{target:?}");
+            taken += 1;
+        }
+    }
+    assert!(taken > 50, "{taken}");
+}
