@@ -11,6 +11,7 @@ use bson::RawDocumentBuf;
 use crate::address::{AddressError, ServerAddress};
 use crate::auth::AuthError;
 use crate::handshake::HandshakeError;
+use crate::select::SelectionError;
 use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
 
@@ -75,6 +76,10 @@ pub enum ErrorKind {
     ConnectionClosed(ClosedReason),
     /// The pool was closed.
     PoolClosed,
+    /// No server can be selected: what was asked for, and each server's own last failure.
+    ServerSelection(Arc<SelectionError>),
+    /// The topology was closed.
+    TopologyClosed,
     /// The generic pool, or a hook of its user's, refused; the text is its own.
     Pool(String),
 }
@@ -328,6 +333,8 @@ impl fmt::Display for ErrorKind {
             Self::Deserialization(error) => write!(f, "could not read the reply: {error}"),
             Self::ConnectionClosed(reason) => write!(f, "the connection is closed: {reason}"),
             Self::PoolClosed => write!(f, "the pool is closed"),
+            Self::ServerSelection(error) => write!(f, "server selection: {error}"),
+            Self::TopologyClosed => write!(f, "the topology is closed"),
             Self::Pool(text) => write!(f, "pool: {text}"),
         }
     }
@@ -416,7 +423,9 @@ impl std::error::Error for Error {
             ErrorKind::Handshake(error) => Some(error),
             ErrorKind::Authentication(error) => Some(error),
             ErrorKind::Serialization(error) | ErrorKind::Deserialization(error) => Some(&**error),
+            ErrorKind::ServerSelection(error) => Some(&**error),
             ErrorKind::Configuration(_)
+            | ErrorKind::TopologyClosed
             | ErrorKind::Timeout { .. }
             | ErrorKind::Command(_)
             | ErrorKind::ConnectionClosed(_)

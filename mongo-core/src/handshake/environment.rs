@@ -30,6 +30,11 @@ impl fmt::Debug for Environment<'_> {
 }
 
 impl Environment<'_> {
+    /// Whether the process runs on a function service, such as AWS Lambda.
+    pub fn is_faas(&self) -> bool {
+        FunctionService::detect(self).is_some()
+    }
+
     /// A variable that is set to something.
     fn populated(&self, name: &str) -> Option<String> {
         (self.variable)(name).filter(|value| !value.is_empty())

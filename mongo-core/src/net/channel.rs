@@ -37,9 +37,22 @@ impl Channel {
     where
         C: Serialize + ?Sized,
     {
+        self.encode_with(MsgFlags::NONE, database, command)
+    }
+
+    /// Encodes a command as an OP_MSG with flags.
+    pub(super) fn encode_with<C>(
+        &mut self,
+        flags: MsgFlags,
+        database: &str,
+        command: &C,
+    ) -> Result<()>
+    where
+        C: Serialize + ?Sized,
+    {
         let max = self.exchange.limits().max_message_size;
         let (buf, id) = self.begin()?;
-        OpMsgBuilder::new(buf, id, MsgFlags::NONE)
+        OpMsgBuilder::new(buf, id, flags)
             .command(database, command)
             .map_err(|error| ErrorKind::Serialization(Arc::new(error)))?
             .finish(max)?;

@@ -13,7 +13,7 @@ use super::keys::KeyService;
 use crate::ServerAddress;
 use crate::auth::{AuthError, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
-use crate::handshake::{Handshake, HandshakeContext, RequestOp, Step};
+use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, RequestOp, Step};
 use crate::wire::Limits;
 
 /// Makes connections to one server for one credential: opens the transport, says hello,
@@ -83,13 +83,7 @@ impl Establisher {
             }
             step = match step {
                 Step::Send(request) => {
-                    match request.op {
-                        RequestOp::Msg => channel.encode(&request.database, &request.command)?,
-                        RequestOp::Query => {
-                            channel.encode_legacy(&request.database, &request.command)?;
-                        }
-                    }
-                    channel.round_trip().await?;
+                    ask(&mut channel, &request).await?;
                     handshake.handle_reply(channel.body()?)?
                 }
                 Step::Derive(derivation) => {
@@ -130,4 +124,25 @@ impl Establisher {
             ..HandshakeContext::new(self.metadata.clone(), nonces)
         })
     }
+}
+
+/// Says hello as a monitor does: without a credential, and with the reply left to the caller.
+pub(super) async fn first_hello(
+    channel: &mut Channel,
+    metadata: Arc<RawDocumentBuf>,
+) -> Result<()> {
+    // Nothing is proved without a credential, so that no nonce goes out.
+    let nonces = Nonces::from_random([0; Nonces::RANDOM_BYTES]);
+    match Handshake::new(HandshakeContext::new(metadata, nonces)).start()? {
+        Step::Send(request) => ask(channel, &request).await,
+        Step::Derive(_) | Step::Done(_) => Err(HandshakeError::OutOfOrder.into()),
+    }
+}
+
+async fn ask(channel: &mut Channel, request: &Outgoing) -> Result<()> {
+    match request.op {
+        RequestOp::Msg => channel.encode(&request.database, &request.command)?,
+        RequestOp::Query => channel.encode_legacy(&request.database, &request.command)?,
+    }
+    channel.round_trip().await
 }

@@ -8,11 +8,14 @@ mod channel;
 mod connection;
 mod connector;
 mod deadline;
+mod dispatcher;
 mod dns;
 mod establish;
 mod keys;
+mod monitor;
 mod reply;
 mod stream;
+mod topology;
 
 pub use connection::Connection;
 pub use connector::{Connector, SocketConnector};
@@ -24,3 +27,12 @@ pub(crate) use establish::Establisher;
 pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
 pub use reply::Reply;
 pub use stream::{AsyncStream, Stream};
+pub use topology::{SelectedServer, Topology, TopologyBuilder};
+
+use crate::handshake::Environment;
+
+/// The environment of this process.
+pub(crate) const PROCESS: Environment<'static> = Environment {
+    variable: &|name| std::env::var(name).ok(),
+    file_exists: &|path| std::path::Path::new(path).exists(),
+};

@@ -10,8 +10,10 @@ use super::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::ServerAddress;
 use crate::auth::{AuthMechanism, ScramMechanism};
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
-use crate::handshake::{ClientMetadata, DriverInfo, Environment};
-use crate::net::{Connection, Connector, Deadline, Establisher, KeyService, SocketConnector};
+use crate::handshake::{ClientMetadata, DriverInfo};
+use crate::net::{
+    Connection, Connector, Deadline, Establisher, KeyService, PROCESS, SocketConnector,
+};
 use crate::uri::ClientOptions;
 
 /// Makes and checks the connections of one pool: one server, one credential.
@@ -238,14 +240,8 @@ impl ConnectionFactoryBuilder {
     pub fn build(self) -> Result<ConnectionFactory> {
         let server = self.check_options()?;
         let options = &self.options;
-        let mut metadata = ClientMetadata::new(
-            options.app_name.as_deref(),
-            &Environment {
-                variable: &|name| std::env::var(name).ok(),
-                file_exists: &|path| std::path::Path::new(path).exists(),
-            },
-        )
-        .map_err(|error| Error::configuration(error.to_string()))?;
+        let mut metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
+            .map_err(|error| Error::configuration(error.to_string()))?;
         for driver_info in self.driver_info {
             metadata
                 .append(driver_info)

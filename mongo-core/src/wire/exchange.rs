@@ -127,6 +127,11 @@ impl Exchange {
         )
     }
 
+    /// Whether the server goes on with another reply, unasked (`moreToCome`).
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.state, State::Owed(owed) if owed.previous.is_some())
+    }
+
     /// Ends the exchange for good. The first reason stays.
     pub fn close(&mut self, reason: ClosedReason) {
         if !matches!(self.state, State::Closed(_)) {

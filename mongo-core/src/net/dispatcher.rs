@@ -1,0 +1,152 @@
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A handler of events, called one event at a time.
+pub(super) type Handler<E> = Arc<dyn Fn(&E) + Send + Sync>;
+
+/// Delivers events in the order in which they were queued, outside every lock.
+///
+/// Whoever holds the lock that orders the events calls [`queue`](Self::queue) under it, and
+/// [`deliver`](Self::deliver) once it is released. One thread delivers at a time; what another one
+/// queues meanwhile, or the handler itself by what it calls, is delivered by the first. A handler
+/// may so do all that others may do: select servers, report errors, close the topology.
+pub(super) struct Dispatcher<E> {
+    handler: Option<Handler<E>>,
+    queue: Mutex<Queue<E>>,
+}
+
+struct Queue<E> {
+    waiting: VecDeque<E>,
+    delivering: bool,
+}
+
+impl<E> Dispatcher<E> {
+    pub(super) fn new(handler: Option<Handler<E>>) -> Self {
+        Self {
+            handler,
+            queue: Mutex::new(Queue {
+                waiting: VecDeque::new(),
+                delivering: false,
+            }),
+        }
+    }
+
+    /// Adds events behind those that wait. Nobody listens, nothing is kept.
+    pub(super) fn queue(&self, events: impl IntoIterator<Item = E>) {
+        if self.handler.is_some() {
+            self.lock().waiting.extend(events);
+        }
+    }
+
+    /// Delivers what waits, unless another call is doing so already.
+    pub(super) fn deliver(&self) {
+        let Some(handler) = &self.handler else { return };
+        let Some(_turn) = self.begin() else { return };
+        while let Some(event) = self.next() {
+            handler(&event);
+        }
+    }
+
+    fn begin(&self) -> Option<Turn<'_, E>> {
+        let mut queue = self.lock();
+        (!std::mem::replace(&mut queue.delivering, true)).then_some(Turn { dispatcher: self })
+    }
+
+    /// The next event; without one, the turn ends under the same lock, so that none is left behind.
+    fn next(&self) -> Option<E> {
+        let mut queue = self.lock();
+        let event = queue.waiting.pop_front();
+        queue.delivering = event.is_some();
+        event
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<E>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the turn of a handler that panics; the events after it are delivered by the next call.
+struct Turn<'a, E> {
+    dispatcher: &'a Dispatcher<E>,
+}
+
+impl<E> Drop for Turn<'_, E> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dispatcher.lock().delivering = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_a_handler_causes_comes_after_what_waits() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let dispatcher = Arc::new_cyclic(|weak: &Weak<Dispatcher<u32>>| {
+            let (seen, weak) = (seen.clone(), weak.clone());
+            let handler: Handler<u32> = Arc::new(move |event| {
+                seen.lock().expect("no panic").push(*event);
+                if *event == 1 {
+                    let dispatcher = weak.upgrade().expect("alive");
+                    dispatcher.queue([10]);
+                    dispatcher.deliver();
+                }
+            });
+            Dispatcher::new(Some(handler))
+        });
+        dispatcher.queue([1, 2]);
+        dispatcher.deliver();
+        assert_eq!(*seen.lock().expect("no panic"), [1, 2, 10]);
+    }
+
+    #[test]
+    fn many_threads_lose_nothing_and_keep_the_order() {
+        let last = Arc::new(AtomicUsize::new(0));
+        let order = Arc::new(Mutex::new(0));
+        let handler: Handler<usize> = {
+            let last = last.clone();
+            Arc::new(move |event| {
+                assert_eq!(last.swap(*event, Ordering::SeqCst) + 1, *event);
+            })
+        };
+        let dispatcher = Arc::new(Dispatcher::new(Some(handler)));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        {
+                            let mut next = order.lock().expect("no panic");
+                            *next += 1;
+                            dispatcher.queue([*next]);
+                        }
+                        dispatcher.deliver();
+                    }
+                });
+            }
+        });
+        assert_eq!(last.load(Ordering::SeqCst), 2000);
+    }
+
+    #[test]
+    fn a_panicking_handler_does_not_silence_the_others() {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = seen.clone();
+        let dispatcher = Dispatcher::new(Some(Arc::new(move |event: &u32| {
+            assert_ne!(*event, 1, "on purpose");
+            counted.fetch_add(1, Ordering::SeqCst);
+        })));
+        dispatcher.queue([1, 2]);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            dispatcher.deliver();
+        }));
+        assert!(outcome.is_err());
+        dispatcher.deliver();
+        assert_eq!(seen.load(Ordering::SeqCst), 1);
+    }
+}

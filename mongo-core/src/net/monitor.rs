@@ -1,0 +1,323 @@
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::{RawDocument, RawDocumentBuf};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::channel::Channel;
+use super::connector::Connector;
+use super::establish::first_hello;
+use super::topology::Shared;
+use crate::ServerAddress;
+use crate::error::Result;
+use crate::handshake::Environment;
+use crate::sdam::{Check, Heartbeat, Input, MonitorSettings, Output, ProbeOutput, RttProbe};
+use crate::uri::ClientOptions;
+use crate::wire::MsgFlags;
+
+/// Samples of the round trip time that wait for the monitor, which is quick to take them.
+const SAMPLES: usize = 8;
+
+/// What all monitors of a topology have in common.
+pub(super) struct Monitoring {
+    options: ClientOptions,
+    connector: Arc<dyn Connector>,
+    /// The `client` document of the handshake.
+    metadata: Arc<RawDocumentBuf>,
+    on_faas: bool,
+    next_connection: AtomicU64,
+}
+
+impl Monitoring {
+    pub(super) fn new(
+        options: &ClientOptions,
+        connector: Arc<dyn Connector>,
+        metadata: RawDocumentBuf,
+        environment: &Environment<'_>,
+    ) -> Self {
+        Self {
+            options: options.clone(),
+            connector,
+            metadata: Arc::new(metadata),
+            on_faas: environment.is_faas(),
+            next_connection: AtomicU64::new(1),
+        }
+    }
+}
+
+/// A handle on the task that monitors one server.
+pub(super) struct Monitor {
+    id: u64,
+    control: Arc<Control>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Control {
+    request: Notify,
+    cancel: Notify,
+}
+
+impl Monitor {
+    /// Starts the task.
+    pub(super) fn start(
+        runtime: &Handle,
+        shared: &Arc<Shared>,
+        server: &ServerAddress,
+        id: u64,
+        topology_id: ObjectId,
+    ) -> Self {
+        let monitoring = &shared.monitoring;
+        let settings = MonitorSettings::from_options(
+            topology_id,
+            server.clone(),
+            &monitoring.options,
+            monitoring.on_faas,
+        );
+        let control = Arc::<Control>::default();
+        let pump = Pump {
+            shared: shared.clone(),
+            id,
+            control: control.clone(),
+            settings,
+        };
+        Self {
+            id,
+            control,
+            task: runtime.spawn(pump.run()),
+        }
+    }
+
+    /// Tells this monitor from one that watched the same server before.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Asks for a check as soon as one may be made. Ignored while one runs.
+    pub(super) fn request_check(&self) {
+        self.control.request.notify_one();
+    }
+
+    /// Cuts a check short that is under way.
+    pub(super) fn cancel_check(&self) {
+        self.control.cancel.notify_one();
+    }
+
+    /// Ends the task at its next await: from anywhere, also from the task itself. What to wait for
+    /// is returned.
+    pub(super) fn stop(self) -> JoinHandle<()> {
+        self.task.abort();
+        self.task
+    }
+}
+
+/// Feeds the monitor's state machine and does what it says. There is nothing to decide here.
+struct Pump {
+    shared: Arc<Shared>,
+    id: u64,
+    control: Arc<Control>,
+    settings: MonitorSettings,
+}
+
+/// A boxed step of a check, which owns the connection while it runs: dropped, it closes it.
+type Step = Pin<Box<dyn Future<Output = Result<Stepped>> + Send>>;
+
+/// A connection, and what is being done on it.
+#[derive(Default)]
+struct Link {
+    channel: Option<Channel>,
+    step: Option<Step>,
+}
+
+enum Stepped {
+    Opened(Channel),
+    Replied(Channel),
+}
+
+impl Link {
+    fn close(&mut self) {
+        *self = Self::default();
+    }
+
+    fn begin(&mut self, step: impl Future<Output = Result<Stepped>> + Send + 'static) {
+        self.step = Some(Box::pin(step));
+    }
+
+    /// The end of the step under way. Safe to drop: the step stays.
+    async fn stepped(&mut self) -> Result<Stepped> {
+        let outcome = match &mut self.step {
+            Some(step) => step.await,
+            None => pending().await,
+        };
+        self.step = None;
+        outcome
+    }
+
+    /// Begins what a check asks for.
+    fn check(&mut self, monitoring: &Monitoring, server: &ServerAddress, check: Check) {
+        let channel = self.channel.take();
+        match (check, channel) {
+            (Check::Hello(command), Some(channel)) => {
+                self.begin(ask(channel, command, MsgFlags::NONE));
+            }
+            (Check::AwaitableHello(command), Some(channel)) => {
+                self.begin(ask(channel, command, MsgFlags::EXHAUST_ALLOWED));
+            }
+            (Check::NextReply, Some(channel)) => self.begin(next_reply(channel)),
+            (Check::Connect, _) | (_, None) => {
+                let (connector, server) = (monitoring.connector.clone(), server.clone());
+                self.begin(async move {
+                    let stream = connector.connect(&server).await?;
+                    Ok(Stepped::Opened(Channel::new(stream)))
+                });
+            }
+        }
+    }
+
+    /// Says hello on a connection that was just opened.
+    fn hello(&mut self, monitoring: &Monitoring, mut channel: Channel) {
+        let metadata = monitoring.metadata.clone();
+        self.begin(async move {
+            first_hello(&mut channel, metadata).await?;
+            Ok(Stepped::Replied(channel))
+        });
+    }
+}
+
+async fn ask(mut channel: Channel, command: RawDocumentBuf, flags: MsgFlags) -> Result<Stepped> {
+    channel.encode_with(flags, "admin", &command)?;
+    channel.round_trip().await?;
+    Ok(Stepped::Replied(channel))
+}
+
+async fn next_reply(mut channel: Channel) -> Result<Stepped> {
+    channel.read(usize::MAX).await?;
+    Ok(Stepped::Replied(channel))
+}
+
+/// The reply that a check ended with, `ok: 0` included.
+fn reply(channel: &Channel) -> Result<(&RawDocument, bool)> {
+    Ok((channel.body()?, channel.exchange.is_streaming()))
+}
+
+impl Pump {
+    async fn run(self) {
+        let mut heartbeat = Heartbeat::new(self.settings.clone(), now());
+        let mut link = Link::default();
+        let (samples, mut sampled) = mpsc::channel(SAMPLES);
+        let mut probe: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+        loop {
+            while let Some(output) = heartbeat.poll_output() {
+                match output {
+                    Output::Publish(event) => self.report([event], None),
+                    Output::Describe(description) => {
+                        self.report([], Some(Input::Check(description)));
+                    }
+                    Output::Check(check) => {
+                        link.check(&self.shared.monitoring, &self.settings.server, check);
+                    }
+                    Output::Disconnect => link.close(),
+                    Output::StartProbe => {
+                        let (shared, settings) = (self.shared.clone(), self.settings.clone());
+                        probe = Some(Box::pin(measure(shared, settings, samples.clone())));
+                    }
+                    Output::StopProbe => probe = None,
+                }
+            }
+            // Each branch is safe to drop: a step and the probe stay where they are, a notification
+            // that was not taken is kept, so is a sample, and the time comes again.
+            tokio::select! {
+                stepped = link.stepped() => self.stepped(&mut heartbeat, &mut link, stepped),
+                () = at(heartbeat.poll_timeout()) => heartbeat.handle_timeout(now()),
+                () = self.control.request.notified() => heartbeat.handle_request(now()),
+                () = self.control.cancel.notified() => heartbeat.handle_cancel(now()),
+                Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
+                () = running(&mut probe) => probe = None,
+            }
+        }
+    }
+
+    fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
+        let monitoring = &self.shared.monitoring;
+        match stepped {
+            Ok(Stepped::Opened(channel)) => {
+                let id = monitoring.next_connection.fetch_add(1, Ordering::Relaxed);
+                heartbeat.handle_connected(now(), id);
+                link.hello(monitoring, channel);
+            }
+            Ok(Stepped::Replied(channel)) => {
+                let channel = link.channel.insert(channel);
+                match reply(channel) {
+                    Ok((reply, more_to_come)) => {
+                        heartbeat.handle_reply(now(), reply, more_to_come);
+                    }
+                    Err(error) => heartbeat.handle_error(now(), error),
+                }
+            }
+            Err(error) => heartbeat.handle_error(now(), error),
+        }
+    }
+
+    fn report<const N: usize>(&self, events: [crate::event::SdamEvent; N], input: Option<Input>) {
+        self.shared
+            .report(&self.settings.server, self.id, events, input);
+    }
+}
+
+/// Measures round trip times for as long as it is polled.
+async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::Sender<Duration>) {
+    let monitoring = &shared.monitoring;
+    let mut probe = RttProbe::new(settings.clone(), now());
+    let mut link = Link::default();
+    loop {
+        while let Some(output) = probe.poll_output() {
+            match output {
+                ProbeOutput::Check(check) => link.check(monitoring, &settings.server, check),
+                ProbeOutput::Disconnect => link.close(),
+                // Nobody misses one sample of a monitor that is too busy to take it.
+                ProbeOutput::Sample(sample) => drop(samples.try_send(sample)),
+            }
+        }
+        // As above.
+        tokio::select! {
+            stepped = link.stepped() => match stepped {
+                Ok(Stepped::Opened(channel)) => {
+                    probe.handle_connected(now());
+                    link.hello(monitoring, channel);
+                }
+                Ok(Stepped::Replied(channel)) => match reply(link.channel.insert(channel)) {
+                    Ok((reply, _)) => probe.handle_reply(now(), reply),
+                    Err(_) => probe.handle_error(now()),
+                },
+                Err(_) => probe.handle_error(now()),
+            },
+            () = at(probe.poll_timeout()) => probe.handle_timeout(now()),
+        }
+    }
+}
+
+/// Tokio's clock, which tests may hold.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+async fn at(time: Option<std::time::Instant>) {
+    match time {
+        Some(time) => sleep_until(Instant::from_std(time)).await,
+        None => pending().await,
+    }
+}
+
+async fn running(task: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match task {
+        Some(task) => task.await,
+        None => pending().await,
+    }
+}

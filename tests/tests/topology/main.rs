@@ -1,0 +1,5 @@
+//! The live topology, against deployments of scripted members.
+
+mod discovery;
+mod monitoring;
+mod support;
