@@ -190,9 +190,14 @@ pub(super) fn is_network_error(error: &Error) -> bool {
     }
 }
 
-/// Whether the server had a part in the failure to connect to it.
+/// Whether the server had a part in the failure to connect to it: a credential, say, that can't be
+/// used with any server tells nothing about this one.
 fn is_of_server(error: &Error) -> bool {
     match error.kind() {
+        ErrorKind::Handshake(HandshakeError::Metadata(_) | HandshakeError::OutOfOrder) => false,
+        ErrorKind::Authentication(
+            AuthError::Credential(_) | AuthError::UnsupportedMechanism(_) | AuthError::OutOfOrder,
+        ) => false,
         ErrorKind::Protocol(_)
         | ErrorKind::Handshake(_)
         | ErrorKind::Authentication(_)

@@ -1,5 +1,7 @@
 //! The events and effects of the step from one description of the topology to the next.
 
+use std::cmp::Ordering;
+use std::iter;
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
@@ -9,6 +11,29 @@ use crate::event::{
     SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerOpeningEvent,
     TopologyDescriptionChangedEvent,
 };
+
+type Server = Arc<ServerDescription>;
+
+/// The servers of two descriptions side by side, each with itself: both are sorted by address.
+fn pairs<'t>(
+    before: &'t TopologyDescription,
+    now: &'t TopologyDescription,
+) -> impl Iterator<Item = (Option<&'t Server>, Option<&'t Server>)> {
+    let mut before = before.servers.iter().peekable();
+    let mut now = now.servers.iter().peekable();
+    iter::from_fn(move || {
+        let order = match (before.peek(), now.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(before), Some(now)) => before.address.cmp(&now.address),
+        };
+        Some((
+            before.next_if(|_| order.is_le()),
+            now.next_if(|_| order.is_ge()),
+        ))
+    })
+}
 
 /// Collects what follows from the difference of two descriptions.
 pub(super) struct Change<'a> {
@@ -32,11 +57,7 @@ impl<'a> Change<'a> {
 
     /// The server that was heard from first. It may be gone for what it told, which is an event
     /// even so.
-    pub(super) fn servers_changed(
-        &mut self,
-        next: &TopologyDescription,
-        heard: Option<&Arc<ServerDescription>>,
-    ) {
+    pub(super) fn servers_changed(&mut self, next: &TopologyDescription, heard: Option<&Server>) {
         let current = self.current;
         if let Some(heard) = heard
             && let Some(before) = current.server(&heard.address)
@@ -45,16 +66,16 @@ impl<'a> Change<'a> {
             self.server_changed(before, now);
         }
         let heard = heard.map(|server| &server.address);
-        for before in &current.servers {
-            if Some(&before.address) != heard
-                && let Some(now) = next.server(&before.address)
+        for pair in pairs(current, next) {
+            if let (Some(before), Some(now)) = pair
+                && Some(&now.address) != heard
             {
                 self.server_changed(before, now);
             }
         }
     }
 
-    fn server_changed(&mut self, before: &Arc<ServerDescription>, now: &Arc<ServerDescription>) {
+    fn server_changed(&mut self, before: &Server, now: &Server) {
         if before != now {
             self.events.push(SdamEvent::ServerDescriptionChanged(
                 ServerDescriptionChangedEvent {
@@ -68,8 +89,8 @@ impl<'a> Change<'a> {
     }
 
     pub(super) fn servers_added(&mut self, next: &TopologyDescription) {
-        for server in &next.servers {
-            if self.current.server(&server.address).is_none() {
+        for pair in pairs(self.current, next) {
+            if let (None, Some(server)) = pair {
                 let (topology_id, server) = (self.topology_id, server.address.clone());
                 let address = server.clone();
                 self.events
@@ -85,8 +106,8 @@ impl<'a> Change<'a> {
     }
 
     pub(super) fn servers_removed(&mut self, next: &TopologyDescription) {
-        for server in &self.current.servers {
-            if next.server(&server.address).is_none() {
+        for pair in pairs(self.current, next) {
+            if let (Some(server), None) = pair {
                 let (topology_id, server) = (self.topology_id, server.address.clone());
                 let address = server.clone();
                 self.events.push(SdamEvent::ServerClosed(ServerClosedEvent {

@@ -26,6 +26,9 @@ pub enum Input {
     /// A server was checked, or a connection for an application has shaken hands with it:
     /// [`ServerDescription::from_hello`] or, for checks only, [`ServerDescription::failed`].
     ///
+    /// Not of a monitor that was stopped meanwhile, and not of a connection that is older than the
+    /// pool's generation: it makes the pool ready, and the server known.
+    ///
     /// Without a round trip time, the one that is known stays.
     Check(Arc<ServerDescription>),
     /// A connection for an application failed, or a command on it.

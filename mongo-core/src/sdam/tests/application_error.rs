@@ -65,6 +65,12 @@ fn what_an_error_does_depends_on_the_phase() {
     let auth = || Error::from(AuthError::Arbiter);
     assert_eq!(effects(auth(), Authentication), lost);
     assert_eq!(effects(auth(), Completed), nothing);
+    let own = Error::from(AuthError::OutOfOrder);
+    assert_eq!(
+        effects(own, Authentication),
+        nothing,
+        "no fault of the server"
+    );
     assert_eq!(effects(refusal(18, "no"), Authentication), lost);
     assert_eq!(effects(refusal(18, "no"), Completed), nothing);
     for phase in [Resolution, Establishment, Authentication, Completed] {
