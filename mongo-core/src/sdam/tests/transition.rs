@@ -368,3 +368,27 @@ fn says_whether_there_is_a_server_to_read_from_and_to_write_to() {
     settings.load_balanced = true;
     assert_eq!(shown(&Run::connected(settings)), (true, true, true));
 }
+
+#[test]
+fn a_hello_of_an_older_state_is_ignored() {
+    let reply = |role: &str, process: u8, counter: i64| {
+        let mut reply = member(role);
+        let version = bson::rawdoc! { "processId": id(process), "counter": counter };
+        reply.append(bson::raw::cstr!("topologyVersion"), version);
+        reply
+    };
+    let cases = [(1, 4, true), (1, 5, false), (1, 6, false), (2, 1, false)];
+    for (process, counter, ignored) in cases {
+        let mut run = Run::connected(seeds(&["a"]));
+        run.hello("a", &reply("primary", 1, 5));
+        run.take();
+        run.hello("a", &reply("secondary", process, counter));
+        let kept = run.server("a").server_type == ServerType::RsPrimary;
+        assert_eq!(kept, ignored, "{process} {counter}");
+        assert_eq!(run.take().0.is_empty(), ignored);
+    }
+    let mut run = Run::connected(seeds(&["a"]));
+    run.hello("a", &reply("primary", 1, 5));
+    run.hello("a", &member("secondary"));
+    assert_eq!(run.server("a").server_type, ServerType::RsSecondary);
+}
