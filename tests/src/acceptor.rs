@@ -18,6 +18,9 @@ pub(crate) enum Order {
     Partition,
     Heal,
     CloseConnections,
+    /// Ends everything, until the listener is opened again.
+    Stop,
+    /// Ends everything, the task itself too.
     End,
 }
 
@@ -26,6 +29,7 @@ pub(crate) struct Acceptor {
     place: Arc<Place>,
     listener: Option<Listener>,
     is_partitioned: bool,
+    is_stopped: bool,
     connections: JoinSet<()>,
 }
 
@@ -36,6 +40,7 @@ impl Acceptor {
             place,
             listener,
             is_partitioned: false,
+            is_stopped: false,
             connections: JoinSet::new(),
         }
     }
@@ -75,9 +80,12 @@ impl Acceptor {
 
     async fn obey(&mut self, order: Order) {
         match order {
+            // A balancer may not know yet that the server is gone.
+            Order::Serve(_) if self.is_stopped => {}
             Order::Serve(socket) => self.serve(socket),
             Order::CloseListener => self.listener = None,
             Order::OpenListener => {
+                self.is_stopped = false;
                 if self.listener.is_none() {
                     let listener = self.place.listen();
                     self.listener = listener.expect("listen at the same address again");
@@ -88,7 +96,8 @@ impl Acceptor {
             Order::Partition => self.choke(true),
             Order::Heal => self.choke(false),
             Order::CloseConnections => self.connections.shutdown().await,
-            Order::End => {
+            Order::Stop | Order::End => {
+                self.is_stopped = true;
                 self.listener = None;
                 self.connections.shutdown().await;
             }

@@ -204,7 +204,7 @@ impl Connection {
                     self.wait_with_client(sleep).await?;
                 }
             }
-            self.wait_for_news(request, &plan, turn).await?;
+            let plan = self.wait_for_news(request, plan, turn).await?;
             let goes_on = self.reply(request, &plan, &mut turn).await?;
             let next = self.conclude(plan.then, true).await?;
             if !goes_on || next != Next::Serve {
@@ -221,27 +221,45 @@ impl Connection {
         if let Some(plan) = self.shared.script.plan(self.number, &event) {
             return plan;
         }
-        // A connection's first hello counts for its application already.
-        let app_name = self.session.app_name.as_deref().or(app_name(command));
-        let actions = self.shared.fail_point.hit(command, app_name);
-        actions.map_or_else(Plan::ordinary, |actions| Plan::of(&actions))
+        self.failure(command).unwrap_or_else(Plan::ordinary)
     }
 
-    /// Lets an awaitable hello wait, if an ordinary reply is to come.
+    /// What the fail point does to a command.
+    fn failure(&self, command: &Document) -> Option<Plan> {
+        // A connection's first hello counts for its application already.
+        let app_name = self.session.app_name.as_deref().or(app_name(command));
+        let actions = self.shared.fail_point.hit(command, app_name)?;
+        Some(Plan::of(&actions))
+    }
+
+    /// Lets an awaitable hello wait, if an ordinary reply is to come. A fail point that is set
+    /// meanwhile hits that reply.
     async fn wait_for_news(
         &mut self,
         request: &Request,
-        plan: &Plan,
+        plan: Plan,
         turn: Turn,
-    ) -> io::Result<()> {
+    ) -> io::Result<Plan> {
         let shared = Arc::clone(&self.shared);
-        if let (Content::Normal, Some(known), Some((seat, _, limit))) =
+        let (Content::Normal, Some(known), Some((seat, _, limit))) =
             (&plan.content, turn.known, shared.awaits(request))
-        {
-            self.wait_with_client(seat.wait_for_news(known, limit))
-                .await?;
+        else {
+            return Ok(plan);
+        };
+        let version = shared.fail_point.version();
+        self.wait_with_client(seat.wait_for_news(known, limit))
+            .await?;
+        shared.link.thawed().await;
+        if shared.fail_point.version() == version {
+            return Ok(plan);
         }
-        Ok(())
+        let Some(failure) = self.failure(&request.command) else {
+            return Ok(plan);
+        };
+        for pause in &failure.pauses {
+            self.wait_with_client(pause_for(pause)).await?;
+        }
+        Ok(failure)
     }
 
     /// Replies, and gives whether another reply follows without a request.

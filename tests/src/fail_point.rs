@@ -16,6 +16,8 @@ pub(crate) struct FailPoint(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     setting: Option<Setting>,
+    /// How often it was configured.
+    version: u64,
     /// How often it was hit since the server started.
     hits: i32,
 }
@@ -44,7 +46,13 @@ impl FailPoint {
         let setting = Setting::read(command)?;
         let mut state = self.lock();
         state.setting = setting;
+        state.version += 1;
         Ok(doc! {"count": state.hits})
+    }
+
+    /// Tells whether it was configured since an earlier time.
+    pub(crate) fn version(&self) -> u64 {
+        self.lock().version
     }
 
     /// What it does to a command, which counts.

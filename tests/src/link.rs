@@ -32,10 +32,18 @@ impl Link {
         self.0.borrow().delay
     }
 
+    /// Waits until the server does anything.
+    pub(crate) async fn thawed(&self) {
+        self.until(|flow| !flow.is_frozen).await;
+    }
+
     /// Waits until bytes flow.
     pub(crate) async fn flows(&self) {
-        let mut flow = self.0.subscribe();
+        self.until(|flow| !flow.is_frozen && !flow.is_cut).await;
+    }
+
+    async fn until(&self, condition: impl FnMut(&Flow) -> bool) {
         // The sender lives in `self`, so the wait can't end by its drop.
-        let _ = flow.wait_for(|flow| !flow.is_frozen && !flow.is_cut).await;
+        let _ = self.0.subscribe().wait_for(condition).await;
     }
 }

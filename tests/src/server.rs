@@ -297,8 +297,7 @@ impl ScriptedServer {
 
     /// Closes the listener and all open connections, as the end of a process does.
     pub(crate) async fn stop(&self) {
-        self.order(Order::CloseListener).await;
-        self.order(Order::CloseConnections).await;
+        self.order(Order::Stop).await;
         self.shared.store.forget_cursors();
     }
 

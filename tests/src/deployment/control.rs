@@ -255,6 +255,13 @@ impl Deployment {
         self.change_set(|set| set.set_lag(server, lag));
     }
 
+    /// Sets a server's clock ahead of the true time by so many milliseconds, or behind it: its
+    /// `localTime`, and what it dates as primary.
+    pub fn skew_clock(&self, server: usize, millis: i64) {
+        let skew = |roles: &mut Roles| roles.process_mut(server).clock_skew = millis;
+        self.world.change(skew);
+    }
+
     /// Sets a server's fail point, as a client would by `configureFailPoint: "failCommand"`.
     ///
     /// # Panics

@@ -16,6 +16,8 @@ pub struct Process {
     pub counter: i64,
     /// `minWireVersion` and `maxWireVersion`.
     pub wire_versions: (i32, i32),
+    /// How far its wall clock is ahead of the true time, in milliseconds.
+    pub clock_skew: i64,
     /// The newest cluster time that it knows.
     pub cluster_time: Timestamp,
 }
@@ -27,6 +29,7 @@ impl Process {
             id,
             counter: 0,
             wire_versions: (0, MAX_WIRE_VERSION),
+            clock_skew: 0,
             cluster_time: Timestamp {
                 time: 1,
                 increment: 1,

@@ -61,8 +61,11 @@ impl KnownVersion {
 }
 
 impl Seat {
+    /// The time by the server's own clock.
     pub(crate) fn now(&self) -> DateTime {
-        self.world.now()
+        let skew = |roles: &Roles| roles.process(self.server).clock_skew;
+        let now = self.world.now().timestamp_millis();
+        DateTime::from_millis(now.saturating_add(self.world.look(skew)))
     }
 
     pub(crate) fn wire_versions(&self) -> (i32, i32) {

@@ -8,7 +8,7 @@ use mongo_testkit::Deployment;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::wire::{BOUND, Wire};
+use crate::wire::{BOUND, Wire, counter};
 
 /// Long enough for what would come on loopback, if it came.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -67,6 +67,43 @@ async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws() {
         client.receive().await;
     }
     assert_eq!(set.documents("test.c").len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_thaws_tells_the_news_of_now() {
+    let set = set().await;
+    let mut client = Wire::connect(&set, 1).await;
+    let hello = client.hello().await;
+    client.await_hello(&hello, BOUND, true).await;
+    set.server(1)
+        .wait_for("the hello", |seen| seen.hellos() == 2)
+        .await;
+    set.server(1).freeze();
+    for new in [1, 0] {
+        set.elect(new);
+        assert!(timeout(SILENCE, client.try_receive()).await.is_err());
+    }
+    set.server(1).thaw();
+    let reply = client.receive().await.body;
+    assert_eq!(counter(&reply), counter(&hello) + 2);
+}
+
+#[tokio::test]
+async fn a_skewed_clock_dates_what_its_server_does() {
+    let set = set().await;
+    set.skew_clock(0, -3_600_000);
+    let mut client = Wire::connect(&set, 0).await;
+    let insert = doc! {"insert": "c", "documents": [{"_id": 1}]};
+    client.run(insert).await;
+    let truth = Wire::connect(&set, 1).await.hello().await;
+    let truth = truth.get_datetime("localTime").unwrap().timestamp_millis();
+    let hello = client.hello().await;
+    let local = hello.get_datetime("localTime").unwrap();
+    let write = hello.get_document("lastWrite").unwrap();
+    for date in [local, write.get_datetime("lastWriteDate").unwrap()] {
+        let behind = truth - date.timestamp_millis();
+        assert!((3_590_000..3_610_000).contains(&behind), "{behind}");
+    }
 }
 
 #[tokio::test]

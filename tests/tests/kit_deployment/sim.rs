@@ -65,6 +65,43 @@ async fn simulated_hours_take_no_time() {
     assert!(real.elapsed() < Duration::from_secs(5));
 }
 
+/// Whatever the latencies, a stream keeps its order, and nothing takes longer than it may.
+#[tokio::test(start_paused = true)]
+async fn bytes_arrive_in_order_within_the_latency() {
+    let network = SimNetwork::new(5);
+    let (least, most) = (Duration::from_millis(10), Duration::from_millis(500));
+    network.set_latency(least, most);
+    let set = set(&network).await;
+    // A timer may be late by its granularity.
+    let tick = Duration::from_millis(1);
+    let start = Instant::now();
+    let mut client = connect(&network, &set, 0).await;
+    let took = start.elapsed();
+    assert!((2 * least..=2 * (most + tick)).contains(&took), "{took:?}");
+    let start = Instant::now();
+    let mut sent = Vec::new();
+    for n in 0..50 {
+        sent.push(client.send(doc! {"echo": n}, 0).await);
+    }
+    for (n, id) in (0..50).zip(sent) {
+        let reply = client.receive().await;
+        assert_eq!(reply.response_to, id);
+        assert_eq!(reply.body.get_i32("echo").unwrap(), n);
+    }
+    let took = start.elapsed();
+    assert!((2 * least..=2 * (most + tick)).contains(&took), "{took:?}");
+}
+
+/// What the library's connector has to give.
+#[tokio::test(start_paused = true)]
+async fn a_simulated_stream_is_one_for_the_library() {
+    let network = SimNetwork::new(6);
+    let set = set(&network).await;
+    let stream = network.connect(&set.address(0)).await;
+    let mut client = Wire::over(mongo_core::net::Stream::custom(stream.unwrap()));
+    assert!(is_primary(&client.hello().await));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cut_link_keeps_what_is_on_its_way() {
     let network = SimNetwork::new(2);
