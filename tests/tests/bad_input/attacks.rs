@@ -290,10 +290,12 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             waited_out,
         ),
         attack(
-            "47 MB announced, then silence",
+            "47 MB announced, 4 KB sent",
             moment,
             matcher()
-                .then(Action::Raw(header(47_000_000, 2013)))
+                .then(Action::Raw(
+                    [header(47_000_000, 2013), vec![0; 4096]].concat(),
+                ))
                 .then(Action::Hang),
             waited_out,
         ),

@@ -448,6 +448,23 @@ async fn a_connection_closed_while_idle_is_replaced<B: Backend>() {
     ping(&mut connection).await.expect("a reply");
 }
 
+/// Closed between the handshake and the first command: the command tells, and nothing is made anew
+/// behind the caller's back.
+async fn a_connection_closed_at_once_is_made_once<B: Backend>() {
+    pause();
+    let server = ScriptedServer::builder().unix().start().await;
+    let pool = B::build(Setup::new(server.uri()).wait(LONG));
+    let closing = Matcher::hello().once().then(Action::Close);
+    server.script().add(closing);
+    let mut connection = pool.get().await.expect("a connection");
+    let error = ping(&mut connection).await.expect_err("closed");
+    assert!(matches!(error.kind(), ErrorKind::Network(_)), "{error}");
+    drop(connection);
+    assert_eq!(server.look(|seen| seen.accepted), 1);
+    let mut connection = pool.get().await.expect("another");
+    ping(&mut connection).await.expect("a reply");
+}
+
 /// A peer that is there and does not answer any more is found by a ping alone.
 async fn a_half_dead_peer_is_found<B: Backend>() {
     pause();
@@ -492,6 +509,7 @@ on_both_backends!(
     connections_past_their_time_are_replaced,
     a_cleared_pool_hands_out_nothing_old,
     a_connection_closed_while_idle_is_replaced,
+    a_connection_closed_at_once_is_made_once,
     a_half_dead_peer_is_found,
 );
 
