@@ -65,7 +65,9 @@ impl Matcher {
         Self::new(When::AnyCommand)
     }
 
-    /// `hello` and its old names.
+    /// `hello` and its old names. Each reply of a streaming hello counts as one; a rule is looked
+    /// for before the wait for news, so that one that is added during the wait is for the reply
+    /// after the next.
     pub fn hello() -> Self {
         Self::new(When::Hello)
     }

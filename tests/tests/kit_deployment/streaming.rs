@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::doc;
 use bson::oid::ObjectId;
 use mongo_testkit::codec::{MORE_TO_COME, Reply};
-use mongo_testkit::{Deployment, ExhaustReplies, MemberSpec};
+use mongo_testkit::{Action, Deployment, ExhaustReplies, Matcher, MemberSpec};
 use tokio::time::{Instant, timeout};
 
 use crate::wire::{BOUND, Wire, counter, is_primary};
@@ -178,6 +178,30 @@ async fn a_fail_point_hits_a_running_stream() {
     assert!(is_primary(&client.receive().await.body));
     set.elect(1);
     assert!(!is_primary(&client.receive().await.body));
+    let end = timeout(BOUND, client.try_receive()).await;
+    assert!(end.expect("the end in time").is_none());
+}
+
+#[tokio::test]
+async fn a_rule_counts_each_reply_of_a_stream() {
+    let set = two().await;
+    let script = set.server(0).script();
+    script.add(Matcher::hello().after(1).once().then(Action::Copies(2)));
+    script.add(Matcher::hello().after(2).drop_connection());
+    let mut client = Wire::connect(&set, 0).await;
+    let hello = client.hello().await;
+    client.await_hello(&hello, LONG, true).await;
+    set.elect(1);
+    let twice = [client.receive().await, client.receive().await];
+    assert!(
+        twice
+            .iter()
+            .all(|reply| is_more(reply) && !is_primary(&reply.body))
+    );
+    set.elect(0);
+    let reply = client.receive().await;
+    assert!(is_primary(&reply.body));
+    assert_eq!(reply.response_to, twice[1].request_id);
     let end = timeout(BOUND, client.try_receive()).await;
     assert!(end.expect("the end in time").is_none());
 }
