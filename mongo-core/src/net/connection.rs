@@ -323,3 +323,6 @@ impl Connection {
         self.identity.name(ErrorKind::ConnectionClosed(reason))
     }
 }
+
+#[cfg(test)]
+mod tests;
