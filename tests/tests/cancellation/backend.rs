@@ -14,22 +14,20 @@ pub(crate) struct Status {
     pub(crate) waiting: usize,
 }
 
-pub(crate) trait Backend {
-    type Guard: DerefMut<Target = Connection>;
-    /// Whether a connection that is being made, or checked, outlives a check-out that is dropped.
-    const OUTLIVES: bool;
+pub(crate) trait Backend: Clone + Send + Sync + 'static {
+    type Guard: DerefMut<Target = Connection> + Send + 'static;
 
     fn build(factory: ConnectionFactory, max_size: u32, wait: Duration) -> Self;
-    async fn get(&self) -> Result<Self::Guard, Error>;
-    async fn try_get(&self) -> Result<Self::Guard, Error>;
+    fn get(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send;
+    fn try_get(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send;
     fn status(&self) -> Status;
 }
 
+#[derive(Clone)]
 pub(crate) struct Deadpool(mongo_deadpool::Pool);
 
 impl Backend for Deadpool {
     type Guard = mongo_deadpool::Connection;
-    const OUTLIVES: bool = false;
 
     fn build(factory: ConnectionFactory, max_size: u32, wait: Duration) -> Self {
         let mut config = mongo_deadpool::PoolConfig::new(max_size as usize);
@@ -59,11 +57,11 @@ impl Backend for Deadpool {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Bb8(mongo_bb8::Pool);
 
 impl Backend for Bb8 {
     type Guard = mongo_bb8::Connection;
-    const OUTLIVES: bool = true;
 
     fn build(factory: ConnectionFactory, max_size: u32, wait: Duration) -> Self {
         let manager = mongo_bb8::MongoConnectionManager::from(factory);
