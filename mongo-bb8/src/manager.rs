@@ -180,7 +180,11 @@ impl bb8::ManageConnection for MongoConnectionManager {
         }
         let attempt = shared.failures.begin();
         let deadline = Deadline::after(shared.create_timeout);
-        let connected = shared.factory.establish(deadline).await;
+        let connected = match shared.factory.establish(deadline).await {
+            // Nobody is left to take it, and bb8 would keep it open.
+            Ok(_) if self.is_closed() => Err(shared.factory.name(ErrorKind::PoolClosed)),
+            connected => connected,
+        };
         connected.inspect_err(|error| shared.failures.announce(attempt, error))
     }
 

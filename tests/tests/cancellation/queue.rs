@@ -1,13 +1,15 @@
 //! Callers that wait for a slot, and go away.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use mongo_core::error::Wait;
-use mongo_core::pools::RecyclingMethod;
+use mongo_core::pools::{ManagerConfig, RecyclingMethod};
+use tokio::time::sleep;
 
 use crate::backend::Backend;
-use crate::cut::{Cut, poll_once};
-use crate::memory::{PLAIN, keys};
+use crate::cut::{Cut, block_on, poll_once};
+use crate::memory::{Network, PLAIN, keys};
 use crate::pools::{SIZE, World, assert_waited};
 
 async fn full<B: Backend>() -> (World<B>, Vec<B::Guard>) {
@@ -66,6 +68,25 @@ async fn a_waiter_timed_out<B: Backend>() {
         drop(guards);
         world.check().await;
     }
+}
+
+/// bb8 goes on with a connection whose caller is gone; it must not outlive the pool's end.
+#[test]
+fn what_bb8_makes_for_nobody_is_closed_with_the_pool() {
+    block_on(async {
+        let network = Network::default();
+        let factory = network.factory(PLAIN, ManagerConfig::default(), keys());
+        let builder = mongo_bb8::Pool::builder().max_size(1);
+        let pool = mongo_bb8::Pool::build(builder, factory.into()).expect("a pool");
+        network.mute(true);
+        let ended = Cut::Drop.after(5, pool.get()).await;
+        assert!(ended.is_none());
+        assert_eq!(network.open(), 1, "on its way");
+        pool.close();
+        network.mute(false);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((network.open(), pool.status().size), (0, 0));
+    });
 }
 
 crate::on_both_backends!(
