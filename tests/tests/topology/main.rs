@@ -2,4 +2,5 @@
 
 mod discovery;
 mod monitoring;
+mod prose;
 mod support;

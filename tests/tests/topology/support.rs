@@ -73,7 +73,7 @@ pub(crate) fn secondary() -> Criterion {
 }
 
 /// The network in memory as a transport.
-struct OverSim(SimNetwork);
+pub(crate) struct OverSim(pub(crate) SimNetwork);
 
 #[async_trait]
 impl Connector for OverSim {
