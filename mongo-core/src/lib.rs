@@ -12,10 +12,13 @@
 //!   whose command was cancelled.
 //! - [`auth`]: credentials and SCRAM. [`handshake`]: from the first hello to an authenticated
 //!   connection.
-//! - [`select`] and [`concern`]: read preferences, read and write concerns.
+//! - [`sdam`]: what is known of a deployment and how it changes; monitors as state machines.
+//!   [`select`]: which server an operation may use. [`event`]: what happened. [`concern`]: read and
+//!   write concerns.
 //!
 //! The shell, behind the default feature `net`, has the sockets, timers and tasks:
-//! - `net`: `Connection`, and the `Connector` seam for transports of your own.
+//! - `net`: `Connection`, `Topology`, and the `Connector` and `DnsResolver` seams for transports and
+//!   resolvers of your own.
 //! - `pools`: what a generic pool needs, a factory that makes and checks connections.
 //!
 //! # A connection without a pool
@@ -38,8 +41,8 @@
 //! # Where it departs from its design
 //! - The handshake is a folder, not a file: metadata, environment, description and machine are four
 //!   things.
-//! - `pools` holds a factory for one server; the registry keyed by server and credential comes on
-//!   top of it.
+//! - `pools` holds a factory for one server; the registry keyed by server and credential, over a
+//!   topology, is still to come.
 
 pub mod address;
 pub mod auth;
