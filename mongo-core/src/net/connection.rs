@@ -140,6 +140,11 @@ impl Connection {
             }
             return Err(self.identity.name(error));
         }
+        self.last_reply()
+    }
+
+    /// The reply to the last command, while nothing was done with the connection since.
+    pub(super) fn last_reply(&self) -> Result<Reply<'_>> {
         let body = self.channel.body();
         body.map(|body| Reply::new(body, &self.identity))
             .map_err(|error| self.identity.name(error))

@@ -34,6 +34,33 @@ pub(crate) struct Establisher {
     pub(crate) phase: Mutex<Wait>,
 }
 
+/// An open transport, and the pool's generation before it was opened.
+pub(super) struct Opened {
+    pub(super) channel: Channel,
+    generation: u64,
+}
+
+/// A connection that has said hello, and is not authenticated yet.
+pub(super) struct Greeted {
+    pub(super) channel: Channel,
+    pub(super) generation: u64,
+    handshake: Handshake,
+    step: Step,
+}
+
+impl Opened {
+    /// Takes the reply to the hello into account, which the channel has.
+    pub(super) fn greeted(self, mut handshake: Handshake) -> Result<Greeted> {
+        let step = handshake.handle_reply(self.channel.body()?)?;
+        Ok(Greeted {
+            channel: self.channel,
+            generation: self.generation,
+            handshake,
+            step,
+        })
+    }
+}
+
 impl Establisher {
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         self.credential.as_ref()?.username()
@@ -71,12 +98,56 @@ impl Establisher {
     }
 
     async fn run(&self, id: u64, phase: &mut Wait) -> Result<Connection> {
+        let mut opened = self.open().await?;
+        self.enter(phase, Wait::Handshake);
+        let handshake = self.greet(&mut opened.channel).await?;
+        self.finish(id, opened.greeted(handshake)?, phase).await
+    }
+
+    /// Opens the transport.
+    pub(super) async fn open(&self) -> Result<Opened> {
         // Cleared meanwhile, the connection is stale from the beginning.
         let generation = self.generation.load(Ordering::Acquire);
-        let mut channel = Channel::new(self.connector.connect(&self.server).await?);
-        self.enter(phase, Wait::Handshake);
+        let channel = Channel::new(self.connector.connect(&self.server).await?);
+        Ok(Opened {
+            channel,
+            generation,
+        })
+    }
+
+    /// Says hello. The channel has the reply, which is not looked at yet.
+    pub(super) async fn greet(&self, channel: &mut Channel) -> Result<Handshake> {
         let mut handshake = Handshake::new(self.context()?);
-        let mut step = handshake.start()?;
+        match handshake.start()? {
+            Step::Send(request) => ask(channel, &request).await?,
+            Step::Derive(_) | Step::Done(_) => return Err(HandshakeError::OutOfOrder.into()),
+        }
+        Ok(handshake)
+    }
+
+    /// Authenticates on a connection that was greeted, maybe long ago. Cancelled and failing as
+    /// [`establish`](Self::establish) is, and bounded by the deadline alone.
+    pub(super) async fn complete(
+        &self,
+        id: u64,
+        greeted: Greeted,
+        deadline: Deadline,
+    ) -> Result<Connection> {
+        let mut phase = Wait::Authentication;
+        deadline
+            .bound(self.finish(id, greeted, &mut phase))
+            .await
+            .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())))
+            .map_err(|error| self.name(error))
+    }
+
+    async fn finish(&self, id: u64, greeted: Greeted, phase: &mut Wait) -> Result<Connection> {
+        let Greeted {
+            mut channel,
+            generation,
+            mut handshake,
+            mut step,
+        } = greeted;
         let description = loop {
             if handshake.is_authenticating() {
                 self.enter(phase, Wait::Authentication);

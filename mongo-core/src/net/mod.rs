@@ -13,8 +13,11 @@ mod dns;
 mod establish;
 mod keys;
 mod monitor;
+mod on_demand;
 mod reply;
+mod single;
 mod stream;
+mod together;
 mod topology;
 
 pub use connection::Connection;
@@ -25,7 +28,9 @@ pub use dns::HickoryResolver;
 pub use dns::{DnsResolver, resolve, system_random};
 pub(crate) use establish::Establisher;
 pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
+pub use on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub use reply::Reply;
+pub use single::SingleClient;
 pub use stream::{AsyncStream, Stream};
 pub use topology::{SelectedServer, Topology, TopologyBuilder};
 

@@ -77,7 +77,7 @@ impl MonitorSettings {
     }
 
     /// The hello for a connection that has shaken hands, without `$db`.
-    pub(super) fn hello(&self, hello_ok: bool, awaits: Option<TopologyVersion>) -> RawDocumentBuf {
+    pub(crate) fn hello(&self, hello_ok: bool, awaits: Option<TopologyVersion>) -> RawDocumentBuf {
         let mut command = RawDocumentBuf::new();
         if hello_ok || self.server_api.is_some() {
             command.append(cstr!("hello"), 1);

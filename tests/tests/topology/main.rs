@@ -2,5 +2,6 @@
 
 mod discovery;
 mod monitoring;
+mod on_demand;
 mod prose;
 mod support;

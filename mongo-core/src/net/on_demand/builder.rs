@@ -1,0 +1,217 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+use bson::oid::ObjectId;
+
+use super::OnDemandTopology;
+use crate::ServerAddress;
+use crate::auth::{AuthMechanism, Credential, ScramMechanism};
+use crate::error::{Error, Result, Wait};
+use crate::event::SdamEvent;
+use crate::handshake::ClientMetadata;
+use crate::net::connector::{Connector, SocketConnector};
+use crate::net::dispatcher::Handler;
+use crate::net::establish::Establisher;
+use crate::net::keys::KeyService;
+use crate::net::{PROCESS, SingleClient};
+use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
+use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
+use crate::uri::ClientOptions;
+
+/// How long the reply to a cancelled command is waited for.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// For commands, where the options don't say.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Builds an [`OnDemandTopology`], or the [`SingleClient`] over one.
+pub struct OnDemandTopologyBuilder {
+    options: ClientOptions,
+    connector: Option<Arc<dyn Connector>>,
+    keys: Option<Arc<KeyService>>,
+    handler: Option<Handler<SdamEvent>>,
+    selector: Option<ServerSelector>,
+    frequency: Option<Duration>,
+    try_once: Option<bool>,
+}
+
+/// What makes connections to any server.
+pub(super) struct Establishers {
+    connector: Arc<dyn Connector>,
+    keys: Arc<KeyService>,
+    credential: Option<Arc<Credential>>,
+    metadata: Arc<RawDocumentBuf>,
+    connect_timeout: Option<Duration>,
+    command_timeout: Option<Duration>,
+}
+
+impl Establishers {
+    pub(super) fn server(&self, server: &ServerAddress) -> Establisher {
+        Establisher {
+            connector: self.connector.clone(),
+            keys: self.keys.clone(),
+            server: server.clone(),
+            credential: self.credential.clone(),
+            metadata: self.metadata.clone(),
+            connect_timeout: self.connect_timeout,
+            command_timeout: self.command_timeout,
+            drain_timeout: DRAIN_TIMEOUT,
+            generation: Arc::new(AtomicU64::new(0)),
+            phase: Mutex::new(Wait::Connect),
+        }
+    }
+}
+
+impl OnDemandTopologyBuilder {
+    pub(super) fn new(options: ClientOptions) -> Self {
+        Self {
+            options,
+            connector: None,
+            keys: None,
+            handler: None,
+            selector: None,
+            frequency: None,
+            try_once: None,
+        }
+    }
+
+    /// What opens the transports. Default [`SocketConnector`].
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// The cache of derived keys, and the executor that fills it. Default one of its own, on
+    /// tokio's blocking threads.
+    #[must_use]
+    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Calls `handler` with each event, in order, on the task that selects.
+    #[must_use]
+    pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
+        self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Asks `selector` at each selection (`serverSelector`).
+    #[must_use]
+    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
+        self.selector = Some(selector);
+        self
+    }
+
+    /// How old what is known may be (`heartbeatFrequencyMS`), at least 500 ms. Default: what the
+    /// options say, if that is not the 10 s which are the default for monitors, and else 60 s.
+    #[must_use]
+    pub fn heartbeat_frequency(mut self, frequency: Duration) -> Self {
+        self.frequency = Some(frequency);
+        self
+    }
+
+    /// Whether a selection scans once and then fails (`serverSelectionTryOnce`), instead of trying
+    /// for `serverSelectionTimeoutMS`. Default: what the options say, and else true.
+    #[must_use]
+    pub fn try_once(mut self, try_once: bool) -> Self {
+        self.try_once = Some(try_once);
+        self
+    }
+
+    /// The topology, which does not authenticate. No I/O.
+    ///
+    /// # Errors
+    /// [`Configuration`](crate::ErrorKind::Configuration) for what the options ask and this version
+    /// can't do.
+    pub fn build(self) -> Result<OnDemandTopology> {
+        self.finish(None)
+    }
+
+    /// The client, which authenticates by the options' credential, if there is one. No I/O.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); or the credential's mechanism is not supported.
+    pub fn build_client(self) -> Result<SingleClient> {
+        let credential = self.options.credential.clone();
+        if let Some(credential) = &credential {
+            let mechanism = credential.mechanism().unwrap_or(AuthMechanism::ScramSha256);
+            ScramMechanism::try_from(mechanism).map_err(Error::from)?;
+        }
+        self.finish(credential).map(SingleClient::over)
+    }
+
+    fn finish(self, credential: Option<Credential>) -> Result<OnDemandTopology> {
+        self.check_options()?;
+        let options = self.options;
+        let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
+            .map_err(|error| Error::configuration(error.to_string()))?;
+        let of_monitors = ClientOptions::default().heartbeat_frequency;
+        let frequency = match (self.frequency, options.heartbeat_frequency) {
+            (Some(frequency), _) => frequency,
+            (None, given) if given == of_monitors => SCAN_FREQUENCY,
+            (None, given) => given,
+        };
+        let mut selection = SelectionOptions::from(&options);
+        selection.heartbeat_frequency = frequency;
+        selection.selector = self.selector;
+        let command_timeout = options.timeout.or(options.socket_timeout);
+        let description = Arc::new(TopologyDescription::default());
+        let mut topology = OnDemandTopology {
+            settings: TopologySettings::from_options(ObjectId::new(), &options),
+            index: Arc::new(SelectionIndex::new(description.clone(), selection)),
+            description,
+            scan: Scan::new(frequency),
+            members: BTreeMap::new(),
+            next_connection: 1,
+            selection_timeout: options.server_selection_timeout,
+            try_once: self.try_once.or(options.server_selection_try_once) != Some(false),
+            is_closed: false,
+            handler: self.handler,
+            establishers: Establishers {
+                connector: self
+                    .connector
+                    .unwrap_or_else(|| Arc::new(SocketConnector::new())),
+                keys: self.keys.unwrap_or_default(),
+                credential: credential.map(Arc::new),
+                metadata: Arc::new(metadata.document()),
+                connect_timeout: options.connect_timeout,
+                command_timeout: command_timeout
+                    .or(Some(COMMAND_TIMEOUT))
+                    .filter(|bound| !bound.is_zero()),
+            },
+        };
+        topology.apply(Input::Connect);
+        Ok(topology)
+    }
+
+    fn check_options(&self) -> Result<()> {
+        let options = &self.options;
+        options.validate()?;
+        let unsupported =
+            |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
+        if options.srv.is_some() && options.hosts.is_empty() {
+            return Err(Error::configuration(
+                "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
+            ));
+        }
+        if options.hosts.is_empty() {
+            return Err(Error::configuration("there is no host"));
+        }
+        if options.load_balanced == Some(true) {
+            return unsupported("`loadBalanced=true`");
+        }
+        match &self.connector {
+            None if options.uses_tls() => {
+                unsupported("TLS (`tls=true`) without a connector of your own")
+            }
+            None if options.proxy.is_some() => {
+                unsupported("`proxyHost` without a connector of your own")
+            }
+            None | Some(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{RawDocument, RawDocumentBuf};
+use tokio::time::Instant;
+
+use crate::error::{Error, Result, Wait};
+use crate::net::connection::Connection;
+use crate::net::deadline::{Deadline, Elapsed};
+use crate::net::establish::{Establisher, Greeted};
+
+/// The one connection to a server, which both checks it and runs commands. It authenticates when
+/// it first runs one: so a scan costs no more than hellos, and arbiters can be checked too.
+pub(in crate::net) struct Link {
+    pub(in crate::net) id: u64,
+    /// The server's number for it.
+    pub(in crate::net) server_id: Option<i64>,
+    /// When the server last answered.
+    pub(in crate::net) last_use: Instant,
+    pub(in crate::net) state: LinkState,
+}
+
+pub(in crate::net) enum LinkState {
+    Greeted(Box<Greeted>),
+    Ready(Connection),
+}
+
+/// How a check ended.
+pub(super) struct Checked {
+    pub(super) outcome: Result<Answer>,
+    /// From the start of the check on, or for an answer, from the hello on.
+    pub(super) duration: Duration,
+}
+
+/// What a server said, `ok: 0` included.
+pub(super) struct Answer {
+    pub(super) reply: RawDocumentBuf,
+    /// `None` if the connection can't be used: the handshake can't be completed.
+    pub(super) link: Option<Link>,
+}
+
+/// A check that is to be made.
+pub(super) struct Check {
+    pub(super) establisher: Arc<Establisher>,
+    pub(super) link: Option<Link>,
+    /// For a connection that is opened.
+    pub(super) id: u64,
+    /// For a connection that is there.
+    pub(super) hello: RawDocumentBuf,
+}
+
+impl Check {
+    /// Says hello on the connection that is there, or on a new one. Bounded by `connectTimeoutMS`;
+    /// dropped, it closes the connection.
+    pub(super) async fn run(self) -> Checked {
+        let Self {
+            establisher,
+            link,
+            id,
+            hello,
+        } = self;
+        let begun = Deadline::never();
+        let deadline = begun.within(establisher.connect_timeout);
+        let mut wait = Wait::Connect;
+        let bounded = deadline.bound(async {
+            if let Some(mut link) = link
+                && link.is_usable(deadline).await
+            {
+                wait = Wait::Heartbeat;
+                return link.say_hello(&hello).await;
+            }
+            open(&establisher, id, &mut wait).await
+        });
+        let outcome = bounded
+            .await
+            .unwrap_or_else(|Elapsed| Err(Error::timeout(wait, begun.elapsed())));
+        match outcome {
+            Ok((answer, duration)) => Checked {
+                outcome: Ok(answer),
+                duration,
+            },
+            Err(error) => Checked {
+                outcome: Err(error.at(&establisher.server)),
+                duration: begun.elapsed(),
+            },
+        }
+    }
+}
+
+async fn open(establisher: &Establisher, id: u64, wait: &mut Wait) -> Result<(Answer, Duration)> {
+    let mut opened = establisher.open().await?;
+    *wait = Wait::Handshake;
+    let sent = Instant::now();
+    let handshake = establisher.greet(&mut opened.channel).await?;
+    let duration = sent.elapsed();
+    let reply = opened.channel.body()?.to_owned();
+    // What the server is shows in its reply, also if nobody can use the connection.
+    let greeted = opened.greeted(handshake).ok();
+    let link = greeted.map(|greeted| Link {
+        id,
+        server_id: server_id(&reply),
+        last_use: Instant::now(),
+        state: LinkState::Greeted(Box::new(greeted)),
+    });
+    Ok((Answer { reply, link }, duration))
+}
+
+impl Link {
+    /// Whether a command can be sent: the server has not closed the connection, and what was owed
+    /// to a cancelled command came in time. Neither tells anything about the server.
+    pub(in crate::net) async fn is_usable(&mut self, deadline: Deadline) -> bool {
+        match &mut self.state {
+            LinkState::Greeted(greeted) => greeted.channel.is_quiet(),
+            LinkState::Ready(connection) => {
+                !connection.is_stale()
+                    && connection.drain(deadline).await.is_ok()
+                    && connection.is_quiet()
+            }
+        }
+    }
+
+    /// Whether it is not to be used again.
+    pub(super) fn is_over(&self, generation: u64) -> bool {
+        match &self.state {
+            LinkState::Greeted(greeted) => greeted.generation != generation,
+            LinkState::Ready(connection) => {
+                connection.is_closed() || connection.generation() != generation
+            }
+        }
+    }
+
+    async fn say_hello(mut self, hello: &RawDocumentBuf) -> Result<(Answer, Duration)> {
+        let sent = Instant::now();
+        let reply = match &mut self.state {
+            LinkState::Greeted(greeted) => {
+                greeted.channel.encode("admin", hello)?;
+                greeted.channel.round_trip().await?;
+                greeted.channel.body()?.to_owned()
+            }
+            LinkState::Ready(connection) => {
+                let outcome = connection
+                    .run_command_by(Deadline::never(), "admin", hello)
+                    .await;
+                match outcome {
+                    Ok(reply) => reply.into_owned(),
+                    Err(error) => match error.command() {
+                        Some(refused) => refused.reply.clone(),
+                        None => return Err(error),
+                    },
+                }
+            }
+        };
+        let duration = sent.elapsed();
+        self.last_use = Instant::now();
+        let link = Some(self);
+        Ok((Answer { reply, link }, duration))
+    }
+}
+
+fn server_id(reply: &RawDocument) -> Option<i64> {
+    let value = reply.get("connectionId").ok().flatten()?;
+    crate::auth::reply::integer(value)
+}

@@ -1,0 +1,372 @@
+mod builder;
+mod link;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use self::builder::Establishers;
+use self::link::{Answer, Check, Checked};
+use super::dispatcher::Handler;
+use super::dns::system_random;
+use super::establish::Establisher;
+use super::together::Together;
+use crate::ServerAddress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{
+    SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent,
+    ServerHeartbeatSucceededEvent,
+};
+use crate::sdam::{
+    ApplicationError, Effect, Input, MonitorSettings, RoundTripTime, SYSTEM_OVERLOADED_ERROR, Scan,
+    SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, Turn, apply,
+};
+use crate::select::{Criterion, SelectionIndex, ServerEntry};
+use crate::uri::ClientOptions;
+
+pub use self::builder::OnDemandTopologyBuilder;
+pub(super) use self::link::{Link, LinkState};
+
+/// A deployment that is looked at only when somebody selects a server: for functions as a service,
+/// command-line tools, and processes that fork. There is no background task.
+///
+/// A selection first scans all servers, side by side on its own task, if what is known is older
+/// than `heartbeatFrequencyMS` (60 s in this mode), if an application's error said so, or if no
+/// suitable server is known; at most every 500 ms. A scan ends when every server has answered or
+/// failed, those too that are discovered meanwhile. It takes up to `connectTimeoutMS`, twice that
+/// where a server that was known has to be tried again. A server that can't be reached is left alone
+/// for 5 s then.
+///
+/// `serverSelectionTryOnce` is true by default: a selection then takes up to the time of one scan,
+/// and 500 ms, whatever `serverSelectionTimeoutMS` says. If it is false, a selection takes up to
+/// that time-out, and the time of a scan.
+///
+/// It owns one connection for each server, kept from scan to scan. Dropping it closes them.
+///
+/// Specifications: server discovery and monitoring (single-threaded), server selection
+/// (single-threaded).
+pub struct OnDemandTopology {
+    settings: TopologySettings,
+    description: Arc<TopologyDescription>,
+    index: Arc<SelectionIndex>,
+    scan: Scan,
+    members: BTreeMap<ServerAddress, Member>,
+    next_connection: u64,
+    selection_timeout: Duration,
+    try_once: bool,
+    is_closed: bool,
+    handler: Option<Handler<SdamEvent>>,
+    establishers: Establishers,
+}
+
+/// A server of the topology.
+pub(super) struct Member {
+    pub(super) establisher: Arc<Establisher>,
+    pub(super) link: Option<Link>,
+    round_trip_time: RoundTripTime,
+}
+
+impl OnDemandTopology {
+    /// A topology of the options' hosts, all else by default. No I/O.
+    ///
+    /// # Errors
+    /// See [`OnDemandTopologyBuilder::build`].
+    pub fn new(options: ClientOptions) -> Result<Self> {
+        Self::builder(options).build()
+    }
+
+    /// A builder over client options.
+    pub fn builder(options: ClientOptions) -> OnDemandTopologyBuilder {
+        OnDemandTopologyBuilder::new(options)
+    }
+
+    /// What was known after the last scan, prepared for selection.
+    pub fn snapshot(&self) -> &Arc<SelectionIndex> {
+        &self.index
+    }
+
+    /// What was known after the last scan.
+    pub fn description(&self) -> &Arc<TopologyDescription> {
+        &self.description
+    }
+
+    /// Selects a server, after a scan if there is need for one. How long that takes is said
+    /// [above](Self).
+    ///
+    /// # Errors
+    /// [`ErrorKind::ServerSelection`]: why there is none, with each server's own last failure;
+    /// [`ErrorKind::TopologyClosed`].
+    ///
+    /// # Cancellation
+    /// Dropped in a scan, it closes the connections whose checks were under way, and the next
+    /// selection scans anew. The checks' end has no event then.
+    pub async fn select(&mut self, criterion: &Criterion) -> Result<Arc<ServerEntry>> {
+        self.select_other(criterion, &[]).await
+    }
+
+    /// [`select`](Self::select), with servers to avoid: those that failed this operation before.
+    ///
+    /// # Errors
+    /// See [`select`](Self::select).
+    pub async fn select_other(
+        &mut self,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+    ) -> Result<Arc<ServerEntry>> {
+        if self.is_closed {
+            return Err(ErrorKind::TopologyClosed.into());
+        }
+        let begun = Instant::now();
+        let until = now().checked_add(self.selection_timeout);
+        let mut selection = self.scan.select(now(), until, self.try_once);
+        loop {
+            match selection.turn(&self.scan, now()) {
+                Turn::Scan(at) => {
+                    sleep_until(Instant::from_std(at)).await;
+                    self.scan().await;
+                }
+                Turn::Look => {
+                    let found = self.index.select(criterion, deprioritized, system_random());
+                    if let Ok(Some(entry)) = found {
+                        return Ok(entry.clone());
+                    }
+                    selection.missed(&mut self.scan);
+                    // What no waiting helps against.
+                    found.map_err(|error| ErrorKind::ServerSelection(Arc::new(error)))?;
+                }
+                Turn::GiveUp => {
+                    let index = &self.index;
+                    let error = index.no_suitable_server(criterion, begun.elapsed());
+                    return Err(ErrorKind::ServerSelection(Arc::new(error)).into());
+                }
+            }
+        }
+    }
+
+    /// Tells of an error on a connection of the application's, or of a command on one: the server
+    /// may be marked unknown, and the next selection may scan.
+    ///
+    /// Specification: server discovery and monitoring, application errors.
+    pub fn handle_error(&mut self, error: ApplicationError) {
+        let server = error.server.clone();
+        self.note_error(error);
+        self.sweep(&server);
+    }
+
+    /// [`handle_error`](Self::handle_error), without closing a connection: if it is to be, it is not
+    /// used again.
+    pub(super) fn note_error(&mut self, error: ApplicationError) {
+        self.apply(Input::ApplicationError(error));
+    }
+
+    /// Closes a server's connection if it is not to be used again.
+    pub(super) fn sweep(&mut self, server: &ServerAddress) {
+        if let Some(member) = self.members.get_mut(server) {
+            let generation = member.establisher.generation.load(Ordering::Acquire);
+            member.link.take_if(|link| link.is_over(generation));
+        }
+    }
+
+    /// Closes all connections, for good. Does nothing the second time. Dropping does the same.
+    pub fn close(&mut self) {
+        if !std::mem::replace(&mut self.is_closed, true) {
+            self.apply(Input::Close);
+            self.members.clear();
+        }
+    }
+
+    /// Checks all servers, side by side.
+    async fn scan(&mut self) {
+        self.scan.begin(now());
+        let mut running = Together::new();
+        loop {
+            for server in self.scan.next_checks(&self.description) {
+                if let Some(check) = self.begin_check(&server) {
+                    running.push(server, check.run());
+                }
+            }
+            // Nothing is lost by a drop here but the checks under way.
+            let Some((server, checked)) = running.next().await else {
+                break;
+            };
+            self.end_check(&server, checked);
+            running.retain(|server| self.members.contains_key(server));
+        }
+        self.scan.end(now());
+    }
+
+    /// Checks one server that has lost its connection.
+    pub(super) async fn check(&mut self, server: &ServerAddress) {
+        if let Some(check) = self.begin_check(server) {
+            let checked = check.run().await;
+            self.end_check(server, checked);
+        }
+    }
+
+    fn begin_check(&mut self, server: &ServerAddress) -> Option<Check> {
+        let topology_id = self.settings.topology_id;
+        let hello_ok = self.description.server(server)?.hello_ok;
+        let member = self.members.get_mut(server)?;
+        let link = member.link.take();
+        let id = self.next_connection;
+        self.next_connection += 1;
+        let check = Check {
+            establisher: member.establisher.clone(),
+            id,
+            hello: MonitorSettings::new(topology_id, server.clone()).hello(hello_ok, None),
+            link,
+        };
+        let event = ServerHeartbeatStartedEvent {
+            topology_id,
+            address: server.clone(),
+            driver_connection_id: check.link.as_ref().map(|link| link.id),
+            server_connection_id: check.link.as_ref().and_then(|link| link.server_id),
+            awaited: false,
+        };
+        self.publish(&SdamEvent::ServerHeartbeatStarted(event));
+        Some(check)
+    }
+
+    fn end_check(&mut self, server: &ServerAddress, checked: Checked) {
+        let Checked { outcome, duration } = checked;
+        let Answer { reply, link } = match outcome {
+            Ok(answer) => answer,
+            Err(error) => return self.fail_check(server, None, duration, error),
+        };
+        let mut description = ServerDescription::from_hello(server.clone(), &reply, now());
+        if let Some(SdamError::Failed(error)) = description.error {
+            return self.fail_check(server, link, duration, error);
+        }
+        let Some(member) = self.members.get_mut(server) else {
+            return;
+        };
+        member.round_trip_time.record(duration);
+        description.round_trip_time = member.round_trip_time.average();
+        description.min_round_trip_time = Some(member.round_trip_time.minimum());
+        let event = ServerHeartbeatSucceededEvent {
+            topology_id: self.settings.topology_id,
+            address: server.clone(),
+            driver_connection_id: link.as_ref().map(|link| link.id),
+            server_connection_id: link.as_ref().and_then(|link| link.server_id),
+            duration,
+            reply,
+            awaited: false,
+        };
+        member.link = link;
+        self.scan.handle_answer(server);
+        self.publish(&SdamEvent::ServerHeartbeatSucceeded(event));
+        self.apply(Input::Check(Arc::new(description)));
+    }
+
+    fn fail_check(
+        &mut self,
+        server: &ServerAddress,
+        link: Option<Link>,
+        duration: Duration,
+        error: Error,
+    ) {
+        let event = ServerHeartbeatFailedEvent {
+            topology_id: self.settings.topology_id,
+            address: server.clone(),
+            driver_connection_id: link.as_ref().map(|link| link.id),
+            server_connection_id: link.as_ref().and_then(|link| link.server_id),
+            duration,
+            failure: error.clone(),
+            awaited: false,
+        };
+        self.publish(&SdamEvent::ServerHeartbeatFailed(event));
+        let was_known = self
+            .description
+            .server(server)
+            .is_some_and(|known| known.server_type != ServerType::Unknown);
+        let Some(member) = self.members.get_mut(server) else {
+            return;
+        };
+        // It has too much to do, and is what it was.
+        if was_known && error.has_label(SYSTEM_OVERLOADED_ERROR) {
+            member.link = link;
+            return self.scan.handle_answer(server);
+        }
+        member.round_trip_time.reset();
+        self.scan.handle_failure(server, &error, was_known, now());
+        self.mark_unknown(server, error);
+    }
+
+    /// As a failed check does.
+    pub(super) fn mark_unknown(&mut self, server: &ServerAddress, error: Error) {
+        let failed = ServerDescription::failed(server.clone(), error, now());
+        self.apply(Input::Check(Arc::new(failed)));
+    }
+
+    pub(super) fn member_mut(&mut self, server: &ServerAddress) -> Option<&mut Member> {
+        self.members.get_mut(server)
+    }
+
+    fn apply(&mut self, input: Input) {
+        let transition = apply(&self.settings, &self.description, input);
+        if !Arc::ptr_eq(&self.description, &transition.description) {
+            self.description = transition.description;
+            self.index = Arc::new(self.index.next(self.description.clone()));
+        }
+        for effect in transition.effects {
+            self.carry_out(effect);
+        }
+        for event in &transition.events {
+            self.publish(event);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::StartMonitor { server } => {
+                let member = Member {
+                    establisher: Arc::new(self.establishers.server(&server)),
+                    link: None,
+                    round_trip_time: RoundTripTime::new(),
+                };
+                self.members.insert(server, member);
+            }
+            Effect::StopMonitor { server } | Effect::ClosePool { server } => {
+                self.members.remove(&server);
+            }
+            Effect::ClearPool { server, .. } | Effect::CancelCheck { server } => {
+                if let Some(member) = self.members.get(&server) {
+                    let generation = &member.establisher.generation;
+                    generation.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+            Effect::RequestCheck { reason, .. } => self.scan.handle_request(reason),
+            // A connection is opened when it is needed.
+            Effect::ReadyPool { .. } => {}
+        }
+    }
+
+    fn publish(&self, event: &SdamEvent) {
+        if let Some(handler) = &self.handler {
+            handler(event);
+        }
+    }
+}
+
+impl Drop for OnDemandTopology {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for OnDemandTopology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnDemandTopology")
+            .field("description", &self.description)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tokio's clock, which tests may hold.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}

@@ -1,0 +1,277 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::rawdoc;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::deadline::Deadline;
+use super::on_demand::{Link, LinkState, OnDemandTopology};
+use super::reply::Reply;
+use crate::ServerAddress;
+use crate::error::{ClosedReason, Error, ErrorKind, Result};
+use crate::sdam::{ApplicationError, ErrorPhase, TopologyDescription};
+use crate::select::Criterion;
+use crate::uri::ClientOptions;
+
+/// How long a connection may be idle before a ping checks it (`socketCheckIntervalMS`).
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often a server is selected for one command: a connection that turns out to be broken, and
+/// then one that was closed, each lead to another selection.
+const SELECTIONS: usize = 3;
+
+/// A client for one task, without any in the background: it owns one connection for each server,
+/// which both checks the server and runs commands on it.
+///
+/// A server is selected for each command as [`OnDemandTopology`] says, and how long that may take.
+/// A connection authenticates before its first command. One that was idle for 5 s
+/// (`socketCheckIntervalMS`) is checked by a ping first; if that fails, the server is unknown, and
+/// another one is selected, once.
+///
+/// ```no_run
+/// use mongo_core::ClientOptions;
+/// use mongo_core::bson::doc;
+/// use mongo_core::net::SingleClient;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> mongo_core::Result<()> {
+/// let options = ClientOptions::parse("mongodb://a.example,b.example/?replicaSet=rs")?;
+/// let mut client = SingleClient::new(options)?;
+/// let reply = client.run_command("admin", &doc! { "ping": 1 }).await?;
+/// println!("{:?}", reply.raw());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancellation
+/// Any future of it may be dropped at any time, and no later command can read the reply of an
+/// earlier one: a connection on which one is owed is drained, or closed and opened again.
+pub struct SingleClient {
+    topology: OnDemandTopology,
+}
+
+impl SingleClient {
+    /// A client of the options' hosts and credential, all else by default;
+    /// [`OnDemandTopology::builder`] is for more. No I/O.
+    ///
+    /// # Errors
+    /// See [`OnDemandTopologyBuilder::build_client`](super::OnDemandTopologyBuilder::build_client).
+    pub fn new(options: ClientOptions) -> Result<Self> {
+        OnDemandTopology::builder(options).build_client()
+    }
+
+    pub(super) fn over(topology: OnDemandTopology) -> Self {
+        Self { topology }
+    }
+
+    /// Runs a command on a server that takes writes. See [`run_command_on`](Self::run_command_on).
+    ///
+    /// # Errors
+    /// See [`run_command_on`](Self::run_command_on).
+    pub async fn run_command<C>(&mut self, database: &str, command: &C) -> Result<Reply<'_>>
+    where
+        C: Serialize + ?Sized,
+    {
+        self.run_command_on(&Criterion::write(), database, command)
+            .await
+    }
+
+    /// Selects a server, runs a command on it and returns its reply, borrowed until the next
+    /// command.
+    ///
+    /// The command is sent as it is: a secondary runs it only if it has the `$readPreference` that
+    /// says so. Its reply is waited for by the options' `timeoutMS`, else `socketTimeoutMS`, else
+    /// 60 s; zero is no bound. Nothing is run twice.
+    ///
+    /// # Errors
+    /// As [`OnDemandTopology::select`], and as
+    /// [`Connection::run_command`](super::Connection::run_command); or the server could not be
+    /// authenticated with. What an error tells about the server is taken into account.
+    pub async fn run_command_on<C>(
+        &mut self,
+        criterion: &Criterion,
+        database: &str,
+        command: &C,
+    ) -> Result<Reply<'_>>
+    where
+        C: Serialize + ?Sized,
+    {
+        let server = self.connect(criterion).await?;
+        let link = self.link(&server)?;
+        let LinkState::Ready(connection) = &mut link.state else {
+            return Err(lost(&server));
+        };
+        let found = connection
+            .run_command(database, command)
+            .await
+            .map(|reply| ApplicationError::from_write_concern_error(server.clone(), &reply));
+        match found {
+            Err(error) => {
+                self.failed(&server, &error, ErrorPhase::Completed);
+                return Err(error);
+            }
+            Ok(write_concern_error) => {
+                link.last_use = Instant::now();
+                // The connection has the reply still, and is closed at its next use if it is to be.
+                if let Some(told) = write_concern_error {
+                    self.topology.note_error(told);
+                }
+            }
+        }
+        match &self.link(&server)?.state {
+            LinkState::Ready(connection) => connection.last_reply(),
+            LinkState::Greeted(_) => Err(lost(&server)),
+        }
+    }
+
+    /// What was known after the last scan.
+    pub fn description(&self) -> &Arc<TopologyDescription> {
+        self.topology.description()
+    }
+
+    /// Closes all connections, for good.
+    pub fn close(&mut self) {
+        self.topology.close();
+    }
+
+    /// Selects a server whose connection is ready for a command.
+    async fn connect(&mut self, criterion: &Criterion) -> Result<ServerAddress> {
+        let mut selected = 0;
+        loop {
+            let entry = self.topology.select(criterion).await?;
+            let server = entry.address();
+            selected += 1;
+            if self.prepare(server).await? {
+                return Ok(server.clone());
+            }
+            if selected == SELECTIONS {
+                return Err(lost(server));
+            }
+        }
+    }
+
+    /// Makes a server's connection ready for a command. If it is not, the server was checked
+    /// meanwhile, and one is to be selected again.
+    async fn prepare(&mut self, server: &ServerAddress) -> Result<bool> {
+        let Some(member) = self.topology.member_mut(server) else {
+            return Ok(false);
+        };
+        let establisher = member.establisher.clone();
+        let deadline = Deadline::never().within(establisher.connect_timeout);
+        let idle = match &mut member.link {
+            Some(link) => {
+                let is_usable = link.is_usable(deadline).await;
+                is_usable.then(|| link.last_use.elapsed())
+            }
+            None => None,
+        };
+        // Taken, it is closed by a drop of this future.
+        let link = member.link.take_if(|link| match link.state {
+            LinkState::Greeted(_) => true,
+            LinkState::Ready(_) => idle.is_none(),
+        });
+        match (link, idle.map(|idle| idle >= SOCKET_CHECK_INTERVAL)) {
+            (Some(link), Some(false)) => self.authenticate(server, link, deadline).await,
+            (Some(link), Some(true)) => {
+                member.link = Some(link);
+                self.topology.check(server).await;
+                Ok(false)
+            }
+            (None, Some(true)) => Ok(self.ping(server, deadline).await),
+            (None, Some(false)) => Ok(true),
+            (link, None) => {
+                drop(link);
+                self.topology.check(server).await;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn authenticate(
+        &mut self,
+        server: &ServerAddress,
+        link: Link,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let Link {
+            id,
+            server_id,
+            state,
+            ..
+        } = link;
+        let Some(member) = self.topology.member_mut(server) else {
+            return Ok(false);
+        };
+        let establisher = member.establisher.clone();
+        let connection = match state {
+            LinkState::Ready(connection) => Ok(connection),
+            LinkState::Greeted(greeted) => establisher.complete(id, *greeted, deadline).await,
+        };
+        match connection {
+            Ok(connection) => {
+                member.link = Some(Link {
+                    id,
+                    server_id,
+                    last_use: Instant::now(),
+                    state: LinkState::Ready(connection),
+                });
+                Ok(true)
+            }
+            Err(error) => {
+                self.failed(server, &error, ErrorPhase::Authentication);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether an idle connection still works. If not, its server is unknown.
+    async fn ping(&mut self, server: &ServerAddress, deadline: Deadline) -> bool {
+        let Ok(link) = self.link(server) else {
+            return false;
+        };
+        let LinkState::Ready(connection) = &mut link.state else {
+            return false;
+        };
+        let ping = rawdoc! { "ping": 1_i32 };
+        let answered = connection.run_command_by(deadline, "admin", &ping).await;
+        match answered.map(drop) {
+            // The server answered: the connection is alive, whatever it thinks of a ping.
+            Err(error) if error.command().is_none() => {
+                self.topology.mark_unknown(server, error);
+                self.topology.sweep(server);
+                false
+            }
+            Ok(()) | Err(_) => {
+                link.last_use = Instant::now();
+                true
+            }
+        }
+    }
+
+    fn failed(&mut self, server: &ServerAddress, error: &Error, phase: ErrorPhase) {
+        let told = ApplicationError::new(server.clone(), error.clone(), phase);
+        self.topology.handle_error(told);
+        self.topology.sweep(server);
+    }
+
+    fn link(&mut self, server: &ServerAddress) -> Result<&mut Link> {
+        let member = self.topology.member_mut(server);
+        member
+            .and_then(|member| member.link.as_mut())
+            .ok_or_else(|| lost(server))
+    }
+}
+
+fn lost(server: &ServerAddress) -> Error {
+    Error::from(ErrorKind::ConnectionClosed(ClosedReason::Network)).at(server)
+}
+
+impl fmt::Debug for SingleClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SingleClient")
+            .field("description", self.description())
+            .finish_non_exhaustive()
+    }
+}
