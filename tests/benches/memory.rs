@@ -1,0 +1,238 @@
+//! What our connections ask of the heap: allocations for each operation, and the memory of an idle
+//! connection, beside a raw tokio socket and the official driver.
+//!
+//! ```sh
+//! cargo bench -p mongo-testkit --bench memory
+//! ```
+//! Allocations are those of one task, checking out and in included. Memory is bytes of the heap, counted by the allocator, with 2,000 connections over loopback that were all
+//! in use at once and came back, divided by their number: the pool's own share is in it. The second
+//! pair of figures is after a reply of 64 KiB on each: what it grew for that has been given back. Noise
+//! does not touch the heap's figures: the run fails if one misses its goal.
+
+#[path = "support/alloc.rs"]
+mod alloc;
+#[path = "support/operations.rs"]
+mod operations;
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/setting.rs"]
+mod setting;
+#[path = "support/table.rs"]
+mod table;
+#[path = "support/worker.rs"]
+mod worker;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bson::doc;
+use mongodb::Client;
+use mongodb::event::EventHandler;
+use mongodb::event::cmap::CmapEvent;
+use mongodb::options::ClientOptions;
+use operations::Operation;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use setting::{NAMES, Setting};
+use table::{Goal, Table};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+
+const CONNECTIONS: usize = 2000;
+/// KiB for each connection.
+const MOST: f64 = 5.0;
+const ALLOCATIONS: Goal = Goal {
+    at_most: 3.0,
+    is_kept: true,
+};
+
+/// KiB for each connection: of the heap, and of all memory that the kernel counts.
+#[derive(Clone, Copy)]
+struct Cost {
+    heap: f64,
+    resident: f64,
+}
+
+impl Cost {
+    fn now() -> Self {
+        let each = |bytes: usize| bytes as f64 / 1024.0 / CONNECTIONS as f64;
+        let stats = alloc::stats();
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+        Self {
+            heap: each(stats.bytes_allocated - stats.bytes_deallocated),
+            resident: each(pages.unwrap_or(0) * rustix::param::page_size()),
+        }
+    }
+
+    /// What `make` adds, and what it returns keeps.
+    async fn of<T>(make: impl Future<Output = T>) -> (Self, T) {
+        let before = Self::now();
+        let kept = make.await;
+        // What other tasks had to do for it is done too.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let after = Self::now();
+        let cost = Self {
+            heap: after.heap - before.heap,
+            resident: after.resident - before.resident,
+        };
+        (cost, kept)
+    }
+
+    fn and(self, more: Self) -> Self {
+        Self {
+            heap: self.heap + more.heap,
+            resident: self.resident + more.resident,
+        }
+    }
+}
+
+impl Table {
+    fn cost(&mut self, of: &str, cost: Cost, is_ours: bool) {
+        let goal = |is_kept| {
+            is_ours.then_some(Goal {
+                at_most: MOST,
+                is_kept,
+            })
+        };
+        self.row(&format!("{of}: KiB of heap"), cost.heap, goal(true));
+        self.row(&format!("{of}: KiB resident"), cost.resident, goal(false));
+    }
+}
+
+/// All connections at once, one command on each.
+macro_rules! use_all {
+    ($pool:expr, $command:expr) => {{
+        let mut held = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            let mut connection = $pool.get().await.expect("a connection");
+            let reply = connection.run_command("admin", $command).await;
+            assert!(reply.is_ok());
+            held.push(connection);
+        }
+    }};
+}
+
+macro_rules! pool {
+    ($table:ident, $name:literal, $config:ty, $url:expr) => {{
+        let config = <$config>::from_url($url);
+        let (small, pool) = Cost::of(async {
+            let pool = config.create_pool(None).expect("a pool");
+            use_all!(pool, &doc! { "ping": 1 });
+            pool
+        })
+        .await;
+        assert_eq!(pool.status().available, CONNECTIONS);
+        $table.cost(concat!($name, ", after a ping"), small, true);
+        let (more, ()) = Cost::of(async { use_all!(pool, &doc! { "large": 1 }) }).await;
+        $table.cost(
+            concat!($name, ", after replies of 64 KiB"),
+            small.and(more),
+            true,
+        );
+    }};
+}
+
+async fn raw(port: u16) -> Vec<TcpStream> {
+    let mut streams = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        streams.push(
+            TcpStream::connect(("127.0.0.1", port))
+                .await
+                .expect("a socket"),
+        );
+    }
+    streams
+}
+
+/// A client that has filled its pool by itself.
+async fn official(url: &str) -> Client {
+    let mut options = ClientOptions::parse(url).await.expect("options");
+    let ready = Arc::new(AtomicUsize::new(0));
+    options.min_pool_size = u32::try_from(CONNECTIONS).ok();
+    options.max_connecting = Some(16);
+    let count = ready.clone();
+    options.cmap_event_handler = Some(EventHandler::callback(move |event| {
+        if matches!(event, CmapEvent::ConnectionReady(_)) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    }));
+    let client = Client::with_options(options).expect("a client");
+    let database = client.database("admin");
+    while ready.load(Ordering::SeqCst) < CONNECTIONS {
+        let ping = mongodb::bson::doc! { "ping": 1 };
+        database.run_command(ping).await.expect("ok");
+    }
+    client
+}
+
+async fn measure_idle(port: u16, table: &mut Table) {
+    let url =
+        format!("mongodb://127.0.0.1:{port}/?directConnection=true&maxPoolSize={CONNECTIONS}");
+    table.heading(&format!("{CONNECTIONS} idle connections, memory of each"));
+    let (cost, streams) = Cost::of(raw(port)).await;
+    table.cost("raw socket", cost, false);
+    drop(streams);
+    pool!(table, "mongo-deadpool", mongo_deadpool::Config, &url);
+    pool!(table, "mongo-bb8", mongo_bb8::Config, &url);
+    let (cost, client) = Cost::of(official(&url)).await;
+    table.cost("official driver", cost, false);
+    drop(client);
+}
+
+fn count_allocations(runtime: &Runtime, setting: &Setting, table: &mut Table) {
+    const OPERATIONS: usize = 1000;
+    let (operation, goal) = match setting.operation {
+        Operation::Ping => ("ping", Some(ALLOCATIONS)),
+        Operation::Find => ("find one, owned reply", None),
+    };
+    table.heading(&format!("{operation}, allocations"));
+    for name in NAMES {
+        let mut run = setting.alone(runtime, name);
+        // Connects, and lets buffers grow.
+        run(OPERATIONS);
+        let before = allocations();
+        run(OPERATIONS);
+        let figure = (allocations() - before) as f64 / OPERATIONS as f64;
+        let goal = match name {
+            name if name.starts_with("mongo-") => goal,
+            _ => None,
+        };
+        table.row(name, figure, goal);
+    }
+}
+
+/// Those that make an old one larger or smaller included.
+fn allocations() -> usize {
+    let stats = alloc::stats();
+    stats.allocations + stats.reallocations
+}
+
+fn main() -> ExitCode {
+    // Before the server starts, which inherits it.
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("as many files as may be");
+    server::serve_if_asked();
+    let server = server::Server::start();
+    let port = server.port();
+    let builder = &mut tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().expect("a runtime");
+    let mut table = Table::default();
+    runtime.block_on(measure_idle(port, &mut table));
+    let _context = runtime.enter();
+    for operation in [Operation::Ping, Operation::Find] {
+        let setting = Setting {
+            port,
+            tasks: 1,
+            operation,
+        };
+        count_allocations(&runtime, &setting, &mut table);
+    }
+    table.status()
+}

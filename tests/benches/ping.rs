@@ -1,0 +1,143 @@
+//! What one command round trip costs the client, beside a raw tokio socket that writes the same
+//! bytes, encoded beforehand, and beside the official driver.
+//!
+//! ```sh
+//! cargo bench -p mongo-testkit --bench ping
+//! # One part of it alone, for a profiler: N pings from one task over one connection.
+//! cargo bench -p mongo-testkit --bench ping -- --callgrind mongo-deadpool N
+//! ```
+//! The server is another process. Each operation of ours checks a connection out, encodes the
+//! command, reads and checks the reply, and checks the connection in. All run in turns in one
+//! process with the same number of tasks and connections; a ratio is the median of the rounds'.
+//! "By Document" builds the command as a
+//! map, as one does at first; else it is a type of the application's own.
+//!
+//! CPU and throughput are told; instructions are kept: the run fails if their goal is missed. They
+//! need `valgrind`, and are left out without it.
+
+#[path = "support/callgrind.rs"]
+mod callgrind;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/operations.rs"]
+mod operations;
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/setting.rs"]
+mod setting;
+#[path = "support/table.rs"]
+mod table;
+#[path = "support/worker.rs"]
+mod worker;
+
+use std::process::ExitCode;
+
+use load::{Sample, Subject, measure};
+use operations::{Operation, OursByDocument};
+use setting::{
+    BARE_BB8, BARE_DEADPOOL, BB8, BB8_DOCUMENT, DEADPOOL, DEADPOOL_DOCUMENT, NAMES, OFFICIAL, RAW,
+    Setting,
+};
+use table::{Goal, Table};
+use tokio::runtime::Runtime;
+
+const ROUNDS: usize = 15;
+/// In one round of one subject, of all tasks together.
+const OPERATIONS: usize = 16_000;
+
+const CPU: Goal = Goal {
+    at_most: 1.2,
+    is_kept: false,
+};
+const INSTRUCTIONS: Goal = Goal {
+    at_most: 6500.0,
+    is_kept: true,
+};
+
+fn main() -> ExitCode {
+    server::serve_if_asked();
+    let server = server::Server::start();
+    let setting = |tasks, operation| Setting {
+        port: server.port(),
+        tasks,
+        operation,
+    };
+    if let Some((name, count)) = callgrind::asked() {
+        let builder = &mut tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build().expect("a runtime");
+        let _context = runtime.enter();
+        setting(1, Operation::Ping).alone(&runtime, &name)(count);
+        return ExitCode::SUCCESS;
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    let _context = runtime.enter();
+    let mut table = Table::default();
+    compare(&runtime, &setting(16, Operation::Ping), &mut table);
+    compare(&runtime, &setting(64, Operation::Ping), &mut table);
+    compare(&runtime, &setting(16, Operation::Find), &mut table);
+    count_instructions(&mut table);
+    table.status()
+}
+
+async fn subjects(setting: &Setting) -> Vec<Subject> {
+    let tasks = setting.tasks;
+    let mut raw = Vec::new();
+    for _ in 0..tasks {
+        raw.push(setting.raw().await);
+    }
+    vec![
+        Subject::new(RAW, raw),
+        Subject::new(BARE_DEADPOOL, vec![setting.bare_deadpool(); tasks]),
+        Subject::new(BARE_BB8, vec![setting.bare_bb8(); tasks]),
+        Subject::new(DEADPOOL, vec![setting.deadpool(); tasks]),
+        Subject::new(BB8, vec![setting.bb8(); tasks]),
+        Subject::new(
+            DEADPOOL_DOCUMENT,
+            vec![OursByDocument(setting.deadpool()); tasks],
+        ),
+        Subject::new(BB8_DOCUMENT, vec![OursByDocument(setting.bb8()); tasks]),
+        Subject::new(OFFICIAL, vec![setting.official().await; tasks]),
+    ]
+}
+
+fn compare(runtime: &Runtime, setting: &Setting, table: &mut Table) {
+    let mut subjects = runtime.block_on(subjects(setting));
+    measure(runtime, &mut subjects, ROUNDS, OPERATIONS / setting.tasks);
+    let (operation, cpu_goal) = match setting.operation {
+        Operation::Ping => ("ping", Some(CPU)),
+        Operation::Find => ("find one, owned reply", None),
+    };
+    table.heading(&format!("{operation}, {} tasks", setting.tasks));
+    let raw = &subjects[0];
+    for subject in &subjects {
+        let mut row = |what: &str, figure: f64, goal: Option<Goal>| {
+            table.row(&format!("{}: {what}", subject.name), figure, goal);
+        };
+        let cpu = |sample: &Sample| sample.cpu * 1e6;
+        row("CPU, µs", subject.median(cpu), None);
+        if subject.name == RAW {
+            continue;
+        }
+        let goal = match subject.name {
+            DEADPOOL | BB8 => cpu_goal,
+            _ => None,
+        };
+        row("CPU, ratio to raw", subject.ratio(raw, cpu), goal);
+        let throughput = subject.ratio(raw, |sample| 1.0 / sample.wall);
+        row("throughput, ratio to raw", throughput, None);
+    }
+}
+
+fn count_instructions(table: &mut Table) {
+    table.heading("ping, one task, instructions under callgrind");
+    for name in NAMES {
+        let goal = match name {
+            DEADPOOL | BB8 => Some(INSTRUCTIONS),
+            _ => None,
+        };
+        match callgrind::instructions(name) {
+            Some(instructions) => table.row(name, instructions, goal),
+            None => return println!("  left out: valgrind could not run"),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Runs the same number of tasks on each of several subjects, in turns, and compares them.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Runtime;
+
+use crate::worker::Worker;
+
+/// What one operation took, on average over a round.
+#[derive(Clone, Copy)]
+pub(crate) struct Sample {
+    /// Seconds of the clock on the wall, all tasks together.
+    pub(crate) wall: f64,
+    /// Seconds of CPU of this process, the kernel's work for it included.
+    pub(crate) cpu: f64,
+}
+
+/// Something to be measured: a task for each worker.
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
+    run: Box<dyn FnMut(&Runtime, usize) -> Sample>,
+    samples: Vec<Sample>,
+}
+
+impl Subject {
+    pub(crate) fn new<W: Worker>(name: &'static str, mut workers: Vec<W>) -> Self {
+        Self {
+            name,
+            run: Box::new(move |runtime, operations| {
+                let taken = std::mem::take(&mut workers);
+                let (returned, sample) = runtime.block_on(round(taken, operations));
+                workers = returned;
+                sample
+            }),
+            samples: Vec::new(),
+        }
+    }
+
+    /// The median over the rounds.
+    pub(crate) fn median(&self, part: impl Fn(&Sample) -> f64) -> f64 {
+        median(self.samples.iter().map(part).collect())
+    }
+
+    /// The median of the rounds' ratios to another subject's same round.
+    pub(crate) fn ratio(&self, to: &Self, part: impl Fn(&Sample) -> f64) -> f64 {
+        let pairs = self.samples.iter().zip(&to.samples);
+        median(pairs.map(|(own, other)| part(own) / part(other)).collect())
+    }
+}
+
+/// Measures the subjects in `rounds` rounds, each beginning with another one; `operations` of each
+/// worker in a round. One more round before goes uncounted.
+pub(crate) fn measure(
+    runtime: &Runtime,
+    subjects: &mut [Subject],
+    rounds: usize,
+    operations: usize,
+) {
+    let count = subjects.len();
+    for subject in subjects.iter_mut() {
+        (subject.run)(runtime, operations);
+    }
+    for first in 0..rounds {
+        for turn in 0..count {
+            let subject = &mut subjects[(first + turn) % count];
+            let sample = (subject.run)(runtime, operations);
+            subject.samples.push(sample);
+        }
+    }
+}
+
+async fn round<W: Worker>(workers: Vec<W>, operations: usize) -> (Vec<W>, Sample) {
+    let in_all = (workers.len() * operations) as f64;
+    let (wall, cpu) = (Instant::now(), cpu_time());
+    let tasks: Vec<_> = workers
+        .into_iter()
+        .map(|mut worker| {
+            tokio::spawn(async move {
+                for _ in 0..operations {
+                    worker.operate().await;
+                }
+                worker
+            })
+        })
+        .collect();
+    let mut returned = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        returned.push(task.await.expect("a worker that does not panic"));
+    }
+    let sample = Sample {
+        wall: wall.elapsed().as_secs_f64() / in_all,
+        cpu: (cpu_time() - cpu).as_secs_f64() / in_all,
+    };
+    (returned, sample)
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

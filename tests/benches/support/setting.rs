@@ -1,0 +1,119 @@
+//! Makes everything that is compared.
+
+use mongodb::Client;
+use mongodb::options::ClientOptions;
+use tokio::runtime::Runtime;
+
+use crate::operations::{Official, Operation, Ours, OursByDocument, RawSocket, RawSockets};
+use crate::worker::Worker;
+
+pub(crate) const RAW: &str = "raw socket";
+pub(crate) const BARE_DEADPOOL: &str = "bare deadpool of raw sockets";
+pub(crate) const BARE_BB8: &str = "bare bb8 of raw sockets";
+pub(crate) const DEADPOOL: &str = "mongo-deadpool";
+pub(crate) const BB8: &str = "mongo-bb8";
+pub(crate) const OFFICIAL: &str = "official driver";
+pub(crate) const DEADPOOL_DOCUMENT: &str = "mongo-deadpool, by Document";
+pub(crate) const BB8_DOCUMENT: &str = "mongo-bb8, by Document";
+pub(crate) const NAMES: [&str; 8] = [
+    RAW,
+    BARE_DEADPOOL,
+    BARE_BB8,
+    DEADPOOL,
+    BB8,
+    DEADPOOL_DOCUMENT,
+    BB8_DOCUMENT,
+    OFFICIAL,
+];
+
+pub(crate) struct Setting {
+    pub(crate) port: u16,
+    pub(crate) tasks: usize,
+    pub(crate) operation: Operation,
+}
+
+impl Setting {
+    fn url(&self) -> String {
+        format!(
+            "mongodb://127.0.0.1:{}/?directConnection=true&maxPoolSize={}",
+            self.port, self.tasks
+        )
+    }
+
+    fn sockets(&self) -> RawSockets {
+        RawSockets {
+            port: self.port,
+            operation: self.operation,
+        }
+    }
+
+    pub(crate) async fn raw(&self) -> RawSocket {
+        RawSocket::connect(self.port, self.operation)
+            .await
+            .expect("a socket")
+    }
+
+    pub(crate) fn bare_deadpool(&self) -> deadpool::managed::Pool<RawSockets> {
+        let builder = deadpool::managed::Pool::builder(self.sockets()).max_size(self.tasks);
+        builder.build().expect("a pool")
+    }
+
+    pub(crate) fn bare_bb8(&self) -> bb8::Pool<RawSockets> {
+        let max_size = u32::try_from(self.tasks).expect("a small number");
+        bb8::Pool::builder()
+            .max_size(max_size)
+            .build_unchecked(self.sockets())
+    }
+
+    pub(crate) fn deadpool(&self) -> Ours<mongo_deadpool::Pool> {
+        let config = mongo_deadpool::Config::from_url(self.url());
+        Ours {
+            pool: config.create_pool(None).expect("a pool"),
+            operation: self.operation,
+        }
+    }
+
+    pub(crate) fn bb8(&self) -> Ours<mongo_bb8::Pool> {
+        let config = mongo_bb8::Config::from_url(self.url());
+        Ours {
+            pool: config.create_pool(None).expect("a pool"),
+            operation: self.operation,
+        }
+    }
+
+    pub(crate) async fn official(&self) -> Official {
+        let options = ClientOptions::parse(self.url()).await.expect("options");
+        let client = Client::with_options(options).expect("a client");
+        Official {
+            database: client.database("admin"),
+            operation: self.operation,
+        }
+    }
+
+    /// Runs one of [`NAMES`] as often as it is told, from one task.
+    pub(crate) fn alone<'r>(&self, runtime: &'r Runtime, name: &str) -> Box<dyn FnMut(usize) + 'r> {
+        fn by<'r>(runtime: &'r Runtime, mut worker: impl Worker) -> Box<dyn FnMut(usize) + 'r> {
+            Box::new(move |count| run_alone(runtime, &mut worker, count))
+        }
+        match name {
+            RAW => by(runtime, runtime.block_on(self.raw())),
+            BARE_DEADPOOL => by(runtime, self.bare_deadpool()),
+            BARE_BB8 => by(runtime, self.bare_bb8()),
+            DEADPOOL => by(runtime, self.deadpool()),
+            BB8 => by(runtime, self.bb8()),
+            DEADPOOL_DOCUMENT => by(runtime, OursByDocument(self.deadpool())),
+            BB8_DOCUMENT => by(runtime, OursByDocument(self.bb8())),
+            OFFICIAL => by(runtime, runtime.block_on(self.official())),
+            other => panic!("{other} is none of {NAMES:?}"),
+        }
+    }
+}
+
+/// Runs one worker, with no other task beside it.
+fn run_alone(runtime: &Runtime, worker: &mut impl Worker, count: usize) {
+    runtime.block_on(async {
+        for _ in 0..count {
+            worker.operate().await;
+        }
+    });
+}
