@@ -29,6 +29,8 @@ pub(crate) struct Identity {
     /// For commands that name no deadline; `None` is none.
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
+    /// Whether anything compares how long the connection was idle.
+    pub(crate) times_idleness: bool,
 }
 
 impl Identity {
@@ -52,7 +54,8 @@ impl Identity {
 /// [`ErrorKind::ConnectionClosed`]; a pool does not hand it out again.
 #[derive(Debug)]
 pub struct Connection {
-    channel: Channel,
+    // In a box: pools move their connections about at every check out and check in.
+    channel: Box<Channel>,
     identity: Box<Identity>,
     created: Instant,
     idle_since: Instant,
@@ -66,7 +69,7 @@ impl Connection {
         channel.exchange.release();
         let now = Instant::now();
         Self {
-            channel,
+            channel: Box::new(channel),
             identity: Box::new(identity),
             created: now,
             idle_since: now,
@@ -225,6 +228,10 @@ impl Connection {
     }
 
     /// When the connection was last given back, or made.
+    ///
+    /// It is kept up only where something compares it: a `max_idle_time`, or
+    /// [`RecyclingMethod::VerifiedAfter`](crate::pools::RecyclingMethod::VerifiedAfter). Elsewhere a
+    /// check-in is spared the clock, and this is when the connection was made.
     pub fn idle_since(&self) -> Instant {
         self.idle_since
     }
@@ -298,7 +305,9 @@ impl Connection {
             return false;
         }
         self.channel.exchange.release();
-        self.idle_since = Instant::now();
+        if self.identity.times_idleness {
+            self.idle_since = Instant::now();
+        }
         self.is_new = false;
         true
     }
@@ -307,7 +316,8 @@ impl Connection {
     async fn settle(&mut self, deadline: Deadline) -> Result<()> {
         match self.readiness() {
             Readiness::Idle => Ok(()),
-            Readiness::Owed => self.drain(deadline).await,
+            // Rare: not to be a part of every command's future.
+            Readiness::Owed => Box::pin(self.drain(deadline)).await,
             Readiness::Closed(reason) => Err(self.closed(reason)),
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Establisher {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
+    /// Whether anything compares how long a connection was idle.
+    pub(crate) times_idleness: bool,
     pub(crate) generation: Arc<AtomicU64>,
     /// What the attempt that moved on last is waiting for.
     pub(crate) phase: Mutex<Wait>,
@@ -180,6 +182,7 @@ impl Establisher {
             description,
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
+            times_idleness: self.times_idleness,
         };
         Ok(Connection::new(channel, limits, identity))
     }

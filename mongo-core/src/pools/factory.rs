@@ -15,6 +15,7 @@ use crate::net::{
     Connection, Connector, Deadline, Establisher, KeyService, PROCESS, SocketConnector,
 };
 use crate::uri::ClientOptions;
+use crate::wire::Readiness;
 
 /// Makes and checks the connections of one pool: one server, one credential.
 ///
@@ -58,7 +59,8 @@ impl ConnectionFactory {
     /// [`ErrorKind::Timeout`] that names the phase; always with the server and the user.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let established = self.establisher.establish(id, deadline).await;
+        // In a box: by size it would dominate the future of every check-out, which gets moved about.
+        let established = Box::pin(self.establisher.establish(id, deadline)).await;
         *self.last_failure() = match &established {
             Ok(_) => None,
             Err(error) => Some(Failure {
@@ -75,14 +77,39 @@ impl ConnectionFactory {
     /// Why it must not be handed out. The connection is closed then. Dropped meanwhile, the
     /// connection stays as safe as any whose command was cancelled.
     pub async fn recycle(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+        if let Some(verdict) = self.recycle_now(connection) {
+            return verdict;
+        }
         let checked = self.check(connection, deadline).await;
         checked.inspect_err(|_| connection.close())
     }
 
+    /// The verdict of [`recycle`](Self::recycle) where it takes no I/O; `None` where it does. Reads
+    /// the clock only if there is a bound to compare with.
+    pub fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
+        let checked = match (self.needs_ping(connection), connection.readiness()) {
+            (Err(error), _) => Err(error),
+            (Ok(true), _) | (Ok(_), Readiness::Owed) => return None,
+            (Ok(false), Readiness::Closed(reason)) => self.closed(reason),
+            (Ok(false), Readiness::Idle) => self.check_quiet(connection),
+        };
+        Some(checked.inspect_err(|_| connection.close()))
+    }
+
     async fn check(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
-        let closed = |reason| Err(self.name(ErrorKind::ConnectionClosed(reason)));
+        let needs_ping = self.needs_ping(connection)?;
+        connection.drain(deadline).await?;
+        self.check_quiet(connection)?;
+        match needs_ping {
+            true => self.ping(connection, deadline).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the server has to be asked, too; an error if the connection is stale or too old.
+    fn needs_ping(&self, connection: &Connection) -> Result<bool> {
         if connection.is_stale() {
-            return closed(ClosedReason::Stale);
+            return self.closed(ClosedReason::Stale);
         }
         let idle = match (self.recycling_method, self.max_idle_time, self.max_lifetime) {
             // Nothing to compare: spares the clock.
@@ -94,22 +121,27 @@ impl ConnectionFactory {
                 if max_idle_time.is_some_and(|max| idle > max)
                     || max_lifetime.is_some_and(|max| age > max)
                 {
-                    return closed(ClosedReason::Expired);
+                    return self.closed(ClosedReason::Expired);
                 }
                 idle
             }
         };
-        connection.drain(deadline).await?;
-        if !connection.is_quiet() {
-            return closed(ClosedReason::Network);
+        Ok(match self.recycling_method {
+            RecyclingMethod::Fast => false,
+            RecyclingMethod::Verified => true,
+            RecyclingMethod::VerifiedAfter(bound) => idle >= bound,
+        })
+    }
+
+    fn check_quiet(&self, connection: &mut Connection) -> Result<()> {
+        match connection.is_quiet() {
+            true => Ok(()),
+            false => self.closed(ClosedReason::Network),
         }
-        match self.recycling_method {
-            RecyclingMethod::Fast => Ok(()),
-            RecyclingMethod::VerifiedAfter(bound) if idle < bound => Ok(()),
-            RecyclingMethod::Verified | RecyclingMethod::VerifiedAfter(_) => {
-                self.ping(connection, deadline).await
-            }
-        }
+    }
+
+    fn closed<T>(&self, reason: ClosedReason) -> Result<T> {
+        Err(self.name(ErrorKind::ConnectionClosed(reason)))
     }
 
     async fn ping(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
@@ -260,6 +292,8 @@ impl ConnectionFactoryBuilder {
                 connect_timeout: options.connect_timeout,
                 command_timeout: config.command_timeout(options),
                 drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+                times_idleness: config.max_idle_time(options).is_some()
+                    || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_)),
                 generation: Arc::default(),
                 phase: Mutex::new(Wait::Connect),
             },

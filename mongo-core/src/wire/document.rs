@@ -73,6 +73,33 @@ pub fn check_depth(document: &[u8], max_depth: usize) -> Result<(), WireError> {
     Ok(())
 }
 
+/// The last element of a document's top level that is called `name`: its type, and where its value
+/// begins. Decodes nothing on the way.
+///
+/// # Errors
+/// An element that does not fit the document, or is of no known type.
+pub(super) fn find_element(document: &[u8], name: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
+    let mut found = None;
+    let mut at = 4;
+    loop {
+        let kind = *document.get(at).ok_or(WireError::Document(at))?;
+        if kind == 0 {
+            return match at + 1 == document.len() {
+                true => Ok(found),
+                false => Err(WireError::Document(at)),
+            };
+        }
+        let key = at + 1;
+        let start = skip_cstring(document, key)?;
+        if document.get(key..start - 1) == Some(name) {
+            found = Some((kind, start));
+        }
+        at = match value(document, start, kind)? {
+            Value::Flat(next) | Value::Nested { next, .. } => next,
+        };
+    }
+}
+
 enum Value {
     /// Ends before `.0`.
     Flat(usize),
@@ -218,6 +245,28 @@ mod tests {
             for value in [0, 1, 3, 0x0F, 0x7F, 0x80, 0xFF] {
                 wrong[at] = value;
                 let _ = check_depth(&wrong, 8);
+            }
+            wrong[at] = bytes[at];
+        }
+    }
+
+    #[test]
+    fn an_element_is_found_among_any_others() {
+        let document = rawdoc! {
+            "o": 1, "text": "ok", "nested": { "ok": 7 }, "list": ["ok"], "ok": 0, "okay": 2, "ok": 5_i64,
+        };
+        let bytes = document.as_bytes();
+        let (kind, at) = find_element(bytes, b"ok").expect("sound").expect("found");
+        assert_eq!((kind, bytes[at]), (0x12, 5));
+        assert_eq!(find_element(bytes, b"k"), Ok(None));
+        for cut in 0..bytes.len() {
+            assert!(find_element(&bytes[..cut], b"ok").is_err(), "{cut}");
+        }
+        let mut wrong = bytes.to_vec();
+        for at in 0..bytes.len() {
+            for value in [0, 2, 3, 0x0F, 0x7F, 0x80, 0xFF] {
+                wrong[at] = value;
+                let _ = find_element(&wrong, b"ok");
             }
             wrong[at] = bytes[at];
         }

@@ -3,6 +3,7 @@ use std::borrow::Cow;
 use bson::{RawBsonRef, RawDocument};
 
 use super::WireError;
+use super::document::find_element;
 use crate::error::{CommandError, Error};
 
 /// An error that came with an otherwise good answer to a write (`writeConcernError`).
@@ -23,17 +24,18 @@ pub struct WriteConcernError {
 /// # Errors
 /// `ok: 0` is a [`CommandError`] with its labels; a reply without `ok` is a protocol error.
 pub fn check_ok(reply: &RawDocument) -> Result<(), Error> {
-    // Without allocation for the good case; `ok` stands near the end of most replies.
-    let mut ok = None;
-    for element in reply.iter_elements() {
-        let element = element.map_err(|_| Error::from(WireError::Document(0)))?;
-        if element.key().as_str() == "ok" {
-            ok = Some(number(
-                element.value().map_err(|_| Error::from(WireError::NoOk))?,
-            ));
-        }
-    }
-    match ok.flatten() {
+    let bytes = reply.as_bytes();
+    let ok = find_element(bytes, b"ok")?.and_then(|(kind, at)| {
+        let value = bytes.get(at..)?;
+        Some(match kind {
+            0x01 => f64::from_le_bytes(*value.first_chunk()?),
+            0x08 => f64::from(*value.first()?),
+            0x10 => f64::from(i32::from_le_bytes(*value.first_chunk()?)),
+            0x12 => i64::from_le_bytes(*value.first_chunk()?) as f64,
+            _ => return None,
+        })
+    });
+    match ok {
         Some(1.0) => Ok(()),
         Some(_) => Err(command_error(reply)),
         None => Err(WireError::NoOk.into()),

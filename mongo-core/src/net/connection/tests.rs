@@ -32,6 +32,7 @@ fn connection() -> (Connection, DuplexStream) {
         description: description(),
         command_timeout: None,
         drain_timeout: Duration::from_millis(100),
+        times_idleness: true,
     };
     let channel = Channel::new(Stream::custom(ours));
     let connection = Connection::new(channel, Limits::default(), identity);
