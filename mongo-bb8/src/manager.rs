@@ -1,8 +1,9 @@
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mongo_core::handshake::DriverInfo;
@@ -61,6 +62,31 @@ impl Drop for Checking<'_> {
     fn drop(&mut self) {
         // Nothing is left to tell where the whole check-out is dropped.
         let _ = CHECK_OUT.try_with(|check_out| check_out.is_checking.set(false));
+    }
+}
+
+thread_local! {
+    /// Whether a check-out is under way that does not wait for anything.
+    static AT_ONCE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a check-out if it has nothing to wait for: an idle connection is there, and can be told to
+/// be sound without I/O. Where it would wait it is dropped, and has done nothing to a connection;
+/// bb8 may have begun to make one by then, as it does for whoever is cancelled.
+pub(crate) fn check_out_at_once<F: Future>(future: F) -> Option<F::Output> {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            AT_ONCE.set(false);
+        }
+    }
+    AT_ONCE.set(true);
+    // Dropped after the future, so that its drop counts as a part of this.
+    let _reset = Reset;
+    let future = pin!(future);
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
     }
 }
 
@@ -194,14 +220,23 @@ impl bb8::ManageConnection for MongoConnectionManager {
             let is_fresh = connection.is_new() && connection.created() >= check_out.since;
             (check_out.deadline, is_fresh)
         });
-        let (deadline, is_fresh) = check_out.unwrap_or((Deadline::never(), false));
+        let (deadline, is_fresh) = match check_out {
+            Ok(check_out) => check_out,
+            // Asked for at once, or from a bare pool.
+            Err(_) => match shared.factory.recycle_now(connection) {
+                Some(checked) => return checked,
+                None if AT_ONCE.get() => return pending().await,
+                None => (Deadline::never(), false),
+            },
+        };
         // Made while the caller waited, it is as good as one that the caller made itself. To check
         // it would have bb8 make another one, and another, where a server closes them at once.
         if is_fresh && !connection.is_stale() {
             return Ok(());
         }
         let deadline = deadline.within(shared.recycle_timeout);
-        let mut check = pin!(shared.factory.recycle(connection, deadline));
+        // Rare: not to be a part of every check-out's future.
+        let mut check = Box::pin(shared.factory.recycle(connection, deadline));
         let mut checking = None;
         poll_fn(|context| {
             let checked = check.as_mut().poll(context);
@@ -215,8 +250,12 @@ impl bb8::ManageConnection for MongoConnectionManager {
         .await
     }
 
-    /// Called at check-in, and for nothing else.
+    /// Called when a connection comes back, and for nothing else.
     fn has_broken(&self, connection: &mut Connection) -> bool {
+        // Looked at and not handed out, it stays as idle as it was.
+        if AT_ONCE.get() {
+            return connection.is_closed() || connection.is_stale();
+        }
         !connection.check_in()
     }
 }

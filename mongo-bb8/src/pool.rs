@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::failures::Told;
-use crate::manager::check_out;
+use crate::manager::{check_out, check_out_at_once};
 use crate::{MongoConnectionManager, PooledConnection};
 
 /// A pool of connections to one server: bb8's, with a fair queue before it, one deadline, and
@@ -117,8 +117,17 @@ impl Pool {
     pub async fn get_within(&self, wait: Duration) -> Result<PooledConnection, Error> {
         let shared = &self.shared;
         let bound = if wait.is_zero() { shared.wait } else { wait };
+        let front = shared.front.clone().try_acquire_owned();
+        // Almost always there is an idle connection: then there is no wait to bound or to watch.
+        let front = match front {
+            Ok(permit) => match check_out_at_once(self.inner.get_owned()) {
+                Some(Ok(connection)) => return Ok(PooledConnection::new(connection, permit)),
+                Some(Err(_)) | None => Ok(permit),
+            },
+            Err(error) => Err(error),
+        };
         let deadline = Deadline::after(bound);
-        let permit = match shared.front.clone().try_acquire_owned() {
+        let permit = match front {
             Ok(permit) => permit,
             Err(TryAcquireError::NoPermits) if !wait.is_zero() => self.queue(deadline).await?,
             Err(TryAcquireError::NoPermits) => {

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
@@ -6,38 +7,57 @@ use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Deadline, Error};
 
+use crate::Timeouts;
+
 tokio::task_local! {
     /// The check-out that the current task is in: deadpool has no way to hand it to the manager.
     static CHECK_OUT: CheckOut;
 }
 
 /// The bounds of one check-out.
-#[derive(Clone, Copy)]
 pub(crate) struct CheckOut {
     /// Over everything.
-    pub(crate) deadline: Deadline,
+    bound: Duration,
+    /// Made of that when it is first asked for: a connection that is had at once costs no look at
+    /// the clock.
+    deadline: Cell<Option<Deadline>>,
     /// Over making a connection, if that is less.
-    pub(crate) create: Option<Duration>,
+    create: Option<Duration>,
     /// Over checking a connection, if that is less.
-    pub(crate) recycle: Option<Duration>,
+    recycle: Option<Duration>,
 }
 
 impl CheckOut {
+    pub(crate) fn new(bound: Duration, timeouts: &Timeouts) -> Self {
+        Self {
+            bound,
+            deadline: Cell::new(None),
+            create: timeouts.create,
+            recycle: timeouts.recycle,
+        }
+    }
+
+    /// The one deadline over all that is left of the check-out.
+    pub(crate) fn deadline(&self) -> Deadline {
+        let deadline = self
+            .deadline
+            .get()
+            .unwrap_or_else(|| Deadline::after(self.bound));
+        self.deadline.set(Some(deadline));
+        deadline
+    }
+
     /// Runs a check-out within these bounds.
     pub(crate) async fn scope<F: Future>(self, future: F) -> F::Output {
         CHECK_OUT.scope(self, future).await
     }
 
-    /// The bounds of the current task's check-out; none but the manager's own in a pool that is not
-    /// asked through [`Pool::get`](crate::Pool::get).
-    fn current() -> Self {
+    /// What the current task's check-out has for one step of it; none but the manager's own bounds
+    /// in a pool that is not asked through [`Pool::get`](crate::Pool::get).
+    fn current(step: impl FnOnce(&Self) -> Option<Duration>) -> Deadline {
         CHECK_OUT
-            .try_with(|current| *current)
-            .unwrap_or_else(|_| Self {
-                deadline: Deadline::never(),
-                create: None,
-                recycle: None,
-            })
+            .try_with(|current| current.deadline().within(step(current)))
+            .unwrap_or_else(|_| Deadline::never())
     }
 }
 
@@ -93,18 +113,20 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<Self::Type, Error> {
-        let check_out = CheckOut::current();
-        let deadline = check_out.deadline.within(check_out.create);
+        let deadline = CheckOut::current(|check_out| check_out.create);
         self.factory.establish(deadline).await
     }
 
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
-        let check_out = CheckOut::current();
-        let deadline = check_out.deadline.within(check_out.recycle);
+        let recycled = match self.factory.recycle_now(connection) {
+            Some(recycled) => recycled,
+            None => {
+                let deadline = CheckOut::current(|check_out| check_out.recycle);
+                // Rare: not to be a part of every check-out's future.
+                Box::pin(self.factory.recycle(connection, deadline)).await
+            }
+        };
         // deadpool swallows the error and goes on to the next connection.
-        self.factory
-            .recycle(connection, deadline)
-            .await
-            .map_err(RecycleError::Backend)
+        recycled.map_err(RecycleError::Backend)
     }
 }

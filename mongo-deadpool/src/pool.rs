@@ -60,16 +60,15 @@ impl Pool {
         let only_now = wait.is_zero();
         // Not to wait for a slot does not mean to have no time for a connection.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
-        let check_out = CheckOut {
-            deadline: Deadline::after(bound),
-            create: timeouts.create,
-            recycle: timeouts.recycle,
-        };
+        let check_out = CheckOut::new(bound, timeouts);
         let outcome = check_out.scope(self.inner.timeout_get(&AT_ONCE)).await;
         match outcome {
             Ok(connection) => Ok(connection),
-            Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => self.queue(check_out).await,
-            Err(error) => Err(self.explain(error, check_out.deadline)),
+            // There was no wait so far.
+            Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
+                self.queue(CheckOut::new(bound, timeouts)).await
+            }
+            Err(error) => Err(self.explain(error, Deadline::after(bound))),
         }
     }
 
@@ -83,7 +82,7 @@ impl Pool {
 
     /// Every slot is in use: waits in turn for one.
     async fn queue(&self, check_out: CheckOut) -> Result<Connection, Error> {
-        let deadline = check_out.deadline;
+        let deadline = check_out.deadline();
         // deadpool's own time-out covers the queue alone; ours covers what comes after it too.
         let unbounded = Timeouts::new();
         let queued = self.inner.timeout_get(&unbounded);

@@ -16,10 +16,13 @@ pub(crate) struct Sample {
     pub(crate) cpu: f64,
 }
 
+/// One round, of so many operations by each worker.
+type Run = dyn FnMut(&Runtime, usize) -> Sample;
+
 /// Something to be measured: a task for each worker.
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
-    run: Box<dyn FnMut(&Runtime, usize) -> Sample>,
+    run: Box<Run>,
     samples: Vec<Sample>,
 }
 
