@@ -232,13 +232,16 @@ impl Pump {
                 }
             }
             // Each branch is safe to drop: a step and the probe stay where they are, a notification
-            // that was not taken is kept, so is a sample, and the time comes again.
+            // that was not taken is kept, so is a sample, and the time comes again. The order is
+            // fixed, so that a simulation replays exactly: what was asked for comes after the reply
+            // that is there, which would else swallow it.
             tokio::select! {
+                biased;
+                () = self.control.cancel.notified() => heartbeat.handle_cancel(now()),
+                Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
                 stepped = link.stepped() => self.stepped(&mut heartbeat, &mut link, stepped),
                 () = at(heartbeat.poll_timeout()) => heartbeat.handle_timeout(now()),
                 () = self.control.request.notified() => heartbeat.handle_request(now()),
-                () = self.control.cancel.notified() => heartbeat.handle_cancel(now()),
-                Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
                 () = running(&mut probe) => probe = None,
             }
         }
@@ -287,6 +290,7 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
         }
         // As above.
         tokio::select! {
+            biased;
             stepped = link.stepped() => match stepped {
                 Ok(Stepped::Opened(channel)) => {
                     probe.handle_connected(now());

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,7 +59,8 @@ struct State {
     settings: TopologySettings,
     phase: Phase,
     description: Arc<TopologyDescription>,
-    monitors: HashMap<ServerAddress, Monitor>,
+    /// In the order of their addresses, so that whatever concerns all replays exactly.
+    monitors: BTreeMap<ServerAddress, Monitor>,
     next_monitor: u64,
     /// Tasks that were told to end, and are still to be awaited.
     ending: Vec<JoinHandle<()>>,
@@ -449,7 +450,7 @@ impl TopologyBuilder {
                 settings: TopologySettings::from_options(ObjectId::new(), &options),
                 phase: Phase::Disconnected,
                 description: description.clone(),
-                monitors: HashMap::new(),
+                monitors: BTreeMap::new(),
                 next_monitor: 0,
                 ending: Vec::new(),
             }),
