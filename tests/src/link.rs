@@ -1,8 +1,9 @@
 //! Whether and how fast a server's bytes flow.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
@@ -13,23 +14,27 @@ struct Flow {
 
 /// What lies between a server and all of its clients.
 #[derive(Debug, Default)]
-pub(crate) struct Link(watch::Sender<Flow>);
+pub(crate) struct Link {
+    flow: Mutex<Flow>,
+    /// Wakes in the order of waiting, unlike a watch.
+    changed: Notify,
+}
 
 impl Link {
     pub(crate) fn freeze(&self, is_frozen: bool) {
-        self.0.send_modify(|flow| flow.is_frozen = is_frozen);
+        self.change(|flow| flow.is_frozen = is_frozen);
     }
 
     pub(crate) fn cut(&self, is_cut: bool) {
-        self.0.send_modify(|flow| flow.is_cut = is_cut);
+        self.change(|flow| flow.is_cut = is_cut);
     }
 
     pub(crate) fn slow(&self, delay: Duration) {
-        self.0.send_modify(|flow| flow.delay = delay);
+        self.change(|flow| flow.delay = delay);
     }
 
     pub(crate) fn delay(&self) -> Duration {
-        self.0.borrow().delay
+        self.lock().delay
     }
 
     /// Waits until the server does anything.
@@ -42,8 +47,24 @@ impl Link {
         self.until(|flow| !flow.is_frozen && !flow.is_cut).await;
     }
 
-    async fn until(&self, condition: impl FnMut(&Flow) -> bool) {
-        // The sender lives in `self`, so the wait can't end by its drop.
-        let _ = self.0.subscribe().wait_for(condition).await;
+    async fn until(&self, condition: impl Fn(Flow) -> bool) {
+        loop {
+            // Before the look, so that no change between the two is missed.
+            let changed = self.changed.notified();
+            let flow = *self.lock();
+            if condition(flow) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Flow)) {
+        change(&mut self.lock());
+        self.changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use crate::payload::random_bytes;
@@ -27,7 +27,8 @@ pub struct SimNetwork(Arc<Shared>);
 
 pub(crate) struct Shared {
     state: Mutex<State>,
-    healed: watch::Sender<()>,
+    /// Wakes in the order of waiting, unlike a watch.
+    healed: Notify,
 }
 
 struct State {
@@ -55,7 +56,7 @@ impl SimNetwork {
                 latency,
                 servers: BTreeMap::new(),
             }),
-            healed: watch::Sender::new(()),
+            healed: Notify::new(),
         }))
     }
 
@@ -76,10 +77,13 @@ impl SimNetwork {
     /// `ConnectionRefused` where nobody listens.
     pub async fn connect(&self, address: &str) -> io::Result<SimStream> {
         sleep(self.0.latency()).await;
-        let mut healed = self.0.healed.subscribe();
-        while self.0.lock().server(address).is_cut {
-            // The sender lives in `self`, so the wait can't end by its drop.
-            let _ = healed.changed().await;
+        loop {
+            // Before the look, so that no heal between the two is missed.
+            let healed = self.0.healed.notified();
+            if !self.0.lock().server(address).is_cut {
+                break;
+            }
+            healed.await;
         }
         let accepted = self.hand_over(address);
         sleep(self.0.latency()).await;
@@ -107,7 +111,7 @@ impl SimNetwork {
     /// Mends the links: what was on its way arrives.
     pub fn heal(&self, address: &str) {
         self.set_cut(address, false);
-        self.0.healed.send_replace(());
+        self.0.healed.notify_waiters();
     }
 
     fn set_cut(&self, address: &str, is_cut: bool) {

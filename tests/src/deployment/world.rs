@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::process::Process;
@@ -55,7 +55,8 @@ impl Roles {
 #[derive(Debug)]
 pub(crate) struct World {
     roles: Mutex<Roles>,
-    changed: watch::Sender<()>,
+    /// Wakes in the order of waiting, unlike a watch, so that a seed replays exactly.
+    changed: Notify,
     ids: Mutex<(u64, u64)>,
     epoch: (DateTime, Instant),
 }
@@ -66,7 +67,7 @@ impl World {
     pub(crate) fn new(seed: u64, now: DateTime, roles: impl FnOnce(&Self) -> Roles) -> Arc<Self> {
         let world = Self {
             roles: Mutex::new(Roles::Standalones(Vec::new())),
-            changed: watch::Sender::new(()),
+            changed: Notify::new(),
             ids: Mutex::new((seed, 0)),
             epoch: (now, Instant::now()),
         };
@@ -97,7 +98,7 @@ impl World {
     /// Changes something, and wakes all who wait for news.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Roles) -> R) -> R {
         let result = change(&mut self.lock());
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
         result
     }
 
@@ -108,10 +109,13 @@ impl World {
 
     /// Waits until the condition holds.
     pub(crate) async fn wait_until(&self, condition: impl Fn(&Roles) -> bool) {
-        let mut changes = self.changed.subscribe();
-        while !self.look(&condition) {
-            // The sender lives in `self`, so it is there as long as anyone waits.
-            let _ = changes.changed().await;
+        loop {
+            // Before the look, so that no change between the two is missed.
+            let changed = self.changed.notified();
+            if self.look(&condition) {
+                return;
+            }
+            changed.await;
         }
     }
 
