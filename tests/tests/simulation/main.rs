@@ -1,0 +1,36 @@
+//! The real topology and monitors on a network in memory, by a clock that does not wait: a seed
+//! decides what goes wrong, and replays exactly.
+//!
+//! More seeds, optimised: `cargo bench -p mongo-testkit --bench simulation -- [seeds] [first seed]`.
+
+mod seed;
+
+/// How many seeds the default run has.
+const SEEDS: u64 = 40;
+
+#[test]
+fn nothing_that_goes_wrong_breaks_an_invariant() {
+    let mut faults = 0;
+    for seed in 0..SEEDS {
+        match seed::run(seed) {
+            Ok(outcome) => {
+                assert!(outcome.simulated >= seed::TROUBLE);
+                assert!(outcome.selections > 0 && outcome.connections > 0);
+                faults += outcome.faults;
+            }
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert!(faults > 40 * SEEDS, "{faults} faults");
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    let run = |seed| seed::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
+    for seed in 1000..1006 {
+        let first = run(seed);
+        assert!(first.entries > 100);
+        assert_eq!(first, run(seed), "seed {seed}");
+        assert_ne!(first.hash, run(seed + 100).hash);
+    }
+}

@@ -1,0 +1,409 @@
+//! One seed: a deployment, a client, a minute of trouble, and what must hold.
+
+mod chance;
+mod clients;
+mod faults;
+mod log;
+mod observer;
+mod rules;
+mod wire;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mongo_core::ClientOptions;
+use mongo_core::bson::doc;
+use mongo_core::error::ErrorKind;
+use mongo_core::net::Topology;
+use mongo_core::sdam::{ApplicationError, ErrorPhase};
+use mongo_core::select::Criterion;
+use mongo_testkit::{Deployment, ExhaustReplies, MemberKind, MemberSpec, SimNetwork};
+use tokio::runtime::{Builder, Handle};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use chance::Chance;
+use clients::Client;
+use faults::{Faults, SLOWEST};
+use log::Log;
+use observer::{Observer, Versions};
+use wire::{Wire, member_at};
+
+/// How long things go wrong, by the simulated clock.
+pub(crate) const TROUBLE: Duration = Duration::from_secs(60);
+
+/// The least time between two checks of a server (`minHeartbeatFrequencyMS`).
+const MIN_HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Some round trips of a healthy network, 0.2 to 4 ms each, with timers that go by milliseconds.
+const SOME_TRIPS: Duration = Duration::from_millis(30);
+
+const CLIENTS: u64 = 4;
+
+/// What a run was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The hash of its trace.
+    pub(crate) hash: u64,
+    /// The entries of the trace.
+    pub(crate) entries: u64,
+    pub(crate) faults: u64,
+    pub(crate) selections: u64,
+    pub(crate) connections: u64,
+    pub(crate) simulated: Duration,
+}
+
+/// What did not hold.
+pub(crate) struct Failure {
+    seed: u64,
+    what: String,
+    trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let skipped = self.trace.len().saturating_sub(120);
+        for line in &self.trace[skipped..] {
+            writeln!(f, "{line}")?;
+        }
+        write!(f, "seed {}: {}", self.seed, self.what)
+    }
+}
+
+/// Runs a seed. It replays exactly.
+///
+/// # Errors
+/// What did not hold, with the trace of a second run.
+pub(crate) fn run(seed: u64) -> Result<Outcome, Failure> {
+    let log = Log::new(false);
+    let outcome = run_once(seed, &log);
+    let Some(what) = log.take_violation() else {
+        return Ok(outcome);
+    };
+    let log = Log::new(true);
+    run_once(seed, &log);
+    let trace = log.take_lines();
+    Err(Failure { seed, what, trace })
+}
+
+fn run_once(seed: u64, log: &Log) -> Outcome {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let mut outcome = runtime.block_on(async {
+        let start = Instant::now();
+        log.start();
+        let run = Run::start(seed, log.clone()).await;
+        let mut outcome = run.go().await;
+        outcome.simulated = start.elapsed();
+        outcome
+    });
+    (outcome.hash, outcome.entries) = log.digest();
+    outcome
+}
+
+/// What a seed decides about its client and servers.
+struct Plan {
+    heartbeat_frequency: Duration,
+    connect_timeout: Duration,
+    streams: bool,
+    versions: Versions,
+    wire_version: i32,
+    one_seed: bool,
+    closes: bool,
+}
+
+impl Plan {
+    fn new(chance: &mut Chance) -> Self {
+        let versions = chance.pick(&[
+            Versions::SetVersionFirst,
+            Versions::ElectionIdFirst,
+            Versions::ElectionIdFirst,
+            Versions::Mixed,
+        ]);
+        Self {
+            heartbeat_frequency: Duration::from_millis(chance.pick(&[1000, 2000, 5000, 10_000])),
+            connect_timeout: Duration::from_millis(chance.pick(&[1000, 2000, 5000])),
+            streams: !chance.once_in(4),
+            wire_version: match versions {
+                Versions::SetVersionFirst => chance.pick(&[13, 14]),
+                Versions::ElectionIdFirst => chance.pick(&[17, 21, 25]),
+                Versions::Mixed => chance.pick(&[9, 13, 17, 25]),
+            },
+            versions,
+            one_seed: chance.once_in(2),
+            closes: !chance.once_in(3),
+        }
+    }
+
+    fn uri(&self, set: &Deployment) -> String {
+        let uri = match self.one_seed {
+            true => format!("mongodb://{}/?replicaSet=rs", set.address(0)),
+            false => set.uri(),
+        };
+        format!(
+            "{uri}&heartbeatFrequencyMS={}&connectTimeoutMS={}&serverMonitoringMode={}",
+            self.heartbeat_frequency.as_millis(),
+            self.connect_timeout.as_millis(),
+            if self.streams { "stream" } else { "poll" },
+        )
+    }
+
+    /// How long it takes at most until the primary of a healthy set is known. A check whose answer
+    /// was lost before ends by its own time-out; if that was the check of a former primary who
+    /// is no member any more, then the next answer of another member tells of the new one.
+    fn recovery(&self) -> Duration {
+        let lost = self.connect_timeout + self.heartbeat_frequency;
+        lost + self.heartbeat_frequency + MIN_HEARTBEAT + SLOWEST * 2 + SOME_TRIPS
+    }
+
+    /// How long it takes until an election in a healthy set is known.
+    fn news(&self) -> Duration {
+        match self.streams {
+            true => SOME_TRIPS,
+            false => self.heartbeat_frequency + MIN_HEARTBEAT + SOME_TRIPS,
+        }
+    }
+}
+
+struct Run {
+    plan: Plan,
+    log: Log,
+    faults: Arc<Faults>,
+    observer: Arc<Observer>,
+    network: SimNetwork,
+    topology: Topology,
+    chance: Chance,
+    is_over: Arc<AtomicBool>,
+    selections: Arc<AtomicU64>,
+    open: Arc<AtomicUsize>,
+    opened: Arc<AtomicUsize>,
+    /// Of the servers alone.
+    tasks: usize,
+    clients: JoinHandle<()>,
+}
+
+impl Run {
+    async fn start(seed: u64, log: Log) -> Self {
+        let mut chance = Chance::new(seed, 1);
+        let plan = Plan::new(&mut chance);
+        let network = SimNetwork::new(seed);
+        let set = Arc::new(deployment(&plan, &network, &mut chance).await);
+        let observer = Observer::new(log.clone(), plan.versions);
+        let (open, opened) = (Arc::default(), Arc::default());
+        let wire = Wire {
+            network: network.clone(),
+            open: Arc::clone(&open),
+            opened: Arc::clone(&opened),
+        };
+        let options = ClientOptions::parse(&plan.uri(&set)).expect("a connection string");
+        let sees = observer.clone();
+        let topology = Topology::builder(options)
+            .connector(Arc::new(wire))
+            .event_handler(move |event| sees.see(event))
+            .build()
+            .expect("a topology");
+        let faults = Arc::new(Faults::new(
+            set,
+            network.clone(),
+            log.clone(),
+            plan.versions,
+        ));
+        // The servers' tasks have begun, and nobody has connected.
+        sleep(Duration::from_millis(1)).await;
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        let (is_over, selections) = (Arc::default(), Arc::default());
+        let client = Client {
+            topology: topology.clone(),
+            faults: faults.clone(),
+            observer: observer.clone(),
+            log: log.clone(),
+            heartbeat_frequency: plan.heartbeat_frequency,
+            is_over: Arc::clone(&is_over),
+            selections: Arc::clone(&selections),
+        };
+        topology.connect().expect("connected");
+        // In one task, which polls all in order: those who wait for a change are woken in any.
+        let clients = tokio::spawn(async move {
+            let runs = (0..CLIENTS).map(|number| client.run(Chance::new(seed, 100 + number)));
+            join_all(runs).await;
+        });
+        Self {
+            plan,
+            log,
+            faults,
+            observer,
+            network,
+            topology,
+            chance,
+            is_over,
+            selections,
+            open,
+            opened,
+            tasks,
+            clients,
+        }
+    }
+
+    async fn go(mut self) -> Outcome {
+        let mut faults = 0;
+        let end = Instant::now() + TROUBLE;
+        while Instant::now() < end && !self.log.is_broken() {
+            faults += u64::from(self.faults.inject(&mut self.chance).await);
+            let pause = match self.chance.once_in(3) {
+                true => self.chance.millis(0, 20),
+                false => self.chance.millis(20, 2500),
+            };
+            sleep(pause).await;
+        }
+        if !self.log.is_broken() {
+            let primary = self.faults.heal(&mut self.chance).await;
+            self.expect_primary(primary, self.plan.recovery()).await;
+        }
+        if !self.log.is_broken() {
+            sleep(self.plan.recovery()).await;
+            self.elect_again().await;
+        }
+        let mut outcome = Outcome {
+            faults,
+            ..Outcome::default()
+        };
+        outcome.selections = self.selections.load(Ordering::Relaxed);
+        outcome.connections = self.opened.load(Ordering::Relaxed) as u64;
+        self.end().await;
+        outcome
+    }
+
+    /// Within the bound, a write goes to the right member.
+    async fn expect_primary(&self, member: usize, bound: Duration) {
+        let start = Instant::now();
+        let arrives = async {
+            let mut changes = self.topology.subscribe();
+            loop {
+                changes.borrow_and_update();
+                let selected = self.topology.select(&Criterion::write()).await;
+                let selected = selected.map(|selected| member_at(selected.address()));
+                if selected.is_ok_and(|selected| selected == Some(member)) {
+                    return;
+                }
+                // The sender lives in the topology.
+                let _ = changes.changed().await;
+            }
+        };
+        let arrived = timeout(bound, arrives).await;
+        let took = start.elapsed();
+        self.log.write(format_args!("m{member} after {took:?}"));
+        self.log.require(
+            arrived.is_ok(),
+            format_args!(
+                "m{member} is not known as primary after {took:?}: {:?}",
+                self.topology.description()
+            ),
+        );
+    }
+
+    /// Everything is well: an election is known at once where hellos stream, and a server that a
+    /// connection broke to is checked as soon as it may be.
+    async fn elect_again(&mut self) {
+        let Some(primary) = self.faults.elect(&mut self.chance) else {
+            return;
+        };
+        self.expect_primary(primary, self.plan.news()).await;
+        sleep(MIN_HEARTBEAT).await;
+        let known = self.topology.description();
+        let Some(server) = known.primary() else {
+            let elected = format_args!("m{primary} was primary, and nobody is: {known:?}");
+            return self.log.violation(elected);
+        };
+        let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+        let error = ErrorKind::Network(Arc::new(broken)).into();
+        self.topology.handle_error(ApplicationError::new(
+            server.address.clone(),
+            error,
+            ErrorPhase::Completed,
+        ));
+        let unknown = self.topology.description().primary().is_none();
+        self.log
+            .require(unknown, format_args!("a broken primary is one still"));
+        self.expect_primary(primary, MIN_HEARTBEAT + SOME_TRIPS)
+            .await;
+    }
+
+    /// Nothing is left.
+    async fn end(self) {
+        let closes = self.plan.closes;
+        if closes {
+            self.topology.close().await;
+            self.no_socket();
+            // Who waited for a server has heard of it, or is about to.
+            self.is_over.store(true, Ordering::Relaxed);
+        } else {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+        let ends = timeout(Duration::from_secs(20), self.clients).await;
+        self.log.require(
+            ends.is_ok_and(|end| end.is_ok()),
+            format_args!("clients hang"),
+        );
+        drop(self.topology);
+        sleep(Duration::from_millis(1)).await;
+        let open = self.open.load(Ordering::Relaxed);
+        self.log
+            .require(open == 0, format_args!("{open} sockets at the end"));
+        self.log.require(
+            self.observer.is_closed(),
+            format_args!("no event of the end"),
+        );
+        // The servers hear of it, and end their side.
+        sleep(SLOWEST * 2).await;
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        self.log.require(
+            tasks == self.tasks,
+            format_args!("{} tasks before, {tasks} at the end", self.tasks),
+        );
+        for member in 0..self.faults.set.len() {
+            let address = self.faults.set.address(member);
+            let open = self.network.open_streams(&address);
+            self.log
+                .require(open == 0, format_args!("{open} streams to {address}"));
+        }
+    }
+
+    fn no_socket(&self) {
+        let open = self.open.load(Ordering::Relaxed);
+        self.log
+            .require(open == 0, format_args!("{open} sockets after the close"));
+    }
+}
+
+/// Five or six members, one of which may be of another kind.
+async fn deployment(plan: &Plan, network: &SimNetwork, chance: &mut Chance) -> Deployment {
+    let mut builder = Deployment::replica_set("rs").network(network);
+    for member in 0..5 {
+        let lag = chance.millis(0, 120_000);
+        let spec = MemberSpec::new(MemberKind::Electable)
+            .tag("rack", chance.pick(&["a", "b", "c"]))
+            .lag(if member == 0 { Duration::ZERO } else { lag })
+            .wire_versions(0, plan.wire_version);
+        builder = builder.member(spec);
+    }
+    if chance.once_in(2) {
+        let kind = chance.pick(&[MemberKind::Arbiter, MemberKind::Hidden, MemberKind::Passive]);
+        builder = builder.member(MemberSpec::new(kind).wire_versions(0, plan.wire_version));
+    }
+    if chance.once_in(2) {
+        builder = builder.exhaust_replies(ExhaustReplies::AnswerTheRequest);
+    }
+    let set = builder.start().await;
+    if chance.once_in(2) {
+        set.remove(4);
+        set.change_set(|state| state.set_tags(3, doc! {"rack": "b"}));
+    }
+    set
+}
