@@ -6,10 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::stream::Stream;
+use super::together::Together;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -62,27 +62,25 @@ impl SocketConnector {
         Ok(stream)
     }
 
-    /// Dropping this future drops the set, which ends every attempt under way.
+    /// Dropping this future ends every attempt under way. Nothing is spawned: who connects may want
+    /// no task in the background.
     async fn race(&self, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-        let mut attempts = JoinSet::new();
+        let mut attempts = Together::new();
         let mut addresses = addresses.into_iter();
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no addresses");
         loop {
             match addresses.next() {
-                Some(address) => {
-                    attempts.spawn(TcpStream::connect(address));
-                }
+                Some(address) => attempts.push((), TcpStream::connect(address)),
                 None if attempts.is_empty() => return Err(failure),
                 None => {}
             }
             let more = !addresses.as_slice().is_empty();
-            // Both branches are safe to drop: `join_next` loses nothing, the sleep starts anew only
-            // once its turn is over.
+            // Both branches are safe to drop: the attempts stay, the sleep starts anew only once its
+            // turn is over.
             tokio::select! {
-                Some(attempt) = attempts.join_next() => match attempt {
-                    Ok(Ok(stream)) => return Ok(stream),
-                    Ok(Err(error)) => failure = error,
-                    Err(error) => failure = io::Error::other(error),
+                Some(((), attempt)) = attempts.next() => match attempt {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => failure = error,
                 },
                 () = sleep(self.attempt_delay), if more => {}
             }
@@ -151,6 +149,23 @@ mod tests {
             io::ErrorKind::ConnectionRefused
         );
         assert!(SocketConnector::new().race(Vec::new()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_spawned() {
+        use std::future::Future;
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let connector = SocketConnector::new();
+        let mut race = std::pin::pin!(connector.race(vec![address]));
+        let begun = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(race.as_mut().poll(context).is_pending())
+        });
+        assert!(begun.await, "a connect takes a turn of the reactor");
+        let metrics = tokio::runtime::Handle::current().metrics();
+        assert_eq!(metrics.num_alive_tasks(), 0);
+        race.await.expect("connected");
     }
 
     #[tokio::test]

@@ -19,6 +19,10 @@ impl<K, T> Together<K, T> {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
     pub(super) fn push(&mut self, key: K, future: impl Future<Output = T> + Send + 'static) {
         self.running.push((key, Box::pin(future)));
     }
