@@ -138,23 +138,25 @@ impl SingleClient {
 
     /// Selects a server whose connection is ready for a command.
     async fn connect(&mut self, criterion: &Criterion) -> Result<ServerAddress> {
-        let mut selected = 0;
-        loop {
+        let mut failure = None;
+        for _ in 0..SELECTIONS {
             let entry = self.topology.select(criterion).await?;
             let server = entry.address();
-            selected += 1;
-            if self.prepare(server).await? {
+            if self.prepare(server, &mut failure).await? {
                 return Ok(server.clone());
             }
-            if selected == SELECTIONS {
-                return Err(lost(server));
-            }
+            failure.get_or_insert_with(|| lost(server));
         }
+        Err(failure.unwrap_or_else(|| ErrorKind::TopologyClosed.into()))
     }
 
     /// Makes a server's connection ready for a command. If it is not, the server was checked
     /// meanwhile, and one is to be selected again.
-    async fn prepare(&mut self, server: &ServerAddress) -> Result<bool> {
+    async fn prepare(
+        &mut self,
+        server: &ServerAddress,
+        failure: &mut Option<Error>,
+    ) -> Result<bool> {
         let Some(member) = self.topology.member_mut(server) else {
             return Ok(false);
         };
@@ -176,14 +178,14 @@ impl SingleClient {
             (Some(link), Some(false)) => self.authenticate(server, link, deadline).await,
             (Some(link), Some(true)) => {
                 member.link = Some(link);
-                self.topology.check(server).await;
+                *failure = self.topology.check(server).await;
                 Ok(false)
             }
             (None, Some(true)) => Ok(self.ping(server, deadline).await),
             (None, Some(false)) => Ok(true),
             (link, None) => {
                 drop(link);
-                self.topology.check(server).await;
+                *failure = self.topology.check(server).await;
                 Ok(false)
             }
         }

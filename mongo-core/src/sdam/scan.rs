@@ -21,7 +21,7 @@ pub const SCAN_FREQUENCY: Duration = Duration::from_secs(60);
 /// The one who drives it makes a [`Selection`] for each operation and does what its turns say. A
 /// scan is [begun](Self::begin); then, until none is under way, the [next checks](Self::next_checks)
 /// are started, and each is told of as it ends; then it is [ended](Self::end). A scan that was given
-/// up half-way is begun anew: it does not count.
+/// up half-way is begun anew, no sooner than another scan could be.
 ///
 /// Specifications: server monitoring (single-threaded monitoring), server selection (single-threaded
 /// server selection).
@@ -29,6 +29,7 @@ pub const SCAN_FREQUENCY: Duration = Duration::from_secs(60);
 pub struct Scan {
     frequency: Duration,
     is_stale: bool,
+    /// Of the last scan; until it ends, its beginning.
     last_end: Option<Instant>,
     /// How many have ended, to tell whether a selection had one.
     ended: u64,
@@ -103,6 +104,8 @@ impl Scan {
     /// A scan begins.
     pub fn begin(&mut self, now: Instant) {
         self.is_running = true;
+        self.is_stale = true;
+        self.last_end = Some(now);
         self.running.clear();
         self.checked.clear();
         self.repeated.clear();

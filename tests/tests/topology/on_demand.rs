@@ -367,6 +367,81 @@ async fn a_selection_dropped_in_a_scan_leaves_no_socket() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_check_that_is_refused_for_overload_changes_nothing() {
+    let network = SimNetwork::new(15);
+    let set = three(&network).await;
+    let mut client = client(&set.uri(), &network);
+    ping(&mut client).await.expect("a primary");
+    let busy = ErrorReply::new(462, "IngressRequestRateLimitExceeded", "too much");
+    let busy = busy.label("SystemOverloadedError");
+    let rule = Matcher::hello().once().then(Action::Error(busy));
+    set.server(0).script().add(rule);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(ping(&mut client).await.expect("as before"), set.address(0));
+    assert_eq!(hellos(&set, 0), 2);
+    assert_eq!(accepted(&set), [1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_concern_error_is_heeded_and_its_reply_given() {
+    let network = SimNetwork::new(16);
+    let set = three(&network).await;
+    let mut client = client(&set.uri(), &network);
+    let shutdown = Action::write_concern_error(91, "ShutdownInProgress", "down");
+    let rule = Matcher::command("insert").once().then(shutdown);
+    set.server(0).script().add(rule);
+    let insert = doc! { "insert": "c", "documents": [{ "a": 1 }] };
+    let reply = client.run_command("db", &insert).await.expect("written");
+    assert_eq!(
+        reply.write_concern_error().map(|error| error.code),
+        Some(91)
+    );
+    assert!(client.description().primary().is_none());
+    // The pool is cleared, so that the next command has a new connection.
+    client.run_command("db", &insert).await.expect("written");
+    assert_eq!(accepted(&set), [2, 1, 1]);
+    assert_eq!(network.open_streams(&set.address(0)), 1);
+}
+
+#[test]
+fn over_tcp_no_task_ever_lives_in_the_clients_runtime() {
+    let (ready, uri) = std::sync::mpsc::channel();
+    let (done, end) = tokio::sync::oneshot::channel::<()>();
+    let servers = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let set = Deployment::replica_set("rs").members(3).start().await;
+            ready.send(set.uri()).expect("the test waits");
+            let _ = end.await;
+            set.shutdown().await;
+        });
+    });
+    let uri = uri.recv().expect("a deployment");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let looks = Arc::new(Mutex::new(0));
+        let looked = looks.clone();
+        let none = || assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        let mut client = OnDemandTopology::builder(ClientOptions::parse(&uri).expect("a URI"))
+            .event_handler(move |_| {
+                none();
+                *looked.lock().expect("no panic") += 1;
+            })
+            .build_client()
+            .expect("a client");
+        ping(&mut client).await.expect("a primary");
+        none();
+        assert!(*looks.lock().expect("no panic") > 6);
+    });
+    done.send(()).expect("the servers run");
+    servers.join().expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_come_in_order() {
     let network = SimNetwork::new(14);
     let set = three(&network).await;

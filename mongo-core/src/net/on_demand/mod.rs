@@ -199,12 +199,10 @@ impl OnDemandTopology {
         self.scan.end(now());
     }
 
-    /// Checks one server that has lost its connection.
-    pub(super) async fn check(&mut self, server: &ServerAddress) {
-        if let Some(check) = self.begin_check(server) {
-            let checked = check.run().await;
-            self.end_check(server, checked);
-        }
+    /// Checks one server whose connection was lost or idle. Gives why that failed.
+    pub(super) async fn check(&mut self, server: &ServerAddress) -> Option<Error> {
+        let checked = self.begin_check(server)?.run().await;
+        self.end_check(server, checked)
     }
 
     fn begin_check(&mut self, server: &ServerAddress) -> Option<Check> {
@@ -231,19 +229,21 @@ impl OnDemandTopology {
         Some(check)
     }
 
-    fn end_check(&mut self, server: &ServerAddress, checked: Checked) {
+    fn end_check(&mut self, server: &ServerAddress, checked: Checked) -> Option<Error> {
         let Checked { outcome, duration } = checked;
         let Answer { reply, link } = match outcome {
             Ok(answer) => answer,
-            Err(error) => return self.fail_check(server, None, duration, error),
+            Err(error) => {
+                self.fail_check(server, None, duration, error.clone());
+                return Some(error);
+            }
         };
         let mut description = ServerDescription::from_hello(server.clone(), &reply, now());
         if let Some(SdamError::Failed(error)) = description.error {
-            return self.fail_check(server, link, duration, error);
+            self.fail_check(server, link, duration, error.clone());
+            return Some(error);
         }
-        let Some(member) = self.members.get_mut(server) else {
-            return;
-        };
+        let member = self.members.get_mut(server)?;
         member.round_trip_time.record(duration);
         description.round_trip_time = member.round_trip_time.average();
         description.min_round_trip_time = Some(member.round_trip_time.minimum());
@@ -260,6 +260,7 @@ impl OnDemandTopology {
         self.scan.handle_answer(server);
         self.publish(&SdamEvent::ServerHeartbeatSucceeded(event));
         self.apply(Input::Check(Arc::new(description)));
+        None
     }
 
     fn fail_check(
