@@ -58,6 +58,7 @@ impl Establishers {
             connect_timeout: self.connect_timeout,
             command_timeout: self.command_timeout,
             drain_timeout: DRAIN_TIMEOUT,
+            times_idleness: false,
             generation: Arc::new(AtomicU64::new(0)),
             phase: Mutex::new(Wait::Connect),
         }
