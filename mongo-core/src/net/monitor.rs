@@ -308,11 +308,11 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
 }
 
 /// Tokio's clock, which tests may hold.
-fn now() -> std::time::Instant {
+pub(super) fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-async fn at(time: Option<std::time::Instant>) {
+pub(super) async fn at(time: Option<std::time::Instant>) {
     match time {
         Some(time) => sleep_until(Instant::from_std(time)).await,
         None => pending().await,

@@ -4,4 +4,5 @@ mod discovery;
 mod monitoring;
 mod on_demand;
 mod prose;
+mod srv;
 mod support;

@@ -1,0 +1,123 @@
+use std::sync::Arc;
+
+use super::Topology;
+use super::shared::Shared;
+use crate::error::{Error, Result};
+use crate::event::SdamEvent;
+use crate::handshake::ClientMetadata;
+use crate::net::PROCESS;
+use crate::net::connector::{Connector, SocketConnector};
+use crate::net::dispatcher::Handler;
+use crate::net::dns::DnsResolver;
+use crate::net::monitor::Monitoring;
+use crate::select::{SelectionOptions, ServerSelector};
+use crate::uri::ClientOptions;
+
+/// Builds a [`Topology`].
+pub struct TopologyBuilder {
+    options: ClientOptions,
+    connector: Option<Arc<dyn Connector>>,
+    resolver: Option<Arc<dyn DnsResolver>>,
+    handler: Option<Handler<SdamEvent>>,
+    selector: Option<ServerSelector>,
+}
+
+impl TopologyBuilder {
+    pub(super) fn new(options: ClientOptions) -> Self {
+        Self {
+            options,
+            connector: None,
+            resolver: None,
+            handler: None,
+            selector: None,
+        }
+    }
+
+    /// What opens the monitors' transports. Default [`SocketConnector`].
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// What looks up the records of `mongodb+srv`, first and again while the topology is polled
+    /// for. Default `HickoryResolver` with the system's name servers under feature `dns`, else
+    /// none; not used without `mongodb+srv`.
+    #[must_use]
+    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Calls `handler` with each event, one at a time and in order, on whichever task or thread
+    /// caused it. It holds no lock of the topology's, and may use the topology; but monitoring
+    /// waits for it, so that it must not block. To get them as a stream, send them into a channel
+    /// of your own.
+    #[must_use]
+    pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
+        self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Asks `selector` at each selection (`serverSelector`).
+    #[must_use]
+    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
+        self.selector = Some(selector);
+        self
+    }
+
+    /// The topology, not connected yet. No I/O, but that the system's resolver configuration is
+    /// read where it is needed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
+    /// this version can't do, and for `mongodb+srv` without a resolver.
+    pub fn build(self) -> Result<Topology> {
+        let options = self.options;
+        options.validate()?;
+        if options.uses_tls() && self.connector.is_none() {
+            return Err(Error::configuration(
+                "TLS (`tls=true`) without a connector of your own is not supported yet",
+            ));
+        }
+        let resolver = match (options.srv.is_some(), self.resolver) {
+            (false, _) => None,
+            (true, Some(resolver)) => Some(resolver),
+            (true, None) => default_resolver()?,
+        };
+        if options.hosts.is_empty() && resolver.is_none() {
+            return Err(match options.srv {
+                Some(_) => Error::configuration(
+                    "`mongodb+srv` needs feature `dns` of mongo-core, or a resolver of your own",
+                ),
+                None => Error::configuration("there is no host"),
+            });
+        }
+        let connector = self
+            .connector
+            .unwrap_or_else(|| Arc::new(SocketConnector::new()));
+        let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
+            .map_err(|error| Error::configuration(error.to_string()))?;
+        let mut selection = SelectionOptions::from(&options);
+        selection.selector = self.selector;
+        let monitoring = Monitoring::new(&options, connector, metadata.document(), &PROCESS);
+        Ok(Topology::of(Shared::new(
+            options,
+            monitoring,
+            resolver,
+            self.handler,
+            selection,
+        )))
+    }
+}
+
+#[cfg(feature = "dns")]
+fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
+    let resolver = crate::net::dns::HickoryResolver::from_system()?;
+    Ok(Some(Arc::new(resolver)))
+}
+
+#[cfg(not(feature = "dns"))]
+fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
+    Ok(None)
+}

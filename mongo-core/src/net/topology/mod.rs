@@ -1,0 +1,222 @@
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::deadline::Deadline;
+use crate::ServerAddress;
+use crate::error::{Error, Result};
+use crate::sdam::{ApplicationError, Input, TopologyDescription};
+use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
+use crate::uri::ClientOptions;
+
+mod builder;
+mod shared;
+mod srv;
+
+pub use builder::TopologyBuilder;
+pub(super) use shared::Shared;
+use shared::{Ended, Patience};
+
+/// A deployment: discovered, watched and selected from.
+///
+/// Made without I/O; [`connect`](Self::connect) starts one monitor for each server,
+/// [`disconnect`](Self::disconnect) ends them, and [`close`](Self::close) ends them for good.
+/// Cloning is cheap, clones are the same topology; when the last is dropped, everything ends.
+///
+/// There is one writer: what a monitor or an application's error tells goes through
+/// [`sdam::apply`](crate::sdam::apply) under one lock, which is held for that long and no longer.
+/// Readers take [snapshots](Self::snapshot), without waiting for anybody.
+///
+/// # SRV records
+/// Options of `mongodb+srv` without hosts are [resolved](super::resolve) first, by a task of the
+/// topology. Until that has succeeded nothing is monitored and there are no events. An attempt that
+/// fails is told to every selection that waits for it; it is repeated after `heartbeatFrequencyMS`,
+/// or 500 ms later if somebody selects meanwhile. The records are polled for as long as the
+/// topology is sharded, or not known to be anything else. Options that were resolved before begin
+/// with their hosts, and are polled for as well if there is a resolver.
+///
+/// # Load balancers
+/// With `loadBalanced=true` nothing is monitored: the balancer can be selected at once.
+///
+/// Specifications: server discovery and monitoring, server selection, initial DNS seedlist
+/// discovery, polling SRV records for mongos discovery, load balancers.
+#[derive(Clone)]
+pub struct Topology {
+    owner: Arc<Owner>,
+}
+
+/// Ends everything when the last [`Topology`] goes; monitors hold only what is inside.
+struct Owner(Arc<Shared>);
+
+/// A server that was selected, with the operation that it was selected for: the server's operation
+/// count includes it until this is dropped.
+#[derive(Debug)]
+pub struct SelectedServer {
+    entry: Arc<ServerEntry>,
+    _operation: RunningOperation,
+}
+
+impl SelectedServer {
+    fn new(entry: &Arc<ServerEntry>) -> Self {
+        Self {
+            entry: entry.clone(),
+            _operation: entry.begin_operation(),
+        }
+    }
+
+    /// The server's address.
+    pub fn address(&self) -> &ServerAddress {
+        self.entry.address()
+    }
+
+    /// The server, as the selection saw it.
+    pub fn entry(&self) -> &Arc<ServerEntry> {
+        &self.entry
+    }
+}
+
+impl Topology {
+    /// A topology of the options' hosts, that tells nobody of its events.
+    ///
+    /// # Errors
+    /// See [`TopologyBuilder::build`].
+    pub fn new(options: ClientOptions) -> Result<Self> {
+        Self::builder(options).build()
+    }
+
+    /// A builder over client options.
+    pub fn builder(options: ClientOptions) -> TopologyBuilder {
+        TopologyBuilder::new(options)
+    }
+
+    fn of(shared: Shared) -> Self {
+        Self {
+            owner: Arc::new(Owner(Arc::new(shared))),
+        }
+    }
+
+    /// Starts monitoring, with `mongodb+srv` after a lookup. Returns at once; selections wait for
+    /// what the monitors find. Does nothing
+    /// if it is connected already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside a tokio runtime; [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
+    pub fn connect(&self) -> Result<()> {
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::configuration("a topology is to be connected within tokio"))?;
+        self.owner.0.connect(runtime)
+    }
+
+    /// Ends monitoring, and waits until every task and socket of it is gone. What was known is
+    /// forgotten. [`connect`](Self::connect) begins anew, with another topology id.
+    ///
+    /// Dropped meanwhile, the tasks end all the same.
+    pub async fn disconnect(&self) {
+        self.end(Ended::Disconnected).await;
+    }
+
+    /// [`disconnect`](Self::disconnect) for good: who waits for a server, and who selects one
+    /// later, gets [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
+    pub async fn close(&self) {
+        self.end(Ended::Closed).await;
+    }
+
+    async fn end(&self, ended: Ended) {
+        let tasks = self.owner.0.end(ended);
+        for task in tasks {
+            // Aborted, or at its end.
+            let _ = task.await;
+        }
+    }
+
+    /// The options; with `mongodb+srv` those of the last successful first lookup, if there was one.
+    pub fn options(&self) -> Arc<ClientOptions> {
+        self.owner.0.resolved_options()
+    }
+
+    /// What is known now, prepared for selection. Wait-free.
+    pub fn snapshot(&self) -> Arc<SelectionIndex> {
+        Arc::clone(&self.owner.0.index())
+    }
+
+    /// What is known now.
+    pub fn description(&self) -> Arc<TopologyDescription> {
+        self.owner.0.index().topology().clone()
+    }
+
+    /// Follows what is known: the receiver sees the newest description, and may miss others.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<TopologyDescription>> {
+        self.owner.0.subscribe()
+    }
+
+    /// Selects a server within `serverSelectionTimeoutMS` (default 30 s): returns as soon as one
+    /// suitable server is known, without waiting for the others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ServerSelection`](crate::ErrorKind::ServerSelection): why there is none, with each server's own last failure;
+    /// [`ErrorKind::Srv`](crate::ErrorKind::Srv), or a time-out that names the wait for DNS: there is no host yet;
+    /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
+    ///
+    /// # Cancellation
+    /// May be dropped at any time.
+    pub async fn select(&self, criterion: &Criterion) -> Result<SelectedServer> {
+        let deadline = Deadline::after(self.owner.0.options.server_selection_timeout);
+        self.select_by(deadline, criterion, &[]).await
+    }
+
+    /// [`select`](Self::select) with a deadline of the caller's, and servers to avoid: those that
+    /// failed this operation before.
+    ///
+    /// # Errors
+    /// See [`select`](Self::select).
+    pub async fn select_by(
+        &self,
+        deadline: impl Into<Deadline>,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+    ) -> Result<SelectedServer> {
+        let shared = &self.owner.0;
+        if let Some(selected) = shared.select_now(criterion, deprioritized)? {
+            return Ok(selected);
+        }
+        let deadline = deadline.into();
+        // Before the next look, so that no change between the two is missed.
+        let mut changed = shared.subscribe();
+        let mut patience = Patience::default();
+        loop {
+            if let Some(selected) = shared.select_now(criterion, deprioritized)? {
+                return Ok(selected);
+            }
+            shared.request_checks(&mut patience)?;
+            // Safe to drop: a change that was not seen is seen by the next look.
+            if deadline.bound(changed.changed()).await.is_err() {
+                return Err(shared.no_suitable_server(criterion, deadline.elapsed()));
+            }
+        }
+    }
+
+    /// Tells of an error on a connection of the application's, or of a command on one: the server
+    /// may be marked unknown and checked.
+    ///
+    /// Specification: server discovery and monitoring, application errors.
+    pub fn handle_error(&self, error: ApplicationError) {
+        self.owner.0.apply(Input::ApplicationError(error));
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Told to end, and nobody is left to wait.
+        drop(self.0.end(Ended::Closed));
+    }
+}
+
+impl fmt::Debug for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topology")
+            .field("description", &self.description())
+            .finish_non_exhaustive()
+    }
+}

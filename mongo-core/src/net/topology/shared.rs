@@ -1,0 +1,345 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bson::oid::ObjectId;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::SelectedServer;
+use super::srv::{FirstLookup, SrvTask};
+use crate::ServerAddress;
+use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::event::SdamEvent;
+use crate::net::dispatcher::{Dispatcher, Handler};
+use crate::net::dns::DnsResolver;
+use crate::net::monitor::{Monitor, Monitoring};
+use crate::sdam::{Effect, Input, TopologyDescription, TopologySettings, apply};
+use crate::select::{Criterion, SelectionIndex, SelectionOptions};
+use crate::uri::{ClientOptions, SrvError};
+
+/// What the topology and its tasks share.
+pub(in crate::net) struct Shared {
+    /// As they were given: `mongodb+srv` may be still to be looked up.
+    pub(super) options: ClientOptions,
+    pub(in crate::net) monitoring: Monitoring,
+    resolver: Option<Arc<dyn DnsResolver>>,
+    state: Mutex<State>,
+    index: ArcSwap<SelectionIndex>,
+    changed: watch::Sender<Arc<TopologyDescription>>,
+    dispatcher: Dispatcher<SdamEvent>,
+}
+
+struct State {
+    /// Of the current or last opening.
+    settings: TopologySettings,
+    /// With what was looked up for it.
+    resolved: Arc<ClientOptions>,
+    phase: Phase,
+    description: Arc<TopologyDescription>,
+    /// In the order of their addresses, so that whatever concerns all replays exactly.
+    monitors: BTreeMap<ServerAddress, Monitor>,
+    next_monitor: u64,
+    srv: Option<JoinHandle<()>>,
+    /// Tasks that were told to end, and are still to be awaited.
+    ending: Vec<JoinHandle<()>>,
+}
+
+enum Phase {
+    Disconnected,
+    /// There is no host yet: nothing was opened, and nobody told of it.
+    Resolving(Handle, FirstLookup),
+    Connected(Handle),
+    Closed,
+}
+
+pub(super) enum Ended {
+    /// It may be connected again.
+    Disconnected,
+    Closed,
+}
+
+/// What a selection has seen of the first lookup: it fails by the next failure, not by an older one.
+#[derive(Default)]
+pub(super) struct Patience {
+    failures: Option<u64>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        options: ClientOptions,
+        monitoring: Monitoring,
+        resolver: Option<Arc<dyn DnsResolver>>,
+        handler: Option<Handler<SdamEvent>>,
+        selection: SelectionOptions,
+    ) -> Self {
+        let description = Arc::new(TopologyDescription::default());
+        Self {
+            monitoring,
+            resolver,
+            state: Mutex::new(State {
+                settings: TopologySettings::from_options(ObjectId::new(), &options),
+                resolved: Arc::new(options.clone()),
+                phase: Phase::Disconnected,
+                description: description.clone(),
+                monitors: BTreeMap::new(),
+                next_monitor: 0,
+                srv: None,
+                ending: Vec::new(),
+            }),
+            index: ArcSwap::from_pointee(SelectionIndex::new(description.clone(), selection)),
+            changed: watch::Sender::new(description),
+            dispatcher: Dispatcher::new(handler),
+            options,
+        }
+    }
+
+    pub(super) fn index(&self) -> arc_swap::Guard<Arc<SelectionIndex>> {
+        self.index.load()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<TopologyDescription>> {
+        self.changed.subscribe()
+    }
+
+    pub(super) fn resolved_options(&self) -> Arc<ClientOptions> {
+        self.lock().resolved.clone()
+    }
+
+    pub(super) fn connect(self: &Arc<Self>, runtime: Handle) -> Result<()> {
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Connected(_) | Phase::Resolving(..) => return Ok(()),
+            Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
+            Phase::Disconnected => {}
+        }
+        let opening = ObjectId::new();
+        state.settings = TopologySettings::from_options(opening, &self.options);
+        let first = FirstLookup::default();
+        if let Some(resolver) = &self.resolver {
+            let task = SrvTask {
+                shared: self.clone(),
+                resolver: resolver.clone(),
+                opening,
+                request: first.request.clone(),
+            };
+            state.srv = Some(runtime.spawn(task.run()));
+        }
+        if self.options.hosts.is_empty() {
+            state.phase = Phase::Resolving(runtime, first);
+            return Ok(());
+        }
+        state.phase = Phase::Connected(runtime);
+        self.apply_locked(&mut state, Input::Connect);
+        drop(state);
+        self.dispatcher.deliver();
+        Ok(())
+    }
+
+    /// The first lookup of an opening gave hosts: begin.
+    pub(super) fn resolved(self: &Arc<Self>, opening: ObjectId, options: &ClientOptions) {
+        let mut state = self.lock();
+        let Phase::Resolving(runtime, _) = &state.phase else {
+            return;
+        };
+        if state.settings.topology_id != opening {
+            return;
+        }
+        state.phase = Phase::Connected(runtime.clone());
+        state.settings = TopologySettings::from_options(opening, options);
+        state.resolved = Arc::new(options.clone());
+        self.apply_locked(&mut state, Input::Connect);
+        drop(state);
+        self.dispatcher.deliver();
+    }
+
+    /// The first lookup of an opening failed: who waits for a server is told.
+    pub(super) fn not_resolved(&self, opening: ObjectId, error: Error) {
+        let mut state = self.lock();
+        let is_current = state.settings.topology_id == opening;
+        if let (Phase::Resolving(_, first), true) = (&mut state.phase, is_current) {
+            first.failures += 1;
+            first.failure = Some(error);
+            drop(state);
+            self.changed.send_modify(|_| {});
+        }
+    }
+
+    /// What polling found for an opening.
+    pub(super) fn srv_hosts(self: &Arc<Self>, opening: ObjectId, hosts: Vec<ServerAddress>) {
+        let mut state = self.lock();
+        if state.settings.topology_id == opening && matches!(state.phase, Phase::Connected(_)) {
+            self.apply_locked(&mut state, Input::SrvHosts(hosts));
+            drop(state);
+            self.dispatcher.deliver();
+        }
+    }
+
+    pub(super) fn select_now(
+        &self,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+    ) -> Result<Option<SelectedServer>> {
+        let index = self.index.load();
+        let selected = index
+            .select(criterion, deprioritized, random())
+            .map_err(|error| ErrorKind::ServerSelection(Arc::new(error)))?;
+        Ok(selected.map(SelectedServer::new))
+    }
+
+    /// Nothing suits: every monitor checks as soon as it may, and DNS is asked again.
+    pub(super) fn request_checks(&self, patience: &mut Patience) -> Result<()> {
+        let state = self.lock();
+        match &state.phase {
+            Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
+            Phase::Resolving(_, first) => {
+                let seen = *patience.failures.get_or_insert(first.failures);
+                match &first.failure {
+                    Some(failure) if first.failures > seen => return Err(failure.clone()),
+                    Some(_) | None => first.request.notify_one(),
+                }
+            }
+            Phase::Disconnected | Phase::Connected(_) => {}
+        }
+        state.monitors.values().for_each(Monitor::request_check);
+        Ok(())
+    }
+
+    /// Nothing suited for as long as could be waited.
+    pub(super) fn no_suitable_server(&self, criterion: &Criterion, after: Duration) -> Error {
+        let state = self.lock();
+        if let (Phase::Resolving(_, first), Some(srv)) = (&state.phase, &self.options.srv) {
+            let unanswered = || SrvError::Unanswered(srv.host_name.clone()).into();
+            let cause = first.failure.clone().unwrap_or_else(unanswered);
+            return Error::timeout(Wait::Dns, after).caused_by(Some(cause));
+        }
+        drop(state);
+        let error = self.index.load().no_suitable_server(criterion, after);
+        ErrorKind::ServerSelection(Arc::new(error)).into()
+    }
+
+    /// What an application met.
+    pub(super) fn apply(self: &Arc<Self>, input: Input) {
+        let mut state = self.lock();
+        self.apply_locked(&mut state, input);
+        drop(state);
+        self.dispatcher.deliver();
+    }
+
+    /// What monitor number `id` of a server found, with the events that go before; nothing of one
+    /// that was told to end.
+    pub(in crate::net) fn report(
+        self: &Arc<Self>,
+        server: &ServerAddress,
+        id: u64,
+        events: impl IntoIterator<Item = SdamEvent>,
+        input: Option<Input>,
+    ) {
+        let mut state = self.lock();
+        if state
+            .monitors
+            .get(server)
+            .is_none_or(|monitor| monitor.id() != id)
+        {
+            return;
+        }
+        self.dispatcher.queue(events);
+        if let Some(input) = input {
+            self.apply_locked(&mut state, input);
+        }
+        drop(state);
+        self.dispatcher.deliver();
+    }
+
+    fn apply_locked(self: &Arc<Self>, state: &mut State, input: Input) {
+        let transition = apply(&state.settings, &state.description, input);
+        if !Arc::ptr_eq(&state.description, &transition.description) {
+            state.description = transition.description;
+            let index = self.index.load().next(state.description.clone());
+            self.index.store(Arc::new(index));
+            self.changed.send_replace(state.description.clone());
+        }
+        self.dispatcher.queue(transition.events);
+        for effect in transition.effects {
+            self.carry_out(state, effect);
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State, effect: Effect) {
+        match effect {
+            Effect::StartMonitor { server } => {
+                let Phase::Connected(runtime) = &state.phase else {
+                    return;
+                };
+                state.next_monitor += 1;
+                let topology_id = state.settings.topology_id;
+                let monitor =
+                    Monitor::start(runtime, self, &server, state.next_monitor, topology_id);
+                state.monitors.insert(server, monitor);
+            }
+            Effect::StopMonitor { server } => {
+                state.ending.retain(|task| !task.is_finished());
+                if let Some(monitor) = state.monitors.remove(&server) {
+                    state.ending.push(monitor.stop());
+                }
+            }
+            Effect::RequestCheck { server, .. } => {
+                if let Some(monitor) = state.monitors.get(&server) {
+                    monitor.request_check();
+                }
+            }
+            Effect::CancelCheck { server } => {
+                if let Some(monitor) = state.monitors.get(&server) {
+                    monitor.cancel_check();
+                }
+            }
+            // For whoever keeps pools over a topology, which nobody does yet.
+            Effect::ReadyPool { .. } | Effect::ClearPool { .. } | Effect::ClosePool { .. } => {}
+        }
+    }
+
+    /// Ends monitoring, and gives the tasks to wait for.
+    pub(super) fn end(self: &Arc<Self>, ended: Ended) -> Vec<JoinHandle<()>> {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Connected(_)) {
+            self.apply_locked(&mut state, Input::Close);
+        }
+        if let Some(task) = state.srv.take() {
+            task.abort();
+            state.ending.push(task);
+        }
+        match (ended, &state.phase) {
+            (Ended::Closed, _) | (Ended::Disconnected, Phase::Closed) => {
+                state.phase = Phase::Closed;
+            }
+            (
+                Ended::Disconnected,
+                Phase::Disconnected | Phase::Resolving(..) | Phase::Connected(_),
+            ) => state.phase = Phase::Disconnected,
+        }
+        let tasks = std::mem::take(&mut state.ending);
+        drop(state);
+        // Who waits for a server looks again, and finds the topology closed.
+        self.changed.send_modify(|_| {});
+        self.dispatcher.deliver();
+        tasks
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Uniform enough to choose servers by, and free: SplitMix64 over a counter.
+fn random() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static STATE: AtomicU64 = AtomicU64::new(0);
+    let mut word = STATE
+        .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+        .wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
