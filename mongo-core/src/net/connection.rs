@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,6 +6,7 @@ use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::deadline::{Deadline, Elapsed};
+use super::generations::Generation;
 use super::reply::Reply;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
@@ -20,9 +20,7 @@ const DRAIN_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) id: u64,
-    pub(crate) generation: u64,
-    /// The generation of the pool, which may have moved on.
-    pub(crate) pool_generation: Arc<AtomicU64>,
+    pub(crate) generation: Generation,
     pub(crate) server: ServerAddress,
     pub(crate) user: Option<Arc<str>>,
     pub(crate) description: ConnectionDescription,
@@ -197,9 +195,10 @@ impl Connection {
         self.identity.id
     }
 
-    /// The pool generation in which the connection was made.
+    /// The pool generation in which the connection was made; behind a load balancer that of its
+    /// service ([`ConnectionDescription::service_id`]).
     pub fn generation(&self) -> u64 {
-        self.identity.generation
+        self.identity.generation.number()
     }
 
     /// The server.
@@ -288,9 +287,10 @@ impl Connection {
         self.channel.is_quiet()
     }
 
-    /// Whether the pool has been cleared since the connection was made.
+    /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
+    /// the connection was made.
     pub fn is_stale(&self) -> bool {
-        self.identity.generation != self.identity.pool_generation.load(Ordering::Acquire)
+        self.identity.generation.is_stale()
     }
 
     /// Prepares the connection to go back to its pool, and says whether it may: not if it is

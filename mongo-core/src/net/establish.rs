@@ -1,4 +1,3 @@
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use super::channel::Channel;
 use super::connection::{Connection, Identity};
 use super::connector::Connector;
 use super::deadline::{Deadline, Elapsed};
+use super::generations::{Generation, Generations};
 use super::keys::KeyService;
 
 use crate::ServerAddress;
@@ -31,7 +31,9 @@ pub(crate) struct Establisher {
     pub(crate) drain_timeout: Duration,
     /// Whether anything compares how long a connection was idle.
     pub(crate) times_idleness: bool,
-    pub(crate) generation: Arc<AtomicU64>,
+    /// Whether the server is a load balancer: each connection is to one of its services.
+    pub(crate) load_balanced: bool,
+    pub(crate) generations: Generations,
     /// What the attempt that moved on last is waiting for.
     pub(crate) phase: Mutex<Wait>,
 }
@@ -39,13 +41,13 @@ pub(crate) struct Establisher {
 /// An open transport, and the pool's generation before it was opened.
 pub(super) struct Opened {
     pub(super) channel: Channel,
-    generation: u64,
+    generation: Generation,
 }
 
 /// A connection that has said hello, and is not authenticated yet.
 pub(super) struct Greeted {
     pub(super) channel: Channel,
-    pub(super) generation: u64,
+    pub(super) generation: Generation,
     handshake: Handshake,
     step: Step,
 }
@@ -108,8 +110,7 @@ impl Establisher {
 
     /// Opens the transport.
     pub(super) async fn open(&self) -> Result<Opened> {
-        // Cleared meanwhile, the connection is stale from the beginning.
-        let generation = self.generation.load(Ordering::Acquire);
+        let generation = self.generations.begin();
         let channel = Channel::new(self.connector.connect(&self.server).await?);
         Ok(Opened {
             channel,
@@ -146,7 +147,7 @@ impl Establisher {
     async fn finish(&self, id: u64, greeted: Greeted, phase: &mut Wait) -> Result<Connection> {
         let Greeted {
             mut channel,
-            generation,
+            mut generation,
             mut handshake,
             mut step,
         } = greeted;
@@ -165,6 +166,9 @@ impl Establisher {
                 Step::Done(description) => break description,
             };
         };
+        if let (true, Some(service)) = (self.load_balanced, description.service_id) {
+            self.generations.join(&mut generation, service);
+        }
         // No server may talk itself out of proving who it is.
         if self.credential.is_some() && description.authenticated.is_none() {
             return Err(AuthError::Arbiter.into());
@@ -176,7 +180,6 @@ impl Establisher {
         let identity = Identity {
             id,
             generation,
-            pool_generation: self.generation.clone(),
             server: self.server.clone(),
             user: self.user().cloned(),
             description,
@@ -195,6 +198,7 @@ impl Establisher {
         let nonces = Nonces::from_random(random);
         Ok(HandshakeContext {
             credential: self.credential.clone(),
+            load_balanced: self.load_balanced,
             ..HandshakeContext::new(self.metadata.clone(), nonces)
         })
     }

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bson::oid::ObjectId;
 use bson::rawdoc;
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::auth::{AuthMechanism, ScramMechanism};
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::net::{
-    Connection, Connector, Deadline, Establisher, KeyService, PROCESS, SocketConnector,
+    Connection, Connector, Deadline, Establisher, Generations, KeyService, PROCESS, SocketConnector,
 };
 use crate::uri::ClientOptions;
 use crate::wire::Readiness;
@@ -20,7 +21,8 @@ use crate::wire::Readiness;
 /// Makes and checks the connections of one pool: one server, one credential.
 ///
 /// Both adapters' managers are thin translations of this, so that a connection means the same on
-/// either backend. It serves the first host of its options, as with `directConnection=true`.
+/// either backend. It serves the first host of its options, as with `directConnection=true`; with
+/// `loadBalanced=true` that is the load balancer, and each connection is to one of its services.
 pub struct ConnectionFactory {
     establisher: Establisher,
     recycling_method: RecyclingMethod,
@@ -165,14 +167,23 @@ impl ConnectionFactory {
         }
     }
 
-    /// The generation that new connections belong to.
+    /// The generation that new connections belong to; behind a load balancer their service's is
+    /// another one.
     pub fn generation(&self) -> u64 {
-        self.establisher.generation.load(Ordering::Acquire)
+        self.establisher.generations.current()
     }
 
     /// Begins a new generation: no connection made before is handed out again.
     pub fn clear(&self) {
-        self.establisher.generation.fetch_add(1, Ordering::AcqRel);
+        self.establisher.generations.clear();
+    }
+
+    /// Begins a new generation of the connections to one service behind a load balancer: none made
+    /// before is handed out again. Those to other services stay.
+    ///
+    /// Specification: load balancers.
+    pub fn clear_service(&self, id: ObjectId) {
+        self.establisher.generations.clear_service(id);
     }
 
     /// The server.
@@ -294,7 +305,8 @@ impl ConnectionFactoryBuilder {
                 drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
                 times_idleness: config.max_idle_time(options).is_some()
                     || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_)),
-                generation: Arc::default(),
+                load_balanced: options.load_balanced == Some(true),
+                generations: Generations::default(),
                 phase: Mutex::new(Wait::Connect),
             },
             recycling_method: config.recycling_method,
@@ -321,9 +333,6 @@ impl ConnectionFactoryBuilder {
         }
         if options.proxy.is_some() && self.connector.is_none() {
             return missing("`proxyHost` without a connector of your own");
-        }
-        if options.load_balanced == Some(true) {
-            return missing("`loadBalanced=true`");
         }
         if let Some(credential) = &options.credential {
             let mechanism = credential.mechanism().unwrap_or(AuthMechanism::ScramSha256);

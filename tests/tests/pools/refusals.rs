@@ -5,14 +5,13 @@ use mongo_testkit::ScriptedServer;
 const SECRET: &str = "m4rked";
 
 /// URIs that a pool can't be built from, and what the error has to say.
-const URIS: [(&str, &str); 14] = [
+const URIS: [(&str, &str); 13] = [
     ("mongodb://u:m4rked@h/?tls=true", "TLS"),
     ("mongodb://u:m4rked@h/?ssl=true", "TLS"),
     (
         "mongodb+srv://u:m4rked@cluster.example.com/?tls=false",
         "mongodb+srv",
     ),
-    ("mongodb://u:m4rked@h/?loadBalanced=true", "loadBalanced"),
     ("mongodb://u:m4rked@h/?proxyHost=p", "proxyHost"),
     ("mongodb://u:m4rked@h/?authMechanism=PLAIN", "PLAIN"),
     ("mongodb://u@h/?authMechanism=GSSAPI", "GSSAPI"),

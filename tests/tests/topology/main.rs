@@ -1,6 +1,7 @@
 //! The live topology, against deployments of scripted members.
 
 mod discovery;
+mod load_balanced;
 mod monitoring;
 mod on_demand;
 mod prose;

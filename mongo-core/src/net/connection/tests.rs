@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use super::*;
 use crate::auth::Nonces;
 use crate::handshake::{Handshake, HandshakeContext, Step};
-use crate::net::Stream;
+use crate::net::{Generations, Stream};
 use crate::wire::{MsgFlags, OpMsgBuilder};
 
 const BOUND: Duration = Duration::from_secs(5);
@@ -25,8 +25,7 @@ fn connection() -> (Connection, DuplexStream) {
     let (ours, server) = duplex(64 * 1024);
     let identity = Identity {
         id: 1,
-        generation: 0,
-        pool_generation: Arc::default(),
+        generation: Generations::default().begin(),
         server: ServerAddress::tcp("db.example", 27017),
         user: Some("app".into()),
         description: description(),
@@ -143,10 +142,10 @@ async fn what_may_go_back_to_its_pool() {
     tokio::time::advance(BOUND).await;
     assert!(connection.check_in());
     assert_eq!(connection.idle_since(), Instant::now());
-    connection
-        .identity
-        .pool_generation
-        .store(1, Ordering::Release);
+    let generations = Generations::default();
+    connection.identity.generation = generations.begin();
+    assert!(connection.check_in());
+    generations.clear();
     assert!(connection.is_stale() && !connection.check_in());
 
     let (mut connection, _server) = super::tests::connection();

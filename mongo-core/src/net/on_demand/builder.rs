@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::handshake::ClientMetadata;
 use crate::net::connector::{Connector, SocketConnector};
 use crate::net::dispatcher::Handler;
 use crate::net::establish::Establisher;
+use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
 use crate::net::{PROCESS, SingleClient};
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
@@ -59,7 +59,8 @@ impl Establishers {
             command_timeout: self.command_timeout,
             drain_timeout: DRAIN_TIMEOUT,
             times_idleness: false,
-            generation: Arc::new(AtomicU64::new(0)),
+            load_balanced: false,
+            generations: Generations::default(),
             phase: Mutex::new(Wait::Connect),
         }
     }

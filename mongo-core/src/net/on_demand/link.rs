@@ -120,12 +120,10 @@ impl Link {
     }
 
     /// Whether it is not to be used again.
-    pub(super) fn is_over(&self, generation: u64) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         match &self.state {
-            LinkState::Greeted(greeted) => greeted.generation != generation,
-            LinkState::Ready(connection) => {
-                connection.is_closed() || connection.generation() != generation
-            }
+            LinkState::Greeted(greeted) => greeted.generation.is_stale(),
+            LinkState::Ready(connection) => connection.is_closed() || connection.is_stale(),
         }
     }
 

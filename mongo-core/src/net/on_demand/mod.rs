@@ -4,7 +4,6 @@ mod link;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -166,8 +165,7 @@ impl OnDemandTopology {
     /// Closes a server's connection if it is not to be used again.
     pub(super) fn sweep(&mut self, server: &ServerAddress) {
         if let Some(member) = self.members.get_mut(server) {
-            let generation = member.establisher.generation.load(Ordering::Acquire);
-            member.link.take_if(|link| link.is_over(generation));
+            member.link.take_if(|link| link.is_over());
         }
     }
 
@@ -336,8 +334,7 @@ impl OnDemandTopology {
             }
             Effect::ClearPool { server, .. } | Effect::CancelCheck { server } => {
                 if let Some(member) = self.members.get(&server) {
-                    let generation = &member.establisher.generation;
-                    generation.fetch_add(1, Ordering::AcqRel);
+                    member.establisher.generations.clear();
                 }
             }
             Effect::RequestCheck { reason, .. } => self.scan.handle_request(reason),
