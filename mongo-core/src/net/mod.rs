@@ -34,7 +34,7 @@ pub use on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub use reply::Reply;
 pub use single::SingleClient;
 pub use stream::{AsyncStream, Stream};
-pub use topology::{SelectedServer, Topology, TopologyBuilder};
+pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
 
 use crate::handshake::Environment;
 

@@ -1,7 +1,9 @@
 //! The live topology, against deployments of scripted members.
 
+mod cluster_time;
 mod discovery;
 mod load_balanced;
+mod logs;
 mod monitoring;
 mod on_demand;
 mod prose;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bson::RawDocument;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -12,10 +13,14 @@ use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
 use crate::uri::ClientOptions;
 
 mod builder;
+mod cluster_time;
+mod logs;
 mod shared;
 mod srv;
 
 pub use builder::TopologyBuilder;
+pub use cluster_time::ClusterTime;
+use logs::Selection;
 pub(super) use shared::Shared;
 use shared::{Ended, Patience};
 
@@ -39,6 +44,12 @@ use shared::{Ended, Patience};
 ///
 /// # Load balancers
 /// With `loadBalanced=true` nothing is monitored: the balancer can be selected at once.
+///
+/// # Logs
+/// `tracing` events have the messages and fields of the logging specification, in the order of the
+/// events, and the targets that the official driver uses too: `mongodb::topology` (DEBUG) and
+/// `mongodb::server_selection` (DEBUG, and INFO once for a selection that has to wait). Replies are
+/// cut after 1000 characters. Where nobody wants them nothing is made up for them.
 ///
 /// Specifications: server discovery and monitoring, server selection, initial DNS seedlist
 /// discovery, polling SRV records for mongos discovery, load balancers.
@@ -177,24 +188,66 @@ impl Topology {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> Result<SelectedServer> {
+        let shared = &*self.owner.0;
+        let log = Selection { criterion, shared };
+        log.started();
+        let outcome = match shared.select_now(criterion, deprioritized) {
+            Ok(Some(selected)) => Ok(selected),
+            Ok(None) => {
+                self.wait(deadline.into(), criterion, deprioritized, &log)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        log.ended(&outcome);
+        outcome
+    }
+
+    /// Waits for a suitable server.
+    async fn wait(
+        &self,
+        deadline: Deadline,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+        log: &Selection<'_>,
+    ) -> Result<SelectedServer> {
         let shared = &self.owner.0;
-        if let Some(selected) = shared.select_now(criterion, deprioritized)? {
-            return Ok(selected);
-        }
-        let deadline = deadline.into();
         // Before the next look, so that no change between the two is missed.
         let mut changed = shared.subscribe();
         let mut patience = Patience::default();
+        let mut is_told = false;
         loop {
             if let Some(selected) = shared.select_now(criterion, deprioritized)? {
                 return Ok(selected);
             }
             shared.request_checks(&mut patience)?;
+            if !std::mem::replace(&mut is_told, true) {
+                log.waits(deadline);
+            }
             // Safe to drop: a change that was not seen is seen by the next look.
             if deadline.bound(changed.changed()).await.is_err() {
                 return Err(shared.no_suitable_server(criterion, deadline.elapsed()));
             }
         }
+    }
+
+    /// The newest `$clusterTime` that [`advance_cluster_time`](Self::advance_cluster_time) was given
+    /// since [`connect`](Self::connect). Wait-free.
+    ///
+    /// To be sent along with commands to the deployment, but not with those that shake hands,
+    /// authenticate or run without an acknowledgement, nor to servers without cluster times.
+    ///
+    /// Specification: driver sessions, gossipping the cluster time.
+    pub fn cluster_time(&self) -> Option<Arc<ClusterTime>> {
+        self.owner.0.clock.newest()
+    }
+
+    /// Takes the value of a reply's `$clusterTime`, and says whether it was newer, by its timestamp,
+    /// than what was known; one longer than 1 KiB is left out. No lock, no new snapshot, and without
+    /// allocating where it is not newer. To be called with each reply on connections for
+    /// applications; replies to monitors don't count, and are not looked at.
+    pub fn advance_cluster_time(&self, cluster_time: &RawDocument) -> bool {
+        self.owner.0.clock.advance(cluster_time)
     }
 
     /// Tells of an error on a connection of the application's, or of a command on one: the server

@@ -8,8 +8,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::SelectedServer;
+use super::cluster_time::ClusterClock;
 use super::srv::{FirstLookup, SrvTask};
+use super::{SelectedServer, logs};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
@@ -29,6 +30,8 @@ pub(in crate::net) struct Shared {
     state: Mutex<State>,
     index: ArcSwap<SelectionIndex>,
     changed: watch::Sender<Arc<TopologyDescription>>,
+    pub(super) clock: ClusterClock,
+    has_handler: bool,
     dispatcher: Dispatcher<SdamEvent>,
 }
 
@@ -91,7 +94,14 @@ impl Shared {
             }),
             index: ArcSwap::from_pointee(SelectionIndex::new(description.clone(), selection)),
             changed: watch::Sender::new(description),
-            dispatcher: Dispatcher::new(handler),
+            clock: ClusterClock::default(),
+            has_handler: handler.is_some(),
+            dispatcher: Dispatcher::new(Some(Arc::new(move |event| {
+                logs::event(event);
+                if let Some(handler) = &handler {
+                    handler(event);
+                }
+            }))),
             options,
         }
     }
@@ -245,7 +255,7 @@ impl Shared {
         {
             return;
         }
-        self.dispatcher.queue(events);
+        self.queue(events);
         if let Some(input) = input {
             self.apply_locked(&mut state, input);
         }
@@ -261,9 +271,15 @@ impl Shared {
             self.index.store(Arc::new(index));
             self.changed.send_replace(state.description.clone());
         }
-        self.dispatcher.queue(transition.events);
+        self.queue(transition.events);
         for effect in transition.effects {
             self.carry_out(state, effect);
+        }
+    }
+
+    fn queue(&self, events: impl IntoIterator<Item = SdamEvent>) {
+        if self.has_handler || logs::wants_events() {
+            self.dispatcher.queue(events);
         }
     }
 
@@ -319,6 +335,7 @@ impl Shared {
                 Phase::Disconnected | Phase::Resolving(..) | Phase::Connected(_),
             ) => state.phase = Phase::Disconnected,
         }
+        self.clock.forget();
         let tasks = std::mem::take(&mut state.ending);
         drop(state);
         // Who waits for a server looks again, and finds the topology closed.

@@ -1,0 +1,215 @@
+//! What is told to `tracing`, by the messages and fields of the specifications.
+//!
+//! Specifications: logging; server discovery and monitoring, logging and monitoring; server
+//! selection, logging.
+
+use std::fmt;
+use std::time::Duration;
+
+use bson::{Document, RawDocumentBuf};
+use tracing::{Level, debug, enabled, info};
+
+use super::SelectedServer;
+use super::shared::Shared;
+use crate::ServerAddress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::SdamEvent;
+use crate::net::deadline::Deadline;
+use crate::sdam::TopologyDescription;
+use crate::select::{Criterion, SelectionError};
+
+/// The specification's component `topology`, and the target that the official driver uses for it.
+const TOPOLOGY: &str = "mongodb::topology";
+
+/// The specification's component `serverSelection`, likewise.
+const SELECTION: &str = "mongodb::server_selection";
+
+/// The longest reply that is shown, in characters, as the logging specification has it.
+const MAX_REPLY_LENGTH: usize = 1000;
+
+/// Whether anybody wants to know of events. Without a subscriber this costs next to nothing.
+pub(super) fn wants_events() -> bool {
+    enabled!(target: TOPOLOGY, Level::DEBUG)
+}
+
+/// Tells of an event.
+pub(super) fn event(event: &SdamEvent) {
+    if !wants_events() {
+        return;
+    }
+    let topology_id = tracing::field::display(event.topology_id());
+    let host = event.address().map(host);
+    let port = event.address().and_then(ServerAddress::port);
+    match event {
+        SdamEvent::TopologyOpening(_) => {
+            debug!(target: TOPOLOGY, topologyId = topology_id, "Starting topology monitoring");
+        }
+        SdamEvent::TopologyClosed(_) => {
+            debug!(target: TOPOLOGY, topologyId = topology_id, "Stopped topology monitoring");
+        }
+        SdamEvent::TopologyDescriptionChanged(event) => debug!(
+            target: TOPOLOGY,
+            topologyId = topology_id,
+            previousDescription = %Shown(&event.previous_description),
+            newDescription = %Shown(&event.new_description),
+            "Topology description changed"
+        ),
+        SdamEvent::ServerOpening(_) => debug!(
+            target: TOPOLOGY,
+            topologyId = topology_id, serverHost = host, serverPort = port,
+            "Starting server monitoring"
+        ),
+        SdamEvent::ServerClosed(_) => debug!(
+            target: TOPOLOGY,
+            topologyId = topology_id, serverHost = host, serverPort = port,
+            "Stopped server monitoring"
+        ),
+        // Left out on purpose: the change of the topology says it all.
+        SdamEvent::ServerDescriptionChanged(_) => {}
+        SdamEvent::ServerHeartbeatStarted(event) => debug!(
+            target: TOPOLOGY,
+            topologyId = topology_id, serverHost = host, serverPort = port,
+            driverConnectionId = event.driver_connection_id,
+            serverConnectionId = event.server_connection_id,
+            awaited = event.awaited,
+            "Server heartbeat started"
+        ),
+        SdamEvent::ServerHeartbeatSucceeded(event) => debug!(
+            target: TOPOLOGY,
+            topologyId = topology_id, serverHost = host, serverPort = port,
+            driverConnectionId = event.driver_connection_id,
+            serverConnectionId = event.server_connection_id,
+            awaited = event.awaited,
+            durationMS = milliseconds(event.duration),
+            reply = %Json(&event.reply),
+            "Server heartbeat succeeded"
+        ),
+        SdamEvent::ServerHeartbeatFailed(event) => debug!(
+            target: TOPOLOGY,
+            topologyId = topology_id, serverHost = host, serverPort = port,
+            driverConnectionId = event.driver_connection_id,
+            serverConnectionId = event.server_connection_id,
+            awaited = event.awaited,
+            durationMS = milliseconds(event.duration),
+            failure = %event.failure,
+            "Server heartbeat failed"
+        ),
+    }
+}
+
+/// One selection. `operation` and `operationId` are left out: what the server is selected for is
+/// known to the caller alone.
+///
+/// What the messages show is looked up and formatted only where somebody wants them.
+pub(super) struct Selection<'a> {
+    pub(super) criterion: &'a Criterion,
+    pub(super) shared: &'a Shared,
+}
+
+impl Selection<'_> {
+    pub(super) fn started(&self) {
+        debug!(
+            target: SELECTION,
+            selector = %self.criterion,
+            topologyDescription = %Shown(self.shared.index().topology()),
+            "Server selection started"
+        );
+    }
+
+    /// To be told of once for each selection.
+    pub(super) fn waits(&self, deadline: Deadline) {
+        info!(
+            target: SELECTION,
+            selector = %self.criterion,
+            topologyDescription = %Shown(self.shared.index().topology()),
+            remainingTimeMS = deadline.remaining().map(milliseconds),
+            "Waiting for suitable server to become available"
+        );
+    }
+
+    pub(super) fn ended(&self, outcome: &Result<SelectedServer>) {
+        match outcome {
+            Ok(selected) => debug!(
+                target: SELECTION,
+                selector = %self.criterion,
+                topologyDescription = %Shown(self.shared.index().topology()),
+                serverHost = host(selected.address()), serverPort = selected.address().port(),
+                "Server selection succeeded"
+            ),
+            Err(error) => debug!(
+                target: SELECTION,
+                selector = %self.criterion,
+                topologyDescription = %Shown(self.shared.index().topology()),
+                failure = %Failure(error),
+                "Server selection failed"
+            ),
+        }
+    }
+}
+
+/// The host, or the path of a Unix domain socket.
+fn host(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Tcp { host, .. } => host.to_string(),
+        ServerAddress::Unix { path } => path.display().to_string(),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A topology in one line.
+struct Shown<'a>(&'a TopologyDescription);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{ type: {}", self.0.topology_type())?;
+        if let Some(name) = self.0.set_name() {
+            write!(f, ", set name: {name:?}")?;
+        }
+        f.write_str(", servers: [")?;
+        for (place, server) in self.0.servers().iter().enumerate() {
+            let comma = if place > 0 { ", " } else { "" };
+            write!(f, "{comma}{} {}", server.address, server.server_type)?;
+            if let Some(average) = server.round_trip_time {
+                write!(f, " in {average:?}")?;
+            }
+            if let Some(error) = &server.error {
+                write!(f, " ({error})")?;
+            }
+        }
+        f.write_str("] }")
+    }
+}
+
+/// A reply as relaxed extended JSON, cut where it gets long.
+struct Json<'a>(&'a RawDocumentBuf);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(document) = Document::try_from(self.0.as_ref()) else {
+            return f.write_str("a reply that is no document");
+        };
+        let json = bson::Bson::Document(document).into_relaxed_extjson();
+        let json = json.to_string();
+        match json.char_indices().nth(MAX_REPLY_LENGTH) {
+            None => f.write_str(&json),
+            Some((end, _)) => write!(f, "{}...", json.get(..end).unwrap_or_default()),
+        }
+    }
+}
+
+/// An error without the topology, which stands beside it.
+struct Failure<'a>(&'a Error);
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let ErrorKind::ServerSelection(error) = self.0.kind()
+            && let SelectionError::NoSuitableServer(error) = &**error
+        {
+            return write!(f, "no server within {:?}: {}", error.after, error.obstacle);
+        }
+        self.0.fmt(f)
+    }
+}
