@@ -423,19 +423,15 @@ fn over_tcp_no_task_ever_lives_in_the_clients_runtime() {
         .enable_all()
         .build();
     runtime.expect("a runtime").block_on(async {
-        let looks = Arc::new(Mutex::new(0));
-        let looked = looks.clone();
-        let none = || assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
-        let mut client = OnDemandTopology::builder(ClientOptions::parse(&uri).expect("a URI"))
-            .event_handler(move |_| {
-                none();
-                *looked.lock().expect("no panic") += 1;
-            })
-            .build_client()
-            .expect("a client");
-        ping(&mut client).await.expect("a primary");
-        none();
-        assert!(*looks.lock().expect("no panic") > 6);
+        let options = ClientOptions::parse(&uri).expect("a URI");
+        let mut client = SingleClient::new(options).expect("a client");
+        let mut pinged = std::pin::pin!(ping(&mut client));
+        let pinged = std::future::poll_fn(|context| {
+            let polled = pinged.as_mut().poll(context);
+            assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+            polled
+        });
+        pinged.await.expect("a primary");
     });
     done.send(()).expect("the servers run");
     servers.join().expect("no panic");
