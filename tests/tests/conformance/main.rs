@@ -129,19 +129,19 @@ const SUITES: &[Suite] = &[
         name: "srv/replica-set",
         folder: "initial-dns-seedlist-discovery/tests/replica-set",
         cases: 40,
-        run: srv::run,
+        run: srv::run_replica_set,
     },
     Suite {
         name: "srv/sharded",
         folder: "initial-dns-seedlist-discovery/tests/sharded",
         cases: 4,
-        run: srv::run,
+        run: srv::run_sharded,
     },
     Suite {
         name: "srv/load-balanced",
         folder: "initial-dns-seedlist-discovery/tests/load-balanced",
         cases: 9,
-        run: srv::run,
+        run: srv::run_load_balanced,
     },
 ];
 
