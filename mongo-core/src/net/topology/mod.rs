@@ -157,7 +157,8 @@ impl Topology {
         self.owner.0.index().topology().clone()
     }
 
-    /// Follows what is known: the receiver sees the newest description, and may miss others.
+    /// Follows what is known: the receiver sees the newest description, and may miss others. What
+    /// it lends is to be cloned and let go at once: nothing changes while it is borrowed.
     pub fn subscribe(&self) -> watch::Receiver<Arc<TopologyDescription>> {
         self.owner.0.subscribe()
     }
