@@ -178,7 +178,8 @@ impl Client {
     }
 }
 
-fn not_primary(version: TopologyVersion) -> Error {
+/// What a server that is no primary answers to a write.
+pub(super) fn not_primary(version: TopologyVersion) -> Error {
     let own = doc! {"processId": version.process_id, "counter": version.counter};
     let reply = doc! {"ok": 0, "code": 10107, "errmsg": "not primary", "topologyVersion": own};
     Error::from(CommandError {

@@ -19,7 +19,7 @@ use mongo_core::ClientOptions;
 use mongo_core::bson::doc;
 use mongo_core::error::ErrorKind;
 use mongo_core::net::Topology;
-use mongo_core::sdam::{ApplicationError, ErrorPhase};
+use mongo_core::sdam::{ApplicationError, ErrorPhase, TopologyVersion};
 use mongo_core::select::Criterion;
 use mongo_testkit::{Deployment, ExhaustReplies, MemberKind, MemberSpec, SimNetwork};
 use tokio::runtime::{Builder, Handle};
@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use chance::Chance;
-use clients::Client;
+use clients::{Client, not_primary};
 use faults::{Faults, SLOWEST};
 use log::Log;
 use observer::{Observer, Versions};
@@ -270,6 +270,9 @@ impl Run {
             sleep(self.plan.recovery()).await;
             self.elect_again().await;
         }
+        if !self.log.is_broken() {
+            self.hear_of_the_future().await;
+        }
         let mut outcome = Outcome {
             faults,
             ..Outcome::default()
@@ -333,6 +336,31 @@ impl Run {
             .require(unknown, format_args!("a broken primary is one still"));
         self.expect_primary(primary, MIN_HEARTBEAT + SOME_TRIPS)
             .await;
+    }
+
+    /// An error tells of a step-down before any hello does: hellos of the time before don't make
+    /// the server primary again.
+    async fn hear_of_the_future(&mut self) {
+        let known = self.topology.description();
+        let (Some(primary), Some(member)) = (known.primary(), self.faults.set.primary()) else {
+            return self.log.violation(format_args!("no primary: {known:?}"));
+        };
+        let version = self.faults.set.look_at_set(|set| TopologyVersion {
+            process_id: set.process(member).id,
+            counter: set.process(member).counter + 1,
+        });
+        self.topology.handle_error(ApplicationError::new(
+            primary.address.clone(),
+            not_primary(version),
+            ErrorPhase::Completed,
+        ));
+        sleep(self.plan.heartbeat_frequency + MIN_HEARTBEAT + SOME_TRIPS).await;
+        let primary = self.topology.description().primary().is_some();
+        self.log
+            .require(!primary, format_args!("a hello of the past counts"));
+        if let Some(elected) = self.faults.elect(&mut self.chance) {
+            self.expect_primary(elected, self.plan.news()).await;
+        }
     }
 
     /// Nothing is left.
