@@ -1,5 +1,6 @@
 //! The live topology, against deployments of scripted members.
 
+mod bad_input;
 mod cluster_time;
 mod discovery;
 mod load_balanced;

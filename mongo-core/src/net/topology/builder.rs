@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use tokio::sync::broadcast;
+
 use super::Topology;
 use super::shared::Shared;
 use crate::error::{Error, Result};
@@ -18,7 +20,7 @@ pub struct TopologyBuilder {
     options: ClientOptions,
     connector: Option<Arc<dyn Connector>>,
     resolver: Option<Arc<dyn DnsResolver>>,
-    handler: Option<Handler<SdamEvent>>,
+    handlers: Vec<Handler<SdamEvent>>,
     selector: Option<ServerSelector>,
 }
 
@@ -28,7 +30,7 @@ impl TopologyBuilder {
             options,
             connector: None,
             resolver: None,
-            handler: None,
+            handlers: Vec::new(),
             selector: None,
         }
     }
@@ -51,12 +53,24 @@ impl TopologyBuilder {
 
     /// Calls `handler` with each event, one at a time and in order, on whichever task or thread
     /// caused it. It holds no lock of the topology's, and may use the topology; but monitoring
-    /// waits for it, so that it must not block. To get them as a stream, send them into a channel
-    /// of your own.
+    /// waits for it, so that it must not block. With several, each event goes to them in the order
+    /// in which they were given.
     #[must_use]
     pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
-        self.handler = Some(Arc::new(handler));
+        self.handlers.push(Arc::new(handler));
         self
+    }
+
+    /// Sends each event, in order, into a channel that holds `capacity` of them, at least one.
+    /// Monitoring never waits for it: a receiver that falls behind by more is told how many events
+    /// it missed ([`Lagged`](broadcast::error::RecvError::Lagged)).
+    pub fn event_channel(self, capacity: usize) -> (Self, broadcast::Receiver<SdamEvent>) {
+        let (sender, receiver) = broadcast::channel(capacity.max(1));
+        let builder = self.event_handler(move |event| {
+            // Nobody may be listening any more.
+            let _ = sender.send(event.clone());
+        });
+        (builder, receiver)
     }
 
     /// Asks `selector` at each selection (`serverSelector`).
@@ -105,7 +119,7 @@ impl TopologyBuilder {
             options,
             monitoring,
             resolver,
-            self.handler,
+            all(self.handlers),
             selection,
         )))
     }
@@ -120,4 +134,14 @@ fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
 #[cfg(not(feature = "dns"))]
 fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
     Ok(None)
+}
+
+/// The handlers as one; none, if there is none.
+fn all(mut handlers: Vec<Handler<SdamEvent>>) -> Option<Handler<SdamEvent>> {
+    match handlers.len() {
+        0 | 1 => handlers.pop(),
+        _ => Some(Arc::new(move |event| {
+            handlers.iter().for_each(|handler| handler(event));
+        })),
+    }
 }
