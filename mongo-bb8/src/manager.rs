@@ -73,7 +73,7 @@ thread_local! {
 /// Runs a check-out if it has nothing to wait for: an idle connection is there, and can be told to
 /// be sound without I/O. Where it would wait it is dropped, and has done nothing to a connection;
 /// bb8 may have begun to make one by then, as it does for whoever is cancelled.
-pub(crate) fn check_out_at_once<F: Future>(future: F) -> Option<F::Output> {
+pub(crate) fn check_out_at_once<F: Future>(check_out: impl FnOnce() -> F) -> Option<F::Output> {
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
@@ -83,7 +83,7 @@ pub(crate) fn check_out_at_once<F: Future>(future: F) -> Option<F::Output> {
     AT_ONCE.set(true);
     // Dropped after the future, so that its drop counts as a part of this.
     let _reset = Reset;
-    let future = pin!(future);
+    let future = pin!(check_out());
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,

@@ -117,26 +117,30 @@ impl Pool {
     pub async fn get_within(&self, wait: Duration) -> Result<PooledConnection, Error> {
         let shared = &self.shared;
         let bound = if wait.is_zero() { shared.wait } else { wait };
-        let front = shared.front.clone().try_acquire_owned();
+        let slot = shared.front.clone().try_acquire_owned();
         // Almost always there is an idle connection: then there is no wait to bound or to watch.
-        let front = match front {
-            Ok(permit) => match check_out_at_once(self.inner.get_owned()) {
+        let slot = match slot {
+            Ok(permit) => match check_out_at_once(|| self.inner.get_owned()) {
                 Some(Ok(connection)) => return Ok(PooledConnection::new(connection, permit)),
                 Some(Err(_)) | None => Ok(permit),
             },
             Err(error) => Err(error),
         };
         let deadline = Deadline::after(bound);
-        let permit = match front {
-            Ok(permit) => permit,
-            Err(TryAcquireError::NoPermits) if !wait.is_zero() => self.queue(deadline).await?,
-            Err(TryAcquireError::NoPermits) => {
-                return Err(self.timed_out(Wait::WaitQueue, deadline));
-            }
-            Err(TryAcquireError::Closed) => return Err(self.closed()),
-        };
-        let outcome = check_out(deadline, self.take(deadline)).await;
-        outcome.map(|connection| PooledConnection::new(connection, permit))
+        // In a box, not to make every check-out's future larger.
+        Box::pin(async {
+            let permit = match slot {
+                Ok(permit) => permit,
+                Err(TryAcquireError::NoPermits) if !wait.is_zero() => self.queue(deadline).await?,
+                Err(TryAcquireError::NoPermits) => {
+                    return Err(self.timed_out(Wait::WaitQueue, deadline));
+                }
+                Err(TryAcquireError::Closed) => return Err(self.closed()),
+            };
+            let outcome = check_out(deadline, self.take(deadline)).await;
+            outcome.map(|connection| PooledConnection::new(connection, permit))
+        })
+        .await
     }
 
     /// Checks a connection out without waiting for a slot.

@@ -6,6 +6,7 @@ use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Deadline, Error};
+use tokio::task::futures::TaskLocalFuture;
 
 use crate::Timeouts;
 
@@ -48,8 +49,8 @@ impl CheckOut {
     }
 
     /// Runs a check-out within these bounds.
-    pub(crate) async fn scope<F: Future>(self, future: F) -> F::Output {
-        CHECK_OUT.scope(self, future).await
+    pub(crate) fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Self, F> {
+        CHECK_OUT.scope(self, future)
     }
 
     /// What the current task's check-out has for one step of it; none but the manager's own bounds

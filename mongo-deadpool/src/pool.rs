@@ -1,4 +1,5 @@
 use std::ops::Deref;
+use std::pin::pin;
 use std::time::Duration;
 
 use deadpool::managed::HookError;
@@ -60,13 +61,12 @@ impl Pool {
         let only_now = wait.is_zero();
         // Not to wait for a slot does not mean to have no time for a connection.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
-        let check_out = CheckOut::new(bound, timeouts);
-        let outcome = check_out.scope(self.inner.timeout_get(&AT_ONCE)).await;
-        match outcome {
+        let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
+        match CheckOut::new(bound, timeouts).scope(at_once).await {
             Ok(connection) => Ok(connection),
-            // There was no wait so far.
+            // There was no wait so far. In a box, not to make every check-out's future larger.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
-                self.queue(CheckOut::new(bound, timeouts)).await
+                Box::pin(self.queue(CheckOut::new(bound, timeouts))).await
             }
             Err(error) => Err(self.explain(error, Deadline::after(bound))),
         }

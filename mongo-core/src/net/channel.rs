@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bson::{RawDocument, RawDocumentBuf};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 use super::stream::Stream;
 use crate::error::{ClosedReason, Error, ErrorKind, Result};
@@ -80,9 +80,8 @@ impl Channel {
     pub(super) async fn round_trip(&mut self) -> Result<()> {
         // Before the first byte: from here on a drop leaves a mark.
         self.exchange.start_writing(Taker::Caller)?;
-        write(&mut self.stream, self.exchange.request())
-            .await
-            .inspect_err(|error| close(&mut self.exchange, error))?;
+        let written = self.stream.send(self.exchange.request()).await;
+        written.map_err(|error| self.failed(error))?;
         self.exchange.handle_written();
         self.read(usize::MAX).await
     }
@@ -93,11 +92,15 @@ impl Channel {
         self.begin()?;
         self.exchange
             .start_writing_foreign(message, Taker::Anyone)?;
-        write(&mut self.stream, message)
-            .await
-            .inspect_err(|error| close(&mut self.exchange, error))?;
+        let written = self.stream.send(message).await;
+        written.map_err(|error| self.failed(error))?;
         self.exchange.handle_written();
         Ok(())
+    }
+
+    fn failed(&mut self, error: io::Error) -> Error {
+        self.exchange.close(ClosedReason::Network);
+        Error::network(error)
     }
 
     /// Reads one whole message of at most `max` bytes. What has come stays when this is dropped.
@@ -119,12 +122,6 @@ fn close(exchange: &mut Exchange, error: &Error) {
         ErrorKind::Protocol(_) => ClosedReason::Protocol,
         _ => ClosedReason::Network,
     });
-}
-
-async fn write(stream: &mut Stream, message: &[u8]) -> Result<()> {
-    stream.write_all(message).await.map_err(Error::network)?;
-    // Sockets have nothing to flush; a TLS stream may.
-    stream.flush().await.map_err(Error::network)
 }
 
 async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,11 +130,14 @@ impl Connection {
     where
         C: Serialize + ?Sized,
     {
-        self.settle(deadline).await?;
+        if self.readiness() != Readiness::Idle {
+            // Rare: not to be a part of every command's future.
+            Box::pin(self.drain(deadline)).await?;
+        }
         self.channel
             .encode(database, command)
             .map_err(|error| self.identity.name(error))?;
-        let outcome = deadline.bound(self.channel.round_trip()).await;
+        let outcome = deadline.bound(pin!(self.channel.round_trip())).await;
         self.finish(outcome, deadline)?;
         if let Err(error) = self.channel.body().and_then(wire::check_ok) {
             if matches!(error.kind(), ErrorKind::Protocol(_)) {
@@ -162,7 +166,7 @@ impl Connection {
     /// [`run_command`](Self::run_command).
     pub async fn send(&mut self, message: &[u8], deadline: impl Into<Deadline>) -> Result<()> {
         let deadline = deadline.into();
-        self.settle(deadline).await?;
+        self.drain(deadline).await?;
         let outcome = deadline.bound(self.channel.send(message)).await;
         self.finish(outcome, deadline)
     }
@@ -310,16 +314,6 @@ impl Connection {
         }
         self.is_new = false;
         true
-    }
-
-    /// Makes sure that nothing is owed.
-    async fn settle(&mut self, deadline: Deadline) -> Result<()> {
-        match self.readiness() {
-            Readiness::Idle => Ok(()),
-            // Rare: not to be a part of every command's future.
-            Readiness::Owed => Box::pin(self.drain(deadline)).await,
-            Readiness::Closed(reason) => Err(self.closed(reason)),
-        }
     }
 
     fn finish(&self, outcome: Result<Result<()>, Elapsed>, deadline: Deadline) -> Result<()> {

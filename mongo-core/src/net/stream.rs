@@ -3,7 +3,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -31,6 +31,20 @@ impl Stream {
     /// Boxes a custom stream.
     pub fn custom(stream: impl AsyncStream) -> Self {
         Self::Custom(Box::new(stream))
+    }
+
+    /// Writes all of `message` out.
+    pub(super) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(message).await,
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.write_all(message).await,
+            // Sockets have nothing to flush; a TLS stream may.
+            Self::Custom(stream) => {
+                stream.write_all(message).await?;
+                stream.flush().await
+            }
+        }
     }
 
     /// Whether an idle stream is what it should be: open, with nothing to read.

@@ -99,10 +99,10 @@ impl Header {
 
     /// Appends a header; its length is written by [`patch_length`] once it is known.
     pub(super) fn append(buf: &mut Vec<u8>, request_id: i32, op_code: OpCode) {
-        buf.extend_from_slice(&[0; 4]);
-        buf.extend_from_slice(&request_id.to_le_bytes());
-        buf.extend_from_slice(&[0; 4]);
-        buf.extend_from_slice(&op_code.code().to_le_bytes());
+        let mut header = [0; HEADER_LEN];
+        header[4..8].copy_from_slice(&request_id.to_le_bytes());
+        header[12..].copy_from_slice(&op_code.code().to_le_bytes());
+        buf.extend_from_slice(&header);
     }
 }
 

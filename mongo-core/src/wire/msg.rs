@@ -285,7 +285,7 @@ impl<'b> OpMsgBuilder<'b> {
             self.buf.truncate(self.start);
             return Err(serde::ser::Error::custom("the command is empty"));
         }
-        append_str(self.buf, document, "$db", database);
+        append_database(self.buf, document, database);
         Ok(self)
     }
 
@@ -339,14 +339,13 @@ impl<'b> OpMsgBuilder<'b> {
     }
 }
 
-/// Adds a string element to the document that stands from `start` to the end of `buf`.
-fn append_str(buf: &mut Vec<u8>, start: usize, name: &str, value: &str) {
+/// Adds `$db`, a string, to the document that stands from `start` to the end of `buf`.
+fn append_database(buf: &mut Vec<u8>, start: usize, database: &str) {
+    // In place of the document's end.
     buf.pop();
-    buf.push(0x02);
-    buf.extend_from_slice(name.as_bytes());
-    buf.push(0);
-    buf.extend_from_slice(&(value.len() as i32 + 1).to_le_bytes());
-    buf.extend_from_slice(value.as_bytes());
+    buf.extend_from_slice(b"\x02$db\0");
+    buf.extend_from_slice(&(database.len() as i32 + 1).to_le_bytes());
+    buf.extend_from_slice(database.as_bytes());
     buf.extend_from_slice(&[0, 0]);
     // A document over i32::MAX is refused by `finish`.
     let length = i32::try_from(buf.len() - start).unwrap_or(i32::MAX);
