@@ -35,16 +35,22 @@ impl Stream {
 
     /// Writes all of `message` out.
     pub(super) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.write_all(message).await,
+        // Nearly always a socket takes the whole of it at once.
+        let written = match self {
+            Self::Tcp(stream) => stream.try_write(message),
             #[cfg(unix)]
-            Self::Unix(stream) => stream.write_all(message).await,
-            // Sockets have nothing to flush; a TLS stream may.
-            Self::Custom(stream) => {
-                stream.write_all(message).await?;
-                stream.flush().await
-            }
-        }
+            Self::Unix(stream) => stream.try_write(message),
+            Self::Custom(_) => Ok(0),
+        };
+        let written = match written {
+            Ok(written) if written == message.len() => return Ok(()),
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        self.write_all(&message[written..]).await?;
+        // Sockets have nothing to flush; a TLS stream may.
+        self.flush().await
     }
 
     /// Whether an idle stream is what it should be: open, with nothing to read.
