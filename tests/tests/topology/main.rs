@@ -4,7 +4,6 @@ mod bad_input;
 mod cluster_time;
 mod discovery;
 mod load_balanced;
-mod logs;
 mod monitoring;
 mod on_demand;
 mod prose;

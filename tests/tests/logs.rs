@@ -1,4 +1,7 @@
 //! What is told to `tracing`: messages, levels and fields of the logging specification.
+//!
+//! A process of its own: `tracing` asks about a message only once, whichever thread sends it first,
+//! and a test without a subscriber would answer that nobody wants it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +15,11 @@ use mongo_testkit::{Deployment, SimNetwork};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span, subscriber};
 
-use crate::support::{Watched, secondary};
+use support::{Watched, secondary};
+
+#[path = "topology/support.rs"]
+#[expect(dead_code, reason = "the tests of the topology need more of it")]
+mod support;
 
 /// One message.
 #[derive(Clone, Debug, Default)]
