@@ -17,8 +17,8 @@
 //!   write concerns.
 //!
 //! The shell, behind the default feature `net`, has the sockets, timers and tasks:
-//! - `net`: `Connection`, `Topology`, and the `Connector` and `DnsResolver` seams for transports and
-//!   resolvers of your own.
+//! - `net`: `Connection`, `Topology`, `OnDemandTopology` and `SingleClient`, and the `Connector` and
+//!   `DnsResolver` seams for transports and resolvers of your own.
 //! - `pools`: what a generic pool needs, a factory that makes and checks connections.
 //!
 //! # A connection without a pool
