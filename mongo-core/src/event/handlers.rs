@@ -1,0 +1,128 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::{CmapEvent, CommandEvent};
+
+/// A handler of events, called with one event at a time by whoever caused it.
+pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
+
+/// Who is told of what connections and their pools do. Cheap to clone; without a handler, an event
+/// is not even made.
+///
+/// A handler is called at once, on the task that runs the command or asks for the connection: it
+/// must not block. It may use the client, other than by waiting for it.
+///
+/// ```
+/// use mongo_core::event::{CommandEvent, EventHandlers};
+///
+/// let handlers = EventHandlers::new().on_command(|event| {
+///     if let CommandEvent::Failed(event) = event {
+///         eprintln!("{} failed after {:?}", event.command_name, event.duration);
+///     }
+/// });
+/// ```
+#[derive(Clone, Default)]
+pub struct EventHandlers {
+    command: Option<EventHandler<CommandEvent>>,
+    cmap: Option<EventHandler<CmapEvent>>,
+}
+
+impl EventHandlers {
+    /// Nobody is told.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tells `handler` of commands, after those named before.
+    #[must_use]
+    pub fn on_command(self, handler: impl Fn(&CommandEvent) + Send + Sync + 'static) -> Self {
+        Self {
+            command: Some(after(self.command, Arc::new(handler))),
+            ..self
+        }
+    }
+
+    /// Tells `handler` of pools and their connections, after those named before.
+    #[must_use]
+    pub fn on_cmap(self, handler: impl Fn(&CmapEvent) + Send + Sync + 'static) -> Self {
+        Self {
+            cmap: Some(after(self.cmap, Arc::new(handler))),
+            ..self
+        }
+    }
+
+    /// Who is told of commands.
+    pub fn command(&self) -> Option<&EventHandler<CommandEvent>> {
+        self.command.as_ref()
+    }
+
+    /// Tells of what a pool or one of its connections did; `event` is called only if somebody
+    /// wants to know. To be called without a lock.
+    pub fn emit_cmap(&self, event: impl FnOnce() -> CmapEvent) {
+        if let Some(handler) = &self.cmap {
+            handler(&event());
+        }
+    }
+}
+
+fn after<E: 'static>(first: Option<EventHandler<E>>, second: EventHandler<E>) -> EventHandler<E> {
+    match first {
+        None => second,
+        Some(first) => Arc::new(move |event| {
+            first(event);
+            second(event);
+        }),
+    }
+}
+
+impl fmt::Debug for EventHandlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventHandlers")
+            .field("command", &self.command.is_some())
+            .field("cmap", &self.cmap.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::ServerAddress;
+    use crate::event::PoolReadyEvent;
+
+    fn ready() -> CmapEvent {
+        CmapEvent::PoolReady(PoolReadyEvent {
+            address: ServerAddress::tcp("db.example", 27017),
+            user: Some("app".into()),
+        })
+    }
+
+    #[test]
+    fn handlers_are_told_in_the_order_in_which_they_were_named() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let teller = |name: &'static str| {
+            let told = told.clone();
+            move |event: &CmapEvent| {
+                let user = event.user().map(ToString::to_string);
+                told.lock().expect("no panic").push((name, user));
+            }
+        };
+        let handlers = EventHandlers::new()
+            .on_cmap(teller("first"))
+            .on_cmap(teller("second"));
+        handlers.clone().emit_cmap(ready);
+        let app = Some("app".to_owned());
+        assert_eq!(
+            *told.lock().expect("no panic"),
+            [("first", app.clone()), ("second", app)]
+        );
+    }
+
+    #[test]
+    fn an_event_that_nobody_wants_is_not_made() {
+        let handlers = EventHandlers::new().on_command(|_| {});
+        handlers.emit_cmap(|| panic!("nobody asked for it"));
+    }
+}
