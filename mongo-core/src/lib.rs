@@ -51,6 +51,8 @@ pub mod error;
 pub mod event;
 pub mod handshake;
 #[cfg(feature = "net")]
+mod logs;
+#[cfg(feature = "net")]
 pub mod net;
 #[cfg(feature = "net")]
 pub mod pools;

@@ -4,9 +4,7 @@
 //! selection, logging.
 
 use std::fmt;
-use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf};
 use tracing::{Level, debug, enabled, info};
 
 use super::SelectedServer;
@@ -14,6 +12,7 @@ use super::shared::Shared;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::SdamEvent;
+use crate::logs::{Host, Json, milliseconds};
 use crate::net::deadline::Deadline;
 use crate::sdam::TopologyDescription;
 use crate::select::{Criterion, SelectionError};
@@ -23,9 +22,6 @@ const TOPOLOGY: &str = "mongodb::topology";
 
 /// The specification's component `serverSelection`, likewise.
 const SELECTION: &str = "mongodb::server_selection";
-
-/// The longest reply that is shown, in characters, as the logging specification has it.
-const MAX_REPLY_LENGTH: usize = 1000;
 
 /// Whether anybody wants to know of events. Without a subscriber this costs next to nothing.
 pub(super) fn wants_events() -> bool {
@@ -38,7 +34,7 @@ pub(super) fn event(event: &SdamEvent) {
         return;
     }
     let topology_id = tracing::field::display(event.topology_id());
-    let host = event.address().map(host);
+    let host = event.address().map(Host).map(tracing::field::display);
     let port = event.address().and_then(ServerAddress::port);
     match event {
         SdamEvent::TopologyOpening(_) => {
@@ -133,7 +129,7 @@ impl Selection<'_> {
                 target: SELECTION,
                 selector = %self.criterion,
                 topologyDescription = %Shown(self.shared.index().topology()),
-                serverHost = host(selected.address()), serverPort = selected.address().port(),
+                serverHost = %Host(selected.address()), serverPort = selected.address().port(),
                 "Server selection succeeded"
             ),
             Err(error) => debug!(
@@ -145,18 +141,6 @@ impl Selection<'_> {
             ),
         }
     }
-}
-
-/// The host, or the path of a Unix domain socket.
-fn host(address: &ServerAddress) -> String {
-    match address {
-        ServerAddress::Tcp { host, .. } => host.to_string(),
-        ServerAddress::Unix { path } => path.display().to_string(),
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A topology in one line.
@@ -180,23 +164,6 @@ impl fmt::Display for Shown<'_> {
             }
         }
         f.write_str("] }")
-    }
-}
-
-/// A reply as relaxed extended JSON, cut where it gets long.
-struct Json<'a>(&'a RawDocumentBuf);
-
-impl fmt::Display for Json<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ok(document) = Document::try_from(self.0.as_ref()) else {
-            return f.write_str("a reply that is no document");
-        };
-        let json = bson::Bson::Document(document).into_relaxed_extjson();
-        let json = json.to_string();
-        match json.char_indices().nth(MAX_REPLY_LENGTH) {
-            None => f.write_str(&json),
-            Some((end, _)) => write!(f, "{}...", json.get(..end).unwrap_or_default()),
-        }
     }
 }
 

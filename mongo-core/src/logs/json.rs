@@ -1,0 +1,311 @@
+use std::fmt::{self, Write};
+
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use bson::raw::RawBsonRef;
+use bson::{RawDocument, RawDocumentBuf};
+
+/// The most that is shown of a document, in characters, as the logging specification has it.
+const MAX_LENGTH: usize = 1000;
+
+/// A document as relaxed extended JSON, cut where it gets long.
+///
+/// Written here and not by a library, so that what is cut off is not even looked at: a document of
+/// megabytes costs no more than its beginning, and no nesting is followed deeper than is shown.
+///
+/// Specifications: extended JSON; logging.
+pub(crate) struct Json<'a>(pub(crate) &'a RawDocument);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut writer = Bounded {
+            out: f,
+            left: MAX_LENGTH,
+            is_cut: false,
+        };
+        match write_document(&mut writer, self.0) {
+            Err(fmt::Error) if writer.is_cut => f.write_str("..."),
+            written => written,
+        }
+    }
+}
+
+/// Writes so many characters, and fails at the next one.
+struct Bounded<'a, 'f> {
+    out: &'a mut fmt::Formatter<'f>,
+    left: usize,
+    is_cut: bool,
+}
+
+impl Write for Bounded<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text.char_indices().skip(self.left);
+        if let Some((end, _)) = rest.next() {
+            self.is_cut = true;
+            self.out.write_str(text.get(..end).unwrap_or_default())?;
+            return Err(fmt::Error);
+        }
+        self.left -= text.chars().count();
+        self.out.write_str(text)
+    }
+}
+
+type Out<'a, 'b, 'f> = &'a mut Bounded<'b, 'f>;
+
+fn write_document(out: Out<'_, '_, '_>, document: &RawDocument) -> fmt::Result {
+    out.write_char('{')?;
+    for (place, element) in document.iter().enumerate() {
+        let Ok((key, value)) = element else {
+            return out.write_str("malformed}");
+        };
+        separate(out, place)?;
+        write_string(out, key.as_str())?;
+        out.write_char(':')?;
+        write_value(out, value)?;
+    }
+    out.write_char('}')
+}
+
+fn write_value(out: Out<'_, '_, '_>, value: RawBsonRef<'_>) -> fmt::Result {
+    match value {
+        RawBsonRef::Double(number) => write_double(out, number),
+        RawBsonRef::Int32(number) => write!(out, "{number}"),
+        RawBsonRef::Int64(number) => write!(out, "{number}"),
+        RawBsonRef::Boolean(flag) => write!(out, "{flag}"),
+        RawBsonRef::Null => out.write_str("null"),
+        RawBsonRef::String(text) => write_string(out, text),
+        RawBsonRef::Document(document) => write_document(out, document),
+        RawBsonRef::Array(array) => {
+            out.write_char('[')?;
+            for (place, value) in array.into_iter().enumerate() {
+                let Ok(value) = value else {
+                    return out.write_str("malformed]");
+                };
+                separate(out, place)?;
+                write_value(out, value)?;
+            }
+            out.write_char(']')
+        }
+        RawBsonRef::ObjectId(id) => write!(out, r#"{{"$oid":"{id}"}}"#),
+        RawBsonRef::DateTime(date) => write_date(out, date),
+        RawBsonRef::Binary(binary) => {
+            let base64 = Base64Display::new(binary.bytes, &STANDARD);
+            let subtype = u8::from(binary.subtype);
+            write!(
+                out,
+                r#"{{"$binary":{{"base64":"{base64}","subType":"{subtype:02x}"}}}}"#
+            )
+        }
+        RawBsonRef::Timestamp(timestamp) => write!(
+            out,
+            r#"{{"$timestamp":{{"t":{},"i":{}}}}}"#,
+            timestamp.time, timestamp.increment
+        ),
+        RawBsonRef::Decimal128(number) => write!(out, r#"{{"$numberDecimal":"{number}"}}"#),
+        RawBsonRef::RegularExpression(regex) => {
+            out.write_str(r#"{"$regularExpression":{"pattern":"#)?;
+            write_string(out, regex.pattern.as_str())?;
+            out.write_str(r#","options":"#)?;
+            write_string(out, regex.options.as_str())?;
+            out.write_str("}}")
+        }
+        RawBsonRef::JavaScriptCode(code) => write_wrapped(out, "$code", code),
+        RawBsonRef::JavaScriptCodeWithScope(code) => {
+            out.write_str(r#"{"$code":"#)?;
+            write_string(out, code.code)?;
+            out.write_str(r#","$scope":"#)?;
+            write_document(out, code.scope)?;
+            out.write_char('}')
+        }
+        RawBsonRef::Symbol(symbol) => write_wrapped(out, "$symbol", symbol),
+        RawBsonRef::Undefined => out.write_str(r#"{"$undefined":true}"#),
+        RawBsonRef::MinKey => out.write_str(r#"{"$minKey":1}"#),
+        RawBsonRef::MaxKey => out.write_str(r#"{"$maxKey":1}"#),
+        pointer @ RawBsonRef::DbPointer(_) => write_db_pointer(out, pointer),
+    }
+}
+
+fn separate(out: Out<'_, '_, '_>, place: usize) -> fmt::Result {
+    match place {
+        0 => Ok(()),
+        _ => out.write_char(','),
+    }
+}
+
+fn write_wrapped(out: Out<'_, '_, '_>, key: &str, text: &str) -> fmt::Result {
+    write!(out, r#"{{"{key}":"#)?;
+    write_string(out, text)?;
+    out.write_char('}')
+}
+
+fn write_string(out: Out<'_, '_, '_>, text: &str) -> fmt::Result {
+    out.write_char('"')?;
+    for character in text.chars() {
+        match character {
+            '"' => out.write_str("\\\"")?,
+            '\\' => out.write_str("\\\\")?,
+            '\n' => out.write_str("\\n")?,
+            '\r' => out.write_str("\\r")?,
+            '\t' => out.write_str("\\t")?,
+            control if control < ' ' => write!(out, "\\u{:04x}", u32::from(control))?,
+            other => out.write_char(other)?,
+        }
+    }
+    out.write_char('"')
+}
+
+fn write_double(out: Out<'_, '_, '_>, number: f64) -> fmt::Result {
+    if number.is_finite() {
+        // With a fraction or an exponent always, unlike `Display`.
+        return write!(out, "{number:?}");
+    }
+    let name = match (number.is_nan(), number > 0.0) {
+        (true, _) => "NaN",
+        (false, true) => "Infinity",
+        (false, false) => "-Infinity",
+    };
+    write!(out, r#"{{"$numberDouble":"{name}"}}"#)
+}
+
+fn write_date(out: Out<'_, '_, '_>, date: bson::DateTime) -> fmt::Result {
+    // The years 1970 to 9999; others are numbers.
+    const READABLE: std::ops::Range<i64> = 0..253_402_300_800_000;
+    let milliseconds = date.timestamp_millis();
+    match date.try_to_rfc3339_string() {
+        Ok(text) if READABLE.contains(&milliseconds) => write!(out, r#"{{"$date":"{text}"}}"#),
+        _ => write!(out, r#"{{"$date":{{"$numberLong":"{milliseconds}"}}}}"#),
+    }
+}
+
+/// The type is deprecated, and its fields can be had only from its bytes.
+fn write_db_pointer(out: Out<'_, '_, '_>, pointer: RawBsonRef<'_>) -> fmt::Result {
+    // Of a document: its length, a type and an empty name; of the value: the namespace's length.
+    const NAMESPACE: usize = 4 + 2 + 4;
+    let mut document = RawDocumentBuf::new();
+    document.append(bson::cstr!(""), pointer);
+    let value = document.as_bytes().get(NAMESPACE..).unwrap_or_default();
+    // After the namespace its end, the id, and the document's end.
+    let Some((namespace, [_, id @ .., _])) = value.split_last_chunk::<14>() else {
+        return out.write_str("malformed");
+    };
+    out.write_str(r#"{"$dbPointer":{"$ref":"#)?;
+    write_string(out, &String::from_utf8_lossy(namespace))?;
+    out.write_str(r#","$id":{"$oid":""#)?;
+    for byte in id {
+        write!(out, "{byte:02x}")?;
+    }
+    out.write_str(r#""}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::oid::ObjectId;
+    use bson::spec::BinarySubtype;
+    use bson::{Bson, Document, doc};
+
+    use super::*;
+
+    fn shown(document: &Document) -> String {
+        let raw = RawDocumentBuf::try_from(document).expect("a document");
+        Json(&raw).to_string()
+    }
+
+    fn is_as_bson_has_it(document: Document) {
+        let own = shown(&document);
+        let theirs = Bson::Document(document).into_relaxed_extjson();
+        let own: serde_json::Value = serde_json::from_str(&own).expect(&own);
+        assert_eq!(own, theirs);
+    }
+
+    #[test]
+    fn every_type_is_written_as_bson_writes_it() {
+        let id = ObjectId::from_bytes([7; 12]);
+        is_as_bson_has_it(doc! {
+            "double": 1.0, "large": 1e300, "small": -2.5e-7,
+            "string": "a\"b\\c\n\r\t\u{1}\u{1f}é\u{1F600}/",
+            "document": { "a": { "b": {} } }, "array": [1, [2, "c"], []],
+            "bool": true, "null": null, "int": -7, "long": i64::MIN,
+            "oid": id,
+            "binary": bson::Binary { subtype: BinarySubtype::Uuid, bytes: (0..=16).collect() },
+            "user": bson::Binary { subtype: BinarySubtype::UserDefined(0x81), bytes: vec![] },
+            "date": bson::DateTime::from_millis(1_700_000_000_123),
+            "whole": bson::DateTime::from_millis(1_700_000_000_000),
+            "timestamp": bson::Timestamp { time: 4_000_000_000, increment: 2 },
+            "regex": bson::Regex { pattern: bson::cstr!("^\\d\"").into(), options: bson::cstr!("im").into() },
+            "code": Bson::JavaScriptCode("x = \"1\"".into()),
+            "scoped": bson::JavaScriptCodeWithScope { code: "y".into(), scope: doc! { "y": 1 } },
+            "symbol": Bson::Symbol("s".into()), "undefined": Bson::Undefined,
+            "min": Bson::MinKey, "max": Bson::MaxKey,
+            "decimal": "1.20E+3".parse::<bson::Decimal128>().expect("a number"),
+        });
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 1e16] {
+            is_as_bson_has_it(doc! { "number": number });
+        }
+        for date in [i64::MIN, -1, 0, 253_402_300_799_999] {
+            is_as_bson_has_it(doc! { "date": bson::DateTime::from_millis(date) });
+        }
+        // Not as bson has it, which takes it for the end of the year before.
+        let late = doc! { "date": bson::DateTime::from_millis(253_402_300_800_000) };
+        assert_eq!(
+            shown(&late),
+            r#"{"date":{"$date":{"$numberLong":"253402300800000"}}}"#
+        );
+    }
+
+    /// The corpus's example: no other way leads to a value of this type.
+    #[test]
+    fn a_db_pointer_is_written() {
+        let mut bytes = vec![0; 4];
+        bytes.extend_from_slice(b"\x0ca\0\x02\0\0\0b\0");
+        bytes.extend_from_slice(&[0x56; 12]);
+        bytes.push(0);
+        bytes[0] = u8::try_from(bytes.len()).expect("small");
+        let document = RawDocument::from_bytes(&bytes).expect("a document");
+        let expected = format!(
+            r#"{{"a":{{"$dbPointer":{{"$ref":"b","$id":{{"$oid":"{}"}}}}}}}}"#,
+            "56".repeat(12)
+        );
+        assert_eq!(Json(document).to_string(), expected);
+    }
+
+    #[test]
+    fn a_long_document_is_cut_at_a_character() {
+        // `{"a":"` and `"}` round it.
+        let fits = shown(&doc! { "a": "é".repeat(MAX_LENGTH - 8) });
+        assert_eq!(fits.chars().count(), MAX_LENGTH);
+        assert!(fits.ends_with("\"}"));
+        let cut = shown(&doc! { "a": "é".repeat(MAX_LENGTH - 7) });
+        assert_eq!(cut.chars().count(), MAX_LENGTH + 3);
+        assert!(cut.ends_with("é\"..."), "{cut}");
+        let cut = shown(&doc! { "a": "é".repeat(5000) });
+        assert!(cut.ends_with("éé..."), "{cut}");
+    }
+
+    #[test]
+    fn no_nesting_is_followed_deeper_than_is_shown() {
+        const DEPTH: usize = 200_000;
+        // From the inside out: each level is `{ "": ... }`, all of the right length.
+        let mut bytes = vec![0; DEPTH * 7 + 5];
+        for level in 0..=DEPTH {
+            let start = level * 6;
+            let length = bytes.len() - start - level;
+            bytes[start..start + 4]
+                .copy_from_slice(&i32::try_from(length).expect("small").to_le_bytes());
+            if level < DEPTH {
+                bytes[start + 4] = 3;
+            }
+        }
+        let document = RawDocument::from_bytes(&bytes).expect("a document");
+        let shown = Json(document).to_string();
+        assert_eq!(shown.len(), MAX_LENGTH + 3);
+        assert!(shown.starts_with(r#"{"":{"":{"#), "{shown}");
+    }
+
+    #[test]
+    fn what_is_malformed_is_said_to_be() {
+        // An element of a type that there is not.
+        let bytes = b"\x08\0\0\0\x55a\0\0";
+        let document = RawDocument::from_bytes(bytes).expect("lazily");
+        assert_eq!(Json(document).to_string(), "{malformed}");
+    }
+}

@@ -1,0 +1,28 @@
+//! What the messages to `tracing` have in common.
+//!
+//! Specification: logging.
+
+mod json;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::ServerAddress;
+
+pub(crate) use json::Json;
+
+/// The host, or the path of a Unix domain socket.
+pub(crate) struct Host<'a>(pub(crate) &'a ServerAddress);
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ServerAddress::Tcp { host, .. } => f.write_str(host),
+            ServerAddress::Unix { path } => path.display().fmt(f),
+        }
+    }
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
