@@ -66,6 +66,9 @@ pub enum ErrorKind {
     Handshake(HandshakeError),
     /// The server refused the credential, or could not prove that it knows it.
     Authentication(AuthError),
+    /// Whoever is asked for the credential, or for a part of it, could not give it. No server had a
+    /// part in that.
+    Credential(Arc<dyn std::error::Error + Send + Sync>),
     /// The server answered a command with `ok: 0`.
     Command(CommandError),
     /// A command could not be written as BSON.
@@ -94,6 +97,8 @@ pub enum Wait {
     Dns,
     /// For the socket to open (`connectTimeoutMS`).
     Connect,
+    /// For the credential, or a part of it, from whoever is asked for it (`connectTimeoutMS`).
+    Credential,
     /// For the answer to the handshake (`connectTimeoutMS`).
     Handshake,
     /// For authentication to end (`connectTimeoutMS`).
@@ -169,6 +174,12 @@ impl Error {
     /// A failure of an open socket.
     pub fn network(error: io::Error) -> Self {
         Self::new(ErrorKind::Network(Arc::new(error)))
+    }
+
+    /// The credential could not be had, for a [`CredentialProvider`](crate::net::CredentialProvider)
+    /// and its like.
+    pub fn credential(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(ErrorKind::Credential(Arc::from(error.into())))
     }
 
     /// Names the server, unless one is named.
@@ -328,6 +339,7 @@ impl fmt::Display for ErrorKind {
             Self::Protocol(error) => write!(f, "protocol: {error}"),
             Self::Handshake(error) => write!(f, "handshake: {error}"),
             Self::Authentication(error) => write!(f, "authentication: {error}"),
+            Self::Credential(error) => write!(f, "the credential could not be had: {error}"),
             Self::Command(error) => write!(f, "command failed: {error}"),
             Self::Serialization(error) => write!(f, "could not write the command: {error}"),
             Self::Deserialization(error) => write!(f, "could not read the reply: {error}"),
@@ -346,6 +358,7 @@ impl fmt::Display for Wait {
             Self::WaitQueue => "waiting for a connection from the pool",
             Self::Dns => "looking up hosts in DNS",
             Self::Connect => "connecting",
+            Self::Credential => "waiting for the credential",
             Self::Handshake => "waiting for the answer to the handshake",
             Self::Authentication => "authenticating",
             Self::Command => "running a command",
@@ -422,6 +435,7 @@ impl std::error::Error for Error {
             ErrorKind::Protocol(error) => Some(error),
             ErrorKind::Handshake(error) => Some(error),
             ErrorKind::Authentication(error) => Some(error),
+            ErrorKind::Credential(error) => Some(&**error),
             ErrorKind::Serialization(error) | ErrorKind::Deserialization(error) => Some(&**error),
             ErrorKind::ServerSelection(error) => Some(&**error),
             ErrorKind::Configuration(_)

@@ -10,7 +10,7 @@
 //! - [`uri`]: connection strings and [`ClientOptions`].
 //! - [`wire`]: messages, and [`wire::Exchange`], which knows what may be done with a connection
 //!   whose command was cancelled.
-//! - [`auth`]: credentials and SCRAM. [`handshake`]: from the first hello to an authenticated
+//! - [`auth`]: credentials, and the conversations that prove them. [`handshake`]: from the first hello to an authenticated
 //!   connection.
 //! - [`sdam`]: what is known of a deployment and how it changes; monitors as state machines.
 //!   [`select`]: which server an operation may use. [`event`]: what happened. [`concern`]: read and

@@ -4,12 +4,14 @@ use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
 use crate::codec::Request;
+use crate::external::{EXTERNAL, Proved};
 use crate::scram::Conversation;
 use crate::script::{Event, is_hello};
 use crate::server::Shared;
 
 /// Commands that need no authentication, in lower case.
-const OPEN_COMMANDS: [&str; 8] = [
+const OPEN_COMMANDS: [&str; 9] = [
+    "authenticate",
     "hello",
     "ismaster",
     "ping",
@@ -74,7 +76,8 @@ impl Shared {
         let is_open = OPEN_COMMANDS
             .iter()
             .any(|open| open.eq_ignore_ascii_case(name));
-        if self.users.is_empty() || session.user.is_some() || is_open {
+        let is_free = self.users.is_empty() && self.external.is_empty();
+        if is_free || session.user.is_some() || is_open {
             return Ok(());
         }
         let message = format!("Command {name} requires authentication");
@@ -89,6 +92,7 @@ impl Shared {
             "ping" | "endsessions" => Ok(Document::new()),
             "configurefailpoint" => self.fail_point.configure(command),
             "buildinfo" => Ok(build_info()),
+            "authenticate" => self.authenticate(session, database, command),
             "saslstart" => self.sasl_start(session, database, command),
             "saslcontinue" => self.sasl_continue(session, command),
             "logout" => {
@@ -117,6 +121,24 @@ impl Shared {
         Ok(reply)
     }
 
+    pub(crate) fn authenticate(
+        &self,
+        session: &mut Session,
+        database: &str,
+        command: &Document,
+    ) -> Outcome {
+        let proved = self.external.authenticate(database, command);
+        self.prove(session, proved)
+    }
+
+    fn prove(&self, session: &mut Session, proved: Proved) -> Outcome {
+        let (reply, name) = proved?;
+        let user = format!("{EXTERNAL}.{name}");
+        self.observer.authenticated(session.connection, &user);
+        session.user = Some(user);
+        Ok(reply)
+    }
+
     pub(crate) fn sasl_start(
         &self,
         session: &mut Session,
@@ -124,6 +146,9 @@ impl Shared {
         command: &Document,
     ) -> Outcome {
         session.conversation = None;
+        if let Some(proved) = self.external.start(database, command) {
+            return self.prove(session, proved);
+        }
         let plan = self.script.plan(session.connection, &Event::Scram);
         let attack = plan.and_then(|plan| plan.scram);
         let (conversation, reply) =

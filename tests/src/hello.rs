@@ -62,8 +62,12 @@ impl Shared {
         }
         if let Ok(start) = command.get_document("speculativeAuthenticate") {
             let database = start.get_str("db").unwrap_or("admin");
+            let first = match start.contains_key("authenticate") {
+                true => self.authenticate(session, database, start),
+                false => self.sasl_start(session, database, start),
+            };
             // A speculation that fails is left out of the reply.
-            if let Ok(mut first) = self.sasl_start(session, database, start) {
+            if let Ok(mut first) = first {
                 first.remove("ok");
                 reply.insert("speculativeAuthenticate", first);
             }

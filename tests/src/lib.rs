@@ -35,6 +35,7 @@ pub mod codec;
 mod commands;
 mod connection;
 mod deployment;
+mod external;
 mod fail_point;
 mod hello;
 mod link;

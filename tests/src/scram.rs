@@ -6,6 +6,7 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
 
 use crate::action::ErrorReply;
+use crate::external::failed;
 use crate::user::{Keys, Mechanism, User};
 
 /// A fault in the server's half of a SCRAM conversation.
@@ -64,10 +65,6 @@ pub(crate) struct Step {
 
 /// The one conversation of a connection has always this id.
 const CONVERSATION_ID: i32 = 1;
-
-fn failed() -> ErrorReply {
-    ErrorReply::new(18, "AuthenticationFailed", "Authentication failed.")
-}
 
 fn bad_value(message: &str) -> ErrorReply {
     ErrorReply::new(2, "BadValue", message)

@@ -13,6 +13,7 @@ use crate::acceptor::{Acceptor, Order};
 use crate::commands::Outcome;
 use crate::connection::ExhaustReplies;
 use crate::deployment::Seat;
+use crate::external::External;
 use crate::fail_point::FailPoint;
 use crate::link::Link;
 use crate::listener::Place;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) observer: Observer,
     pub(crate) store: Store,
     pub(crate) users: Vec<User>,
+    pub(crate) external: External,
     pub(crate) long_scram: bool,
     pub(crate) record_bytes: bool,
     pub(crate) next_request_id: AtomicI32,
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
 pub struct ScriptedServerBuilder {
     script: Script,
     users: Vec<User>,
+    external: External,
     long_scram: bool,
     record_bytes: bool,
     unix: bool,
@@ -60,6 +63,21 @@ impl ScriptedServerBuilder {
     /// code 13 until a connection is authenticated.
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);
+        self
+    }
+
+    /// Takes the clients' certificates for this subject's, for MONGODB-X509: what TLS, if there were
+    /// any, would tell. Authentication is asked for as with [`user`](Self::user).
+    pub fn certificate_subject(mut self, subject: &str) -> Self {
+        self.external.subject = Some(subject.to_owned());
+        self
+    }
+
+    /// Adds a user of `$external` who proves himself by PLAIN. Authentication is asked for as with
+    /// [`user`](Self::user).
+    pub fn plain_user(mut self, name: &str, password: &str) -> Self {
+        let user = (name.to_owned(), password.to_owned());
+        self.external.plain.push(user);
         self
     }
 
@@ -134,6 +152,7 @@ impl ScriptedServerBuilder {
             observer: Observer::default(),
             store: self.store,
             users: self.users,
+            external: self.external,
             long_scram: self.long_scram,
             record_bytes: self.record_bytes,
             next_request_id: AtomicI32::new(1),

@@ -1,18 +1,16 @@
-//! SCRAM inside MongoDB's `saslStart` and `saslContinue`.
+//! One conversation with a server, whatever the mechanism.
 
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
-use bson::spec::BinarySubtype;
-use bson::{RawBinaryRef, rawdoc};
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
-use super::reply::{ServerError, fields, integer, is_ok};
-use super::scram::{Challenge, ClientFirst, ExpectedProof};
+use super::sasl::Place;
+use super::scram::ScramConversation;
 use super::{
-    AuthError, AuthMechanism, Credential, KeyDerivation, Nonce, ScramError, ScramKeys,
-    ScramMechanism,
+    AuthError, AuthMechanism, Credential, KeyDerivation, Nonce, ScramKeys, ScramMechanism, plain,
+    x509,
 };
 
 /// What a conversation asks for next.
@@ -21,101 +19,127 @@ pub enum AuthStep {
     /// Send a command to the authentication database, and give the reply to
     /// [`Conversation::handle_reply`]. The command has no `$db` yet.
     Send(RawDocumentBuf),
-    /// Derive the keys, or take them from a cache, and give them to
-    /// [`Conversation::handle_keys`].
-    Derive(KeyDerivation),
-    /// The server knows the user, and proved that it does.
+    /// Get what is needed, and give it to [`Conversation::handle_evidence`].
+    Need(AuthNeed),
+    /// The server takes the client for whom it says it is, and has proved itself if the mechanism
+    /// has it do so.
     Done,
 }
 
-/// One SCRAM conversation with a server, as a state machine without I/O.
+/// What a conversation needs from outside.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AuthNeed {
+    /// The keys of a derivation, by [`KeyDerivation::run`] or from a cache.
+    ScramKeys(KeyDerivation),
+}
+
+/// What a conversation needed. `Debug` shows no secret.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Evidence {
+    /// For [`AuthNeed::ScramKeys`].
+    ScramKeys(ScramKeys),
+}
+
+/// One conversation with a server, as a state machine without I/O.
 ///
-/// It has at most three exchanges: the first message, the final one, and the empty one that
-/// servers before 4.4 need. After an error, each further call fails with
+/// It has a bounded number of exchanges, three at most. After an error, each further call fails with
 /// [`AuthError::OutOfOrder`].
 pub struct Conversation {
-    mechanism: ScramMechanism,
+    mechanism: AuthMechanism,
     credential: Arc<Credential>,
     state: State,
 }
 
 enum State {
-    /// The first message is being sent.
-    First(ClientFirst),
-    /// The server's challenge waits for the keys.
-    Keys(ConversationId, Challenge),
-    /// The final message is being sent.
-    Final(ConversationId, ExpectedProof),
-    /// The server has proved itself; only the empty exchange is left.
-    Empty(ConversationId),
+    Scram(ScramConversation),
+    /// MONGODB-X509, before its only command.
+    X509,
+    /// MONGODB-X509, its only command sent.
+    X509Sent,
+    /// PLAIN, before its only command.
+    Plain,
+    /// PLAIN, its only command sent.
+    PlainSent,
     /// Over, well or badly.
     Over,
 }
 
-/// The number by which the server knows the conversation, sent back as the type that it came in.
-#[derive(Clone, Copy, PartialEq)]
-enum ConversationId {
-    Int32(i32),
-    Int64(i64),
-    Double(f64),
-}
-
-struct SaslReply<'a> {
-    id: ConversationId,
-    done: bool,
-    payload: &'a [u8],
-}
-
 impl Conversation {
-    /// A conversation about a credential that was found valid.
+    /// A conversation about a credential.
     ///
     /// # Errors
-    /// [`AuthError::Credential`] if the credential is not complete.
+    /// [`AuthError::Credential`] if the credential is not complete,
+    /// [`AuthError::UnsupportedMechanism`] for `GSSAPI` and what else this build can't do.
     pub fn new(
-        mechanism: ScramMechanism,
+        mechanism: AuthMechanism,
         credential: Arc<Credential>,
         nonce: Nonce,
     ) -> Result<Self, AuthError> {
+        if let AuthMechanism::MongoDbOidc | AuthMechanism::MongoDbAws | AuthMechanism::Gssapi =
+            mechanism
+        {
+            return Err(AuthError::UnsupportedMechanism(mechanism));
+        }
         credential.validate()?;
-        let username = credential.username().map_or("", |name| name);
-        let first = ClientFirst::new(mechanism, username, nonce);
+        let scram = |hash| State::Scram(ScramConversation::new(hash, credential.clone(), nonce));
+        let state = match mechanism {
+            AuthMechanism::ScramSha1 => scram(ScramMechanism::Sha1),
+            AuthMechanism::ScramSha256 => scram(ScramMechanism::Sha256),
+            AuthMechanism::MongoDbX509 => State::X509,
+            AuthMechanism::Plain => State::Plain,
+            AuthMechanism::MongoDbOidc | AuthMechanism::MongoDbAws | AuthMechanism::Gssapi => {
+                return Err(AuthError::UnsupportedMechanism(mechanism));
+            }
+        };
         Ok(Self {
             mechanism,
             credential,
-            state: State::First(first),
+            state,
         })
     }
 
     /// The mechanism.
-    pub fn mechanism(&self) -> ScramMechanism {
+    pub fn mechanism(&self) -> AuthMechanism {
         self.mechanism
     }
 
-    /// The `saslStart` command. Any number of calls give the same.
+    /// The first step.
     ///
     /// # Errors
-    /// [`AuthError::OutOfOrder`] after the server's first reply.
-    pub fn start(&self) -> Result<RawDocumentBuf, AuthError> {
-        let State::First(first) = &self.state else {
-            return Err(AuthError::OutOfOrder);
+    /// [`AuthError::OutOfOrder`] if the conversation has begun.
+    pub fn begin(&mut self) -> Result<AuthStep, AuthError> {
+        let (command, state) = match mem::replace(&mut self.state, State::Over) {
+            State::Scram(scram) => (scram.start()?, State::Scram(scram)),
+            State::X509 => (x509::command(&self.credential), State::X509Sent),
+            State::Plain => (plain::command(&self.credential), State::PlainSent),
+            State::X509Sent | State::PlainSent | State::Over => return Err(AuthError::OutOfOrder),
         };
-        Ok(rawdoc! {
-            "saslStart": 1,
-            "mechanism": self.mechanism.name(),
-            "payload": binary(first.message()),
-            "options": { "skipEmptyExchange": true },
-        })
+        self.state = state;
+        Ok(AuthStep::Send(command))
     }
 
-    /// The `saslStart` command as `speculativeAuthenticate` of the handshake takes it: with the
-    /// authentication database in it.
+    /// Begins the conversation inside the handshake: the command that goes into its field
+    /// `speculativeAuthenticate`, with the authentication database in it. `None` where the mechanism
+    /// has none such; [`begin`](Self::begin) is still to be called then.
     ///
     /// # Errors
-    /// [`AuthError::OutOfOrder`] after the server's first reply.
-    pub fn speculative_start(&self) -> Result<RawDocumentBuf, AuthError> {
-        let mut command = self.start()?;
-        command.append(cstr!("db"), self.credential.source_or_default());
-        Ok(command)
+    /// [`AuthError::OutOfOrder`] if the conversation has begun.
+    pub fn begin_speculatively(&mut self) -> Result<Option<RawDocumentBuf>, AuthError> {
+        match self.state {
+            State::Scram(_) | State::X509 => {}
+            // What is sent as it is does not go out before the server has said who it is.
+            State::Plain => return Ok(None),
+            State::X509Sent | State::PlainSent | State::Over => return Err(AuthError::OutOfOrder),
+        }
+        match self.begin()? {
+            AuthStep::Send(mut command) => {
+                command.append(cstr!("db"), self.credential.source_or_default());
+                Ok(Some(command))
+            }
+            AuthStep::Need(_) | AuthStep::Done => Ok(None),
+        }
     }
 
     /// Takes the reply to the last command, `ok: 0` included.
@@ -123,7 +147,7 @@ impl Conversation {
     /// # Errors
     /// [`AuthError`] says what is wrong with it.
     pub fn handle_reply(&mut self, reply: &RawDocument) -> Result<AuthStep, AuthError> {
-        self.handle(reply, true)
+        self.handle(reply, Place::Command)
     }
 
     /// Takes the `speculativeAuthenticate` field of the handshake's reply, which has no `ok`.
@@ -131,121 +155,31 @@ impl Conversation {
     /// # Errors
     /// [`AuthError`] says what is wrong with it.
     pub fn handle_speculative_reply(&mut self, reply: &RawDocument) -> Result<AuthStep, AuthError> {
-        self.handle(reply, false)
+        self.handle(reply, Place::Hello)
     }
 
-    /// Takes the keys that an [`AuthStep::Derive`] asked for.
+    /// Takes what an [`AuthStep::Need`] asked for.
     ///
     /// # Errors
-    /// [`AuthError::OutOfOrder`] if none did, [`ScramError::Keys`] if they are another
-    /// mechanism's.
-    pub fn handle_keys(&mut self, keys: &ScramKeys) -> Result<AuthStep, AuthError> {
-        match mem::replace(&mut self.state, State::Over) {
-            State::Keys(id, challenge) => {
-                let (message, expected) =
-                    challenge.answer(keys).map_err(|error| self.scram(error))?;
-                self.state = State::Final(id, expected);
-                Ok(AuthStep::Send(continuation(id, &message)))
-            }
-            State::First(_) | State::Final(..) | State::Empty(_) | State::Over => {
+    /// [`AuthError::OutOfOrder`] if nothing, or something else, was asked for.
+    pub fn handle_evidence(&mut self, evidence: Evidence) -> Result<AuthStep, AuthError> {
+        match (&mut self.state, evidence) {
+            (State::Scram(scram), Evidence::ScramKeys(keys)) => scram.handle_keys(&keys),
+            _ => {
+                self.state = State::Over;
                 Err(AuthError::OutOfOrder)
             }
         }
     }
 
-    fn handle(&mut self, reply: &RawDocument, with_ok: bool) -> Result<AuthStep, AuthError> {
-        // Whatever fails from here on leaves the conversation over.
-        match mem::replace(&mut self.state, State::Over) {
-            State::First(first) => {
-                let reply = self.read(reply, with_ok, None)?;
-                self.challenged(first, &reply)
-            }
-            State::Final(id, expected) => {
-                let reply = self.read(reply, with_ok, Some(id))?;
-                expected
-                    .server_final(reply.payload)
-                    .map_err(|error| self.scram(error))?;
-                if reply.done {
-                    return Ok(AuthStep::Done);
-                }
-                self.state = State::Empty(id);
-                Ok(AuthStep::Send(continuation(id, "")))
-            }
-            State::Empty(id) => {
-                let reply = self.read(reply, with_ok, Some(id))?;
-                match reply.done {
-                    true => Ok(AuthStep::Done),
-                    false => Err(self.scram(ScramError::NotDone)),
-                }
-            }
-            State::Keys(..) | State::Over => Err(AuthError::OutOfOrder),
-        }
-    }
-
-    fn challenged(
-        &mut self,
-        first: ClientFirst,
-        reply: &SaslReply<'_>,
-    ) -> Result<AuthStep, AuthError> {
-        if reply.done {
-            return Err(self.scram(ScramError::DoneTooEarly));
-        }
-        let username = self.credential.username().map_or("", |name| name);
-        let password = self
-            .credential
-            .password()
-            .map_or("", |secret| secret.expose());
-        let (challenge, derivation) = first
-            .server_first(reply.payload, username, password)
-            .map_err(|error| self.scram(error))?;
-        self.state = State::Keys(reply.id, challenge);
-        Ok(AuthStep::Derive(derivation))
-    }
-
-    fn read<'a>(
-        &self,
-        reply: &'a RawDocument,
-        with_ok: bool,
-        expected: Option<ConversationId>,
-    ) -> Result<SaslReply<'a>, AuthError> {
-        let mechanism = self.mechanism.into();
-        let invalid = |field| AuthError::Reply { mechanism, field };
-        let wanted = |key: &str| {
-            matches!(key, "ok" | "conversationId" | "done" | "payload") || ServerError::wants(key)
-        };
-        let (mut ok, mut id, mut done, mut payload) = (None, None, None, None);
-        let mut error = ServerError::default();
-        for field in fields(reply, wanted) {
-            let (key, value) = field.ok_or(invalid("BSON"))?;
-            match key {
-                "ok" => ok = is_ok(value),
-                "conversationId" => id = ConversationId::from_bson(value),
-                "done" => done = value.as_bool(),
-                "payload" => payload = value.as_binary().and_then(generic),
-                _ => error.take(key, value),
-            }
-        }
-        match ok {
-            Some(true) => {}
-            None if !with_ok => {}
-            Some(false) => return Err(AuthError::refused(mechanism, error)),
-            None => return Err(invalid("ok")),
-        }
-        let id = id.ok_or(invalid("conversationId"))?;
-        if expected.is_some_and(|expected| expected != id) {
-            return Err(AuthError::ConversationId(mechanism));
-        }
-        Ok(SaslReply {
-            id,
-            done: done.ok_or(invalid("done"))?,
-            payload: payload.ok_or(invalid("payload"))?,
-        })
-    }
-
-    fn scram(&self, error: ScramError) -> AuthError {
-        AuthError::Scram {
-            mechanism: self.mechanism,
-            error,
+    fn handle(&mut self, reply: &RawDocument, place: Place) -> Result<AuthStep, AuthError> {
+        match &mut self.state {
+            State::Scram(scram) => scram.handle(reply, place),
+            single => match mem::replace(single, State::Over) {
+                State::X509Sent => x509::handle(reply, place),
+                State::PlainSent => plain::handle(reply, place),
+                _ => Err(AuthError::OutOfOrder),
+            },
         }
     }
 }
@@ -253,10 +187,9 @@ impl Conversation {
 impl fmt::Debug for Conversation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::First(_) => "first message",
-            State::Keys(..) => "keys",
-            State::Final(..) => "final message",
-            State::Empty(_) => "empty exchange",
+            State::Scram(scram) => scram.position(),
+            State::X509 | State::Plain => "new",
+            State::X509Sent | State::PlainSent => "only message",
             State::Over => "over",
         };
         f.debug_struct("Conversation")
@@ -264,56 +197,4 @@ impl fmt::Debug for Conversation {
             .field("state", &state)
             .finish_non_exhaustive()
     }
-}
-
-impl AuthError {
-    pub(crate) fn refused(mechanism: AuthMechanism, error: ServerError) -> Self {
-        Self::Refused {
-            mechanism,
-            code: error.code,
-            code_name: error.code_name,
-            message: error.message,
-            labels: error.labels,
-        }
-    }
-}
-
-impl ConversationId {
-    fn from_bson(value: RawBsonRef<'_>) -> Option<Self> {
-        match value {
-            RawBsonRef::Int32(id) => Some(Self::Int32(id)),
-            RawBsonRef::Int64(id) => Some(Self::Int64(id)),
-            RawBsonRef::Double(id) if integer(value).is_some() => Some(Self::Double(id)),
-            _ => None,
-        }
-    }
-}
-
-impl From<ConversationId> for RawBsonRef<'_> {
-    fn from(id: ConversationId) -> Self {
-        match id {
-            ConversationId::Int32(id) => Self::Int32(id),
-            ConversationId::Int64(id) => Self::Int64(id),
-            ConversationId::Double(id) => Self::Double(id),
-        }
-    }
-}
-
-fn continuation(id: ConversationId, message: &str) -> RawDocumentBuf {
-    let mut command = RawDocumentBuf::new();
-    command.append(cstr!("saslContinue"), 1);
-    command.append(cstr!("conversationId"), id);
-    command.append(cstr!("payload"), binary(message));
-    command
-}
-
-fn binary(message: &str) -> RawBsonRef<'_> {
-    RawBsonRef::Binary(RawBinaryRef {
-        subtype: BinarySubtype::Generic,
-        bytes: message.as_bytes(),
-    })
-}
-
-fn generic(binary: RawBinaryRef<'_>) -> Option<&[u8]> {
-    (binary.subtype == BinarySubtype::Generic).then_some(binary.bytes)
 }

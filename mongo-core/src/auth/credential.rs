@@ -31,6 +31,9 @@ pub enum CredentialError {
     /// The mechanism needs a password.
     #[error("{} needs a password", Named(.0))]
     PasswordMissing(Option<AuthMechanism>),
+    /// The user name or the password has a NUL in it, which stands between the two in `PLAIN`.
+    #[error("{0} takes no user name or password with a NUL")]
+    Nul(AuthMechanism),
     /// The mechanism takes no password.
     #[error("{0} takes no password")]
     PasswordNotAllowed(AuthMechanism),
@@ -235,8 +238,12 @@ impl Credential {
             return self.needs_username_and_password();
         };
         match mechanism {
-            AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256 | AuthMechanism::Plain => {
+            AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256 => {
                 self.needs_username_and_password()
+            }
+            AuthMechanism::Plain => {
+                self.needs_username_and_password()?;
+                self.takes_no_nul(mechanism)
             }
             AuthMechanism::MongoDbX509 => {
                 self.needs_external(mechanism)?;
@@ -342,6 +349,17 @@ impl Credential {
         }
     }
 
+    fn takes_no_nul(&self, mechanism: AuthMechanism) -> Result<(), CredentialError> {
+        let parts = [
+            self.username.as_deref(),
+            self.password.as_ref().map(Secret::expose),
+        ];
+        match parts.into_iter().flatten().any(|part| part.contains('\0')) {
+            true => Err(CredentialError::Nul(mechanism)),
+            false => Ok(()),
+        }
+    }
+
     fn takes_no_password(&self, mechanism: AuthMechanism) -> Result<(), CredentialError> {
         match self.password {
             None => Ok(()),
@@ -413,7 +431,7 @@ mod tests {
         use CredentialError::*;
         let of = Credential::from_mechanism;
         let env = |name: &str| of(MongoDbOidc).with_mechanism_property("ENVIRONMENT", name);
-        let cases: [(Credential, CredentialError); 10] = [
+        let cases: [(Credential, CredentialError); 12] = [
             (Credential::default(), UsernameMissing(None)),
             (Credential::new("", "p"), UsernameEmpty),
             (
@@ -421,6 +439,14 @@ mod tests {
                 PasswordMissing(Some(ScramSha256)),
             ),
             (of(Plain), UsernameMissing(Some(Plain))),
+            (
+                Credential::new("u\0", "p").with_mechanism(Plain),
+                Nul(Plain),
+            ),
+            (
+                Credential::new("u", "p\0q").with_mechanism(Plain),
+                Nul(Plain),
+            ),
             (
                 of(MongoDbX509).with_password("p"),
                 PasswordNotAllowed(MongoDbX509),

@@ -13,7 +13,7 @@ pub enum AuthError {
     #[error(transparent)]
     Credential(#[from] CredentialError),
     /// This build can't authenticate with the mechanism.
-    #[error("this build does not support the mechanism {0} yet")]
+    #[error("the mechanism {0} is not supported")]
     UnsupportedMechanism(AuthMechanism),
     /// The server answered `ok: 0`: it refuses the credential (code 18), or can't check it.
     #[error("{mechanism}: the server refused: {message} (code {code}{}{code_name})", if code_name.is_empty() { "" } else { " " })]
@@ -40,6 +40,9 @@ pub enum AuthError {
     /// The reply belongs to another conversation.
     #[error("{0}: the server's reply belongs to another conversation")]
     ConversationId(AuthMechanism),
+    /// The conversation should be over, and the server goes on.
+    #[error("{0}: the server does not end the conversation")]
+    NotDone(AuthMechanism),
     /// The messages inside the replies break SCRAM's rules.
     #[error("{mechanism}: {error}")]
     Scram {

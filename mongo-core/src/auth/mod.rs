@@ -4,7 +4,7 @@
 //! [`Conversation`] turns replies into commands; the handshake
 //! ([`Handshake`](crate::handshake::Handshake)) drives one, and usually nobody else has to.
 //!
-//! This build speaks SCRAM-SHA-256 and SCRAM-SHA-1. Every other [`AuthMechanism`] gives
+//! SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509 and PLAIN are there. Any other [`AuthMechanism`] gives
 //! [`AuthError::UnsupportedMechanism`].
 //!
 //! Specification: authentication.
@@ -13,11 +13,14 @@ mod conversation;
 mod credential;
 mod error;
 mod mechanism;
+mod plain;
 pub(crate) mod reply;
+mod sasl;
 pub mod scram;
 mod secret;
+mod x509;
 
-pub use conversation::{AuthStep, Conversation};
+pub use conversation::{AuthNeed, AuthStep, Conversation, Evidence};
 pub use credential::{Credential, CredentialError};
 pub use error::AuthError;
 pub use mechanism::{ADMIN, AuthMechanism, EXTERNAL};
@@ -31,23 +34,6 @@ impl From<ScramMechanism> for AuthMechanism {
         match mechanism {
             ScramMechanism::Sha1 => Self::ScramSha1,
             ScramMechanism::Sha256 => Self::ScramSha256,
-        }
-    }
-}
-
-/// The mechanisms that are not SCRAM come with a later version.
-impl TryFrom<AuthMechanism> for ScramMechanism {
-    type Error = AuthError;
-
-    fn try_from(mechanism: AuthMechanism) -> Result<Self, AuthError> {
-        match mechanism {
-            AuthMechanism::ScramSha1 => Ok(Self::Sha1),
-            AuthMechanism::ScramSha256 => Ok(Self::Sha256),
-            AuthMechanism::MongoDbX509
-            | AuthMechanism::Plain
-            | AuthMechanism::MongoDbOidc
-            | AuthMechanism::MongoDbAws
-            | AuthMechanism::Gssapi => Err(AuthError::UnsupportedMechanism(mechanism)),
         }
     }
 }

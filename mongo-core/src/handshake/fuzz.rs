@@ -3,7 +3,7 @@
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use std::sync::Arc;
 
-use crate::auth::{Credential, KeyDerivation};
+use crate::auth::{AuthNeed, Credential, Evidence, KeyDerivation};
 
 use super::scripted::{binary, context};
 use super::{Handshake, HandshakeContext, Step};
@@ -100,7 +100,7 @@ fn no_hello_reply_makes_it_panic() {
     for _ in 0..20_000 {
         let bytes = random.mutate_document(&reply);
         match give(&mut begun(), &bytes) {
-            Some(Step::Derive(derivation)) => {
+            Some(Step::Need(AuthNeed::ScramKeys(derivation))) => {
                 derivations += 1;
                 assert!((4096..=2_000_000).contains(&derivation.iterations()));
             }
@@ -121,7 +121,9 @@ fn no_challenge_makes_it_panic_or_pass_its_bounds() {
     for _ in 0..20_000 {
         let bytes = random.mutate(CHALLENGE.as_bytes());
         let reply = hello(&String::from_utf8_lossy(&bytes));
-        if let Some(Step::Derive(derivation)) = give(&mut begun(), reply.as_bytes()) {
+        if let Some(Step::Need(AuthNeed::ScramKeys(derivation))) =
+            give(&mut begun(), reply.as_bytes())
+        {
             assert!((4096..=2_000_000).contains(&derivation.iterations()));
         }
     }
@@ -131,7 +133,7 @@ fn no_challenge_makes_it_panic_or_pass_its_bounds() {
 fn no_final_reply_makes_it_panic_or_passes_without_the_signature() {
     let challenged = |handshake: &mut Handshake| -> KeyDerivation {
         match handshake.handle_reply(&hello(CHALLENGE)) {
-            Ok(Step::Derive(derivation)) => derivation,
+            Ok(Step::Need(AuthNeed::ScramKeys(derivation))) => derivation,
             other => panic!("{other:?}"),
         }
     };
@@ -145,7 +147,7 @@ fn no_final_reply_makes_it_panic_or_passes_without_the_signature() {
         let mut handshake = begun();
         challenged(&mut handshake);
         handshake
-            .handle_keys(keys.clone())
+            .handle_evidence(Evidence::ScramKeys(keys.clone()))
             .expect("the final message");
         let bytes = random.mutate_document(&reply);
         assert!(give(&mut handshake, &bytes).is_none());

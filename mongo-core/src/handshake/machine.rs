@@ -8,8 +8,7 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
 use crate::auth::reply::ServerError;
 use crate::auth::{
-    AuthError, AuthMechanism, AuthStep, Conversation, Credential, KeyDerivation, Nonce, Nonces,
-    ScramKeys, ScramMechanism,
+    AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonces,
 };
 use crate::error::{Error, Result};
 
@@ -59,8 +58,8 @@ pub struct Outgoing {
 pub enum Step {
     /// Send a command and give the reply to [`Handshake::handle_reply`].
     Send(Outgoing),
-    /// Derive the keys, or find them in a cache, and give them to [`Handshake::handle_keys`].
-    Derive(KeyDerivation),
+    /// Get what authentication needs, and give it to [`Handshake::handle_evidence`].
+    Need(AuthNeed),
     /// The connection can be used.
     Done(ConnectionDescription),
 }
@@ -82,7 +81,8 @@ pub struct Handshake {
 
 enum State {
     New,
-    /// The answer to the hello is awaited, and maybe a speculative conversation's first one in it.
+    /// The answer to the hello is awaited, and in it maybe that of the conversation which the hello
+    /// began.
     Hello(Option<Conversation>),
     Authenticating(Conversation, ConnectionDescription),
     Over,
@@ -111,6 +111,11 @@ impl Handshake {
         }
     }
 
+    /// Who authenticates.
+    pub fn credential(&self) -> Option<&Arc<Credential>> {
+        self.context.credential.as_ref()
+    }
+
     /// Whether the hello is answered, and authentication is what is waited for.
     pub fn is_authenticating(&self) -> bool {
         matches!(self.state, State::Authenticating(..))
@@ -129,15 +134,16 @@ impl Handshake {
         let conversation = match &self.context.credential {
             None => None,
             Some(credential) => {
-                let conversation = self.speculate(credential)?;
+                let mut conversation = self.speculate(credential)?;
                 if credential.mechanism().is_none() {
                     let user = credential.username().map_or("", |name| name);
                     let user = format!("{}.{user}", credential.source_or_default());
                     command.append(cstr!("saslSupportedMechs"), user);
                 }
-                let first = conversation.speculative_start()?;
-                command.append(cstr!("speculativeAuthenticate"), first);
-                Some(conversation)
+                conversation.begin_speculatively()?.map(|first| {
+                    command.append(cstr!("speculativeAuthenticate"), first);
+                    conversation
+                })
             }
         };
         self.state = State::Hello(conversation);
@@ -163,14 +169,14 @@ impl Handshake {
         }
     }
 
-    /// Takes the keys that a [`Step::Derive`] asked for.
+    /// Takes what a [`Step::Need`] asked for.
     ///
     /// # Errors
-    /// [`AuthError::OutOfOrder`] if nothing asked for keys.
-    pub fn handle_keys(&mut self, keys: ScramKeys) -> Result<Step> {
+    /// [`AuthError::OutOfOrder`] if nothing, or something else, was asked for.
+    pub fn handle_evidence(&mut self, evidence: Evidence) -> Result<Step> {
         match mem::replace(&mut self.state, State::Over) {
             State::Authenticating(mut conversation, description) => {
-                let step = conversation.handle_keys(&keys)?;
+                let step = conversation.handle_evidence(evidence)?;
                 Ok(self.follow(step, conversation, description))
             }
             State::New | State::Hello(_) | State::Over => Err(HandshakeError::OutOfOrder.into()),
@@ -179,10 +185,8 @@ impl Handshake {
 
     /// The conversation that the hello carries: in the credential's mechanism, else SCRAM-SHA-256.
     fn speculate(&self, credential: &Arc<Credential>) -> Result<Conversation, AuthError> {
-        let mechanism = match credential.mechanism() {
-            Some(mechanism) => mechanism.try_into()?,
-            None => ScramMechanism::Sha256,
-        };
+        let mechanism = credential.mechanism();
+        let mechanism = mechanism.unwrap_or(AuthMechanism::ScramSha256);
         let nonce = self.context.nonces.speculative.clone();
         Conversation::new(mechanism, credential.clone(), nonce)
     }
@@ -190,25 +194,20 @@ impl Handshake {
     fn greeted(&mut self, reply: &RawDocument, speculative: Option<Conversation>) -> Result<Step> {
         let read = HelloReply::read(reply, self.context.load_balanced)
             .map_err(|failure| self.refused(failure))?;
-        let (Some(credential), Some(mut conversation), false) = (
-            self.context.credential.clone(),
-            speculative,
-            read.description.arbiter,
-        ) else {
+        let (Some(credential), false) = (&self.context.credential, read.description.arbiter) else {
             return Ok(Step::Done(read.description));
         };
-        let mechanism = match credential.mechanism() {
-            Some(_) => conversation.mechanism(),
-            None => read.negotiated,
-        };
-        let step = match read.speculative {
-            Some(first) if mechanism == conversation.mechanism() => conversation
-                .handle_speculative_reply(first)
-                .map_err(labelled)?,
+        let mechanism = credential.mechanism().unwrap_or(read.negotiated.into());
+        let begun = speculative.filter(|begun| begun.mechanism() == mechanism);
+        let (step, conversation) = match (read.speculative, begun) {
+            (Some(first), Some(mut begun)) => {
+                let step = begun.handle_speculative_reply(first).map_err(labelled)?;
+                (step, begun)
+            }
             _ => {
-                let nonce: Nonce = self.context.nonces.ordinary.clone();
-                conversation = Conversation::new(mechanism, credential, nonce)?;
-                AuthStep::Send(conversation.start()?)
+                let nonce = self.context.nonces.ordinary.clone();
+                let mut conversation = Conversation::new(mechanism, credential.clone(), nonce)?;
+                (conversation.begin()?, conversation)
             }
         };
         Ok(self.follow(step, conversation, read.description))
@@ -237,12 +236,12 @@ impl Handshake {
     ) -> Step {
         match step {
             AuthStep::Done => {
-                description.authenticated = Some(conversation.mechanism().into());
+                description.authenticated = Some(conversation.mechanism());
                 Step::Done(description)
             }
-            AuthStep::Derive(derivation) => {
+            AuthStep::Need(need) => {
                 self.state = State::Authenticating(conversation, description);
-                Step::Derive(derivation)
+                Step::Need(need)
             }
             AuthStep::Send(command) => {
                 let credential = self.context.credential.clone();

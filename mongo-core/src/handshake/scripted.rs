@@ -11,7 +11,7 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::auth::{Nonce, Nonces};
+use crate::auth::{AuthNeed, Evidence, Nonce, Nonces};
 use crate::error::Error;
 
 use super::{ConnectionDescription, Handshake, HandshakeContext, Outgoing, Step};
@@ -110,10 +110,10 @@ impl Server {
             step = match step {
                 Err(error) => break Err(error),
                 Ok(Step::Done(description)) => break Ok(description),
-                Ok(Step::Derive(derivation)) => {
+                Ok(Step::Need(AuthNeed::ScramKeys(derivation))) => {
                     derived += 1;
                     assert_eq!(derivation.iterations(), ITERATIONS, "too much for a test");
-                    handshake.handle_keys(derivation.run())
+                    handshake.handle_evidence(Evidence::ScramKeys(derivation.run()))
                 }
                 Ok(Step::Send(outgoing)) => {
                     assert!(sent.len() < 5, "the client never ends");

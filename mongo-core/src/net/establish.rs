@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use bson::RawDocumentBuf;
 
+use super::authenticator::Authenticator;
 use super::channel::Channel;
 use super::connection::{Connection, Identity};
 use super::connector::Connector;
 use super::deadline::{Deadline, Elapsed};
 use super::generations::{Generation, Generations};
-use super::keys::KeyService;
 
 use crate::ServerAddress;
 use crate::auth::{AuthError, Credential, Nonces};
@@ -16,13 +16,12 @@ use crate::error::{Error, Result, Wait};
 use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, RequestOp, Step};
 use crate::wire::Limits;
 
-/// Makes connections to one server for one credential: opens the transport, says hello,
+/// Makes connections to one server for one authenticator: opens the transport, says hello,
 /// authenticates.
 pub(crate) struct Establisher {
     pub(crate) connector: Arc<dyn Connector>,
-    pub(crate) keys: Arc<KeyService>,
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) server: ServerAddress,
-    pub(crate) credential: Option<Arc<Credential>>,
     /// The `client` document of the handshake.
     pub(crate) metadata: Arc<RawDocumentBuf>,
     /// Over the whole establishment (`connectTimeoutMS`); `None` is none.
@@ -66,8 +65,9 @@ impl Opened {
 }
 
 impl Establisher {
+    /// The user, where that is known beforehand.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
-        self.credential.as_ref()?.username()
+        self.authenticator.user()
     }
 
     /// Adds to an error what it is about.
@@ -103,9 +103,15 @@ impl Establisher {
 
     async fn run(&self, id: u64, phase: &mut Wait) -> Result<Connection> {
         let mut opened = self.open().await?;
+        self.enter(phase, Wait::Credential);
+        let credential = self.authenticator.credential().await?;
         self.enter(phase, Wait::Handshake);
-        let handshake = self.greet(&mut opened.channel).await?;
-        self.finish(id, opened.greeted(handshake)?, phase).await
+        let user = credential.as_ref().and_then(|own| own.username().cloned());
+        let greeted = async {
+            let handshake = self.greet(&mut opened.channel, credential).await?;
+            self.finish(id, opened.greeted(handshake)?, phase).await
+        };
+        greeted.await.map_err(|error| error.for_user(user.as_ref()))
     }
 
     /// Opens the transport.
@@ -119,11 +125,15 @@ impl Establisher {
     }
 
     /// Says hello. The channel has the reply, which is not looked at yet.
-    pub(super) async fn greet(&self, channel: &mut Channel) -> Result<Handshake> {
-        let mut handshake = Handshake::new(self.context()?);
+    pub(super) async fn greet(
+        &self,
+        channel: &mut Channel,
+        credential: Option<Arc<Credential>>,
+    ) -> Result<Handshake> {
+        let mut handshake = Handshake::new(self.context(credential)?);
         match handshake.start()? {
             Step::Send(request) => ask(channel, &request).await?,
-            Step::Derive(_) | Step::Done(_) => return Err(HandshakeError::OutOfOrder.into()),
+            Step::Need(_) | Step::Done(_) => return Err(HandshakeError::OutOfOrder.into()),
         }
         Ok(handshake)
     }
@@ -160,8 +170,9 @@ impl Establisher {
                     ask(&mut channel, &request).await?;
                     handshake.handle_reply(channel.body()?)?
                 }
-                Step::Derive(derivation) => {
-                    handshake.handle_keys(self.keys.derive(derivation).await?)?
+                Step::Need(need) => {
+                    let evidence = self.authenticator.provide(need).await?;
+                    handshake.handle_evidence(evidence)?
                 }
                 Step::Done(description) => break description,
             };
@@ -170,7 +181,7 @@ impl Establisher {
             self.generations.join(&mut generation, service);
         }
         // No server may talk itself out of proving who it is.
-        if self.credential.is_some() && description.authenticated.is_none() {
+        if handshake.credential().is_some() && description.authenticated.is_none() {
             return Err(AuthError::Arbiter.into());
         }
         let limits = Limits {
@@ -181,7 +192,9 @@ impl Establisher {
             id,
             generation,
             server: self.server.clone(),
-            user: self.user().cloned(),
+            user: handshake
+                .credential()
+                .and_then(|own| own.username().cloned()),
             description,
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
@@ -190,14 +203,14 @@ impl Establisher {
         Ok(Connection::new(channel, limits, identity))
     }
 
-    fn context(&self) -> Result<HandshakeContext> {
+    fn context(&self, credential: Option<Arc<Credential>>) -> Result<HandshakeContext> {
         let mut random = [0; Nonces::RANDOM_BYTES];
         getrandom::fill(&mut random).map_err(|error| {
             Error::configuration(format!("the system's random generator: {error}"))
         })?;
         let nonces = Nonces::from_random(random);
         Ok(HandshakeContext {
-            credential: self.credential.clone(),
+            credential,
             load_balanced: self.load_balanced,
             ..HandshakeContext::new(self.metadata.clone(), nonces)
         })
@@ -213,7 +226,7 @@ pub(super) async fn first_hello(
     let nonces = Nonces::from_random([0; Nonces::RANDOM_BYTES]);
     match Handshake::new(HandshakeContext::new(metadata, nonces)).start()? {
         Step::Send(request) => ask(channel, &request).await,
-        Step::Derive(_) | Step::Done(_) => Err(HandshakeError::OutOfOrder.into()),
+        Step::Need(_) | Step::Done(_) => Err(HandshakeError::OutOfOrder.into()),
     }
 }
 

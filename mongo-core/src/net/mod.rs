@@ -4,6 +4,7 @@
 //! handshake sends by [`crate::handshake::Handshake`]; the shell moves their bytes and holds them
 //! to a [`Deadline`].
 
+mod authenticator;
 mod channel;
 mod connection;
 mod connector;
@@ -21,6 +22,8 @@ mod stream;
 mod together;
 mod topology;
 
+pub use authenticator::CredentialProvider;
+pub(crate) use authenticator::{AuthParts, Authenticator};
 pub use connection::Connection;
 pub use connector::{Connector, SocketConnector};
 pub use deadline::{Deadline, Elapsed};

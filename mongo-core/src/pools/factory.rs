@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use super::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::ServerAddress;
-use crate::auth::{AuthMechanism, ScramMechanism};
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::net::{
-    Connection, Connector, Deadline, Establisher, Generations, KeyService, PROCESS, SocketConnector,
+    AuthParts, Authenticator, Connection, Connector, CredentialProvider, Deadline, Establisher,
+    Generations, KeyService, PROCESS, SocketConnector,
 };
 use crate::uri::ClientOptions;
 use crate::wire::Readiness;
@@ -45,7 +45,7 @@ impl ConnectionFactory {
             options,
             config: ManagerConfig::default(),
             connector: None,
-            keys: None,
+            auth: AuthParts::default(),
             driver_info: Vec::new(),
         }
     }
@@ -241,7 +241,7 @@ pub struct ConnectionFactoryBuilder {
     options: ClientOptions,
     config: ManagerConfig,
     connector: Option<Arc<dyn Connector>>,
-    keys: Option<Arc<KeyService>>,
+    auth: AuthParts,
     driver_info: Vec<DriverInfo>,
 }
 
@@ -264,7 +264,15 @@ impl ConnectionFactoryBuilder {
     /// tokio's blocking threads.
     #[must_use]
     pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
-        self.keys = Some(keys);
+        self.auth.keys = Some(keys);
+        self
+    }
+
+    /// Who gives the credential whenever a connection is made; the options have none then. For
+    /// secrets that change. Default: the options' credential.
+    #[must_use]
+    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
+        self.auth.provider = Some(provider);
         self
     }
 
@@ -283,6 +291,7 @@ impl ConnectionFactoryBuilder {
     pub fn build(self) -> Result<ConnectionFactory> {
         let server = self.check_options()?;
         let options = &self.options;
+        let authenticator = Authenticator::new(options, self.auth)?;
         let mut metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
             .map_err(|error| Error::configuration(error.to_string()))?;
         for driver_info in self.driver_info {
@@ -296,9 +305,8 @@ impl ConnectionFactoryBuilder {
                 connector: self
                     .connector
                     .unwrap_or_else(|| Arc::new(SocketConnector::new())),
-                keys: self.keys.unwrap_or_default(),
+                authenticator: Arc::new(authenticator),
                 server,
-                credential: options.credential.clone().map(Arc::new),
                 metadata: Arc::new(metadata.document()),
                 connect_timeout: options.connect_timeout,
                 command_timeout: config.command_timeout(options),
@@ -333,10 +341,6 @@ impl ConnectionFactoryBuilder {
         }
         if options.proxy.is_some() && self.connector.is_none() {
             return missing("`proxyHost` without a connector of your own");
-        }
-        if let Some(credential) = &options.credential {
-            let mechanism = credential.mechanism().unwrap_or(AuthMechanism::ScramSha256);
-            ScramMechanism::try_from(mechanism).map_err(Error::from)?;
         }
         match options.hosts.first() {
             Some(host) => Ok(host.clone()),

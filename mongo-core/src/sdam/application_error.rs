@@ -184,7 +184,7 @@ pub(super) fn is_network_error(error: &Error) -> bool {
             | Wait::Command
             | Wait::Heartbeat
             | Wait::Drain => true,
-            Wait::Dns | Wait::WaitQueue | Wait::Recycle => false,
+            Wait::Dns | Wait::Credential | Wait::WaitQueue | Wait::Recycle => false,
         },
         _ => false,
     }

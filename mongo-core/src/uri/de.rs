@@ -42,6 +42,9 @@ impl<'de> Visitor<'de> for OptionsVisitor {
                     table.draft.options.default_database = map.next_value()?;
                 }
                 "credential" => table.draft.credential = map.next_value()?,
+                "allowplainwithouttls" => {
+                    table.draft.options.allow_plain_without_tls = map.next_value()?;
+                }
                 name => {
                     let (spec, unit) = find(name).ok_or_else(|| unknown(&key))?;
                     let Some(value) = map.next_value::<Nullable>()?.0 else {

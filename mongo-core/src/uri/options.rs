@@ -35,6 +35,10 @@ pub struct ClientOptions {
     /// and password before the hosts). Default: nobody. For `mongodb+srv` without `authSource` it
     /// has no source until the records were looked up, as they may name one.
     pub credential: Option<Credential>,
+    /// Whether `PLAIN`, which sends the password as it is, may be used without TLS. Not an option of
+    /// connection strings: set it by hand, or in a table. Default: false, and `PLAIN` without TLS is
+    /// refused before anything is sent.
+    pub allow_plain_without_tls: bool,
     /// `authSource`, also where there is no credential to use it. By hand set
     /// [`Credential::with_source`] instead.
     pub auth_source: Option<String>,
@@ -120,6 +124,7 @@ impl Default for ClientOptions {
             hosts: vec![ServerAddress::tcp("localhost", DEFAULT_PORT)],
             srv: None,
             credential: None,
+            allow_plain_without_tls: false,
             auth_source: None,
             default_database: None,
             app_name: None,

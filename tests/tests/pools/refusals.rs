@@ -5,7 +5,7 @@ use mongo_testkit::ScriptedServer;
 const SECRET: &str = "m4rked";
 
 /// URIs that a pool can't be built from, and what the error has to say.
-const URIS: [(&str, &str); 13] = [
+const URIS: [(&str, &str); 14] = [
     ("mongodb://u:m4rked@h/?tls=true", "TLS"),
     ("mongodb://u:m4rked@h/?ssl=true", "TLS"),
     (
@@ -13,9 +13,10 @@ const URIS: [(&str, &str); 13] = [
         "mongodb+srv",
     ),
     ("mongodb://u:m4rked@h/?proxyHost=p", "proxyHost"),
-    ("mongodb://u:m4rked@h/?authMechanism=PLAIN", "PLAIN"),
+    ("mongodb://u:m4rked@h/?authMechanism=PLAIN", "allow_plain"),
     ("mongodb://u@h/?authMechanism=GSSAPI", "GSSAPI"),
-    ("mongodb://u@h/?authMechanism=MONGODB-X509", "MONGODB-X509"),
+    ("mongodb://u@h/?authMechanism=MONGODB-X509", "tls=true"),
+    ("mongodb://h/?authMechanism=MONGODB-AWS", "MONGODB-AWS"),
     ("mongodb://u@h/?authMechanism=SCRAM-SHA-256", "password"),
     (
         "mongodb://u:m4rked@h/?authSource=",

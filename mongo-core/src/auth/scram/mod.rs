@@ -10,6 +10,7 @@
 
 mod cache;
 mod client;
+mod conversation;
 mod error;
 mod keys;
 mod message;
@@ -17,6 +18,7 @@ mod nonce;
 
 pub use cache::{CacheKey, KeyCache};
 pub use client::{Challenge, ClientFirst, ExpectedProof};
+pub(super) use conversation::ScramConversation;
 pub use error::ScramError;
 pub use keys::{KeyDerivation, ScramKeys};
 pub use nonce::{Nonce, Nonces};

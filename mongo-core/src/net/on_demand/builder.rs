@@ -7,10 +7,10 @@ use bson::oid::ObjectId;
 
 use super::OnDemandTopology;
 use crate::ServerAddress;
-use crate::auth::{AuthMechanism, Credential, ScramMechanism};
 use crate::error::{Error, Result, Wait};
 use crate::event::SdamEvent;
 use crate::handshake::ClientMetadata;
+use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
 use crate::net::connector::{Connector, SocketConnector};
 use crate::net::dispatcher::Handler;
 use crate::net::establish::Establisher;
@@ -30,7 +30,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct OnDemandTopologyBuilder {
     options: ClientOptions,
     connector: Option<Arc<dyn Connector>>,
-    keys: Option<Arc<KeyService>>,
+    auth: AuthParts,
     handler: Option<Handler<SdamEvent>>,
     selector: Option<ServerSelector>,
     frequency: Option<Duration>,
@@ -40,8 +40,7 @@ pub struct OnDemandTopologyBuilder {
 /// What makes connections to any server.
 pub(super) struct Establishers {
     connector: Arc<dyn Connector>,
-    keys: Arc<KeyService>,
-    credential: Option<Arc<Credential>>,
+    authenticator: Arc<Authenticator>,
     metadata: Arc<RawDocumentBuf>,
     connect_timeout: Option<Duration>,
     command_timeout: Option<Duration>,
@@ -51,9 +50,8 @@ impl Establishers {
     pub(super) fn server(&self, server: &ServerAddress) -> Establisher {
         Establisher {
             connector: self.connector.clone(),
-            keys: self.keys.clone(),
+            authenticator: self.authenticator.clone(),
             server: server.clone(),
-            credential: self.credential.clone(),
             metadata: self.metadata.clone(),
             connect_timeout: self.connect_timeout,
             command_timeout: self.command_timeout,
@@ -71,7 +69,7 @@ impl OnDemandTopologyBuilder {
         Self {
             options,
             connector: None,
-            keys: None,
+            auth: AuthParts::default(),
             handler: None,
             selector: None,
             frequency: None,
@@ -90,7 +88,15 @@ impl OnDemandTopologyBuilder {
     /// tokio's blocking threads.
     #[must_use]
     pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
-        self.keys = Some(keys);
+        self.auth.keys = Some(keys);
+        self
+    }
+
+    /// Who gives the credential whenever a connection is made; the options have none then. For
+    /// secrets that change. Default: the options' credential.
+    #[must_use]
+    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
+        self.auth.provider = Some(provider);
         self
     }
 
@@ -130,23 +136,19 @@ impl OnDemandTopologyBuilder {
     /// [`Configuration`](crate::ErrorKind::Configuration) for what the options ask and this version
     /// can't do.
     pub fn build(self) -> Result<OnDemandTopology> {
-        self.finish(None)
+        self.finish(Authenticator::nobody())
     }
 
     /// The client, which authenticates by the options' credential, if there is one. No I/O.
     ///
     /// # Errors
-    /// As [`build`](Self::build); or the credential's mechanism is not supported.
-    pub fn build_client(self) -> Result<SingleClient> {
-        let credential = self.options.credential.clone();
-        if let Some(credential) = &credential {
-            let mechanism = credential.mechanism().unwrap_or(AuthMechanism::ScramSha256);
-            ScramMechanism::try_from(mechanism).map_err(Error::from)?;
-        }
-        self.finish(credential).map(SingleClient::over)
+    /// As [`build`](Self::build); or the credential can't be used.
+    pub fn build_client(mut self) -> Result<SingleClient> {
+        let authenticator = Authenticator::new(&self.options, std::mem::take(&mut self.auth))?;
+        self.finish(authenticator).map(SingleClient::over)
     }
 
-    fn finish(self, credential: Option<Credential>) -> Result<OnDemandTopology> {
+    fn finish(self, authenticator: Authenticator) -> Result<OnDemandTopology> {
         self.check_options()?;
         let options = self.options;
         let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
@@ -177,8 +179,7 @@ impl OnDemandTopologyBuilder {
                 connector: self
                     .connector
                     .unwrap_or_else(|| Arc::new(SocketConnector::new())),
-                keys: self.keys.unwrap_or_default(),
-                credential: credential.map(Arc::new),
+                authenticator: Arc::new(authenticator),
                 metadata: Arc::new(metadata.document()),
                 connect_timeout: options.connect_timeout,
                 command_timeout: command_timeout

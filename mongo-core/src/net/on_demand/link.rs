@@ -89,9 +89,11 @@ impl Check {
 
 async fn open(establisher: &Establisher, id: u64, wait: &mut Wait) -> Result<(Answer, Duration)> {
     let mut opened = establisher.open().await?;
+    *wait = Wait::Credential;
+    let credential = establisher.authenticator.credential().await?;
     *wait = Wait::Handshake;
     let sent = Instant::now();
-    let handshake = establisher.greet(&mut opened.channel).await?;
+    let handshake = establisher.greet(&mut opened.channel, credential).await?;
     let duration = sent.elapsed();
     let reply = opened.channel.body()?.to_owned();
     // What the server is shows in its reply, also if nobody can use the connection.

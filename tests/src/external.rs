@@ -1,0 +1,79 @@
+//! Users whom another authority vouches for, in the database `$external`, and how they prove it.
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, Document, doc};
+
+use crate::action::ErrorReply;
+
+/// The database of users that the server does not know itself.
+pub(crate) const EXTERNAL: &str = "$external";
+
+/// What the server knows of them.
+#[derive(Debug, Default)]
+pub(crate) struct External {
+    /// The subject of every client's certificate: what TLS would tell.
+    pub(crate) subject: Option<String>,
+    /// Names and passwords.
+    pub(crate) plain: Vec<(String, String)>,
+}
+
+/// The reply to a conversation's only command, and the user that is authenticated by it.
+pub(crate) type Proved = Result<(Document, String), ErrorReply>;
+
+impl External {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.subject.is_none() && self.plain.is_empty()
+    }
+
+    /// MONGODB-X509: the command `authenticate`.
+    pub(crate) fn authenticate(&self, database: &str, command: &Document) -> Proved {
+        let subject = self.subject.as_deref().ok_or_else(failed)?;
+        let is_meant = database == EXTERNAL
+            && command
+                .get_str("mechanism")
+                .is_ok_and(|name| name == "MONGODB-X509")
+            && command.get_str("user").unwrap_or(subject) == subject;
+        if !is_meant {
+            return Err(failed());
+        }
+        let reply = doc! {"dbname": EXTERNAL, "user": subject, "ok": 1.0};
+        Ok((reply, subject.to_owned()))
+    }
+
+    /// The mechanisms of one message; `None` for the others.
+    pub(crate) fn start(&self, database: &str, command: &Document) -> Option<Proved> {
+        let payload = command.get_binary_generic("payload");
+        let payload = payload.map_or(&[][..], |payload| payload);
+        match command.get_str("mechanism") {
+            Ok("PLAIN") => Some(self.plain(database, payload)),
+            _ => None,
+        }
+    }
+
+    fn plain(&self, database: &str, payload: &[u8]) -> Proved {
+        let text = std::str::from_utf8(payload).map_err(|_| failed())?;
+        let mut parts = text.split('\0');
+        let (Some(""), Some(name), Some(password), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(failed());
+        };
+        let known = |user: &&(String, String)| user.0 == name && user.1 == password;
+        match self.plain.iter().find(known) {
+            Some(_) if database == EXTERNAL => Ok((done(), name.to_owned())),
+            Some(_) | None => Err(failed()),
+        }
+    }
+}
+
+pub(crate) fn failed() -> ErrorReply {
+    ErrorReply::new(18, "AuthenticationFailed", "Authentication failed.")
+}
+
+fn done() -> Document {
+    let payload = Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: Vec::new(),
+    };
+    doc! {"conversationId": 1, "done": true, "payload": payload, "ok": 1.0}
+}

@@ -1,0 +1,8 @@
+//! Authentication on connections: what each mechanism sends, in how many round trips, and what is
+//! refused before anything is sent.
+//!
+//! The servers are scripted, but for the matrix of SCRAM, which also asks a real one.
+
+mod mechanisms;
+mod provider;
+mod support;

@@ -1,0 +1,54 @@
+//! What the tests have in common.
+
+use std::sync::Arc;
+
+use bson::doc;
+use mongo_core::net::SocketConnector;
+use mongo_core::pools::{ConnectionFactory, ConnectionFactoryBuilder};
+use mongo_core::{ClientOptions, Connection, Deadline, Error};
+use mongo_testkit::ScriptedServer;
+
+/// A part of every secret of these tests: no text may show it.
+pub(crate) const MARK: &str = "m4rked";
+
+/// Options for a server, and more of them.
+pub(crate) fn options(server: &ScriptedServer, more: &str) -> ClientOptions {
+    let uri = format!("{}&{more}", server.uri());
+    ClientOptions::parse(&uri).expect("a connection string")
+}
+
+/// A builder whose transport counts as TLS, and is none.
+pub(crate) fn as_if_over_tls(mut options: ClientOptions) -> ConnectionFactoryBuilder {
+    options.tls.enabled = Some(true);
+    ConnectionFactory::builder(options).connector(Arc::new(SocketConnector::new()))
+}
+
+pub(crate) async fn establish(factory: &ConnectionFactory) -> Result<Connection, Error> {
+    factory.establish(Deadline::never()).await
+}
+
+/// Runs a command that needs authentication.
+pub(crate) async fn find(connection: &mut Connection) -> Result<(), Error> {
+    let find = doc! { "find": "things" };
+    connection.run_command("shop", &find).await.map(drop)
+}
+
+/// Everything an error says, its causes too, in which there must be no secret.
+pub(crate) fn texts(error: &Error) -> String {
+    let mut texts = format!("{error} {error:?}");
+    let mut source: Option<&dyn std::error::Error> = std::error::Error::source(error);
+    while let Some(error) = source {
+        texts += &format!(" {error} {error:?}");
+        source = error.source();
+    }
+    assert!(!texts.contains(MARK), "{texts}");
+    texts
+}
+
+/// The names of the commands on a server's n-th connection: as many round trips.
+pub(crate) fn names_on(server: &ScriptedServer, connection: u64) -> Vec<String> {
+    server.look(|seen| {
+        let names = seen.names_on(connection);
+        names.into_iter().map(str::to_owned).collect()
+    })
+}
