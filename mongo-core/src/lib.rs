@@ -38,6 +38,13 @@
 //! # }
 //! ```
 //!
+//! # Features
+//! - `net`, the default: the shell.
+//! - `dns`: a resolver for `mongodb+srv`.
+//! - `snappy`, `zlib`, `zstd`: compressors that `compressors=` may name, none of them by default.
+//!   `zstd` builds the C library; the other two are Rust. A compressor that is named and not built
+//!   in is left out, with a warning, as one that nobody knows.
+//!
 //! # Where it departs from its design
 //! - The handshake is a folder, not a file: metadata, environment, description and machine are four
 //!   things.

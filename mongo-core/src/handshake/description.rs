@@ -5,6 +5,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use crate::auth::reply::{ServerError, fields, is_ok};
 use crate::auth::{AuthMechanism, ScramMechanism};
+use crate::uri::Compressor;
 
 use super::field::{
     BATCH_SIZE, MESSAGE_SIZE, OBJECT_SIZE, compressors, flag, invalid, name, session_timeout,
@@ -64,6 +65,8 @@ pub struct ConnectionDescription {
     pub topology_version: Option<TopologyVersion>,
     /// The compressors of the client's list that the server has too.
     pub compression: Vec<String>,
+    /// What requests are compressed with: the first of the client's list that is in the server's.
+    pub compressor: Option<Compressor>,
     /// How the connection was authenticated; `None` if it was not: without a credential, or on an
     /// arbiter.
     pub authenticated: Option<AuthMechanism>,
@@ -197,6 +200,7 @@ impl ConnectionDescription {
             service_id: None,
             topology_version: None,
             compression: Vec::new(),
+            compressor: None,
             authenticated: None,
         }
     }

@@ -1,7 +1,7 @@
 //! The hello command.
 
-use bson::RawDocumentBuf;
 use bson::raw::cstr;
+use bson::{RawArrayBuf, RawDocumentBuf};
 
 use super::machine::HandshakeContext;
 
@@ -25,6 +25,10 @@ pub(super) fn command(context: &HandshakeContext) -> RawDocumentBuf {
     }
     command.append(cstr!("backpressure"), BACKPRESSURE);
     command.append(cstr!("client"), &*context.metadata);
+    let offered = context.compressors.iter();
+    let offered = offered.filter(|own| own.is_built_in());
+    let names: RawArrayBuf = offered.map(|own| own.as_str()).collect();
+    command.append(cstr!("compression"), names);
     if context.load_balanced {
         command.append(cstr!("loadBalanced"), true);
     }

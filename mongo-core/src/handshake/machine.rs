@@ -11,6 +11,7 @@ use crate::auth::{
     AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonces,
 };
 use crate::error::{Error, Result};
+use crate::uri::Compressor;
 
 use super::description::{HelloFailure, HelloReply};
 use super::{ConnectionDescription, HandshakeError, ServerApi, hello};
@@ -29,6 +30,9 @@ pub struct HandshakeContext {
     /// Whether the legacy hello goes out as OP_QUERY, which servers before 3.6 need, if only to be
     /// told that they are too old. The command `hello` never does.
     pub legacy_op_query: bool,
+    /// The compressors to offer, the preferred one first, of those that this build
+    /// [has](Compressor::is_built_in). None, by default.
+    pub compressors: Vec<Compressor>,
     /// The nonces, made for this connection alone.
     pub nonces: Nonces,
 }
@@ -97,6 +101,7 @@ impl HandshakeContext {
             server_api: None,
             load_balanced: false,
             legacy_op_query: false,
+            compressors: Vec::new(),
             nonces,
         }
     }
@@ -192,8 +197,15 @@ impl Handshake {
     }
 
     fn greeted(&mut self, reply: &RawDocument, speculative: Option<Conversation>) -> Result<Step> {
-        let read = HelloReply::read(reply, self.context.load_balanced)
+        let mut read = HelloReply::read(reply, self.context.load_balanced)
             .map_err(|failure| self.refused(failure))?;
+        let offered = &read.description.compression;
+        read.description.compressor = self
+            .context
+            .compressors
+            .iter()
+            .copied()
+            .find(|own| own.is_built_in() && offered.iter().any(|name| name == own.as_str()));
         let (Some(credential), false) = (&self.context.credential, read.description.arbiter) else {
             return Ok(Step::Done(read.description));
         };

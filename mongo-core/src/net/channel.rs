@@ -92,6 +92,7 @@ impl Channel {
         self.begin()?;
         self.exchange
             .start_writing_foreign(message, Taker::Anyone)?;
+        let message = self.exchange.packed().unwrap_or(message);
         let written = self.stream.send(message).await;
         written.map_err(|error| self.failed(error))?;
         self.exchange.handle_written();

@@ -14,6 +14,7 @@ use crate::ServerAddress;
 use crate::auth::{AuthError, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
 use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, RequestOp, Step};
+use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
 
 /// Makes connections to one server for one authenticator: opens the transport, says hello,
@@ -32,9 +33,36 @@ pub(crate) struct Establisher {
     pub(crate) times_idleness: bool,
     /// Whether the server is a load balancer: each connection is to one of its services.
     pub(crate) load_balanced: bool,
+    pub(crate) compression: Compression,
     pub(crate) generations: Generations,
     /// What the attempt that moved on last is waiting for.
     pub(crate) phase: Mutex<Wait>,
+}
+
+/// What a client compresses with.
+#[derive(Clone, Default)]
+pub(crate) struct Compression {
+    /// What it offers, the preferred one first; all in this build.
+    compressors: Vec<Compressor>,
+    zlib_level: i8,
+}
+
+impl Compression {
+    /// As the options say, but for compressors that are not in this build: each is a warning, as
+    /// one that nobody knows would be.
+    pub(crate) fn from_options(options: &ClientOptions) -> Self {
+        let (compressors, absent): (Vec<_>, Vec<_>) = options
+            .compressors
+            .iter()
+            .partition(|compressor| compressor.is_built_in());
+        for compressor in absent {
+            tracing::warn!("compressors: {compressor} is not in this build of mongo-core");
+        }
+        Self {
+            compressors,
+            zlib_level: options.zlib_compression_level,
+        }
+    }
 }
 
 /// An open transport, and the pool's generation before it was opened.
@@ -130,6 +158,9 @@ impl Establisher {
         channel: &mut Channel,
         credential: Option<Arc<Credential>>,
     ) -> Result<Handshake> {
+        if !self.compression.compressors.is_empty() {
+            channel.exchange.accept_compressed();
+        }
         let mut handshake = Handshake::new(self.context(credential)?);
         match handshake.start()? {
             Step::Send(request) => ask(channel, &request).await?,
@@ -184,6 +215,10 @@ impl Establisher {
         if handshake.credential().is_some() && description.authenticated.is_none() {
             return Err(AuthError::Arbiter.into());
         }
+        if let Some(compressor) = description.compressor {
+            let level = self.compression.zlib_level;
+            channel.exchange.compress_with(compressor, level);
+        }
         let limits = Limits {
             max_message_size: description.max_message_size_bytes,
             ..Limits::default()
@@ -212,6 +247,7 @@ impl Establisher {
         Ok(HandshakeContext {
             credential,
             load_balanced: self.load_balanced,
+            compressors: self.compression.compressors.clone(),
             ..HandshakeContext::new(self.metadata.clone(), nonces)
         })
     }

@@ -30,7 +30,7 @@ pub use deadline::{Deadline, Elapsed};
 #[cfg(feature = "dns")]
 pub use dns::HickoryResolver;
 pub use dns::{DnsResolver, resolve, system_random};
-pub(crate) use establish::Establisher;
+pub(crate) use establish::{Compression, Establisher};
 pub(crate) use generations::Generations;
 pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
 pub use on_demand::{OnDemandTopology, OnDemandTopologyBuilder};

@@ -12,8 +12,8 @@ use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::net::{
-    AuthParts, Authenticator, Connection, Connector, CredentialProvider, Deadline, Establisher,
-    Generations, KeyService, PROCESS, SocketConnector,
+    AuthParts, Authenticator, Compression, Connection, Connector, CredentialProvider, Deadline,
+    Establisher, Generations, KeyService, PROCESS, SocketConnector,
 };
 use crate::uri::ClientOptions;
 use crate::wire::Readiness;
@@ -314,6 +314,7 @@ impl ConnectionFactoryBuilder {
                 times_idleness: config.max_idle_time(options).is_some()
                     || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_)),
                 load_balanced: options.load_balanced == Some(true),
+                compression: Compression::from_options(options),
                 generations: Generations::default(),
                 phase: Mutex::new(Wait::Connect),
             },

@@ -1,4 +1,5 @@
 use super::header::OpCode;
+use crate::uri::Compressor;
 
 /// Why a message was refused, on its way in or out.
 ///
@@ -68,6 +69,15 @@ pub enum WireError {
     /// The reply announces another one (`moreToCome`), which the request did not allow.
     #[error("a stream of replies that the request did not allow")]
     MoreToCome,
+    /// The number of a compressor that is not known, or not in this build.
+    #[error("unknown compressor {0}")]
+    Compressor(u8),
+    /// Compressed content that can't be read, or that goes on after its end.
+    #[error("malformed {0} content")]
+    Compressed(Compressor),
+    /// Compressed content is of another size than this, which was declared.
+    #[error("compressed content is not of the declared {0} bytes")]
+    UncompressedSize(i32),
     /// A document is nested deeper than the cap.
     #[error("document nested deeper than {0} levels")]
     TooDeep(usize),

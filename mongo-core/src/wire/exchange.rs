@@ -4,8 +4,9 @@ use bson::RawDocument;
 
 use super::header::{HEADER_LEN, Header, Limits, OpCode, deframe};
 use super::msg::{MsgFlags, OpMsg};
-use super::{WireError, parse_reply};
+use super::{WireError, compress, decompress, parse_reply};
 use crate::error::ClosedReason;
+use crate::uri::Compressor;
 
 /// Capacity that an idle exchange may keep.
 const KEEP: usize = 1024;
@@ -62,7 +63,39 @@ struct Owed {
 #[derive(Clone, Copy, Debug)]
 struct Accepted {
     end: usize,
+    /// Whether the message came compressed: the body is in what was unpacked then.
+    unpacked: bool,
     body: (usize, usize),
+}
+
+/// What a connection has besides where messages may be compressed.
+#[derive(Default)]
+struct Compression {
+    /// For requests, once it is negotiated; with zlib's level.
+    compressor: Option<(Compressor, i8)>,
+    /// The request, where it is one that is compressed.
+    packed: Vec<u8>,
+    /// The reply, where it came compressed.
+    unpacked: Vec<u8>,
+}
+
+impl Compression {
+    fn pack(&mut self, message: &[u8], limits: &Limits) {
+        self.packed.clear();
+        if let Some((compressor, level)) = self.compressor {
+            let max = limits.max_message_size;
+            compress(message, compressor, level, max, &mut self.packed);
+        }
+    }
+
+    fn release(&mut self) {
+        for buf in [&mut self.packed, &mut self.unpacked] {
+            buf.clear();
+            if buf.capacity() > KEEP {
+                *buf = Vec::new();
+            }
+        }
+    }
 }
 
 /// Request and reply on one connection, without the I/O. It carries the mark of invariant I1.
@@ -72,9 +105,11 @@ struct Accepted {
 /// reply is owed (drain it), anything else (close it).
 ///
 /// One buffer serves a request and then its reply. It grows with the bytes that come, and is given
-/// back by [`release`](Self::release).
+/// back by [`release`](Self::release). Where messages may be compressed there is one more for each
+/// direction, and nothing of it where they may not.
 pub struct Exchange {
     buf: Vec<u8>,
+    compression: Option<Box<Compression>>,
     accepted: Option<Accepted>,
     state: State,
     next_request_id: i32,
@@ -86,6 +121,7 @@ impl Exchange {
     pub fn new(limits: Limits) -> Self {
         Self {
             buf: Vec::new(),
+            compression: None,
             accepted: None,
             state: State::Idle,
             next_request_id: 1,
@@ -101,6 +137,18 @@ impl Exchange {
     /// Takes over the limits of the connection's own hello.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Lets replies come compressed: by any compressor of this build, as a server may once it was
+    /// offered one. Else they are refused.
+    pub fn accept_compressed(&mut self) {
+        self.compression.get_or_insert_default();
+    }
+
+    /// Compresses requests from now on, but for those that must not be; see [`compress`].
+    pub fn compress_with(&mut self, compressor: Compressor, zlib_level: i8) {
+        let compression = self.compression.get_or_insert_default();
+        compression.compressor = Some((compressor, zlib_level));
     }
 
     /// Whether another request can be begun.
@@ -139,6 +187,7 @@ impl Exchange {
         }
         self.accepted = None;
         self.buf = Vec::new();
+        self.compression = None;
     }
 
     /// The empty buffer to encode a request into, and the request's id.
@@ -167,29 +216,45 @@ impl Exchange {
     /// A message that is none, or that can't be a request. The exchange is as it was then.
     pub fn start_writing(&mut self, taker: Taker) -> Result<(), WireError> {
         let owed = owed_reply(&self.buf, &self.limits, taker)?;
+        if let Some(compression) = &mut self.compression {
+            compression.pack(&self.buf, &self.limits);
+        }
         self.state = State::Writing(owed);
         Ok(())
     }
 
-    /// The same for a message that the caller keeps, so that it need not be copied.
+    /// The same for a message that the caller keeps, so that it need not be copied. What is to be
+    /// written is [`packed`](Self::packed), or else that message.
     ///
     /// # Errors
     /// See [`start_writing`](Self::start_writing).
     pub fn start_writing_foreign(&mut self, message: &[u8], taker: Taker) -> Result<(), WireError> {
         let owed = owed_reply(message, &self.limits, taker)?;
+        if let Some(compression) = &mut self.compression {
+            compression.pack(message, &self.limits);
+        }
         self.state = State::Writing(owed);
         Ok(())
     }
 
-    /// The request in the buffer.
+    /// The request to be written.
     pub fn request(&self) -> &[u8] {
-        &self.buf
+        self.packed().unwrap_or(&self.buf)
+    }
+
+    /// The request in its compressed form, if it is one that is compressed.
+    pub fn packed(&self) -> Option<&[u8]> {
+        let packed = &self.compression.as_ref()?.packed;
+        (!packed.is_empty()).then_some(packed)
     }
 
     /// The whole request was handed to the socket.
     pub fn handle_written(&mut self) {
         if let State::Writing(owed) = self.state {
             self.buf.clear();
+            if let Some(compression) = &mut self.compression {
+                compression.packed.clear();
+            }
             self.state = owed.map_or(State::Idle, State::Owed);
         }
     }
@@ -248,11 +313,22 @@ impl Exchange {
         let State::Owed(owed) = self.state else {
             return Err(WireError::Unsolicited(self.buf.len()));
         };
-        let end = Header::parse(&self.buf, &self.limits)?.length;
+        let Header {
+            length: end,
+            op_code,
+            ..
+        } = Header::parse(&self.buf, &self.limits)?;
         let (message, extra) = self.buf.split_at_checked(end).ok_or(WireError::Truncated {
             needed: end,
             got: self.buf.len(),
         })?;
+        let (message, unpacked) = match (op_code, &mut self.compression) {
+            (OpCode::Compressed, Some(compression)) => {
+                decompress(message, &self.limits, &mut compression.unpacked)?;
+                (&*compression.unpacked, true)
+            }
+            _ => (message, false),
+        };
         let (header, body, more_to_come) = if owed.legacy {
             let (header, body) = parse_reply(message, &self.limits)?;
             (header, body, false)
@@ -276,6 +352,7 @@ impl Exchange {
         let start = body.as_bytes().as_ptr().addr() - message.as_ptr().addr();
         self.accepted = Some(Accepted {
             end,
+            unpacked,
             body: (start, start + body.as_bytes().len()),
         });
         self.state = match more_to_come {
@@ -290,9 +367,14 @@ impl Exchange {
 
     /// The message that was accepted last, whole; empty where there is none.
     pub fn reply(&self) -> &[u8] {
-        self.accepted
-            .and_then(|accepted| self.buf.get(..accepted.end))
-            .unwrap_or_default()
+        match (self.accepted, &self.compression) {
+            (None, _) => None,
+            (Some(Accepted { unpacked: true, .. }), compression) => compression
+                .as_ref()
+                .map(|compression| &*compression.unpacked),
+            (Some(accepted), _) => self.buf.get(..accepted.end),
+        }
+        .unwrap_or_default()
     }
 
     /// The document of the message that was accepted last.
@@ -301,7 +383,7 @@ impl Exchange {
     /// There is none.
     pub fn reply_body(&self) -> Result<&RawDocument, WireError> {
         let (start, end) = self.accepted.ok_or(WireError::NoBody)?.body;
-        let bytes = self.buf.get(start..end).ok_or(WireError::NoBody)?;
+        let bytes = self.reply().get(start..end).ok_or(WireError::NoBody)?;
         RawDocument::from_bytes(bytes).map_err(|_| WireError::Document(start))
     }
 
@@ -312,6 +394,9 @@ impl Exchange {
             self.buf.clear();
             if self.buf.capacity() > KEEP {
                 self.buf = Vec::new();
+            }
+            if let Some(compression) = &mut self.compression {
+                compression.release();
             }
         }
     }

@@ -45,7 +45,7 @@ impl OpCode {
         }
     }
 
-    fn from_code(code: i32) -> Result<Self, WireError> {
+    pub(super) fn from_code(code: i32) -> Result<Self, WireError> {
         match code {
             1 => Ok(Self::Reply),
             2004 => Ok(Self::Query),

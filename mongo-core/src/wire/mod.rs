@@ -1,10 +1,11 @@
-//! The wire protocol: OP_MSG, and the OP_QUERY and OP_REPLY that old servers need for a first
-//! hello.
+//! The wire protocol: OP_MSG, the OP_COMPRESSED round it, and the OP_QUERY and OP_REPLY that old
+//! servers need for a first hello.
 //!
 //! Everything here is pure: bytes in, values out. Documents are borrowed from the bytes they came
 //! in. What is malformed is refused with a [`WireError`]; nothing is allocated by a length that a
 //! peer merely claims.
 
+mod compression;
 mod document;
 mod error;
 mod exchange;
@@ -15,6 +16,7 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
+pub use compression::{compress, decompress};
 pub use document::check_depth;
 pub use error::WireError;
 pub use exchange::{Exchange, Readiness, Taker};

@@ -339,6 +339,21 @@ impl<'b> OpMsgBuilder<'b> {
     }
 }
 
+/// The command's name, in what follows a message's header: the first key of the section of kind 0.
+pub(super) fn command_name(contents: &[u8]) -> Option<&[u8]> {
+    let mut sections = contents.get(4..)?;
+    while let Some((kind, section)) = sections.split_first() {
+        if *kind == 0 {
+            // After the document's length and the first element's type.
+            let key = section.get(5..)?;
+            return key.get(..key.iter().position(|byte| *byte == 0)?);
+        }
+        let size = usize::try_from(read_i32(section, 0).ok()?).ok()?;
+        sections = section.get(size..)?;
+    }
+    None
+}
+
 /// Adds `$db`, a string, to the document that stands from `start` to the end of `buf`.
 fn append_database(buf: &mut Vec<u8>, start: usize, database: &str) {
     // In place of the document's end.

@@ -81,6 +81,7 @@ fn reads_a_primary() {
             counter: 6,
         }),
         compression: Vec::new(),
+        compressor: None,
         authenticated: None,
     };
     assert_eq!(description, expected);

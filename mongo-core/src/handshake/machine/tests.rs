@@ -48,7 +48,7 @@ fn without_a_credential_the_legacy_hello_is_all() {
     assert_eq!(outcome.names(), ["isMaster"]);
     let expected = rawdoc! {
         "isMaster": 1, "helloOk": true, "backpressure": "2",
-        "client": { "driver": { "name": "x" } },
+        "client": { "driver": { "name": "x" } }, "compression": [],
     };
     assert_eq!(outcome.sent[0].command, expected);
     assert_eq!(outcome.sent[0].op, RequestOp::Msg);

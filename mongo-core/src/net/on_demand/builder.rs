@@ -13,7 +13,7 @@ use crate::handshake::ClientMetadata;
 use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
 use crate::net::connector::{Connector, SocketConnector};
 use crate::net::dispatcher::Handler;
-use crate::net::establish::Establisher;
+use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
 use crate::net::{PROCESS, SingleClient};
@@ -44,6 +44,7 @@ pub(super) struct Establishers {
     metadata: Arc<RawDocumentBuf>,
     connect_timeout: Option<Duration>,
     command_timeout: Option<Duration>,
+    compression: Compression,
 }
 
 impl Establishers {
@@ -58,6 +59,7 @@ impl Establishers {
             drain_timeout: DRAIN_TIMEOUT,
             times_idleness: false,
             load_balanced: false,
+            compression: self.compression.clone(),
             generations: Generations::default(),
             phase: Mutex::new(Wait::Connect),
         }
@@ -181,6 +183,7 @@ impl OnDemandTopologyBuilder {
                     .unwrap_or_else(|| Arc::new(SocketConnector::new())),
                 authenticator: Arc::new(authenticator),
                 metadata: Arc::new(metadata.document()),
+                compression: Compression::from_options(&options),
                 connect_timeout: options.connect_timeout,
                 command_timeout: command_timeout
                     .or(Some(COMMAND_TIMEOUT))

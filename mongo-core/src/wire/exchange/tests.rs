@@ -3,6 +3,9 @@ use bson::{RawDocumentBuf, rawdoc};
 use super::*;
 use crate::wire::{OpMsgBuilder, append_query};
 
+#[cfg(all(feature = "snappy", feature = "zlib"))]
+mod compressed;
+
 const ANY: usize = usize::MAX;
 
 fn message(id: i32, flags: MsgFlags, command: &RawDocumentBuf) -> Vec<u8> {

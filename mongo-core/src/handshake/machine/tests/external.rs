@@ -22,7 +22,7 @@ fn replay(credential: Credential, replies: &[RawDocumentBuf]) -> Recorded {
             Ok(Step::Need(need)) => panic!("{need:?}"),
             Ok(Step::Send(outgoing)) => {
                 let mut command = Document::try_from(outgoing.command).expect("valid");
-                for field in ["helloOk", "backpressure", "client"] {
+                for field in ["helloOk", "backpressure", "client", "compression"] {
                     command.remove(field);
                 }
                 sent.push((outgoing.database.to_string(), command));

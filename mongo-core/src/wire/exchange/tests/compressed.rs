@@ -1,0 +1,188 @@
+use super::*;
+
+fn wrapped(message: &[u8], compressor: Compressor) -> Vec<u8> {
+    let mut out = Vec::new();
+    assert!(compress(message, compressor, -1, ANY, &mut out));
+    out
+}
+
+/// A reply whose body begins with `ok`, in snappy.
+fn packed_reply(response_to: i32) -> Vec<u8> {
+    wrapped(&reply(response_to), Compressor::Snappy)
+}
+
+fn op_code(message: &[u8]) -> OpCode {
+    let header = Header::parse(message, &Limits::default());
+    header.expect("a header").op_code
+}
+
+#[test]
+fn requests_are_compressed_once_that_is_agreed() {
+    let mut exchange = new();
+    let id = mark(&mut exchange, MsgFlags::NONE, Taker::Caller);
+    assert_eq!(
+        (op_code(exchange.request()), exchange.packed()),
+        (OpCode::Msg, None)
+    );
+    exchange.handle_written();
+    feed(&mut exchange, &reply(id));
+    exchange.accept_reply().expect("own");
+
+    exchange.compress_with(Compressor::Zlib, 9);
+    let id = mark(&mut exchange, MsgFlags::NONE, Taker::Caller);
+    assert_eq!(op_code(exchange.request()), OpCode::Compressed);
+    assert_eq!(exchange.readiness(), closed(ClosedReason::CancelledWrite));
+    let mut sent = Vec::new();
+    decompress(exchange.request(), &Limits::default(), &mut sent).expect("readable");
+    assert_eq!(sent, message(id, MsgFlags::NONE, &rawdoc! { "ping": 1 }));
+    exchange.handle_written();
+    assert!(exchange.request().is_empty());
+    assert_eq!(exchange.readiness(), Readiness::Owed);
+    feed(&mut exchange, &reply(id));
+    exchange.accept_reply().expect("it may come plain");
+
+    // What must not be compressed, in between.
+    let (buf, id) = exchange.begin().expect("idle");
+    *buf = message(id, MsgFlags::NONE, &rawdoc! { "saslStart": 1 });
+    exchange.start_writing(Taker::Caller).expect("a request");
+    assert_eq!(op_code(exchange.request()), OpCode::Msg);
+}
+
+#[test]
+fn a_message_of_the_callers_own_is_compressed_too() {
+    let mut exchange = new();
+    exchange.compress_with(Compressor::Snappy, -1);
+    let foreign = message(-77, MsgFlags::EXHAUST_ALLOWED, &rawdoc! { "find": "x" });
+    exchange
+        .start_writing_foreign(&foreign, Taker::Anyone)
+        .expect("a request");
+    let packed = exchange.packed().expect("compressed").to_vec();
+    assert_eq!(packed, wrapped(&foreign, Compressor::Snappy));
+    exchange.handle_written();
+    // Its flags count: the reply may be a stream.
+    feed(
+        &mut exchange,
+        &reply_with(500, -77, MsgFlags::MORE_TO_COME, ""),
+    );
+    exchange.accept_reply().expect("own");
+    assert!(exchange.is_streaming());
+}
+
+#[test]
+fn a_reply_is_read_by_its_own_compressor() {
+    for compressor in [Compressor::Snappy, Compressor::Zlib] {
+        let mut exchange = new();
+        exchange.accept_compressed();
+        exchange.compress_with(Compressor::Snappy, -1);
+        let id = request(&mut exchange, Taker::Anyone);
+        let plain = reply(id);
+        let packed = wrapped(&plain, compressor);
+        for byte in &packed {
+            assert!(!is_whole(&mut exchange));
+            feed(&mut exchange, &[*byte]);
+        }
+        assert!(is_whole(&mut exchange));
+        exchange.accept_reply().expect("own");
+        assert_eq!(exchange.reply(), plain);
+        let body = exchange.reply_body().expect("a document");
+        assert_eq!(body.get_str("text").expect("a text"), "own");
+        assert_eq!(exchange.readiness(), Readiness::Idle);
+        // The next one is plain, and nothing of the last one shows.
+        let id = request(&mut exchange, Taker::Caller);
+        assert_eq!(exchange.reply(), b"");
+        feed(&mut exchange, &reply(id));
+        exchange.accept_reply().expect("own");
+        assert_eq!(exchange.reply(), reply(id));
+    }
+}
+
+#[test]
+fn a_stream_may_be_compressed_in_part() {
+    let mut exchange = new();
+    exchange.accept_compressed();
+    let id = mark(&mut exchange, MsgFlags::EXHAUST_ALLOWED, Taker::Anyone);
+    exchange.handle_written();
+    let more = MsgFlags::MORE_TO_COME;
+    let first = reply_with(500, id, more, "first");
+    let second = reply_with(501, 500, more, "second");
+    let third = reply_with(502, 501, MsgFlags::NONE, "third");
+    let sent = [
+        wrapped(&first, Compressor::Zlib),
+        second.clone(),
+        wrapped(&third, Compressor::Snappy),
+    ];
+    feed(&mut exchange, &sent.concat());
+    for expected in [first, second, third] {
+        assert!(is_whole(&mut exchange));
+        exchange.accept_reply().expect("in the stream");
+        assert_eq!(exchange.reply(), expected);
+    }
+    assert_eq!(exchange.readiness(), Readiness::Idle);
+}
+
+#[test]
+fn what_was_not_asked_for_is_refused() {
+    let mut exchange = new();
+    let id = request(&mut exchange, Taker::Caller);
+    feed(&mut exchange, &packed_reply(id));
+    let refused = exchange.accept_reply();
+    assert_eq!(
+        refused,
+        Err(WireError::UnexpectedOpCode(OpCode::Compressed))
+    );
+    assert_eq!(exchange.readiness(), closed(ClosedReason::Protocol));
+
+    // Nor does a wrapper hide that a reply is somebody else's.
+    let mut exchange = new();
+    exchange.accept_compressed();
+    let id = request(&mut exchange, Taker::Caller);
+    feed(&mut exchange, &packed_reply(id + 1));
+    assert!(matches!(
+        exchange.accept_reply(),
+        Err(WireError::ResponseTo { .. })
+    ));
+    assert_eq!(exchange.reply(), b"");
+
+    let mut exchange = new();
+    exchange.accept_compressed();
+    let id = request(&mut exchange, Taker::Caller);
+    feed(&mut exchange, &[packed_reply(id), vec![0]].concat());
+    assert_eq!(exchange.accept_reply(), Err(WireError::Unsolicited(1)));
+
+    // An OP_REPLY in a wrapper answers no OP_MSG.
+    let mut exchange = new();
+    exchange.accept_compressed();
+    let id = request(&mut exchange, Taker::Caller);
+    let mut other = packed_reply(id);
+    other[16..20].copy_from_slice(&OpCode::Reply.code().to_le_bytes());
+    feed(&mut exchange, &other);
+    assert_eq!(
+        exchange.accept_reply(),
+        Err(WireError::UnexpectedOpCode(OpCode::Reply))
+    );
+}
+
+#[test]
+fn buffers_are_given_back() {
+    let mut exchange = new();
+    exchange.accept_compressed();
+    exchange.compress_with(Compressor::Zlib, 0);
+    let text = "x".repeat(1_000_000);
+    let (buf, id) = exchange.begin().expect("idle");
+    *buf = message(id, MsgFlags::NONE, &rawdoc! { "echo": &*text });
+    exchange.start_writing(Taker::Caller).expect("a request");
+    exchange.handle_written();
+    let long = reply_with(9, id, MsgFlags::NONE, &text);
+    feed(&mut exchange, &wrapped(&long, Compressor::Snappy));
+    exchange.accept_reply().expect("own");
+    assert_eq!(exchange.reply(), long);
+    exchange.release();
+    assert_eq!(exchange.reply(), b"");
+    let compression = exchange.compression.as_ref().expect("agreed");
+    assert_eq!(
+        compression.packed.capacity() + compression.unpacked.capacity(),
+        0
+    );
+    exchange.close(ClosedReason::Closed);
+    assert!(exchange.compression.is_none());
+}
