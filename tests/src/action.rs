@@ -6,6 +6,7 @@ use bson::{Bson, Document, doc};
 use tokio::sync::watch;
 
 use crate::codec::Checksum;
+use crate::compression::Compressor;
 use crate::scram::ScramAttack;
 
 /// A gate that holds replies back until the test opens it: better than a delay that guesses.
@@ -137,6 +138,9 @@ pub enum Action {
     Length(i32),
     /// Ends the message with a checksum.
     Checksum(Checksum),
+    /// Compresses the reply, whatever was negotiated. Without it, a compressed request is answered
+    /// in kind.
+    Compress(Compressor),
     /// Sets OP_MSG flags on top of those that belong there.
     Flags(u32),
 
@@ -212,6 +216,7 @@ pub(crate) struct Plan {
     pub(crate) response_to: Option<i32>,
     pub(crate) length: Option<i32>,
     pub(crate) checksum: Option<Checksum>,
+    pub(crate) compressor: Option<Compressor>,
     pub(crate) flags: u32,
     pub(crate) copies: usize,
     pub(crate) keep: Option<Cut>,
@@ -231,6 +236,7 @@ impl Plan {
             response_to: None,
             length: None,
             checksum: None,
+            compressor: None,
             flags: 0,
             copies: 1,
             keep: None,
@@ -262,6 +268,7 @@ impl Plan {
             Action::ResponseTo(id) => self.response_to = Some(id),
             Action::Length(length) => self.length = Some(length),
             Action::Checksum(checksum) => self.checksum = Some(checksum),
+            Action::Compress(compressor) => self.compressor = Some(compressor),
             Action::Flags(flags) => self.flags |= flags,
             Action::NoReply => self.copies = 0,
             Action::Copies(copies) => self.copies = copies,

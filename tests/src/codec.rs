@@ -7,6 +7,7 @@
 
 use bson::{Bson, Document, RawDocument};
 
+use crate::compression::{self, Compressor};
 pub use crate::outgoing::{Checksum, document_bytes, encode_command, encode_query};
 
 /// Message header: length, request id, response to, operation code.
@@ -20,6 +21,8 @@ pub const MAX_DEPTH: usize = 200;
 pub const OP_REPLY: i32 = 1;
 /// OP_QUERY, which old servers need for the first hello.
 pub const OP_QUERY: i32 = 2004;
+/// OP_COMPRESSED, which wraps any other.
+pub const OP_COMPRESSED: i32 = 2012;
 /// OP_MSG.
 pub const OP_MSG: i32 = 2013;
 
@@ -59,6 +62,9 @@ pub enum CodecError {
     /// A string that is no UTF-8 or has no end.
     #[error("bad string in {0}")]
     String(&'static str),
+    /// A compressed message whose compressor, size or content is wrong, or that must not be one.
+    #[error("compressed: {0}")]
+    Compressed(&'static str),
     /// Bytes that are no BSON document, or one that is nested too deeply.
     #[error("bad document: {0}")]
     Document(String),
@@ -84,6 +90,8 @@ pub struct Request {
     pub flags: u32,
     /// `$db`, or for OP_QUERY what stands before `.$cmd`.
     pub database: String,
+    /// How the message was compressed.
+    pub compressor: Option<Compressor>,
     /// The command, into which kind 1 sections are put as arrays.
     pub command: Document,
 }
@@ -105,8 +113,19 @@ impl Request {
                     form: Form::Msg,
                     flags,
                     database,
+                    compressor: None,
                     command,
                 })
+            }
+            OP_COMPRESSED => {
+                let (message, compressor) = compression::unwrap(message)?;
+                match Self::decode(&message)? {
+                    nested if nested.compressor.is_some() => Err(CodecError::Compressed("twice")),
+                    request => Ok(Self {
+                        compressor: Some(compressor),
+                        ..request
+                    }),
+                }
             }
             OP_QUERY => read_query(header.request_id, &mut reader),
             other => Err(CodecError::OpCode(other)),
@@ -252,6 +271,7 @@ fn read_query(request_id: i32, reader: &mut Reader<'_>) -> Result<Request, Codec
         form: Form::Query,
         flags,
         database,
+        compressor: None,
         command,
     })
 }

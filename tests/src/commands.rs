@@ -3,7 +3,8 @@
 use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
-use crate::codec::Request;
+use crate::codec::{CodecError, Request};
+use crate::compression::Compressor;
 use crate::external::{EXTERNAL, Proved};
 use crate::scram::Conversation;
 use crate::script::{Event, is_hello};
@@ -28,6 +29,8 @@ pub(crate) struct Session {
     pub(crate) connection: u64,
     conversation: Option<Conversation>,
     user: Option<String>,
+    /// What client and server both have, in the client's order.
+    pub(crate) compressors: Vec<Compressor>,
     pub(crate) has_metadata: bool,
     /// The application's name in the client metadata.
     pub(crate) app_name: Option<String>,
@@ -39,8 +42,22 @@ impl Session {
             connection,
             conversation: None,
             user: None,
+            compressors: Vec::new(),
             has_metadata: false,
             app_name: None,
+        }
+    }
+
+    /// Refuses what a client may not compress, or not like this.
+    pub(crate) fn check_compressor(&self, request: Request) -> Result<Request, CodecError> {
+        let name = request.name();
+        match request.compressor {
+            None => Ok(request),
+            Some(_) if is_hello(name) || name.to_ascii_lowercase().starts_with("sasl") => {
+                Err(CodecError::Compressed("a command that must not be"))
+            }
+            Some(compressor) if self.compressors.contains(&compressor) => Ok(request),
+            Some(_) => Err(CodecError::Compressed("was not negotiated")),
         }
     }
 }

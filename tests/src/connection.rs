@@ -10,6 +10,7 @@ use bson::Document;
 use crate::action::{Content, Pause, Plan, Then};
 use crate::codec::{self, EXHAUST_ALLOWED, Form, MORE_TO_COME, Request};
 use crate::commands::Session;
+use crate::compression;
 use crate::deployment::KnownVersion;
 use crate::hello::app_name;
 use crate::observe::SeenCommand;
@@ -119,7 +120,8 @@ impl Connection {
             };
             // What is frozen does not carry out what it has received.
             self.shared.link.flows().await;
-            next = match Request::decode(&message) {
+            let request = Request::decode(&message);
+            next = match request.and_then(|request| self.session.check_compressor(request)) {
                 Ok(request) => self.answer(&request).await?,
                 Err(error) => {
                     self.shared.observer.protocol_error(self.number, &error);
@@ -186,6 +188,7 @@ impl Connection {
             connection: self.number,
             request_id: request.request_id,
             legacy: request.form == Form::Query,
+            compressor: request.compressor,
             command: request.command.clone(),
         });
         let mut turn = Turn {
@@ -299,7 +302,8 @@ impl Connection {
                     turn.answers = message.request_id;
                 }
             }
-            self.write(plan, &message.encode()).await?;
+            let message = wrapped(message.encode(), request, plan);
+            self.write(plan, &message).await?;
         }
         Ok(goes_on)
     }
@@ -323,7 +327,8 @@ impl Connection {
             }
             message.response_to = plan.response_to.unwrap_or(answered);
             answered = message.request_id;
-            self.write(plan, &message.encode()).await?;
+            let message = wrapped(message.encode(), request, plan);
+            self.write(plan, &message).await?;
         }
         Ok(())
     }
@@ -406,6 +411,14 @@ async fn pause_for(pause: &Pause) {
     match pause {
         Pause::Delay(time) => tokio::time::sleep(*time).await,
         Pause::Gate(gate) => gate.wait().await,
+    }
+}
+
+/// Compressed as the plan says, or else as the request was.
+fn wrapped(message: Vec<u8>, request: &Request, plan: &Plan) -> Vec<u8> {
+    match plan.compressor.or(request.compressor) {
+        Some(compressor) => compression::wrap(message, compressor),
+        None => message,
     }
 }
 

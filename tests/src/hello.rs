@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use bson::{DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, doc};
 
 use crate::action::ErrorReply;
 use crate::codec::Request;
 use crate::commands::{Outcome, Session};
+use crate::compression::Compressor;
 use crate::deployment::{KnownVersion, MAX_WIRE_VERSION, Seat};
 use crate::script::is_hello;
 use crate::server::Shared;
@@ -54,6 +55,14 @@ impl Shared {
         if command.get_bool("helloOk").is_ok_and(|wanted| wanted) {
             reply.insert("helloOk", true);
         }
+        if let Ok(offered) = command.get_array("compression") {
+            let both = self.both(offered);
+            if !both.is_empty() {
+                let names = both.iter().map(|both| both.name());
+                reply.insert("compression", names.collect::<Vec<_>>());
+            }
+            session.compressors = both;
+        }
         if let Ok(wanted) = command.get_str("saslSupportedMechs") {
             let fits = |user: &&crate::User| format!("{}.{}", user.database, user.name) == wanted;
             if let Some(user) = self.users.iter().find(fits) {
@@ -73,6 +82,17 @@ impl Shared {
             }
         }
         Ok(reply)
+    }
+
+    /// The compressors that the server has of those that a client offers, in the client's order.
+    fn both(&self, offered: &[Bson]) -> Vec<Compressor> {
+        offered
+            .iter()
+            .filter_map(|name| {
+                let has = |own: &&Compressor| name.as_str() == Some(own.name());
+                self.compressors.iter().find(has).copied()
+            })
+            .collect()
     }
 
     /// A hello that asks to be answered later must do so in full.

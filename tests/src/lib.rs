@@ -33,6 +33,7 @@ mod action;
 mod client;
 pub mod codec;
 mod commands;
+mod compression;
 mod connection;
 mod deployment;
 mod external;
@@ -60,6 +61,7 @@ mod user;
 
 pub use action::{Action, Cut, ErrorReply, Gate};
 pub use codec::Checksum;
+pub use compression::{Compressed, Compressor};
 pub use connection::ExhaustReplies;
 pub use deployment::{
     ConfigEntry, Deployment, DeploymentBuilder, MemberKind, MemberSpec, Process, ReplicaSetState,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bson::{Bson, Document};
 use tokio::sync::Notify;
 
+use crate::compression::Compressor;
+
 /// How long [`wait_for`](crate::ScriptedServer::wait_for) waits at most, by tokio's clock.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(20);
 /// The log and the list of closed connections keep this many entries; counters go on for ever.
@@ -26,6 +28,8 @@ pub struct SeenCommand {
     pub request_id: i32,
     /// Whether it came as a legacy OP_QUERY.
     pub legacy: bool,
+    /// How its message was compressed.
+    pub compressor: Option<Compressor>,
     /// The whole command.
     pub command: Document,
 }

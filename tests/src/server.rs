@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::acceptor::{Acceptor, Order};
 use crate::commands::Outcome;
+use crate::compression::Compressor;
 use crate::connection::ExhaustReplies;
 use crate::deployment::Seat;
 use crate::external::External;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) users: Vec<User>,
     pub(crate) external: External,
     pub(crate) long_scram: bool,
+    pub(crate) compressors: Vec<Compressor>,
     pub(crate) record_bytes: bool,
     pub(crate) next_request_id: AtomicI32,
     pub(crate) fail_point: FailPoint,
@@ -50,6 +52,7 @@ pub struct ScriptedServerBuilder {
     users: Vec<User>,
     external: External,
     long_scram: bool,
+    compressors: Vec<Compressor>,
     record_bytes: bool,
     unix: bool,
     exhaust: ExhaustReplies,
@@ -90,6 +93,12 @@ impl ScriptedServerBuilder {
     /// Leaves `skipEmptyExchange` unheeded, as servers before 4.4 do.
     pub fn long_scram(mut self) -> Self {
         self.long_scram = true;
+        self
+    }
+
+    /// Has these compressors. Without it, none.
+    pub fn compressors(mut self, compressors: impl IntoIterator<Item = Compressor>) -> Self {
+        self.compressors.extend(compressors);
         self
     }
 
@@ -154,6 +163,7 @@ impl ScriptedServerBuilder {
             users: self.users,
             external: self.external,
             long_scram: self.long_scram,
+            compressors: self.compressors,
             record_bytes: self.record_bytes,
             next_request_id: AtomicI32::new(1),
             fail_point: FailPoint::default(),

@@ -10,6 +10,8 @@ use mongo_core::handshake::HandshakeError;
 use mongo_core::wire::WireError;
 use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, ScramAttack, payload};
 
+use crate::compressed;
+
 /// A user whose password must be seen nowhere.
 pub(crate) const USER: &str = "mallory";
 pub(crate) const PASSWORD: &str = "s3cr3t/marked";
@@ -42,12 +44,22 @@ pub(crate) struct Attack {
     pub(crate) rule: Rule,
     pub(crate) expected: &'static str,
     pub(crate) fits: fn(&ErrorKind) -> bool,
+    /// Whether the client lets replies come compressed.
+    pub(crate) compressed: bool,
 }
 
 impl Attack {
     /// Whether the only way out is the deadline.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.expected.contains("Timeout")
+    }
+
+    /// What the client's connection string has in addition.
+    pub(crate) fn option(&self) -> &'static str {
+        match self.compressed {
+            true => compressed::OPTION,
+            false => "",
+        }
     }
 
     /// Whether the client authenticates: not where the attack comes before that, so that nothing
@@ -63,8 +75,9 @@ macro_rules! kind {
         (stringify!($($pattern)+), |kind| matches!(kind, $($pattern)+))
     };
 }
+pub(crate) use kind;
 
-type Expected = (&'static str, fn(&ErrorKind) -> bool);
+pub(crate) type Expected = (&'static str, fn(&ErrorKind) -> bool);
 
 /// All of them. Those on the wire come twice: in the answer to the hello, and in a command's.
 pub(crate) fn all() -> Vec<Attack> {
@@ -79,7 +92,7 @@ pub(crate) fn all() -> Vec<Attack> {
         .collect()
 }
 
-fn attack(name: &'static str, moment: Moment, rule: Rule, expected: Expected) -> Attack {
+pub(crate) fn attack(name: &'static str, moment: Moment, rule: Rule, expected: Expected) -> Attack {
     let (expected, fits) = expected;
     Attack {
         name,
@@ -87,6 +100,7 @@ fn attack(name: &'static str, moment: Moment, rule: Rule, expected: Expected) ->
         rule,
         expected,
         fits,
+        compressed: false,
     }
 }
 
@@ -94,6 +108,7 @@ fn wire(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let mut attacks = lengths(moment, matcher);
     attacks.extend(contents(moment, matcher));
     attacks.extend(silences(moment, matcher));
+    attacks.extend(compressed::all(moment, matcher));
     attacks
 }
 

@@ -41,7 +41,10 @@ pub(crate) fn run(attack: &Attack) {
         };
         let mut config = ManagerConfig::default();
         config.command_timeout = Some(PATIENCE);
-        let core = Core::build(&format!("{uri}&connectTimeoutMS={patience}"), config);
+        let core = Core::build(
+            &format!("{uri}&connectTimeoutMS={patience}{}", attack.option()),
+            config,
+        );
         let held = match attack.moment {
             Moment::Hello | Moment::Authentication => None,
             Moment::Command => Some(core.get().await.expect("a decent connection")),

@@ -7,6 +7,7 @@
 
 mod attacks;
 mod bounds;
+mod compressed;
 mod outcome;
 mod sources;
 

@@ -33,7 +33,7 @@ async fn suffer<S: Source>(attack: &Attack) {
     let (server, uri) = server_for(attack).await;
     let mut config = ManagerConfig::default();
     config.command_timeout = Some(COMMAND_TIMEOUT);
-    let source = S::build(&uri, config);
+    let source = S::build(&(uri + attack.option()), config);
     let held = match attack.moment {
         Moment::Hello | Moment::Authentication => None,
         Moment::Command => Some(source.get().await.expect("a decent connection")),
