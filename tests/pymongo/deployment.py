@@ -81,12 +81,26 @@ def retry(client: MongoClient, old: str) -> None:
     assert collection.count_documents({}) == 19
 
 
+def fail_point(client: MongoClient) -> None:
+    """A write that the server's fail point spoils once is retried and done once."""
+    collection = client["kit"]["numbers"]
+    collection.insert_one({"_id": 0})
+    for number, fault in enumerate(({"closeConnection": True}, {"errorCode": 91}, {"errorCode": 10107}), 1):
+        data = {"failCommands": ["insert"], "appName": "kit-pymongo", **fault}
+        client.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
+        collection.insert_one({"_id": number})
+    found = client.admin.command("configureFailPoint", "failCommand", mode="off")
+    assert found["count"] == 3, found
+    assert collection.count_documents({}) == 4
+
+
 CHECKS = {
     "discover": discover,
     "read-and-write": read_and_write,
     "read": read,
     "fail-over": fail_over,
     "retry": retry,
+    "fail-point": fail_point,
 }
 
 

@@ -50,14 +50,25 @@ pub enum Cut {
     Half,
 }
 
-pub(crate) const RETRYABLE_WRITE_ERROR: &str = "RetryableWriteError";
-
-/// Whether a server gives that label to such an error of such a command.
-pub(crate) fn is_retryable_write(code: i32, command: &Document) -> bool {
-    const CODES: [i32; 12] = [
+/// The label that a server gives to such an error of such a command.
+pub(crate) fn error_label(code: i32, command: &Document) -> Option<&'static str> {
+    const RETRYABLE: [i32; 12] = [
         6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
     ];
-    command.contains_key("txnNumber") && CODES.contains(&code)
+    const TRANSIENT: [i32; 5] = [24, 112, 246, 251, 267];
+    let is_end = ["commitTransaction", "abortTransaction"]
+        .iter()
+        .any(|end| command.contains_key(end));
+    let in_transaction = command.get_bool("autocommit").is_ok_and(|own| !own) && !is_end;
+    if !command.contains_key("txnNumber") {
+        return None;
+    }
+    match (RETRYABLE.contains(&code), in_transaction) {
+        (true, false) => Some("RetryableWriteError"),
+        (true, true) => Some("TransientTransactionError"),
+        (false, true) if TRANSIENT.contains(&code) => Some("TransientTransactionError"),
+        (false, _) => None,
+    }
 }
 
 /// An `ok: 0` reply.
@@ -89,13 +100,12 @@ impl ErrorReply {
         self
     }
 
-    /// Adds the label that servers give an error of a write that may be retried.
-    pub(crate) fn of_retryable_write(self, command: &Document) -> Self {
+    /// Adds the label that servers give such an error, if any.
+    pub(crate) fn labelled_for(self, command: &Document) -> Self {
         let code = self.0.get_i32("code").unwrap_or(0);
-        if is_retryable_write(code, command) {
-            self.label(RETRYABLE_WRITE_ERROR)
-        } else {
-            self
+        match error_label(code, command) {
+            Some(label) => self.label(label),
+            None => self,
         }
     }
 

@@ -5,7 +5,9 @@ use bson::{Bson, Document, doc};
 use crate::action::ErrorReply;
 use crate::codec::{CodecError, Request};
 use crate::compression::Compressor;
+use crate::deployment::{Seat, is_write};
 use crate::external::{EXTERNAL, Proved};
+use crate::observe::SeenCommand;
 use crate::scram::Conversation;
 use crate::script::{Event, is_hello};
 use crate::server::Shared;
@@ -74,15 +76,7 @@ impl Shared {
             let name = request.name().to_ascii_lowercase();
             self.dispatch(session, &name, request)
         });
-        let mut reply = match outcome {
-            Ok(mut reply) => {
-                if !reply.contains_key("ok") {
-                    reply.insert("ok", 1.0);
-                }
-                reply
-            }
-            Err(error) => error.into_document(),
-        };
+        let mut reply = completed(outcome);
         if let Some(seat) = &self.seat {
             seat.sign(&mut reply);
         }
@@ -117,13 +111,13 @@ impl Shared {
                 Ok(Document::new())
             }
             "connectionstatus" => Ok(connection_status(session)),
-            "echo" => Ok(doc! {"echo": command.get("echo").cloned().unwrap_or(Bson::Null)}),
-            _ => self.run_seated(name, request),
+            "echo" => echo(command),
+            _ => self.run_seated(session, name, request),
         }
     }
 
     /// What depends on the server's role.
-    fn run_seated(&self, name: &str, request: &Request) -> Outcome {
+    fn run_seated(&self, session: &Session, name: &str, request: &Request) -> Outcome {
         let command = &request.command;
         let run = || self.store.run(name, &request.database, command);
         let Some(seat) = &self.seat else {
@@ -132,7 +126,7 @@ impl Shared {
         if let Some(outcome) = seat.run(name, command) {
             return outcome;
         }
-        seat.admit(name, request)?;
+        self.admit(session, seat, name, request)?;
         let reply = run()?;
         seat.done(name, command);
         Ok(reply)
@@ -154,6 +148,22 @@ impl Shared {
         self.observer.authenticated(session.connection, &user);
         session.user = Some(user);
         Ok(reply)
+    }
+
+    /// Whether the server carries such a command out in its role.
+    pub(crate) fn admit(
+        &self,
+        session: &Session,
+        seat: &Seat,
+        name: &str,
+        request: &Request,
+    ) -> Result<(), ErrorReply> {
+        let admitted = seat.admit(name, request);
+        if admitted.is_err() && is_write(name, &request.command) {
+            let refused = SeenCommand::of(session.connection, request);
+            self.observer.refused_write(refused);
+        }
+        admitted
     }
 
     pub(crate) fn sasl_start(
@@ -189,6 +199,23 @@ impl Shared {
         }
         Ok(step.reply)
     }
+}
+
+/// The whole reply, `ok` included.
+pub(crate) fn completed(outcome: Outcome) -> Document {
+    match outcome {
+        Ok(mut reply) => {
+            if !reply.contains_key("ok") {
+                reply.insert("ok", 1.0);
+            }
+            reply
+        }
+        Err(error) => error.into_document(),
+    }
+}
+
+pub(crate) fn echo(command: &Document) -> Outcome {
+    Ok(doc! {"echo": command.get("echo").cloned().unwrap_or(Bson::Null)})
 }
 
 fn build_info() -> Document {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bson::Document;
 
 use crate::action::{Content, Pause, Plan, Then};
+use crate::backend::Upstream;
 use crate::codec::{self, EXHAUST_ALLOWED, Form, MORE_TO_COME, Request};
 use crate::commands::Session;
 use crate::compression;
@@ -38,6 +39,8 @@ pub(crate) struct Connection {
     /// What was read and not used yet.
     buffer: Vec<u8>,
     session: Session,
+    /// To the real server, if there is one behind this.
+    upstream: Option<Upstream>,
 }
 
 /// Where an exhaust stream of replies is.
@@ -81,12 +84,14 @@ impl Connection {
             number,
         };
         let session = Session::new(number);
+        let upstream = shared.backend.as_ref().map(Upstream::new);
         let connection = Self {
             shared,
             socket,
             number,
             buffer: Vec::new(),
             session,
+            upstream,
         };
         async move {
             // The socket is gone before the connection counts as closed.
@@ -122,7 +127,7 @@ impl Connection {
             self.shared.link.flows().await;
             let request = Request::decode(&message);
             next = match request.and_then(|request| self.session.check_compressor(request)) {
-                Ok(request) => self.answer(&request).await?,
+                Ok(request) => self.answer(&request, &message).await?,
                 Err(error) => {
                     self.shared.observer.protocol_error(self.number, &error);
                     Next::End
@@ -181,16 +186,9 @@ impl Connection {
         Ok(count)
     }
 
-    async fn answer(&mut self, request: &Request) -> io::Result<Next> {
-        self.shared.observer.command(SeenCommand {
-            name: request.name().to_owned(),
-            database: request.database.clone(),
-            connection: self.number,
-            request_id: request.request_id,
-            legacy: request.form == Form::Query,
-            compressor: request.compressor,
-            command: request.command.clone(),
-        });
+    async fn answer(&mut self, request: &Request, message: &[u8]) -> io::Result<Next> {
+        let seen = SeenCommand::of(self.number, request);
+        self.shared.observer.command(seen);
         let mut turn = Turn {
             answers: request.request_id,
             known: self.shared.awaits(request).map(|(_, known, _)| known),
@@ -208,7 +206,7 @@ impl Connection {
                 }
             }
             let plan = self.wait_for_news(request, plan, turn).await?;
-            let goes_on = self.reply(request, &plan, &mut turn).await?;
+            let goes_on = self.reply(request, message, &plan, &mut turn).await?;
             let next = self.conclude(plan.then, true).await?;
             if !goes_on || next != Next::Serve {
                 return Ok(next);
@@ -266,7 +264,13 @@ impl Connection {
     }
 
     /// Replies, and gives whether another reply follows without a request.
-    async fn reply(&mut self, request: &Request, plan: &Plan, turn: &mut Turn) -> io::Result<bool> {
+    async fn reply(
+        &mut self,
+        request: &Request,
+        message: &[u8],
+        plan: &Plan,
+        turn: &mut Turn,
+    ) -> io::Result<bool> {
         let mut goes_on = false;
         let body = match &plan.content {
             Content::Raw(bytes) => {
@@ -282,7 +286,7 @@ impl Connection {
             Content::Body(bytes) => bytes.clone(),
             Content::Document(document) => edited(document.clone(), plan),
             Content::Normal => {
-                let document = self.shared.run(&mut self.session, request);
+                let document = self.carry_out(request, message).await?;
                 let is_exhaust = request.form == Form::Msg && request.flags & EXHAUST_ALLOWED != 0;
                 let is_ok = document.get_f64("ok").is_ok_and(|ok| ok == 1.0);
                 goes_on = is_exhaust && is_ok && turn.known.is_some() && plan.copies > 0;
@@ -306,6 +310,29 @@ impl Connection {
             self.write(plan, &message).await?;
         }
         Ok(goes_on)
+    }
+
+    /// Carries a command out, here or at the real server.
+    async fn carry_out(&mut self, request: &Request, message: &[u8]) -> io::Result<Document> {
+        let shared = Arc::clone(&self.shared);
+        let (Some(backend), Some(mut upstream)) = (&shared.backend, self.upstream.take()) else {
+            return Ok(shared.run(&mut self.session, request));
+        };
+        let reply = match shared.hand_on(backend, &mut self.session, request, message) {
+            Err(own) => own,
+            Ok(message) => {
+                let answer = self.wait_with_client(upstream.ask(&message)).await?;
+                let (reply, user) = answer.inspect_err(|error| {
+                    shared.observer.protocol_error(self.number, error);
+                })?;
+                if let Some(user) = user {
+                    shared.observer.authenticated(self.number, &user);
+                }
+                shared.hand_back(backend, &mut self.session, request, reply)
+            }
+        };
+        self.upstream = Some(upstream);
+        Ok(reply)
     }
 
     /// Writes messages of which each but the last announces the next, and answers the one before.
@@ -386,17 +413,16 @@ impl Connection {
     }
 
     /// Waits, and meanwhile notices when the client closes: an error ends the connection.
-    async fn wait_with_client(&mut self, wait: impl Future<Output = ()>) -> io::Result<()> {
+    async fn wait_with_client<T>(&mut self, wait: impl Future<Output = T>) -> io::Result<T> {
         let mut wait = std::pin::pin!(wait);
         loop {
             if self.buffer.len() >= PIPELINE_LIMIT {
-                wait.await;
-                return Ok(());
+                return Ok(wait.await);
             }
             // Reading loses nothing when the wait is over first.
             tokio::select! {
                 biased;
-                () = &mut wait => return Ok(()),
+                done = &mut wait => return Ok(done),
                 count = self.fill() => {
                     if count? == 0 {
                         return Err(io::ErrorKind::ConnectionAborted.into());

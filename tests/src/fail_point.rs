@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 
-use crate::action::{Action, ErrorReply, RETRYABLE_WRITE_ERROR, is_retryable_write};
+use crate::action::{Action, ErrorReply, error_label};
 use crate::commands::Outcome;
 use crate::statement::{missing, size};
 
@@ -74,8 +74,8 @@ impl FailPoint {
         }
         setting.times = setting.times.saturating_sub(1);
         let mut actions = setting.actions.clone();
-        if is_retryable_write(setting.unlabelled, command) {
-            let labels = vec![Bson::from(RETRYABLE_WRITE_ERROR)];
+        if let Some(label) = error_label(setting.unlabelled, command) {
+            let labels = vec![Bson::from(label)];
             actions.push(Action::Merge(doc! {"errorLabels": labels}));
         }
         state.hits = state.hits.saturating_add(1);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retryable_write_is_labelled_unless_labels_are_set() {
+    fn an_error_is_labelled_unless_labels_are_set() {
         let labels = |data: Document, command: Document| {
             let mut whole = doc! {"failCommands": ["insert"]};
             whole.extend(data);
@@ -261,6 +261,23 @@ mod tests {
             write.clone()
         ));
         assert!(!labels(doc! {"closeConnection": true}, write));
+    }
+
+    #[test]
+    fn the_label_tells_a_transaction_from_a_retryable_write() {
+        let (write, transient) = ("RetryableWriteError", "TransientTransactionError");
+        let of = |code, name: &str| {
+            error_label(
+                code,
+                &doc! {name: 1, "txnNumber": 1_i64, "autocommit": false},
+            )
+        };
+        assert_eq!(of(10107, "insert"), Some(transient));
+        assert_eq!(of(112, "insert"), Some(transient));
+        assert_eq!(of(10107, "commitTransaction"), Some(write));
+        assert_eq!(of(112, "commitTransaction"), None);
+        assert_eq!(of(2, "insert"), None);
+        assert_eq!(error_label(112, &doc! {"insert": 1, "txnNumber": 1}), None);
     }
 
     #[test]

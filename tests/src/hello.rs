@@ -20,33 +20,13 @@ const STREAMING_WIRE_VERSION: i32 = 9;
 
 impl Shared {
     pub(crate) fn hello(&self, session: &mut Session, name: &str, command: &Document) -> Outcome {
-        check_metadata(session, command)?;
-        self.check_awaitable(command)?;
-        let wants_service = command.get_bool("loadBalanced").unwrap_or(false);
-        let (mut reply, now, versions) = match &self.seat {
-            Some(seat) => (seat.hello(wants_service), seat.now(), seat.wire_versions()),
-            None => (
-                doc! {"isWritablePrimary": true},
-                DateTime::now(),
-                (0, MAX_WIRE_VERSION),
-            ),
-        };
-        if name != "hello"
-            && let Some(is_primary) = reply.remove("isWritablePrimary")
-        {
-            reply.insert("ismaster", is_primary);
-        }
-        if versions.1 < STREAMING_WIRE_VERSION {
-            reply.remove("topologyVersion");
-        }
+        self.check_hello(session, command)?;
+        let mut reply = self.role(name, command);
         reply.extend(doc! {
             "maxBsonObjectSize": 16 * 1024 * 1024,
             "maxMessageSizeBytes": 48_000_000,
             "maxWriteBatchSize": 100_000,
-            "localTime": now,
             "connectionId": i32::try_from(session.connection).unwrap_or(i32::MAX),
-            "minWireVersion": versions.0,
-            "maxWireVersion": versions.1,
             "readOnly": false,
         });
         if self.seat.as_ref().is_none_or(Seat::has_sessions) {
@@ -55,14 +35,7 @@ impl Shared {
         if command.get_bool("helloOk").is_ok_and(|wanted| wanted) {
             reply.insert("helloOk", true);
         }
-        if let Ok(offered) = command.get_array("compression") {
-            let both = self.both(offered);
-            if !both.is_empty() {
-                let names = both.iter().map(|both| both.name());
-                reply.insert("compression", names.collect::<Vec<_>>());
-            }
-            session.compressors = both;
-        }
+        self.offer_compressors(session, command, &mut reply);
         if let Ok(wanted) = command.get_str("saslSupportedMechs") {
             let fits = |user: &&crate::User| format!("{}.{}", user.database, user.name) == wanted;
             if let Some(user) = self.users.iter().find(fits) {
@@ -84,6 +57,22 @@ impl Shared {
         Ok(reply)
     }
 
+    pub(crate) fn offer_compressors(
+        &self,
+        session: &mut Session,
+        command: &Document,
+        reply: &mut Document,
+    ) {
+        if let Ok(offered) = command.get_array("compression") {
+            let both = self.both(offered);
+            if !both.is_empty() {
+                let names = both.iter().map(|both| both.name());
+                reply.insert("compression", names.collect::<Vec<_>>());
+            }
+            session.compressors = both;
+        }
+    }
+
     /// The compressors that the server has of those that a client offers, in the client's order.
     fn both(&self, offered: &[Bson]) -> Vec<Compressor> {
         offered
@@ -93,6 +82,42 @@ impl Shared {
                 self.compressors.iter().find(has).copied()
             })
             .collect()
+    }
+
+    pub(crate) fn check_hello(
+        &self,
+        session: &mut Session,
+        command: &Document,
+    ) -> Result<(), ErrorReply> {
+        check_metadata(session, command)?;
+        self.check_awaitable(command)
+    }
+
+    /// What a hello reply says of the server's role, version and time.
+    pub(crate) fn role(&self, name: &str, command: &Document) -> Document {
+        let wants_service = command.get_bool("loadBalanced").unwrap_or(false);
+        let (mut reply, now, versions) = match &self.seat {
+            Some(seat) => (seat.hello(wants_service), seat.now(), seat.wire_versions()),
+            None => (
+                doc! {"isWritablePrimary": true},
+                DateTime::now(),
+                (0, MAX_WIRE_VERSION),
+            ),
+        };
+        if name != "hello"
+            && let Some(is_primary) = reply.remove("isWritablePrimary")
+        {
+            reply.insert("ismaster", is_primary);
+        }
+        if versions.1 < STREAMING_WIRE_VERSION {
+            reply.remove("topologyVersion");
+        }
+        reply.extend(doc! {
+            "localTime": now,
+            "minWireVersion": versions.0,
+            "maxWireVersion": versions.1,
+        });
+        reply
     }
 
     /// A hello that asks to be answered later must do so in full.

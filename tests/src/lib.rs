@@ -6,6 +6,9 @@
 //! - [`Deployment`]: many of them as a replica set, as mongos, or behind a load balancer, whose
 //!   roles, deaths and partitions a test commands; on loopback or on a [`SimNetwork`] in memory.
 //! - [`RealServer`]: a real server in a process of its own.
+//! - Both together, by [`DeploymentBuilder::backed_by`]: the deployment's servers are proxies
+//!   before one real server, with the same controls, scripts, fail points and records. Real
+//!   commands, users, sessions, transactions and cursors run through roles that the test plays.
 //!
 //! The kit has a wire codec and a SCRAM of its own, so that it does not share mistakes with the
 //! code that it tests; its own tests drive it with the official `mongodb` crate and PyMongo.
@@ -30,6 +33,7 @@
 
 mod acceptor;
 mod action;
+mod backend;
 mod client;
 pub mod codec;
 mod commands;
@@ -48,6 +52,7 @@ mod pipe;
 mod pipeline;
 mod query;
 mod real;
+mod relay;
 mod scram;
 mod script;
 mod server;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bson::{Bson, Document};
 use tokio::sync::Notify;
 
+use crate::codec::{Form, Request};
 use crate::compression::Compressor;
 
 /// How long [`wait_for`](crate::ScriptedServer::wait_for) waits at most, by tokio's clock.
@@ -32,6 +33,20 @@ pub struct SeenCommand {
     pub compressor: Option<Compressor>,
     /// The whole command.
     pub command: Document,
+}
+
+impl SeenCommand {
+    pub(crate) fn of(connection: u64, request: &Request) -> Self {
+        Self {
+            name: request.name().to_owned(),
+            database: request.database.clone(),
+            connection,
+            request_id: request.request_id,
+            legacy: request.form == Form::Query,
+            compressor: request.compressor,
+            command: request.command.clone(),
+        }
+    }
 }
 
 /// A connection that a server has accepted.
@@ -67,6 +82,8 @@ pub struct Seen {
     pub counts: BTreeMap<String, u64>,
     /// The newest [`KEPT_ENTRIES`] commands, in the order of arrival.
     pub log: VecDeque<SeenCommand>,
+    /// The newest [`KEPT_ENTRIES`] writes that were refused because the server was no primary.
+    pub refused_writes: VecDeque<SeenCommand>,
     /// What was wrong with messages that could not be read; each ended its connection.
     pub protocol_errors: Vec<String>,
 }
@@ -184,11 +201,12 @@ impl Observer {
                     entry.client = Some(client.clone());
                 }
             }
-            if seen.log.len() == KEPT_ENTRIES {
-                seen.log.pop_front();
-            }
-            seen.log.push_back(command);
+            keep(&mut seen.log, command);
         });
+    }
+
+    pub(crate) fn refused_write(&self, command: SeenCommand) {
+        self.change(|seen| keep(&mut seen.refused_writes, command));
     }
 
     pub(crate) fn authenticated(&self, connection: u64, user: &str) {
@@ -225,4 +243,11 @@ impl Observer {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn keep(log: &mut VecDeque<SeenCommand>, command: SeenCommand) {
+    if log.len() == KEPT_ENTRIES {
+        log.pop_front();
+    }
+    log.push_back(command);
 }

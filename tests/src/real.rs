@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -187,9 +187,9 @@ impl RealServer {
     ///
     /// # Panics
     /// As [`RealServerBuilder::start`].
-    pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<RealServer> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+    pub fn shared() -> &'static Arc<Self> {
+        static SHARED: OnceLock<Arc<RealServer>> = OnceLock::new();
+        SHARED.get_or_init(|| Arc::new(Self::start()))
     }
 
     /// The one server with authentication that all tests of a process share. Its user is
@@ -197,9 +197,12 @@ impl RealServer {
     ///
     /// # Panics
     /// As [`RealServerBuilder::start`].
-    pub fn shared_with_auth() -> &'static Self {
-        static SHARED: OnceLock<RealServer> = OnceLock::new();
-        SHARED.get_or_init(|| Self::builder().user(User::new("app", "pencil")).start())
+    pub fn shared_with_auth() -> &'static Arc<Self> {
+        static SHARED: OnceLock<Arc<RealServer>> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let user = User::new("app", "pencil");
+            Arc::new(Self::builder().user(user).start())
+        })
     }
 
     /// `127.0.0.1:port`.
@@ -234,6 +237,42 @@ impl RealServer {
     pub fn run_command(&self, database: &str, command: Document) -> Document {
         self.try_run(database, command)
             .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The documents of a collection, named `database.collection`. Blocks the thread.
+    ///
+    /// # Panics
+    /// As [`run_command`](Self::run_command), and when they do not fit into one reply.
+    pub fn documents(&self, namespace: &str) -> Vec<Document> {
+        let (database, collection) = split(namespace);
+        let reply = self.run_command(database, doc! {"find": collection, "batchSize": i32::MAX});
+        let cursor = reply.get_document("cursor").expect("a cursor");
+        let rest = cursor.get_i64("id").expect("a cursor's id");
+        assert_eq!(rest, 0, "{namespace} does not fit into one reply");
+        let batch = cursor.get_array("firstBatch").expect("a first batch");
+        batch
+            .iter()
+            .filter_map(|document| document.as_document().cloned())
+            .collect()
+    }
+
+    /// Puts documents into a collection. Blocks the thread.
+    ///
+    /// # Panics
+    /// As [`run_command`](Self::run_command), and when the server refuses one of them.
+    pub fn insert(&self, namespace: &str, documents: impl IntoIterator<Item = Document>) {
+        let (database, collection) = split(namespace);
+        let documents: Vec<Document> = documents.into_iter().collect();
+        let insert = doc! {"insert": collection, "documents": documents};
+        let reply = self.run_command(database, insert);
+        assert!(!reply.contains_key("writeErrors"), "{reply}");
+    }
+
+    /// `minWireVersion` and `maxWireVersion`.
+    pub(crate) fn wire_versions(&self) -> (i32, i32) {
+        let hello = self.run_command("admin", doc! {"hello": 1});
+        let version = |name| hello.get_i32(name).expect("a wire version");
+        (version("minWireVersion"), version("maxWireVersion"))
     }
 
     /// What the server has logged at the level of a warning or above.
@@ -309,6 +348,11 @@ impl RealServer {
         }
         reply
     }
+}
+
+fn split(namespace: &str) -> (&str, &str) {
+    let parts = namespace.split_once('.');
+    parts.unwrap_or_else(|| panic!("{namespace} has no database"))
 }
 
 /// Reads the line by which the server tells its port, and goes on reading on a thread of its own,

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::acceptor::{Acceptor, Order};
+use crate::backend::Backend;
 use crate::commands::Outcome;
 use crate::compression::Compressor;
 use crate::connection::ExhaustReplies;
@@ -19,6 +20,7 @@ use crate::fail_point::FailPoint;
 use crate::link::Link;
 use crate::listener::Place;
 use crate::observe::{Observer, Seen};
+use crate::real::RealServer;
 use crate::script::Script;
 use crate::socket::{ByteStream, Socket};
 use crate::store::Store;
@@ -42,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) exhaust: ExhaustReplies,
     /// Its place in a deployment. Without one it is a standalone that has no topology version.
     pub(crate) seat: Option<Seat>,
+    /// Where there is one, the store is unused.
+    pub(crate) backend: Option<Backend>,
 }
 
 /// How a [`ScriptedServer`] is set up. Without users it asks for no authentication.
@@ -59,6 +63,7 @@ pub struct ScriptedServerBuilder {
     place: Option<Place>,
     seat: Option<Seat>,
     store: Store,
+    backend: Option<Backend>,
 }
 
 impl ScriptedServerBuilder {
@@ -137,6 +142,11 @@ impl ScriptedServerBuilder {
         self
     }
 
+    pub(crate) fn backend(mut self, real: Option<Arc<RealServer>>) -> Self {
+        self.backend = real.map(Backend::new);
+        self
+    }
+
     /// Listens, and serves on tasks of the current runtime.
     ///
     /// # Panics
@@ -170,6 +180,7 @@ impl ScriptedServerBuilder {
             link: Link::default(),
             exhaust: self.exhaust,
             seat: self.seat,
+            backend: self.backend,
         });
         let (orders, received) = mpsc::channel(1);
         let acceptor = Acceptor::new(Arc::clone(&shared), Arc::clone(&place), listener);
@@ -272,17 +283,26 @@ impl ScriptedServer {
 
     /// The documents of a collection, named `database.collection`, in the order of insertion.
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
-        self.shared.store.documents(namespace)
+        match &self.shared.backend {
+            Some(backend) => backend.real.documents(namespace),
+            None => self.shared.store.documents(namespace),
+        }
     }
 
     /// Puts documents into a collection without a client.
     pub fn insert(&self, namespace: &str, documents: impl IntoIterator<Item = Document>) {
-        self.shared.store.put(namespace, documents);
+        match &self.shared.backend {
+            Some(backend) => backend.real.insert(namespace, documents),
+            None => self.shared.store.put(namespace, documents),
+        }
     }
 
     /// How many cursors are open.
     pub fn open_cursors(&self) -> usize {
-        self.shared.store.open_cursors()
+        match &self.shared.backend {
+            Some(backend) => backend.open_cursors(),
+            None => self.shared.store.open_cursors(),
+        }
     }
 
     /// Serves one connection over any stream, as if it had come to the listener.
@@ -328,6 +348,9 @@ impl ScriptedServer {
     pub(crate) async fn stop(&self) {
         self.order(Order::Stop).await;
         self.shared.store.forget_cursors();
+        if let Some(backend) = &self.shared.backend {
+            backend.forget_cursors();
+        }
     }
 
     /// Closes the listener, so that the system refuses new connections. Open ones go on.

@@ -8,12 +8,14 @@ use bson::{DateTime, Document};
 use super::balancer::Balancer;
 use super::config::{ConfigEntry, MemberKind};
 use super::control::Deployment;
-use super::process::{MAX_WIRE_VERSION, Process};
+use super::process::Process;
 use super::seat::Seat;
 use super::state::ReplicaSetState;
 use super::world::{Roles, World, hold_elections};
+use crate::compression::Compressor;
 use crate::connection::ExhaustReplies;
 use crate::listener::Place;
+use crate::real::RealServer;
 use crate::server::ScriptedServer;
 use crate::sim::SimNetwork;
 use crate::store::Store;
@@ -26,17 +28,18 @@ pub struct MemberSpec {
     pub(super) kind: MemberKind,
     pub(super) tags: Document,
     pub(super) lag: Duration,
-    pub(super) wire_versions: (i32, i32),
+    pub(super) wire_versions: Option<(i32, i32)>,
 }
 
 impl MemberSpec {
-    /// A member of this kind, without tags and lag, of wire versions 0 to 25.
+    /// A member of this kind, without tags and lag, of wire versions 0 to 25, or a real server's
+    /// behind it.
     pub fn new(kind: MemberKind) -> Self {
         Self {
             kind,
             tags: Document::new(),
             lag: Duration::ZERO,
-            wire_versions: (0, MAX_WIRE_VERSION),
+            wire_versions: None,
         }
     }
 
@@ -54,14 +57,8 @@ impl MemberSpec {
 
     /// Its `minWireVersion` and `maxWireVersion`. Under 9 it has no `topologyVersion`.
     pub fn wire_versions(mut self, min: i32, max: i32) -> Self {
-        self.wire_versions = (min, max);
+        self.wire_versions = Some((min, max));
         self
-    }
-
-    pub(super) fn process(&self, world: &World) -> Process {
-        let mut process = Process::new(world.new_process_id());
-        process.wire_versions = self.wire_versions;
-        process
     }
 }
 
@@ -89,7 +86,9 @@ pub struct DeploymentBuilder {
     elections: Option<Duration>,
     users: Vec<User>,
     exhaust: ExhaustReplies,
+    compressors: Vec<Compressor>,
     network: Option<SimNetwork>,
+    real: Option<Arc<RealServer>>,
 }
 
 impl DeploymentBuilder {
@@ -101,7 +100,9 @@ impl DeploymentBuilder {
             elections: None,
             users: Vec::new(),
             exhaust: ExhaustReplies::default(),
+            compressors: Vec::new(),
             network: None,
+            real: None,
         }
     }
 
@@ -160,6 +161,12 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Gives the servers these compressors. Without it, they have none, nor have proxies.
+    pub fn compressors(mut self, compressors: impl IntoIterator<Item = Compressor>) -> Self {
+        self.compressors.extend(compressors);
+        self
+    }
+
     /// Runs the servers on a network in memory, as `m0.test:27017`, `m1.test:27017` and so on.
     /// Its seed and tokio's clock decide everything that chance or time would.
     pub fn network(mut self, network: &SimNetwork) -> Self {
@@ -167,16 +174,40 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Lets the servers be proxies before this one real server: see [`Deployment`]. Its users are
+    /// those whom it was set up with.
+    ///
+    /// ```no_run
+    /// # async fn example() {
+    /// use mongo_testkit::{Deployment, RealServer};
+    ///
+    /// let set = Deployment::replica_set("rs").members(3).backed_by(RealServer::start());
+    /// let set = set.start().await;
+    /// # }
+    /// ```
+    pub fn backed_by(mut self, real: impl Into<Arc<RealServer>>) -> Self {
+        self.real = Some(real.into());
+        self
+    }
+
     /// Starts all servers on tasks of the current runtime.
     ///
     /// # Panics
-    /// Without any server, when the machine gives no loopback port, or outside a tokio runtime.
+    /// Without any server, when the machine gives no loopback port, or outside a tokio runtime;
+    /// with a network in memory or users of its own before a real server.
     pub async fn start(self) -> Deployment {
         assert!(!self.members.is_empty(), "a deployment needs a server");
+        assert!(
+            self.real.is_none() || self.network.is_none() && self.users.is_empty(),
+            "a real server has a network and users of its own"
+        );
         let host = Host {
             network: self.network,
             users: self.users,
             exhaust: self.exhaust,
+            compressors: self.compressors,
+            wire_versions: self.real.as_deref().map(RealServer::wire_versions),
+            real: self.real,
         };
         let is_balanced = matches!(self.shape, Shape::Balanced);
         let places: Vec<(Place, String)> = (0..self.members.len())
@@ -184,7 +215,8 @@ impl DeploymentBuilder {
             .collect();
         let (seed, start) = host.origin();
         let world = World::new(seed, start, |world| {
-            roles(&self.shape, &self.members, self.has_primary, &places, world)
+            let members = (self.members.as_slice(), places.as_slice());
+            roles(&self.shape, members, self.has_primary, &host, world)
         });
         let store = Store::default();
         let mut deployment = Deployment {
@@ -213,12 +245,12 @@ impl DeploymentBuilder {
 
 fn roles(
     shape: &Shape,
-    members: &[MemberSpec],
+    (members, places): (&[MemberSpec], &[(Place, String)]),
     has_primary: bool,
-    places: &[(Place, String)],
+    host: &Host,
     world: &World,
 ) -> Roles {
-    let processes = members.iter().map(|spec| spec.process(world));
+    let processes = members.iter().map(|spec| host.process(spec, world));
     let Shape::Set(name) = shape else {
         let processes = processes.collect();
         return match shape {
@@ -256,6 +288,10 @@ pub(super) struct Host {
     network: Option<SimNetwork>,
     users: Vec<User>,
     exhaust: ExhaustReplies,
+    compressors: Vec<Compressor>,
+    real: Option<Arc<RealServer>>,
+    /// The real server's.
+    wire_versions: Option<(i32, i32)>,
 }
 
 impl Host {
@@ -286,6 +322,14 @@ impl Host {
         }
     }
 
+    pub(super) fn process(&self, spec: &MemberSpec, world: &World) -> Process {
+        let mut process = Process::new(world.new_process_id());
+        if let Some(versions) = spec.wire_versions.or(self.wire_versions) {
+            process.wire_versions = versions;
+        }
+        process
+    }
+
     pub(super) fn start_server(
         &self,
         place: Place,
@@ -296,7 +340,9 @@ impl Host {
         let mut builder = ScriptedServer::builder()
             .place(place)
             .exhaust_replies(self.exhaust)
-            .seat(seat, store);
+            .compressors(self.compressors.iter().copied())
+            .seat(seat, store)
+            .backend(self.real.clone());
         if spec.kind != MemberKind::Arbiter {
             for user in &self.users {
                 builder = builder.user(user.clone());

@@ -15,14 +15,33 @@ use crate::listener::Place;
 use crate::server::ScriptedServer;
 use crate::store::Store;
 
-/// Several scripted servers that are one deployment to their clients.
+/// Several servers that are one deployment to their clients.
 ///
-/// Servers have numbers, from 0 in the order of adding. Those of a set and of a sharded
-/// deployment share their documents, but no cursors; a write can be read everywhere at once,
-/// whatever a member's lag says. They answer hellos from their role at the time, awaitable and
-/// streaming ones as soon as it changes; a set's secondaries refuse writes, and reads that don't
-/// allow secondaries. All replies but a standalone's carry `$clusterTime` and `operationTime`.
+/// Servers have numbers, from 0 in the order of adding. They answer hellos from their role at the
+/// time, awaitable and streaming ones as soon as it changes; a set's secondaries refuse writes,
+/// and reads that don't allow secondaries. Those of a set and of a sharded deployment share their
+/// documents, but no cursors; a write can be read everywhere at once, whatever a member's lag
+/// says. All replies but a standalone's carry `$clusterTime` and `operationTime`.
 ///
+/// # Scripted servers
+/// Unless told otherwise the servers keep the documents themselves, in memory.
+///
+/// # Proxies before a real server
+/// With [`backed_by`](DeploymentBuilder::backed_by) each connection of a client to a server has
+/// one of its own to the real server behind them all, which carries out what comes, message by
+/// message as the client wrote it. A proxy does by itself only what its role asks for: it puts
+/// its role, its `topologyVersion`, its `serviceId` and its wire versions into the hello replies
+/// and leaves all else in them as the real server has it; it holds hellos that wait for news; it
+/// answers `configureFailPoint`, `replSetStepDown` and the like; it refuses writes and reads that
+/// are not for its role, and the cursors of other servers. Scripts, fail points, freezes and
+/// partitions act on it as on a scripted server.
+///
+/// There is no TLS on the way; compression ends at the proxies, if they were given
+/// [`compressors`](DeploymentBuilder::compressors). All share the real server's documents,
+/// standalones too. What the real server has begun goes on there when its proxy dies or steps
+/// down: so does a transaction, which the next primary still knows.
+///
+/// # Faults of the test
 /// Methods panic when the server does not exist or can't do what is asked for. Dropping it aborts
 /// all tasks; [`shutdown`](Self::shutdown) waits for their end too.
 ///
@@ -140,12 +159,12 @@ impl Deployment {
     /// The documents of a collection, named `database.collection`, in the order of insertion. Of
     /// standalones ask the [`server`](Self::server).
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
-        self.store.documents(namespace)
+        self.servers[0].documents(namespace)
     }
 
     /// Puts documents into a collection without a client.
     pub fn insert(&self, namespace: &str, documents: impl IntoIterator<Item = Document>) {
-        self.store.put(namespace, documents);
+        self.servers[0].insert(namespace, documents);
     }
 
     /// The part of a server's hello reply that tells of its role, as it would say it now.
@@ -229,7 +248,7 @@ impl Deployment {
     pub async fn add(&mut self, spec: MemberSpec) -> usize {
         let number = self.len();
         let (place, address) = self.host.place(number, false);
-        let process = spec.process(&self.world);
+        let process = self.host.process(&spec, &self.world);
         self.change_set(|set| {
             set.add(entry(number, &spec, &address), process);
             set.set_lag(number, spec.lag);

@@ -20,7 +20,7 @@ pub use config::{ConfigEntry, MemberKind, SetConfig};
 pub use control::Deployment;
 pub(crate) use process::MAX_WIRE_VERSION;
 pub use process::Process;
-pub(crate) use seat::{KnownVersion, Seat};
+pub(crate) use seat::{KnownVersion, Seat, is_write};
 pub use state::{ReplicaSetState, Standing};
 
 #[cfg(doc)]

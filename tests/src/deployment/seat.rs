@@ -16,18 +16,24 @@ use crate::statement::size;
 /// OP_QUERY flag that allows a secondary to answer.
 const SECONDARY_OK: u32 = 1 << 2;
 
-const WRITES: [&str; 9] = [
+const WRITES: [&str; 15] = [
     "insert",
     "update",
     "delete",
     "findandmodify",
+    "bulkwrite",
     "create",
+    "collmod",
     "drop",
     "dropdatabase",
+    "renamecollection",
     "createindexes",
     "dropindexes",
+    "createuser",
+    "updateuser",
+    "dropuser",
 ];
-const READS: [&str; 7] = [
+const READS: [&str; 9] = [
     "find",
     "aggregate",
     "count",
@@ -35,6 +41,8 @@ const READS: [&str; 7] = [
     "listcollections",
     "listdatabases",
     "listindexes",
+    "collstats",
+    "dbstats",
 ];
 
 #[derive(Debug)]
@@ -117,10 +125,17 @@ impl Seat {
 
     /// Puts the cluster time into a reply, where the server has one.
     pub(crate) fn sign(&self, reply: &mut Document) {
+        if self.has_cluster_time() {
+            self.world
+                .look(|roles| roles.process(self.server).sign(reply));
+        }
+    }
+
+    pub(crate) fn has_cluster_time(&self) -> bool {
         self.world.look(|roles| match roles {
-            Roles::Set(_) | Roles::Mongoses(_) => roles.process(self.server).sign(reply),
-            Roles::Standalones(_) => {}
-        });
+            Roles::Set(_) | Roles::Mongoses(_) => true,
+            Roles::Standalones(_) => false,
+        })
     }
 
     /// Whether the server carries such a command out now; its name is in lower case.
@@ -167,13 +182,16 @@ impl Seat {
     }
 }
 
-fn is_write(name: &str, command: &Document) -> bool {
+/// Whether only a primary may carry a command out. The commands of a transaction are among them,
+/// its reads and its end too.
+pub(crate) fn is_write(name: &str, command: &Document) -> bool {
     let stage_writes = |stage: &Bson| {
         let stage = stage.as_document();
         stage.is_some_and(|stage| stage.contains_key("$out") || stage.contains_key("$merge"))
     };
     let pipeline = command.get_array("pipeline");
     WRITES.contains(&name)
+        || command.get_bool("autocommit").is_ok_and(|own| !own)
         || (name == "aggregate" && pipeline.is_ok_and(|stages| stages.iter().any(stage_writes)))
 }
 
@@ -199,7 +217,7 @@ fn admit(
             ErrorReply::new(13436, "NotPrimaryOrSecondary", message)
         }
     };
-    let refusal = refusal.of_retryable_write(&request.command);
+    let refusal = refusal.labelled_for(&request.command);
     Err(refusal.field("topologyVersion", set.process(server).topology_version()))
 }
 

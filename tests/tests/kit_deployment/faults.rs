@@ -8,18 +8,31 @@ use mongo_testkit::Deployment;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use crate::members::{Members, over_both};
 use crate::wire::{BOUND, Wire, counter};
 
 /// Long enough for what would come on loopback, if it came.
 const SILENCE: Duration = Duration::from_millis(100);
 
-async fn set() -> Deployment {
-    Deployment::replica_set("rs").members(2).start().await
+over_both! {
+    a_killed_server_refuses_and_comes_back_at_its_address_as_another_process,
+    a_refusing_server_serves_on,
+    a_frozen_server_accepts_and_does_nothing_until_it_thaws,
+    a_server_that_thaws_tells_the_news_of_now,
+    a_skewed_clock_dates_what_its_server_does,
+    a_partitioned_server_can_neither_be_reached_nor_heard,
 }
 
-#[tokio::test]
-async fn a_killed_server_refuses_and_comes_back_at_its_address_as_another_process() {
-    let set = set().await;
+async fn set(members: Members) -> Deployment {
+    members
+        .start(Deployment::replica_set("rs").members(2))
+        .await
+}
+
+async fn a_killed_server_refuses_and_comes_back_at_its_address_as_another_process(
+    members: Members,
+) {
+    let set = set(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let before = client.hello().await;
     set.kill(0).await;
@@ -34,9 +47,8 @@ async fn a_killed_server_refuses_and_comes_back_at_its_address_as_another_proces
     set.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_refusing_server_serves_on() {
-    let set = set().await;
+async fn a_refusing_server_serves_on(members: Members) {
+    let set = set(members).await;
     let mut client = Wire::connect(&set, 0).await;
     // Accepted, not only in the queue.
     client.hello().await;
@@ -48,9 +60,8 @@ async fn a_refusing_server_serves_on() {
     Wire::connect(&set, 0).await.hello().await;
 }
 
-#[tokio::test]
-async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws() {
-    let set = set().await;
+async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws(members: Members) {
+    let set = set(members).await;
     let mut old = Wire::connect(&set, 0).await;
     old.hello().await;
     set.server(0).freeze();
@@ -69,9 +80,8 @@ async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws() {
     assert_eq!(set.documents("test.c").len(), 1);
 }
 
-#[tokio::test]
-async fn a_server_that_thaws_tells_the_news_of_now() {
-    let set = set().await;
+async fn a_server_that_thaws_tells_the_news_of_now(members: Members) {
+    let set = set(members).await;
     let mut client = Wire::connect(&set, 1).await;
     let hello = client.hello().await;
     client.await_hello(&hello, BOUND, true).await;
@@ -88,9 +98,8 @@ async fn a_server_that_thaws_tells_the_news_of_now() {
     assert_eq!(counter(&reply), counter(&hello) + 2);
 }
 
-#[tokio::test]
-async fn a_skewed_clock_dates_what_its_server_does() {
-    let set = set().await;
+async fn a_skewed_clock_dates_what_its_server_does(members: Members) {
+    let set = set(members).await;
     set.skew_clock(0, -3_600_000);
     let mut client = Wire::connect(&set, 0).await;
     let insert = doc! {"insert": "c", "documents": [{"_id": 1}]};
@@ -108,7 +117,7 @@ async fn a_skewed_clock_dates_what_its_server_does() {
 
 #[tokio::test]
 async fn a_frozen_server_ends_with_its_deployment() {
-    let set = set().await;
+    let set = set(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     set.server(0).freeze();
     client.send(doc! {"ping": 1}, 0).await;
@@ -116,9 +125,8 @@ async fn a_frozen_server_ends_with_its_deployment() {
     assert!(client.try_receive().await.is_none());
 }
 
-#[tokio::test]
-async fn a_partitioned_server_can_neither_be_reached_nor_heard() {
-    let set = set().await;
+async fn a_partitioned_server_can_neither_be_reached_nor_heard(members: Members) {
+    let set = set(members).await;
     let mut old = Wire::connect(&set, 0).await;
     let hello = old.hello().await;
     old.await_hello(&hello, BOUND, true).await;
@@ -142,7 +150,7 @@ async fn a_partitioned_server_can_neither_be_reached_nor_heard() {
 
 #[tokio::test]
 async fn a_partition_outlasts_a_restart() {
-    let set = set().await;
+    let set = set(Members::Scripted).await;
     set.server(0).partition().await;
     set.kill(0).await;
     set.restart(0).await;
@@ -156,7 +164,7 @@ async fn a_partition_outlasts_a_restart() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_server_takes_its_time() {
-    let set = set().await;
+    let set = set(Members::Scripted).await;
     set.server(0).slow(Duration::from_secs(2));
     let mut client = Wire::connect(&set, 0).await;
     let start = Instant::now();

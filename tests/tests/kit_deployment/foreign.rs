@@ -17,10 +17,29 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::members::{Members, over_both};
+
 /// No client may take as long, whatever goes wrong.
 const BOUND: Duration = Duration::from_secs(30);
 /// Far less than the 10 s of a heartbeat: what is seen sooner was streamed.
 const STREAMED: Duration = Duration::from_secs(5);
+
+over_both! {
+    official_crate_discovers_a_replica_set_from_any_seed,
+    pymongo_discovers_a_replica_set_from_any_seed,
+    official_crate_follows_a_step_down_at_once,
+    official_crate_retries_a_write_that_meets_a_step_down,
+    official_crate_survives_the_primarys_death,
+    pymongo_follows_a_step_down_at_once,
+    pymongo_retries_a_write_that_meets_a_step_down,
+    official_crate_reads_from_the_member_that_its_preference_names,
+    pymongo_reads_from_the_member_that_its_preference_names,
+    official_crate_discovers_mongoses_and_spreads_over_them,
+    pymongo_discovers_mongoses,
+    official_crate_works_through_a_load_balancer,
+    pymongo_works_through_a_load_balancer,
+    both_clients_find_a_standalone,
+}
 
 type Types = BTreeMap<String, ServerType>;
 
@@ -96,7 +115,7 @@ impl Official {
     }
 }
 
-async fn pymongo(check: &str, uri: &str, arguments: &[String]) {
+pub(crate) async fn pymongo(check: &str, uri: &str, arguments: &[String]) {
     let python = tools::pymongo_python().unwrap_or_else(|error| panic!("{error}"));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/pymongo/deployment.py");
     let mut command = Command::new(python);
@@ -111,12 +130,12 @@ async fn pymongo(check: &str, uri: &str, arguments: &[String]) {
 }
 
 /// One member of each kind, two ordinary ones.
-async fn diverse() -> Deployment {
+async fn diverse(members: Members) -> Deployment {
     let mut set = Deployment::replica_set("rs").members(2);
     for kind in [MemberKind::Passive, MemberKind::Arbiter, MemberKind::Hidden] {
         set = set.member(MemberSpec::new(kind));
     }
-    set.start().await
+    members.start(set).await
 }
 
 fn types(set: &Deployment, types: &[ServerType]) -> Types {
@@ -163,9 +182,8 @@ fn no_protocol_errors(deployment: &Deployment) {
     }
 }
 
-#[tokio::test]
-async fn official_crate_discovers_a_replica_set_from_any_seed() {
-    let set = diverse().await;
+async fn official_crate_discovers_a_replica_set_from_any_seed(members: Members) {
+    let set = diverse(members).await;
     for seed in [0, 1, 3] {
         let mut official = Official::connect(&one_seed(&set, seed)).await;
         let topology = TopologyType::ReplicaSetWithPrimary;
@@ -176,9 +194,8 @@ async fn official_crate_discovers_a_replica_set_from_any_seed() {
     no_protocol_errors(&set);
 }
 
-#[tokio::test]
-async fn pymongo_discovers_a_replica_set_from_any_seed() {
-    let set = diverse().await;
+async fn pymongo_discovers_a_replica_set_from_any_seed(members: Members) {
+    let set = diverse(members).await;
     let mut arguments = vec!["ReplicaSetWithPrimary".to_owned()];
     arguments.extend(expected(&types(&set, &DIVERSE)));
     for seed in [1, 3] {
@@ -188,10 +205,11 @@ async fn pymongo_discovers_a_replica_set_from_any_seed() {
     no_protocol_errors(&set);
 }
 
-#[tokio::test]
-async fn official_crate_follows_a_step_down_at_once() {
+async fn official_crate_follows_a_step_down_at_once(members: Members) {
     use ServerType::{RsPrimary, RsSecondary};
-    let set = Deployment::replica_set("rs").members(3).start().await;
+    let set = members
+        .start(Deployment::replica_set("rs").members(3))
+        .await;
     let mut official = Official::connect(&set.uri()).await;
     let with = TopologyType::ReplicaSetWithPrimary;
     let before = types(&set, &[RsPrimary, RsSecondary, RsSecondary]);
@@ -211,9 +229,10 @@ async fn official_crate_follows_a_step_down_at_once() {
     official.end().await;
 }
 
-#[tokio::test]
-async fn official_crate_retries_a_write_that_meets_a_step_down() {
-    let set = Deployment::replica_set("rs").members(3).start().await;
+async fn official_crate_retries_a_write_that_meets_a_step_down(members: Members) {
+    let set = members
+        .start(Deployment::replica_set("rs").members(3))
+        .await;
     let official = Official::connect(&set.uri()).await;
     for id in 0..20 {
         // Hands over in one step, and the client is under way already.
@@ -224,15 +243,18 @@ async fn official_crate_retries_a_write_that_meets_a_step_down() {
     official.end().await;
 }
 
-#[tokio::test]
-async fn official_crate_survives_the_primarys_death() {
+async fn official_crate_survives_the_primarys_death(members: Members) {
     use ServerType::{RsPrimary, RsSecondary};
-    let set = Deployment::replica_set("rs")
-        .members(3)
-        .elections(Duration::from_millis(200))
-        .start()
+    let set = members
+        .start(
+            Deployment::replica_set("rs")
+                .members(3)
+                .elections(Duration::from_millis(200)),
+        )
         .await;
-    let mut official = Official::connect(&set.uri()).await;
+    // So that it looks again soon.
+    let uri = format!("{}&heartbeatFrequencyMS=500", set.uri());
+    let mut official = Official::connect(&uri).await;
     official.insert(1).await;
     set.kill(0).await;
     official.insert(2).await;
@@ -244,30 +266,34 @@ async fn official_crate_survives_the_primarys_death() {
     official.end().await;
 }
 
-#[tokio::test]
-async fn pymongo_follows_a_step_down_at_once() {
-    let set = Deployment::replica_set("rs").members(3).start().await;
+async fn pymongo_follows_a_step_down_at_once(members: Members) {
+    let set = members
+        .start(Deployment::replica_set("rs").members(3))
+        .await;
     let arguments = [set.address(0), set.address(1)];
     pymongo("fail-over", &set.uri(), &arguments).await;
     assert_eq!(set.documents("kit.numbers").len(), 2);
     no_protocol_errors(&set);
 }
 
-#[tokio::test]
-async fn pymongo_retries_a_write_that_meets_a_step_down() {
-    let set = Deployment::replica_set("rs").members(3).start().await;
+async fn pymongo_retries_a_write_that_meets_a_step_down(members: Members) {
+    let set = members
+        .start(Deployment::replica_set("rs").members(3))
+        .await;
     pymongo("retry", &set.uri(), &[set.address(0)]).await;
     assert_eq!(set.primary(), Some(1));
 }
 
 /// Two secondaries that differ by their tags and by their lag.
-async fn unlike_secondaries() -> Deployment {
+async fn unlike_secondaries(members: Members) -> Deployment {
     let lagging = MemberSpec::default().tag("dc", "la");
-    let set = Deployment::replica_set("rs")
-        .members(1)
-        .member(MemberSpec::default().tag("dc", "ny"))
-        .member(lagging.lag(Duration::from_secs(600)))
-        .start()
+    let set = members
+        .start(
+            Deployment::replica_set("rs")
+                .members(1)
+                .member(MemberSpec::default().tag("dc", "ny"))
+                .member(lagging.lag(Duration::from_secs(600))),
+        )
         .await;
     set.insert("kit.numbers", [doc! {"_id": 1}]);
     set
@@ -293,10 +319,9 @@ fn only_these_were_read(before: &[u64], after: &[u64], wanted: &[usize], reads: 
     }
 }
 
-#[tokio::test]
-async fn official_crate_reads_from_the_member_that_its_preference_names() {
+async fn official_crate_reads_from_the_member_that_its_preference_names(members: Members) {
     use ServerType::{RsPrimary, RsSecondary};
-    let set = unlike_secondaries().await;
+    let set = unlike_secondaries(members).await;
     let all = types(&set, &[RsPrimary, RsSecondary, RsSecondary]);
     for (options, wanted) in PREFERENCES {
         let before = finds(&set);
@@ -313,9 +338,8 @@ async fn official_crate_reads_from_the_member_that_its_preference_names() {
     }
 }
 
-#[tokio::test]
-async fn pymongo_reads_from_the_member_that_its_preference_names() {
-    let set = unlike_secondaries().await;
+async fn pymongo_reads_from_the_member_that_its_preference_names(members: Members) {
+    let set = unlike_secondaries(members).await;
     for (options, wanted) in PREFERENCES {
         let before = finds(&set);
         pymongo("read", &format!("{}{options}", set.uri()), &[]).await;
@@ -323,10 +347,11 @@ async fn pymongo_reads_from_the_member_that_its_preference_names() {
     }
 }
 
-#[tokio::test]
-async fn official_crate_discovers_mongoses_and_spreads_over_them() {
-    let deployment = Deployment::sharded(3).start().await;
-    let mut official = Official::connect(&deployment.uri()).await;
+async fn official_crate_discovers_mongoses_and_spreads_over_them(members: Members) {
+    let deployment = members.start(Deployment::sharded(3)).await;
+    // However slow one of them was to answer its first hello.
+    let uri = format!("{}localThresholdMS=60000", deployment.uri());
+    let mut official = Official::connect(&uri).await;
     let wanted = types(&deployment, &[ServerType::Mongos; 3]);
     official.sees(BOUND, TopologyType::Sharded, &wanted).await;
     official.reads_and_writes().await;
@@ -340,9 +365,8 @@ async fn official_crate_discovers_mongoses_and_spreads_over_them() {
     official.end().await;
 }
 
-#[tokio::test]
-async fn pymongo_discovers_mongoses() {
-    let deployment = Deployment::sharded(2).start().await;
+async fn pymongo_discovers_mongoses(members: Members) {
+    let deployment = members.start(Deployment::sharded(2)).await;
     let mut arguments = vec!["Sharded".to_owned()];
     arguments.extend(expected(&types(&deployment, &[ServerType::Mongos; 2])));
     pymongo("discover", &deployment.uri(), &arguments).await;
@@ -350,9 +374,8 @@ async fn pymongo_discovers_mongoses() {
     no_protocol_errors(&deployment);
 }
 
-#[tokio::test]
-async fn official_crate_works_through_a_load_balancer() {
-    let deployment = Deployment::load_balanced(2).start().await;
+async fn official_crate_works_through_a_load_balancer(members: Members) {
+    let deployment = members.start(Deployment::load_balanced(2)).await;
     let mut official = Official::connect(&deployment.uri()).await;
     official.reads_and_writes().await;
     let wanted = BTreeMap::from([(deployment.address(0), ServerType::LoadBalancer)]);
@@ -362,9 +385,8 @@ async fn official_crate_works_through_a_load_balancer() {
     no_protocol_errors(&deployment);
 }
 
-#[tokio::test]
-async fn pymongo_works_through_a_load_balancer() {
-    let deployment = Deployment::load_balanced(2).start().await;
+async fn pymongo_works_through_a_load_balancer(members: Members) {
+    let deployment = members.start(Deployment::load_balanced(2)).await;
     pymongo("read-and-write", &deployment.uri(), &[]).await;
     let mut arguments = vec!["LoadBalanced".to_owned()];
     arguments.push(format!("{}=LoadBalancer", deployment.address(0)));
@@ -372,9 +394,8 @@ async fn pymongo_works_through_a_load_balancer() {
     no_protocol_errors(&deployment);
 }
 
-#[tokio::test]
-async fn both_clients_find_a_standalone() {
-    let deployment = Deployment::standalones(1).start().await;
+async fn both_clients_find_a_standalone(members: Members) {
+    let deployment = members.start(Deployment::standalones(1)).await;
     let mut official = Official::connect(&deployment.uri()).await;
     let wanted = types(&deployment, &[ServerType::Standalone]);
     official.sees(BOUND, TopologyType::Single, &wanted).await;

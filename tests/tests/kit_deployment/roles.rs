@@ -5,7 +5,18 @@ use std::time::Duration;
 use bson::{Document, Timestamp, doc};
 use mongo_testkit::{Deployment, MemberKind, MemberSpec, User};
 
+use crate::members::{Members, over_both};
 use crate::wire::{Wire, counter, is_primary};
+
+over_both! {
+    only_the_primary_writes_and_secondaries_read_where_allowed,
+    members_without_data_or_set_answer_neither,
+    a_legacy_hello_names_the_primary_in_the_old_way,
+    a_step_down_by_command_hands_over,
+    the_only_member_is_primary_again_when_it_may,
+    a_balancer_spreads_connections_over_the_servers_that_are_up,
+    members_come_go_and_change_their_names,
+}
 
 fn insert(id: i32) -> Document {
     doc! {"insert": "c", "documents": [{"_id": id}]}
@@ -19,9 +30,10 @@ fn find(mode: Option<&str>) -> Document {
     command
 }
 
-#[tokio::test]
-async fn only_the_primary_writes_and_secondaries_read_where_allowed() {
-    let set = Deployment::replica_set("rs").members(2).start().await;
+async fn only_the_primary_writes_and_secondaries_read_where_allowed(members: Members) {
+    let set = members
+        .start(Deployment::replica_set("rs").members(2))
+        .await;
     let mut primary = Wire::connect(&set, 0).await;
     let mut secondary = Wire::connect(&set, 1).await;
     for id in 0..3 {
@@ -51,12 +63,13 @@ async fn only_the_primary_writes_and_secondaries_read_where_allowed() {
     assert_eq!(set.documents("test.c").len(), 4);
 }
 
-#[tokio::test]
-async fn members_without_data_or_set_answer_neither() {
-    let set = Deployment::replica_set("rs")
-        .members(3)
-        .member(MemberSpec::new(MemberKind::Arbiter))
-        .start()
+async fn members_without_data_or_set_answer_neither(members: Members) {
+    let set = members
+        .start(
+            Deployment::replica_set("rs")
+                .members(3)
+                .member(MemberSpec::new(MemberKind::Arbiter)),
+        )
         .await;
     set.change_set(|set| set.set_recovering(1, true));
     set.remove(2);
@@ -72,9 +85,10 @@ async fn members_without_data_or_set_answer_neither() {
     }
 }
 
-#[tokio::test]
-async fn a_legacy_hello_names_the_primary_in_the_old_way() {
-    let set = Deployment::replica_set("rs").members(2).start().await;
+async fn a_legacy_hello_names_the_primary_in_the_old_way(members: Members) {
+    let set = members
+        .start(Deployment::replica_set("rs").members(2))
+        .await;
     let mut client = Wire::connect(&set, 0).await;
     let reply = client
         .run(doc! {"isMaster": 1, "helloOk": true, "$db": "admin"})
@@ -83,9 +97,10 @@ async fn a_legacy_hello_names_the_primary_in_the_old_way() {
     assert!(!reply.contains_key("isWritablePrimary"));
 }
 
-#[tokio::test]
-async fn a_step_down_by_command_hands_over() {
-    let set = Deployment::replica_set("rs").members(3).start().await;
+async fn a_step_down_by_command_hands_over(members: Members) {
+    let set = members
+        .start(Deployment::replica_set("rs").members(3))
+        .await;
     let mut old = Wire::connect(&set, 0).await;
     let mut other = Wire::connect(&set, 2).await;
     let step_down = doc! {"replSetStepDown": 60, "$db": "admin"};
@@ -104,9 +119,10 @@ async fn a_step_down_by_command_hands_over() {
     assert_eq!(states, ["SECONDARY", "PRIMARY", "SECONDARY"]);
 }
 
-#[tokio::test]
-async fn the_only_member_is_primary_again_when_it_may() {
-    let set = Deployment::replica_set("rs").members(1).start().await;
+async fn the_only_member_is_primary_again_when_it_may(members: Members) {
+    let set = members
+        .start(Deployment::replica_set("rs").members(1))
+        .await;
     let mut client = Wire::connect(&set, 0).await;
     let step_down = doc! {"replSetStepDown": 60, "force": true};
     assert_eq!(client.code(step_down).await, 0);
@@ -183,9 +199,8 @@ async fn mongoses_share_their_documents_and_standalones_do_not() {
     }
 }
 
-#[tokio::test]
-async fn a_balancer_spreads_connections_over_the_servers_that_are_up() {
-    let deployment = Deployment::load_balanced(3).start().await;
+async fn a_balancer_spreads_connections_over_the_servers_that_are_up(members: Members) {
+    let deployment = members.start(Deployment::load_balanced(3)).await;
     let hello = doc! {"hello": 1, "loadBalanced": true};
     let mut services = Vec::new();
     for _ in 0..6 {
@@ -230,9 +245,10 @@ async fn arbiters_know_no_users() {
     }
 }
 
-#[tokio::test]
-async fn members_come_go_and_change_their_names() {
-    let mut set = Deployment::replica_set("rs").members(2).start().await;
+async fn members_come_go_and_change_their_names(members: Members) {
+    let mut set = members
+        .start(Deployment::replica_set("rs").members(2))
+        .await;
     let mut client = Wire::connect(&set, 0).await;
     let added = set.add(MemberSpec::default().tag("dc", "ny")).await;
     let hello = Wire::connect(&set, added).await.hello().await;

@@ -8,21 +8,34 @@ use mongo_testkit::codec::{MORE_TO_COME, Reply};
 use mongo_testkit::{Action, Deployment, ExhaustReplies, Matcher, MemberSpec};
 use tokio::time::{Instant, timeout};
 
-use crate::wire::{BOUND, Wire, counter, is_primary};
+use crate::members::{Members, over_both};
+use crate::wire::{BOUND, Wire, counter, first_hello, is_primary};
+
+over_both! {
+    an_awaitable_hello_is_answered_as_soon_as_the_role_changes,
+    another_process_or_an_older_version_is_answered_at_once,
+    half_an_awaitable_hello_is_refused,
+    a_stream_tells_every_change_and_chains_its_replies,
+    replies_can_all_answer_the_request,
+    a_fail_point_hits_a_running_stream,
+    a_rule_counts_each_reply_of_a_stream,
+    a_fail_point_for_an_application_hits_its_first_hello,
+}
 
 const LONG: Duration = Duration::from_secs(3600);
 
-async fn two() -> Deployment {
-    Deployment::replica_set("rs").members(2).start().await
+async fn two(members: Members) -> Deployment {
+    members
+        .start(Deployment::replica_set("rs").members(2))
+        .await
 }
 
 fn is_more(reply: &Reply) -> bool {
     reply.flags & MORE_TO_COME != 0
 }
 
-#[tokio::test]
-async fn an_awaitable_hello_is_answered_as_soon_as_the_role_changes() {
-    let set = two().await;
+async fn an_awaitable_hello_is_answered_as_soon_as_the_role_changes(members: Members) {
+    let set = two(members).await;
     let mut client = Wire::connect(&set, 1).await;
     let hello = client.hello().await;
     let id = client.await_hello(&hello, LONG, false).await;
@@ -41,7 +54,7 @@ async fn an_awaitable_hello_is_answered_as_soon_as_the_role_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn without_news_it_is_answered_when_its_time_is_up() {
-    let set = two().await;
+    let set = two(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
     let start = Instant::now();
@@ -53,9 +66,8 @@ async fn without_news_it_is_answered_when_its_time_is_up() {
     assert!((5.0..5.1).contains(&took.as_secs_f64()), "{took:?}");
 }
 
-#[tokio::test]
-async fn another_process_or_an_older_version_is_answered_at_once() {
-    let set = two().await;
+async fn another_process_or_an_older_version_is_answered_at_once(members: Members) {
+    let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
     for version in [
@@ -68,9 +80,8 @@ async fn another_process_or_an_older_version_is_answered_at_once() {
     }
 }
 
-#[tokio::test]
-async fn half_an_awaitable_hello_is_refused() {
-    let set = two().await;
+async fn half_an_awaitable_hello_is_refused(members: Members) {
+    let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
     let version = hello.get("topologyVersion").unwrap().clone();
@@ -98,9 +109,8 @@ async fn an_old_server_has_no_topology_version() {
     assert!(hello.contains_key("topologyVersion"));
 }
 
-#[tokio::test]
-async fn a_stream_tells_every_change_and_chains_its_replies() {
-    let set = two().await;
+async fn a_stream_tells_every_change_and_chains_its_replies(members: Members) {
+    let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
     let mut answered = client.await_hello(&hello, LONG, true).await;
@@ -118,7 +128,7 @@ async fn a_stream_tells_every_change_and_chains_its_replies() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_goes_on_without_news() {
-    let set = two().await;
+    let set = two(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
     let start = Instant::now();
@@ -132,12 +142,13 @@ async fn a_stream_goes_on_without_news() {
     assert!((6.0..6.1).contains(&took.as_secs_f64()), "{took:?}");
 }
 
-#[tokio::test]
-async fn replies_can_all_answer_the_request() {
-    let set = Deployment::replica_set("rs")
-        .members(2)
-        .exhaust_replies(ExhaustReplies::AnswerTheRequest)
-        .start()
+async fn replies_can_all_answer_the_request(members: Members) {
+    let set = members
+        .start(
+            Deployment::replica_set("rs")
+                .members(2)
+                .exhaust_replies(ExhaustReplies::AnswerTheRequest),
+        )
         .await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -148,9 +159,8 @@ async fn replies_can_all_answer_the_request() {
     }
 }
 
-#[tokio::test]
-async fn a_fail_point_hits_a_running_stream() {
-    let set = two().await;
+async fn a_fail_point_hits_a_running_stream(members: Members) {
+    let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
     client.await_hello(&hello, LONG, true).await;
@@ -182,9 +192,8 @@ async fn a_fail_point_hits_a_running_stream() {
     assert!(end.expect("the end in time").is_none());
 }
 
-#[tokio::test]
-async fn a_rule_counts_each_reply_of_a_stream() {
-    let set = two().await;
+async fn a_rule_counts_each_reply_of_a_stream(members: Members) {
+    let set = two(members).await;
     let script = set.server(0).script();
     script.add(Matcher::hello().after(1).once().then(Action::Copies(2)));
     script.add(Matcher::hello().after(2).drop_connection());
@@ -206,22 +215,18 @@ async fn a_rule_counts_each_reply_of_a_stream() {
     assert!(end.expect("the end in time").is_none());
 }
 
-#[tokio::test]
-async fn a_fail_point_for_an_application_hits_its_first_hello() {
-    let set = two().await;
+async fn a_fail_point_for_an_application_hits_its_first_hello(members: Members) {
+    let set = two(members).await;
     let data = doc! {"failCommands": ["hello", "ping"], "appName": "a", "errorCode": 11600};
     set.fail_commands(0, "alwaysOn", data);
-    let hello = |app: &str| {
-        doc! {"hello": 1, "client": {"application": {"name": app}}}
-    };
     let mut client = Wire::connect(&set, 0).await;
-    assert_eq!(client.code(hello("a")).await, 11600);
+    assert_eq!(client.code(first_hello("a")).await, 11600);
     let mut client = Wire::connect(&set, 0).await;
-    assert_eq!(client.code(hello("b")).await, 0);
+    assert_eq!(client.code(first_hello("b")).await, 0);
     assert_eq!(client.code(doc! {"ping": 1}).await, 0);
     set.fail_commands(0, "off", doc! {});
     let mut client = Wire::connect(&set, 0).await;
-    assert_eq!(client.code(hello("a")).await, 0);
+    assert_eq!(client.code(first_hello("a")).await, 0);
     // By a client's command, on the application's connection alone.
     let command = doc! {
         "configureFailPoint": "failCommand",
@@ -236,7 +241,7 @@ async fn a_fail_point_for_an_application_hits_its_first_hello() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fail_point_blocks_and_spoils_write_concerns() {
-    let set = two().await;
+    let set = two(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     let concern = doc! {"code": 91, "errmsg": "x"};
     let data = doc! {

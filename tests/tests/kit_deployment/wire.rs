@@ -106,6 +106,19 @@ impl<S: ByteStream> Wire<S> {
     }
 }
 
+/// The hello with which an application introduces itself.
+pub(crate) fn first_hello(application: &str) -> Document {
+    doc! {
+        "hello": 1,
+        "client": {
+            "application": {"name": application},
+            "driver": {"name": "kit", "version": "1"},
+            "os": {"type": "any"},
+        },
+        "$db": "admin",
+    }
+}
+
 pub(crate) fn is_primary(hello: &Document) -> bool {
     hello.get_bool("isWritablePrimary").expect("a hello")
 }

@@ -1,4 +1,4 @@
-//! The live topology, against deployments of scripted members.
+//! The live topology, against deployments of scripted members, and of proxies before a real server.
 
 mod bad_input;
 mod cluster_time;
@@ -7,5 +7,6 @@ mod load_balanced;
 mod monitoring;
 mod on_demand;
 mod prose;
+mod proxies;
 mod srv;
 mod support;

@@ -1,0 +1,140 @@
+//! A server before a real one: what it does itself, and what it makes of the other's replies.
+
+use bson::Document;
+
+use crate::backend::{Backend, passed_on};
+use crate::codec::{Request, encode_command};
+use crate::commands::{Outcome, Session, completed, echo};
+use crate::deployment::Seat;
+use crate::script::is_hello;
+use crate::server::Shared;
+
+/// What a hello asks for that is not for the real server: this one waits, balances and compresses.
+const NOT_ASKED: [&str; 4] = [
+    "topologyVersion",
+    "maxAwaitTimeMS",
+    "loadBalanced",
+    "compression",
+];
+/// What a hello reply says of the role of who gives it.
+const OF_THE_ROLE: [&str; 24] = [
+    "topologyVersion",
+    "hosts",
+    "passives",
+    "arbiters",
+    "setName",
+    "setVersion",
+    "isWritablePrimary",
+    "ismaster",
+    "secondary",
+    "primary",
+    "passive",
+    "hidden",
+    "arbiterOnly",
+    "tags",
+    "me",
+    "electionId",
+    "lastWrite",
+    "isreplicaset",
+    "info",
+    "msg",
+    "serviceId",
+    "localTime",
+    "minWireVersion",
+    "maxWireVersion",
+];
+/// What arbiters and ghosts do not have: sessions and users.
+const OF_WHO_BEARS_DATA: [&str; 3] = [
+    "logicalSessionTimeoutMinutes",
+    "saslSupportedMechs",
+    "speculativeAuthenticate",
+];
+
+impl Shared {
+    /// The message for the real server, or else the reply, where this server makes it itself.
+    pub(crate) fn hand_on(
+        &self,
+        backend: &Backend,
+        session: &mut Session,
+        request: &Request,
+        message: &[u8],
+    ) -> Result<Vec<u8>, Document> {
+        let name = request.name().to_ascii_lowercase();
+        if let Some(outcome) = self.own(backend, session, &name, request) {
+            return Err(completed(outcome));
+        }
+        if !is_hello(&name) {
+            return Ok(passed_on(request, message));
+        }
+        let mut command = request.command.clone();
+        for field in NOT_ASKED {
+            command.remove(field);
+        }
+        command.insert("$db", request.database.as_str());
+        Ok(encode_command(request.request_id, 0, &command))
+    }
+
+    fn own(
+        &self,
+        backend: &Backend,
+        session: &mut Session,
+        name: &str,
+        request: &Request,
+    ) -> Option<Outcome> {
+        let command = &request.command;
+        match name {
+            _ if is_hello(name) => self.check_hello(session, command).err().map(Err),
+            "configurefailpoint" => Some(self.fail_point.configure(command)),
+            "echo" => Some(echo(command)),
+            "getmore" | "killcursors" => backend.refuse_cursor(name, command),
+            _ => self.seat.as_ref().and_then(|seat| {
+                let admission = || self.admit(session, seat, name, request);
+                seat.run(name, command)
+                    .or_else(|| admission().err().map(Err))
+            }),
+        }
+    }
+
+    /// The real server's reply as this server's own.
+    pub(crate) fn hand_back(
+        &self,
+        backend: &Backend,
+        session: &mut Session,
+        request: &Request,
+        mut reply: Document,
+    ) -> Document {
+        let (name, command) = (request.name().to_ascii_lowercase(), &request.command);
+        let is_ok = reply.get_f64("ok").is_ok_and(|ok| ok == 1.0);
+        if is_hello(&name) && is_ok {
+            reply = self.in_role(&name, command, reply);
+            self.offer_compressors(session, command, &mut reply);
+        } else {
+            reply.remove("topologyVersion");
+            backend.note_cursors(&name, command, &reply);
+        }
+        if let Some(seat) = &self.seat {
+            if is_ok {
+                seat.done(&name, command);
+            }
+            if !seat.has_cluster_time() {
+                reply.remove("$clusterTime");
+                reply.remove("operationTime");
+            }
+        }
+        reply
+    }
+
+    fn in_role(&self, name: &str, command: &Document, mut real: Document) -> Document {
+        for field in OF_THE_ROLE {
+            real.remove(field);
+        }
+        if !self.seat.as_ref().is_none_or(Seat::has_sessions) {
+            for field in OF_WHO_BEARS_DATA {
+                real.remove(field);
+            }
+        }
+        let mut reply = self.role(name, command);
+        reply.extend(real);
+        reply
+    }
+}
