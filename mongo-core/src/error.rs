@@ -1,5 +1,7 @@
 //! The one error of the public API.
 
+mod tls;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -14,6 +16,8 @@ use crate::handshake::HandshakeError;
 use crate::select::SelectionError;
 use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
+
+pub use tls::{CertificateProblem, TlsError};
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -53,6 +57,8 @@ pub enum ErrorKind {
     Connect(Arc<io::Error>),
     /// An open socket failed, or the server closed it.
     Network(Arc<io::Error>),
+    /// The server's certificate is not accepted, or TLS could not be agreed on.
+    Tls(TlsError),
     /// A wait ran out.
     Timeout {
         /// What was waited for.
@@ -97,6 +103,8 @@ pub enum Wait {
     Dns,
     /// For the socket to open (`connectTimeoutMS`).
     Connect,
+    /// For TLS to be agreed on (`connectTimeoutMS`).
+    Tls,
     /// For the credential, or a part of it, from whoever is asked for it (`connectTimeoutMS`).
     Credential,
     /// For the answer to the handshake (`connectTimeoutMS`).
@@ -314,6 +322,12 @@ impl From<HandshakeError> for ErrorKind {
     }
 }
 
+impl From<TlsError> for ErrorKind {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
+    }
+}
+
 impl From<AuthError> for ErrorKind {
     fn from(error: AuthError) -> Self {
         Self::Authentication(error)
@@ -335,6 +349,7 @@ impl fmt::Display for ErrorKind {
             Self::Configuration(text) => write!(f, "configuration: {text}"),
             Self::Connect(error) => write!(f, "could not connect: {error}"),
             Self::Network(error) => write!(f, "network: {error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Timeout { wait, after } => write!(f, "timed out after {after:?} {wait}"),
             Self::Protocol(error) => write!(f, "protocol: {error}"),
             Self::Handshake(error) => write!(f, "handshake: {error}"),
@@ -358,6 +373,7 @@ impl fmt::Display for Wait {
             Self::WaitQueue => "waiting for a connection from the pool",
             Self::Dns => "looking up hosts in DNS",
             Self::Connect => "connecting",
+            Self::Tls => "agreeing on TLS",
             Self::Credential => "waiting for the credential",
             Self::Handshake => "waiting for the answer to the handshake",
             Self::Authentication => "authenticating",
@@ -432,6 +448,7 @@ impl std::error::Error for Error {
             ErrorKind::Srv(error) => Some(error),
             ErrorKind::Address(error) => Some(error),
             ErrorKind::Connect(error) | ErrorKind::Network(error) => Some(&**error),
+            ErrorKind::Tls(error) => Some(error),
             ErrorKind::Protocol(error) => Some(error),
             ErrorKind::Handshake(error) => Some(error),
             ErrorKind::Authentication(error) => Some(error),

@@ -74,4 +74,6 @@ pub use concern::{ReadConcern, WriteConcern};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "net")]
 pub use net::{Connection, Deadline, Reply};
+#[cfg(feature = "tls-rustls")]
+pub use rustls;
 pub use uri::ClientOptions;

@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::codec::{self, Reply};
 use crate::scram::{attribute, random_text};
@@ -18,9 +20,13 @@ const STEP_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct BlockingClient {
-    stream: TcpStream,
+    stream: Box<dyn Transport>,
     last_id: i32,
 }
+
+trait Transport: Read + Write + Send + std::fmt::Debug {}
+
+impl<T: Read + Write + Send + std::fmt::Debug> Transport for T {}
 
 /// Why a command gave no good reply.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +44,21 @@ pub(crate) enum ClientError {
 type Result<T> = std::result::Result<T, ClientError>;
 
 impl BlockingClient {
-    pub(crate) fn connect(address: SocketAddr) -> Result<Self> {
+    pub(crate) fn connect(address: SocketAddr, tls: Option<Arc<ClientConfig>>) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&address, STEP_LIMIT)?;
         stream.set_read_timeout(Some(STEP_LIMIT))?;
         stream.set_write_timeout(Some(STEP_LIMIT))?;
         stream.set_nodelay(true)?;
+        let stream: Box<dyn Transport> = match tls {
+            None => Box::new(stream),
+            Some(config) => {
+                let connection = ClientConnection::new(config, address.ip().into());
+                Box::new(StreamOwned::new(
+                    connection.map_err(io::Error::other)?,
+                    stream,
+                ))
+            }
+        };
         Ok(Self { stream, last_id: 0 })
     }
 

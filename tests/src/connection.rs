@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bson::Document;
+use rustls::HandshakeKind;
+use tokio_rustls::TlsAcceptor;
 
 use crate::action::{Content, Pause, Plan, Then};
 use crate::backend::Upstream;
@@ -101,6 +103,18 @@ impl Connection {
     }
 
     async fn run(mut self) {
+        if let Some(tls) = &self.shared.tls {
+            let acceptor = TlsAcceptor::from(Arc::clone(tls));
+            self.socket = match acceptor.accept(self.socket.into_stream()).await {
+                Ok(stream) => {
+                    if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                        self.shared.observer.resumed(self.number);
+                    }
+                    Socket::custom(stream)
+                }
+                Err(error) => return self.shared.observer.tls_failed(self.number, &error),
+            };
+        }
         // An I/O error is the client's way to end a connection.
         let next = self.serve_all().await.unwrap_or(Next::End);
         if next == Next::Reset {

@@ -61,6 +61,7 @@ mod socket;
 mod statement;
 mod store;
 mod temp;
+mod tls;
 pub mod tools;
 mod user;
 
@@ -80,6 +81,7 @@ pub use script::{Matcher, Rule, RuleId, Script};
 pub use server::{ScriptedServer, ScriptedServerBuilder};
 pub use sim::SimNetwork;
 pub use socket::ByteStream;
+pub use tls::{Authority, Identity, ServerTls};
 pub use user::{Mechanism, User};
 
 /// The programs in the README compile.

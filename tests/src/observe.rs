@@ -62,6 +62,10 @@ pub struct SeenConnection {
     pub commands: u64,
     /// The user it is authenticated for, as `database.name`.
     pub user: Option<String>,
+    /// Whether its TLS handshake has taken up an earlier session.
+    pub resumed: bool,
+    /// Why its TLS handshake has failed.
+    pub tls_failure: Option<String>,
     /// All bytes received, if the server was told to record them.
     pub received: Vec<u8>,
 }
@@ -213,6 +217,22 @@ impl Observer {
         self.change(|seen| {
             if let Some(entry) = seen.connections.get_mut(&connection) {
                 entry.user = Some(user.to_owned());
+            }
+        });
+    }
+
+    pub(crate) fn resumed(&self, connection: u64) {
+        self.change(|seen| {
+            if let Some(entry) = seen.connections.get_mut(&connection) {
+                entry.resumed = true;
+            }
+        });
+    }
+
+    pub(crate) fn tls_failed(&self, connection: u64, error: &dyn std::fmt::Display) {
+        self.change(|seen| {
+            if let Some(entry) = seen.connections.get_mut(&connection) {
+                entry.tls_failure = Some(error.to_string());
             }
         });
     }

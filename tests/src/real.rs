@@ -12,9 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, doc};
+use rustls::ClientConfig;
 
 use crate::client::{BlockingClient, ClientError};
 use crate::temp::TempDir;
+use crate::tls::{self, Authority, Identity};
 use crate::tools;
 use crate::user::User;
 
@@ -45,9 +47,37 @@ pub struct RealServerBuilder {
     users: Vec<User>,
     standalone: bool,
     arguments: Vec<OsString>,
+    tls: Option<RealTls>,
+}
+
+#[derive(Debug)]
+struct RealTls {
+    server: Identity,
+    authority: String,
+    /// The kit's own certificate, where clients are asked for one.
+    client: Option<Identity>,
 }
 
 impl RealServerBuilder {
+    /// Serves over TLS alone, with a certificate for loopback of this authority's.
+    pub fn tls(mut self, authority: &Authority) -> Self {
+        self.tls = Some(RealTls {
+            server: authority.server(),
+            authority: authority.pem(),
+            client: None,
+        });
+        self
+    }
+
+    /// As [`tls`](Self::tls), for clients that have a certificate of this authority's.
+    pub fn mutual_tls(mut self, authority: &Authority) -> Self {
+        self = self.tls(authority);
+        if let Some(tls) = &mut self.tls {
+            tls.client = Some(authority.client("mongo-testkit"));
+        }
+        self
+    }
+
     /// Adds a user with the role `root`. From the first one on the server runs with `--auth`.
     /// The user's salt and iteration count are the server's own.
     pub fn user(mut self, user: User) -> Self {
@@ -91,6 +121,9 @@ impl RealServerBuilder {
             },
             directory,
             administrator: Mutex::new(None),
+            tls: self
+                .tls
+                .map(|tls| tls::client_config(&tls.authority, tls.client.as_ref())),
             has_users: !self.users.is_empty(),
         };
         if let Err(error) = server.get_ready(stdout, &self.users) {
@@ -129,6 +162,9 @@ impl RealServerBuilder {
         if self.standalone {
             command.arg("--standalone");
         }
+        if let Some(tls) = &self.tls {
+            self.add_tls(&mut command, directory, tls);
+        }
         command.args(&self.arguments).current_dir(directory);
         command
             .stdin(Stdio::piped())
@@ -138,6 +174,24 @@ impl RealServerBuilder {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.spawn().expect("start sh")
+    }
+
+    fn add_tls(&self, command: &mut Command, directory: &Path, tls: &RealTls) {
+        let (certificate, key) = (directory.join("server.crt"), directory.join("server.key"));
+        let authority = directory.join("ca.crt");
+        for (path, text) in [
+            (&certificate, tls.server.certificate()),
+            (&key, tls.server.key()),
+            (&authority, &tls.authority),
+        ] {
+            fs::write(path, text).expect("write into a temporary directory");
+        }
+        command.arg("--tls-cert-file").arg(certificate);
+        command.arg("--tls-key-file").arg(key);
+        if tls.client.is_some() {
+            command.arg("--tls-ca-file").arg(authority);
+            command.arg("--tls-require-client-cert");
+        }
     }
 }
 
@@ -151,6 +205,7 @@ pub struct RealServer {
     _guardian: Guardian,
     directory: TempDir,
     administrator: Mutex<Option<BlockingClient>>,
+    tls: Option<Arc<ClientConfig>>,
     has_users: bool,
 }
 
@@ -289,7 +344,8 @@ impl RealServer {
     fn get_ready(&mut self, stdout: ChildStdout, users: &[User]) -> Result<(), String> {
         let deadline = Instant::now() + START_LIMIT;
         self.address = announced_address(stdout)?;
-        while let Err(error) = BlockingClient::connect(self.address)
+        while let Err(error) = self
+            .connect()
             .and_then(|mut client| client.run("admin", doc! {"hello": 1}))
         {
             if Instant::now() > deadline {
@@ -300,6 +356,10 @@ impl RealServer {
         self.create_users(users).map_err(|error| error.to_string())
     }
 
+    fn connect(&self) -> Result<BlockingClient, ClientError> {
+        BlockingClient::connect(self.address, self.tls.clone())
+    }
+
     /// The first user is made by the exception for a server that has none, as the administrator,
     /// who then makes the others.
     fn create_users(&self, users: &[User]) -> Result<(), ClientError> {
@@ -307,7 +367,7 @@ impl RealServer {
             return Ok(());
         }
         let (name, password) = ADMINISTRATOR;
-        BlockingClient::connect(self.address)?.run(
+        self.connect()?.run(
             "admin",
             doc! {"createUser": name, "pwd": password, "roles": ["root"]},
         )?;
@@ -334,7 +394,7 @@ impl RealServer {
         let mut client = match slot.take() {
             Some(client) => client,
             None => {
-                let mut client = BlockingClient::connect(self.address)?;
+                let mut client = self.connect()?;
                 if self.has_users {
                     client.authenticate(ADMINISTRATOR.0, ADMINISTRATOR.1)?;
                 }

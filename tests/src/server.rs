@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bson::Document;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::ServerConfig;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -25,6 +26,7 @@ use crate::script::Script;
 use crate::socket::{ByteStream, Socket};
 use crate::store::Store;
 use crate::temp::TempDir;
+use crate::tls::ServerTls;
 use crate::user::User;
 
 /// What the connections of a server share.
@@ -42,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) fail_point: FailPoint,
     pub(crate) link: Link,
     pub(crate) exhaust: ExhaustReplies,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
     /// Its place in a deployment. Without one it is a standalone that has no topology version.
     pub(crate) seat: Option<Seat>,
     /// Where there is one, the store is unused.
@@ -60,6 +63,7 @@ pub struct ScriptedServerBuilder {
     record_bytes: bool,
     unix: bool,
     exhaust: ExhaustReplies,
+    tls: Option<ServerTls>,
     place: Option<Place>,
     seat: Option<Seat>,
     store: Store,
@@ -117,6 +121,14 @@ impl ScriptedServerBuilder {
     #[cfg(unix)]
     pub fn unix(mut self) -> Self {
         self.unix = true;
+        self
+    }
+
+    /// Serves over TLS alone. A handshake that fails is in
+    /// [`SeenConnection::tls_failure`](crate::SeenConnection::tls_failure), and what is
+    /// [recorded](Self::record_bytes) is what was decrypted.
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -179,6 +191,7 @@ impl ScriptedServerBuilder {
             fail_point: FailPoint::default(),
             link: Link::default(),
             exhaust: self.exhaust,
+            tls: self.tls.as_ref().map(ServerTls::config),
             seat: self.seat,
             backend: self.backend,
         });

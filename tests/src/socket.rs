@@ -35,6 +35,16 @@ impl Socket {
         Self::Custom(Box::new(stream), Vec::new())
     }
 
+    /// As a stream like any other.
+    pub(crate) fn into_stream(self) -> Box<dyn ByteStream> {
+        match self {
+            Self::Tcp(stream) => Box::new(stream),
+            #[cfg(unix)]
+            Self::Unix(stream) => Box::new(stream),
+            Self::Custom(stream, _) => stream,
+        }
+    }
+
     /// Reads what there is to the end of `buffer`; 0 is the end. Loses nothing when it is dropped.
     pub(crate) async fn read_to(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         buffer.reserve(READ_SIZE);

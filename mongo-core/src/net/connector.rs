@@ -13,8 +13,8 @@ use super::together::Together;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Opens the transport to a server: the seam for TLS, proxies, in-memory networks and a
-/// framework's own sockets.
+/// Opens the transport to a server: the seam for proxies, in-memory networks and a framework's own
+/// sockets. TLS goes on top of what it opens, where that is asked for.
 ///
 /// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over, so
 /// an implementation needs no time-out of its own, but must leave nothing behind when dropped.
@@ -25,6 +25,12 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// Preferably [`ErrorKind::Connect`]; the caller adds the server's address.
     async fn connect(&self, address: &ServerAddress) -> Result<Stream>;
+
+    /// Whether its streams are encrypted, and the servers verified, already: then no TLS is put on
+    /// top of them where the options ask for it. Default false.
+    fn is_secure(&self) -> bool {
+        false
+    }
 }
 
 /// TCP and Unix domain sockets.

@@ -6,10 +6,10 @@ use bson::RawDocumentBuf;
 use super::authenticator::Authenticator;
 use super::channel::Channel;
 use super::connection::{Connection, Identity};
-use super::connector::Connector;
 use super::deadline::{Deadline, Elapsed};
 use super::generations::{Generation, Generations};
-
+use super::tls;
+use super::transport::Transport;
 use crate::ServerAddress;
 use crate::auth::{AuthError, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
@@ -20,7 +20,7 @@ use crate::wire::Limits;
 /// Makes connections to one server for one authenticator: opens the transport, says hello,
 /// authenticates.
 pub(crate) struct Establisher {
-    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) transport: Transport,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) server: ServerAddress,
     /// The `client` document of the handshake.
@@ -130,7 +130,7 @@ impl Establisher {
     }
 
     async fn run(&self, id: u64, phase: &mut Wait) -> Result<Connection> {
-        let mut opened = self.open().await?;
+        let mut opened = self.open(|wait| self.enter(phase, wait)).await?;
         self.enter(phase, Wait::Credential);
         let credential = self.authenticator.credential().await?;
         self.enter(phase, Wait::Handshake);
@@ -142,12 +142,12 @@ impl Establisher {
         greeted.await.map_err(|error| error.for_user(user.as_ref()))
     }
 
-    /// Opens the transport.
-    pub(super) async fn open(&self) -> Result<Opened> {
+    /// Opens the transport. `enter` is told what is waited for.
+    pub(super) async fn open(&self, enter: impl FnMut(Wait)) -> Result<Opened> {
         let generation = self.generations.begin();
-        let channel = Channel::new(self.connector.connect(&self.server).await?);
+        let stream = self.transport.open(&self.server, enter).await?;
         Ok(Opened {
-            channel,
+            channel: Channel::new(stream),
             generation,
         })
     }
@@ -163,7 +163,7 @@ impl Establisher {
         }
         let mut handshake = Handshake::new(self.context(credential)?);
         match handshake.start()? {
-            Step::Send(request) => ask(channel, &request).await?,
+            Step::Send(request) => ask_first(channel, &request).await?,
             Step::Need(_) | Step::Done(_) => return Err(HandshakeError::OutOfOrder.into()),
         }
         Ok(handshake)
@@ -261,9 +261,14 @@ pub(super) async fn first_hello(
     // Nothing is proved without a credential, so that no nonce goes out.
     let nonces = Nonces::from_random([0; Nonces::RANDOM_BYTES]);
     match Handshake::new(HandshakeContext::new(metadata, nonces)).start()? {
-        Step::Send(request) => ask(channel, &request).await,
+        Step::Send(request) => ask_first(channel, &request).await,
         Step::Need(_) | Step::Done(_) => Err(HandshakeError::OutOfOrder.into()),
     }
+}
+
+/// A server that refuses the client's certificate says so only here, with TLS 1.3.
+async fn ask_first(channel: &mut Channel, request: &Outgoing) -> Result<()> {
+    ask(channel, request).await.map_err(tls::explain)
 }
 
 async fn ask(channel: &mut Channel, request: &Outgoing) -> Result<()> {

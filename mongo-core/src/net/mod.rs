@@ -19,8 +19,10 @@ mod on_demand;
 mod reply;
 mod single;
 mod stream;
+mod tls;
 mod together;
 mod topology;
+mod transport;
 
 pub use authenticator::CredentialProvider;
 pub(crate) use authenticator::{AuthParts, Authenticator};
@@ -37,7 +39,10 @@ pub use on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub use reply::Reply;
 pub use single::SingleClient;
 pub use stream::{AsyncStream, Stream};
+#[cfg(feature = "tls-rustls")]
+pub use tls::Tls;
 pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
+pub(crate) use transport::{Transport, TransportBuilder};
 
 use crate::handshake::Environment;
 

@@ -12,9 +12,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::channel::Channel;
-use super::connector::Connector;
 use super::establish::first_hello;
+use super::stream::Stream;
 use super::topology::Shared;
+use super::transport::Transport;
 use crate::ServerAddress;
 use crate::error::Result;
 use crate::handshake::Environment;
@@ -28,7 +29,7 @@ const SAMPLES: usize = 8;
 /// What all monitors of a topology have in common.
 pub(super) struct Monitoring {
     options: ClientOptions,
-    connector: Arc<dyn Connector>,
+    transport: Transport,
     /// The `client` document of the handshake.
     metadata: Arc<RawDocumentBuf>,
     on_faas: bool,
@@ -38,13 +39,13 @@ pub(super) struct Monitoring {
 impl Monitoring {
     pub(super) fn new(
         options: &ClientOptions,
-        connector: Arc<dyn Connector>,
+        transport: Transport,
         metadata: RawDocumentBuf,
         environment: &Environment<'_>,
     ) -> Self {
         Self {
             options: options.clone(),
-            connector,
+            transport,
             metadata: Arc::new(metadata),
             on_faas: environment.is_faas(),
             next_connection: AtomicU64::new(1),
@@ -137,7 +138,9 @@ struct Link {
 }
 
 enum Stepped {
-    Opened(Channel),
+    /// TLS is still to be agreed on.
+    Opened(Stream),
+    Connected(Channel),
     Replied(Channel),
 }
 
@@ -172,13 +175,25 @@ impl Link {
             }
             (Check::NextReply, Some(channel)) => self.begin(next_reply(channel)),
             (Check::Connect, _) | (_, None) => {
-                let (connector, server) = (monitoring.connector.clone(), server.clone());
+                let (transport, server) = (monitoring.transport.clone(), server.clone());
                 self.begin(async move {
-                    let stream = connector.connect(&server).await?;
-                    Ok(Stepped::Opened(Channel::new(stream)))
+                    let stream = transport.connect(&server).await?;
+                    Ok(match transport.secures() {
+                        true => Stepped::Opened(stream),
+                        false => Stepped::Connected(Channel::new(stream)),
+                    })
                 });
             }
         }
+    }
+
+    /// Agrees on TLS.
+    fn secure(&mut self, monitoring: &Monitoring, server: &ServerAddress, stream: Stream) {
+        let (transport, server) = (monitoring.transport.clone(), server.clone());
+        self.begin(async move {
+            let stream = transport.secure(stream, &server).await?;
+            Ok(Stepped::Connected(Channel::new(stream)))
+        });
     }
 
     /// Says hello on a connection that was just opened.
@@ -250,7 +265,11 @@ impl Pump {
     fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
         let monitoring = &self.shared.monitoring;
         match stepped {
-            Ok(Stepped::Opened(channel)) => {
+            Ok(Stepped::Opened(stream)) => {
+                heartbeat.handle_opened();
+                link.secure(monitoring, &self.settings.server, stream);
+            }
+            Ok(Stepped::Connected(channel)) => {
                 let id = monitoring.next_connection.fetch_add(1, Ordering::Relaxed);
                 heartbeat.handle_connected(now(), id);
                 link.hello(monitoring, channel);
@@ -292,7 +311,8 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
         tokio::select! {
             biased;
             stepped = link.stepped() => match stepped {
-                Ok(Stepped::Opened(channel)) => {
+                Ok(Stepped::Opened(stream)) => link.secure(monitoring, &settings.server, stream),
+                Ok(Stepped::Connected(channel)) => {
                     probe.handle_connected(now());
                     link.hello(monitoring, channel);
                 }

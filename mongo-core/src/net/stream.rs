@@ -23,7 +23,10 @@ pub enum Stream {
     /// A Unix domain socket.
     #[cfg(unix)]
     Unix(UnixStream),
-    /// Anything else: TLS, a proxy's tunnel, an in-memory pipe.
+    /// TLS, over any of the others.
+    #[cfg(feature = "tls-rustls")]
+    Tls(Box<tokio_rustls::client::TlsStream<Stream>>),
+    /// Anything else: a proxy's tunnel, an in-memory pipe.
     Custom(Box<dyn AsyncStream>),
 }
 
@@ -40,6 +43,11 @@ impl Stream {
             Self::Tcp(stream) => stream.try_write(message),
             #[cfg(unix)]
             Self::Unix(stream) => stream.try_write(message),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => {
+                let sent = write_out(stream, message).await;
+                return sent.map_err(|error| last_words(stream).unwrap_or(error));
+            }
             Self::Custom(_) => Ok(0),
         };
         let written = match written {
@@ -48,9 +56,7 @@ impl Stream {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
         };
-        self.write_all(&message[written..]).await?;
-        // Sockets have nothing to flush; a TLS stream may.
-        self.flush().await
+        write_out(self, &message[written..]).await
     }
 
     /// Whether an idle stream is what it should be: open, with nothing to read.
@@ -63,18 +69,37 @@ impl Stream {
             Self::Tcp(stream) => stream.try_read(&mut byte),
             #[cfg(unix)]
             Self::Unix(stream) => stream.try_read(&mut byte),
-            Self::Custom(stream) => {
-                let mut buf = ReadBuf::new(&mut byte);
-                let mut context = Context::from_waker(Waker::noop());
-                match Pin::new(stream).poll_read(&mut context, &mut buf) {
-                    Poll::Pending => return true,
-                    Poll::Ready(outcome) => outcome.map(|()| buf.filled().len()),
-                }
-            }
+            // What TLS says to itself, such as a ticket for the next session, is no byte to read.
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => try_read(stream, &mut byte),
+            Self::Custom(stream) => try_read(stream, &mut byte),
         };
         // A byte or an end of file: either was not asked for.
         matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+}
+
+async fn write_out(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
+    stream.write_all(message).await?;
+    // Sockets have nothing to flush; other streams may.
+    stream.flush().await
+}
+
+/// Reads what is there without waiting, as sockets' own `try_read` does.
+fn try_read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut [u8]) -> io::Result<usize> {
+    let mut buf = ReadBuf::new(bytes);
+    let mut context = Context::from_waker(Waker::noop());
+    match Pin::new(stream).poll_read(&mut context, &mut buf) {
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        Poll::Ready(outcome) => outcome.map(|()| buf.filled().len()),
+    }
+}
+
+/// Why a server that takes nothing more has closed, if it has said so.
+#[cfg(feature = "tls-rustls")]
+fn last_words(stream: &mut tokio_rustls::client::TlsStream<Stream>) -> Option<io::Error> {
+    let error = try_read(stream, &mut [0]).err()?;
+    error.get_ref()?.is::<rustls::Error>().then_some(error)
 }
 
 impl fmt::Debug for Stream {
@@ -83,17 +108,21 @@ impl fmt::Debug for Stream {
             Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
             #[cfg(unix)]
             Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => f.debug_tuple("Tls").field(stream.get_ref().0).finish(),
             Self::Custom(_) => f.write_str("Custom(..)"),
         }
     }
 }
 
 macro_rules! delegate {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self {
             Stream::Tcp($stream) => $call,
             #[cfg(unix)]
             Stream::Unix($stream) => $call,
+            #[cfg(feature = "tls-rustls")]
+            Stream::Tls($stream) => $call,
             Stream::Custom($stream) => $call,
         }
     };
@@ -105,7 +134,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -115,14 +144,26 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => Pin::new(stream).poll_write(cx, buf))
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        delegate!(self, stream => stream.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_flush(cx))
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

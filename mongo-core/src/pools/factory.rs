@@ -11,9 +11,11 @@ use super::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::handshake::{ClientMetadata, DriverInfo};
+#[cfg(feature = "tls-rustls")]
+use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, Compression, Connection, Connector, CredentialProvider, Deadline,
-    Establisher, Generations, KeyService, PROCESS, SocketConnector,
+    Establisher, Generations, KeyService, PROCESS, TransportBuilder,
 };
 use crate::uri::ClientOptions;
 use crate::wire::Readiness;
@@ -44,7 +46,7 @@ impl ConnectionFactory {
         ConnectionFactoryBuilder {
             options,
             config: ManagerConfig::default(),
-            connector: None,
+            transport: TransportBuilder::default(),
             auth: AuthParts::default(),
             driver_info: Vec::new(),
         }
@@ -240,7 +242,7 @@ impl fmt::Debug for ConnectionFactory {
 pub struct ConnectionFactoryBuilder {
     options: ClientOptions,
     config: ManagerConfig,
-    connector: Option<Arc<dyn Connector>>,
+    transport: TransportBuilder,
     auth: AuthParts,
     driver_info: Vec<DriverInfo>,
 }
@@ -253,10 +255,19 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// What opens the transport. Default [`SocketConnector`].
+    /// What opens the transport. Default [`SocketConnector`](crate::net::SocketConnector).
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.connector = Some(connector);
+        self.transport.connector = Some(connector);
+        self
+    }
+
+    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
+    /// say.
+    #[cfg(feature = "tls-rustls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
+        self.transport.tls = Some(tls.into());
         self
     }
 
@@ -283,7 +294,7 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// The factory.
+    /// The factory. No I/O, but that the files of TLS are read.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`] for what the options ask and this version can't do; it names
@@ -291,6 +302,7 @@ impl ConnectionFactoryBuilder {
     pub fn build(self) -> Result<ConnectionFactory> {
         let server = self.check_options()?;
         let options = &self.options;
+        let transport = self.transport.build(options)?;
         let authenticator = Authenticator::new(options, self.auth)?;
         let mut metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
             .map_err(|error| Error::configuration(error.to_string()))?;
@@ -302,9 +314,7 @@ impl ConnectionFactoryBuilder {
         let config = &self.config;
         Ok(ConnectionFactory {
             establisher: Establisher {
-                connector: self
-                    .connector
-                    .unwrap_or_else(|| Arc::new(SocketConnector::new())),
+                transport,
                 authenticator: Arc::new(authenticator),
                 server,
                 metadata: Arc::new(metadata.document()),
@@ -330,18 +340,10 @@ impl ConnectionFactoryBuilder {
     fn check_options(&self) -> Result<ServerAddress> {
         let options = &self.options;
         options.validate()?;
-        let missing =
-            |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
         if options.srv.is_some() && options.hosts.is_empty() {
             return Err(Error::configuration(
                 "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
             ));
-        }
-        if options.uses_tls() && self.connector.is_none() {
-            return missing("TLS (`tls=true`) without a connector of your own");
-        }
-        if options.proxy.is_some() && self.connector.is_none() {
-            return missing("`proxyHost` without a connector of your own");
         }
         match options.hosts.first() {
             Some(host) => Ok(host.clone()),

@@ -179,6 +179,7 @@ pub(super) fn is_network_error(error: &Error) -> bool {
         ErrorKind::Connect(_) | ErrorKind::Network(_) => true,
         ErrorKind::Timeout { wait, .. } => match wait {
             Wait::Connect
+            | Wait::Tls
             | Wait::Handshake
             | Wait::Authentication
             | Wait::Command
@@ -198,7 +199,8 @@ fn is_of_server(error: &Error) -> bool {
         ErrorKind::Authentication(
             AuthError::Credential(_) | AuthError::UnsupportedMechanism(_) | AuthError::OutOfOrder,
         ) => false,
-        ErrorKind::Protocol(_)
+        ErrorKind::Tls(_)
+        | ErrorKind::Protocol(_)
         | ErrorKind::Handshake(_)
         | ErrorKind::Authentication(_)
         | ErrorKind::Command(_) => true,

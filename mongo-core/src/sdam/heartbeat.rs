@@ -66,6 +66,8 @@ enum State {
     Checking {
         check: Check,
         started: Instant,
+        /// Whether the transport is open, and TLS is being agreed on.
+        secures: bool,
         /// When the hello was written, or the stream's next reply was awaited.
         sent: Option<Instant>,
         connection_id: Option<u64>,
@@ -136,18 +138,32 @@ impl Heartbeat {
             State::Checking {
                 check,
                 started,
+                secures,
                 sent,
                 ..
             } => {
-                let wait = match (check, sent) {
-                    (Check::Connect, None) => Wait::Connect,
-                    (Check::Connect, Some(_)) => Wait::Handshake,
+                let wait = match (check, secures, sent) {
+                    (Check::Connect, false, None) => Wait::Connect,
+                    (Check::Connect, true, None) => Wait::Tls,
+                    (Check::Connect, _, Some(_)) => Wait::Handshake,
                     _ => Wait::Heartbeat,
                 };
                 let after = now.saturating_duration_since(*started);
                 self.fail(now, Error::timeout(wait, after));
             }
             State::Stopped => {}
+        }
+    }
+
+    /// The transport that [`Check::Connect`] asked for is open, and TLS is about to be agreed on.
+    pub fn handle_opened(&mut self) {
+        if let State::Checking {
+            check: Check::Connect,
+            secures,
+            ..
+        } = &mut self.state
+        {
+            *secures = true;
         }
     }
 
@@ -174,6 +190,7 @@ impl Heartbeat {
                 started,
                 sent,
                 connection_id,
+                ..
             } => {
                 let duration = now.saturating_duration_since(sent.unwrap_or(*started));
                 (check.is_awaited(), duration, *connection_id)
@@ -300,6 +317,7 @@ impl Heartbeat {
             sent: (check != Check::Connect).then_some(now),
             check,
             started: now,
+            secures: false,
             connection_id: driver_id,
         };
     }

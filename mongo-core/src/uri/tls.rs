@@ -38,7 +38,7 @@ pub struct TlsOptions {
 
 impl TlsOptions {
     /// Whether any option but `tls` asks for TLS.
-    pub(super) fn implied(&self) -> bool {
+    pub(crate) fn implied(&self) -> bool {
         self.ca_file.is_some()
             || self.certificate_key_file.is_some()
             || self.certificate_key_file_password.is_some()
@@ -67,7 +67,7 @@ impl TlsOptions {
 
     /// The specification's conflicts: both options of a pair present, whatever their values. The
     /// eighth, `tls` against `ssl`, can only be seen while options are read.
-    pub(super) fn validate(&self) -> Result<(), UriError> {
+    pub(crate) fn validate(&self) -> Result<(), UriError> {
         let flags = self.flags();
         // Indices into `flags`.
         const CONFLICTS: [(usize, usize); 7] =

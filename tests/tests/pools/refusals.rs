@@ -6,8 +6,14 @@ const SECRET: &str = "m4rked";
 
 /// URIs that a pool can't be built from, and what the error has to say.
 const URIS: [(&str, &str); 14] = [
-    ("mongodb://u:m4rked@h/?tls=true", "TLS"),
-    ("mongodb://u:m4rked@h/?ssl=true", "TLS"),
+    (
+        "mongodb://u:m4rked@h/?tls=true&tlsCAFile=%2Fno%2Ffile",
+        "tlsCAFile",
+    ),
+    (
+        "mongodb://u:m4rked@h/?tlsCertificateKeyFilePassword=m4rked",
+        "tlsCertificateKeyFilePassword",
+    ),
     (
         "mongodb+srv://u:m4rked@cluster.example.com/?tls=false",
         "mongodb+srv",

@@ -416,11 +416,3 @@ async fn connected_again_it_asks_again() {
     routers.topology.close().await;
     assert_eq!(Arc::strong_count(&dns), 2, "no task");
 }
-
-#[test]
-fn without_tls_of_ones_own_it_is_refused_by_name() {
-    let options =
-        ClientOptions::parse("mongodb+srv://test1.test.build.10gen.cc/").expect("options");
-    let error = Topology::new(options).expect_err("no TLS yet");
-    assert!(error.to_string().contains("TLS"), "{error}");
-}

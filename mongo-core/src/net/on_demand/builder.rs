@@ -10,13 +10,15 @@ use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::SdamEvent;
 use crate::handshake::ClientMetadata;
+#[cfg(feature = "tls-rustls")]
+use crate::net::Tls;
 use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
-use crate::net::connector::{Connector, SocketConnector};
+use crate::net::connector::Connector;
 use crate::net::dispatcher::Handler;
 use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
-use crate::net::{PROCESS, SingleClient};
+use crate::net::{PROCESS, SingleClient, Transport, TransportBuilder};
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;
@@ -29,7 +31,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Builds an [`OnDemandTopology`], or the [`SingleClient`] over one.
 pub struct OnDemandTopologyBuilder {
     options: ClientOptions,
-    connector: Option<Arc<dyn Connector>>,
+    transport: TransportBuilder,
     auth: AuthParts,
     handler: Option<Handler<SdamEvent>>,
     selector: Option<ServerSelector>,
@@ -39,7 +41,7 @@ pub struct OnDemandTopologyBuilder {
 
 /// What makes connections to any server.
 pub(super) struct Establishers {
-    connector: Arc<dyn Connector>,
+    transport: Transport,
     authenticator: Arc<Authenticator>,
     metadata: Arc<RawDocumentBuf>,
     connect_timeout: Option<Duration>,
@@ -50,7 +52,7 @@ pub(super) struct Establishers {
 impl Establishers {
     pub(super) fn server(&self, server: &ServerAddress) -> Establisher {
         Establisher {
-            connector: self.connector.clone(),
+            transport: self.transport.clone(),
             authenticator: self.authenticator.clone(),
             server: server.clone(),
             metadata: self.metadata.clone(),
@@ -70,7 +72,7 @@ impl OnDemandTopologyBuilder {
     pub(super) fn new(options: ClientOptions) -> Self {
         Self {
             options,
-            connector: None,
+            transport: TransportBuilder::default(),
             auth: AuthParts::default(),
             handler: None,
             selector: None,
@@ -79,10 +81,19 @@ impl OnDemandTopologyBuilder {
         }
     }
 
-    /// What opens the transports. Default [`SocketConnector`].
+    /// What opens the transports. Default [`SocketConnector`](crate::net::SocketConnector).
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.connector = Some(connector);
+        self.transport.connector = Some(connector);
+        self
+    }
+
+    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
+    /// say.
+    #[cfg(feature = "tls-rustls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
+        self.transport.tls = Some(tls.into());
         self
     }
 
@@ -132,7 +143,7 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// The topology, which does not authenticate. No I/O.
+    /// The topology, which does not authenticate. No I/O, but that the files of TLS are read.
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) for what the options ask and this version
@@ -141,7 +152,8 @@ impl OnDemandTopologyBuilder {
         self.finish(Authenticator::nobody())
     }
 
-    /// The client, which authenticates by the options' credential, if there is one. No I/O.
+    /// The client, which authenticates by the options' credential, if there is one. No I/O, but
+    /// that the files of TLS are read.
     ///
     /// # Errors
     /// As [`build`](Self::build); or the credential can't be used.
@@ -153,6 +165,7 @@ impl OnDemandTopologyBuilder {
     fn finish(self, authenticator: Authenticator) -> Result<OnDemandTopology> {
         self.check_options()?;
         let options = self.options;
+        let transport = self.transport.build(&options)?;
         let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
             .map_err(|error| Error::configuration(error.to_string()))?;
         let of_monitors = ClientOptions::default().heartbeat_frequency;
@@ -178,9 +191,7 @@ impl OnDemandTopologyBuilder {
             is_closed: false,
             handler: self.handler,
             establishers: Establishers {
-                connector: self
-                    .connector
-                    .unwrap_or_else(|| Arc::new(SocketConnector::new())),
+                transport,
                 authenticator: Arc::new(authenticator),
                 metadata: Arc::new(metadata.document()),
                 compression: Compression::from_options(&options),
@@ -210,14 +221,6 @@ impl OnDemandTopologyBuilder {
         if options.load_balanced == Some(true) {
             return unsupported("`loadBalanced=true`");
         }
-        match &self.connector {
-            None if options.uses_tls() => {
-                unsupported("TLS (`tls=true`) without a connector of your own")
-            }
-            None if options.proxy.is_some() => {
-                unsupported("`proxyHost` without a connector of your own")
-            }
-            None | Some(_) => Ok(()),
-        }
+        Ok(())
     }
 }

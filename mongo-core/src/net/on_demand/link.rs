@@ -88,7 +88,7 @@ impl Check {
 }
 
 async fn open(establisher: &Establisher, id: u64, wait: &mut Wait) -> Result<(Answer, Duration)> {
-    let mut opened = establisher.open().await?;
+    let mut opened = establisher.open(|next| *wait = next).await?;
     *wait = Wait::Credential;
     let credential = establisher.authenticator.credential().await?;
     *wait = Wait::Handshake;

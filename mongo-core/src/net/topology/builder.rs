@@ -7,18 +7,20 @@ use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::event::SdamEvent;
 use crate::handshake::ClientMetadata;
-use crate::net::PROCESS;
-use crate::net::connector::{Connector, SocketConnector};
+#[cfg(feature = "tls-rustls")]
+use crate::net::Tls;
+use crate::net::connector::Connector;
 use crate::net::dispatcher::Handler;
 use crate::net::dns::DnsResolver;
 use crate::net::monitor::Monitoring;
+use crate::net::{PROCESS, TransportBuilder};
 use crate::select::{SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;
 
 /// Builds a [`Topology`].
 pub struct TopologyBuilder {
     options: ClientOptions,
-    connector: Option<Arc<dyn Connector>>,
+    transport: TransportBuilder,
     resolver: Option<Arc<dyn DnsResolver>>,
     handlers: Vec<Handler<SdamEvent>>,
     selector: Option<ServerSelector>,
@@ -28,17 +30,26 @@ impl TopologyBuilder {
     pub(super) fn new(options: ClientOptions) -> Self {
         Self {
             options,
-            connector: None,
+            transport: TransportBuilder::default(),
             resolver: None,
             handlers: Vec::new(),
             selector: None,
         }
     }
 
-    /// What opens the monitors' transports. Default [`SocketConnector`].
+    /// What opens the monitors' transports. Default [`SocketConnector`](crate::net::SocketConnector).
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.connector = Some(connector);
+        self.transport.connector = Some(connector);
+        self
+    }
+
+    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
+    /// say.
+    #[cfg(feature = "tls-rustls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
+        self.transport.tls = Some(tls.into());
         self
     }
 
@@ -80,8 +91,8 @@ impl TopologyBuilder {
         self
     }
 
-    /// The topology, not connected yet. No I/O, but that the system's resolver configuration is
-    /// read where it is needed.
+    /// The topology, not connected yet. No I/O, but that the system's resolver configuration and
+    /// the files of TLS are read where they are needed.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
@@ -89,11 +100,7 @@ impl TopologyBuilder {
     pub fn build(self) -> Result<Topology> {
         let options = self.options;
         options.validate()?;
-        if options.uses_tls() && self.connector.is_none() {
-            return Err(Error::configuration(
-                "TLS (`tls=true`) without a connector of your own is not supported yet",
-            ));
-        }
+        let transport = self.transport.build(&options)?;
         let resolver = match (options.srv.is_some(), self.resolver) {
             (false, _) => None,
             (true, Some(resolver)) => Some(resolver),
@@ -107,14 +114,11 @@ impl TopologyBuilder {
                 None => Error::configuration("there is no host"),
             });
         }
-        let connector = self
-            .connector
-            .unwrap_or_else(|| Arc::new(SocketConnector::new()));
         let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
             .map_err(|error| Error::configuration(error.to_string()))?;
         let mut selection = SelectionOptions::from(&options);
         selection.selector = self.selector;
-        let monitoring = Monitoring::new(&options, connector, metadata.document(), &PROCESS);
+        let monitoring = Monitoring::new(&options, transport, metadata.document(), &PROCESS);
         Ok(Topology::of(Shared::new(
             options,
             monitoring,

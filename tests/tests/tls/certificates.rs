@@ -1,0 +1,177 @@
+//! Which certificates are taken, and what the relaxing options relax.
+
+use std::sync::Arc;
+
+use mongo_core::error::{CertificateProblem, TlsError};
+use mongo_core::net::{SocketConnector, Tls};
+use mongo_core::pools::ConnectionFactory;
+use mongo_core::rustls::{ClientConfig, RootCertStore, crypto, version};
+use mongo_core::{ClientOptions, Deadline};
+use mongo_testkit::{Authority, ServerTls};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::support::{connect, ping, refusal, server, trusting, uri};
+
+#[tokio::test]
+async fn names_and_addresses_are_verified() {
+    let authority = Authority::new();
+    for (names, host, taken) in [
+        (["localhost"], "localhost", true),
+        (["127.0.0.1"], "127.0.0.1", true),
+        (["localhost"], "127.0.0.1", false),
+        (["127.0.0.1"], "localhost", false),
+        (["*.localhost"], "localhost", false),
+    ] {
+        let server = server(ServerTls::new(authority.issue(&names, |_| ()))).await;
+        let outcome = connect(&uri(&server, host, &trusting(&authority))).await;
+        match outcome {
+            Ok(mut connection) => {
+                assert!(taken, "{names:?} for {host}");
+                ping(&mut connection).await.expect("a reply");
+            }
+            Err(error) => {
+                assert!(!taken, "{names:?} for {host}: {error}");
+                let expected = TlsError::Certificate(CertificateProblem::WrongHost);
+                assert_eq!(refusal(&error, &server), expected);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_versions_are_spoken() {
+    let authority = Authority::new();
+    for version in [&version::TLS12, &version::TLS13] {
+        let server = server(ServerTls::new(authority.server()).version(version)).await;
+        let uri = uri(&server, "localhost", &trusting(&authority));
+        let mut connection = connect(&uri).await.expect("a connection");
+        ping(&mut connection).await.expect("a reply");
+    }
+}
+
+/// Each option with what it does when true, and nothing when false.
+#[tokio::test]
+async fn options_relax_when_true_and_only_then() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let unknown = CertificateProblem::UnknownIssuer;
+    let names = "tlsAllowInvalidHostnames";
+    let (certificates, all) = ("tlsAllowInvalidCertificates", "tlsInsecure");
+    let wrong_host = || authority.issue(&["other.example"], |_| ());
+    for (identity, option, problem) in [
+        (wrong_host(), names, CertificateProblem::WrongHost),
+        (wrong_host(), certificates, CertificateProblem::WrongHost),
+        (wrong_host(), all, CertificateProblem::WrongHost),
+        (stranger.server(), certificates, unknown.clone()),
+        (stranger.server(), all, unknown.clone()),
+        (authority.self_signed(&["x.example"]), all, unknown.clone()),
+    ] {
+        for version in [&version::TLS12, &version::TLS13] {
+            let server = server(ServerTls::new(identity.clone()).version(version)).await;
+            let trusting = trusting(&authority);
+            let uri = |value| {
+                uri(
+                    &server,
+                    "localhost",
+                    &format!("{trusting}&{option}={value}"),
+                )
+            };
+            let error = connect(&uri(false)).await.map(drop).expect_err("refused");
+            assert_eq!(
+                refusal(&error, &server),
+                TlsError::Certificate(problem.clone()),
+                "{option}"
+            );
+            let mut connection = connect(&uri(true)).await.expect(option);
+            ping(&mut connection).await.expect("a reply");
+        }
+    }
+}
+
+/// Any host is not any issuer.
+#[tokio::test]
+async fn a_wrong_issuer_is_refused_whatever_the_host() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let server = server(ServerTls::new(stranger.server())).await;
+    let options = format!("{}&tlsAllowInvalidHostnames=true", trusting(&authority));
+    let error = connect(&uri(&server, "localhost", &options)).await;
+    let error = error.map(drop).expect_err("refused");
+    let unknown = TlsError::Certificate(CertificateProblem::UnknownIssuer);
+    assert_eq!(refusal(&error, &server), unknown);
+}
+
+/// The system's roots are not those of the test.
+#[tokio::test]
+async fn without_an_authority_file_the_system_is_asked() {
+    let authority = Authority::new();
+    let server = server(ServerTls::new(authority.server())).await;
+    match connect(&uri(&server, "localhost", "")).await {
+        Ok(_) => panic!("an unknown authority is trusted"),
+        // A machine without roots says so when the connection is configured.
+        Err(error) if error.to_string().contains("tls-native-roots") => {}
+        Err(error) => {
+            let unknown = TlsError::Certificate(CertificateProblem::UnknownIssuer);
+            assert_eq!(refusal(&error, &server), unknown);
+        }
+    }
+}
+
+fn in_memory(authority: &Authority) -> Tls {
+    let der = CertificateDer::from_pem_slice(authority.pem().as_bytes());
+    let mut roots = RootCertStore::empty();
+    roots.add(der.expect("a certificate")).expect("a root");
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config).into()
+}
+
+#[tokio::test]
+async fn a_configuration_of_ones_own_needs_no_files() {
+    let authority = Authority::new();
+    let server = server(ServerTls::new(authority.server())).await;
+    let options = ClientOptions::parse(&uri(&server, "localhost", "")).expect("options");
+    let factory = ConnectionFactory::builder(options)
+        .connector(Arc::new(SocketConnector::new()))
+        .tls(in_memory(&authority))
+        .build()
+        .expect("a factory");
+    let mut connection = factory
+        .establish(Deadline::never())
+        .await
+        .expect("connected");
+    ping(&mut connection).await.expect("a reply");
+}
+
+/// What would have no effect is refused.
+#[tokio::test]
+async fn a_configuration_of_ones_own_goes_with_no_other_option() {
+    for option in ["tls=false", "", "tlsCAFile=x", "tlsInsecure=true"] {
+        let options = ClientOptions::parse(&format!("mongodb://h/?{option}")).expect("options");
+        let factory = ConnectionFactory::builder(options).tls(in_memory(&Authority::new()));
+        let error = factory.build().map(drop).expect_err(option);
+        assert!(error.to_string().contains("of your own"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_resumed() {
+    let authority = Authority::new();
+    for version in [&version::TLS12, &version::TLS13] {
+        let server = server(ServerTls::new(authority.server()).version(version)).await;
+        let uri = uri(&server, "localhost", &trusting(&authority));
+        let factory = crate::support::factory(&uri).expect("a factory");
+        for resumed in [false, true, true] {
+            let mut connection = factory
+                .establish(Deadline::never())
+                .await
+                .expect("connected");
+            ping(&mut connection).await.expect("a reply");
+            let seen = server.look(|seen| seen.connections[&seen.accepted].clone());
+            assert_eq!(seen.resumed, resumed, "{version:?}");
+        }
+    }
+}

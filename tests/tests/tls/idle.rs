@@ -1,0 +1,101 @@
+//! What an idle TLS stream may hear without being broken, and what says that it is.
+
+use std::time::Duration;
+
+use mongo_core::Deadline;
+use mongo_testkit::{Authority, ScriptedServer, ServerTls};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{factory, ping, server, trusting, uri};
+
+#[tokio::test]
+async fn the_servers_end_is_seen() {
+    let authority = Authority::new();
+    let server = server(ServerTls::new(authority.server())).await;
+    let uri = uri(&server, "localhost", &trusting(&authority));
+    let factory = factory(&uri).expect("a factory");
+    let mut connection = factory
+        .establish(Deadline::never())
+        .await
+        .expect("connected");
+    ping(&mut connection).await.expect("a reply");
+    let checked = factory.recycle(&mut connection, Deadline::never()).await;
+    checked.expect("as good as new");
+    server.close_connections().await;
+    // The runtime asks the system what has come when it has nothing else to do.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let checked = factory.recycle(&mut connection, Deadline::never()).await;
+    checked.expect_err("closed");
+}
+
+/// What a front does next on its one connection.
+enum Order {
+    /// Says something to the client's TLS that is nothing to the client, as tickets are.
+    UpdateKeys,
+    /// Says that nothing more will come.
+    Close,
+}
+
+/// TLS in front of a server. The sender of an order hears of it when it is done.
+async fn front(
+    authority: &Authority,
+    server: &ScriptedServer,
+) -> (u16, mpsc::Sender<(Order, oneshot::Sender<()>)>) {
+    let identity = authority.server();
+    let acceptor = TlsAcceptor::from(ServerTls::new(identity).config());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let back = server.address();
+    let (orders, mut received) = mpsc::channel::<(Order, oneshot::Sender<()>)>(1);
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a client");
+        let mut near = acceptor.accept(stream).await.expect("TLS");
+        let mut far = TcpStream::connect(back).await.expect("the server");
+        loop {
+            // Nothing is under way when an order comes.
+            let order = tokio::select! {
+                _ = copy_bidirectional(&mut near, &mut far) => return,
+                order = received.recv() => order,
+            };
+            let Some((order, done)) = order else { return };
+            match order {
+                Order::UpdateKeys => {
+                    let updated = near.get_mut().1.refresh_traffic_keys();
+                    updated.expect("TLS 1.3");
+                    near.flush().await.expect("sent");
+                }
+                Order::Close => near.shutdown().await.expect("sent"),
+            }
+            done.send(()).expect("waited for");
+        }
+    });
+    (port, orders)
+}
+
+#[tokio::test]
+async fn what_tls_says_to_itself_is_no_byte_to_read() {
+    let authority = Authority::new();
+    let server = ScriptedServer::start().await;
+    let (port, orders) = front(&authority, &server).await;
+    let options = trusting(&authority);
+    let uri = format!("mongodb://localhost:{port}/?directConnection=true{options}");
+    let factory = factory(&uri).expect("a factory");
+    let mut connection = factory
+        .establish(Deadline::never())
+        .await
+        .expect("connected");
+    for (order, is_good) in [(Order::UpdateKeys, true), (Order::Close, false)] {
+        ping(&mut connection).await.expect("a reply");
+        let (done, is_done) = oneshot::channel();
+        orders.send((order, done)).await.expect("a front");
+        is_done.await.expect("carried out");
+        // The runtime asks the system what has come when it has nothing else to do.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let checked = factory.recycle(&mut connection, Deadline::never()).await;
+        assert_eq!(checked.is_ok(), is_good, "{checked:?}");
+    }
+    assert_eq!(server.look(|seen| seen.count("ping")), 2);
+}

@@ -1,0 +1,8 @@
+//! TLS: whom a client trusts, and what it shows of itself.
+
+mod certificates;
+mod files;
+mod idle;
+mod real;
+mod support;
+mod topology;

@@ -1,0 +1,124 @@
+//! Monitors over TLS, and clients without any.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::doc;
+use mongo_core::error::{CertificateProblem, TlsError, Wait};
+use mongo_core::event::SdamEvent;
+use mongo_core::net::{Connector, SingleClient, SocketConnector, Stream, Topology};
+use mongo_core::select::Criterion;
+use mongo_core::{ClientOptions, Error, ErrorKind, ServerAddress};
+use mongo_testkit::{Action, Authority, Matcher, ScriptedServer, ServerTls};
+
+use crate::support::{server, trusting, uri};
+
+fn options(uri: &str) -> ClientOptions {
+    ClientOptions::parse(uri).expect("options")
+}
+
+#[tokio::test]
+async fn a_topology_is_discovered() {
+    let authority = Authority::new();
+    let server = server(ServerTls::new(authority.server())).await;
+    let uri = uri(&server, "localhost", &trusting(&authority));
+    let topology = Topology::new(options(&uri)).expect("a topology");
+    topology.connect().expect("connected");
+    topology
+        .select(&Criterion::write())
+        .await
+        .expect("a server");
+    topology.close().await;
+
+    let mut client = SingleClient::new(options(&uri)).expect("a client");
+    let ping = doc! { "ping": 1 };
+    client.run_command("admin", &ping).await.expect("a reply");
+}
+
+/// The first failed heartbeat of a topology of its own.
+async fn failed_heartbeat(uri: &str, connector: Option<Arc<dyn Connector>>) -> Error {
+    let mut builder = Topology::builder(options(uri));
+    if let Some(connector) = connector {
+        builder = builder.connector(connector);
+    }
+    let (builder, mut events) = builder.event_channel(100);
+    let topology = builder.build().expect("a topology");
+    topology.connect().expect("connected");
+    loop {
+        if let SdamEvent::ServerHeartbeatFailed(event) = events.recv().await.expect("an event") {
+            topology.close().await;
+            return event.failure;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_monitor_tells_a_wrong_certificate() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let server = server(ServerTls::new(stranger.server())).await;
+    let uri = uri(&server, "localhost", &trusting(&authority));
+    let unknown = TlsError::Certificate(CertificateProblem::UnknownIssuer);
+    let error = failed_heartbeat(&uri, None).await;
+    assert_eq!(crate::support::refusal(&error, &server), unknown);
+    let mut client = SingleClient::new(options(&uri)).expect("a client");
+    let ping = doc! { "ping": 1 };
+    let error = client.run_command("admin", &ping).await.map(drop);
+    let text = error.expect_err("refused").to_string();
+    assert!(text.contains("nobody who is trusted"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_waits_for_tls_no_longer_than_for_a_connection() {
+    let authority = Authority::new();
+    let silent = ScriptedServer::builder()
+        .rule(Matcher::accept().then(Action::Hang))
+        .start()
+        .await;
+    let uri = uri(&silent, "127.0.0.1", &trusting(&authority));
+    let error = failed_heartbeat(&(uri + "&connectTimeoutMS=500"), None).await;
+    let bound = Duration::from_millis(500);
+    let ErrorKind::Timeout { wait, after } = error.kind() else {
+        panic!("{error:?}");
+    };
+    assert_eq!(*wait, Wait::Tls);
+    assert!(*after >= bound && *after < bound + Duration::from_millis(50));
+}
+
+/// A connector that opens sockets only, whoever asks for TLS.
+struct Plain(bool);
+
+#[async_trait]
+impl Connector for Plain {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
+        SocketConnector::new().connect(address).await
+    }
+
+    fn is_secure(&self) -> bool {
+        self.0
+    }
+}
+
+#[tokio::test]
+async fn tls_goes_on_top_of_a_connector_of_ones_own() {
+    let authority = Authority::new();
+    let server = ScriptedServer::builder().record_bytes().start().await;
+    let uri = uri(&server, "localhost", &trusting(&authority));
+    // To who does not speak TLS, its first message looks like a part of a longer one.
+    let hasty = format!("{uri}&connectTimeoutMS=100");
+    let error = failed_heartbeat(&hasty, Some(Arc::new(Plain(false)))).await;
+    let wait = Wait::Tls;
+    let timed_out = matches!(error.kind(), ErrorKind::Timeout { wait: own, .. } if *own == wait);
+    assert!(timed_out, "{error:?}");
+    assert_eq!(server.look(|seen| seen.hellos()), 0);
+
+    // But for one that says that it need not.
+    let topology = Topology::builder(options(&uri)).connector(Arc::new(Plain(true)));
+    let topology = topology.build().expect("a topology");
+    topology.connect().expect("connected");
+    topology
+        .select(&Criterion::write())
+        .await
+        .expect("a server");
+    topology.close().await;
+}
