@@ -14,11 +14,13 @@ use crate::codec::{MORE_TO_COME, encode_command};
 use crate::commands::Outcome;
 use crate::compression;
 use crate::real::RealServer;
+use crate::transactions::Transactions;
 
 /// What a server that plays a role before a real one has of it.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) real: Arc<RealServer>,
+    pub(crate) transactions: Arc<Transactions>,
     /// The cursors that were opened through this server: to the others they are unknown.
     cursors: Mutex<BTreeSet<i64>>,
 }
@@ -27,6 +29,16 @@ impl Backend {
     pub(crate) fn new(real: Arc<RealServer>) -> Self {
         Self {
             real,
+            transactions: Arc::default(),
+            cursors: Mutex::default(),
+        }
+    }
+
+    /// The same real server for another one before it.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            real: Arc::clone(&self.real),
+            transactions: Arc::clone(&self.transactions),
             cursors: Mutex::default(),
         }
     }
@@ -110,10 +122,16 @@ impl Upstream {
         }
     }
 
-    /// The reply to a message, and the user as whom the connection is authenticated by it, as
-    /// `database.name`. Must not be used again once this was dropped.
-    pub(crate) async fn ask(&mut self, message: &[u8]) -> io::Result<(Document, Option<String>)> {
-        let reply = self.exchange(message).await?;
+    /// The reply to the last of some messages, and the user as whom the connection is
+    /// authenticated by it, as `database.name`. Must not be used again once this was dropped.
+    pub(crate) async fn ask(
+        &mut self,
+        messages: &[Vec<u8>],
+    ) -> io::Result<(Document, Option<String>)> {
+        let mut reply = Document::new();
+        for message in messages {
+            reply = self.exchange(message).await?;
+        }
         let speculation = reply.get_document("speculativeAuthenticate");
         let is_done = |reply: &Document| {
             reply.contains_key("conversationId") && reply.get_bool("done").is_ok_and(|done| done)

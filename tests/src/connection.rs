@@ -334,8 +334,8 @@ impl Connection {
         };
         let reply = match shared.hand_on(backend, &mut self.session, request, message) {
             Err(own) => own,
-            Ok(message) => {
-                let answer = self.wait_with_client(upstream.ask(&message)).await?;
+            Ok(messages) => {
+                let answer = self.wait_with_client(upstream.ask(&messages)).await?;
                 let (reply, user) = answer.inspect_err(|error| {
                     shared.observer.protocol_error(self.number, error);
                 })?;

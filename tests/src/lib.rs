@@ -63,6 +63,7 @@ mod store;
 mod temp;
 mod tls;
 pub mod tools;
+mod transactions;
 mod user;
 
 pub use action::{Action, Cut, ErrorReply, Gate};

@@ -51,27 +51,32 @@ const OF_WHO_BEARS_DATA: [&str; 3] = [
 ];
 
 impl Shared {
-    /// The message for the real server, or else the reply, where this server makes it itself.
+    /// The messages for the real server, of which the last one is to be answered, or else the
+    /// reply, where this server makes it itself.
     pub(crate) fn hand_on(
         &self,
         backend: &Backend,
         session: &mut Session,
         request: &Request,
         message: &[u8],
-    ) -> Result<Vec<u8>, Document> {
+    ) -> Result<Vec<Vec<u8>>, Document> {
         let name = request.name().to_ascii_lowercase();
         if let Some(outcome) = self.own(backend, session, &name, request) {
             return Err(completed(outcome));
         }
-        if !is_hello(&name) {
-            return Ok(passed_on(request, message));
-        }
         let mut command = request.command.clone();
+        if !is_hello(&name) {
+            let tenure = self.seat.as_ref().map(Seat::tenure);
+            let lost = tenure.and_then(|tenure| backend.transactions.begin(&command, tenure));
+            let mut messages = Vec::from_iter(lost.map(|abort| encode_command(0, 0, &abort)));
+            messages.push(passed_on(request, message));
+            return Ok(messages);
+        }
         for field in NOT_ASKED {
             command.remove(field);
         }
         command.insert("$db", request.database.as_str());
-        Ok(encode_command(request.request_id, 0, &command))
+        Ok(vec![encode_command(request.request_id, 0, &command)])
     }
 
     fn own(
@@ -110,7 +115,10 @@ impl Shared {
             self.offer_compressors(session, command, &mut reply);
         } else {
             reply.remove("topologyVersion");
+        }
+        if is_ok {
             backend.note_cursors(&name, command, &reply);
+            backend.transactions.end(&name, command);
         }
         if let Some(seat) = &self.seat {
             if is_ok {

@@ -21,7 +21,6 @@ use crate::fail_point::FailPoint;
 use crate::link::Link;
 use crate::listener::Place;
 use crate::observe::{Observer, Seen};
-use crate::real::RealServer;
 use crate::script::Script;
 use crate::socket::{ByteStream, Socket};
 use crate::store::Store;
@@ -154,8 +153,8 @@ impl ScriptedServerBuilder {
         self
     }
 
-    pub(crate) fn backend(mut self, real: Option<Arc<RealServer>>) -> Self {
-        self.backend = real.map(Backend::new);
+    pub(crate) fn backend(mut self, backend: Option<Backend>) -> Self {
+        self.backend = backend;
         self
     }
 

@@ -12,6 +12,7 @@ use super::process::Process;
 use super::seat::Seat;
 use super::state::ReplicaSetState;
 use super::world::{Roles, World, hold_elections};
+use crate::backend::Backend;
 use crate::compression::Compressor;
 use crate::connection::ExhaustReplies;
 use crate::listener::Place;
@@ -207,7 +208,7 @@ impl DeploymentBuilder {
             exhaust: self.exhaust,
             compressors: self.compressors,
             wire_versions: self.real.as_deref().map(RealServer::wire_versions),
-            real: self.real,
+            backend: self.real.map(Backend::new),
         };
         let is_balanced = matches!(self.shape, Shape::Balanced);
         let places: Vec<(Place, String)> = (0..self.members.len())
@@ -289,7 +290,7 @@ pub(super) struct Host {
     users: Vec<User>,
     exhaust: ExhaustReplies,
     compressors: Vec<Compressor>,
-    real: Option<Arc<RealServer>>,
+    backend: Option<Backend>,
     /// The real server's.
     wire_versions: Option<(i32, i32)>,
 }
@@ -342,7 +343,7 @@ impl Host {
             .exhaust_replies(self.exhaust)
             .compressors(self.compressors.iter().copied())
             .seat(seat, store)
-            .backend(self.real.clone());
+            .backend(self.backend.as_ref().map(Backend::share));
         if spec.kind != MemberKind::Arbiter {
             for user in &self.users {
                 builder = builder.user(user.clone());

@@ -12,7 +12,7 @@ use super::seat::Seat;
 use super::state::ReplicaSetState;
 use super::world::{Roles, World};
 use crate::listener::Place;
-use crate::server::ScriptedServer;
+use crate::server::{ScriptedServer, escape};
 use crate::store::Store;
 
 /// Several servers that are one deployment to their clients.
@@ -38,8 +38,9 @@ use crate::store::Store;
 ///
 /// There is no TLS on the way; compression ends at the proxies, if they were given
 /// [`compressors`](DeploymentBuilder::compressors). All share the real server's documents,
-/// standalones too. What the real server has begun goes on there when its proxy dies or steps
-/// down: so does a transaction, which the next primary still knows.
+/// standalones too. A command that the real server has begun is carried out, whatever becomes of
+/// the proxy. A transaction that its primary or mongos did not live to end is aborted as soon as
+/// something more comes in it; until then its writes stand in the way of others.
 ///
 /// # Faults of the test
 /// Methods panic when the server does not exist or can't do what is asked for. Dropping it aborts
@@ -154,6 +155,12 @@ impl Deployment {
         });
         let seeds: Vec<String> = seeds.into_iter().map(|seed| self.address(seed)).collect();
         format!("mongodb://{}/{options}", seeds.join(","))
+    }
+
+    /// The same with a user.
+    pub fn uri_for(&self, name: &str, password: &str) -> String {
+        let user = format!("://{}:{}@", escape(name), escape(password));
+        self.uri().replacen("://", &user, 1)
     }
 
     /// The documents of a collection, named `database.collection`, in the order of insertion. Of

@@ -12,6 +12,7 @@ use crate::action::ErrorReply;
 use crate::codec::{Form, Request};
 use crate::commands::Outcome;
 use crate::statement::size;
+use crate::transactions::Tenure;
 
 /// OP_QUERY flag that allows a secondary to answer.
 const SECONDARY_OK: u32 = 1 << 2;
@@ -99,6 +100,16 @@ impl Seat {
                 reply.insert("serviceId", roles.process(self.server).id);
             }
             reply
+        })
+    }
+
+    pub(crate) fn tenure(&self) -> Tenure {
+        self.world.look(|roles| {
+            let term = match roles {
+                Roles::Set(set) => set.members[self.server].elected_in,
+                Roles::Mongoses(_) | Roles::Standalones(_) => None,
+            };
+            (self.server, roles.process(self.server).id, term)
         })
     }
 

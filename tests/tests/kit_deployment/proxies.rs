@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use mongo_testkit::{Compressor, Deployment, Matcher, RealServer, Seen, SeenCommand, User};
 use mongodb::Client;
 use mongodb::bson::{Document as TheirDocument, doc as their_doc};
+use mongodb::error::ErrorKind;
 use mongodb::options::ClientOptions;
 use tokio::time::{Instant, timeout};
 
@@ -131,22 +132,23 @@ async fn users_are_the_servers_own_and_seen_with_their_connections() {
         .start();
     let set = Deployment::replica_set("rs").members(2);
     let set = set.backed_by(real).start().await;
-    for (who, wanted) in [("app:pencil@", "admin.app"), ("other:ruler@", "shop.other")] {
-        let source = wanted.split('.').next().unwrap();
-        let uri = set.uri().replace("mongodb://", &format!("mongodb://{who}"));
+    for (id, (source, name, password)) in
+        (1..).zip([("admin", "app", "pencil"), ("shop", "other", "ruler")])
+    {
+        let uri = set.uri_for(name, password);
         let client = official(&format!("{uri}&authSource={source}")).await;
-        let number = i32::try_from(who.len()).unwrap();
-        insert(&client, number).await.expect("an insert");
+        insert(&client, id).await.expect("an insert");
         let users = set.server(0).look(|seen| {
             let users = seen.connections.values().filter_map(|one| one.user.clone());
             users.collect::<Vec<_>>()
         });
-        assert!(users.contains(&wanted.to_owned()), "{users:?}");
+        assert!(users.contains(&format!("{source}.{name}")), "{users:?}");
         timeout(LIMIT, client.shutdown()).await.expect("in time");
     }
-    let wrong = set.uri().replace("mongodb://", "mongodb://app:wrong@");
-    let error = insert(&official(&wrong).await, 0).await.unwrap_err();
-    assert!(error.to_string().contains("uth"), "{error}");
+    let wrong = official(&set.uri_for("app", "wrong")).await;
+    let error = insert(&wrong, 0).await.unwrap_err();
+    let kind = error.kind.as_ref();
+    assert!(matches!(kind, ErrorKind::Authentication { .. }), "{kind:?}");
     let mut nobody = Wire::connect(&set, 0).await;
     assert_eq!(nobody.code(doc! {"find": "c"}).await, 13);
 }
@@ -353,6 +355,42 @@ async fn transactions_commit_and_abort() {
     };
     timeout(LIMIT, work).await.expect("in time").expect("works");
     assert_eq!(set.documents("kit.numbers").len(), 2);
+}
+
+#[tokio::test]
+async fn a_transaction_ends_with_its_primary() {
+    let set = set(2).await;
+    let mut clients = [Wire::connect(&set, 0).await, Wire::connect(&set, 1).await];
+    let lsid = doc! {"id": bson::Uuid::new()};
+    let part = |number: i64, command: Document| {
+        let mut part = command;
+        part.extend(doc! {"lsid": lsid.clone(), "txnNumber": number, "autocommit": false});
+        part
+    };
+    let insert = |id: i32| doc! {"insert": "c", "documents": [{"_id": id}]};
+    let start = |number, id| {
+        let mut start = part(number, insert(id));
+        start.insert("startTransaction", true);
+        start
+    };
+    let commit = |number| part(number, doc! {"commitTransaction": 1, "$db": "admin"});
+    // What was committed stays so, and a retry of that finds out.
+    assert_eq!(clients[0].code(start(1, 1)).await, 0);
+    assert_eq!(clients[0].code(commit(1)).await, 0);
+    set.elect(1);
+    assert_eq!(clients[1].code(commit(1)).await, 0);
+
+    assert_eq!(clients[1].code(start(2, 2)).await, 0);
+    assert_eq!(clients[1].code(part(2, insert(3))).await, 0);
+    set.elect(0);
+    let lost = clients[0].run(part(2, insert(4))).await;
+    assert_eq!(lost.get_i32("code").unwrap(), 251, "{lost}");
+    let transient = vec!["TransientTransactionError".into()];
+    assert_eq!(lost.get_array("errorLabels").unwrap(), &transient);
+    assert_eq!(clients[0].code(commit(2)).await, 251);
+    // Its locks are gone with it.
+    assert_eq!(clients[0].code(insert(2)).await, 0);
+    assert_eq!(set.documents("test.c").len(), 2);
 }
 
 #[tokio::test]
