@@ -42,6 +42,10 @@ impl External {
 
     /// The mechanisms of one message; `None` for the others.
     pub(crate) fn start(&self, database: &str, command: &Document) -> Option<Proved> {
+        // Nobody would be known by them.
+        if self.is_empty() {
+            return None;
+        }
         let payload = command.get_binary_generic("payload");
         let payload = payload.map_or(&[][..], |payload| payload);
         match command.get_str("mechanism") {
