@@ -136,6 +136,8 @@ pub enum ClosedReason {
     Network,
     /// The server broke the protocol.
     Protocol,
+    /// The server wanted it to be authenticated again, and that failed.
+    Unauthenticated,
     /// The pool has been cleared since it was made.
     Stale,
     /// It was idle, or had lived, for longer than it may.
@@ -393,6 +395,7 @@ impl fmt::Display for ClosedReason {
             Self::CancelledStream => "a stream of replies was left before its end",
             Self::Network => "its socket failed",
             Self::Protocol => "the server broke the protocol",
+            Self::Unauthenticated => "it could not be authenticated again",
             Self::Stale => "the pool was cleared",
             Self::Expired => "its idle time or its lifetime is over",
             Self::Closed => "it was given up",

@@ -1,5 +1,7 @@
 //! Users whom another authority vouches for, in the database `$external`, and how they prove it.
 
+use std::sync::{Mutex, PoisonError};
+
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc};
 
@@ -8,6 +10,9 @@ use crate::action::ErrorReply;
 /// The database of users that the server does not know itself.
 pub(crate) const EXTERNAL: &str = "$external";
 
+/// Whom every access token is for.
+const OIDC_USER: &str = "issuer/subject";
+
 /// What the server knows of them.
 #[derive(Debug, Default)]
 pub(crate) struct External {
@@ -15,6 +20,8 @@ pub(crate) struct External {
     pub(crate) subject: Option<String>,
     /// Names and passwords.
     pub(crate) plain: Vec<(String, String)>,
+    /// Access tokens that are valid now, all of one user; `None` where OIDC is not asked for.
+    pub(crate) tokens: Option<Mutex<Vec<String>>>,
 }
 
 /// The reply to a conversation's only command, and the user that is authenticated by it.
@@ -22,7 +29,7 @@ pub(crate) type Proved = Result<(Document, String), ErrorReply>;
 
 impl External {
     pub(crate) fn is_empty(&self) -> bool {
-        self.subject.is_none() && self.plain.is_empty()
+        self.subject.is_none() && self.plain.is_empty() && self.tokens.is_none()
     }
 
     /// MONGODB-X509: the command `authenticate`.
@@ -49,8 +56,27 @@ impl External {
         let payload = command.get_binary_generic("payload");
         let payload = payload.map_or(&[][..], |payload| payload);
         match command.get_str("mechanism") {
+            Ok("MONGODB-OIDC") => Some(self.oidc(database, payload)),
             Ok("PLAIN") => Some(self.plain(database, payload)),
             _ => None,
+        }
+    }
+
+    /// Makes these tokens valid, and no others.
+    pub(crate) fn accept_tokens(&self, tokens: &[&str]) {
+        let accepted = self.tokens.as_ref().expect("a server with access tokens");
+        *accepted.lock().unwrap_or_else(PoisonError::into_inner) =
+            tokens.iter().map(|&token| token.to_owned()).collect();
+    }
+
+    fn oidc(&self, database: &str, payload: &[u8]) -> Proved {
+        let tokens = self.tokens.as_ref().ok_or_else(failed)?;
+        let tokens = tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = Document::from_reader(payload).map_err(|_| failed())?;
+        let token = request.get_str("jwt").map_err(|_| failed())?;
+        match tokens.iter().any(|valid| valid == token) {
+            true if database == EXTERNAL => Ok((done(), OIDC_USER.to_owned())),
+            true | false => Err(failed()),
         }
     }
 

@@ -92,6 +92,14 @@ impl ScriptedServerBuilder {
         self
     }
 
+    /// Takes these access tokens, for MONGODB-OIDC. Authentication is asked for as with
+    /// [`user`](Self::user).
+    pub fn access_tokens(mut self, tokens: &[&str]) -> Self {
+        self.external.tokens = Some(Default::default());
+        self.external.accept_tokens(tokens);
+        self
+    }
+
     /// Adds a rule, so that it is there before the first connection.
     pub fn rule(self, rule: crate::Rule) -> Self {
         self.script.add(rule);
@@ -278,6 +286,14 @@ impl ScriptedServer {
     /// The rules, which may change at any time.
     pub fn script(&self) -> &Script {
         &self.shared.script
+    }
+
+    /// Takes these access tokens from now on, and no others. Who is authenticated stays it.
+    ///
+    /// # Panics
+    /// If the server was not set up with [access tokens](ScriptedServerBuilder::access_tokens).
+    pub fn accept_tokens(&self, tokens: &[&str]) {
+        self.shared.external.accept_tokens(tokens);
     }
 
     /// Looks at what the server has seen up to now. The server stands still meanwhile.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
+use super::oidc::OidcConversation;
 use super::sasl::Place;
 use super::scram::ScramConversation;
 use super::{
-    AuthError, AuthMechanism, Credential, KeyDerivation, Nonce, ScramKeys, ScramMechanism, plain,
-    x509,
+    AuthError, AuthMechanism, Credential, KeyDerivation, Nonce, ScramKeys, ScramMechanism, Secret,
+    plain, x509,
 };
 
 /// What a conversation asks for next.
@@ -32,6 +33,11 @@ pub enum AuthStep {
 pub enum AuthNeed {
     /// The keys of a derivation, by [`KeyDerivation::run`] or from a cache.
     ScramKeys(KeyDerivation),
+    /// An OpenID Connect access token, from a cache or from whoever issues them.
+    AccessToken {
+        /// A token that the server has refused: if a cache has this one, it is to forget it first.
+        refused: Option<Secret>,
+    },
 }
 
 /// What a conversation needed. `Debug` shows no secret.
@@ -40,6 +46,13 @@ pub enum AuthNeed {
 pub enum Evidence {
     /// For [`AuthNeed::ScramKeys`].
     ScramKeys(ScramKeys),
+    /// For [`AuthNeed::AccessToken`].
+    AccessToken {
+        /// The token.
+        token: Secret,
+        /// Whether it is from a cache: if the server refuses it, another one is asked for.
+        is_cached: bool,
+    },
 }
 
 /// One conversation with a server, as a state machine without I/O.
@@ -62,6 +75,7 @@ enum State {
     Plain,
     /// PLAIN, its only command sent.
     PlainSent,
+    Oidc(OidcConversation),
     /// Over, well or badly.
     Over,
 }
@@ -77,9 +91,7 @@ impl Conversation {
         credential: Arc<Credential>,
         nonce: Nonce,
     ) -> Result<Self, AuthError> {
-        if let AuthMechanism::MongoDbOidc | AuthMechanism::MongoDbAws | AuthMechanism::Gssapi =
-            mechanism
-        {
+        if let AuthMechanism::MongoDbAws | AuthMechanism::Gssapi = mechanism {
             return Err(AuthError::UnsupportedMechanism(mechanism));
         }
         credential.validate()?;
@@ -89,7 +101,8 @@ impl Conversation {
             AuthMechanism::ScramSha256 => scram(ScramMechanism::Sha256),
             AuthMechanism::MongoDbX509 => State::X509,
             AuthMechanism::Plain => State::Plain,
-            AuthMechanism::MongoDbOidc | AuthMechanism::MongoDbAws | AuthMechanism::Gssapi => {
+            AuthMechanism::MongoDbOidc => State::Oidc(OidcConversation::new()),
+            AuthMechanism::MongoDbAws | AuthMechanism::Gssapi => {
                 return Err(AuthError::UnsupportedMechanism(mechanism));
             }
         };
@@ -110,11 +123,16 @@ impl Conversation {
     /// # Errors
     /// [`AuthError::OutOfOrder`] if the conversation has begun.
     pub fn begin(&mut self) -> Result<AuthStep, AuthError> {
+        if let State::Oidc(oidc) = &mut self.state {
+            return oidc.begin();
+        }
         let (command, state) = match mem::replace(&mut self.state, State::Over) {
             State::Scram(scram) => (scram.start()?, State::Scram(scram)),
             State::X509 => (x509::command(&self.credential), State::X509Sent),
             State::Plain => (plain::command(&self.credential), State::PlainSent),
-            State::X509Sent | State::PlainSent | State::Over => return Err(AuthError::OutOfOrder),
+            State::X509Sent | State::PlainSent | State::Oidc(_) | State::Over => {
+                return Err(AuthError::OutOfOrder);
+            }
         };
         self.state = state;
         Ok(AuthStep::Send(command))
@@ -122,18 +140,23 @@ impl Conversation {
 
     /// Begins the conversation inside the handshake: the command that goes into its field
     /// `speculativeAuthenticate`, with the authentication database in it. `None` where the mechanism
-    /// has none such; [`begin`](Self::begin) is still to be called then.
+    /// has none such, or needs an access token, and `token` is none.
     ///
     /// # Errors
     /// [`AuthError::OutOfOrder`] if the conversation has begun.
-    pub fn begin_speculatively(&mut self) -> Result<Option<RawDocumentBuf>, AuthError> {
-        match self.state {
-            State::Scram(_) | State::X509 => {}
-            // What is sent as it is does not go out before the server has said who it is.
-            State::Plain => return Ok(None),
-            State::X509Sent | State::PlainSent | State::Over => return Err(AuthError::OutOfOrder),
-        }
-        match self.begin()? {
+    pub fn begin_speculatively(
+        &mut self,
+        token: Option<&Secret>,
+    ) -> Result<Option<RawDocumentBuf>, AuthError> {
+        let step = match (&mut self.state, token) {
+            (State::Scram(_) | State::X509, _) => self.begin()?,
+            (State::Oidc(oidc), Some(token)) => AuthStep::Send(oidc.speculate(token)),
+            (State::Oidc(_), None) | (State::Plain, _) => return Ok(None),
+            (State::X509Sent | State::PlainSent | State::Over, _) => {
+                return Err(AuthError::OutOfOrder);
+            }
+        };
+        match step {
             AuthStep::Send(mut command) => {
                 command.append(cstr!("db"), self.credential.source_or_default());
                 Ok(Some(command))
@@ -165,6 +188,9 @@ impl Conversation {
     pub fn handle_evidence(&mut self, evidence: Evidence) -> Result<AuthStep, AuthError> {
         match (&mut self.state, evidence) {
             (State::Scram(scram), Evidence::ScramKeys(keys)) => scram.handle_keys(&keys),
+            (State::Oidc(oidc), Evidence::AccessToken { token, is_cached }) => {
+                oidc.handle_token(token, is_cached)
+            }
             _ => {
                 self.state = State::Over;
                 Err(AuthError::OutOfOrder)
@@ -175,6 +201,7 @@ impl Conversation {
     fn handle(&mut self, reply: &RawDocument, place: Place) -> Result<AuthStep, AuthError> {
         match &mut self.state {
             State::Scram(scram) => scram.handle(reply, place),
+            State::Oidc(oidc) => oidc.handle(reply, place),
             single => match mem::replace(single, State::Over) {
                 State::X509Sent => x509::handle(reply, place),
                 State::PlainSent => plain::handle(reply, place),
@@ -188,6 +215,7 @@ impl fmt::Debug for Conversation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Scram(scram) => scram.position(),
+            State::Oidc(oidc) => oidc.position(),
             State::X509 | State::Plain => "new",
             State::X509Sent | State::PlainSent => "only message",
             State::Over => "over",

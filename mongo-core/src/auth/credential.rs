@@ -204,6 +204,13 @@ impl Credential {
         self.mechanism
     }
 
+    /// Whether the credential alone does not tell where its tokens come from: `MONGODB-OIDC` without
+    /// an `ENVIRONMENT` needs a callback.
+    pub(crate) fn needs_callback(&self) -> bool {
+        self.mechanism == Some(AuthMechanism::MongoDbOidc)
+            && self.mechanism_property("ENVIRONMENT").is_none()
+    }
+
     /// A mechanism property by its name in any case, with its default: `SERVICE_NAME` of `GSSAPI`
     /// is `mongodb`.
     pub fn mechanism_property(&self, name: &str) -> Option<&str> {
@@ -222,7 +229,9 @@ impl Credential {
             .map(|(name, value)| (&**name, value))
     }
 
-    /// Checks that the mechanism has all that it needs and nothing that it doesn't take.
+    /// Checks that the mechanism has all that it needs and nothing that it doesn't take. Whether
+    /// `MONGODB-OIDC` without an `ENVIRONMENT` has a callback is for whoever uses the credential to
+    /// see to.
     ///
     /// # Errors
     /// The first rule of the authentication specification that is broken.
@@ -304,7 +313,9 @@ impl Credential {
         let environment = self.mechanism_property("ENVIRONMENT");
         let resource = self.mechanism_property("TOKEN_RESOURCE");
         match (environment, resource) {
-            (None, _) => wrong("ENVIRONMENT", "is missing"),
+            (None, Some(_)) => wrong("TOKEN_RESOURCE", "is only for azure and gcp"),
+            // A callback then, which is not part of a credential, or nothing that works.
+            (None, None) => Ok(()),
             (Some("azure" | "gcp"), None) => {
                 wrong("TOKEN_RESOURCE", "is missing, which azure and gcp need")
             }
@@ -484,6 +495,7 @@ mod tests {
             of(MongoDbAws).with_source("$external"),
             of(Gssapi).with_username("u"),
             env("test"),
+            of(MongoDbOidc).with_username("u"),
         ] {
             assert_eq!(good.validate(), Ok(()), "{good:?}");
         }

@@ -56,6 +56,10 @@ pub enum AuthError {
     /// was to be authenticated can't be handed out.
     #[error("the server is an arbiter, on which nobody can authenticate")]
     Arbiter,
+    /// The connection was authenticated for another user than the credential's, and can't be
+    /// authenticated again for this one.
+    #[error("the connection was authenticated for another user")]
+    OtherUser,
     /// A step was asked for that the conversation has not come to: a mistake of the caller.
     #[error("the authentication conversation is not at this step")]
     OutOfOrder,

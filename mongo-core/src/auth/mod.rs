@@ -4,7 +4,7 @@
 //! [`Conversation`] turns replies into commands; the handshake
 //! ([`Handshake`](crate::handshake::Handshake)) drives one, and usually nobody else has to.
 //!
-//! SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509 and PLAIN are there. Any other [`AuthMechanism`] gives
+//! SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509, PLAIN and MONGODB-OIDC are there. Any other [`AuthMechanism`] gives
 //! [`AuthError::UnsupportedMechanism`].
 //!
 //! Specification: authentication.
@@ -13,6 +13,7 @@ mod conversation;
 mod credential;
 mod error;
 mod mechanism;
+mod oidc;
 mod plain;
 pub(crate) mod reply;
 mod sasl;

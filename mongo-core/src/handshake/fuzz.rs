@@ -104,6 +104,7 @@ fn no_hello_reply_makes_it_panic() {
                 derivations += 1;
                 assert!((4096..=2_000_000).contains(&derivation.iterations()));
             }
+            Some(Step::Need(other)) => panic!("{other:?}"),
             Some(Step::Send(_) | Step::Done(_)) => {}
             None => refused += 1,
         }

@@ -8,7 +8,8 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
 use crate::auth::reply::ServerError;
 use crate::auth::{
-    AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonces,
+    AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonce,
+    Nonces, Secret,
 };
 use crate::error::{Error, Result};
 use crate::uri::Compressor;
@@ -23,6 +24,9 @@ pub struct HandshakeContext {
     pub metadata: Arc<RawDocumentBuf>,
     /// Who authenticates. `None` for connections that don't, a monitor's for one.
     pub credential: Option<Arc<Credential>>,
+    /// The access token in the cache, if the credential is one that needs such: it goes out with the
+    /// hello.
+    pub access_token: Option<Secret>,
     /// The stable API, if it was asked for.
     pub server_api: Option<ServerApi>,
     /// Whether a load balancer is in front of the servers (`loadBalanced`).
@@ -98,6 +102,7 @@ impl HandshakeContext {
         Self {
             metadata: metadata.into(),
             credential: None,
+            access_token: None,
             server_api: None,
             load_balanced: false,
             legacy_op_query: false,
@@ -119,6 +124,12 @@ impl Handshake {
     /// Who authenticates.
     pub fn credential(&self) -> Option<&Arc<Credential>> {
         self.context.credential.as_ref()
+    }
+
+    /// The access token that was sent last, if the mechanism has them: what the specification calls
+    /// the connection's cache.
+    pub fn access_token(&self) -> Option<&Secret> {
+        self.context.access_token.as_ref()
     }
 
     /// Whether the hello is answered, and authentication is what is waited for.
@@ -145,10 +156,12 @@ impl Handshake {
                     let user = format!("{}.{user}", credential.source_or_default());
                     command.append(cstr!("saslSupportedMechs"), user);
                 }
-                conversation.begin_speculatively()?.map(|first| {
-                    command.append(cstr!("speculativeAuthenticate"), first);
-                    conversation
-                })
+                conversation
+                    .begin_speculatively(self.access_token())?
+                    .map(|first| {
+                        command.append(cstr!("speculativeAuthenticate"), first);
+                        conversation
+                    })
             }
         };
         self.state = State::Hello(conversation);
@@ -179,6 +192,9 @@ impl Handshake {
     /// # Errors
     /// [`AuthError::OutOfOrder`] if nothing, or something else, was asked for.
     pub fn handle_evidence(&mut self, evidence: Evidence) -> Result<Step> {
+        if let Evidence::AccessToken { token, .. } = &evidence {
+            self.context.access_token = Some(token.clone());
+        }
         match mem::replace(&mut self.state, State::Over) {
             State::Authenticating(mut conversation, description) => {
                 let step = conversation.handle_evidence(evidence)?;
@@ -186,6 +202,37 @@ impl Handshake {
             }
             State::New | State::Hello(_) | State::Over => Err(HandshakeError::OutOfOrder.into()),
         }
+    }
+
+    /// Authenticates again on a connection that is established, without another hello: the first
+    /// step. The server wants it when it answers a command with `ReauthenticationRequired`
+    /// (code 391). The mechanism stays, and an access token that was used is not used again.
+    ///
+    /// # Errors
+    /// [`HandshakeError::OutOfOrder`] if the connection was not authenticated,
+    /// [`AuthError::OtherUser`] if it was for another user.
+    pub fn reauthenticate(
+        &mut self,
+        description: ConnectionDescription,
+        credential: Arc<Credential>,
+        nonce: Nonce,
+    ) -> Result<Step> {
+        let (Some(mechanism), Some(before)) = (description.authenticated, &self.context.credential)
+        else {
+            return Err(HandshakeError::OutOfOrder.into());
+        };
+        let identity =
+            |own: &Credential| (own.username().cloned(), own.source_or_default().to_owned());
+        if identity(before) != identity(&credential) {
+            return Err(AuthError::OtherUser.into());
+        }
+        let mut conversation = Conversation::new(mechanism, credential.clone(), nonce)?;
+        let mut step = conversation.begin()?;
+        if let AuthStep::Need(AuthNeed::AccessToken { refused }) = &mut step {
+            *refused = self.context.access_token.take();
+        }
+        self.context.credential = Some(credential);
+        Ok(self.follow(step, conversation, description))
     }
 
     /// The conversation that the hello carries: in the credential's mechanism, else SCRAM-SHA-256.

@@ -115,6 +115,7 @@ impl Server {
                     assert_eq!(derivation.iterations(), ITERATIONS, "too much for a test");
                     handshake.handle_evidence(Evidence::ScramKeys(derivation.run()))
                 }
+                Ok(Step::Need(other)) => panic!("{other:?}"),
                 Ok(Step::Send(outgoing)) => {
                     assert!(sent.len() < 5, "the client never ends");
                     was_authenticating = handshake.is_authenticating();

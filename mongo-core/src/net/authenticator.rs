@@ -3,8 +3,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::deadline::Deadline;
 use super::keys::KeyService;
-use crate::auth::{AuthError, AuthMechanism, AuthNeed, Credential, Evidence};
+use super::oidc::{KubernetesTokens, OidcCallback, TestTokens, TokenCache};
+use crate::auth::{AuthError, AuthMechanism, AuthNeed, Credential, Evidence, Secret};
 use crate::error::{Error, Result};
 use crate::uri::ClientOptions;
 
@@ -50,6 +52,7 @@ pub trait CredentialProvider: Send + Sync + 'static {
 pub(crate) struct Authenticator {
     source: Source,
     keys: Arc<KeyService>,
+    tokens: Option<TokenCache>,
     uses_tls: bool,
     allows_plain_without_tls: bool,
 }
@@ -65,6 +68,7 @@ enum Source {
 pub(crate) struct AuthParts {
     pub(crate) keys: Option<Arc<KeyService>>,
     pub(crate) provider: Option<Arc<dyn CredentialProvider>>,
+    pub(crate) oidc: Option<Arc<dyn OidcCallback>>,
 }
 
 impl Authenticator {
@@ -83,8 +87,19 @@ impl Authenticator {
             (Some(credential), None) => Source::Fixed(Arc::new(credential.clone())),
             (None, None) => Source::Nobody,
         };
+        let tokens = match (parts.oidc, &source) {
+            (Some(_), Source::Fixed(credential)) if !credential.needs_callback() => {
+                return Err(Error::configuration(
+                    "an OIDC callback is for MONGODB-OIDC without an ENVIRONMENT",
+                ));
+            }
+            (Some(callback), _) => Some(callback),
+            (None, Source::Fixed(credential)) => built_in(credential)?,
+            (None, Source::Nobody | Source::Provider(_)) => None,
+        };
         let authenticator = Self {
             source,
+            tokens: tokens.map(TokenCache::new),
             keys: parts.keys.unwrap_or_default(),
             uses_tls: options.uses_tls(),
             allows_plain_without_tls: options.allow_plain_without_tls,
@@ -100,6 +115,7 @@ impl Authenticator {
         Self {
             source: Source::Nobody,
             keys: Arc::default(),
+            tokens: None,
             uses_tls: false,
             allows_plain_without_tls: false,
         }
@@ -127,9 +143,32 @@ impl Authenticator {
         }
     }
 
-    /// What a conversation needs from outside.
-    pub(super) async fn provide(&self, need: AuthNeed) -> Result<Evidence> {
+    /// The access token that is kept, for a hello to carry.
+    pub(super) fn kept_token(&self) -> Option<Secret> {
+        self.tokens.as_ref()?.kept()
+    }
+
+    /// What a conversation about a credential needs from outside.
+    pub(super) async fn provide(
+        &self,
+        need: AuthNeed,
+        credential: Option<&Credential>,
+        deadline: Deadline,
+    ) -> Result<Evidence> {
         match need {
+            AuthNeed::AccessToken { refused } => {
+                let Some(tokens) = &self.tokens else {
+                    return Err(AuthError::OutOfOrder.into());
+                };
+                if let Some(refused) = refused {
+                    tokens.forget(&refused);
+                }
+                let username = credential
+                    .and_then(Credential::username)
+                    .map(|name| &**name);
+                let (token, is_cached) = tokens.token(username, deadline).await?;
+                Ok(Evidence::AccessToken { token, is_cached })
+            }
             AuthNeed::ScramKeys(derivation) => {
                 let keys = self.keys.derive(derivation).await?;
                 Ok(Evidence::ScramKeys(keys))
@@ -139,30 +178,47 @@ impl Authenticator {
 
     /// Whether a credential can be used over this transport, as far as can be told beforehand.
     fn check(&self, credential: &Credential) -> Result<()> {
-        let insecure = |text: &str| Err(Error::configuration(text));
+        let unusable = |text: &str| Err(Error::configuration(text));
         match credential.mechanism() {
             Some(AuthMechanism::Plain) if !self.uses_tls && !self.allows_plain_without_tls => {
-                insecure(
+                unusable(
                     "PLAIN sends the password as it is and needs `tls=true`; \
                      `allow_plain_without_tls` permits it elsewhere",
                 )
             }
             Some(AuthMechanism::MongoDbX509) if !self.uses_tls => {
-                insecure("MONGODB-X509 needs `tls=true` and a client certificate")
+                unusable("MONGODB-X509 needs `tls=true` and a client certificate")
             }
-            Some(
-                mechanism @ (AuthMechanism::MongoDbOidc
-                | AuthMechanism::MongoDbAws
-                | AuthMechanism::Gssapi),
-            ) => Err(AuthError::UnsupportedMechanism(mechanism).into()),
+            Some(AuthMechanism::MongoDbOidc) if self.tokens.is_none() => {
+                unusable("MONGODB-OIDC needs an ENVIRONMENT or an OIDC callback")
+            }
+            Some(mechanism @ (AuthMechanism::MongoDbAws | AuthMechanism::Gssapi)) => {
+                Err(AuthError::UnsupportedMechanism(mechanism).into())
+            }
             Some(
                 AuthMechanism::ScramSha1
                 | AuthMechanism::ScramSha256
                 | AuthMechanism::Plain
-                | AuthMechanism::MongoDbX509,
+                | AuthMechanism::MongoDbX509
+                | AuthMechanism::MongoDbOidc,
             )
             | None => Ok(credential.validate().map_err(AuthError::from)?),
         }
+    }
+}
+
+/// The callback of an `ENVIRONMENT`, for a credential that has one.
+fn built_in(credential: &Credential) -> Result<Option<Arc<dyn OidcCallback>>> {
+    if credential.mechanism() != Some(AuthMechanism::MongoDbOidc) {
+        return Ok(None);
+    }
+    match credential.mechanism_property("ENVIRONMENT") {
+        None => Ok(None),
+        Some("k8s") => Ok(Some(Arc::new(KubernetesTokens::new()))),
+        Some("test") => Ok(Some(Arc::new(TestTokens))),
+        Some(name) => Err(Error::configuration(format!(
+            "ENVIRONMENT:{name} is not supported"
+        ))),
     }
 }
 

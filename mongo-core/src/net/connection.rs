@@ -6,6 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::channel::Channel;
+use super::conversing::Proof;
 use super::deadline::{Deadline, Elapsed};
 use super::generations::Generation;
 use super::reply::Reply;
@@ -17,6 +18,9 @@ use crate::wire::{self, Limits, Readiness};
 /// Bytes of an abandoned reply that are read away at most; a longer one costs the connection.
 const DRAIN_BYTES: usize = 1024 * 1024;
 
+/// The server's code for a credential that has expired: `ReauthenticationRequired`.
+const REAUTHENTICATION_REQUIRED: i32 = 391;
+
 /// What stays the same over a connection's life.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -24,6 +28,8 @@ pub(crate) struct Identity {
     pub(crate) generation: Generation,
     pub(crate) server: ServerAddress,
     pub(crate) user: Option<Arc<str>>,
+    /// What it was authenticated with, if it was.
+    pub(crate) proof: Option<Proof>,
     pub(crate) description: ConnectionDescription,
     /// For commands that name no deadline; `None` is none.
     pub(crate) command_timeout: Option<Duration>,
@@ -88,6 +94,8 @@ impl Connection {
     ///
     /// # Errors
     /// - `ok: 0` in the reply: [`ErrorKind::Command`], and the connection stays usable. A
+    ///   `ReauthenticationRequired` (code 391) is answered by [`reauthenticate`](Self::reauthenticate)
+    ///   and the command run again, once, before the same deadline. A
     ///   `writeConcernError` is no error here: see [`Reply::write_concern_error`].
     /// - The deadline came: [`ErrorKind::Timeout`].
     /// - A command that can't be written as BSON, or is longer than the server takes:
@@ -134,18 +142,68 @@ impl Connection {
             // Rare: not to be a part of every command's future.
             Box::pin(self.drain(deadline)).await?;
         }
-        self.channel
-            .encode(database, command)
-            .map_err(|error| self.identity.name(error))?;
-        let outcome = deadline.bound(pin!(self.channel.round_trip())).await;
-        self.finish(outcome, deadline)?;
-        if let Err(error) = self.channel.body().and_then(wire::check_ok) {
+        let mut may_run_again = self.identity.proof.is_some();
+        loop {
+            self.channel
+                .encode(database, command)
+                .map_err(|error| self.identity.name(error))?;
+            let outcome = deadline.bound(pin!(self.channel.round_trip())).await;
+            self.finish(outcome, deadline)?;
+            let Err(error) = self.channel.body().and_then(wire::check_ok) else {
+                break;
+            };
             if matches!(error.kind(), ErrorKind::Protocol(_)) {
                 self.channel.exchange.close(ClosedReason::Protocol);
             }
-            return Err(self.identity.name(error));
+            if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {
+                return Err(self.identity.name(error));
+            }
+            may_run_again = false;
+            // Rare, too.
+            Box::pin(self.reauthenticate(deadline)).await?;
         }
         self.last_reply()
+    }
+
+    /// Authenticates again, on this connection and without another hello, with the current
+    /// credential.
+    ///
+    /// [`run_command`](Self::run_command) does so by itself where the server answers that it wants
+    /// it (`ReauthenticationRequired`, code 391), and runs the command again, once. This is for
+    /// whoever uses [`send`](Self::send) and [`receive`](Self::receive).
+    ///
+    /// Dropped half-way it may be called again.
+    ///
+    /// # Errors
+    /// - The server refuses the credential, or it is another user's by now: the connection is
+    ///   closed.
+    /// - The credential could not be had, or the deadline came: the connection is as after a command
+    ///   that was cancelled.
+    /// - [`ErrorKind::Configuration`] if the connection was never authenticated.
+    ///
+    /// Specification: authentication, "Reauthentication".
+    pub async fn reauthenticate(&mut self, deadline: impl Into<Deadline>) -> Result<()> {
+        let deadline = deadline.into();
+        self.drain(deadline).await?;
+        let identity = &mut *self.identity;
+        let description = identity.description.clone();
+        let Some(proof) = &mut identity.proof else {
+            let error = Error::configuration("the connection was never authenticated");
+            return Err(identity.name(error));
+        };
+        let mut phase = Wait::Credential;
+        let mut enter = |next| phase = next;
+        let renewed = proof.renew(&mut self.channel, description, deadline, &mut enter);
+        let outcome = match deadline.bound(renewed).await {
+            Ok(outcome) => outcome,
+            Err(Elapsed) => Err(Error::timeout(phase, deadline.elapsed())),
+        };
+        outcome.map_err(|error| {
+            if error.is_authentication() {
+                self.channel.exchange.close(ClosedReason::Unauthenticated);
+            }
+            self.identity.name(error)
+        })
     }
 
     /// The reply to the last command, while nothing was done with the connection since.

@@ -6,14 +6,15 @@ use bson::RawDocumentBuf;
 use super::authenticator::Authenticator;
 use super::channel::Channel;
 use super::connection::{Connection, Identity};
+use super::conversing::{Conversing, Proof, ask, nonces};
 use super::deadline::{Deadline, Elapsed};
 use super::generations::{Generation, Generations};
 use super::tls;
 use super::transport::Transport;
 use crate::ServerAddress;
-use crate::auth::{AuthError, Credential, Nonces};
+use crate::auth::{AuthError, AuthMechanism, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
-use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, RequestOp, Step};
+use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, Step};
 use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
 
@@ -113,7 +114,7 @@ impl Establisher {
         let mut phase = Wait::Connect;
         self.enter(&mut phase, Wait::Connect);
         let outcome = deadline
-            .bound(self.run(id, &mut phase))
+            .bound(self.run(id, &mut phase, deadline))
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())));
         *self.phase() = Wait::Connect;
@@ -129,7 +130,7 @@ impl Establisher {
         *self.phase() = next;
     }
 
-    async fn run(&self, id: u64, phase: &mut Wait) -> Result<Connection> {
+    async fn run(&self, id: u64, phase: &mut Wait, deadline: Deadline) -> Result<Connection> {
         let mut opened = self.open(|wait| self.enter(phase, wait)).await?;
         self.enter(phase, Wait::Credential);
         let credential = self.authenticator.credential().await?;
@@ -137,7 +138,8 @@ impl Establisher {
         let user = credential.as_ref().and_then(|own| own.username().cloned());
         let greeted = async {
             let handshake = self.greet(&mut opened.channel, credential).await?;
-            self.finish(id, opened.greeted(handshake)?, phase).await
+            self.finish(id, opened.greeted(handshake)?, phase, deadline)
+                .await
         };
         greeted.await.map_err(|error| error.for_user(user.as_ref()))
     }
@@ -179,35 +181,33 @@ impl Establisher {
     ) -> Result<Connection> {
         let mut phase = Wait::Authentication;
         deadline
-            .bound(self.finish(id, greeted, &mut phase))
+            .bound(self.finish(id, greeted, &mut phase, deadline))
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())))
             .map_err(|error| self.name(error))
     }
 
-    async fn finish(&self, id: u64, greeted: Greeted, phase: &mut Wait) -> Result<Connection> {
+    async fn finish(
+        &self,
+        id: u64,
+        greeted: Greeted,
+        phase: &mut Wait,
+        deadline: Deadline,
+    ) -> Result<Connection> {
         let Greeted {
             mut channel,
             mut generation,
             mut handshake,
-            mut step,
+            step,
         } = greeted;
-        let description = loop {
-            if handshake.is_authenticating() {
-                self.enter(phase, Wait::Authentication);
-            }
-            step = match step {
-                Step::Send(request) => {
-                    ask(&mut channel, &request).await?;
-                    handshake.handle_reply(channel.body()?)?
-                }
-                Step::Need(need) => {
-                    let evidence = self.authenticator.provide(need).await?;
-                    handshake.handle_evidence(evidence)?
-                }
-                Step::Done(description) => break description,
-            };
+        let mut enter = |next| self.enter(phase, next);
+        let conversation = Conversing {
+            authenticator: &self.authenticator,
+            channel: &mut channel,
+            handshake: &mut handshake,
+            deadline,
         };
+        let description = conversation.finish(step, &mut enter).await?;
         if let (true, Some(service)) = (self.load_balanced, description.service_id) {
             self.generations.join(&mut generation, service);
         }
@@ -230,6 +230,10 @@ impl Establisher {
             user: handshake
                 .credential()
                 .and_then(|own| own.username().cloned()),
+            proof: description.authenticated.map(|_| Proof {
+                authenticator: self.authenticator.clone(),
+                handshake,
+            }),
             description,
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
@@ -239,16 +243,16 @@ impl Establisher {
     }
 
     fn context(&self, credential: Option<Arc<Credential>>) -> Result<HandshakeContext> {
-        let mut random = [0; Nonces::RANDOM_BYTES];
-        getrandom::fill(&mut random).map_err(|error| {
-            Error::configuration(format!("the system's random generator: {error}"))
-        })?;
-        let nonces = Nonces::from_random(random);
+        let access_token = match credential.as_ref().and_then(|own| own.mechanism()) {
+            Some(AuthMechanism::MongoDbOidc) => self.authenticator.kept_token(),
+            _ => None,
+        };
         Ok(HandshakeContext {
             credential,
+            access_token,
             load_balanced: self.load_balanced,
             compressors: self.compression.compressors.clone(),
-            ..HandshakeContext::new(self.metadata.clone(), nonces)
+            ..HandshakeContext::new(self.metadata.clone(), nonces()?)
         })
     }
 }
@@ -269,12 +273,4 @@ pub(super) async fn first_hello(
 /// A server that refuses the client's certificate says so only here, with TLS 1.3.
 async fn ask_first(channel: &mut Channel, request: &Outgoing) -> Result<()> {
     ask(channel, request).await.map_err(tls::explain)
-}
-
-async fn ask(channel: &mut Channel, request: &Outgoing) -> Result<()> {
-    match request.op {
-        RequestOp::Msg => channel.encode(&request.database, &request.command)?,
-        RequestOp::Query => channel.encode_legacy(&request.database, &request.command)?,
-    }
-    channel.round_trip().await
 }

@@ -15,7 +15,7 @@ use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, Compression, Connection, Connector, CredentialProvider, Deadline,
-    Establisher, Generations, KeyService, PROCESS, TransportBuilder,
+    Establisher, Generations, KeyService, OidcCallback, PROCESS, TransportBuilder,
 };
 use crate::uri::ClientOptions;
 use crate::wire::Readiness;
@@ -284,6 +284,13 @@ impl ConnectionFactoryBuilder {
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the access tokens for `MONGODB-OIDC`, where the credential has no `ENVIRONMENT`.
+    #[must_use]
+    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
+        self.auth.oidc = Some(callback);
         self
     }
 

@@ -197,7 +197,10 @@ fn is_of_server(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Handshake(HandshakeError::Metadata(_) | HandshakeError::OutOfOrder) => false,
         ErrorKind::Authentication(
-            AuthError::Credential(_) | AuthError::UnsupportedMechanism(_) | AuthError::OutOfOrder,
+            AuthError::Credential(_)
+            | AuthError::UnsupportedMechanism(_)
+            | AuthError::OtherUser
+            | AuthError::OutOfOrder,
         ) => false,
         ErrorKind::Tls(_)
         | ErrorKind::Protocol(_)

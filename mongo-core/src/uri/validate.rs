@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ClientOptions, UriError};
-use crate::auth::CredentialError;
+use crate::auth::{AuthMechanism, Credential, CredentialError};
 
 /// The longest application name, in bytes.
 pub(super) const MAX_APP_NAME: usize = 128;
@@ -31,6 +31,19 @@ impl ClientOptions {
 
     /// These options, if all is well but for a missing password, which may still be added.
     pub(super) fn checked(self) -> Result<Self, UriError> {
+        // Nothing that is read can name a callback.
+        if self
+            .credential
+            .as_ref()
+            .is_some_and(Credential::needs_callback)
+        {
+            let missing = CredentialError::Property {
+                mechanism: AuthMechanism::MongoDbOidc,
+                property: "ENVIRONMENT",
+                problem: "is missing",
+            };
+            return Err(missing.into());
+        }
         match self.validate() {
             Ok(()) | Err(UriError::Credential(CredentialError::PasswordMissing(_))) => Ok(self),
             Err(error) => Err(error),

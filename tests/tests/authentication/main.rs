@@ -4,5 +4,7 @@
 //! The servers are scripted, but for the matrix of SCRAM, which also asks a real one.
 
 mod mechanisms;
+mod oidc;
 mod provider;
+mod reauthentication;
 mod support;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::cut::{BOUND, Cut, block_on};
 use crate::memory::{Network, PLAIN, SCRAM, keys};
-use crate::replies::{echo, go_on, message, payload, payload_of, run, run_in_time};
+use crate::replies::{echo, go_on, message, payload, payload_of, run, run_expired, run_in_time};
 use crate::tally::Outcome::{self, Clean, Closed, Completed, Drained};
 use crate::tally::Tally;
 
@@ -31,8 +31,19 @@ async fn sweep(
     operation: impl AsyncFn(&mut Connection) -> Result<(), Error>,
     expected: &[Outcome],
 ) {
+    sweep_for(PLAIN, cut, prepare, operation, expected).await;
+}
+
+/// The same by the credential of a connection string.
+async fn sweep_for(
+    uri: &str,
+    cut: Cut,
+    prepare: impl AsyncFn(&mut Connection),
+    operation: impl AsyncFn(&mut Connection) -> Result<(), Error>,
+    expected: &[Outcome],
+) {
     let network = Network::default();
-    let factory = network.factory(PLAIN, config(), keys());
+    let factory = network.factory(uri, config(), keys());
     let mut tally = Tally::default();
     for polls in cut.polls() {
         network.bytewise(false);
@@ -93,6 +104,25 @@ sweeps! {
     drain_timed_out: TimeOut, owe, async |connection| connection.drain(Deadline::never()).await, [Closed, Completed];
     stream_dropped: Drop, nothing, async |connection| stream(connection, false).await, [Clean, Closed, Completed];
     chained_stream_dropped: Drop, nothing, async |connection| stream(connection, true).await, [Clean, Closed, Completed];
+}
+
+/// The server wants the connection to be authenticated again, and the command is run again.
+#[test]
+fn reauthentication_dropped() {
+    let expected = [Clean, Drained, Closed, Completed];
+    block_on(sweep_for(SCRAM, Cut::Drop, nothing, run_expired, &expected));
+}
+
+#[test]
+fn reauthentication_timed_out() {
+    let expected = [Drained, Closed, Completed];
+    block_on(sweep_for(
+        SCRAM,
+        Cut::TimeOut,
+        nothing,
+        run_expired,
+        &expected,
+    ));
 }
 
 async fn send(connection: &mut Connection, cut: Cut) -> Result<(), Error> {

@@ -5,13 +5,17 @@ use mongo_testkit::codec::{self, EXHAUST_ALLOWED, MORE_TO_COME, Request};
 
 use crate::scram::Conversation;
 
-/// Knows the handshake, SCRAM-SHA-256, `ping`, `{echo: <anything>}`, and `{stream: [<anything>]}`,
+/// Knows the handshake, SCRAM-SHA-256, `ping`, `{echo: <anything>}`, which with `expired` is refused
+/// until the client has authenticated once more, and `{stream: [<anything>]}`,
 /// which gives one reply for each element where the client allows that.
 #[derive(Default)]
 pub(crate) struct Peer {
     received: Vec<u8>,
     last_id: i32,
     scram: Option<Conversation>,
+    /// Whether it was authenticated, and whether once more after that.
+    greeted: bool,
+    renewed: bool,
 }
 
 impl Peer {
@@ -33,8 +37,20 @@ impl Peer {
     fn answer(&mut self, request: &Request, replies: &mut Vec<u8>) -> Result<(), String> {
         let documents = match request.name() {
             "isMaster" | "hello" => vec![self.hello(&request.command)?],
-            "saslContinue" => vec![self.scram(|scram| scram.proceed(&request.command))?],
+            "saslStart" => {
+                let (conversation, first) = Conversation::start(&request.command)?;
+                self.scram = Some(conversation);
+                vec![first]
+            }
+            "saslContinue" => {
+                self.renewed = self.greeted;
+                self.greeted = true;
+                vec![self.scram(|scram| scram.proceed(&request.command))?]
+            }
             "ping" => vec![doc! { "ok": 1.0 }],
+            "echo" if request.command.contains_key("expired") && !self.renewed => {
+                vec![doc! { "ok": 0.0, "code": 391, "errmsg": "expired" }]
+            }
             "echo" => vec![echo(request.command.get("echo"))],
             "stream" => {
                 let elements = request.command.get_array("stream");

@@ -47,6 +47,15 @@ pub(crate) async fn run(connection: &mut Connection) -> Result<(), Error> {
     Ok(())
 }
 
+/// The same where the server wants the connection to be authenticated again first.
+pub(crate) async fn run_expired(connection: &mut Connection) -> Result<(), Error> {
+    let payload = payload();
+    let command = rawdoc! { "echo": &*payload, "expired": true };
+    let reply = connection.run_command("app", &command).await?;
+    assert_eq!(reply.get_str("echo").expect("an echo"), payload);
+    Ok(())
+}
+
 /// The same with a deadline.
 pub(crate) async fn run_in_time(connection: &mut Connection) -> Result<(), Error> {
     let payload = payload();

@@ -357,11 +357,7 @@ fn a_credential_that_can_not_be_used_sends_nothing() {
     assert!(outcome.sent.is_empty());
     let expected = AuthError::Credential(CredentialError::UsernameMissing(None));
     assert_eq!(auth_error(outcome), expected);
-    for mechanism in [
-        AuthMechanism::MongoDbOidc,
-        AuthMechanism::MongoDbAws,
-        AuthMechanism::Gssapi,
-    ] {
+    for mechanism in [AuthMechanism::MongoDbAws, AuthMechanism::Gssapi] {
         let credential = Credential::from_mechanism(mechanism);
         let outcome = Server::default().establish(authenticating(credential));
         assert!(outcome.sent.is_empty());

@@ -28,6 +28,7 @@ fn connection() -> (Connection, DuplexStream) {
         generation: Generations::default().begin(),
         server: ServerAddress::tcp("db.example", 27017),
         user: Some("app".into()),
+        proof: None,
         description: description(),
         command_timeout: None,
         drain_timeout: Duration::from_millis(100),

@@ -18,7 +18,7 @@ use crate::net::dispatcher::Handler;
 use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
-use crate::net::{PROCESS, SingleClient, Transport, TransportBuilder};
+use crate::net::{OidcCallback, PROCESS, SingleClient, Transport, TransportBuilder};
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;
@@ -110,6 +110,13 @@ impl OnDemandTopologyBuilder {
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the access tokens for `MONGODB-OIDC`, where the credential has no `ENVIRONMENT`.
+    #[must_use]
+    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
+        self.auth.oidc = Some(callback);
         self
     }
 

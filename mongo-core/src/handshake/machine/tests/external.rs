@@ -9,17 +9,45 @@ struct Recorded {
     result: Result<ConnectionDescription>,
     /// The databases and the commands, without the fields of the hello that are the same always.
     sent: Vec<(String, Document)>,
+    /// The tokens that were refused, for each time that one was asked for.
+    needs: Vec<Option<String>>,
 }
 
 fn replay(credential: Credential, replies: &[RawDocumentBuf]) -> Recorded {
-    let mut handshake = Handshake::new(authenticating(credential));
-    let (mut sent, mut replies) = (Vec::new(), replies.iter());
-    let mut step = handshake.start();
+    replay_with(
+        &mut Handshake::new(authenticating(credential)),
+        replies,
+        &mut Vec::new(),
+    )
+}
+
+/// The same, with what the conversations need, the last of it first.
+fn replay_with(
+    handshake: &mut Handshake,
+    replies: &[RawDocumentBuf],
+    evidence: &mut Vec<Evidence>,
+) -> Recorded {
+    let step = handshake.start();
+    go_on(handshake, step, replies, evidence)
+}
+
+fn go_on(
+    handshake: &mut Handshake,
+    mut step: Result<Step>,
+    replies: &[RawDocumentBuf],
+    evidence: &mut Vec<Evidence>,
+) -> Recorded {
+    let (mut sent, mut needs, mut replies) = (Vec::new(), Vec::new(), replies.iter());
     let result = loop {
         step = match step {
             Err(error) => break Err(error),
             Ok(Step::Done(description)) => break Ok(description),
-            Ok(Step::Need(need)) => panic!("{need:?}"),
+            Ok(Step::Need(need)) => {
+                if let AuthNeed::AccessToken { refused } = &need {
+                    needs.push(refused.as_ref().map(|token| token.expose().to_owned()));
+                }
+                handshake.handle_evidence(evidence.pop().expect("no evidence is left"))
+            }
             Ok(Step::Send(outgoing)) => {
                 let mut command = Document::try_from(outgoing.command).expect("valid");
                 for field in ["helloOk", "backpressure", "client", "compression"] {
@@ -31,8 +59,13 @@ fn replay(credential: Credential, replies: &[RawDocumentBuf]) -> Recorded {
         };
     };
     assert!(replies.next().is_none(), "a reply is left");
+    assert!(evidence.is_empty(), "evidence is left");
     assert!(handshake.handle_reply(&rawdoc! { "ok": 1 }).is_err());
-    Recorded { result, sent }
+    Recorded {
+        result,
+        sent,
+        needs,
+    }
 }
 
 fn hello() -> RawDocumentBuf {
@@ -129,4 +162,151 @@ fn plain_ends_with_its_only_message() {
     assert_eq!(recorded.sent.len(), 2);
     let refused = error(replay(plain(), &[hello(), refusal()]));
     assert!(matches!(refused, AuthError::Refused { code: 18, .. }));
+}
+
+fn oidc(cached: Option<&str>) -> Handshake {
+    let credential = Credential::from_mechanism(AuthMechanism::MongoDbOidc);
+    Handshake::new(HandshakeContext {
+        access_token: cached.map(Secret::from),
+        ..authenticating(credential)
+    })
+}
+
+fn token(token: &str, is_cached: bool) -> Evidence {
+    Evidence::AccessToken {
+        token: token.into(),
+        is_cached,
+    }
+}
+
+fn jwt(token: &str) -> RawDocumentBuf {
+    let payload = rawdoc! { "jwt": token };
+    let payload = bson::Binary {
+        subtype: bson::spec::BinarySubtype::Generic,
+        bytes: payload.as_bytes().to_vec(),
+    };
+    rawdoc! { "saslStart": 1, "mechanism": "MONGODB-OIDC", "payload": payload }
+}
+
+/// The specification's example: its token, and its bytes.
+#[test]
+fn oidc_has_one_step() {
+    use base64::Engine as _;
+
+    let recorded = replay_with(
+        &mut oidc(None),
+        &[hello(), done()],
+        &mut vec![token("abcd1234", false)],
+    );
+    let expected = [
+        ("admin", rawdoc! { "isMaster": 1 }),
+        ("$external", jwt("abcd1234")),
+    ];
+    assert_sent(&recorded, &expected);
+    let payload = recorded.sent[1]
+        .1
+        .get_binary_generic("payload")
+        .expect("bytes");
+    let payload = base64::engine::general_purpose::STANDARD.encode(payload);
+    assert_eq!(payload, "FwAAAAJqd3QACQAAAGFiY2QxMjM0AAA=");
+    assert_eq!(recorded.needs, [None]);
+    assert!(recorded.result.is_ok());
+}
+
+#[test]
+fn oidc_speculates_with_a_token_that_is_kept() {
+    let first = rawdoc! { "conversationId": 1, "done": true, "payload": binary("") };
+    let mut handshake = oidc(Some("kept"));
+    let recorded = replay_with(&mut handshake, &[speculated(first)], &mut Vec::new());
+    let mut speculative = jwt("kept");
+    speculative.append(cstr!("db"), "$external");
+    let hello = rawdoc! { "isMaster": 1, "speculativeAuthenticate": speculative };
+    assert_sent(&recorded, &[("admin", hello)]);
+    assert!(recorded.result.is_ok());
+    assert_eq!(handshake.access_token(), Some(&Secret::from("kept")));
+}
+
+/// Nothing is said about the token: it is sent again.
+#[test]
+fn oidc_goes_on_where_a_speculation_comes_to_nothing() {
+    let unfinished = rawdoc! { "conversationId": 1, "done": false, "payload": binary("") };
+    for first in [unfinished, rawdoc! {}, refusal(), rawdoc! { "done": "yes" }] {
+        let evidence = &mut vec![token("kept", true)];
+        let recorded = replay_with(
+            &mut oidc(Some("kept")),
+            &[speculated(first), done()],
+            evidence,
+        );
+        assert_eq!(recorded.needs, [None]);
+        assert_eq!(recorded.sent.len(), 2);
+        assert!(recorded.result.is_ok());
+    }
+}
+
+#[test]
+fn oidc_asks_for_another_token_once() {
+    let evidence = || vec![token("new", true), token("kept", true)];
+    let replies = [hello(), refusal(), done()];
+    let recorded = replay_with(&mut oidc(None), &replies, &mut evidence());
+    assert_eq!(recorded.needs, [None, Some("kept".to_owned())]);
+    assert!(recorded.result.is_ok());
+    let replies = [hello(), refusal(), refusal()];
+    let refused = error(replay_with(&mut oidc(None), &replies, &mut evidence()));
+    assert!(matches!(refused, AuthError::Refused { code: 18, .. }));
+    // Not for a token that is new, and not for another error.
+    let replies = [hello(), refusal()];
+    let refused = error(replay_with(
+        &mut oidc(None),
+        &replies,
+        &mut vec![token("new", false)],
+    ));
+    assert!(matches!(refused, AuthError::Refused { code: 18, .. }));
+    let replies = [hello(), rawdoc! { "ok": 0, "code": 20 }];
+    let refused = error(replay_with(
+        &mut oidc(None),
+        &replies,
+        &mut vec![token("kept", true)],
+    ));
+    assert!(matches!(refused, AuthError::Refused { code: 20, .. }));
+}
+
+#[test]
+fn oidc_ends_with_its_only_step() {
+    let again = rawdoc! { "ok": 1, "conversationId": 1, "done": false, "payload": binary("") };
+    let endless = error(replay_with(
+        &mut oidc(None),
+        &[hello(), again],
+        &mut vec![token("t", true)],
+    ));
+    assert_eq!(endless, AuthError::NotDone(AuthMechanism::MongoDbOidc));
+}
+
+#[test]
+fn authenticating_again_needs_no_hello_and_another_token() {
+    let mut handshake = oidc(None);
+    let recorded = replay_with(
+        &mut handshake,
+        &[hello(), done()],
+        &mut vec![token("old", false)],
+    );
+    let description = recorded.result.expect("established");
+    let credential = handshake.credential().expect("one").clone();
+    let nonce = context().nonces.ordinary;
+    let step = handshake.reauthenticate(description.clone(), credential, nonce.clone());
+    let recorded = go_on(
+        &mut handshake,
+        step,
+        &[done()],
+        &mut vec![token("new", false)],
+    );
+    assert_eq!(recorded.needs, [Some("old".to_owned())]);
+    assert_sent(&recorded, &[("$external", jwt("new"))]);
+    assert_eq!(handshake.access_token(), Some(&Secret::from("new")));
+    let stranger = Credential::from_mechanism(AuthMechanism::MongoDbOidc).with_username("x");
+    let step = handshake.reauthenticate(description, Arc::new(stranger), nonce);
+    let kind = step.expect_err("another user");
+    assert!(matches!(
+        kind.kind(),
+        ErrorKind::Authentication(AuthError::OtherUser)
+    ));
 }

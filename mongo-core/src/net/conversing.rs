@@ -1,0 +1,106 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::authenticator::Authenticator;
+use super::channel::Channel;
+use super::deadline::Deadline;
+use crate::auth::{AuthNeed, Nonces};
+use crate::error::{Error, Result, Wait};
+use crate::handshake::{ConnectionDescription, Handshake, Outgoing, RequestOp, Step};
+
+/// What a connection was authenticated with, for it to be done again.
+pub(crate) struct Proof {
+    pub(super) authenticator: Arc<Authenticator>,
+    /// Over, and kept for what it knows.
+    pub(super) handshake: Handshake,
+}
+
+/// A handshake after the answer to the hello, on its channel.
+pub(super) struct Conversing<'a> {
+    pub(super) authenticator: &'a Authenticator,
+    pub(super) channel: &'a mut Channel,
+    pub(super) handshake: &'a mut Handshake,
+    /// Told to whoever is asked for a part of the credential; the caller keeps to it.
+    pub(super) deadline: Deadline,
+}
+
+impl Conversing<'_> {
+    /// Goes on to the end, and tells what is waited for.
+    pub(super) async fn finish(
+        self,
+        mut step: Step,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<ConnectionDescription> {
+        loop {
+            step = match step {
+                Step::Send(request) => {
+                    enter(Wait::Authentication);
+                    ask(self.channel, &request).await?;
+                    self.handshake.handle_reply(self.channel.body()?)?
+                }
+                Step::Need(need) => {
+                    enter(match need {
+                        AuthNeed::ScramKeys(_) => Wait::Authentication,
+                        AuthNeed::AccessToken { .. } => Wait::Credential,
+                    });
+                    let credential = self.handshake.credential().cloned();
+                    let provided =
+                        self.authenticator
+                            .provide(need, credential.as_deref(), self.deadline);
+                    self.handshake.handle_evidence(provided.await?)?
+                }
+                Step::Done(description) => return Ok(description),
+            };
+        }
+    }
+}
+
+impl Proof {
+    /// Authenticates a connection again, without another hello.
+    pub(super) async fn renew(
+        &mut self,
+        channel: &mut Channel,
+        description: ConnectionDescription,
+        deadline: Deadline,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<()> {
+        enter(Wait::Credential);
+        let Some(credential) = self.authenticator.credential().await? else {
+            return Err(Error::configuration("the connection has no credential"));
+        };
+        let nonce = nonces()?.ordinary;
+        let step = self
+            .handshake
+            .reauthenticate(description, credential, nonce)?;
+        let conversation = Conversing {
+            authenticator: &self.authenticator,
+            channel,
+            handshake: &mut self.handshake,
+            deadline,
+        };
+        conversation.finish(step, enter).await.map(drop)
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proof").finish_non_exhaustive()
+    }
+}
+
+/// Nonces that nobody has used yet.
+pub(super) fn nonces() -> Result<Nonces> {
+    let mut random = [0; Nonces::RANDOM_BYTES];
+    getrandom::fill(&mut random)
+        .map_err(|error| Error::configuration(format!("the system's random generator: {error}")))?;
+    Ok(Nonces::from_random(random))
+}
+
+/// Sends a request. The channel has the reply then.
+pub(super) async fn ask(channel: &mut Channel, request: &Outgoing) -> Result<()> {
+    match request.op {
+        RequestOp::Msg => channel.encode(&request.database, &request.command)?,
+        RequestOp::Query => channel.encode_legacy(&request.database, &request.command)?,
+    }
+    channel.round_trip().await
+}

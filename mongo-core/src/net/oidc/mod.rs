@@ -1,0 +1,84 @@
+//! Where the access tokens of MONGODB-OIDC come from.
+
+mod cache;
+mod files;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub(super) use cache::TokenCache;
+pub use files::KubernetesTokens;
+pub(super) use files::TestTokens;
+
+use crate::auth::Secret;
+use crate::error::Result;
+
+/// Gives access tokens for `MONGODB-OIDC`: the machine callback of the specification.
+///
+/// It is called when a connection is made and no token is kept, or the server has refused the one
+/// that was; one call at a time, and the next one no sooner than 100 ms after the last began. What it
+/// gives is kept, for all connections of the pool or client, until the server refuses it.
+///
+/// The caller bounds the call with what is left of `connectTimeoutMS`, and of the deadline of whoever
+/// waits, else with a minute, and drops the future when that is over: it must leave nothing behind
+/// when dropped.
+///
+/// ```
+/// use mongo_core::net::{AccessToken, OidcCallback, OidcRequest};
+/// use mongo_core::{Error, Result};
+///
+/// struct TokenFile;
+///
+/// #[async_trait::async_trait]
+/// impl OidcCallback for TokenFile {
+///     async fn token(&self, _: OidcRequest<'_>) -> Result<AccessToken> {
+///         let token = std::fs::read_to_string("/run/secrets/token").map_err(Error::credential)?;
+///         Ok(AccessToken::new(token.trim_end()))
+///     }
+/// }
+/// ```
+///
+/// Specification: authentication, "OIDC Callback".
+#[async_trait]
+pub trait OidcCallback: Send + Sync + 'static {
+    /// A new access token.
+    ///
+    /// # Errors
+    /// Preferably [`Error::credential`](crate::Error::credential); the caller adds the server and
+    /// the user. Its text reaches logs: no secret belongs into it.
+    async fn token(&self, request: OidcRequest<'_>) -> Result<AccessToken>;
+}
+
+/// What an [`OidcCallback`] is told.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct OidcRequest<'a> {
+    /// The credential's user name, if it has one. What it means is the provider's business.
+    pub username: Option<&'a str>,
+    /// How long the answer may take.
+    pub timeout: Duration,
+    /// The version of this interface: 1. A greater number says that something was added.
+    pub version: u32,
+}
+
+/// What an [`OidcCallback`] gives.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AccessToken {
+    /// The token, which is not looked into. It must not be empty.
+    pub access_token: Secret,
+    /// How long it is valid; `None` is not known. Not used yet: a token is kept until a server
+    /// refuses it, as the specification has it.
+    pub expires_in: Option<Duration>,
+}
+
+impl AccessToken {
+    /// A token whose end is not known.
+    pub fn new(access_token: impl Into<Secret>) -> Self {
+        Self {
+            access_token: access_token.into(),
+            expires_in: None,
+        }
+    }
+}
