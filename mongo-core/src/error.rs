@@ -83,6 +83,8 @@ pub enum ErrorKind {
     Deserialization(Arc<bson::error::Error>),
     /// The connection was closed before, for the reason given, and runs no more commands.
     ConnectionClosed(ClosedReason),
+    /// The future of a command was dropped before its reply came. Only events and logs tell of it.
+    Cancelled,
     /// The pool was closed.
     PoolClosed,
     /// No server can be selected: what was asked for, and each server's own last failure.
@@ -361,6 +363,7 @@ impl fmt::Display for ErrorKind {
             Self::Serialization(error) => write!(f, "could not write the command: {error}"),
             Self::Deserialization(error) => write!(f, "could not read the reply: {error}"),
             Self::ConnectionClosed(reason) => write!(f, "the connection is closed: {reason}"),
+            Self::Cancelled => write!(f, "the command was cancelled"),
             Self::PoolClosed => write!(f, "the pool is closed"),
             Self::ServerSelection(error) => write!(f, "server selection: {error}"),
             Self::TopologyClosed => write!(f, "the topology is closed"),
@@ -463,6 +466,7 @@ impl std::error::Error for Error {
             | ErrorKind::Timeout { .. }
             | ErrorKind::Command(_)
             | ErrorKind::ConnectionClosed(_)
+            | ErrorKind::Cancelled
             | ErrorKind::PoolClosed
             | ErrorKind::Pool(_) => None,
         }

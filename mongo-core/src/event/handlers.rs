@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{CmapEvent, CommandEvent};
+#[cfg(feature = "net")]
+use crate::logs;
 
 /// A handler of events, called with one event at a time by whoever caused it.
 pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
@@ -50,17 +52,43 @@ impl EventHandlers {
             ..self
         }
     }
+}
 
-    /// Who is told of commands.
-    pub fn command(&self) -> Option<&EventHandler<CommandEvent>> {
-        self.command.as_ref()
+#[cfg(feature = "net")]
+impl EventHandlers {
+    /// Whether anybody wants to know of commands: a handler, a log, or whoever traces spans.
+    #[inline]
+    pub(crate) fn wants_commands(&self) -> bool {
+        self.command.is_some() || logs::wants_commands()
+    }
+
+    /// Tells of a command; `event` is called only if somebody wants to know.
+    pub(crate) fn emit_command(&self, event: impl FnOnce() -> CommandEvent) {
+        if self.command.is_some() || logs::wants_command_events() {
+            let event = event();
+            logs::command_event(&event);
+            if let Some(handler) = &self.command {
+                handler(&event);
+            }
+        }
+    }
+
+    /// Whether anybody wants to know of pools: a handler, or a log.
+    #[inline]
+    pub(crate) fn wants_cmap(&self) -> bool {
+        self.cmap.is_some() || logs::wants_cmap_events()
     }
 
     /// Tells of what a pool or one of its connections did; `event` is called only if somebody
     /// wants to know. To be called without a lock.
-    pub fn emit_cmap(&self, event: impl FnOnce() -> CmapEvent) {
-        if let Some(handler) = &self.cmap {
-            handler(&event());
+    #[inline]
+    pub(crate) fn emit_cmap(&self, event: impl FnOnce() -> CmapEvent) {
+        if self.wants_cmap() {
+            let event = event();
+            logs::cmap_event(&event);
+            if let Some(handler) = &self.cmap {
+                handler(&event);
+            }
         }
     }
 }
@@ -84,7 +112,7 @@ impl fmt::Debug for EventHandlers {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "net"))]
 mod tests {
     use std::sync::Mutex;
 

@@ -2,14 +2,20 @@
 //!
 //! Specification: logging.
 
+mod cmap;
+mod command;
 mod json;
+mod span;
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::ServerAddress;
 
+pub(crate) use cmap::{cmap_event, wants_cmap_events};
+pub(crate) use command::{command_event, wants_command_events, wants_commands};
 pub(crate) use json::Json;
+pub(crate) use span::{command_span, record_failure};
 
 /// The host, or the path of a Unix domain socket.
 pub(crate) struct Host<'a>(pub(crate) &'a ServerAddress);

@@ -113,6 +113,7 @@ impl Channel {
     }
 
     /// The document of the reply.
+    #[inline]
     pub(super) fn body(&self) -> Result<&RawDocument> {
         Ok(self.exchange.reply_body()?)
     }

@@ -9,11 +9,18 @@ use super::channel::Channel;
 use super::conversing::Proof;
 use super::deadline::{Deadline, Elapsed};
 use super::generations::Generation;
+use super::life::Life;
 use super::reply::Reply;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
 use crate::wire::{self, Limits, Readiness};
+
+mod redaction;
+mod watch;
+
+use watch::CommandWatch;
 
 /// Bytes of an abandoned reply that are read away at most; a longer one costs the connection.
 const DRAIN_BYTES: usize = 1024 * 1024;
@@ -36,6 +43,10 @@ pub(crate) struct Identity {
     pub(crate) drain_timeout: Duration,
     /// Whether anything compares how long the connection was idle.
     pub(crate) times_idleness: bool,
+    pub(crate) created: Instant,
+    pub(crate) events: EventHandlers,
+    /// Of a connection that a pool made, if anybody wants to know of it.
+    pub(super) life: Option<Box<Life>>,
 }
 
 impl Identity {
@@ -62,7 +73,8 @@ pub struct Connection {
     // In a box: pools move their connections about at every check out and check in.
     channel: Box<Channel>,
     identity: Box<Identity>,
-    created: Instant,
+    /// The command that was sent, and whose reply is still to be received.
+    watch: Option<Box<CommandWatch>>,
     idle_since: Instant,
     is_new: bool,
 }
@@ -72,14 +84,19 @@ impl Connection {
     pub(super) fn new(mut channel: Channel, limits: Limits, identity: Identity) -> Self {
         channel.exchange.set_limits(limits);
         channel.exchange.release();
-        let now = Instant::now();
         Self {
             channel: Box::new(channel),
+            watch: None,
+            idle_since: identity.created,
             identity: Box::new(identity),
-            created: now,
-            idle_since: now,
             is_new: true,
         }
+    }
+
+    /// Tells of the connection's life from now on.
+    pub(super) fn live(&mut self, mut life: Box<Life>) {
+        life.ready(&self.identity.description);
+        self.identity.life = Some(life);
     }
 
     /// Runs a command on a database and returns its reply, borrowed from the connection's buffer.
@@ -147,16 +164,15 @@ impl Connection {
             self.channel
                 .encode(database, command)
                 .map_err(|error| self.identity.name(error))?;
+            let watch = self.watch_command(self.channel.exchange.request());
             let outcome = deadline.bound(pin!(self.channel.round_trip())).await;
-            self.finish(outcome, deadline)?;
-            let Err(error) = self.channel.body().and_then(wire::check_ok) else {
-                break;
-            };
-            if matches!(error.kind(), ErrorKind::Protocol(_)) {
-                self.channel.exchange.close(ClosedReason::Protocol);
+            let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
+            if let Some(watch) = watch {
+                watch.end(&outcome, self.channel.body().ok());
             }
+            let Err(error) = outcome else { break };
             if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {
-                return Err(self.identity.name(error));
+                return Err(error);
             }
             may_run_again = false;
             // Rare, too.
@@ -206,6 +222,18 @@ impl Connection {
         })
     }
 
+    /// Whether the reply says `ok: 1`.
+    #[inline]
+    fn judge(&mut self) -> Result<()> {
+        let Err(error) = self.channel.body().and_then(wire::check_ok) else {
+            return Ok(());
+        };
+        if matches!(error.kind(), ErrorKind::Protocol(_)) {
+            self.channel.exchange.close(ClosedReason::Protocol);
+        }
+        Err(self.identity.name(error))
+    }
+
     /// The reply to the last command, while nothing was done with the connection since.
     pub(super) fn last_reply(&self) -> Result<Reply<'_>> {
         let body = self.channel.body();
@@ -225,8 +253,23 @@ impl Connection {
     pub async fn send(&mut self, message: &[u8], deadline: impl Into<Deadline>) -> Result<()> {
         let deadline = deadline.into();
         self.drain(deadline).await?;
+        let watch = self.watch_command(message);
         let outcome = deadline.bound(self.channel.send(message)).await;
-        self.finish(outcome, deadline)
+        let outcome = self.finish(outcome, deadline);
+        match watch {
+            Some(watch) if outcome.is_ok() && self.channel.exchange.is_receivable() => {
+                self.watch = Some(watch);
+            }
+            Some(watch) => watch.end(&outcome, None),
+            None => {}
+        }
+        outcome
+    }
+
+    /// Begins to watch the command of a request, if anybody wants to know of it.
+    #[inline]
+    fn watch_command(&self, request: &[u8]) -> Option<Box<CommandWatch>> {
+        CommandWatch::begin(&self.identity, request, self.channel.exchange.limits())
     }
 
     /// Receives the whole wire message, header and all, that answers the last
@@ -248,7 +291,16 @@ impl Connection {
             });
         }
         let outcome = deadline.bound(self.channel.read(usize::MAX)).await;
-        self.finish(outcome, deadline)?;
+        let is_over = outcome.is_ok();
+        let outcome = self.finish(outcome, deadline);
+        // A reply that did not come in time can still be received.
+        if is_over && let Some(watch) = self.watch.take() {
+            match (&outcome, self.channel.body()) {
+                (Ok(()), Ok(reply)) => watch.end_by_reply(&self.identity, reply),
+                _ => watch.end(&outcome, None),
+            }
+        }
+        outcome?;
         Ok(self.channel.exchange.reply())
     }
 
@@ -280,7 +332,7 @@ impl Connection {
 
     /// When the connection was made.
     pub fn created(&self) -> Instant {
-        self.created
+        self.identity.created
     }
 
     /// Whether the connection was never given back to a pool.
@@ -309,7 +361,11 @@ impl Connection {
 
     /// Gives the connection up. The socket is closed when it is dropped.
     pub fn close(&mut self) {
-        self.channel.exchange.close(ClosedReason::Closed);
+        self.close_for(ClosedReason::Closed);
+    }
+
+    pub(crate) fn close_for(&mut self, reason: ClosedReason) {
+        self.channel.exchange.close(reason);
     }
 
     /// Reads away the reply that is owed to a cancelled command, if there is one.
@@ -323,7 +379,8 @@ impl Connection {
         match self.readiness() {
             Readiness::Idle => return Ok(()),
             Readiness::Closed(reason) => return Err(self.closed(reason)),
-            Readiness::Owed => {}
+            // Nobody receives it any more.
+            Readiness::Owed => self.watch = None,
         }
         let deadline = deadline.within(Some(self.identity.drain_timeout));
         let outcome = match deadline.bound(self.channel.read(DRAIN_BYTES)).await {
@@ -362,6 +419,7 @@ impl Connection {
     /// For the check-in of a generic pool.
     #[must_use]
     pub fn check_in(&mut self) -> bool {
+        self.watch = None;
         let undrainable = self.channel.exchange.owes_more_than(DRAIN_BYTES);
         if self.is_closed() || self.is_stale() || undrainable {
             return false;
@@ -388,6 +446,16 @@ impl Connection {
 
     fn closed(&self, reason: ClosedReason) -> Error {
         self.identity.name(ErrorKind::ConnectionClosed(reason))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(mut life) = self.identity.life.take() {
+            // A command that is under way ends before its connection.
+            self.watch = None;
+            life.end(self.readiness(), self.is_stale());
+        }
     }
 }
 

@@ -2,6 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
+use tokio::time::Instant;
 
 use super::authenticator::Authenticator;
 use super::channel::Channel;
@@ -9,11 +10,13 @@ use super::connection::{Connection, Identity};
 use super::conversing::{Conversing, Proof, ask, nonces};
 use super::deadline::{Deadline, Elapsed};
 use super::generations::{Generation, Generations};
+use super::life::Life;
 use super::tls;
 use super::transport::Transport;
 use crate::ServerAddress;
 use crate::auth::{AuthError, AuthMechanism, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
+use crate::event::EventHandlers;
 use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, Step};
 use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
@@ -35,6 +38,8 @@ pub(crate) struct Establisher {
     /// Whether the server is a load balancer: each connection is to one of its services.
     pub(crate) load_balanced: bool,
     pub(crate) compression: Compression,
+    /// Who is told of the connections and their commands.
+    pub(crate) events: EventHandlers,
     pub(crate) generations: Generations,
     /// What the attempt that moved on last is waiting for.
     pub(crate) phase: Mutex<Wait>,
@@ -111,6 +116,7 @@ impl Establisher {
     /// cut short.
     pub(crate) async fn establish(&self, id: u64, deadline: Deadline) -> Result<Connection> {
         let deadline = deadline.within(self.connect_timeout);
+        let life = Life::begin(self, id);
         let mut phase = Wait::Connect;
         self.enter(&mut phase, Wait::Connect);
         let outcome = deadline
@@ -118,7 +124,13 @@ impl Establisher {
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())));
         *self.phase() = Wait::Connect;
-        outcome.map_err(|error| self.name(error))
+        let mut outcome = outcome.map_err(|error| self.name(error));
+        match (&mut outcome, life) {
+            (Ok(connection), Some(life)) => connection.live(life),
+            (Err(error), Some(mut life)) => life.fail(error),
+            (_, None) => {}
+        }
+        outcome
     }
 
     pub(crate) fn phase(&self) -> MutexGuard<'_, Wait> {
@@ -238,6 +250,9 @@ impl Establisher {
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
             times_idleness: self.times_idleness,
+            created: Instant::now(),
+            events: self.events.clone(),
+            life: None,
         };
         Ok(Connection::new(channel, limits, identity))
     }

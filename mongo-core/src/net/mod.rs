@@ -15,6 +15,7 @@ mod dns;
 mod establish;
 mod generations;
 mod keys;
+mod life;
 mod monitor;
 mod oidc;
 mod on_demand;

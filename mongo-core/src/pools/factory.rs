@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::event::EventHandlers;
 use crate::handshake::{ClientMetadata, DriverInfo};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
@@ -49,6 +50,7 @@ impl ConnectionFactory {
             transport: TransportBuilder::default(),
             auth: AuthParts::default(),
             driver_info: Vec::new(),
+            events: EventHandlers::new(),
         }
     }
 
@@ -85,7 +87,7 @@ impl ConnectionFactory {
             return verdict;
         }
         let checked = self.check(connection, deadline).await;
-        checked.inspect_err(|_| connection.close())
+        checked.inspect_err(|error| give_up(connection, error))
     }
 
     /// The verdict of [`recycle`](Self::recycle) where it takes no I/O; `None` where it does. Reads
@@ -97,7 +99,7 @@ impl ConnectionFactory {
             (Ok(false), Readiness::Closed(reason)) => self.closed(reason),
             (Ok(false), Readiness::Idle) => self.check_quiet(connection),
         };
-        Some(checked.inspect_err(|_| connection.close()))
+        Some(checked.inspect_err(|error| give_up(connection, error)))
     }
 
     async fn check(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
@@ -228,6 +230,13 @@ impl ConnectionFactory {
     }
 }
 
+fn give_up(connection: &mut Connection, error: &Error) {
+    connection.close_for(match error.kind() {
+        ErrorKind::ConnectionClosed(reason) => *reason,
+        _ => ClosedReason::Network,
+    });
+}
+
 impl fmt::Debug for ConnectionFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionFactory")
@@ -245,6 +254,7 @@ pub struct ConnectionFactoryBuilder {
     transport: TransportBuilder,
     auth: AuthParts,
     driver_info: Vec<DriverInfo>,
+    events: EventHandlers,
 }
 
 impl ConnectionFactoryBuilder {
@@ -301,6 +311,13 @@ impl ConnectionFactoryBuilder {
         self
     }
 
+    /// Who is told of the connections and of the commands that are run on them. Default nobody.
+    #[must_use]
+    pub fn event_handlers(mut self, events: EventHandlers) -> Self {
+        self.events = events;
+        self
+    }
+
     /// The factory. No I/O, but that the files of TLS are read.
     ///
     /// # Errors
@@ -332,6 +349,7 @@ impl ConnectionFactoryBuilder {
                     || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_)),
                 load_balanced: options.load_balanced == Some(true),
                 compression: Compression::from_options(options),
+                events: self.events,
                 generations: Generations::default(),
                 phase: Mutex::new(Wait::Connect),
             },

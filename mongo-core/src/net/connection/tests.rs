@@ -21,7 +21,7 @@ fn description() -> ConnectionDescription {
 }
 
 /// A connection, and its server's end.
-fn connection() -> (Connection, DuplexStream) {
+pub(super) fn connection() -> (Connection, DuplexStream) {
     let (ours, server) = duplex(64 * 1024);
     let identity = Identity {
         id: 1,
@@ -33,6 +33,9 @@ fn connection() -> (Connection, DuplexStream) {
         command_timeout: None,
         drain_timeout: Duration::from_millis(100),
         times_idleness: true,
+        created: Instant::now(),
+        events: EventHandlers::new(),
+        life: None,
     };
     let channel = Channel::new(Stream::custom(ours));
     let connection = Connection::new(channel, Limits::default(), identity);
@@ -40,7 +43,7 @@ fn connection() -> (Connection, DuplexStream) {
 }
 
 /// A reply to the request of this number.
-fn reply(response_to: i32, text: &str) -> Vec<u8> {
+pub(super) fn reply(response_to: i32, text: &str) -> Vec<u8> {
     let mut message = Vec::new();
     OpMsgBuilder::new(&mut message, 9, MsgFlags::NONE)
         .body(&rawdoc! { "ok": 1, "text": text })

@@ -8,7 +8,7 @@ use bson::oid::ObjectId;
 use super::OnDemandTopology;
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
-use crate::event::SdamEvent;
+use crate::event::{EventHandlers, SdamEvent};
 use crate::handshake::ClientMetadata;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
@@ -34,6 +34,7 @@ pub struct OnDemandTopologyBuilder {
     transport: TransportBuilder,
     auth: AuthParts,
     handler: Option<Handler<SdamEvent>>,
+    events: EventHandlers,
     selector: Option<ServerSelector>,
     frequency: Option<Duration>,
     try_once: Option<bool>,
@@ -47,6 +48,7 @@ pub(super) struct Establishers {
     connect_timeout: Option<Duration>,
     command_timeout: Option<Duration>,
     compression: Compression,
+    events: EventHandlers,
 }
 
 impl Establishers {
@@ -62,6 +64,7 @@ impl Establishers {
             times_idleness: false,
             load_balanced: false,
             compression: self.compression.clone(),
+            events: self.events.clone(),
             generations: Generations::default(),
             phase: Mutex::new(Wait::Connect),
         }
@@ -75,6 +78,7 @@ impl OnDemandTopologyBuilder {
             transport: TransportBuilder::default(),
             auth: AuthParts::default(),
             handler: None,
+            events: EventHandlers::new(),
             selector: None,
             frequency: None,
             try_once: None,
@@ -124,6 +128,13 @@ impl OnDemandTopologyBuilder {
     #[must_use]
     pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
         self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Who is told of the commands of a [`SingleClient`]. It has no pool to tell of. Default nobody.
+    #[must_use]
+    pub fn event_handlers(mut self, events: EventHandlers) -> Self {
+        self.events = events;
         self
     }
 
@@ -206,6 +217,7 @@ impl OnDemandTopologyBuilder {
                 command_timeout: command_timeout
                     .or(Some(COMMAND_TIMEOUT))
                     .filter(|bound| !bound.is_zero()),
+                events: self.events,
             },
         };
         topology.apply(Input::Connect);

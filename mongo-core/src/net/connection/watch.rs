@@ -1,0 +1,186 @@
+//! One command that somebody watches.
+
+use bson::raw::RawArrayBuf;
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::Identity;
+use super::redaction::{is_sensitive, redacted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{
+    CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
+};
+use crate::logs;
+use crate::wire::{Limits, OpMsg, WireError, check_ok};
+
+/// From the start of a command to its end, of which it tells exactly once: whoever drops it before,
+/// because the command's future was dropped or its reply is not wanted any more, has it tell that
+/// the command was cancelled.
+#[derive(Debug)]
+pub(super) struct CommandWatch {
+    handlers: EventHandlers,
+    /// Without the command. The end takes it away.
+    started: Option<CommandStartedEvent>,
+    is_sensitive: bool,
+    since: Instant,
+    span: Span,
+}
+
+impl CommandWatch {
+    /// Tells of the start of the command in a request that is about to be written, if anybody wants
+    /// to know.
+    #[inline]
+    pub(super) fn begin(identity: &Identity, request: &[u8], limits: &Limits) -> Option<Box<Self>> {
+        match identity.events.wants_commands() {
+            false => None,
+            true => Self::start(identity, request, limits).ok().map(Box::new),
+        }
+    }
+
+    /// Fails for what is no OP_MSG.
+    fn start(identity: &Identity, request: &[u8], limits: &Limits) -> Result<Self, WireError> {
+        let message = OpMsg::parse(request, limits)?;
+        let malformed = |_| WireError::Document(0);
+        let first = message.body().iter_elements().next();
+        let first = first.ok_or(WireError::NoBody)?.map_err(malformed)?;
+        let name = first.key().as_str();
+        let is_sensitive = is_sensitive(name, message.body());
+        let database = message.body().get_str("$db").unwrap_or_default();
+        let started = CommandStartedEvent {
+            address: identity.server.clone(),
+            user: identity.user.clone(),
+            driver_connection_id: identity.id,
+            server_connection_id: identity.description.connection_id,
+            service_id: identity.description.service_id,
+            request_id: message.header().request_id,
+            command_name: name.into(),
+            database_name: database.into(),
+            command: RawDocumentBuf::new(),
+        };
+        let span = match is_sensitive {
+            true => Span::none(),
+            false => logs::command_span(&started, collection(message.body())),
+        };
+        let handlers = identity.events.clone();
+        let event = || {
+            let mut started = started.clone();
+            if !is_sensitive {
+                started.command = whole_command(&message);
+            }
+            CommandEvent::Started(started)
+        };
+        span.in_scope(|| handlers.emit_command(event));
+        Ok(Self {
+            handlers,
+            started: Some(started),
+            is_sensitive,
+            since: Instant::now(),
+            span,
+        })
+    }
+
+    /// Tells of the end: what came of it, and the reply if one came.
+    pub(super) fn end(mut self, outcome: &Result<()>, reply: Option<&RawDocument>) {
+        match outcome {
+            Ok(()) => self.succeed(reply),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Tells of the end by a reply that nobody has judged.
+    pub(super) fn end_by_reply(self, identity: &Identity, reply: &RawDocument) {
+        let outcome = check_ok(reply).map_err(|error| identity.name(error));
+        self.end(&outcome, Some(reply));
+    }
+
+    fn succeed(&mut self, reply: Option<&RawDocument>) {
+        let Some(started) = self.started.take() else {
+            return;
+        };
+        let duration = self.since.elapsed();
+        let is_sensitive = self.is_sensitive;
+        let event = || {
+            CommandEvent::Succeeded(CommandSucceededEvent {
+                address: started.address,
+                user: started.user,
+                driver_connection_id: started.driver_connection_id,
+                server_connection_id: started.server_connection_id,
+                service_id: started.service_id,
+                request_id: started.request_id,
+                command_name: started.command_name,
+                database_name: started.database_name,
+                duration,
+                reply: match (is_sensitive, reply) {
+                    (true, _) => RawDocumentBuf::new(),
+                    (false, Some(reply)) => reply.to_owned(),
+                    (false, None) => rawdoc! { "ok": 1 },
+                },
+            })
+        };
+        self.span.in_scope(|| self.handlers.emit_command(event));
+    }
+
+    fn fail(&mut self, error: &Error) {
+        let Some(started) = self.started.take() else {
+            return;
+        };
+        logs::record_failure(&self.span, error);
+        let duration = self.since.elapsed();
+        let is_sensitive = self.is_sensitive;
+        let event = || {
+            CommandEvent::Failed(CommandFailedEvent {
+                address: started.address,
+                user: started.user,
+                driver_connection_id: started.driver_connection_id,
+                server_connection_id: started.server_connection_id,
+                service_id: started.service_id,
+                request_id: started.request_id,
+                command_name: started.command_name,
+                database_name: started.database_name,
+                duration,
+                failure: match is_sensitive {
+                    true => redacted(error),
+                    false => error.clone(),
+                },
+            })
+        };
+        self.span.in_scope(|| self.handlers.emit_command(event));
+    }
+}
+
+impl Drop for CommandWatch {
+    fn drop(&mut self) {
+        if let Some(started) = &self.started {
+            let error = Error::new(ErrorKind::Cancelled)
+                .at(&started.address)
+                .for_user(started.user.as_ref());
+            self.fail(&error);
+        }
+    }
+}
+
+/// The collection that a command is run on: its first value, but for those on a cursor.
+fn collection(command: &RawDocument) -> Option<&str> {
+    let named = command.get_str("collection").ok();
+    named.or_else(|| command.iter().next()?.ok()?.1.as_str())
+}
+
+/// The command with its document sequences as arrays.
+fn whole_command(message: &OpMsg<'_>) -> RawDocumentBuf {
+    let mut command = message.body().to_owned();
+    for sequence in message.sequences() {
+        let mut documents = RawArrayBuf::new();
+        for document in sequence.documents() {
+            documents.push(document);
+        }
+        // A name of the message's own, which ends at the first zero byte.
+        if let Ok(name) = <&bson::raw::CStr>::try_from(sequence.identifier()) {
+            command.append(name, documents);
+        }
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests;
