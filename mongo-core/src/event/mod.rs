@@ -1,4 +1,15 @@
 //! What happened, for those who want to watch.
+//!
+//! Events of a topology go to its own handlers, those of connections and commands to
+//! [`EventHandlers`]. `tracing` is told of all of them at level DEBUG, in the messages and fields of
+//! the specifications, whether or not there are handlers:
+//!
+//! | target | what |
+//! |---|---|
+//! | `mongodb::topology`, `mongodb::server_selection` | a topology, its monitors, its selections (which wait at level INFO) |
+//! | `mongodb::connection` | connections and their pools; `user` tells the pools of one server apart |
+//! | `mongodb::command` | commands and replies, as extended JSON of at most 1,000 characters |
+//! | `mongodb::span` | no messages: a span `mongodb.command` for each command, with OpenTelemetry's attributes and nothing that the command says |
 
 mod cmap;
 mod command;

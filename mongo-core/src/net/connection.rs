@@ -68,6 +68,13 @@ impl Identity {
 /// the next check-out, reads it away within a bound (`drain_timeout`, default 100 ms, and 1 MiB)
 /// or closes the connection. A connection that is closed fails every command with
 /// [`ErrorKind::ConnectionClosed`]; a pool does not hand it out again.
+///
+/// # Events
+/// Each command is told of to [`EventHandlers`](crate::event::EventHandlers), logs and spans, if
+/// anybody wants to know: that it starts, and that it succeeded or failed. One whose future is
+/// dropped fails then, by [`ErrorKind::Cancelled`]. So is each OP_MSG of [`send`](Self::send): it
+/// succeeds by its first reply, or at once if none is asked for; if its reply is given up, by
+/// another command or a check-in, it was cancelled. What was never sent never started.
 #[derive(Debug)]
 pub struct Connection {
     // In a box: pools move their connections about at every check out and check in.

@@ -1,93 +1,15 @@
-//! What is told to `tracing`: messages, levels and fields of the logging specification.
-//!
-//! A process of its own: `tracing` asks about a message only once, whichever thread sends it first,
-//! and a test without a subscriber would answer that nobody wants it.
+//! The messages of a topology and of server selection.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mongo_core::ClientOptions;
 use mongo_core::net::Topology;
 use mongo_core::select::Criterion;
 use mongo_testkit::{Deployment, SimNetwork};
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber, span, subscriber};
+use tracing::{Level, subscriber};
 
-use support::{Watched, secondary};
-
-#[path = "topology/support.rs"]
-#[expect(dead_code, reason = "the tests of the topology need more of it")]
-mod support;
-
-/// One message.
-#[derive(Clone, Debug, Default)]
-struct Line {
-    target: String,
-    level: Option<Level>,
-    fields: BTreeMap<&'static str, String>,
-}
-
-impl Line {
-    fn message(&self) -> &str {
-        self.fields.get("message").map_or("", |text| text)
-    }
-
-    fn has(&self, fields: &[&str]) {
-        for field in fields {
-            assert!(self.fields.contains_key(field), "{field} in {self:?}");
-        }
-    }
-}
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.fields.insert(field.name(), format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.fields.insert(field.name(), value.to_owned());
-    }
-}
-
-/// Keeps what the driver's components say.
-#[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<Line>>>);
-
-impl Capture {
-    fn lines(&self) -> Vec<Line> {
-        self.0.lock().expect("no panic").clone()
-    }
-}
-
-impl Subscriber for Capture {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("mongodb::")
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line {
-            target: event.metadata().target().to_owned(),
-            level: Some(*event.metadata().level()),
-            ..Line::default()
-        };
-        event.record(&mut line);
-        self.0.lock().expect("no panic").push(line);
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
+use crate::support::{Watched, secondary};
+use crate::{Capture, Line};
 
 /// A topology without a handler, found, partly lost and closed, all on this thread.
 #[tokio::test(start_paused = true)]

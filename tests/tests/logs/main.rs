@@ -1,0 +1,106 @@
+//! What is told to `tracing`: messages, levels and fields of the logging specification.
+//!
+//! A process of its own: `tracing` asks about a message only once, whichever thread sends it first,
+//! and a test without a subscriber would answer that nobody wants it.
+
+mod connections;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
+
+#[path = "../topology/support.rs"]
+#[expect(dead_code, reason = "the tests of the topology need more of it")]
+mod support;
+
+/// One message.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    target: String,
+    level: Option<Level>,
+    fields: BTreeMap<&'static str, String>,
+}
+
+impl Line {
+    fn message(&self) -> &str {
+        self.fields.get("message").map_or("", |text| text)
+    }
+
+    fn has(&self, fields: &[&str]) {
+        for field in fields {
+            assert!(self.fields.contains_key(field), "{field} in {self:?}");
+        }
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.fields.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+}
+
+/// Keeps what the driver's components say: each message, and each span as a message of its name.
+#[derive(Clone, Default)]
+struct Capture(Arc<Mutex<Vec<Line>>>);
+
+impl Capture {
+    fn lines(&self) -> Vec<Line> {
+        self.0.lock().expect("no panic").clone()
+    }
+
+    /// The lines of one target.
+    fn of(&self, target: &str) -> Vec<Line> {
+        let mut lines = self.lines();
+        lines.retain(|line| line.target == target);
+        lines
+    }
+
+    fn keep(&self, metadata: &Metadata<'_>, record: impl FnOnce(&mut Line)) -> u64 {
+        let mut line = Line {
+            target: metadata.target().to_owned(),
+            level: Some(*metadata.level()),
+            ..Line::default()
+        };
+        record(&mut line);
+        let mut lines = self.0.lock().expect("no panic");
+        lines.push(line);
+        lines.len() as u64
+    }
+}
+
+impl Subscriber for Capture {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("mongodb::")
+    }
+
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        let metadata = span.metadata();
+        span::Id::from_u64(self.keep(metadata, |line| {
+            span.record(line);
+            line.fields.insert("message", metadata.name().to_owned());
+        }))
+    }
+
+    fn record(&self, span: &span::Id, values: &span::Record<'_>) {
+        let mut lines = self.0.lock().expect("no panic");
+        values.record(&mut lines[span.into_u64() as usize - 1]);
+    }
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        self.keep(event.metadata(), |line| event.record(line));
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
