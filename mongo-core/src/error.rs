@@ -14,6 +14,7 @@ use crate::address::{AddressError, ServerAddress};
 use crate::auth::AuthError;
 use crate::handshake::HandshakeError;
 use crate::select::SelectionError;
+use crate::socks5::ProxyError;
 use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
 
@@ -55,6 +56,9 @@ pub enum ErrorKind {
     Configuration(String),
     /// The server could not be reached: the socket could not be opened.
     Connect(Arc<io::Error>),
+    /// The SOCKS5 proxy could not be reached, or gave no connection to the server. It tells nothing
+    /// of the server's load.
+    Proxy(ProxyError),
     /// An open socket failed, or the server closed it.
     Network(Arc<io::Error>),
     /// The server's certificate is not accepted, or TLS could not be agreed on.
@@ -109,6 +113,8 @@ pub enum Wait {
     Tls,
     /// For the credential, or a part of it, from whoever is asked for it (`connectTimeoutMS`).
     Credential,
+    /// For the SOCKS5 proxy to give a connection to the server (`connectTimeoutMS`).
+    Proxy,
     /// For the answer to the handshake (`connectTimeoutMS`).
     Handshake,
     /// For authentication to end (`connectTimeoutMS`).
@@ -352,6 +358,7 @@ impl fmt::Display for ErrorKind {
             Self::Address(error) => write!(f, "server address: {error}"),
             Self::Configuration(text) => write!(f, "configuration: {text}"),
             Self::Connect(error) => write!(f, "could not connect: {error}"),
+            Self::Proxy(error) => write!(f, "proxy {error}"),
             Self::Network(error) => write!(f, "network: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Timeout { wait, after } => write!(f, "timed out after {after:?} {wait}"),
@@ -379,6 +386,7 @@ impl fmt::Display for Wait {
             Self::Dns => "looking up hosts in DNS",
             Self::Connect => "connecting",
             Self::Tls => "agreeing on TLS",
+            Self::Proxy => "connecting through the proxy",
             Self::Credential => "waiting for the credential",
             Self::Handshake => "waiting for the answer to the handshake",
             Self::Authentication => "authenticating",
@@ -455,6 +463,7 @@ impl std::error::Error for Error {
             ErrorKind::Address(error) => Some(error),
             ErrorKind::Connect(error) | ErrorKind::Network(error) => Some(&**error),
             ErrorKind::Tls(error) => Some(error),
+            ErrorKind::Proxy(error) => Some(error),
             ErrorKind::Protocol(error) => Some(error),
             ErrorKind::Handshake(error) => Some(error),
             ErrorKind::Authentication(error) => Some(error),

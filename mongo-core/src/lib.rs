@@ -14,7 +14,7 @@
 //!   connection.
 //! - [`sdam`]: what is known of a deployment and how it changes; monitors as state machines.
 //!   [`select`]: which server an operation may use. [`event`]: what happened. [`concern`]: read and
-//!   write concerns.
+//!   write concerns. [`socks5`]: what a proxy is asked.
 //!
 //! The shell, behind the default feature `net`, has the sockets, timers and tasks:
 //! - `net`: `Connection`, `Topology`, `OnDemandTopology` and `SingleClient`, and the `Connector` and
@@ -65,6 +65,7 @@ pub mod net;
 pub mod pools;
 pub mod sdam;
 pub mod select;
+pub mod socks5;
 pub mod uri;
 pub mod wire;
 

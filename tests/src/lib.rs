@@ -50,6 +50,7 @@ mod outgoing;
 pub mod payload;
 mod pipe;
 mod pipeline;
+mod proxy;
 mod query;
 mod real;
 mod relay;
@@ -76,6 +77,7 @@ pub use deployment::{
 };
 pub use observe::{KEPT_ENTRIES, Seen, SeenCommand, SeenConnection, WAIT_LIMIT};
 pub use pipe::SimStream;
+pub use proxy::{Socks5Proxy, Socks5Request};
 pub use real::{RealServer, RealServerBuilder};
 pub use scram::ScramAttack;
 pub use script::{Matcher, Rule, RuleId, Script};

@@ -11,13 +11,37 @@ use tokio::time::sleep;
 use super::stream::Stream;
 use super::together::Together;
 use crate::ServerAddress;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Wait};
 
 /// Opens the transport to a server: the seam for proxies, in-memory networks and a framework's own
 /// sockets. TLS goes on top of what it opens, where that is asked for.
 ///
 /// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over, so
 /// an implementation needs no time-out of its own, but must leave nothing behind when dropped.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use async_trait::async_trait;
+/// use mongo_core::net::{Connector, SocketConnector, Stream};
+/// use mongo_core::{Result, ServerAddress};
+///
+/// /// Sockets, counted.
+/// #[derive(Default)]
+/// struct Counting {
+///     sockets: SocketConnector,
+///     attempts: AtomicU64,
+/// }
+///
+/// #[async_trait]
+/// impl Connector for Counting {
+///     async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+///         self.attempts.fetch_add(1, Ordering::Relaxed);
+///         // Or `Stream::custom` of whatever reads and writes.
+///         self.sockets.connect(address).await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
     /// Opens a stream to `address`.
@@ -30,6 +54,12 @@ pub trait Connector: Send + Sync + 'static {
     /// top of them where the options ask for it. Default false.
     fn is_secure(&self) -> bool {
         false
+    }
+
+    /// What [`connect`](Self::connect) was waiting for, for the error of one that is cut short.
+    /// Default [`Wait::Connect`].
+    fn waits_for(&self) -> Wait {
+        Wait::Connect
     }
 }
 
@@ -59,7 +89,7 @@ impl SocketConnector {
         Self::default()
     }
 
-    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+    pub(super) async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let addresses = in_turns(lookup_host((host, port)).await?);
         let stream = self.race(addresses).await?;
         stream.set_nodelay(true)?;

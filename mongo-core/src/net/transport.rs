@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::connector::{Connector, SocketConnector};
+use super::proxy::ProxyConnector;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ServerAddress;
@@ -27,14 +28,11 @@ impl TransportBuilder {
     /// # Errors
     /// What they ask for and this build, or this version, can't do; what contradicts itself.
     pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
-        if options.proxy.is_some() && self.connector.is_none() {
-            return Err(Error::configuration(
-                "`proxyHost` without a connector of your own is not supported yet",
-            ));
-        }
-        let connector = self
-            .connector
-            .unwrap_or_else(|| Arc::new(SocketConnector::new()));
+        let connector: Arc<dyn Connector> = match (self.connector, &options.proxy) {
+            (Some(own), _) => own,
+            (None, Some(proxy)) => Arc::new(ProxyConnector::new(proxy.clone())?),
+            (None, None) => Arc::new(SocketConnector::new()),
+        };
         let tls = match self.tls {
             Some(_) if !options.uses_tls() => {
                 return Err(Error::configuration(
@@ -79,7 +77,7 @@ impl Transport {
         address: &ServerAddress,
         mut enter: impl FnMut(Wait),
     ) -> Result<Stream> {
-        enter(Wait::Connect);
+        enter(self.connector.waits_for());
         let stream = self.connect(address).await?;
         if self.secures() {
             enter(Wait::Tls);

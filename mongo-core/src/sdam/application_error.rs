@@ -40,7 +40,7 @@ impl ErrorPhase {
     #[must_use]
     pub fn label(self, error: Error) -> Error {
         match self {
-            Self::Establishment if is_network_error(&error) => error
+            Self::Establishment if is_network_error(&error) && !is_of_proxy(&error) => error
                 .with_label(SYSTEM_OVERLOADED_ERROR)
                 .with_label(RETRYABLE_ERROR),
             Self::Resolution | Self::Establishment | Self::Authentication | Self::Completed => {
@@ -176,10 +176,11 @@ fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersi
 /// A failure to read from or write to a socket, or to open it; time-outs of these are among them.
 pub(super) fn is_network_error(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Connect(_) | ErrorKind::Network(_) => true,
+        ErrorKind::Connect(_) | ErrorKind::Proxy(_) | ErrorKind::Network(_) => true,
         ErrorKind::Timeout { wait, .. } => match wait {
             Wait::Connect
             | Wait::Tls
+            | Wait::Proxy
             | Wait::Handshake
             | Wait::Authentication
             | Wait::Command
@@ -189,6 +190,18 @@ pub(super) fn is_network_error(error: &Error) -> bool {
         },
         _ => false,
     }
+}
+
+/// Whether a proxy failed, or let wait: no server was there yet that could be overloaded.
+fn is_of_proxy(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Proxy(_)
+            | ErrorKind::Timeout {
+                wait: Wait::Proxy,
+                ..
+            }
+    )
 }
 
 /// Whether the server had a part in the failure to connect to it: a credential, say, that can't be

@@ -5,7 +5,7 @@ use mongo_testkit::ScriptedServer;
 const SECRET: &str = "m4rked";
 
 /// URIs that a pool can't be built from, and what the error has to say.
-const URIS: [(&str, &str); 14] = [
+const URIS: [(&str, &str); 13] = [
     (
         "mongodb://u:m4rked@h/?tls=true&tlsCAFile=%2Fno%2Ffile",
         "tlsCAFile",
@@ -18,7 +18,6 @@ const URIS: [(&str, &str); 14] = [
         "mongodb+srv://u:m4rked@cluster.example.com/?tls=false",
         "mongodb+srv",
     ),
-    ("mongodb://u:m4rked@h/?proxyHost=p", "proxyHost"),
     ("mongodb://u:m4rked@h/?authMechanism=PLAIN", "allow_plain"),
     ("mongodb://u@h/?authMechanism=GSSAPI", "GSSAPI"),
     ("mongodb://u@h/?authMechanism=MONGODB-X509", "tls=true"),

@@ -85,7 +85,9 @@ impl OnDemandTopologyBuilder {
         }
     }
 
-    /// What opens the transports. Default [`SocketConnector`](crate::net::SocketConnector).
+    /// What opens the transports. Default
+    /// [`SocketConnector`](crate::net::SocketConnector), or
+    /// [`ProxyConnector`](crate::net::ProxyConnector) where the options name a proxy.
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.transport.connector = Some(connector);
