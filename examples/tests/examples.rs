@@ -58,6 +58,15 @@ fn quickstart_inserts_and_finds() {
 }
 
 #[test]
+fn connector_needs_no_socket() {
+    let text = run("connector");
+    assert_in_order(
+        &text,
+        &["asked for memory.example:27017", "answered: hello"],
+    );
+}
+
+#[test]
 fn topology_follows_a_failover() {
     let text = run("topology");
     let title = "ReplicaSetWithPrimary, embedded";
