@@ -15,7 +15,7 @@ use mongo_core::select::Criterion;
 use mongo_core::socks5::ProxyProblem;
 use mongo_core::uri::ProxyOptions;
 use mongo_core::{ClientOptions, Deadline, Error, ServerAddress};
-use mongo_testkit::{Deployment, ScriptedServer, Socks5Proxy, Socks5Request};
+use mongo_testkit::{Authority, Deployment, ScriptedServer, ServerTls, Socks5Proxy, Socks5Request};
 
 const NAME: &str = "username";
 const PASSWORD: &str = "p4ssw0rd";
@@ -352,4 +352,37 @@ async fn a_unix_socket_needs_no_proxy() {
     let opened = connector.expect("one").connect(&options.hosts[0]).await;
     assert!(matches!(opened, Ok(Stream::Unix(_))));
     hello_by_all(&options, true).await.expect("answers");
+}
+
+/// TLS goes through the tunnel, and the certificate is checked against the server's own name, which
+/// only the proxy can look up.
+#[tokio::test]
+async fn tls_is_with_the_server_and_not_with_the_proxy() {
+    let authority = Authority::new();
+    let identity = authority.issue(&["db.example"], |_| ());
+    let tls = ServerTls::new(identity);
+    let server = ScriptedServer::builder().tls(tls).start().await;
+    let address: SocketAddr = server.address().parse().expect("an address");
+    let mapped = [
+        ("db.example", 27018, address),
+        ("other.example", 27018, address),
+    ];
+    let proxy = Socks5Proxy::start(None, mapped).await;
+    let uri = |host: &str| {
+        format!(
+            "mongodb://{host}:27018/?directConnection=true&proxyHost=127.0.0.1&proxyPort={}\
+             &serverSelectionTimeoutMS=1000&tls=true&tlsCAFile={}",
+            proxy.address().port(),
+            authority.file().display().to_string().replace('/', "%2F")
+        )
+    };
+    let options = ClientOptions::parse(&uri("db.example")).expect("valid");
+    hello_by_all(&options, true).await.expect("answers");
+    let other = ClientOptions::parse(&uri("other.example")).expect("valid");
+    let factory = ConnectionFactory::builder(other)
+        .build()
+        .expect("a factory");
+    let error = factory.establish(Deadline::never()).await.map(drop);
+    let error = error.expect_err("another name");
+    assert!(matches!(error.kind(), ErrorKind::Tls(_)), "{error:?}");
 }
