@@ -14,6 +14,8 @@
 mod cmap;
 mod command;
 mod handlers;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod sdam;
 
 pub use cmap::{
@@ -24,6 +26,8 @@ pub use cmap::{
 };
 pub use command::{CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent};
 pub use handlers::{EventHandler, EventHandlers};
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsRecorder;
 pub use sdam::{
     SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerHeartbeatFailedEvent,
     ServerHeartbeatStartedEvent, ServerHeartbeatSucceededEvent, ServerOpeningEvent,
