@@ -12,8 +12,8 @@ use crate::error::Error;
 /// One event of a command. Each [`Started`](Self::Started) is followed by one of the others, with
 /// the same request id on the same connection.
 ///
-/// There are none for the commands of a handshake, of a monitor, and of a pool that checks a
-/// connection. What a sensitive command (such as `createUser`) says and is answered is left out:
+/// There are none for the commands of a handshake, of an authentication that the client does by
+/// itself, and of a monitor. What a sensitive command (such as `createUser`) says and is answered is left out:
 /// its documents are empty, and of the server's error there are the code, its name and the labels.
 ///
 /// Specification: command logging and monitoring.

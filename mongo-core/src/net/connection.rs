@@ -72,7 +72,7 @@ impl Identity {
 /// # Events
 /// Each command is told of to [`EventHandlers`](crate::event::EventHandlers), logs and spans, if
 /// anybody wants to know: that it starts, and that it succeeded or failed. One whose future is
-/// dropped fails then, by [`ErrorKind::Cancelled`]. So is each OP_MSG of [`send`](Self::send): it
+/// dropped fails then, by [`ErrorKind::Cancelled`]. Likewise each OP_MSG of [`send`](Self::send): it
 /// succeeds by its first reply, or at once if none is asked for; if its reply is given up, by
 /// another command or a check-in, it was cancelled. What was never sent never started.
 #[derive(Debug)]

@@ -168,3 +168,41 @@ async fn nothing_is_told_of_what_sensitive_commands_say() {
         }
     }
 }
+
+/// Run again after the connection was authenticated again, of which nothing is told, it is told
+/// again.
+#[tokio::test]
+async fn a_command_that_is_run_again_is_told_twice() {
+    let refusal = mongo_testkit::ErrorReply::new(391, "ReauthenticationRequired", "again");
+    let server = ScriptedServer::builder()
+        .user(User::new("app", "pencil"))
+        .rule(
+            mongo_testkit::Matcher::command("find")
+                .once()
+                .then(mongo_testkit::Action::Error(refusal)),
+        )
+        .start()
+        .await;
+    let told = Told::default();
+    let uri = server.uri_for("app", "pencil");
+    let factory = told.factory(&uri, ManagerConfig::default());
+    let mut connection = establish(&factory).await;
+    let found = connection
+        .run_command("app", &doc! { "find": "things" })
+        .await;
+    found.expect("a cursor");
+    let events = told.commands();
+    let [
+        CommandEvent::Started(first),
+        CommandEvent::Failed(failed),
+        CommandEvent::Started(second),
+        CommandEvent::Succeeded(succeeded),
+    ] = &*events
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!(failed.failure.code(), Some(391));
+    assert_eq!(first.request_id, failed.request_id);
+    assert_eq!(second.request_id, succeeded.request_id);
+    assert!(second.request_id > first.request_id);
+}
