@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
+    Issuer, KeyPair,
 };
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -86,6 +86,20 @@ impl Authority {
         }
     }
 
+    /// For `names`, by somebody who has a certificate of this authority's, but is none.
+    pub fn issue_by_leaf(&self, names: &[&str]) -> Identity {
+        let (own, key) = (params(&["leaf.example"], |_| ()), new_key());
+        let leaf = own.signed_by(&key, &self.issuer).expect("a certificate");
+        let leaf_issuer = Issuer::new(own, key);
+        let (params, key) = (params(names, |_| ()), new_key());
+        let certificate = params.signed_by(&key, &leaf_issuer).expect("a certificate");
+        Identity {
+            certificate: certificate.pem() + &leaf.pem(),
+            key: key.serialize_pem(),
+            directory: self.directory.clone(),
+        }
+    }
+
     /// For `names`, signed by its own key instead of the authority's.
     pub fn self_signed(&self, names: &[&str]) -> Identity {
         let (params, key) = (params(names, |_| ()), new_key());
@@ -151,10 +165,12 @@ impl Identity {
     }
 
     fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        let certificates = CertificateDer::pem_slice_iter(self.certificate.as_bytes());
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
         (
-            vec![certificate.expect("a certificate")],
+            certificates
+                .collect::<Result<_, _>>()
+                .expect("certificates"),
             key.expect("a key"),
         )
     }

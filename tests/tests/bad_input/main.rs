@@ -10,6 +10,7 @@ mod bounds;
 mod compressed;
 mod outcome;
 mod sources;
+mod tls;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -50,7 +51,25 @@ fn main() -> ExitCode {
     add("core", outcome::run::<Core>);
     add("deadpool", outcome::run::<mongo_deadpool::Pool>);
     add("bb8", outcome::run::<mongo_bb8::Pool>);
+    add("core over tls", outcome::run_over_tls::<Core>);
+    add(
+        "deadpool over tls",
+        outcome::run_over_tls::<mongo_deadpool::Pool>,
+    );
+    add("bb8 over tls", outcome::run_over_tls::<mongo_bb8::Pool>);
     add("bounds", bounds::run);
+    let mut add = |way: &str, run: fn(&tls::Attack)| {
+        trials.extend(tls::all().into_iter().map(|attack| {
+            let name = format!("{way}/tls/{}", attack.name);
+            Trial::test(name, move || {
+                run(&attack);
+                Ok(())
+            })
+        }));
+    };
+    add("core", tls::run::<Core>);
+    add("deadpool", tls::run::<mongo_deadpool::Pool>);
+    add("bb8", tls::run::<mongo_bb8::Pool>);
     trials.push(Trial::test("bounds/hashing of a second", || {
         bounds::hashing_stalls_nobody();
         Ok(())

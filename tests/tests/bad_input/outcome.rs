@@ -8,29 +8,38 @@ use std::time::Duration;
 use bson::doc;
 use mongo_core::pools::ManagerConfig;
 use mongo_core::{Connection, Error};
-use mongo_testkit::{ScriptedServer, User};
+use mongo_testkit::{ScriptedServer, ServerTls, User};
 use tokio::time::Instant;
 
 use crate::attacks::{Attack, Moment, PASSWORD, USER};
 use crate::sources::Source;
+use crate::tls::{authority, trusting};
 
 /// The default of `connectTimeoutMS`.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 /// What anything but waiting for a deadline may take by the paused clock.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 pub(crate) fn run<S: Source>(attack: &Attack) {
+    on_paused_runtime(suffer::<S>(attack, false));
+}
+
+pub(crate) fn run_over_tls<S: Source>(attack: &Attack) {
+    on_paused_runtime(suffer::<S>(attack, true));
+}
+
+pub(crate) fn on_paused_runtime(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
         .expect("a runtime")
-        .block_on(suffer::<S>(attack));
+        .block_on(test);
 }
 
-async fn suffer<S: Source>(attack: &Attack) {
-    let (server, uri) = server_for(attack).await;
+async fn suffer<S: Source>(attack: &Attack, over_tls: bool) {
+    let (server, uri) = server_for(attack, over_tls).await;
     let mut config = ManagerConfig::default();
     config.command_timeout = Some(COMMAND_TIMEOUT);
     let source = S::build(&(uri + attack.option()), config);
@@ -75,16 +84,21 @@ async fn suffer<S: Source>(attack: &Attack) {
         .await;
 }
 
-async fn server_for(attack: &Attack) -> (ScriptedServer, String) {
-    let builder = ScriptedServer::builder().unix();
+async fn server_for(attack: &Attack, over_tls: bool) -> (ScriptedServer, String) {
+    let mut builder = ScriptedServer::builder().unix();
+    let mut options = String::new();
+    if over_tls {
+        builder = builder.tls(ServerTls::new(authority().server()));
+        options = trusting();
+    }
     if attack.with_user() {
         let user = User::new(USER, PASSWORD);
         let server = builder.user(user).start().await;
-        let uri = server.uri_for(USER, PASSWORD);
+        let uri = server.uri_for(USER, PASSWORD) + &options;
         (server, uri)
     } else {
         let server = builder.start().await;
-        let uri = server.uri();
+        let uri = server.uri() + &options;
         (server, uri)
     }
 }

@@ -59,6 +59,30 @@ macro_rules! on_backend {
                 let error = check_out(&uri).await.map(drop).expect_err("refused");
                 assert!(matches!(error.kind(), ErrorKind::Tls(_)), "{error}");
             }
+
+            #[tokio::test]
+            async fn a_certificate_as_the_credential() {
+                let authority = Authority::new();
+                let server = RealServer::builder()
+                    .mutual_tls(&authority)
+                    .user(User::new("root", "pencil"))
+                    .start();
+                let roles = vec![doc! { "role": "root", "db": "admin" }];
+                let user = doc! { "createUser": "CN=app", "roles": roles };
+                server.run_command("$external", user);
+                let by_certificate = |name: &str| {
+                    let client = escape(&authority.client(name).file());
+                    let options = trusting(&authority);
+                    format!(
+                        "{}&tls=true{options}&authMechanism=MONGODB-X509&tlsCertificateKeyFile={client}",
+                        server.uri()
+                    )
+                };
+                reads_and_writes(&by_certificate("app")).await;
+                let error = check_out(&by_certificate("nobody")).await;
+                let error = error.map(drop).expect_err("no such user");
+                assert!(error.is_authentication(), "{error}");
+            }
         }
     };
 }

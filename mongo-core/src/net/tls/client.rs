@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::WantsClientCert;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
@@ -76,11 +75,10 @@ impl Tls {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(&provider)))
         } else if options.allow_invalid_hostnames == Some(true) {
-            let verifier: Arc<dyn ServerCertVerifier> =
-                Arc::new(AnyHost::new(roots(options)?, &provider));
+            let verifier = AnyHost::new(roots(options)?, &provider);
             config
                 .dangerous()
-                .with_custom_certificate_verifier(verifier)
+                .with_custom_certificate_verifier(Arc::new(verifier))
         } else {
             config.with_root_certificates(roots(options)?)
         };

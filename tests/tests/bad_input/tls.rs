@@ -1,0 +1,367 @@
+//! Servers that can't prove who they are, and those that keep TLS from coming about: each gets an
+//! error of its own kind, in time, and not a byte of a credential.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use mongo_core::ErrorKind;
+use mongo_core::error::{CertificateProblem, TlsError, Wait};
+use mongo_core::pools::ManagerConfig;
+use mongo_core::sdam::{ErrorPhase, SYSTEM_OVERLOADED_ERROR};
+use mongo_testkit::{Action, Authority, Matcher, Rule, ScriptedServer, ServerTls, User};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, date_time_ymd};
+use rustls::version::TLS12;
+use tokio::time::Instant;
+
+use crate::ALLOCATOR;
+use crate::attacks::{PASSWORD, USER};
+use crate::outcome::{CONNECT_TIMEOUT, on_paused_runtime};
+use crate::sources::Source;
+
+/// How late an error may be.
+const LATE: Duration = Duration::from_millis(50);
+/// What an attack may cost, the server's own part of it included.
+const MEMORY: usize = 1024 * 1024;
+
+/// Whom the clients trust.
+pub(crate) fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(Authority::new)
+}
+
+/// The options that say so.
+pub(crate) fn trusting() -> String {
+    static OPTIONS: OnceLock<String> = OnceLock::new();
+    let options = OPTIONS.get_or_init(|| {
+        let file = authority().file();
+        let file = file.to_str().expect("UTF-8").replace('/', "%2F");
+        format!("&tls=true&tlsCAFile={file}")
+    });
+    options.clone()
+}
+
+pub(crate) struct Attack {
+    pub(crate) name: &'static str,
+    peer: Peer,
+    /// By which the client knows the server; a Unix socket, and so `localhost`, without one.
+    host: Option<&'static str>,
+    expected: &'static str,
+    fits: fn(&ErrorKind) -> bool,
+}
+
+enum Peer {
+    Tls(fn() -> ServerTls),
+    /// A server without TLS that does this instead.
+    Raw(Rule),
+}
+
+/// A pattern, as a text and as a test.
+macro_rules! kind {
+    ($($pattern:tt)+) => {
+        (stringify!($($pattern)+), |kind| matches!(kind, $($pattern)+))
+    };
+}
+
+type Expected = (&'static str, fn(&ErrorKind) -> bool);
+
+pub(crate) fn all() -> Vec<Attack> {
+    let mut attacks = certificates();
+    attacks.extend(names());
+    attacks.extend(peers());
+    attacks.extend(silences());
+    attacks
+}
+
+fn attack(name: &'static str, peer: Peer, expected: Expected) -> Attack {
+    let (expected, fits) = expected;
+    Attack {
+        name,
+        peer,
+        host: None,
+        expected,
+        fits,
+    }
+}
+
+fn issue(change: fn(&mut CertificateParams)) -> ServerTls {
+    ServerTls::new(authority().issue(&["localhost"], change))
+}
+
+macro_rules! problem {
+    ($problem:ident) => {
+        kind!(ErrorKind::Tls(TlsError::Certificate(
+            CertificateProblem::$problem
+        )))
+    };
+}
+
+fn certificates() -> Vec<Attack> {
+    let tls = |name, server: fn() -> ServerTls, expected| attack(name, Peer::Tls(server), expected);
+    vec![
+        tls(
+            "expired",
+            || {
+                issue(|params| {
+                    params.not_before = date_time_ymd(2020, 1, 1);
+                    params.not_after = date_time_ymd(2021, 1, 1);
+                })
+            },
+            problem!(Expired),
+        ),
+        tls(
+            "not valid yet",
+            || issue(|params| params.not_before = date_time_ymd(2300, 1, 1)),
+            problem!(NotYetValid),
+        ),
+        tls(
+            "for clients",
+            || {
+                issue(|params| {
+                    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                })
+            },
+            problem!(WrongPurpose),
+        ),
+        tls(
+            "self-signed",
+            || ServerTls::new(authority().self_signed(&["localhost"])),
+            problem!(UnknownIssuer),
+        ),
+        tls(
+            "of an unknown authority",
+            || ServerTls::new(Authority::new().server()),
+            problem!(UnknownIssuer),
+        ),
+        tls(
+            "of an unknown authority, with TLS 1.2",
+            || ServerTls::new(Authority::new().server()).version(&TLS12),
+            problem!(UnknownIssuer),
+        ),
+        tls(
+            "by somebody with a certificate",
+            || ServerTls::new(authority().issue_by_leaf(&["localhost"])),
+            kind!(ErrorKind::Tls(TlsError::Certificate(_))),
+        ),
+        tls(
+            "an authority's own",
+            || {
+                issue(|params| {
+                    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+                })
+            },
+            kind!(ErrorKind::Tls(TlsError::Certificate(
+                CertificateProblem::Other(_)
+            ))),
+        ),
+    ]
+}
+
+/// Whom the certificate is for.
+fn names() -> Vec<Attack> {
+    let wrong = |name, host, server: fn() -> ServerTls| Attack {
+        host,
+        ..attack(name, Peer::Tls(server), problem!(WrongHost))
+    };
+    fn server(name: &str) -> ServerTls {
+        ServerTls::new(authority().issue(&[name], |_| ()))
+    }
+    vec![
+        wrong("for another host", None, || server("other.example")),
+        wrong("for another host, with TLS 1.2", None, || {
+            server("other.example").version(&TLS12)
+        }),
+        wrong("for a host above", None, || server("*.localhost")),
+        wrong("for nobody", None, || {
+            ServerTls::new(authority().issue(&[], |params| {
+                let name = rcgen::DnType::CommonName;
+                params.distinguished_name.push(name, "localhost");
+            }))
+        }),
+        wrong("for a name, by the address", Some("127.0.0.1"), || {
+            server("localhost")
+        }),
+        wrong("for an address, by the name", Some("localhost"), || {
+            server("127.0.0.1")
+        }),
+        wrong("for another address", Some("127.0.0.1"), || {
+            server("127.0.0.2")
+        }),
+    ]
+}
+
+/// Servers that answer, if not with TLS as it should be.
+fn peers() -> Vec<Attack> {
+    let answers = |name, bytes: Vec<u8>, expected| {
+        let rule = Matcher::before_read().then(Action::Raw(bytes));
+        attack(name, Peer::Raw(rule.then(Action::Hang)), expected)
+    };
+    let broken: Expected = kind!(ErrorKind::Tls(TlsError::Protocol(_)));
+    let refused: Expected = kind!(ErrorKind::Tls(TlsError::Refused(_)));
+    let closed: Expected = kind!(ErrorKind::Network(_));
+    let hello = |version, end: &[u8; 8]| record(22, &server_hello(version, end));
+    let closes = |rule: Rule| Peer::Raw(rule.then(Action::Close));
+    vec![
+        answers("a plain reply", plain_reply(), broken),
+        answers("HTTP", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), broken),
+        answers("noise", mongo_testkit::payload::random_bytes(7, 64), broken),
+        answers("an alert", record(21, &[2, 40]), refused),
+        answers("a version too old, by alert", record(21, &[2, 70]), refused),
+        answers("down to TLS 1.1", hello([3, 2], b"whatever"), broken),
+        answers("down to TLS 1.0", hello([3, 1], b"whatever"), broken),
+        answers("down to SSL 3", hello([3, 0], b"whatever"), broken),
+        answers(
+            "down to TLS 1.2, marked",
+            hello([3, 3], b"DOWNGRD\x01"),
+            broken,
+        ),
+        answers(
+            "a handshake of 16 MB",
+            record(22, &[2, 255, 255, 255]),
+            broken,
+        ),
+        answers("a record of 64 KB", vec![22, 3, 3, 255, 255, 2], broken),
+        attack(
+            "the end",
+            closes(Matcher::before_read().then(Action::NoReply)),
+            closed,
+        ),
+        attack(
+            "half a record, then the end",
+            closes(Matcher::before_read().then(Action::Raw(vec![22, 3, 3, 1, 0, 2]))),
+            closed,
+        ),
+        attack(
+            "a client certificate is asked for",
+            Peer::Tls(|| ServerTls::new(authority().server()).clients_of(authority())),
+            refused,
+        ),
+    ]
+}
+
+fn silences() -> Vec<Attack> {
+    let waited_out: Expected = kind!(ErrorKind::Timeout {
+        wait: Wait::Tls,
+        ..
+    });
+    let half = || Matcher::before_read().then(Action::Raw(vec![22, 3, 3, 1, 0, 2]));
+    let hello = record(22, &server_hello([3, 3], b"whatever"));
+    let slow = Matcher::before_read().then(Action::Raw(hello));
+    vec![
+        attack(
+            "nothing at all",
+            Peer::Raw(Matcher::accept().then(Action::Hang)),
+            waited_out,
+        ),
+        attack(
+            "half a record, then silence",
+            Peer::Raw(half().then(Action::Hang)),
+            waited_out,
+        ),
+        attack(
+            "one byte a second",
+            Peer::Raw(
+                slow.then(Action::Chunks(1, Duration::from_secs(1)))
+                    .then(Action::Hang),
+            ),
+            waited_out,
+        ),
+    ]
+}
+
+fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).expect("short").to_be_bytes();
+    [&[kind, 3, 3][..], &length, content].concat()
+}
+
+/// A server's hello of up to TLS 1.2, whose random ends as given.
+fn server_hello(version: [u8; 2], random_end: &[u8; 8]) -> Vec<u8> {
+    // ECDHE-RSA-AES128-GCM-SHA256, no session, no compression, no extensions.
+    let rest = [&[7; 24][..], random_end, &[0, 0xc0, 0x2f, 0, 0, 0]].concat();
+    let length = u8::try_from(rest.len() + 2).expect("short");
+    [&[2, 0, 0, length][..], &version, &rest].concat()
+}
+
+/// A good reply to a hello, as a server sends one that knows of no TLS.
+fn plain_reply() -> Vec<u8> {
+    let body = bson::rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 25 };
+    let length = i32::try_from(21 + body.as_bytes().len()).expect("short");
+    let header = [length, 1, 0, 2013, 0].map(i32::to_le_bytes).concat();
+    [&header[..], &[0], body.as_bytes()].concat()
+}
+
+pub(crate) fn run<S: Source>(attack: &Attack) {
+    on_paused_runtime(suffer::<S>(attack));
+}
+
+async fn suffer<S: Source>(attack: &Attack) {
+    let mut builder = ScriptedServer::builder()
+        .user(User::new(USER, PASSWORD))
+        .record_bytes();
+    match &attack.peer {
+        Peer::Tls(tls) => builder = builder.tls(tls()),
+        Peer::Raw(rule) => builder = builder.rule(rule.clone()),
+    }
+    if attack.host.is_none() {
+        builder = builder.unix();
+    }
+    let server = builder.start().await;
+    let mut uri = server.uri_for(USER, PASSWORD) + &trusting();
+    if let Some(host) = attack.host {
+        uri = uri.replace("127.0.0.1", host);
+    }
+    let source = S::build(&uri, ManagerConfig::default());
+
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    let begin = Instant::now();
+    let error = source.get().await.map(drop).expect_err("attacked");
+    let took = begin.elapsed();
+    let memory = ALLOCATOR.peak_usage().saturating_sub(before);
+    crate::show(format_args!("{}: {error}; {memory} bytes", attack.name));
+    assert!(memory <= MEMORY, "{memory} bytes");
+    assert!(
+        (attack.fits)(error.kind()),
+        "{error:?} is not {}",
+        attack.expected
+    );
+    let is_timeout = attack.expected.contains("Timeout");
+    let bound = if is_timeout {
+        CONNECT_TIMEOUT
+    } else {
+        Duration::ZERO
+    };
+    assert!(took >= bound && took < bound + LATE, "after {took:?}");
+    let (text, debug) = (error.to_string(), format!("{error:?}"));
+    assert!(!text.contains(PASSWORD) && !debug.contains(PASSWORD));
+    assert!(!text.contains(char::is_control), "{text}");
+    assert_eq!(error.user(), Some(USER));
+
+    // A busy server may be the cause of what failed on the network, and of nothing else.
+    let is_busy = is_timeout || attack.expected.contains("Network");
+    let labelled = ErrorPhase::Establishment.label(error);
+    assert_eq!(labelled.has_label(SYSTEM_OVERLOADED_ERROR), is_busy);
+    drop(source);
+    nothing_was_told(attack, &server);
+}
+
+/// The server has received no more than a TLS handshake.
+fn nothing_was_told(attack: &Attack, server: &ScriptedServer) {
+    let seen = server.look(Clone::clone);
+    assert!(seen.log.is_empty(), "{:?}", seen.log);
+    assert!(seen.accepted > 0);
+    for connection in seen.connections.values() {
+        let received = &connection.received;
+        match attack.peer {
+            // What it has decrypted.
+            Peer::Tls(_) => assert!(received.is_empty(), "{received:?}"),
+            // What came, which none of these rules reads.
+            Peer::Raw(_) => assert!(received.is_empty() || received[0] == 22, "{received:?}"),
+        }
+        for secret in [USER, PASSWORD, "SCRAM", "speculativeAuthenticate"] {
+            let found = received
+                .windows(secret.len())
+                .any(|window| window == secret.as_bytes());
+            assert!(!found, "{secret}");
+        }
+    }
+}
