@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
     self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE, client_options,
 };
@@ -36,6 +37,9 @@ pub struct Config {
     pub url: Option<String>,
     /// Client options, instead of a connection string.
     pub options: Option<ClientOptions>,
+    /// The stable API that every command is to keep to, in place of that of
+    /// [`options`](Self::options). A connection string can't declare it.
+    pub server_api: Option<ServerApi>,
     /// How connections are made and checked.
     pub manager: Option<ManagerConfig>,
     /// How they are pooled.
@@ -123,7 +127,8 @@ impl Config {
     /// less than `min_idle`, or there is no tokio runtime to run bb8's reaper in.
     pub fn create_pool(&self, runtime: Option<Runtime>) -> Result<Pool, CreatePoolError> {
         let Runtime::Tokio1 = runtime.unwrap_or(Runtime::Tokio1);
-        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        options.server_api = self.server_api.or(options.server_api);
         let builder = self.bb8_builder(&options)?;
         let timeouts = self.pool.unwrap_or_default().timeouts;
         let manager = MongoConnectionManager::with_timeouts(
@@ -195,6 +200,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("url", &self.url.as_deref().map(RedactedUrl))
             .field("options", &self.options)
+            .field("server_api", &self.server_api)
             .field("manager", &self.manager)
             .field("pool", &self.pool)
             .finish()

@@ -50,6 +50,7 @@ pub use config::{Config, CreatePoolError, PoolConfig, QueueMode, Runtime, Timeou
 pub use connection::PooledConnection;
 pub use manager::MongoConnectionManager;
 pub use mongo_core;
+pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
 pub use mongo_core::pools::{ManagerConfig, RecyclingMethod};
 pub use mongo_core::{Error, ErrorKind};
 pub use pool::{Pool, Status};

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
     self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE, client_options,
 };
@@ -37,6 +38,9 @@ pub struct Config {
     pub url: Option<String>,
     /// Client options, instead of a connection string.
     pub options: Option<ClientOptions>,
+    /// The stable API that every command is to keep to, in place of that of
+    /// [`options`](Self::options). A connection string can't declare it.
+    pub server_api: Option<ServerApi>,
     /// How connections are made and checked.
     pub manager: Option<ManagerConfig>,
     /// deadpool's own configuration. What it leaves out, or all of it: see
@@ -82,7 +86,8 @@ impl Config {
     /// # Errors
     /// See [`create_pool`](Self::create_pool).
     pub fn builder(&self) -> Result<PoolBuilder, ConfigError> {
-        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        options.server_api = self.server_api.or(options.server_api);
         let pool = self.pool_config(&options);
         if pool.max_size == 0 || pool.max_size > MAX_SIZE {
             return Err(Error::configuration(format!(
@@ -131,6 +136,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("url", &self.url.as_deref().map(RedactedUrl))
             .field("options", &self.options)
+            .field("server_api", &self.server_api)
             .field("manager", &self.manager)
             .field("pool", &self.pool)
             .finish()
@@ -143,6 +149,7 @@ impl fmt::Debug for Config {
 struct ConfigFile {
     url: Option<String>,
     options: Option<ClientOptions>,
+    server_api: Option<ServerApi>,
     manager: Option<ManagerConfig>,
     pool: Option<PoolFile>,
 }
@@ -196,6 +203,7 @@ impl From<ConfigFile> for Config {
         Self {
             url: file.url,
             options: file.options,
+            server_api: file.server_api,
             manager: file.manager,
             pool,
         }

@@ -59,6 +59,7 @@ pub use managed::{
 };
 pub use manager::Manager;
 pub use mongo_core;
+pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
 pub use mongo_core::pools::{ManagerConfig, RecyclingMethod};
 pub use mongo_core::{Error, ErrorKind};
 pub use pool::Pool;

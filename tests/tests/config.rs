@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use config::{Environment, File, FileFormat};
+use mongo_core::handshake::{ServerApi, ServerApiVersion};
 use mongo_core::pools::RecyclingMethod;
 use serde::Deserialize;
 
@@ -54,9 +55,14 @@ macro_rules! for_backend {
                     ("MONGO__POOL__QUEUE_MODE", "Fifo"),
                     ("MONGO__MANAGER__RECYCLING_METHOD", "Verified"),
                     ("MONGO__MANAGER__COMMAND_TIMEOUT", "1m 30s"),
+                    ("MONGO__SERVER_API__VERSION", "1"),
+                    ("MONGO__SERVER_API__STRICT", "true"),
                 ])
                 .expect("a configuration");
                 assert_eq!(config.url.as_deref(), Some(URL));
+                let mut api = ServerApi::new(ServerApiVersion::V1);
+                api.strict = Some(true);
+                assert_eq!(config.server_api, Some(api));
                 let pool = config.pool.expect("a table");
                 assert_eq!($max_size(&pool), Some(16));
                 assert_eq!(pool.timeouts.wait, Some(Duration::from_secs(5)));

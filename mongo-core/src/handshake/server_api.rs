@@ -2,12 +2,14 @@
 
 use bson::RawDocumentBuf;
 use bson::raw::cstr;
+use serde::{Deserialize, Serialize};
 
-/// A version of the stable API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A version of the stable API. With serde it is the version as it goes over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ServerApiVersion {
     /// Version 1, of MongoDB 5.0 and later.
+    #[serde(rename = "1")]
     V1,
 }
 
@@ -20,17 +22,24 @@ impl ServerApiVersion {
     }
 }
 
-/// What the stable API is asked for with every command, the handshake's included.
+/// What the stable API is asked for with every command, the handshake's and the monitors' included.
+///
+/// It is not looked for in the commands of the application, as the specification asks: a command
+/// that has such fields of its own then has them twice, which servers refuse. A message that the
+/// application has encoded itself (`Connection::send`) goes as it is.
 ///
 /// Specification: stable API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerApi {
     /// The version.
     pub version: ServerApiVersion,
     /// Whether commands outside the API fail; the server's default is `false`.
+    #[serde(default)]
     pub strict: Option<bool>,
     /// Whether deprecated commands fail; the server's default is `false`.
+    #[serde(default)]
     pub deprecation_errors: Option<bool>,
 }
 
@@ -42,6 +51,13 @@ impl ServerApi {
             strict: None,
             deprecation_errors: None,
         }
+    }
+
+    /// The fields.
+    pub fn fields(&self) -> RawDocumentBuf {
+        let mut fields = RawDocumentBuf::new();
+        self.append_to(&mut fields);
+        fields
     }
 
     /// Appends the fields to a command.

@@ -37,15 +37,16 @@ impl Channel {
     where
         C: Serialize + ?Sized,
     {
-        self.encode_with(MsgFlags::NONE, database, command)
+        self.encode_with(MsgFlags::NONE, database, command, None)
     }
 
-    /// Encodes a command as an OP_MSG with flags.
+    /// Encodes a command as an OP_MSG with flags, and with more fields.
     pub(super) fn encode_with<C>(
         &mut self,
         flags: MsgFlags,
         database: &str,
         command: &C,
+        fields: Option<&RawDocument>,
     ) -> Result<()>
     where
         C: Serialize + ?Sized,
@@ -53,7 +54,7 @@ impl Channel {
         let max = self.exchange.limits().max_message_size;
         let (buf, id) = self.begin()?;
         OpMsgBuilder::new(buf, id, flags)
-            .command(database, command)
+            .command_with(database, command, fields)
             .map_err(|error| ErrorKind::Serialization(Arc::new(error)))?
             .finish(max)?;
         Ok(())

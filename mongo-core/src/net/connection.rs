@@ -2,6 +2,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::RawDocumentBuf;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
-use crate::wire::{self, Limits, Readiness};
+use crate::wire::{self, Limits, MsgFlags, Readiness};
 
 mod redaction;
 mod watch;
@@ -38,6 +39,8 @@ pub(crate) struct Identity {
     /// What it was authenticated with, if it was.
     pub(crate) proof: Option<Proof>,
     pub(crate) description: ConnectionDescription,
+    /// The fields of the stable API, for every command.
+    pub(crate) server_api: Option<RawDocumentBuf>,
     /// For commands that name no deadline; `None` is none.
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
@@ -111,7 +114,8 @@ impl Connection {
     /// The command is anything that serialises to a document: a [`bson::Document`], a
     /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. It is
     /// sent as it is: no session, read preference or concern is added to it, as the run-command
-    /// specification asks.
+    /// specification asks; the fields of the stable API are, where one was declared
+    /// ([`ServerApi`](crate::handshake::ServerApi)).
     ///
     /// The deadline is the connection's `command_timeout`; see
     /// [`run_command_by`](Self::run_command_by) for one of your own.
@@ -168,8 +172,9 @@ impl Connection {
         }
         let mut may_run_again = self.identity.proof.is_some();
         loop {
+            let fields = self.identity.server_api.as_deref();
             self.channel
-                .encode(database, command)
+                .encode_with(MsgFlags::NONE, database, command, fields)
                 .map_err(|error| self.identity.name(error))?;
             let watch = self.watch_command(self.channel.exchange.request());
             let outcome = deadline.bound(pin!(self.channel.round_trip())).await;

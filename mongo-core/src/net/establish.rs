@@ -17,7 +17,7 @@ use crate::ServerAddress;
 use crate::auth::{AuthError, AuthMechanism, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
-use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, Step};
+use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, ServerApi, Step};
 use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
 
@@ -29,6 +29,8 @@ pub(crate) struct Establisher {
     pub(crate) server: ServerAddress,
     /// The `client` document of the handshake.
     pub(crate) metadata: Arc<RawDocumentBuf>,
+    /// For every command.
+    pub(crate) server_api: Option<ServerApi>,
     /// Over the whole establishment (`connectTimeoutMS`); `None` is none.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
@@ -247,6 +249,7 @@ impl Establisher {
                 handshake,
             }),
             description,
+            server_api: self.server_api.map(|api| api.fields()),
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
             times_idleness: self.times_idleness,
@@ -265,6 +268,7 @@ impl Establisher {
         Ok(HandshakeContext {
             credential,
             access_token,
+            server_api: self.server_api,
             load_balanced: self.load_balanced,
             compressors: self.compression.compressors.clone(),
             ..HandshakeContext::new(self.metadata.clone(), nonces()?)
@@ -276,10 +280,15 @@ impl Establisher {
 pub(super) async fn first_hello(
     channel: &mut Channel,
     metadata: Arc<RawDocumentBuf>,
+    server_api: Option<ServerApi>,
 ) -> Result<()> {
     // Nothing is proved without a credential, so that no nonce goes out.
     let nonces = Nonces::from_random([0; Nonces::RANDOM_BYTES]);
-    match Handshake::new(HandshakeContext::new(metadata, nonces)).start()? {
+    let context = HandshakeContext {
+        server_api,
+        ..HandshakeContext::new(metadata, nonces)
+    };
+    match Handshake::new(context).start()? {
         Step::Send(request) => ask_first(channel, &request).await,
         Step::Need(_) | Step::Done(_) => Err(HandshakeError::OutOfOrder.into()),
     }

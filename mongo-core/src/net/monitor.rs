@@ -199,15 +199,16 @@ impl Link {
     /// Says hello on a connection that was just opened.
     fn hello(&mut self, monitoring: &Monitoring, mut channel: Channel) {
         let metadata = monitoring.metadata.clone();
+        let server_api = monitoring.options.server_api;
         self.begin(async move {
-            first_hello(&mut channel, metadata).await?;
+            first_hello(&mut channel, metadata, server_api).await?;
             Ok(Stepped::Replied(channel))
         });
     }
 }
 
 async fn ask(mut channel: Channel, command: RawDocumentBuf, flags: MsgFlags) -> Result<Stepped> {
-    channel.encode_with(flags, "admin", &command)?;
+    channel.encode_with(flags, "admin", &command, None)?;
     channel.round_trip().await?;
     Ok(Stepped::Replied(channel))
 }

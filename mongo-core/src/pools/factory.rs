@@ -344,6 +344,7 @@ impl ConnectionFactoryBuilder {
                 authenticator: Arc::new(authenticator),
                 server,
                 metadata: Arc::new(metadata.document()),
+                server_api: options.server_api,
                 connect_timeout: options.connect_timeout,
                 command_timeout: config.command_timeout(options),
                 drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),

@@ -68,6 +68,7 @@ impl MonitorSettings {
                 ServerMonitoringMode::Poll => false,
                 ServerMonitoringMode::Auto => !on_faas,
             },
+            server_api: options.server_api,
             ..Self::new(topology_id, server)
         }
     }

@@ -45,6 +45,7 @@ impl<'de> Visitor<'de> for OptionsVisitor {
                 "allowplainwithouttls" => {
                     table.draft.options.allow_plain_without_tls = map.next_value()?;
                 }
+                "serverapi" => table.draft.options.server_api = map.next_value()?,
                 name => {
                     let (spec, unit) = find(name).ok_or_else(|| unknown(&key))?;
                     let Some(value) = map.next_value::<Nullable>()?.0 else {

@@ -11,6 +11,7 @@ use super::{
 use crate::address::{DEFAULT_PORT, ServerAddress};
 use crate::auth::Credential;
 use crate::concern::{ReadConcern, WriteConcern};
+use crate::handshake::ServerApi;
 use crate::select::ReadPreference;
 
 /// The typed options of a client, each with the name that it has in a connection string.
@@ -45,6 +46,9 @@ pub struct ClientOptions {
     /// The database named after the hosts. It has no meaning for a connection but that it is the
     /// default of `authSource`.
     pub default_database: Option<String>,
+    /// The stable API that every command is to keep to. No connection string can declare it, as the
+    /// specification asks. Default: none.
+    pub server_api: Option<ServerApi>,
     /// The application's name, told to the server (`appname`). At most 128 bytes. Default: none.
     pub app_name: Option<String>,
     /// The compressors to offer, the preferred one first (`compressors`). Default: none.
@@ -127,6 +131,7 @@ impl Default for ClientOptions {
             allow_plain_without_tls: false,
             auth_source: None,
             default_database: None,
+            server_api: None,
             app_name: None,
             compressors: Vec::new(),
             zlib_compression_level: -1,

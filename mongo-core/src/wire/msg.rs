@@ -275,6 +275,23 @@ impl<'b> OpMsgBuilder<'b> {
     where
         C: Serialize + ?Sized,
     {
+        self.command_with(database, command, None)
+    }
+
+    /// [`command`](Self::command), with the fields of another document added too, whatever the
+    /// command has.
+    ///
+    /// # Errors
+    /// See [`command`](Self::command).
+    pub fn command_with<C>(
+        self,
+        database: &str,
+        command: &C,
+        fields: Option<&RawDocument>,
+    ) -> Result<Self, bson::error::Error>
+    where
+        C: Serialize + ?Sized,
+    {
         self.buf.push(0);
         let document = self.buf.len();
         if let Err(error) = bson::serialize_to_buffer(&command, self.buf) {
@@ -285,7 +302,7 @@ impl<'b> OpMsgBuilder<'b> {
             self.buf.truncate(self.start);
             return Err(serde::ser::Error::custom("the command is empty"));
         }
-        append_database(self.buf, document, database);
+        append_fields(self.buf, document, database, fields);
         Ok(self)
     }
 
@@ -354,10 +371,14 @@ pub(super) fn command_name(contents: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Adds `$db`, a string, to the document that stands from `start` to the end of `buf`.
-fn append_database(buf: &mut Vec<u8>, start: usize, database: &str) {
+/// Adds other fields, and `$db`, a string, to the document that stands from `start` to the end of
+/// `buf`.
+fn append_fields(buf: &mut Vec<u8>, start: usize, database: &str, fields: Option<&RawDocument>) {
     // In place of the document's end.
     buf.pop();
+    if let Some([_, _, _, _, elements @ .., _]) = fields.map(RawDocument::as_bytes) {
+        buf.extend_from_slice(elements);
+    }
     buf.extend_from_slice(b"\x02$db\0");
     buf.extend_from_slice(&(database.len() as i32 + 1).to_le_bytes());
     buf.extend_from_slice(database.as_bytes());

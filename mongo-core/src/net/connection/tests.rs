@@ -30,6 +30,7 @@ pub(super) fn connection() -> (Connection, DuplexStream) {
         user: Some("app".into()),
         proof: None,
         description: description(),
+        server_api: None,
         command_timeout: None,
         drain_timeout: Duration::from_millis(100),
         times_idleness: true,

@@ -9,7 +9,7 @@ use super::OnDemandTopology;
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::{EventHandlers, SdamEvent};
-use crate::handshake::ClientMetadata;
+use crate::handshake::{ClientMetadata, ServerApi};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
@@ -45,6 +45,7 @@ pub(super) struct Establishers {
     transport: Transport,
     authenticator: Arc<Authenticator>,
     metadata: Arc<RawDocumentBuf>,
+    pub(super) server_api: Option<ServerApi>,
     connect_timeout: Option<Duration>,
     command_timeout: Option<Duration>,
     compression: Compression,
@@ -58,6 +59,7 @@ impl Establishers {
             authenticator: self.authenticator.clone(),
             server: server.clone(),
             metadata: self.metadata.clone(),
+            server_api: self.server_api,
             connect_timeout: self.connect_timeout,
             command_timeout: self.command_timeout,
             drain_timeout: DRAIN_TIMEOUT,
@@ -214,6 +216,7 @@ impl OnDemandTopologyBuilder {
                 transport,
                 authenticator: Arc::new(authenticator),
                 metadata: Arc::new(metadata.document()),
+                server_api: options.server_api,
                 compression: Compression::from_options(&options),
                 connect_timeout: options.connect_timeout,
                 command_timeout: command_timeout

@@ -5,9 +5,11 @@ use bson::{RawDocument, RawDocumentBuf};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result, Wait};
+use crate::handshake::ServerApi;
 use crate::net::connection::Connection;
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::establish::{Establisher, Greeted};
+use crate::wire::MsgFlags;
 
 /// The one connection to a server, which both checks it and runs commands. It authenticates when
 /// it first runs one: so a scan costs no more than hellos, and arbiters can be checked too.
@@ -45,7 +47,7 @@ pub(super) struct Check {
     pub(super) link: Option<Link>,
     /// For a connection that is opened.
     pub(super) id: u64,
-    /// For a connection that is there.
+    /// For a connection that is there, without the fields of the stable API.
     pub(super) hello: RawDocumentBuf,
 }
 
@@ -67,7 +69,7 @@ impl Check {
                 && link.is_usable(deadline).await
             {
                 wait = Wait::Heartbeat;
-                return link.say_hello(&hello).await;
+                return link.say_hello(&hello, establisher.server_api).await;
             }
             open(&establisher, id, &mut wait).await
         });
@@ -129,11 +131,17 @@ impl Link {
         }
     }
 
-    async fn say_hello(mut self, hello: &RawDocumentBuf) -> Result<(Answer, Duration)> {
+    async fn say_hello(
+        mut self,
+        hello: &RawDocumentBuf,
+        server_api: Option<ServerApi>,
+    ) -> Result<(Answer, Duration)> {
         let sent = Instant::now();
         let reply = match &mut self.state {
             LinkState::Greeted(greeted) => {
-                greeted.channel.encode("admin", hello)?;
+                let fields = server_api.map(|api| api.fields());
+                let channel = &mut greeted.channel;
+                channel.encode_with(MsgFlags::NONE, "admin", hello, fields.as_deref())?;
                 greeted.channel.round_trip().await?;
                 greeted.channel.body()?.to_owned()
             }

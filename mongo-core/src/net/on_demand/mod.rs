@@ -205,7 +205,8 @@ impl OnDemandTopology {
 
     fn begin_check(&mut self, server: &ServerAddress) -> Option<Check> {
         let topology_id = self.settings.topology_id;
-        let hello_ok = self.description.server(server)?.hello_ok;
+        let declares_api = self.establishers.server_api.is_some();
+        let is_modern = self.description.server(server)?.hello_ok || declares_api;
         let member = self.members.get_mut(server)?;
         let link = member.link.take();
         let id = self.next_connection;
@@ -213,7 +214,7 @@ impl OnDemandTopology {
         let check = Check {
             establisher: member.establisher.clone(),
             id,
-            hello: MonitorSettings::new(topology_id, server.clone()).hello(hello_ok, None),
+            hello: MonitorSettings::new(topology_id, server.clone()).hello(is_modern, None),
             link,
         };
         let event = ServerHeartbeatStartedEvent {
