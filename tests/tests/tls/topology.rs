@@ -46,9 +46,13 @@ async fn failed_heartbeat(uri: &str, connector: Option<Arc<dyn Connector>>) -> E
     let topology = builder.build().expect("a topology");
     topology.connect().expect("connected");
     loop {
-        if let SdamEvent::ServerHeartbeatFailed(event) = events.recv().await.expect("an event") {
-            topology.close().await;
-            return event.failure;
+        match events.recv().await.expect("an event") {
+            SdamEvent::ServerHeartbeatFailed(event) => {
+                topology.close().await;
+                return event.failure;
+            }
+            SdamEvent::ServerHeartbeatSucceeded(event) => panic!("{event:?}"),
+            _ => {}
         }
     }
 }
