@@ -3,10 +3,11 @@
 use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
+use crate::aws::AwsConversation;
 use crate::codec::{CodecError, Request};
 use crate::compression::Compressor;
 use crate::deployment::{Seat, is_write};
-use crate::external::{EXTERNAL, Proved};
+use crate::external::{EXTERNAL, Proved, payload, sasl_reply};
 use crate::observe::SeenCommand;
 use crate::scram::Conversation;
 use crate::script::{Event, is_hello};
@@ -30,6 +31,7 @@ const OPEN_COMMANDS: [&str; 9] = [
 pub(crate) struct Session {
     pub(crate) connection: u64,
     conversation: Option<Conversation>,
+    aws: Option<AwsConversation>,
     user: Option<String>,
     /// What client and server both have, in the client's order.
     pub(crate) compressors: Vec<Compressor>,
@@ -43,6 +45,7 @@ impl Session {
         Self {
             connection,
             conversation: None,
+            aws: None,
             user: None,
             compressors: Vec::new(),
             has_metadata: false,
@@ -173,6 +176,15 @@ impl Shared {
         command: &Document,
     ) -> Outcome {
         session.conversation = None;
+        session.aws = None;
+        let is_aws = command
+            .get_str("mechanism")
+            .is_ok_and(|name| name == "MONGODB-AWS");
+        if is_aws && !self.external.aws.is_empty() {
+            let (conversation, reply) = AwsConversation::start(payload(command))?;
+            session.aws = Some(conversation);
+            return Ok(reply);
+        }
         if let Some(proved) = self.external.start(database, command) {
             return self.prove(session, proved);
         }
@@ -186,6 +198,10 @@ impl Shared {
 
     fn sasl_continue(&self, session: &mut Session, command: &Document) -> Outcome {
         let no_session = || ErrorReply::new(17, "ProtocolError", "No SASL session state found");
+        if let Some(aws) = session.aws.take() {
+            let signer = aws.finish(&self.external.aws, payload(command));
+            return self.prove(session, signer.map(|id| (sasl_reply(true, Vec::new()), id)));
+        }
         // An error ends the conversation, so it is put back only when it goes on.
         let mut conversation = session.conversation.take().ok_or_else(no_session)?;
         let step = conversation.proceed(command)?;

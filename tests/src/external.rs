@@ -6,6 +6,7 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc};
 
 use crate::action::ErrorReply;
+use crate::aws::AwsKey;
 
 /// The database of users that the server does not know itself.
 pub(crate) const EXTERNAL: &str = "$external";
@@ -22,6 +23,8 @@ pub(crate) struct External {
     pub(crate) plain: Vec<(String, String)>,
     /// Access tokens that are valid now, all of one user; `None` where OIDC is not asked for.
     pub(crate) tokens: Option<Mutex<Vec<String>>>,
+    /// Access keys of AWS.
+    pub(crate) aws: Vec<AwsKey>,
 }
 
 /// The reply to a conversation's only command, and the user that is authenticated by it.
@@ -29,7 +32,10 @@ pub(crate) type Proved = Result<(Document, String), ErrorReply>;
 
 impl External {
     pub(crate) fn is_empty(&self) -> bool {
-        self.subject.is_none() && self.plain.is_empty() && self.tokens.is_none()
+        self.subject.is_none()
+            && self.plain.is_empty()
+            && self.tokens.is_none()
+            && self.aws.is_empty()
     }
 
     /// MONGODB-X509: the command `authenticate`.
@@ -53,8 +59,7 @@ impl External {
         if self.is_empty() {
             return None;
         }
-        let payload = command.get_binary_generic("payload");
-        let payload = payload.map_or(&[][..], |payload| payload);
+        let payload = payload(command);
         match command.get_str("mechanism") {
             Ok("MONGODB-OIDC") => Some(self.oidc(database, payload)),
             Ok("PLAIN") => Some(self.plain(database, payload)),
@@ -101,9 +106,19 @@ pub(crate) fn failed() -> ErrorReply {
 }
 
 fn done() -> Document {
+    sasl_reply(true, Vec::new())
+}
+
+pub(crate) fn sasl_reply(done: bool, bytes: Vec<u8>) -> Document {
     let payload = Binary {
         subtype: BinarySubtype::Generic,
-        bytes: Vec::new(),
+        bytes,
     };
-    doc! {"conversationId": 1, "done": true, "payload": payload, "ok": 1.0}
+    doc! {"conversationId": 1, "done": done, "payload": payload, "ok": 1.0}
+}
+
+/// The bytes of a command's payload.
+pub(crate) fn payload(command: &Document) -> &[u8] {
+    let payload = command.get_binary_generic("payload");
+    payload.map_or(&[][..], |payload| payload)
 }

@@ -33,6 +33,7 @@
 
 mod acceptor;
 mod action;
+mod aws;
 mod backend;
 mod client;
 pub mod codec;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::acceptor::{Acceptor, Order};
+use crate::aws::AwsKey;
 use crate::backend::Backend;
 use crate::commands::Outcome;
 use crate::compression::Compressor;
@@ -89,6 +90,17 @@ impl ScriptedServerBuilder {
     pub fn plain_user(mut self, name: &str, password: &str) -> Self {
         let user = (name.to_owned(), password.to_owned());
         self.external.plain.push(user);
+        self
+    }
+
+    /// Adds an access key of AWS, for MONGODB-AWS; a temporary one has a session token.
+    /// Authentication is asked for as with [`user`](Self::user).
+    pub fn aws_key(mut self, id: &str, secret: &str, token: Option<&str>) -> Self {
+        self.external.aws.push(AwsKey {
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+            token: token.map(str::to_owned),
+        });
         self
     }
 

@@ -3,15 +3,17 @@
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
+use super::aws::AwsConversation;
 use super::oidc::OidcConversation;
 use super::sasl::Place;
 use super::scram::ScramConversation;
 use super::{
-    AuthError, AuthMechanism, Credential, KeyDerivation, Nonce, ScramKeys, ScramMechanism, Secret,
-    plain, x509,
+    AuthError, AuthMechanism, AwsCredentials, Credential, KeyDerivation, Nonce, ScramKeys,
+    ScramMechanism, Secret, plain, x509,
 };
 
 /// What a conversation asks for next.
@@ -38,6 +40,8 @@ pub enum AuthNeed {
         /// A token that the server has refused: if a cache has this one, it is to forget it first.
         refused: Option<Secret>,
     },
+    /// Credentials of AWS, and the time.
+    AwsCredentials,
 }
 
 /// What a conversation needed. `Debug` shows no secret.
@@ -52,6 +56,13 @@ pub enum Evidence {
         token: Secret,
         /// Whether it is from a cache: if the server refuses it, another one is asked for.
         is_cached: bool,
+    },
+    /// For [`AuthNeed::AwsCredentials`].
+    AwsCredentials {
+        /// The credentials.
+        credentials: AwsCredentials,
+        /// What time it is: AWS takes signatures of the last few minutes only.
+        now: SystemTime,
     },
 }
 
@@ -76,6 +87,7 @@ enum State {
     /// PLAIN, its only command sent.
     PlainSent,
     Oidc(OidcConversation),
+    Aws(AwsConversation),
     /// Over, well or badly.
     Over,
 }
@@ -85,26 +97,31 @@ impl Conversation {
     ///
     /// # Errors
     /// [`AuthError::Credential`] if the credential is not complete,
-    /// [`AuthError::UnsupportedMechanism`] for `GSSAPI` and what else this build can't do.
+    /// [`AuthError::UnsupportedMechanism`] for `GSSAPI`.
     pub fn new(
         mechanism: AuthMechanism,
         credential: Arc<Credential>,
         nonce: Nonce,
     ) -> Result<Self, AuthError> {
-        if let AuthMechanism::MongoDbAws | AuthMechanism::Gssapi = mechanism {
+        if mechanism == AuthMechanism::Gssapi {
             return Err(AuthError::UnsupportedMechanism(mechanism));
         }
         credential.validate()?;
-        let scram = |hash| State::Scram(ScramConversation::new(hash, credential.clone(), nonce));
+        let scram = |hash| {
+            State::Scram(ScramConversation::new(
+                hash,
+                credential.clone(),
+                nonce.clone(),
+            ))
+        };
         let state = match mechanism {
             AuthMechanism::ScramSha1 => scram(ScramMechanism::Sha1),
             AuthMechanism::ScramSha256 => scram(ScramMechanism::Sha256),
             AuthMechanism::MongoDbX509 => State::X509,
             AuthMechanism::Plain => State::Plain,
             AuthMechanism::MongoDbOidc => State::Oidc(OidcConversation::new()),
-            AuthMechanism::MongoDbAws | AuthMechanism::Gssapi => {
-                return Err(AuthError::UnsupportedMechanism(mechanism));
-            }
+            AuthMechanism::MongoDbAws => State::Aws(AwsConversation::new(nonce)),
+            AuthMechanism::Gssapi => return Err(AuthError::UnsupportedMechanism(mechanism)),
         };
         Ok(Self {
             mechanism,
@@ -123,14 +140,16 @@ impl Conversation {
     /// # Errors
     /// [`AuthError::OutOfOrder`] if the conversation has begun.
     pub fn begin(&mut self) -> Result<AuthStep, AuthError> {
-        if let State::Oidc(oidc) = &mut self.state {
-            return oidc.begin();
+        match &mut self.state {
+            State::Oidc(oidc) => return oidc.begin(),
+            State::Aws(aws) => return aws.begin(),
+            _ => {}
         }
         let (command, state) = match mem::replace(&mut self.state, State::Over) {
             State::Scram(scram) => (scram.start()?, State::Scram(scram)),
             State::X509 => (x509::command(&self.credential), State::X509Sent),
             State::Plain => (plain::command(&self.credential), State::PlainSent),
-            State::X509Sent | State::PlainSent | State::Oidc(_) | State::Over => {
+            State::X509Sent | State::PlainSent | State::Oidc(_) | State::Aws(_) | State::Over => {
                 return Err(AuthError::OutOfOrder);
             }
         };
@@ -151,7 +170,7 @@ impl Conversation {
         let step = match (&mut self.state, token) {
             (State::Scram(_) | State::X509, _) => self.begin()?,
             (State::Oidc(oidc), Some(token)) => AuthStep::Send(oidc.speculate(token)),
-            (State::Oidc(_), None) | (State::Plain, _) => return Ok(None),
+            (State::Oidc(_), None) | (State::Plain | State::Aws(_), _) => return Ok(None),
             (State::X509Sent | State::PlainSent | State::Over, _) => {
                 return Err(AuthError::OutOfOrder);
             }
@@ -191,6 +210,9 @@ impl Conversation {
             (State::Oidc(oidc), Evidence::AccessToken { token, is_cached }) => {
                 oidc.handle_token(token, is_cached)
             }
+            (State::Aws(aws), Evidence::AwsCredentials { credentials, now }) => {
+                aws.handle_credentials(&credentials, now)
+            }
             _ => {
                 self.state = State::Over;
                 Err(AuthError::OutOfOrder)
@@ -202,6 +224,7 @@ impl Conversation {
         match &mut self.state {
             State::Scram(scram) => scram.handle(reply, place),
             State::Oidc(oidc) => oidc.handle(reply, place),
+            State::Aws(aws) => aws.handle(reply, place),
             single => match mem::replace(single, State::Over) {
                 State::X509Sent => x509::handle(reply, place),
                 State::PlainSent => plain::handle(reply, place),
@@ -216,6 +239,7 @@ impl fmt::Debug for Conversation {
         let state = match &self.state {
             State::Scram(scram) => scram.position(),
             State::Oidc(oidc) => oidc.position(),
+            State::Aws(aws) => aws.position(),
             State::X509 | State::Plain => "new",
             State::X509Sent | State::PlainSent => "only message",
             State::Over => "over",

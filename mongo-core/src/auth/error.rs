@@ -40,6 +40,9 @@ pub enum AuthError {
     /// The reply belongs to another conversation.
     #[error("{0}: the server's reply belongs to another conversation")]
     ConversationId(AuthMechanism),
+    /// The server ends the conversation before the client has proved anything.
+    #[error("{0}: the server ends the conversation too early")]
+    DoneTooEarly(AuthMechanism),
     /// The conversation should be over, and the server goes on.
     #[error("{0}: the server does not end the conversation")]
     NotDone(AuthMechanism),

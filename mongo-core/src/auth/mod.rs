@@ -4,11 +4,11 @@
 //! [`Conversation`] turns replies into commands; the handshake
 //! ([`Handshake`](crate::handshake::Handshake)) drives one, and usually nobody else has to.
 //!
-//! SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509, PLAIN and MONGODB-OIDC are there. Any other [`AuthMechanism`] gives
-//! [`AuthError::UnsupportedMechanism`].
+//! All of [`AuthMechanism`] are there but `GSSAPI`, which gives [`AuthError::UnsupportedMechanism`].
 //!
 //! Specification: authentication.
 
+mod aws;
 mod conversation;
 mod credential;
 mod error;
@@ -21,6 +21,7 @@ pub mod scram;
 mod secret;
 mod x509;
 
+pub use aws::AwsCredentials;
 pub use conversation::{AuthNeed, AuthStep, Conversation, Evidence};
 pub use credential::{Credential, CredentialError};
 pub use error::AuthError;

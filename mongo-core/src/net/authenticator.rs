@@ -1,10 +1,14 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use super::aws::{AwsCredentialProvider, AwsSources};
 use super::deadline::Deadline;
 use super::keys::KeyService;
+#[cfg(feature = "cloud-credentials")]
+use super::oidc::{AzureTokens, GcpTokens};
 use super::oidc::{KubernetesTokens, OidcCallback, TestTokens, TokenCache};
 use crate::auth::{AuthError, AuthMechanism, AuthNeed, Credential, Evidence, Secret};
 use crate::error::{Error, Result};
@@ -53,6 +57,7 @@ pub(crate) struct Authenticator {
     source: Source,
     keys: Arc<KeyService>,
     tokens: Option<TokenCache>,
+    aws: Arc<dyn AwsCredentialProvider>,
     uses_tls: bool,
     allows_plain_without_tls: bool,
 }
@@ -69,6 +74,7 @@ pub(crate) struct AuthParts {
     pub(crate) keys: Option<Arc<KeyService>>,
     pub(crate) provider: Option<Arc<dyn CredentialProvider>>,
     pub(crate) oidc: Option<Arc<dyn OidcCallback>>,
+    pub(crate) aws: Option<Arc<dyn AwsCredentialProvider>>,
 }
 
 impl Authenticator {
@@ -97,9 +103,17 @@ impl Authenticator {
             (None, Source::Fixed(credential)) => built_in(credential)?,
             (None, Source::Nobody | Source::Provider(_)) => None,
         };
+        if let (Some(_), Source::Fixed(credential)) = (&parts.aws, &source)
+            && credential.mechanism() != Some(AuthMechanism::MongoDbAws)
+        {
+            return Err(Error::configuration(
+                "a provider of AWS credentials is for MONGODB-AWS",
+            ));
+        }
         let authenticator = Self {
             source,
             tokens: tokens.map(TokenCache::new),
+            aws: parts.aws.unwrap_or_else(|| Arc::new(AwsSources::new())),
             keys: parts.keys.unwrap_or_default(),
             uses_tls: options.uses_tls(),
             allows_plain_without_tls: options.allow_plain_without_tls,
@@ -116,6 +130,7 @@ impl Authenticator {
             source: Source::Nobody,
             keys: Arc::default(),
             tokens: None,
+            aws: Arc::new(AwsSources::new()),
             uses_tls: false,
             allows_plain_without_tls: false,
         }
@@ -156,6 +171,10 @@ impl Authenticator {
         deadline: Deadline,
     ) -> Result<Evidence> {
         match need {
+            AuthNeed::AwsCredentials => Ok(Evidence::AwsCredentials {
+                credentials: self.aws.credentials().await?,
+                now: SystemTime::now(),
+            }),
             AuthNeed::AccessToken { refused } => {
                 let Some(tokens) = &self.tokens else {
                     return Err(AuthError::OutOfOrder.into());
@@ -176,6 +195,13 @@ impl Authenticator {
         }
     }
 
+    /// Authentication by a mechanism has failed.
+    pub(super) fn failed(&self, mechanism: Option<AuthMechanism>) {
+        if mechanism == Some(AuthMechanism::MongoDbAws) {
+            self.aws.failed();
+        }
+    }
+
     /// Whether a credential can be used over this transport, as far as can be told beforehand.
     fn check(&self, credential: &Credential) -> Result<()> {
         let unusable = |text: &str| Err(Error::configuration(text));
@@ -192,7 +218,7 @@ impl Authenticator {
             Some(AuthMechanism::MongoDbOidc) if self.tokens.is_none() => {
                 unusable("MONGODB-OIDC needs an ENVIRONMENT or an OIDC callback")
             }
-            Some(mechanism @ (AuthMechanism::MongoDbAws | AuthMechanism::Gssapi)) => {
+            Some(mechanism @ AuthMechanism::Gssapi) => {
                 Err(AuthError::UnsupportedMechanism(mechanism).into())
             }
             Some(
@@ -200,7 +226,8 @@ impl Authenticator {
                 | AuthMechanism::ScramSha256
                 | AuthMechanism::Plain
                 | AuthMechanism::MongoDbX509
-                | AuthMechanism::MongoDbOidc,
+                | AuthMechanism::MongoDbOidc
+                | AuthMechanism::MongoDbAws,
             )
             | None => Ok(credential.validate().map_err(AuthError::from)?),
         }
@@ -216,8 +243,17 @@ fn built_in(credential: &Credential) -> Result<Option<Arc<dyn OidcCallback>>> {
         None => Ok(None),
         Some("k8s") => Ok(Some(Arc::new(KubernetesTokens::new()))),
         Some("test") => Ok(Some(Arc::new(TestTokens))),
+        #[cfg(feature = "cloud-credentials")]
+        Some(name @ ("azure" | "gcp")) => {
+            let resource = credential.mechanism_property("TOKEN_RESOURCE");
+            let resource = resource.unwrap_or_default();
+            Ok(Some(match name {
+                "azure" => Arc::new(AzureTokens::new(resource)),
+                _ => Arc::new(GcpTokens::new(resource)),
+            }))
+        }
         Some(name) => Err(Error::configuration(format!(
-            "ENVIRONMENT:{name} is not supported"
+            "ENVIRONMENT:{name} needs the feature `cloud-credentials`"
         ))),
     }
 }

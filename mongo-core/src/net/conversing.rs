@@ -27,7 +27,21 @@ pub(super) struct Conversing<'a> {
 impl Conversing<'_> {
     /// Goes on to the end, and tells what is waited for.
     pub(super) async fn finish(
-        self,
+        mut self,
+        step: Step,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<ConnectionDescription> {
+        let finished = self.go_on(step, enter).await;
+        if finished.is_err() {
+            let credential = self.handshake.credential();
+            self.authenticator
+                .failed(credential.and_then(|own| own.mechanism()));
+        }
+        finished
+    }
+
+    async fn go_on(
+        &mut self,
         mut step: Step,
         enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<ConnectionDescription> {
@@ -41,7 +55,7 @@ impl Conversing<'_> {
                 Step::Need(need) => {
                     enter(match need {
                         AuthNeed::ScramKeys(_) => Wait::Authentication,
-                        AuthNeed::AccessToken { .. } => Wait::Credential,
+                        AuthNeed::AccessToken { .. } | AuthNeed::AwsCredentials => Wait::Credential,
                     });
                     let credential = self.handshake.credential().cloned();
                     let provided =

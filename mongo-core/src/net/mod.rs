@@ -5,6 +5,7 @@
 //! to a [`Deadline`].
 
 mod authenticator;
+mod aws;
 mod channel;
 mod connection;
 mod connector;
@@ -14,6 +15,8 @@ mod dispatcher;
 mod dns;
 mod establish;
 mod generations;
+#[cfg(feature = "cloud-credentials")]
+mod http;
 mod keys;
 mod life;
 mod monitor;
@@ -30,6 +33,7 @@ mod transport;
 
 pub use authenticator::CredentialProvider;
 pub(crate) use authenticator::{AuthParts, Authenticator};
+pub use aws::{AwsCredentialProvider, AwsSources};
 pub use connection::Connection;
 pub use connector::{Connector, SocketConnector};
 pub use deadline::{Deadline, Elapsed};
@@ -40,6 +44,8 @@ pub(crate) use establish::{Compression, Establisher};
 pub(crate) use generations::Generations;
 pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
 pub use oidc::{AccessToken, KubernetesTokens, OidcCallback, OidcRequest};
+#[cfg(feature = "cloud-credentials")]
+pub use oidc::{AzureTokens, GcpTokens};
 pub use on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub use proxy::ProxyConnector;
 pub use reply::Reply;
@@ -57,3 +63,17 @@ pub(crate) const PROCESS: Environment<'static> = Environment {
     variable: &|name| std::env::var(name).ok(),
     file_exists: &|path| std::path::Path::new(path).exists(),
 };
+
+/// A text as a part of a URL.
+#[cfg(feature = "cloud-credentials")]
+fn encoded(text: &str) -> percent_encoding::PercentEncode<'_> {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+    /// All but the unreserved characters of RFC 3986.
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    utf8_percent_encode(text, RESERVED)
+}

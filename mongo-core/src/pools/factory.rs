@@ -15,8 +15,9 @@ use crate::handshake::{ClientMetadata, DriverInfo};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::{
-    AuthParts, Authenticator, Compression, Connection, Connector, CredentialProvider, Deadline,
-    Establisher, Generations, KeyService, OidcCallback, PROCESS, TransportBuilder,
+    AuthParts, Authenticator, AwsCredentialProvider, Compression, Connection, Connector,
+    CredentialProvider, Deadline, Establisher, Generations, KeyService, OidcCallback, PROCESS,
+    TransportBuilder,
 };
 use crate::uri::ClientOptions;
 use crate::wire::Readiness;
@@ -296,6 +297,14 @@ impl ConnectionFactoryBuilder {
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// [`AwsSources`](crate::net::AwsSources).
+    #[must_use]
+    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
+        self.auth.aws = Some(provider);
         self
     }
 

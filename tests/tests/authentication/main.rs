@@ -3,7 +3,10 @@
 //!
 //! The servers are scripted, but for the matrix of SCRAM, which also asks a real one.
 
+mod aws;
+mod endpoint;
 mod mechanisms;
+mod metadata;
 mod oidc;
 mod provider;
 mod reauthentication;

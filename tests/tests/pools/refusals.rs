@@ -21,7 +21,10 @@ const URIS: [(&str, &str); 13] = [
     ("mongodb://u:m4rked@h/?authMechanism=PLAIN", "allow_plain"),
     ("mongodb://u@h/?authMechanism=GSSAPI", "GSSAPI"),
     ("mongodb://u@h/?authMechanism=MONGODB-X509", "tls=true"),
-    ("mongodb://h/?authMechanism=MONGODB-AWS", "MONGODB-AWS"),
+    (
+        "mongodb://k:m4rked@h/?authMechanism=MONGODB-AWS",
+        "takes no user name",
+    ),
     ("mongodb://u@h/?authMechanism=SCRAM-SHA-256", "password"),
     (
         "mongodb://u:m4rked@h/?authSource=",

@@ -24,7 +24,7 @@ impl Nonce {
         (!text.is_empty() && text.bytes().all(is_nonce_byte)).then(|| Self(text.to_owned()))
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(in crate::auth) fn as_str(&self) -> &str {
         &self.0
     }
 }

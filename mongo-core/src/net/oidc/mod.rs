@@ -2,6 +2,8 @@
 
 mod cache;
 mod files;
+#[cfg(feature = "cloud-credentials")]
+mod metadata;
 
 use std::time::Duration;
 
@@ -9,7 +11,11 @@ use async_trait::async_trait;
 
 pub(super) use cache::TokenCache;
 pub use files::KubernetesTokens;
-pub(super) use files::TestTokens;
+#[cfg(feature = "cloud-credentials")]
+pub(super) use files::read;
+pub(super) use files::{TestTokens, Variables, of_process};
+#[cfg(feature = "cloud-credentials")]
+pub use metadata::{AzureTokens, GcpTokens};
 
 use crate::auth::Secret;
 use crate::error::Result;

@@ -18,7 +18,9 @@ use crate::net::dispatcher::Handler;
 use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
-use crate::net::{OidcCallback, PROCESS, SingleClient, Transport, TransportBuilder};
+use crate::net::{
+    AwsCredentialProvider, OidcCallback, PROCESS, SingleClient, Transport, TransportBuilder,
+};
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;
@@ -118,6 +120,14 @@ impl OnDemandTopologyBuilder {
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// [`AwsSources`](crate::net::AwsSources).
+    #[must_use]
+    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
+        self.auth.aws = Some(provider);
         self
     }
 

@@ -1,0 +1,33 @@
+//! Where the credentials of MONGODB-AWS come from.
+
+#[cfg(feature = "cloud-credentials")]
+mod endpoints;
+mod sources;
+
+use async_trait::async_trait;
+
+pub use sources::AwsSources;
+
+use crate::auth::AwsCredentials;
+use crate::error::Result;
+
+/// Gives credentials of AWS for `MONGODB-AWS`: the specification's custom credential provider. Put
+/// AWS's own SDK behind it to have all of its sources.
+///
+/// It is asked each time that a connection is made; an implementation whose answer takes long keeps
+/// it itself. The caller bounds the call with `connectTimeoutMS` and drops the future when that is
+/// over: it must leave nothing behind when dropped. Several connections may ask at a time.
+///
+/// Specification: authentication, "Custom Credential Providers".
+#[async_trait]
+pub trait AwsCredentialProvider: Send + Sync + 'static {
+    /// The current credentials.
+    ///
+    /// # Errors
+    /// Preferably [`Error::credential`](crate::Error::credential). Its text reaches logs: no secret
+    /// belongs into it.
+    async fn credentials(&self) -> Result<AwsCredentials>;
+
+    /// Authentication has failed, for whatever reason: what is kept is not to be given again.
+    fn failed(&self) {}
+}

@@ -1,0 +1,131 @@
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use super::AwsCredentialProvider;
+use crate::auth::AwsCredentials;
+use crate::error::{Error, Result};
+use crate::net::connector::{Connector, SocketConnector};
+use crate::net::oidc::{Variables, of_process};
+
+/// Credentials that end sooner are not used any more.
+const LEAST_VALIDITY: Duration = Duration::from_secs(5 * 60);
+
+/// The sources of credentials that AWS gives a program, in the specification's order:
+/// - the variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, read anew
+///   each time;
+/// - a web identity, where `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN` are set;
+/// - the container's endpoint (ECS), where `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is set;
+/// - the instance's metadata service (EC2, version 2).
+///
+/// All but the first need the feature `cloud-credentials`, and the second TLS besides. What they give
+/// is kept until 5 minutes before it ends, or until authentication fails, and goes before the
+/// variables then. A source has 10 s to answer.
+pub struct AwsSources {
+    pub(super) variables: Variables,
+    pub(super) connector: Arc<dyn Connector>,
+    kept: Mutex<Option<AwsCredentials>>,
+}
+
+impl AwsSources {
+    /// By this process's environment variables.
+    pub fn new() -> Self {
+        Self {
+            variables: of_process(),
+            connector: Arc::new(SocketConnector::new()),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// By other variables than the process's.
+    #[must_use]
+    pub fn with_variables(
+        mut self,
+        variables: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.variables = Arc::new(variables);
+        self
+    }
+
+    /// What opens the transports to the endpoints. Default [`SocketConnector`].
+    #[must_use]
+    pub fn with_connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = connector;
+        self
+    }
+
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        (self.variables)(name).filter(|value| !value.is_empty())
+    }
+
+    fn in_variables(&self) -> Result<Option<AwsCredentials>> {
+        let (id, key) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
+        match (self.variable(id), self.variable(key)) {
+            (None, None) => Ok(None),
+            (Some(_), None) | (None, Some(_)) => Err(Error::credential(format!(
+                "one of {id} and {key} is set without the other"
+            ))),
+            (Some(id), Some(key)) => {
+                let credentials = AwsCredentials::new(id, key);
+                Ok(Some(match self.variable("AWS_SESSION_TOKEN") {
+                    Some(token) => credentials.with_session_token(token),
+                    None => credentials,
+                }))
+            }
+        }
+    }
+
+    #[cfg(not(feature = "cloud-credentials"))]
+    async fn fetch(&self) -> Result<AwsCredentials> {
+        Err(Error::credential(
+            "AWS_ACCESS_KEY_ID is not set, and the endpoints of AWS need the feature `cloud-credentials`",
+        ))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<AwsCredentials>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for AwsSources {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl AwsCredentialProvider for AwsSources {
+    async fn credentials(&self) -> Result<AwsCredentials> {
+        let kept = self.kept().clone();
+        if let Some(kept) = kept.filter(is_valid) {
+            return Ok(kept);
+        }
+        if let Some(credentials) = self.in_variables()? {
+            return Ok(credentials);
+        }
+        // Nobody waits for another one's request, as the specification has it.
+        let fetched = self.fetch().await?;
+        *self.kept() = Some(fetched.clone()).filter(|fetched| fetched.expiration.is_some());
+        Ok(fetched)
+    }
+
+    fn failed(&self) {
+        *self.kept() = None;
+    }
+}
+
+fn is_valid(credentials: &AwsCredentials) -> bool {
+    let least = SystemTime::now().checked_add(LEAST_VALIDITY);
+    match (credentials.expiration, least) {
+        (Some(expiration), Some(least)) => expiration > least,
+        _ => false,
+    }
+}
+
+impl fmt::Debug for AwsSources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsSources").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,336 @@
+//! MONGODB-AWS: the specification's sources, and what becomes of what they give.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use mongo_core::auth::{AuthError, AwsCredentials};
+use mongo_core::net::{AwsCredentialProvider, AwsSources};
+use mongo_core::pools::ConnectionFactory;
+use mongo_core::{ErrorKind, Result};
+use mongo_testkit::{Action, Matcher, ScriptedServer};
+
+use crate::endpoint::{Endpoint, Everywhere, answer};
+use crate::support::{MARK, establish, find, names_on, options, texts};
+
+const ID: &str = "AKIDEXAMPLE";
+const SECRET: &str = "m4rked/secret";
+const TOKEN: &str = "m4rked/token";
+
+const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+
+async fn server() -> ScriptedServer {
+    let builder = ScriptedServer::builder().aws_key(ID, SECRET, None);
+    builder
+        .aws_key("ASIATEMPORARY", SECRET, Some(TOKEN))
+        .start()
+        .await
+}
+
+fn factory(server: &ScriptedServer, provider: Arc<dyn AwsCredentialProvider>) -> ConnectionFactory {
+    let builder = ConnectionFactory::builder(options(server, "authMechanism=MONGODB-AWS"));
+    let built = builder.aws_credential_provider(provider).build();
+    built.expect("a factory")
+}
+
+/// Variables that a test sets, by name.
+#[derive(Clone, Default)]
+struct Variables(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Variables {
+    fn of(variables: &[(&str, &str)]) -> Self {
+        let own = Self::default();
+        for (name, value) in variables {
+            own.set(name, value);
+        }
+        own
+    }
+
+    fn set(&self, name: &str, value: &str) {
+        let mut variables = self.0.lock().expect("not poisoned");
+        variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    fn clear(&self) {
+        self.0.lock().expect("not poisoned").clear();
+    }
+
+    fn sources(&self, endpoint: &Arc<Endpoint>) -> AwsSources {
+        let own = self.clone();
+        AwsSources::new()
+            .with_variables(move |name| own.0.lock().expect("not poisoned").get(name).cloned())
+            .with_connector(Arc::new(Everywhere(endpoint.clone())))
+    }
+}
+
+async fn nothing() -> Arc<Endpoint> {
+    Endpoint::start(|_| answer(404, "")).await
+}
+
+fn in_an_hour() -> String {
+    let time = SystemTime::now() + Duration::from_secs(3600);
+    let time = bson::DateTime::from_system_time(time).try_to_rfc3339_string();
+    time.expect("a time")
+}
+
+fn temporary(expiration: &str) -> String {
+    format!(
+        "{{ \"Code\": \"Success\", \"AccessKeyId\": \"ASIATEMPORARY\", \
+         \"SecretAccessKey\": \"{SECRET}\", \"Token\": \"{TOKEN}\", \
+         \"Expiration\": \"{expiration}\" }}"
+    )
+}
+
+/// Regular credentials, AssumeRole and Lambda: with and without a session token.
+#[tokio::test]
+async fn the_environment() {
+    let (server, endpoint) = (server().await, nothing().await);
+    let variables = Variables::of(&[("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
+    let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
+    let mut connection = establish(&factory).await.expect("a connection");
+    find(&mut connection).await.expect("authenticated");
+    // Nothing is speculated.
+    let names = ["isMaster", "saslStart", "saslContinue", "find"];
+    assert_eq!(names_on(&server, 1), names);
+    // Read anew each time.
+    variables.set("AWS_ACCESS_KEY_ID", "ASIATEMPORARY");
+    let error = establish(&factory).await.expect_err("without the token");
+    assert!(error.is_authentication(), "{error}");
+    texts(&error);
+    variables.set("AWS_SESSION_TOKEN", TOKEN);
+    establish(&factory).await.expect("a connection");
+    variables.set("AWS_SECRET_ACCESS_KEY", "");
+    let error = establish(&factory).await.expect_err("half of it");
+    assert!(matches!(error.kind(), ErrorKind::Credential(_)), "{error}");
+    assert_eq!(endpoint.lines(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_container() {
+    let server = server().await;
+    let endpoint = Endpoint::start(|_| answer(200, &temporary(&in_an_hour()))).await;
+    let variables = Variables::of(&[(
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "/v2/credentials/x",
+    )]);
+    let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
+    let mut connection = establish(&factory).await.expect("a connection");
+    find(&mut connection).await.expect("authenticated");
+    assert_eq!(endpoint.lines(), ["169.254.170.2:80 GET /v2/credentials/x"]);
+}
+
+#[tokio::test]
+async fn an_instance() {
+    let server = server().await;
+    let endpoint = Endpoint::start(|line| match line {
+        "PUT /latest/api/token" => answer(200, "m4rked-session"),
+        line if line.ends_with("/") => answer(200, "the-role"),
+        _ => answer(200, &temporary(&in_an_hour())),
+    })
+    .await;
+    let factory = factory(&server, Arc::new(Variables::default().sources(&endpoint)));
+    establish(&factory).await.expect("a connection");
+    let at = |rest: String| format!("169.254.169.254:80 {rest}");
+    let lines = [
+        at("PUT /latest/api/token".to_owned()),
+        at(format!("GET {ROLES}")),
+        at(format!("GET {ROLES}the-role")),
+    ];
+    assert_eq!(endpoint.lines(), lines);
+    let life = "X-aws-ec2-metadata-token-ttl-seconds: 30\r\n";
+    assert!(endpoint.head(0).contains(life));
+    for index in [1, 2] {
+        let session = "X-aws-ec2-metadata-token: m4rked-session\r\n";
+        assert!(endpoint.head(index).contains(session));
+    }
+}
+
+/// With and without a session name; the answer as AWS gives it, and as the specification shows it.
+#[tokio::test]
+async fn a_web_identity() {
+    let server = server().await;
+    let file = std::env::temp_dir().join(format!("mongo-core-aws-{}", std::process::id()));
+    std::fs::write(&file, "m4rked.jwt\n").expect("written");
+    let file = file.display().to_string();
+    let credentials = temporary("x").replace("\"Token\"", "\"SessionToken\"");
+    let credentials = credentials.replace("\"x\"", "1e12");
+    let simple = format!("{{ \"Credentials\": {credentials} }}");
+    let result = format!("{{ \"AssumeRoleWithWebIdentityResult\": {simple} }}");
+    let real = format!("{{ \"AssumeRoleWithWebIdentityResponse\": {result} }}");
+    for (body, session) in [(simple, None), (real, Some("app 1"))] {
+        let endpoint = Endpoint::start(move |_| answer(200, &body)).await;
+        let role = "arn:aws:iam::1:role/r";
+        let variables = Variables::of(&[
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", &file),
+            ("AWS_ROLE_ARN", role),
+        ]);
+        if let Some(session) = session {
+            variables.set("AWS_ROLE_SESSION_NAME", session);
+        }
+        let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
+        establish(&factory).await.expect("a connection");
+        let lines = endpoint.lines();
+        let line = &lines[0];
+        let begin =
+            "sts.amazonaws.com:443 POST /?Action=AssumeRoleWithWebIdentity&RoleSessionName=";
+        assert!(line.starts_with(begin), "{line}");
+        let name = session.map_or("mongo-core-", |_| "app%201&");
+        assert!(line[begin.len()..].starts_with(name), "{line}");
+        let rest = "&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr&WebIdentityToken=m4rked.jwt&Version=2011-06-15";
+        assert!(line.ends_with(rest), "{line}");
+    }
+    std::fs::remove_file(file).expect("removed");
+}
+
+/// The specification's test of the cache, and its second one with the variables.
+#[tokio::test]
+async fn what_endpoints_give_is_kept() {
+    let server = server().await;
+    let expiration = Arc::new(Mutex::new(in_an_hour()));
+    let current = expiration.clone();
+    let endpoint =
+        Endpoint::start(move |_| answer(200, &temporary(&current.lock().expect("not poisoned"))))
+            .await;
+    let container = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/x");
+    let variables = Variables::of(&[container]);
+    let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
+    for _ in 0..3 {
+        establish(&factory).await.expect("a connection");
+    }
+    assert_eq!(endpoint.lines().len(), 1);
+    // What is kept goes before variables that are set later.
+    variables.set("AWS_ACCESS_KEY_ID", "wrong");
+    variables.set("AWS_SECRET_ACCESS_KEY", "wrong");
+    establish(&factory).await.expect("a connection");
+    // A failure costs what is kept, whatever it was.
+    let refused = mongo_testkit::ErrorReply::new(20, "IllegalOperation", "no");
+    let rule = Matcher::command("saslContinue").once();
+    server.script().add(rule.then(Action::Error(refused)));
+    establish(&factory).await.expect_err("refused");
+    let error = establish(&factory).await.expect_err("the wrong variables");
+    assert!(error.is_authentication(), "{error}");
+    variables.clear();
+    variables.set(container.0, container.1);
+    // What ends within five minutes is asked for again.
+    let soon = SystemTime::now() + Duration::from_secs(290);
+    let soon = bson::DateTime::from_system_time(soon).try_to_rfc3339_string();
+    *expiration.lock().expect("not poisoned") = soon.expect("a time");
+    for count in [2, 3] {
+        establish(&factory).await.expect("a connection");
+        assert_eq!(endpoint.lines().len(), count);
+    }
+}
+
+#[tokio::test]
+async fn endpoints_that_play_foul() {
+    let server = server().await;
+    let foul = |body: &'static str| Endpoint::start(move |_| answer(200, body));
+    for (endpoint, in_container, expected) in [
+        (
+            foul("m4rked").await,
+            true,
+            "no credentials that can be read",
+        ),
+        (
+            foul("{\"AccessKeyId\": \"m4rked\"}").await,
+            true,
+            "no credentials that can be read",
+        ),
+        (foul("../m4rked").await, false, "no role"),
+        (
+            foul("a\r\nm4rked: x").await,
+            false,
+            "the request can't be written",
+        ),
+        (nothing().await, false, "answered 404"),
+    ] {
+        let variables = match in_container {
+            true => Variables::of(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/x")]),
+            false => Variables::default(),
+        };
+        let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
+        let error = establish(&factory).await.expect_err(expected);
+        assert!(matches!(error.kind(), ErrorKind::Credential(_)), "{error}");
+        assert!(texts(&error).contains(expected), "{expected}: {error}");
+    }
+}
+
+/// The specification's custom credential provider.
+#[tokio::test]
+async fn a_provider_of_ones_own() {
+    struct Own(Mutex<u32>);
+
+    #[async_trait::async_trait]
+    impl AwsCredentialProvider for Own {
+        async fn credentials(&self) -> Result<AwsCredentials> {
+            *self.0.lock().expect("not poisoned") += 1;
+            Ok(AwsCredentials::new(ID, SECRET))
+        }
+    }
+
+    let (server, provider) = (server().await, Arc::new(Own(Mutex::new(0))));
+    let own = factory(&server, provider.clone());
+    establish(&own).await.expect("a connection");
+    assert_eq!(*provider.0.lock().expect("not poisoned"), 1);
+    let options = options(&server, "");
+    let builder = ConnectionFactory::builder(options.clone());
+    let mut with_password = options;
+    with_password.credential = Some(mongo_core::auth::Credential::new("u", MARK));
+    drop(builder);
+    let builder = ConnectionFactory::builder(with_password).aws_credential_provider(provider);
+    let error = builder.build().map(drop).expect_err("for nothing");
+    assert!(texts(&error).contains("is for MONGODB-AWS"), "{error}");
+}
+
+/// A server that does not keep to the conversation gets no signature, or no connection.
+#[tokio::test]
+async fn servers_that_play_foul() {
+    let binary = |bytes: Vec<u8>| bson::Binary {
+        subtype: bson::spec::BinarySubtype::Generic,
+        bytes,
+    };
+    let challenge = |document: bson::Document| {
+        let bytes = document.to_vec().expect("BSON");
+        bson::doc! { "payload": binary(bytes) }
+    };
+    let foreign = challenge(bson::doc! { "s": binary(vec![0; 64]), "h": "sts.amazonaws.com" });
+    let (start, proof) = ("saslStart", "saslContinue");
+    for (command, change, field) in [
+        (start, foreign, "nonce"),
+        (
+            start,
+            bson::doc! { "payload": binary(vec![1, 2, 3]) },
+            "payload",
+        ),
+        (
+            start,
+            bson::doc! { "payload": binary(Vec::new()) },
+            "payload",
+        ),
+        (start, bson::doc! { "done": true }, "too early"),
+        (proof, bson::doc! { "done": false }, "does not end"),
+        (
+            proof,
+            bson::doc! { "conversationId": 2 },
+            "another conversation",
+        ),
+    ] {
+        let (server, endpoint) = (server().await, nothing().await);
+        server
+            .script()
+            .add(Matcher::command(command).then(Action::Merge(change)));
+        let variables =
+            Variables::of(&[("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
+        let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
+        let error = establish(&factory).await.expect_err(field);
+        assert!(
+            matches!(error.kind(), ErrorKind::Authentication(_)),
+            "{error}"
+        );
+        assert!(texts(&error).contains(field), "{field}: {error}");
+        let sent = server.look(|seen| seen.count(proof));
+        assert_eq!(sent, u64::from(command == proof), "{field}");
+    }
+    let early = AuthError::DoneTooEarly(mongo_core::auth::AuthMechanism::MongoDbAws);
+    assert!(early.to_string().contains("MONGODB-AWS"));
+}
