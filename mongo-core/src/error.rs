@@ -89,8 +89,18 @@ pub enum ErrorKind {
     ConnectionClosed(ClosedReason),
     /// The future of a command was dropped before its reply came. Only events and logs tell of it.
     Cancelled,
+    /// All connections of the pool are in use. The cause of a wait that ran out.
+    PoolExhausted(InUse),
     /// The pool was closed.
     PoolClosed,
+    /// The pool was cleared while a connection was waited for, or is paused since. Nothing was sent:
+    /// the operation can be tried again.
+    PoolCleared,
+    /// The connection was checked out for writes, and its server takes none any more. Nothing was
+    /// sent: the operation can be tried again, with another connection.
+    NotWritable,
+    /// The addresses of a host could not be looked up.
+    Dns(Arc<io::Error>),
     /// No server can be selected: what was asked for, and each server's own last failure.
     ServerSelection(Arc<SelectionError>),
     /// The topology was closed.
@@ -130,6 +140,18 @@ pub enum Wait {
     Recycle,
 }
 
+/// Who has the connections of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct InUse {
+    /// Connections that were pinned for cursors.
+    pub cursors: usize,
+    /// Connections that were pinned for transactions.
+    pub transactions: usize,
+    /// All others.
+    pub others: usize,
+}
+
 /// Why a connection runs no more commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -148,6 +170,10 @@ pub enum ClosedReason {
     Unauthenticated,
     /// The pool has been cleared since it was made.
     Stale,
+    /// The pool was cleared for a server that does not answer, or closed, while it was in use.
+    Interrupted,
+    /// Its place was needed for a connection of another credential.
+    Evicted,
     /// It was idle, or had lived, for longer than it may.
     Expired,
     /// The pool gave it up, or its owner closed it.
@@ -371,7 +397,15 @@ impl fmt::Display for ErrorKind {
             Self::Deserialization(error) => write!(f, "could not read the reply: {error}"),
             Self::ConnectionClosed(reason) => write!(f, "the connection is closed: {reason}"),
             Self::Cancelled => write!(f, "the command was cancelled"),
+            Self::PoolExhausted(in_use) => write!(
+                f,
+                "connections in use: {} by cursors, {} by transactions, {} by others",
+                in_use.cursors, in_use.transactions, in_use.others
+            ),
             Self::PoolClosed => write!(f, "the pool is closed"),
+            Self::PoolCleared => write!(f, "the pool was cleared"),
+            Self::NotWritable => write!(f, "the server takes no writes any more"),
+            Self::Dns(error) => write!(f, "could not look up the host: {error}"),
             Self::ServerSelection(error) => write!(f, "server selection: {error}"),
             Self::TopologyClosed => write!(f, "the topology is closed"),
             Self::Pool(text) => write!(f, "pool: {text}"),
@@ -408,6 +442,8 @@ impl fmt::Display for ClosedReason {
             Self::Protocol => "the server broke the protocol",
             Self::Unauthenticated => "it could not be authenticated again",
             Self::Stale => "the pool was cleared",
+            Self::Interrupted => "the pool gave it up while it was in use",
+            Self::Evicted => "its place was needed for another credential",
             Self::Expired => "its idle time or its lifetime is over",
             Self::Closed => "it was given up",
         })
@@ -461,9 +497,11 @@ impl std::error::Error for Error {
             ErrorKind::Uri(error) => Some(error),
             ErrorKind::Srv(error) => Some(error),
             ErrorKind::Address(error) => Some(error),
-            ErrorKind::Connect(error) | ErrorKind::Network(error) => Some(&**error),
             ErrorKind::Tls(error) => Some(error),
             ErrorKind::Proxy(error) => Some(error),
+            ErrorKind::Connect(error) | ErrorKind::Network(error) | ErrorKind::Dns(error) => {
+                Some(&**error)
+            }
             ErrorKind::Protocol(error) => Some(error),
             ErrorKind::Handshake(error) => Some(error),
             ErrorKind::Authentication(error) => Some(error),
@@ -476,7 +514,10 @@ impl std::error::Error for Error {
             | ErrorKind::Command(_)
             | ErrorKind::ConnectionClosed(_)
             | ErrorKind::Cancelled
+            | ErrorKind::PoolExhausted(_)
             | ErrorKind::PoolClosed
+            | ErrorKind::PoolCleared
+            | ErrorKind::NotWritable
             | ErrorKind::Pool(_) => None,
         }
     }

@@ -27,6 +27,16 @@ impl Channel {
         }
     }
 
+    /// One that nothing can be done with.
+    pub(super) fn closed() -> Self {
+        let mut channel = Self::new(Stream::custom(tokio::io::join(
+            tokio::io::empty(),
+            tokio::io::sink(),
+        )));
+        channel.exchange.close(ClosedReason::Closed);
+        channel
+    }
+
     /// Whether the idle stream is open, with nothing to read. No I/O.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.stream.is_quiet()

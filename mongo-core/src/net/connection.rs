@@ -1,4 +1,4 @@
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::channel::Channel;
 use super::conversing::Proof;
 use super::deadline::{Deadline, Elapsed};
 use super::generations::Generation;
-use super::life::Life;
 use super::reply::Reply;
+use super::tie::{Interrupted, Tie};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::event::EventHandlers;
@@ -48,14 +48,40 @@ pub(crate) struct Identity {
     pub(crate) times_idleness: bool,
     pub(crate) created: Instant,
     pub(crate) events: EventHandlers,
-    /// Of a connection that a pool made, if anybody wants to know of it.
-    pub(super) life: Option<Box<Life>>,
+    /// To the pool that it belongs to.
+    pub(crate) tie: Option<Tie>,
 }
 
 impl Identity {
     /// Adds to an error what it is about.
     pub(crate) fn name(&self, error: impl Into<Error>) -> Error {
         error.into().at(&self.server).for_user(self.user.as_ref())
+    }
+
+    /// The same, of no pool, for a connection that nothing can be done with.
+    fn untied(&self) -> Self {
+        Self {
+            id: self.id,
+            generation: self.generation.clone(),
+            server: self.server.clone(),
+            user: self.user.clone(),
+            proof: None,
+            description: self.description.clone(),
+            command_timeout: self.command_timeout,
+            drain_timeout: self.drain_timeout,
+            times_idleness: self.times_idleness,
+            created: self.created,
+            events: self.events.clone(),
+            tie: None,
+        }
+    }
+
+    /// Runs what the pool may interrupt.
+    async fn bound<F: Future>(&self, future: Pin<&mut F>) -> Result<F::Output, Interrupted> {
+        match &self.tie {
+            Some(tie) => tie.link.interruptible(future).await,
+            None => Ok(future.await),
+        }
     }
 }
 
@@ -101,12 +127,6 @@ impl Connection {
             identity: Box::new(identity),
             is_new: true,
         }
-    }
-
-    /// Tells of the connection's life from now on.
-    pub(super) fn live(&mut self, mut life: Box<Life>) {
-        life.ready(&self.identity.description);
-        self.identity.life = Some(life);
     }
 
     /// Runs a command on a database and returns its reply, borrowed from the connection's buffer.
@@ -166,6 +186,7 @@ impl Connection {
     where
         C: Serialize + ?Sized,
     {
+        self.admit()?;
         if self.readiness() != Readiness::Idle {
             // Rare: not to be a part of every command's future.
             Box::pin(self.drain(deadline)).await?;
@@ -177,7 +198,9 @@ impl Connection {
                 .encode_with(MsgFlags::NONE, database, command, fields)
                 .map_err(|error| self.identity.name(error))?;
             let watch = self.watch_command(self.channel.exchange.request());
-            let outcome = deadline.bound(pin!(self.channel.round_trip())).await;
+            let outcome = deadline
+                .bound(self.identity.bound(pin!(self.channel.round_trip())))
+                .await;
             let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
             if let Some(watch) = watch {
                 watch.end(&outcome, self.channel.body().ok());
@@ -234,16 +257,51 @@ impl Connection {
         })
     }
 
-    /// Whether the reply says `ok: 1`.
+    /// Whether the pool lets a command be sent.
+    #[inline]
+    fn admit(&self) -> Result<()> {
+        match &self.identity.tie {
+            Some(tie) => tie.admit().map_err(|error| self.identity.name(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the reply says `ok: 1`. The pool is told what else it says of the server.
     #[inline]
     fn judge(&mut self) -> Result<()> {
-        let Err(error) = self.channel.body().and_then(wire::check_ok) else {
+        let Err(error) = self.look_at_reply() else {
             return Ok(());
         };
         if matches!(error.kind(), ErrorKind::Protocol(_)) {
             self.channel.exchange.close(ClosedReason::Protocol);
         }
-        Err(self.identity.name(error))
+        Err(self.failed(error))
+    }
+
+    fn look_at_reply(&self) -> Result<()> {
+        let body = self.channel.body()?;
+        let Some(tie) = &self.identity.tie else {
+            return wire::check_ok(body);
+        };
+        let glance = wire::glance(body);
+        if let Some(cluster_time) = glance.cluster_time {
+            tie.owner.cluster_time(cluster_time);
+        }
+        if glance.has_write_concern_error
+            && let Some(error) = wire::write_concern_error(body)
+        {
+            self.failed(error.into_error(body));
+        }
+        glance.verdict
+    }
+
+    /// Names an error, and tells the pool of it.
+    fn failed(&self, error: Error) -> Error {
+        let error = self.identity.name(error);
+        if let Some(tie) = &self.identity.tie {
+            tie.owner.failed(&self.identity, &error);
+        }
+        error
     }
 
     /// The reply to the last command, while nothing was done with the connection since.
@@ -264,9 +322,12 @@ impl Connection {
     /// [`run_command`](Self::run_command).
     pub async fn send(&mut self, message: &[u8], deadline: impl Into<Deadline>) -> Result<()> {
         let deadline = deadline.into();
+        self.admit()?;
         self.drain(deadline).await?;
         let watch = self.watch_command(message);
-        let outcome = deadline.bound(self.channel.send(message)).await;
+        let outcome = deadline
+            .bound(self.identity.bound(pin!(self.channel.send(message))))
+            .await;
         let outcome = self.finish(outcome, deadline);
         match watch {
             Some(watch) if outcome.is_ok() && self.channel.exchange.is_receivable() => {
@@ -302,7 +363,9 @@ impl Connection {
                     .name(Error::configuration("no message was sent that is answered")),
             });
         }
-        let outcome = deadline.bound(self.channel.read(usize::MAX)).await;
+        let outcome = deadline
+            .bound(self.identity.bound(pin!(self.channel.read(usize::MAX))))
+            .await;
         let is_over = outcome.is_ok();
         let outcome = self.finish(outcome, deadline);
         // A reply that did not come in time can still be received.
@@ -419,9 +482,10 @@ impl Connection {
     }
 
     /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
-    /// the connection was made.
+    /// the connection was made, or the pool gave the connection up.
     pub fn is_stale(&self) -> bool {
-        self.identity.generation.is_stale()
+        let tie = self.identity.tie.as_ref();
+        self.identity.generation.is_stale() || tie.is_some_and(|tie| tie.link.is_doomed())
     }
 
     /// Prepares the connection to go back to its pool, and says whether it may: not if it is
@@ -436,6 +500,12 @@ impl Connection {
         if self.is_closed() || self.is_stale() || undrainable {
             return false;
         }
+        if let Some(tie) = &self.identity.tie
+            && !tie.owner.is_idle(&tie.link)
+        {
+            self.channel.exchange.close(ClosedReason::Evicted);
+            return false;
+        }
         self.channel.exchange.release();
         if self.identity.times_idleness {
             self.idle_since = Instant::now();
@@ -444,9 +514,55 @@ impl Connection {
         true
     }
 
-    fn finish(&self, outcome: Result<Result<()>, Elapsed>, deadline: Deadline) -> Result<()> {
+    /// The connection itself, with a closed one left in its place: for a generic pool that would
+    /// not let it go. It counts still as one of its pool's.
+    #[must_use]
+    pub fn move_out(&mut self) -> Self {
+        let left = Self::new(
+            Channel::closed(),
+            Limits::default(),
+            self.identity.untied(),
+        );
+        std::mem::replace(self, left)
+    }
+
+    /// [`move_out`](Self::move_out), and out of the pool.
+    pub(crate) fn detach(&mut self) -> Self {
+        let detached = self.move_out();
+        if let Some(tie) = &detached.identity.tie {
+            tie.owner.detached(&detached.identity, &tie.link);
+        }
+        detached
+    }
+
+    pub(crate) fn tie_to(&mut self, tie: Tie) {
+        self.identity.tie = Some(tie);
+    }
+
+    pub(crate) fn tie(&self) -> Option<&Tie> {
+        self.identity.tie.as_ref()
+    }
+
+    pub(crate) fn tie_mut(&mut self) -> Option<&mut Tie> {
+        self.identity.tie.as_mut()
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn finish(
+        &mut self,
+        outcome: Result<Result<Result<()>, Interrupted>, Elapsed>,
+        deadline: Deadline,
+    ) -> Result<()> {
         match outcome {
-            Ok(outcome) => outcome.map_err(|error| self.identity.name(error)),
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(self.failed(error)),
+            Ok(Err(Interrupted)) => {
+                self.channel.exchange.close(ClosedReason::Interrupted);
+                Err(self.closed(ClosedReason::Interrupted))
+            }
             Err(Elapsed) => Err(self.timed_out(deadline)),
         }
     }
@@ -463,10 +579,14 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(mut life) = self.identity.life.take() {
-            // A command that is under way ends before its connection.
-            self.watch = None;
-            life.end(self.readiness(), self.is_stale());
+        // A command that is under way ends before its connection.
+        self.watch = None;
+        let reason = match self.readiness() {
+            Readiness::Closed(reason) => Some(reason),
+            Readiness::Idle | Readiness::Owed => None,
+        };
+        if let Some(tie) = &self.identity.tie {
+            tie.owner.dropped(&self.identity, &tie.link, reason);
         }
     }
 }

@@ -89,9 +89,14 @@ impl SocketConnector {
         Self::default()
     }
 
-    pub(super) async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
-        let addresses = in_turns(lookup_host((host, port)).await?);
-        let stream = self.race(addresses).await?;
+    pub(super) async fn connect_tcp(&self, host: &str, port: u16) -> Result<TcpStream> {
+        let addresses = lookup_host((host, port)).await;
+        let addresses = addresses.map_err(|error| ErrorKind::Dns(Arc::new(error)))?;
+        let stream = self.race(in_turns(addresses)).await;
+        stream.and_then(|stream| self.set_up(stream)).map_err(not_connected)
+    }
+
+    fn set_up(&self, stream: TcpStream) -> io::Result<TcpStream> {
         stream.set_nodelay(true)?;
         SockRef::from(&stream)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(self.keep_alive))?;
@@ -127,19 +132,25 @@ impl SocketConnector {
 #[async_trait]
 impl Connector for SocketConnector {
     async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
-        let stream = match address {
+        match address {
             ServerAddress::Tcp { host, port } => {
                 self.connect_tcp(host, *port).await.map(Stream::Tcp)
             }
             #[cfg(unix)]
             ServerAddress::Unix { path } => tokio::net::UnixStream::connect(path)
                 .await
-                .map(Stream::Unix),
+                .map(Stream::Unix)
+                .map_err(not_connected),
             #[cfg(not(unix))]
-            ServerAddress::Unix { .. } => Err(io::Error::from(io::ErrorKind::Unsupported)),
-        };
-        stream.map_err(|error| Error::new(ErrorKind::Connect(Arc::new(error))))
+            ServerAddress::Unix { .. } => {
+                Err(not_connected(io::Error::from(io::ErrorKind::Unsupported)))
+            }
+        }
     }
+}
+
+fn not_connected(error: io::Error) -> Error {
+    Error::new(ErrorKind::Connect(Arc::new(error)))
 }
 
 /// Alternates the families, IPv6 first, and keeps the resolver's order within each.

@@ -10,7 +10,6 @@ use super::connection::{Connection, Identity};
 use super::conversing::{Conversing, Proof, ask, nonces};
 use super::deadline::{Deadline, Elapsed};
 use super::generations::{Generation, Generations};
-use super::life::Life;
 use super::tls;
 use super::transport::Transport;
 use crate::ServerAddress;
@@ -114,11 +113,14 @@ impl Establisher {
     /// Makes one connection. Dropped at any await, it leaves nothing behind but a closed socket.
     ///
     /// # Errors
-    /// By the phase that failed, with the server and the user; a time-out names the phase that it
-    /// cut short.
-    pub(crate) async fn establish(&self, id: u64, deadline: Deadline) -> Result<Connection> {
+    /// By the phase that failed, and that phase; with the server and the user. A time-out names the
+    /// phase that it cut short.
+    pub(crate) async fn establish(
+        &self,
+        id: u64,
+        deadline: Deadline,
+    ) -> Result<Connection, (Error, Wait)> {
         let deadline = deadline.within(self.connect_timeout);
-        let life = Life::begin(self, id);
         let mut phase = Wait::Connect;
         self.enter(&mut phase, Wait::Connect);
         let outcome = deadline
@@ -126,13 +128,7 @@ impl Establisher {
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())));
         *self.phase() = Wait::Connect;
-        let mut outcome = outcome.map_err(|error| self.name(error));
-        match (&mut outcome, life) {
-            (Ok(connection), Some(life)) => connection.live(life),
-            (Err(error), Some(mut life)) => life.fail(error),
-            (_, None) => {}
-        }
-        outcome
+        outcome.map_err(|error| (self.name(error), phase))
     }
 
     pub(crate) fn phase(&self) -> MutexGuard<'_, Wait> {
@@ -255,7 +251,7 @@ impl Establisher {
             times_idleness: self.times_idleness,
             created: Instant::now(),
             events: self.events.clone(),
-            life: None,
+            tie: None,
         };
         Ok(Connection::new(channel, limits, identity))
     }

@@ -72,13 +72,13 @@ impl Generations {
 }
 
 /// A connection's generation, fixed once it is made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Generation {
     all: Stamp,
     service: Option<Stamp>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Stamp {
     made_in: u64,
     current: Arc<AtomicU64>,
@@ -88,6 +88,12 @@ impl Generation {
     /// The service's, where there is one.
     pub(crate) fn number(&self) -> u64 {
         self.service.as_ref().unwrap_or(&self.all).made_in
+    }
+
+    /// The number that it would have, were the connection made now.
+    pub(crate) fn current(&self) -> u64 {
+        let stamp = self.service.as_ref().unwrap_or(&self.all);
+        stamp.current.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_stale(&self) -> bool {

@@ -18,7 +18,6 @@ mod generations;
 #[cfg(feature = "cloud-credentials")]
 mod http;
 mod keys;
-mod life;
 mod monitor;
 mod oidc;
 mod on_demand;
@@ -27,6 +26,7 @@ mod reply;
 mod single;
 mod stream;
 mod tls;
+mod tie;
 mod together;
 mod topology;
 mod transport;
@@ -35,6 +35,7 @@ pub use authenticator::CredentialProvider;
 pub(crate) use authenticator::{AuthParts, Authenticator};
 pub use aws::{AwsCredentialProvider, AwsSources};
 pub use connection::Connection;
+pub(crate) use connection::Identity;
 pub use connector::{Connector, SocketConnector};
 pub use deadline::{Deadline, Elapsed};
 #[cfg(feature = "dns")]
@@ -53,8 +54,11 @@ pub use single::SingleClient;
 pub use stream::{AsyncStream, Stream};
 #[cfg(feature = "tls-rustls")]
 pub use tls::Tls;
-pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
 pub(crate) use transport::{Transport, TransportBuilder};
+pub(crate) use tie::{Interrupted, Link, Owner, Tie};
+pub(crate) use topology::Shared as TopologyShared;
+pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
+pub(crate) use topology::{Clear, TopologyListener};
 
 use crate::handshake::Environment;
 

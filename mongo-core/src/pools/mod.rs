@@ -12,5 +12,8 @@ pub use config::{
     DEFAULT_COMMAND_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT,
     ManagerConfig, RecyclingMethod, UNLIMITED_SIZE,
 };
-pub use factory::{ConnectionFactory, ConnectionFactoryBuilder};
+pub use factory::{
+    ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason, PoolState,
+    WAIT_TIME_BOUNDS, WaitTimes,
+};
 pub use source::{RedactedUrl, client_options};

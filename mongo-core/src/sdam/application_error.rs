@@ -7,7 +7,7 @@ use super::{CheckReason, Effect, TopologyVersion};
 use crate::address::ServerAddress;
 use crate::auth::AuthError;
 use crate::auth::reply::fields;
-use crate::error::{CommandError, Error, ErrorKind, Wait};
+use crate::error::{Error, ErrorKind, Wait};
 use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;
 use crate::wire::write_concern_error;
@@ -116,15 +116,7 @@ impl ApplicationError {
     /// The error in an otherwise good reply to a write (`writeConcernError`), if there is one:
     /// it tells as much about the server as a command's failure. `writeErrors` don't.
     pub fn from_write_concern_error(server: ServerAddress, reply: &RawDocument) -> Option<Self> {
-        let found = write_concern_error(reply)?;
-        let error = Error::from(CommandError {
-            code: found.code,
-            code_name: found.code_name,
-            message: found.message,
-            reply: reply.to_owned(),
-        });
-        let error = found.labels.into_iter().fold(error, Error::with_label);
-        let error = error.at(&server);
+        let error = write_concern_error(reply)?.into_error(reply).at(&server);
         Some(Self::new(server, error, ErrorPhase::Completed))
     }
 
@@ -150,6 +142,14 @@ impl ApplicationError {
             }
             None if !completed && is_of_server(&self.error) => Consequence::Unreachable,
             None => Consequence::None,
+        }
+    }
+
+    /// Whether an error of a command may tell anything about its server: most don't.
+    pub(crate) fn is_telling(error: &Error) -> bool {
+        match Refusal::of(error) {
+            Some(refusal) => refusal.state_change().is_some(),
+            None => !error.is_timeout() && is_network_error(error),
         }
     }
 
@@ -219,6 +219,7 @@ fn is_of_server(error: &Error) -> bool {
         | ErrorKind::Protocol(_)
         | ErrorKind::Handshake(_)
         | ErrorKind::Authentication(_)
+        | ErrorKind::Dns(_)
         | ErrorKind::Command(_) => true,
         _ => is_network_error(error),
     }

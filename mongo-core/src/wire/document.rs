@@ -80,19 +80,37 @@ pub fn check_depth(document: &[u8], max_depth: usize) -> Result<(), WireError> {
 /// An element that does not fit the document, or is of no known type.
 pub(super) fn find_element(document: &[u8], name: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
     let mut found = None;
+    find_elements(document, |key, kind, at| {
+        if key == name {
+            found = Some((kind, at));
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `see` with each element of a document's top level: its name, its type, and where its value
+/// begins. Decodes nothing on the way.
+///
+/// # Errors
+/// An element that does not fit the document, or is of no known type.
+#[inline]
+pub(super) fn find_elements(
+    document: &[u8],
+    mut see: impl FnMut(&[u8], u8, usize),
+) -> Result<(), WireError> {
     let mut at = 4;
     loop {
         let kind = *document.get(at).ok_or(WireError::Document(at))?;
         if kind == 0 {
             return match at + 1 == document.len() {
-                true => Ok(found),
+                true => Ok(()),
                 false => Err(WireError::Document(at)),
             };
         }
         let key = at + 1;
         let start = skip_cstring(document, key)?;
-        if document.get(key..start - 1) == Some(name) {
-            found = Some((kind, start));
+        if let Some(name) = document.get(key..start - 1) {
+            see(name, kind, start);
         }
         at = match value(document, start, kind)? {
             Value::Flat(next) | Value::Nested { next, .. } => next,

@@ -23,4 +23,6 @@ pub use exchange::{Exchange, Readiness, Taker};
 pub use header::{HEADER_LEN, Header, Limits, OpCode, deframe};
 pub use legacy::{append_query, parse_reply};
 pub use msg::{DocumentSequence, MsgFlags, OpMsg, OpMsgBuilder};
+#[cfg(feature = "net")]
+pub(crate) use reply::glance;
 pub use reply::{WriteConcernError, check_ok, write_concern_error};

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use bson::{RawBsonRef, RawDocument};
 
 use super::WireError;
-use super::document::find_element;
+use super::document::{find_element, find_elements};
 use crate::error::{CommandError, Error};
 
 /// An error that came with an otherwise good answer to a write (`writeConcernError`).
@@ -19,22 +19,76 @@ pub struct WriteConcernError {
     pub labels: Vec<String>,
 }
 
+impl WriteConcernError {
+    /// As the error that a command's failure would be: it tells as much about the server.
+    pub(crate) fn into_error(self, reply: &RawDocument) -> Error {
+        let error = Error::from(CommandError {
+            code: self.code,
+            code_name: self.code_name,
+            message: self.message,
+            reply: reply.to_owned(),
+        });
+        self.labels.into_iter().fold(error, Error::with_label)
+    }
+}
+
 /// Says whether a reply has `ok: 1`, as an error where it has not.
 ///
 /// # Errors
 /// `ok: 0` is a [`CommandError`] with its labels; a reply without `ok` is a protocol error.
 pub fn check_ok(reply: &RawDocument) -> Result<(), Error> {
     let bytes = reply.as_bytes();
-    let ok = find_element(bytes, b"ok")?.and_then(|(kind, at)| {
-        let value = bytes.get(at..)?;
-        Some(match kind {
-            0x01 => f64::from_le_bytes(*value.first_chunk()?),
-            0x08 => f64::from(*value.first()?),
-            0x10 => f64::from(i32::from_le_bytes(*value.first_chunk()?)),
-            0x12 => i64::from_le_bytes(*value.first_chunk()?) as f64,
-            _ => return None,
-        })
+    let ok = find_element(bytes, b"ok")?;
+    judge(reply, ok.and_then(|(kind, at)| as_number(bytes, kind, at)))
+}
+
+/// What a pool wants to know of a reply, had in one pass.
+#[derive(Debug)]
+pub(crate) struct Glance<'a> {
+    /// As [`check_ok`] says.
+    pub(crate) verdict: Result<(), Error>,
+    /// The value of `$clusterTime`.
+    pub(crate) cluster_time: Option<&'a RawDocument>,
+    /// Whether there is a `writeConcernError`.
+    pub(crate) has_write_concern_error: bool,
+}
+
+/// Looks at what a reply says of its server.
+pub(crate) fn glance(reply: &RawDocument) -> Glance<'_> {
+    let bytes = reply.as_bytes();
+    let (mut ok, mut cluster_time, mut has_write_concern_error) = (None, None, false);
+    let found = find_elements(bytes, |name, kind, at| match name {
+        b"ok" => ok = as_number(bytes, kind, at),
+        b"$clusterTime" if kind == 0x03 => cluster_time = embedded(bytes, at),
+        b"writeConcernError" => has_write_concern_error = true,
+        _ => {}
     });
+    Glance {
+        verdict: found.map_err(Error::from).and_then(|()| judge(reply, ok)),
+        cluster_time,
+        has_write_concern_error,
+    }
+}
+
+fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
+    let value = bytes.get(at..)?;
+    Some(match kind {
+        0x01 => f64::from_le_bytes(*value.first_chunk()?),
+        0x08 => f64::from(*value.first()?),
+        0x10 => f64::from(i32::from_le_bytes(*value.first_chunk()?)),
+        0x12 => i64::from_le_bytes(*value.first_chunk()?) as f64,
+        _ => return None,
+    })
+}
+
+/// The document at a place that holds one.
+fn embedded(bytes: &[u8], at: usize) -> Option<&RawDocument> {
+    let value = bytes.get(at..)?;
+    let length = usize::try_from(i32::from_le_bytes(*value.first_chunk()?)).ok()?;
+    RawDocument::from_bytes(value.get(..length)?).ok()
+}
+
+fn judge(reply: &RawDocument, ok: Option<f64>) -> Result<(), Error> {
     match ok {
         Some(1.0) => Ok(()),
         Some(_) => Err(command_error(reply)),

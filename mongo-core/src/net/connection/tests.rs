@@ -36,7 +36,7 @@ pub(super) fn connection() -> (Connection, DuplexStream) {
         times_idleness: true,
         created: Instant::now(),
         events: EventHandlers::new(),
-        life: None,
+        tie: None,
     };
     let channel = Channel::new(Stream::custom(ours));
     let connection = Connection::new(channel, Limits::default(), identity);

@@ -8,12 +8,13 @@ use tokio::sync::watch;
 use super::deadline::Deadline;
 use crate::ServerAddress;
 use crate::error::{Error, Result};
-use crate::sdam::{ApplicationError, Input, TopologyDescription};
+use crate::sdam::{ApplicationError, TopologyDescription};
 use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
 use crate::uri::ClientOptions;
 
 mod builder;
 mod cluster_time;
+mod listener;
 mod logs;
 mod shared;
 mod srv;
@@ -21,7 +22,8 @@ mod srv;
 pub use builder::TopologyBuilder;
 pub use cluster_time::ClusterTime;
 use logs::Selection;
-pub(super) use shared::Shared;
+pub(crate) use listener::{Clear, TopologyListener};
+pub(crate) use shared::Shared;
 use shared::{Ended, Patience};
 
 /// A deployment: discovered, watched and selected from.
@@ -251,12 +253,21 @@ impl Topology {
         self.owner.0.clock.advance(cluster_time)
     }
 
+    /// Has a listener told of what concerns its pools, from now on, for as long as it lives.
+    pub(crate) fn listen(&self, listener: std::sync::Weak<dyn TopologyListener>) {
+        self.owner.0.listen(listener);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.owner.0
+    }
+
     /// Tells of an error on a connection of the application's, or of a command on one: the server
     /// may be marked unknown and checked.
     ///
     /// Specification: server discovery and monitoring, application errors.
     pub fn handle_error(&self, error: ApplicationError) {
-        self.owner.0.apply(Input::ApplicationError(error));
+        self.owner.0.handle_error(error);
     }
 }
 

@@ -1,14 +1,16 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bson::RawDocument;
 use bson::oid::ObjectId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::cluster_time::ClusterClock;
+use super::listener::{Clear, TopologyListener};
 use super::srv::{FirstLookup, SrvTask};
 use super::{SelectedServer, logs};
 use crate::ServerAddress;
@@ -17,12 +19,14 @@ use crate::event::SdamEvent;
 use crate::net::dispatcher::{Dispatcher, Handler};
 use crate::net::dns::DnsResolver;
 use crate::net::monitor::{Monitor, Monitoring};
-use crate::sdam::{Effect, Input, TopologyDescription, TopologySettings, apply};
+use crate::sdam::{
+    ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
+};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::uri::{ClientOptions, SrvError};
 
 /// What the topology and its tasks share.
-pub(in crate::net) struct Shared {
+pub(crate) struct Shared {
     /// As they were given: `mongodb+srv` may be still to be looked up.
     pub(super) options: ClientOptions,
     pub(in crate::net) monitoring: Monitoring,
@@ -33,6 +37,7 @@ pub(in crate::net) struct Shared {
     pub(super) clock: ClusterClock,
     has_handler: bool,
     dispatcher: Dispatcher<SdamEvent>,
+    listeners: Mutex<Vec<Weak<dyn TopologyListener>>>,
 }
 
 struct State {
@@ -102,6 +107,7 @@ impl Shared {
                     handler(event);
                 }
             }))),
+            listeners: Mutex::default(),
             options,
         }
     }
@@ -144,7 +150,7 @@ impl Shared {
         state.phase = Phase::Connected(runtime);
         self.apply_locked(&mut state, Input::Connect);
         drop(state);
-        self.dispatcher.deliver();
+        self.settle();
         Ok(())
     }
 
@@ -162,7 +168,7 @@ impl Shared {
         state.resolved = Arc::new(options.clone());
         self.apply_locked(&mut state, Input::Connect);
         drop(state);
-        self.dispatcher.deliver();
+        self.settle();
     }
 
     /// The first lookup of an opening failed: who waits for a server is told.
@@ -183,7 +189,7 @@ impl Shared {
         if state.settings.topology_id == opening && matches!(state.phase, Phase::Connected(_)) {
             self.apply_locked(&mut state, Input::SrvHosts(hosts));
             drop(state);
-            self.dispatcher.deliver();
+            self.settle();
         }
     }
 
@@ -231,11 +237,48 @@ impl Shared {
     }
 
     /// What an application met.
-    pub(super) fn apply(self: &Arc<Self>, input: Input) {
+    pub(crate) fn handle_error(self: &Arc<Self>, error: ApplicationError) {
+        self.apply(Input::ApplicationError(error));
+    }
+
+    pub(crate) fn advance_cluster_time(&self, cluster_time: &RawDocument) -> bool {
+        self.clock.advance(cluster_time)
+    }
+
+    /// Runs what must not miss, nor overtake, what listeners are told.
+    pub(crate) fn with_description<R>(&self, run: impl FnOnce(&SelectionIndex) -> R) -> R {
+        let state = self.lock();
+        let result = run(&self.index.load());
+        drop(state);
+        result
+    }
+
+    pub(super) fn listen(&self, listener: Weak<dyn TopologyListener>) {
+        let _state = self.lock();
+        self.listeners_locked().push(listener);
+    }
+
+    fn listeners_locked(&self) -> MutexGuard<'_, Vec<Weak<dyn TopologyListener>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listeners(&self) -> Vec<Arc<dyn TopologyListener>> {
+        let mut listeners = self.listeners_locked();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What is to be done without the lock.
+    fn settle(&self) {
+        self.dispatcher.deliver();
+        self.listeners().iter().for_each(|listener| listener.settle());
+    }
+
+    fn apply(self: &Arc<Self>, input: Input) {
         let mut state = self.lock();
         self.apply_locked(&mut state, input);
         drop(state);
-        self.dispatcher.deliver();
+        self.settle();
     }
 
     /// What monitor number `id` of a server found, with the events that go before; nothing of one
@@ -260,20 +303,27 @@ impl Shared {
             self.apply_locked(&mut state, input);
         }
         drop(state);
-        self.dispatcher.deliver();
+        self.settle();
     }
 
     fn apply_locked(self: &Arc<Self>, state: &mut State, input: Input) {
         let transition = apply(&state.settings, &state.description, input);
+        let listeners = self.listeners();
+        for effect in &transition.effects {
+            if let Effect::ReadyPool { server } = effect {
+                listeners.iter().for_each(|listener| listener.ready(server));
+            }
+        }
         if !Arc::ptr_eq(&state.description, &transition.description) {
             state.description = transition.description;
-            let index = self.index.load().next(state.description.clone());
-            self.index.store(Arc::new(index));
+            let index = Arc::new(self.index.load().next(state.description.clone()));
+            self.index.store(index.clone());
+            listeners.iter().for_each(|listener| listener.published(&index));
             self.changed.send_replace(state.description.clone());
         }
         self.queue(transition.events);
         for effect in transition.effects {
-            self.carry_out(state, effect);
+            self.carry_out(state, &listeners, effect);
         }
     }
 
@@ -283,7 +333,12 @@ impl Shared {
         }
     }
 
-    fn carry_out(self: &Arc<Self>, state: &mut State, effect: Effect) {
+    fn carry_out(
+        self: &Arc<Self>,
+        state: &mut State,
+        listeners: &[Arc<dyn TopologyListener>],
+        effect: Effect,
+    ) {
         match effect {
             Effect::StartMonitor { server } => {
                 let Phase::Connected(runtime) = &state.phase else {
@@ -311,8 +366,24 @@ impl Shared {
                     monitor.cancel_check();
                 }
             }
-            // For whoever keeps pools over a topology, which nobody does yet.
-            Effect::ReadyPool { .. } | Effect::ClearPool { .. } | Effect::ClosePool { .. } => {}
+            // Was told before the description was published.
+            Effect::ReadyPool { .. } => {}
+            Effect::ClearPool {
+                server,
+                service_id,
+                interrupt_in_use,
+            } => {
+                let clear = Clear {
+                    server: &server,
+                    service_id,
+                    interrupt_in_use,
+                    error: failure(&state.description, &server),
+                };
+                listeners.iter().for_each(|listener| listener.clear(&clear));
+            }
+            Effect::ClosePool { server } => {
+                listeners.iter().for_each(|listener| listener.remove(&server));
+            }
         }
     }
 
@@ -340,12 +411,23 @@ impl Shared {
         drop(state);
         // Who waits for a server looks again, and finds the topology closed.
         self.changed.send_modify(|_| {});
-        self.dispatcher.deliver();
+        self.settle();
         tasks
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a server failed by last.
+fn failure<'a>(
+    description: &'a TopologyDescription,
+    server: &ServerAddress,
+) -> Option<&'a Error> {
+    match &description.server(server)?.error {
+        Some(SdamError::Failed(error)) => Some(error),
+        Some(_) | None => None,
     }
 }
 

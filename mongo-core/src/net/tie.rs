@@ -1,0 +1,180 @@
+//! What ties a connection to the pool that it belongs to.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use bson::RawDocument;
+use tokio::time::Instant;
+
+use super::connection::Identity;
+use crate::error::{ClosedReason, Error, ErrorKind};
+
+/// It is not to be handed out again, whatever its generation.
+const DOOMED: u8 = 1;
+
+/// It is to fail whatever is under way on it.
+const INTERRUPTED: u8 = 2;
+
+/// It has left the pool.
+const DETACHED: u8 = 4;
+
+/// What a pool has to know of its connections.
+pub(crate) trait Owner: Send + Sync {
+    /// A command failed, or an otherwise good reply tells of an error.
+    fn failed(&self, identity: &Identity, error: &Error);
+
+    /// A reply has a `$clusterTime`.
+    fn cluster_time(&self, cluster_time: &RawDocument);
+
+    /// A guard gives the connection back.
+    fn checked_in(&self, identity: &Identity);
+
+    /// The connection may be handed out again from now on; not if this says no.
+    fn is_idle(&self, link: &Arc<Link>) -> bool;
+
+    /// The connection is to be handed out; not if this says no.
+    fn is_taken(&self, link: &Link) -> bool;
+
+    /// The connection leaves the pool, and lives on.
+    fn detached(&self, identity: &Identity, link: &Link);
+
+    /// The connection is gone.
+    fn dropped(&self, identity: &Identity, link: &Link, reason: Option<ClosedReason>);
+}
+
+/// A connection as its pool sees it from elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    flags: AtomicU8,
+    /// Of the task that runs a command.
+    waker: Mutex<Option<Waker>>,
+    /// Its place among the idle connections of its server, by use; 0 while it is in use.
+    pub(crate) idle_place: AtomicU64,
+}
+
+/// The pool gave up what was under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interrupted;
+
+impl Link {
+    /// The connection is not handed out again.
+    pub(crate) fn doom(&self) {
+        self.flags.fetch_or(DOOMED, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & (DOOMED | INTERRUPTED) != 0
+    }
+
+    /// The connection leaves its pool, and lives on.
+    pub(crate) fn detach(&self) {
+        self.flags.fetch_or(DETACHED, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & DETACHED != 0
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & INTERRUPTED != 0
+    }
+
+    /// Fails what is under way on the connection, and all that would come after it.
+    pub(crate) fn interrupt(&self) {
+        self.flags.fetch_or(DOOMED | INTERRUPTED, Ordering::AcqRel);
+        let waker = self.waker().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Runs what may be [interrupted](Self::interrupt). Costs nothing where it does not wait.
+    pub(crate) async fn interruptible<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Interrupted> {
+        poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Ok(output));
+            }
+            // Before the look at the flag, so that no interruption falls between.
+            match &mut *self.waker() {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+            match self.is_interrupted() {
+                true => Poll::Ready(Err(Interrupted)),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's tie to its pool.
+pub(crate) struct Tie {
+    pub(crate) owner: Arc<dyn Owner>,
+    pub(crate) link: Arc<Link>,
+    /// Past it the connection is too old.
+    pub(crate) expires: Option<Instant>,
+    /// Whether the server takes writes now.
+    pub(crate) takes_writes: Arc<AtomicBool>,
+    /// Whether it was checked out for writes.
+    pub(crate) for_writes: bool,
+}
+
+impl Tie {
+    /// Whether a command may be sent.
+    #[inline]
+    pub(crate) fn admit(&self) -> Result<(), Error> {
+        if self.link.is_interrupted() {
+            return Err(ErrorKind::ConnectionClosed(ClosedReason::Interrupted).into());
+        }
+        if self.for_writes && !self.takes_writes.load(Ordering::Acquire) {
+            return Err(ErrorKind::NotWritable.into());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Tie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tie")
+            .field("link", &self.link)
+            .field("for_writes", &self.for_writes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_interrupted_at_once() {
+        let link = Arc::new(Link::default());
+        let (waits, interrupts) = (link.clone(), link.clone());
+        let task = tokio::spawn(async move {
+            waits
+                .interruptible(pin!(std::future::pending::<()>()))
+                .await
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!task.is_finished());
+        interrupts.interrupt();
+        assert_eq!(task.await.expect("no panic"), Err(Interrupted));
+        let over = link.interruptible(pin!(std::future::ready(5))).await;
+        assert_eq!(over, Ok(5), "what is over is not lost");
+    }
+}

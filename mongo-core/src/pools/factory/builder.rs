@@ -1,0 +1,236 @@
+//! From options to factories.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+use tokio::sync::Notify;
+
+use super::gate::{Gate, GateLimits, PoolState};
+use super::{ConnectionFactory, Counters, Links, ServerSlots, Shared};
+use crate::ServerAddress;
+use crate::error::{Error, Result, Wait};
+use crate::event::EventHandlers;
+use crate::handshake::{ClientMetadata, DriverInfo};
+use crate::net::{
+    AuthParts, Authenticator, Connector, CredentialProvider, Establisher, Generations, KeyService,
+    PROCESS, SocketConnector, TopologyShared,
+};
+use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
+use crate::uri::ClientOptions;
+
+/// Builds a [`ConnectionFactory`].
+pub struct ConnectionFactoryBuilder {
+    options: ClientOptions,
+    config: ManagerConfig,
+    connector: Option<Arc<dyn Connector>>,
+    auth: AuthParts,
+    driver_info: Vec<DriverInfo>,
+    events: EventHandlers,
+}
+
+/// What the factories of all pools have in common.
+#[derive(Clone)]
+pub(in crate::pools) struct Template {
+    pub(in crate::pools) connector: Arc<dyn Connector>,
+    /// The `client` document of the handshake.
+    metadata: Arc<RawDocumentBuf>,
+    connect_timeout: Option<Duration>,
+    command_timeout: Option<Duration>,
+    drain_timeout: Duration,
+    recycling_method: RecyclingMethod,
+    max_idle_time: Option<Duration>,
+    max_lifetime: Option<Duration>,
+    load_balanced: bool,
+    events: EventHandlers,
+}
+
+/// What is a single pool's own.
+pub(in crate::pools) struct Place {
+    pub(in crate::pools) server: ServerAddress,
+    pub(in crate::pools) authenticator: Arc<Authenticator>,
+    pub(in crate::pools) state: PoolState,
+    pub(in crate::pools) limits: GateLimits,
+    pub(in crate::pools) slots: Option<Arc<ServerSlots>>,
+    pub(in crate::pools) takes_writes: Arc<AtomicBool>,
+    pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
+}
+
+impl Place {
+    /// Of a pool that is alone, and sized by its backend.
+    fn alone(server: ServerAddress, authenticator: Authenticator) -> Self {
+        Self {
+            server,
+            authenticator: Arc::new(authenticator),
+            state: PoolState::Ready,
+            limits: GateLimits::default(),
+            slots: None,
+            takes_writes: Arc::new(AtomicBool::new(true)),
+            topology: None,
+        }
+    }
+}
+
+impl ConnectionFactoryBuilder {
+    pub(super) fn new(options: ClientOptions) -> Self {
+        Self {
+            options,
+            config: ManagerConfig::default(),
+            connector: None,
+            auth: AuthParts::default(),
+            driver_info: Vec::new(),
+            events: EventHandlers::default(),
+        }
+    }
+
+    /// How connections are checked and bounded. Default [`ManagerConfig::default`].
+    #[must_use]
+    pub fn config(mut self, config: ManagerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What opens the transport. Default [`SocketConnector`].
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// The cache of derived keys, and the executor that fills it. Default one of its own, on
+    /// tokio's blocking threads.
+    #[must_use]
+    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
+        self.auth.keys = Some(keys);
+        self
+    }
+
+    /// Who gives the credential whenever a connection is made; the options have none then. For
+    /// secrets that change. Default: the options' credential.
+    #[must_use]
+    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
+        self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Names the embedding framework in the handshake's metadata, after those named before.
+    #[must_use]
+    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
+        self.driver_info.push(driver_info);
+        self
+    }
+
+    /// Who is told of what the connections do. Default nobody.
+    #[must_use]
+    pub fn event_handlers(mut self, events: EventHandlers) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// The factory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
+    /// this version can't do; it names the option. Nothing that a user asked for is left out
+    /// silently.
+    pub fn build(mut self) -> Result<ConnectionFactory> {
+        let server = self.options.hosts.first().cloned();
+        let auth = std::mem::take(&mut self.auth);
+        self.check_options()?;
+        let authenticator = Authenticator::new(&self.options, auth)?;
+        let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
+        Ok(self.template()?.factory(Place::alone(server, authenticator)))
+    }
+
+    /// What all factories of these options have in common.
+    pub(in crate::pools) fn template(self) -> Result<Template> {
+        let options = &self.options;
+        let mut metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
+            .map_err(|error| Error::configuration(error.to_string()))?;
+        for driver_info in self.driver_info {
+            metadata
+                .append(driver_info)
+                .map_err(|error| Error::configuration(error.to_string()))?;
+        }
+        let config = &self.config;
+        Ok(Template {
+            connector: self
+                .connector
+                .unwrap_or_else(|| Arc::new(SocketConnector::new())),
+            metadata: Arc::new(metadata.document()),
+            connect_timeout: options.connect_timeout,
+            command_timeout: config.command_timeout(options),
+            drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+            recycling_method: config.recycling_method,
+            max_idle_time: config.max_idle_time(options),
+            max_lifetime: config.max_lifetime.filter(|max| !max.is_zero()),
+            load_balanced: options.load_balanced == Some(true),
+            events: self.events,
+        })
+    }
+
+    /// Whether the options ask nothing that is not there yet.
+    pub(in crate::pools) fn check_options(&self) -> Result<()> {
+        let options = &self.options;
+        options.validate()?;
+        let missing =
+            |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
+        if options.srv.is_some() && options.hosts.is_empty() {
+            return Err(Error::configuration(
+                "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
+            ));
+        }
+        if options.uses_tls() && self.connector.is_none() {
+            return missing("TLS (`tls=true`) without a connector of your own");
+        }
+        if options.proxy.is_some() && self.connector.is_none() {
+            return missing("`proxyHost` without a connector of your own");
+        }
+        Ok(())
+    }
+}
+
+impl Template {
+    /// The factory of one pool.
+    pub(in crate::pools) fn factory(&self, place: Place) -> ConnectionFactory {
+        let times_idleness = self.max_idle_time.is_some()
+            || matches!(self.recycling_method, RecyclingMethod::VerifiedAfter(_));
+        let shared = Arc::new_cyclic(|this: &Weak<Shared>| Shared {
+            establisher: Establisher {
+                connector: self.connector.clone(),
+                authenticator: place.authenticator,
+                server: place.server,
+                metadata: self.metadata.clone(),
+                connect_timeout: self.connect_timeout,
+                command_timeout: self.command_timeout,
+                drain_timeout: self.drain_timeout,
+                times_idleness,
+                load_balanced: self.load_balanced,
+                generations: Generations::default(),
+                phase: Mutex::new(Wait::Connect),
+            },
+            recycling_method: self.recycling_method,
+            max_idle_time: self.max_idle_time,
+            max_lifetime: self.max_lifetime,
+            next_id: AtomicU64::new(1),
+            last_failure: Mutex::default(),
+            gate: Mutex::new(Gate::new(place.state, place.limits)),
+            asking: AtomicUsize::new(0),
+            slots: place.slots,
+            takes_writes: place.takes_writes,
+            topology: place.topology,
+            links: Links::default(),
+            events: self.events.clone(),
+            counters: Counters::default(),
+            evicted: Notify::new(),
+            sweeper: OnceLock::new(),
+            this: this.clone(),
+        });
+        ConnectionFactory { shared }
+    }
+
+    pub(in crate::pools) fn has_idle_bounds(&self) -> bool {
+        self.max_idle_time.is_some() || self.max_lifetime.is_some()
+    }
+}

@@ -1,0 +1,134 @@
+//! What a pool counts.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::event::ConnectionClosedReason;
+
+/// The upper bounds of the buckets of [`WaitTimes`].
+pub const WAIT_TIME_BOUNDS: [Duration; 8] = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
+
+/// How long check-outs took: a histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WaitTimes {
+    /// Those that found a connection at once.
+    pub at_once: u64,
+    /// Those that took no longer than the [`WAIT_TIME_BOUNDS`] of the same place, and longer than
+    /// the one before; the last is of those that took longer still. Failed ones are among them.
+    pub buckets: [u64; WAIT_TIME_BOUNDS.len() + 1],
+}
+
+/// The connections that were closed, by the specification's reasons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClosedConnections {
+    /// The pool was cleared.
+    pub stale: u64,
+    /// Idle or alive for too long, or in the way of another credential's.
+    pub idle: u64,
+    /// They failed, or were left in the middle of a request; those that could not be made too.
+    pub error: u64,
+    /// The pool was closed, or gave them up.
+    pub pool_closed: u64,
+}
+
+/// Why a connection is kept from other users for more than one operation.
+///
+/// Specification: load balancers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PinReason {
+    /// A cursor is read on it.
+    Cursor,
+    /// A transaction is run on it.
+    Transaction,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(super) created: AtomicU64,
+    stale: AtomicU64,
+    idle: AtomicU64,
+    error: AtomicU64,
+    pool_closed: AtomicU64,
+    at_once: AtomicU64,
+    buckets: [AtomicU64; WAIT_TIME_BOUNDS.len() + 1],
+    cursors: AtomicUsize,
+    transactions: AtomicUsize,
+}
+
+impl Counters {
+    pub(crate) fn created(&self) -> u64 {
+        self.created.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_closed(&self, reason: ConnectionClosedReason) {
+        let count = match reason {
+            ConnectionClosedReason::Stale => &self.stale,
+            ConnectionClosedReason::Idle => &self.idle,
+            ConnectionClosedReason::Error => &self.error,
+            ConnectionClosedReason::PoolClosed => &self.pool_closed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn closed(&self) -> ClosedConnections {
+        ClosedConnections {
+            stale: self.stale.load(Ordering::Relaxed),
+            idle: self.idle.load(Ordering::Relaxed),
+            error: self.error.load(Ordering::Relaxed),
+            pool_closed: self.pool_closed.load(Ordering::Relaxed),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn count_at_once(&self) {
+        self.at_once.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_wait(&self, time: Duration) {
+        let place = WAIT_TIME_BOUNDS.partition_point(|bound| *bound < time);
+        self.buckets[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn wait_times(&self) -> WaitTimes {
+        WaitTimes {
+            at_once: self.at_once.load(Ordering::Relaxed),
+            buckets: std::array::from_fn(|place| self.buckets[place].load(Ordering::Relaxed)),
+        }
+    }
+
+    pub(crate) fn pinned(&self, reason: PinReason) -> &AtomicUsize {
+        match reason {
+            PinReason::Cursor => &self.cursors,
+            PinReason::Transaction => &self.transactions,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_wait_is_in_its_bucket() {
+        let counters = Counters::default();
+        for millis in [0, 1, 2, 100, 101, 5_000, 5_001, 60_000] {
+            counters.count_wait(Duration::from_millis(millis));
+        }
+        counters.count_at_once();
+        let times = counters.wait_times();
+        assert_eq!(times.buckets, [2, 1, 0, 0, 1, 1, 0, 1, 2]);
+        assert_eq!(times.at_once, 1);
+    }
+}

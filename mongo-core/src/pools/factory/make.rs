@@ -1,0 +1,342 @@
+//! How a connection comes to be: a turn at the gate, a permit, the attempt.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use super::gate::{Grant, PoolState};
+use super::slots::Participant;
+use super::{Failure, Shared};
+use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::event::{
+    CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
+    ConnectionReadyEvent,
+};
+use crate::net::{Connection, Deadline, Interrupted, Link, Owner, Tie};
+use crate::sdam::{ApplicationError, ErrorPhase};
+
+/// One that asks for a connection.
+pub(super) type Asking = oneshot::Sender<Result<Handed>>;
+
+/// What one that asked is handed. Dropped, it goes back to where it came from.
+pub(super) enum Handed {
+    Spare(Spare),
+    Permit(Permit),
+}
+
+/// A connection on its way to one that asked.
+pub(super) struct Spare {
+    connection: Option<Connection>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.shared.offer(connection);
+        }
+    }
+}
+
+/// Leave to make one connection.
+pub(in crate::pools) struct Permit {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    /// The generation when it was given.
+    generation: u64,
+    created: Option<(u64, Instant)>,
+    failure: Option<Error>,
+    is_over: bool,
+}
+
+/// A place among those who ask.
+struct Ticket<'a> {
+    number: u64,
+    shared: &'a Shared,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.shared.change_gate(|gate| gate.forget(self.number));
+    }
+}
+
+impl Shared {
+    pub(super) async fn establish(self: &Arc<Self>, deadline: Deadline) -> Result<Connection> {
+        match self.ask(deadline).await? {
+            Handed::Spare(mut spare) => match spare.connection.take() {
+                Some(connection) => Ok(connection),
+                None => Err(self.establisher.name(ErrorKind::PoolCleared)),
+            },
+            Handed::Permit(permit) => permit.make(deadline).await,
+        }
+    }
+
+    /// Waits for a connection that is there, or for leave to make one: who asks first is served
+    /// first.
+    async fn ask(self: &Arc<Self>, deadline: Deadline) -> Result<Handed> {
+        let (sender, receiver) = oneshot::channel();
+        let number = self.change_gate(|gate| match gate.state() {
+            PoolState::Ready => Ok(gate.ask(sender)),
+            PoolState::Paused => Err(ErrorKind::PoolCleared),
+            PoolState::Closed => Err(ErrorKind::PoolClosed),
+        });
+        let number = number.map_err(|kind| self.establisher.name(kind))?;
+        let _ticket = Ticket {
+            number,
+            shared: self,
+        };
+        self.pump();
+        let mut receiver = pin!(receiver);
+        let handed = async {
+            loop {
+                let pause = self.gate().not_before();
+                // Safe to drop: what was sent stays in the channel.
+                tokio::select! {
+                    biased;
+                    handed = receiver.as_mut() => return handed,
+                    () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {
+                        self.pump();
+                        if self.gate().not_before() == pause {
+                            // It is over, and somebody else is in front.
+                            return receiver.as_mut().await;
+                        }
+                    }
+                }
+            }
+        };
+        match deadline.bound(handed).await {
+            Ok(Ok(handed)) => handed,
+            // Nobody drops a sender that was asked with, other than with the factory.
+            Ok(Err(_)) => Err(self.establisher.name(ErrorKind::PoolClosed)),
+            Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
+        }
+    }
+
+    /// Serves those who wait at the gate, as far as may be. To be called without a lock.
+    pub(super) fn pump(self: &Arc<Self>) {
+        let participant = self.participant();
+        let mut lacks_slot = false;
+        loop {
+            let served = self.change_gate(|gate| {
+                gate.next(Instant::now(), || match &self.slots {
+                    Some(slots) => {
+                        let has_slot = slots.try_take(&participant);
+                        lacks_slot = !has_slot;
+                        has_slot
+                    }
+                    None => true,
+                })
+            });
+            let Some((asking, grant)) = served else { break };
+            let handed = match grant {
+                Grant::Connection(connection) => Handed::Spare(self.hand(connection)),
+                Grant::Permit => Handed::Permit(Permit::new(self.clone())),
+            };
+            // Who has gone meanwhile leaves it to the next one.
+            drop(asking.send(Ok(handed)));
+        }
+        if let (true, Some(slots)) = (lacks_slot, &self.slots) {
+            slots.make_room();
+        }
+    }
+
+    fn hand(self: &Arc<Self>, connection: Connection) -> Spare {
+        if let Some(tie) = connection.tie() {
+            // Where it was to make room, whoever gets it finds it closed.
+            self.is_taken(&tie.link);
+        }
+        Spare {
+            connection: Some(connection),
+            shared: self.clone(),
+        }
+    }
+
+    pub(super) fn take_spare(self: &Arc<Self>) -> Option<Connection> {
+        loop {
+            let connection = self.change_gate(|gate| gate.take_spare())?;
+            let is_usable = connection.tie().is_none_or(|tie| self.is_taken(&tie.link));
+            if is_usable && !connection.is_stale() {
+                return Some(connection);
+            }
+        }
+    }
+
+    pub(super) fn offer(self: &Arc<Self>, connection: Connection) {
+        let gone = self.change_gate(|gate| {
+            if gate.state() != PoolState::Ready || connection.is_stale() {
+                return Some(connection);
+            }
+            gate.offer(connection);
+            None
+        });
+        drop(gone);
+        self.pump();
+    }
+
+    /// A permit for a connection in advance, if that delays nobody.
+    pub(in crate::pools) fn permit_unasked(self: &Arc<Self>, min_size: u32) -> Option<Permit> {
+        let granted = self.change_gate(|gate| {
+            let has_slot = || self.slots.as_ref().is_none_or(|slots| slots.try_take_free());
+            gate.total() < min_size && gate.begin_unasked(Instant::now(), has_slot)
+        });
+        granted.then(|| Permit::new(self.clone()))
+    }
+
+    fn participant(&self) -> std::sync::Weak<dyn Participant> {
+        self.this.clone()
+    }
+}
+
+impl Permit {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            link: Arc::default(),
+            generation: shared.establisher.generations.current(),
+            shared,
+            created: None,
+            failure: None,
+            is_over: false,
+        }
+    }
+
+    /// Makes the connection.
+    pub(in crate::pools) async fn make(mut self, deadline: Deadline) -> Result<Connection> {
+        let shared = self.shared.clone();
+        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+        self.begin(id);
+        let attempt = Box::pin(shared.establisher.establish(id, deadline));
+        match self.link.clone().interruptible(pin!(attempt)).await {
+            Ok(Ok(connection)) => self.succeed(connection),
+            Ok(Err((error, phase))) => Err(self.fail(error, phase)),
+            Err(Interrupted) => Err(shared.not_ready()),
+        }
+    }
+
+    fn begin(&mut self, driver_connection_id: u64) {
+        self.created = Some((driver_connection_id, Instant::now()));
+        let shared = &self.shared;
+        shared.counters.created.fetch_add(1, Ordering::Relaxed);
+        shared.links.add(driver_connection_id, self.link.clone());
+        shared.emit(|address, user| {
+            CmapEvent::ConnectionCreated(ConnectionCreatedEvent {
+                address,
+                user,
+                driver_connection_id,
+            })
+        });
+    }
+
+    fn succeed(mut self, mut connection: Connection) -> Result<Connection> {
+        self.is_over = true;
+        let shared = self.shared.clone();
+        let begun = self.created.map_or(connection.created(), |(_, begun)| begun);
+        connection.tie_to(Tie {
+            owner: shared.clone(),
+            link: self.link.clone(),
+            expires: shared.expiry(connection.created()),
+            takes_writes: shared.takes_writes.clone(),
+            for_writes: false,
+        });
+        *shared.last_failure() = None;
+        shared.change_gate(|gate| gate.made());
+        shared.emit(|address, user| {
+            CmapEvent::ConnectionReady(ConnectionReadyEvent {
+                address,
+                user,
+                driver_connection_id: connection.id(),
+                server_connection_id: connection.description().connection_id,
+                service_id: connection.description().service_id,
+                duration: connection.created().saturating_duration_since(begun),
+            })
+        });
+        shared.pump();
+        match connection.is_stale() {
+            true => Err(shared.not_ready()),
+            false => Ok(connection),
+        }
+    }
+
+    /// Takes a failure into account, before the connection counts as closed.
+    fn fail(mut self, error: Error, wait: Wait) -> Error {
+        let shared = self.shared.clone();
+        let phase = phase_of(&error, wait);
+        let error = phase.label(error);
+        *shared.last_failure() = Some(Failure {
+            at: Instant::now(),
+            error: error.clone(),
+        });
+        self.failure = Some(error.clone());
+        if error.is_authentication() {
+            // The answer would be the same for all who wait, and is about no other credential.
+            let asking = shared.change_gate(|gate| gate.evict());
+            for asking in asking {
+                let _ = asking.send(Err(error.clone()));
+            }
+            return error;
+        }
+        shared.change_gate(|gate| gate.pace(Instant::now(), share()));
+        if let Some(topology) = &shared.topology {
+            let server = shared.establisher.server.clone();
+            let current = shared.establisher.generations.current();
+            let told = ApplicationError::new(server, error.clone(), phase);
+            topology.handle_error(told.with_generations(self.generation, current));
+        }
+        error
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let shared = self.shared.clone();
+        let state = shared.change_gate(|gate| {
+            gate.given_up();
+            gate.state()
+        });
+        if let Some((driver_connection_id, _)) = self.created {
+            shared.links.remove(driver_connection_id);
+            let reason = match state {
+                PoolState::Closed => ConnectionClosedReason::PoolClosed,
+                PoolState::Ready | PoolState::Paused => ConnectionClosedReason::Error,
+            };
+            shared.counters.count_closed(reason);
+            let error = self.failure.take();
+            shared.emit(|address, user| {
+                CmapEvent::ConnectionClosed(ConnectionClosedEvent {
+                    address,
+                    user,
+                    driver_connection_id,
+                    server_connection_id: None,
+                    service_id: None,
+                    reason,
+                    error,
+                })
+            });
+        }
+        shared.slot_is_free();
+    }
+}
+
+
+/// How far a connection was that could not be made.
+fn phase_of(error: &Error, wait: Wait) -> ErrorPhase {
+    match (error.kind(), wait) {
+        (ErrorKind::Dns(_), _) | (_, Wait::Dns) => ErrorPhase::Resolution,
+        // Nor is a busy server the cause where a credential can't be had.
+        (_, Wait::Credential) => ErrorPhase::Resolution,
+        (_, Wait::Authentication) => ErrorPhase::Authentication,
+        (_, _) => ErrorPhase::Establishment,
+    }
+}
+
+/// From 0 to 1.
+fn share() -> f64 {
+    let random = getrandom::u32().unwrap_or(u32::MAX);
+    f64::from(random) / f64::from(u32::MAX)
+}

@@ -1,0 +1,241 @@
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::config::RecyclingMethod;
+use crate::ServerAddress;
+use crate::error::{Error, InUse, Result, Wait};
+use crate::event::EventHandlers;
+use crate::net::{Connection, Deadline, Establisher, TopologyShared};
+use crate::uri::ClientOptions;
+
+mod builder;
+mod counters;
+mod gate;
+mod links;
+mod make;
+mod owner;
+mod recycle;
+mod slots;
+
+pub use builder::ConnectionFactoryBuilder;
+pub(super) use builder::{Place, Template};
+pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
+pub(super) use counters::Counters;
+use gate::Gate;
+pub(super) use gate::GateLimits;
+pub use gate::PoolState;
+use links::Links;
+use make::Asking;
+pub(super) use slots::ServerSlots;
+use slots::Participant;
+
+/// Makes and checks the connections of one pool: one server, one credential.
+///
+/// Both adapters' managers are thin translations of this, so that a connection means the same on
+/// either backend. Made by hand, it serves the first host of its options, as with
+/// `directConnection=true`; with `loadBalanced=true` that is the load balancer, and each connection
+/// is to one of its services.
+///
+/// Cloning is cheap; clones are the same factory.
+#[derive(Clone)]
+pub struct ConnectionFactory {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What a factory and its connections have in common.
+pub(super) struct Shared {
+    establisher: Establisher,
+    recycling_method: RecyclingMethod,
+    max_idle_time: Option<Duration>,
+    max_lifetime: Option<Duration>,
+    next_id: AtomicU64,
+    last_failure: Mutex<Option<Failure>>,
+    gate: Mutex<Gate<Asking, Connection>>,
+    /// How many wait at the gate, for those who only want to know that.
+    asking: AtomicUsize,
+    slots: Option<Arc<ServerSlots>>,
+    takes_writes: Arc<AtomicBool>,
+    topology: Option<Arc<TopologyShared>>,
+    links: Links,
+    events: EventHandlers,
+    pub(super) counters: Counters,
+    /// Told when all who wait have to look elsewhere.
+    evicted: Notify,
+    /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
+    sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    this: Weak<Shared>,
+}
+
+struct Failure {
+    at: Instant,
+    error: Error,
+}
+
+impl ConnectionFactory {
+    /// A builder over client options, such as [`ClientOptions::parse`] gives, or
+    /// [`resolve`](crate::net::resolve) for `mongodb+srv`: nothing is looked up here.
+    pub fn builder(options: ClientOptions) -> ConnectionFactoryBuilder {
+        ConnectionFactoryBuilder::new(options)
+    }
+
+    /// Makes one connection: transport, handshake, authentication. Or takes one that is there and
+    /// in nobody's hands, because it was made in advance, or is given back meanwhile.
+    ///
+    /// Bounded by `connectTimeoutMS` (default 10 s) and by the deadline, whichever is earlier.
+    /// Dropped meanwhile, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// By what failed: [`ErrorKind::Connect`](crate::ErrorKind::Connect),
+    /// [`ErrorKind::Handshake`](crate::ErrorKind::Handshake),
+    /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication),
+    /// [`ErrorKind::Network`](crate::ErrorKind::Network),
+    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol), or a
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that names the phase; always with the
+    /// server and the user.
+    pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
+        // In a box: by size it would dominate the future of every check-out, which gets moved about.
+        Box::pin(self.shared.establish(deadline)).await
+    }
+
+    /// A connection that is there and in nobody's hands. No I/O.
+    pub fn take_spare(&self) -> Option<Connection> {
+        self.shared.take_spare()
+    }
+
+    /// Whether somebody waits in [`establish`](Self::establish) for leave to make a connection, and
+    /// would take one that is given back. For a generic pool whose waiters are past its own queue.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        self.shared.asking.load(Ordering::Acquire) > 0
+    }
+
+    /// Gives a connection to who waits longest in [`establish`](Self::establish); nobody waits, it
+    /// is kept for the next one who asks.
+    pub fn offer(&self, connection: Connection) {
+        self.shared.offer(connection);
+    }
+
+    /// Checks an idle connection that is about to be handed out, and reads away what it owes.
+    ///
+    /// # Errors
+    /// Why it must not be handed out. The connection is closed then. Dropped meanwhile, the
+    /// connection stays as safe as any whose command was cancelled.
+    pub async fn recycle(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+        self.shared.recycle(connection, deadline).await
+    }
+
+    /// The verdict of [`recycle`](Self::recycle) where it takes no I/O; `None` where it does. Reads
+    /// the clock only if there is a bound to compare with.
+    pub fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
+        self.shared.recycle_now(connection)
+    }
+
+    /// What the pool does at the moment; without a registry it is always ready.
+    pub fn state(&self) -> PoolState {
+        self.shared.gate().state()
+    }
+
+    /// The generation that new connections belong to; behind a load balancer their service's is
+    /// another one.
+    pub fn generation(&self) -> u64 {
+        self.shared.establisher.generations.current()
+    }
+
+    /// Begins a new generation: no connection made before is handed out again.
+    pub fn clear(&self) {
+        self.shared.establisher.generations.clear();
+    }
+
+    /// Begins a new generation of the connections to one service behind a load balancer: none made
+    /// before is handed out again. Those to other services stay.
+    ///
+    /// Specification: load balancers.
+    pub fn clear_service(&self, id: ObjectId) {
+        self.shared.establisher.generations.clear_service(id);
+    }
+
+    /// The server.
+    pub fn server(&self) -> &ServerAddress {
+        &self.shared.establisher.server
+    }
+
+    /// The user of the credential, if there is one.
+    pub fn user(&self) -> Option<&str> {
+        self.shared.establisher.user().map(|user| &**user)
+    }
+
+    /// Adds the server and the user to an error that has none.
+    pub fn name(&self, error: impl Into<Error>) -> Error {
+        self.shared.establisher.name(error)
+    }
+
+    /// What the attempt to make a connection that moved on last is waiting for. For a pool whose
+    /// attempts are not its callers' own, when such a caller's wait runs out.
+    pub fn phase(&self) -> Wait {
+        *self.shared.establisher.phase()
+    }
+
+    /// The error for a wait that ran out, with the last failure to make a connection if that was
+    /// since the wait began: what a bare "timed out" would hide.
+    pub fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        self.shared.timed_out(wait, deadline)
+    }
+}
+
+impl Shared {
+    fn gate(&self) -> MutexGuard<'_, Gate<Asking, Connection>> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the gate, and notes how many wait at it.
+    fn change_gate<R>(&self, change: impl FnOnce(&mut Gate<Asking, Connection>) -> R) -> R {
+        let mut gate = self.gate();
+        let result = change(&mut gate);
+        self.asking.store(gate.waiting(), Ordering::Release);
+        result
+    }
+
+    fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        let after = deadline.elapsed();
+        let cause = self
+            .last_failure()
+            .as_ref()
+            .filter(|failure| failure.at.elapsed() <= after)
+            .map(|failure| failure.error.clone());
+        let error = self.establisher.name(Error::timeout(wait, after));
+        error.caused_by(cause)
+    }
+
+    /// Who has the connections, as far as they were pinned.
+    pub(super) fn in_use(&self, in_use: usize) -> InUse {
+        let pinned = |reason| self.counters.pinned(reason).load(Ordering::Relaxed);
+        let (cursors, transactions) = (pinned(PinReason::Cursor), pinned(PinReason::Transaction));
+        InUse {
+            cursors,
+            transactions,
+            others: in_use.saturating_sub(cursors + transactions),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectionFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionFactory")
+            .field("server", self.server())
+            .field("user", &self.user())
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}

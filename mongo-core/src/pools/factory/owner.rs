@@ -1,0 +1,332 @@
+//! What a pool does about its connections wherever they are, and about its own state.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bson::RawDocument;
+use bson::oid::ObjectId;
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::gate::PoolState;
+use super::slots::Participant;
+use crate::ServerAddress;
+use crate::error::{ClosedReason, Error, ErrorKind};
+use crate::event::{
+    CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
+    PoolClearedEvent, PoolClosedEvent, PoolReadyEvent,
+};
+use crate::net::{Connection, Identity, Link, Owner};
+use crate::sdam::{ApplicationError, ErrorPhase};
+
+/// By how much a lifetime is shortened at random at most, as a share of it: connections that were
+/// made together are not to end together.
+const LIFETIME_JITTER: f64 = 0.1;
+
+impl Shared {
+    /// Tells whoever wants to know.
+    pub(in crate::pools) fn emit(
+        &self,
+        event: impl FnOnce(ServerAddress, Option<Arc<str>>) -> CmapEvent,
+    ) {
+        let establisher = &self.establisher;
+        self.events
+            .emit_cmap(|| event(establisher.server.clone(), establisher.user().cloned()));
+    }
+
+    pub(super) fn expiry(&self, created: Instant) -> Option<Instant> {
+        let lifetime = self.max_lifetime?;
+        let random = getrandom::u32().unwrap_or(0);
+        let jitter = f64::from(random) / f64::from(u32::MAX) * LIFETIME_JITTER;
+        created.checked_add(lifetime.mul_f64(1.0 - jitter))
+    }
+
+    /// Why nothing is handed out.
+    pub(in crate::pools) fn not_ready(&self) -> Error {
+        let kind = match self.gate().state() {
+            PoolState::Closed => ErrorKind::PoolClosed,
+            PoolState::Ready | PoolState::Paused => ErrorKind::PoolCleared,
+        };
+        self.establisher.name(kind)
+    }
+
+    /// Ends once all who wait have to look elsewhere. To be enabled before the state is looked at.
+    pub(in crate::pools) fn evicted(&self) -> Notified<'_> {
+        self.evicted.notified()
+    }
+
+    pub(in crate::pools) fn state(&self) -> PoolState {
+        self.gate().state()
+    }
+
+    /// The connections that are being made, and those that are there and in nobody's hands.
+    pub(in crate::pools) fn pending_and_spare(&self) -> (u32, usize) {
+        let gate = self.gate();
+        (gate.pending(), gate.spare())
+    }
+
+    pub(in crate::pools) fn total(&self) -> u32 {
+        self.gate().total()
+    }
+
+    /// Makes the pool ready, and says whether it was paused. Its event is to be emitted without a
+    /// lock.
+    pub(in crate::pools) fn make_ready(&self) -> bool {
+        self.change_gate(|gate| gate.ready())
+    }
+
+    pub(in crate::pools) fn emit_ready(&self) {
+        self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
+    }
+
+    /// Begins a new generation, and pauses; says whether the pool was ready. What follows from it
+    /// is [`evict`](Self::evict)'s, to be called without a lock.
+    pub(in crate::pools) fn make_paused(&self) -> bool {
+        self.change_gate(|gate| {
+            self.establisher.generations.clear();
+            gate.pause()
+        })
+    }
+
+    pub(in crate::pools) fn emit_cleared(
+        &self,
+        service_id: Option<ObjectId>,
+        interrupt_in_use_connections: bool,
+        error: Option<Error>,
+    ) {
+        self.emit(|address, user| {
+            CmapEvent::PoolCleared(PoolClearedEvent {
+                address,
+                user,
+                service_id,
+                interrupt_in_use_connections,
+                error,
+            })
+        });
+    }
+
+    /// Sends all who wait away, and closes the connections that must not be kept; those in use as
+    /// well, if they are to be interrupted.
+    pub(in crate::pools) fn evict(&self, interrupt: bool) {
+        let asking = self.change_gate(|gate| gate.evict());
+        let error = self.not_ready();
+        for asking in asking {
+            let _ = asking.send(Err(error.clone()));
+        }
+        self.evicted.notify_waiters();
+        if interrupt {
+            self.links.interrupt();
+        }
+        self.sweep();
+    }
+
+    /// Closes what is idle and must not be kept.
+    pub(in crate::pools) fn sweep(&self) {
+        let is_closed = self.state() == PoolState::Closed;
+        let now = Instant::now();
+        let gone = self.change_gate(|gate| {
+            gate.sort_out(|connection| {
+                !is_closed && !connection.is_stale() && !self.is_expired(connection, now)
+            })
+        });
+        drop(gone);
+        if let Some(sweep) = self.sweeper.get() {
+            sweep();
+        }
+    }
+
+    /// Has idle connections closed by `sweep`, from now on.
+    pub(in crate::pools) fn sweep_with(&self, sweep: impl Fn() + Send + Sync + 'static) {
+        let _ = self.sweeper.set(Box::new(sweep));
+    }
+
+    /// Whether an idle connection may be kept. Marks it if it may not.
+    pub(in crate::pools) fn keeps(&self, connection: &Connection, now: Instant) -> bool {
+        let expired = self.is_expired(connection, now);
+        if let (true, Some(tie)) = (expired, connection.tie()) {
+            tie.link.doom();
+        }
+        !expired && !connection.is_stale() && self.state() != PoolState::Closed
+    }
+
+    /// Closes the pool, and says whether it was open. As with [`make_paused`](Self::make_paused).
+    pub(in crate::pools) fn make_closed(&self) -> bool {
+        self.change_gate(|gate| gate.close())
+    }
+
+    pub(in crate::pools) fn emit_closed(&self) {
+        self.emit(|address, user| CmapEvent::PoolClosed(PoolClosedEvent { address, user }));
+    }
+
+    /// Whether no connection is left, nor being made.
+    pub(in crate::pools) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// Fails all that is under way.
+    pub(in crate::pools) fn interrupt(&self) {
+        self.links.interrupt();
+    }
+
+    /// A slot may be free: here, or for another pool of the server.
+    pub(super) fn slot_is_free(self: &Arc<Self>) {
+        if let Some(slots) = &self.slots {
+            slots.give_back();
+        }
+        self.pump();
+    }
+
+    /// Makes room for others, if they wait for it.
+    pub(in crate::pools) fn make_room(&self) {
+        if let Some(slots) = &self.slots {
+            slots.make_room();
+        }
+    }
+
+    /// Why a connection was closed, in the specification's words.
+    fn closed_reason(
+        &self,
+        identity: &Identity,
+        link: &Link,
+        reason: Option<ClosedReason>,
+    ) -> ConnectionClosedReason {
+        if self.state() == PoolState::Closed {
+            return ConnectionClosedReason::PoolClosed;
+        }
+        match reason {
+            Some(ClosedReason::Expired | ClosedReason::Evicted) => ConnectionClosedReason::Idle,
+            Some(ClosedReason::Stale | ClosedReason::Interrupted) => ConnectionClosedReason::Stale,
+            Some(
+                ClosedReason::CancelledWrite
+                | ClosedReason::CancelledReply
+                | ClosedReason::CancelledStream
+                | ClosedReason::Network
+                | ClosedReason::Protocol,
+            ) => ConnectionClosedReason::Error,
+            Some(ClosedReason::Closed) | None if identity.generation.is_stale() => {
+                ConnectionClosedReason::Stale
+            }
+            Some(ClosedReason::Closed) | None if link.is_doomed() => ConnectionClosedReason::Idle,
+            Some(ClosedReason::Closed) => ConnectionClosedReason::Error,
+            None => ConnectionClosedReason::PoolClosed,
+        }
+    }
+}
+
+impl Owner for Shared {
+    fn failed(&self, identity: &Identity, error: &Error) {
+        let Some(topology) = &self.topology else {
+            return;
+        };
+        if !ApplicationError::is_telling(error) {
+            return;
+        }
+        let (made_in, current) = (identity.generation.number(), identity.generation.current());
+        let told =
+            ApplicationError::new(identity.server.clone(), error.clone(), ErrorPhase::Completed);
+        topology.handle_error(
+            told.with_generations(made_in, current)
+                .with_service_id(identity.description.service_id),
+        );
+    }
+
+    fn cluster_time(&self, cluster_time: &RawDocument) {
+        if let Some(topology) = &self.topology {
+            topology.advance_cluster_time(cluster_time);
+        }
+    }
+
+    fn checked_in(&self, identity: &Identity) {
+        self.emit(|address, user| {
+            CmapEvent::ConnectionCheckedIn(ConnectionCheckedInEvent {
+                address,
+                user,
+                driver_connection_id: identity.id,
+                server_connection_id: identity.description.connection_id,
+                service_id: identity.description.service_id,
+            })
+        });
+    }
+
+    fn is_idle(&self, link: &Arc<Link>) -> bool {
+        match &self.slots {
+            Some(slots) => slots.enter(link, &(self.this.clone() as _)),
+            None => true,
+        }
+    }
+
+    fn is_taken(&self, link: &Link) -> bool {
+        self.slots.as_ref().is_none_or(|slots| slots.leave(link))
+    }
+
+    fn detached(&self, identity: &Identity, link: &Link) {
+        link.detach();
+        self.links.remove(identity.id);
+        self.change_gate(|gate| gate.left());
+        if let Some(shared) = self.this.upgrade() {
+            shared.pump();
+        }
+    }
+
+    fn dropped(&self, identity: &Identity, link: &Link, reason: Option<ClosedReason>) {
+        let reason = self.closed_reason(identity, link, reason);
+        self.counters.count_closed(reason);
+        self.links.remove(identity.id);
+        if let Some(slots) = &self.slots {
+            // Idle until now, it makes room no more.
+            slots.leave(link);
+        }
+        self.emit(|address, user| {
+            CmapEvent::ConnectionClosed(ConnectionClosedEvent {
+                address,
+                user,
+                driver_connection_id: identity.id,
+                server_connection_id: identity.description.connection_id,
+                service_id: identity.description.service_id,
+                reason,
+                error: None,
+            })
+        });
+        if !link.is_detached() {
+            self.change_gate(|gate| gate.left());
+        }
+        match self.this.upgrade() {
+            Some(shared) => shared.slot_is_free(),
+            None => {
+                if let Some(slots) = &self.slots {
+                    slots.give_back();
+                }
+            }
+        }
+    }
+}
+
+impl Participant for Shared {
+    fn pump(&self) {
+        if let Some(shared) = self.this.upgrade() {
+            Shared::pump(&shared);
+        }
+    }
+
+    fn sweep(&self) {
+        Shared::sweep(self);
+    }
+}
+
+/// How long a check-out took is counted in its bucket.
+impl Shared {
+    pub(in crate::pools) fn count_wait(&self, time: Duration) {
+        self.counters.count_wait(time);
+    }
+
+    pub(in crate::pools) fn checked_out_total(&self) -> u64 {
+        let times = self.counters.wait_times();
+        times.at_once + times.buckets.iter().sum::<u64>()
+    }
+
+    pub(in crate::pools) fn created_total(&self) -> u64 {
+        self.counters.created.load(Ordering::Relaxed)
+    }
+}

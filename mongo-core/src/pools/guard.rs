@@ -1,0 +1,108 @@
+//! A connection in use.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::factory::{PinReason, Shared};
+use super::{Backend, ServerPool};
+use crate::net::Connection;
+use crate::select::RunningOperation;
+
+/// A connection checked out of [`Pools`](super::Pools): a guard that gives it back when dropped.
+///
+/// Dereferences to [`Connection`]. It stays with one server and one socket for as long as it lives:
+/// a run of commands, a cursor or a transaction keeps its guard. One that was checked out for
+/// writes fails every command with [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), and
+/// sends nothing, once its server is known to take none.
+///
+/// # Cancellation
+/// May be dropped at any time. A connection that was left in the middle of a request, that is
+/// closed, or of an earlier generation than the pool's, does not go back: it is closed, and its
+/// slot is free at once.
+#[must_use]
+pub struct PooledConnection<B: Backend> {
+    /// `None` only while it is dropped.
+    guard: Option<B::Guard>,
+    pool: Arc<Shared>,
+    pinned: Option<PinReason>,
+    _operation: Option<RunningOperation>,
+}
+
+impl<B: Backend> PooledConnection<B> {
+    pub(super) fn new(guard: B::Guard, pool: &ServerPool<B>) -> Self {
+        Self {
+            guard: Some(guard),
+            pool: pool.factory().shared.clone(),
+            pinned: None,
+            _operation: None,
+        }
+    }
+
+    /// The server's count of operations includes it, for as long as it lives.
+    pub(super) fn counting(mut self, operation: RunningOperation, for_writes: bool) -> Self {
+        self._operation = Some(operation);
+        if let Some(tie) = self.deref_mut().tie_mut() {
+            tie.for_writes = for_writes;
+        }
+        self
+    }
+
+    /// Says what the connection is kept for: an error about a wait for a connection then tells.
+    ///
+    /// Specification: load balancers.
+    pub fn pin(&mut self, reason: PinReason) {
+        self.unpin();
+        self.pinned = Some(reason);
+        self.pool.counters.pinned(reason).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The connection is kept for nothing any more.
+    pub fn unpin(&mut self) {
+        if let Some(reason) = self.pinned.take() {
+            self.pool.counters.pinned(reason).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the connection out of its pool for good; the pool may make another in its place. It
+    /// counts towards `max_connections_per_server` until it is dropped.
+    pub fn detach(mut this: Self) -> Connection {
+        this.deref_mut().detach()
+    }
+}
+
+impl<B: Backend> Deref for PooledConnection<B> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.guard.as_ref().expect("only a dropped guard is empty")
+    }
+}
+
+impl<B: Backend> DerefMut for PooledConnection<B> {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.guard.as_mut().expect("only a dropped guard is empty")
+    }
+}
+
+impl<B: Backend> fmt::Debug for PooledConnection<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PooledConnection").field(&**self).finish()
+    }
+}
+
+impl<B: Backend> Drop for PooledConnection<B> {
+    fn drop(&mut self) {
+        self.unpin();
+        let Some(mut guard) = self.guard.take() else {
+            return;
+        };
+        if let Some(tie) = guard.tie_mut() {
+            tie.for_writes = false;
+            self.pool.check_in(&guard);
+        }
+        drop(guard);
+        self.pool.after_check_in();
+    }
+}

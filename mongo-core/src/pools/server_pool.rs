@@ -1,0 +1,342 @@
+//! The pool of one server and one credential.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+
+use tokio::time::Instant;
+
+use super::factory::{ConnectionFactory, PoolState, Shared};
+use super::options::PoolOptions;
+use super::status::PoolStatus;
+use super::{Backend, PooledConnection};
+use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::event::{
+    CheckOutFailedReason, CmapEvent, ConnectionCheckOutFailedEvent, ConnectionCheckOutStartedEvent,
+    ConnectionCheckedOutEvent, PoolCreatedEvent,
+};
+use crate::net::{Connection, Deadline};
+
+/// The pool of one server and one credential, over a generic pool.
+///
+/// It begins paused: [`ready`](Self::ready) opens it, [`clear`](Self::clear) makes all connections
+/// stale and pauses it again, [`close`](Self::close) ends it. [`Pools`](super::Pools) does that as
+/// its topology says, and [`maintain`](Self::maintain)s it; by itself a pool does nothing in the
+/// background.
+///
+/// Cloning is cheap; clones are the same pool.
+///
+/// Specification: connection monitoring and pooling.
+pub struct ServerPool<B: Backend> {
+    inner: Arc<Inner<B>>,
+}
+
+struct Inner<B: Backend> {
+    factory: ConnectionFactory,
+    backend: B,
+    options: PoolOptions,
+}
+
+impl<B: Backend> ServerPool<B> {
+    /// A pool over connections of a factory that a registry made.
+    ///
+    /// # Errors
+    /// The backend's settings can't be used.
+    pub(super) fn new(
+        factory: ConnectionFactory,
+        options: &PoolOptions,
+        config: &B::Config,
+    ) -> Result<Self> {
+        let inner = Arc::new(Inner {
+            backend: B::build(factory.clone(), options.backend_size(), config)?,
+            options: options.clone(),
+            factory,
+        });
+        let weak = Arc::downgrade(&inner);
+        inner.factory.shared.sweep_with(move || {
+            if let Some(inner) = Weak::upgrade(&weak) {
+                inner.sweep();
+            }
+        });
+        let created = options.created_options();
+        inner.factory.shared.emit(|address, user| {
+            CmapEvent::PoolCreated(PoolCreatedEvent {
+                address,
+                user,
+                options: created,
+            })
+        });
+        Ok(Self { inner })
+    }
+
+    /// Checks a connection out, if there is one to be had without waiting.
+    pub fn try_get(&self) -> Option<PooledConnection<B>> {
+        if self.shared().state() != PoolState::Ready {
+            return None;
+        }
+        let guard = self.inner.backend.try_get()?;
+        self.shared().counters.count_at_once();
+        Some(PooledConnection::new(guard, self))
+    }
+
+    /// Checks a connection out, by a deadline.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::PoolCleared`]: the pool is paused, or was cleared meanwhile. Look for another
+    ///   server, or try again later.
+    /// - [`ErrorKind::PoolClosed`].
+    /// - [`ErrorKind::Timeout`], with [`ErrorKind::PoolExhausted`] or the last failure to make a
+    ///   connection as its cause.
+    /// - Whatever making a connection failed by.
+    ///
+    /// # Cancellation
+    /// May be dropped at any time.
+    pub async fn get(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
+        let check_out = CheckOut::begin(self.shared());
+        // A future that is dropped has failed too.
+        let outcome = match self.try_get() {
+            Some(connection) => Ok(connection),
+            None => Box::pin(self.wait(deadline)).await,
+        };
+        check_out.end(outcome)
+    }
+
+    /// Checks a connection out that is not there yet. Counts and tells nothing.
+    async fn wait(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
+        let shared = self.shared();
+        let mut evicted = pin!(shared.evicted());
+        evicted.as_mut().enable();
+        if shared.state() != PoolState::Ready {
+            return Err(shared.not_ready());
+        }
+        let got = tokio::select! {
+            // First what the attempt itself says. Both are safe to drop: a backend keeps what
+            // nobody took.
+            biased;
+            got = self.inner.backend.get(deadline) => got,
+            () = evicted => Err(shared.not_ready()),
+        };
+        got.map(|guard| PooledConnection::new(guard, self))
+            .map_err(|error| self.explain(error))
+    }
+
+    /// Says who has the connections, where that is what a wait ran out for.
+    fn explain(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Timeout {
+                wait: Wait::WaitQueue,
+                ..
+            } if error.cause().is_none() => {
+                let status = self.inner.backend.status();
+                let in_use = status.size.saturating_sub(status.idle);
+                let in_use = ErrorKind::PoolExhausted(self.shared().in_use(in_use));
+                error.caused_by(Some(in_use.into()))
+            }
+            _ => error,
+        }
+    }
+
+    /// Lets connections be made and checked out.
+    pub fn ready(&self) {
+        if self.shared().make_ready() {
+            self.shared().emit_ready();
+        }
+    }
+
+    /// Makes all connections stale, and pauses the pool: what is idle is closed at once, what is in
+    /// use when it comes back, or if it is to be interrupted, at once as well. Who waits gets
+    /// [`ErrorKind::PoolCleared`].
+    pub fn clear(&self, interrupt_in_use: bool) {
+        if self.shared().make_paused() {
+            self.shared().emit_cleared(None, interrupt_in_use, None);
+        }
+        self.shared().evict(interrupt_in_use);
+    }
+
+    /// Closes the pool for good: who waits gets [`ErrorKind::PoolClosed`], what is idle is closed,
+    /// what is in use when it comes back.
+    pub fn close(&self) {
+        if self.shared().make_closed() {
+            self.finish_close();
+        }
+    }
+
+    /// What follows once the pool counts as closed.
+    pub(super) fn finish_close(&self) {
+        self.shared().evict(false);
+        self.inner.backend.close();
+        self.shared().emit_closed();
+    }
+
+    /// Closes idle connections that are stale or too old, and makes new ones in advance until there
+    /// are `minPoolSize`, as many at a time as `maxConnecting` says. Returns when there is nothing
+    /// left to do.
+    ///
+    /// May be dropped at any time.
+    pub async fn maintain(&self) {
+        self.shared().sweep();
+        let min_size = self.inner.options.min_size;
+        let mut making = crate::net::Together::new();
+        loop {
+            while let Some(permit) = self.shared().permit_unasked(min_size) {
+                making.push((), permit.make(Deadline::never()));
+            }
+            match making.next().await {
+                Some(((), Ok(connection))) => self.inner.factory.offer(connection),
+                // The pool was told of it: the next round is time enough for another attempt.
+                Some(((), Err(_))) | None => return,
+            }
+        }
+    }
+
+    /// Whether [`maintain`](Self::maintain) has a connection to make.
+    pub(super) fn lacks_connections(&self) -> bool {
+        self.shared().state() == PoolState::Ready
+            && self.shared().total() < self.inner.options.min_size
+    }
+
+    /// How full the pool is, and what it did so far.
+    pub fn status(&self) -> PoolStatus {
+        let shared = self.shared();
+        let backend = self.inner.backend.status();
+        let (pending, spare) = shared.pending_and_spare();
+        PoolStatus {
+            server: self.inner.factory.server().clone(),
+            user: self.inner.factory.user().map(Into::into),
+            state: shared.state(),
+            generation: self.inner.factory.generation(),
+            max_size: self.inner.options.max_size,
+            min_size: self.inner.options.min_size,
+            size: shared.total() as usize,
+            idle: backend.idle + spare,
+            in_use: backend.size.saturating_sub(backend.idle),
+            pending: pending as usize,
+            waiting: backend.waiting,
+            created: shared.counters.created(),
+            closed: shared.counters.closed(),
+            wait_times: shared.counters.wait_times(),
+        }
+    }
+
+    /// What makes the connections.
+    pub fn factory(&self) -> &ConnectionFactory {
+        &self.inner.factory
+    }
+
+    /// The generic pool.
+    pub fn backend(&self) -> &B {
+        &self.inner.backend
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.factory.shared
+    }
+}
+
+impl<B: Backend> Inner<B> {
+    fn sweep(&self) {
+        let now = Instant::now();
+        let keep = |connection: &Connection| self.factory.shared.keeps(connection, now);
+        self.backend.retain(&keep);
+    }
+}
+
+impl<B: Backend> Clone for ServerPool<B> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<B: Backend> fmt::Debug for ServerPool<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerPool")
+            .field("status", &self.status())
+            .finish()
+    }
+}
+
+/// A check-out that is under way, for those who want to know.
+pub(super) struct CheckOut<'a> {
+    shared: &'a Shared,
+    /// Only if somebody wants to know.
+    begun: Option<Instant>,
+    is_over: bool,
+}
+
+impl<'a> CheckOut<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.emit(|address, user| {
+            CmapEvent::ConnectionCheckOutStarted(ConnectionCheckOutStartedEvent { address, user })
+        });
+        Self {
+            shared,
+            begun: Some(Instant::now()),
+            is_over: false,
+        }
+    }
+
+    fn end<B: Backend>(
+        mut self,
+        outcome: Result<PooledConnection<B>>,
+    ) -> Result<PooledConnection<B>> {
+        self.is_over = true;
+        match &outcome {
+            Ok(connection) => self.succeeded(connection),
+            Err(error) => self.failed(Some(error)),
+        }
+        outcome
+    }
+
+    fn duration(&self) -> std::time::Duration {
+        self.begun.map(|begun| begun.elapsed()).unwrap_or_default()
+    }
+
+    fn succeeded(&self, connection: &Connection) {
+        let duration = self.duration();
+        self.shared.emit(|address, user| {
+            CmapEvent::ConnectionCheckedOut(ConnectionCheckedOutEvent {
+                address,
+                user,
+                driver_connection_id: connection.id(),
+                server_connection_id: connection.description().connection_id,
+                service_id: connection.description().service_id,
+                duration,
+            })
+        });
+    }
+
+    fn failed(&self, error: Option<&Error>) {
+        let duration = self.duration();
+        self.shared.emit(|address, user| {
+            CmapEvent::ConnectionCheckOutFailed(ConnectionCheckOutFailedEvent {
+                address,
+                user,
+                reason: failed_reason(error),
+                duration,
+                error: error.cloned(),
+            })
+        });
+    }
+}
+
+impl Drop for CheckOut<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.failed(None);
+        }
+    }
+}
+
+fn failed_reason(error: Option<&Error>) -> CheckOutFailedReason {
+    match error.map(Error::kind) {
+        Some(ErrorKind::PoolClosed) => CheckOutFailedReason::PoolClosed,
+        None
+        | Some(ErrorKind::Timeout {
+            wait: Wait::WaitQueue | Wait::Drain | Wait::Recycle,
+            ..
+        }) => CheckOutFailedReason::Timeout,
+        Some(_) => CheckOutFailedReason::ConnectionError,
+    }
+}
