@@ -93,7 +93,9 @@ impl SocketConnector {
         let addresses = lookup_host((host, port)).await;
         let addresses = addresses.map_err(|error| ErrorKind::Dns(Arc::new(error)))?;
         let stream = self.race(in_turns(addresses)).await;
-        stream.and_then(|stream| self.set_up(stream)).map_err(not_connected)
+        stream
+            .and_then(|stream| self.set_up(stream))
+            .map_err(not_connected)
     }
 
     fn set_up(&self, stream: TcpStream) -> io::Result<TcpStream> {

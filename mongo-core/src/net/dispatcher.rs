@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A handler of events, called one event at a time.
-pub(super) type Handler<E> = Arc<dyn Fn(&E) + Send + Sync>;
+pub(crate) type Handler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 
 /// Delivers events in the order in which they were queued, outside every lock.
 ///
@@ -10,7 +10,7 @@ pub(super) type Handler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 /// [`deliver`](Self::deliver) once it is released. One thread delivers at a time; what another one
 /// queues meanwhile, or the handler itself by what it calls, is delivered by the first. A handler
 /// may so do all that others may do: select servers, report errors, close the topology.
-pub(super) struct Dispatcher<E> {
+pub(crate) struct Dispatcher<E> {
     handler: Option<Handler<E>>,
     queue: Mutex<Queue<E>>,
 }
@@ -21,7 +21,7 @@ struct Queue<E> {
 }
 
 impl<E> Dispatcher<E> {
-    pub(super) fn new(handler: Option<Handler<E>>) -> Self {
+    pub(crate) fn new(handler: Option<Handler<E>>) -> Self {
         Self {
             handler,
             queue: Mutex::new(Queue {
@@ -32,14 +32,14 @@ impl<E> Dispatcher<E> {
     }
 
     /// Adds events behind those that wait. Nobody listens, nothing is kept.
-    pub(super) fn queue(&self, events: impl IntoIterator<Item = E>) {
+    pub(crate) fn queue(&self, events: impl IntoIterator<Item = E>) {
         if self.handler.is_some() {
             self.lock().waiting.extend(events);
         }
     }
 
     /// Delivers what waits, unless another call is doing so already.
-    pub(super) fn deliver(&self) {
+    pub(crate) fn deliver(&self) {
         let Some(handler) = &self.handler else { return };
         let Some(_turn) = self.begin() else { return };
         while let Some(event) = self.next() {

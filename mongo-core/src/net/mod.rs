@@ -38,6 +38,7 @@ pub use connection::Connection;
 pub(crate) use connection::Identity;
 pub use connector::{Connector, SocketConnector};
 pub use deadline::{Deadline, Elapsed};
+pub(crate) use dispatcher::Dispatcher;
 #[cfg(feature = "dns")]
 pub use dns::HickoryResolver;
 pub use dns::{DnsResolver, resolve, system_random};
@@ -56,9 +57,10 @@ pub use stream::{AsyncStream, Stream};
 pub use tls::Tls;
 pub(crate) use transport::{Transport, TransportBuilder};
 pub(crate) use tie::{Interrupted, Link, Owner, Tie};
+pub(crate) use together::Together;
 pub(crate) use topology::Shared as TopologyShared;
-pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
 pub(crate) use topology::{Clear, TopologyListener};
+pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
 
 use crate::handshake::Environment;
 

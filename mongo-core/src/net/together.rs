@@ -6,34 +6,34 @@ use std::task::Poll;
 /// they all end.
 ///
 /// Each wake polls all of them: meant for tens, not for thousands.
-pub(super) struct Together<K, T> {
+pub(crate) struct Together<K, T> {
     running: Vec<(K, Running<T>)>,
 }
 
 type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl<K, T> Together<K, T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             running: Vec::new(),
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
-    pub(super) fn push(&mut self, key: K, future: impl Future<Output = T> + Send + 'static) {
+    pub(crate) fn push(&mut self, key: K, future: impl Future<Output = T> + Send + 'static) {
         self.running.push((key, Box::pin(future)));
     }
 
     /// Drops those that are not to be kept.
-    pub(super) fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+    pub(crate) fn retain(&mut self, keep: impl Fn(&K) -> bool) {
         self.running.retain(|(key, _)| keep(key));
     }
 
     /// The next one to end; `None` if there is none. Safe to drop: they all stay.
-    pub(super) async fn next(&mut self) -> Option<(K, T)> {
+    pub(crate) async fn next(&mut self) -> Option<(K, T)> {
         poll_fn(|context| {
             if self.running.is_empty() {
                 return Poll::Ready(None);

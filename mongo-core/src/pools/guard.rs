@@ -55,13 +55,19 @@ impl<B: Backend> PooledConnection<B> {
     pub fn pin(&mut self, reason: PinReason) {
         self.unpin();
         self.pinned = Some(reason);
-        self.pool.counters.pinned(reason).fetch_add(1, Ordering::Relaxed);
+        self.pool
+            .counters
+            .pinned(reason)
+            .fetch_add(1, Ordering::Relaxed);
     }
 
     /// The connection is kept for nothing any more.
     pub fn unpin(&mut self) {
         if let Some(reason) = self.pinned.take() {
-            self.pool.counters.pinned(reason).fetch_sub(1, Ordering::Relaxed);
+            self.pool
+                .counters
+                .pinned(reason)
+                .fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -3,17 +3,33 @@
 //! The generic pool does the sizing, the waiting and the reaping. This module makes the
 //! connections, says whether one may be handed out, and names what went wrong.
 
+mod backend;
 mod config;
 pub mod duration;
 mod factory;
+mod guard;
+mod options;
+mod registry;
+mod server_pool;
 mod source;
+mod status;
+
+pub use backend::{Backend, BackendStatus};
 
 pub use config::{
     DEFAULT_COMMAND_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT,
     ManagerConfig, RecyclingMethod, UNLIMITED_SIZE,
 };
+use factory::GateLimits;
 pub use factory::{
     ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason, PoolState,
     WAIT_TIME_BOUNDS, WaitTimes,
 };
+pub use guard::PooledConnection;
+pub use options::{
+    DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAINTENANCE_INTERVAL, DEFAULT_UNUSED_TIMEOUT, PoolsConfig,
+};
+pub use registry::{Pools, PoolsBuilder};
+pub use server_pool::ServerPool;
 pub use source::{RedactedUrl, client_options};
+pub use status::PoolStatus;

@@ -15,7 +15,7 @@ use crate::event::{
     CheckOutFailedReason, CmapEvent, ConnectionCheckOutFailedEvent, ConnectionCheckOutStartedEvent,
     ConnectionCheckedOutEvent, PoolCreatedEvent,
 };
-use crate::net::{Connection, Deadline};
+use crate::net::{Connection, Deadline, Together};
 
 /// The pool of one server and one credential, over a generic pool.
 ///
@@ -101,8 +101,29 @@ impl<B: Backend> ServerPool<B> {
         check_out.end(outcome)
     }
 
-    /// Checks a connection out that is not there yet. Counts and tells nothing.
+    /// [`get`](Self::get), unless `gone` ends first: then nothing.
+    pub(super) async fn get_unless(
+        &self,
+        deadline: Deadline,
+        gone: impl Future<Output = ()>,
+    ) -> Result<Option<PooledConnection<B>>> {
+        // Both are safe to drop. A check-out that is dropped has failed.
+        tokio::select! {
+            biased;
+            got = self.get(deadline) => got.map(Some),
+            () = gone => Ok(None),
+        }
+    }
+
+    /// Checks a connection out that is not there yet.
     async fn wait(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
+        let begun = Instant::now();
+        let outcome = self.wait_uncounted(deadline).await;
+        self.shared().counters.count_wait(begun.elapsed());
+        outcome
+    }
+
+    async fn wait_uncounted(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
         let shared = self.shared();
         let mut evicted = pin!(shared.evicted());
         evicted.as_mut().enable();
@@ -118,6 +139,41 @@ impl<B: Backend> ServerPool<B> {
         };
         got.map(|guard| PooledConnection::new(guard, self))
             .map_err(|error| self.explain(error))
+    }
+
+    /// Whether somebody wants to know of each step.
+    #[inline]
+    pub(super) fn is_watched(&self) -> bool {
+        self.shared().is_watched()
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Whether a connection is in use, or waited for.
+    pub(super) fn is_busy(&self) -> bool {
+        let status = self.inner.backend.status();
+        status.size > status.idle || status.waiting > 0
+    }
+
+    /// `minPoolSize`, and at least one.
+    pub(super) fn warm_size(&self) -> u32 {
+        self.inner.options.min_size.max(1)
+    }
+
+    /// Makes connections until there are as many.
+    pub(super) async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
+        let mut making = Together::new();
+        loop {
+            while let Some(permit) = self.shared().permit_unasked(target) {
+                making.push((), permit.make(deadline));
+            }
+            match making.next().await {
+                Some(((), made)) => self.inner.factory.offer(made?),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Says who has the connections, where that is what a wait ran out for.
@@ -163,9 +219,11 @@ impl<B: Backend> ServerPool<B> {
 
     /// What follows once the pool counts as closed.
     pub(super) fn finish_close(&self) {
-        self.shared().evict(false);
+        let shared = self.shared();
+        shared.evict(false);
+        shared.interrupt_pending();
         self.inner.backend.close();
-        self.shared().emit_closed();
+        shared.emit_closed();
     }
 
     /// Closes idle connections that are stale or too old, and makes new ones in advance until there
@@ -175,18 +233,10 @@ impl<B: Backend> ServerPool<B> {
     /// May be dropped at any time.
     pub async fn maintain(&self) {
         self.shared().sweep();
-        let min_size = self.inner.options.min_size;
-        let mut making = crate::net::Together::new();
-        loop {
-            while let Some(permit) = self.shared().permit_unasked(min_size) {
-                making.push((), permit.make(Deadline::never()));
-            }
-            match making.next().await {
-                Some(((), Ok(connection))) => self.inner.factory.offer(connection),
-                // The pool was told of it: the next round is time enough for another attempt.
-                Some(((), Err(_))) | None => return,
-            }
-        }
+        // The pool was told of a failure: the next round is time enough for another attempt.
+        let _ = self
+            .fill(self.inner.options.min_size, Deadline::never())
+            .await;
     }
 
     /// Whether [`maintain`](Self::maintain) has a connection to make.
@@ -272,7 +322,7 @@ impl<'a> CheckOut<'a> {
         });
         Self {
             shared,
-            begun: Some(Instant::now()),
+            begun: shared.is_watched().then(Instant::now),
             is_over: false,
         }
     }

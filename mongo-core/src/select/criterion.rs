@@ -44,6 +44,11 @@ impl Criterion {
         self
     }
 
+    /// Whether it asks for a server that takes writes.
+    pub fn is_write(&self) -> bool {
+        self.read_preference.is_none()
+    }
+
     /// The read preference; `None` for a write.
     pub fn read_preference(&self) -> Option<&ReadPreference> {
         self.read_preference.as_ref()

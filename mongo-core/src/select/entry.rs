@@ -1,7 +1,7 @@
 //! One server as selection sees it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::address::ServerAddress;
 use crate::sdam::ServerDescription;
@@ -10,14 +10,19 @@ use crate::sdam::ServerDescription;
 /// (`operationCount`), which all views share that have the server.
 #[derive(Debug)]
 pub struct ServerEntry {
+    id: u64,
     description: Arc<ServerDescription>,
     operations: Arc<AtomicUsize>,
 }
+
+/// Numbers servers, over all topologies.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl ServerEntry {
     /// A server without operations.
     pub(super) fn new(description: Arc<ServerDescription>) -> Self {
         Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             description,
             operations: Arc::default(),
         }
@@ -26,9 +31,16 @@ impl ServerEntry {
     /// The same server, described anew.
     pub(super) fn described(&self, description: Arc<ServerDescription>) -> Self {
         Self {
+            id: self.id,
             description,
             operations: self.operations.clone(),
         }
+    }
+
+    /// The server's number: the same in all views for as long as the server stays in its topology,
+    /// and no other server's, ever.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The server's address.

@@ -28,6 +28,11 @@ pub(super) fn wants_events() -> bool {
     enabled!(target: TOPOLOGY, Level::DEBUG)
 }
 
+/// Whether anybody wants to know of selections.
+pub(super) fn wants_selections() -> bool {
+    enabled!(target: SELECTION, Level::DEBUG)
+}
+
 /// Tells of an event.
 pub(super) fn event(event: &SdamEvent) {
     if !wants_events() {

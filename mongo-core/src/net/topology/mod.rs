@@ -21,8 +21,8 @@ mod srv;
 
 pub use builder::TopologyBuilder;
 pub use cluster_time::ClusterTime;
-use logs::Selection;
 pub(crate) use listener::{Clear, TopologyListener};
+use logs::Selection;
 pub(crate) use shared::Shared;
 use shared::{Ended, Patience};
 
@@ -68,20 +68,24 @@ struct Owner(Arc<Shared>);
 #[derive(Debug)]
 pub struct SelectedServer {
     entry: Arc<ServerEntry>,
-    _operation: RunningOperation,
+    operation: RunningOperation,
 }
 
 impl SelectedServer {
     fn new(entry: &Arc<ServerEntry>) -> Self {
         Self {
             entry: entry.clone(),
-            _operation: entry.begin_operation(),
+            operation: entry.begin_operation(),
         }
     }
 
     /// The server's address.
     pub fn address(&self) -> &ServerAddress {
         self.entry.address()
+    }
+
+    pub(crate) fn into_operation(self) -> RunningOperation {
+        self.operation
     }
 
     /// The server, as the selection saw it.

@@ -22,7 +22,7 @@ use crate::net::monitor::{Monitor, Monitoring};
 use crate::sdam::{
     ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
 };
-use crate::select::{Criterion, SelectionIndex, SelectionOptions};
+use crate::select::{Criterion, SelectionIndex, SelectionOptions, ServerEntry};
 use crate::uri::{ClientOptions, SrvError};
 
 /// What the topology and its tasks share.
@@ -205,6 +205,31 @@ impl Shared {
         Ok(selected.map(SelectedServer::new))
     }
 
+    /// A selection that waits for nothing, and tells nobody: what `take` makes of a suitable server.
+    /// `None` if none is, or somebody wants to be told.
+    pub(crate) fn select_quietly<R>(
+        &self,
+        criterion: &Criterion,
+        take: impl FnOnce(&Arc<ServerEntry>) -> R,
+    ) -> Option<R> {
+        if logs::wants_selections() {
+            return None;
+        }
+        let index = self.index.load();
+        index
+            .select(criterion, &[], random())
+            .ok()
+            .flatten()
+            .map(take)
+    }
+
+    /// Whether a server that was selected before suits still.
+    pub(crate) fn is_suitable(&self, entry: &ServerEntry, criterion: &Criterion) -> bool {
+        let index = self.index.load();
+        let suitable = index.suitable(criterion, &[]).unwrap_or_default();
+        suitable.iter().any(|own| own.id() == entry.id())
+    }
+
     /// Nothing suits: every monitor checks as soon as it may, and DNS is asked again.
     pub(super) fn request_checks(&self, patience: &mut Patience) -> Result<()> {
         let state = self.lock();
@@ -259,7 +284,9 @@ impl Shared {
     }
 
     fn listeners_locked(&self) -> MutexGuard<'_, Vec<Weak<dyn TopologyListener>>> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listeners(&self) -> Vec<Arc<dyn TopologyListener>> {
@@ -271,7 +298,9 @@ impl Shared {
     /// What is to be done without the lock.
     fn settle(&self) {
         self.dispatcher.deliver();
-        self.listeners().iter().for_each(|listener| listener.settle());
+        self.listeners()
+            .iter()
+            .for_each(|listener| listener.settle());
     }
 
     fn apply(self: &Arc<Self>, input: Input) {
@@ -318,7 +347,9 @@ impl Shared {
             state.description = transition.description;
             let index = Arc::new(self.index.load().next(state.description.clone()));
             self.index.store(index.clone());
-            listeners.iter().for_each(|listener| listener.published(&index));
+            listeners
+                .iter()
+                .for_each(|listener| listener.published(&index));
             self.changed.send_replace(state.description.clone());
         }
         self.queue(transition.events);
@@ -382,7 +413,9 @@ impl Shared {
                 listeners.iter().for_each(|listener| listener.clear(&clear));
             }
             Effect::ClosePool { server } => {
-                listeners.iter().for_each(|listener| listener.remove(&server));
+                listeners
+                    .iter()
+                    .for_each(|listener| listener.remove(&server));
             }
         }
     }
@@ -421,10 +454,7 @@ impl Shared {
 }
 
 /// What a server failed by last.
-fn failure<'a>(
-    description: &'a TopologyDescription,
-    server: &ServerAddress,
-) -> Option<&'a Error> {
+fn failure<'a>(description: &'a TopologyDescription, server: &ServerAddress) -> Option<&'a Error> {
     match &description.server(server)?.error {
         Some(SdamError::Failed(error)) => Some(error),
         Some(_) | None => None,

@@ -55,6 +55,7 @@ pub(in crate::pools) struct Place {
     pub(in crate::pools) slots: Option<Arc<ServerSlots>>,
     pub(in crate::pools) takes_writes: Arc<AtomicBool>,
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
+    pub(in crate::pools) wake: Option<Arc<Notify>>,
 }
 
 impl Place {
@@ -68,6 +69,7 @@ impl Place {
             slots: None,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
+            wake: None,
         }
     }
 }
@@ -140,7 +142,9 @@ impl ConnectionFactoryBuilder {
         self.check_options()?;
         let authenticator = Authenticator::new(&self.options, auth)?;
         let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
-        Ok(self.template()?.factory(Place::alone(server, authenticator)))
+        Ok(self
+            .template()?
+            .factory(Place::alone(server, authenticator)))
     }
 
     /// What all factories of these options have in common.
@@ -225,6 +229,7 @@ impl Template {
             counters: Counters::default(),
             evicted: Notify::new(),
             sweeper: OnceLock::new(),
+            wake: place.wake,
             this: this.clone(),
         });
         ConnectionFactory { shared }

@@ -338,10 +338,7 @@ mod tests {
         assert_eq!(pauses[10..], [1000, 1000]);
         gate.ask(0);
         assert_eq!(served(&mut gate, now), []);
-        assert_eq!(
-            served(&mut gate, now + LONGEST_PAUSE),
-            [(0, Grant::Permit)]
-        );
+        assert_eq!(served(&mut gate, now + LONGEST_PAUSE), [(0, Grant::Permit)]);
         gate.made();
         assert_eq!(gate.not_before(), None);
         gate.pace(now, 1.0);
@@ -369,7 +366,10 @@ mod tests {
         for connection in ["a", "stale", "b"] {
             gate.offer(connection);
         }
-        assert_eq!(gate.sort_out(|connection| *connection != "stale"), ["stale"]);
+        assert_eq!(
+            gate.sort_out(|connection| *connection != "stale"),
+            ["stale"]
+        );
         assert_eq!(gate.spare(), 2);
         assert_eq!(gate.take_spare(), Some("a"));
     }

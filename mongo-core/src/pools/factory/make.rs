@@ -75,6 +75,23 @@ impl Shared {
         }
     }
 
+    /// Makes a connection though there may be one, to see whether it can be made. It is kept for
+    /// the next one who asks; where there is no room for it, it is closed.
+    pub(in crate::pools) async fn verify(self: &Arc<Self>, deadline: Deadline) -> Result<()> {
+        match self.permit_unasked(u32::MAX) {
+            Some(permit) => {
+                let connection = permit.make(deadline).await?;
+                self.offer(connection);
+            }
+            None => {
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let made = Box::pin(self.establisher.establish(id, deadline)).await;
+                made.map_err(|(error, wait)| phase_of(&error, wait).label(error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for a connection that is there, or for leave to make one: who asks first is served
     /// first.
     async fn ask(self: &Arc<Self>, deadline: Deadline) -> Result<Handed> {
@@ -180,7 +197,11 @@ impl Shared {
     /// A permit for a connection in advance, if that delays nobody.
     pub(in crate::pools) fn permit_unasked(self: &Arc<Self>, min_size: u32) -> Option<Permit> {
         let granted = self.change_gate(|gate| {
-            let has_slot = || self.slots.as_ref().is_none_or(|slots| slots.try_take_free());
+            let has_slot = || {
+                self.slots
+                    .as_ref()
+                    .is_none_or(|slots| slots.try_take_free())
+            };
             gate.total() < min_size && gate.begin_unasked(Instant::now(), has_slot)
         });
         granted.then(|| Permit::new(self.clone()))
@@ -233,7 +254,9 @@ impl Permit {
     fn succeed(mut self, mut connection: Connection) -> Result<Connection> {
         self.is_over = true;
         let shared = self.shared.clone();
-        let begun = self.created.map_or(connection.created(), |(_, begun)| begun);
+        let begun = self
+            .created
+            .map_or(connection.created(), |(_, begun)| begun);
         connection.tie_to(Tie {
             owner: shared.clone(),
             link: self.link.clone(),
@@ -243,6 +266,7 @@ impl Permit {
         });
         *shared.last_failure() = None;
         shared.change_gate(|gate| gate.made());
+        shared.links.made(connection.id());
         shared.emit(|address, user| {
             CmapEvent::ConnectionReady(ConnectionReadyEvent {
                 address,
@@ -322,7 +346,6 @@ impl Drop for Permit {
         shared.slot_is_free();
     }
 }
-
 
 /// How far a connection was that could not be made.
 fn phase_of(error: &Error, wait: Wait) -> ErrorPhase {

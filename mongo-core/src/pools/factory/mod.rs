@@ -25,15 +25,14 @@ mod slots;
 
 pub use builder::ConnectionFactoryBuilder;
 pub(super) use builder::{Place, Template};
-pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 pub(super) use counters::Counters;
+pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 use gate::Gate;
 pub(super) use gate::GateLimits;
 pub use gate::PoolState;
 use links::Links;
 use make::Asking;
 pub(super) use slots::ServerSlots;
-use slots::Participant;
 
 /// Makes and checks the connections of one pool: one server, one credential.
 ///
@@ -69,6 +68,8 @@ pub(super) struct Shared {
     evicted: Notify,
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
     sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Told when there may be too few connections.
+    wake: Option<Arc<Notify>>,
     this: Weak<Shared>,
 }
 

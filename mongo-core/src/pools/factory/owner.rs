@@ -1,8 +1,6 @@
 //! What a pool does about its connections wherever they are, and about its own state.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bson::RawDocument;
 use bson::oid::ObjectId;
@@ -160,9 +158,31 @@ impl Shared {
         self.emit(|address, user| CmapEvent::PoolClosed(PoolClosedEvent { address, user }));
     }
 
-    /// Whether no connection is left, nor being made.
-    pub(in crate::pools) fn is_empty(&self) -> bool {
-        self.links.is_empty()
+    /// Ends once no connection is left, nor being made.
+    pub(in crate::pools) async fn drained(&self) {
+        self.links.drained().await;
+    }
+
+    /// Fails what is being made.
+    pub(in crate::pools) fn interrupt_pending(&self) {
+        self.links.interrupt_pending();
+    }
+
+    /// A guard gives its connection back.
+    pub(in crate::pools) fn check_in(&self, connection: &Connection) {
+        self.checked_in(connection.identity());
+    }
+
+    /// It is back, or gone.
+    #[inline]
+    pub(in crate::pools) fn after_check_in(&self) {
+        self.make_room();
+    }
+
+    /// Whether somebody wants to know of each step.
+    #[inline]
+    pub(in crate::pools) fn is_watched(&self) -> bool {
+        self.events.wants_cmap()
     }
 
     /// Fails all that is under way.
@@ -179,7 +199,8 @@ impl Shared {
     }
 
     /// Makes room for others, if they wait for it.
-    pub(in crate::pools) fn make_room(&self) {
+    #[inline]
+    fn make_room(&self) {
         if let Some(slots) = &self.slots {
             slots.make_room();
         }
@@ -224,8 +245,11 @@ impl Owner for Shared {
             return;
         }
         let (made_in, current) = (identity.generation.number(), identity.generation.current());
-        let told =
-            ApplicationError::new(identity.server.clone(), error.clone(), ErrorPhase::Completed);
+        let told = ApplicationError::new(
+            identity.server.clone(),
+            error.clone(),
+            ErrorPhase::Completed,
+        );
         topology.handle_error(
             told.with_generations(made_in, current)
                 .with_service_id(identity.description.service_id),
@@ -292,6 +316,9 @@ impl Owner for Shared {
         if !link.is_detached() {
             self.change_gate(|gate| gate.left());
         }
+        if let Some(wake) = &self.wake {
+            wake.notify_one();
+        }
         match self.this.upgrade() {
             Some(shared) => shared.slot_is_free(),
             None => {
@@ -315,18 +342,10 @@ impl Participant for Shared {
     }
 }
 
-/// How long a check-out took is counted in its bucket.
 impl Shared {
-    pub(in crate::pools) fn count_wait(&self, time: Duration) {
-        self.counters.count_wait(time);
-    }
-
+    /// How many check-outs there were so far.
     pub(in crate::pools) fn checked_out_total(&self) -> u64 {
         let times = self.counters.wait_times();
         times.at_once + times.buckets.iter().sum::<u64>()
-    }
-
-    pub(in crate::pools) fn created_total(&self) -> u64 {
-        self.counters.created.load(Ordering::Relaxed)
     }
 }

@@ -240,7 +240,10 @@ mod tests {
         first.pump();
         first.pump();
         let link = Arc::new(Link::default());
-        assert!(slots.enter(&link, &first.own), "its own pool waits, and can use it");
+        assert!(
+            slots.enter(&link, &first.own),
+            "its own pool waits, and can use it"
+        );
         assert!(slots.leave(&link));
         second.pump();
         assert!(!slots.enter(&link, &first.own));

@@ -1,0 +1,185 @@
+//! The settings of pools over a topology.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{DEFAULT_WAIT_TIMEOUT, UNLIMITED_SIZE};
+use super::{GateLimits, duration};
+use crate::error::{Error, Result};
+use crate::event::PoolCreatedOptions;
+use crate::uri::ClientOptions;
+
+/// How often idle connections are looked after.
+pub const DEFAULT_MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the pools of a credential may be unused before they go.
+pub const DEFAULT_UNUSED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// How long [`Pools::close`](super::Pools::close) waits for connections in use.
+pub const DEFAULT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What [`Pools`](super::Pools) can be told besides the client's options.
+///
+/// With serde every field may be left out; durations are `"5s"`, `"100ms"` and the like, or
+/// `{ secs, nanos }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PoolsConfig {
+    /// The most connections to one server, of all credentials together; the monitors' are not
+    /// counted. Where it is reached, the idle connection that was used least recently makes room,
+    /// whosever it is. Default no limit.
+    pub max_connections_per_server: Option<u32>,
+    /// The pools of a credential other than the options' own go when they have been unused for as
+    /// long. Default 10 min. Zero is never.
+    #[serde(with = "duration::option")]
+    pub unused_timeout: Option<Duration>,
+    /// How often idle connections are looked after: those that are too old are closed, and where
+    /// there are less than `minPoolSize`, new ones are made. Default 10 s. Zero is never.
+    #[serde(with = "duration::option")]
+    pub maintenance_interval: Option<Duration>,
+    /// How long a check-out may take in all, selection included. Default: the URI's
+    /// `waitQueueTimeoutMS`, else 30 s.
+    #[serde(with = "duration::option")]
+    pub wait_timeout: Option<Duration>,
+    /// How long a close waits for connections in use, before it interrupts them. Default 10 s.
+    #[serde(with = "duration::option")]
+    pub close_timeout: Option<Duration>,
+}
+
+impl PoolsConfig {
+    /// Sets [`max_connections_per_server`](Self::max_connections_per_server).
+    #[must_use]
+    pub fn with_max_connections_per_server(mut self, max: u32) -> Self {
+        self.max_connections_per_server = Some(max);
+        self
+    }
+
+    /// Sets [`unused_timeout`](Self::unused_timeout).
+    #[must_use]
+    pub fn with_unused_timeout(mut self, timeout: Duration) -> Self {
+        self.unused_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets [`maintenance_interval`](Self::maintenance_interval).
+    #[must_use]
+    pub fn with_maintenance_interval(mut self, interval: Duration) -> Self {
+        self.maintenance_interval = Some(interval);
+        self
+    }
+
+    /// Sets [`wait_timeout`](Self::wait_timeout).
+    #[must_use]
+    pub fn with_wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets [`close_timeout`](Self::close_timeout).
+    #[must_use]
+    pub fn with_close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = Some(timeout);
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match self.max_connections_per_server {
+            Some(0) => Err(Error::configuration(
+                "`max_connections_per_server` is 0: nothing could ever be connected",
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn unused_timeout(&self) -> Option<Duration> {
+        let timeout = self.unused_timeout.unwrap_or(DEFAULT_UNUSED_TIMEOUT);
+        Some(timeout).filter(|timeout| !timeout.is_zero())
+    }
+
+    pub(super) fn maintenance_interval(&self) -> Option<Duration> {
+        let interval = self.maintenance_interval;
+        let interval = interval.unwrap_or(DEFAULT_MAINTENANCE_INTERVAL);
+        Some(interval).filter(|interval| !interval.is_zero())
+    }
+
+    pub(super) fn wait_timeout(&self, options: &ClientOptions) -> Duration {
+        let timeout = self.wait_timeout.or(options.wait_queue_timeout);
+        timeout.unwrap_or(DEFAULT_WAIT_TIMEOUT)
+    }
+
+    pub(super) fn close_timeout(&self) -> Duration {
+        self.close_timeout.unwrap_or(DEFAULT_CLOSE_TIMEOUT)
+    }
+}
+
+/// What all pools of a registry are bounded by.
+#[derive(Clone, Debug)]
+pub(super) struct PoolOptions {
+    /// 0 is no limit.
+    pub(super) max_size: u32,
+    pub(super) min_size: u32,
+    max_connecting: u32,
+    created: PoolCreatedOptions,
+}
+
+impl PoolOptions {
+    /// The client's, but for the largest size, where the backend's settings have a say.
+    ///
+    /// # Errors
+    /// The smallest size is over the largest, or nothing could ever be connected.
+    pub(super) fn new(
+        options: &ClientOptions,
+        max_lifetime: Option<Duration>,
+        backend_size: Option<u32>,
+    ) -> Result<Self> {
+        let max_size = backend_size.unwrap_or(options.max_pool_size);
+        let (min_size, max_connecting) = (options.min_pool_size, options.max_connecting);
+        if backend_size == Some(0) {
+            return Err(Error::configuration("the pool's `max_size` is 0"));
+        }
+        if max_size != 0 && min_size > max_size {
+            return Err(Error::configuration(format!(
+                "minPoolSize is {min_size}, over the pool's largest size of {max_size}"
+            )));
+        }
+        if max_connecting == 0 {
+            return Err(Error::configuration("maxConnecting is 0"));
+        }
+        let defaults = ClientOptions::default();
+        let created = PoolCreatedOptions {
+            max_pool_size: Some(max_size).filter(|size| *size != defaults.max_pool_size),
+            min_pool_size: Some(min_size).filter(|size| *size != defaults.min_pool_size),
+            max_connecting: Some(max_connecting).filter(|max| *max != defaults.max_connecting),
+            max_idle_time: options.max_idle_time,
+            max_lifetime,
+            wait_queue_timeout: options.wait_queue_timeout,
+        };
+        Ok(Self {
+            max_size,
+            min_size,
+            max_connecting,
+            created,
+        })
+    }
+
+    /// For a generic pool, which needs a number.
+    pub(super) fn backend_size(&self) -> u32 {
+        match self.max_size {
+            0 => UNLIMITED_SIZE,
+            max_size => max_size,
+        }
+    }
+
+    pub(super) fn gate_limits(&self) -> GateLimits {
+        GateLimits {
+            max_size: Some(self.max_size).filter(|max| *max != 0),
+            max_connecting: Some(self.max_connecting),
+        }
+    }
+
+    pub(super) fn created_options(&self) -> PoolCreatedOptions {
+        self.created.clone()
+    }
+}

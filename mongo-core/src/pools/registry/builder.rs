@@ -1,0 +1,282 @@
+//! From options to pools.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::Notify;
+
+use super::{Action, Backend, Identity, Life, Pools, Registry, Tenant};
+use crate::error::{Error, Result};
+use crate::event::{EventHandler, EventHandlers, SdamEvent};
+use crate::handshake::DriverInfo;
+use crate::net::{
+    AuthParts, Authenticator, Connector, CredentialProvider, Dispatcher, DnsResolver, KeyService,
+    Topology, TopologyListener,
+};
+use crate::pools::factory::{Place, ServerSlots, Template};
+use crate::pools::options::{PoolOptions, PoolsConfig};
+use crate::pools::{ConnectionFactory, ManagerConfig, PoolState, ServerPool};
+use crate::select::{Criterion, ServerSelector};
+use crate::uri::ClientOptions;
+
+/// Builds [`Pools`].
+pub struct PoolsBuilder<B: Backend> {
+    options: ClientOptions,
+    config: PoolsConfig,
+    manager: ManagerConfig,
+    backend: B::Config,
+    connector: Option<Arc<dyn Connector>>,
+    resolver: Option<Arc<dyn DnsResolver>>,
+    keys: Option<Arc<KeyService>>,
+    provider: Option<Arc<dyn CredentialProvider>>,
+    driver_info: Vec<DriverInfo>,
+    events: EventHandlers,
+    sdam: Vec<EventHandler<SdamEvent>>,
+    selector: Option<ServerSelector>,
+    topology: Option<Topology>,
+}
+
+impl<B: Backend> PoolsBuilder<B> {
+    pub(super) fn new(options: ClientOptions) -> Self
+    where
+        B::Config: Default,
+    {
+        Self {
+            options,
+            config: PoolsConfig::default(),
+            manager: ManagerConfig::default(),
+            backend: B::Config::default(),
+            connector: None,
+            resolver: None,
+            keys: None,
+            provider: None,
+            driver_info: Vec::new(),
+            events: EventHandlers::default(),
+            sdam: Vec::new(),
+            selector: None,
+            topology: None,
+        }
+    }
+
+    /// What the pools have in common. Default [`PoolsConfig::default`].
+    #[must_use]
+    pub fn config(mut self, config: PoolsConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// How connections are checked and bounded. Default [`ManagerConfig::default`].
+    #[must_use]
+    pub fn manager_config(mut self, manager: ManagerConfig) -> Self {
+        self.manager = manager;
+        self
+    }
+
+    /// The generic pools' own settings.
+    #[must_use]
+    pub fn pool_config(mut self, backend: B::Config) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// What opens the transports, those of monitors too. Default
+    /// [`SocketConnector`](crate::net::SocketConnector).
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// What looks up the records of `mongodb+srv`. See
+    /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
+    #[must_use]
+    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// The cache of derived keys, and the executor that fills it; shared by all credentials.
+    /// Default one of its own, on tokio's blocking threads.
+    #[must_use]
+    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Who gives the credential whenever a connection is made; the options have none then.
+    #[must_use]
+    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
+        self.provider = Some(provider);
+        self
+    }
+
+    /// Names the embedding framework in the handshake's metadata, after those named before.
+    #[must_use]
+    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
+        self.driver_info.push(driver_info);
+        self
+    }
+
+    /// Who is told of what pools, connections and commands do. Default nobody.
+    #[must_use]
+    pub fn event_handlers(mut self, events: EventHandlers) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// Who is told of what the topology does. See
+    /// [`TopologyBuilder::event_handler`](crate::net::TopologyBuilder::event_handler).
+    #[must_use]
+    pub fn on_sdam(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
+        self.sdam.push(Arc::new(handler));
+        self
+    }
+
+    /// Asks `selector` at each selection (`serverSelector`).
+    #[must_use]
+    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
+        self.selector = Some(selector);
+        self
+    }
+
+    /// Uses a topology that is there, and whose options these are to be, instead of one of its own.
+    /// It is not closed with the pools. A resolver, a selector and handlers of its events are the
+    /// topology's own then.
+    #[must_use]
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = Some(topology);
+        self
+    }
+
+    /// One pool alone, of the first host of the options and their credential, without a topology:
+    /// for who monitors the server by other means. It begins paused, and does nothing in the
+    /// background: see [`ServerPool`].
+    ///
+    /// # Errors
+    /// See [`build`](Self::build).
+    pub fn build_server_pool(self) -> Result<ServerPool<B>> {
+        self.config.check()?;
+        let pool_options = self.pool_options()?;
+        let server = self.options.hosts.first().cloned();
+        let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
+        let parts = AuthParts {
+            keys: self.keys.clone(),
+            provider: self.provider.clone(),
+        };
+        let slots = self.config.max_connections_per_server;
+        let factory = self.template()?.factory(Place {
+            server,
+            authenticator: Arc::new(Authenticator::new(&self.options, parts)?),
+            state: PoolState::Paused,
+            limits: pool_options.gate_limits(),
+            slots: slots.map(|max| Arc::new(ServerSlots::new(max))),
+            takes_writes: Arc::new(AtomicBool::new(true)),
+            topology: None,
+            wake: None,
+        });
+        ServerPool::new(factory, &pool_options, &self.backend)
+    }
+
+    fn pool_options(&self) -> Result<PoolOptions> {
+        let backend_size = B::max_size(&self.backend);
+        PoolOptions::new(&self.options, self.manager.max_lifetime, backend_size)
+    }
+
+    fn template(&self) -> Result<Template> {
+        let mut factory = ConnectionFactory::builder(self.options.clone())
+            .config(self.manager.clone())
+            .event_handlers(self.events.clone());
+        if let Some(connector) = &self.connector {
+            factory = factory.connector(connector.clone());
+        }
+        for driver_info in &self.driver_info {
+            factory = factory.driver_info(driver_info.clone());
+        }
+        factory.check_options()?;
+        factory.template()
+    }
+
+    /// The pools. Nothing is connected yet: the first check-out begins that, or
+    /// [`Pools::connect`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), naming the option: for what
+    /// the options ask and this version can't do, and for sizes that contradict each other.
+    pub fn build(mut self) -> Result<Pools<B>> {
+        self.config.check()?;
+        let pool_options = self.pool_options()?;
+        let keys = self.keys.take().unwrap_or_default();
+        let parts = AuthParts {
+            keys: Some(keys.clone()),
+            provider: self.provider.take(),
+        };
+        let identity = Identity {
+            credential: self.options.credential.clone(),
+            authenticator: Arc::new(Authenticator::new(&self.options, parts)?),
+        };
+        let template = self.template()?;
+        let owns_topology = self.topology.is_none();
+        let topology = match self.topology.take() {
+            Some(topology) => topology,
+            None => self.own_topology()?,
+        };
+        let registry = Arc::new(Registry {
+            topology,
+            owns_topology,
+            wait_timeout: self.config.wait_timeout(&self.options),
+            options: self.options,
+            config: self.config,
+            pool_options,
+            backend: self.backend,
+            template,
+            keys,
+            write: Criterion::write(),
+            tenants: Mutex::new(HashMap::new()),
+            servers: Mutex::new(BTreeMap::new()),
+            adding: Mutex::new(()),
+            actions: Dispatcher::new(Some(Arc::new(|action: &Action<B>| action.carry_out()))),
+            wake: Arc::new(Notify::new()),
+            maintenance: Mutex::new(None),
+            is_closed: AtomicBool::new(false),
+        });
+        let weak: Weak<Registry<B>> = Arc::downgrade(&registry);
+        let listener: Weak<dyn TopologyListener> = weak;
+        registry.topology.listen(listener);
+        let credential = identity.credential.clone();
+        let tenant = Arc::new(Tenant::new(identity));
+        if let Some(credential) = credential {
+            registry.tenants().insert(credential, tenant.clone());
+        }
+        Ok(Pools {
+            life: Arc::new(Life(registry)),
+            tenant,
+        })
+    }
+
+    fn own_topology(&mut self) -> Result<Topology> {
+        let mut builder = Topology::builder(self.options.clone());
+        if let Some(connector) = &self.connector {
+            builder = builder.connector(connector.clone());
+        }
+        if let Some(resolver) = self.resolver.take() {
+            builder = builder.resolver(resolver);
+        }
+        if let Some(selector) = self.selector.take() {
+            builder = builder.server_selector(selector);
+        }
+        for handler in std::mem::take(&mut self.sdam) {
+            builder = builder.event_handler(move |event| handler(event));
+        }
+        builder.build()
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for PoolsBuilder<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolsBuilder")
+            .field("options", &self.options)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

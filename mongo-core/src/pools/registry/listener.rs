@@ -1,0 +1,123 @@
+//! What follows for the pools from what happens to the topology.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use bson::oid::ObjectId;
+
+use super::{Registry, Server};
+use crate::ServerAddress;
+use crate::error::Error;
+use crate::net::{Clear, TopologyListener};
+use crate::pools::{Backend, ServerPool};
+use crate::select::{Criterion, SelectionIndex};
+
+/// What is left to do without the topology's lock.
+pub(super) enum Action<B: Backend> {
+    Ready(ServerPool<B>),
+    Cleared(Cleared<B>),
+    Removed(ServerPool<B>),
+}
+
+pub(super) struct Cleared<B: Backend> {
+    pool: ServerPool<B>,
+    /// Whether it was ready: who is paused already is not cleared anew.
+    is_told: bool,
+    service_id: Option<ObjectId>,
+    interrupt_in_use: bool,
+    error: Option<Error>,
+}
+
+impl<B: Backend> Action<B> {
+    pub(super) fn carry_out(&self) {
+        match self {
+            Self::Ready(pool) => pool.shared().emit_ready(),
+            Self::Cleared(cleared) => cleared.carry_out(),
+            Self::Removed(pool) => pool.finish_close(),
+        }
+    }
+}
+
+impl<B: Backend> Cleared<B> {
+    fn carry_out(&self) {
+        let shared = self.pool.shared();
+        if self.is_told {
+            shared.emit_cleared(self.service_id, self.interrupt_in_use, self.error.clone());
+        }
+        match self.service_id {
+            Some(_) => shared.sweep(),
+            None => shared.evict(self.interrupt_in_use),
+        }
+    }
+}
+
+impl<B: Backend> Registry<B> {
+    fn pools_of(&self, server: &ServerAddress) -> Vec<ServerPool<B>> {
+        let servers = self.servers();
+        let pools = servers.get(server).map(|server| server.pools.iter());
+        pools
+            .into_iter()
+            .flatten()
+            .map(|member| member.pool.clone())
+            .collect()
+    }
+}
+
+impl<B: Backend> TopologyListener for Registry<B> {
+    fn ready(&self, server: &ServerAddress) {
+        let pools = self.pools_of(server);
+        let ready = pools.into_iter().filter(|pool| pool.shared().make_ready());
+        self.actions.queue(ready.map(Action::Ready));
+    }
+
+    fn clear(&self, clear: &Clear<'_>) {
+        let pools = self.pools_of(clear.server);
+        self.actions.queue(pools.into_iter().map(|pool| {
+            let is_told = match clear.service_id {
+                Some(service_id) => {
+                    pool.factory().clear_service(service_id);
+                    true
+                }
+                None => pool.shared().make_paused(),
+            };
+            Action::Cleared(Cleared {
+                pool,
+                is_told,
+                service_id: clear.service_id,
+                interrupt_in_use: clear.interrupt_in_use,
+                error: clear.error.cloned(),
+            })
+        }));
+    }
+
+    fn remove(&self, server: &ServerAddress) {
+        let removed = self.servers().remove(server);
+        let members = removed.into_iter().flat_map(|server| server.pools);
+        self.actions.queue(members.filter_map(|member| {
+            member.tenant.remove(&member.pool);
+            let was_open = member.pool.shared().make_closed();
+            was_open.then_some(Action::Removed(member.pool))
+        }));
+    }
+
+    fn published(&self, index: &SelectionIndex) {
+        note_writable(&self.servers(), index, &self.write);
+    }
+
+    fn settle(&self) {
+        self.actions.deliver();
+    }
+}
+
+/// Notes for each server whether it takes writes, for those who hold a connection to it.
+pub(super) fn note_writable<B: Backend>(
+    servers: &BTreeMap<ServerAddress, Server<B>>,
+    index: &SelectionIndex,
+    write: &Criterion,
+) {
+    let suitable = index.suitable(write, &[]).unwrap_or_default();
+    for (address, server) in servers {
+        let takes_writes = suitable.iter().any(|entry| entry.address() == address);
+        server.takes_writes.store(takes_writes, Ordering::Release);
+    }
+}

@@ -1,0 +1,609 @@
+//! Pools by server and credential, over one topology.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::factory::{Place, PoolState, ServerSlots, Template};
+use super::options::{PoolOptions, PoolsConfig};
+use super::{Backend, PoolStatus, ServerPool};
+use crate::ServerAddress;
+use crate::auth::Credential;
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::{
+    AuthParts, Authenticator, CredentialProvider, Deadline, Dispatcher, KeyService, Together,
+    Topology,
+};
+use crate::sdam::TopologyType;
+use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, SelectionIndex, ServerEntry};
+use crate::uri::ClientOptions;
+
+mod builder;
+mod check_out;
+mod listener;
+mod maintenance;
+mod tenant;
+
+pub use builder::PoolsBuilder;
+use listener::Action;
+use tenant::{Identity, Tenant};
+
+/// Pools of connections to all servers of a deployment, for one credential: a handle on a registry
+/// that keeps one pool for each server and credential, over one topology and its one set of
+/// monitors.
+///
+/// Cloning is cheap; clones are the same pools. [`with_credential`](Self::with_credential) gives a
+/// handle for another credential on the same topology. When the last handle is dropped, everything
+/// ends; [`close`](Self::close) waits for that.
+///
+/// # What it does by itself
+/// - A check-out selects a server and takes a connection of its pool, within one deadline. Where
+///   the server, or its pool, goes away meanwhile, it selects again.
+/// - What a connection's errors tell about its server goes to the topology; pools are cleared,
+///   paused and made ready as it says.
+/// - In the background idle connections that are too old are closed, `minPoolSize` is kept, and the
+///   pools of credentials that nobody uses go.
+///
+/// # Where it departs from the specification
+/// A credential that a server refuses is the problem of who uses it: the error goes to the caller
+/// at once, and the server is neither marked unknown nor its pools cleared, because they serve other
+/// credentials as well.
+///
+/// Specifications: connection monitoring and pooling, server selection, server discovery and
+/// monitoring, load balancers, client backpressure.
+pub struct Pools<B: Backend> {
+    life: Arc<Life<B>>,
+    tenant: Arc<Tenant<B>>,
+}
+
+/// Ends everything when the last handle goes.
+struct Life<B: Backend>(Arc<Registry<B>>);
+
+/// What all handles have in common.
+struct Registry<B: Backend> {
+    topology: Topology,
+    /// Whether to close the topology as well.
+    owns_topology: bool,
+    options: ClientOptions,
+    config: PoolsConfig,
+    pool_options: PoolOptions,
+    backend: B::Config,
+    template: Template,
+    keys: Arc<KeyService>,
+    write: Criterion,
+    wait_timeout: Duration,
+    tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
+    servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
+    /// One pool is added at a time.
+    adding: Mutex<()>,
+    actions: Dispatcher<Action<B>>,
+    wake: Arc<Notify>,
+    maintenance: Mutex<Option<JoinHandle<()>>>,
+    is_closed: AtomicBool,
+}
+
+/// What the pools of one server have in common.
+struct Server<B: Backend> {
+    slots: Option<Arc<ServerSlots>>,
+    takes_writes: Arc<AtomicBool>,
+    pools: Vec<Member<B>>,
+}
+
+/// A pool, and whose it is.
+struct Member<B: Backend> {
+    pool: ServerPool<B>,
+    tenant: Arc<Tenant<B>>,
+    is_default: bool,
+    /// How many check-outs it had when it was last found used, and when that was.
+    used: (u64, Instant),
+}
+
+impl<B: Backend> Pools<B> {
+    /// Pools for a connection string, all else by default. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// See [`PoolsBuilder::build`].
+    pub fn new(url: &str) -> Result<Self>
+    where
+        B::Config: Default,
+    {
+        Self::builder(ClientOptions::parse(url)?).build()
+    }
+
+    /// A builder over client options. `mongodb+srv` may be still to be looked up.
+    pub fn builder(options: ClientOptions) -> PoolsBuilder<B>
+    where
+        B::Config: Default,
+    {
+        PoolsBuilder::new(options)
+    }
+
+    /// Checks out a connection to the server that takes writes: the primary, any `mongos`, a
+    /// standalone server. See [`get_with`](Self::get_with).
+    ///
+    /// # Errors
+    /// See [`get_with`](Self::get_with).
+    pub async fn get(&self) -> Result<super::PooledConnection<B>> {
+        self.get_with(&self.registry().write).await
+    }
+
+    /// Checks out a connection to a server that suits a read preference.
+    ///
+    /// # Errors
+    /// The parts of the preference do not agree; else see [`get_with`](Self::get_with).
+    pub async fn read(&self, preference: ReadPreference) -> Result<super::PooledConnection<B>> {
+        let criterion =
+            Criterion::read(preference).map_err(|error| Error::configuration(error.to_string()))?;
+        self.get_with(&criterion).await
+    }
+
+    /// The pool of one server of the deployment and this handle's credential. It is the same for
+    /// all who ask, until the server leaves the deployment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`]: there is no such server in the deployment now;
+    /// [`ErrorKind::PoolClosed`]; the backend's settings can't be used.
+    pub fn for_server(&self, address: &ServerAddress) -> Result<ServerPool<B>> {
+        self.registry().connect()?;
+        let index = self.topology().snapshot();
+        let Some(entry) = index.server(address) else {
+            let text = format!("{address} is no server of the deployment");
+            return Err(Error::configuration(text));
+        };
+        self.registry().pool(&self.tenant, entry)
+    }
+
+    /// A handle for another credential, on the same topology and monitors. All handles for equal
+    /// credentials share their pools. Nothing is connected: see [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// The credential can't be used; [`ErrorKind::PoolClosed`].
+    pub fn with_credential(&self, credential: Credential) -> Result<Self> {
+        let registry = self.registry();
+        registry.check_open()?;
+        let mut tenants = registry.tenants();
+        let tenant = match tenants.get(&credential) {
+            Some(tenant) => tenant.clone(),
+            None => {
+                let identity = registry.identity(credential.clone())?;
+                let tenant = Arc::new(Tenant::new(identity));
+                tenants.insert(credential, tenant.clone());
+                tenant
+            }
+        };
+        Ok(self.with_tenant(tenant))
+    }
+
+    /// A handle for what a provider tells, on the same topology and monitors. Each call gives a
+    /// handle with pools of its own, which end with [`logout`](Self::logout) or the last handle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PoolClosed`].
+    pub fn with_credential_provider(&self, provider: Arc<dyn CredentialProvider>) -> Result<Self> {
+        let registry = self.registry();
+        registry.check_open()?;
+        let authenticator = registry.authenticator(None, Some(provider))?;
+        let identity = Identity {
+            credential: None,
+            authenticator,
+        };
+        Ok(self.with_tenant(Arc::new(Tenant::new(identity))))
+    }
+
+    fn with_tenant(&self, tenant: Arc<Tenant<B>>) -> Self {
+        Self {
+            life: self.life.clone(),
+            tenant,
+        }
+    }
+
+    /// Authenticates on a new connection to a server, whichever is nearest: whether the credential
+    /// is good now. The connection is kept for the next check-out, unless the pool is full.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Authentication`], or why the server could not be asked.
+    pub async fn verify(&self) -> Result<()> {
+        let registry = self.registry();
+        registry.connect()?;
+        let deadline = Deadline::after(registry.wait_timeout);
+        let nearest = Criterion::read(ReadPreference::new(ReadPreferenceMode::Nearest));
+        let nearest = nearest.map_err(|error| Error::configuration(error.to_string()))?;
+        let selected = registry.select(deadline, &nearest).await?;
+        let pool = registry.pool(&self.tenant, selected.entry())?;
+        pool.shared().verify(deadline).await
+    }
+
+    /// Goes on with another secret, or another credential altogether: the pools of this handle's
+    /// credential are closed, and connections are made with the new one from now on. Requests in
+    /// flight go on, on their connections; who waits for one waits for a new one. All handles for
+    /// the old credential follow.
+    ///
+    /// # Errors
+    /// The credential can't be used, or there are handles for it already;
+    /// [`ErrorKind::PoolClosed`].
+    pub fn rotate(&self, credential: Credential) -> Result<()> {
+        let registry = self.registry();
+        registry.check_open()?;
+        let identity = registry.identity(credential.clone())?;
+        {
+            let mut tenants = registry.tenants();
+            if let Some(other) = tenants.get(&credential) {
+                return match Arc::ptr_eq(other, &self.tenant) {
+                    true => Ok(()),
+                    false => Err(Error::configuration(
+                        "there are handles for the new credential already",
+                    )),
+                };
+            }
+            tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
+            tenants.insert(credential, self.tenant.clone());
+            self.tenant.become_known_as(identity);
+        }
+        registry.retire_all(&self.tenant);
+        Ok(())
+    }
+
+    /// Gives the credential up: its pools are closed, and connections in use when they come back,
+    /// which is waited for, for at most the configured close time-out (10 s); what is left then is
+    /// interrupted. Every handle for it gets [`ErrorKind::PoolClosed`] from now on;
+    /// [`with_credential`](Self::with_credential) begins anew.
+    ///
+    /// Dropped meanwhile, what is in use goes on.
+    pub async fn logout(&self) {
+        let registry = self.registry();
+        registry
+            .tenants()
+            .retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
+        self.tenant.leave();
+        let pools = registry.retire_all(&self.tenant);
+        drain(&pools, registry.config.close_timeout()).await;
+    }
+
+    /// Makes connections in advance: `minPoolSize`, and at least one, to each server that takes
+    /// operations. Waits for the first such server.
+    ///
+    /// # Errors
+    /// Why there is no such server, or why a connection could not be made.
+    pub async fn warm_up(&self) -> Result<()> {
+        let registry = self.registry();
+        registry.connect()?;
+        let deadline = Deadline::after(registry.wait_timeout);
+        let nearest = Criterion::read(ReadPreference::new(ReadPreferenceMode::Nearest));
+        let nearest = nearest.map_err(|error| Error::configuration(error.to_string()))?;
+        registry.select(deadline, &nearest).await?;
+        let mut filling = Together::new();
+        for entry in registry.topology.snapshot().servers() {
+            if takes_operations(entry, registry.topology.description().topology_type()) {
+                let pool = registry.pool(&self.tenant, entry)?;
+                filling.push(
+                    (),
+                    async move { pool.fill(pool.warm_size(), deadline).await },
+                );
+            }
+        }
+        while let Some(((), filled)) = filling.next().await {
+            filled?;
+        }
+        Ok(())
+    }
+
+    /// How full each pool is, of all servers and credentials.
+    pub fn status(&self) -> Vec<PoolStatus> {
+        let pools: Vec<_> = {
+            let servers = self.registry().servers();
+            let members = servers.values().flat_map(|server| &server.pools);
+            members.map(|member| member.pool.clone()).collect()
+        };
+        pools.iter().map(ServerPool::status).collect()
+    }
+
+    /// The user of this handle's credential, where it is known beforehand.
+    pub fn user(&self) -> Option<Arc<str>> {
+        self.tenant.identity().authenticator.user().cloned()
+    }
+
+    /// What is known of the deployment.
+    pub fn topology(&self) -> &Topology {
+        &self.registry().topology
+    }
+
+    /// Begins to monitor the deployment, if that has not begun. The first check-out does so too.
+    ///
+    /// # Errors
+    /// There is no tokio runtime; [`ErrorKind::PoolClosed`].
+    pub fn connect(&self) -> Result<()> {
+        self.registry().connect()
+    }
+
+    /// Closes everything, for all handles: who waits gets [`ErrorKind::PoolClosed`], and so does who
+    /// asks from now on. Connections in use are waited for, for at most the configured close
+    /// time-out (10 s); what is left then is interrupted. Returns when all connections are closed
+    /// that nobody holds, and monitors and tasks have ended. A topology that was given stays.
+    ///
+    /// Dropped meanwhile, what is in use goes on, and all else ends all the same.
+    pub async fn close(&self) {
+        let registry = self.registry();
+        let pools = registry.end();
+        drain(&pools, registry.config.close_timeout()).await;
+        let task = registry.maintenance().take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
+        if registry.owns_topology {
+            registry.topology.close().await;
+        }
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.registry().is_closed.load(Ordering::Acquire)
+    }
+
+    fn registry(&self) -> &Arc<Registry<B>> {
+        &self.life.0
+    }
+}
+
+/// Waits until no connection of closed pools is left, and interrupts those that are in the way.
+async fn drain<B: Backend>(pools: &[ServerPool<B>], bound: Duration) {
+    let deadline = Deadline::after(bound);
+    let drained = async {
+        for pool in pools {
+            pool.shared().drained().await;
+        }
+    };
+    if deadline.bound(drained).await.is_err() {
+        pools.iter().for_each(|pool| pool.shared().interrupt());
+    }
+}
+
+/// Whether a server, as it is known, takes operations.
+fn takes_operations(entry: &ServerEntry, topology_type: TopologyType) -> bool {
+    let server_type = entry.description().server_type;
+    match topology_type {
+        TopologyType::Single => server_type != crate::sdam::ServerType::Unknown,
+        TopologyType::LoadBalanced => true,
+        TopologyType::Unknown
+        | TopologyType::Sharded
+        | TopologyType::ReplicaSetNoPrimary
+        | TopologyType::ReplicaSetWithPrimary => server_type.is_data_bearing(),
+    }
+}
+
+impl<B: Backend> Registry<B> {
+    fn tenants(&self) -> MutexGuard<'_, HashMap<Credential, Arc<Tenant<B>>>> {
+        lock(&self.tenants)
+    }
+
+    fn servers(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Server<B>>> {
+        lock(&self.servers)
+    }
+
+    fn maintenance(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        lock(&self.maintenance)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match self.is_closed.load(Ordering::Acquire) {
+            true => Err(ErrorKind::PoolClosed.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Begins to monitor, and to maintain.
+    fn connect(self: &Arc<Self>) -> Result<()> {
+        self.check_open()?;
+        let mut maintenance = self.maintenance();
+        if maintenance.is_some() {
+            return Ok(());
+        }
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::configuration("pools have to be used within tokio"))?;
+        self.topology.connect()?;
+        *maintenance = Some(runtime.spawn(maintenance::run(
+            Arc::downgrade(self),
+            self.wake.clone(),
+            self.config.maintenance_interval(),
+        )));
+        Ok(())
+    }
+
+    fn identity(&self, credential: Credential) -> Result<Identity> {
+        Ok(Identity {
+            authenticator: self.authenticator(Some(credential.clone()), None)?,
+            credential: Some(credential),
+        })
+    }
+
+    fn authenticator(
+        &self,
+        credential: Option<Credential>,
+        provider: Option<Arc<dyn CredentialProvider>>,
+    ) -> Result<Arc<Authenticator>> {
+        let mut options = self.options.clone();
+        options.credential = credential;
+        let parts = AuthParts {
+            keys: Some(self.keys.clone()),
+            provider,
+        };
+        Authenticator::new(&options, parts).map(Arc::new)
+    }
+
+    /// The pool of a server for a tenant.
+    fn pool(
+        self: &Arc<Self>,
+        tenant: &Arc<Tenant<B>>,
+        entry: &Arc<ServerEntry>,
+    ) -> Result<ServerPool<B>> {
+        match tenant.pool(entry.id()) {
+            Some(pool) => Ok(pool),
+            None => self.add_pool(tenant, entry),
+        }
+    }
+
+    fn add_pool(
+        self: &Arc<Self>,
+        tenant: &Arc<Tenant<B>>,
+        entry: &Arc<ServerEntry>,
+    ) -> Result<ServerPool<B>> {
+        let _adding = lock(&self.adding);
+        if let Some(pool) = tenant.pool(entry.id()) {
+            return Ok(pool);
+        }
+        self.check_open()?;
+        if tenant.is_gone() {
+            return Err(Error::from(ErrorKind::PoolClosed).at(entry.address()));
+        }
+        let pool = self.new_pool(tenant, entry)?;
+        // Under the topology's lock, so that nothing is missed that is told of the server.
+        let added = self.topology.shared().with_description(|index| {
+            let known = index.server(entry.address());
+            let known = known.filter(|known| known.id() == entry.id())?;
+            tenant.add(entry.id(), pool.clone());
+            self.enter(tenant, &pool, index);
+            let topology_type = index.topology().topology_type();
+            Some(takes_operations(known, topology_type) && pool.shared().make_ready())
+        });
+        match added {
+            Some(became_ready) => {
+                if became_ready {
+                    pool.shared().emit_ready();
+                    self.wake.notify_one();
+                }
+                Ok(pool)
+            }
+            None => {
+                pool.close();
+                Err(Error::from(ErrorKind::PoolCleared).at(entry.address()))
+            }
+        }
+    }
+
+    fn new_pool(&self, tenant: &Arc<Tenant<B>>, entry: &Arc<ServerEntry>) -> Result<ServerPool<B>> {
+        let (slots, takes_writes) = {
+            let mut servers = self.servers();
+            let server = servers
+                .entry(entry.address().clone())
+                .or_insert_with(|| Server::new(&self.config));
+            (server.slots.clone(), server.takes_writes.clone())
+        };
+        let factory = self.template.factory(Place {
+            server: entry.address().clone(),
+            authenticator: tenant.identity().authenticator.clone(),
+            state: PoolState::Paused,
+            limits: self.pool_options.gate_limits(),
+            slots,
+            takes_writes,
+            topology: Some(self.topology.shared().clone()),
+            wake: Some(self.wake.clone()),
+        });
+        ServerPool::new(factory, &self.pool_options, &self.backend)
+    }
+
+    /// Enters a pool where its server's pools are.
+    fn enter(&self, tenant: &Arc<Tenant<B>>, pool: &ServerPool<B>, index: &SelectionIndex) {
+        let is_default = tenant.identity().credential == self.options.credential;
+        let mut servers = self.servers();
+        let server = servers
+            .entry(pool.factory().server().clone())
+            .or_insert_with(|| Server::new(&self.config));
+        server.pools.push(Member {
+            pool: pool.clone(),
+            tenant: tenant.clone(),
+            is_default,
+            used: (0, Instant::now()),
+        });
+        listener::note_writable(&servers, index, &self.write);
+    }
+
+    /// Closes a pool and forgets it. Connections in use go on.
+    fn retire(&self, pool: &ServerPool<B>, tenant: &Tenant<B>) {
+        tenant.remove(pool);
+        self.forget(pool);
+        pool.close();
+    }
+
+    fn retire_all(&self, tenant: &Tenant<B>) -> Vec<ServerPool<B>> {
+        let pools = {
+            let _adding = lock(&self.adding);
+            tenant.take_all()
+        };
+        for pool in &pools {
+            self.forget(pool);
+            pool.close();
+        }
+        pools
+    }
+
+    fn forget(&self, pool: &ServerPool<B>) {
+        if let Some(server) = self.servers().get_mut(pool.factory().server()) {
+            server.pools.retain(|member| !member.pool.is_same(pool));
+        }
+    }
+
+    /// Closes all pools, for good.
+    fn end(&self) -> Vec<ServerPool<B>> {
+        self.is_closed.store(true, Ordering::Release);
+        let members: Vec<_> = {
+            let _adding = lock(&self.adding);
+            let mut servers = self.servers();
+            let servers = std::mem::take(&mut *servers);
+            servers
+                .into_values()
+                .flat_map(|server| server.pools)
+                .collect()
+        };
+        for member in &members {
+            member.tenant.remove(&member.pool);
+            member.pool.close();
+        }
+        members.into_iter().map(|member| member.pool).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<B: Backend> Server<B> {
+    fn new(config: &PoolsConfig) -> Self {
+        let slots = config.max_connections_per_server;
+        Self {
+            slots: slots.map(|max| Arc::new(ServerSlots::new(max))),
+            takes_writes: Arc::new(AtomicBool::new(true)),
+            pools: Vec::new(),
+        }
+    }
+}
+
+impl<B: Backend> Clone for Pools<B> {
+    fn clone(&self) -> Self {
+        self.with_tenant(self.tenant.clone())
+    }
+}
+
+impl<B: Backend> fmt::Debug for Pools<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools")
+            .field("user", &self.user())
+            .field("topology", &self.topology().description())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: Backend> Drop for Life<B> {
+    fn drop(&mut self) {
+        self.0.end();
+        if let Some(task) = self.0.maintenance().take() {
+            task.abort();
+        }
+    }
+}

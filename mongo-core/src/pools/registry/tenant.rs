@@ -1,0 +1,100 @@
+//! One credential, and its pools.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::auth::Credential;
+use crate::net::Authenticator;
+use crate::pools::{Backend, ServerPool};
+
+/// Pools by the numbers of their servers, in ascending order.
+type ByServer<B> = Vec<(u64, ServerPool<B>)>;
+
+/// One credential, and its pools.
+pub(super) struct Tenant<B: Backend> {
+    identity: ArcSwap<Identity>,
+    pools: ArcSwap<ByServer<B>>,
+    /// Once its credential was logged out.
+    is_gone: AtomicBool,
+}
+
+/// Who a tenant is.
+pub(super) struct Identity {
+    /// `None` for nobody, and for one that a provider tells.
+    pub(super) credential: Option<Credential>,
+    pub(super) authenticator: Arc<Authenticator>,
+}
+
+impl<B: Backend> Tenant<B> {
+    pub(super) fn new(identity: Identity) -> Self {
+        Self {
+            identity: ArcSwap::from_pointee(identity),
+            pools: ArcSwap::from_pointee(Vec::new()),
+            is_gone: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn identity(&self) -> Arc<Identity> {
+        self.identity.load_full()
+    }
+
+    pub(super) fn become_known_as(&self, identity: Identity) {
+        self.identity.store(Arc::new(identity));
+    }
+
+    /// The pool of a server. Wait-free.
+    pub(super) fn pool(&self, server: u64) -> Option<ServerPool<B>> {
+        self.with_pool(server, ServerPool::clone)
+    }
+
+    /// Runs something on the pool of a server, without taking a share in it.
+    #[inline]
+    pub(super) fn with_pool<R>(
+        &self,
+        server: u64,
+        run: impl FnOnce(&ServerPool<B>) -> R,
+    ) -> Option<R> {
+        let pools = self.pools.load();
+        let place = pools.binary_search_by_key(&server, |(number, _)| *number);
+        place.ok().map(|place| run(&pools[place].1))
+    }
+
+    /// One writer at a time: the registry sees to it.
+    pub(super) fn add(&self, server: u64, pool: ServerPool<B>) {
+        self.change(|pools| {
+            let place = pools.partition_point(|(number, _)| *number < server);
+            pools.insert(place, (server, pool));
+        });
+    }
+
+    pub(super) fn remove(&self, pool: &ServerPool<B>) {
+        self.change(|pools| pools.retain(|(_, own)| !own.is_same(pool)));
+    }
+
+    /// All pools, which are the tenant's no more.
+    pub(super) fn take_all(&self) -> Vec<ServerPool<B>> {
+        let pools = self.pools.swap(Arc::default());
+        pools.iter().map(|(_, pool)| pool.clone()).collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<ServerPool<B>> {
+        let pools = self.pools.load();
+        pools.iter().map(|(_, pool)| pool.clone()).collect()
+    }
+
+    pub(super) fn leave(&self) {
+        self.is_gone.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ByServer<B>)) {
+        let mut pools = ByServer::clone(&self.pools.load());
+        change(&mut pools);
+        self.pools.store(Arc::new(pools));
+    }
+}
