@@ -14,8 +14,8 @@ use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
 use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::net::{
-    AuthParts, Authenticator, Connector, CredentialProvider, Establisher, Generations, KeyService,
-    PROCESS, SocketConnector, TopologyShared,
+    AuthParts, Authenticator, Compression, Connector, CredentialProvider, Establisher, Generations,
+    KeyService, PROCESS, SocketConnector, TopologyShared,
 };
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::uri::ClientOptions;
@@ -43,6 +43,7 @@ pub(in crate::pools) struct Template {
     max_idle_time: Option<Duration>,
     max_lifetime: Option<Duration>,
     load_balanced: bool,
+    compression: Compression,
     events: EventHandlers,
 }
 
@@ -170,6 +171,7 @@ impl ConnectionFactoryBuilder {
             max_idle_time: config.max_idle_time(options),
             max_lifetime: config.max_lifetime.filter(|max| !max.is_zero()),
             load_balanced: options.load_balanced == Some(true),
+            compression: Compression::from_options(options),
             events: self.events,
         })
     }
@@ -211,6 +213,7 @@ impl Template {
                 drain_timeout: self.drain_timeout,
                 times_idleness,
                 load_balanced: self.load_balanced,
+                compression: self.compression.clone(),
                 generations: Generations::default(),
                 phase: Mutex::new(Wait::Connect),
             },

@@ -1,0 +1,125 @@
+//! deadpool under [`Pools`](crate::Pools).
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
+use mongo_core::{Deadline, Error};
+
+use crate::manager::CheckOut;
+use crate::pool::AT_ONCE;
+use crate::{Connection, Manager, Pool, PoolConfig, QueueMode, Runtime, managed};
+
+thread_local! {
+    /// Whether a check-out is under way that does not wait for anything.
+    static NOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the current thread's check-out does not wait for anything.
+pub(crate) fn is_now() -> bool {
+    NOW.get()
+}
+
+/// Settings of the deadpools under [`Pools`](crate::Pools), other than their time-outs: those are
+/// the one deadline of a check-out.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct BackendConfig {
+    /// The most connections of one pool. Default: the URI's `maxPoolSize`.
+    pub max_size: Option<u32>,
+    /// Which idle connection is taken. Default [`QueueMode::Lifo`], so that a quiet pool can shrink.
+    pub queue_mode: QueueMode,
+}
+
+impl Default for BackendConfig {
+    fn default() -> Self {
+        Self {
+            max_size: None,
+            queue_mode: QueueMode::Lifo,
+        }
+    }
+}
+
+impl BackendConfig {
+    /// The defaults, with the most connections of one pool.
+    pub fn new(max_size: u32) -> Self {
+        Self {
+            max_size: Some(max_size),
+            ..Self::default()
+        }
+    }
+
+    /// Sets [`queue_mode`](Self::queue_mode).
+    #[must_use]
+    pub fn with_queue_mode(mut self, queue_mode: QueueMode) -> Self {
+        self.queue_mode = queue_mode;
+        self
+    }
+}
+
+impl Backend for Pool {
+    type Config = BackendConfig;
+    type Guard = Connection;
+
+    fn max_size(config: &BackendConfig) -> Option<u32> {
+        config.max_size
+    }
+
+    fn build(
+        factory: ConnectionFactory,
+        max_size: u32,
+        config: &BackendConfig,
+    ) -> Result<Self, Error> {
+        let pool = managed::Pool::builder(Manager::from(factory))
+            .config(PoolConfig {
+                queue_mode: config.queue_mode,
+                ..PoolConfig::new(max_size as usize)
+            })
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| Error::configuration(error.to_string()))?;
+        Ok(Self::from(pool))
+    }
+
+    fn try_get(&self) -> Option<Connection> {
+        struct Reset;
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                NOW.set(false);
+            }
+        }
+        NOW.set(true);
+        let _reset = Reset;
+        // Whatever it would wait for, the manager refuses instead; dropped, it gives back all.
+        let got = pin!((**self).timeout_get(&AT_ONCE));
+        match got.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(got) => got.ok(),
+            Poll::Pending => None,
+        }
+    }
+
+    async fn get(&self, deadline: Deadline) -> Result<Connection, Error> {
+        self.queue(CheckOut::by(deadline)).await
+    }
+
+    fn retain(&self, keep: &dyn Fn(&mongo_core::Connection) -> bool) {
+        // What is taken out is dropped here, without deadpool's lock.
+        drop((**self).retain(|connection, _| keep(connection)));
+    }
+
+    fn status(&self) -> BackendStatus {
+        let status = (**self).status();
+        BackendStatus {
+            size: status.size,
+            idle: status.available,
+            waiting: status.waiting,
+        }
+    }
+
+    fn close(&self) {
+        // deadpool drops what is idle under its lock: it is not to be told of that there.
+        drop((**self).retain(|_, _| false));
+        (**self).close();
+    }
+}
