@@ -3,12 +3,14 @@ use std::time::Duration;
 
 use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
-    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE, client_options,
+    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, PoolsBuilder, PoolsConfig, RedactedUrl,
+    UNLIMITED_SIZE, client_options,
 };
 use mongo_core::uri::ClientOptions;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigError, Error, MongoConnectionManager, Pool};
+use crate::manager::driver_info;
+use crate::{BackendConfig, ConfigError, Error, MongoConnectionManager, Pool, Pools};
 
 /// Why a pool could not be built.
 pub type CreatePoolError = Error;
@@ -44,6 +46,8 @@ pub struct Config {
     pub manager: Option<ManagerConfig>,
     /// How they are pooled.
     pub pool: Option<PoolConfig>,
+    /// For [`create_pools`](Self::create_pools) only: what the pools have in common.
+    pub pools: Option<PoolsConfig>,
 }
 
 /// bb8's settings, in the words of `mongo_deadpool` where both have the thing.
@@ -183,10 +187,51 @@ impl Config {
             // Checked at check-out as well; the reaper closes what nobody checks out.
             .idle_timeout(bound(manager.max_idle_time.or(options.max_idle_time)))
             .max_lifetime(bound(manager.max_lifetime))
-            .queue_strategy(match pool.queue_mode {
-                QueueMode::Fifo => bb8::QueueStrategy::Fifo,
-                QueueMode::Lifo => bb8::QueueStrategy::Lifo,
-            }))
+            .queue_strategy(pool.queue_mode.into()))
+    }
+
+    /// Builds pools of connections to all servers of the deployment, by credential. Nothing is
+    /// connected yet.
+    ///
+    /// `pool.max_size` and `pool.timeouts` are those of each pool, or of each check-out.
+    /// `pool.min_idle` is not: `minPoolSize` is what these pools keep.
+    ///
+    /// # Errors
+    /// The connection string or an option can't be used, sizes contradict each other, or there is
+    /// `pool.min_idle`.
+    pub fn create_pools(&self) -> Result<Pools, ConfigError> {
+        self.pools_builder()?.build()
+    }
+
+    /// [`create_pools`](Self::create_pools), still to be built.
+    ///
+    /// # Errors
+    /// See [`create_pools`](Self::create_pools).
+    pub fn pools_builder(&self) -> Result<PoolsBuilder<Pool>, ConfigError> {
+        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let pool = self.pool.unwrap_or_default();
+        if pool.min_idle.is_some() {
+            return Err(Error::configuration(
+                "`pool.min_idle` is for one bb8 alone; `minPoolSize` is for pools",
+            ));
+        }
+        self.bb8_builder(&options)?;
+        let mut pools = self.pools.clone().unwrap_or_default();
+        pools.wait_timeout = pools.wait_timeout.or(pool.timeouts.wait);
+        Ok(Pools::builder(options)
+            .config(pools)
+            .manager_config(self.manager.clone().unwrap_or_default())
+            .pool_config(BackendConfig::from(pool))
+            .driver_info(driver_info()))
+    }
+}
+
+impl From<QueueMode> for bb8::QueueStrategy {
+    fn from(mode: QueueMode) -> Self {
+        match mode {
+            QueueMode::Fifo => Self::Fifo,
+            QueueMode::Lifo => Self::Lifo,
+        }
     }
 }
 
@@ -203,6 +248,7 @@ impl fmt::Debug for Config {
             .field("server_api", &self.server_api)
             .field("manager", &self.manager)
             .field("pool", &self.pool)
+            .field("pools", &self.pools)
             .finish()
     }
 }

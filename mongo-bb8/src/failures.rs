@@ -68,6 +68,11 @@ impl Failures {
         self.next.fetch_add(1, Ordering::SeqCst)
     }
 
+    /// Whether anybody waits for a connection to be made. In a bare pool nobody can be seen to.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0 || !self.lock().has_sink
+    }
+
     /// An attempt has failed, and bb8 does not know yet.
     pub(crate) fn announce(&self, attempt: u64, error: &Error) {
         let mut state = self.lock();

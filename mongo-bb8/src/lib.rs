@@ -39,24 +39,37 @@
 //! The names are those of `mongo_deadpool`, so that a feature flag of your own can swap the two by
 //! one `use`.
 
+mod backend;
 mod config;
 mod connection;
 mod failures;
 mod manager;
 mod pool;
 
+pub use backend::BackendConfig;
 pub use bb8;
 pub use config::{Config, CreatePoolError, PoolConfig, QueueMode, Runtime, Timeouts};
 pub use connection::PooledConnection;
 pub use manager::MongoConnectionManager;
 pub use mongo_core;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
-pub use mongo_core::pools::{ManagerConfig, RecyclingMethod};
+pub use mongo_core::pools::{ManagerConfig, PoolsConfig, RecyclingMethod};
 pub use mongo_core::{Error, ErrorKind};
 pub use pool::{Pool, Status};
 
 /// A connection checked out of a [`Pool`]: `mongo_deadpool`'s name for it.
 pub type Connection = PooledConnection;
+
+/// Pools of connections to all servers of a deployment, by credential, over bb8.
+///
+/// See [`mongo_core::pools::Pools`].
+pub type Pools = mongo_core::pools::Pools<Pool>;
+
+/// The pool of one server and one credential, as [`Pools`] keeps it.
+pub type ServerPool = mongo_core::pools::ServerPool<Pool>;
+
+/// A connection checked out of [`Pools`].
+pub type PoolsConnection = mongo_core::pools::PooledConnection<Pool>;
 
 /// The manager, by `mongo_deadpool`'s name.
 pub type Manager = MongoConnectionManager;

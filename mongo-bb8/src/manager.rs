@@ -70,6 +70,25 @@ thread_local! {
     static AT_ONCE: Cell<bool> = const { Cell::new(false) };
 }
 
+thread_local! {
+    /// Whether the idle connections are looked through, and not handed out.
+    static SWEEPING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Looks through idle connections: those that are taken in `sweep` and given back count as idle all
+/// the while.
+pub(crate) fn sweeping<R>(sweep: impl FnOnce() -> R) -> R {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            SWEEPING.set(false);
+        }
+    }
+    SWEEPING.set(true);
+    let _reset = Reset;
+    sweep()
+}
+
 /// Runs a check-out if it has nothing to wait for: an idle connection is there, and can be told to
 /// be sound without I/O. Where it would wait it is dropped, and has done nothing to a connection;
 /// bb8 may have begun to make one by then, as it does for whoever is cancelled.
@@ -138,17 +157,14 @@ impl MongoConnectionManager {
         create: Option<Duration>,
         recycle: Option<Duration>,
     ) -> Result<Self, Error> {
-        // What the server's log says of this crate.
-        let driver_info =
-            DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"));
         let factory = ConnectionFactory::builder(options)
             .config(config)
-            .driver_info(driver_info)
+            .driver_info(driver_info())
             .build()?;
         Ok(Self::bounded(factory, create, recycle))
     }
 
-    fn bounded(
+    pub(crate) fn bounded(
         factory: ConnectionFactory,
         create: Option<Duration>,
         recycle: Option<Duration>,
@@ -188,6 +204,11 @@ impl MongoConnectionManager {
     }
 }
 
+/// What the server's log says of this crate.
+pub(crate) fn driver_info() -> DriverInfo {
+    DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"))
+}
+
 /// A manager with a connector, an executor or a name of your own: build the factory first.
 impl From<ConnectionFactory> for MongoConnectionManager {
     fn from(factory: ConnectionFactory) -> Self {
@@ -206,7 +227,8 @@ impl bb8::ManageConnection for MongoConnectionManager {
         }
         let attempt = shared.failures.begin();
         let deadline = Deadline::after(shared.create_timeout);
-        let connected = match shared.factory.establish(deadline).await {
+        let is_wanted = || shared.failures.is_awaited();
+        let connected = match shared.factory.establish_if(deadline, is_wanted).await {
             // Nobody is left to take it, and bb8 would keep it open.
             Ok(_) if self.is_closed() => Err(shared.factory.name(ErrorKind::PoolClosed)),
             connected => connected,
@@ -216,6 +238,12 @@ impl bb8::ManageConnection for MongoConnectionManager {
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Error> {
         let shared = &self.shared;
+        if SWEEPING.get() {
+            return match shared.factory.keeps(connection) {
+                true => Ok(()),
+                false => Err(shared.factory.name(ErrorKind::PoolCleared)),
+            };
+        }
         let check_out = CHECK_OUT.try_with(|check_out| {
             let is_fresh = connection.is_new() && connection.created() >= check_out.since;
             (check_out.deadline, is_fresh)
@@ -253,7 +281,7 @@ impl bb8::ManageConnection for MongoConnectionManager {
     /// Called when a connection comes back, and for nothing else.
     fn has_broken(&self, connection: &mut Connection) -> bool {
         // Looked at and not handed out, it stays as idle as it was.
-        if AT_ONCE.get() {
+        if AT_ONCE.get() || SWEEPING.get() {
             return connection.is_closed() || connection.is_stale();
         }
         !connection.check_in()

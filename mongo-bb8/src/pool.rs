@@ -3,14 +3,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bb8::RunError;
+use bb8::{QueueStrategy, RunError};
 use mongo_core::error::Wait;
 use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::failures::Told;
-use crate::manager::{check_out, check_out_at_once};
+use crate::manager::{check_out, check_out_at_once, sweeping};
 use crate::{MongoConnectionManager, PooledConnection};
 
 /// A pool of connections to one server: bb8's, with a fair queue before it, one deadline, and
@@ -149,6 +149,50 @@ impl Pool {
     /// See [`get`](Self::get).
     pub async fn try_get(&self) -> Result<PooledConnection, Error> {
         self.get_within(Duration::ZERO).await
+    }
+
+    /// A connection that is idle and sound, if there is one.
+    pub(crate) fn take_at_once(&self) -> Option<PooledConnection> {
+        // Asked in vain, bb8 would begin to connect.
+        if self.inner.state().idle_connections == 0 {
+            return None;
+        }
+        let permit = self.shared.front.clone().try_acquire_owned().ok()?;
+        let taken = check_out_at_once(|| self.inner.get_owned())?;
+        taken.ok().map(|taken| PooledConnection::new(taken, permit))
+    }
+
+    /// A connection by a deadline, in turn.
+    pub(crate) async fn take_by(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
+        let permit = match self.shared.front.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
+            Err(TryAcquireError::Closed) => return Err(self.closed()),
+        };
+        let taken = check_out(deadline, self.take(deadline)).await?;
+        Ok(PooledConnection::new(taken, permit))
+    }
+
+    /// Closes the idle connections that the factory does not keep: bb8 has no way to look through
+    /// them but to take them out one by one, which validates each.
+    pub(crate) fn sweep_idle(&self) {
+        // Where none is left it spawns a connect, which finds that nobody wants it.
+        let _entered = self.shared.runtime.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        sweeping(|| {
+            let mut kept = Vec::new();
+            for _ in 0..self.inner.state().idle_connections {
+                match Box::pin(self.inner.get_owned()).as_mut().poll(&mut context) {
+                    Poll::Ready(Ok(connection)) => kept.push(connection),
+                    Poll::Ready(Err(_)) | Poll::Pending => break,
+                }
+            }
+            // In the order in which they were.
+            if matches!(self.inner.config().queue_strategy, QueueStrategy::Lifo) {
+                kept.reverse();
+            }
+            drop(kept);
+        });
     }
 
     /// Every slot is in use: waits in turn for one.

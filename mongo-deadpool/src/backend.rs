@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
 use mongo_core::{Deadline, Error};
 
 use crate::manager::CheckOut;
 use crate::pool::AT_ONCE;
-use crate::{Connection, Manager, Pool, PoolConfig, QueueMode, Runtime, managed};
+use crate::{Connection, Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts, managed};
 
 thread_local! {
     /// Whether a check-out is under way that does not wait for anything.
@@ -21,8 +22,7 @@ pub(crate) fn is_now() -> bool {
     NOW.get()
 }
 
-/// Settings of the deadpools under [`Pools`](crate::Pools), other than their time-outs: those are
-/// the one deadline of a check-out.
+/// Settings of the deadpools under [`Pools`](crate::Pools).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct BackendConfig {
@@ -30,6 +30,10 @@ pub struct BackendConfig {
     pub max_size: Option<u32>,
     /// Which idle connection is taken. Default [`QueueMode::Lifo`], so that a quiet pool can shrink.
     pub queue_mode: QueueMode,
+    /// Over making a connection, beside `connectTimeoutMS` (10 s). Default none.
+    pub create_timeout: Option<Duration>,
+    /// Over checking an idle connection. Default none of its own.
+    pub recycle_timeout: Option<Duration>,
 }
 
 impl Default for BackendConfig {
@@ -37,6 +41,8 @@ impl Default for BackendConfig {
         Self {
             max_size: None,
             queue_mode: QueueMode::Lifo,
+            create_timeout: None,
+            recycle_timeout: None,
         }
     }
 }
@@ -58,6 +64,17 @@ impl BackendConfig {
     }
 }
 
+impl From<PoolConfig> for BackendConfig {
+    fn from(pool: PoolConfig) -> Self {
+        Self {
+            max_size: Some(u32::try_from(pool.max_size).unwrap_or(u32::MAX)),
+            queue_mode: pool.queue_mode,
+            create_timeout: pool.timeouts.create,
+            recycle_timeout: pool.timeouts.recycle,
+        }
+    }
+}
+
 impl Backend for Pool {
     type Config = BackendConfig;
     type Guard = Connection;
@@ -74,6 +91,11 @@ impl Backend for Pool {
         let pool = managed::Pool::builder(Manager::from(factory))
             .config(PoolConfig {
                 queue_mode: config.queue_mode,
+                timeouts: Timeouts {
+                    wait: None,
+                    create: config.create_timeout,
+                    recycle: config.recycle_timeout,
+                },
                 ..PoolConfig::new(max_size as usize)
             })
             .runtime(Runtime::Tokio1)
@@ -100,12 +122,13 @@ impl Backend for Pool {
     }
 
     async fn get(&self, deadline: Deadline) -> Result<Connection, Error> {
-        self.queue(CheckOut::by(deadline)).await
+        self.queue(CheckOut::by(deadline, &self.timeouts())).await
     }
 
-    fn retain(&self, keep: &dyn Fn(&mongo_core::Connection) -> bool) {
+    fn sweep(&self) {
+        let factory = self.manager().factory();
         // What is taken out is dropped here, without deadpool's lock.
-        drop((**self).retain(|connection, _| keep(connection)));
+        drop((**self).retain(|connection, _| factory.keeps(connection)));
     }
 
     fn status(&self) -> BackendStatus {

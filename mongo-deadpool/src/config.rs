@@ -3,14 +3,16 @@ use std::time::Duration;
 
 use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
-    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, RedactedUrl, UNLIMITED_SIZE, client_options,
+    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, PoolsBuilder, PoolsConfig, RedactedUrl,
+    UNLIMITED_SIZE, client_options,
 };
 use mongo_core::uri::ClientOptions;
 use serde::Deserialize;
 
+use crate::manager::driver_info;
 use crate::{
-    ConfigError, CreatePoolError, Error, Manager, Pool, PoolBuilder, PoolConfig, QueueMode,
-    Runtime, Timeouts,
+    BackendConfig, ConfigError, CreatePoolError, Error, Manager, Pool, PoolBuilder, PoolConfig,
+    Pools, QueueMode, Runtime, Timeouts,
 };
 
 /// The most connections that a pool may be asked to hold: deadpool allocates room for all of them
@@ -46,6 +48,8 @@ pub struct Config {
     /// deadpool's own configuration. What it leaves out, or all of it: see
     /// [`get_pool_config`](Self::get_pool_config).
     pub pool: Option<PoolConfig>,
+    /// For [`create_pools`](Self::create_pools) only: what the pools have in common.
+    pub pools: Option<PoolsConfig>,
 }
 
 impl Config {
@@ -88,13 +92,7 @@ impl Config {
     pub fn builder(&self) -> Result<PoolBuilder, ConfigError> {
         let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
         options.server_api = self.server_api.or(options.server_api);
-        let pool = self.pool_config(&options);
-        if pool.max_size == 0 || pool.max_size > MAX_SIZE {
-            return Err(Error::configuration(format!(
-                "`pool.max_size` is {}, not from 1 to {MAX_SIZE}",
-                pool.max_size
-            )));
-        }
+        let pool = self.checked_pool_config(&options)?;
         let manager = Manager::from_config(options, self.manager.clone().unwrap_or_default())?;
         Ok(Pool::builder(manager).config(pool).runtime(Runtime::Tokio1))
     }
@@ -110,6 +108,48 @@ impl Config {
     pub fn get_pool_config(&self) -> Result<PoolConfig, ConfigError> {
         let options = client_options(self.url.as_deref(), self.options.as_ref())?;
         Ok(self.pool_config(&options))
+    }
+
+    /// Builds pools of connections to all servers of the deployment, by credential. Nothing is
+    /// connected yet.
+    ///
+    /// `pool.max_size` and `pool.timeouts` are those of each pool, or of each check-out.
+    ///
+    /// # Errors
+    /// The connection string or an option can't be used, or sizes contradict each other.
+    pub fn create_pools(&self) -> Result<Pools, ConfigError> {
+        self.pools_builder()?.build()
+    }
+
+    /// [`create_pools`](Self::create_pools), still to be built.
+    ///
+    /// # Errors
+    /// See [`create_pools`](Self::create_pools).
+    pub fn pools_builder(&self) -> Result<PoolsBuilder<Pool>, ConfigError> {
+        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let pool = self.checked_pool_config(&options)?;
+        let mut pools = self.pools.clone().unwrap_or_default();
+        pools.wait_timeout = pools.wait_timeout.or(pool.timeouts.wait);
+        // Without a size of its own it is the options'.
+        let backend = match self.pool {
+            Some(_) => BackendConfig::from(pool),
+            None => BackendConfig::default(),
+        };
+        Ok(Pools::builder(options)
+            .config(pools)
+            .manager_config(self.manager.clone().unwrap_or_default())
+            .pool_config(backend)
+            .driver_info(driver_info()))
+    }
+
+    fn checked_pool_config(&self, options: &ClientOptions) -> Result<PoolConfig, ConfigError> {
+        let pool = self.pool_config(options);
+        match pool.max_size {
+            1..=MAX_SIZE => Ok(pool),
+            max_size => Err(Error::configuration(format!(
+                "`pool.max_size` is {max_size}, not from 1 to {MAX_SIZE}"
+            ))),
+        }
     }
 
     fn pool_config(&self, options: &ClientOptions) -> PoolConfig {
@@ -139,6 +179,7 @@ impl fmt::Debug for Config {
             .field("server_api", &self.server_api)
             .field("manager", &self.manager)
             .field("pool", &self.pool)
+            .field("pools", &self.pools)
             .finish()
     }
 }
@@ -152,6 +193,7 @@ struct ConfigFile {
     server_api: Option<ServerApi>,
     manager: Option<ManagerConfig>,
     pool: Option<PoolFile>,
+    pools: Option<PoolsConfig>,
 }
 
 #[derive(Deserialize)]
@@ -206,6 +248,7 @@ impl From<ConfigFile> for Config {
             server_api: file.server_api,
             manager: file.manager,
             pool,
+            pools: file.pools,
         }
     }
 }

@@ -56,11 +56,16 @@ impl Drop for Connection {
         let Some(mut object) = self.object.take() else {
             return;
         };
-        if object.check_in() {
-            drop(object);
-        } else {
+        if !object.check_in() {
             // deadpool has no hook at check-in: a connection that must not come back is taken out.
             drop(Object::take(object));
+            return;
+        }
+        // Who is past deadpool's queue, and waits to make a connection, would not see this one.
+        let asked = Object::pool(&object).filter(|pool| pool.manager().factory().is_asked());
+        match asked {
+            Some(pool) => pool.manager().factory().offer(Object::take(object)),
+            None => drop(object),
         }
     }
 }

@@ -36,6 +36,7 @@
 //! dereferences, because deadpool's errors have no room for what the list above promises. The bare
 //! pool is there for who wants it: [`Config::builder`] builds one, and `Pool::from` takes one.
 
+mod backend;
 mod config;
 mod connection;
 mod manager;
@@ -50,6 +51,7 @@ pub mod managed {
     deadpool::managed_reexports!("mongo", Manager, Connection, Error, ConfigError);
 }
 
+pub use backend::BackendConfig;
 pub use config::Config;
 pub use connection::Connection;
 pub use deadpool;
@@ -60,9 +62,20 @@ pub use managed::{
 pub use manager::Manager;
 pub use mongo_core;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
-pub use mongo_core::pools::{ManagerConfig, RecyclingMethod};
+pub use mongo_core::pools::{ManagerConfig, PoolsConfig, RecyclingMethod};
 pub use mongo_core::{Error, ErrorKind};
 pub use pool::Pool;
+
+/// Pools of connections to all servers of a deployment, by credential, over deadpool.
+///
+/// See [`mongo_core::pools::Pools`].
+pub type Pools = mongo_core::pools::Pools<Pool>;
+
+/// The pool of one server and one credential, as [`Pools`] keeps it.
+pub type ServerPool = mongo_core::pools::ServerPool<Pool>;
+
+/// A connection checked out of [`Pools`].
+pub type PoolsConnection = mongo_core::pools::PooledConnection<Pool>;
 
 /// Why a [`Config`] can't be used.
 pub type ConfigError = Error;

@@ -5,10 +5,11 @@ use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::uri::ClientOptions;
-use mongo_core::{Deadline, Error};
+use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::task::futures::TaskLocalFuture;
 
 use crate::Timeouts;
+use crate::backend::is_now;
 
 tokio::task_local! {
     /// The check-out that the current task is in: deadpool has no way to hand it to the manager.
@@ -33,6 +34,16 @@ impl CheckOut {
         Self {
             bound,
             deadline: Cell::new(None),
+            create: timeouts.create,
+            recycle: timeouts.recycle,
+        }
+    }
+
+    /// One that ends by a deadline of the caller's.
+    pub(crate) fn by(deadline: Deadline, timeouts: &Timeouts) -> Self {
+        Self {
+            bound: Duration::MAX,
+            deadline: Cell::new(Some(deadline)),
             create: timeouts.create,
             recycle: timeouts.recycle,
         }
@@ -98,7 +109,7 @@ impl Manager {
 }
 
 /// What the server's log says of this crate.
-fn driver_info() -> DriverInfo {
+pub(crate) fn driver_info() -> DriverInfo {
     DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"))
 }
 
@@ -114,6 +125,10 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<Self::Type, Error> {
+        if is_now() {
+            let nothing = ErrorKind::Pool("no connection is there".to_owned());
+            return self.factory.take_spare().ok_or_else(|| nothing.into());
+        }
         let deadline = CheckOut::current(|check_out| check_out.create);
         self.factory.establish(deadline).await
     }
@@ -121,6 +136,11 @@ impl managed::Manager for Manager {
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
         let recycled = match self.factory.recycle_now(connection) {
             Some(recycled) => recycled,
+            // It takes I/O: for one that can wait for it.
+            None if is_now() => {
+                self.factory.offer(connection.move_out());
+                return Err(RecycleError::message("it can't be checked at once"));
+            }
             None => {
                 let deadline = CheckOut::current(|check_out| check_out.recycle);
                 // Rare: not to be a part of every check-out's future.

@@ -11,7 +11,7 @@ use crate::manager::CheckOut;
 use crate::{Connection, Manager, PoolBuilder, PoolError, TimeoutType, Timeouts, managed};
 
 /// Asks deadpool for what is to be had without waiting for a slot, with no timers of its own.
-const AT_ONCE: Timeouts = Timeouts {
+pub(crate) const AT_ONCE: Timeouts = Timeouts {
     wait: Some(Duration::ZERO),
     create: None,
     recycle: None,
@@ -81,7 +81,7 @@ impl Pool {
     }
 
     /// Every slot is in use: waits in turn for one.
-    async fn queue(&self, check_out: CheckOut) -> Result<Connection, Error> {
+    pub(crate) async fn queue(&self, check_out: CheckOut) -> Result<Connection, Error> {
         let deadline = check_out.deadline();
         // deadpool's own time-out covers the queue alone; ours covers what comes after it too.
         let unbounded = Timeouts::new();

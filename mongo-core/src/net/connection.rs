@@ -518,11 +518,7 @@ impl Connection {
     /// not let it go. It counts still as one of its pool's.
     #[must_use]
     pub fn move_out(&mut self) -> Self {
-        let left = Self::new(
-            Channel::closed(),
-            Limits::default(),
-            self.identity.untied(),
-        );
+        let left = Self::new(Channel::closed(), Limits::default(), self.identity.untied());
         std::mem::replace(self, left)
     }
 

@@ -45,9 +45,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// As [`ConnectionFactory::establish`]; or a time-out.
     fn get(&self, deadline: Deadline) -> impl Future<Output = Result<Self::Guard>> + Send;
 
-    /// Closes the idle connections that are not to be kept. `keep` is quick, and takes no lock that
-    /// is held while a method of this trait is called.
-    fn retain(&self, keep: &dyn Fn(&Connection) -> bool);
+    /// Closes the idle connections that the factory does not [keep](ConnectionFactory::keeps),
+    /// without a lock of the pool's. To be called from anywhere.
+    fn sweep(&self);
 
     /// How full the pool is.
     fn status(&self) -> BackendStatus;

@@ -55,7 +55,7 @@ impl<B: Backend> ServerPool<B> {
         let weak = Arc::downgrade(&inner);
         inner.factory.shared.sweep_with(move || {
             if let Some(inner) = Weak::upgrade(&weak) {
-                inner.sweep();
+                inner.backend.sweep();
             }
         });
         let created = options.created_options();
@@ -280,14 +280,6 @@ impl<B: Backend> ServerPool<B> {
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.inner.factory.shared
-    }
-}
-
-impl<B: Backend> Inner<B> {
-    fn sweep(&self) {
-        let now = Instant::now();
-        let keep = |connection: &Connection| self.factory.shared.keeps(connection, now);
-        self.backend.retain(&keep);
     }
 }
 

@@ -65,13 +65,27 @@ impl Drop for Ticket<'_> {
 }
 
 impl Shared {
-    pub(super) async fn establish(self: &Arc<Self>, deadline: Deadline) -> Result<Connection> {
-        match self.ask(deadline).await? {
-            Handed::Spare(mut spare) => match spare.connection.take() {
-                Some(connection) => Ok(connection),
-                None => Err(self.establisher.name(ErrorKind::PoolCleared)),
-            },
-            Handed::Permit(permit) => permit.make(deadline).await,
+    pub(super) async fn establish(
+        self: &Arc<Self>,
+        deadline: Deadline,
+        is_wanted: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Connection> {
+        loop {
+            let handed = self.ask(deadline).await?;
+            if !is_wanted() {
+                let unwanted = "the connection is wanted no more".to_owned();
+                return Err(self.establisher.name(ErrorKind::Pool(unwanted)));
+            }
+            let spare = match handed {
+                Handed::Permit(permit) => return permit.make(deadline).await,
+                Handed::Spare(mut spare) => spare.connection.take(),
+            };
+            // It may have been there for long.
+            if let Some(mut connection) = spare
+                && self.recycle(&mut connection, deadline).await.is_ok()
+            {
+                return Ok(connection);
+            }
         }
     }
 
@@ -150,7 +164,10 @@ impl Shared {
             });
             let Some((asking, grant)) = served else { break };
             let handed = match grant {
-                Grant::Connection(connection) => Handed::Spare(self.hand(connection)),
+                Grant::Connection(connection) => Handed::Spare(Spare {
+                    connection: Some(connection),
+                    shared: self.clone(),
+                }),
                 Grant::Permit => Handed::Permit(Permit::new(self.clone())),
             };
             // Who has gone meanwhile leaves it to the next one.
@@ -161,30 +178,26 @@ impl Shared {
         }
     }
 
-    fn hand(self: &Arc<Self>, connection: Connection) -> Spare {
-        if let Some(tie) = connection.tie() {
-            // Where it was to make room, whoever gets it finds it closed.
-            self.is_taken(&tie.link);
-        }
-        Spare {
-            connection: Some(connection),
-            shared: self.clone(),
-        }
-    }
-
     pub(super) fn take_spare(self: &Arc<Self>) -> Option<Connection> {
         loop {
-            let connection = self.change_gate(|gate| gate.take_spare())?;
-            let is_usable = connection.tie().is_none_or(|tie| self.is_taken(&tie.link));
-            if is_usable && !connection.is_stale() {
-                return Some(connection);
+            let mut connection = self.change_gate(|gate| gate.take_spare())?;
+            match self.recycle_now(&mut connection) {
+                Some(Ok(())) => return Some(connection),
+                Some(Err(_)) => drop(connection),
+                // It takes I/O: for one that can wait for it.
+                None => {
+                    self.offer(connection);
+                    return None;
+                }
             }
         }
     }
 
     pub(super) fn offer(self: &Arc<Self>, connection: Connection) {
+        let is_evictable = connection.tie().is_none_or(|tie| self.is_idle(&tie.link));
         let gone = self.change_gate(|gate| {
-            if gate.state() != PoolState::Ready || connection.is_stale() {
+            let is_kept = is_evictable && !connection.is_stale() && !connection.is_closed();
+            if gate.state() != PoolState::Ready || !is_kept {
                 return Some(connection);
             }
             gate.offer(connection);

@@ -101,7 +101,7 @@ impl ConnectionFactory {
     /// server and the user.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
         // In a box: by size it would dominate the future of every check-out, which gets moved about.
-        Box::pin(self.shared.establish(deadline)).await
+        Box::pin(self.shared.establish(deadline, &|| true)).await
     }
 
     /// A connection that is there and in nobody's hands. No I/O.
@@ -135,6 +135,26 @@ impl ConnectionFactory {
     /// the clock only if there is a bound to compare with.
     pub fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
         self.shared.recycle_now(connection)
+    }
+
+    /// [`establish`](Self::establish), if `is_wanted` says so still when it comes to it. For a
+    /// generic pool whose attempts outlive their callers.
+    ///
+    /// # Errors
+    /// As [`establish`](Self::establish), or [`ErrorKind::Pool`](crate::ErrorKind::Pool): it is
+    /// wanted no more.
+    pub async fn establish_if(
+        &self,
+        deadline: Deadline,
+        is_wanted: impl Fn() -> bool + Send + Sync,
+    ) -> Result<Connection> {
+        Box::pin(self.shared.establish(deadline, &is_wanted)).await
+    }
+
+    /// Whether an idle connection may be kept: it is not stale nor too old, and the pool is open.
+    /// For a generic pool that looks through its idle connections.
+    pub fn keeps(&self, connection: &Connection) -> bool {
+        self.shared.keeps(connection)
     }
 
     /// What the pool does at the moment; without a registry it is always ready.

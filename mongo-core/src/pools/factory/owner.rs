@@ -140,9 +140,9 @@ impl Shared {
         let _ = self.sweeper.set(Box::new(sweep));
     }
 
-    /// Whether an idle connection may be kept. Marks it if it may not.
-    pub(in crate::pools) fn keeps(&self, connection: &Connection, now: Instant) -> bool {
-        let expired = self.is_expired(connection, now);
+    /// Whether an idle connection may be kept. Marks it if it may not for its age.
+    pub(super) fn keeps(&self, connection: &Connection) -> bool {
+        let expired = self.is_expired(connection, Instant::now());
         if let (true, Some(tie)) = (expired, connection.tie()) {
             tie.link.doom();
         }

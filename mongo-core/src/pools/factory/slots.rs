@@ -120,6 +120,9 @@ impl ServerSlots {
         if others {
             return false;
         }
+        if link.idle_place.load(Ordering::Acquire) != 0 {
+            return true;
+        }
         state.next_place += 1;
         let place = state.next_place;
         link.idle_place.store(place, Ordering::Release);

@@ -1,0 +1,118 @@
+//! bb8 under [`Pools`](crate::Pools).
+
+use std::time::Duration;
+
+use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
+use mongo_core::{Deadline, Error};
+
+use crate::{MongoConnectionManager, Pool, PoolConfig, PooledConnection, QueueMode};
+
+/// In place of bb8's own bound over a check-out, which always has one: the deadline comes first.
+const NO_BOUND: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Settings of the bb8 pools under [`Pools`](crate::Pools).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct BackendConfig {
+    /// The most connections of one pool. Default: the URI's `maxPoolSize`.
+    pub max_size: Option<u32>,
+    /// Which idle connection is taken. Default [`QueueMode::Lifo`], so that a quiet pool can
+    /// shrink.
+    pub queue_mode: QueueMode,
+    /// Over making a connection, beside `connectTimeoutMS` (10 s). Default none.
+    pub create_timeout: Option<Duration>,
+    /// Over checking an idle connection. Default none of its own.
+    pub recycle_timeout: Option<Duration>,
+}
+
+impl Default for BackendConfig {
+    fn default() -> Self {
+        Self {
+            max_size: None,
+            queue_mode: QueueMode::Lifo,
+            create_timeout: None,
+            recycle_timeout: None,
+        }
+    }
+}
+
+impl BackendConfig {
+    /// The defaults, with the most connections of one pool.
+    pub fn new(max_size: u32) -> Self {
+        Self {
+            max_size: Some(max_size),
+            ..Self::default()
+        }
+    }
+
+    /// Sets [`queue_mode`](Self::queue_mode).
+    #[must_use]
+    pub fn with_queue_mode(mut self, queue_mode: QueueMode) -> Self {
+        self.queue_mode = queue_mode;
+        self
+    }
+}
+
+impl From<PoolConfig> for BackendConfig {
+    fn from(pool: PoolConfig) -> Self {
+        Self {
+            max_size: pool.max_size,
+            queue_mode: pool.queue_mode,
+            create_timeout: pool.timeouts.create,
+            recycle_timeout: pool.timeouts.recycle,
+        }
+    }
+}
+
+impl Backend for Pool {
+    type Config = BackendConfig;
+    type Guard = PooledConnection;
+
+    fn max_size(config: &BackendConfig) -> Option<u32> {
+        config.max_size
+    }
+
+    fn build(
+        factory: ConnectionFactory,
+        max_size: u32,
+        config: &BackendConfig,
+    ) -> Result<Self, Error> {
+        let builder = Self::builder()
+            .max_size(max_size)
+            .queue_strategy(config.queue_mode.into())
+            .connection_timeout(NO_BOUND)
+            // What is too old is found by the pools' own maintenance, which tells why.
+            .idle_timeout(None)
+            .max_lifetime(None);
+        // An attempt is bounded by `connectTimeoutMS`, and ends when nobody wants it any more.
+        let create = config.create_timeout.unwrap_or(Duration::MAX);
+        let manager =
+            MongoConnectionManager::bounded(factory, Some(create), config.recycle_timeout);
+        Self::build(builder, manager)
+    }
+
+    fn try_get(&self) -> Option<PooledConnection> {
+        self.take_at_once()
+    }
+
+    async fn get(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
+        self.take_by(deadline).await
+    }
+
+    fn sweep(&self) {
+        self.sweep_idle();
+    }
+
+    fn status(&self) -> BackendStatus {
+        let status = self.status();
+        BackendStatus {
+            size: status.size,
+            idle: status.available,
+            waiting: status.waiting,
+        }
+    }
+
+    fn close(&self) {
+        self.close();
+    }
+}
