@@ -79,12 +79,6 @@ impl EventHandlers {
         self.cmap.is_some() || logs::wants_cmap_events()
     }
 
-    /// Whether anybody is told of pools and their connections.
-    #[inline]
-    pub fn wants_cmap(&self) -> bool {
-        self.cmap.is_some()
-    }
-
     /// Tells of what a pool or one of its connections did; `event` is called only if somebody
     /// wants to know. To be called without a lock.
     #[inline]

@@ -69,7 +69,7 @@ enum Source {
 }
 
 /// What an [`Authenticator`] is made of besides the options.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct AuthParts {
     pub(crate) keys: Option<Arc<KeyService>>,
     pub(crate) provider: Option<Arc<dyn CredentialProvider>>,

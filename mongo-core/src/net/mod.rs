@@ -25,8 +25,8 @@ mod proxy;
 mod reply;
 mod single;
 mod stream;
-mod tls;
 mod tie;
+mod tls;
 mod together;
 mod topology;
 mod transport;
@@ -53,14 +53,14 @@ pub use proxy::ProxyConnector;
 pub use reply::Reply;
 pub use single::SingleClient;
 pub use stream::{AsyncStream, Stream};
+pub(crate) use tie::{Interrupted, Link, Owner, Tie};
 #[cfg(feature = "tls-rustls")]
 pub use tls::Tls;
-pub(crate) use transport::{Transport, TransportBuilder};
-pub(crate) use tie::{Interrupted, Link, Owner, Tie};
 pub(crate) use together::Together;
 pub(crate) use topology::Shared as TopologyShared;
 pub(crate) use topology::{Clear, TopologyListener};
 pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
+pub(crate) use transport::{Transport, TransportBuilder};
 
 use crate::handshake::Environment;
 

@@ -16,7 +16,7 @@ pub(crate) struct Transport {
 }
 
 /// What a user brings of it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct TransportBuilder {
     pub(crate) connector: Option<Arc<dyn Connector>>,
     pub(crate) tls: Option<Tls>,

@@ -55,6 +55,11 @@ impl TopologyBuilder {
         self
     }
 
+    pub(crate) fn transport(mut self, transport: TransportBuilder) -> Self {
+        self.transport = transport;
+        self
+    }
+
     /// What looks up the records of `mongodb+srv`, first and again while the topology is polled
     /// for. Default `HickoryResolver` with the system's name servers under feature `dns`, else
     /// none; not used without `mongodb+srv`.

@@ -13,9 +13,11 @@ use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
 use crate::handshake::{ClientMetadata, DriverInfo};
+#[cfg(feature = "tls-rustls")]
+use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, Compression, Connector, CredentialProvider, Establisher, Generations,
-    KeyService, PROCESS, SocketConnector, TopologyShared,
+    KeyService, OidcCallback, PROCESS, TopologyShared, Transport, TransportBuilder,
 };
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::uri::ClientOptions;
@@ -24,7 +26,7 @@ use crate::uri::ClientOptions;
 pub struct ConnectionFactoryBuilder {
     options: ClientOptions,
     config: ManagerConfig,
-    connector: Option<Arc<dyn Connector>>,
+    transport: TransportBuilder,
     auth: AuthParts,
     driver_info: Vec<DriverInfo>,
     events: EventHandlers,
@@ -33,7 +35,7 @@ pub struct ConnectionFactoryBuilder {
 /// What the factories of all pools have in common.
 #[derive(Clone)]
 pub(in crate::pools) struct Template {
-    pub(in crate::pools) connector: Arc<dyn Connector>,
+    transport: Transport,
     /// The `client` document of the handshake.
     metadata: Arc<RawDocumentBuf>,
     connect_timeout: Option<Duration>,
@@ -80,7 +82,7 @@ impl ConnectionFactoryBuilder {
         Self {
             options,
             config: ManagerConfig::default(),
-            connector: None,
+            transport: TransportBuilder::default(),
             auth: AuthParts::default(),
             driver_info: Vec::new(),
             events: EventHandlers::default(),
@@ -94,10 +96,24 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// What opens the transport. Default [`SocketConnector`].
+    /// What opens the transport. Default [`SocketConnector`](crate::net::SocketConnector).
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.connector = Some(connector);
+        self.transport.connector = Some(connector);
+        self
+    }
+
+    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
+    /// say.
+    #[cfg(feature = "tls-rustls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
+        self.transport.tls = Some(tls.into());
+        self
+    }
+
+    pub(in crate::pools) fn transport(mut self, transport: TransportBuilder) -> Self {
+        self.transport = transport;
         self
     }
 
@@ -117,6 +133,13 @@ impl ConnectionFactoryBuilder {
         self
     }
 
+    /// Who gives the access tokens for `MONGODB-OIDC`, where the credential has no `ENVIRONMENT`.
+    #[must_use]
+    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
+        self.auth.oidc = Some(callback);
+        self
+    }
+
     /// Names the embedding framework in the handshake's metadata, after those named before.
     #[must_use]
     pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
@@ -124,14 +147,14 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// Who is told of what the connections do. Default nobody.
+    /// Who is told of the connections and of the commands that are run on them. Default nobody.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
         self.events = events;
         self
     }
 
-    /// The factory.
+    /// The factory. No I/O, but that the files of TLS are read.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
@@ -160,9 +183,7 @@ impl ConnectionFactoryBuilder {
         }
         let config = &self.config;
         Ok(Template {
-            connector: self
-                .connector
-                .unwrap_or_else(|| Arc::new(SocketConnector::new())),
+            transport: self.transport.build(options)?,
             metadata: Arc::new(metadata.document()),
             connect_timeout: options.connect_timeout,
             command_timeout: config.command_timeout(options),
@@ -180,18 +201,10 @@ impl ConnectionFactoryBuilder {
     pub(in crate::pools) fn check_options(&self) -> Result<()> {
         let options = &self.options;
         options.validate()?;
-        let missing =
-            |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
         if options.srv.is_some() && options.hosts.is_empty() {
             return Err(Error::configuration(
                 "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
             ));
-        }
-        if options.uses_tls() && self.connector.is_none() {
-            return missing("TLS (`tls=true`) without a connector of your own");
-        }
-        if options.proxy.is_some() && self.connector.is_none() {
-            return missing("`proxyHost` without a connector of your own");
         }
         Ok(())
     }
@@ -204,7 +217,7 @@ impl Template {
             || matches!(self.recycling_method, RecyclingMethod::VerifiedAfter(_));
         let shared = Arc::new_cyclic(|this: &Weak<Shared>| Shared {
             establisher: Establisher {
-                connector: self.connector.clone(),
+                transport: self.transport.clone(),
                 authenticator: place.authenticator,
                 server: place.server,
                 metadata: self.metadata.clone(),
@@ -214,6 +227,7 @@ impl Template {
                 times_idleness,
                 load_balanced: self.load_balanced,
                 compression: self.compression.clone(),
+                events: self.events.clone(),
                 generations: Generations::default(),
                 phase: Mutex::new(Wait::Connect),
             },
@@ -228,7 +242,6 @@ impl Template {
             takes_writes: place.takes_writes,
             topology: place.topology,
             links: Links::default(),
-            events: self.events.clone(),
             counters: Counters::default(),
             evicted: Notify::new(),
             sweeper: OnceLock::new(),

@@ -343,7 +343,8 @@ impl Drop for Permit {
                 PoolState::Ready | PoolState::Paused => ConnectionClosedReason::Error,
             };
             shared.counters.count_closed(reason);
-            let error = self.failure.take();
+            let cancelled = || shared.establisher.name(ErrorKind::Cancelled);
+            let error = Some(self.failure.take().unwrap_or_else(cancelled));
             shared.emit(|address, user| {
                 CmapEvent::ConnectionClosed(ConnectionClosedEvent {
                     address,
@@ -363,7 +364,7 @@ impl Drop for Permit {
 /// How far a connection was that could not be made.
 fn phase_of(error: &Error, wait: Wait) -> ErrorPhase {
     match (error.kind(), wait) {
-        (ErrorKind::Dns(_), _) | (_, Wait::Dns) => ErrorPhase::Resolution,
+        (ErrorKind::Dns(_) | ErrorKind::Tls(_), _) | (_, Wait::Dns) => ErrorPhase::Resolution,
         // Nor is a busy server the cause where a credential can't be had.
         (_, Wait::Credential) => ErrorPhase::Resolution,
         (_, Wait::Authentication) => ErrorPhase::Authentication,

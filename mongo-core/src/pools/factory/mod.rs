@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use super::config::RecyclingMethod;
 use crate::ServerAddress;
 use crate::error::{Error, InUse, Result, Wait};
-use crate::event::EventHandlers;
 use crate::net::{Connection, Deadline, Establisher, TopologyShared};
 use crate::uri::ClientOptions;
 
@@ -62,7 +61,6 @@ pub(super) struct Shared {
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,
     links: Links,
-    events: EventHandlers,
     pub(super) counters: Counters,
     /// Told when all who wait have to look elsewhere.
     evicted: Notify,

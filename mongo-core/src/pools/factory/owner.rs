@@ -30,7 +30,8 @@ impl Shared {
         event: impl FnOnce(ServerAddress, Option<Arc<str>>) -> CmapEvent,
     ) {
         let establisher = &self.establisher;
-        self.events
+        establisher
+            .events
             .emit_cmap(|| event(establisher.server.clone(), establisher.user().cloned()));
     }
 
@@ -182,7 +183,7 @@ impl Shared {
     /// Whether somebody wants to know of each step.
     #[inline]
     pub(in crate::pools) fn is_watched(&self) -> bool {
-        self.events.wants_cmap()
+        self.establisher.events.wants_cmap()
     }
 
     /// Fails all that is under way.
@@ -224,14 +225,14 @@ impl Shared {
                 | ClosedReason::CancelledReply
                 | ClosedReason::CancelledStream
                 | ClosedReason::Network
-                | ClosedReason::Protocol,
+                | ClosedReason::Protocol
+                | ClosedReason::Unauthenticated,
             ) => ConnectionClosedReason::Error,
             Some(ClosedReason::Closed) | None if identity.generation.is_stale() => {
                 ConnectionClosedReason::Stale
             }
             Some(ClosedReason::Closed) | None if link.is_doomed() => ConnectionClosedReason::Idle,
-            Some(ClosedReason::Closed) => ConnectionClosedReason::Error,
-            None => ConnectionClosedReason::PoolClosed,
+            Some(ClosedReason::Closed) | None => ConnectionClosedReason::PoolClosed,
         }
     }
 }
@@ -295,7 +296,9 @@ impl Owner for Shared {
     }
 
     fn dropped(&self, identity: &Identity, link: &Link, reason: Option<ClosedReason>) {
+        let closed = reason.map(|reason| identity.name(ErrorKind::ConnectionClosed(reason)));
         let reason = self.closed_reason(identity, link, reason);
+        let error = closed.filter(|_| reason == ConnectionClosedReason::Error);
         self.counters.count_closed(reason);
         self.links.remove(identity.id);
         if let Some(slots) = &self.slots {
@@ -310,7 +313,7 @@ impl Owner for Shared {
                 server_connection_id: identity.description.connection_id,
                 service_id: identity.description.service_id,
                 reason,
-                error: None,
+                error,
             })
         });
         if !link.is_detached() {

@@ -10,9 +10,11 @@ use super::{Action, Backend, Identity, Life, Pools, Registry, Tenant};
 use crate::error::{Error, Result};
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
+#[cfg(feature = "tls-rustls")]
+use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, Connector, CredentialProvider, Dispatcher, DnsResolver, KeyService,
-    Topology, TopologyListener,
+    OidcCallback, Topology, TopologyListener, TransportBuilder,
 };
 use crate::pools::factory::{Place, ServerSlots, Template};
 use crate::pools::options::{PoolOptions, PoolsConfig};
@@ -26,10 +28,9 @@ pub struct PoolsBuilder<B: Backend> {
     config: PoolsConfig,
     manager: ManagerConfig,
     backend: B::Config,
-    connector: Option<Arc<dyn Connector>>,
+    transport: TransportBuilder,
     resolver: Option<Arc<dyn DnsResolver>>,
-    keys: Option<Arc<KeyService>>,
-    provider: Option<Arc<dyn CredentialProvider>>,
+    auth: AuthParts,
     driver_info: Vec<DriverInfo>,
     events: EventHandlers,
     sdam: Vec<EventHandler<SdamEvent>>,
@@ -47,10 +48,9 @@ impl<B: Backend> PoolsBuilder<B> {
             config: PoolsConfig::default(),
             manager: ManagerConfig::default(),
             backend: B::Config::default(),
-            connector: None,
+            transport: TransportBuilder::default(),
             resolver: None,
-            keys: None,
-            provider: None,
+            auth: AuthParts::default(),
             driver_info: Vec::new(),
             events: EventHandlers::default(),
             sdam: Vec::new(),
@@ -84,7 +84,16 @@ impl<B: Backend> PoolsBuilder<B> {
     /// [`SocketConnector`](crate::net::SocketConnector).
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.connector = Some(connector);
+        self.transport.connector = Some(connector);
+        self
+    }
+
+    /// TLS of your own, for monitors too: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`.
+    /// Default: what the options say.
+    #[cfg(feature = "tls-rustls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
+        self.transport.tls = Some(tls.into());
         self
     }
 
@@ -100,14 +109,22 @@ impl<B: Backend> PoolsBuilder<B> {
     /// Default one of its own, on tokio's blocking threads.
     #[must_use]
     pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
-        self.keys = Some(keys);
+        self.auth.keys = Some(keys);
         self
     }
 
     /// Who gives the credential whenever a connection is made; the options have none then.
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
-        self.provider = Some(provider);
+        self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the access tokens for `MONGODB-OIDC`, where a credential has no `ENVIRONMENT`; for
+    /// all credentials.
+    #[must_use]
+    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
+        self.auth.oidc = Some(callback);
         self
     }
 
@@ -160,14 +177,10 @@ impl<B: Backend> PoolsBuilder<B> {
         let pool_options = self.pool_options()?;
         let server = self.options.hosts.first().cloned();
         let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
-        let parts = AuthParts {
-            keys: self.keys.clone(),
-            provider: self.provider.clone(),
-        };
         let slots = self.config.max_connections_per_server;
         let factory = self.template()?.factory(Place {
             server,
-            authenticator: Arc::new(Authenticator::new(&self.options, parts)?),
+            authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
             state: PoolState::Paused,
             limits: pool_options.gate_limits(),
             slots: slots.map(|max| Arc::new(ServerSlots::new(max))),
@@ -186,10 +199,8 @@ impl<B: Backend> PoolsBuilder<B> {
     fn template(&self) -> Result<Template> {
         let mut factory = ConnectionFactory::builder(self.options.clone())
             .config(self.manager.clone())
+            .transport(self.transport.clone())
             .event_handlers(self.events.clone());
-        if let Some(connector) = &self.connector {
-            factory = factory.connector(connector.clone());
-        }
         for driver_info in &self.driver_info {
             factory = factory.driver_info(driver_info.clone());
         }
@@ -206,15 +217,13 @@ impl<B: Backend> PoolsBuilder<B> {
     pub fn build(mut self) -> Result<Pools<B>> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
-        let keys = self.keys.take().unwrap_or_default();
-        let parts = AuthParts {
-            keys: Some(keys.clone()),
-            provider: self.provider.take(),
-        };
+        self.auth.keys.get_or_insert_default();
         let identity = Identity {
             credential: self.options.credential.clone(),
-            authenticator: Arc::new(Authenticator::new(&self.options, parts)?),
+            authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
         };
+        // A provider is for the options' own credential.
+        self.auth.provider = None;
         let template = self.template()?;
         let owns_topology = self.topology.is_none();
         let topology = match self.topology.take() {
@@ -230,7 +239,7 @@ impl<B: Backend> PoolsBuilder<B> {
             pool_options,
             backend: self.backend,
             template,
-            keys,
+            auth: self.auth,
             write: Criterion::write(),
             tenants: Mutex::new(HashMap::new()),
             servers: Mutex::new(BTreeMap::new()),
@@ -255,10 +264,7 @@ impl<B: Backend> PoolsBuilder<B> {
     }
 
     fn own_topology(&mut self) -> Result<Topology> {
-        let mut builder = Topology::builder(self.options.clone());
-        if let Some(connector) = &self.connector {
-            builder = builder.connector(connector.clone());
-        }
+        let mut builder = Topology::builder(self.options.clone()).transport(self.transport.clone());
         if let Some(resolver) = self.resolver.take() {
             builder = builder.resolver(resolver);
         }

@@ -18,8 +18,7 @@ use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{
-    AuthParts, Authenticator, CredentialProvider, Deadline, Dispatcher, KeyService, Together,
-    Topology,
+    AuthParts, Authenticator, CredentialProvider, Deadline, Dispatcher, Together, Topology,
 };
 use crate::sdam::TopologyType;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, SelectionIndex, ServerEntry};
@@ -76,7 +75,8 @@ struct Registry<B: Backend> {
     pool_options: PoolOptions,
     backend: B::Config,
     template: Template,
-    keys: Arc<KeyService>,
+    /// For further credentials.
+    auth: AuthParts,
     write: Criterion,
     wait_timeout: Duration,
     tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
@@ -431,8 +431,8 @@ impl<B: Backend> Registry<B> {
         let mut options = self.options.clone();
         options.credential = credential;
         let parts = AuthParts {
-            keys: Some(self.keys.clone()),
             provider,
+            ..self.auth.clone()
         };
         Authenticator::new(&options, parts).map(Arc::new)
     }
