@@ -1,0 +1,6 @@
+//! One contract for `Pools` over either backend: each test is instanced for deadpool and for bb8.
+
+#[macro_use]
+mod support;
+
+mod basics;
