@@ -45,7 +45,8 @@ pub struct ManagerConfig {
     /// `maxIdleTimeMS`, else no bound. Zero is no bound.
     #[serde(with = "duration::option")]
     pub max_idle_time: Option<Duration>,
-    /// A connection older than this is closed at its check-out. Default no bound. Zero is no bound.
+    /// A connection older than this is closed at its check-out; of each up to a tenth is taken off at
+    /// random, so that those made together do not end together. Default no bound. Zero is no bound.
     #[serde(with = "duration::option")]
     pub max_lifetime: Option<Duration>,
 }

@@ -24,7 +24,6 @@ fn description() -> ConnectionDescription {
 pub(super) fn connection() -> (Connection, DuplexStream) {
     let (ours, server) = duplex(64 * 1024);
     let identity = Identity {
-        tie: None,
         id: 1,
         generation: Generations::default().begin(),
         server: ServerAddress::tcp("db.example", 27017),

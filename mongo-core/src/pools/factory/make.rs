@@ -315,8 +315,8 @@ impl Permit {
             }
             return error;
         }
-        shared.change_gate(|gate| gate.pace(Instant::now(), share()));
         if let Some(topology) = &shared.topology {
+            shared.change_gate(|gate| gate.pace(Instant::now(), share()));
             let server = shared.establisher.server.clone();
             let current = shared.establisher.generations.current();
             let told = ApplicationError::new(server, error.clone(), phase);
