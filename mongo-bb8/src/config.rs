@@ -208,7 +208,8 @@ impl Config {
     /// # Errors
     /// See [`create_pools`](Self::create_pools).
     pub fn pools_builder(&self) -> Result<PoolsBuilder<Pool>, ConfigError> {
-        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        options.server_api = self.server_api.or(options.server_api);
         let pool = self.pool.unwrap_or_default();
         if pool.min_idle.is_some() {
             return Err(Error::configuration(

@@ -126,7 +126,8 @@ impl Config {
     /// # Errors
     /// See [`create_pools`](Self::create_pools).
     pub fn pools_builder(&self) -> Result<PoolsBuilder<Pool>, ConfigError> {
-        let options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
+        options.server_api = self.server_api.or(options.server_api);
         let pool = self.checked_pool_config(&options)?;
         let mut pools = self.pools.clone().unwrap_or_default();
         pools.wait_timeout = pools.wait_timeout.or(pool.timeouts.wait);

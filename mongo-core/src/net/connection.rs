@@ -67,6 +67,7 @@ impl Identity {
             user: self.user.clone(),
             proof: None,
             description: self.description.clone(),
+            server_api: None,
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
             times_idleness: self.times_idleness,

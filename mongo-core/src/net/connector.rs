@@ -89,16 +89,13 @@ impl SocketConnector {
         Self::default()
     }
 
-    pub(super) async fn connect_tcp(&self, host: &str, port: u16) -> Result<TcpStream> {
-        let addresses = lookup_host((host, port)).await;
-        let addresses = addresses.map_err(|error| ErrorKind::Dns(Arc::new(error)))?;
-        let stream = self.race(in_turns(addresses)).await;
-        stream
-            .and_then(|stream| self.set_up(stream))
-            .map_err(not_connected)
+    pub(super) async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let addresses = lookup_host((host, port)).await?;
+        self.open(addresses).await
     }
 
-    fn set_up(&self, stream: TcpStream) -> io::Result<TcpStream> {
+    async fn open(&self, addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+        let stream = self.race(in_turns(addresses)).await?;
         stream.set_nodelay(true)?;
         SockRef::from(&stream)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(self.keep_alive))?;
@@ -136,7 +133,10 @@ impl Connector for SocketConnector {
     async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
         match address {
             ServerAddress::Tcp { host, port } => {
-                self.connect_tcp(host, *port).await.map(Stream::Tcp)
+                let addresses = lookup_host((&**host, *port)).await;
+                let addresses = addresses.map_err(|error| ErrorKind::Dns(Arc::new(error)))?;
+                let stream = self.open(addresses).await.map_err(not_connected)?;
+                Ok(Stream::Tcp(stream))
             }
             #[cfg(unix)]
             ServerAddress::Unix { path } => tokio::net::UnixStream::connect(path)

@@ -12,7 +12,7 @@ use super::{ConnectionFactory, Counters, Links, ServerSlots, Shared};
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
-use crate::handshake::{ClientMetadata, DriverInfo};
+use crate::handshake::{ClientMetadata, DriverInfo, ServerApi};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::{
@@ -38,6 +38,7 @@ pub(in crate::pools) struct Template {
     transport: Transport,
     /// The `client` document of the handshake.
     metadata: Arc<RawDocumentBuf>,
+    server_api: Option<ServerApi>,
     connect_timeout: Option<Duration>,
     command_timeout: Option<Duration>,
     drain_timeout: Duration,
@@ -96,7 +97,9 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// What opens the transport. Default [`SocketConnector`](crate::net::SocketConnector).
+    /// What opens the transport. Default
+    /// [`SocketConnector`](crate::net::SocketConnector), or
+    /// [`ProxyConnector`](crate::net::ProxyConnector) where the options name a proxy.
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.transport.connector = Some(connector);
@@ -185,6 +188,7 @@ impl ConnectionFactoryBuilder {
         Ok(Template {
             transport: self.transport.build(options)?,
             metadata: Arc::new(metadata.document()),
+            server_api: options.server_api,
             connect_timeout: options.connect_timeout,
             command_timeout: config.command_timeout(options),
             drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
@@ -221,6 +225,7 @@ impl Template {
                 authenticator: place.authenticator,
                 server: place.server,
                 metadata: self.metadata.clone(),
+                server_api: self.server_api,
                 connect_timeout: self.connect_timeout,
                 command_timeout: self.command_timeout,
                 drain_timeout: self.drain_timeout,
