@@ -16,8 +16,9 @@ use crate::handshake::{ClientMetadata, DriverInfo, ServerApi};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::{
-    AuthParts, Authenticator, Compression, Connector, CredentialProvider, Establisher, Generations,
-    KeyService, OidcCallback, PROCESS, TopologyShared, Transport, TransportBuilder,
+    AuthParts, Authenticator, AwsCredentialProvider, Compression, Connector, CredentialProvider,
+    Establisher, Generations, KeyService, OidcCallback, PROCESS, TopologyShared, Transport,
+    TransportBuilder,
 };
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::uri::ClientOptions;
@@ -133,6 +134,14 @@ impl ConnectionFactoryBuilder {
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// [`AwsSources`](crate::net::AwsSources).
+    #[must_use]
+    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
+        self.auth.aws = Some(provider);
         self
     }
 

@@ -13,8 +13,8 @@ use crate::handshake::DriverInfo;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::{
-    AuthParts, Authenticator, Connector, CredentialProvider, Dispatcher, DnsResolver, KeyService,
-    OidcCallback, Topology, TopologyListener, TransportBuilder,
+    AuthParts, Authenticator, AwsCredentialProvider, Connector, CredentialProvider, Dispatcher,
+    DnsResolver, KeyService, OidcCallback, Topology, TopologyListener, TransportBuilder,
 };
 use crate::pools::factory::{Place, ServerSlots, Template};
 use crate::pools::options::{PoolOptions, PoolsConfig};
@@ -117,6 +117,14 @@ impl<B: Backend> PoolsBuilder<B> {
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// [`AwsSources`](crate::net::AwsSources).
+    #[must_use]
+    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
+        self.auth.aws = Some(provider);
         self
     }
 
