@@ -1,0 +1,65 @@
+//! What the targets have in common: the time that an input may take, and messages round bytes.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use bson::RawDocument;
+use mongo_core::wire::{HEADER_LEN, Limits};
+
+/// An input that takes longer is a finding.
+const SLOWEST: Duration = Duration::from_millis(100);
+/// What is quicker is not worth a word.
+const QUICK: Duration = Duration::from_millis(1);
+
+/// Small, so that what is unpacked, or asked for, shows in the memory.
+pub const LIMITS: Limits = Limits {
+    max_message_size: 1024 * 1024,
+    max_depth: 256,
+};
+
+thread_local! {
+    static SLOWEST_YET: Cell<Duration> = const { Cell::new(QUICK) };
+}
+
+/// Runs an input, and tells on standard error of each that is slower than all before.
+///
+/// # Panics
+/// If it takes more than 100 ms. Only the quickest of several runs counts: the machine has other
+/// things to do.
+pub fn timed(run: impl Fn()) {
+    let begun = Instant::now();
+    run();
+    let mut took = begun.elapsed();
+    if took <= SLOWEST_YET.get() {
+        return;
+    }
+    for _ in 0..4 {
+        let begun = Instant::now();
+        run();
+        took = took.min(begun.elapsed());
+    }
+    if took > SLOWEST_YET.get() {
+        SLOWEST_YET.set(took);
+        eprintln!("slowest: {} us", took.as_micros());
+    }
+    assert!(took <= SLOWEST, "an input took {took:?}");
+}
+
+/// Writes a message: what a server sends in answer to request 1, with the right length.
+pub fn message(buffer: &mut Vec<u8>, op_code: i32, contents: &[u8]) {
+    buffer.clear();
+    let length = (HEADER_LEN + contents.len()) as i32;
+    for number in [length, 1, 1, op_code] {
+        buffer.extend_from_slice(&number.to_le_bytes());
+    }
+    buffer.extend_from_slice(contents);
+}
+
+/// A document with these elements, or what is meant to be such: its length and its end are right.
+pub fn document<'a>(buffer: &'a mut Vec<u8>, elements: &[u8]) -> Option<&'a RawDocument> {
+    buffer.clear();
+    buffer.extend_from_slice(&(elements.len() as i32 + 5).to_le_bytes());
+    buffer.extend_from_slice(elements);
+    buffer.push(0);
+    RawDocument::from_bytes(buffer).ok()
+}
