@@ -63,6 +63,11 @@ impl Compressor {
         }
     }
 
+    /// A whole message, wrapped. One that is not whole is left as it is.
+    pub fn wrap(self, message: Vec<u8>) -> Vec<u8> {
+        wrap(message, self)
+    }
+
     /// What the bytes stand for, if that is of this size.
     fn decompress(self, bytes: &[u8], size: usize) -> Option<Vec<u8>> {
         let mut plain = Vec::new();

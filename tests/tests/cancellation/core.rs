@@ -8,7 +8,7 @@ use mongo_core::{Connection, Deadline, Error, ErrorKind};
 use tokio::time::timeout;
 
 use crate::cut::{BOUND, Cut, block_on};
-use crate::memory::{Network, PLAIN, SCRAM, keys};
+use crate::memory::{COMPRESSED, Network, PLAIN, SCRAM, keys};
 use crate::replies::{echo, go_on, message, payload, payload_of, run, run_expired, run_in_time};
 use crate::tally::Outcome::{self, Clean, Closed, Completed, Drained};
 use crate::tally::Tally;
@@ -104,6 +104,29 @@ sweeps! {
     drain_timed_out: TimeOut, owe, async |connection| connection.drain(Deadline::never()).await, [Closed, Completed];
     stream_dropped: Drop, nothing, async |connection| stream(connection, false).await, [Clean, Closed, Completed];
     chained_stream_dropped: Drop, nothing, async |connection| stream(connection, true).await, [Clean, Closed, Completed];
+}
+
+#[test]
+fn compressed_dropped() {
+    let expected = [Clean, Drained, Closed, Completed];
+    let agreed = async |connection: &mut Connection| {
+        assert!(connection.description().compressor.is_some());
+    };
+    block_on(sweep_for(COMPRESSED, Cut::Drop, agreed, run, &expected));
+    let expected = [Drained, Closed, Completed];
+    block_on(sweep_for(COMPRESSED, Cut::Drop, owe, run, &expected));
+    let send = async |connection: &mut Connection| send(connection, Cut::Drop).await;
+    let expected = [Clean, Closed, Completed];
+    block_on(sweep_for(COMPRESSED, Cut::Drop, nothing, send, &expected));
+    let stream = async |connection: &mut Connection| stream(connection, true).await;
+    block_on(sweep_for(COMPRESSED, Cut::Drop, nothing, stream, &expected));
+}
+
+#[test]
+fn compressed_timed_out() {
+    let expected = [Drained, Closed, Completed];
+    block_on(sweep_for(COMPRESSED, Cut::TimeOut, nothing, run, &expected));
+    block_on(sweep_for(COMPRESSED, Cut::TimeOut, owe, run, &expected));
 }
 
 /// The server wants the connection to be authenticated again, and the command is run again.

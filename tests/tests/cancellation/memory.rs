@@ -84,7 +84,9 @@ impl Network {
 
 /// Without a credential.
 pub(crate) const PLAIN: &str = "mongodb://memory/?directConnection=true";
-/// With one.
+/// With all messages compressed that may be.
+pub(crate) const COMPRESSED: &str = "mongodb://memory/?directConnection=true&compressors=snappy";
+/// With a credential.
 pub(crate) const SCRAM: &str =
     "mongodb://app:pencil@memory/?directConnection=true&authMechanism=SCRAM-SHA-256";
 

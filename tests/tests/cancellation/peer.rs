@@ -5,7 +5,7 @@ use mongo_testkit::codec::{self, EXHAUST_ALLOWED, MORE_TO_COME, Request};
 
 use crate::scram::Conversation;
 
-/// Knows the handshake, SCRAM-SHA-256, `ping`, `{echo: <anything>}`, which with `expired` is refused
+/// Knows the handshake, snappy, SCRAM-SHA-256, `ping`, `{echo: <anything>}`, which with `expired` is refused
 /// until the client has authenticated once more, and `{stream: [<anything>]}`,
 /// which gives one reply for each element where the client allows that.
 #[derive(Default)]
@@ -74,7 +74,10 @@ impl Peer {
             let flags = if more { MORE_TO_COME } else { 0 };
             let mut reply = codec::encode_command(self.last_id, flags, document);
             reply[8..12].copy_from_slice(&answered.to_le_bytes());
-            replies.extend(reply);
+            replies.extend(match request.compressor {
+                Some(compressor) => compressor.wrap(reply),
+                None => reply,
+            });
             if chained {
                 answered = self.last_id;
             }
@@ -93,6 +96,12 @@ impl Peer {
             "maxWireVersion": 25,
             "ok": 1.0,
         };
+        if command
+            .get_array("compression")
+            .is_ok_and(|own| !own.is_empty())
+        {
+            reply.insert("compression", ["snappy"].as_slice());
+        }
         if let Ok(start) = command.get_document("speculativeAuthenticate") {
             let (conversation, first) = Conversation::start(start)?;
             self.scram = Some(conversation);
