@@ -113,7 +113,12 @@ macro_rules! for_backend {
                 assert_eq!(pool.status().max_size, 10_000);
                 let nothing = Config::default().create_pool(None).expect("a pool");
                 assert_eq!(nothing.status().max_size, 100);
-                let server = nothing.manager().factory().server().to_string();
+                let server = nothing
+                    .manager()
+                    .factory()
+                    .server()
+                    .expect("one")
+                    .to_string();
                 assert_eq!(server, "localhost:27017");
             }
 

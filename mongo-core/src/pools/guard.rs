@@ -34,7 +34,7 @@ impl<B: Backend> PooledConnection<B> {
     pub(super) fn new(guard: B::Guard, pool: &ServerPool<B>) -> Self {
         Self {
             guard: Some(guard),
-            pool: pool.factory().shared.clone(),
+            pool: pool.shared().clone(),
             pinned: None,
             _operation: None,
         }

@@ -10,6 +10,7 @@ use super::factory::{ConnectionFactory, PoolState, Shared};
 use super::options::PoolOptions;
 use super::status::PoolStatus;
 use super::{Backend, PooledConnection};
+use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::{
     CheckOutFailedReason, CmapEvent, ConnectionCheckOutFailedEvent, ConnectionCheckOutStartedEvent,
@@ -32,6 +33,7 @@ pub struct ServerPool<B: Backend> {
 }
 
 struct Inner<B: Backend> {
+    shared: Arc<Shared>,
     factory: ConnectionFactory,
     backend: B,
     options: PoolOptions,
@@ -43,23 +45,25 @@ impl<B: Backend> ServerPool<B> {
     /// # Errors
     /// The backend's settings can't be used.
     pub(super) fn new(
-        factory: ConnectionFactory,
+        shared: Arc<Shared>,
         options: &PoolOptions,
         config: &B::Config,
     ) -> Result<Self> {
+        let factory = ConnectionFactory::from(shared.clone());
         let inner = Arc::new(Inner {
+            shared,
             backend: B::build(factory.clone(), options.backend_size(), config)?,
             options: options.clone(),
             factory,
         });
         let weak = Arc::downgrade(&inner);
-        inner.factory.shared.sweep_with(move || {
+        inner.shared.sweep_with(move || {
             if let Some(inner) = Weak::upgrade(&weak) {
                 inner.backend.sweep();
             }
         });
         let created = options.created_options();
-        inner.factory.shared.emit(|address, user| {
+        inner.shared.emit(|address, user| {
             CmapEvent::PoolCreated(PoolCreatedEvent {
                 address,
                 user,
@@ -170,7 +174,7 @@ impl<B: Backend> ServerPool<B> {
                 making.push((), permit.make(deadline));
             }
             match making.next().await {
-                Some(((), made)) => self.inner.factory.offer(made?),
+                Some(((), made)) => self.shared().offer(made?),
                 None => return Ok(()),
             }
         }
@@ -251,10 +255,10 @@ impl<B: Backend> ServerPool<B> {
         let backend = self.inner.backend.status();
         let (pending, spare) = shared.pending_and_spare();
         PoolStatus {
-            server: self.inner.factory.server().clone(),
-            user: self.inner.factory.user().map(Into::into),
+            server: shared.server().clone(),
+            user: shared.user().map(Into::into),
             state: shared.state(),
-            generation: self.inner.factory.generation(),
+            generation: shared.generation(),
             max_size: self.inner.options.max_size,
             min_size: self.inner.options.min_size,
             size: shared.total() as usize,
@@ -268,6 +272,11 @@ impl<B: Backend> ServerPool<B> {
         }
     }
 
+    /// The server.
+    pub fn server(&self) -> &ServerAddress {
+        self.shared().server()
+    }
+
     /// What makes the connections.
     pub fn factory(&self) -> &ConnectionFactory {
         &self.inner.factory
@@ -279,7 +288,7 @@ impl<B: Backend> ServerPool<B> {
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.inner.factory.shared
+        &self.inner.shared
     }
 }
 

@@ -8,7 +8,7 @@ use bson::RawDocumentBuf;
 use tokio::sync::Notify;
 
 use super::gate::{Gate, GateLimits, PoolState};
-use super::{ConnectionFactory, Counters, Links, ServerSlots, Shared};
+use super::{ConnectionFactory, Counters, Floating, Links, ServerSlots, Shared, Source};
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
@@ -17,10 +17,11 @@ use crate::handshake::{ClientMetadata, DriverInfo, ServerApi};
 use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, AwsCredentialProvider, Compression, Connector, CredentialProvider,
-    Establisher, Generations, KeyService, OidcCallback, PROCESS, TopologyShared, Transport,
-    TransportBuilder,
+    Establisher, Generations, KeyService, OidcCallback, PROCESS, Topology, TopologyShared,
+    Transport, TransportBuilder,
 };
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
+use crate::select::Criterion;
 use crate::uri::ClientOptions;
 
 /// Builds a [`ConnectionFactory`].
@@ -31,6 +32,7 @@ pub struct ConnectionFactoryBuilder {
     auth: AuthParts,
     driver_info: Vec<DriverInfo>,
     events: EventHandlers,
+    floating: Option<(Topology, Criterion)>,
 }
 
 /// What the factories of all pools have in common.
@@ -88,6 +90,7 @@ impl ConnectionFactoryBuilder {
             auth: AuthParts::default(),
             driver_info: Vec::new(),
             events: EventHandlers::default(),
+            floating: None,
         }
     }
 
@@ -166,6 +169,24 @@ impl ConnectionFactoryBuilder {
         self
     }
 
+    /// Follows a topology: each connection is to whichever server `criterion` selects at the time,
+    /// and none is handed out again whose server it would not select any more. What connections
+    /// meet is told to the topology, and what the topology finds out makes connections stale.
+    ///
+    /// For a generic pool of the user's own, with its configuration and hooks: as many connections
+    /// are made at a time as that pool asks for. Of the options, the hosts are not used. The
+    /// topology is connected with the first connection, if it is not; it ends with its last handle,
+    /// of which the factory has one.
+    ///
+    /// A connection for a criterion of writes runs no command, by
+    /// [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), once its server is known to take
+    /// none.
+    #[must_use]
+    pub fn floating(mut self, topology: Topology, criterion: Criterion) -> Self {
+        self.floating = Some((topology, criterion));
+        self
+    }
+
     /// The factory. No I/O, but that the files of TLS are read.
     ///
     /// # Errors
@@ -177,10 +198,14 @@ impl ConnectionFactoryBuilder {
         let auth = std::mem::take(&mut self.auth);
         self.check_options()?;
         let authenticator = Authenticator::new(&self.options, auth)?;
+        if let Some((topology, criterion)) = self.floating.take() {
+            let floating = Floating::new(topology, criterion, self.template()?, authenticator);
+            let source = Source::Floating(floating);
+            return Ok(ConnectionFactory { source });
+        }
         let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
-        Ok(self
-            .template()?
-            .factory(Place::alone(server, authenticator)))
+        let place = Place::alone(server, authenticator);
+        Ok(self.template()?.shared(place).into())
     }
 
     /// What all factories of these options have in common.
@@ -214,7 +239,7 @@ impl ConnectionFactoryBuilder {
     pub(in crate::pools) fn check_options(&self) -> Result<()> {
         let options = &self.options;
         options.validate()?;
-        if options.srv.is_some() && options.hosts.is_empty() {
+        if options.srv.is_some() && options.hosts.is_empty() && self.floating.is_none() {
             return Err(Error::configuration(
                 "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
             ));
@@ -224,11 +249,11 @@ impl ConnectionFactoryBuilder {
 }
 
 impl Template {
-    /// The factory of one pool.
-    pub(in crate::pools) fn factory(&self, place: Place) -> ConnectionFactory {
+    /// What makes the connections of one pool.
+    pub(in crate::pools) fn shared(&self, place: Place) -> Arc<Shared> {
         let times_idleness = self.max_idle_time.is_some()
             || matches!(self.recycling_method, RecyclingMethod::VerifiedAfter(_));
-        let shared = Arc::new_cyclic(|this: &Weak<Shared>| Shared {
+        Arc::new_cyclic(|this: &Weak<Shared>| Shared {
             establisher: Establisher {
                 transport: self.transport.clone(),
                 authenticator: place.authenticator,
@@ -261,8 +286,7 @@ impl Template {
             sweeper: OnceLock::new(),
             wake: place.wake,
             this: this.clone(),
-        });
-        ConnectionFactory { shared }
+        })
     }
 
     pub(in crate::pools) fn has_idle_bounds(&self) -> bool {

@@ -193,7 +193,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn offer(self: &Arc<Self>, connection: Connection) {
+    pub(in crate::pools) fn offer(self: &Arc<Self>, connection: Connection) {
         let is_evictable = connection.tie().is_none_or(|tie| self.is_idle(&tie.link));
         let gone = self.change_gate(|gate| {
             let is_kept = is_evictable && !connection.is_stale() && !connection.is_closed();

@@ -15,6 +15,7 @@ use crate::uri::ClientOptions;
 
 mod builder;
 mod counters;
+mod floating;
 mod gate;
 mod links;
 mod make;
@@ -26,6 +27,7 @@ pub use builder::ConnectionFactoryBuilder;
 pub(super) use builder::{Place, Template};
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
+use floating::Floating;
 use gate::Gate;
 pub(super) use gate::GateLimits;
 pub use gate::PoolState;
@@ -33,17 +35,25 @@ use links::Links;
 use make::Asking;
 pub(super) use slots::ServerSlots;
 
-/// Makes and checks the connections of one pool: one server, one credential.
+/// Makes and checks the connections of one pool: one credential, and one server or whichever a
+/// criterion selects.
 ///
 /// Both adapters' managers are thin translations of this, so that a connection means the same on
-/// either backend. Made by hand, it serves the first host of its options, as with
+/// either backend. By default it serves the first host of its options, as with
 /// `directConnection=true`; with `loadBalanced=true` that is the load balancer, and each connection
-/// is to one of its services.
+/// is to one of its services. One that [floats](ConnectionFactoryBuilder::floating) over a topology
+/// follows a failover by itself.
 ///
 /// Cloning is cheap; clones are the same factory.
 #[derive(Clone)]
 pub struct ConnectionFactory {
-    pub(super) shared: Arc<Shared>,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Fixed(Arc<Shared>),
+    Floating(Arc<Floating>),
 }
 
 /// What a factory and its connections have in common.
@@ -98,26 +108,35 @@ impl ConnectionFactory {
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that names the phase; always with the
     /// server and the user.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
-        // In a box: by size it would dominate the future of every check-out, which gets moved about.
-        Box::pin(self.shared.establish(deadline, &|| true)).await
+        self.establish_if(deadline, || true).await
     }
 
     /// A connection that is there and in nobody's hands. No I/O.
     pub fn take_spare(&self) -> Option<Connection> {
-        self.shared.take_spare()
+        match &self.source {
+            Source::Fixed(shared) => shared.take_spare(),
+            Source::Floating(_) => None,
+        }
     }
 
     /// Whether somebody waits in [`establish`](Self::establish) for leave to make a connection, and
     /// would take one that is given back. For a generic pool whose waiters are past its own queue.
     #[inline]
     pub fn is_asked(&self) -> bool {
-        self.shared.asking.load(Ordering::Acquire) > 0
+        match &self.source {
+            Source::Fixed(shared) => shared.asking.load(Ordering::Acquire) > 0,
+            // Nobody waits for leave: the generic pool alone bounds how many are made.
+            Source::Floating(_) => false,
+        }
     }
 
     /// Gives a connection to who waits longest in [`establish`](Self::establish); nobody waits, it
     /// is kept for the next one who asks.
     pub fn offer(&self, connection: Connection) {
-        self.shared.offer(connection);
+        match &self.source {
+            Source::Fixed(shared) => shared.offer(connection),
+            Source::Floating(_) => drop(connection),
+        }
     }
 
     /// Checks an idle connection that is about to be handed out, and reads away what it owes.
@@ -126,13 +145,19 @@ impl ConnectionFactory {
     /// Why it must not be handed out. The connection is closed then. Dropped meanwhile, the
     /// connection stays as safe as any whose command was cancelled.
     pub async fn recycle(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
-        self.shared.recycle(connection, deadline).await
+        match &self.source {
+            Source::Fixed(shared) => shared.recycle(connection, deadline).await,
+            Source::Floating(floating) => floating.recycle(connection, deadline).await,
+        }
     }
 
     /// The verdict of [`recycle`](Self::recycle) where it takes no I/O; `None` where it does. Reads
     /// the clock only if there is a bound to compare with.
     pub fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
-        self.shared.recycle_now(connection)
+        match &self.source {
+            Source::Fixed(shared) => shared.recycle_now(connection),
+            Source::Floating(floating) => floating.recycle_now(connection),
+        }
     }
 
     /// [`establish`](Self::establish), if `is_wanted` says so still when it comes to it. For a
@@ -146,29 +171,45 @@ impl ConnectionFactory {
         deadline: Deadline,
         is_wanted: impl Fn() -> bool + Send + Sync,
     ) -> Result<Connection> {
-        Box::pin(self.shared.establish(deadline, &is_wanted)).await
+        // In a box: by size it would dominate the future of every check-out, which gets moved about.
+        match &self.source {
+            Source::Fixed(shared) => Box::pin(shared.establish(deadline, &is_wanted)).await,
+            Source::Floating(floating) => Box::pin(floating.establish(deadline, &is_wanted)).await,
+        }
     }
 
     /// Whether an idle connection may be kept: it is not stale nor too old, and the pool is open.
     /// For a generic pool that looks through its idle connections.
     pub fn keeps(&self, connection: &Connection) -> bool {
-        self.shared.keeps(connection)
+        match &self.source {
+            Source::Fixed(shared) => shared.keeps(connection),
+            Source::Floating(_) => !connection.is_stale() && !connection.is_closed(),
+        }
     }
 
     /// What the pool does at the moment; without a registry it is always ready.
     pub fn state(&self) -> PoolState {
-        self.shared.gate().state()
+        match &self.source {
+            Source::Fixed(shared) => shared.state(),
+            Source::Floating(_) => PoolState::Ready,
+        }
     }
 
     /// The generation that new connections belong to; behind a load balancer their service's is
-    /// another one.
+    /// another one. Of one that floats, how often it was [cleared](Self::clear).
     pub fn generation(&self) -> u64 {
-        self.shared.establisher.generations.current()
+        match &self.source {
+            Source::Fixed(shared) => shared.generation(),
+            Source::Floating(floating) => floating.clears(),
+        }
     }
 
     /// Begins a new generation: no connection made before is handed out again.
     pub fn clear(&self) {
-        self.shared.establisher.generations.clear();
+        match &self.source {
+            Source::Fixed(shared) => shared.clear(),
+            Source::Floating(floating) => floating.clear(),
+        }
     }
 
     /// Begins a new generation of the connections to one service behind a load balancer: none made
@@ -176,38 +217,93 @@ impl ConnectionFactory {
     ///
     /// Specification: load balancers.
     pub fn clear_service(&self, id: ObjectId) {
-        self.shared.establisher.generations.clear_service(id);
+        match &self.source {
+            Source::Fixed(shared) => shared.clear_service(id),
+            Source::Floating(floating) => floating.clear_service(id),
+        }
     }
 
-    /// The server.
-    pub fn server(&self) -> &ServerAddress {
-        &self.shared.establisher.server
+    /// The server; `None` for one that floats.
+    pub fn server(&self) -> Option<&ServerAddress> {
+        match &self.source {
+            Source::Fixed(shared) => Some(shared.server()),
+            Source::Floating(_) => None,
+        }
     }
 
     /// The user of the credential, if there is one.
     pub fn user(&self) -> Option<&str> {
-        self.shared.establisher.user().map(|user| &**user)
+        match &self.source {
+            Source::Fixed(shared) => shared.user(),
+            Source::Floating(floating) => floating.user().map(|user| &**user),
+        }
     }
 
     /// Adds the server and the user to an error that has none.
     pub fn name(&self, error: impl Into<Error>) -> Error {
-        self.shared.establisher.name(error)
+        match &self.source {
+            Source::Fixed(shared) => shared.establisher.name(error),
+            Source::Floating(floating) => floating.name(error),
+        }
     }
 
     /// What the attempt to make a connection that moved on last is waiting for. For a pool whose
     /// attempts are not its callers' own, when such a caller's wait runs out.
     pub fn phase(&self) -> Wait {
-        *self.shared.establisher.phase()
+        match &self.source {
+            Source::Fixed(shared) => *shared.establisher.phase(),
+            Source::Floating(_) => Wait::Connect,
+        }
     }
 
     /// The error for a wait that ran out, with the last failure to make a connection if that was
     /// since the wait began: what a bare "timed out" would hide.
     pub fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        self.shared.timed_out(wait, deadline)
+        match &self.source {
+            Source::Fixed(shared) => shared.timed_out(wait, deadline),
+            Source::Floating(floating) => floating.timed_out(wait, deadline),
+        }
+    }
+}
+
+impl Failure {
+    /// A failure that was not longer ago.
+    fn since(failure: &Option<Self>, after: Duration) -> Option<Error> {
+        let recent = failure
+            .as_ref()
+            .filter(|failure| failure.at.elapsed() <= after);
+        recent.map(|failure| failure.error.clone())
+    }
+}
+
+impl From<Arc<Shared>> for ConnectionFactory {
+    fn from(shared: Arc<Shared>) -> Self {
+        let source = Source::Fixed(shared);
+        Self { source }
     }
 }
 
 impl Shared {
+    pub(super) fn server(&self) -> &ServerAddress {
+        &self.establisher.server
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.establisher.user().map(|user| &**user)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.establisher.generations.current()
+    }
+
+    fn clear(&self) {
+        self.establisher.generations.clear();
+    }
+
+    pub(super) fn clear_service(&self, id: ObjectId) {
+        self.establisher.generations.clear_service(id);
+    }
+
     fn gate(&self) -> MutexGuard<'_, Gate<Asking, Connection>> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -228,11 +324,7 @@ impl Shared {
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
         let after = deadline.elapsed();
-        let cause = self
-            .last_failure()
-            .as_ref()
-            .filter(|failure| failure.at.elapsed() <= after)
-            .map(|failure| failure.error.clone());
+        let cause = Failure::since(&self.last_failure(), after);
         let error = self.establisher.name(Error::timeout(wait, after));
         error.caused_by(cause)
     }
@@ -252,7 +344,7 @@ impl Shared {
 impl fmt::Debug for ConnectionFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionFactory")
-            .field("server", self.server())
+            .field("server", &self.server())
             .field("user", &self.user())
             .field("generation", &self.generation())
             .finish_non_exhaustive()

@@ -186,7 +186,7 @@ impl<B: Backend> PoolsBuilder<B> {
         let server = self.options.hosts.first().cloned();
         let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
         let slots = self.config.max_connections_per_server;
-        let factory = self.template()?.factory(Place {
+        let shared = self.template()?.shared(Place {
             server,
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
             state: PoolState::Paused,
@@ -196,7 +196,7 @@ impl<B: Backend> PoolsBuilder<B> {
             topology: None,
             wake: None,
         });
-        ServerPool::new(factory, &pool_options, &self.backend)
+        ServerPool::new(shared, &pool_options, &self.backend)
     }
 
     fn pool_options(&self) -> Result<PoolOptions> {

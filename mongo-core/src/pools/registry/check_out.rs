@@ -145,7 +145,7 @@ impl<B: Backend> Pools<B> {
             | ErrorKind::Timeout {
                 wait: Wait::Connect | Wait::Handshake | Wait::Authentication,
                 ..
-            } => pool.factory().state() == PoolState::Paused,
+            } => pool.shared().state() == PoolState::Paused,
             _ => false,
         }
     }
@@ -164,7 +164,7 @@ fn because(error: Error, cause: &Option<Error>) -> Error {
 }
 
 /// A check-out that comes to nothing again and again does not keep the processor busy.
-async fn pause(round: u32, deadline: Deadline) {
+pub(in crate::pools) async fn pause(round: u32, deadline: Deadline) {
     if let Some(doublings) = round.checked_sub(2) {
         let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(6));
         let _ = deadline.bound(sleep(pause)).await;

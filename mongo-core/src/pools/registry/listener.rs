@@ -75,7 +75,7 @@ impl<B: Backend> TopologyListener for Registry<B> {
         self.actions.queue(pools.into_iter().map(|pool| {
             let is_told = match clear.service_id {
                 Some(service_id) => {
-                    pool.factory().clear_service(service_id);
+                    pool.shared().clear_service(service_id);
                     true
                 }
                 None => pool.shared().make_paused(),

@@ -31,6 +31,7 @@ mod maintenance;
 mod tenant;
 
 pub use builder::PoolsBuilder;
+pub(super) use check_out::pause;
 use listener::Action;
 use tenant::{Identity, Tenant};
 
@@ -366,7 +367,7 @@ async fn drain<B: Backend>(pools: &[ServerPool<B>], bound: Duration) {
 }
 
 /// Whether a server, as it is known, takes operations.
-fn takes_operations(entry: &ServerEntry, topology_type: TopologyType) -> bool {
+pub(super) fn takes_operations(entry: &ServerEntry, topology_type: TopologyType) -> bool {
     let server_type = entry.description().server_type;
     match topology_type {
         TopologyType::Single => server_type != crate::sdam::ServerType::Unknown,
@@ -495,7 +496,7 @@ impl<B: Backend> Registry<B> {
                 .or_insert_with(|| Server::new(&self.config));
             (server.slots.clone(), server.takes_writes.clone())
         };
-        let factory = self.template.factory(Place {
+        let shared = self.template.shared(Place {
             server: entry.address().clone(),
             authenticator: tenant.identity().authenticator.clone(),
             state: PoolState::Paused,
@@ -505,7 +506,7 @@ impl<B: Backend> Registry<B> {
             topology: Some(self.topology.shared().clone()),
             wake: Some(self.wake.clone()),
         });
-        ServerPool::new(factory, &self.pool_options, &self.backend)
+        ServerPool::new(shared, &self.pool_options, &self.backend)
     }
 
     /// Enters a pool where its server's pools are.
@@ -513,7 +514,7 @@ impl<B: Backend> Registry<B> {
         let is_default = tenant.identity().credential == self.options.credential;
         let mut servers = self.servers();
         let server = servers
-            .entry(pool.factory().server().clone())
+            .entry(pool.server().clone())
             .or_insert_with(|| Server::new(&self.config));
         server.pools.push(Member {
             pool: pool.clone(),
@@ -544,7 +545,7 @@ impl<B: Backend> Registry<B> {
     }
 
     fn forget(&self, pool: &ServerPool<B>) {
-        if let Some(server) = self.servers().get_mut(pool.factory().server()) {
+        if let Some(server) = self.servers().get_mut(pool.server()) {
             server.pools.retain(|member| !member.pool.is_same(pool));
         }
     }

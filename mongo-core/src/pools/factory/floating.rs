@@ -1,0 +1,290 @@
+//! A factory that follows what a criterion selects.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bson::oid::ObjectId;
+use tokio::time::Instant;
+
+use super::builder::{Place, Template};
+use super::gate::{GateLimits, PoolState};
+use super::{Failure, Shared};
+use crate::ServerAddress;
+use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::net::{
+    Authenticator, Clear, Connection, Deadline, Dispatcher, Topology, TopologyListener,
+};
+use crate::pools::registry::{pause, takes_operations};
+use crate::select::{Criterion, SelectionIndex, ServerEntry};
+
+/// Makes connections to whichever server a criterion selects at the time, and hands none out to one
+/// that it would not select any more.
+///
+/// Each server has a [`Shared`] of its own, so that generations, errors and clearing are as in a
+/// pool of that server; the generic pool on top is one for all of them.
+pub(super) struct Floating {
+    topology: Topology,
+    criterion: Criterion,
+    template: Template,
+    authenticator: Arc<Authenticator>,
+    servers: Mutex<BTreeMap<ServerAddress, Arc<Shared>>>,
+    last_failure: Mutex<Option<Failure>>,
+    /// How often the user cleared all.
+    clears: AtomicU64,
+    evictions: Dispatcher<Eviction>,
+}
+
+/// What is left to do without the topology's lock.
+struct Eviction {
+    server: Arc<Shared>,
+    interrupt_in_use: bool,
+}
+
+impl Floating {
+    pub(super) fn new(
+        topology: Topology,
+        criterion: Criterion,
+        template: Template,
+        authenticator: Authenticator,
+    ) -> Arc<Self> {
+        let evict = |eviction: &Eviction| eviction.server.evict(eviction.interrupt_in_use);
+        let floating = Arc::new(Self {
+            topology,
+            criterion,
+            template,
+            authenticator: Arc::new(authenticator),
+            servers: Mutex::default(),
+            last_failure: Mutex::default(),
+            clears: AtomicU64::new(0),
+            evictions: Dispatcher::new(Some(Arc::new(evict))),
+        });
+        let listener: std::sync::Weak<Self> = Arc::downgrade(&floating);
+        floating.topology.listen(listener);
+        floating
+    }
+
+    /// Selects a server and makes a connection to it; where the server goes away meanwhile, it
+    /// selects again.
+    pub(super) async fn establish(
+        &self,
+        deadline: Deadline,
+        is_wanted: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Connection> {
+        let made = self.try_establish(deadline, is_wanted).await;
+        *lock(&self.last_failure) = match &made {
+            Ok(_) => None,
+            Err(error) => Some(Failure {
+                at: Instant::now(),
+                error: error.clone(),
+            }),
+        };
+        made.map_err(|error| self.name(error))
+    }
+
+    async fn try_establish(
+        &self,
+        deadline: Deadline,
+        is_wanted: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Connection> {
+        self.topology.connect()?;
+        let selection_timeout = self.topology.options().server_selection_timeout;
+        let mut cause = None;
+        for round in 0_u32.. {
+            pause(round, deadline).await;
+            let within = deadline.within(Some(selection_timeout));
+            let selected = self.topology.select_by(within, &self.criterion, &[]).await;
+            let selected = selected.map_err(|error| error.caused_by(cause.take()))?;
+            let made = match self.server(selected.entry()) {
+                Ok(server) => server.establish(deadline, is_wanted).await,
+                Err(error) => Err(error),
+            };
+            match made {
+                Ok(mut connection) if self.suits(&connection) => {
+                    if let Some(tie) = connection.tie_mut() {
+                        tie.for_writes = self.criterion.is_write();
+                    }
+                    return Ok(connection);
+                }
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::PoolCleared) => cause = Some(error),
+                Err(error) => return Err(error),
+            }
+            if deadline.is_over() {
+                break;
+            }
+        }
+        let timed_out = Error::timeout(Wait::Connect, deadline.elapsed());
+        Err(timed_out.caused_by(cause))
+    }
+
+    /// Whether a connection's server would be selected now. Wait-free.
+    fn suits(&self, connection: &Connection) -> bool {
+        let tie = connection.tie();
+        tie.is_some_and(|tie| tie.takes_writes.load(Ordering::Acquire))
+    }
+
+    pub(super) async fn recycle(
+        &self,
+        connection: &mut Connection,
+        deadline: Deadline,
+    ) -> Result<()> {
+        match self.of(connection) {
+            Ok(server) => server.recycle(connection, deadline).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
+        match self.of(connection) {
+            Ok(server) => server.recycle_now(connection),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The server of a connection that may be handed out as far as its server goes.
+    fn of(&self, connection: &mut Connection) -> Result<Arc<Shared>> {
+        let server = self.lock().get(connection.server()).cloned();
+        match server.filter(|_| self.suits(connection)) {
+            Some(server) => Ok(server),
+            None => {
+                connection.close_for(ClosedReason::Stale);
+                let closed = ErrorKind::ConnectionClosed(ClosedReason::Stale);
+                Err(self.name(closed).at(connection.server()))
+            }
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        self.clears.fetch_add(1, Ordering::AcqRel);
+        let servers = self.lock();
+        servers.values().for_each(|server| server.clear());
+    }
+
+    pub(super) fn clear_service(&self, id: ObjectId) {
+        let servers = self.lock();
+        servers.values().for_each(|server| server.clear_service(id));
+    }
+
+    pub(super) fn clears(&self) -> u64 {
+        self.clears.load(Ordering::Acquire)
+    }
+
+    pub(super) fn user(&self) -> Option<&Arc<str>> {
+        self.authenticator.user()
+    }
+
+    pub(super) fn name(&self, error: impl Into<Error>) -> Error {
+        error.into().for_user(self.user())
+    }
+
+    pub(super) fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        let after = deadline.elapsed();
+        let cause = Failure::since(&lock(&self.last_failure), after);
+        self.name(Error::timeout(wait, after)).caused_by(cause)
+    }
+
+    /// What makes the connections to a server that was selected.
+    fn server(&self, entry: &ServerEntry) -> Result<Arc<Shared>> {
+        let known = self.lock().get(entry.address()).cloned();
+        if let Some(server) = known {
+            return Ok(server);
+        }
+        // Under the topology's lock, so that nothing is missed that is told of the server.
+        let added = self.topology.shared().with_description(|index| {
+            let known = index.server(entry.address())?;
+            let topology_type = index.topology().topology_type();
+            let state = match takes_operations(known, topology_type) {
+                true => PoolState::Ready,
+                false => PoolState::Paused,
+            };
+            let mut servers = self.lock();
+            let server = servers.entry(entry.address().clone());
+            let server = server
+                .or_insert_with(|| self.new_server(entry, state))
+                .clone();
+            self.note_suitable(&servers, index);
+            Some(server)
+        });
+        added.ok_or_else(|| Error::from(ErrorKind::PoolCleared).at(entry.address()))
+    }
+
+    fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<Shared> {
+        self.template.shared(Place {
+            server: entry.address().clone(),
+            authenticator: self.authenticator.clone(),
+            state,
+            // The generic pool does the sizing.
+            limits: GateLimits::default(),
+            slots: None,
+            takes_writes: Arc::new(AtomicBool::new(true)),
+            topology: Some(self.topology.shared().clone()),
+            wake: None,
+        })
+    }
+
+    fn note_suitable(
+        &self,
+        servers: &BTreeMap<ServerAddress, Arc<Shared>>,
+        index: &SelectionIndex,
+    ) {
+        let suitable = index.suitable(&self.criterion, &[]).unwrap_or_default();
+        for (address, server) in servers {
+            let suits = suitable.iter().any(|entry| entry.address() == address);
+            server.takes_writes.store(suits, Ordering::Release);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<Shared>>> {
+        lock(&self.servers)
+    }
+}
+
+impl TopologyListener for Floating {
+    fn ready(&self, server: &ServerAddress) {
+        if let Some(server) = self.lock().get(server) {
+            server.make_ready();
+        }
+    }
+
+    fn clear(&self, clear: &Clear<'_>) {
+        let Some(server) = self.lock().get(clear.server).cloned() else {
+            return;
+        };
+        match clear.service_id {
+            Some(service_id) => server.clear_service(service_id),
+            None => {
+                server.make_paused();
+                let interrupt_in_use = clear.interrupt_in_use;
+                self.evictions.queue([Eviction {
+                    server,
+                    interrupt_in_use,
+                }]);
+            }
+        }
+    }
+
+    fn remove(&self, server: &ServerAddress) {
+        let removed = self.lock().remove(server);
+        self.evictions.queue(removed.map(|server| {
+            server.make_closed();
+            server.clear();
+            Eviction {
+                server,
+                interrupt_in_use: false,
+            }
+        }));
+    }
+
+    fn published(&self, index: &SelectionIndex) {
+        self.note_suitable(&self.lock(), index);
+    }
+
+    fn settle(&self) {
+        self.evictions.deliver();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
