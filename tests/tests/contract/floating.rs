@@ -100,7 +100,10 @@ async fn insert<P: Bare>(pool: &P) -> Result<ServerAddress, Error> {
         connection.run_command("db", &insert).await?;
         Ok(connection.server().clone())
     });
-    timeout(LIMIT, ran).await.expect("in time").flatten()
+    timeout(LIMIT, ran)
+        .await
+        .expect("in time")
+        .and_then(|inner| inner)
 }
 
 /// Inserts until some server takes it: the one before says itself that it does not any more.
