@@ -17,12 +17,7 @@ struct Files {
 }
 
 static FILES: LazyLock<Files> = LazyLock::new(|| {
-    // In memory, where there is such a place.
-    let memory = PathBuf::from("/dev/shm");
-    let directory = match memory.is_dir() {
-        true => memory,
-        false => std::env::temp_dir(),
-    };
+    let directory = std::env::temp_dir();
     let name = |what| directory.join(format!("mongo-core-fuzz-{}-{what}", std::process::id()));
     let files = Files {
         authority: name("authority"),
