@@ -41,6 +41,12 @@
 //! # Features
 //! - `net`, the default: the shell.
 //! - `dns`: a resolver for `mongodb+srv`.
+//! - `tls`: TLS by rustls, with `tls-ring` and `tls-native-roots`. One by one: `tls-rustls` is TLS
+//!   for a `rustls::ClientConfig` of one's own, and is turned on by all others; `tls-ring` and
+//!   `tls-aws-lc-rs` are providers of cryptography, of which the latter is used where both are on;
+//!   `tls-native-roots` and `tls-webpki-roots` say whom to trust without `tlsCAFile`;
+//!   `tls-encrypted-keys` is for `tlsCertificateKeyFilePassword`. See `net::Tls`. No process-wide
+//!   provider is used or set.
 //! - `snappy`, `zlib`, `zstd`: compressors that `compressors=` may name, none of them by default.
 //!   `zstd` builds the C library; the other two are Rust. A compressor that is named and not built
 //!   in is left out, with a warning, as one that nobody knows.

@@ -75,6 +75,20 @@ impl Authority {
         })
     }
 
+    /// For a client with a private key of its own, as PEM of PKCS#8.
+    pub fn client_with_key(&self, name: &str, key: &str) -> Identity {
+        let mut params = params(&[], |_| ());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::from_pem(key).expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer);
+        Identity {
+            certificate: certificate.expect("a certificate").pem(),
+            key: key.serialize_pem(),
+            directory: self.directory.clone(),
+        }
+    }
+
     /// For names and addresses, changed by `change`.
     pub fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let (params, key) = (params(names, change), new_key());

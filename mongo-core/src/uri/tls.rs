@@ -19,20 +19,25 @@ pub struct TlsOptions {
     /// Relaxes all that can be relaxed (`tlsInsecure`): the same as allowing invalid certificates
     /// and invalid host names. Default false.
     pub insecure: Option<bool>,
-    /// Takes any certificate of a server (`tlsAllowInvalidCertificates`). Default false.
+    /// Takes any certificate of a server (`tlsAllowInvalidCertificates`), whomever it is for.
+    /// Default false.
     pub allow_invalid_certificates: Option<bool>,
     /// Takes a certificate of another host (`tlsAllowInvalidHostnames`). Default false.
     pub allow_invalid_hostnames: Option<bool>,
-    /// A PEM file of trusted certificate authorities (`tlsCAFile`). Default: the system's.
+    /// A PEM file of trusted certificate authorities (`tlsCAFile`), of at most 1 MiB. Default: the
+    /// system's, see `net::Tls`.
     pub ca_file: Option<PathBuf>,
-    /// A PEM file with the client's certificate and private key (`tlsCertificateKeyFile`).
+    /// A PEM file with the client's certificate and private key (`tlsCertificateKeyFile`), of at
+    /// most 1 MiB. The key may be in the format of PKCS#8, PKCS#1 or SEC 1.
     pub certificate_key_file: Option<PathBuf>,
-    /// The pass phrase of the private key (`tlsCertificateKeyFilePassword`).
+    /// The pass phrase of the private key (`tlsCertificateKeyFilePassword`), if it is an encrypted
+    /// one of PKCS#8. For that feature `tls-encrypted-keys` is needed.
     pub certificate_key_file_password: Option<Secret>,
     /// Doesn't check whether a certificate was revoked (`tlsDisableCertificateRevocationCheck`).
-    /// Default false.
+    /// That is never checked; `false` gets a warning.
     pub disable_certificate_revocation_check: Option<bool>,
-    /// Doesn't ask OCSP responders (`tlsDisableOCSPEndpointCheck`). Default false.
+    /// Doesn't ask OCSP responders (`tlsDisableOCSPEndpointCheck`). None is ever asked; `false` gets
+    /// a warning.
     pub disable_ocsp_endpoint_check: Option<bool>,
 }
 

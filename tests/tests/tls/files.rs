@@ -1,37 +1,78 @@
 //! The files that options name: the client's certificate in each format, and what can't be used.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mongo_core::error::TlsError;
 use mongo_core::{Error, ErrorKind};
 use mongo_testkit::{Authority, Identity, ServerTls};
+use pkcs8::PrivateKeyInfoRef;
+use pkcs8::pkcs5::pbes2::Parameters;
 use rustls::version;
 
 use crate::support::{connect, escape, factory, ping, server, trusting, uri};
 
-/// The key of [`Identity`] in the format of SEC 1, which PKCS#8 has in it.
-fn sec1(identity: &Identity) -> String {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
+/// Of 2048 bits, for nobody but these tests: their other keys are made when they run, which takes
+/// too long for one of RSA.
+const RSA: &str = include_str!("rsa.pem");
+const PASSWORD: &str = "m4rked";
+
+fn der(identity: &Identity) -> Vec<u8> {
     let lines = identity.key().lines();
     let body: String = lines.filter(|line| !line.starts_with("-----")).collect();
-    let der = STANDARD.decode(body).expect("base64");
-    // An integer, an algorithm of 19 bytes and the header of an octet string come before it.
-    let start = der.windows(4).position(|bytes| bytes == [0x02, 1, 1, 4]);
-    let start = start.expect("a key of SEC 1") - 2;
-    let text = STANDARD.encode(&der[start..]);
-    format!("-----BEGIN EC PRIVATE KEY-----\n{text}\n-----END EC PRIVATE KEY-----\n")
+    STANDARD.decode(body).expect("base64")
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+/// The format of SEC 1, which that of PKCS#8 has in it.
+fn sec1(identity: &Identity) -> String {
+    let der = der(identity);
+    // Its header, and its version.
+    let version = der.windows(4).position(|bytes| bytes == [0x02, 1, 1, 4]);
+    pem(
+        "EC PRIVATE KEY",
+        &der[version.expect("a key of SEC 1") - 2..],
+    )
+}
+
+/// That of PKCS#1, which for 2048 bits stands after 26 bytes.
+fn pkcs1(identity: &Identity) -> String {
+    pem("RSA PRIVATE KEY", &der(identity)[26..])
+}
+
+fn encrypted(identity: &Identity) -> String {
+    let params = Parameters::generate_pbkdf2_sha256_aes256cbc(1000, &[7; 16], [9; 16]);
+    let der = der(identity);
+    let key = PrivateKeyInfoRef::try_from(&der[..]).expect("PKCS#8");
+    let key = key.encrypt_with_params(params.expect("parameters"), PASSWORD);
+    let key = key.expect("encrypted");
+    pem("ENCRYPTED PRIVATE KEY", key.as_bytes())
 }
 
 #[tokio::test]
 async fn a_client_shows_its_certificate() {
     let authority = Authority::new();
     let client = authority.client("app");
+    let rsa = authority.client_with_key("app", RSA);
+    let file = |identity: &Identity, key: &str| {
+        identity.file_of(&format!("{key}{}", identity.certificate()))
+    };
     for version in [&version::TLS12, &version::TLS13] {
         let tls = ServerTls::new(authority.server()).version(version);
         let server = server(tls.clients_of(&authority)).await;
-        let sec1 = format!("{}{}", sec1(&client), client.certificate());
-        for file in [client.file(), client.file_of(&sec1)] {
+        for file in [
+            client.file(),
+            file(&client, &sec1(&client)),
+            rsa.file(),
+            file(&rsa, &pkcs1(&rsa)),
+            file(&client, &encrypted(&client)),
+            file(&rsa, &encrypted(&rsa)),
+        ] {
             let options = format!(
-                "{}&tlsCertificateKeyFile={}",
+                "{}&tlsCertificateKeyFile={}&tlsCertificateKeyFilePassword={PASSWORD}",
                 trusting(&authority),
                 escape(&file)
             );
@@ -76,7 +117,7 @@ fn errors_name_the_option_and_the_file() {
     let authority = Authority::new();
     let (one, other) = (authority.client("one"), authority.client("other"));
     let garbled = "-----BEGIN CERTIFICATE-----\nMIIm4rked!\n-----END CERTIFICATE-----\n";
-    let encrypted =
+    let encrypted_pem =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIm4rked\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let (ca, key) = ("tlsCAFile", "tlsCertificateKeyFile");
     for (option, file, problem) in [
@@ -95,7 +136,7 @@ fn errors_name_the_option_and_the_file() {
         ),
         (
             key,
-            one.file_of(&format!("{}{encrypted}", one.certificate())),
+            one.file_of(&format!("{}{encrypted_pem}", one.certificate())),
             "tlsCertificateKeyFilePassword",
         ),
     ] {
@@ -105,6 +146,21 @@ fn errors_name_the_option_and_the_file() {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert!(!text.contains("m4rked"), "{text}");
+    }
+    let traditional = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n";
+    let garbled = one.file_of(&format!("{}{encrypted_pem}", one.certificate()));
+    let whole = one.file_of(&format!("{}{}", encrypted(&one), one.certificate()));
+    for (file, password, problem) in [
+        (&garbled, PASSWORD, "can't be read"),
+        (&whole, "another", "wrong"),
+        (&one.file_of(traditional), PASSWORD, "traditional"),
+    ] {
+        let file = escape(file);
+        let text = refusal(&format!(
+            "{key}={file}&tlsCertificateKeyFilePassword={password}"
+        ));
+        assert!(text.contains(problem), "{text}");
+        assert!(!text.contains(password), "{text}");
     }
     let text = refusal("tlsCertificateKeyFilePassword=m4rked");
     assert!(text.contains("tlsCertificateKeyFilePassword"), "{text}");

@@ -25,3 +25,28 @@ impl Tls {
 pub(in crate::net) fn explain(error: Error) -> Error {
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ClientOptions;
+    use crate::net::{SingleClient, Topology};
+    use crate::pools::ConnectionFactory;
+
+    #[test]
+    fn what_asks_for_tls_is_refused_by_name() {
+        for uri in ["mongodb://h/?tls=true", "mongodb://h/?tlsCAFile=ca.pem"] {
+            let options = ClientOptions::parse(uri).expect("options");
+            let refusals = [
+                ConnectionFactory::builder(options.clone())
+                    .build()
+                    .map(drop),
+                Topology::new(options.clone()).map(drop),
+                SingleClient::new(options).map(drop),
+            ];
+            for refusal in refusals {
+                let text = refusal.expect_err("no TLS").to_string();
+                assert!(text.contains("feature `tls` of mongo-core"), "{text}");
+            }
+        }
+    }
+}

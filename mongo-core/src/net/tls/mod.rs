@@ -8,6 +8,8 @@ mod absent;
 #[cfg(feature = "tls-rustls")]
 mod client;
 #[cfg(feature = "tls-rustls")]
+mod encrypted;
+#[cfg(feature = "tls-rustls")]
 mod failure;
 #[cfg(feature = "tls-rustls")]
 mod pem;

@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
+use super::encrypted;
 use crate::auth::Secret;
 use crate::error::{Error, Result};
 
@@ -76,27 +77,18 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn read(path: &Path, _password: Option<&Secret>) -> Result<Self> {
+    /// A password does nothing for a key that is not encrypted.
+    pub(super) fn read(path: &Path, password: Option<&Secret>) -> Result<Self> {
         let source = Source::identity(path);
         let pem = source.read()?;
-        if is_encrypted(&pem) {
-            return Err(source.error(
-                "its private key is encrypted, and `tlsCertificateKeyFilePassword` is not supported \
-                 yet: decrypt it, as `openssl pkey` does",
-            ));
-        }
+        let key = match encrypted::decrypt(&pem, password) {
+            Some(decrypted) => decrypted.map_err(|problem| source.error(problem))?,
+            None => PrivateKeyDer::from_pem_slice(&pem)
+                .map_err(|_| source.error("there is no PEM private key that can be read"))?,
+        };
         Ok(Self {
             certificates: source.certificates_in(&pem)?,
-            key: PrivateKeyDer::from_pem_slice(&pem)
-                .map_err(|_| source.error("there is no PEM private key that can be read"))?,
+            key,
         })
     }
-}
-
-/// As PKCS#8 has it, or as OpenSSL's traditional format does.
-fn is_encrypted(pem: &[u8]) -> bool {
-    pem.split(|byte| *byte == b'\n').any(|line| {
-        line.starts_with(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
-            || line.starts_with(b"Proc-Type: 4,ENCRYPTED")
-    })
 }
