@@ -10,4 +10,5 @@ mod metadata;
 mod oidc;
 mod provider;
 mod reauthentication;
+mod scram;
 mod support;

@@ -1,0 +1,145 @@
+//! The authentication specification's test plan for SCRAM, step by step.
+//!
+//! The real server knows SCRAM-SHA-256 alone; what needs SCRAM-SHA-1 is asked the scripted one.
+
+use std::collections::HashMap;
+
+use bson::doc;
+use mongo_core::auth::{AuthError, AuthMechanism};
+use mongo_core::pools::ConnectionFactory;
+use mongo_core::{ClientOptions, Connection, Error, ErrorKind};
+use mongo_testkit::{Mechanism, RealServer, ScriptedServer, User};
+
+use crate::support::establish;
+
+/// The password forms of step 4 that must do, for each user.
+const PREPARED: [(&str, &str, &str); 4] = [
+    ("IX", "IX", "IX:IX"),
+    ("IX", "IX", "IX:I%C2%ADX"),
+    ("\u{2168}", "\u{2163}", "%E2%85%A8:IV"),
+    ("\u{2168}", "\u{2163}", "%E2%85%A8:I%C2%ADV"),
+];
+
+/// `user:password` goes before the host of a server's connection string.
+async fn log_in(uri: &str, user: &str, more: &str) -> Result<Connection, Error> {
+    let uri = uri.replace("mongodb://", &format!("mongodb://{user}@"));
+    let options = ClientOptions::parse(&format!("{uri}{more}")).expect("a connection string");
+    let factory = ConnectionFactory::builder(options).build().expect("built");
+    let mut connection = establish(&factory).await?;
+    let stats = doc! { "dbStats": 1 };
+    match connection.run_command("admin", &stats).await {
+        Ok(_) => {}
+        // The scripted server has no such command, and says so only to who is authenticated.
+        Err(error) => assert_eq!(error.code(), Some(59), "{error}"),
+    }
+    Ok(connection)
+}
+
+async fn by(uri: &str, user: &str, more: &str) -> Option<AuthMechanism> {
+    let connection = log_in(uri, user, more).await.expect("authenticated");
+    connection.description().authenticated
+}
+
+/// What an error says, without what differs from one user to another.
+async fn refusal(uri: &str, user: &str, more: &str) -> (i32, String) {
+    let error = log_in(uri, user, more)
+        .await
+        .map(drop)
+        .expect_err("refused");
+    match error.kind() {
+        ErrorKind::Authentication(AuthError::Refused { code, message, .. }) => {
+            (*code, message.clone())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn mechanism(name: &str) -> String {
+    format!("&authMechanism={name}")
+}
+
+#[tokio::test]
+async fn three_users_on_the_scripted_server() {
+    let (sha1, sha256) = (Mechanism::ScramSha1, Mechanism::ScramSha256);
+    let server = ScriptedServer::builder()
+        .user(User::new("sha1", "sha1").mechanisms(&[sha1]))
+        .user(User::new("sha256", "sha256").mechanisms(&[sha256]))
+        .user(User::new("both", "both").mechanisms(&[sha1, sha256]))
+        .start()
+        .await;
+    let uri = server.uri();
+    let names = HashMap::from([
+        (AuthMechanism::ScramSha1, "SCRAM-SHA-1"),
+        (AuthMechanism::ScramSha256, "SCRAM-SHA-256"),
+    ]);
+    let (old, new) = (AuthMechanism::ScramSha1, AuthMechanism::ScramSha256);
+    let unknown = refusal(&uri, "nobody:nobody", "").await;
+    assert_eq!(unknown.0, 18);
+    // Step 2: each mechanism that a user has, and none; step 3: the other one.
+    for (user, negotiated, has) in [
+        ("sha1:sha1", old, vec![old]),
+        ("sha256:sha256", new, vec![new]),
+        ("both:both", new, vec![old, new]),
+    ] {
+        assert_eq!(by(&uri, user, "").await, Some(negotiated), "{user}");
+        for (one, name) in &names {
+            let more = mechanism(name);
+            match has.contains(one) {
+                true => assert_eq!(by(&uri, user, &more).await, Some(*one), "{user} {name}"),
+                false => assert_eq!(refusal(&uri, user, &more).await, unknown, "{user} {name}"),
+            }
+        }
+    }
+    // Step 3: nobody is told apart from a wrong password.
+    assert_eq!(refusal(&uri, "both:wrong", "").await, unknown);
+}
+
+#[tokio::test]
+async fn sha_256_on_the_real_server() {
+    let server = RealServer::shared_with_auth();
+    let create = doc! {
+        "createUser": "sha256", "pwd": "sha256", "roles": ["root"],
+        "mechanisms": ["SCRAM-SHA-256"],
+    };
+    server.run_command("admin", create);
+    let uri = server.uri();
+    let new = Some(AuthMechanism::ScramSha256);
+    let explicit = mechanism("SCRAM-SHA-256");
+    for more in ["", &explicit] {
+        assert_eq!(by(&uri, "sha256:sha256", more).await, new);
+        let unknown = refusal(&uri, "nobody:nobody", more).await;
+        assert_eq!(refusal(&uri, "sha256:wrong", more).await, unknown);
+        assert_eq!(unknown.0, 18);
+    }
+    let other = mechanism("SCRAM-SHA-1");
+    let error = log_in(&uri, "sha256:sha256", &other).await.map(drop);
+    assert!(error.expect_err("another mechanism").is_authentication());
+}
+
+/// Step 4, on the scripted server.
+#[tokio::test]
+async fn prepared_passwords_on_the_scripted_server() {
+    for (user, password, login) in PREPARED {
+        let user = User::new(user, password).mechanisms(&[Mechanism::ScramSha256]);
+        let server = ScriptedServer::builder().user(user).start().await;
+        let authenticated = by(&server.uri(), login, "").await;
+        assert_eq!(authenticated, Some(AuthMechanism::ScramSha256), "{login}");
+    }
+}
+
+/// Step 4, on the real server.
+#[tokio::test]
+async fn prepared_passwords_on_the_real_server() {
+    let server = RealServer::shared_with_auth();
+    for (user, password, _) in [PREPARED[0], PREPARED[2]] {
+        let create = doc! {
+            "createUser": user, "pwd": password, "roles": ["root"],
+            "mechanisms": ["SCRAM-SHA-256"],
+        };
+        server.run_command("admin", create);
+    }
+    for (.., login) in PREPARED {
+        let authenticated = by(&server.uri(), login, "").await;
+        assert_eq!(authenticated, Some(AuthMechanism::ScramSha256), "{login}");
+    }
+}
