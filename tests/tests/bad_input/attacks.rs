@@ -10,7 +10,7 @@ use mongo_core::handshake::HandshakeError;
 use mongo_core::wire::WireError;
 use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, ScramAttack, payload};
 
-use crate::compressed;
+use crate::{compressed, plain};
 
 /// A user whose password must be seen nowhere.
 pub(crate) const USER: &str = "mallory";
@@ -44,22 +44,14 @@ pub(crate) struct Attack {
     pub(crate) rule: Rule,
     pub(crate) expected: &'static str,
     pub(crate) fits: fn(&ErrorKind) -> bool,
-    /// Whether the client lets replies come compressed.
-    pub(crate) compressed: bool,
+    /// What the client's connection string has in addition.
+    pub(crate) option: &'static str,
 }
 
 impl Attack {
     /// Whether the only way out is the deadline.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.expected.contains("Timeout")
-    }
-
-    /// What the client's connection string has in addition.
-    pub(crate) fn option(&self) -> &'static str {
-        match self.compressed {
-            true => compressed::OPTION,
-            false => "",
-        }
     }
 
     /// Whether the client authenticates: not where the attack comes before that, so that nothing
@@ -88,6 +80,7 @@ pub(crate) fn all() -> Vec<Attack> {
         .chain(of_hello())
         .chain(of_scram())
         .chain(of_authentication())
+        .chain(plain::all())
         .chain(command)
         .collect()
 }
@@ -100,7 +93,7 @@ pub(crate) fn attack(name: &'static str, moment: Moment, rule: Rule, expected: E
         rule,
         expected,
         fits,
-        compressed: false,
+        option: "",
     }
 }
 

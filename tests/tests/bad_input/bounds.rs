@@ -31,7 +31,10 @@ pub(crate) fn run(attack: &Attack) {
     let gap = on_runtime(async {
         let server = ScriptedServer::builder();
         let server = match attack.with_user() {
-            true => server.user(User::new(USER, PASSWORD)).start().await,
+            true => {
+                let server = server.user(User::new(USER, PASSWORD));
+                server.plain_user(USER, PASSWORD).start().await
+            }
             false => server.start().await,
         };
         let patience = PATIENCE.as_millis();
@@ -42,7 +45,7 @@ pub(crate) fn run(attack: &Attack) {
         let mut config = ManagerConfig::default();
         config.command_timeout = Some(PATIENCE);
         let core = Core::build(
-            &format!("{uri}&connectTimeoutMS={patience}{}", attack.option()),
+            &format!("{uri}&connectTimeoutMS={patience}{}", attack.option),
             config,
         );
         let held = match attack.moment {

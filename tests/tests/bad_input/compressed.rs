@@ -7,7 +7,7 @@ use mongo_testkit::{Action, Compressed, Compressor, Matcher, codec};
 use crate::attacks::{Attack, Expected, Moment, attack, kind};
 
 /// What a client announces that can be attacked like this.
-pub(crate) const OPTION: &str = "&compressors=zstd,snappy,zlib";
+const OPTION: &str = "&compressors=zstd,snappy,zlib";
 
 /// Bytes that a bomb stands for.
 const BOMB: usize = 16 * 1024 * 1024;
@@ -20,7 +20,7 @@ pub(crate) fn all(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
         let rule = matcher().then(Action::Raw(message));
         let attack = attack(name, moment, rule.then(Action::Hang), expected);
         Attack {
-            compressed: true,
+            option: OPTION,
             ..attack
         }
     });

@@ -9,6 +9,7 @@ mod attacks;
 mod bounds;
 mod compressed;
 mod outcome;
+mod plain;
 mod sources;
 mod tls;
 

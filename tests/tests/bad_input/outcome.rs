@@ -42,7 +42,7 @@ async fn suffer<S: Source>(attack: &Attack, over_tls: bool) {
     let (server, uri) = server_for(attack, over_tls).await;
     let mut config = ManagerConfig::default();
     config.command_timeout = Some(COMMAND_TIMEOUT);
-    let source = S::build(&(uri + attack.option()), config);
+    let source = S::build(&(uri + attack.option), config);
     let held = match attack.moment {
         Moment::Hello | Moment::Authentication => None,
         Moment::Command => Some(source.get().await.expect("a decent connection")),
@@ -93,7 +93,8 @@ async fn server_for(attack: &Attack, over_tls: bool) -> (ScriptedServer, String)
     }
     if attack.with_user() {
         let user = User::new(USER, PASSWORD);
-        let server = builder.user(user).start().await;
+        let builder = builder.user(user).plain_user(USER, PASSWORD);
+        let server = builder.start().await;
         let uri = server.uri_for(USER, PASSWORD) + &options;
         (server, uri)
     } else {

@@ -18,7 +18,7 @@ impl Source for Core {
     type Guard = Box<Connection>;
 
     fn build(uri: &str, manager: ManagerConfig) -> Self {
-        let options = ClientOptions::parse(uri).expect("a connection string");
+        let options = options(uri);
         let factory = ConnectionFactory::builder(options).config(manager).build();
         Self(factory.expect("a factory"))
     }
@@ -28,13 +28,20 @@ impl Source for Core {
     }
 }
 
+fn options(uri: &str) -> ClientOptions {
+    let mut options = ClientOptions::parse(uri).expect("a connection string");
+    // For the attacks that come without TLS.
+    options.allow_plain_without_tls = true;
+    options
+}
+
 macro_rules! pooled {
     ($backend:ident) => {
         impl Source for $backend::Pool {
             type Guard = $backend::Connection;
 
             fn build(uri: &str, manager: ManagerConfig) -> Self {
-                let mut config = $backend::Config::from_url(uri);
+                let mut config = $backend::Config::from_options(options(uri));
                 config.manager = Some(manager);
                 let pool = config.create_pool(Some($backend::Runtime::Tokio1));
                 pool.expect("a pool")

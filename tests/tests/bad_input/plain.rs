@@ -1,0 +1,62 @@
+//! What a server may do to a mechanism of one message: PLAIN, for all of its kind.
+
+use bson::doc;
+use mongo_core::ErrorKind;
+use mongo_core::auth::AuthError;
+use mongo_core::error::Wait;
+use mongo_core::wire::WireError;
+use mongo_testkit::{Action, ErrorReply, Matcher, Rule, payload};
+
+use crate::attacks::{Attack, Expected, Moment, attack, kind};
+
+const OPTION: &str = "&authMechanism=PLAIN&authSource=$external";
+
+fn plain(name: &'static str, rule: Rule, expected: Expected) -> Attack {
+    Attack {
+        option: OPTION,
+        ..attack(name, Moment::Authentication, rule, expected)
+    }
+}
+
+pub(crate) fn all() -> Vec<Attack> {
+    let only = || Matcher::command("saslStart");
+    let with = |action| only().then(action);
+    let reply = || -> Expected { kind!(ErrorKind::Authentication(AuthError::Reply { .. })) };
+    let long = ErrorReply::new(18, "AuthenticationFailed", &"no ".repeat(40_000));
+    vec![
+        plain(
+            "PLAIN without an end",
+            with(Action::Merge(doc! { "done": false })),
+            kind!(ErrorKind::Authentication(AuthError::NotDone(_))),
+        ),
+        plain(
+            "bare ok for PLAIN",
+            with(Action::Reply(doc! { "ok": 1 })),
+            reply(),
+        ),
+        plain("nothing for PLAIN", with(Action::Reply(doc! {})), reply()),
+        plain(
+            "PLAIN without a payload",
+            with(Action::Remove("payload".to_owned())),
+            reply(),
+        ),
+        plain(
+            "PLAIN refused at length",
+            with(Action::Error(long)),
+            kind!(ErrorKind::Authentication(AuthError::Refused { message, .. }) if message.len() <= 1024),
+        ),
+        plain(
+            "deep answer to PLAIN",
+            with(Action::Body(payload::deep_document(20_000))),
+            kind!(ErrorKind::Protocol(WireError::TooDeep(256))),
+        ),
+        plain(
+            "no answer to PLAIN",
+            only().never_answer(),
+            kind!(ErrorKind::Timeout {
+                wait: Wait::Authentication,
+                ..
+            }),
+        ),
+    ]
+}
