@@ -310,3 +310,25 @@ fn authenticating_again_needs_no_hello_and_another_token() {
         ErrorKind::Authentication(AuthError::OtherUser)
     ));
 }
+
+#[test]
+fn no_token_and_no_key_is_shown() {
+    let credential = Credential::from_mechanism(AuthMechanism::MongoDbOidc);
+    let context = HandshakeContext {
+        access_token: Some("MARKED".into()),
+        ..authenticating(credential)
+    };
+    let mut handshake = Handshake::new(context.clone());
+    let step = handshake.start().expect("begun");
+    let need = AuthNeed::AccessToken {
+        refused: Some("MARKED".into()),
+    };
+    let keys = crate::auth::AwsCredentials::new("AKID", "MARKED").with_session_token("MARKED");
+    let evidence = Evidence::AwsCredentials {
+        credentials: keys,
+        now: std::time::SystemTime::UNIX_EPOCH,
+    };
+    let evidence = [evidence, token("MARKED", true)];
+    let text = format!("{context:?} {handshake:?} {step:?} {need:?} {evidence:?}");
+    assert!(text.contains("AKID") && !text.contains("MARKED"), "{text}");
+}
