@@ -282,6 +282,7 @@ impl Template {
             topology: place.topology,
             links: Links::default(),
             counters: Counters::default(),
+            paced: Notify::new(),
             evicted: Notify::new(),
             sweeper: OnceLock::new(),
             wake: place.wake,

@@ -89,23 +89,6 @@ impl Shared {
         }
     }
 
-    /// Makes a connection though there may be one, to see whether it can be made. It is kept for
-    /// the next one who asks; where there is no room for it, it is closed.
-    pub(in crate::pools) async fn verify(self: &Arc<Self>, deadline: Deadline) -> Result<()> {
-        match self.permit_unasked(u32::MAX) {
-            Some(permit) => {
-                let connection = permit.make(deadline).await?;
-                self.offer(connection);
-            }
-            None => {
-                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let made = Box::pin(self.establisher.establish(id, deadline)).await;
-                made.map_err(|(error, wait)| phase_of(&error, wait).label(error))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Waits for a connection that is there, or for leave to make one: who asks first is served
     /// first.
     async fn ask(self: &Arc<Self>, deadline: Deadline) -> Result<Handed> {
@@ -124,18 +107,17 @@ impl Shared {
         let mut receiver = pin!(receiver);
         let handed = async {
             loop {
-                let pause = self.gate().not_before();
+                // Before the look, so that no new pause falls between.
+                let mut paced = pin!(self.paced.notified());
+                paced.as_mut().enable();
+                let now = Instant::now();
+                let pause = self.gate().not_before().filter(|time| *time > now);
                 // Safe to drop: what was sent stays in the channel.
                 tokio::select! {
                     biased;
                     handed = receiver.as_mut() => return handed,
-                    () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {
-                        self.pump();
-                        if self.gate().not_before() == pause {
-                            // It is over, and somebody else is in front.
-                            return receiver.as_mut().await;
-                        }
-                    }
+                    () = paced => {}
+                    () = sleep_until(pause.unwrap_or(now)), if pause.is_some() => self.pump(),
                 }
             }
         };
@@ -317,6 +299,7 @@ impl Permit {
         }
         if let Some(topology) = &shared.topology {
             shared.change_gate(|gate| gate.pace(Instant::now(), share()));
+            shared.paced.notify_waiters();
             let server = shared.establisher.server.clone();
             let current = shared.establisher.generations.current();
             let told = ApplicationError::new(server, error.clone(), phase);

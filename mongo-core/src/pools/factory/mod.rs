@@ -72,6 +72,8 @@ pub(super) struct Shared {
     topology: Option<Arc<TopologyShared>>,
     links: Links,
     pub(super) counters: Counters,
+    /// Told when who waits at the gate has to wait for another time.
+    paced: Notify,
     /// Told when all who wait have to look elsewhere.
     evicted: Notify,
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
