@@ -56,28 +56,28 @@ impl PoolsConfig {
         self
     }
 
-    /// Sets [`unused_timeout`](Self::unused_timeout).
+    /// Sets [`unused_timeout`](field@Self::unused_timeout).
     #[must_use]
     pub fn with_unused_timeout(mut self, timeout: Duration) -> Self {
         self.unused_timeout = Some(timeout);
         self
     }
 
-    /// Sets [`maintenance_interval`](Self::maintenance_interval).
+    /// Sets [`maintenance_interval`](field@Self::maintenance_interval).
     #[must_use]
     pub fn with_maintenance_interval(mut self, interval: Duration) -> Self {
         self.maintenance_interval = Some(interval);
         self
     }
 
-    /// Sets [`wait_timeout`](Self::wait_timeout).
+    /// Sets [`wait_timeout`](field@Self::wait_timeout).
     #[must_use]
     pub fn with_wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = Some(timeout);
         self
     }
 
-    /// Sets [`close_timeout`](Self::close_timeout).
+    /// Sets [`close_timeout`](field@Self::close_timeout).
     #[must_use]
     pub fn with_close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = Some(timeout);
