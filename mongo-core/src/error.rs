@@ -140,10 +140,12 @@ pub enum Wait {
     Recycle,
 }
 
-/// Who has the connections of a pool.
+/// Who has the connections of a pool. `Display` is the text of the load balancer specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct InUse {
+    /// The most that the pool may have (`maxPoolSize`); 0 is no limit.
+    pub max_pool_size: u32,
     /// Connections that were pinned for cursors.
     pub cursors: usize,
     /// Connections that were pinned for transactions.
@@ -397,12 +399,11 @@ impl fmt::Display for ErrorKind {
             Self::Deserialization(error) => write!(f, "could not read the reply: {error}"),
             Self::ConnectionClosed(reason) => write!(f, "the connection is closed: {reason}"),
             Self::Cancelled => write!(f, "the command was cancelled"),
-            Self::PoolExhausted(in_use) => write!(
+            Self::PoolExhausted(in_use) => in_use.fmt(f),
+            Self::PoolClosed => write!(
                 f,
-                "connections in use: {} by cursors, {} by transactions, {} by others",
-                in_use.cursors, in_use.transactions, in_use.others
+                "attempted to check out a connection from closed connection pool"
             ),
-            Self::PoolClosed => write!(f, "the pool is closed"),
             Self::PoolCleared => write!(f, "the pool was cleared"),
             Self::NotWritable => write!(f, "the server takes no writes any more"),
             Self::Dns(error) => write!(f, "could not look up the host: {error}"),
@@ -413,10 +414,21 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "maxPoolSize: {}, connections in use by cursors: {}, connections in use by \
+             transactions: {}, connections in use by other operations: {}",
+            self.max_pool_size, self.cursors, self.transactions, self.others
+        )
+    }
+}
+
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::WaitQueue => "waiting for a connection from the pool",
+            Self::WaitQueue => "while checking out a connection from connection pool",
             Self::Dns => "looking up hosts in DNS",
             Self::Connect => "connecting",
             Self::Tls => "agreeing on TLS",

@@ -96,7 +96,7 @@ impl<B: Backend> ServerPool<B> {
     /// # Cancellation
     /// May be dropped at any time.
     pub async fn get(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
-        let check_out = CheckOut::begin(self.shared());
+        let check_out = CheckOut::begin(self.shared(), deadline);
         // A future that is dropped has failed too.
         let outcome = match self.try_get() {
             Some(connection) => Ok(connection),
@@ -171,10 +171,10 @@ impl<B: Backend> ServerPool<B> {
         let mut making = Together::new();
         loop {
             while let Some(permit) = self.shared().permit_unasked(target) {
-                making.push((), permit.make(deadline));
+                making.push((), permit.make_spare(deadline));
             }
             match making.next().await {
-                Some(((), made)) => self.shared().offer(made?),
+                Some(((), made)) => made?,
                 None => return Ok(()),
             }
         }
@@ -189,7 +189,8 @@ impl<B: Backend> ServerPool<B> {
             } if error.cause().is_none() => {
                 let status = self.inner.backend.status();
                 let in_use = status.size.saturating_sub(status.idle);
-                let in_use = ErrorKind::PoolExhausted(self.shared().in_use(in_use));
+                let in_use = self.shared().in_use(self.inner.options.max_size, in_use);
+                let in_use = ErrorKind::PoolExhausted(in_use);
                 error.caused_by(Some(in_use.into()))
             }
             _ => error,
@@ -224,8 +225,8 @@ impl<B: Backend> ServerPool<B> {
     /// What follows once the pool counts as closed.
     pub(super) fn finish_close(&self) {
         let shared = self.shared();
-        shared.evict(false);
         shared.interrupt_pending();
+        shared.evict(false);
         self.inner.backend.close();
         shared.emit_closed();
     }
@@ -313,17 +314,19 @@ pub(super) struct CheckOut<'a> {
     shared: &'a Shared,
     /// Only if somebody wants to know.
     begun: Option<Instant>,
+    deadline: Deadline,
     is_over: bool,
 }
 
 impl<'a> CheckOut<'a> {
-    fn begin(shared: &'a Shared) -> Self {
+    fn begin(shared: &'a Shared, deadline: Deadline) -> Self {
         shared.emit(|address, user| {
             CmapEvent::ConnectionCheckOutStarted(ConnectionCheckOutStartedEvent { address, user })
         });
         Self {
             shared,
             begun: shared.is_watched().then(Instant::now),
+            deadline,
             is_over: false,
         }
     }
@@ -358,13 +361,29 @@ impl<'a> CheckOut<'a> {
         });
     }
 
+    fn failed_reason(&self, error: Option<&Error>) -> CheckOutFailedReason {
+        match error.map(Error::kind) {
+            Some(ErrorKind::PoolClosed) => CheckOutFailedReason::PoolClosed,
+            // Whatever it waited for when its own time was over.
+            Some(ErrorKind::Timeout { .. }) if self.deadline.is_over() => {
+                CheckOutFailedReason::Timeout
+            }
+            None
+            | Some(ErrorKind::Timeout {
+                wait: Wait::WaitQueue | Wait::Drain | Wait::Recycle,
+                ..
+            }) => CheckOutFailedReason::Timeout,
+            Some(_) => CheckOutFailedReason::ConnectionError,
+        }
+    }
+
     fn failed(&self, error: Option<&Error>) {
         let duration = self.duration();
         self.shared.emit(|address, user| {
             CmapEvent::ConnectionCheckOutFailed(ConnectionCheckOutFailedEvent {
                 address,
                 user,
-                reason: failed_reason(error),
+                reason: self.failed_reason(error),
                 duration,
                 error: error.cloned(),
             })
@@ -377,17 +396,5 @@ impl Drop for CheckOut<'_> {
         if !self.is_over {
             self.failed(None);
         }
-    }
-}
-
-fn failed_reason(error: Option<&Error>) -> CheckOutFailedReason {
-    match error.map(Error::kind) {
-        Some(ErrorKind::PoolClosed) => CheckOutFailedReason::PoolClosed,
-        None
-        | Some(ErrorKind::Timeout {
-            wait: Wait::WaitQueue | Wait::Drain | Wait::Recycle,
-            ..
-        }) => CheckOutFailedReason::Timeout,
-        Some(_) => CheckOutFailedReason::ConnectionError,
     }
 }

@@ -145,6 +145,15 @@ impl ApplicationError {
         }
     }
 
+    /// Whether the server's pool is to be cleared, for who knows nothing else of the server.
+    pub(crate) fn clears_pool(&self) -> bool {
+        match self.consequence(None) {
+            Consequence::None => false,
+            Consequence::StateChange { clears_pool, .. } => clears_pool,
+            Consequence::Unreachable => true,
+        }
+    }
+
     /// Whether an error of a command may tell anything about its server: most don't.
     pub(crate) fn is_telling(error: &Error) -> bool {
         match Refusal::of(error) {

@@ -279,10 +279,11 @@ impl Template {
             asking: AtomicUsize::new(0),
             slots: place.slots,
             takes_writes: place.takes_writes,
+            // One that begins ready has nobody who would make it ready again.
+            clears_itself: place.topology.is_none() && place.state == PoolState::Paused,
             topology: place.topology,
             links: Links::default(),
             counters: Counters::default(),
-            paced: Notify::new(),
             evicted: Notify::new(),
             sweeper: OnceLock::new(),
             wake: place.wake,

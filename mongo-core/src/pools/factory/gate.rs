@@ -51,6 +51,8 @@ pub(super) struct Gate<W, C> {
     limits: GateLimits,
     total: u32,
     pending: u32,
+    /// Of those pending the ones that nobody asked for: they will be spare.
+    unasked: u32,
     spare: VecDeque<C>,
     /// With ascending tickets.
     waiting: VecDeque<(u64, W)>,
@@ -66,6 +68,7 @@ impl<W, C> Gate<W, C> {
             limits,
             total: 0,
             pending: 0,
+            unasked: 0,
             spare: VecDeque::new(),
             waiting: VecDeque::new(),
             next_ticket: 0,
@@ -136,7 +139,7 @@ impl<W, C> Gate<W, C> {
         }
         let grant = match self.spare.pop_front() {
             Some(connection) => Grant::Connection(connection),
-            None if self.has_room(now) && has_slot() => {
+            None if self.lacks_pending() && self.has_room(now) && has_slot() => {
                 self.begin();
                 Grant::Permit
             }
@@ -144,6 +147,11 @@ impl<W, C> Gate<W, C> {
         };
         let (_, waiter) = self.waiting.pop_front()?;
         Some((waiter, grant))
+    }
+
+    /// Whether more wait than will be served by what is being made in advance.
+    fn lacks_pending(&self) -> bool {
+        u32::try_from(self.waiting.len()).is_ok_and(|waiting| waiting > self.unasked)
     }
 
     /// A connection that is there, where nobody waits for one.
@@ -165,21 +173,27 @@ impl<W, C> Gate<W, C> {
         let granted = self.waiting.is_empty() && self.has_room(now) && has_slot();
         if granted {
             self.begin();
+            self.unasked += 1;
         }
         granted
     }
 
     /// A permit led to a connection.
-    pub(super) fn made(&mut self) {
-        self.pending -= 1;
+    pub(super) fn made(&mut self, was_asked: bool) {
+        self.settle(was_asked);
         self.failures = 0;
         self.not_before = None;
     }
 
     /// A permit led to nothing.
-    pub(super) fn given_up(&mut self) {
-        self.pending -= 1;
+    pub(super) fn given_up(&mut self, was_asked: bool) {
+        self.settle(was_asked);
         self.total -= 1;
+    }
+
+    fn settle(&mut self, was_asked: bool) {
+        self.pending -= 1;
+        self.unasked -= u32::from(!was_asked);
     }
 
     /// The server, or the way to it, failed an attempt. The next one may be made at once; after
@@ -274,11 +288,27 @@ mod tests {
             served(&mut gate, now),
             [(0, Grant::Permit), (1, Grant::Permit)]
         );
-        gate.made();
+        gate.made(true);
         assert_eq!(served(&mut gate, now), [(2, Grant::Permit)]);
-        gate.given_up();
+        gate.given_up(true);
         assert_eq!(served(&mut gate, now), [(3, Grant::Permit)]);
         assert_eq!((gate.total(), gate.pending(), gate.waiting()), (3, 2, 1));
+    }
+
+    #[test]
+    fn what_is_made_in_advance_serves_those_who_come_meanwhile() {
+        let (mut gate, now) = (gate(10, 4), Instant::now());
+        assert!(gate.begin_unasked(now, || true) && gate.begin_unasked(now, || true));
+        for waiter in 0..3 {
+            gate.ask(waiter);
+        }
+        assert_eq!(served(&mut gate, now), [(0, Grant::Permit)]);
+        gate.made(false);
+        gate.offer("spare");
+        assert_eq!(served(&mut gate, now), [(1, Grant::Connection("spare"))]);
+        gate.given_up(false);
+        assert_eq!(served(&mut gate, now), [(2, Grant::Permit)]);
+        assert_eq!((gate.total(), gate.pending()), (3, 2));
     }
 
     #[test]
@@ -287,7 +317,7 @@ mod tests {
         gate.ask(0);
         gate.ask(1);
         assert_eq!(served(&mut gate, now), [(0, Grant::Permit)]);
-        gate.made();
+        gate.made(true);
         assert_eq!(served(&mut gate, now), []);
         gate.left();
         assert_eq!(served(&mut gate, now), [(1, Grant::Permit)]);
@@ -339,7 +369,7 @@ mod tests {
         gate.ask(0);
         assert_eq!(served(&mut gate, now), []);
         assert_eq!(served(&mut gate, now + LONGEST_PAUSE), [(0, Grant::Permit)]);
-        gate.made();
+        gate.made(true);
         assert_eq!(gate.not_before(), None);
         gate.pace(now, 1.0);
         assert_eq!(gate.not_before(), None, "one failure alone is not paced");

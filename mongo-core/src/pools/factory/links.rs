@@ -18,29 +18,44 @@ pub(super) struct Links {
 #[derive(Debug)]
 struct Entry {
     link: Arc<Link>,
-    is_made: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Making,
+    Made,
+    /// Interrupted while it was made: its end has been told.
+    GivenUp,
 }
 
 impl Links {
     /// One that is being made.
     pub(super) fn add(&self, id: u64, link: Arc<Link>) {
-        let is_made = false;
-        self.lock().insert(id, Entry { link, is_made });
+        let stage = Stage::Making;
+        self.lock().insert(id, Entry { link, stage });
     }
 
-    pub(super) fn made(&self, id: u64) {
-        if let Some(entry) = self.lock().get_mut(&id) {
-            entry.is_made = true;
+    /// Says no if it was given up meanwhile.
+    pub(super) fn made(&self, id: u64) -> bool {
+        match self.lock().get_mut(&id) {
+            Some(entry) if entry.stage == Stage::Making => {
+                entry.stage = Stage::Made;
+                true
+            }
+            Some(_) | None => false,
         }
     }
 
-    pub(super) fn remove(&self, id: u64) {
+    /// Says whether its end is still to be told.
+    pub(super) fn remove(&self, id: u64) -> bool {
         let mut all = self.lock();
-        all.remove(&id);
+        let removed = all.remove(&id);
         if all.is_empty() {
             drop(all);
             self.emptied.notify_waiters();
         }
+        removed.is_some_and(|entry| entry.stage != Stage::GivenUp)
     }
 
     /// Ends once there is none.
@@ -55,24 +70,37 @@ impl Links {
         }
     }
 
-    /// Interrupts all that are there now.
-    pub(super) fn interrupt(&self) {
-        self.interrupt_those(|_| true);
-    }
-
-    /// Interrupts those that are being made.
-    pub(super) fn interrupt_pending(&self) {
-        self.interrupt_those(|entry| !entry.is_made);
-    }
-
-    fn interrupt_those(&self, which: impl Fn(&Entry) -> bool) {
+    /// Interrupts all that are made.
+    pub(super) fn interrupt_made(&self) {
         // Who is woken may come back here.
-        let links: Vec<_> = {
+        let made: Vec<_> = {
             let all = self.lock();
-            let chosen = all.values().filter(|entry| which(entry));
-            chosen.map(|entry| entry.link.clone()).collect()
+            let made = all.values().filter(|entry| entry.stage == Stage::Made);
+            made.map(|entry| entry.link.clone()).collect()
         };
-        links.iter().for_each(|link| link.interrupt());
+        made.iter().for_each(|link| link.interrupt());
+    }
+
+    /// Interrupts those that are being made. `tell` is told of the end of each before: who waits
+    /// for one may learn of it on another thread at once.
+    pub(super) fn interrupt_pending(&self, tell: impl Fn(u64)) {
+        let mut pending: Vec<_> = {
+            let mut all = self.lock();
+            let pending = all
+                .iter_mut()
+                .filter(|(_, entry)| entry.stage == Stage::Making);
+            pending
+                .map(|(id, entry)| {
+                    entry.stage = Stage::GivenUp;
+                    (*id, entry.link.clone())
+                })
+                .collect()
+        };
+        pending.sort_unstable_by_key(|(id, _)| *id);
+        for (id, link) in pending {
+            tell(id);
+            link.interrupt();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {

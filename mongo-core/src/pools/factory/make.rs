@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::gate::{Grant, PoolState};
+use super::gate::{Gate, Grant, PoolState};
 use super::slots::Participant;
 use super::{Failure, Shared};
 use crate::error::{Error, ErrorKind, Result, Wait};
@@ -45,6 +45,8 @@ impl Drop for Spare {
 pub(in crate::pools) struct Permit {
     shared: Arc<Shared>,
     link: Arc<Link>,
+    /// Whether somebody waits for the connection.
+    was_asked: bool,
     /// The generation when it was given.
     generation: u64,
     created: Option<(u64, Instant)>,
@@ -89,6 +91,20 @@ impl Shared {
         }
     }
 
+    /// Makes a connection though there may be one, to see whether it can be made. It is kept for
+    /// the next one who asks; where there is no room for it, it is closed.
+    pub(in crate::pools) async fn verify(self: &Arc<Self>, deadline: Deadline) -> Result<()> {
+        match self.permit_unasked(u32::MAX) {
+            Some(permit) => permit.make_spare(deadline).await?,
+            None => {
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let made = Box::pin(self.establisher.establish(id, deadline)).await;
+                made.map_err(|(error, wait)| phase_of(&error, wait).label(error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for a connection that is there, or for leave to make one: who asks first is served
     /// first.
     async fn ask(self: &Arc<Self>, deadline: Deadline) -> Result<Handed> {
@@ -107,21 +123,26 @@ impl Shared {
         let mut receiver = pin!(receiver);
         let handed = async {
             loop {
-                // Before the look, so that no new pause falls between.
-                let mut paced = pin!(self.paced.notified());
-                paced.as_mut().enable();
-                let now = Instant::now();
-                let pause = self.gate().not_before().filter(|time| *time > now);
+                let pause = self.gate().not_before();
                 // Safe to drop: what was sent stays in the channel.
                 tokio::select! {
                     biased;
                     handed = receiver.as_mut() => return handed,
-                    () = paced => {}
-                    () = sleep_until(pause.unwrap_or(now)), if pause.is_some() => self.pump(),
+                    () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {
+                        self.pump();
+                        if self.gate().not_before() == pause {
+                            // It is over, and somebody else is in front.
+                            return receiver.as_mut().await;
+                        }
+                    }
                 }
             }
         };
         match deadline.bound(handed).await {
+            // Late, a permit is for the next one.
+            Ok(Ok(Ok(Handed::Permit(_)))) if deadline.is_over() => {
+                Err(self.timed_out(Wait::WaitQueue, deadline))
+            }
             Ok(Ok(handed)) => handed,
             // Nobody drops a sender that was asked with, other than with the factory.
             Ok(Err(_)) => Err(self.establisher.name(ErrorKind::PoolClosed)),
@@ -150,7 +171,7 @@ impl Shared {
                     connection: Some(connection),
                     shared: self.clone(),
                 }),
-                Grant::Permit => Handed::Permit(Permit::new(self.clone())),
+                Grant::Permit => Handed::Permit(Permit::new(self.clone(), true)),
             };
             // Who has gone meanwhile leaves it to the next one.
             drop(asking.send(Ok(handed)));
@@ -176,8 +197,18 @@ impl Shared {
     }
 
     pub(in crate::pools) fn offer(self: &Arc<Self>, connection: Connection) {
+        self.offer_and(connection, |_| {});
+    }
+
+    /// Offers a connection in one step with another change, so that nobody is served between.
+    fn offer_and(
+        self: &Arc<Self>,
+        connection: Connection,
+        change: impl FnOnce(&mut Gate<Asking, Connection>),
+    ) {
         let is_evictable = connection.tie().is_none_or(|tie| self.is_idle(&tie.link));
         let gone = self.change_gate(|gate| {
+            change(gate);
             let is_kept = is_evictable && !connection.is_stale() && !connection.is_closed();
             if gate.state() != PoolState::Ready || !is_kept {
                 return Some(connection);
@@ -199,7 +230,38 @@ impl Shared {
             };
             gate.total() < min_size && gate.begin_unasked(Instant::now(), has_slot)
         });
-        granted.then(|| Permit::new(self.clone()))
+        granted.then(|| Permit::new(self.clone(), false))
+    }
+
+    /// Fails what is being made.
+    pub(in crate::pools) fn interrupt_pending(&self) {
+        let reason = match self.state() {
+            PoolState::Closed => ConnectionClosedReason::PoolClosed,
+            PoolState::Ready | PoolState::Paused => ConnectionClosedReason::Stale,
+        };
+        self.links
+            .interrupt_pending(|id| self.tell_not_made(id, reason, None));
+    }
+
+    /// Tells that a connection was not made in the end.
+    fn tell_not_made(
+        &self,
+        driver_connection_id: u64,
+        reason: ConnectionClosedReason,
+        error: Option<Error>,
+    ) {
+        self.counters.count_closed(reason);
+        self.emit(|address, user| {
+            CmapEvent::ConnectionClosed(ConnectionClosedEvent {
+                address,
+                user,
+                driver_connection_id,
+                server_connection_id: None,
+                service_id: None,
+                reason,
+                error,
+            })
+        });
     }
 
     fn participant(&self) -> std::sync::Weak<dyn Participant> {
@@ -208,8 +270,9 @@ impl Shared {
 }
 
 impl Permit {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, was_asked: bool) -> Self {
         Self {
+            was_asked,
             link: Arc::default(),
             generation: shared.establisher.generations.current(),
             shared,
@@ -220,15 +283,37 @@ impl Permit {
     }
 
     /// Makes the connection.
-    pub(in crate::pools) async fn make(mut self, deadline: Deadline) -> Result<Connection> {
+    async fn make(mut self, deadline: Deadline) -> Result<Connection> {
+        let shared = self.shared.clone();
+        let connection = self.attempt(deadline).await?;
+        shared.change_gate(|gate| gate.made(self.was_asked));
+        shared.pump();
+        match connection.is_stale() {
+            true => Err(shared.not_ready()),
+            false => Ok(connection),
+        }
+    }
+
+    /// Makes the connection for whoever waits longest; nobody waits, it is kept for the next one
+    /// who asks.
+    pub(in crate::pools) async fn make_spare(mut self, deadline: Deadline) -> Result<()> {
+        let connection = self.attempt(deadline).await?;
+        // Else who waits would be let make another one first.
+        self.shared
+            .offer_and(connection, |gate| gate.made(self.was_asked));
+        Ok(())
+    }
+
+    /// What it comes to. The gate is still to be told of a success.
+    async fn attempt(&mut self, deadline: Deadline) -> Result<Connection> {
         let shared = self.shared.clone();
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         self.begin(id);
         let attempt = Box::pin(shared.establisher.establish(id, deadline));
         match self.link.clone().interruptible(pin!(attempt)).await {
-            Ok(Ok(connection)) => self.succeed(connection),
-            Ok(Err((error, phase))) => Err(self.fail(error, phase)),
-            Err(Interrupted) => Err(shared.not_ready()),
+            Ok(Ok(connection)) if shared.links.made(id) => Ok(self.succeed(connection)),
+            Ok(Err((error, phase))) => Err(self.fail(error, phase, deadline)),
+            Ok(Ok(_)) | Err(Interrupted) => Err(shared.not_ready()),
         }
     }
 
@@ -246,7 +331,7 @@ impl Permit {
         });
     }
 
-    fn succeed(mut self, mut connection: Connection) -> Result<Connection> {
+    fn succeed(&mut self, mut connection: Connection) -> Connection {
         self.is_over = true;
         let shared = self.shared.clone();
         let begun = self
@@ -260,8 +345,6 @@ impl Permit {
             for_writes: false,
         });
         *shared.last_failure() = None;
-        shared.change_gate(|gate| gate.made());
-        shared.links.made(connection.id());
         shared.emit(|address, user| {
             CmapEvent::ConnectionReady(ConnectionReadyEvent {
                 address,
@@ -272,15 +355,11 @@ impl Permit {
                 duration: connection.created().saturating_duration_since(begun),
             })
         });
-        shared.pump();
-        match connection.is_stale() {
-            true => Err(shared.not_ready()),
-            false => Ok(connection),
-        }
+        connection
     }
 
     /// Takes a failure into account, before the connection counts as closed.
-    fn fail(mut self, error: Error, wait: Wait) -> Error {
+    fn fail(&mut self, error: Error, wait: Wait, deadline: Deadline) -> Error {
         let shared = self.shared.clone();
         let phase = phase_of(&error, wait);
         let error = phase.label(error);
@@ -297,13 +376,15 @@ impl Permit {
             }
             return error;
         }
-        if let Some(topology) = &shared.topology {
-            shared.change_gate(|gate| gate.pace(Instant::now(), share()));
-            shared.paced.notify_waiters();
+        // That somebody had no more time tells nothing of the server.
+        if !(error.is_timeout() && deadline.is_over()) {
+            if shared.topology.is_some() {
+                shared.change_gate(|gate| gate.pace(Instant::now(), share()));
+            }
             let server = shared.establisher.server.clone();
             let current = shared.establisher.generations.current();
             let told = ApplicationError::new(server, error.clone(), phase);
-            topology.handle_error(told.with_generations(self.generation, current));
+            shared.report(told.with_generations(self.generation, current));
         }
         error
     }
@@ -316,29 +397,19 @@ impl Drop for Permit {
         }
         let shared = self.shared.clone();
         let state = shared.change_gate(|gate| {
-            gate.given_up();
+            gate.given_up(self.was_asked);
             gate.state()
         });
-        if let Some((driver_connection_id, _)) = self.created {
-            shared.links.remove(driver_connection_id);
+        if let Some((driver_connection_id, _)) = self.created
+            && shared.links.remove(driver_connection_id)
+        {
             let reason = match state {
                 PoolState::Closed => ConnectionClosedReason::PoolClosed,
                 PoolState::Ready | PoolState::Paused => ConnectionClosedReason::Error,
             };
-            shared.counters.count_closed(reason);
             let cancelled = || shared.establisher.name(ErrorKind::Cancelled);
-            let error = Some(self.failure.take().unwrap_or_else(cancelled));
-            shared.emit(|address, user| {
-                CmapEvent::ConnectionClosed(ConnectionClosedEvent {
-                    address,
-                    user,
-                    driver_connection_id,
-                    server_connection_id: None,
-                    service_id: None,
-                    reason,
-                    error,
-                })
-            });
+            let error = self.failure.take().unwrap_or_else(cancelled);
+            shared.tell_not_made(driver_connection_id, reason, Some(error));
         }
         shared.slot_is_free();
     }

@@ -70,10 +70,10 @@ pub(super) struct Shared {
     slots: Option<Arc<ServerSlots>>,
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,
+    /// Whether errors clear it though there is no topology that says so.
+    clears_itself: bool,
     links: Links,
     pub(super) counters: Counters,
-    /// Told when who waits at the gate has to wait for another time.
-    paced: Notify,
     /// Told when all who wait have to look elsewhere.
     evicted: Notify,
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
@@ -332,10 +332,11 @@ impl Shared {
     }
 
     /// Who has the connections, as far as they were pinned.
-    pub(super) fn in_use(&self, in_use: usize) -> InUse {
+    pub(super) fn in_use(&self, max_pool_size: u32, in_use: usize) -> InUse {
         let pinned = |reason| self.counters.pinned(reason).load(Ordering::Relaxed);
         let (cursors, transactions) = (pinned(PinReason::Cursor), pinned(PinReason::Transaction));
         InUse {
+            max_pool_size,
             cursors,
             transactions,
             others: in_use.saturating_sub(cursors + transactions),

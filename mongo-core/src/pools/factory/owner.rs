@@ -109,15 +109,15 @@ impl Shared {
     /// Sends all who wait away, and closes the connections that must not be kept; those in use as
     /// well, if they are to be interrupted.
     pub(in crate::pools) fn evict(&self, interrupt: bool) {
+        if interrupt {
+            self.interrupt();
+        }
         let asking = self.change_gate(|gate| gate.evict());
         let error = self.not_ready();
         for asking in asking {
             let _ = asking.send(Err(error.clone()));
         }
         self.evicted.notify_waiters();
-        if interrupt {
-            self.links.interrupt();
-        }
         self.sweep();
     }
 
@@ -164,11 +164,6 @@ impl Shared {
         self.links.drained().await;
     }
 
-    /// Fails what is being made.
-    pub(in crate::pools) fn interrupt_pending(&self) {
-        self.links.interrupt_pending();
-    }
-
     /// A guard gives its connection back.
     pub(in crate::pools) fn check_in(&self, connection: &Connection) {
         self.checked_in(connection.identity());
@@ -188,7 +183,8 @@ impl Shared {
 
     /// Fails all that is under way.
     pub(in crate::pools) fn interrupt(&self) {
-        self.links.interrupt();
+        self.interrupt_pending();
+        self.links.interrupt_made();
     }
 
     /// A slot may be free: here, or for another pool of the server.
@@ -237,11 +233,39 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Takes what an error tells of the server into account: the topology does, or by itself a
+    /// pool that is ready and paused without one.
+    pub(super) fn report(&self, told: ApplicationError) {
+        match &self.topology {
+            Some(topology) => topology.handle_error(told),
+            None if self.clears_itself && told.clears_pool() => self.clear_for(&told),
+            None => {}
+        }
+    }
+
+    fn clear_for(&self, told: &ApplicationError) {
+        let error = Some(told.error.clone());
+        match told.service_id {
+            Some(service_id) => {
+                self.establisher.generations.clear_service(service_id);
+                self.emit_cleared(Some(service_id), false, error);
+                self.sweep();
+            }
+            // Which service it was is not known.
+            None if self.establisher.load_balanced => {}
+            None => {
+                if self.make_paused() {
+                    self.emit_cleared(None, false, error);
+                }
+                self.evict(false);
+            }
+        }
+    }
+}
+
 impl Owner for Shared {
     fn failed(&self, identity: &Identity, error: &Error) {
-        let Some(topology) = &self.topology else {
-            return;
-        };
         if !ApplicationError::is_telling(error) {
             return;
         }
@@ -251,7 +275,7 @@ impl Owner for Shared {
             error.clone(),
             ErrorPhase::Completed,
         );
-        topology.handle_error(
+        self.report(
             told.with_generations(made_in, current)
                 .with_service_id(identity.description.service_id),
         );

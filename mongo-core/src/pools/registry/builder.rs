@@ -175,8 +175,9 @@ impl<B: Backend> PoolsBuilder<B> {
     }
 
     /// One pool alone, of the first host of the options and their credential, without a topology:
-    /// for who monitors the server by other means. It begins paused, and does nothing in the
-    /// background: see [`ServerPool`].
+    /// for who monitors the server by other means. It begins paused, clears itself for errors that
+    /// tell of the server, until it is made [`ready`](ServerPool::ready) again, and does nothing in
+    /// the background: see [`ServerPool`].
     ///
     /// # Errors
     /// See [`build`](Self::build).
