@@ -4,6 +4,7 @@
 //! workspace root: the layout of upstream's `source/`. Where that folder is missing, all of it is
 //! left out, which is said last; `MONGODB_SPECIFICATIONS_REQUIRED=1` makes that a failure.
 
+mod cmap;
 mod concern;
 mod credential;
 mod inapplicable;
@@ -33,6 +34,8 @@ struct Suite {
     cases: usize,
     run: fn(&Value) -> Outcome,
 }
+
+const CMAP: &str = "connection-monitoring-and-pooling/tests/cmap-format";
 
 const SUITES: &[Suite] = &[
     Suite {
@@ -142,6 +145,18 @@ const SUITES: &[Suite] = &[
         folder: "initial-dns-seedlist-discovery/tests/load-balanced",
         cases: 9,
         run: srv::run_load_balanced,
+    },
+    Suite {
+        name: "cmap/deadpool",
+        folder: CMAP,
+        cases: 33,
+        run: cmap::run_on_deadpool,
+    },
+    Suite {
+        name: "cmap/bb8",
+        folder: CMAP,
+        cases: 33,
+        run: cmap::run_on_bb8,
     },
 ];
 

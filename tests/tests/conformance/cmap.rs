@@ -1,0 +1,363 @@
+//! The suite connection-monitoring-and-pooling: what a pool does and tells, step by step.
+//!
+//! By default a case runs on a network in memory and by a clock that is paused, once for each of a
+//! few seeds, which choose the latencies. With `CMAP_REPETITIONS=200` it runs so many times on
+//! loopback instead, by the true clock and on several threads: a search for races, for which the
+//! machine should be busy. To have many cases at a time makes it so:
+//!
+//! ```sh
+//! CMAP_REPETITIONS=200 cargo test --test conformance -- cmap/ --test-threads 32
+//! ```
+
+mod events;
+mod scene;
+
+use std::collections::HashMap;
+use std::env;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mongo_core::error::Wait;
+use mongo_core::pools::{Backend, PooledConnection, Pools, ServerPool};
+use mongo_core::uri::ClientOptions;
+use mongo_core::{Deadline, Error, ErrorKind};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::{Outcome, known_keys, text};
+use events::{Watched, check, fits};
+use scene::Scene;
+
+/// No case takes longer, whatever goes wrong.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The pause between two rounds of maintenance where a case does not say.
+const BACKGROUND_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a check-out may take where a case does not say.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The networks in memory that a case runs on.
+const SEEDS: std::ops::Range<u64> = 0..8;
+
+/// Runs one case on deadpool.
+pub(crate) fn run_on_deadpool(case: &Value) -> Outcome {
+    run::<mongo_deadpool::Pool>(case)
+}
+
+/// Runs one case on bb8.
+pub(crate) fn run_on_bb8(case: &Value) -> Outcome {
+    run::<mongo_bb8::Pool>(case)
+}
+
+fn run<B: Backend<Config: Default>>(case: &Value) -> Outcome {
+    let known = [
+        "version",
+        "style",
+        "description",
+        "runOn",
+        "failPoint",
+        "poolOptions",
+        "operations",
+        "error",
+        "events",
+        "ignore",
+    ];
+    known_keys("case", case, &known)?;
+    let run_once = |scene: Scene| {
+        let told = scene.to_string();
+        let outcome = scene.run(|scene| async move {
+            match timeout(LIMIT, play::<B>(case, &scene)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("not over after {LIMIT:?}")),
+            }
+        });
+        outcome.map_err(|message| format!("{told}: {message}"))
+    };
+    match env::var("CMAP_REPETITIONS") {
+        Ok(count) => {
+            let count: u32 = count.parse().map_err(|_| "CMAP_REPETITIONS: no number")?;
+            (1..=count).try_for_each(|round| run_once(Scene::Loopback { round }))
+        }
+        Err(_) => SEEDS
+            .into_iter()
+            .try_for_each(|seed| run_once(Scene::Memory { seed })),
+    }
+}
+
+/// Plays one case through, and compares what came of it.
+async fn play<B: Backend<Config: Default>>(case: &Value, scene: &Scene) -> Outcome {
+    let stage = scene.set_up(case.get("failPoint")).await?;
+    let watched = Watched::default();
+    let settings = Settings::read(stage.options()?, &case["poolOptions"], scene)?;
+    let pool = Pools::<B>::builder(settings.options)
+        .connector(stage.connector())
+        .event_handlers(watched.handlers(scene.stretch()))
+        .build_server_pool()
+        .map_err(|error| error.to_string())?;
+    let mut play = Play {
+        shared: Arc::new(Shared {
+            pool: pool.clone(),
+            wait_timeout: settings.wait_timeout,
+            checked_out: Mutex::default(),
+        }),
+        watched: watched.clone(),
+        threads: HashMap::new(),
+        stretch: scene.stretch(),
+    };
+    let background = settings.background.map(|interval| {
+        tokio::spawn(async move {
+            loop {
+                sleep(interval).await;
+                pool.maintain().await;
+            }
+        })
+    });
+    let outcome = play.perform(case).await;
+    let events = watched.so_far();
+    if let Some(background) = background {
+        background.abort();
+    }
+    check_error(outcome, case.get("error"))
+        .and_then(|()| check(&events, &case["events"], &case["ignore"]))
+        .map_err(|message| format!("{message}\nevents: {events:#?}"))
+}
+
+/// What a case asks of its pool.
+struct Settings {
+    options: ClientOptions,
+    wait_timeout: Duration,
+    background: Option<Duration>,
+}
+
+impl Settings {
+    fn read(mut options: ClientOptions, asked: &Value, scene: &Scene) -> Result<Self, String> {
+        let mut background = Some(BACKGROUND_INTERVAL);
+        for (name, value) in asked.as_object().into_iter().flatten() {
+            let number = value.as_i64().unwrap_or(-1);
+            let size = u32::try_from(number).ok();
+            let time = u64::try_from(number).ok().map(Duration::from_millis);
+            let time = time.map(|time| time * scene.stretch());
+            let bad = || format!("poolOptions: {name}: {value}");
+            match name.as_str() {
+                "appName" => options.app_name = value.as_str().map(Into::into),
+                "maxPoolSize" => options.max_pool_size = size.ok_or_else(bad)?,
+                "minPoolSize" => options.min_pool_size = size.ok_or_else(bad)?,
+                "maxConnecting" => options.max_connecting = size.ok_or_else(bad)?,
+                "maxIdleTimeMS" => options.max_idle_time = Some(time.ok_or_else(bad)?),
+                "waitQueueTimeoutMS" => options.wait_queue_timeout = Some(time.ok_or_else(bad)?),
+                "backgroundThreadIntervalMS" => background = time,
+                _ => return Err(bad()),
+            }
+        }
+        Ok(Self {
+            wait_timeout: options.wait_queue_timeout.unwrap_or(WAIT_TIMEOUT),
+            options,
+            background,
+        })
+    }
+}
+
+/// What ends the main thread of a case before its end.
+enum Fault {
+    /// The pool's error, which a case may expect.
+    Pool(Error),
+    /// The case could not be played.
+    Play(String),
+}
+
+impl From<String> for Fault {
+    fn from(message: String) -> Self {
+        Self::Play(message)
+    }
+}
+
+/// What all threads of a case have in common.
+struct Shared<B: Backend> {
+    pool: ServerPool<B>,
+    wait_timeout: Duration,
+    /// With the labels that they have.
+    checked_out: Mutex<Vec<(Option<String>, PooledConnection<B>)>>,
+}
+
+impl<B: Backend> Shared<B> {
+    async fn check_out(&self, operation: &Value) -> Result<(), Error> {
+        let connection = self.pool.get(Deadline::after(self.wait_timeout)).await?;
+        let label = operation["label"].as_str().map(str::to_owned);
+        let mut checked_out = self.checked_out.lock().expect("no panic");
+        checked_out.push((label, connection));
+        Ok(())
+    }
+
+    fn check_in(&self, operation: &Value) -> Outcome {
+        let label = text(operation, "connection")?;
+        let mut checked_out = self.checked_out.lock().expect("no panic");
+        let place = checked_out
+            .iter()
+            .position(|(own, _)| own.as_deref() == Some(label));
+        let place = place.ok_or_else(|| format!("no connection is {label:?}"))?;
+        let (_, connection) = checked_out.swap_remove(place);
+        drop(checked_out);
+        drop(connection);
+        Ok(())
+    }
+
+    /// What any thread can do.
+    async fn perform(&self, operation: &Value) -> Result<(), Fault> {
+        match text(operation, "name")? {
+            "checkOut" => self.check_out(operation).await.map_err(Fault::Pool)?,
+            "checkIn" => self.check_in(operation)?,
+            "ready" => self.pool.ready(),
+            "close" => self.pool.close(),
+            "clear" => {
+                let interrupt = operation["interruptInUseConnections"].as_bool();
+                self.pool.clear(interrupt.unwrap_or(false));
+            }
+            other => return Err(format!("the runner does not know {other:?}").into()),
+        }
+        Ok(())
+    }
+}
+
+/// A thread of a case: what it is to do, and how it ends.
+struct Thread {
+    operations: mpsc::Sender<Value>,
+    end: JoinHandle<Result<(), Fault>>,
+}
+
+impl Thread {
+    fn start<B: Backend>(shared: Arc<Shared<B>>) -> Self {
+        let (operations, mut received) = mpsc::channel::<Value>(16);
+        let end = tokio::spawn(async move {
+            while let Some(operation) = received.recv().await {
+                shared.perform(&operation).await?;
+            }
+            Ok(())
+        });
+        Self { operations, end }
+    }
+}
+
+/// The main thread of a case.
+struct Play<B: Backend> {
+    shared: Arc<Shared<B>>,
+    watched: Watched,
+    threads: HashMap<String, Thread>,
+    stretch: u32,
+}
+
+impl<B: Backend> Play<B> {
+    async fn perform(&mut self, case: &Value) -> Result<(), Fault> {
+        let operations = case["operations"]
+            .as_array()
+            .ok_or_else(|| "no operations".to_owned())?;
+        for operation in operations {
+            let known = [
+                "name",
+                "thread",
+                "target",
+                "ms",
+                "event",
+                "count",
+                "timeout",
+                "label",
+                "connection",
+                "interruptInUseConnections",
+            ];
+            known_keys("operation", operation, &known)?;
+            match operation["thread"].as_str() {
+                None => self.step(operation).await?,
+                Some(thread) => {
+                    let thread = self.threads.get(thread);
+                    let thread = thread.ok_or_else(|| format!("not started: {operation}"))?;
+                    let sent = thread.operations.send(operation.clone()).await;
+                    sent.map_err(|_| format!("its thread is over: {operation}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, operation: &Value) -> Result<(), Fault> {
+        match text(operation, "name")? {
+            "start" => {
+                let thread = Thread::start(self.shared.clone());
+                self.threads
+                    .insert(text(operation, "target")?.to_owned(), thread);
+                Ok(())
+            }
+            "wait" => {
+                sleep(self.time(operation, "ms")?).await;
+                Ok(())
+            }
+            "waitForThread" => self.wait_for_thread(text(operation, "target")?).await,
+            "waitForEvent" => self.wait_for_event(operation).await,
+            _ => self.shared.perform(operation).await,
+        }
+    }
+
+    async fn wait_for_thread(&mut self, name: &str) -> Result<(), Fault> {
+        let thread = self.threads.remove(name);
+        let Thread { operations, end } = thread.ok_or_else(|| format!("no thread {name:?}"))?;
+        drop(operations);
+        end.await.map_err(|panic| Fault::Play(panic.to_string()))?
+    }
+
+    async fn wait_for_event(&self, operation: &Value) -> Result<(), Fault> {
+        let name = text(operation, "event")?;
+        let count = operation["count"].as_u64().unwrap_or(1);
+        let bound = match operation.get("timeout") {
+            Some(_) => self.time(operation, "timeout")?,
+            None => LIMIT,
+        };
+        let arrived = timeout(bound, self.watched.wait_for(name, count)).await;
+        arrived.map_err(|_| Fault::Play(format!("{count} {name}: not within {bound:?}")))
+    }
+
+    fn time(&self, operation: &Value, key: &str) -> Result<Duration, String> {
+        let millis = operation[key].as_u64();
+        let millis = millis.ok_or_else(|| format!("{key} is no number"))?;
+        Ok(Duration::from_millis(millis) * self.stretch)
+    }
+}
+
+impl<B: Backend> Drop for Play<B> {
+    fn drop(&mut self) {
+        self.threads.values().for_each(|thread| thread.end.abort());
+    }
+}
+
+/// Compares how the main thread ended with how it was to end.
+fn check_error(outcome: Result<(), Fault>, expected: Option<&Value>) -> Outcome {
+    match (outcome, expected) {
+        (Err(Fault::Play(message)), _) => Err(message),
+        (Ok(()), None) => Ok(()),
+        (Err(Fault::Pool(error)), None) => Err(format!("unexpected: {error}")),
+        (Ok(()), Some(expected)) => Err(format!("no error, expected {expected}")),
+        (Err(Fault::Pool(error)), Some(expected)) => fits("error", &shown(&error), expected),
+    }
+}
+
+/// An error as the cases write it.
+fn shown(error: &Error) -> Value {
+    let (kind, message) = match error.kind() {
+        ErrorKind::PoolClosed => ("PoolClosedError", error.kind().to_string()),
+        ErrorKind::PoolCleared => ("PoolClearedError", error.kind().to_string()),
+        // It says how long it was, too, and if it was let make a connection shortly before the end,
+        // how far that came.
+        ErrorKind::Timeout { .. } => (
+            "WaitQueueTimeoutError",
+            format!("timed out {}", Wait::WaitQueue),
+        ),
+        _ => ("another error", error.to_string()),
+    };
+    // A sentence of its own, there.
+    let message = message[..1].to_uppercase() + &message[1..];
+    json!({
+        "type": kind,
+        "message": message,
+        "address": error.server().map(ToString::to_string),
+    })
+}

@@ -1,0 +1,117 @@
+//! Where a case is played: a server, the way to it, and the clock.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use mongo_core::net::{Connector, SocketConnector, Stream};
+use mongo_core::uri::ClientOptions;
+use mongo_core::{Error, ErrorKind, ServerAddress};
+use mongo_testkit::{Deployment, SimNetwork};
+use serde_json::Value;
+
+use crate::Outcome;
+
+/// By how much all times are longer where they are true ones: a busy machine may take longer for
+/// a step of a case than the shortest time in it, of 10 ms.
+const STRETCH: u32 = 4;
+
+/// Where a case is played.
+pub(super) enum Scene {
+    /// On a network in memory, by a paused clock, on one thread: always the same for a seed.
+    Memory { seed: u64 },
+    /// On loopback, by the true clock, on several threads.
+    Loopback { round: u32 },
+}
+
+impl Scene {
+    /// Runs a play to its end, in a runtime of its own.
+    pub(super) fn run<F: Future<Output = Outcome>>(self, play: impl FnOnce(Self) -> F) -> Outcome {
+        let mut builder = match self {
+            Self::Memory { .. } => tokio::runtime::Builder::new_current_thread(),
+            Self::Loopback { .. } => tokio::runtime::Builder::new_multi_thread(),
+        };
+        if let Self::Memory { .. } = self {
+            builder.start_paused(true);
+        }
+        let runtime = builder.worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(play(self))
+    }
+
+    /// By how much the times of a case are to be longer.
+    pub(super) fn stretch(&self) -> u32 {
+        match self {
+            Self::Memory { .. } => 1,
+            Self::Loopback { .. } => STRETCH,
+        }
+    }
+
+    /// Starts the server, and makes it fail as a case says.
+    pub(super) async fn set_up(&self, fail_point: Option<&Value>) -> Result<Stage, String> {
+        let network = match self {
+            Self::Memory { seed } => Some(SimNetwork::new(*seed)),
+            Self::Loopback { .. } => None,
+        };
+        let mut server = Deployment::standalones(1);
+        if let Some(network) = &network {
+            server = server.network(network);
+        }
+        let server = server.start().await;
+        if let Some(fail_point) = fail_point {
+            let document = bson::serialize_to_document(fail_point);
+            let mut document = document.map_err(|error| error.to_string())?;
+            let mode = document
+                .remove("mode")
+                .ok_or("a fail point without a mode")?;
+            let mut data = document.get_document("data").cloned().unwrap_or_default();
+            if let Ok(time) = data.get_i64("blockTimeMS") {
+                data.insert("blockTimeMS", time * i64::from(self.stretch()));
+            }
+            server.fail_commands(0, mode, data);
+        }
+        Ok(Stage { server, network })
+    }
+}
+
+impl fmt::Display for Scene {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory { seed } => write!(f, "seed {seed}"),
+            Self::Loopback { round } => write!(f, "round {round}"),
+        }
+    }
+}
+
+/// A server, and the way to it.
+pub(super) struct Stage {
+    server: Deployment,
+    network: Option<SimNetwork>,
+}
+
+impl Stage {
+    pub(super) fn options(&self) -> Result<ClientOptions, String> {
+        ClientOptions::parse(&self.server.uri()).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn connector(&self) -> Arc<dyn Connector> {
+        match &self.network {
+            Some(network) => Arc::new(OverSim(network.clone())),
+            None => Arc::new(SocketConnector::default()),
+        }
+    }
+}
+
+/// The network in memory as a transport.
+struct OverSim(SimNetwork);
+
+#[async_trait]
+impl Connector for OverSim {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
+        let stream = self.0.connect(&address.to_string()).await;
+        stream
+            .map(Stream::custom)
+            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
+    }
+}
