@@ -5,3 +5,5 @@ mod support;
 
 mod basics;
 mod floating;
+mod impatience;
+mod prose;

@@ -45,6 +45,11 @@ impl Kept {
             .on_cmap(move |event| kept.lock().expect("no panic").push(event.clone()))
     }
 
+    /// The events so far.
+    pub(crate) fn events(&self) -> Vec<CmapEvent> {
+        self.0.lock().expect("no panic").clone()
+    }
+
     /// The names of the events so far, without their fields.
     pub(crate) fn names(&self) -> Vec<String> {
         let name = |event: &CmapEvent| {
