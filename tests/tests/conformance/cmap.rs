@@ -6,16 +6,17 @@
 //! machine should be busy. To have many cases at a time makes it so:
 //!
 //! ```sh
-//! CMAP_REPETITIONS=200 cargo test --test conformance -- cmap/ --test-threads 32
+//! CMAP_REPETITIONS=200 cargo test --test conformance -- cmap/ --test-threads 16
 //! ```
 
 mod events;
 mod scene;
 
 use std::collections::HashMap;
-use std::env;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::{env, thread};
 
 use mongo_core::error::Wait;
 use mongo_core::pools::{Backend, PooledConnection, Pools, ServerPool};
@@ -38,6 +39,9 @@ const BACKGROUND_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a check-out may take where a case does not say.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many rounds of a case run beside each other, where it is repeated.
+const ROUNDS_AT_A_TIME: usize = 4;
 
 /// The networks in memory that a case runs on.
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -79,12 +83,33 @@ fn run<B: Backend<Config: Default>>(case: &Value) -> Outcome {
     match env::var("CMAP_REPETITIONS") {
         Ok(count) => {
             let count: u32 = count.parse().map_err(|_| "CMAP_REPETITIONS: no number")?;
-            (1..=count).try_for_each(|round| run_once(Scene::Loopback { round }))
+            repeat(count, |round| run_once(Scene::Loopback { round }))
         }
         Err(_) => SEEDS
             .into_iter()
             .try_for_each(|seed| run_once(Scene::Memory { seed })),
     }
+}
+
+/// Runs rounds until one fails, several at a time: most of each is waiting.
+fn repeat(count: u32, run_round: impl Fn(u32) -> Outcome + Sync) -> Outcome {
+    let next = AtomicU32::new(1);
+    let work = || {
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                round if round > count => return Ok(()),
+                // Said at once: all rounds together take minutes.
+                round => run_round(round).inspect_err(|message| eprintln!("{message}"))?,
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let workers = [(); ROUNDS_AT_A_TIME].map(|()| scope.spawn(work));
+        workers.into_iter().try_for_each(|worker| {
+            let outcome = worker.join();
+            outcome.unwrap_or_else(|_| Err("panicked".to_owned()))
+        })
+    })
 }
 
 /// Plays one case through, and compares what came of it.
