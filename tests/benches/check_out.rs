@@ -122,8 +122,8 @@ fn bb8s(url: &str, tasks: usize) -> Family {
 
 fn main() -> ExitCode {
     server::serve_if_asked();
-    let server = server::Server::start();
-    let url = format!("mongodb://127.0.0.1:{}/", server.port());
+    let server = server::Server::start(1);
+    let url = format!("mongodb://127.0.0.1:{}/", server.ports()[0]);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _context = runtime.enter();
     let mut table = Table::default();

@@ -219,19 +219,15 @@ fn main() -> ExitCode {
     };
     setrlimit(Resource::Nofile, raised).expect("as many files as may be");
     server::serve_if_asked();
-    let server = server::Server::start();
-    let port = server.port();
+    let server = server::Server::start(1);
+    let port = server.ports()[0];
     let builder = &mut tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().expect("a runtime");
     let mut table = Table::default();
     runtime.block_on(measure_idle(port, &mut table));
     let _context = runtime.enter();
     for operation in [Operation::Ping, Operation::Find] {
-        let setting = Setting {
-            port,
-            tasks: 1,
-            operation,
-        };
+        let setting = Setting::alone_with(port, 1, operation);
         count_allocations(&runtime, &setting, &mut table);
     }
     table.status()

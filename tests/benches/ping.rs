@@ -3,6 +3,8 @@
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench ping
+//! # Through `Pools`, with 16 to 512 tasks on 10 and 100 connections.
+//! cargo bench -p mongo-testkit --bench ping -- --pools
 //! # One part of it alone, for a profiler: N pings from one task over one connection.
 //! cargo bench -p mongo-testkit --bench ping -- --callgrind mongo-deadpool N
 //! ```
@@ -27,6 +29,8 @@ mod server;
 mod setting;
 #[path = "support/table.rs"]
 mod table;
+#[path = "support/through_pools.rs"]
+mod through_pools;
 #[path = "support/worker.rs"]
 mod worker;
 
@@ -35,8 +39,8 @@ use std::process::ExitCode;
 use load::{Sample, Subject, measure};
 use operations::{Operation, OursByDocument};
 use setting::{
-    BARE_BB8, BARE_DEADPOOL, BB8, BB8_DOCUMENT, DEADPOOL, DEADPOOL_DOCUMENT, NAMES, OFFICIAL, RAW,
-    Setting,
+    BARE_BB8, BARE_DEADPOOL, BB8, BB8_DOCUMENT, BB8_POOLS, DEADPOOL, DEADPOOL_DOCUMENT,
+    DEADPOOL_POOLS, NAMES, OFFICIAL, RAW, Setting,
 };
 use table::{Goal, Table};
 use tokio::runtime::Runtime;
@@ -54,14 +58,16 @@ const INSTRUCTIONS: Goal = Goal {
     is_kept: true,
 };
 
+const POOLS_INSTRUCTIONS: Goal = Goal {
+    at_most: 7000.0,
+    is_kept: true,
+};
+
 fn main() -> ExitCode {
     server::serve_if_asked();
-    let server = server::Server::start();
-    let setting = |tasks, operation| Setting {
-        port: server.port(),
-        tasks,
-        operation,
-    };
+    let server = server::Server::start(1);
+    // As many connections as tasks.
+    let setting = |tasks, operation| Setting::alone_with(server.ports()[0], tasks, operation);
     if let Some((name, count)) = callgrind::asked() {
         let builder = &mut tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build().expect("a runtime");
@@ -72,6 +78,10 @@ fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime");
     let _context = runtime.enter();
     let mut table = Table::default();
+    if std::env::args().any(|argument| argument == "--pools") {
+        through_pools::compare_all(&runtime, &server, &mut table);
+        return table.status();
+    }
     compare(&runtime, &setting(16, Operation::Ping), &mut table);
     compare(&runtime, &setting(64, Operation::Ping), &mut table);
     compare(&runtime, &setting(16, Operation::Find), &mut table);
@@ -80,7 +90,7 @@ fn main() -> ExitCode {
 }
 
 async fn subjects(setting: &Setting) -> Vec<Subject> {
-    let tasks = setting.tasks;
+    let tasks = setting.connections;
     let mut raw = Vec::new();
     for _ in 0..tasks {
         raw.push(setting.raw().await);
@@ -102,12 +112,17 @@ async fn subjects(setting: &Setting) -> Vec<Subject> {
 
 fn compare(runtime: &Runtime, setting: &Setting, table: &mut Table) {
     let mut subjects = runtime.block_on(subjects(setting));
-    measure(runtime, &mut subjects, ROUNDS, OPERATIONS / setting.tasks);
+    measure(
+        runtime,
+        &mut subjects,
+        ROUNDS,
+        OPERATIONS / setting.connections,
+    );
     let (operation, cpu_goal) = match setting.operation {
         Operation::Ping => ("ping", Some(CPU)),
         Operation::Find => ("find one, owned reply", None),
     };
-    table.heading(&format!("{operation}, {} tasks", setting.tasks));
+    table.heading(&format!("{operation}, {} tasks", setting.connections));
     let raw = &subjects[0];
     for subject in &subjects {
         let mut row = |what: &str, figure: f64, goal: Option<Goal>| {
@@ -133,6 +148,7 @@ fn count_instructions(table: &mut Table) {
     for name in NAMES {
         let goal = match name {
             DEADPOOL | BB8 => Some(INSTRUCTIONS),
+            DEADPOOL_POOLS | BB8_POOLS => Some(POOLS_INSTRUCTIONS),
             _ => None,
         };
         match callgrind::instructions(name) {

@@ -184,7 +184,12 @@ macro_rules! ours {
         })+
     };
 }
-ours!(mongo_deadpool::Pool, mongo_bb8::Pool);
+ours!(
+    mongo_deadpool::Pool,
+    mongo_bb8::Pool,
+    mongo_deadpool::Pools,
+    mongo_bb8::Pools
+);
 
 /// The official driver.
 #[derive(Clone)]

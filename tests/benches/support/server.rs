@@ -8,7 +8,7 @@ use bson::{RawDocumentBuf, rawdoc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// With this argument the bench's own binary is the server.
+/// With this argument, and the number of members after it, the bench's own binary is the server.
 const ARGUMENT: &str = "--server";
 
 /// Where the first element of a command begins: behind header, flags, section kind and length.
@@ -17,13 +17,14 @@ const FIRST_ELEMENT: usize = 16 + 4 + 1 + 4;
 /// A server process. Ends with this value, and with this process however that ends.
 pub(crate) struct Server {
     child: Child,
-    port: u16,
+    ports: Vec<u16>,
 }
 
 impl Server {
-    pub(crate) fn start() -> Self {
+    /// A standalone server, or a replica set of so many, whose first member is the primary.
+    pub(crate) fn start(members: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
-            .arg(ARGUMENT)
+            .args([ARGUMENT, &members.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -31,12 +32,13 @@ impl Server {
         let stdout = child.stdout.take().expect("piped");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a port");
-        let port = line.trim().parse().expect("a port");
-        Self { child, port }
+        let ports = line.split_whitespace();
+        let ports = ports.map(|port| port.parse().expect("a port")).collect();
+        Self { child, ports }
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    pub(crate) fn ports(&self) -> &[u16] {
+        &self.ports
     }
 }
 
@@ -49,9 +51,11 @@ impl Drop for Server {
 
 /// Serves, if this process was started for that.
 pub(crate) fn serve_if_asked() {
-    if !std::env::args().any(|argument| argument == ARGUMENT) {
+    let mut arguments = std::env::args().skip_while(|argument| argument != ARGUMENT);
+    let Some(members) = arguments.nth(1) else {
         return;
-    }
+    };
+    let members: usize = members.parse().expect("a number");
     std::thread::spawn(|| {
         // Ends with whoever started it.
         let _ = io::stdin().read_to_end(&mut Vec::new());
@@ -62,21 +66,39 @@ pub(crate) fn serve_if_asked() {
         .build()
         .expect("a runtime");
     let outcome = runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        println!("{}", listener.local_addr()?.port());
-        loop {
-            let (stream, _) = listener.accept().await?;
-            tokio::spawn(serve(stream));
+        let mut listeners = Vec::new();
+        for _ in 0..members {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await?);
         }
+        let mut ports = Vec::new();
+        for listener in &listeners {
+            ports.push(listener.local_addr()?.port());
+        }
+        let shown: Vec<_> = ports.iter().map(u16::to_string).collect();
+        println!("{}", shown.join(" "));
+        let serving = listeners.into_iter().enumerate().map(|(member, listener)| {
+            let ports = ports.clone();
+            tokio::spawn(accept(listener, ports, member))
+        });
+        for serving in serving.collect::<Vec<_>>() {
+            serving.await.expect("no panic")?;
+        }
+        Ok(())
     });
     let outcome: io::Result<()> = outcome;
     eprintln!("the server ended: {outcome:?}");
     std::process::exit(1);
 }
 
-async fn serve(mut stream: TcpStream) -> io::Result<()> {
+async fn accept(listener: TcpListener, ports: Vec<u16>, member: usize) -> io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(serve(stream, Answers::new(&ports, member)));
+    }
+}
+
+async fn serve(mut stream: TcpStream, mut answers: Answers) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut answers = Answers::new();
     let mut request = Vec::with_capacity(2048);
     loop {
         let whole = |request: &[u8]| match request.first_chunk() {
@@ -103,26 +125,14 @@ struct Answers {
 }
 
 impl Answers {
-    fn new() -> Self {
+    fn new(ports: &[u16], member: usize) -> Self {
         let document = rawdoc! { "_id": 1, "name": "a name of some length", "tags": ["a", "b"], "price": 12.5 };
         let batch = rawdoc! { "id": 0_i64, "ns": "app.things", "firstBatch": [document] };
         Self {
             ping: message(&rawdoc! { "ok": 1.0 }),
             find: message(&rawdoc! { "cursor": batch, "ok": 1.0 }),
             large: message(&rawdoc! { "text": "x".repeat(64 * 1024), "ok": 1.0 }),
-            hello: message(&rawdoc! {
-                "helloOk": true,
-                "isWritablePrimary": true,
-                "ismaster": true,
-                "maxBsonObjectSize": 16 * 1024 * 1024,
-                "maxMessageSizeBytes": 48_000_000,
-                "maxWriteBatchSize": 100_000,
-                "logicalSessionTimeoutMinutes": 30,
-                "minWireVersion": 0,
-                "maxWireVersion": 25,
-                "readOnly": false,
-                "ok": 1.0,
-            }),
+            hello: message(&hello(ports, member)),
         }
     }
 
@@ -137,6 +147,34 @@ impl Answers {
         answer[8..12].copy_from_slice(&request[4..8]);
         answer
     }
+}
+
+fn hello(ports: &[u16], member: usize) -> RawDocumentBuf {
+    let is_primary = member == 0;
+    let mut hello = rawdoc! {
+        "helloOk": true,
+        "isWritablePrimary": is_primary,
+        "ismaster": is_primary,
+        "maxBsonObjectSize": 16 * 1024 * 1024,
+        "maxMessageSizeBytes": 48_000_000,
+        "maxWriteBatchSize": 100_000,
+        "logicalSessionTimeoutMinutes": 30,
+        "minWireVersion": 0,
+        "maxWireVersion": 25,
+        "readOnly": false,
+        "ok": 1.0,
+    };
+    if ports.len() > 1 {
+        let address = |port: &u16| format!("127.0.0.1:{port}");
+        let mut hosts = bson::RawArrayBuf::new();
+        ports.iter().for_each(|port| hosts.push(address(port)));
+        hello.append(bson::cstr!("setName"), "rs");
+        hello.append(bson::cstr!("secondary"), !is_primary);
+        hello.append(bson::cstr!("hosts"), hosts);
+        hello.append(bson::cstr!("me"), address(&ports[member]));
+        hello.append(bson::cstr!("primary"), address(&ports[0]));
+    }
+    hello
 }
 
 /// An OP_MSG of one document.

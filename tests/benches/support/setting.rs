@@ -15,7 +15,9 @@ pub(crate) const BB8: &str = "mongo-bb8";
 pub(crate) const OFFICIAL: &str = "official driver";
 pub(crate) const DEADPOOL_DOCUMENT: &str = "mongo-deadpool, by Document";
 pub(crate) const BB8_DOCUMENT: &str = "mongo-bb8, by Document";
-pub(crate) const NAMES: [&str; 8] = [
+pub(crate) const DEADPOOL_POOLS: &str = "mongo-deadpool, Pools";
+pub(crate) const BB8_POOLS: &str = "mongo-bb8, Pools";
+pub(crate) const NAMES: [&str; 10] = [
     RAW,
     BARE_DEADPOOL,
     BARE_BB8,
@@ -23,21 +25,58 @@ pub(crate) const NAMES: [&str; 8] = [
     BB8,
     DEADPOOL_DOCUMENT,
     BB8_DOCUMENT,
+    DEADPOOL_POOLS,
+    BB8_POOLS,
     OFFICIAL,
 ];
 
 pub(crate) struct Setting {
     pub(crate) port: u16,
-    pub(crate) tasks: usize,
+    /// The members of the replica set, if it is one.
+    pub(crate) set: Vec<u16>,
+    /// The connections of a pool.
+    pub(crate) connections: usize,
     pub(crate) operation: Operation,
 }
 
 impl Setting {
+    /// A standalone server.
+    pub(crate) fn alone_with(port: u16, connections: usize, operation: Operation) -> Self {
+        Self {
+            port,
+            set: Vec::new(),
+            connections,
+            operation,
+        }
+    }
+
     fn url(&self) -> String {
-        format!(
-            "mongodb://127.0.0.1:{}/?directConnection=true&maxPoolSize={}",
-            self.port, self.tasks
-        )
+        let size = self.connections;
+        if self.set.is_empty() {
+            let port = self.port;
+            return format!("mongodb://127.0.0.1:{port}/?directConnection=true&maxPoolSize={size}");
+        }
+        let hosts: Vec<_> = self
+            .set
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        let hosts = hosts.join(",");
+        format!("mongodb://{hosts}/?replicaSet=rs&maxPoolSize={size}")
+    }
+
+    pub(crate) fn deadpool_pools(&self) -> Ours<mongo_deadpool::Pools> {
+        Ours {
+            pool: mongo_deadpool::Pools::new(&self.url()).expect("pools"),
+            operation: self.operation,
+        }
+    }
+
+    pub(crate) fn bb8_pools(&self) -> Ours<mongo_bb8::Pools> {
+        Ours {
+            pool: mongo_bb8::Pools::new(&self.url()).expect("pools"),
+            operation: self.operation,
+        }
     }
 
     fn sockets(&self) -> RawSockets {
@@ -54,12 +93,12 @@ impl Setting {
     }
 
     pub(crate) fn bare_deadpool(&self) -> deadpool::managed::Pool<RawSockets> {
-        let builder = deadpool::managed::Pool::builder(self.sockets()).max_size(self.tasks);
+        let builder = deadpool::managed::Pool::builder(self.sockets()).max_size(self.connections);
         builder.build().expect("a pool")
     }
 
     pub(crate) fn bare_bb8(&self) -> bb8::Pool<RawSockets> {
-        let max_size = u32::try_from(self.tasks).expect("a small number");
+        let max_size = u32::try_from(self.connections).expect("a small number");
         bb8::Pool::builder()
             .max_size(max_size)
             .build_unchecked(self.sockets())
@@ -103,6 +142,8 @@ impl Setting {
             BB8 => by(runtime, self.bb8()),
             DEADPOOL_DOCUMENT => by(runtime, OursByDocument(self.deadpool())),
             BB8_DOCUMENT => by(runtime, OursByDocument(self.bb8())),
+            DEADPOOL_POOLS => by(runtime, self.deadpool_pools()),
+            BB8_POOLS => by(runtime, self.bb8_pools()),
             OFFICIAL => by(runtime, runtime.block_on(self.official())),
             other => panic!("{other} is none of {NAMES:?}"),
         }
