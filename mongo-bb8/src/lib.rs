@@ -22,6 +22,9 @@
 //! # }
 //! ```
 //!
+//! For a whole deployment, with failover and any number of credentials, there is [`Pools`], and
+//! [`Config::create_pools`]: one bb8 for each server and credential, over one topology.
+//!
 //! # What this adds to a bare bb8
 //! - **The right error at once.** A bare bb8 tells a failed connect to its error sink, and lets the
 //!   caller wait for its whole time-out to say `TimedOut`. Here the caller gets the failure itself,

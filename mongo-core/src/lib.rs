@@ -19,7 +19,8 @@
 //! The shell, behind the default feature `net`, has the sockets, timers and tasks:
 //! - `net`: `Connection`, `Topology`, `OnDemandTopology` and `SingleClient`, and the `Connector` and
 //!   `DnsResolver` seams for transports and resolvers of your own.
-//! - `pools`: what a generic pool needs, a factory that makes and checks connections.
+//! - `pools`: `Pools`, one for each server and credential of a deployment, over any generic pool that is
+//!   a `Backend`; and what such a pool is made of, a factory that makes and checks connections.
 //!
 //! # A connection without a pool
 //! ```no_run
@@ -61,8 +62,14 @@
 //! # Where it departs from its design
 //! - The handshake is a folder, not a file: metadata, environment, description and machine are four
 //!   things.
-//! - `pools` holds a factory for one server; the registry keyed by server and credential, over a
-//!   topology, is still to come.
+//! - The one thing that a generic pool needs of MongoDB is `pools::ConnectionFactory`, not a trait of
+//!   callbacks: it admits who asks (`maxConnecting`, connections made in advance or given back
+//!   meanwhile), and follows each connection until it is dropped, so that counting, clearing and
+//!   events are the same on every backend, whatever hooks that has.
+//! - A credential that a server refuses neither marks the server unknown nor clears its pools, as the
+//!   specification has it for a client of one credential: it is told to who uses it.
+//! - A plain pool follows a failover by a factory that floats over a topology, not by a manager of
+//!   another type.
 
 pub mod address;
 pub mod auth;

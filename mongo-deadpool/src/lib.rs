@@ -21,6 +21,9 @@
 //! # }
 //! ```
 //!
+//! For a whole deployment, with failover and any number of credentials, there is [`Pools`], and
+//! [`Config::create_pools`]: one deadpool for each server and credential, over one topology.
+//!
 //! # What this adds to a bare deadpool
 //! - **No wait is endless.** [`Pool::get`] ends within one deadline (`timeouts.wait`, default the
 //!   URI's `waitQueueTimeoutMS`, else 30 s) that flows through waiting, checking and connecting.

@@ -1,7 +1,9 @@
-//! What a pool needs of MongoDB: a factory of connections, and the configuration of managers.
+//! Pools of connections, over a generic pool of the user's choice, and what such a pool needs.
 //!
-//! The generic pool does the sizing, the waiting and the reaping. This module makes the
-//! connections, says whether one may be handed out, and names what went wrong.
+//! The generic pool does the sizing, the waiting and the keeping. A [`ConnectionFactory`] makes the
+//! connections, says whether one may be handed out, and names what went wrong; a [`ServerPool`] is
+//! the specification's pool of one server and one credential, over a [`Backend`]; [`Pools`] keeps
+//! those of a whole deployment.
 
 mod backend;
 mod config;
