@@ -187,13 +187,15 @@ impl Connection {
     where
         C: Serialize + ?Sized,
     {
-        self.admit()?;
         if self.readiness() != Readiness::Idle {
+            self.admit()?;
             // Rare: not to be a part of every command's future.
             Box::pin(self.drain(deadline)).await?;
         }
         let mut may_run_again = self.identity.proof.is_some();
         loop {
+            // After all that is waited for: meanwhile the server may have become another.
+            self.admit()?;
             let fields = self.identity.server_api.as_deref();
             self.channel
                 .encode_with(MsgFlags::NONE, database, command, fields)
@@ -325,6 +327,7 @@ impl Connection {
         let deadline = deadline.into();
         self.admit()?;
         self.drain(deadline).await?;
+        self.admit()?;
         let watch = self.watch_command(message);
         let outcome = deadline
             .bound(self.identity.bound(pin!(self.channel.send(message))))

@@ -4,6 +4,8 @@
 mod support;
 
 mod basics;
+mod demoted;
 mod floating;
 mod impatience;
+mod pacing;
 mod prose;

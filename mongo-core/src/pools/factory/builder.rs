@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::gate::{Gate, GateLimits, PoolState};
 use super::{ConnectionFactory, Counters, Floating, Links, ServerSlots, Shared, Source};
@@ -277,6 +277,8 @@ impl Template {
             last_failure: Mutex::default(),
             gate: Mutex::new(Gate::new(place.state, place.limits)),
             asking: AtomicUsize::new(0),
+            timekeeper: Semaphore::new(1),
+            paced: Notify::new(),
             slots: place.slots,
             takes_writes: place.takes_writes,
             // One that begins ready has nobody who would make it ready again.

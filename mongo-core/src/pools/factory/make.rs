@@ -1,5 +1,6 @@
 //! How a connection comes to be: a turn at the gate, a permit, the attempt.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -120,22 +121,12 @@ impl Shared {
             shared: self,
         };
         self.pump();
-        let mut receiver = pin!(receiver);
         let handed = async {
-            loop {
-                let pause = self.gate().not_before();
-                // Safe to drop: what was sent stays in the channel.
-                tokio::select! {
-                    biased;
-                    handed = receiver.as_mut() => return handed,
-                    () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {
-                        self.pump();
-                        if self.gate().not_before() == pause {
-                            // It is over, and somebody else is in front.
-                            return receiver.as_mut().await;
-                        }
-                    }
-                }
+            // Both are safe to drop: what was sent is dropped with the channel, and goes back.
+            tokio::select! {
+                biased;
+                handed = receiver => handed,
+                never = self.keep_time() => match never {},
             }
         };
         match deadline.bound(handed).await {
@@ -147,6 +138,25 @@ impl Shared {
             // Nobody drops a sender that was asked with, other than with the factory.
             Ok(Err(_)) => Err(self.establisher.name(ErrorKind::PoolClosed)),
             Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
+        }
+    }
+
+    /// Serves those who wait when a pause between attempts is over. Of all who wait one does it, and
+    /// the next one when that one goes.
+    async fn keep_time(self: &Arc<Self>) -> Infallible {
+        let _turn = self.timekeeper.acquire().await;
+        loop {
+            let mut paced = pin!(self.paced.notified());
+            // Before the look, so that no change falls between.
+            paced.as_mut().enable();
+            let now = Instant::now();
+            self.pump();
+            let pause = self.gate().not_before().filter(|time| *time > now);
+            // Both are safe to drop: the time is looked at again.
+            tokio::select! {
+                () = paced => {}
+                () = sleep_until(pause.unwrap_or(now)), if pause.is_some() => {}
+            }
         }
     }
 
@@ -380,6 +390,7 @@ impl Permit {
         if !(error.is_timeout() && deadline.is_over()) {
             if shared.topology.is_some() {
                 shared.change_gate(|gate| gate.pace(Instant::now(), share()));
+                shared.paced.notify_waiters();
             }
             let server = shared.establisher.server.clone();
             let current = shared.establisher.generations.current();

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::config::RecyclingMethod;
@@ -67,6 +67,10 @@ pub(super) struct Shared {
     gate: Mutex<Gate<Asking, Connection>>,
     /// How many wait at the gate, for those who only want to know that.
     asking: AtomicUsize,
+    /// One of those who wait keeps the time of the pauses, for all.
+    timekeeper: Semaphore,
+    /// Told when the next attempt is to wait for longer.
+    paced: Notify,
     slots: Option<Arc<ServerSlots>>,
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,
