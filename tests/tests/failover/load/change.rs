@@ -1,0 +1,82 @@
+//! How roles change.
+
+use std::time::Duration;
+
+use mongo_testkit::Deployment;
+use tokio::time::{Instant, sleep};
+
+use super::{Course, MEMBERS, Round, View};
+
+/// How long a short partition lasts.
+const SHORT: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Change {
+    /// Another member is elected.
+    Elect,
+    /// The primary steps down; another one is elected once the client knows.
+    StepDown,
+    /// The primary's process ends, and another member is elected.
+    KillPrimary,
+    /// A secondary's process ends.
+    KillSecondary,
+    /// For a while no byte passes between the primary and its clients; another member is elected.
+    Partition,
+    /// The same until whoever waits for an answer has given up.
+    BlackHole,
+}
+
+impl Change {
+    pub(super) async fn carry_out(self, set: &Deployment, view: &View, course: &Course) -> Round {
+        let down = set.primary().expect("there is one between changes");
+        let (up, other) = ((down + 1) % MEMBERS, (down + 2) % MEMBERS);
+        let (was, is) = (set.address(down), set.address(up));
+        let begun = Instant::now();
+        match self {
+            Self::Elect => set.elect(up),
+            Self::StepDown => {
+                set.step_down(down);
+                let is_down = "the primary stepped down";
+                view.wait_for(is_down, |known| known.primary.as_ref() != Some(&was))
+                    .await;
+                set.elect(up);
+            }
+            Self::KillPrimary => {
+                set.kill(down).await;
+                set.elect(up);
+            }
+            Self::KillSecondary => set.kill(other).await,
+            Self::Partition | Self::BlackHole => {
+                set.server(down).partition().await;
+                set.elect(up);
+            }
+        }
+        let since = match self {
+            Self::KillSecondary => begun,
+            _ => {
+                view.wait_for("another primary", |known| {
+                    known.primary.as_ref() == Some(&is)
+                })
+                .await
+            }
+        };
+        if self == Self::Partition {
+            sleep(SHORT).await;
+            set.server(down).heal().await;
+        }
+        course.all_wrote_since(since).await;
+        match self {
+            Self::KillPrimary => set.restart(down).await,
+            Self::KillSecondary => set.restart(other).await,
+            Self::BlackHole => set.server(down).heal().await,
+            Self::Elect | Self::StepDown | Self::Partition => {}
+        }
+        let all = |known: &super::view::Known| known.members == MEMBERS;
+        view.wait_for("all members are back", all).await;
+        Round {
+            since,
+            primary: (self != Self::KillSecondary).then_some(is),
+            cut: matches!(self, Self::Partition | Self::BlackHole).then_some(was),
+        }
+    }
+}

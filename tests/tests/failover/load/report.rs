@@ -1,0 +1,190 @@
+//! What came of a load.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use mongo_core::bson;
+use mongo_testkit::{Deployment, KEPT_ENTRIES};
+use tokio::time::Instant;
+
+use super::{Attempt, BOUND, COLLECTIONS, Failure, Log, MEMBERS, View};
+
+/// One change, as the client saw it.
+pub(super) struct Round {
+    /// Since when the client knew of the new primary.
+    pub(crate) since: Instant,
+    pub(crate) primary: Option<String>,
+    /// The member that no byte came from.
+    pub(crate) cut: Option<String>,
+}
+
+/// The answers to the questions that a failover puts.
+#[derive(Default)]
+pub(crate) struct Report {
+    pub(crate) acknowledged: usize,
+    /// How often what failed.
+    pub(crate) failures: BTreeMap<String, usize>,
+    /// Failures before the time was over, after which no specification allows another attempt.
+    pub(crate) unretryable: Vec<String>,
+    /// By how much an operation ended after its bound, at most.
+    pub(crate) latest: Duration,
+    /// Replies that belong to something else, and documents that should have been found.
+    pub(crate) wrong: Vec<String>,
+    /// Writes that members refused, since they were no primary.
+    pub(crate) refused: usize,
+    /// Of these: sent to a member that the client knew to be none.
+    pub(crate) misdirected: Vec<String>,
+    /// Acknowledged, and not there at the end.
+    pub(crate) lost: Vec<i64>,
+    /// There at the end though they failed for good, or more than once, or never written.
+    pub(crate) unexpected: Vec<i64>,
+    /// From the client's knowledge of a new primary to the first write of each task that it
+    /// acknowledged, in ascending order.
+    pub(crate) recovery: Vec<Duration>,
+    /// The same of the tasks that were waiting for the answer of a member that gives none, to a
+    /// write or a read: they can't know that none comes.
+    pub(crate) held: Vec<Duration>,
+}
+
+/// The collection that a task writes into.
+pub(super) fn collection(round: usize, group: u64) -> String {
+    format!("r{round}c{group}")
+}
+
+impl Report {
+    pub(super) fn new(set: &Deployment, view: &View, rounds: Vec<Round>, logs: Vec<Log>) -> Self {
+        let mut report = Self::default();
+        for log in &logs {
+            report.add(log);
+        }
+        report.look_for_misdirected(set, view, &logs);
+        report.compare_documents(set, rounds.len(), &logs);
+        // Of a client that does not tell where it sends what, who gets no answer counts as held.
+        let writes = || logs.iter().flat_map(|log| &log.writes);
+        let tells = writes().any(|attempt| attempt.write.sent.is_some());
+        for (place, round) in rounds.iter().enumerate() {
+            let until = rounds.get(place + 1).map(|next| next.since);
+            for log in &logs {
+                report.measure(round, until, log, tells);
+            }
+        }
+        report.recovery.sort();
+        report.held.sort();
+        report
+    }
+
+    fn add(&mut self, log: &Log) {
+        self.wrong.extend(log.wrong.iter().cloned());
+        for attempt in &log.writes {
+            let took = attempt.ended - attempt.begun;
+            match &attempt.write.outcome {
+                Ok(()) => {
+                    self.acknowledged += 1;
+                    self.latest = self.latest.max(took.saturating_sub(BOUND));
+                }
+                Err(failure) => self.failed("write", failure, took),
+            }
+        }
+        for (failure, begun, ended) in &log.failed_reads {
+            self.failed("read", failure, *ended - *begun);
+        }
+    }
+
+    fn failed(&mut self, what: &str, failure: &Failure, took: Duration) {
+        self.latest = self.latest.max(took.saturating_sub(BOUND));
+        let kind = format!("{what}: {}", failure.kind);
+        *self.failures.entry(kind).or_default() += 1;
+        // Where the time is over there is none left for another attempt.
+        if !failure.is_retryable && took < BOUND {
+            self.unretryable.push(format!("{what}: {}", failure.text));
+        }
+    }
+
+    /// A client knows what its events told before it was about to send. Of what it did the members
+    /// tell: an event comes a little after the knowledge, so a new primary may be written to before.
+    fn look_for_misdirected(&mut self, set: &Deployment, view: &View, logs: &[Log]) {
+        let mut refused = BTreeSet::new();
+        for member in 0..MEMBERS {
+            set.server(member).look(|seen| {
+                let writes = &seen.refused_writes;
+                assert!(writes.len() < KEPT_ENTRIES, "some are forgotten");
+                refused.extend(writes.iter().filter_map(|own| id_of(&own.command)));
+            });
+        }
+        self.refused = refused.len();
+        let attempts = logs.iter().flat_map(|log| &log.writes);
+        for attempt in attempts.filter(|attempt| refused.contains(&attempt.id)) {
+            let Some((server, moment)) = &attempt.write.sent else {
+                continue;
+            };
+            let known = view.primary_at(*moment);
+            if known.as_ref() != Some(server) {
+                let text = format!("{} to {server}, not {known:?}", attempt.id);
+                self.misdirected.push(text);
+            }
+        }
+    }
+
+    fn compare_documents(&mut self, set: &Deployment, rounds: usize, logs: &[Log]) {
+        let mut there: HashMap<i64, usize> = HashMap::new();
+        for round in 0..rounds.max(1) {
+            for group in 0..COLLECTIONS {
+                let namespace = format!("load.{}", collection(round, group));
+                for document in set.documents(&namespace) {
+                    let id = document.get_i64("_id").expect("an _id");
+                    *there.entry(id).or_default() += 1;
+                }
+            }
+        }
+        for attempt in logs.iter().flat_map(|log| &log.writes) {
+            let found = there.remove(&attempt.id).unwrap_or_default();
+            match &attempt.write.outcome {
+                Ok(()) if found == 0 => self.lost.push(attempt.id),
+                Ok(()) if found == 1 => {}
+                Err(failure) if found == 0 || failure.is_ambiguous && found == 1 => {}
+                Ok(()) | Err(_) => self.unexpected.push(attempt.id),
+            }
+        }
+        self.unexpected.extend(there.keys());
+    }
+
+    /// How soon one task went on after a change.
+    fn measure(&mut self, round: &Round, until: Option<Instant>, log: &Log, tells: bool) {
+        let (Some(primary), since) = (&round.primary, round.since) else {
+            return;
+        };
+        let first = log.writes.partition_point(|attempt| attempt.ended < since);
+        let later = &log.writes[first..];
+        let is_of = |attempt: &Attempt| match &attempt.write.sent {
+            Some((server, _)) => server == primary,
+            None => true,
+        };
+        let next = later
+            .iter()
+            .find(|attempt| attempt.write.outcome.is_ok() && is_of(attempt))
+            .filter(|attempt| until.is_none_or(|until| attempt.ended < until));
+        let Some(next) = next else { return };
+        let mut reads = log.failed_reads.iter();
+        let read = reads.any(|(_, begun, ended)| *begun <= since && since < *ended);
+        let is_held = round.cut.is_some() && read
+            || later.first().is_some_and(|attempt| {
+                attempt.begun <= since
+                    && match (&round.cut, &attempt.write.sent) {
+                        (Some(cut), Some((server, sent))) => server == cut && *sent <= since,
+                        (Some(_), None) => !tells && attempt.write.outcome.is_err(),
+                        (None, _) => false,
+                    }
+            });
+        let took = next.ended - since;
+        match is_held {
+            true => self.held.push(took),
+            false => self.recovery.push(took),
+        }
+    }
+}
+
+/// The `_id` of the first document that a command inserts.
+fn id_of(insert: &bson::Document) -> Option<i64> {
+    let documents = insert.get_array("documents").ok()?;
+    documents.first()?.as_document()?.get_i64("_id").ok()
+}

@@ -1,0 +1,65 @@
+//! What a client knows, by its own events.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::LIMIT;
+
+/// What a client's events told, with the times at which they did.
+#[derive(Clone, Default)]
+pub(crate) struct View {
+    history: Arc<Mutex<Vec<Known>>>,
+    changed: Arc<watch::Sender<()>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) since: Instant,
+    pub(crate) primary: Option<String>,
+    /// How many members take operations.
+    pub(crate) members: usize,
+}
+
+impl View {
+    /// To be called by the client's handler of events.
+    pub(crate) fn note(&self, primary: Option<String>, members: usize) {
+        let since = Instant::now();
+        self.history().push(Known {
+            since,
+            primary,
+            members,
+        });
+        self.changed.send_replace(());
+    }
+
+    /// The primary by what was told before a moment.
+    pub(crate) fn primary_at(&self, moment: Instant) -> Option<String> {
+        let history = self.history();
+        let before = history.partition_point(|known| known.since < moment);
+        history[..before].last()?.primary.clone()
+    }
+
+    /// Waits until the latest is as wanted, and tells since when.
+    pub(crate) async fn wait_for(&self, what: &str, wanted: impl Fn(&Known) -> bool) -> Instant {
+        let mut changed = self.changed.subscribe();
+        let wait = async {
+            loop {
+                let latest = self.history().last().cloned();
+                match latest {
+                    Some(known) if wanted(&known) => return known.since,
+                    Some(_) | None => changed.changed().await.expect("the sender is kept"),
+                }
+            }
+        };
+        match tokio::time::timeout(LIMIT, wait).await {
+            Ok(since) => since,
+            Err(_) => panic!("{what}: not within {LIMIT:?}: {:?}", self.history().last()),
+        }
+    }
+
+    fn history(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
