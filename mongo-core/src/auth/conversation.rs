@@ -16,8 +16,7 @@ use super::{
     ScramMechanism, Secret, plain, x509,
 };
 
-/// What a conversation asks for next.
-#[derive(Debug)]
+/// What a conversation asks for next. `Debug` shows of a command which it is, and nothing else.
 pub enum AuthStep {
     /// Send a command to the authentication database, and give the reply to
     /// [`Conversation::handle_reply`]. The command has no `$db` yet.
@@ -231,6 +230,24 @@ impl Conversation {
                 _ => Err(AuthError::OutOfOrder),
             },
         }
+    }
+}
+
+impl fmt::Debug for AuthStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Send(command) => f.debug_tuple("Send").field(&command_name(command)).finish(),
+            Self::Need(need) => f.debug_tuple("Need").field(need).finish(),
+            Self::Done => f.write_str("Done"),
+        }
+    }
+}
+
+/// Which command a document is; empty where it is none.
+pub(crate) fn command_name(command: &RawDocument) -> &str {
+    match command.iter_elements().next() {
+        Some(Ok(first)) => first.key().as_str(),
+        Some(Err(_)) | None => "",
     }
 }
 

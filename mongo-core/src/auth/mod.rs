@@ -22,6 +22,7 @@ mod secret;
 mod x509;
 
 pub use aws::AwsCredentials;
+pub(crate) use conversation::command_name;
 pub use conversation::{AuthNeed, AuthStep, Conversation, Evidence};
 pub use credential::{Credential, CredentialError};
 pub use error::AuthError;

@@ -9,7 +9,7 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use crate::auth::reply::ServerError;
 use crate::auth::{
     AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonce,
-    Nonces, Secret,
+    Nonces, Secret, command_name,
 };
 use crate::error::{Error, Result};
 use crate::uri::Compressor;
@@ -358,14 +358,10 @@ impl fmt::Debug for Handshake {
 /// Shows which command it is, not what is in it.
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.command.iter_elements().next() {
-            Some(Ok(first)) => first.key().as_str(),
-            Some(Err(_)) | None => "",
-        };
         f.debug_struct("Outgoing")
             .field("op", &self.op)
             .field("database", &self.database)
-            .field("command", &name)
+            .field("command", &command_name(&self.command))
             .finish_non_exhaustive()
     }
 }
