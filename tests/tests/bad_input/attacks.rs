@@ -1,6 +1,7 @@
 //! What a hostile or broken server may do to a client, and what has to become of it.
 
 use std::fmt;
+use std::time::Duration;
 
 use bson::doc;
 use mongo_core::ErrorKind;
@@ -10,6 +11,7 @@ use mongo_core::handshake::HandshakeError;
 use mongo_core::wire::WireError;
 use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, ScramAttack, payload};
 
+use crate::outcome::{COMMAND_TIMEOUT, CONNECT_TIMEOUT};
 use crate::{compressed, plain};
 
 /// A user whose password must be seen nowhere.
@@ -52,6 +54,14 @@ impl Attack {
     /// Whether the only way out is the deadline.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.expected.contains("Timeout")
+    }
+
+    /// When that is.
+    pub(crate) fn bound(&self) -> Duration {
+        match self.moment {
+            Moment::Hello | Moment::Authentication => CONNECT_TIMEOUT,
+            Moment::Command => COMMAND_TIMEOUT,
+        }
     }
 
     /// Whether the client authenticates: not where the attack comes before that, so that nothing

@@ -17,7 +17,7 @@ use crate::tls::{authority, trusting};
 
 /// The default of `connectTimeoutMS`.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 /// What anything but waiting for a deadline may take by the paused clock.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -64,10 +64,7 @@ async fn suffer<S: Source>(attack: &Attack, over_tls: bool) {
     crate::show(format_args!("{}: {error}", attack.name));
     assert_fits(attack, &error, &server);
     if attack.is_waited_out() {
-        let bound = match attack.moment {
-            Moment::Hello | Moment::Authentication => CONNECT_TIMEOUT,
-            Moment::Command => COMMAND_TIMEOUT,
-        };
+        let bound = attack.bound();
         assert!(took >= bound && took < bound + AT_ONCE, "after {took:?}");
     } else {
         assert!(took < AT_ONCE, "after {took:?}");
