@@ -5,6 +5,8 @@
 //! cargo bench -p mongo-testkit --bench ping
 //! # Through `Pools`, with 16 to 512 tasks on 10 and 100 connections.
 //! cargo bench -p mongo-testkit --bench ping -- --pools
+//! # Whether each of 512 tasks gets its turn on 10 connections.
+//! cargo bench -p mongo-testkit --bench ping -- --fairness
 //! # One part of it alone, for a profiler: N pings from one task over one connection.
 //! cargo bench -p mongo-testkit --bench ping -- --callgrind mongo-deadpool N
 //! ```
@@ -19,6 +21,8 @@
 
 #[path = "support/callgrind.rs"]
 mod callgrind;
+#[path = "support/fairness.rs"]
+mod fairness;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/operations.rs"]
@@ -78,6 +82,10 @@ fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime");
     let _context = runtime.enter();
     let mut table = Table::default();
+    if std::env::args().any(|argument| argument == "--fairness") {
+        fairness::compare_all(&runtime, &server, &mut table);
+        return table.status();
+    }
     if std::env::args().any(|argument| argument == "--pools") {
         through_pools::compare_all(&runtime, &server, &mut table);
         return table.status();
