@@ -231,13 +231,17 @@ impl<B: Backend> ServerPool<B> {
         shared.emit_closed();
     }
 
-    /// Closes idle connections that are stale or too old, and makes new ones in advance until there
-    /// are `minPoolSize`, as many at a time as `maxConnecting` says. Returns when there is nothing
-    /// left to do.
+    /// Closes idle connections that are too old, and makes new ones in advance until there are
+    /// `minPoolSize`, as many at a time as `maxConnecting` says. Returns when there is nothing left
+    /// to do.
     ///
     /// May be dropped at any time.
     pub async fn maintain(&self) {
-        self.shared().sweep();
+        // What is stale is closed already. bb8 can look through idle connections only by taking
+        // them out, and whoever comes meanwhile has another one made.
+        if self.shared().has_idle_bounds() {
+            self.shared().sweep();
+        }
         // The pool was told of a failure: the next round is time enough for another attempt.
         let _ = self
             .fill(self.inner.options.min_size, Deadline::never())

@@ -136,6 +136,11 @@ impl Shared {
         }
     }
 
+    /// Whether idle connections can be too old.
+    pub(in crate::pools) fn has_idle_bounds(&self) -> bool {
+        self.max_idle_time.is_some() || self.max_lifetime.is_some()
+    }
+
     /// Has idle connections closed by `sweep`, from now on.
     pub(in crate::pools) fn sweep_with(&self, sweep: impl Fn() + Send + Sync + 'static) {
         let _ = self.sweeper.set(Box::new(sweep));
