@@ -231,6 +231,10 @@ impl bb8::ManageConnection for MongoConnectionManager {
         let connected = match shared.factory.establish_if(deadline, is_wanted).await {
             // Nobody is left to take it, and bb8 would keep it open.
             Ok(_) if self.is_closed() => Err(shared.factory.name(ErrorKind::PoolClosed)),
+            // Who asked for it has gone: it is idle, and may be in others' way.
+            Ok(connection) if !is_wanted() && !shared.factory.keeps(&connection) => {
+                Err(shared.factory.name(ErrorKind::PoolCleared))
+            }
             connected => connected,
         };
         connected.inspect_err(|error| shared.failures.announce(attempt, error))
@@ -260,7 +264,7 @@ impl bb8::ManageConnection for MongoConnectionManager {
         // Made while the caller waited, it is as good as one that the caller made itself. To check
         // it would have bb8 make another one, and another, where a server closes them at once.
         if is_fresh && !connection.is_stale() {
-            return Ok(());
+            return shared.factory.claim(connection);
         }
         let deadline = deadline.within(shared.recycle_timeout);
         // Rare: not to be a part of every check-out's future.

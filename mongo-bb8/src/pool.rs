@@ -169,7 +169,9 @@ impl Pool {
             Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
             Err(TryAcquireError::Closed) => return Err(self.closed()),
         };
+        let mut leaving = Leaving(Some(self));
         let taken = check_out(deadline, self.take(deadline)).await?;
+        leaving.0 = None;
         Ok(PooledConnection::new(taken, permit))
     }
 
@@ -289,6 +291,18 @@ impl Pool {
 
     fn closed(&self) -> Error {
         self.manager().factory().name(ErrorKind::PoolClosed)
+    }
+}
+
+/// A caller that may leave a connection behind that was made for it, and that nobody knows to be
+/// idle.
+struct Leaving<'a>(Option<&'a Pool>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0 {
+            pool.sweep_idle();
+        }
     }
 }
 

@@ -259,6 +259,7 @@ impl<B: Backend> ServerPool<B> {
         let shared = self.shared();
         let backend = self.inner.backend.status();
         let (pending, spare) = shared.pending_and_spare();
+        let (size, idle) = (shared.total() as usize, backend.idle + spare);
         PoolStatus {
             server: shared.server().clone(),
             user: shared.user().map(Into::into),
@@ -266,9 +267,10 @@ impl<B: Backend> ServerPool<B> {
             generation: shared.generation(),
             max_size: self.inner.options.max_size,
             min_size: self.inner.options.min_size,
-            size: shared.total() as usize,
-            idle: backend.idle + spare,
-            in_use: backend.size.saturating_sub(backend.idle),
+            size,
+            idle,
+            // One on its way to a caller, or checked for it, is not the generic pool's.
+            in_use: size.saturating_sub(idle + pending as usize),
             pending: pending as usize,
             waiting: backend.waiting,
             created: shared.counters.created(),

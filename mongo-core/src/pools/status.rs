@@ -27,7 +27,7 @@ pub struct PoolStatus {
     pub size: usize,
     /// Those that are idle.
     pub idle: usize,
-    /// Those that are in use.
+    /// Those that are in use, or checked for somebody who asked for one.
     pub in_use: usize,
     /// Those that are being made.
     pub pending: usize,

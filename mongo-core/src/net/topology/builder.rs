@@ -24,6 +24,7 @@ pub struct TopologyBuilder {
     resolver: Option<Arc<dyn DnsResolver>>,
     handlers: Vec<Handler<SdamEvent>>,
     selector: Option<ServerSelector>,
+    random_seed: Option<u64>,
 }
 
 impl TopologyBuilder {
@@ -34,6 +35,7 @@ impl TopologyBuilder {
             resolver: None,
             handlers: Vec::new(),
             selector: None,
+            random_seed: None,
         }
     }
 
@@ -98,6 +100,15 @@ impl TopologyBuilder {
         self
     }
 
+    /// What chance starts from: which of several servers is chosen, how long pools pause after
+    /// failures, and how much is taken off a lifetime. For runs that are to replay. Default: the
+    /// system's randomness.
+    #[must_use]
+    pub fn random_seed(mut self, seed: u64) -> Self {
+        self.random_seed = Some(seed);
+        self
+    }
+
     /// The topology, not connected yet. No I/O, but that the system's resolver configuration and
     /// the files of TLS are read where they are needed.
     ///
@@ -132,6 +143,8 @@ impl TopologyBuilder {
             resolver,
             all(self.handlers),
             selection,
+            self.random_seed
+                .unwrap_or_else(|| getrandom::u64().unwrap_or_default()),
         )))
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     has_handler: bool,
     dispatcher: Dispatcher<SdamEvent>,
     listeners: Mutex<Vec<Weak<dyn TopologyListener>>>,
+    chance: AtomicU64,
 }
 
 struct State {
@@ -82,6 +84,7 @@ impl Shared {
         resolver: Option<Arc<dyn DnsResolver>>,
         handler: Option<Handler<SdamEvent>>,
         selection: SelectionOptions,
+        random_seed: u64,
     ) -> Self {
         let description = Arc::new(TopologyDescription::default());
         Self {
@@ -108,6 +111,7 @@ impl Shared {
                 }
             }))),
             listeners: Mutex::default(),
+            chance: AtomicU64::new(random_seed),
             options,
         }
     }
@@ -200,7 +204,7 @@ impl Shared {
     ) -> Result<Option<SelectedServer>> {
         let index = self.index.load();
         let selected = index
-            .select(criterion, deprioritized, random())
+            .select(criterion, deprioritized, self.random())
             .map_err(|error| ErrorKind::ServerSelection(Arc::new(error)))?;
         Ok(selected.map(SelectedServer::new))
     }
@@ -217,16 +221,21 @@ impl Shared {
         }
         let index = self.index.load();
         index
-            .select(criterion, &[], random())
+            .select(criterion, &[], self.random())
             .ok()
             .flatten()
             .map(take)
     }
 
     /// Whether a server that was selected before suits still.
-    pub(crate) fn is_suitable(&self, entry: &ServerEntry, criterion: &Criterion) -> bool {
+    pub(crate) fn is_suitable(
+        &self,
+        entry: &ServerEntry,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+    ) -> bool {
         let index = self.index.load();
-        let suitable = index.suitable(criterion, &[]).unwrap_or_default();
+        let suitable = index.suitable(criterion, deprioritized).unwrap_or_default();
         suitable.iter().any(|own| own.id() == entry.id())
     }
 
@@ -448,6 +457,18 @@ impl Shared {
         tasks
     }
 
+    /// Uniform enough to choose servers by, and free: SplitMix64 over a counter.
+    pub(crate) fn random(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut word = self
+            .chance
+            .fetch_add(STEP, Ordering::Relaxed)
+            .wrapping_add(STEP);
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -459,16 +480,4 @@ fn failure<'a>(description: &'a TopologyDescription, server: &ServerAddress) -> 
         Some(SdamError::Failed(error)) => Some(error),
         Some(_) | None => None,
     }
-}
-
-/// Uniform enough to choose servers by, and free: SplitMix64 over a counter.
-fn random() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static STATE: AtomicU64 = AtomicU64::new(0);
-    let mut word = STATE
-        .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
-        .wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }

@@ -1,6 +1,6 @@
 //! The connections of a pool, wherever they are.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,8 @@ use crate::net::Link;
 /// The connections of a pool, those that are being made included: to interrupt them.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    all: Mutex<HashMap<u64, Entry>>,
+    /// By age, which is also the order in which they are interrupted.
+    all: Mutex<BTreeMap<u64, Entry>>,
     emptied: Notify,
 }
 
@@ -103,7 +104,7 @@ impl Links {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -317,6 +317,10 @@ impl Permit {
     /// What it comes to. The gate is still to be told of a success.
     async fn attempt(&mut self, deadline: Deadline) -> Result<Connection> {
         let shared = self.shared.clone();
+        // It may have been on its way for a while.
+        if shared.state() != PoolState::Ready {
+            return Err(shared.not_ready());
+        }
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         self.begin(id);
         let attempt = Box::pin(shared.establisher.establish(id, deadline));
@@ -389,7 +393,7 @@ impl Permit {
         // That somebody had no more time tells nothing of the server.
         if !(error.is_timeout() && deadline.is_over()) {
             if shared.topology.is_some() {
-                shared.change_gate(|gate| gate.pace(Instant::now(), share()));
+                shared.change_gate(|gate| gate.pace(Instant::now(), shared.share()));
                 shared.paced.notify_waiters();
             }
             let server = shared.establisher.server.clone();
@@ -435,10 +439,4 @@ fn phase_of(error: &Error, wait: Wait) -> ErrorPhase {
         (_, Wait::Authentication) => ErrorPhase::Authentication,
         (_, _) => ErrorPhase::Establishment,
     }
-}
-
-/// From 0 to 1.
-fn share() -> f64 {
-    let random = getrandom::u32().unwrap_or(u32::MAX);
-    f64::from(random) / f64::from(u32::MAX)
 }

@@ -184,6 +184,17 @@ impl ConnectionFactory {
         }
     }
 
+    /// Takes an idle connection that needs no check, because it was made just now.
+    ///
+    /// # Errors
+    /// It has to make room for another pool's.
+    pub fn claim(&self, connection: &Connection) -> Result<()> {
+        match &self.source {
+            Source::Fixed(shared) => shared.take_from_idle(connection),
+            Source::Floating(_) => Ok(()),
+        }
+    }
+
     /// Whether an idle connection may be kept: it is not stale nor too old, and the pool is open.
     /// For a generic pool that looks through its idle connections.
     pub fn keeps(&self, connection: &Connection) -> bool {

@@ -1,6 +1,7 @@
 //! What a pool does about its connections wherever they are, and about its own state.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bson::RawDocument;
 use bson::oid::ObjectId;
@@ -37,9 +38,17 @@ impl Shared {
 
     pub(super) fn expiry(&self, created: Instant) -> Option<Instant> {
         let lifetime = self.max_lifetime?;
-        let random = getrandom::u32().unwrap_or(0);
-        let jitter = f64::from(random) / f64::from(u32::MAX) * LIFETIME_JITTER;
+        let jitter = self.share() * LIFETIME_JITTER;
         created.checked_add(lifetime.mul_f64(1.0 - jitter))
+    }
+
+    /// A random share, from 0 to 1.
+    pub(super) fn share(&self) -> f64 {
+        let random = match &self.topology {
+            Some(topology) => (topology.random() >> 32) as u32,
+            None => getrandom::u32().unwrap_or_default(),
+        };
+        f64::from(random) / f64::from(u32::MAX)
     }
 
     /// Why nothing is handed out.
@@ -152,7 +161,21 @@ impl Shared {
         if let (true, Some(tie)) = (expired, connection.tie()) {
             tie.link.doom();
         }
-        !expired && !connection.is_stale() && self.state() != PoolState::Closed
+        let is_sound = !expired && !connection.is_stale() && self.state() != PoolState::Closed;
+        is_sound && self.rests(connection)
+    }
+
+    /// Whether an idle connection may make room for others from now on: one that was made for
+    /// somebody who has gone was never given back. Marks it if it has to at once.
+    fn rests(&self, connection: &Connection) -> bool {
+        let Some(tie) = connection.tie() else {
+            return true;
+        };
+        let rests = tie.link.idle_place.load(Ordering::Acquire) != 0 || self.is_idle(&tie.link);
+        if !rests {
+            tie.link.doom();
+        }
+        rests
     }
 
     /// Closes the pool, and says whether it was open. As with [`make_paused`](Self::make_paused).

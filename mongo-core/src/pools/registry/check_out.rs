@@ -90,6 +90,10 @@ impl<B: Backend> Pools<B> {
         let registry = self.registry();
         registry.connect().map_err(|error| self.name(error))?;
         let mut cause = None;
+        let wanted = Wanted {
+            criterion,
+            deprioritized,
+        };
         for round in 0_u32.. {
             pause(round, deadline).await;
             let selected = registry
@@ -97,7 +101,7 @@ impl<B: Backend> Pools<B> {
                 .await
                 .map_err(|error| self.name(because(error, &cause)))?;
             let error = match registry.pool(&self.tenant, selected.entry()) {
-                Ok(pool) => match self.take(&pool, selected, criterion, deadline).await {
+                Ok(pool) => match self.take(&pool, selected, wanted, deadline).await {
                     Ok(Some(connection)) => return Ok(connection),
                     Ok(None) => continue,
                     Err(error) if self.selects_again(&pool, &error) => error,
@@ -120,17 +124,19 @@ impl<B: Backend> Pools<B> {
         &self,
         pool: &ServerPool<B>,
         selected: SelectedServer,
-        criterion: &Criterion,
+        wanted: Wanted<'_>,
         deadline: Deadline,
     ) -> Result<Option<PooledConnection<B>>> {
         let registry = self.registry();
-        let gone = registry.no_longer_suits(selected.entry(), criterion);
+        let gone = registry.no_longer_suits(selected.entry(), wanted);
         let connection = match pool.get_unless(deadline, gone).await? {
-            Some(connection) if registry.suits(selected.entry(), criterion) => connection,
+            Some(connection) if registry.suits(selected.entry(), wanted) => connection,
             Some(_) | None => return Ok(None),
         };
         let operation = selected.into_operation();
-        Ok(Some(connection.counting(operation, criterion.is_write())))
+        Ok(Some(
+            connection.counting(operation, wanted.criterion.is_write()),
+        ))
     }
 
     /// Whether an error of a check-out is reason to look for another server, or for this one when
@@ -153,6 +159,13 @@ impl<B: Backend> Pools<B> {
     fn name(&self, error: Error) -> Error {
         error.for_user(self.user().as_ref())
     }
+}
+
+/// What a check-out is for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    criterion: &'a Criterion,
+    deprioritized: &'a [ServerAddress],
 }
 
 /// Adds what failed before, if nothing else is known.
@@ -198,14 +211,15 @@ impl<B: Backend> Registry<B> {
     }
 
     /// Whether a server that was selected would be suitable still.
-    fn suits(&self, entry: &Arc<ServerEntry>, criterion: &Criterion) -> bool {
-        self.topology.shared().is_suitable(entry, criterion)
+    fn suits(&self, entry: &Arc<ServerEntry>, wanted: Wanted<'_>) -> bool {
+        let topology = self.topology.shared();
+        topology.is_suitable(entry, wanted.criterion, wanted.deprioritized)
     }
 
     /// Ends when a server that was selected is not suitable any more.
-    async fn no_longer_suits(&self, entry: &Arc<ServerEntry>, criterion: &Criterion) {
+    async fn no_longer_suits(&self, entry: &Arc<ServerEntry>, wanted: Wanted<'_>) {
         let mut changed = self.topology.subscribe();
-        while self.suits(entry, criterion) {
+        while self.suits(entry, wanted) {
             // Safe to drop: a change that was not seen is seen by the next look.
             if changed.changed().await.is_err() {
                 return;

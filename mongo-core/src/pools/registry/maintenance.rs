@@ -21,6 +21,7 @@ pub(super) async fn run<B: Backend>(
     loop {
         // Safe to drop: a wake that was not seen is kept.
         tokio::select! {
+            biased;
             () = wake.notified() => {}
             () = sleep(interval) => {}
         }
