@@ -1,16 +1,21 @@
-//! Many seeds of the simulation, of one minute each, and how fast they go.
+//! Many seeds of the simulation, and how fast they go: those of a topology, of one minute each, and
+//! then as many of pools, half of them on either backend.
 //!
 //! ```sh
-//! cargo bench -p mongo-testkit --bench simulation -- [seeds, default 20000] [first seed, default 0]
+//! cargo bench -p mongo-testkit --bench simulation -- [seeds, default 20000] [first seed, default 0] \
+//!     [topology | pools, default both]
 //! ```
-//! One seed in a hundred is run twice, and must replay exactly. The first seed that breaks an
+//! Two seeds in a hundred are run twice, and must replay exactly. The first seed that breaks an
 //! invariant ends the run, with its trace.
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 #[path = "../tests/simulation/seed/mod.rs"]
 mod seed;
+
+type Run = fn(u64) -> Result<seed::Outcome, seed::Failure>;
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -19,21 +24,39 @@ fn main() -> ExitCode {
         .filter_map(|word| word.parse().ok());
     let seeds: u64 = numbers.next().unwrap_or(20_000);
     let first: u64 = numbers.next().unwrap_or(0);
+    let parts: [(&str, Run, Duration); 2] = [
+        ("topology", seed::run, seed::TROUBLE),
+        ("pools", seed::run_pools, seed::POOL_TROUBLE),
+    ];
+    let named = std::env::args().find(|word| parts.iter().any(|(name, ..)| name == word));
+    for (name, run, trouble) in parts {
+        let is_meant = named.as_ref().is_none_or(|named| named == name);
+        if is_meant && !go(name, run, trouble, first..first + seeds) {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn go(name: &str, run: Run, trouble: Duration, numbers: Range<u64>) -> bool {
     let start = Instant::now();
     let mut total = seed::Outcome::default();
-    for number in first..first + seeds {
-        let outcome = match seed::run(number) {
+    let first = numbers.start;
+    let end = numbers.end;
+    for number in numbers {
+        let outcome = match run(number) {
             Ok(outcome) => outcome,
             Err(failure) => {
                 eprintln!("{failure}");
-                return ExitCode::FAILURE;
+                return false;
             }
         };
-        if number.is_multiple_of(100) && seed::run(number).ok() != Some(outcome) {
+        // One on deadpool and one on bb8.
+        if number % 100 < 2 && run(number).ok() != Some(outcome) {
             eprintln!("seed {number} does not replay");
-            return ExitCode::FAILURE;
+            return false;
         }
-        assert!(outcome.simulated >= seed::TROUBLE);
+        assert!(outcome.simulated >= trouble);
         total.hash ^= outcome.hash.rotate_left((number % 64) as u32);
         total.entries += outcome.entries;
         total.faults += outcome.faults;
@@ -41,16 +64,16 @@ fn main() -> ExitCode {
         total.connections += outcome.connections;
         total.simulated += outcome.simulated;
         let done = number - first + 1;
-        if done.is_multiple_of(1000) || done == seeds {
-            report(done, &total, start.elapsed());
+        if done.is_multiple_of(1000) || number + 1 == end {
+            report(name, done, &total, start.elapsed());
         }
     }
-    ExitCode::SUCCESS
+    true
 }
 
-fn report(seeds: u64, total: &seed::Outcome, elapsed: Duration) {
+fn report(name: &str, seeds: u64, total: &seed::Outcome, elapsed: Duration) {
     println!(
-        "{seeds} seeds in {:.0} s ({:.0} per second): {} faults, {} selections, {} connections, \
+        "{name}: {seeds} seeds in {:.0} s ({:.0} per second): {} faults, {} selections or check-outs, {} connections, \
          {} entries in the traces, {:.1} simulated hours, hash {:016x}",
         elapsed.as_secs_f64(),
         seeds as f64 / elapsed.as_secs_f64(),

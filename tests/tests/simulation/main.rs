@@ -1,4 +1,4 @@
-//! The real topology and monitors on a network in memory, by a clock that does not wait: a seed
+//! The real topology, monitors and pools on a network in memory, by a clock that does not wait: a seed
 //! decides what goes wrong, and replays exactly.
 //!
 //! More seeds, optimised: `cargo bench -p mongo-testkit --bench simulation -- [seeds] [first seed]`.
@@ -7,6 +7,9 @@ mod seed;
 
 /// How many seeds the default run has.
 const SEEDS: u64 = 25;
+
+/// How many of pools, half of them on either backend.
+const POOL_SEEDS: u64 = 6;
 
 #[test]
 fn nothing_that_goes_wrong_breaks_an_invariant() {
@@ -22,6 +25,32 @@ fn nothing_that_goes_wrong_breaks_an_invariant() {
         }
     }
     assert!(faults > 40 * SEEDS, "{faults} faults");
+}
+
+#[test]
+fn nothing_that_goes_wrong_breaks_an_invariant_of_pools() {
+    let mut faults = 0;
+    for seed in 0..POOL_SEEDS {
+        match seed::run_pools(seed) {
+            Ok(outcome) => {
+                assert!(outcome.simulated >= seed::POOL_TROUBLE);
+                assert!(outcome.selections > 50 && outcome.connections > 0);
+                faults += outcome.faults;
+            }
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert!(faults > 15 * POOL_SEEDS, "{faults} faults");
+}
+
+#[test]
+fn a_seed_of_pools_replays_exactly() {
+    let run = |seed| seed::run_pools(seed).unwrap_or_else(|failure| panic!("{failure}"));
+    for seed in 1000..1002 {
+        let first = run(seed);
+        assert!(first.entries > 100);
+        assert_eq!(first, run(seed), "seed {seed}");
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(super) struct Trouble {
 pub(super) struct Faults {
     pub(super) set: Arc<Deployment>,
     network: SimNetwork,
-    log: Log,
+    pub(super) log: Log,
     versions: Versions,
     troubles: Mutex<Vec<Trouble>>,
     start: Instant,
@@ -325,6 +325,7 @@ impl Faults {
         for member in 0..self.set.len() {
             let server = self.set.server(member);
             server.script().clear();
+            self.set.fail_commands(member, "off", doc! {});
             server.slow(Duration::ZERO);
             server.thaw();
             server.heal().await;

@@ -41,7 +41,8 @@ impl Log {
         let line = format!("{:>12} {what}", now.as_micros());
         inner.hash.write(line.as_bytes());
         inner.entries += 1;
-        if let Some(lines) = &mut inner.lines {
+        let is_whole = inner.violation.is_none();
+        if let Some(lines) = inner.lines.as_mut().filter(|_| is_whole) {
             lines.push(line);
         }
     }

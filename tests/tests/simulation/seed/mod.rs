@@ -5,13 +5,14 @@ mod clients;
 mod faults;
 mod log;
 mod observer;
+mod pools;
 mod rules;
 mod wire;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -21,8 +22,8 @@ use mongo_core::error::ErrorKind;
 use mongo_core::net::Topology;
 use mongo_core::sdam::{ApplicationError, ErrorPhase, TopologyVersion};
 use mongo_core::select::Criterion;
-use mongo_testkit::{Deployment, ExhaustReplies, MemberKind, MemberSpec, SimNetwork};
-use tokio::runtime::{Builder, Handle};
+use mongo_testkit::{Deployment, ExhaustReplies, MemberKind, MemberSpec, SimNetwork, User};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -31,7 +32,9 @@ use clients::{Client, not_primary};
 use faults::{Faults, SLOWEST};
 use log::Log;
 use observer::{Observer, Versions};
-use wire::{Wire, member_at};
+use wire::{Ends, Wire, member_at};
+
+pub(crate) use pools::{POOL_TROUBLE, run_pools};
 
 /// How long things go wrong, by the simulated clock.
 pub(crate) const TROUBLE: Duration = Duration::from_secs(60);
@@ -52,6 +55,7 @@ pub(crate) struct Outcome {
     /// The entries of the trace.
     pub(crate) entries: u64,
     pub(crate) faults: u64,
+    /// Or check-outs that were asked for.
     pub(crate) selections: u64,
     pub(crate) connections: u64,
     pub(crate) simulated: Duration,
@@ -74,38 +78,44 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs a seed. It replays exactly.
+/// Runs a seed of a topology alone. It replays exactly.
 ///
 /// # Errors
 /// What did not hold, with the trace of a second run.
 pub(crate) fn run(seed: u64) -> Result<Outcome, Failure> {
+    simulate(seed, async |log| Run::start(seed, log).await.go().await)
+}
+
+fn simulate(seed: u64, run: impl AsyncFn(Log) -> Outcome) -> Result<Outcome, Failure> {
     let log = Log::new(false);
-    let outcome = run_once(seed, &log);
+    let outcome = simulate_once(&log, &run);
     let Some(what) = log.take_violation() else {
         return Ok(outcome);
     };
     let log = Log::new(true);
-    run_once(seed, &log);
+    simulate_once(&log, &run);
     let trace = log.take_lines();
     Err(Failure { seed, what, trace })
 }
 
-fn run_once(seed: u64, log: &Log) -> Outcome {
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    let mut outcome = runtime.block_on(async {
+fn simulate_once(log: &Log, run: &impl AsyncFn(Log) -> Outcome) -> Outcome {
+    let mut outcome = runtime().block_on(async {
         let start = Instant::now();
         log.start();
-        let run = Run::start(seed, log.clone()).await;
-        let mut outcome = run.go().await;
+        let mut outcome = run(log.clone()).await;
         outcome.simulated = start.elapsed();
         outcome
     });
     (outcome.hash, outcome.entries) = log.digest();
     outcome
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
 }
 
 /// What a seed decides about its client and servers.
@@ -182,8 +192,7 @@ struct Run {
     chance: Chance,
     is_over: Arc<AtomicBool>,
     selections: Arc<AtomicU64>,
-    open: Arc<AtomicUsize>,
-    opened: Arc<AtomicUsize>,
+    ends: Ends,
     /// Of the servers alone.
     tasks: usize,
     clients: JoinHandle<()>,
@@ -194,18 +203,18 @@ impl Run {
         let mut chance = Chance::new(seed, 1);
         let plan = Plan::new(&mut chance);
         let network = SimNetwork::new(seed);
-        let set = Arc::new(deployment(&plan, &network, &mut chance).await);
+        let set = Arc::new(deployment(&plan, &network, &[], &mut chance).await);
         let observer = Observer::new(log.clone(), plan.versions);
-        let (open, opened) = (Arc::default(), Arc::default());
+        let ends = Ends::default();
         let wire = Wire {
             network: network.clone(),
-            open: Arc::clone(&open),
-            opened: Arc::clone(&opened),
+            ends: ends.clone(),
         };
         let options = ClientOptions::parse(&plan.uri(&set)).expect("a connection string");
         let sees = observer.clone();
         let topology = Topology::builder(options)
             .connector(Arc::new(wire))
+            .random_seed(seed)
             .event_handler(move |event| sees.see(event))
             .build()
             .expect("a topology");
@@ -244,8 +253,7 @@ impl Run {
             chance,
             is_over,
             selections,
-            open,
-            opened,
+            ends,
             tasks,
             clients,
         }
@@ -278,7 +286,7 @@ impl Run {
             ..Outcome::default()
         };
         outcome.selections = self.selections.load(Ordering::Relaxed);
-        outcome.connections = self.opened.load(Ordering::Relaxed) as u64;
+        outcome.connections = self.ends.opened();
         self.end().await;
         outcome
     }
@@ -381,7 +389,7 @@ impl Run {
         );
         drop(self.topology);
         sleep(Duration::from_millis(1)).await;
-        let open = self.open.load(Ordering::Relaxed);
+        let open = self.ends.open();
         self.log
             .require(open == 0, format_args!("{open} sockets at the end"));
         self.log.require(
@@ -404,15 +412,23 @@ impl Run {
     }
 
     fn no_socket(&self) {
-        let open = self.open.load(Ordering::Relaxed);
+        let open = self.ends.open();
         self.log
             .require(open == 0, format_args!("{open} sockets after the close"));
     }
 }
 
 /// Five or six members, one of which may be of another kind.
-async fn deployment(plan: &Plan, network: &SimNetwork, chance: &mut Chance) -> Deployment {
+async fn deployment(
+    plan: &Plan,
+    network: &SimNetwork,
+    users: &[User],
+    chance: &mut Chance,
+) -> Deployment {
     let mut builder = Deployment::replica_set("rs").network(network);
+    for user in users {
+        builder = builder.user(user.clone());
+    }
     for member in 0..5 {
         let lag = chance.millis(0, 120_000);
         let spec = MemberSpec::new(MemberKind::Electable)

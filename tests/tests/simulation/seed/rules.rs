@@ -87,6 +87,20 @@ impl Want {
         topology: &TopologyDescription,
         heartbeat_frequency: Duration,
     ) -> Vec<ServerAddress> {
+        let suitable = self.all_suitable(topology, heartbeat_frequency);
+        let time = |one: &ServerDescription| one.round_trip_time.unwrap_or(Duration::MAX);
+        let fastest = suitable.iter().map(|one| time(one)).min();
+        let limit = fastest.unwrap_or_default().saturating_add(LOCAL_THRESHOLD);
+        let near = suitable.into_iter().filter(|one| time(one) <= limit);
+        near.map(|one| one.address.clone()).collect()
+    }
+
+    /// The servers that are suitable, however far away.
+    pub(super) fn all_suitable<'a>(
+        &self,
+        topology: &'a TopologyDescription,
+        heartbeat_frequency: Duration,
+    ) -> Vec<&'a ServerDescription> {
         let all: Vec<&ServerDescription> = topology.servers().iter().map(|one| &**one).collect();
         match topology.topology_type() {
             TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary => {}
@@ -100,11 +114,7 @@ impl Want {
         if suitable.is_empty() {
             suitable = self.suitable(&all, &all, heartbeat_frequency);
         }
-        let time = |one: &ServerDescription| one.round_trip_time.unwrap_or(Duration::MAX);
-        let fastest = suitable.iter().map(|one| time(one)).min();
-        let limit = fastest.unwrap_or_default().saturating_add(LOCAL_THRESHOLD);
-        let near = suitable.into_iter().filter(|one| time(one) <= limit);
-        near.map(|one| one.address.clone()).collect()
+        suitable
     }
 
     fn suitable<'a>(

@@ -1,9 +1,9 @@
 //! The network in memory as a transport whose open ends are counted.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
@@ -17,10 +17,38 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// its own.
 pub(super) struct Wire {
     pub(super) network: SimNetwork,
-    /// The client's ends that are open now.
-    pub(super) open: Arc<AtomicUsize>,
+    pub(super) ends: Ends,
+}
+
+/// The client's ends of the streams. A handle: clones count the same.
+#[derive(Clone, Default)]
+pub(super) struct Ends(Arc<Mutex<Counts>>);
+
+#[derive(Default)]
+struct Counts {
+    open: BTreeMap<ServerAddress, usize>,
+    opened: u64,
+}
+
+impl Ends {
+    /// Those that are open now.
+    pub(super) fn open(&self) -> usize {
+        self.lock().open.values().sum()
+    }
+
+    /// Those to one address.
+    pub(super) fn open_to(&self, address: &ServerAddress) -> usize {
+        self.lock().open.get(address).copied().unwrap_or_default()
+    }
+
     /// All that were ever opened.
-    pub(super) opened: Arc<AtomicUsize>,
+    pub(super) fn opened(&self) -> u64 {
+        self.lock().opened
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The name under which a member listens.
@@ -38,26 +66,30 @@ pub(super) fn member_at(address: &ServerAddress) -> Option<usize> {
 #[async_trait]
 impl Connector for Wire {
     async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let address = address.to_string();
-        let stream = self.network.connect(own_name(&address)).await;
+        let stream = self.network.connect(own_name(&address.to_string())).await;
         let stream = stream.map_err(|error| ErrorKind::Connect(Arc::new(error)))?;
-        self.open.fetch_add(1, Ordering::Relaxed);
-        self.opened.fetch_add(1, Ordering::Relaxed);
+        let mut counts = self.ends.lock();
+        *counts.open.entry(address.clone()).or_default() += 1;
+        counts.opened += 1;
         Ok(Stream::custom(Counted {
             stream,
-            open: self.open.clone(),
+            address: address.clone(),
+            ends: self.ends.clone(),
         }))
     }
 }
 
 struct Counted {
     stream: SimStream,
-    open: Arc<AtomicUsize>,
+    address: ServerAddress,
+    ends: Ends,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(open) = self.ends.lock().open.get_mut(&self.address) {
+            *open -= 1;
+        }
     }
 }
 

@@ -1,0 +1,446 @@
+//! Pools over the deployment of a seed: many callers and few connections, of several credentials.
+
+mod callers;
+mod host;
+mod ledger;
+mod plan;
+mod seats;
+mod watch;
+
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+use mongo_core::bson::doc;
+use mongo_core::event::{CommandEvent, EventHandlers};
+use mongo_core::net::Topology;
+use mongo_core::pools::{Backend, Pools};
+use mongo_core::sdam::ServerType;
+use mongo_core::{ClientOptions, Connection, ServerAddress};
+use mongo_testkit::{Deployment, SimNetwork};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::chance::Chance;
+use super::faults::{Faults, SLOWEST};
+use super::log::Log;
+use super::wire::{Ends, Wire};
+use super::{Failure, Outcome, Plan, deployment, runtime, simulate};
+use callers::Caller;
+use host::Host;
+use ledger::Ledger;
+use plan::{End, PoolPlan};
+use seats::{KEYS, KNOWN, Seat};
+use watch::Watch;
+
+/// How long things go wrong, by the simulated clock.
+pub(crate) const POOL_TROUBLE: Duration = Duration::from_secs(15);
+
+/// How long all must be served once all is well.
+const CALM: Duration = Duration::from_secs(2);
+
+/// The longest that anybody waits then: a pause after failures, the turns of others.
+const CALM_LIMIT: Duration = Duration::from_secs(5);
+
+const CALLERS: u64 = 8;
+
+/// Runs a seed of pools: even ones on deadpool, odd ones on bb8. It replays exactly.
+///
+/// # Errors
+/// What did not hold, with the trace of a second run.
+pub(crate) fn run_pools(seed: u64) -> Result<Outcome, Failure> {
+    LazyLock::force(&WARM);
+    match seed.is_multiple_of(2) {
+        true => run::<mongo_deadpool::Pool>(seed),
+        false => run::<mongo_bb8::Pool>(seed),
+    }
+}
+
+fn run<B: Backend<Config: Default>>(seed: u64) -> Result<Outcome, Failure> {
+    simulate(seed, async |log| {
+        Run::<B>::start(seed, log).await.go().await
+    })
+}
+
+/// All keys are derived once, before the first seed: no run differs from the next by it.
+static WARM: LazyLock<()> = LazyLock::new(|| {
+    runtime().block_on(async {
+        let network = SimNetwork::new(0);
+        let mut set = Deployment::replica_set("rs").network(&network).members(1);
+        for user in &*KNOWN {
+            set = set.user(user.clone());
+        }
+        let set = set.start().await;
+        let ends = Ends::default();
+        let pools: Pools<mongo_deadpool::Pool> = Pools::builder(options(&set.uri()))
+            .connector(Arc::new(Wire { network, ends }))
+            .keys(KEYS.clone())
+            .build()
+            .expect("pools");
+        for seat in Seat::all(&pools) {
+            let sitting = seat.look();
+            let verified = sitting.pools.verify().await.is_ok();
+            assert_eq!(verified, sitting.is_known());
+            if seat.rotate().is_ok() {
+                seat.look().pools.verify().await.expect("known");
+            }
+        }
+        pools.close().await;
+    });
+});
+
+fn options(uri: &str) -> ClientOptions {
+    let uri = uri.replacen("://", "://alice:secret@", 1);
+    ClientOptions::parse(&uri).expect("a connection string")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Trouble,
+    Calm,
+    Over,
+}
+
+/// What all who take part have in common.
+struct World<B: Backend> {
+    log: Log,
+    topology: Topology,
+    /// Empty once the last handles are dropped.
+    seats: Vec<Seat<B>>,
+    ledger: Option<Arc<Ledger>>,
+    heartbeat_frequency: Duration,
+    phase: AtomicU8,
+    number: AtomicI64,
+    asked: AtomicU64,
+    /// The writes that must not arrive anywhere.
+    forbidden: Mutex<Vec<i64>>,
+}
+
+impl<B: Backend> World<B> {
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Trouble,
+            1 => Phase::Calm,
+            _ => Phase::Over,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.log.write(format_args!("{phase:?}"));
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn known_servers(&self) -> Vec<ServerAddress> {
+        let known = self.topology.description();
+        let servers = known.servers().iter();
+        servers.map(|server| server.address.clone()).collect()
+    }
+
+    fn server_type(&self, address: &ServerAddress) -> Option<ServerType> {
+        let known = self.topology.description();
+        known.server(address).map(|server| server.server_type)
+    }
+
+    fn next_number(&self) -> i64 {
+        self.number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn forbid(&self, number: i64) {
+        let mut forbidden = self
+            .forbidden
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        forbidden.push(number);
+    }
+
+    fn detached(&self, connection: &Connection) {
+        if let Some(ledger) = &self.ledger {
+            ledger.detached(connection);
+        }
+    }
+}
+
+struct Run<B: Backend> {
+    plan: Plan,
+    pool_plan: PoolPlan,
+    log: Log,
+    faults: Arc<Faults>,
+    network: SimNetwork,
+    pools: Pools<B>,
+    world: Arc<World<B>>,
+    chance: Chance,
+    ends: [Ends; 2],
+    /// Of the servers alone.
+    tasks: usize,
+    callers: JoinHandle<()>,
+    watch: JoinHandle<()>,
+}
+
+impl<B: Backend<Config: Default>> Run<B> {
+    async fn start(seed: u64, log: Log) -> Self {
+        let mut chance = Chance::new(seed, 2);
+        let mut plan = Plan::new(&mut chance);
+        // Not to wait for long until all is well.
+        plan.heartbeat_frequency = plan.heartbeat_frequency.min(Duration::from_secs(2));
+        plan.connect_timeout = Duration::from_secs(1);
+        let pool_plan = PoolPlan::new(&mut chance);
+        let network = SimNetwork::new(seed);
+        let set = Arc::new(deployment(&plan, &network, &KNOWN, &mut chance).await);
+        // The servers' tasks have begun, and nobody has connected.
+        sleep(Duration::from_millis(1)).await;
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        let ends = [Ends::default(), Ends::default()];
+        let wire = |ends: &Ends| {
+            Arc::new(Wire {
+                network: network.clone(),
+                ends: ends.clone(),
+            })
+        };
+        let options = options(&(plan.uri(&set) + &pool_plan.options()));
+        let topology = Topology::builder(options.clone())
+            .connector(wire(&ends[0]))
+            .random_seed(seed)
+            .build()
+            .expect("a topology");
+        let ledger = Ledger::new(log.clone(), pool_plan.sizes, ends[1].clone());
+        let mut events = no_write_to_others(&topology, &log);
+        if pool_plan.is_watched {
+            let ledger = ledger.clone();
+            events = events.on_cmap(move |event| ledger.see(event));
+        }
+        let pools: Pools<B> = Pools::builder(options)
+            .connector(wire(&ends[1]))
+            .keys(KEYS.clone())
+            .config(pool_plan.config())
+            .manager_config(pool_plan.manager())
+            .event_handlers(events)
+            .topology(topology.clone())
+            .build()
+            .expect("pools");
+        let world = Arc::new(World {
+            log: log.clone(),
+            topology,
+            seats: Seat::all(&pools),
+            ledger: pool_plan.is_watched.then_some(ledger),
+            heartbeat_frequency: plan.heartbeat_frequency,
+            phase: AtomicU8::new(Phase::Trouble as u8),
+            number: AtomicI64::new(1),
+            asked: AtomicU64::new(0),
+            forbidden: Mutex::default(),
+        });
+        let faults = Faults::new(set, network.clone(), log.clone(), plan.versions);
+        let watch = Watch::new(&world, &pools, pool_plan.sizes);
+        Self {
+            callers: tokio::spawn(all_callers(seed, &world, &pools)),
+            watch: tokio::spawn(watch.run(Chance::new(seed, 300))),
+            plan,
+            pool_plan,
+            log,
+            faults: Arc::new(faults),
+            network,
+            pools,
+            world,
+            chance,
+            ends,
+            tasks,
+        }
+    }
+
+    async fn go(mut self) -> Outcome {
+        let mut faults = 0;
+        let end = Instant::now() + POOL_TROUBLE;
+        while Instant::now() < end && !self.log.is_broken() {
+            let done = match self.chance.once_in(3) {
+                true => self.faults.spoil(&mut self.chance).await,
+                false => self.faults.inject(&mut self.chance).await,
+            };
+            faults += u64::from(done);
+            let pause = match self.chance.once_in(3) {
+                true => self.chance.millis(0, 20),
+                false => self.chance.millis(20, 1500),
+            };
+            sleep(pause).await;
+        }
+        if !self.log.is_broken() {
+            self.faults.heal(&mut self.chance).await;
+            sleep(self.plan.recovery()).await;
+            self.world.enter(Phase::Calm);
+            sleep(CALM).await;
+        }
+        let asked = self.world.asked.load(Ordering::Relaxed);
+        let connections = self.ends.iter().map(Ends::opened).sum();
+        self.end().await;
+        Outcome {
+            faults,
+            selections: asked,
+            connections,
+            ..Outcome::default()
+        }
+    }
+
+    /// Nothing is left.
+    async fn end(self) {
+        self.world.enter(Phase::Over);
+        if self.pool_plan.end == End::Sudden {
+            self.pools.close().await;
+        }
+        let ended = timeout(Duration::from_secs(20), async {
+            (self.callers.await, self.watch.await)
+        });
+        let ended = ended
+            .await
+            .is_ok_and(|(callers, watch)| callers.is_ok() && watch.is_ok());
+        self.log.require(ended, format_args!("callers hang"));
+        match self.pool_plan.end {
+            End::Calm => self.pools.close().await,
+            End::Sudden | End::Dropped => {}
+        }
+        let remains = Remains {
+            topology: self.world.topology.clone(),
+            ledger: self.world.ledger.clone(),
+            forbidden: forbidden(&self.world),
+            log: self.log,
+            faults: self.faults,
+            network: self.network,
+            tasks: self.tasks,
+        };
+        drop((self.pools, self.world));
+        if self.pool_plan.end == End::Dropped {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let open = self.ends[1].open();
+        remains.log.require(
+            open == 0,
+            format_args!("{open} sockets of the pools at the end"),
+        );
+        remains.check().await;
+    }
+}
+
+/// What is there still once the pools have ended.
+struct Remains {
+    topology: Topology,
+    ledger: Option<Arc<Ledger>>,
+    forbidden: Vec<i64>,
+    log: Log,
+    faults: Arc<Faults>,
+    network: SimNetwork,
+    tasks: usize,
+}
+
+impl Remains {
+    async fn check(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.check_end();
+        }
+        self.topology.close().await;
+        // The servers hear of it, and end their side.
+        sleep(SLOWEST * 2).await;
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        self.log.require(
+            tasks == self.tasks,
+            format_args!("{} tasks before, {tasks} at the end", self.tasks),
+        );
+        for member in 0..self.faults.set.len() {
+            let open = self.network.open_streams(&self.faults.set.address(member));
+            self.log
+                .require(open == 0, format_args!("{open} streams to m{member}"));
+            self.check_writes(member);
+        }
+    }
+
+    fn check_writes(&self, member: usize) {
+        let inserted = self.faults.set.server(member).look(|seen| {
+            let number = |command: &mongo_core::bson::Document| {
+                let documents = command.get_array("documents").ok()?;
+                documents.first()?.as_document()?.get_i64("_id").ok()
+            };
+            let inserts = seen.commands("insert");
+            let numbers = inserts.filter_map(|seen| number(&seen.command));
+            numbers.collect::<Vec<_>>()
+        });
+        for number in inserted {
+            self.log.require(
+                !self.forbidden.contains(&number),
+                format_args!("m{member}, known to be no primary, got write {number}"),
+            );
+        }
+    }
+}
+
+fn forbidden<B: Backend>(world: &World<B>) -> Vec<i64> {
+    let forbidden = world.forbidden.lock();
+    forbidden.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// All writes go through guards for writes: none is begun on a server that is no primary by then.
+fn no_write_to_others(topology: &Topology, log: &Log) -> EventHandlers {
+    let (topology, log) = (topology.clone(), log.clone());
+    EventHandlers::new().on_command(move |event| {
+        if let CommandEvent::Started(event) = event
+            && &*event.command_name == "insert"
+        {
+            let known = topology.description();
+            let server = known.server(&event.address);
+            log.require(
+                server.is_some_and(|server| server.server_type == ServerType::RsPrimary),
+                format_args!("a write is sent to {}, {server:?}", event.address),
+            );
+        }
+    })
+}
+
+/// In one task, which polls all in order: those who wait for a change are woken in any.
+fn all_callers<B: Backend>(
+    seed: u64,
+    world: &Arc<World<B>>,
+    pools: &Pools<B>,
+) -> impl Future<Output = ()> + Send + use<B> {
+    let mut all: Vec<BoxFuture<'static, ()>> = Vec::new();
+    for number in 0..CALLERS {
+        let world = world.clone();
+        all.push(Box::pin(async move {
+            Caller { world }.run(Chance::new(seed, 100 + number)).await;
+        }));
+    }
+    let host = Host::new(world, pools);
+    all.push(Box::pin(host.run(Chance::new(seed, 200))));
+    async move {
+        join_all(all).await;
+    }
+}
+
+impl Faults {
+    /// Something that concerns connections of pools alone.
+    async fn spoil(&self, chance: &mut Chance) -> bool {
+        let member = chance.pick(&(0..self.set.len()).collect::<Vec<_>>());
+        if chance.once_in(6) {
+            self.set.server(member).close_connections().await;
+            self.log
+                .write(format_args!("connections to m{member} are closed"));
+            return true;
+        }
+        let commands = match chance.once_in(2) {
+            true => vec!["saslStart", "saslContinue"],
+            false => vec!["echo", "insert", "connectionStatus", "ping"],
+        };
+        let block = i64::try_from(chance.millis(1, 2000).as_millis()).unwrap_or_default();
+        let mut data = match chance.below(4) {
+            0 => doc! {"closeConnection": true},
+            1 => doc! {"blockConnection": true, "blockTimeMS": block},
+            _ if commands.len() == 2 => doc! {"errorCode": chance.pick(&[18, 91, 11600])},
+            _ => {
+                let codes = [10107, 13435, 11600, 11602, 91, 189, 6, 391, 462];
+                doc! {"errorCode": chance.pick(&codes)}
+            }
+        };
+        self.log
+            .write(format_args!("m{member} fails {commands:?}: {data}"));
+        data.insert("failCommands", commands);
+        let times = i32::try_from(1 + chance.below(6)).unwrap_or(1);
+        self.set.fail_commands(member, doc! {"times": times}, data);
+        true
+    }
+}

@@ -1,0 +1,124 @@
+//! Looks at the pools' own status all the time: whether it adds up, and whether anybody waits for
+//! what is there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mongo_core::ServerAddress;
+use mongo_core::pools::{Backend, PoolState, PoolStatus, Pools};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+
+use super::super::chance::Chance;
+use super::ledger::Standing;
+use super::plan::Sizes;
+use super::{Phase, World};
+
+/// The longest pause that a pool makes after failures, and some time to go on.
+const PATIENCE: Duration = Duration::from_millis(1200);
+
+/// So often others get a turn, until what is on its way between two of them has arrived.
+const TURNS: u32 = 200;
+
+pub(super) struct Watch<B: Backend> {
+    world: Arc<World<B>>,
+    pools: Pools<B>,
+    sizes: Sizes,
+    /// Since when somebody waits for what is there.
+    stuck: BTreeMap<(ServerAddress, Option<Arc<str>>), Instant>,
+}
+
+impl<B: Backend> Watch<B> {
+    pub(super) fn new(world: &Arc<World<B>>, pools: &Pools<B>, sizes: Sizes) -> Self {
+        Self {
+            world: world.clone(),
+            pools: pools.clone(),
+            sizes,
+            stuck: BTreeMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut chance: Chance) {
+        while self.world.phase() != Phase::Over && !self.world.log.is_broken() {
+            sleep(chance.millis(5, 150)).await;
+            let mut turns = 0;
+            let all = loop {
+                let all = self.pools.status();
+                all.iter().for_each(|one| self.check_bounds(one));
+                if turns == TURNS || all.iter().all(|one| self.adds_up(one)) {
+                    break all;
+                }
+                turns += 1;
+                yield_now().await;
+            };
+            for status in &all {
+                let booked = self.booked(status);
+                self.world.log.require(
+                    self.adds_up(status),
+                    format_args!("{status:?} does not add up to {booked:?}"),
+                );
+            }
+            self.check_progress(&all);
+        }
+    }
+
+    /// At every moment.
+    fn check_bounds(&self, status: &PoolStatus) {
+        self.world.log.require(
+            status.size <= self.sizes.max
+                && status.pending <= self.sizes.max_connecting
+                && status.idle + status.in_use + status.pending == status.size,
+            format_args!("out of bounds: {status:?}"),
+        );
+    }
+
+    /// By the events, if they are seen.
+    fn booked(&self, status: &PoolStatus) -> Option<Standing> {
+        let ledger = self.world.ledger.as_ref()?;
+        Some(ledger.standing(&status.server, status.user.as_ref()?))
+    }
+
+    /// Whether each connection that counts is where the events say.
+    fn adds_up(&self, status: &PoolStatus) -> bool {
+        self.booked(status).is_none_or(|booked| {
+            // Who asks may have one that is being checked.
+            let checked = status.in_use.checked_sub(booked.in_use);
+            booked.size == status.size && checked.is_some_and(|checked| checked <= booked.asked)
+        })
+    }
+
+    /// Nobody waits while there is a connection, or room for one.
+    fn check_progress(&mut self, all: &[PoolStatus]) {
+        let Some(ledger) = self.world.ledger.clone() else {
+            return;
+        };
+        let now = Instant::now();
+        for status in all {
+            let Some(user) = &status.user else { continue };
+            let booked = ledger.standing(&status.server, user);
+            let own = |other: &&PoolStatus| other.server == status.server;
+            let idle: usize = all.iter().filter(own).map(|other| other.idle).sum();
+            let cap = self.sizes.cap.unwrap_or(usize::MAX);
+            let has_room =
+                status.size < self.sizes.max && (ledger.total(&status.server) < cap || idle > 0);
+            let is_stuck = booked.asked > 0
+                && status.state == PoolState::Ready
+                && status.pending == 0
+                // Nobody is checking one.
+                && status.in_use == booked.in_use
+                && (status.idle > 0 || has_room);
+            let key = (status.server.clone(), status.user.clone());
+            match is_stuck {
+                true => {
+                    let since = *self.stuck.entry(key).or_insert(now);
+                    self.world.log.require(
+                        now - since < PATIENCE,
+                        format_args!("stuck for {:?}: {booked:?} {status:?}", now - since),
+                    );
+                }
+                false => drop(self.stuck.remove(&key)),
+            }
+        }
+    }
+}
