@@ -92,20 +92,6 @@ impl Shared {
         }
     }
 
-    /// Makes a connection though there may be one, to see whether it can be made. It is kept for
-    /// the next one who asks; where there is no room for it, it is closed.
-    pub(in crate::pools) async fn verify(self: &Arc<Self>, deadline: Deadline) -> Result<()> {
-        match self.permit_unasked(u32::MAX) {
-            Some(permit) => permit.make_spare(deadline).await?,
-            None => {
-                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let made = Box::pin(self.establisher.establish(id, deadline)).await;
-                made.map_err(|(error, wait)| phase_of(&error, wait).label(error))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Waits for a connection that is there, or for leave to make one: who asks first is served
     /// first.
     async fn ask(self: &Arc<Self>, deadline: Deadline) -> Result<Handed> {

@@ -205,20 +205,23 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    /// Authenticates on a new connection to a server, whichever is nearest: whether the credential
-    /// is good now. The connection is kept for the next check-out, unless the pool is full.
+    /// Authenticates with a server, whichever is nearest: whether the credential is good now. That
+    /// is on a new connection, or anew on one that is there; without a credential, it is enough that
+    /// there is a connection.
     ///
     /// # Errors
     /// [`ErrorKind::Authentication`], or why the server could not be asked.
     pub async fn verify(&self) -> Result<()> {
-        let registry = self.registry();
-        registry.connect()?;
-        let deadline = Deadline::after(registry.wait_timeout);
+        let begun = Instant::now();
+        let deadline = Deadline::after(self.registry().wait_timeout);
         let nearest = Criterion::read(ReadPreference::new(ReadPreferenceMode::Nearest));
         let nearest = nearest.map_err(|error| Error::configuration(error.to_string()))?;
-        let selected = registry.select(deadline, &nearest).await?;
-        let pool = registry.pool(&self.tenant, selected.entry())?;
-        pool.shared().verify(deadline).await
+        let mut connection = self.get_by(deadline, &nearest, &[]).await?;
+        let is_nobody = connection.description().authenticated.is_none();
+        match is_nobody || connection.created() >= begun {
+            true => Ok(()),
+            false => connection.reauthenticate(deadline).await,
+        }
     }
 
     /// Goes on with another secret, or another credential altogether: the pools of this handle's
@@ -504,7 +507,8 @@ impl<B: Backend> Registry<B> {
             slots,
             takes_writes,
             topology: Some(self.topology.shared().clone()),
-            wake: Some(self.wake.clone()),
+            // Without a smallest size none can lack any.
+            wake: (self.pool_options.min_size > 0).then(|| self.wake.clone()),
         });
         ServerPool::new(shared, &self.pool_options, &self.backend)
     }
