@@ -32,6 +32,8 @@ pub struct PooledConnection<B: Backend> {
 
 impl<B: Backend> PooledConnection<B> {
     pub(super) fn new(guard: B::Guard, pool: &ServerPool<B>) -> Self {
+        let in_use = &pool.shared().counters.in_use;
+        in_use.fetch_add(1, Ordering::Relaxed);
         Self {
             guard: Some(guard),
             pool: pool.shared().clone(),
@@ -108,6 +110,7 @@ impl<B: Backend> Drop for PooledConnection<B> {
             tie.for_writes = false;
             self.pool.check_in(&guard);
         }
+        self.pool.counters.in_use.fetch_sub(1, Ordering::Relaxed);
         drop(guard);
         self.pool.after_check_in();
     }

@@ -121,14 +121,8 @@ impl<B: Backend> ServerPool<B> {
 
     /// Checks a connection out that is not there yet.
     async fn wait(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
-        let begun = Instant::now();
-        let outcome = self.wait_uncounted(deadline).await;
-        self.shared().counters.count_wait(begun.elapsed());
-        outcome
-    }
-
-    async fn wait_uncounted(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
         let shared = self.shared();
+        let _waiting = shared.counters.wait();
         let mut evicted = pin!(shared.evicted());
         evicted.as_mut().enable();
         if shared.state() != PoolState::Ready {
@@ -157,8 +151,8 @@ impl<B: Backend> ServerPool<B> {
 
     /// Whether a connection is in use, or waited for.
     pub(super) fn is_busy(&self) -> bool {
-        let status = self.inner.backend.status();
-        status.size > status.idle || status.waiting > 0
+        let counters = &self.shared().counters;
+        counters.in_use() > 0 || counters.waiting() > 0
     }
 
     /// `minPoolSize`, and at least one.
@@ -187,9 +181,7 @@ impl<B: Backend> ServerPool<B> {
                 wait: Wait::WaitQueue,
                 ..
             } if error.cause().is_none() => {
-                let status = self.inner.backend.status();
-                let in_use = status.size.saturating_sub(status.idle);
-                let in_use = self.shared().in_use(self.inner.options.max_size, in_use);
+                let in_use = self.shared().in_use(self.inner.options.max_size);
                 let in_use = ErrorKind::PoolExhausted(in_use);
                 error.caused_by(Some(in_use.into()))
             }
@@ -257,9 +249,9 @@ impl<B: Backend> ServerPool<B> {
     /// How full the pool is, and what it did so far.
     pub fn status(&self) -> PoolStatus {
         let shared = self.shared();
-        let backend = self.inner.backend.status();
-        let (pending, spare) = shared.pending_and_spare();
-        let (size, idle) = (shared.total() as usize, backend.idle + spare);
+        let (total, pending) = shared.total_and_pending();
+        let (size, pending) = (total as usize, pending as usize);
+        let in_use = shared.counters.in_use();
         PoolStatus {
             server: shared.server().clone(),
             user: shared.user().map(Into::into),
@@ -268,11 +260,10 @@ impl<B: Backend> ServerPool<B> {
             max_size: self.inner.options.max_size,
             min_size: self.inner.options.min_size,
             size,
-            idle,
-            // One on its way to a caller, or checked for it, is not the generic pool's.
-            in_use: size.saturating_sub(idle + pending as usize),
-            pending: pending as usize,
-            waiting: backend.waiting,
+            idle: size.saturating_sub(pending + in_use),
+            in_use,
+            pending,
+            waiting: shared.counters.waiting(),
             created: shared.counters.created(),
             closed: shared.counters.closed(),
             wait_times: shared.counters.wait_times(),

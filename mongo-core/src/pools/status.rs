@@ -31,7 +31,7 @@ pub struct PoolStatus {
     pub in_use: usize,
     /// Those that are being made.
     pub pending: usize,
-    /// The callers that wait for a connection to become free.
+    /// The callers that wait for a connection, given back or made.
     pub waiting: usize,
     /// The connections that were begun to be made so far.
     pub created: u64,

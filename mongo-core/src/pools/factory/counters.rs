@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::event::ConnectionClosedReason;
 
 /// The upper bounds of the buckets of [`WaitTimes`].
@@ -63,8 +65,25 @@ pub(crate) struct Counters {
     pool_closed: AtomicU64,
     at_once: AtomicU64,
     buckets: [AtomicU64; WAIT_TIME_BOUNDS.len() + 1],
+    /// The connections in use.
+    pub(in crate::pools) in_use: AtomicUsize,
+    /// The callers that wait.
+    waiting: AtomicUsize,
     cursors: AtomicUsize,
     transactions: AtomicUsize,
+}
+
+/// One that waits, for as long as it lives.
+pub(in crate::pools) struct Waiting<'a> {
+    counters: &'a Counters,
+    begun: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.counters.count_wait(self.begun.elapsed());
+    }
 }
 
 impl Counters {
@@ -96,7 +115,24 @@ impl Counters {
         self.at_once.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn count_wait(&self, time: Duration) {
+    /// Counts a wait, however it ends, and how long it is.
+    pub(in crate::pools) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting {
+            counters: self,
+            begun: Instant::now(),
+        }
+    }
+
+    pub(in crate::pools) fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::pools) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn count_wait(&self, time: Duration) {
         let place = WAIT_TIME_BOUNDS.partition_point(|bound| *bound < time);
         self.buckets[place].fetch_add(1, Ordering::Relaxed);
     }

@@ -42,7 +42,9 @@ pub(super) enum Grant<C> {
 
 /// The gate of one pool: `W` tells one that waits of what it is given, `C` is a connection.
 ///
-/// Who asks first is served first. Connections that are there but in nobody's hands, because they
+/// Who asks first is served first; who was given leave asks on until it is
+/// [forgotten](Self::forget), and takes a connection that comes before its own is made. Connections
+/// that are there but in nobody's hands, because they
 /// were made in advance or given back while somebody waited, go before new ones. After failures in
 /// a row the next attempts are paced, so that a server that fails is not stormed.
 #[derive(Debug)]
@@ -51,26 +53,32 @@ pub(super) struct Gate<W, C> {
     limits: GateLimits,
     total: u32,
     pending: u32,
-    /// Of those pending the ones that nobody asked for: they will be spare.
-    unasked: u32,
     spare: VecDeque<C>,
-    /// With ascending tickets.
-    waiting: VecDeque<(u64, W)>,
+    /// With ascending tickets; those that were given leave are in front.
+    asking: VecDeque<Asking<W>>,
     next_ticket: u64,
     failures: u32,
     not_before: Option<Instant>,
 }
 
-impl<W, C> Gate<W, C> {
+/// One that asks.
+#[derive(Debug)]
+struct Asking<W> {
+    ticket: u64,
+    waiter: W,
+    /// Whether it was given leave to make one.
+    has_leave: bool,
+}
+
+impl<W: Clone, C> Gate<W, C> {
     pub(super) fn new(state: PoolState, limits: GateLimits) -> Self {
         Self {
             state,
             limits,
             total: 0,
             pending: 0,
-            unasked: 0,
             spare: VecDeque::new(),
-            waiting: VecDeque::new(),
+            asking: VecDeque::new(),
             next_ticket: 0,
             failures: 0,
             not_before: None,
@@ -90,12 +98,9 @@ impl<W, C> Gate<W, C> {
         self.pending
     }
 
-    pub(super) fn spare(&self) -> usize {
-        self.spare.len()
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// How many would take a connection.
+    pub(super) fn asking(&self) -> usize {
+        self.asking.len()
     }
 
     /// When the next connection may be made, if that is not yet.
@@ -107,14 +112,18 @@ impl<W, C> Gate<W, C> {
     pub(super) fn ask(&mut self, waiter: W) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.waiting.push_back((ticket, waiter));
+        self.asking.push_back(Asking {
+            ticket,
+            waiter,
+            has_leave: false,
+        });
         ticket
     }
 
     /// One that asked has gone.
     pub(super) fn forget(&mut self, ticket: u64) {
-        if let Ok(place) = self.waiting.binary_search_by_key(&ticket, |(own, _)| *own) {
-            self.waiting.remove(place);
+        if let Ok(place) = self.asking.binary_search_by_key(&ticket, |own| own.ticket) {
+            self.asking.remove(place);
         }
     }
 
@@ -134,29 +143,30 @@ impl<W, C> Gate<W, C> {
         now: Instant,
         has_slot: impl FnOnce() -> bool,
     ) -> Option<(W, Grant<C>)> {
-        if self.waiting.is_empty() {
+        if !self.asking.is_empty()
+            && let Some(connection) = self.spare.pop_front()
+        {
+            let first = self.asking.pop_front()?;
+            return Some((first.waiter, Grant::Connection(connection)));
+        }
+        let has_room = self.has_room(now);
+        let place = self.asking.partition_point(|own| own.has_leave);
+        // What is made for nobody that still asks will serve some of them.
+        let promised = (self.pending as usize).saturating_sub(place);
+        let is_needed = self.asking.len() - place > promised;
+        let first = self.asking.get_mut(place)?;
+        if !is_needed || !has_room || !has_slot() {
             return None;
         }
-        let grant = match self.spare.pop_front() {
-            Some(connection) => Grant::Connection(connection),
-            None if self.lacks_pending() && self.has_room(now) && has_slot() => {
-                self.begin();
-                Grant::Permit
-            }
-            None => return None,
-        };
-        let (_, waiter) = self.waiting.pop_front()?;
-        Some((waiter, grant))
-    }
-
-    /// Whether more wait than will be served by what is being made in advance.
-    fn lacks_pending(&self) -> bool {
-        u32::try_from(self.waiting.len()).is_ok_and(|waiting| waiting > self.unasked)
+        first.has_leave = true;
+        let waiter = first.waiter.clone();
+        self.begin();
+        Some((waiter, Grant::Permit))
     }
 
     /// A connection that is there, where nobody waits for one.
     pub(super) fn take_spare(&mut self) -> Option<C> {
-        match self.waiting.is_empty() {
+        match self.asking.is_empty() {
             true => self.spare.pop_front(),
             false => None,
         }
@@ -170,30 +180,25 @@ impl<W, C> Gate<W, C> {
 
     /// Leave to make a connection that nobody asked for, if that delays nobody.
     pub(super) fn begin_unasked(&mut self, now: Instant, has_slot: impl FnOnce() -> bool) -> bool {
-        let granted = self.waiting.is_empty() && self.has_room(now) && has_slot();
+        let delays = self.asking.back().is_some_and(|last| !last.has_leave);
+        let granted = !delays && self.has_room(now) && has_slot();
         if granted {
             self.begin();
-            self.unasked += 1;
         }
         granted
     }
 
     /// A permit led to a connection.
-    pub(super) fn made(&mut self, was_asked: bool) {
-        self.settle(was_asked);
+    pub(super) fn made(&mut self) {
+        self.pending -= 1;
         self.failures = 0;
         self.not_before = None;
     }
 
     /// A permit led to nothing.
-    pub(super) fn given_up(&mut self, was_asked: bool) {
-        self.settle(was_asked);
-        self.total -= 1;
-    }
-
-    fn settle(&mut self, was_asked: bool) {
+    pub(super) fn given_up(&mut self) {
         self.pending -= 1;
-        self.unasked -= u32::from(!was_asked);
+        self.total -= 1;
     }
 
     /// The server, or the way to it, failed an attempt. The next one may be made at once; after
@@ -254,9 +259,12 @@ impl<W, C> Gate<W, C> {
         std::mem::replace(&mut self.state, PoolState::Closed) != PoolState::Closed
     }
 
-    /// Those who wait, to be told why they get nothing.
+    /// Those who wait, to be told why they get nothing. Those that were given leave see for
+    /// themselves.
     pub(super) fn evict(&mut self) -> Vec<W> {
-        self.waiting.drain(..).map(|(_, waiter)| waiter).collect()
+        let place = self.asking.partition_point(|own| own.has_leave);
+        let evicted = self.asking.drain(place..);
+        evicted.map(|own| own.waiter).collect()
     }
 }
 
@@ -288,11 +296,36 @@ mod tests {
             served(&mut gate, now),
             [(0, Grant::Permit), (1, Grant::Permit)]
         );
-        gate.made(true);
+        gate.made();
         assert_eq!(served(&mut gate, now), [(2, Grant::Permit)]);
-        gate.given_up(true);
+        gate.given_up();
         assert_eq!(served(&mut gate, now), [(3, Grant::Permit)]);
-        assert_eq!((gate.total(), gate.pending(), gate.waiting()), (3, 2, 1));
+        assert_eq!((gate.total(), gate.pending(), gate.asking()), (3, 2, 5));
+    }
+
+    #[test]
+    fn who_was_given_leave_takes_what_comes_first() {
+        let (mut gate, now) = (gate(10, 2), Instant::now());
+        let tickets: Vec<_> = (0..3).map(|waiter| gate.ask(waiter)).collect();
+        assert_eq!(
+            served(&mut gate, now),
+            [(0, Grant::Permit), (1, Grant::Permit)]
+        );
+        gate.offer("returned");
+        assert_eq!(served(&mut gate, now), [(0, Grant::Connection("returned"))]);
+        // What was being made for the first is for the last now.
+        gate.made();
+        gate.forget(tickets[0]);
+        gate.forget(tickets[1]);
+        assert_eq!(served(&mut gate, now), []);
+        gate.offer("made");
+        assert_eq!(served(&mut gate, now), [(2, Grant::Connection("made"))]);
+        gate.ask(3);
+        assert_eq!((gate.pending(), gate.asking()), (1, 1));
+        gate.made();
+        assert_eq!(served(&mut gate, now), [(3, Grant::Permit)]);
+        assert!(gate.evict().is_empty(), "it sees for itself");
+        assert!(gate.begin_unasked(now, || true), "nobody is delayed by it");
     }
 
     #[test]
@@ -303,11 +336,11 @@ mod tests {
             gate.ask(waiter);
         }
         assert_eq!(served(&mut gate, now), [(0, Grant::Permit)]);
-        gate.made(false);
+        gate.made();
         gate.offer("spare");
-        assert_eq!(served(&mut gate, now), [(1, Grant::Connection("spare"))]);
-        gate.given_up(false);
-        assert_eq!(served(&mut gate, now), [(2, Grant::Permit)]);
+        assert_eq!(served(&mut gate, now), [(0, Grant::Connection("spare"))]);
+        gate.given_up();
+        assert_eq!(served(&mut gate, now), [(1, Grant::Permit)]);
         assert_eq!((gate.total(), gate.pending()), (3, 2));
     }
 
@@ -317,7 +350,7 @@ mod tests {
         gate.ask(0);
         gate.ask(1);
         assert_eq!(served(&mut gate, now), [(0, Grant::Permit)]);
-        gate.made(true);
+        gate.made();
         assert_eq!(served(&mut gate, now), []);
         gate.left();
         assert_eq!(served(&mut gate, now), [(1, Grant::Permit)]);
@@ -328,7 +361,7 @@ mod tests {
         let (mut gate, now) = (gate(10, 1), Instant::now());
         let gone = gate.ask(0);
         gate.ask(1);
-        gate.ask(2);
+        let last = gate.ask(2);
         gate.forget(gone);
         gate.offer("spare");
         assert_eq!(
@@ -336,6 +369,7 @@ mod tests {
             [(1, Grant::Connection("spare")), (2, Grant::Permit)]
         );
         assert_eq!(gate.take_spare(), None);
+        gate.forget(last);
         gate.offer("other");
         assert_eq!(gate.take_spare(), Some("other"));
     }
@@ -346,7 +380,7 @@ mod tests {
         gate.ask(0);
         assert!(gate.next(now, || false).is_none());
         assert!(!gate.begin_unasked(now, || true), "somebody waits");
-        assert_eq!((gate.total(), gate.waiting()), (0, 1));
+        assert_eq!((gate.total(), gate.asking()), (0, 1));
         gate.evict();
         assert!(!gate.begin_unasked(now, || false));
         assert!(gate.begin_unasked(now, || true));
@@ -369,7 +403,7 @@ mod tests {
         gate.ask(0);
         assert_eq!(served(&mut gate, now), []);
         assert_eq!(served(&mut gate, now + LONGEST_PAUSE), [(0, Grant::Permit)]);
-        gate.made(true);
+        gate.made();
         assert_eq!(gate.not_before(), None);
         gate.pace(now, 1.0);
         assert_eq!(gate.not_before(), None, "one failure alone is not paced");
@@ -400,7 +434,7 @@ mod tests {
             gate.sort_out(|connection| *connection != "stale"),
             ["stale"]
         );
-        assert_eq!(gate.spare(), 2);
+        assert_eq!(gate.spare.len(), 2);
         assert_eq!(gate.take_spare(), Some("a"));
     }
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::gate::{Gate, Grant, PoolState};
@@ -19,8 +19,9 @@ use crate::event::{
 use crate::net::{Connection, Deadline, Interrupted, Link, Owner, Tie};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
-/// One that asks for a connection.
-pub(super) type Asking = oneshot::Sender<Result<Handed>>;
+/// To one that asks for a connection: first leave to make one, it may be, and then one that was
+/// there sooner.
+pub(super) type Asker = mpsc::Sender<Result<Handed>>;
 
 /// What one that asked is handed. Dropped, it goes back to where it came from.
 pub(super) enum Handed {
@@ -46,8 +47,6 @@ impl Drop for Spare {
 pub(in crate::pools) struct Permit {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    /// Whether somebody waits for the connection.
-    was_asked: bool,
     /// The generation when it was given.
     generation: u64,
     created: Option<(u64, Instant)>,
@@ -56,14 +55,15 @@ pub(in crate::pools) struct Permit {
 }
 
 /// A place among those who ask.
-struct Ticket<'a> {
-    number: u64,
-    shared: &'a Shared,
+struct Asking<'a> {
+    ticket: u64,
+    handed: mpsc::Receiver<Result<Handed>>,
+    shared: &'a Arc<Shared>,
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.shared.change_gate(|gate| gate.forget(self.number));
+        self.shared.change_gate(|gate| gate.forget(self.ticket));
     }
 }
 
@@ -74,14 +74,26 @@ impl Shared {
         is_wanted: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<Connection> {
         loop {
-            let handed = self.ask(deadline).await?;
+            let mut asking = self.ask()?;
+            let handed = asking.next(deadline).await?;
             if !is_wanted() {
                 let unwanted = "the connection is wanted no more".to_owned();
                 return Err(self.establisher.name(ErrorKind::Pool(unwanted)));
             }
             let spare = match handed {
-                Handed::Permit(permit) => return permit.make(deadline).await,
                 Handed::Spare(mut spare) => spare.connection.take(),
+                Handed::Permit(permit) => {
+                    let mut attempt = Box::pin(permit.make(deadline));
+                    // Both are safe to drop: what was handed over goes back.
+                    tokio::select! {
+                        biased;
+                        made = &mut attempt => return made,
+                        Some(Ok(Handed::Spare(mut spare))) = asking.handed.recv() => {
+                            self.finish(attempt);
+                            spare.connection.take()
+                        }
+                    }
+                }
             };
             // It may have been there for long.
             if let Some(mut connection) = spare
@@ -92,39 +104,36 @@ impl Shared {
         }
     }
 
-    /// Waits for a connection that is there, or for leave to make one: who asks first is served
-    /// first.
-    async fn ask(self: &Arc<Self>, deadline: Deadline) -> Result<Handed> {
-        let (sender, receiver) = oneshot::channel();
-        let number = self.change_gate(|gate| match gate.state() {
-            PoolState::Ready => Ok(gate.ask(sender)),
+    /// Finishes an attempt whose caller was served otherwise, for the next one who asks: were it
+    /// given up, a busy pool would never grow. It ends with the pool.
+    fn finish(
+        self: &Arc<Self>,
+        attempt: impl Future<Output = Result<Connection>> + Send + 'static,
+    ) {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            // Its failure was taken into account.
+            if let Ok(connection) = attempt.await {
+                shared.offer(connection);
+            }
+        });
+    }
+
+    /// Asks for a connection that is there, or for leave to make one.
+    fn ask(self: &Arc<Self>) -> Result<Asking<'_>> {
+        let (asker, handed) = mpsc::channel(2);
+        let ticket = self.change_gate(|gate| match gate.state() {
+            PoolState::Ready => Ok(gate.ask(asker)),
             PoolState::Paused => Err(ErrorKind::PoolCleared),
             PoolState::Closed => Err(ErrorKind::PoolClosed),
         });
-        let number = number.map_err(|kind| self.establisher.name(kind))?;
-        let _ticket = Ticket {
-            number,
+        let asking = Asking {
+            ticket: ticket.map_err(|kind| self.establisher.name(kind))?,
+            handed,
             shared: self,
         };
         self.pump();
-        let handed = async {
-            // Both are safe to drop: what was sent is dropped with the channel, and goes back.
-            tokio::select! {
-                biased;
-                handed = receiver => handed,
-                never = self.keep_time() => match never {},
-            }
-        };
-        match deadline.bound(handed).await {
-            // Late, a permit is for the next one.
-            Ok(Ok(Ok(Handed::Permit(_)))) if deadline.is_over() => {
-                Err(self.timed_out(Wait::WaitQueue, deadline))
-            }
-            Ok(Ok(handed)) => handed,
-            // Nobody drops a sender that was asked with, other than with the factory.
-            Ok(Err(_)) => Err(self.establisher.name(ErrorKind::PoolClosed)),
-            Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
-        }
+        Ok(asking)
     }
 
     /// Serves those who wait when a pause between attempts is over. Of all who wait one does it, and
@@ -167,10 +176,10 @@ impl Shared {
                     connection: Some(connection),
                     shared: self.clone(),
                 }),
-                Grant::Permit => Handed::Permit(Permit::new(self.clone(), true)),
+                Grant::Permit => Handed::Permit(Permit::new(self.clone())),
             };
             // Who has gone meanwhile leaves it to the next one.
-            drop(asking.send(Ok(handed)));
+            drop(asking.try_send(Ok(handed)));
         }
         if let (true, Some(slots)) = (lacks_slot, &self.slots) {
             slots.make_room();
@@ -200,7 +209,7 @@ impl Shared {
     fn offer_and(
         self: &Arc<Self>,
         connection: Connection,
-        change: impl FnOnce(&mut Gate<Asking, Connection>),
+        change: impl FnOnce(&mut Gate<Asker, Connection>),
     ) {
         let is_evictable = connection.tie().is_none_or(|tie| self.is_idle(&tie.link));
         let gone = self.change_gate(|gate| {
@@ -226,7 +235,7 @@ impl Shared {
             };
             gate.total() < min_size && gate.begin_unasked(Instant::now(), has_slot)
         });
-        granted.then(|| Permit::new(self.clone(), false))
+        granted.then(|| Permit::new(self.clone()))
     }
 
     /// Fails what is being made.
@@ -265,10 +274,34 @@ impl Shared {
     }
 }
 
+impl Asking<'_> {
+    /// What is handed over next: who asks first is served first.
+    async fn next(&mut self, deadline: Deadline) -> Result<Handed> {
+        let shared = self.shared;
+        let handed = async {
+            // Both are safe to drop: what was sent is dropped with the channel, and goes back.
+            tokio::select! {
+                biased;
+                handed = self.handed.recv() => handed,
+                never = shared.keep_time() => match never {},
+            }
+        };
+        match deadline.bound(handed).await {
+            // Late, a permit is for the next one.
+            Ok(Some(Ok(Handed::Permit(_)))) if deadline.is_over() => {
+                Err(shared.timed_out(Wait::WaitQueue, deadline))
+            }
+            Ok(Some(handed)) => handed,
+            // Nobody drops a sender that was asked with, other than with the factory.
+            Ok(None) => Err(shared.establisher.name(ErrorKind::PoolClosed)),
+            Err(_) => Err(shared.timed_out(Wait::WaitQueue, deadline)),
+        }
+    }
+}
+
 impl Permit {
-    fn new(shared: Arc<Shared>, was_asked: bool) -> Self {
+    fn new(shared: Arc<Shared>) -> Self {
         Self {
-            was_asked,
             link: Arc::default(),
             generation: shared.establisher.generations.current(),
             shared,
@@ -282,7 +315,7 @@ impl Permit {
     async fn make(mut self, deadline: Deadline) -> Result<Connection> {
         let shared = self.shared.clone();
         let connection = self.attempt(deadline).await?;
-        shared.change_gate(|gate| gate.made(self.was_asked));
+        shared.change_gate(|gate| gate.made());
         shared.pump();
         match connection.is_stale() {
             true => Err(shared.not_ready()),
@@ -295,8 +328,7 @@ impl Permit {
     pub(in crate::pools) async fn make_spare(mut self, deadline: Deadline) -> Result<()> {
         let connection = self.attempt(deadline).await?;
         // Else who waits would be let make another one first.
-        self.shared
-            .offer_and(connection, |gate| gate.made(self.was_asked));
+        self.shared.offer_and(connection, |gate| gate.made());
         Ok(())
     }
 
@@ -372,7 +404,7 @@ impl Permit {
             // The answer would be the same for all who wait, and is about no other credential.
             let asking = shared.change_gate(|gate| gate.evict());
             for asking in asking {
-                let _ = asking.send(Err(error.clone()));
+                let _ = asking.try_send(Err(error.clone()));
             }
             return error;
         }
@@ -398,7 +430,7 @@ impl Drop for Permit {
         }
         let shared = self.shared.clone();
         let state = shared.change_gate(|gate| {
-            gate.given_up(self.was_asked);
+            gate.given_up();
             gate.state()
         });
         if let Some((driver_connection_id, _)) = self.created

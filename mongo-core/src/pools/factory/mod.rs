@@ -32,7 +32,7 @@ use gate::Gate;
 pub(super) use gate::GateLimits;
 pub use gate::PoolState;
 use links::Links;
-use make::Asking;
+use make::Asker;
 pub(super) use slots::ServerSlots;
 
 /// Makes and checks the connections of one pool: one credential, and one server or whichever a
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     max_lifetime: Option<Duration>,
     next_id: AtomicU64,
     last_failure: Mutex<Option<Failure>>,
-    gate: Mutex<Gate<Asking, Connection>>,
+    gate: Mutex<Gate<Asker, Connection>>,
     /// How many wait at the gate, for those who only want to know that.
     asking: AtomicUsize,
     /// One of those who wait keeps the time of the pauses, for all.
@@ -125,8 +125,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// Whether somebody waits in [`establish`](Self::establish) for leave to make a connection, and
-    /// would take one that is given back. For a generic pool whose waiters are past its own queue.
+    /// Whether somebody in [`establish`](Self::establish) would take a connection that is given
+    /// back. For a generic pool whose waiters are past its own queue.
     #[inline]
     pub fn is_asked(&self) -> bool {
         match &self.source {
@@ -321,15 +321,15 @@ impl Shared {
         self.establisher.generations.clear_service(id);
     }
 
-    fn gate(&self) -> MutexGuard<'_, Gate<Asking, Connection>> {
+    fn gate(&self) -> MutexGuard<'_, Gate<Asker, Connection>> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the gate, and notes how many wait at it.
-    fn change_gate<R>(&self, change: impl FnOnce(&mut Gate<Asking, Connection>) -> R) -> R {
+    fn change_gate<R>(&self, change: impl FnOnce(&mut Gate<Asker, Connection>) -> R) -> R {
         let mut gate = self.gate();
         let result = change(&mut gate);
-        self.asking.store(gate.waiting(), Ordering::Release);
+        self.asking.store(gate.asking(), Ordering::Release);
         result
     }
 
@@ -346,8 +346,9 @@ impl Shared {
         error.caused_by(cause)
     }
 
-    /// Who has the connections, as far as they were pinned.
-    pub(super) fn in_use(&self, max_pool_size: u32, in_use: usize) -> InUse {
+    /// Who has the connections.
+    pub(super) fn in_use(&self, max_pool_size: u32) -> InUse {
+        let in_use = self.counters.in_use();
         let pinned = |reason| self.counters.pinned(reason).load(Ordering::Relaxed);
         let (cursors, transactions) = (pinned(PinReason::Cursor), pinned(PinReason::Transaction));
         InUse {

@@ -69,10 +69,10 @@ impl Shared {
         self.gate().state()
     }
 
-    /// The connections that are being made, and those that are there and in nobody's hands.
-    pub(in crate::pools) fn pending_and_spare(&self) -> (u32, usize) {
+    /// The connections there are, and those of them that are being made.
+    pub(in crate::pools) fn total_and_pending(&self) -> (u32, u32) {
         let gate = self.gate();
-        (gate.pending(), gate.spare())
+        (gate.total(), gate.pending())
     }
 
     pub(in crate::pools) fn total(&self) -> u32 {
@@ -124,7 +124,7 @@ impl Shared {
         let asking = self.change_gate(|gate| gate.evict());
         let error = self.not_ready();
         for asking in asking {
-            let _ = asking.send(Err(error.clone()));
+            let _ = asking.try_send(Err(error.clone()));
         }
         self.evicted.notify_waiters();
         self.sweep();

@@ -257,12 +257,13 @@ impl<B: Backend> PoolsBuilder<B> {
             wake: Arc::new(Notify::new()),
             maintenance: Mutex::new(None),
             is_closed: AtomicBool::new(false),
+            closed: Notify::new(),
         });
         let weak: Weak<Registry<B>> = Arc::downgrade(&registry);
         let listener: Weak<dyn TopologyListener> = weak;
         registry.topology.listen(listener);
         let credential = identity.credential.clone();
-        let tenant = Arc::new(Tenant::new(identity));
+        let tenant = Arc::new(Tenant::new(identity, true));
         if let Some(credential) = credential {
             registry.tenants().insert(credential, tenant.clone());
         }

@@ -1,5 +1,6 @@
 //! From a criterion to a connection.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,10 +201,16 @@ impl<B: Backend> Registry<B> {
         deprioritized: &[ServerAddress],
     ) -> Result<SelectedServer> {
         let deadline = deadline.within(Some(self.options.server_selection_timeout));
-        let selected = self
-            .topology
-            .select_by(deadline, criterion, deprioritized)
-            .await;
+        let mut closed = pin!(self.closed.notified());
+        closed.as_mut().enable();
+        self.check_open()?;
+        let selected = self.topology.select_by(deadline, criterion, deprioritized);
+        // Both are safe to drop.
+        let selected = tokio::select! {
+            biased;
+            selected = selected => selected,
+            () = closed => return Err(ErrorKind::PoolClosed.into()),
+        };
         selected.map_err(|error| match error.kind() {
             ErrorKind::TopologyClosed if self.check_open().is_err() => ErrorKind::PoolClosed.into(),
             _ => error,

@@ -71,7 +71,7 @@ impl<B: Backend> Registry<B> {
         let mut servers = self.servers();
         let members = servers.values_mut().flat_map(|server| &mut server.pools);
         members
-            .filter(|member| !member.is_default)
+            .filter(|member| !member.tenant.is_default())
             .filter_map(|member| {
                 let check_outs = member.pool.shared().checked_out_total();
                 if check_outs != member.used.0 || member.pool.is_busy() {

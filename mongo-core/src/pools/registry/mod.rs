@@ -88,6 +88,8 @@ struct Registry<B: Backend> {
     wake: Arc<Notify>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
     is_closed: AtomicBool,
+    /// Told when it is.
+    closed: Notify,
 }
 
 /// What the pools of one server have in common.
@@ -101,7 +103,6 @@ struct Server<B: Backend> {
 struct Member<B: Backend> {
     pool: ServerPool<B>,
     tenant: Arc<Tenant<B>>,
-    is_default: bool,
     /// How many check-outs it had when it was last found used, and when that was.
     used: (u64, Instant),
 }
@@ -174,7 +175,7 @@ impl<B: Backend> Pools<B> {
             Some(tenant) => tenant.clone(),
             None => {
                 let identity = registry.identity(credential.clone())?;
-                let tenant = Arc::new(Tenant::new(identity));
+                let tenant = Arc::new(Tenant::new(identity, false));
                 tenants.insert(credential, tenant.clone());
                 tenant
             }
@@ -183,7 +184,8 @@ impl<B: Backend> Pools<B> {
     }
 
     /// A handle for what a provider tells, on the same topology and monitors. Each call gives a
-    /// handle with pools of its own, which end with [`logout`](Self::logout) or the last handle.
+    /// handle with pools of its own, which end with [`logout`](Self::logout), or when they have been
+    /// unused for the configured time (10 min).
     ///
     /// # Errors
     /// [`ErrorKind::PoolClosed`].
@@ -195,7 +197,7 @@ impl<B: Backend> Pools<B> {
             credential: None,
             authenticator,
         };
-        Ok(self.with_tenant(Arc::new(Tenant::new(identity))))
+        Ok(self.with_tenant(Arc::new(Tenant::new(identity, false))))
     }
 
     fn with_tenant(&self, tenant: Arc<Tenant<B>>) -> Self {
@@ -515,7 +517,6 @@ impl<B: Backend> Registry<B> {
 
     /// Enters a pool where its server's pools are.
     fn enter(&self, tenant: &Arc<Tenant<B>>, pool: &ServerPool<B>, index: &SelectionIndex) {
-        let is_default = tenant.identity().credential == self.options.credential;
         let mut servers = self.servers();
         let server = servers
             .entry(pool.server().clone())
@@ -523,7 +524,6 @@ impl<B: Backend> Registry<B> {
         server.pools.push(Member {
             pool: pool.clone(),
             tenant: tenant.clone(),
-            is_default,
             used: (0, Instant::now()),
         });
         listener::note_writable(&servers, index, &self.write);
@@ -557,6 +557,7 @@ impl<B: Backend> Registry<B> {
     /// Closes all pools, for good.
     fn end(&self) -> Vec<ServerPool<B>> {
         self.is_closed.store(true, Ordering::Release);
+        self.closed.notify_waiters();
         let members: Vec<_> = {
             let _adding = lock(&self.adding);
             let mut servers = self.servers();

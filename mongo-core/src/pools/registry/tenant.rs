@@ -16,6 +16,8 @@ type ByServer<B> = Vec<(u64, ServerPool<B>)>;
 pub(super) struct Tenant<B: Backend> {
     identity: ArcSwap<Identity>,
     pools: ArcSwap<ByServer<B>>,
+    /// Whether it is the options' own: its pools stay when they are unused.
+    is_default: bool,
     /// Once its credential was logged out.
     is_gone: AtomicBool,
 }
@@ -28,12 +30,17 @@ pub(super) struct Identity {
 }
 
 impl<B: Backend> Tenant<B> {
-    pub(super) fn new(identity: Identity) -> Self {
+    pub(super) fn new(identity: Identity, is_default: bool) -> Self {
         Self {
             identity: ArcSwap::from_pointee(identity),
             pools: ArcSwap::from_pointee(Vec::new()),
+            is_default,
             is_gone: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn is_default(&self) -> bool {
+        self.is_default
     }
 
     pub(super) fn identity(&self) -> Arc<Identity> {
