@@ -5,7 +5,12 @@ mod support;
 
 mod basics;
 mod demoted;
+mod end;
 mod floating;
+mod generations;
 mod impatience;
 mod pacing;
 mod prose;
+mod sizing;
+mod storms;
+mod waiting;

@@ -1,36 +1,41 @@
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use mongo_core::bson::{Document, doc};
+use mongo_core::error::ErrorKind;
 use mongo_core::event::{CmapEvent, EventHandlers};
-use mongo_core::pools::{Backend, Pools, PoolsBuilder};
+use mongo_core::net::{Connector, Stream};
+use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools, PoolsBuilder};
 use mongo_core::{ClientOptions, Error, ServerAddress};
+use mongo_testkit::{Deployment, Matcher, ScriptedServer, Seen, SimNetwork, User};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 /// No test waits for longer, whatever goes wrong.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// Instances each test of a module for both backends.
+/// Instances each test of a module for both backends; those `on a paused clock` need a network in
+/// memory.
 macro_rules! on_both {
-    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
-        mod deadpool {
+    (on a paused clock: $($name:ident),* $(,)?) => {
+        on_both!(@instance deadpool_paused, mongo_deadpool::Pool, (start_paused = true), $($name)*);
+        on_both!(@instance bb8_paused, mongo_bb8::Pool, (start_paused = true), $($name)*);
+    };
+    (@instance $module:ident, $backend:ty, $flavor:tt, $($name:ident)*) => {
+        mod $module {
             $(
-                #[tokio::test]
-                $(#[$attribute])*
+                #[tokio::test $flavor]
                 async fn $name() {
-                    super::$name::<mongo_deadpool::Pool>().await;
+                    super::$name::<$backend>().await;
                 }
             )*
         }
-
-        mod bb8 {
-            $(
-                #[tokio::test]
-                $(#[$attribute])*
-                async fn $name() {
-                    super::$name::<mongo_bb8::Pool>().await;
-                }
-            )*
-        }
+    };
+    ($($name:ident),* $(,)?) => {
+        on_both!(@instance deadpool, mongo_deadpool::Pool, (), $($name)*);
+        on_both!(@instance bb8, mongo_bb8::Pool, (), $($name)*);
     };
 }
 
@@ -59,6 +64,37 @@ impl Kept {
         self.0.lock().expect("no panic").iter().map(name).collect()
     }
 
+    /// The most connections of one pool that were being made at a time.
+    pub(crate) fn most_pending(&self) -> usize {
+        let (mut pending, mut most) = (HashMap::<_, HashSet<u64>>::new(), 0);
+        for event in &*self.0.lock().expect("no panic") {
+            match event {
+                CmapEvent::ConnectionCreated(own) => {
+                    let pool = (own.address.clone(), own.user.clone());
+                    let all = pending.entry(pool).or_default();
+                    all.insert(own.driver_connection_id);
+                    most = most.max(all.len());
+                }
+                CmapEvent::ConnectionReady(own) => {
+                    let pool = (own.address.clone(), own.user.clone());
+                    pending
+                        .entry(pool)
+                        .or_default()
+                        .remove(&own.driver_connection_id);
+                }
+                CmapEvent::ConnectionClosed(own) => {
+                    let pool = (own.address.clone(), own.user.clone());
+                    pending
+                        .entry(pool)
+                        .or_default()
+                        .remove(&own.driver_connection_id);
+                }
+                _ => {}
+            }
+        }
+        most
+    }
+
     pub(crate) fn count(&self, name: &str) -> usize {
         self.names().iter().filter(|own| *own == name).count()
     }
@@ -84,4 +120,102 @@ pub(crate) async fn run<B: Backend>(
 
 pub(crate) async fn ping<B: Backend>(pools: &Pools<B>) -> Result<ServerAddress, Error> {
     run(pools, &doc! {"ping": 1}).await
+}
+
+/// A set of members on a network in memory, for paused clocks. Its users are `one` and `two`, with
+/// passwords `first` and `second`.
+pub(crate) struct Sim {
+    pub(crate) network: SimNetwork,
+    pub(crate) set: Deployment,
+}
+
+impl Sim {
+    pub(crate) async fn of(members: usize) -> Self {
+        let network = SimNetwork::new(7);
+        let set = Deployment::replica_set("rs")
+            .members(members)
+            .user(User::new("one", "first").iterations(4096))
+            .user(User::new("two", "second").iterations(4096))
+            .network(&network);
+        let set = set.start().await;
+        Self { network, set }
+    }
+
+    /// A builder over the set's URI, with more options.
+    pub(crate) fn builder<B: Backend<Config: Default>>(&self, options: &str) -> PoolsBuilder<B> {
+        builder(&format!("{}&{options}", self.set.uri()))
+            .connector(Arc::new(OverSim(self.network.clone())))
+    }
+
+    pub(crate) fn pools<B: Backend<Config: Default>>(&self, options: &str) -> Pools<B> {
+        self.builder(options).build().expect("pools")
+    }
+}
+
+/// The network in memory as a transport.
+struct OverSim(SimNetwork);
+
+#[async_trait]
+impl Connector for OverSim {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
+        let stream = self.0.connect(&address.to_string()).await;
+        stream
+            .map(Stream::custom)
+            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
+    }
+}
+
+/// The handshake of a new connection; of a pool's alone, once the monitors have theirs.
+pub(crate) fn handshake() -> Matcher {
+    Matcher::hello().when(|hello| hello.contains_key("client"))
+}
+
+/// Waits until both monitoring connections of a server, and so many others, have shaken hands.
+pub(crate) async fn settled(server: &ScriptedServer, others: usize) {
+    let is_settled = |seen: &Seen| {
+        let open = seen.connections.values().filter(|own| own.open);
+        open.filter(|own| own.client.is_some()).count() == others + 2
+    };
+    server.wait_for("all connections", is_settled).await;
+}
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The one pool there is.
+pub(crate) fn status_of<B: Backend>(pools: &Pools<B>) -> PoolStatus {
+    let mut status = pools.status();
+    assert_eq!(status.len(), 1, "{status:?}");
+    status.remove(0)
+}
+
+/// So many connections at once.
+pub(crate) async fn hold<B: Backend>(pools: &Pools<B>, count: usize) -> Vec<PooledConnection<B>> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(pools.get().await.expect("a connection"));
+    }
+    held
+}
+
+/// Which server answers one that gives its connection back at once.
+pub(crate) fn visit_in_task<B: Backend>(
+    pools: &Pools<B>,
+) -> JoinHandle<Result<ServerAddress, Error>> {
+    let pools = pools.clone();
+    tokio::spawn(async move { Ok(pools.get().await?.server().clone()) })
+}
+
+/// A check-out in a task of its own.
+pub(crate) fn get_in_task<B: Backend>(
+    pools: &Pools<B>,
+) -> JoinHandle<Result<PooledConnection<B>, Error>> {
+    let pools = pools.clone();
+    tokio::spawn(async move { pools.get().await })
 }
