@@ -15,7 +15,7 @@ use crate::ServerAddress;
 pub(crate) use cmap::{cmap_event, wants_cmap_events};
 pub(crate) use command::{command_event, wants_command_events, wants_commands};
 pub(crate) use json::Json;
-pub(crate) use span::{command_span, record_failure};
+pub(crate) use span::{CheckOutSpan, command_span, record_failure, wants_spans};
 
 /// The host, or the path of a Unix domain socket.
 pub(crate) struct Host<'a>(pub(crate) &'a ServerAddress);

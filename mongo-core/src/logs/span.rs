@@ -2,8 +2,11 @@
 //!
 //! Specification: OpenTelemetry. The names `otel.*` are those that `tracing-opentelemetry` knows.
 
+use std::time::Duration;
+
 use tracing::field::{Empty, display};
-use tracing::{Level, Span, debug_span, enabled};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Span, debug_span, enabled, span};
 
 use super::Host;
 use crate::ServerAddress;
@@ -14,13 +17,82 @@ use crate::event::CommandStartedEvent;
 /// show of the application's documents.
 const SPAN: &str = "mongodb::span";
 
-pub(super) fn wants_spans() -> bool {
-    enabled!(target: SPAN, Level::DEBUG)
+/// Whether anybody wants spans. Without a subscriber this costs next to nothing.
+#[inline]
+pub(crate) fn wants_spans() -> bool {
+    LevelFilter::current() >= LevelFilter::DEBUG && enabled!(target: SPAN, Level::DEBUG)
 }
 
-/// The span of one command, in the current one. It is never entered while the command waits, so
+/// The span of a connection's use, from its check-out to its return; what the specification calls
+/// an operation's, whose commands are nested in it.
+pub(crate) struct CheckOutSpan {
+    span: Span,
+    /// The span that it is in.
+    outer: Option<span::Id>,
+}
+
+impl CheckOutSpan {
+    /// In the current span.
+    pub(crate) fn begin() -> Self {
+        let span = debug_span!(
+            target: SPAN,
+            "mongodb.check_out",
+            otel.name = "check out",
+            otel.kind = "internal",
+            otel.status_code = Empty,
+            exception.message = Empty,
+            db.system.name = "mongodb",
+            db.client.connection.wait_time = Empty,
+            server.address = Empty,
+            server.port = Empty,
+            db.mongodb.driver_connection_id = Empty,
+            db.mongodb.server_connection_id = Empty,
+        );
+        Self {
+            span,
+            outer: Span::current().id(),
+        }
+    }
+
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Adds what was checked out, and how long that took.
+    pub(crate) fn succeeded(
+        &self,
+        server: &ServerAddress,
+        ids: (u64, Option<i64>),
+        time: Duration,
+    ) {
+        let (driver, server_side) = ids;
+        self.span.record("server.address", display(Host(server)));
+        self.span.record("server.port", server.port());
+        self.span.record("db.mongodb.driver_connection_id", driver);
+        self.span
+            .record("db.mongodb.server_connection_id", server_side);
+        let seconds = time.as_secs_f64();
+        self.span.record("db.client.connection.wait_time", seconds);
+    }
+
+    /// What a command's span is in now: this, unless the application has opened or left a span
+    /// since the check-out.
+    fn parent(&self) -> Option<span::Id> {
+        let current = Span::current().id();
+        match current == self.outer {
+            true => self.span.id(),
+            false => current,
+        }
+    }
+}
+
+/// The span of one command, in that of its connection's check-out or the current one. It is never entered while the command waits, so
 /// that it costs a command nothing where nobody wants it; it ends when the command does.
-pub(crate) fn command_span(command: &CommandStartedEvent, collection: Option<&str>) -> Span {
+pub(crate) fn command_span(
+    command: &CommandStartedEvent,
+    collection: Option<&str>,
+    check_out: Option<&CheckOutSpan>,
+) -> Span {
     if !wants_spans() {
         return Span::none();
     }
@@ -30,8 +102,13 @@ pub(crate) fn command_span(command: &CommandStartedEvent, collection: Option<&st
         Some(collection) => format!("{name} {database}.{collection}"),
         None => format!("{name} {database}"),
     };
+    let parent = match check_out {
+        Some(check_out) => check_out.parent(),
+        None => Span::current().id(),
+    };
     debug_span!(
         target: SPAN,
+        parent: parent,
         "mongodb.command",
         otel.name = name,
         otel.kind = "client",

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::connection::Identity;
 use crate::error::{ClosedReason, Error, ErrorKind};
+use crate::logs::CheckOutSpan;
 
 /// It is not to be handed out again, whatever its generation.
 const DOOMED: u8 = 1;
@@ -129,6 +130,8 @@ pub(crate) struct Tie {
     pub(crate) takes_writes: Arc<AtomicBool>,
     /// Whether it was checked out for writes.
     pub(crate) for_writes: bool,
+    /// Of the check-out that it is in use by, if anybody wants spans.
+    pub(crate) span: Option<CheckOutSpan>,
 }
 
 impl Tie {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::factory::{PinReason, Shared};
 use super::{Backend, ServerPool};
+use crate::logs::CheckOutSpan;
 use crate::net::Connection;
 use crate::select::RunningOperation;
 
@@ -47,6 +48,14 @@ impl<B: Backend> PooledConnection<B> {
         self._operation = Some(operation);
         if let Some(tie) = self.deref_mut().tie_mut() {
             tie.for_writes = for_writes;
+        }
+        self
+    }
+
+    /// Its commands are nested in the check-out's span, which ends when it is given back.
+    pub(super) fn within(mut self, span: CheckOutSpan) -> Self {
+        if let Some(tie) = self.deref_mut().tie_mut() {
+            tie.span = Some(span);
         }
         self
     }
@@ -108,6 +117,7 @@ impl<B: Backend> Drop for PooledConnection<B> {
         };
         if let Some(tie) = guard.tie_mut() {
             tie.for_writes = false;
+            tie.span = None;
             self.pool.check_in(&guard);
         }
         self.pool.counters.in_use.fetch_sub(1, Ordering::Relaxed);

@@ -12,5 +12,6 @@ mod impatience;
 mod pacing;
 mod prose;
 mod sizing;
+mod spawned;
 mod storms;
 mod waiting;

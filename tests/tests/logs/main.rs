@@ -4,14 +4,16 @@
 //! and a test without a subscriber would answer that nobody wants it.
 
 mod connections;
+mod spans;
 mod topology;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
+use tracing_core::span::Current;
 
 #[path = "../topology/support.rs"]
 #[expect(dead_code, reason = "the tests of the topology need more of it")]
@@ -23,6 +25,8 @@ struct Line {
     target: String,
     level: Option<Level>,
     fields: BTreeMap<&'static str, String>,
+    /// Of a span.
+    span: Option<&'static Metadata<'static>>,
 }
 
 impl Line {
@@ -49,7 +53,10 @@ impl Visit for Line {
 
 /// Keeps what the driver's components say: each message, and each span as a message of its name.
 #[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<Line>>>);
+struct Capture(Arc<Mutex<Vec<Line>>>, Arc<Mutex<Entered>>);
+
+/// The spans that are entered, the innermost last; on one thread.
+type Entered = Vec<(span::Id, &'static Metadata<'static>)>;
 
 impl Capture {
     fn lines(&self) -> Vec<Line> {
@@ -61,6 +68,16 @@ impl Capture {
         let mut lines = self.lines();
         lines.retain(|line| line.target == target);
         lines
+    }
+
+    /// What a span's line says of the span that it is in: the number of its line.
+    fn parent_of(&self, line: &Line) -> Option<Line> {
+        let parent: usize = line.fields.get("parent")?.parse().expect("a number");
+        Some(self.lines()[parent - 1].clone())
+    }
+
+    fn entered(&self) -> MutexGuard<'_, Entered> {
+        self.1.lock().expect("no panic")
     }
 
     fn keep(&self, metadata: &Metadata<'_>, record: impl FnOnce(&mut Line)) -> u64 {
@@ -78,14 +95,25 @@ impl Capture {
 
 impl Subscriber for Capture {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("mongodb::")
+        let target = metadata.target();
+        target.starts_with("mongodb::") || target == "application"
     }
 
     fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
         let metadata = span.metadata();
         span::Id::from_u64(self.keep(metadata, |line| {
             span.record(line);
+            line.span = Some(metadata);
             line.fields.insert("message", metadata.name().to_owned());
+            let current = || self.entered().last().map(|(id, _)| id.clone());
+            let parent = match span.is_contextual() {
+                true => current(),
+                false => span.parent().cloned(),
+            };
+            if let Some(parent) = parent {
+                let parent = parent.into_u64().to_string();
+                line.fields.insert("parent", parent);
+            }
         }))
     }
 
@@ -100,7 +128,20 @@ impl Subscriber for Capture {
         self.keep(event.metadata(), |line| event.record(line));
     }
 
-    fn enter(&self, _: &span::Id) {}
+    fn enter(&self, id: &span::Id) {
+        let line = self.lines().swap_remove(id.into_u64() as usize - 1);
+        let metadata = line.span.expect("a span's line");
+        self.entered().push((id.clone(), metadata));
+    }
 
-    fn exit(&self, _: &span::Id) {}
+    fn exit(&self, id: &span::Id) {
+        self.entered().retain(|(entered, _)| entered != id);
+    }
+
+    fn current_span(&self) -> Current {
+        match self.entered().last() {
+            Some((id, metadata)) => Current::new(id.clone(), metadata),
+            None => Current::none(),
+        }
+    }
 }

@@ -60,7 +60,10 @@ impl CommandWatch {
         };
         let span = match is_sensitive {
             true => Span::none(),
-            false => logs::command_span(&started, collection(message.body())),
+            false => {
+                let check_out = identity.tie.as_ref().and_then(|tie| tie.span.as_ref());
+                logs::command_span(&started, collection(message.body()), check_out)
+            }
         };
         let handlers = identity.events.clone();
         let event = || {

@@ -375,6 +375,7 @@ impl Permit {
             expires: shared.expiry(connection.created()),
             takes_writes: shared.takes_writes.clone(),
             for_writes: false,
+            span: None,
         });
         *shared.last_failure() = None;
         shared.emit(|address, user| {

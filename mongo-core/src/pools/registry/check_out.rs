@@ -1,14 +1,16 @@
 //! From a criterion to a connection.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tracing::Instrument;
 
 use super::{Pools, Registry};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::logs::{self, CheckOutSpan};
 use crate::net::{Deadline, SelectedServer};
 use crate::pools::factory::PoolState;
 use crate::pools::{Backend, PooledConnection, ServerPool};
@@ -40,7 +42,7 @@ impl<B: Backend> Pools<B> {
             return Ok(connection);
         }
         let deadline = Deadline::after(self.registry().wait_timeout);
-        Box::pin(self.find(deadline, criterion, &[])).await
+        self.look_for(deadline, criterion, &[]).await
     }
 
     /// [`get_with`](Self::get_with) by a deadline of the caller's, and with servers to avoid: those
@@ -60,12 +62,15 @@ impl<B: Backend> Pools<B> {
             return Ok(connection);
         }
         let deadline = deadline.into();
-        Box::pin(self.find(deadline, criterion, deprioritized)).await
+        self.look_for(deadline, criterion, deprioritized).await
     }
 
     /// A connection that is there, to a server that is known; `None` where anything would have to
     /// be waited for, and where somebody wants to know of each step.
     pub fn try_get_with(&self, criterion: &Criterion) -> Option<PooledConnection<B>> {
+        if logs::wants_spans() {
+            return None;
+        }
         self.registry()
             .topology
             .shared()
@@ -80,6 +85,21 @@ impl<B: Backend> Pools<B> {
                 let connection = found.flatten()?;
                 Some(connection.counting(operation, criterion.is_write()))
             })?
+    }
+
+    /// [`find`](Self::find), in a span where anybody wants one. Of no type of its own: spawned from
+    /// deep within an application's futures, it would meet the compiler's recursion limit.
+    fn look_for<'a>(
+        &'a self,
+        deadline: Deadline,
+        criterion: &'a Criterion,
+        deprioritized: &'a [ServerAddress],
+    ) -> Pin<Box<dyn Future<Output = Result<PooledConnection<B>>> + Send + 'a>> {
+        let finding = self.find(deadline, criterion, deprioritized);
+        match logs::wants_spans() {
+            false => Box::pin(finding),
+            true => Box::pin(traced(finding)),
+        }
     }
 
     async fn find(
@@ -167,6 +187,25 @@ impl<B: Backend> Pools<B> {
 struct Wanted<'a> {
     criterion: &'a Criterion,
     deprioritized: &'a [ServerAddress],
+}
+
+/// A check-out in a span, in which the commands of its connection will be.
+async fn traced<B: Backend>(
+    finding: impl Future<Output = Result<PooledConnection<B>>>,
+) -> Result<PooledConnection<B>> {
+    let (span, begun) = (CheckOutSpan::begin(), Instant::now());
+    match finding.instrument(span.span().clone()).await {
+        Ok(connection) => {
+            let server_side = connection.description().connection_id;
+            let ids = (connection.id(), server_side);
+            span.succeeded(connection.server(), ids, begun.elapsed());
+            Ok(connection.within(span))
+        }
+        Err(error) => {
+            logs::record_failure(span.span(), &error);
+            Err(error)
+        }
+    }
 }
 
 /// Adds what failed before, if nothing else is known.
