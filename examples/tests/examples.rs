@@ -1,24 +1,18 @@
 //! The examples, run as programs: those that `cargo test` has built beside this test, on the same
 //! backend.
 
-use std::path::PathBuf;
+#[path = "support/mod.rs"]
+mod support;
+
 use std::process::Command;
+
+use support::program;
 
 /// Runs an example against its embedded deployment, and gives what it printed.
 fn run(name: &str) -> String {
-    let test = std::env::current_exe().expect("this program's path");
-    let target = test.ancestors().nth(2).expect("the target directory");
-    let program: PathBuf = target
-        .join("examples")
-        .join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    let output = Command::new(&program).env_remove("MONGODB_URI").output();
-    let output = output.unwrap_or_else(|error| {
-        panic!(
-            "{}: {error}; `cargo test -p mongo-examples` builds it, and so does \
-             `cargo build -p mongo-examples --examples`",
-            program.display()
-        )
-    });
+    let mut command = Command::new(program(name));
+    let output = command.env_remove("MONGODB_URI").output();
+    let output = output.expect("the example");
     let text = String::from_utf8(output.stdout).expect("text");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -104,4 +98,48 @@ fn topology_follows_a_failover() {
         .collect();
     primaries.dedup();
     assert_eq!(primaries.len(), 3, "{primaries:?} in:\n{text}");
+}
+
+#[test]
+fn multi_tenant_keeps_to_the_cap() {
+    let text = run("multi_tenant");
+    assert_in_order(&text, &["200 tenants were served in ", "MOST  CAP"]);
+    let (_, rows) = text.split_once("MONITOR'S\n").expect("a table");
+    let rows: Vec<Vec<u32>> = rows
+        .lines()
+        .map(|row| {
+            let numbers = row.split_whitespace().skip(1);
+            numbers
+                .map(|number| number.parse().expect("a number"))
+                .collect()
+        })
+        .collect();
+    assert_eq!(rows.len(), 3, "{text}");
+    for row in &rows {
+        let &[_, _, open, most, cap, monitors] = &row[..] else {
+            panic!("{text}");
+        };
+        assert!(open <= most && most <= cap, "{text}");
+        // One for checks, one for round trip times.
+        assert!((1..=2).contains(&monitors), "{text}");
+    }
+    // All wrote to the primary, and it was the cap that kept their connections few.
+    let [tenants, made, _, most, cap, _] = rows[0][..] else {
+        panic!("{text}");
+    };
+    assert!(tenants == 200 && made >= 200 && most == cap, "{text}");
+}
+
+#[test]
+fn framework_runs_the_same_code_on_both_backends() {
+    let text = run("framework");
+    assert_in_order(
+        &text,
+        &[
+            "memory: visit 1, health Up",
+            "closed: memory: it was closed",
+            "MongoDB ReplicaSetWithPrimary: visit 1, health Up",
+            "closed: MongoDB: ",
+        ],
+    );
 }

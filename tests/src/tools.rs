@@ -26,8 +26,7 @@ pub fn secantusd() -> Result<PathBuf, MissingTool> {
         Some(path) => places.push(PathBuf::from(path)),
         None => {
             places.extend(roots().map(|root| root.join("bin/secantusd-rs")));
-            let path = env::var_os("PATH").unwrap_or_default();
-            places.extend(env::split_paths(&path).map(|folder| folder.join("secantusd-rs")));
+            places.extend(in_path("secantusd-rs"));
         }
     }
     first("the real server secantusd-rs", places)
@@ -46,6 +45,28 @@ pub fn pymongo_python() -> Result<PathBuf, MissingTool> {
             .collect(),
     };
     first("a Python with PyMongo", places)
+}
+
+/// A Chromium for pages: the program that `MONGO_TESTKIT_CHROMIUM` names if it is set; else what
+/// `PATH` has of `chromium-headless-shell`, `chromium` and `google-chrome`.
+///
+/// # Errors
+/// [`MissingTool`] with the places that were looked at.
+pub fn chromium() -> Result<PathBuf, MissingTool> {
+    let places = match env::var_os("MONGO_TESTKIT_CHROMIUM") {
+        Some(path) => vec![PathBuf::from(path)],
+        None => ["chromium-headless-shell", "chromium", "google-chrome"]
+            .into_iter()
+            .flat_map(in_path)
+            .collect(),
+    };
+    first("a Chromium", places)
+}
+
+fn in_path(name: &str) -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path);
+    folders.map(|folder| folder.join(name)).collect()
 }
 
 fn roots() -> impl Iterator<Item = PathBuf> {

@@ -1,0 +1,71 @@
+//! The framework's side: what it asks of every database.
+
+use std::fmt::{self, Display};
+
+use async_trait::async_trait;
+
+/// A database that keeps values by key.
+#[async_trait]
+pub(crate) trait Database: Display + Send + Sync {
+    /// A session, by a deadline of the configuration's. Given back when it is dropped.
+    async fn acquire(&self) -> Result<Box<dyn Session>, DatabaseError>;
+
+    /// As it is known to be now; nothing is asked for that.
+    fn health(&self) -> Health;
+
+    /// Ends when all sessions are back and nothing is left open.
+    async fn close(&self);
+}
+
+/// What runs on one connection.
+#[async_trait]
+pub(crate) trait Session: Send {
+    async fn get(&mut self, key: &str) -> Result<Option<String>, DatabaseError>;
+
+    async fn put(&mut self, key: &str, value: &str) -> Result<(), DatabaseError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Reads and writes.
+    Up,
+    /// Reads at most.
+    Degraded,
+    Down,
+}
+
+/// The framework's own error, which keeps what it needs to decide by.
+#[derive(Debug)]
+pub(crate) struct DatabaseError {
+    text: String,
+    /// Whether another try may succeed.
+    pub(crate) is_transient: bool,
+}
+
+impl DatabaseError {
+    pub(crate) fn permanent(what: &str, cause: impl Display) -> Self {
+        Self {
+            text: format!("{what}: {cause}"),
+            is_transient: false,
+        }
+    }
+
+    pub(crate) fn transient(what: &str, cause: impl Display) -> Self {
+        Self {
+            is_transient: true,
+            ..Self::permanent(what, cause)
+        }
+    }
+}
+
+impl Display for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match self.is_transient {
+            true => f.write_str(" (try again)"),
+            false => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for DatabaseError {}

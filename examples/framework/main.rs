@@ -1,0 +1,57 @@
+//! How a framework that abstracts over databases has MongoDB behind its own trait, beside another
+//! backend, and chooses the pool by its own feature flags.
+//!
+//! ```sh
+//! cargo run --example framework
+//! cargo run --example framework --no-default-features --features bb8
+//! MONGODB_URI=mongodb://app:secret@localhost cargo run --example framework
+//! ```
+
+mod database;
+mod memory;
+mod mongo;
+
+use std::error::Error;
+
+use database::{Database, DatabaseError};
+use mongo_testkit::Deployment;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let (uri, _embedded) = match std::env::var("MONGODB_URI") {
+        Ok(uri) => (uri, None),
+        Err(_) => {
+            let set = Deployment::replica_set("embedded").members(3).start().await;
+            (set.uri(), Some(set))
+        }
+    };
+    for url in ["memory:", &uri] {
+        let database = connect(url).await?;
+        let visits = visit(&*database).await?;
+        println!("{database}: visit {visits}, health {:?}", database.health());
+        database.close().await;
+        let refused = database.acquire().await.err();
+        println!("closed: {}", refused.ok_or("a closed database serves")?);
+    }
+    Ok(())
+}
+
+/// The framework's users write a URL, and not the name of a crate.
+async fn connect(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
+    match url.split(':').next() {
+        Some("memory") => Ok(Box::new(memory::Memory::default())),
+        Some("mongodb" | "mongodb+srv") => Ok(Box::new(mongo::Mongo::connect(url).await?)),
+        _ => Err(DatabaseError::permanent("no such database", url)),
+    }
+}
+
+/// The application's code: it knows of no backend.
+async fn visit(database: &dyn Database) -> Result<u64, DatabaseError> {
+    let mut session = database.acquire().await?;
+    let visits = match session.get("visits").await? {
+        Some(visits) => visits.parse().unwrap_or(0),
+        None => 0,
+    };
+    session.put("visits", &(visits + 1).to_string()).await?;
+    Ok(visits + 1)
+}

@@ -1,0 +1,50 @@
+//! What a web service does about its database, whichever web framework it uses: configuration,
+//! health, errors as answers, a status page, an end on request.
+
+mod answer;
+mod health;
+mod page;
+mod settings;
+
+pub use answer::Answer;
+pub use health::Health;
+pub use page::page;
+pub use settings::{Settings, start_embedded};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+/// Where the notes are that the services keep.
+pub const DATABASE: &str = "service";
+
+/// Writes to stderr what `RUST_LOG` asks for: spans by default, each as it ends, with those that it
+/// is in.
+pub fn start_tracing() {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,mongodb::span=debug"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// Ends when the process is asked to stop: by SIGTERM, or ctrl-c.
+pub async fn asked_to_stop() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            // Safe to drop: the process ends after either.
+            Ok(mut terminated) => tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            },
+            Err(_) => drop(interrupted.await),
+        }
+    }
+    #[cfg(not(unix))]
+    drop(interrupted.await);
+}

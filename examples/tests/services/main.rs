@@ -1,0 +1,169 @@
+//! The web services, run as programs, as their users and those who run them see them.
+
+mod browser;
+mod service;
+#[path = "../support/mod.rs"]
+mod support;
+
+use browser::Browser;
+use bson::doc;
+use mongo_examples::backend::Pools;
+use mongo_testkit::Deployment;
+use serde_json::json;
+use service::Service;
+
+/// In a page: where its primary is.
+const PRIMARY: &str = "document.querySelector('tr.RSPrimary td')?.textContent";
+
+/// Has the embedded deployment elect another primary, as an operator would, and gives its address.
+async fn step_down(uri: &str) -> String {
+    let pools = Pools::new(uri).expect("pools");
+    let mut primary = pools.get().await.expect("a primary");
+    let command = doc! { "replSetStepDown": 60, "force": true };
+    let stepped_down = primary.run_command("admin", &command).await;
+    stepped_down.expect("a step-down");
+    let old = primary.server().clone();
+    let mut changes = pools.topology().subscribe();
+    let new = changes
+        .wait_for(|known| known.primary().is_some_and(|new| new.address != old))
+        .await
+        .expect("a topology")
+        .primary()
+        .map(|primary| primary.address.to_string());
+    drop(primary);
+    pools.close().await;
+    new.expect("a primary")
+}
+
+async fn serves_and_ends(example: &str) {
+    let service = Service::start(example, None);
+    assert_eq!(service.get("/livez").status, 200);
+    service.wait_for("/readyz", 200);
+    let created = service.ask("POST", "/notes", r#"{ "text": "<first>" }"#);
+    assert_eq!(created.status, 201, "{}", created.body);
+    let notes = service.get("/notes");
+    assert_eq!(
+        (notes.status, notes.body.as_str()),
+        (200, r#"[{"text":"<first>"}]"#)
+    );
+    let metrics = service.get("/metrics").body;
+    for metric in [
+        "mongodb_client_connection_created{",
+        "db_client_operation_duration_count{",
+        "db_client_connection_wait_time",
+    ] {
+        assert!(metrics.contains(metric), "{metric} in:\n{metrics}");
+    }
+
+    service.terminate();
+    // Not ready, and served all the same, for as long as it drains.
+    assert_eq!(service.wait_for("/readyz", 503).body, "draining");
+    assert_eq!(service.get("/notes").status, 200);
+    let log = service.ended();
+    let nested = log.lines().find(|line| {
+        let spans = ["request{", "mongodb.check_out{", "mongodb.command{"];
+        let places = spans.map(|span| line.find(span));
+        places.is_sorted() && places[0].is_some()
+    });
+    assert!(nested.is_some(), "no nested spans in:\n{log}");
+}
+
+async fn says_when_to_come_back(example: &str) {
+    let set = Deployment::replica_set("rs").members(2).start().await;
+    let uri = format!("{}&serverSelectionTimeoutMS=300", set.uri());
+    let service = Service::start(example, Some(&uri));
+    service.wait_for("/readyz", 200);
+    set.step_down(0);
+    assert_eq!(
+        service.wait_for("/readyz", 503).body,
+        "no server takes writes"
+    );
+    assert_eq!(service.get("/livez").status, 200, "no reason to restart it");
+    let refused = service.get("/notes");
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert!(
+        refused.headers.contains("retry-after: 1"),
+        "{}",
+        refused.headers
+    );
+    assert_eq!(refused.body, "the database is not available\n");
+    set.elect(1);
+    service.wait_for("/readyz", 200);
+    assert_eq!(service.get("/notes").status, 200);
+    service.terminate();
+    let log = service.ended();
+    assert!(log.contains("the database failed a request"), "{log}");
+}
+
+async fn shows_a_failover(example: &str) {
+    let service = Service::start(example, None);
+    let uri = service.embedded.clone().expect("an embedded deployment");
+    service.wait_for("/readyz", 200);
+    service.ask("POST", "/notes", r#"{ "text": "first" }"#);
+    let mut page = Browser::open(&format!("http://{}/", service.address));
+    page.wait_for("document.querySelectorAll('#servers tr').length", &json!(4));
+    page.wait_for(
+        "document.querySelectorAll('tr.RSSecondary').length",
+        &json!(2),
+    );
+    let round_trip = "document.querySelectorAll('#servers tr td:nth-child(3)')[0].textContent";
+    let time = page.evaluate(round_trip);
+    assert!(
+        time.as_str().is_some_and(|time| time.ends_with(" ms")),
+        "{time}"
+    );
+    let first = page.evaluate(PRIMARY);
+    assert!(
+        uri.contains(first.as_str().expect("a primary")),
+        "{first} in {uri}"
+    );
+    let pool =
+        "[...document.querySelectorAll('#pools tr:nth-child(2) td')].map(td => td.textContent)";
+    page.wait_for(pool, &json!([first, "-", "Ready", "1", "1", "0", "0", "1"]));
+    // It stays the same page, which follows by itself.
+    page.evaluate("window.mark = 'loaded once'");
+
+    let second = step_down(&uri).await;
+    assert_ne!(json!(second), first);
+    page.wait_for(PRIMARY, &json!(second));
+    let changes = "document.querySelector('#changes').textContent.includes('primary: ')";
+    page.wait_for(changes, &json!(true));
+    let second_note = service.ask("POST", "/notes", r#"{ "text": "second" }"#);
+    assert_eq!(second_note.status, 201, "{}", second_note.body);
+    let pools = "[...document.querySelectorAll('#pools td:first-child')].map(td => td.textContent)";
+    let mut both = [first.as_str().unwrap_or_default(), &second];
+    both.sort_unstable();
+    page.wait_for(pools, &json!(both));
+    assert_eq!(page.evaluate("window.mark"), json!("loaded once"));
+    let image = support::target().join(format!("{example}-status-page.png"));
+    page.screenshot(&image);
+
+    service.terminate();
+    service.ended();
+    page.wait_for("document.body.className", &json!("lost"));
+}
+
+macro_rules! each_service {
+    ($($service:ident),*) => { $(
+        mod $service {
+            const EXAMPLE: &str = stringify!($service);
+
+            #[tokio::test]
+            async fn serves_and_ends() {
+                super::serves_and_ends(EXAMPLE).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn says_when_to_come_back() {
+                super::says_when_to_come_back(EXAMPLE).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn shows_a_failover() {
+                super::shows_a_failover(EXAMPLE).await;
+            }
+        }
+    )* };
+}
+
+each_service!(actix, axum);

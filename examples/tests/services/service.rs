@@ -1,0 +1,148 @@
+//! A service that runs as a program of its own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::support::program;
+
+/// How long a service may take to answer as is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+pub(crate) struct Service {
+    process: Child,
+    output: BufReader<ChildStdout>,
+    /// Reads what it logs, so that it never waits for that.
+    log: Option<JoinHandle<String>>,
+    /// Of the embedded deployment.
+    pub(crate) embedded: Option<String>,
+    /// Where it listens.
+    pub(crate) address: String,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+}
+
+impl Service {
+    /// Starts a service, on a deployment or the embedded one, and waits until it listens.
+    pub(crate) fn start(example: &str, uri: Option<&str>) -> Self {
+        let mut command = Command::new(program(example));
+        command
+            .env("LISTEN", "127.0.0.1:0")
+            .env("DRAIN", "1s")
+            .env_remove("MONGO__URL")
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(uri) = uri {
+            command.env("MONGO__URL", uri);
+        }
+        let mut process = command.spawn().expect("the example");
+        let output = BufReader::new(process.stdout.take().expect("a pipe"));
+        let mut errors = process.stderr.take().expect("a pipe");
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            errors.read_to_string(&mut log).expect("text");
+            log
+        });
+        let mut service = Self {
+            process,
+            output,
+            log: Some(log),
+            embedded: None,
+            address: String::new(),
+        };
+        while service.address.is_empty() {
+            let mut line = String::new();
+            service.output.read_line(&mut line).expect("text");
+            assert!(!line.is_empty(), "{example} ended: {}", service.log());
+            if let Some(uri) = line.strip_prefix("started an embedded replica set: ") {
+                service.embedded = Some(uri.trim().to_owned());
+            }
+            if let Some(address) = line.strip_prefix("listening at http://") {
+                address.trim().clone_into(&mut service.address);
+            }
+        }
+        service
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "")
+    }
+
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        let mut socket = TcpStream::connect(&self.address).expect("it listens");
+        let length = body.len();
+        write!(
+            socket,
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}",
+            self.address
+        )
+        .expect("it reads");
+        let mut text = String::new();
+        socket.read_to_string(&mut text).expect("an answer");
+        let (headers, body) = text.split_once("\r\n\r\n").expect("an answer");
+        let status = headers.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Answer {
+            status: status.expect("a status"),
+            headers: headers.to_ascii_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    /// Asks until the status is this.
+    pub(crate) fn wait_for(&self, path: &str, status: u16) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let answer = self.get(path);
+            if answer.status == status {
+                return answer;
+            }
+            assert!(
+                begun.elapsed() < LIMIT,
+                "{path}: {} {}",
+                answer.status,
+                answer.body
+            );
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+    }
+
+    /// Asks it to stop, as whoever runs services does.
+    pub(crate) fn terminate(&self) {
+        let id = self.process.id().to_string();
+        let kill = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(kill.expect("a shell's kill").success());
+    }
+
+    /// Waits for its end, which must be a good one, and gives what it logged.
+    pub(crate) fn ended(mut self) -> String {
+        let log = self.log();
+        let mut output = String::new();
+        self.output.read_to_string(&mut output).expect("text");
+        let status = self.process.wait().expect("its end");
+        assert!(status.success(), "{status}\n{output}\n{log}");
+        assert!(output.ends_with("stopped\n"), "{output}");
+        log
+    }
+
+    fn log(&mut self) -> String {
+        let log = self.log.take().expect("it is read once");
+        log.join().expect("no panic")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
