@@ -1,6 +1,31 @@
-//! A check-out deep in an application's futures, in a task of its own: that it compiles at all.
+//! Check-outs from elsewhere: from deep in an application's futures, which is to compile at all, and
+//! from runtimes that end before the pools.
 
 use mongo_core::ErrorKind;
+use mongo_core::pools::Backend;
+use mongo_testkit::Deployment;
+
+use crate::support::{ping, pools};
+
+on_both! {
+    pools_outlive_the_runtimes_that_use_them,
+}
+
+async fn pools_outlive_the_runtimes_that_use_them<B: Backend<Config: Default>>() {
+    let set = Deployment::replica_set("rs").members(1).start().await;
+    let pools = pools::<B>(&set.uri());
+    pools.connect().expect("within tokio");
+    let theirs = pools.clone();
+    let worker = tokio::task::spawn_blocking(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        runtime.block_on(ping(&theirs)).expect("a pong");
+    });
+    worker.await.expect("no panic");
+    // A connection of the other runtime is no reason to fail, nor is the pool.
+    pools.close().await;
+    set.shutdown().await;
+}
 
 async fn spawned<F: Future<Output: Send> + Send + 'static>(task: F) -> F::Output {
     tokio::spawn(task).await.expect("no panic")

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::sync::Notify;
 
@@ -256,6 +256,7 @@ impl<B: Backend> PoolsBuilder<B> {
             actions: Dispatcher::new(Some(Arc::new(|action: &Action<B>| action.carry_out()))),
             wake: Arc::new(Notify::new()),
             maintenance: Mutex::new(None),
+            runtime: OnceLock::new(),
             is_closed: AtomicBool::new(false),
             closed: Notify::new(),
         });

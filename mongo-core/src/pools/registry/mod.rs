@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -87,6 +87,8 @@ struct Registry<B: Backend> {
     actions: Dispatcher<Action<B>>,
     wake: Arc<Notify>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
+    /// The first that these were used in. Pools live on it, whichever asks for one.
+    runtime: OnceLock<Handle>,
     is_closed: AtomicBool,
     /// Told when it is.
     closed: Notify,
@@ -321,6 +323,8 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Begins to monitor the deployment, if that has not begun. The first check-out does so too.
+    /// What is in the background runs on the runtime of whoever was first: where there are several,
+    /// as with actix-web, call this from the one that outlives the others.
     ///
     /// # Errors
     /// There is no tokio runtime; [`ErrorKind::PoolClosed`].
@@ -414,6 +418,7 @@ impl<B: Backend> Registry<B> {
         let runtime = Handle::try_current()
             .map_err(|_| Error::configuration("pools have to be used within tokio"))?;
         self.topology.connect()?;
+        let runtime = self.runtime.get_or_init(|| runtime);
         *maintenance = Some(runtime.spawn(maintenance::run(
             Arc::downgrade(self),
             self.wake.clone(),
@@ -512,6 +517,8 @@ impl<B: Backend> Registry<B> {
             // Without a smallest size none can lack any.
             wake: (self.pool_options.min_size > 0).then(|| self.wake.clone()),
         });
+        // What asks may run on another, which ends before the pools do.
+        let _entered = self.runtime.get().map(Handle::enter);
         ServerPool::new(shared, &self.pool_options, &self.backend)
     }
 
