@@ -94,6 +94,10 @@ impl<B: Backend> TopologyListener for Registry<B> {
 
     fn remove(&self, server: &ServerAddress) {
         let removed = self.servers().remove(server);
+        if let Some(removed) = &removed {
+            // Should it come back, that is another server to those who hold a connection to this one.
+            removed.takes_writes.store(false, Ordering::Release);
+        }
         let members = removed.into_iter().flat_map(|server| server.pools);
         self.actions.queue(members.filter_map(|member| {
             member.tenant.remove(&member.pool);
