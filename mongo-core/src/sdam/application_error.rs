@@ -145,6 +145,18 @@ impl ApplicationError {
         }
     }
 
+    pub(super) fn clear_pool(&self, service_id: Option<ObjectId>) -> Effect {
+        Effect::ClearPool {
+            server: self.server.clone(),
+            service_id,
+            interrupt_in_use: false,
+        }
+    }
+}
+
+/// For pools, which are told of every error, and ask before they tell the topology.
+#[cfg(feature = "net")]
+impl ApplicationError {
     /// Whether the server's pool is to be cleared, for who knows nothing else of the server.
     pub(crate) fn clears_pool(&self) -> bool {
         match self.consequence(None) {
@@ -159,14 +171,6 @@ impl ApplicationError {
         match Refusal::of(error) {
             Some(refusal) => refusal.state_change().is_some(),
             None => !error.is_timeout() && is_network_error(error),
-        }
-    }
-
-    pub(super) fn clear_pool(&self, service_id: Option<ObjectId>) -> Effect {
-        Effect::ClearPool {
-            server: self.server.clone(),
-            service_id,
-            interrupt_in_use: false,
         }
     }
 }

@@ -3,7 +3,9 @@ use std::borrow::Cow;
 use bson::{RawBsonRef, RawDocument};
 
 use super::WireError;
-use super::document::{find_element, find_elements};
+use super::document::find_element;
+#[cfg(feature = "net")]
+use super::document::find_elements;
 use crate::error::{CommandError, Error};
 
 /// An error that came with an otherwise good answer to a write (`writeConcernError`).
@@ -43,6 +45,7 @@ pub fn check_ok(reply: &RawDocument) -> Result<(), Error> {
 }
 
 /// What a pool wants to know of a reply, had in one pass.
+#[cfg(feature = "net")]
 #[derive(Debug)]
 pub(crate) struct Glance<'a> {
     /// As [`check_ok`] says.
@@ -54,6 +57,7 @@ pub(crate) struct Glance<'a> {
 }
 
 /// Looks at what a reply says of its server.
+#[cfg(feature = "net")]
 pub(crate) fn glance(reply: &RawDocument) -> Glance<'_> {
     let bytes = reply.as_bytes();
     let (mut ok, mut cluster_time, mut has_write_concern_error) = (None, None, false);
@@ -82,6 +86,7 @@ fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
 }
 
 /// The document at a place that holds one.
+#[cfg(feature = "net")]
 fn embedded(bytes: &[u8], at: usize) -> Option<&RawDocument> {
     let value = bytes.get(at..)?;
     let length = usize::try_from(i32::from_le_bytes(*value.first_chunk()?)).ok()?;
