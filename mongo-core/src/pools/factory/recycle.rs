@@ -21,7 +21,11 @@ impl Shared {
             return verdict;
         }
         let checked = self.check(connection, deadline).await;
-        let checked = checked.and_then(|()| self.take_from_idle(connection));
+        let checked = checked.and_then(|()| match connection.is_stale() {
+            // The pool was cleared while the server was asked.
+            true => self.closed(ClosedReason::Stale),
+            false => self.take_from_idle(connection),
+        });
         checked.inspect_err(|error| close(connection, error))
     }
 
