@@ -11,23 +11,23 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::factory::{Place, PoolState, ServerSlots, Template};
+use super::factory::{ServerSlots, Template};
 use super::options::{PoolOptions, PoolsConfig};
 use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::{
-    AuthParts, Authenticator, CredentialProvider, Deadline, Dispatcher, Together, Topology,
-};
+use crate::net::{AuthParts, Deadline, Dispatcher, Together, Topology};
 use crate::sdam::TopologyType;
-use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, SelectionIndex, ServerEntry};
+use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, ServerEntry};
 use crate::uri::ClientOptions;
 
 mod builder;
 mod check_out;
+mod credentials;
 mod listener;
 mod maintenance;
+mod members;
 mod tenant;
 
 pub use builder::PoolsBuilder;
@@ -164,114 +164,11 @@ impl<B: Backend> Pools<B> {
         self.registry().pool(&self.tenant, entry)
     }
 
-    /// A handle for another credential, on the same topology and monitors. All handles for equal
-    /// credentials share their pools. Nothing is connected: see [`verify`](Self::verify).
-    ///
-    /// # Errors
-    /// The credential can't be used; [`ErrorKind::PoolClosed`].
-    pub fn with_credential(&self, credential: Credential) -> Result<Self> {
-        let registry = self.registry();
-        registry.check_open()?;
-        let mut tenants = registry.tenants();
-        let tenant = match tenants.get(&credential) {
-            Some(tenant) => tenant.clone(),
-            None => {
-                let identity = registry.identity(credential.clone())?;
-                let tenant = Arc::new(Tenant::new(identity, false));
-                tenants.insert(credential, tenant.clone());
-                tenant
-            }
-        };
-        Ok(self.with_tenant(tenant))
-    }
-
-    /// A handle for what a provider tells, on the same topology and monitors. Each call gives a
-    /// handle with pools of its own, which end with [`logout`](Self::logout), or when they have been
-    /// unused for the configured time (10 min).
-    ///
-    /// # Errors
-    /// [`ErrorKind::PoolClosed`].
-    pub fn with_credential_provider(&self, provider: Arc<dyn CredentialProvider>) -> Result<Self> {
-        let registry = self.registry();
-        registry.check_open()?;
-        let authenticator = registry.authenticator(None, Some(provider))?;
-        let identity = Identity {
-            credential: None,
-            authenticator,
-        };
-        Ok(self.with_tenant(Arc::new(Tenant::new(identity, false))))
-    }
-
     fn with_tenant(&self, tenant: Arc<Tenant<B>>) -> Self {
         Self {
             life: self.life.clone(),
             tenant,
         }
-    }
-
-    /// Authenticates with a server, whichever is nearest: whether the credential is good now. That
-    /// is on a new connection, or anew on one that is there; without a credential, it is enough that
-    /// there is a connection.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Authentication`], or why the server could not be asked.
-    pub async fn verify(&self) -> Result<()> {
-        let begun = Instant::now();
-        let deadline = Deadline::after(self.registry().wait_timeout);
-        let nearest = Criterion::read(ReadPreference::new(ReadPreferenceMode::Nearest));
-        let nearest = nearest.map_err(|error| Error::configuration(error.to_string()))?;
-        let mut connection = self.get_by(deadline, &nearest, &[]).await?;
-        let is_nobody = connection.description().authenticated.is_none();
-        match is_nobody || connection.created() >= begun {
-            true => Ok(()),
-            false => connection.reauthenticate(deadline).await,
-        }
-    }
-
-    /// Goes on with another secret, or another credential altogether: the pools of this handle's
-    /// credential are closed, and connections are made with the new one from now on. Requests in
-    /// flight go on, on their connections; who waits for one waits for a new one. All handles for
-    /// the old credential follow.
-    ///
-    /// # Errors
-    /// The credential can't be used, or there are handles for it already;
-    /// [`ErrorKind::PoolClosed`].
-    pub fn rotate(&self, credential: Credential) -> Result<()> {
-        let registry = self.registry();
-        registry.check_open()?;
-        let identity = registry.identity(credential.clone())?;
-        {
-            let mut tenants = registry.tenants();
-            if let Some(other) = tenants.get(&credential) {
-                return match Arc::ptr_eq(other, &self.tenant) {
-                    true => Ok(()),
-                    false => Err(Error::configuration(
-                        "there are handles for the new credential already",
-                    )),
-                };
-            }
-            tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
-            tenants.insert(credential, self.tenant.clone());
-            self.tenant.become_known_as(identity);
-        }
-        registry.retire_all(&self.tenant);
-        Ok(())
-    }
-
-    /// Gives the credential up: its pools are closed, and connections in use when they come back,
-    /// which is waited for, for at most the configured close time-out (10 s); what is left then is
-    /// interrupted. Every handle for it gets [`ErrorKind::PoolClosed`] from now on;
-    /// [`with_credential`](Self::with_credential) begins anew.
-    ///
-    /// Dropped meanwhile, what is in use goes on.
-    pub async fn logout(&self) {
-        let registry = self.registry();
-        registry
-            .tenants()
-            .retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
-        self.tenant.leave();
-        let pools = registry.retire_all(&self.tenant);
-        drain(&pools, registry.config.close_timeout()).await;
     }
 
     /// Makes connections in advance: `minPoolSize`, and at least one, to each server that takes
@@ -425,160 +322,6 @@ impl<B: Backend> Registry<B> {
             self.config.maintenance_interval(),
         )));
         Ok(())
-    }
-
-    fn identity(&self, credential: Credential) -> Result<Identity> {
-        Ok(Identity {
-            authenticator: self.authenticator(Some(credential.clone()), None)?,
-            credential: Some(credential),
-        })
-    }
-
-    fn authenticator(
-        &self,
-        credential: Option<Credential>,
-        provider: Option<Arc<dyn CredentialProvider>>,
-    ) -> Result<Arc<Authenticator>> {
-        let mut options = self.options.clone();
-        options.credential = credential;
-        let parts = AuthParts {
-            provider,
-            ..self.auth.clone()
-        };
-        Authenticator::new(&options, parts).map(Arc::new)
-    }
-
-    /// The pool of a server for a tenant.
-    fn pool(
-        self: &Arc<Self>,
-        tenant: &Arc<Tenant<B>>,
-        entry: &Arc<ServerEntry>,
-    ) -> Result<ServerPool<B>> {
-        match tenant.pool(entry.id()) {
-            Some(pool) => Ok(pool),
-            None => self.add_pool(tenant, entry),
-        }
-    }
-
-    fn add_pool(
-        self: &Arc<Self>,
-        tenant: &Arc<Tenant<B>>,
-        entry: &Arc<ServerEntry>,
-    ) -> Result<ServerPool<B>> {
-        let _adding = lock(&self.adding);
-        if let Some(pool) = tenant.pool(entry.id()) {
-            return Ok(pool);
-        }
-        self.check_open()?;
-        if tenant.is_gone() {
-            return Err(Error::from(ErrorKind::PoolClosed).at(entry.address()));
-        }
-        let pool = self.new_pool(tenant, entry)?;
-        // Under the topology's lock, so that nothing is missed that is told of the server.
-        let added = self.topology.shared().with_description(|index| {
-            let known = index.server(entry.address());
-            let known = known.filter(|known| known.id() == entry.id())?;
-            tenant.add(entry.id(), pool.clone());
-            self.enter(tenant, &pool, index);
-            let topology_type = index.topology().topology_type();
-            Some(takes_operations(known, topology_type) && pool.shared().make_ready())
-        });
-        match added {
-            Some(became_ready) => {
-                if became_ready {
-                    pool.shared().emit_ready();
-                    self.wake.notify_one();
-                }
-                Ok(pool)
-            }
-            None => {
-                pool.close();
-                Err(Error::from(ErrorKind::PoolCleared).at(entry.address()))
-            }
-        }
-    }
-
-    fn new_pool(&self, tenant: &Arc<Tenant<B>>, entry: &Arc<ServerEntry>) -> Result<ServerPool<B>> {
-        let (slots, takes_writes) = {
-            let mut servers = self.servers();
-            let server = servers
-                .entry(entry.address().clone())
-                .or_insert_with(|| Server::new(&self.config));
-            (server.slots.clone(), server.takes_writes.clone())
-        };
-        let shared = self.template.shared(Place {
-            server: entry.address().clone(),
-            authenticator: tenant.identity().authenticator.clone(),
-            state: PoolState::Paused,
-            limits: self.pool_options.gate_limits(),
-            slots,
-            takes_writes,
-            topology: Some(self.topology.shared().clone()),
-            // Without a smallest size none can lack any.
-            wake: (self.pool_options.min_size > 0).then(|| self.wake.clone()),
-        });
-        // What asks may run on another, which ends before the pools do.
-        let _entered = self.runtime.get().map(Handle::enter);
-        ServerPool::new(shared, &self.pool_options, &self.backend)
-    }
-
-    /// Enters a pool where its server's pools are.
-    fn enter(&self, tenant: &Arc<Tenant<B>>, pool: &ServerPool<B>, index: &SelectionIndex) {
-        let mut servers = self.servers();
-        let server = servers
-            .entry(pool.server().clone())
-            .or_insert_with(|| Server::new(&self.config));
-        server.pools.push(Member {
-            pool: pool.clone(),
-            tenant: tenant.clone(),
-            used: (0, Instant::now()),
-        });
-        listener::note_writable(&servers, index, &self.write);
-    }
-
-    /// Closes a pool and forgets it. Connections in use go on.
-    fn retire(&self, pool: &ServerPool<B>, tenant: &Tenant<B>) {
-        tenant.remove(pool);
-        self.forget(pool);
-        pool.close();
-    }
-
-    fn retire_all(&self, tenant: &Tenant<B>) -> Vec<ServerPool<B>> {
-        let pools = {
-            let _adding = lock(&self.adding);
-            tenant.take_all()
-        };
-        for pool in &pools {
-            self.forget(pool);
-            pool.close();
-        }
-        pools
-    }
-
-    fn forget(&self, pool: &ServerPool<B>) {
-        if let Some(server) = self.servers().get_mut(pool.server()) {
-            server.pools.retain(|member| !member.pool.is_same(pool));
-        }
-    }
-
-    /// Closes all pools, for good.
-    fn end(&self) -> Vec<ServerPool<B>> {
-        self.is_closed.store(true, Ordering::Release);
-        self.closed.notify_waiters();
-        let members: Vec<_> = {
-            let _adding = lock(&self.adding);
-            let mut servers = self.servers();
-            let servers = std::mem::take(&mut *servers);
-            servers
-                .into_values()
-                .flat_map(|server| server.pools)
-                .collect()
-        };
-        for member in &members {
-            member.tenant.remove(&member.pool);
-            member.pool.close();
-        }
-        members.into_iter().map(|member| member.pool).collect()
     }
 }
 

@@ -1,0 +1,149 @@
+//! Pools as they come and go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::tenant::Tenant;
+use super::{Member, Registry, Server, listener, lock, takes_operations};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pools::factory::{Place, PoolState};
+use crate::pools::{Backend, ServerPool};
+use crate::select::{SelectionIndex, ServerEntry};
+
+impl<B: Backend> Registry<B> {
+    /// The pool of a server for a tenant.
+    pub(super) fn pool(
+        self: &Arc<Self>,
+        tenant: &Arc<Tenant<B>>,
+        entry: &Arc<ServerEntry>,
+    ) -> Result<ServerPool<B>> {
+        match tenant.pool(entry.id()) {
+            Some(pool) => Ok(pool),
+            None => self.add_pool(tenant, entry),
+        }
+    }
+
+    fn add_pool(
+        self: &Arc<Self>,
+        tenant: &Arc<Tenant<B>>,
+        entry: &Arc<ServerEntry>,
+    ) -> Result<ServerPool<B>> {
+        let _adding = lock(&self.adding);
+        if let Some(pool) = tenant.pool(entry.id()) {
+            return Ok(pool);
+        }
+        self.check_open()?;
+        if tenant.is_gone() {
+            return Err(Error::from(ErrorKind::PoolClosed).at(entry.address()));
+        }
+        let pool = self.new_pool(tenant, entry)?;
+        // Under the topology's lock, so that nothing is missed that is told of the server.
+        let added = self.topology.shared().with_description(|index| {
+            let known = index.server(entry.address());
+            let known = known.filter(|known| known.id() == entry.id())?;
+            tenant.add(entry.id(), pool.clone());
+            self.enter(tenant, &pool, index);
+            let topology_type = index.topology().topology_type();
+            Some(takes_operations(known, topology_type) && pool.shared().make_ready())
+        });
+        match added {
+            Some(became_ready) => {
+                if became_ready {
+                    pool.shared().emit_ready();
+                    self.wake.notify_one();
+                }
+                Ok(pool)
+            }
+            None => {
+                pool.close();
+                Err(Error::from(ErrorKind::PoolCleared).at(entry.address()))
+            }
+        }
+    }
+
+    fn new_pool(&self, tenant: &Arc<Tenant<B>>, entry: &Arc<ServerEntry>) -> Result<ServerPool<B>> {
+        let (slots, takes_writes) = {
+            let mut servers = self.servers();
+            let server = servers
+                .entry(entry.address().clone())
+                .or_insert_with(|| Server::new(&self.config));
+            (server.slots.clone(), server.takes_writes.clone())
+        };
+        let shared = self.template.shared(Place {
+            server: entry.address().clone(),
+            authenticator: tenant.identity().authenticator.clone(),
+            state: PoolState::Paused,
+            limits: self.pool_options.gate_limits(),
+            slots,
+            takes_writes,
+            topology: Some(self.topology.shared().clone()),
+            // Without a smallest size none can lack any.
+            wake: (self.pool_options.min_size > 0).then(|| self.wake.clone()),
+        });
+        // What asks may run on another, which ends before the pools do.
+        let _entered = self.runtime.get().map(Handle::enter);
+        ServerPool::new(shared, &self.pool_options, &self.backend)
+    }
+
+    /// Enters a pool where its server's pools are.
+    fn enter(&self, tenant: &Arc<Tenant<B>>, pool: &ServerPool<B>, index: &SelectionIndex) {
+        let mut servers = self.servers();
+        let server = servers
+            .entry(pool.server().clone())
+            .or_insert_with(|| Server::new(&self.config));
+        server.pools.push(Member {
+            pool: pool.clone(),
+            tenant: tenant.clone(),
+            used: (0, Instant::now()),
+        });
+        listener::note_writable(&servers, index, &self.write);
+    }
+
+    /// Closes a pool and forgets it. Connections in use go on.
+    pub(super) fn retire(&self, pool: &ServerPool<B>, tenant: &Tenant<B>) {
+        tenant.remove(pool);
+        self.forget(pool);
+        pool.close();
+    }
+
+    pub(super) fn retire_all(&self, tenant: &Tenant<B>) -> Vec<ServerPool<B>> {
+        let pools = {
+            let _adding = lock(&self.adding);
+            tenant.take_all()
+        };
+        for pool in &pools {
+            self.forget(pool);
+            pool.close();
+        }
+        pools
+    }
+
+    fn forget(&self, pool: &ServerPool<B>) {
+        if let Some(server) = self.servers().get_mut(pool.server()) {
+            server.pools.retain(|member| !member.pool.is_same(pool));
+        }
+    }
+
+    /// Closes all pools, for good.
+    pub(super) fn end(&self) -> Vec<ServerPool<B>> {
+        self.is_closed.store(true, Ordering::Release);
+        self.closed.notify_waiters();
+        let members: Vec<_> = {
+            let _adding = lock(&self.adding);
+            let mut servers = self.servers();
+            let servers = std::mem::take(&mut *servers);
+            servers
+                .into_values()
+                .flat_map(|server| server.pools)
+                .collect()
+        };
+        for member in &members {
+            member.tenant.remove(&member.pool);
+            member.pool.close();
+        }
+        members.into_iter().map(|member| member.pool).collect()
+    }
+}
