@@ -28,6 +28,8 @@ pub(crate) struct Failures {
     next: AtomicU64,
     state: Mutex<State>,
     arrived: Notify,
+    /// Told when the last one that waits leaves.
+    left: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +73,19 @@ impl Failures {
     /// Whether anybody waits for a connection to be made. In a bare pool nobody can be seen to.
     pub(crate) fn is_awaited(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0 || !self.lock().has_sink
+    }
+
+    /// Ends when [nobody waits](Self::is_awaited).
+    pub(crate) async fn unawaited(&self) {
+        loop {
+            let mut left = pin!(self.left.notified());
+            // Before the look, so that nobody leaves between.
+            left.as_mut().enable();
+            if !self.is_awaited() {
+                return;
+            }
+            left.await;
+        }
     }
 
     /// An attempt has failed, and bb8 does not know yet.
@@ -127,6 +142,10 @@ impl Failures {
         let mut state = self.lock();
         let others = self.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
         state.queued.truncate(others);
+        drop(state);
+        if others == 0 {
+            self.left.notify_waiters();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -295,6 +314,29 @@ mod tests {
         for mut told in [first, second, Polled::new(third.told())] {
             assert_eq!(told.poll_now(), "failed: closed");
         }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_is_for_as_long_as_anybody_waits() {
+        let failures = with_sink();
+        let (first, second) = (failures.wait(), failures.wait());
+        let mut unawaited = pin!(failures.unawaited());
+        let mut is_over = async || poll_once(unawaited.as_mut()).await;
+        assert!(!is_over().await);
+        drop(first);
+        assert!(!is_over().await);
+        drop(second);
+        // Somebody came before it took notice.
+        let third = failures.wait();
+        assert!(!is_over().await);
+        drop(third);
+        assert!(is_over().await);
+        // In a bare pool nobody can be seen to wait.
+        assert!(!poll_once(pin!(Failures::default().unawaited())).await);
+    }
+
+    async fn poll_once(mut future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
     }
 
     #[test]

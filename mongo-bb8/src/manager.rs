@@ -227,12 +227,14 @@ impl bb8::ManageConnection for MongoConnectionManager {
         }
         let attempt = shared.failures.begin();
         let deadline = Deadline::after(shared.create_timeout);
-        let is_wanted = || shared.failures.is_awaited();
-        let connected = match shared.factory.establish_if(deadline, is_wanted).await {
+        let unwanted = shared.failures.unawaited();
+        let connected = match shared.factory.establish_unless(deadline, unwanted).await {
             // Nobody is left to take it, and bb8 would keep it open.
             Ok(_) if self.is_closed() => Err(shared.factory.name(ErrorKind::PoolClosed)),
             // Who asked for it has gone: it is idle, and may be in others' way.
-            Ok(connection) if !is_wanted() && !shared.factory.keeps(&connection) => {
+            Ok(connection)
+                if !shared.failures.is_awaited() && !shared.factory.keeps(&connection) =>
+            {
                 Err(shared.factory.name(ErrorKind::PoolCleared))
             }
             connected => connected,

@@ -140,7 +140,8 @@ pub enum Wait {
     Recycle,
 }
 
-/// Who has the connections of a pool. `Display` is the text of the load balancer specification.
+/// Who has the connections of a pool. `Display` is the text of the load balancer specification, and
+/// behind it whether the server is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct InUse {
@@ -152,6 +153,9 @@ pub struct InUse {
     pub transactions: usize,
     /// All others.
     pub others: usize,
+    /// The most that the server may have of all credentials together
+    /// (`max_connections_per_server`), where it has as many: other credentials have the rest.
+    pub server_full: Option<u32>,
 }
 
 /// Why a connection runs no more commands.
@@ -421,7 +425,14 @@ impl fmt::Display for InUse {
             "maxPoolSize: {}, connections in use by cursors: {}, connections in use by \
              transactions: {}, connections in use by other operations: {}",
             self.max_pool_size, self.cursors, self.transactions, self.others
-        )
+        )?;
+        match self.server_full {
+            Some(max) => write!(
+                f,
+                ", and the server has its max_connections_per_server: {max}"
+            ),
+            None => Ok(()),
+        }
     }
 }
 

@@ -86,6 +86,7 @@ pub struct DeploymentBuilder {
     has_primary: bool,
     elections: Option<Duration>,
     users: Vec<User>,
+    plain_users: Vec<(String, String)>,
     exhaust: ExhaustReplies,
     compressors: Vec<Compressor>,
     network: Option<SimNetwork>,
@@ -100,6 +101,7 @@ impl DeploymentBuilder {
             has_primary: true,
             elections: None,
             users: Vec::new(),
+            plain_users: Vec::new(),
             exhaust: ExhaustReplies::default(),
             compressors: Vec::new(),
             network: None,
@@ -156,6 +158,13 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Adds a user of `$external` who proves himself by PLAIN, which takes no hashing: for many.
+    pub fn plain_user(mut self, name: &str, password: &str) -> Self {
+        self.plain_users
+            .push((name.to_owned(), password.to_owned()));
+        self
+    }
+
     /// Which message each reply of a streaming hello names.
     pub fn exhaust_replies(mut self, exhaust: ExhaustReplies) -> Self {
         self.exhaust = exhaust;
@@ -198,13 +207,15 @@ impl DeploymentBuilder {
     /// with a network in memory or users of its own before a real server.
     pub async fn start(self) -> Deployment {
         assert!(!self.members.is_empty(), "a deployment needs a server");
+        let has_users = !self.users.is_empty() || !self.plain_users.is_empty();
         assert!(
-            self.real.is_none() || self.network.is_none() && self.users.is_empty(),
+            self.real.is_none() || self.network.is_none() && !has_users,
             "a real server has a network and users of its own"
         );
         let host = Host {
             network: self.network,
             users: self.users,
+            plain_users: self.plain_users,
             exhaust: self.exhaust,
             compressors: self.compressors,
             wire_versions: self.real.as_deref().map(RealServer::wire_versions),
@@ -288,6 +299,7 @@ pub(super) fn entry(member: usize, spec: &MemberSpec, address: &str) -> ConfigEn
 pub(super) struct Host {
     network: Option<SimNetwork>,
     users: Vec<User>,
+    plain_users: Vec<(String, String)>,
     exhaust: ExhaustReplies,
     compressors: Vec<Compressor>,
     backend: Option<Backend>,
@@ -347,6 +359,9 @@ impl Host {
         if spec.kind != MemberKind::Arbiter {
             for user in &self.users {
                 builder = builder.user(user.clone());
+            }
+            for (name, password) in &self.plain_users {
+                builder = builder.plain_user(name, password);
             }
         }
         builder.start_now()

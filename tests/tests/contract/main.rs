@@ -12,6 +12,7 @@ mod impatience;
 mod pacing;
 mod prose;
 mod sizing;
+mod slots;
 mod spawned;
 mod storms;
 mod waiting;

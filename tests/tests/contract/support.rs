@@ -3,11 +3,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use mongo_core::auth::{AuthMechanism, Credential};
 use mongo_core::bson::{Document, doc};
 use mongo_core::error::ErrorKind;
 use mongo_core::event::{CmapEvent, EventHandlers};
 use mongo_core::net::{Connector, Stream};
-use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools, PoolsBuilder};
+use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools, PoolsBuilder, PoolsConfig};
 use mongo_core::{ClientOptions, Error, ServerAddress};
 use mongo_testkit::{Deployment, Matcher, ScriptedServer, Seen, SimNetwork, User};
 use tokio::task::JoinHandle;
@@ -149,6 +150,66 @@ impl Sim {
 
     pub(crate) fn pools<B: Backend<Config: Default>>(&self, options: &str) -> Pools<B> {
         self.builder(options).build().expect("pools")
+    }
+}
+
+/// Members on a network in memory, with tenants who prove themselves by PLAIN: without hashes there
+/// may be many of them.
+pub(crate) struct Tenants {
+    pub(crate) network: SimNetwork,
+    pub(crate) set: Deployment,
+}
+
+impl Tenants {
+    pub(crate) async fn of(members: usize, tenants: usize) -> Self {
+        let network = SimNetwork::new(11);
+        let mut set = Deployment::replica_set("rs")
+            .members(members)
+            .network(&network);
+        for tenant in 0..tenants {
+            set = set.plain_user(&tenant_name(tenant), &tenant_password(tenant));
+        }
+        let set = set.start().await;
+        Self { network, set }
+    }
+
+    /// Pools of nobody's, with a cap on the connections of each server.
+    pub(crate) fn pools<B: Backend<Config: Default>>(&self, options: &str, cap: u32) -> Pools<B> {
+        let uri = format!("{}&{options}", self.set.uri());
+        let mut options = ClientOptions::parse(&uri).expect("a connection string");
+        options.allow_plain_without_tls = true;
+        Pools::builder(options)
+            .config(PoolsConfig::default().with_max_connections_per_server(cap))
+            .connector(Arc::new(AfterTheNews(OverSim(self.network.clone()))))
+            .build()
+            .expect("pools")
+    }
+}
+
+/// A handle for a tenant.
+pub(crate) fn of_tenant<B: Backend>(pools: &Pools<B>, tenant: usize) -> Pools<B> {
+    let credential = Credential::new(tenant_name(tenant), tenant_password(tenant));
+    let credential = credential.with_mechanism(AuthMechanism::Plain);
+    pools.with_credential(credential).expect("a handle")
+}
+
+pub(crate) fn tenant_name(tenant: usize) -> String {
+    format!("tenant-{tenant}")
+}
+
+fn tenant_password(tenant: usize) -> String {
+    format!("secret-{tenant}")
+}
+
+/// The way there takes longer than the news of an end: servers never see more connections than
+/// their clients have.
+struct AfterTheNews(OverSim);
+
+#[async_trait]
+impl Connector for AfterTheNews {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
+        sleep(Duration::from_millis(5)).await;
+        self.0.connect(address).await
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::builder::{Place, Template};
 use super::gate::{GateLimits, PoolState};
-use super::{Failure, Shared};
+use super::make::unwanted_error;
+use super::{Failure, Shared, Unwanted};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
@@ -69,9 +70,9 @@ impl Floating {
     pub(super) async fn establish(
         &self,
         deadline: Deadline,
-        is_wanted: &(dyn Fn() -> bool + Send + Sync),
+        unwanted: Unwanted<'_>,
     ) -> Result<Connection> {
-        let made = self.try_establish(deadline, is_wanted).await;
+        let made = self.try_establish(deadline, unwanted).await;
         *lock(&self.last_failure) = match &made {
             Ok(_) => None,
             Err(error) => Some(Failure {
@@ -85,7 +86,7 @@ impl Floating {
     async fn try_establish(
         &self,
         deadline: Deadline,
-        is_wanted: &(dyn Fn() -> bool + Send + Sync),
+        mut unwanted: Unwanted<'_>,
     ) -> Result<Connection> {
         self.topology.connect()?;
         let selection_timeout = self.topology.options().server_selection_timeout;
@@ -93,10 +94,15 @@ impl Floating {
         for round in 0_u32.. {
             pause(round, deadline).await;
             let within = deadline.within(Some(selection_timeout));
-            let selected = self.topology.select_by(within, &self.criterion, &[]).await;
+            // Both are safe to drop.
+            let selected = tokio::select! {
+                biased;
+                () = &mut unwanted => return Err(unwanted_error().into()),
+                selected = self.topology.select_by(within, &self.criterion, &[]) => selected,
+            };
             let selected = selected.map_err(|error| error.caused_by(cause.take()))?;
             let made = match self.server(selected.entry()) {
-                Ok(server) => server.establish(deadline, is_wanted).await,
+                Ok(server) => server.establish(deadline, unwanted.as_mut()).await,
                 Err(error) => Err(error),
             };
             match made {

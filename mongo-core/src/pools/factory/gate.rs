@@ -136,6 +136,14 @@ impl<W: Clone, C> Gate<W, C> {
             && self.not_before.is_none_or(|time| time <= now)
     }
 
+    /// Whether somebody waits for leave to make one.
+    pub(super) fn wants_permit(&self) -> bool {
+        let place = self.asking.partition_point(|own| own.has_leave);
+        // What is made for nobody that still asks will serve some of them.
+        let promised = (self.pending as usize).saturating_sub(place);
+        self.asking.len() - place > promised
+    }
+
     /// The next one to be served, and with what. `has_slot` is asked last, and takes one of the
     /// server's slots if it says yes.
     pub(super) fn next(
@@ -149,15 +157,10 @@ impl<W: Clone, C> Gate<W, C> {
             let first = self.asking.pop_front()?;
             return Some((first.waiter, Grant::Connection(connection)));
         }
-        let has_room = self.has_room(now);
-        let place = self.asking.partition_point(|own| own.has_leave);
-        // What is made for nobody that still asks will serve some of them.
-        let promised = (self.pending as usize).saturating_sub(place);
-        let is_needed = self.asking.len() - place > promised;
-        let first = self.asking.get_mut(place)?;
-        if !is_needed || !has_room || !has_slot() {
+        if !self.wants_permit() || !self.has_room(now) || !has_slot() {
             return None;
         }
+        let first = self.asking.iter_mut().find(|own| !own.has_leave)?;
         first.has_leave = true;
         let waiter = first.waiter.clone();
         self.begin();

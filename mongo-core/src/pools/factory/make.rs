@@ -1,6 +1,7 @@
 //! How a connection comes to be: a turn at the gate, a permit, the attempt.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::gate::{Gate, Grant, PoolState};
 use super::slots::Participant;
-use super::{Failure, Shared};
+use super::{Failure, Shared, Unwanted};
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
@@ -71,15 +72,22 @@ impl Shared {
     pub(super) async fn establish(
         self: &Arc<Self>,
         deadline: Deadline,
-        is_wanted: &(dyn Fn() -> bool + Send + Sync),
+        mut unwanted: Unwanted<'_>,
     ) -> Result<Connection> {
         loop {
-            let mut asking = self.ask()?;
-            let handed = asking.next(deadline).await?;
-            if !is_wanted() {
-                let unwanted = "the connection is wanted no more".to_owned();
-                return Err(self.establisher.name(ErrorKind::Pool(unwanted)));
+            // Before it asks, which may have others make room.
+            tokio::select! {
+                biased;
+                () = &mut unwanted => return Err(self.establisher.name(unwanted_error())),
+                () = ready(()) => {}
             }
+            let mut asking = self.ask()?;
+            // Both are safe to drop: what was handed over goes back.
+            let handed = tokio::select! {
+                biased;
+                () = &mut unwanted => return Err(self.establisher.name(unwanted_error())),
+                handed = asking.next(deadline) => handed?,
+            };
             let spare = match handed {
                 Handed::Spare(mut spare) => spare.connection.take(),
                 Handed::Permit(permit) => {
@@ -269,7 +277,7 @@ impl Shared {
         });
     }
 
-    fn participant(&self) -> std::sync::Weak<dyn Participant> {
+    pub(super) fn participant(&self) -> std::sync::Weak<dyn Participant> {
         self.this.clone()
     }
 }
@@ -447,6 +455,11 @@ impl Drop for Permit {
         }
         shared.slot_is_free();
     }
+}
+
+/// Why a connection is not made that nobody wants.
+pub(super) fn unwanted_error() -> ErrorKind {
+    ErrorKind::Pool("the connection is wanted no more".to_owned())
 }
 
 /// How far a connection was that could not be made.

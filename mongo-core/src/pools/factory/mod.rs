@@ -1,4 +1,6 @@
 use std::fmt;
+use std::future::pending;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -87,6 +89,9 @@ pub(super) struct Shared {
     this: Weak<Shared>,
 }
 
+/// Ends when nobody wants a connection any more that is asked for.
+type Unwanted<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;
+
 struct Failure {
     at: Instant,
     error: Error,
@@ -114,7 +119,7 @@ impl ConnectionFactory {
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that names the phase; always with the
     /// server and the user.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
-        self.establish_if(deadline, || true).await
+        self.establish_unless(deadline, pending()).await
     }
 
     /// A connection that is there and in nobody's hands. No I/O.
@@ -166,21 +171,22 @@ impl ConnectionFactory {
         }
     }
 
-    /// [`establish`](Self::establish), if `is_wanted` says so still when it comes to it. For a
+    /// [`establish`](Self::establish), unless `unwanted` ends before it is this one's turn. For a
     /// generic pool whose attempts outlive their callers.
     ///
     /// # Errors
     /// As [`establish`](Self::establish), or [`ErrorKind::Pool`](crate::ErrorKind::Pool): it is
     /// wanted no more.
-    pub async fn establish_if(
+    pub async fn establish_unless(
         &self,
         deadline: Deadline,
-        is_wanted: impl Fn() -> bool + Send + Sync,
+        unwanted: impl Future<Output = ()> + Send,
     ) -> Result<Connection> {
+        let unwanted = pin!(unwanted);
         // In a box: by size it would dominate the future of every check-out, which gets moved about.
         match &self.source {
-            Source::Fixed(shared) => Box::pin(shared.establish(deadline, &is_wanted)).await,
-            Source::Floating(floating) => Box::pin(floating.establish(deadline, &is_wanted)).await,
+            Source::Fixed(shared) => Box::pin(shared.establish(deadline, unwanted)).await,
+            Source::Floating(floating) => Box::pin(floating.establish(deadline, unwanted)).await,
         }
     }
 
@@ -268,6 +274,8 @@ impl ConnectionFactory {
     /// attempts are not its callers' own, when such a caller's wait runs out.
     pub fn phase(&self) -> Wait {
         match &self.source {
+            // None is being made: whoever asks waits for leave.
+            Source::Fixed(shared) if shared.gate().pending() == 0 => Wait::WaitQueue,
             Source::Fixed(shared) => *shared.establisher.phase(),
             Source::Floating(_) => Wait::Connect,
         }
@@ -330,6 +338,13 @@ impl Shared {
         let mut gate = self.gate();
         let result = change(&mut gate);
         self.asking.store(gate.asking(), Ordering::Release);
+        if let Some(slots) = &self.slots
+            && slots.is_wanted()
+            && !gate.wants_permit()
+        {
+            // Else others would give up a connection for nobody.
+            slots.withdraw(&self.participant());
+        }
         result
     }
 
@@ -356,6 +371,7 @@ impl Shared {
             cursors,
             transactions,
             others: in_use.saturating_sub(cursors + transactions),
+            server_full: self.slots.as_ref().and_then(|slots| slots.full()),
         }
     }
 }

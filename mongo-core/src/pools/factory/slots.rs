@@ -35,6 +35,8 @@ struct State {
     /// By their places: the first was used least recently.
     idle: BTreeMap<u64, Idle>,
     next_place: u64,
+    /// Those that were idle, are doomed, and have not gone yet.
+    making_room: usize,
 }
 
 struct Idle {
@@ -65,12 +67,30 @@ impl ServerSlots {
         false
     }
 
+    /// The pool waits no more.
+    pub(super) fn withdraw(&self, pool: &Weak<dyn Participant>) {
+        let mut state = self.lock();
+        state.waiting.retain(|own| !own.ptr_eq(pool));
+        self.note(&state);
+    }
+
+    /// Whether a pool waits.
+    #[inline]
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) > 0
+    }
+
     /// Takes a slot if there is a free one that nobody waits for.
     pub(super) fn try_take_free(&self) -> bool {
         let mut state = self.lock();
         let is_free = state.used < self.max && state.waiting.is_empty();
         state.used += u32::from(is_free);
         is_free
+    }
+
+    /// The cap, if it is reached.
+    pub(super) fn full(&self) -> Option<u32> {
+        Some(self.max).filter(|max| self.lock().used >= *max)
     }
 
     /// Gives a slot back, to the pools that wait for one, in turn. To be called without a lock.
@@ -92,18 +112,18 @@ impl ServerSlots {
         next
     }
 
-    /// Closes the connection that has been idle longest, if somebody waits for a slot. To be called
-    /// without a lock.
+    /// Closes the connection that has been idle longest, if more pools wait for a slot than have one
+    /// made for them already. To be called without a lock.
     pub(super) fn make_room(&self) {
-        if self.wanted.load(Ordering::Acquire) == 0 {
+        if !self.is_wanted() {
             return;
         }
         let oldest = {
             let mut state = self.lock();
-            match state.used >= self.max {
-                true => state.idle.pop_first(),
-                false => None,
-            }
+            let is_lacking = state.used >= self.max && state.waiting.len() > state.making_room;
+            let oldest = is_lacking.then(|| state.idle.pop_first()).flatten();
+            state.making_room += usize::from(oldest.is_some());
+            oldest
         };
         if let Some((_, Idle { link, pool })) = oldest {
             link.doom();
@@ -134,12 +154,16 @@ impl ServerSlots {
         true
     }
 
-    /// A connection is handed out. Says no if it was to make room.
+    /// A connection is handed out, or closed. Says no if it was to make room.
     pub(super) fn leave(&self, link: &Link) -> bool {
-        match link.idle_place.swap(0, Ordering::AcqRel) {
-            0 => !link.is_doomed(),
-            place => self.lock().idle.remove(&place).is_some(),
-        }
+        let place = match link.idle_place.swap(0, Ordering::AcqRel) {
+            0 => return !link.is_doomed(),
+            place => place,
+        };
+        let mut state = self.lock();
+        let was_idle = state.idle.remove(&place).is_some();
+        state.making_room -= usize::from(!was_idle);
+        was_idle
     }
 
     fn note(&self, state: &State) {
@@ -234,6 +258,45 @@ mod tests {
         assert_eq!(second.swept.load(Ordering::SeqCst), 1);
         assert_eq!(third.taken(), 1);
         assert!(!slots.leave(&new) && slots.leave(&old));
+    }
+
+    #[test]
+    fn no_more_make_room_than_are_wanted() {
+        let slots = Arc::new(ServerSlots::new(2));
+        let [first, second, third] = [(); 3].map(|()| Pool::new(&slots));
+        // Nobody sweeps at once.
+        let slow: Weak<dyn Participant> = Weak::<Pool>::new();
+        let links = [(); 2].map(|()| Arc::new(Link::default()));
+        for link in &links {
+            first.pump();
+            assert!(slots.enter(link, &slow));
+        }
+        second.pump();
+        slots.make_room();
+        slots.make_room();
+        assert_eq!(links.each_ref().map(|link| link.is_doomed()), [true, false]);
+        third.pump();
+        slots.make_room();
+        assert_eq!(links.each_ref().map(|link| link.is_doomed()), [true, true]);
+        for link in &links {
+            assert!(!slots.leave(link));
+            slots.give_back();
+        }
+        assert_eq!((second.taken(), third.taken()), (1, 1));
+    }
+
+    #[test]
+    fn who_withdraws_is_in_nobodys_way() {
+        let slots = Arc::new(ServerSlots::new(1));
+        let (first, second) = (Pool::new(&slots), Pool::new(&slots));
+        first.pump();
+        second.pump();
+        let link = Arc::new(Link::default());
+        assert!(slots.is_wanted() && !slots.enter(&link, &first.own));
+        slots.withdraw(&second.own);
+        assert!(!slots.is_wanted() && slots.enter(&link, &first.own));
+        slots.make_room();
+        assert!(!link.is_doomed());
     }
 
     #[test]
