@@ -4,6 +4,7 @@
 mod support;
 
 mod basics;
+mod credentials;
 mod demoted;
 mod end;
 mod floating;

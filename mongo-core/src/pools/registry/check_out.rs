@@ -117,8 +117,8 @@ impl<B: Backend> Pools<B> {
         };
         for round in 0_u32.. {
             pause(round, deadline).await;
-            let selected = registry
-                .select_by(deadline, criterion, deprioritized)
+            let selected = self
+                .select(deadline, wanted)
                 .await
                 .map_err(|error| self.name(because(error, &cause)))?;
             let error = match registry.pool(&self.tenant, selected.entry()) {
@@ -165,7 +165,9 @@ impl<B: Backend> Pools<B> {
     fn selects_again(&self, pool: &ServerPool<B>, error: &Error) -> bool {
         match error.kind() {
             // Its pool made room for another: the credential was rotated, or the server came back.
-            ErrorKind::PoolClosed => self.registry().check_open().is_ok() && !self.tenant.is_gone(),
+            ErrorKind::PoolClosed => {
+                self.registry().check_open().is_ok() && self.tenant.check().is_ok()
+            }
             ErrorKind::PoolCleared => true,
             ErrorKind::Connect(_)
             | ErrorKind::Network(_)
@@ -177,6 +179,39 @@ impl<B: Backend> Pools<B> {
         }
     }
 
+    pub(super) async fn select(
+        &self,
+        deadline: Deadline,
+        wanted: Wanted<'_>,
+    ) -> Result<SelectedServer> {
+        let registry = self.registry();
+        let deadline = deadline.within(Some(registry.options.server_selection_timeout));
+        let mut closed = pin!(registry.closed.notified());
+        let mut left = pin!(self.tenant.left());
+        // Before the looks, so that neither falls between.
+        closed.as_mut().enable();
+        left.as_mut().enable();
+        registry.check_open()?;
+        self.tenant.check()?;
+        let selected =
+            registry
+                .topology
+                .select_by(deadline, wanted.criterion, wanted.deprioritized);
+        // All are safe to drop.
+        let selected = tokio::select! {
+            biased;
+            selected = selected => selected,
+            () = closed => return Err(ErrorKind::PoolClosed.into()),
+            () = left => return Err(ErrorKind::PoolClosed.into()),
+        };
+        selected.map_err(|error| match error.kind() {
+            ErrorKind::TopologyClosed if registry.check_open().is_err() => {
+                ErrorKind::PoolClosed.into()
+            }
+            _ => error,
+        })
+    }
+
     fn name(&self, error: Error) -> Error {
         error.for_user(self.user().as_ref())
     }
@@ -184,9 +219,9 @@ impl<B: Backend> Pools<B> {
 
 /// What a check-out is for.
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
-    criterion: &'a Criterion,
-    deprioritized: &'a [ServerAddress],
+pub(super) struct Wanted<'a> {
+    pub(super) criterion: &'a Criterion,
+    pub(super) deprioritized: &'a [ServerAddress],
 }
 
 /// A check-out in a span, in which the commands of its connection will be.
@@ -225,37 +260,6 @@ pub(in crate::pools) async fn pause(round: u32, deadline: Deadline) {
 }
 
 impl<B: Backend> Registry<B> {
-    pub(super) async fn select(
-        &self,
-        deadline: Deadline,
-        criterion: &Criterion,
-    ) -> Result<SelectedServer> {
-        self.select_by(deadline, criterion, &[]).await
-    }
-
-    async fn select_by(
-        &self,
-        deadline: Deadline,
-        criterion: &Criterion,
-        deprioritized: &[ServerAddress],
-    ) -> Result<SelectedServer> {
-        let deadline = deadline.within(Some(self.options.server_selection_timeout));
-        let mut closed = pin!(self.closed.notified());
-        closed.as_mut().enable();
-        self.check_open()?;
-        let selected = self.topology.select_by(deadline, criterion, deprioritized);
-        // Both are safe to drop.
-        let selected = tokio::select! {
-            biased;
-            selected = selected => selected,
-            () = closed => return Err(ErrorKind::PoolClosed.into()),
-        };
-        selected.map_err(|error| match error.kind() {
-            ErrorKind::TopologyClosed if self.check_open().is_err() => ErrorKind::PoolClosed.into(),
-            _ => error,
-        })
-    }
-
     /// Whether a server that was selected would be suitable still.
     fn suits(&self, entry: &Arc<ServerEntry>, wanted: Wanted<'_>) -> bool {
         let topology = self.topology.shared();

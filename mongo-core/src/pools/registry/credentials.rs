@@ -77,13 +77,14 @@ impl<B: Backend> Pools<B> {
     ///
     /// # Errors
     /// The credential can't be used, or there are handles for it already;
-    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed).
+    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed), after a logout too.
     pub fn rotate(&self, credential: Credential) -> Result<()> {
         let registry = self.registry();
         registry.check_open()?;
         let identity = registry.identity(credential.clone())?;
         {
             let mut tenants = registry.tenants();
+            self.tenant.check()?;
             if let Some(other) = tenants.get(&credential) {
                 return match Arc::ptr_eq(other, &self.tenant) {
                     true => Ok(()),
@@ -108,10 +109,11 @@ impl<B: Backend> Pools<B> {
     /// Dropped meanwhile, what is in use goes on.
     pub async fn logout(&self) {
         let registry = self.registry();
-        registry
-            .tenants()
-            .retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
-        self.tenant.leave();
+        {
+            let mut tenants = registry.tenants();
+            tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
+            self.tenant.leave();
+        }
         let pools = registry.retire_all(&self.tenant);
         drain(&pools, registry.config.close_timeout()).await;
     }

@@ -68,8 +68,7 @@ impl<B: Backend> TopologyListener for Registry<B> {
         let pools = self.pools_of(server);
         let ready = pools.into_iter().filter(|pool| pool.shared().make_ready());
         self.actions.queue(ready.map(Action::Ready));
-        // They may lack connections.
-        self.wake.notify_one();
+        self.wake_to_fill();
     }
 
     fn clear(&self, clear: &Clear<'_>) {

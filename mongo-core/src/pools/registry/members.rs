@@ -36,15 +36,13 @@ impl<B: Backend> Registry<B> {
             return Ok(pool);
         }
         self.check_open()?;
-        if tenant.is_gone() {
-            return Err(Error::from(ErrorKind::PoolClosed).at(entry.address()));
-        }
+        tenant.check().map_err(|error| error.at(entry.address()))?;
         let pool = self.new_pool(tenant, entry)?;
         // Under the topology's lock, so that nothing is missed that is told of the server.
         let added = self.topology.shared().with_description(|index| {
             let known = index.server(entry.address());
             let known = known.filter(|known| known.id() == entry.id())?;
-            tenant.add(entry.id(), pool.clone());
+            tenant.add(entry.id(), &pool);
             self.enter(tenant, &pool, index);
             let topology_type = index.topology().topology_type();
             Some(takes_operations(known, topology_type) && pool.shared().make_ready())
@@ -53,7 +51,7 @@ impl<B: Backend> Registry<B> {
             Some(became_ready) => {
                 if became_ready {
                     pool.shared().emit_ready();
-                    self.wake.notify_one();
+                    self.wake_to_fill();
                 }
                 Ok(pool)
             }
@@ -61,6 +59,13 @@ impl<B: Backend> Registry<B> {
                 pool.close();
                 Err(Error::from(ErrorKind::PoolCleared).at(entry.address()))
             }
+        }
+    }
+
+    /// Has a round of maintenance begin now, where pools may lack connections.
+    pub(super) fn wake_to_fill(&self) {
+        if self.pool_options.min_size > 0 {
+            self.wake.notify_one();
         }
     }
 

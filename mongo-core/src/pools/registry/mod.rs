@@ -31,6 +31,7 @@ mod members;
 mod tenant;
 
 pub use builder::PoolsBuilder;
+use check_out::Wanted;
 pub(super) use check_out::pause;
 use listener::Action;
 use tenant::{Identity, Tenant};
@@ -182,7 +183,11 @@ impl<B: Backend> Pools<B> {
         let deadline = Deadline::after(registry.wait_timeout);
         let nearest = Criterion::read(ReadPreference::new(ReadPreferenceMode::Nearest));
         let nearest = nearest.map_err(|error| Error::configuration(error.to_string()))?;
-        registry.select(deadline, &nearest).await?;
+        let wanted = Wanted {
+            criterion: &nearest,
+            deprioritized: &[],
+        };
+        self.select(deadline, wanted).await?;
         let mut filling = Together::new();
         for entry in registry.topology.snapshot().servers() {
             if takes_operations(entry, registry.topology.description().topology_type()) {

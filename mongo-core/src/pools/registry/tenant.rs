@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::auth::Credential;
+use crate::error::{ErrorKind, Result};
 use crate::net::Authenticator;
 use crate::pools::{Backend, ServerPool};
 
@@ -20,6 +23,8 @@ pub(super) struct Tenant<B: Backend> {
     is_default: bool,
     /// Once its credential was logged out.
     is_gone: AtomicBool,
+    /// Told then.
+    left: Notify,
 }
 
 /// Who a tenant is.
@@ -36,6 +41,7 @@ impl<B: Backend> Tenant<B> {
             pools: ArcSwap::from_pointee(Vec::new()),
             is_default,
             is_gone: AtomicBool::new(false),
+            left: Notify::new(),
         }
     }
 
@@ -68,11 +74,10 @@ impl<B: Backend> Tenant<B> {
         place.ok().map(|place| run(&pools[place].1))
     }
 
-    /// One writer at a time: the registry sees to it.
-    pub(super) fn add(&self, server: u64, pool: ServerPool<B>) {
+    pub(super) fn add(&self, server: u64, pool: &ServerPool<B>) {
         self.change(|pools| {
             let place = pools.partition_point(|(number, _)| *number < server);
-            pools.insert(place, (server, pool));
+            pools.insert(place, (server, pool.clone()));
         });
     }
 
@@ -93,15 +98,28 @@ impl<B: Backend> Tenant<B> {
 
     pub(super) fn leave(&self) {
         self.is_gone.store(true, Ordering::Release);
+        self.left.notify_waiters();
     }
 
-    pub(super) fn is_gone(&self) -> bool {
-        self.is_gone.load(Ordering::Acquire)
+    /// Ends when the credential is logged out. To be enabled before it is [checked](Self::check).
+    pub(super) fn left(&self) -> Notified<'_> {
+        self.left.notified()
     }
 
-    fn change(&self, change: impl FnOnce(&mut ByServer<B>)) {
-        let mut pools = ByServer::clone(&self.pools.load());
-        change(&mut pools);
-        self.pools.store(Arc::new(pools));
+    pub(super) fn check(&self) -> Result<()> {
+        match self.is_gone.load(Ordering::Acquire) {
+            true => Err(ErrorKind::PoolClosed.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Servers leave, pools are added and go for want of use, each under a lock of its own: no
+    /// change undoes another.
+    fn change(&self, change: impl Fn(&mut ByServer<B>)) {
+        self.pools.rcu(|pools| {
+            let mut pools = ByServer::clone(pools);
+            change(&mut pools);
+            pools
+        });
     }
 }
