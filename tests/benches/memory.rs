@@ -1,5 +1,5 @@
-//! What our connections ask of the heap: allocations for each operation, and the memory of an idle
-//! connection, beside a raw tokio socket and the official driver.
+//! What our connections ask of the heap: allocations for each operation, the memory of an idle
+//! connection, beside a raw tokio socket and the official driver, and that of an idle tenant.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench memory
@@ -8,6 +8,9 @@
 //! in use at once and came back, divided by their number: the pool's own share is in it. The second
 //! pair of figures is after a reply of 64 KiB on each: what it grew for that has been given back. Noise
 //! does not touch the heap's figures: the run fails if one misses its goal.
+//!
+//! A tenant is one of 1,000 credentials of the same `Pools`. Each line has what the lines before it
+//! have. Pools are of the default size, 100.
 
 #[path = "support/alloc.rs"]
 mod alloc;
@@ -19,6 +22,8 @@ mod server;
 mod setting;
 #[path = "support/table.rs"]
 mod table;
+#[path = "support/tenants.rs"]
+mod tenants;
 #[path = "support/worker.rs"]
 mod worker;
 
@@ -46,7 +51,7 @@ const ALLOCATIONS: Goal = Goal {
     is_kept: true,
 };
 
-/// KiB for each connection: of the heap, and of all memory that the kernel counts.
+/// KiB for each: of the heap, and of all memory that the kernel counts.
 #[derive(Clone, Copy)]
 struct Cost {
     heap: f64,
@@ -54,8 +59,8 @@ struct Cost {
 }
 
 impl Cost {
-    fn now() -> Self {
-        let each = |bytes: usize| bytes as f64 / 1024.0 / CONNECTIONS as f64;
+    fn now(count: usize) -> Self {
+        let each = |bytes: usize| bytes as f64 / 1024.0 / count as f64;
         let stats = alloc::stats();
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
@@ -65,15 +70,15 @@ impl Cost {
         }
     }
 
-    /// What `make` adds, and what it returns keeps.
-    async fn of<T>(make: impl Future<Output = T>) -> (Self, T) {
-        let before = Self::now();
+    /// What `make` adds for each of so many, and what it returns keeps.
+    async fn of<T>(count: usize, make: impl Future<Output = T>) -> (Self, T) {
+        let before = Self::now(count);
         let kept = make.await;
         // What other tasks had to do for it is done too.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        let after = Self::now();
+        let after = Self::now(count);
         let cost = Self {
             heap: after.heap - before.heap,
             resident: after.resident - before.resident,
@@ -118,7 +123,7 @@ macro_rules! use_all {
 macro_rules! pool {
     ($table:ident, $name:literal, $config:ty, $url:expr) => {{
         let config = <$config>::from_url($url);
-        let (small, pool) = Cost::of(async {
+        let (small, pool) = Cost::of(CONNECTIONS, async {
             let pool = config.create_pool(None).expect("a pool");
             use_all!(pool, &doc! { "ping": 1 });
             pool
@@ -126,7 +131,8 @@ macro_rules! pool {
         .await;
         assert_eq!(pool.status().available, CONNECTIONS);
         $table.cost(concat!($name, ", after a ping"), small, true);
-        let (more, ()) = Cost::of(async { use_all!(pool, &doc! { "large": 1 }) }).await;
+        let (more, ()) =
+            Cost::of(CONNECTIONS, async { use_all!(pool, &doc! { "large": 1 }) }).await;
         $table.cost(
             concat!($name, ", after replies of 64 KiB"),
             small.and(more),
@@ -172,12 +178,12 @@ async fn measure_idle(port: u16, table: &mut Table) {
     let url =
         format!("mongodb://127.0.0.1:{port}/?directConnection=true&maxPoolSize={CONNECTIONS}");
     table.heading(&format!("{CONNECTIONS} idle connections, memory of each"));
-    let (cost, streams) = Cost::of(raw(port)).await;
+    let (cost, streams) = Cost::of(CONNECTIONS, raw(port)).await;
     table.cost("raw socket", cost, false);
     drop(streams);
     pool!(table, "mongo-deadpool", mongo_deadpool::Config, &url);
     pool!(table, "mongo-bb8", mongo_bb8::Config, &url);
-    let (cost, client) = Cost::of(official(&url)).await;
+    let (cost, client) = Cost::of(CONNECTIONS, official(&url)).await;
     table.cost("official driver", cost, false);
     drop(client);
 }
@@ -225,6 +231,7 @@ fn main() -> ExitCode {
     let runtime = builder.enable_all().build().expect("a runtime");
     let mut table = Table::default();
     runtime.block_on(measure_idle(port, &mut table));
+    runtime.block_on(tenants::measure(&mut table));
     let _context = runtime.enter();
     for operation in [Operation::Ping, Operation::Find] {
         let setting = Setting::alone_with(port, 1, operation);

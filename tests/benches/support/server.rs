@@ -4,7 +4,8 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::spec::BinarySubtype;
+use bson::{Binary, RawDocumentBuf, rawdoc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -121,6 +122,8 @@ struct Answers {
     ping: Vec<u8>,
     find: Vec<u8>,
     large: Vec<u8>,
+    /// To whoever proves himself by PLAIN: there is no more to it.
+    login: Vec<u8>,
     hello: Vec<u8>,
 }
 
@@ -128,10 +131,17 @@ impl Answers {
     fn new(ports: &[u16], member: usize) -> Self {
         let document = rawdoc! { "_id": 1, "name": "a name of some length", "tags": ["a", "b"], "price": 12.5 };
         let batch = rawdoc! { "id": 0_i64, "ns": "app.things", "firstBatch": [document] };
+        let payload = Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: Vec::new(),
+        };
         Self {
             ping: message(&rawdoc! { "ok": 1.0 }),
             find: message(&rawdoc! { "cursor": batch, "ok": 1.0 }),
             large: message(&rawdoc! { "text": "x".repeat(64 * 1024), "ok": 1.0 }),
+            login: message(
+                &rawdoc! { "conversationId": 1, "done": true, "payload": payload, "ok": 1.0 },
+            ),
             hello: message(&hello(ports, member)),
         }
     }
@@ -142,6 +152,7 @@ impl Answers {
             name if name.starts_with(b"ping\0") => &mut self.ping,
             name if name.starts_with(b"find\0") => &mut self.find,
             name if name.starts_with(b"large\0") => &mut self.large,
+            name if name.starts_with(b"saslStart\0") => &mut self.login,
             _ => &mut self.hello,
         };
         answer[8..12].copy_from_slice(&request[4..8]);

@@ -16,4 +16,5 @@ mod sizing;
 mod slots;
 mod spawned;
 mod storms;
+mod tenants;
 mod waiting;
