@@ -7,6 +7,7 @@ mod basics;
 mod credentials;
 mod demoted;
 mod end;
+mod errors;
 mod floating;
 mod generations;
 mod impatience;

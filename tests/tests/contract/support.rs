@@ -214,7 +214,7 @@ impl Connector for AfterTheNews {
 }
 
 /// The network in memory as a transport.
-struct OverSim(SimNetwork);
+pub(crate) struct OverSim(pub(crate) SimNetwork);
 
 #[async_trait]
 impl Connector for OverSim {
