@@ -7,6 +7,7 @@
 mod backend;
 mod core;
 mod cut;
+mod deployment;
 mod memory;
 mod peer;
 mod pools;

@@ -21,7 +21,8 @@ pub(crate) struct Network(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    bytewise: AtomicBool,
+    /// The most that moves at a time; 0 is no bound.
+    piece: AtomicUsize,
     mute: AtomicBool,
     opened: AtomicUsize,
     open: AtomicUsize,
@@ -34,7 +35,13 @@ impl Network {
     /// Whether each byte needs a poll of its own, with another one in between that moves nothing.
     /// Otherwise all that is there moves at once.
     pub(crate) fn bytewise(&self, bytewise: bool) {
-        self.0.bytewise.store(bytewise, SeqCst);
+        self.in_pieces(bytewise.then_some(1));
+    }
+
+    /// The same with more bytes at a time, for what is long: all waits are met, if not in the
+    /// middle of each message.
+    pub(crate) fn in_pieces(&self, bytes: Option<usize>) {
+        self.0.piece.store(bytes.unwrap_or(0), SeqCst);
     }
 
     /// Whether what the servers say is held back.
@@ -137,12 +144,13 @@ impl Pipe {
 
     /// How many bytes of `wanted` may move now: none every other time.
     fn turn(&mut self, context: &mut Context<'_>, wanted: usize) -> Poll<usize> {
-        if !self.shared.bytewise.load(SeqCst) {
+        let piece = self.shared.piece.load(SeqCst);
+        if piece == 0 {
             return Poll::Ready(wanted);
         }
         self.moved = !self.moved;
         if self.moved {
-            return Poll::Ready(wanted.min(1));
+            return Poll::Ready(wanted.min(piece));
         }
         context.waker().wake_by_ref();
         Poll::Pending
