@@ -37,6 +37,174 @@ fn from_toml<C: for<'de> Deserialize<'de>>(text: &str) -> Result<C, config::Conf
     Ok(built.try_deserialize::<App<C>>()?.mongo)
 }
 
+/// Parts of a file that can't be read, and what the error names.
+const WRONG: &[(&str, &[&str])] = &[
+    ("mongo.pools = 5", &["mongo.pools"]),
+    ("mongo.pools.max_connections = 5", &["`max_connections`"]),
+    (
+        "mongo.pools.max_connections_per_server = -1",
+        &["max_connections_per_server", "-1"],
+    ),
+    (
+        "mongo.pools.max_connections_per_server = 4294967296",
+        &["max_connections_per_server", "4294967296"],
+    ),
+    (
+        "mongo.pools.max_connections_per_server = \"many\"",
+        &["max_connections_per_server", "many"],
+    ),
+    (
+        "mongo.pools.max_connections_per_server = []",
+        &["max_connections_per_server"],
+    ),
+    (
+        "mongo.pools.unused_timeout = \"5 parsecs\"",
+        &["unused_timeout", "parsecs"],
+    ),
+    (
+        "mongo.pools.unused_timeout = \"-5s\"",
+        &["unused_timeout", "-5s"],
+    ),
+    ("mongo.pools.unused_timeout = \"\"", &["unused_timeout"]),
+    (
+        "mongo.pools.unused_timeout = \"99999999999999999999s\"",
+        &["unused_timeout"],
+    ),
+    (
+        "mongo.pools.maintenance_interval = 10",
+        &["maintenance_interval", "10"],
+    ),
+    (
+        "mongo.pools.maintenance_interval = 1.5",
+        &["maintenance_interval", "1.5"],
+    ),
+    (
+        "mongo.pools.maintenance_interval = true",
+        &["maintenance_interval", "true"],
+    ),
+    ("mongo.pools.wait_timeout = {}", &["wait_timeout", "secs"]),
+    ("mongo.pools.wait_timeout = []", &["wait_timeout"]),
+    (
+        "mongo.pools.wait_timeout.minutes = 5",
+        &["wait_timeout", "minutes"],
+    ),
+    (
+        "mongo.pools.close_timeout.secs = -1",
+        &["close_timeout", "secs", "-1"],
+    ),
+    (
+        "mongo.pools.close_timeout.nanos = 4294967296",
+        &["close_timeout", "nanos", "4294967296"],
+    ),
+    ("mongo.pool = \"large\"", &["mongo.pool"]),
+    ("mongo.pool.max_size = -1", &["max_size", "-1"]),
+    ("mongo.pool.max_size = {}", &["max_size"]),
+    ("mongo.pool.min_size = 1", &["`min_size`"]),
+    (
+        "mongo.pool.queue_mode = \"Random\"",
+        &["queue_mode", "Random"],
+    ),
+    ("mongo.pool.timeouts.connect = \"5s\"", &["`connect`"]),
+    ("mongo.pool.timeouts.create = \"soon\"", &["create", "soon"]),
+    (
+        "mongo.manager.max_lifetime = \"-5s\"",
+        &["max_lifetime", "-5s"],
+    ),
+    ("mongo.manager.max_life = \"5s\"", &["`max_life`"]),
+    (
+        "mongo.manager.recycling_method = { VerifiedAfter = \"soon\" }",
+        &["recycling_method", "soon"],
+    ),
+    ("mongo.server_api.version = \"2\"", &["server_api", "2"]),
+    ("mongo.options.minPoolSize = -1", &["minPoolSize"]),
+    ("mongo.options.minPoolSize = \"few\"", &["minPoolSize"]),
+    ("mongo.options.maxPoolSize = 4294967296", &["maxPoolSize"]),
+    ("mongo.options.maxConnecting = 0", &["maxConnecting"]),
+    ("mongo.options.maxIdleTime = 5", &["maxIdleTime"]),
+    ("mongo.options.maxPoolSise = 5", &["maxPoolSise"]),
+    (
+        "mongo.options = { minPoolSize = 5, maxPoolSize = 3 }",
+        &["minPoolSize"],
+    ),
+];
+
+/// Files whose parts do not go together, and what the error says.
+const CONTRADICTING: &[(&str, &str)] = &[
+    (
+        "mongo.url = \"mongodb://localhost/?minPoolSize=5&maxPoolSize=3\"",
+        "minPoolSize",
+    ),
+    (
+        "mongo.url = \"mongodb://localhost/?minPoolSize=20\"\nmongo.pool.max_size = 10",
+        "minPoolSize is 20, over the pool's largest size of 10",
+    ),
+    (
+        "mongo.url = \"mongodb://localhost/?minPoolSize=20\"\n\
+         mongo.pools.max_connections_per_server = 10",
+        "minPoolSize is 20, over `max_connections_per_server`, which is 10",
+    ),
+    (
+        "mongo.pools.max_connections_per_server = 0",
+        "max_connections_per_server",
+    ),
+    ("mongo.pool.max_size = 0", "max_size"),
+    ("mongo.pool.max_size = 100001", "max_size"),
+    (
+        "mongo.url = \"mongodb://localhost\"\nmongo.options.maxPoolSize = 5",
+        "both",
+    ),
+];
+
+/// Files that are just about right.
+const AT_THE_EDGE: &[&str] = &[
+    "mongo.url = \"mongodb://localhost/?minPoolSize=3&maxPoolSize=3\"",
+    "mongo.url = \"mongodb://localhost/?minPoolSize=3&maxPoolSize=0\"",
+    "mongo.pool.max_size = 1",
+    "mongo.pools.max_connections_per_server = 1",
+    "mongo.pools.max_connections_per_server = 4294967295",
+    "mongo.pools = { unused_timeout = \"0s\", maintenance_interval = \"0s\" }",
+    "mongo.pools = { wait_timeout = \"0s\", close_timeout = { secs = 0 } }",
+    "mongo.pools.wait_timeout = { secs = 9223372036854775807, nanos = 4294967295 }",
+];
+
+/// A connection string leaves out what it can't use, and says so.
+#[test]
+fn what_a_connection_string_says_of_pools_is_used_or_warned_of() {
+    let defaults = mongo_core::ClientOptions::parse("mongodb://localhost").expect("a URL");
+    for option in [
+        "maxPoolSize=-1",
+        "maxPoolSize=many",
+        "maxPoolSize=4294967296",
+        "maxPoolSize=",
+        "minPoolSize=-1",
+        "minPoolSize=1.5",
+        "maxConnecting=0",
+        "maxConnecting=-2",
+        "maxIdleTimeMS=-5",
+        "maxIdleTimeMS=soon",
+        "maxIdleTimeMS=99999999999999999999",
+        "waitQueueTimeoutMS=-5",
+        "waitQueueTimeoutMS=5s",
+        "maxPoolSise=5",
+    ] {
+        let (name, _) = option.split_once('=').expect("a value");
+        let url = format!("mongodb://localhost/?{option}");
+        match mongo_core::ClientOptions::parse(&url) {
+            Ok(options) => {
+                let warnings = options.warnings();
+                assert_eq!(warnings.len(), 1, "{option}: {warnings:?}");
+                assert!(warnings[0].to_string().contains(name), "{warnings:?}");
+                assert_eq!(options.max_pool_size, defaults.max_pool_size, "{option}");
+                assert_eq!(options.min_pool_size, defaults.min_pool_size, "{option}");
+                assert_eq!(options.max_connecting, defaults.max_connecting, "{option}");
+                assert_eq!(options.max_idle_time, None, "{option}");
+                assert_eq!(options.wait_queue_timeout, None, "{option}");
+            }
+            Err(error) => assert!(error.to_string().contains(name), "{option}: {error}"),
+        }
+    }
+}
+
 macro_rules! for_backend {
     ($backend:ident, $adapter:ident, $max_size:ident, $lifo:pat, $fifo:pat) => {
         mod $backend {
@@ -161,6 +329,38 @@ macro_rules! for_backend {
                 both.options = Some(mongo_core::ClientOptions::default());
                 let error = both.create_pool(None).expect_err("two sources").to_string();
                 assert!(error.contains("both"), "{error}");
+            }
+
+            /// Each says which key it is about, whatever is wrong with it.
+            #[test]
+            fn what_is_wrong_with_pools_is_named() {
+                let mut missed = Vec::new();
+                for (text, wanted) in WRONG {
+                    let error = from_toml::<Config>(text).err();
+                    let shown = error.map_or("nothing".to_owned(), |error| error.to_string());
+                    if !wanted.iter().all(|wanted| shown.contains(wanted)) {
+                        missed.push(format!("{text}: {shown}"));
+                    }
+                }
+                assert!(missed.is_empty(), "{missed:#?}");
+            }
+
+            /// What no part is wrong by itself in, and can't be all the same.
+            #[tokio::test]
+            async fn pools_that_can_not_be_are_refused() {
+                for (text, wanted) in CONTRADICTING {
+                    let config: Config = from_toml(text).expect(text);
+                    let error = config.create_pools().expect_err(text).to_string();
+                    assert!(error.contains(wanted), "{text}: {error}");
+                }
+            }
+
+            #[tokio::test]
+            async fn pools_take_what_is_at_the_edge() {
+                for text in AT_THE_EDGE {
+                    let config: Config = from_toml(text).expect(text);
+                    config.create_pools().expect(text);
+                }
             }
 
             /// Only to name the type: a `QueueMode` is the adapter's own.

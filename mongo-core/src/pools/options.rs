@@ -29,7 +29,7 @@ pub const DEFAULT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct PoolsConfig {
     /// The most connections to one server, of all credentials together; the monitors' are not
     /// counted. Where it is reached, the idle connection that was used least recently makes room,
-    /// whosever it is. Default no limit.
+    /// whosever it is. At least `minPoolSize`. Default no limit.
     pub max_connections_per_server: Option<u32>,
     /// The pools of a credential other than the options' own go when they have been unused for as
     /// long. Default 10 min. Zero is never.
@@ -119,6 +119,8 @@ impl PoolsConfig {
 pub(super) struct PoolOptions {
     /// 0 is no limit.
     pub(super) max_size: u32,
+    /// How many connections the generic pool needs room for: it can't have more than the server.
+    room: u32,
     pub(super) min_size: u32,
     max_connecting: u32,
     created: PoolCreatedOptions,
@@ -128,11 +130,13 @@ impl PoolOptions {
     /// The client's, but for the largest size, where the backend's settings have a say.
     ///
     /// # Errors
-    /// The smallest size is over the largest, or nothing could ever be connected.
+    /// The smallest size is over the largest, or over what a server may have, or nothing could ever
+    /// be connected.
     pub(super) fn new(
         options: &ClientOptions,
         max_lifetime: Option<Duration>,
         backend_size: Option<u32>,
+        config: &PoolsConfig,
     ) -> Result<Self> {
         let max_size = backend_size.unwrap_or(options.max_pool_size);
         let (min_size, max_connecting) = (options.min_pool_size, options.max_connecting);
@@ -142,6 +146,12 @@ impl PoolOptions {
         if max_size != 0 && min_size > max_size {
             return Err(Error::configuration(format!(
                 "minPoolSize is {min_size}, over the pool's largest size of {max_size}"
+            )));
+        }
+        let cap = config.max_connections_per_server;
+        if let Some(cap) = cap.filter(|cap| min_size > *cap) {
+            return Err(Error::configuration(format!(
+                "minPoolSize is {min_size}, over `max_connections_per_server`, which is {cap}"
             )));
         }
         if max_connecting == 0 {
@@ -156,20 +166,22 @@ impl PoolOptions {
             max_lifetime,
             wait_queue_timeout: options.wait_queue_timeout,
         };
+        let limit = match max_size {
+            0 => UNLIMITED_SIZE,
+            max_size => max_size,
+        };
         Ok(Self {
             max_size,
+            room: cap.map_or(limit, |cap| limit.min(cap)),
             min_size,
             max_connecting,
             created,
         })
     }
 
-    /// For a generic pool, which needs a number.
+    /// For a generic pool, which needs a number, and may allocate by it.
     pub(super) fn backend_size(&self) -> u32 {
-        match self.max_size {
-            0 => UNLIMITED_SIZE,
-            max_size => max_size,
-        }
+        self.room
     }
 
     pub(super) fn gate_limits(&self) -> GateLimits {

@@ -202,7 +202,8 @@ impl<B: Backend> PoolsBuilder<B> {
 
     fn pool_options(&self) -> Result<PoolOptions> {
         let backend_size = B::max_size(&self.backend);
-        PoolOptions::new(&self.options, self.manager.max_lifetime, backend_size)
+        let max_lifetime = self.manager.max_lifetime;
+        PoolOptions::new(&self.options, max_lifetime, backend_size, &self.config)
     }
 
     fn template(&self) -> Result<Template> {
