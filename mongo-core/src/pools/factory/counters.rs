@@ -65,7 +65,7 @@ pub(crate) struct Counters {
     pool_closed: AtomicU64,
     at_once: AtomicU64,
     buckets: [AtomicU64; WAIT_TIME_BOUNDS.len() + 1],
-    /// The connections in use.
+    /// The connections in use, those that are checked for somebody included.
     pub(in crate::pools) in_use: AtomicUsize,
     /// The callers that wait.
     waiting: AtomicUsize,
@@ -86,7 +86,21 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// A connection in use, for as long as it lives.
+pub(super) struct Taken<'a>(&'a Counters);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Counters {
+    pub(super) fn take(&self) -> Taken<'_> {
+        self.in_use.fetch_add(1, Ordering::Relaxed);
+        Taken(self)
+    }
+
     pub(crate) fn created(&self) -> u64 {
         self.created.load(Ordering::Relaxed)
     }

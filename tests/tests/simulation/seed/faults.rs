@@ -37,6 +37,8 @@ pub(super) struct Faults {
     network: SimNetwork,
     pub(super) log: Log,
     versions: Versions,
+    /// Members that hold no data, nor users: none of them can become another kind.
+    arbiters: Vec<bool>,
     troubles: Mutex<Vec<Trouble>>,
     start: Instant,
 }
@@ -49,8 +51,16 @@ impl Faults {
         versions: Versions,
     ) -> Self {
         let troubles = vec![Trouble::default(); set.len()];
+        let arbiters = set.look_at_set(|state| {
+            let entry = |member| state.config(member).entry(member);
+            let kinds = (0..state.len()).map(|member| entry(member).map(|own| own.kind));
+            kinds
+                .map(|kind| kind == Some(MemberKind::Arbiter))
+                .collect()
+        });
         Self {
             set,
+            arbiters,
             network,
             log,
             versions,
@@ -192,12 +202,16 @@ impl Faults {
             self.set.remove(member);
             return true;
         }
+        let kind = match self.arbiters[member] {
+            true => MemberKind::Arbiter,
+            false => MemberKind::Electable,
+        };
         self.set.change_set(|set| {
             let process = set.process(member).clone();
             let entry = ConfigEntry {
                 member,
                 address: format!("m{member}.test:27017"),
-                kind: MemberKind::Electable,
+                kind,
                 tags: doc! {"rack": "a"},
             };
             set.add(entry, process);

@@ -26,8 +26,12 @@ pub(super) struct Watch<B: Backend> {
     pools: Pools<B>,
     sizes: Sizes,
     /// Since when somebody waits for what is there.
-    stuck: BTreeMap<(ServerAddress, Option<Arc<str>>), Instant>,
+    stuck: BTreeMap<Name, Instant>,
+    /// Since when connections are checked for nobody.
+    unasked: BTreeMap<Name, Instant>,
 }
+
+type Name = (ServerAddress, Option<Arc<str>>);
 
 impl<B: Backend> Watch<B> {
     pub(super) fn new(world: &Arc<World<B>>, pools: &Pools<B>, sizes: Sizes) -> Self {
@@ -36,6 +40,7 @@ impl<B: Backend> Watch<B> {
             pools: pools.clone(),
             sizes,
             stuck: BTreeMap::new(),
+            unasked: BTreeMap::new(),
         }
     }
 
@@ -59,6 +64,7 @@ impl<B: Backend> Watch<B> {
                     format_args!("{status:?} does not add up to {booked:?}"),
                 );
             }
+            self.check_checks(&all);
             self.check_progress(&all);
         }
     }
@@ -82,10 +88,31 @@ impl<B: Backend> Watch<B> {
     /// Whether each connection that counts is where the events say.
     fn adds_up(&self, status: &PoolStatus) -> bool {
         self.booked(status).is_none_or(|booked| {
-            // Who asks may have one that is being checked.
-            let checked = status.in_use.checked_sub(booked.in_use);
-            booked.size == status.size && checked.is_some_and(|checked| checked <= booked.asked)
+            // The others are being checked.
+            booked.size == status.size && booked.in_use <= status.in_use
         })
+    }
+
+    /// Who asks may have a connection that is being checked. bb8 may have one checked in a task of
+    /// its own, for one who has gone, but not for ever.
+    fn check_checks(&mut self, all: &[PoolStatus]) {
+        let now = Instant::now();
+        for status in all {
+            let Some(booked) = self.booked(status) else {
+                return;
+            };
+            let key = (status.server.clone(), status.user.clone());
+            match status.in_use > booked.in_use + booked.asked {
+                true => {
+                    let since = *self.unasked.entry(key).or_insert(now);
+                    self.world.log.require(
+                        now - since < PATIENCE,
+                        format_args!("in use by nobody: {booked:?} {status:?}"),
+                    );
+                }
+                false => drop(self.unasked.remove(&key)),
+            }
+        }
     }
 
     /// Nobody waits while there is a connection, or room for one.
