@@ -1,17 +1,19 @@
 //! How it all ends.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use mongo_core::bson::doc;
 use mongo_core::error::ClosedReason;
-use mongo_core::pools::{Backend, PoolsConfig};
+use mongo_core::pools::{Backend, ManagerConfig, Pools, PoolsConfig, RecyclingMethod};
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 use mongo_core::{ErrorKind, ServerAddress};
 use mongo_testkit::{Deployment, Matcher};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Sim, eventually, get_in_task, hold, ping, pools, status_of};
+use crate::support::{Kept, Sim, eventually, get_in_task, hold, ping, pools, status_of};
 
 on_both! {
     nothing_outlives_a_close,
@@ -26,6 +28,7 @@ on_both! {
     who_looks_for_a_server_is_told_of_a_close,
     a_server_that_leaves_takes_its_pool_along,
     the_pool_of_one_server_is_to_be_had,
+    what_is_checked_when_its_pool_closes_is_not_handed_out,
 }
 
 async fn use_all<B: Backend<Config: Default>>(set: &Deployment) -> mongo_core::pools::Pools<B> {
@@ -41,6 +44,34 @@ async fn all_sockets_are_closed(set: &Deployment) {
         let server = set.server(server);
         server.wait_for("no socket", |seen| seen.open == 0).await;
     }
+}
+
+/// The answer to its check is there, and not seen yet.
+async fn what_is_checked_when_its_pool_closes_is_not_handed_out<B>()
+where
+    B: Backend<Config: Default>,
+{
+    let sim = Sim::of(1).await;
+    let kept = Kept::default();
+    let pools: Pools<B> = sim
+        .builder("")
+        .manager_config(ManagerConfig::new(RecyclingMethod::Verified))
+        .event_handlers(kept.handlers())
+        .build()
+        .expect("pools");
+    let server = pools.get().await.expect("a connection").server().clone();
+    let pool = pools.for_server(&server).expect("its pool");
+    let second = Duration::from_secs(1);
+    let mut checked = pin!(pool.get(second.into()));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(checked.as_mut().poll(&mut context).is_pending());
+    sleep(second / 2).await;
+    pool.close();
+    let refused = checked.await.map(drop).expect_err("the pool is closed");
+    assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
+    assert_eq!(kept.count("ConnectionCheckedOut"), 1, "the first one");
+    assert_eq!(pool.status().size, 0);
+    pools.close().await;
 }
 
 async fn nothing_outlives_a_close<B: Backend<Config: Default>>() {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Shared;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{Connection, Deadline};
-use crate::pools::RecyclingMethod;
+use crate::pools::{PoolState, RecyclingMethod};
 use crate::wire::Readiness;
 
 impl Shared {
@@ -17,16 +17,27 @@ impl Shared {
         connection: &mut Connection,
         deadline: Deadline,
     ) -> Result<()> {
-        if let Some(verdict) = self.recycle_now(connection) {
-            return verdict;
-        }
-        let checked = self.check(connection, deadline).await;
-        let checked = checked.and_then(|()| match connection.is_stale() {
-            // The pool was cleared while the server was asked.
-            true => self.closed(ClosedReason::Stale),
-            false => self.take_from_idle(connection),
-        });
+        let checked = match self.recycle_now(connection) {
+            Some(verdict) => verdict.and_then(|()| self.check_pool(connection)),
+            None => {
+                // It is no idle one meanwhile: nobody else can have it.
+                let in_use = self.counters.take();
+                let checked = self.check(connection, deadline).await;
+                drop(in_use);
+                let checked = checked.and_then(|()| self.check_pool(connection));
+                checked.and_then(|()| self.take_from_idle(connection))
+            }
+        };
         checked.inspect_err(|error| close(connection, error))
+    }
+
+    /// The pool may have been cleared or closed while the server was asked, or while the connection
+    /// was on its way.
+    fn check_pool(&self, connection: &Connection) -> Result<()> {
+        match connection.is_stale() || self.state() == PoolState::Closed {
+            true => self.closed(ClosedReason::Stale),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
