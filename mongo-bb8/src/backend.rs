@@ -88,6 +88,7 @@ impl Backend for Pool {
         let create = config.create_timeout.unwrap_or(Duration::MAX);
         let manager =
             MongoConnectionManager::bounded(factory, Some(create), config.recycle_timeout);
+        manager.failures().give_up();
         Self::build(builder, manager)
     }
 

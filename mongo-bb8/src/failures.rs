@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use mongo_core::Error;
@@ -19,6 +19,9 @@ use crate::manager::is_checking;
 /// It is told in two steps, because bb8 counts an attempt as under way until after the manager's
 /// `connect` has returned. Told at once, a caller could make room for another one, for whom bb8
 /// would then make no attempt, and who would wait in vain.
+///
+/// Under [`Pools`](crate::Pools) an attempt ends with the caller that it was begun for, as on
+/// deadpool: a server that does not answer would hold up those who come later.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
     /// How many callers wait for a connection to be made. Goes down under the lock alone, so that
@@ -36,6 +39,10 @@ pub(crate) struct Failures {
 struct State {
     /// Whether there is a sink that ends what `connect` begins; there is none in a bare pool.
     has_sink: bool,
+    /// Whether a caller that goes without a connection takes an attempt with it.
+    gives_up: bool,
+    /// Those under way, oldest first.
+    attempts: VecDeque<(u64, Arc<Notify>)>,
     /// Of attempts that bb8 still counts.
     announced: Vec<Failure>,
     /// Never more than `waiting`.
@@ -45,9 +52,45 @@ struct State {
 
 #[derive(Debug)]
 struct Failure {
-    /// The attempt's number.
-    attempt: u64,
+    /// The attempt's number; `None` of one that was given up, which is nobody's failure.
+    attempt: Option<u64>,
     error: Error,
+}
+
+/// An attempt that is under way.
+pub(crate) struct Attempt<'a> {
+    failures: &'a Failures,
+    number: u64,
+    given_up: Arc<Notify>,
+}
+
+impl Attempt<'_> {
+    /// Runs it, unless it is given up first: then nothing.
+    pub(crate) async fn unless_given_up<F: Future>(&self, attempt: F) -> Option<F::Output> {
+        // Both are safe to drop: an attempt leaves nothing behind.
+        tokio::select! {
+            biased;
+            made = attempt => Some(made),
+            () = self.given_up.notified() => None,
+        }
+    }
+
+    /// It has failed, and bb8 does not know yet.
+    pub(crate) fn failed(&self, error: &Error) {
+        self.failures.announce(Some(self.number), error);
+    }
+
+    /// It was given up: whoever relied on it since has to ask anew.
+    pub(crate) fn ended(&self, error: &Error) {
+        self.failures.announce(None, error);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut state = self.failures.lock();
+        state.attempts.retain(|(number, _)| *number != self.number);
+    }
 }
 
 /// What a caller that waits has to do.
@@ -65,9 +108,22 @@ impl Failures {
         self.lock().has_sink = true;
     }
 
-    /// The number of an attempt that begins.
-    pub(crate) fn begin(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::SeqCst)
+    /// From now on a caller that goes without a connection takes an attempt with it, if there are
+    /// more of them than callers: the oldest, which has had most time.
+    pub(crate) fn give_up(&self) {
+        self.lock().gives_up = true;
+    }
+
+    /// An attempt begins.
+    pub(crate) fn begin(&self) -> Attempt<'_> {
+        let (number, given_up) = (self.next.fetch_add(1, Ordering::SeqCst), Arc::default());
+        let attempt = (number, Arc::clone(&given_up));
+        self.lock().attempts.push_back(attempt);
+        Attempt {
+            failures: self,
+            number,
+            given_up,
+        }
     }
 
     /// Whether anybody waits for a connection to be made. In a bare pool nobody can be seen to.
@@ -88,8 +144,8 @@ impl Failures {
         }
     }
 
-    /// An attempt has failed, and bb8 does not know yet.
-    pub(crate) fn announce(&self, attempt: u64, error: &Error) {
+    /// An attempt is over, and bb8 does not know yet.
+    fn announce(&self, attempt: Option<u64>, error: &Error) {
         let mut state = self.lock();
         if state.has_sink {
             let error = error.clone();
@@ -124,13 +180,14 @@ impl Failures {
         Waiting {
             failures: self,
             caller: self.next.fetch_add(1, Ordering::SeqCst),
+            is_served: false,
         }
     }
 
     /// Takes a caller out while it checks an idle connection: the failures of others' attempts are
     /// not its own then.
     pub(crate) fn away(&self) -> Away<'_> {
-        self.leave();
+        self.leave(true);
         Away(self)
     }
 
@@ -138,11 +195,16 @@ impl Failures {
         self.waiting.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn leave(&self) {
+    fn leave(&self, is_served: bool) {
         let mut state = self.lock();
         let others = self.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
         state.queued.truncate(others);
+        let surplus = !is_served && state.gives_up && state.attempts.len() > others;
+        let given_up = surplus.then(|| state.attempts.pop_front()).flatten();
         drop(state);
+        if let Some((_, given_up)) = given_up {
+            given_up.notify_one();
+        }
         if others == 0 {
             self.left.notify_waiters();
         }
@@ -158,9 +220,15 @@ pub(crate) struct Waiting<'a> {
     failures: &'a Failures,
     /// The caller's number.
     caller: u64,
+    is_served: bool,
 }
 
 impl Waiting<'_> {
+    /// It has a connection, or was told why there is none.
+    pub(crate) fn served(mut self) {
+        self.is_served = true;
+    }
+
     /// Waits for the next failure that falls to this caller; none does while it checks a connection.
     ///
     /// Safe to drop: a notification that is not used goes to another one that waits.
@@ -196,7 +264,7 @@ impl Waiting<'_> {
     }
 
     fn judge(&self, Failure { attempt, error }: Failure) -> Told {
-        match attempt < self.caller {
+        match attempt.is_none_or(|attempt| attempt < self.caller) {
             true => Told::Again,
             false => Told::Failed(error),
         }
@@ -205,7 +273,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.failures.leave();
+        self.failures.leave(self.is_served);
     }
 }
 
@@ -230,13 +298,13 @@ mod tests {
 
     /// A whole attempt.
     fn fail(failures: &Failures, text: &'static str) {
-        fail_begun(failures, failures.begin(), text);
+        fail_begun(&failures.begin(), text);
     }
 
-    fn fail_begun(failures: &Failures, attempt: u64, text: &'static str) {
+    fn fail_begun(attempt: &Attempt<'_>, text: &'static str) {
         let error = Error::configuration(text);
-        failures.announce(attempt, &error);
-        failures.push(&error);
+        attempt.failed(&error);
+        attempt.failures.push(&error);
     }
 
     #[test]
@@ -268,7 +336,7 @@ mod tests {
         let failures = with_sink();
         let caller = failures.wait();
         let error = Error::configuration("of an attempt");
-        failures.announce(failures.begin(), &error);
+        failures.begin().failed(&error);
         let mut told = Polled::new(caller.told());
         assert_eq!(told.poll_now(), "waits");
         failures.push(&Error::configuration("of a check"));
@@ -282,7 +350,7 @@ mod tests {
         let failures = with_sink();
         let old = failures.begin();
         let caller = failures.wait();
-        fail_begun(&failures, old, "of somebody who has gone");
+        fail_begun(&old, "of somebody who has gone");
         assert_eq!(Polled::new(caller.told()).poll_now(), "again");
         fail(&failures, "own");
         assert_eq!(Polled::new(caller.told()).poll_now(), "failed: own");
@@ -343,8 +411,45 @@ mod tests {
     fn a_bare_pool_keeps_nothing() {
         let failures = Failures::default();
         fail(&failures, "whoever");
-        failures.announce(failures.begin(), &Error::configuration("never pushed"));
+        failures
+            .begin()
+            .failed(&Error::configuration("never pushed"));
         assert!(failures.lock().announced.is_empty());
+    }
+
+    #[test]
+    fn who_goes_without_a_connection_takes_an_attempt_with_it() {
+        let failures = with_sink();
+        failures.give_up();
+        let (one, other) = (failures.wait(), failures.wait());
+        let (old, new) = (failures.begin(), failures.begin());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut is_given_up = |attempt: &Attempt<'_>| {
+            let run = std::pin::pin!(attempt.unless_given_up(std::future::pending::<()>()));
+            run.poll(&mut context).is_ready()
+        };
+        one.served();
+        assert!(!is_given_up(&old), "it goes on for who comes next");
+        drop(failures.wait());
+        assert!(is_given_up(&old) && !is_given_up(&new));
+        // Whoever relied on it hears of it, and asks anew.
+        let error = Error::configuration("given up");
+        old.ended(&error);
+        drop(old);
+        failures.push(&error);
+        assert_eq!(Polled::new(other.told()).poll_now(), "again");
+        drop(other);
+        assert!(is_given_up(&new));
+    }
+
+    #[test]
+    fn in_a_pool_of_its_own_bb8_goes_on() {
+        let failures = with_sink();
+        let (caller, attempt) = (failures.wait(), failures.begin());
+        drop(caller);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let run = std::pin::pin!(attempt.unless_given_up(std::future::pending::<()>()));
+        assert!(run.poll(&mut context).is_pending());
     }
 
     struct Polled<'a>(std::pin::Pin<Box<dyn Future<Output = Told> + 'a>>);

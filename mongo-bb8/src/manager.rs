@@ -228,7 +228,13 @@ impl bb8::ManageConnection for MongoConnectionManager {
         let attempt = shared.failures.begin();
         let deadline = Deadline::after(shared.create_timeout);
         let unwanted = shared.failures.unawaited();
-        let connected = match shared.factory.establish_unless(deadline, unwanted).await {
+        let establishing = shared.factory.establish_unless(deadline, unwanted);
+        let Some(connected) = attempt.unless_given_up(establishing).await else {
+            let error = shared.factory.name(ErrorKind::Cancelled);
+            attempt.ended(&error);
+            return Err(error);
+        };
+        let connected = match connected {
             // Nobody is left to take it, and bb8 would keep it open.
             Ok(_) if self.is_closed() => Err(shared.factory.name(ErrorKind::PoolClosed)),
             // Who asked for it has gone: it is idle, and may be in others' way.
@@ -239,7 +245,7 @@ impl bb8::ManageConnection for MongoConnectionManager {
             }
             connected => connected,
         };
-        connected.inspect_err(|error| shared.failures.announce(attempt, error))
+        connected.inspect_err(|error| attempt.failed(error))
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Error> {

@@ -232,10 +232,14 @@ impl Pool {
                 }
             }
         };
-        deadline
-            .bound(taken)
-            .await
-            .unwrap_or_else(|_| Err(self.not_made(deadline)))
+        let taken = deadline.bound(taken).await;
+        match taken {
+            Ok(taken) => {
+                waiting.served();
+                taken
+            }
+            Err(_) => Err(self.not_made(deadline)),
+        }
     }
 
     /// No connection was made in time: names what the attempt is waiting for.

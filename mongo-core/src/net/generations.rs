@@ -31,9 +31,9 @@ impl Generations {
         self.all.load(Ordering::Acquire)
     }
 
-    /// Makes all connections stale.
-    pub(crate) fn clear(&self) {
-        self.all.fetch_add(1, Ordering::AcqRel);
+    /// Makes all connections stale, and says which generation has ended by that.
+    pub(crate) fn clear(&self) -> u64 {
+        self.all.fetch_add(1, Ordering::AcqRel)
     }
 
     /// Makes the connections to one service stale.

@@ -27,6 +27,10 @@ impl<K, T> Together<K, T> {
         self.running.push((key, Box::pin(future)));
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.running.iter().map(|(key, _)| key)
+    }
+
     /// Drops those that are not to be kept.
     pub(crate) fn retain(&mut self, keep: impl Fn(&K) -> bool) {
         self.running.retain(|(key, _)| keep(key));

@@ -200,10 +200,11 @@ impl<B: Backend> ServerPool<B> {
     /// use when it comes back, or if it is to be interrupted, at once as well. Who waits gets
     /// [`ErrorKind::PoolCleared`].
     pub fn clear(&self, interrupt_in_use: bool) {
-        if self.shared().make_paused() {
+        let paused = self.shared().make_paused();
+        if paused.was_ready {
             self.shared().emit_cleared(None, interrupt_in_use, None);
         }
-        self.shared().evict(interrupt_in_use);
+        self.shared().evict(paused.generation, interrupt_in_use);
     }
 
     /// Closes the pool for good: who waits gets [`ErrorKind::PoolClosed`], what is idle is closed,
@@ -217,8 +218,7 @@ impl<B: Backend> ServerPool<B> {
     /// What follows once the pool counts as closed.
     pub(super) fn finish_close(&self) {
         let shared = self.shared();
-        shared.interrupt_pending();
-        shared.evict(false);
+        shared.evict(u64::MAX, false);
         self.inner.backend.close();
         shared.emit_closed();
     }

@@ -3,6 +3,7 @@
 #[macro_use]
 mod support;
 
+mod attempts;
 mod basics;
 mod credentials;
 mod demoted;

@@ -39,6 +39,8 @@ pub(super) struct Floating {
 /// What is left to do without the topology's lock.
 struct Eviction {
     server: Arc<Shared>,
+    /// The generations up to which connections are given up.
+    generation: u64,
     interrupt_in_use: bool,
 }
 
@@ -49,7 +51,7 @@ impl Floating {
         template: Template,
         authenticator: Authenticator,
     ) -> Arc<Self> {
-        let evict = |eviction: &Eviction| eviction.server.evict(eviction.interrupt_in_use);
+        let evict = |own: &Eviction| own.server.evict(own.generation, own.interrupt_in_use);
         let floating = Arc::new(Self {
             topology,
             criterion,
@@ -260,11 +262,11 @@ impl TopologyListener for Floating {
         match clear.service_id {
             Some(service_id) => server.clear_service(service_id),
             None => {
-                server.make_paused();
-                let interrupt_in_use = clear.interrupt_in_use;
+                let paused = server.make_paused();
                 self.evictions.queue([Eviction {
                     server,
-                    interrupt_in_use,
+                    generation: paused.generation,
+                    interrupt_in_use: clear.interrupt_in_use,
                 }]);
             }
         }
@@ -277,6 +279,7 @@ impl TopologyListener for Floating {
             server.clear();
             Eviction {
                 server,
+                generation: u64::MAX,
                 interrupt_in_use: false,
             }
         }));

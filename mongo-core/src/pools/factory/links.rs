@@ -19,6 +19,8 @@ pub(super) struct Links {
 #[derive(Debug)]
 struct Entry {
     link: Arc<Link>,
+    /// The pool's generation when it was begun.
+    generation: u64,
     stage: Stage,
 }
 
@@ -26,22 +28,37 @@ struct Entry {
 enum Stage {
     Making,
     Made,
+    /// It could not be made: its end is about to be told.
+    Failed,
     /// Interrupted while it was made: its end has been told.
     GivenUp,
 }
 
 impl Links {
     /// One that is being made.
-    pub(super) fn add(&self, id: u64, link: Arc<Link>) {
-        let stage = Stage::Making;
-        self.lock().insert(id, Entry { link, stage });
+    pub(super) fn add(&self, id: u64, link: Arc<Link>, generation: u64) {
+        let entry = Entry {
+            link,
+            generation,
+            stage: Stage::Making,
+        };
+        self.lock().insert(id, entry);
     }
 
-    /// Says no if it was given up meanwhile.
+    /// It is made. Says no if it was given up meanwhile.
     pub(super) fn made(&self, id: u64) -> bool {
+        self.turn(id, Stage::Made)
+    }
+
+    /// It could not be made. Says no if it was given up meanwhile.
+    pub(super) fn failed(&self, id: u64) -> bool {
+        self.turn(id, Stage::Failed)
+    }
+
+    fn turn(&self, id: u64, stage: Stage) -> bool {
         match self.lock().get_mut(&id) {
             Some(entry) if entry.stage == Stage::Making => {
-                entry.stage = Stage::Made;
+                entry.stage = stage;
                 true
             }
             Some(_) | None => false,
@@ -71,25 +88,25 @@ impl Links {
         }
     }
 
-    /// Interrupts all that are made.
-    pub(super) fn interrupt_made(&self) {
+    /// Interrupts those that are made, of generations up to one.
+    pub(super) fn interrupt_made(&self, generation: u64) {
         // Who is woken may come back here.
         let made: Vec<_> = {
             let all = self.lock();
-            let made = all.values().filter(|entry| entry.stage == Stage::Made);
+            let made = all.values().filter(|own| own.is(Stage::Made, generation));
             made.map(|entry| entry.link.clone()).collect()
         };
         made.iter().for_each(|link| link.interrupt());
     }
 
-    /// Interrupts those that are being made. `tell` is told of the end of each before: who waits
-    /// for one may learn of it on another thread at once.
-    pub(super) fn interrupt_pending(&self, tell: impl Fn(u64)) {
-        let mut pending: Vec<_> = {
+    /// Interrupts those that are being made, of generations up to one. `tell` is told of the end of
+    /// each before: who waits for one may learn of it on another thread at once.
+    pub(super) fn interrupt_pending(&self, generation: u64, tell: impl Fn(u64)) {
+        let pending: Vec<_> = {
             let mut all = self.lock();
             let pending = all
                 .iter_mut()
-                .filter(|(_, entry)| entry.stage == Stage::Making);
+                .filter(|(_, own)| own.is(Stage::Making, generation));
             pending
                 .map(|(id, entry)| {
                     entry.stage = Stage::GivenUp;
@@ -97,7 +114,6 @@ impl Links {
                 })
                 .collect()
         };
-        pending.sort_unstable_by_key(|(id, _)| *id);
         for (id, link) in pending {
             tell(id);
             link.interrupt();
@@ -106,5 +122,44 @@ impl Links {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn is(&self, stage: Stage, up_to_generation: u64) -> bool {
+        self.stage == stage && self.generation <= up_to_generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_newer_than_the_clear_is_not_interrupted() {
+        let links = Links::default();
+        let all: Vec<Arc<Link>> = (0..4).map(|_| Arc::default()).collect();
+        for (id, link) in (0..).zip(&all) {
+            // Two of generation 3, then two of generation 4.
+            links.add(id, link.clone(), 3 + id / 2);
+        }
+        assert!(links.made(0) && links.made(2));
+        let told = Mutex::new(Vec::new());
+        links.interrupt_pending(3, |id| told.lock().expect("no panic").push(id));
+        links.interrupt_made(3);
+        let interrupted: Vec<_> = all.iter().map(|link| link.is_interrupted()).collect();
+        assert_eq!(interrupted, [true, true, false, false]);
+        assert_eq!(*told.lock().expect("no panic"), [1]);
+        assert!(!links.made(1) && !links.failed(1) && links.made(3));
+        assert!(!links.remove(1), "its end was told");
+    }
+
+    #[test]
+    fn what_has_failed_tells_its_own_end() {
+        let links = Links::default();
+        links.add(1, Arc::default(), 0);
+        assert!(links.failed(1));
+        links.interrupt_pending(u64::MAX, |id| panic!("{id} has failed already"));
+        assert!(links.remove(1));
     }
 }

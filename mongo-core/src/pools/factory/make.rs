@@ -48,7 +48,7 @@ impl Drop for Spare {
 pub(in crate::pools) struct Permit {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    /// The generation when it was given.
+    /// The generation when it was begun, and until then the one when it was given.
     generation: u64,
     created: Option<(u64, Instant)>,
     failure: Option<Error>,
@@ -246,14 +246,14 @@ impl Shared {
         granted.then(|| Permit::new(self.clone()))
     }
 
-    /// Fails what is being made.
-    pub(in crate::pools) fn interrupt_pending(&self) {
+    /// Fails what is being made, of generations up to one.
+    pub(super) fn interrupt_pending(&self, generation: u64) {
         let reason = match self.state() {
             PoolState::Closed => ConnectionClosedReason::PoolClosed,
             PoolState::Ready | PoolState::Paused => ConnectionClosedReason::Stale,
         };
         self.links
-            .interrupt_pending(|id| self.tell_not_made(id, reason, None));
+            .interrupt_pending(generation, |id| self.tell_not_made(id, reason, None));
     }
 
     /// Tells that a connection was not made in the end.
@@ -344,16 +344,28 @@ impl Permit {
     async fn attempt(&mut self, deadline: Deadline) -> Result<Connection> {
         let shared = self.shared.clone();
         // It may have been on its way for a while.
-        if shared.state() != PoolState::Ready {
+        let (state, generation) = {
+            let gate = shared.gate();
+            (gate.state(), shared.generation())
+        };
+        if state != PoolState::Ready {
             return Err(shared.not_ready());
         }
+        self.generation = generation;
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         self.begin(id);
+        if shared.generation() != generation {
+            // It came too late to be given up with the others.
+            shared.interrupt_pending(generation);
+        }
         let attempt = Box::pin(shared.establisher.establish(id, deadline));
         match self.link.clone().interruptible(pin!(attempt)).await {
             Ok(Ok(connection)) if shared.links.made(id) => Ok(self.succeed(connection)),
-            Ok(Err((error, phase))) => Err(self.fail(error, phase, deadline)),
-            Ok(Ok(_)) | Err(Interrupted) => Err(shared.not_ready()),
+            // First, so that a clear that comes of it is not what ends it.
+            Ok(Err((error, phase))) if shared.links.failed(id) => {
+                Err(self.fail(error, phase, deadline))
+            }
+            Ok(_) | Err(Interrupted) => Err(shared.not_ready()),
         }
     }
 
@@ -361,7 +373,10 @@ impl Permit {
         self.created = Some((driver_connection_id, Instant::now()));
         let shared = &self.shared;
         shared.counters.created.fetch_add(1, Ordering::Relaxed);
-        shared.links.add(driver_connection_id, self.link.clone());
+        let link = self.link.clone();
+        shared
+            .links
+            .add(driver_connection_id, link, self.generation);
         shared.emit(|address, user| {
             CmapEvent::ConnectionCreated(ConnectionCreatedEvent {
                 address,

@@ -35,7 +35,8 @@ pub(super) use gate::GateLimits;
 pub use gate::PoolState;
 use links::Links;
 use make::Asker;
-pub(super) use slots::ServerSlots;
+pub(super) use owner::Paused;
+pub(super) use slots::{Caps, ServerSlots};
 
 /// Makes and checks the connections of one pool: one credential, and one server or whichever a
 /// criterion selects.
@@ -321,6 +322,7 @@ impl Shared {
         self.establisher.generations.current()
     }
 
+    /// Begins a new generation, and does nothing else.
     fn clear(&self) {
         self.establisher.generations.clear();
     }

@@ -24,6 +24,15 @@ use crate::sdam::{ApplicationError, ErrorPhase};
 /// made together are not to end together.
 const LIFETIME_JITTER: f64 = 0.1;
 
+/// A pool that was paused.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::pools) struct Paused {
+    /// The generation that ended.
+    pub(in crate::pools) generation: u64,
+    /// Whether it was ready until then.
+    pub(in crate::pools) was_ready: bool,
+}
+
 impl Shared {
     /// Tells whoever wants to know.
     pub(in crate::pools) fn emit(
@@ -89,12 +98,12 @@ impl Shared {
         self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
     }
 
-    /// Begins a new generation, and pauses; says whether the pool was ready. What follows from it
-    /// is [`evict`](Self::evict)'s, to be called without a lock.
-    pub(in crate::pools) fn make_paused(&self) -> bool {
-        self.change_gate(|gate| {
-            self.establisher.generations.clear();
-            gate.pause()
+    /// Begins a new generation, and pauses. What follows from it is [`evict`](Self::evict)'s, to be
+    /// called without a lock.
+    pub(in crate::pools) fn make_paused(&self) -> Paused {
+        self.change_gate(|gate| Paused {
+            generation: self.establisher.generations.clear(),
+            was_ready: gate.pause(),
         })
     }
 
@@ -115,11 +124,13 @@ impl Shared {
         });
     }
 
-    /// Sends all who wait away, and closes the connections that must not be kept; those in use as
-    /// well, if they are to be interrupted.
-    pub(in crate::pools) fn evict(&self, interrupt: bool) {
-        if interrupt {
-            self.interrupt();
+    /// Sends all who wait away, gives up what is being made, of generations up to one, and closes
+    /// the connections that must not be kept; those in use as well, if they are to be interrupted.
+    pub(in crate::pools) fn evict(&self, generation: u64, interrupt_in_use: bool) {
+        // Made for nothing, it would hold up what is made once the pool is ready again.
+        self.interrupt_pending(generation);
+        if interrupt_in_use {
+            self.links.interrupt_made(generation);
         }
         let asking = self.change_gate(|gate| gate.evict());
         let error = self.not_ready();
@@ -211,8 +222,8 @@ impl Shared {
 
     /// Fails all that is under way.
     pub(in crate::pools) fn interrupt(&self) {
-        self.interrupt_pending();
-        self.links.interrupt_made();
+        self.interrupt_pending(u64::MAX);
+        self.links.interrupt_made(u64::MAX);
     }
 
     /// A slot may be free: here, or for another pool of the server.
@@ -283,10 +294,11 @@ impl Shared {
             // Which service it was is not known.
             None if self.establisher.load_balanced => {}
             None => {
-                if self.make_paused() {
+                let paused = self.make_paused();
+                if paused.was_ready {
                     self.emit_cleared(None, false, error);
                 }
-                self.evict(false);
+                self.evict(paused.generation, false);
             }
         }
     }

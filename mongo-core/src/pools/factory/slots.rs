@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::ServerAddress;
 use crate::net::Link;
 
 /// A pool that takes part.
@@ -26,6 +27,37 @@ pub(crate) struct ServerSlots {
     state: Mutex<State>,
     /// How many pools wait: a check-in looks at this alone.
     wanted: AtomicUsize,
+}
+
+/// The caps of all servers. One that leaves and comes back has the slots that it had, as long as
+/// there is anything left of its former pools.
+#[derive(Debug)]
+pub(crate) struct Caps {
+    max: Option<u32>,
+    by_server: Mutex<BTreeMap<ServerAddress, Weak<ServerSlots>>>,
+}
+
+impl Caps {
+    pub(crate) fn new(max: Option<u32>) -> Self {
+        Self {
+            max,
+            by_server: Mutex::default(),
+        }
+    }
+
+    /// The slots of a server; `None` if there is no cap.
+    pub(crate) fn slots(&self, server: &ServerAddress) -> Option<Arc<ServerSlots>> {
+        let max = self.max?;
+        let by_server = self.by_server.lock();
+        let mut by_server = by_server.unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = by_server.get(server).and_then(Weak::upgrade) {
+            return Some(known);
+        }
+        by_server.retain(|_, slots| slots.strong_count() > 0);
+        let slots = Arc::new(ServerSlots::new(max));
+        by_server.insert(server.clone(), Arc::downgrade(&slots));
+        Some(slots)
+    }
 }
 
 #[derive(Default)]
@@ -313,6 +345,21 @@ mod tests {
         assert!(slots.leave(&link));
         second.pump();
         assert!(!slots.enter(&link, &first.own));
+    }
+
+    #[test]
+    fn a_server_that_comes_back_has_the_slots_that_are_held() {
+        let caps = Caps::new(Some(1));
+        let server = |port| ServerAddress::tcp("a", port);
+        let held = caps.slots(&server(1)).expect("a cap");
+        assert!(Arc::ptr_eq(&held, &caps.slots(&server(1)).expect("a cap")));
+        assert!(!Arc::ptr_eq(&held, &caps.slots(&server(2)).expect("a cap")));
+        assert!(held.try_take_free());
+        drop(held);
+        let new = caps.slots(&server(1)).expect("a cap");
+        assert!(new.try_take_free(), "nothing was left of the former one");
+        assert_eq!(caps.by_server.lock().expect("no panic").len(), 1);
+        assert!(Caps::new(None).slots(&server(1)).is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::net::{
     AuthParts, Authenticator, AwsCredentialProvider, Connector, CredentialProvider, Dispatcher,
     DnsResolver, KeyService, OidcCallback, Topology, TopologyListener, TransportBuilder,
 };
-use crate::pools::factory::{Place, ServerSlots, Template};
+use crate::pools::factory::{Caps, Place, ServerSlots, Template};
 use crate::pools::options::{PoolOptions, PoolsConfig};
 use crate::pools::{ConnectionFactory, ManagerConfig, PoolState, ServerPool};
 use crate::select::{Criterion, ServerSelector};
@@ -245,6 +245,7 @@ impl<B: Backend> PoolsBuilder<B> {
             owns_topology,
             wait_timeout: self.config.wait_timeout(&self.options),
             options: self.options,
+            caps: Caps::new(self.config.max_connections_per_server),
             config: self.config,
             pool_options,
             backend: self.backend,

@@ -9,6 +9,7 @@ use super::{Registry, Server};
 use crate::ServerAddress;
 use crate::error::Error;
 use crate::net::{Clear, TopologyListener};
+use crate::pools::factory::Paused;
 use crate::pools::{Backend, ServerPool};
 use crate::select::{Criterion, SelectionIndex};
 
@@ -21,8 +22,8 @@ pub(super) enum Action<B: Backend> {
 
 pub(super) struct Cleared<B: Backend> {
     pool: ServerPool<B>,
-    /// Whether it was ready: who is paused already is not cleared anew.
-    is_told: bool,
+    /// `None` where one service was cleared alone.
+    paused: Option<Paused>,
     service_id: Option<ObjectId>,
     interrupt_in_use: bool,
     error: Option<Error>,
@@ -41,12 +42,13 @@ impl<B: Backend> Action<B> {
 impl<B: Backend> Cleared<B> {
     fn carry_out(&self) {
         let shared = self.pool.shared();
-        if self.is_told {
+        // Who is paused already is not cleared anew.
+        if self.paused.is_none_or(|paused| paused.was_ready) {
             shared.emit_cleared(self.service_id, self.interrupt_in_use, self.error.clone());
         }
-        match self.service_id {
-            Some(_) => shared.sweep(),
-            None => shared.evict(self.interrupt_in_use),
+        match self.paused {
+            None => shared.sweep(),
+            Some(paused) => shared.evict(paused.generation, self.interrupt_in_use),
         }
     }
 }
@@ -74,16 +76,16 @@ impl<B: Backend> TopologyListener for Registry<B> {
     fn clear(&self, clear: &Clear<'_>) {
         let pools = self.pools_of(clear.server);
         self.actions.queue(pools.into_iter().map(|pool| {
-            let is_told = match clear.service_id {
+            let paused = match clear.service_id {
                 Some(service_id) => {
                     pool.shared().clear_service(service_id);
-                    true
+                    None
                 }
-                None => pool.shared().make_paused(),
+                None => Some(pool.shared().make_paused()),
             };
             Action::Cleared(Cleared {
                 pool,
-                is_told,
+                paused,
                 service_id: clear.service_id,
                 interrupt_in_use: clear.interrupt_in_use,
                 error: clear.error.cloned(),

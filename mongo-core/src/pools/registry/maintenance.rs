@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::{Registry, lock};
 use crate::net::Together;
@@ -18,21 +18,53 @@ pub(super) async fn run<B: Backend>(
 ) {
     // Without an interval there is no maintenance at all.
     let Some(interval) = interval else { return };
+    let mut next_round = Instant::now() + interval;
+    // Over several rounds: a server that does not answer holds up no other.
+    let mut filling: Together<Fill<B>, ()> = Together::new();
     loop {
-        // Safe to drop: a wake that was not seen is kept.
+        // All are safe to drop: a wake that was not seen is kept, and who is filled stays.
         tokio::select! {
             biased;
+            Some((fill, ())) = filling.next() => {
+                if fill.is_to_be_repeated() {
+                    wake.notify_one();
+                }
+                continue;
+            }
             () = wake.notified() => {}
-            () = sleep(interval) => {}
+            () = sleep_until(next_round) => {}
         }
         let Some(pools) = registry.upgrade().map(|registry| registry.look_after()) else {
             return;
         };
-        let mut filling = Together::new();
+        next_round = Instant::now() + interval;
         for pool in pools {
-            filling.push((), async move { pool.maintain().await });
+            if !filling.keys().any(|fill| fill.pool.is_same(&pool)) {
+                let fill = Fill::new(&pool);
+                filling.push(fill, async move { pool.maintain().await });
+            }
         }
-        while filling.next().await.is_some() {}
+    }
+}
+
+/// A pool that is being filled.
+struct Fill<B: Backend> {
+    pool: ServerPool<B>,
+    /// When it began.
+    generation: u64,
+}
+
+impl<B: Backend> Fill<B> {
+    fn new(pool: &ServerPool<B>) -> Self {
+        Self {
+            pool: pool.clone(),
+            generation: pool.shared().generation(),
+        }
+    }
+
+    /// Whether it came to nothing because the pool was cleared, which is ready again by now.
+    fn is_to_be_repeated(&self) -> bool {
+        self.pool.shared().generation() != self.generation && self.pool.lacks_connections()
     }
 }
 

@@ -74,7 +74,7 @@ impl<B: Backend> Registry<B> {
             let mut servers = self.servers();
             let server = servers
                 .entry(entry.address().clone())
-                .or_insert_with(|| Server::new(&self.config));
+                .or_insert_with_key(|address| Server::new(address, &self.caps));
             (server.slots.clone(), server.takes_writes.clone())
         };
         let shared = self.template.shared(Place {
@@ -98,7 +98,7 @@ impl<B: Backend> Registry<B> {
         let mut servers = self.servers();
         let server = servers
             .entry(pool.server().clone())
-            .or_insert_with(|| Server::new(&self.config));
+            .or_insert_with_key(|address| Server::new(address, &self.caps));
         server.pools.push(Member {
             pool: pool.clone(),
             tenant: tenant.clone(),

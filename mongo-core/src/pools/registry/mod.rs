@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::factory::{ServerSlots, Template};
+use super::factory::{Caps, ServerSlots, Template};
 use super::options::{PoolOptions, PoolsConfig};
 use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
@@ -83,6 +83,7 @@ struct Registry<B: Backend> {
     wait_timeout: Duration,
     tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
     servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
+    caps: Caps,
     /// One pool is added at a time.
     adding: Mutex<()>,
     actions: Dispatcher<Action<B>>,
@@ -335,10 +336,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(config: &PoolsConfig) -> Self {
-        let slots = config.max_connections_per_server;
+    fn new(address: &ServerAddress, caps: &Caps) -> Self {
         Self {
-            slots: slots.map(|max| Arc::new(ServerSlots::new(max))),
+            slots: caps.slots(address),
             takes_writes: Arc::new(AtomicBool::new(true)),
             pools: Vec::new(),
         }
