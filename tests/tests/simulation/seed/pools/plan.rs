@@ -42,12 +42,16 @@ impl PoolPlan {
         let max = chance.pick(&[1, 2, 3, 5]);
         let idle_time = chance.millis(200, 5000);
         let lifetime = chance.millis(500, 8000);
+        let min = chance.pick(&[0, 0, 1, max]);
+        let max_connecting = chance.pick(&[1, 2, 2, 3]);
+        let cap = chance.pick(&[None, Some(1), Some(2), Some(3), Some(4)]);
         Self {
             sizes: Sizes {
                 max,
-                min: chance.pick(&[0, 0, 1, max]).min(max),
-                max_connecting: chance.pick(&[1, 2, 2, 3]),
-                cap: chance.pick(&[None, Some(1), Some(2), Some(3), Some(4)]),
+                // More would be refused.
+                min: min.min(cap.unwrap_or(max)),
+                max_connecting,
+                cap,
             },
             max_idle_time: chance.once_in(3).then_some(idle_time),
             max_lifetime: chance.once_in(3).then_some(lifetime),
