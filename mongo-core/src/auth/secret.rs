@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -66,15 +67,37 @@ impl From<&str> for Secret {
     }
 }
 
+/// A string. What is none is refused without being quoted: a password of digits alone, in a file that
+/// takes it for a number, is one still.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
+        String::deserialize(deserializer)
+            .map(Self::new)
+            .map_err(|_| D::Error::custom("a secret must be a string"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_read_from_a_string_and_what_is_none_is_not_quoted() {
+        let read = serde_json::from_str::<Secret>;
+        assert_eq!(read("\"12345678\"").expect("a string").expose(), "12345678");
+        for wrong in [
+            "12345678",
+            "-12345678",
+            "12345678.5",
+            "[12345678]",
+            "{\"a\":12345678}",
+        ] {
+            let error = read(wrong).expect_err("no string");
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("a secret must be a string"), "{shown}");
+            assert!(!shown.contains("12345678"), "{shown}");
+        }
+    }
 
     #[test]
     fn is_compared_by_its_text_and_not_shown() {
