@@ -130,6 +130,12 @@ impl Channel {
     }
 }
 
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.stream.bid_farewell();
+    }
+}
+
 fn close(exchange: &mut Exchange, error: &Error) {
     exchange.close(match error.kind() {
         ErrorKind::Protocol(_) => ClosedReason::Protocol,

@@ -438,7 +438,8 @@ impl Connection {
         matches!(self.readiness(), Readiness::Closed(_))
     }
 
-    /// Gives the connection up. The socket is closed when it is dropped.
+    /// Gives the connection up. The socket is closed when it is dropped, over TLS after telling the
+    /// server so (`close_notify`).
     pub fn close(&mut self) {
         self.close_for(ClosedReason::Closed);
     }

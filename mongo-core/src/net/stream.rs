@@ -77,6 +77,16 @@ impl Stream {
         // A byte or an end of file: either was not asked for.
         matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+
+    /// Tells the server over TLS that this is the end, so that it can't take it for an attacker's. What
+    /// can't be written at once is left out: nobody waits for a stream that is dropped.
+    pub(super) fn bid_farewell(&mut self) {
+        #[cfg(feature = "tls-rustls")]
+        if let Self::Tls(stream) = self {
+            let mut context = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut **stream).poll_shutdown(&mut context);
+        }
+    }
 }
 
 async fn write_out(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {

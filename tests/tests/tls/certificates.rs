@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use mongo_core::error::{CertificateProblem, TlsError};
+use mongo_core::error::{CertificateProblem, TlsError, Wait};
 use mongo_core::net::{SocketConnector, Tls};
 use mongo_core::pools::ConnectionFactory;
 use mongo_core::rustls::{ClientConfig, RootCertStore, crypto, version};
-use mongo_core::{ClientOptions, Deadline};
-use mongo_testkit::{Authority, ServerTls};
+use mongo_core::{ClientOptions, Deadline, ErrorKind};
+use mongo_testkit::{Authority, ScriptedServer, ServerTls};
+use rcgen::{CrlDistributionPoint, CustomExtension};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -36,6 +37,70 @@ async fn names_and_addresses_are_verified() {
                 assert_eq!(refusal(&error, &server), expected);
             }
         }
+    }
+}
+
+/// Where a certificate says that revocation is to be looked up, and that an answer is to be stapled,
+/// which it is not: neither is looked at, as `Tls` says.
+#[tokio::test]
+async fn revocation_is_not_looked_at() {
+    let authority = Authority::new();
+    let options = trusting(&authority);
+    for more in [
+        "",
+        "&tlsDisableOCSPEndpointCheck=true",
+        "&tlsDisableCertificateRevocationCheck=true",
+    ] {
+        let looks_revoked = authority.issue(&["localhost"], |params| {
+            params.crl_distribution_points = vec![CrlDistributionPoint {
+                uris: vec!["http://127.0.0.1:1/revoked.crl".to_owned()],
+            }];
+            // "TLS feature" (RFC 7633): status_request.
+            let must_staple = vec![0x30, 0x03, 0x02, 0x01, 0x05];
+            let id = [1, 3, 6, 1, 5, 5, 7, 1, 24];
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&id, must_staple)];
+        });
+        let server = server(ServerTls::new(looks_revoked)).await;
+        let uri = uri(&server, "localhost", &format!("{options}{more}"));
+        let mut connection = connect(&uri).await.expect("accepted");
+        ping(&mut connection).await.expect("a reply");
+    }
+}
+
+/// One side speaks TLS, the other does not: an error soon, whichever it is, and not a command was
+/// understood.
+#[tokio::test(start_paused = true)]
+async fn tls_on_one_side_alone_is_an_error() {
+    let authority = Authority::new();
+    let secured = server(ServerTls::new(authority.server())).await;
+    let plain = format!(
+        "mongodb://localhost:{}/?directConnection=true",
+        secured.port().expect("a port")
+    );
+    let refused = connect(&plain).await.expect_err("no TLS");
+    let kind = refused.kind();
+    assert!(
+        matches!(kind, ErrorKind::Network(_) | ErrorKind::Protocol(_)),
+        "{kind:?}"
+    );
+
+    // A server that takes the client's hello for a long message, and waits for the rest.
+    let plain = ScriptedServer::builder().record_bytes().start().await;
+    let refused = connect(&uri(&plain, "localhost", &trusting(&authority))).await;
+    let refused = refused.expect_err("no TLS");
+    let kind = refused.kind();
+    assert!(
+        matches!(
+            kind,
+            ErrorKind::Timeout {
+                wait: Wait::Tls,
+                ..
+            }
+        ),
+        "{kind:?}"
+    );
+    for server in [&secured, &plain] {
+        assert!(server.look(|seen| seen.log.is_empty() && seen.accepted > 0));
     }
 }
 

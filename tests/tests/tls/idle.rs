@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{factory, ping, server, trusting, uri};
+use crate::support::{connect, factory, ping, server, trusting, uri};
 
 #[tokio::test]
 async fn the_servers_end_is_seen() {
@@ -29,6 +29,38 @@ async fn the_servers_end_is_seen() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     let checked = factory.recycle(&mut connection, Deadline::never()).await;
     checked.expect_err("closed");
+}
+
+/// A server can tell the end of a connection from a wire that was cut.
+#[tokio::test]
+async fn the_clients_end_is_told() {
+    let authority = Authority::new();
+    let server = ScriptedServer::start().await;
+    let acceptor = TlsAcceptor::from(ServerTls::new(authority.server()).config());
+    for is_closed_first in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let relay = async {
+            let (stream, _) = listener.accept().await.expect("a client");
+            let mut near = acceptor.accept(stream).await.expect("TLS");
+            let mut far = TcpStream::connect(server.address())
+                .await
+                .expect("a server");
+            // An end without a word of it is an error to TLS.
+            copy_bidirectional(&mut near, &mut far).await
+        };
+        let client = async {
+            let options = trusting(&authority);
+            let uri = format!("mongodb://localhost:{port}/?directConnection=true{options}");
+            let mut connection = connect(&uri).await.expect("connected");
+            ping(&mut connection).await.expect("a reply");
+            if is_closed_first {
+                connection.close();
+            }
+        };
+        let (relayed, ()) = tokio::join!(relay, client);
+        relayed.expect("an orderly end");
+    }
 }
 
 /// What a front does next on its one connection.
