@@ -1,9 +1,14 @@
 //! Compression against servers that have some compressors, or none: the test plan of the
 //! specification, with core and both pools.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use bson::{Document, doc};
 use mongo_core::net::{SingleClient, Topology};
-use mongo_core::pools::ConnectionFactory;
+use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::select::Criterion;
 use mongo_core::wire::{Limits, MsgFlags, OpMsg, OpMsgBuilder};
 use mongo_core::{ClientOptions, Connection, Deadline};
@@ -13,7 +18,10 @@ const ALL: &str = "zstd,snappy,zlib";
 
 async fn connect(uri: &str) -> Connection {
     let options = ClientOptions::parse(uri).expect("a connection string");
-    let factory = ConnectionFactory::builder(options).build();
+    // However busy the machine is, what is owed is read away.
+    let mut config = ManagerConfig::default();
+    config.drain_timeout = Some(Duration::from_secs(60));
+    let factory = ConnectionFactory::builder(options).config(config).build();
     let factory = factory.expect("a factory");
     let established = factory.establish(Deadline::never()).await;
     established.expect("a connection")
@@ -180,7 +188,7 @@ async fn a_compressed_reply_is_drained() {
     let mut connection = connect(&format!("{}&compressors=snappy", server.uri())).await;
     let slow = doc! { "echo": "late", "delayMS": 20 };
     let given_up = connection
-        .run_command_by(std::time::Duration::from_millis(5), "admin", &slow)
+        .run_command_by(Duration::from_millis(5), "admin", &slow)
         .await;
     assert!(given_up.map(drop).expect_err("too slow").is_timeout());
     let reply = connection
@@ -188,6 +196,102 @@ async fn a_compressed_reply_is_drained() {
         .await;
     assert_eq!(reply.expect("a reply").get_str("echo").ok(), Some("own"));
     assert_eq!(server.look(|seen| seen.accepted), 1);
+}
+
+/// What is packed or unpacked between two turns of others, at most.
+const STEP: usize = 256 * 1024;
+
+/// Runs a future, and counts how often it lets others have their turn.
+async fn turns<T>(future: impl Future<Output = T>) -> (T, usize) {
+    let mut turns = 0;
+    let mut future = pin!(future);
+    let outcome = poll_fn(|context| {
+        let poll = future.as_mut().poll(context);
+        turns += usize::from(poll.is_pending());
+        poll
+    });
+    (outcome.await, turns)
+}
+
+/// A server that answers `large` with so many bytes, which it compresses to next to nothing.
+async fn server_of_long_replies(compressor: Compressor, bytes: usize) -> ScriptedServer {
+    let server = server(&[compressor]).await;
+    let reply = doc! { "ok": 1, "text": "x".repeat(bytes) };
+    let rule = Matcher::command("large").then(Action::Reply(reply));
+    server.script().add(rule.then(Action::Compress(compressor)));
+    server
+}
+
+#[tokio::test]
+async fn others_have_their_turn_while_a_long_reply_is_unpacked() {
+    const BYTES: usize = 24 * STEP;
+    for compressor in Compressor::ALL {
+        let server = server_of_long_replies(compressor, BYTES).await;
+        let uri = format!("{}&compressors={}", server.uri(), compressor.name());
+        let mut connection = connect(&uri).await;
+        let large = doc! { "large": 1 };
+        let (reply, turns) = turns(connection.run_command("app", &large)).await;
+        let reply = reply.expect("a reply");
+        assert_eq!(reply.get_str("text").map(str::len).ok(), Some(BYTES));
+        assert!(turns >= 24, "{compressor:?}: {turns}");
+    }
+}
+
+#[tokio::test]
+async fn others_have_their_turn_while_a_long_command_is_packed() {
+    for compressor in Compressor::ALL {
+        let server = server(&[compressor]).await;
+        let swallow = Matcher::command("swallow").then(Action::Reply(doc! { "ok": 1 }));
+        server.script().add(swallow);
+        let uri = format!("{}&compressors={}", server.uri(), compressor.name());
+        let mut connection = connect(&uri).await;
+        let text = "x".repeat(24 * STEP);
+        let command = doc! { "swallow": text };
+        let (reply, turns) = turns(connection.run_command("app", &command)).await;
+        assert_eq!(reply.expect("a reply").get_i32("ok").ok(), Some(1));
+        assert!(turns >= 24, "{compressor:?}: {turns}");
+        let seen = server.look(|seen| {
+            let seen = seen.commands("swallow").next().expect("one");
+            (seen.compressor, seen.command.clone())
+        });
+        assert_eq!(seen.0, Some(compressor));
+        assert_eq!(
+            seen.1.get_str("swallow").ok(),
+            command.get_str("swallow").ok()
+        );
+    }
+}
+
+/// Wherever a command is given up, also while its reply is unpacked: the next one gets its own.
+#[tokio::test]
+async fn a_long_reply_can_be_given_up_at_each_turn() {
+    for compressor in Compressor::ALL {
+        let server = server_of_long_replies(compressor, 3 * STEP).await;
+        let uri = format!("{}&compressors={}", server.uri(), compressor.name());
+        let large = doc! { "large": 1 };
+        for last in 1.. {
+            let mut connection = connect(&uri).await;
+            let mut left = last;
+            let given_up = {
+                let mut future = pin!(connection.run_command("app", &large));
+                let outcome = poll_fn(|context| {
+                    left -= 1;
+                    match future.as_mut().poll(context) {
+                        Poll::Pending if left == 0 => Poll::Ready(None),
+                        poll => poll.map(Some),
+                    }
+                });
+                outcome.await.map(drop).is_none()
+            };
+            let own = doc! { "echo": "own" };
+            let reply = connection.run_command("app", &own).await;
+            assert_eq!(reply.expect("a reply").get_str("echo").ok(), Some("own"));
+            if !given_up {
+                assert!(last > 3, "{compressor:?}: {last}");
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]

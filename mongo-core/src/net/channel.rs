@@ -4,6 +4,7 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
+use tokio::task::yield_now;
 
 use super::stream::Stream;
 use crate::error::{ClosedReason, Error, ErrorKind, Result};
@@ -89,6 +90,9 @@ impl Channel {
 
     /// Writes what was encoded and reads the reply to it.
     pub(super) async fn round_trip(&mut self) -> Result<()> {
+        while !self.exchange.pack(None) {
+            yield_now().await;
+        }
         // Before the first byte: from here on a drop leaves a mark.
         self.exchange.start_writing(Taker::Caller)?;
         let written = self.stream.send(self.exchange.request()).await;
@@ -101,6 +105,9 @@ impl Channel {
     pub(super) async fn send(&mut self, message: &[u8]) -> Result<()> {
         // Only for its checks.
         self.begin()?;
+        while !self.exchange.pack(Some(message)) {
+            yield_now().await;
+        }
         self.exchange
             .start_writing_foreign(message, Taker::Anyone)?;
         let message = self.exchange.packed().unwrap_or(message);
@@ -151,6 +158,11 @@ async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Resul
                 "the server closed the connection",
             )));
         }
+    }
+    // Others have their turn while much is unpacked and checked; what has been is kept when this is
+    // dropped.
+    while !exchange.prepare_reply()? {
+        yield_now().await;
     }
     Ok(exchange.accept_reply()?)
 }

@@ -99,6 +99,11 @@ impl Identity {
 /// or closes the connection. A connection that is closed fails every command with
 /// [`ErrorKind::ConnectionClosed`]; a pool does not hand it out again.
 ///
+/// # Large messages
+/// A reply of many megabytes is unpacked and checked in steps of a millisecond or two, and a command
+/// compressed in such steps, between which other tasks have their turn. Serialising a command, and
+/// deserialising a reply, is done at once.
+///
 /// # Events
 /// Each command is told of to [`EventHandlers`](crate::event::EventHandlers), logs and spans, if
 /// anybody wants to know: that it starts, and that it succeeded or failed. One whose future is

@@ -1,3 +1,5 @@
+use std::ffi::CStr;
+
 use bson::RawDocument;
 
 use super::WireError;
@@ -8,6 +10,11 @@ pub(super) const MIN_DOCUMENT: usize = 5;
 
 /// The least that one level of nesting takes: type, an empty name, a length, a terminator.
 const BYTES_PER_LEVEL: usize = 7;
+
+/// Whether a document of `length` bytes can be nested deeper: spares small replies the walk.
+pub(super) fn may_be_deeper(length: usize, max_depth: usize) -> bool {
+    length > max_depth.saturating_mul(BYTES_PER_LEVEL)
+}
 
 /// The document at the start of `bytes`, exactly as long as its own length says, not nested deeper
 /// than `max_depth`.
@@ -26,8 +33,7 @@ pub(super) fn split_document(
             got: bytes.len(),
         });
     };
-    // Too short to be too deep: spares small replies the walk.
-    if length > max_depth * BYTES_PER_LEVEL {
+    if may_be_deeper(length, max_depth) {
         check_depth(document, max_depth)?;
     }
     let document = RawDocument::from_bytes(document).map_err(|_| WireError::Document(0))?;
@@ -39,38 +45,69 @@ pub(super) fn split_document(
 /// # Errors
 /// A document nested deeper than `max_depth`, or one whose elements do not fit their containers.
 pub fn check_depth(document: &[u8], max_depth: usize) -> Result<(), WireError> {
-    let mut ends = Vec::with_capacity(8);
-    ends.push(document.len());
-    let mut at = 4;
-    while let Some(&end) = ends.last() {
-        let kind = *document.get(at).ok_or(WireError::Document(at))?;
-        at += 1;
-        if kind == 0 {
-            if at != end {
+    let mut unbounded = usize::MAX;
+    let mut walk = Walk::new(document.len());
+    walk.step(document, max_depth, &mut unbounded).map(drop)
+}
+
+/// [`check_depth`] in steps.
+pub(super) struct Walk {
+    /// Where the containers end that the walk is in.
+    ends: Vec<usize>,
+    at: usize,
+}
+
+impl Walk {
+    pub(super) fn new(length: usize) -> Self {
+        let mut ends = Vec::with_capacity(8);
+        ends.push(length);
+        Self { ends, at: 4 }
+    }
+
+    /// Walks on, over as many elements of the same document as `budget` has, and takes them from it;
+    /// says whether that was all.
+    pub(super) fn step(
+        &mut self,
+        document: &[u8],
+        max_depth: usize,
+        budget: &mut usize,
+    ) -> Result<bool, WireError> {
+        let (ends, mut at) = (&mut self.ends, self.at);
+        while let Some(&end) = ends.last() {
+            if *budget == 0 {
+                self.at = at;
+                return Ok(false);
+            }
+            *budget -= 1;
+            let kind = *document.get(at).ok_or(WireError::Document(at))?;
+            at += 1;
+            if kind == 0 {
+                if at != end {
+                    return Err(WireError::Document(at));
+                }
+                ends.pop();
+                continue;
+            }
+            at = skip_cstring(document, at)?;
+            match value(document, at, kind)? {
+                Value::Flat(next) => at = next,
+                Value::Nested { body, next } => {
+                    if ends.len() >= max_depth {
+                        return Err(WireError::TooDeep(max_depth));
+                    }
+                    ends.push(next);
+                    at = body;
+                }
+            }
+            if at >= end {
                 return Err(WireError::Document(at));
             }
-            ends.pop();
-            continue;
-        }
-        at = skip_cstring(document, at)?;
-        match value(document, at, kind)? {
-            Value::Flat(next) => at = next,
-            Value::Nested { body, next } => {
-                if ends.len() >= max_depth {
-                    return Err(WireError::TooDeep(max_depth));
-                }
-                ends.push(next);
-                at = body;
+            if ends.last().is_some_and(|last| *last > end) {
+                return Err(WireError::Document(at));
             }
         }
-        if at >= end {
-            return Err(WireError::Document(at));
-        }
-        if ends.last().is_some_and(|last| *last > end) {
-            return Err(WireError::Document(at));
-        }
+        Ok(true)
     }
-    Ok(())
 }
 
 /// The last element of a document's top level that is called `name`: its type, and where its value
@@ -180,12 +217,19 @@ fn nested(at: usize, skip: usize, length: usize) -> Result<Value, WireError> {
     })
 }
 
+/// Most names are short, and found byte by byte; in a long one words at a time are looked at.
 fn skip_cstring(bytes: &[u8], at: usize) -> Result<usize, WireError> {
-    bytes
-        .get(at..)
-        .and_then(|rest| rest.iter().position(|byte| *byte == 0))
-        .map(|length| at + length + 1)
-        .ok_or(WireError::Document(at))
+    const SHORT: usize = 32;
+    let rest = bytes.get(at..).ok_or(WireError::Document(at))?;
+    let short = &rest[..rest.len().min(SHORT)];
+    let length = match short.iter().position(|byte| *byte == 0) {
+        Some(length) => length,
+        None => {
+            let name = CStr::from_bytes_until_nul(rest);
+            name.map_err(|_| WireError::Document(at))?.count_bytes()
+        }
+    };
+    Ok(at + length + 1)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use bson::RawDocument;
 
 use super::header::{HEADER_LEN, Header, Limits, OpCode, deframe};
 use super::msg::{MsgFlags, OpMsg};
-use super::{WireError, compress, decompress, parse_reply};
+use super::{Inspection, Packing, Unpacking, WireError, parse_reply};
 use crate::error::ClosedReason;
 use crate::uri::Compressor;
 
@@ -68,29 +68,75 @@ struct Accepted {
     body: (usize, usize),
 }
 
+/// How far something is that is done in steps.
+#[derive(Default)]
+enum Stage<T> {
+    #[default]
+    Ahead,
+    UnderWay(T),
+    Over,
+}
+
 /// What a connection has besides where messages may be compressed.
 #[derive(Default)]
 struct Compression {
     /// For requests, once it is negotiated; with zlib's level.
     compressor: Option<(Compressor, i8)>,
-    /// The request, where it is one that is compressed.
+    packing: Stage<Packing>,
+    /// The request, where it is one that is compressed and `packing` is over.
     packed: Vec<u8>,
-    /// The reply, where it came compressed.
+    unpacking: Stage<Unpacking>,
+    /// The reply, where it came compressed and `unpacking` is over.
     unpacked: Vec<u8>,
 }
 
 impl Compression {
-    fn pack(&mut self, message: &[u8], limits: &Limits) {
-        self.packed.clear();
-        if let Some((compressor, level)) = self.compressor {
-            let max = limits.max_message_size;
-            compress(message, compressor, level, max, &mut self.packed);
+    /// Compresses some more of a request, and says whether that was all.
+    fn pack(&mut self, message: &[u8], limits: &Limits) -> bool {
+        if let Stage::Ahead = self.packing {
+            let begun = self.compressor.and_then(|(compressor, level)| {
+                Packing::begin(message, compressor, level, &mut self.packed)
+            });
+            self.packing = begun.map_or(Stage::Over, Stage::UnderWay);
         }
+        let Stage::UnderWay(packing) = &mut self.packing else {
+            return true;
+        };
+        match packing.step(message, limits.max_message_size, &mut self.packed) {
+            Some(false) => return false,
+            Some(true) => {}
+            // It stays as it is.
+            None => self.packed.clear(),
+        }
+        self.packing = Stage::Over;
+        true
+    }
+
+    /// Unpacks some more of a reply, and says whether that was all.
+    fn unpack(&mut self, message: &[u8], limits: &Limits) -> Result<bool, WireError> {
+        if let Stage::Ahead = self.unpacking {
+            let begun = Unpacking::begin(message, limits, &mut self.unpacked)?;
+            self.unpacking = Stage::UnderWay(begun);
+        }
+        if let Stage::UnderWay(unpacking) = &mut self.unpacking {
+            if !unpacking.step(message, &mut self.unpacked)? {
+                return Ok(false);
+            }
+            self.unpacking = Stage::Over;
+        }
+        Ok(true)
+    }
+
+    /// Forgets a request.
+    fn forget_request(&mut self) {
+        self.packing = Stage::Ahead;
+        self.packed.clear();
     }
 
     fn release(&mut self) {
+        self.forget_request();
+        self.unpacked.clear();
         for buf in [&mut self.packed, &mut self.unpacked] {
-            buf.clear();
             if buf.capacity() > KEEP {
                 *buf = Vec::new();
             }
@@ -110,6 +156,7 @@ impl Compression {
 pub struct Exchange {
     buf: Vec<u8>,
     compression: Option<Box<Compression>>,
+    inspection: Stage<Inspection>,
     accepted: Option<Accepted>,
     state: State,
     next_request_id: i32,
@@ -122,6 +169,7 @@ impl Exchange {
         Self {
             buf: Vec::new(),
             compression: None,
+            inspection: Stage::Ahead,
             accepted: None,
             state: State::Idle,
             next_request_id: 1,
@@ -200,12 +248,27 @@ impl Exchange {
                 self.accepted = None;
                 self.buf.clear();
                 self.buf.reserve(STEP);
+                if let Some(compression) = &mut self.compression {
+                    compression.forget_request();
+                }
                 let id = self.next_request_id;
                 // 0 means "no request" in a reply.
                 self.next_request_id = id.checked_add(1).unwrap_or(1);
                 Ok((&mut self.buf, id))
             }
             other => Err(other),
+        }
+    }
+
+    /// Compresses the request in the buffer, or the message that the caller keeps, where that is to
+    /// be done: up to 256 KiB of it, and says whether nothing is left. For who has other things to do
+    /// in between; [`start_writing`](Self::start_writing) does what was not done. A request that is
+    /// given up here can be followed by another.
+    pub fn pack(&mut self, foreign: Option<&[u8]>) -> bool {
+        let message = foreign.unwrap_or(&self.buf);
+        match &mut self.compression {
+            Some(compression) => compression.pack(message, &self.limits),
+            None => true,
         }
     }
 
@@ -216,9 +279,7 @@ impl Exchange {
     /// A message that is none, or that can't be a request. The exchange is as it was then.
     pub fn start_writing(&mut self, taker: Taker) -> Result<(), WireError> {
         let owed = owed_reply(&self.buf, &self.limits, taker)?;
-        if let Some(compression) = &mut self.compression {
-            compression.pack(&self.buf, &self.limits);
-        }
+        while !self.pack(None) {}
         self.state = State::Writing(owed);
         Ok(())
     }
@@ -230,9 +291,7 @@ impl Exchange {
     /// See [`start_writing`](Self::start_writing).
     pub fn start_writing_foreign(&mut self, message: &[u8], taker: Taker) -> Result<(), WireError> {
         let owed = owed_reply(message, &self.limits, taker)?;
-        if let Some(compression) = &mut self.compression {
-            compression.pack(message, &self.limits);
-        }
+        while !self.pack(Some(message)) {}
         self.state = State::Writing(owed);
         Ok(())
     }
@@ -244,8 +303,9 @@ impl Exchange {
 
     /// The request in its compressed form, if it is one that is compressed.
     pub fn packed(&self) -> Option<&[u8]> {
-        let packed = &self.compression.as_ref()?.packed;
-        (!packed.is_empty()).then_some(packed)
+        let compression = self.compression.as_ref()?;
+        let is_over = matches!(compression.packing, Stage::Over);
+        (is_over && !compression.packed.is_empty()).then_some(&compression.packed)
     }
 
     /// The whole request was handed to the socket.
@@ -253,7 +313,7 @@ impl Exchange {
         if let State::Writing(owed) = self.state {
             self.buf.clear();
             if let Some(compression) = &mut self.compression {
-                compression.packed.clear();
+                compression.forget_request();
             }
             self.state = owed.map_or(State::Idle, State::Owed);
         }
@@ -299,6 +359,59 @@ impl Exchange {
         matches!(self.state, State::Owed(_)) && self.announced(max).is_err()
     }
 
+    /// Begins with what is to be done with the whole message that [`read_target`](Self::read_target)
+    /// found: unpacks it, and goes through it. Takes a millisecond or two, and says whether nothing
+    /// is left. For who has other things to do in between; [`accept_reply`](Self::accept_reply) does
+    /// what was not done. Until then the reply is owed.
+    ///
+    /// # Errors
+    /// See [`accept_reply`](Self::accept_reply). The exchange is closed then.
+    pub fn prepare_reply(&mut self) -> Result<bool, WireError> {
+        self.try_prepare()
+            .inspect_err(|_| self.close(ClosedReason::Protocol))
+    }
+
+    fn try_prepare(&mut self) -> Result<bool, WireError> {
+        // Nearly all: short, and not compressed.
+        if self.compression.is_none() && Inspection::is_short(&self.buf) {
+            return Ok(true);
+        }
+        let State::Owed(owed) = self.state else {
+            return Ok(true);
+        };
+        let header = Header::parse(&self.buf, &self.limits)?;
+        let Some(message) = self.buf.get(..header.length) else {
+            return Ok(true);
+        };
+        let message = match &mut self.compression {
+            Some(compression) if header.op_code == OpCode::Compressed => {
+                if !compression.unpack(message, &self.limits)? {
+                    return Ok(false);
+                }
+                &*compression.unpacked
+            }
+            _ => message,
+        };
+        if let Stage::Ahead = self.inspection {
+            let begun = match Header::parse(message, &self.limits)?.op_code {
+                OpCode::Msg if !owed.legacy => Inspection::begin(message),
+                _ => None,
+            };
+            match begun {
+                Some(begun) => self.inspection = Stage::UnderWay(begun),
+                // It needs none.
+                None => return Ok(true),
+            }
+        }
+        if let Stage::UnderWay(inspection) = &mut self.inspection {
+            if !inspection.step(message, &self.limits)? {
+                return Ok(false);
+            }
+            self.inspection = Stage::Over;
+        }
+        Ok(true)
+    }
+
     /// Checks the whole message that [`read_target`](Self::read_target) found, and that it answers
     /// the request.
     ///
@@ -313,6 +426,7 @@ impl Exchange {
         let State::Owed(owed) = self.state else {
             return Err(WireError::Unsolicited(self.buf.len()));
         };
+        while !self.try_prepare()? {}
         let Header {
             length: end,
             op_code,
@@ -324,7 +438,7 @@ impl Exchange {
         })?;
         let (message, unpacked) = match (op_code, &mut self.compression) {
             (OpCode::Compressed, Some(compression)) => {
-                decompress(message, &self.limits, &mut compression.unpacked)?;
+                compression.unpacking = Stage::Ahead;
                 (&*compression.unpacked, true)
             }
             _ => (message, false),
@@ -333,7 +447,10 @@ impl Exchange {
             let (header, body) = parse_reply(message, &self.limits)?;
             (header, body, false)
         } else {
-            let parsed = OpMsg::parse(message, &self.limits)?;
+            let parsed = match std::mem::take(&mut self.inspection) {
+                Stage::Over => OpMsg::parse_inspected(message, &self.limits)?,
+                Stage::Ahead | Stage::UnderWay(_) => OpMsg::parse(message, &self.limits)?,
+            };
             let more_to_come = parsed.flags().contains(MsgFlags::MORE_TO_COME);
             (*parsed.header(), parsed.body(), more_to_come)
         };

@@ -10,17 +10,20 @@ mod document;
 mod error;
 mod exchange;
 mod header;
+mod inspection;
 mod legacy;
 mod msg;
 mod reply;
 #[cfg(test)]
 mod tests;
 
+use compression::{Packing, Unpacking};
 pub use compression::{compress, decompress};
 pub use document::check_depth;
 pub use error::WireError;
 pub use exchange::{Exchange, Readiness, Taker};
 pub use header::{HEADER_LEN, Header, Limits, OpCode, deframe};
+use inspection::Inspection;
 pub use legacy::{append_query, parse_reply};
 pub use msg::{DocumentSequence, MsgFlags, OpMsg, OpMsgBuilder};
 #[cfg(feature = "net")]

@@ -35,6 +35,11 @@ impl MsgFlags {
         Self(self.0 | other.0)
     }
 
+    /// Those of a message.
+    pub(super) fn of(message: &[u8]) -> Result<Self, WireError> {
+        Self::parse(read_i32(message, HEADER_LEN)? as u32)
+    }
+
     fn parse(bits: u32) -> Result<Self, WireError> {
         let known = Self::CHECKSUM_PRESENT.0 | Self::MORE_TO_COME.0;
         match bits & Self::REQUIRED & !known {
@@ -67,6 +72,23 @@ impl<'a> OpMsg<'a> {
     /// # Errors
     /// Every departure from the OP_MSG specification has a [`WireError`] of its own.
     pub fn parse(message: &'a [u8], limits: &Limits) -> Result<Self, WireError> {
+        Self::parse_documents(message, limits, true)
+    }
+
+    /// [`parse`](Self::parse) of a message that an [`Inspection`](super::Inspection) has gone through.
+    pub(super) fn parse_inspected(message: &'a [u8], limits: &Limits) -> Result<Self, WireError> {
+        let limits = Limits {
+            max_depth: usize::MAX,
+            ..*limits
+        };
+        Self::parse_documents(message, &limits, false)
+    }
+
+    fn parse_documents(
+        message: &'a [u8],
+        limits: &Limits,
+        checks: bool,
+    ) -> Result<Self, WireError> {
         let header = Header::parse(message, limits)?;
         if header.op_code != OpCode::Msg {
             return Err(WireError::UnexpectedOpCode(header.op_code));
@@ -77,7 +99,7 @@ impl<'a> OpMsg<'a> {
                 got: message.len(),
             });
         }
-        let flags = MsgFlags::parse(read_i32(message, HEADER_LEN)? as u32)?;
+        let flags = MsgFlags::of(message)?;
         let mut sections = &message[HEADER_LEN + 4..];
         if flags.contains(MsgFlags::CHECKSUM_PRESENT) {
             sections = verify_checksum(message, sections)?;
@@ -90,7 +112,8 @@ impl<'a> OpMsg<'a> {
             match section {
                 Section::Body(_) if body.is_some() => return Err(WireError::SeveralBodies),
                 Section::Body(document) => body = Some(document),
-                Section::Sequence(sequence) => sequence.check()?,
+                Section::Sequence(sequence) if checks => sequence.check()?,
+                Section::Sequence(_) => {}
             }
         }
         Ok(Self {
@@ -150,13 +173,13 @@ fn verify_checksum<'a>(message: &[u8], sections: &'a [u8]) -> Result<&'a [u8], W
     Ok(sections)
 }
 
-enum Section<'a> {
+pub(super) enum Section<'a> {
     Body(&'a RawDocument),
     Sequence(DocumentSequence<'a>),
 }
 
 impl<'a> Section<'a> {
-    fn split(bytes: &'a [u8], max_depth: usize) -> Result<(Self, &'a [u8]), WireError> {
+    pub(super) fn split(bytes: &'a [u8], max_depth: usize) -> Result<(Self, &'a [u8]), WireError> {
         let (&kind, rest) = bytes.split_first().ok_or(WireError::NoBody)?;
         match kind {
             0 => {
@@ -200,6 +223,11 @@ impl<'a> DocumentSequence<'a> {
             max_depth,
         };
         Ok((sequence, rest))
+    }
+
+    /// Bytes of the documents.
+    pub(super) fn length(&self) -> usize {
+        self.documents.len()
     }
 
     fn check(&self) -> Result<(), WireError> {

@@ -1,9 +1,32 @@
-//! What stands for a compressor that is not in this build, and is never asked.
+//! What stands for a compressor that is not in this build: there is none, and none is asked.
 
-pub(super) fn compress(_content: &[u8], _level: i8, _out: &mut Vec<u8>) -> Option<()> {
-    None
+use super::{Fault, Progress};
+
+pub(super) enum Encoder {}
+
+impl Encoder {
+    pub(super) fn new(_level: i8, _size: usize) -> Option<Self> {
+        None
+    }
+
+    pub(super) fn step(&mut self, _piece: &[u8], _is_last: bool, _out: &mut Vec<u8>) -> Option<()> {
+        match *self {}
+    }
 }
 
-pub(super) fn decompress(_content: &[u8], _size: usize, _out: &mut Vec<u8>) -> Option<bool> {
-    None
+pub(super) enum Decoder {}
+
+impl Decoder {
+    pub(super) fn new(_content: &[u8], _size: usize) -> Result<Self, Fault> {
+        Err(Fault::Unreadable)
+    }
+
+    pub(super) fn step(
+        &mut self,
+        _rest: &[u8],
+        _room: usize,
+        _out: &mut Vec<u8>,
+    ) -> Result<Progress, Fault> {
+        match *self {}
+    }
 }

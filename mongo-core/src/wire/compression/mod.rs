@@ -28,8 +28,11 @@ const PREFIX: usize = HEADER_LEN + 9;
 
 /// What is allocated ahead of the content that has come out: a size that a server merely declares
 /// costs no more than this.
-#[cfg(any(feature = "zlib", feature = "zstd"))]
-const STEP: usize = 64 * 1024;
+const AHEAD: usize = 64 * 1024;
+
+/// Bytes that one step takes in at most, or lets out: a millisecond or two of the slowest
+/// compressor. Of a multiple of 64 KiB snappy makes the same as of all at once.
+const STEP: usize = 256 * 1024;
 
 /// Commands that show who somebody is, or that come before it is known what the server can read.
 const NEVER: [&[u8]; 11] = [
@@ -86,41 +89,18 @@ pub fn compress(
     out: &mut Vec<u8>,
 ) -> bool {
     let start = out.len();
-    let done = try_compress(message, compressor, zlib_level, max_message_size, out).is_some();
+    let done = Packing::begin(message, compressor, zlib_level, out).is_some_and(|mut packing| {
+        loop {
+            match packing.step(message, max_message_size, out) {
+                Some(false) => {}
+                end => return end.is_some(),
+            }
+        }
+    });
     if !done {
         out.truncate(start);
     }
     done
-}
-
-fn try_compress(
-    message: &[u8],
-    compressor: Compressor,
-    zlib_level: i8,
-    max_message_size: usize,
-    out: &mut Vec<u8>,
-) -> Option<()> {
-    let start = out.len();
-    let (header, content) = message.split_at_checked(HEADER_LEN)?;
-    if header.get(12..) != Some(&OpCode::Msg.code().to_le_bytes()) {
-        return None;
-    }
-    let name = command_name(content)?;
-    if NEVER.iter().any(|never| never.eq_ignore_ascii_case(name)) {
-        return None;
-    }
-    let size = i32::try_from(content.len()).ok()?;
-    out.extend_from_slice(header.get(..12)?);
-    out.extend_from_slice(&OpCode::Compressed.code().to_le_bytes());
-    out.extend_from_slice(&OpCode::Msg.code().to_le_bytes());
-    out.extend_from_slice(&size.to_le_bytes());
-    out.push(compressor.id());
-    match compressor {
-        Compressor::Snappy => snappy::compress(content, zlib_level, out),
-        Compressor::Zlib => zlib::compress(content, zlib_level, out),
-        Compressor::Zstd => zstd::compress(content, zlib_level, out),
-    }?;
-    patch_length(out, start, max_message_size).ok()
 }
 
 /// Takes the message out of an OP_COMPRESSED, which must be as long as its header says. In `out`
@@ -131,96 +111,227 @@ fn try_compress(
 /// after its end, a size other than the declared one or over `max_message_size`, an OP_COMPRESSED
 /// in the OP_COMPRESSED. What is in `out` then is of no use.
 pub fn decompress(message: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), WireError> {
-    let header = Header::parse(message, limits)?;
-    let Some((_, content)) = message.split_at_checked(PREFIX) else {
-        return Err(WireError::Truncated {
-            needed: PREFIX,
-            got: message.len(),
-        });
-    };
-    let op_code = OpCode::from_code(read_i32(message, HEADER_LEN)?)?;
-    if op_code == OpCode::Compressed {
-        return Err(WireError::UnexpectedOpCode(op_code));
-    }
-    let declared = read_i32(message, HEADER_LEN + 4)?;
-    let lie = WireError::UncompressedSize(declared);
-    let size = usize::try_from(declared).map_err(|_| lie.clone())?;
-    let length = size.saturating_add(HEADER_LEN);
-    if length > limits.max_message_size {
-        return Err(WireError::TooLong {
-            length,
-            max: limits.max_message_size,
-        });
-    }
-    out.clear();
-    Header::append(out, header.request_id, op_code);
-    out[8..12].copy_from_slice(&header.response_to.to_le_bytes());
-    read_content(message[PREFIX - 1], content, size, out, lie)?;
-    patch_length(out, 0, limits.max_message_size)
+    let mut unpacking = Unpacking::begin(message, limits, out)?;
+    while !unpacking.step(message, out)? {}
+    Ok(())
 }
 
-/// Appends `size` bytes to `out`.
-fn read_content(
-    id: u8,
-    content: &[u8],
-    size: usize,
-    out: &mut Vec<u8>,
-    lie: WireError,
-) -> Result<(), WireError> {
-    let compressor = Compressor::from_id(id)?;
-    let read = match compressor {
-        Compressor::Snappy => snappy::decompress(content, size, out),
-        Compressor::Zlib => zlib::decompress(content, size, out),
-        Compressor::Zstd => zstd::decompress(content, size, out),
-    };
-    match read {
-        Some(true) => Ok(()),
-        Some(false) => Err(lie),
-        None => Err(WireError::Compressed(compressor)),
+enum Encoder {
+    Snappy(snappy::Encoder),
+    Zlib(zlib::Encoder),
+    Zstd(zstd::Encoder),
+}
+
+/// [`compress`] in steps of at most 256 KiB, for who has other things to do between them.
+pub(super) struct Packing {
+    encoder: Encoder,
+    /// Bytes of the message.
+    read: usize,
+    /// Where in the buffer the result begins.
+    start: usize,
+}
+
+impl Packing {
+    /// Appends what comes before the content; `None` for a message that must stay as it is.
+    pub(super) fn begin(
+        message: &[u8],
+        compressor: Compressor,
+        zlib_level: i8,
+        out: &mut Vec<u8>,
+    ) -> Option<Self> {
+        let start = out.len();
+        let (header, content) = message.split_at_checked(HEADER_LEN)?;
+        if header.get(12..) != Some(&OpCode::Msg.code().to_le_bytes()) {
+            return None;
+        }
+        let name = command_name(content)?;
+        if NEVER.iter().any(|never| never.eq_ignore_ascii_case(name)) {
+            return None;
+        }
+        let size = content.len();
+        let encoder = match compressor {
+            Compressor::Snappy => Encoder::Snappy(snappy::Encoder::new(zlib_level, size)?),
+            Compressor::Zlib => Encoder::Zlib(zlib::Encoder::new(zlib_level, size)?),
+            Compressor::Zstd => Encoder::Zstd(zstd::Encoder::new(zlib_level, size)?),
+        };
+        let size = i32::try_from(size).ok()?;
+        out.extend_from_slice(header.get(..12)?);
+        out.extend_from_slice(&OpCode::Compressed.code().to_le_bytes());
+        out.extend_from_slice(&OpCode::Msg.code().to_le_bytes());
+        out.extend_from_slice(&size.to_le_bytes());
+        out.push(compressor.id());
+        Some(Self {
+            encoder,
+            read: HEADER_LEN,
+            start,
+        })
+    }
+
+    /// Takes the next piece of the same message, appends to the same buffer, and says whether that
+    /// was all; `None` if the message must stay as it is.
+    pub(super) fn step(
+        &mut self,
+        message: &[u8],
+        max_message_size: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<bool> {
+        let rest = message.get(self.read..)?;
+        let piece = &rest[..rest.len().min(STEP)];
+        let is_last = piece.len() == rest.len();
+        self.read += piece.len();
+        match &mut self.encoder {
+            Encoder::Snappy(encoder) => encoder.step(piece, is_last, out),
+            Encoder::Zlib(encoder) => encoder.step(piece, is_last, out),
+            Encoder::Zstd(encoder) => encoder.step(piece, is_last, out),
+        }?;
+        if is_last {
+            patch_length(out, self.start, max_message_size).ok()?;
+        }
+        Some(is_last)
     }
 }
 
-/// What a decoder has done with one piece of room.
-#[cfg(any(feature = "zlib", feature = "zstd"))]
+/// What is wrong with content.
+enum Fault {
+    Unreadable,
+    /// It is longer or shorter than was declared.
+    Size,
+}
+
+/// What a decoder has done in a step.
 struct Progress {
     read: usize,
-    written: usize,
     is_end: bool,
 }
 
-/// Appends what a decoder makes of `content`, and says whether it is `size` bytes; `None` if it can't
-/// be read, or goes on after its end. Room is made, and zeroed, as it fills.
-#[cfg(any(feature = "zlib", feature = "zstd"))]
-fn decode(
-    mut content: &[u8],
+enum Decoder {
+    Snappy(snappy::Decoder),
+    Zlib(zlib::Decoder),
+    Zstd(zstd::Decoder),
+}
+
+/// [`decompress`] in steps of at most 256 KiB, for who has other things to do between them.
+pub(super) struct Unpacking {
+    compressor: Compressor,
+    decoder: Decoder,
+    declared: i32,
     size: usize,
-    out: &mut Vec<u8>,
-    mut step: impl FnMut(&[u8], &mut [u8]) -> Option<Progress>,
-) -> Option<bool> {
-    let start = out.len();
-    loop {
-        let filled = out.len();
-        let written = filled - start;
-        if written > size {
-            return Some(false);
+    /// Bytes of the message.
+    read: usize,
+}
+
+impl Unpacking {
+    /// Puts the header of the message that is wrapped in `message` into `out`.
+    pub(super) fn begin(
+        message: &[u8],
+        limits: &Limits,
+        out: &mut Vec<u8>,
+    ) -> Result<Self, WireError> {
+        let header = Header::parse(message, limits)?;
+        let Some((prefix, content)) = message.split_at_checked(PREFIX) else {
+            return Err(WireError::Truncated {
+                needed: PREFIX,
+                got: message.len(),
+            });
+        };
+        let op_code = OpCode::from_code(read_i32(message, HEADER_LEN)?)?;
+        if op_code == OpCode::Compressed {
+            return Err(WireError::UnexpectedOpCode(op_code));
         }
+        let declared = read_i32(message, HEADER_LEN + 4)?;
+        let size = usize::try_from(declared).map_err(|_| WireError::UncompressedSize(declared))?;
+        let length = size.saturating_add(HEADER_LEN);
+        if length > limits.max_message_size {
+            return Err(WireError::TooLong {
+                length,
+                max: limits.max_message_size,
+            });
+        }
+        out.clear();
+        Header::append(out, header.request_id, op_code);
+        out[8..12].copy_from_slice(&header.response_to.to_le_bytes());
+        let compressor = Compressor::from_id(prefix[PREFIX - 1])?;
+        let decoder = match compressor {
+            Compressor::Snappy => snappy::Decoder::new(content, size).map(Decoder::Snappy),
+            Compressor::Zlib => zlib::Decoder::new(content, size).map(Decoder::Zlib),
+            Compressor::Zstd => zstd::Decoder::new(content, size).map(Decoder::Zstd),
+        };
+        Ok(Self {
+            decoder: decoder.map_err(|fault| error(fault, compressor, declared))?,
+            compressor,
+            declared,
+            size,
+            read: PREFIX,
+        })
+    }
+
+    /// Appends what comes next out of the same message to the same buffer, and says whether that was
+    /// all.
+    pub(super) fn step(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<bool, WireError> {
+        let is_end = self
+            .try_step(message, out)
+            .map_err(|fault| error(fault, self.compressor, self.declared))?;
+        if is_end {
+            patch_length(out, 0, usize::MAX)?;
+        }
+        Ok(is_end)
+    }
+
+    fn try_step(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<bool, Fault> {
+        let rest = message.get(self.read..).unwrap_or_default();
+        let written = out.len() - HEADER_LEN;
         // One byte more than there may be shows that there is more.
-        let room = (size + 1 - written).min(filled.max(STEP));
-        out.resize(filled + room, 0);
-        let progress = step(content, &mut out[filled..])?;
-        out.truncate(filled + progress.written.min(room));
-        content = content.get(progress.read..)?;
-        match progress {
-            Progress { is_end: true, .. } if !content.is_empty() => return None,
-            Progress { is_end: true, .. } => return Some(out.len() - start == size),
-            // It wants more than there is.
+        let missing = self.size.saturating_sub(written) + 1;
+        let room = missing.min(written.clamp(AHEAD, STEP));
+        if out.capacity() - out.len() < room {
+            out.reserve_exact(missing.min(written.max(AHEAD)));
+        }
+        let progress = match &mut self.decoder {
+            Decoder::Snappy(decoder) => decoder.step(rest, room, out),
+            Decoder::Zlib(decoder) => decoder.step(rest, room, out),
+            Decoder::Zstd(decoder) => decoder.step(rest, room, out),
+        }?;
+        self.read += progress.read;
+        let written = out.len() - HEADER_LEN;
+        match progress.is_end {
+            _ if written > self.size => Err(Fault::Size),
+            true if progress.read < rest.len() => Err(Fault::Unreadable),
+            true if written < self.size => Err(Fault::Size),
+            is_end => Ok(is_end),
+        }
+    }
+}
+
+fn error(fault: Fault, compressor: Compressor, declared: i32) -> WireError {
+    match fault {
+        Fault::Unreadable => WireError::Compressed(compressor),
+        Fault::Size => WireError::UncompressedSize(declared),
+    }
+}
+
+/// Appends what a decoder that fills slices makes of a piece of `rest`.
+#[cfg(any(feature = "zlib", feature = "zstd"))]
+fn fill(
+    rest: &[u8],
+    room: usize,
+    out: &mut Vec<u8>,
+    decode: impl FnOnce(&[u8], &mut [u8]) -> Option<(Progress, usize)>,
+) -> Result<Progress, Fault> {
+    let start = out.len();
+    out.resize(start + room, 0);
+    let piece = &rest[..rest.len().min(STEP)];
+    let (progress, written) = decode(piece, &mut out[start..]).ok_or(Fault::Unreadable)?;
+    out.truncate(start + written.min(room));
+    match (&progress, written) {
+        // It wants more than there is.
+        (
             Progress {
                 read: 0,
-                written: 0,
-                ..
-            } => return None,
-            Progress { .. } => {}
-        }
+                is_end: false,
+            },
+            0,
+        ) => Err(Fault::Unreadable),
+        _ => Ok(progress),
     }
 }
 

@@ -1,28 +1,62 @@
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::{Progress, decode};
+use super::{Fault, Progress, fill};
 
-/// Appends `content`, compressed.
-pub(super) fn compress(content: &[u8], level: i8, out: &mut Vec<u8>) -> Option<()> {
-    let level = u32::try_from(level).map_or(Compression::default(), Compression::new);
-    let mut encoder = Compress::new(level, true);
-    // Incompressible content gets 5 bytes for each 32 KB, and 6 for header and checksum.
-    out.reserve(content.len() + content.len() / 4096 + 64);
-    let status = encoder.compress_vec(content, out, FlushCompress::Finish);
-    matches!(status, Ok(Status::StreamEnd)).then_some(())
+pub(super) struct Encoder(Compress);
+
+impl Encoder {
+    pub(super) fn new(level: i8, _size: usize) -> Option<Self> {
+        let level = u32::try_from(level).map_or(Compression::default(), Compression::new);
+        Some(Self(Compress::new(level, true)))
+    }
+
+    /// Appends what becomes of the next piece, or a part of it: some is kept until the last.
+    pub(super) fn step(
+        &mut self,
+        mut piece: &[u8],
+        is_last: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        let flush = match is_last {
+            true => FlushCompress::Finish,
+            false => FlushCompress::None,
+        };
+        loop {
+            // Incompressible content gets 5 bytes for each 32 KB, and 6 for header and checksum.
+            out.reserve(piece.len() + piece.len() / 4096 + 64);
+            let before = self.0.total_in();
+            let status = self.0.compress_vec(piece, out, flush).ok()?;
+            piece = piece.get(usize::try_from(self.0.total_in() - before).ok()?..)?;
+            if status == Status::StreamEnd || (piece.is_empty() && !is_last) {
+                return Some(());
+            }
+        }
+    }
 }
 
-/// Appends what `content` stands for, and says whether that is `size` bytes; `None` if it can't be
-/// read.
-pub(super) fn decompress(content: &[u8], size: usize, out: &mut Vec<u8>) -> Option<bool> {
-    let mut decoder = Decompress::new(true);
-    decode(content, size, out, |content, room| {
-        let before = (decoder.total_in(), decoder.total_out());
-        let status = decoder.decompress(content, room, FlushDecompress::None);
-        Some(Progress {
-            is_end: status.ok()? == Status::StreamEnd,
-            read: usize::try_from(decoder.total_in() - before.0).ok()?,
-            written: usize::try_from(decoder.total_out() - before.1).ok()?,
+pub(super) struct Decoder(Decompress);
+
+impl Decoder {
+    pub(super) fn new(_content: &[u8], _size: usize) -> Result<Self, Fault> {
+        Ok(Self(Decompress::new(true)))
+    }
+
+    pub(super) fn step(
+        &mut self,
+        rest: &[u8],
+        room: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, Fault> {
+        let decoder = &mut self.0;
+        fill(rest, room, out, |piece, room| {
+            let before = (decoder.total_in(), decoder.total_out());
+            let status = decoder.decompress(piece, room, FlushDecompress::None);
+            let progress = Progress {
+                is_end: status.ok()? == Status::StreamEnd,
+                read: usize::try_from(decoder.total_in() - before.0).ok()?,
+            };
+            let written = usize::try_from(decoder.total_out() - before.1).ok()?;
+            Some((progress, written))
         })
-    })
+    }
 }

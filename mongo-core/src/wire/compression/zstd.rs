@@ -1,36 +1,72 @@
-use zstd::stream::raw::{DParameter, Decoder, Operation};
-use zstd::{bulk, zstd_safe};
+use zstd::stream::raw::{DParameter, Decoder as Decompress, Operation};
+use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
+use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, compress_bound};
 
-use super::{Progress, decode};
+use super::{Fault, Progress, fill};
 
 /// Bytes of the window that a decoder may have to keep, as a power of two: 8 MiB, which RFC 8878
 /// asks every decoder for, and every encoder to stay within.
 const WINDOW_LOG_MAX: u32 = 23;
 
-/// Appends `content`, compressed at the default level.
-pub(super) fn compress(content: &[u8], _level: i8, out: &mut Vec<u8>) -> Option<()> {
-    let start = out.len();
-    out.resize(start + zstd_safe::compress_bound(content.len()), 0);
-    let level = zstd::DEFAULT_COMPRESSION_LEVEL;
-    let written = bulk::compress_to_buffer(content, &mut out[start..], level).ok()?;
-    out.truncate(start + written);
-    Some(())
+pub(super) struct Encoder(CCtx<'static>);
+
+impl Encoder {
+    /// At the default level, for a frame that says how long its content is.
+    pub(super) fn new(_level: i8, size: usize) -> Option<Self> {
+        let mut context = CCtx::try_create()?;
+        let level = CParameter::CompressionLevel(zstd::DEFAULT_COMPRESSION_LEVEL);
+        context.set_parameter(level).ok()?;
+        let size = u64::try_from(size).ok()?;
+        context.set_pledged_src_size(Some(size)).ok()?;
+        Some(Self(context))
+    }
+
+    /// Appends what becomes of the next piece, or a part of it: some is kept until the last.
+    pub(super) fn step(&mut self, piece: &[u8], is_last: bool, out: &mut Vec<u8>) -> Option<()> {
+        let directive = match is_last {
+            true => ZSTD_EndDirective::ZSTD_e_end,
+            false => ZSTD_EndDirective::ZSTD_e_continue,
+        };
+        let mut piece = InBuffer::around(piece);
+        loop {
+            let rest = piece.src.len() - piece.pos;
+            out.reserve(compress_bound(rest));
+            let end = out.len();
+            let mut target = OutBuffer::around_pos(out, end);
+            let kept = self.0.compress_stream2(&mut target, &mut piece, directive);
+            let is_done = !is_last || kept.ok()? == 0;
+            if is_done && piece.pos == piece.src.len() {
+                return Some(());
+            }
+        }
+    }
 }
 
-/// Appends what `content` stands for, and says whether that is `size` bytes; `None` if it can't be
-/// read,
-/// or is no single frame.
-pub(super) fn decompress(content: &[u8], size: usize, out: &mut Vec<u8>) -> Option<bool> {
-    let mut decoder = Decoder::new().ok()?;
-    decoder
-        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
-        .ok()?;
-    decode(content, size, out, |content, room| {
-        let status = decoder.run_on_buffers(content, room).ok()?;
-        Some(Progress {
-            is_end: status.remaining == 0,
-            read: status.bytes_read,
-            written: status.bytes_written,
+pub(super) struct Decoder(Decompress<'static>);
+
+impl Decoder {
+    pub(super) fn new(_content: &[u8], _size: usize) -> Result<Self, Fault> {
+        let mut decoder = Decompress::new().map_err(|_| Fault::Unreadable)?;
+        decoder
+            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+            .map_err(|_| Fault::Unreadable)?;
+        Ok(Self(decoder))
+    }
+
+    /// One frame, and no more.
+    pub(super) fn step(
+        &mut self,
+        rest: &[u8],
+        room: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, Fault> {
+        fill(rest, room, out, |piece, room| {
+            let status = self.0.run_on_buffers(piece, room).ok()?;
+            let progress = Progress {
+                is_end: status.remaining == 0,
+                read: status.bytes_read,
+            };
+            Some((progress, status.bytes_written))
         })
-    })
+    }
 }

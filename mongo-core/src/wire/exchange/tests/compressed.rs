@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::{compress, decompress};
 
 fn wrapped(message: &[u8], compressor: Compressor) -> Vec<u8> {
     let mut out = Vec::new();
@@ -185,4 +186,101 @@ fn buffers_are_given_back() {
     );
     exchange.close(ClosedReason::Closed);
     assert!(exchange.compression.is_none());
+}
+
+/// Bytes that are neither packed nor unpacked in one step.
+fn long_text() -> String {
+    "0123456789".repeat(200_000)
+}
+
+#[test]
+fn a_long_reply_is_owed_until_its_last_step() {
+    for compressor in [Compressor::Snappy, Compressor::Zlib, Compressor::Zstd] {
+        let mut exchange = new();
+        exchange.accept_compressed();
+        let id = request(&mut exchange, Taker::Caller);
+        let long = reply_with(9, id, MsgFlags::NONE, &long_text());
+        feed(&mut exchange, &wrapped(&long, compressor));
+        let mut steps = 1;
+        while !exchange.prepare_reply().expect("readable") {
+            assert_eq!(exchange.readiness(), Readiness::Owed);
+            assert_eq!(exchange.reply(), b"");
+            // Who comes next, after a drop, finds the same message.
+            assert!(is_whole(&mut exchange));
+            steps += 1;
+        }
+        assert!((8..24).contains(&steps), "{compressor}: {steps}");
+        assert_eq!(exchange.readiness(), Readiness::Owed);
+        exchange.accept_reply().expect("own");
+        assert_eq!(exchange.reply(), long);
+
+        // Given up half-way, it is not mixed up with another.
+        let id = request(&mut exchange, Taker::Caller);
+        let long = reply_with(9, id, MsgFlags::NONE, &long_text());
+        feed(&mut exchange, &wrapped(&long, compressor));
+        assert!(!exchange.prepare_reply().expect("readable"));
+        assert_eq!(exchange.begin().err(), Some(Readiness::Owed));
+        exchange.accept_reply().expect("own");
+        let id = request(&mut exchange, Taker::Caller);
+        feed(&mut exchange, &wrapped(&reply(id), compressor));
+        assert!(exchange.prepare_reply().expect("readable"), "short");
+        exchange.accept_reply().expect("own");
+        assert_eq!(exchange.reply(), reply(id));
+    }
+}
+
+#[test]
+fn what_is_wrong_shows_in_its_step() {
+    let mut exchange = new();
+    exchange.accept_compressed();
+    let id = request(&mut exchange, Taker::Caller);
+    let long = reply_with(9, id, MsgFlags::NONE, &long_text());
+    let mut cut = wrapped(&long, Compressor::Zlib);
+    cut.truncate(cut.len() - 9);
+    let length = (cut.len() as i32).to_le_bytes();
+    cut[..4].copy_from_slice(&length);
+    feed(&mut exchange, &cut);
+    let error = loop {
+        match exchange.prepare_reply() {
+            Ok(is_over) => assert!(!is_over),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, WireError::Compressed(Compressor::Zlib));
+    assert_eq!(exchange.readiness(), closed(ClosedReason::Protocol));
+}
+
+#[test]
+fn a_long_request_can_be_given_up_while_it_is_packed() {
+    for compressor in [Compressor::Snappy, Compressor::Zlib, Compressor::Zstd] {
+        let mut exchange = new();
+        exchange.compress_with(compressor, -1);
+        let long = rawdoc! { "echo": long_text() };
+        let (buf, id) = exchange.begin().expect("idle");
+        *buf = message(id, MsgFlags::NONE, &long);
+        let mut steps = 1;
+        while !exchange.pack(None) {
+            assert_eq!(exchange.packed(), None);
+            assert_eq!(exchange.readiness(), Readiness::Idle);
+            steps += 1;
+        }
+        assert_eq!(steps, 8, "{compressor}");
+        let packed = exchange.packed().expect("compressed").to_vec();
+        assert!(packed.len() < 200_000);
+        assert_eq!(read(&packed), message(id, MsgFlags::NONE, &long));
+
+        // The same again, but given up: the next one is as if nothing had been.
+        let (buf, id) = exchange.begin().expect("idle");
+        *buf = message(id, MsgFlags::NONE, &long);
+        assert!(!exchange.pack(None));
+        let id = mark(&mut exchange, MsgFlags::NONE, Taker::Caller);
+        let expected = message(id, MsgFlags::NONE, &rawdoc! { "ping": 1 });
+        assert_eq!(read(exchange.request()), expected);
+    }
+}
+
+fn read(packed: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    decompress(packed, &Limits::default(), &mut out).expect("readable");
+    out
 }

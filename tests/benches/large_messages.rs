@@ -1,0 +1,181 @@
+//! What a reply or a command of 45 MB, compressed and not, costs the task it is for, and how long it
+//! keeps the other tasks of a runtime with one thread from their turn; beside the official driver.
+//!
+//! ```sh
+//! cargo bench -p mongo-testkit --bench large_messages
+//! ```
+//! Times are the thread's own CPU time, so that a busy machine changes little: the least of three runs
+//! for the whole, the greatest of three for the gap. The official driver makes a `Document` of each reply,
+//! which ours leaves to the caller; of its compressors the tests have zlib alone. What is left of a gap
+//! for our commands is serialising the caller's own, which can't be done in steps.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
+use mongo_core::pools::ConnectionFactory;
+use mongo_core::{ClientOptions, Deadline};
+use mongo_testkit::{Action, Compressor, Matcher, ScriptedServer};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::task::{LocalSet, spawn_local, yield_now};
+
+const BYTES: usize = 45_000_000;
+const RUNS: usize = 3;
+
+fn main() {
+    let documents = documents();
+    let (addresses, receive) = std::sync::mpsc::channel();
+    let reply = documents.clone().into_bytes();
+    thread::spawn(move || serve(&reply, &addresses));
+    println!(
+        "{:<10} {:<10} {:<8} {:>9} {:>12}",
+        "client", "compressor", "message", "CPU ms", "max gap ms"
+    );
+    for (name, address) in receive {
+        let uri = match name {
+            "none" => address,
+            name => format!("{address}&compressors={name}"),
+        };
+        for what in ["reply", "command"] {
+            let command = match what {
+                "reply" => rawdoc! { "large": 1 },
+                _ => rawdoc! { "swallow": 1, "documents": documents.clone() },
+            };
+            let (cpu, gap) = best(|another| on_one_thread(ours(&uri, &command, another)));
+            println!("{:<10} {name:<10} {what:<8} {cpu:>9.1} {gap:>12.2}", "ours");
+            if matches!(name, "none" | "zlib") {
+                let (cpu, gap) = best(|another| on_one_thread(theirs(&uri, &command, another)));
+                println!(
+                    "{:<10} {name:<10} {what:<8} {cpu:>9.1} {gap:>12.2}",
+                    "official"
+                );
+            }
+        }
+    }
+}
+
+/// Documents as of a collection: a few fields, much alike.
+fn documents() -> RawDocumentBuf {
+    let mut array = RawArrayBuf::new();
+    let mut number = 0_i32;
+    while array.as_bytes().len() < BYTES {
+        array.push(rawdoc! {
+            "_id": number,
+            "name": format!("customer {}", number.wrapping_mul(7_919)),
+            "balance": f64::from(number) * 1.25,
+            "address": { "street": "Long Street", "number": number % 200 },
+        });
+        number += 1;
+    }
+    rawdoc! { "ok": 1, "documents": array }
+}
+
+/// One server for each compressor, on a thread of their own.
+fn serve(reply: &[u8], addresses: &std::sync::mpsc::Sender<(&'static str, String)>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let mut servers = Vec::new();
+        for compressor in [
+            None,
+            Some(Compressor::Snappy),
+            Some(Compressor::Zlib),
+            Some(Compressor::Zstd),
+        ] {
+            let large = Matcher::command("large").then(Action::Body(reply.to_vec()));
+            let large = match compressor {
+                Some(compressor) => large.then(Action::Compress(compressor)),
+                None => large,
+            };
+            let server = ScriptedServer::builder()
+                .compressors(compressor)
+                .rule(large)
+                .rule(Matcher::command("swallow").then(Action::Reply(bson::doc! { "ok": 1 })))
+                .start()
+                .await;
+            let name = compressor.map_or("none", Compressor::name);
+            let _ = addresses.send((name, server.uri()));
+            servers.push(server);
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+/// The least CPU milliseconds of an operation, and the longest that others had to wait meanwhile.
+fn best(mut run: impl FnMut(bool) -> f64) -> (f64, f64) {
+    let cpu = (0..RUNS).map(|_| run(false)).fold(f64::MAX, f64::min);
+    let gap = (0..RUNS).map(|_| run(true)).fold(0.0, f64::max);
+    (cpu, gap)
+}
+
+fn on_one_thread<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    LocalSet::new().block_on(&runtime, future)
+}
+
+fn cpu() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_secs_f64() * 1000.0
+}
+
+/// The CPU milliseconds of this thread for it, or else the longest that a task beside it, which is
+/// ready at all times, has to wait for its turn.
+async fn measure<T>(with_another: bool, future: impl Future<Output = T>) -> f64 {
+    if !with_another {
+        let begin = cpu();
+        future.await;
+        return cpu() - begin;
+    }
+    let gap = Rc::new(Cell::new(0.0_f64));
+    let seen = Rc::clone(&gap);
+    let other = spawn_local(async move {
+        let mut last = cpu();
+        loop {
+            yield_now().await;
+            let now = cpu();
+            seen.set(seen.get().max(now - last));
+            last = now;
+        }
+    });
+    yield_now().await;
+    future.await;
+    yield_now().await;
+    other.abort();
+    gap.get()
+}
+
+async fn ours(uri: &str, command: &RawDocumentBuf, with_another: bool) -> f64 {
+    let options = ClientOptions::parse(uri).expect("a connection string");
+    let factory = ConnectionFactory::builder(options).build();
+    let factory = factory.expect("a factory");
+    let mut connection = factory
+        .establish(Deadline::never())
+        .await
+        .expect("a server");
+    measure(with_another, async {
+        let reply = connection.run_command("app", command).await;
+        reply.expect("a reply");
+    })
+    .await
+}
+
+async fn theirs(uri: &str, command: &RawDocumentBuf, with_another: bool) -> f64 {
+    let client = mongodb::Client::with_uri_str(uri).await.expect("a client");
+    let database = client.database("app");
+    let ping = database.run_command(mongodb::bson::doc! { "ping": 1 });
+    ping.await.expect("a reply");
+    let command = mongodb::bson::RawDocumentBuf::from_bytes(command.as_bytes().to_vec());
+    let command = command.expect("BSON");
+    measure(with_another, async {
+        let reply = database.run_raw_command(command).await;
+        reply.expect("a reply");
+    })
+    .await
+}
