@@ -14,6 +14,7 @@ mod sdam;
 mod sdam_events;
 mod selection;
 mod srv;
+mod unified;
 mod uri;
 
 use std::path::{Path, PathBuf};
@@ -158,6 +159,18 @@ const SUITES: &[Suite] = &[
         cases: 33,
         run: cmap::run_on_bb8,
     },
+    Suite {
+        name: "versioned-api",
+        folder: "versioned-api/tests",
+        cases: 41,
+        run: unified::run,
+    },
+    Suite {
+        name: "auth/unified",
+        folder: "auth/tests/unified",
+        cases: 6,
+        run: unified::run,
+    },
 ];
 
 /// A case under its name, `suite/subfolder/file/description`.
@@ -269,6 +282,10 @@ fn read_suite(suite: &Suite, root: &Path) -> Result<Vec<Case>, String> {
             .with_extension("");
         let stem = stem.display();
         let contents = match file.get("tests") {
+            Some(Value::Array(tests)) if file.get("createEntities").is_some() => {
+                let tests = tests.iter();
+                tests.map(|test| unified::of_file(&file, test)).collect()
+            }
             Some(Value::Array(tests)) => tests.clone(),
             Some(_) => return Err(format!("{}: tests is no array", path.display())),
             None => vec![file],
