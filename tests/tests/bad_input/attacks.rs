@@ -11,12 +11,15 @@ use mongo_core::handshake::HandshakeError;
 use mongo_core::wire::WireError;
 use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, ScramAttack, payload};
 
-use crate::outcome::{COMMAND_TIMEOUT, CONNECT_TIMEOUT};
 use crate::{compressed, plain};
 
 /// A user whose password must be seen nowhere.
 pub(crate) const USER: &str = "mallory";
 pub(crate) const PASSWORD: &str = "s3cr3t/marked";
+
+/// The default of `connectTimeoutMS`.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// When the attack comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod outcome;
 mod plain;
 mod sources;
 mod tls;
+mod untrusted;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -68,9 +69,9 @@ fn main() -> ExitCode {
             })
         }));
     };
-    add("core", tls::run::<Core>);
-    add("deadpool", tls::run::<mongo_deadpool::Pool>);
-    add("bb8", tls::run::<mongo_bb8::Pool>);
+    add("core", untrusted::run::<Core>);
+    add("deadpool", untrusted::run::<mongo_deadpool::Pool>);
+    add("bb8", untrusted::run::<mongo_bb8::Pool>);
     trials.push(Trial::test("bounds/hashing of a second", || {
         bounds::hashing_stalls_nobody();
         Ok(())

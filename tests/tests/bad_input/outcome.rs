@@ -11,13 +11,10 @@ use mongo_core::{Connection, Error};
 use mongo_testkit::{ScriptedServer, ServerTls, User};
 use tokio::time::Instant;
 
-use crate::attacks::{Attack, Moment, PASSWORD, USER};
+use crate::attacks::{Attack, COMMAND_TIMEOUT, Moment, PASSWORD, USER};
 use crate::sources::Source;
 use crate::tls::{authority, trusting};
 
-/// The default of `connectTimeoutMS`.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 /// What anything but waiting for a deadline may take by the paused clock.
 const AT_ONCE: Duration = Duration::from_millis(100);
 

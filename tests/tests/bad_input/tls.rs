@@ -6,22 +6,9 @@ use std::time::Duration;
 
 use mongo_core::ErrorKind;
 use mongo_core::error::{CertificateProblem, TlsError, Wait};
-use mongo_core::pools::ManagerConfig;
-use mongo_core::sdam::{ErrorPhase, SYSTEM_OVERLOADED_ERROR};
-use mongo_testkit::{Action, Authority, Matcher, Rule, ScriptedServer, ServerTls, User};
+use mongo_testkit::{Action, Authority, Matcher, Rule, ServerTls};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, date_time_ymd};
 use rustls::version::TLS12;
-use tokio::time::Instant;
-
-use crate::ALLOCATOR;
-use crate::attacks::{PASSWORD, USER};
-use crate::outcome::{CONNECT_TIMEOUT, on_paused_runtime};
-use crate::sources::Source;
-
-/// How late an error may be.
-const LATE: Duration = Duration::from_millis(50);
-/// What an attack may cost, the server's own part of it included.
-const MEMORY: usize = 1024 * 1024;
 
 /// Whom the clients trust.
 pub(crate) fn authority() -> &'static Authority {
@@ -42,14 +29,14 @@ pub(crate) fn trusting() -> String {
 
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    peer: Peer,
+    pub(crate) peer: Peer,
     /// By which the client knows the server; a Unix socket, and so `localhost`, without one.
-    host: Option<&'static str>,
-    expected: &'static str,
-    fits: fn(&ErrorKind) -> bool,
+    pub(crate) host: Option<&'static str>,
+    pub(crate) expected: &'static str,
+    pub(crate) fits: fn(&ErrorKind) -> bool,
 }
 
-enum Peer {
+pub(crate) enum Peer {
     Tls(fn() -> ServerTls),
     /// A server without TLS that does this instead.
     Raw(Rule),
@@ -248,6 +235,11 @@ fn silences() -> Vec<Attack> {
     let slow = Matcher::before_read().then(Action::Raw(hello));
     vec![
         attack(
+            "a server without TLS, which waits for more of a long message",
+            Peer::Raw(Matcher::command("never").then(Action::Hang)),
+            waited_out,
+        ),
+        attack(
             "nothing at all",
             Peer::Raw(Matcher::accept().then(Action::Hang)),
             waited_out,
@@ -287,81 +279,4 @@ fn plain_reply() -> Vec<u8> {
     let length = i32::try_from(21 + body.as_bytes().len()).expect("short");
     let header = [length, 1, 0, 2013, 0].map(i32::to_le_bytes).concat();
     [&header[..], &[0], body.as_bytes()].concat()
-}
-
-pub(crate) fn run<S: Source>(attack: &Attack) {
-    on_paused_runtime(suffer::<S>(attack));
-}
-
-async fn suffer<S: Source>(attack: &Attack) {
-    let mut builder = ScriptedServer::builder()
-        .user(User::new(USER, PASSWORD))
-        .record_bytes();
-    match &attack.peer {
-        Peer::Tls(tls) => builder = builder.tls(tls()),
-        Peer::Raw(rule) => builder = builder.rule(rule.clone()),
-    }
-    if attack.host.is_none() {
-        builder = builder.unix();
-    }
-    let server = builder.start().await;
-    let mut uri = server.uri_for(USER, PASSWORD) + &trusting();
-    if let Some(host) = attack.host {
-        uri = uri.replace("127.0.0.1", host);
-    }
-    let source = S::build(&uri, ManagerConfig::default());
-
-    let before = ALLOCATOR.current_usage();
-    ALLOCATOR.reset_peak_usage();
-    let begin = Instant::now();
-    let error = source.get().await.map(drop).expect_err("attacked");
-    let took = begin.elapsed();
-    let memory = ALLOCATOR.peak_usage().saturating_sub(before);
-    crate::show(format_args!("{}: {error}; {memory} bytes", attack.name));
-    assert!(memory <= MEMORY, "{memory} bytes");
-    assert!(
-        (attack.fits)(error.kind()),
-        "{error:?} is not {}",
-        attack.expected
-    );
-    let is_timeout = attack.expected.contains("Timeout");
-    let bound = if is_timeout {
-        CONNECT_TIMEOUT
-    } else {
-        Duration::ZERO
-    };
-    assert!(took >= bound && took < bound + LATE, "after {took:?}");
-    let (text, debug) = (error.to_string(), format!("{error:?}"));
-    assert!(!text.contains(PASSWORD) && !debug.contains(PASSWORD));
-    assert!(!text.contains(char::is_control), "{text}");
-    assert_eq!(error.user(), Some(USER));
-
-    // A busy server may be the cause of what failed on the network, and of nothing else.
-    let is_busy = is_timeout || attack.expected.contains("Network");
-    let labelled = ErrorPhase::Establishment.label(error);
-    assert_eq!(labelled.has_label(SYSTEM_OVERLOADED_ERROR), is_busy);
-    drop(source);
-    nothing_was_told(attack, &server);
-}
-
-/// The server has received no more than a TLS handshake.
-fn nothing_was_told(attack: &Attack, server: &ScriptedServer) {
-    let seen = server.look(Clone::clone);
-    assert!(seen.log.is_empty(), "{:?}", seen.log);
-    assert!(seen.accepted > 0);
-    for connection in seen.connections.values() {
-        let received = &connection.received;
-        match attack.peer {
-            // What it has decrypted.
-            Peer::Tls(_) => assert!(received.is_empty(), "{received:?}"),
-            // What came, which none of these rules reads.
-            Peer::Raw(_) => assert!(received.is_empty() || received[0] == 22, "{received:?}"),
-        }
-        for secret in [USER, PASSWORD, "SCRAM", "speculativeAuthenticate"] {
-            let found = received
-                .windows(secret.len())
-                .any(|window| window == secret.as_bytes());
-            assert!(!found, "{secret}");
-        }
-    }
 }

@@ -1,0 +1,133 @@
+//! Runs an attack in a process of its own, and keeps an eye on it.
+
+use std::fmt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::cases::STALLED;
+use crate::client::Job;
+
+/// MiB: more is not waited for.
+const MOST: u64 = 1536;
+
+pub(crate) enum End {
+    Refused { fits: bool },
+    Accepted { fits: bool },
+    Stalled,
+    TooLarge,
+    Died,
+}
+
+pub(crate) struct Watched {
+    pub(crate) took: Duration,
+    /// The greatest, in MiB.
+    pub(crate) memory: u64,
+    /// The longest that others had to wait, in milliseconds.
+    pub(crate) gap: f64,
+    pub(crate) end: End,
+    text: String,
+}
+
+/// Runs it to its end, or to one of the bounds.
+pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
+    let (name, value) = Job::variable(who, case, uri);
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .env(name, value)
+        .env("RUST_BACKTRACE", "0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a child");
+    let begin = Instant::now();
+    let mut memory = 0;
+    let broken = loop {
+        memory = memory.max(resident(child.id()));
+        if child.try_wait().expect("a status").is_some() {
+            break None;
+        }
+        if begin.elapsed() > STALLED {
+            break Some(End::Stalled);
+        }
+        if memory > MOST {
+            break Some(End::TooLarge);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let took = begin.elapsed();
+    if broken.is_some() {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().expect("an output");
+    let told = String::from_utf8_lossy(&output.stdout);
+    let seen = Watched {
+        took,
+        memory,
+        gap: 0.0,
+        end: End::Died,
+        text: output.status.to_string(),
+    };
+    match (broken, seen.told(&told)) {
+        (Some(end), _) => Watched {
+            end,
+            text: "killed".to_owned(),
+            ..seen
+        },
+        (None, Some(told)) => told,
+        (None, None) => seen,
+    }
+}
+
+impl Watched {
+    /// With what the child has said.
+    fn told(&self, text: &str) -> Option<Self> {
+        let mut parts = text.splitn(5, '|');
+        let took = Duration::from_micros(parts.next()?.parse().ok()?);
+        let gap = parts.next()?.parse().ok()?;
+        let (end, fits) = (parts.next()?, parts.next()? == "true");
+        let end = match end {
+            "accepted" => End::Accepted { fits },
+            _ => End::Refused { fits },
+        };
+        let mut text: String = parts.next()?.chars().take(110).collect();
+        text.retain(|char| !char.is_control());
+        Some(Self {
+            took,
+            memory: self.memory,
+            gap,
+            end,
+            text,
+        })
+    }
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            took,
+            memory,
+            gap,
+            end,
+            text,
+        } = self;
+        let took = took.as_secs_f64() * 1000.0;
+        let end = match end {
+            End::Refused { fits: true } => "error:",
+            End::Refused { fits: false } => "ANOTHER ERROR:",
+            End::Accepted { fits: true } => "accepted:",
+            End::Accepted { fits: false } => "ACCEPTED",
+            End::Stalled => "STALLED,",
+            End::TooLarge => "MEMORY,",
+            End::Died => "DIED,",
+        };
+        write!(f, "{took:>8.1} {memory:>8} {gap:>8.2}  {end} {text}")
+    }
+}
+
+/// The greatest resident memory of a process so far, in MiB.
+fn resident(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let figure = line.and_then(|line| line.split_whitespace().next());
+    let kib: u64 = figure.and_then(|figure| figure.parse().ok()).unwrap_or(0);
+    kib / 1024
+}
