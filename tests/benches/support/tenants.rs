@@ -1,7 +1,7 @@
 //! What a credential of many costs that does nothing at the moment.
 
 use mongo_core::auth::{AuthMechanism, Credential};
-use mongo_core::pools::{Backend, Pools};
+use mongo_core::pools::{Backend, Pools, PoolsConfig};
 use mongo_core::uri::ClientOptions;
 
 use crate::Cost;
@@ -10,19 +10,27 @@ use crate::table::Table;
 
 const TENANTS: usize = 1000;
 const SERVERS: usize = 3;
+const CAP: u32 = 20;
 
 /// A thousand tenants of a set of three, from a mere handle to a connection that is idle.
 pub(crate) async fn measure(table: &mut Table) {
     let set = Server::start(SERVERS);
-    table.heading(&format!(
-        "{TENANTS} idle tenants of a set of three, memory of each"
-    ));
-    measure_on::<mongo_deadpool::Pool>("mongo-deadpool", &set, table).await;
-    measure_on::<mongo_bb8::Pool>("mongo-bb8", &set, table).await;
+    for (cap, shown) in [(None, "no cap"), (Some(CAP), "a cap of 20 for each server")] {
+        table.heading(&format!(
+            "{TENANTS} idle tenants of a set of three, {shown}"
+        ));
+        measure_on::<mongo_deadpool::Pool>("mongo-deadpool", &set, cap, table).await;
+        measure_on::<mongo_bb8::Pool>("mongo-bb8", &set, cap, table).await;
+    }
 }
 
-async fn measure_on<B: Backend<Config: Default>>(name: &str, set: &Server, table: &mut Table) {
-    let pools = connected::<B>(set).await;
+async fn measure_on<B: Backend<Config: Default>>(
+    name: &str,
+    set: &Server,
+    cap: Option<u32>,
+    table: &mut Table,
+) {
+    let pools = connected::<B>(set, cap).await;
     let (handle, tenants) = Cost::of(TENANTS, async {
         (0..TENANTS)
             .map(|tenant| pools.with_credential(credential(tenant)).expect("a handle"))
@@ -48,7 +56,7 @@ async fn measure_on<B: Backend<Config: Default>>(name: &str, set: &Server, table
     })
     .await;
     whole = whole.and(connected);
-    tell(table, name, "and a connection to the primary", whole);
+    tell(table, name, "who have been connected to the primary", whole);
     assert_eq!(pools.status().len(), TENANTS * SERVERS);
     let (gone, ()) = Cost::of(TENANTS, async {
         for tenant in tenants {
@@ -62,7 +70,7 @@ async fn measure_on<B: Backend<Config: Default>>(name: &str, set: &Server, table
 }
 
 /// Nobody's own handle, once it knows all servers.
-async fn connected<B: Backend<Config: Default>>(set: &Server) -> Pools<B> {
+async fn connected<B: Backend<Config: Default>>(set: &Server, cap: Option<u32>) -> Pools<B> {
     let hosts: Vec<_> = set
         .ports()
         .iter()
@@ -71,7 +79,10 @@ async fn connected<B: Backend<Config: Default>>(set: &Server) -> Pools<B> {
     let url = format!("mongodb://{}/?replicaSet=rs", hosts.join(","));
     let mut options = ClientOptions::parse(&url).expect("options");
     options.allow_plain_without_tls = true;
-    let pools = Pools::<B>::builder(options).build().expect("pools");
+    let mut config = PoolsConfig::default();
+    config.max_connections_per_server = cap;
+    let pools = Pools::<B>::builder(options).config(config).build();
+    let pools = pools.expect("pools");
     pools.connect().expect("a runtime");
     while addresses(&pools).len() < SERVERS {
         tokio::task::yield_now().await;
