@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use mongo_core::auth::{AwsCredentials, Credential};
-use mongo_core::net::{AwsCredentialProvider, AwsSources};
+use mongo_core::net::{AwsCredentialProvider, AwsSources, Connector, Stream, Tls};
 use mongo_core::pools::ConnectionFactory;
-use mongo_core::{ErrorKind, Result};
-use mongo_testkit::{Action, Matcher, ScriptedServer};
+use mongo_core::uri::TlsOptions;
+use mongo_core::{ErrorKind, Result, ServerAddress};
+use mongo_testkit::{Action, Authority, Matcher, ScriptedServer, ServerTls};
+use tokio::io::copy_bidirectional;
+use tokio_rustls::TlsAcceptor;
 
 use crate::endpoint::{Endpoint, Everywhere, answer};
 use crate::support::{MARK, establish, find, names_on, options, texts};
@@ -180,6 +183,77 @@ async fn a_web_identity() {
         assert!(line.ends_with(rest), "{line}");
     }
     std::fs::remove_file(file).expect("removed");
+}
+
+/// The endpoint, over TLS.
+struct Secured {
+    endpoint: Arc<Endpoint>,
+    tls: TlsAcceptor,
+}
+
+#[async_trait::async_trait]
+impl Connector for Secured {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let mut back = Everywhere(self.endpoint.clone()).connect(address).await?;
+        let accepting = self.tls.accept(far);
+        tokio::spawn(async move {
+            // Whom it does not trust the client hangs up on.
+            if let Ok(mut front) = accepting.await {
+                let _ = copy_bidirectional(&mut front, &mut back).await;
+            }
+        });
+        Ok(Stream::custom(near))
+    }
+}
+
+#[tokio::test]
+async fn a_web_identity_over_tls() {
+    let server = server().await;
+    let token = std::env::temp_dir().join(format!("mongo-core-sts-{}", std::process::id()));
+    std::fs::write(&token, "m4rked.jwt").expect("written");
+    let credentials = temporary(&in_an_hour()).replace("\"Token\"", "\"SessionToken\"");
+    let body = format!("{{ \"Credentials\": {credentials} }}");
+    let (authority, other) = (Authority::new(), Authority::new());
+    let mut trusting = TlsOptions::default();
+    trusting.ca_file = Some(authority.file());
+    let trusted = [
+        (&authority, "sts.amazonaws.com", true),
+        (&authority, "sts.amazonaws.example", false),
+        (&other, "sts.amazonaws.com", false),
+    ];
+    for (issuer, name, is_trusted) in trusted {
+        let body = body.clone();
+        let endpoint = Endpoint::start(move |_| answer(200, &body)).await;
+        let identity = issuer.issue(&[name], |_| ());
+        let connector = Secured {
+            endpoint: endpoint.clone(),
+            tls: ServerTls::new(identity).config().into(),
+        };
+        let variables = Variables::of(&[
+            (
+                "AWS_WEB_IDENTITY_TOKEN_FILE",
+                token.to_str().expect("UTF-8"),
+            ),
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"),
+        ]);
+        let sources = variables
+            .sources(&endpoint)
+            .with_connector(Arc::new(connector))
+            .with_tls(Tls::from_options(&trusting).expect("an authority"));
+        let outcome = establish(&factory(&server, Arc::new(sources))).await;
+        match is_trusted {
+            true => drop(outcome.expect("a connection")),
+            false => {
+                let error = outcome.expect_err("somebody else");
+                assert!(matches!(error.kind(), ErrorKind::Tls(_)), "{error:?}");
+                texts(&error);
+            }
+        }
+        // The token is told to nobody else.
+        assert_eq!(endpoint.heads(), usize::from(is_trusted));
+    }
+    std::fs::remove_file(token).expect("removed");
 }
 
 /// The specification's test of the cache, and its second one with the variables.

@@ -60,6 +60,11 @@ impl Endpoint {
             .collect()
     }
 
+    /// How many requests came.
+    pub(crate) fn heads(&self) -> usize {
+        self.seen.lock().expect("not poisoned").len()
+    }
+
     /// The head of the n-th request.
     pub(crate) fn head(&self, index: usize) -> String {
         self.seen.lock().expect("not poisoned")[index].1.clone()

@@ -98,7 +98,10 @@ impl AwsSources {
         let address = ServerAddress::tcp(host, if is_public { 443 } else { 80 });
         let mut stream = self.connector.connect(&address).await?;
         if is_public && !self.connector.is_secure() {
-            let tls = Tls::from_options(&TlsOptions::default())?;
+            let tls = match &self.tls {
+                Some(own) => own.clone(),
+                None => Tls::from_options(&TlsOptions::default())?,
+            };
             stream = tls.secure(stream, &address).await?;
         }
         let request = Request {

@@ -26,6 +26,8 @@ const LEAST_VALIDITY: Duration = Duration::from_secs(5 * 60);
 pub struct AwsSources {
     pub(super) variables: Variables,
     pub(super) connector: Arc<dyn Connector>,
+    #[cfg(feature = "cloud-credentials")]
+    pub(super) tls: Option<crate::net::tls::Tls>,
     kept: Mutex<Option<AwsCredentials>>,
 }
 
@@ -35,6 +37,8 @@ impl AwsSources {
         Self {
             variables: of_process(),
             connector: Arc::new(SocketConnector::new()),
+            #[cfg(feature = "cloud-credentials")]
+            tls: None,
             kept: Mutex::default(),
         }
     }
@@ -53,6 +57,15 @@ impl AwsSources {
     #[must_use]
     pub fn with_connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.connector = connector;
+        self
+    }
+
+    /// Whom the token service's endpoint has to prove itself to be by, as for a proxy with an authority
+    /// of its own. Default: the system's roots, or Mozilla's where they are built in instead.
+    #[cfg(all(feature = "cloud-credentials", feature = "tls-rustls"))]
+    #[must_use]
+    pub fn with_tls(mut self, tls: impl Into<crate::net::Tls>) -> Self {
+        self.tls = Some(tls.into());
         self
     }
 
