@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mongo_core::bson::doc;
 use mongo_core::error::ClosedReason;
-use mongo_core::pools::{Backend, ManagerConfig, Pools, PoolsConfig, RecyclingMethod};
+use mongo_core::pools::{Backend, ManagerConfig, Pools, PoolsConfig, RecyclingMethod, ServerPool};
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
-use mongo_core::{ErrorKind, ServerAddress};
+use mongo_core::{Error, ErrorKind, ServerAddress};
 use mongo_testkit::{Deployment, Matcher};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
@@ -51,6 +51,20 @@ async fn what_is_checked_when_its_pool_closes_is_not_handed_out<B>()
 where
     B: Backend<Config: Default>,
 {
+    let refused = checked_until::<B>(ServerPool::close).await;
+    assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
+    let refused = checked_until::<B>(|pool| pool.clear(false)).await;
+    assert!(
+        matches!(refused.kind(), ErrorKind::PoolCleared),
+        "{refused}"
+    );
+}
+
+/// What somebody gets whose connection was being checked when its pool came to an end.
+async fn checked_until<B>(end: impl Fn(&ServerPool<B>)) -> Error
+where
+    B: Backend<Config: Default>,
+{
     let sim = Sim::of(1).await;
     let kept = Kept::default();
     let pools: Pools<B> = sim
@@ -66,12 +80,12 @@ where
     let mut context = Context::from_waker(Waker::noop());
     assert!(checked.as_mut().poll(&mut context).is_pending());
     sleep(second / 2).await;
-    pool.close();
-    let refused = checked.await.map(drop).expect_err("the pool is closed");
-    assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
+    end(&pool);
+    let refused = checked.await.map(drop).expect_err("it has come to its end");
     assert_eq!(kept.count("ConnectionCheckedOut"), 1, "the first one");
     assert_eq!(pool.status().size, 0);
     pools.close().await;
+    refused
 }
 
 async fn nothing_outlives_a_close<B: Backend<Config: Default>>() {

@@ -51,7 +51,7 @@ impl<B: Backend> Watch<B> {
             let all = loop {
                 let all = self.pools.status();
                 all.iter().for_each(|one| self.check_bounds(one));
-                if turns == TURNS || all.iter().all(|one| self.adds_up(one)) {
+                if turns == TURNS || all.iter().all(|one| self.adds_up(one) && is_quiet(one)) {
                     break all;
                 }
                 turns += 1;
@@ -62,6 +62,10 @@ impl<B: Backend> Watch<B> {
                 self.world.log.require(
                     self.adds_up(status),
                     format_args!("{status:?} does not add up to {booked:?}"),
+                );
+                self.world.log.require(
+                    is_quiet(status),
+                    format_args!("something goes on in a paused pool: {status:?}"),
                 );
             }
             self.check_checks(&all);
@@ -148,4 +152,9 @@ impl<B: Backend> Watch<B> {
             }
         }
     }
+}
+
+/// In a paused pool nobody waits, and nothing is made.
+fn is_quiet(status: &PoolStatus) -> bool {
+    status.state == PoolState::Ready || (status.waiting, status.pending) == (0, 0)
 }
