@@ -1,26 +1,24 @@
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::pin;
 
-use bson::RawDocumentBuf;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::channel::Channel;
-use super::conversing::Proof;
 use super::deadline::{Deadline, Elapsed};
-use super::generations::Generation;
 use super::reply::Reply;
-use super::tie::{Interrupted, Tie};
+use super::tie::Interrupted;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
-use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
 use crate::wire::{self, Limits, MsgFlags, Readiness};
 
+mod identity;
+mod messages;
+mod pooled;
 mod redaction;
 mod watch;
 
+pub(crate) use identity::Identity;
 use watch::CommandWatch;
 
 /// Bytes of an abandoned reply that are read away at most; a longer one costs the connection.
@@ -28,63 +26,6 @@ const DRAIN_BYTES: usize = 1024 * 1024;
 
 /// The server's code for a credential that has expired: `ReauthenticationRequired`.
 const REAUTHENTICATION_REQUIRED: i32 = 391;
-
-/// What stays the same over a connection's life.
-#[derive(Debug)]
-pub(crate) struct Identity {
-    pub(crate) id: u64,
-    pub(crate) generation: Generation,
-    pub(crate) server: ServerAddress,
-    pub(crate) user: Option<Arc<str>>,
-    /// What it was authenticated with, if it was.
-    pub(crate) proof: Option<Proof>,
-    pub(crate) description: ConnectionDescription,
-    /// The fields of the stable API, for every command.
-    pub(crate) server_api: Option<RawDocumentBuf>,
-    /// For commands that name no deadline; `None` is none.
-    pub(crate) command_timeout: Option<Duration>,
-    pub(crate) drain_timeout: Duration,
-    /// Whether anything compares how long the connection was idle.
-    pub(crate) times_idleness: bool,
-    pub(crate) created: Instant,
-    pub(crate) events: EventHandlers,
-    /// To the pool that it belongs to.
-    pub(crate) tie: Option<Tie>,
-}
-
-impl Identity {
-    /// Adds to an error what it is about.
-    pub(crate) fn name(&self, error: impl Into<Error>) -> Error {
-        error.into().at(&self.server).for_user(self.user.as_ref())
-    }
-
-    /// The same, of no pool, for a connection that nothing can be done with.
-    fn untied(&self) -> Self {
-        Self {
-            id: self.id,
-            generation: self.generation.clone(),
-            server: self.server.clone(),
-            user: self.user.clone(),
-            proof: None,
-            description: self.description.clone(),
-            server_api: None,
-            command_timeout: self.command_timeout,
-            drain_timeout: self.drain_timeout,
-            times_idleness: self.times_idleness,
-            created: self.created,
-            events: self.events.clone(),
-            tie: None,
-        }
-    }
-
-    /// Runs what the pool may interrupt.
-    async fn bound<F: Future>(&self, future: Pin<&mut F>) -> Result<F::Output, Interrupted> {
-        match &self.tie {
-            Some(tie) => tie.link.interruptible(future).await,
-            None => Ok(future.await),
-        }
-    }
-}
 
 /// A connection to one server: handshaken, authenticated, made for raw commands.
 ///
@@ -319,73 +260,10 @@ impl Connection {
             .map_err(|error| self.identity.name(error))
     }
 
-    /// Sends one whole wire message of the caller's own: an OP_MSG or an OP_QUERY.
-    ///
-    /// With OP_MSG's `moreToCome` flag no reply is expected; otherwise call
-    /// [`receive`](Self::receive) next. A reply that nobody received is read away before the next
-    /// request, like that of a cancelled command.
-    ///
-    /// # Errors
-    /// A message whose header does not fit it is refused before anything is sent. Else as
-    /// [`run_command`](Self::run_command).
-    pub async fn send(&mut self, message: &[u8], deadline: impl Into<Deadline>) -> Result<()> {
-        let deadline = deadline.into();
-        self.admit()?;
-        self.drain(deadline).await?;
-        self.admit()?;
-        let watch = self.watch_command(message);
-        let outcome = deadline
-            .bound(self.identity.bound(pin!(self.channel.send(message))))
-            .await;
-        let outcome = self.finish(outcome, deadline);
-        match watch {
-            Some(watch) if outcome.is_ok() && self.channel.exchange.is_receivable() => {
-                self.watch = Some(watch);
-            }
-            Some(watch) => watch.end(&outcome, None),
-            None => {}
-        }
-        outcome
-    }
-
     /// Begins to watch the command of a request, if anybody wants to know of it.
     #[inline]
     fn watch_command(&self, request: &[u8]) -> Option<Box<CommandWatch>> {
         CommandWatch::begin(&self.identity, request, self.channel.exchange.limits())
-    }
-
-    /// Receives the whole wire message, header and all, that answers the last
-    /// [`send`](Self::send). While the server streams (`moreToCome` in its reply), call it again.
-    ///
-    /// May be dropped and called again without losing anything.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Configuration`] if no reply is expected. Else as
-    /// [`run_command`](Self::run_command); `ok` is the caller's to look at.
-    pub async fn receive(&mut self, deadline: impl Into<Deadline>) -> Result<&[u8]> {
-        let deadline = deadline.into();
-        if !self.channel.exchange.is_receivable() {
-            return Err(match self.readiness() {
-                Readiness::Closed(reason) => self.closed(reason),
-                Readiness::Idle | Readiness::Owed => self
-                    .identity
-                    .name(Error::configuration("no message was sent that is answered")),
-            });
-        }
-        let outcome = deadline
-            .bound(self.identity.bound(pin!(self.channel.read(usize::MAX))))
-            .await;
-        let is_over = outcome.is_ok();
-        let outcome = self.finish(outcome, deadline);
-        // A reply that did not come in time can still be received.
-        if is_over && let Some(watch) = self.watch.take() {
-            match (&outcome, self.channel.body()) {
-                (Ok(()), Ok(reply)) => watch.end_by_reply(&self.identity, reply),
-                _ => watch.end(&outcome, None),
-            }
-        }
-        outcome?;
-        Ok(self.channel.exchange.reply())
     }
 
     /// The connection's number: from 1, in the order of creation, within one pool.
@@ -484,77 +362,6 @@ impl Connection {
             }
             Readiness::Idle | Readiness::Owed => Ok(()),
         }
-    }
-
-    /// Whether the idle connection is what it should be: open, with nothing to read. No I/O.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.channel.is_quiet()
-    }
-
-    /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
-    /// the connection was made, or the pool gave the connection up.
-    pub fn is_stale(&self) -> bool {
-        let tie = self.identity.tie.as_ref();
-        self.identity.generation.is_stale() || tie.is_some_and(|tie| tie.link.is_doomed())
-    }
-
-    /// Prepares the connection to go back to its pool, and says whether it may: not if it is
-    /// closed, was left in the middle of a request, owes a reply that is too long to be read away,
-    /// or is stale. Its idle clock starts, and a large buffer is given back.
-    ///
-    /// For the check-in of a generic pool.
-    #[must_use]
-    pub fn check_in(&mut self) -> bool {
-        self.watch = None;
-        let undrainable = self.channel.exchange.owes_more_than(DRAIN_BYTES);
-        if self.is_closed() || self.is_stale() || undrainable {
-            return false;
-        }
-        if let Some(tie) = &self.identity.tie
-            && !tie.owner.is_idle(&tie.link)
-        {
-            self.channel.exchange.close(ClosedReason::Evicted);
-            return false;
-        }
-        self.channel.exchange.release();
-        if self.identity.times_idleness {
-            self.idle_since = Instant::now();
-        }
-        self.is_new = false;
-        true
-    }
-
-    /// The connection itself, with a closed one left in its place: for a generic pool that would
-    /// not let it go. It counts still as one of its pool's.
-    #[must_use]
-    pub fn move_out(&mut self) -> Self {
-        let left = Self::new(Channel::closed(), Limits::default(), self.identity.untied());
-        std::mem::replace(self, left)
-    }
-
-    /// [`move_out`](Self::move_out), and out of the pool.
-    pub(crate) fn detach(&mut self) -> Self {
-        let detached = self.move_out();
-        if let Some(tie) = &detached.identity.tie {
-            tie.owner.detached(&detached.identity, &tie.link);
-        }
-        detached
-    }
-
-    pub(crate) fn tie_to(&mut self, tie: Tie) {
-        self.identity.tie = Some(tie);
-    }
-
-    pub(crate) fn tie(&self) -> Option<&Tie> {
-        self.identity.tie.as_ref()
-    }
-
-    pub(crate) fn tie_mut(&mut self) -> Option<&mut Tie> {
-        self.identity.tie.as_mut()
-    }
-
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     fn finish(

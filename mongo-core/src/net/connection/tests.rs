@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use bson::rawdoc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 use crate::auth::Nonces;
+use crate::event::EventHandlers;
 use crate::handshake::{Handshake, HandshakeContext, Step};
 use crate::net::{Generations, Stream};
 use crate::wire::{MsgFlags, OpMsgBuilder};

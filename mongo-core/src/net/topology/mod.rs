@@ -16,6 +16,7 @@ mod builder;
 mod cluster_time;
 mod listener;
 mod logs;
+mod selection;
 mod shared;
 mod srv;
 
@@ -69,13 +70,21 @@ struct Owner(Arc<Shared>);
 pub struct SelectedServer {
     entry: Arc<ServerEntry>,
     operation: RunningOperation,
+    /// Of the view in which it was selected.
+    revision: u64,
 }
 
 impl SelectedServer {
-    fn new(entry: &Arc<ServerEntry>) -> Self {
+    /// A server that was selected in a view, for an operation that has begun.
+    pub(crate) fn of(
+        index: &SelectionIndex,
+        entry: &Arc<ServerEntry>,
+        operation: RunningOperation,
+    ) -> Self {
         Self {
             entry: entry.clone(),
-            operation: entry.begin_operation(),
+            operation,
+            revision: index.revision(),
         }
     }
 

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 
 use super::cluster_time::ClusterClock;
 use super::listener::{Clear, TopologyListener};
+use super::logs;
 use super::srv::{FirstLookup, SrvTask};
-use super::{SelectedServer, logs};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
@@ -23,7 +23,7 @@ use crate::net::monitor::{Monitor, Monitoring};
 use crate::sdam::{
     ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
 };
-use crate::select::{Criterion, SelectionIndex, SelectionOptions, ServerEntry};
+use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::uri::{ClientOptions, SrvError};
 
 /// What the topology and its tasks share.
@@ -33,13 +33,14 @@ pub(crate) struct Shared {
     pub(in crate::net) monitoring: Monitoring,
     resolver: Option<Arc<dyn DnsResolver>>,
     state: Mutex<State>,
-    index: ArcSwap<SelectionIndex>,
+    pub(super) index: ArcSwap<SelectionIndex>,
     changed: watch::Sender<Arc<TopologyDescription>>,
     pub(super) clock: ClusterClock,
     has_handler: bool,
     dispatcher: Dispatcher<SdamEvent>,
     listeners: Mutex<Vec<Weak<dyn TopologyListener>>>,
-    chance: AtomicU64,
+    /// Where [`random`](Self::random) is.
+    pub(super) chance: AtomicU64,
 }
 
 struct State {
@@ -195,48 +196,6 @@ impl Shared {
             drop(state);
             self.settle();
         }
-    }
-
-    pub(super) fn select_now(
-        &self,
-        criterion: &Criterion,
-        deprioritized: &[ServerAddress],
-    ) -> Result<Option<SelectedServer>> {
-        let index = self.index.load();
-        let selected = index
-            .select(criterion, deprioritized, self.random())
-            .map_err(|error| ErrorKind::ServerSelection(Arc::new(error)))?;
-        Ok(selected.map(SelectedServer::new))
-    }
-
-    /// A selection that waits for nothing, and tells nobody: what `take` makes of a suitable server.
-    /// `None` if none is, or somebody wants to be told.
-    pub(crate) fn select_quietly<R>(
-        &self,
-        criterion: &Criterion,
-        take: impl FnOnce(&Arc<ServerEntry>) -> R,
-    ) -> Option<R> {
-        if logs::wants_selections() {
-            return None;
-        }
-        let index = self.index.load();
-        index
-            .select(criterion, &[], self.random())
-            .ok()
-            .flatten()
-            .map(take)
-    }
-
-    /// Whether a server that was selected before suits still.
-    pub(crate) fn is_suitable(
-        &self,
-        entry: &ServerEntry,
-        criterion: &Criterion,
-        deprioritized: &[ServerAddress],
-    ) -> bool {
-        let index = self.index.load();
-        let suitable = index.suitable(criterion, deprioritized).unwrap_or_default();
-        suitable.iter().any(|own| own.id() == entry.id())
     }
 
     /// Nothing suits: every monitor checks as soon as it may, and DNS is asked again.
@@ -455,18 +414,6 @@ impl Shared {
         self.changed.send_modify(|_| {});
         self.settle();
         tasks
-    }
-
-    /// Uniform enough to choose servers by, and free: SplitMix64 over a counter.
-    pub(crate) fn random(&self) -> u64 {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut word = self
-            .chance
-            .fetch_add(STEP, Ordering::Relaxed)
-            .wrapping_add(STEP);
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,0 +1,73 @@
+//! Whole wire messages of the caller's own.
+
+use std::pin::pin;
+
+use super::Connection;
+use crate::error::{Error, Result};
+use crate::net::deadline::Deadline;
+use crate::wire::Readiness;
+
+impl Connection {
+    /// Sends one whole wire message of the caller's own: an OP_MSG or an OP_QUERY.
+    ///
+    /// With OP_MSG's `moreToCome` flag no reply is expected; otherwise call
+    /// [`receive`](Self::receive) next. A reply that nobody received is read away before the next
+    /// request, like that of a cancelled command.
+    ///
+    /// # Errors
+    /// A message whose header does not fit it is refused before anything is sent. Else as
+    /// [`run_command`](Self::run_command).
+    pub async fn send(&mut self, message: &[u8], deadline: impl Into<Deadline>) -> Result<()> {
+        let deadline = deadline.into();
+        self.admit()?;
+        self.drain(deadline).await?;
+        self.admit()?;
+        let watch = self.watch_command(message);
+        let outcome = deadline
+            .bound(self.identity.bound(pin!(self.channel.send(message))))
+            .await;
+        let outcome = self.finish(outcome, deadline);
+        match watch {
+            Some(watch) if outcome.is_ok() && self.channel.exchange.is_receivable() => {
+                self.watch = Some(watch);
+            }
+            Some(watch) => watch.end(&outcome, None),
+            None => {}
+        }
+        outcome
+    }
+
+    /// Receives the whole wire message, header and all, that answers the last
+    /// [`send`](Self::send). While the server streams (`moreToCome` in its reply), call it again.
+    ///
+    /// May be dropped and called again without losing anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] if no reply is expected. Else as
+    /// [`run_command`](Self::run_command); `ok` is the caller's to look at.
+    pub async fn receive(&mut self, deadline: impl Into<Deadline>) -> Result<&[u8]> {
+        let deadline = deadline.into();
+        if !self.channel.exchange.is_receivable() {
+            return Err(match self.readiness() {
+                Readiness::Closed(reason) => self.closed(reason),
+                Readiness::Idle | Readiness::Owed => self
+                    .identity
+                    .name(Error::configuration("no message was sent that is answered")),
+            });
+        }
+        let outcome = deadline
+            .bound(self.identity.bound(pin!(self.channel.read(usize::MAX))))
+            .await;
+        let is_over = outcome.is_ok();
+        let outcome = self.finish(outcome, deadline);
+        // A reply that did not come in time can still be received.
+        if is_over && let Some(watch) = self.watch.take() {
+            match (&outcome, self.channel.body()) {
+                (Ok(()), Ok(reply)) => watch.end_by_reply(&self.identity, reply),
+                _ => watch.end(&outcome, None),
+            }
+        }
+        outcome?;
+        Ok(self.channel.exchange.reply())
+    }
+}

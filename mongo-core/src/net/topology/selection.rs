@@ -1,0 +1,69 @@
+//! Selections in what is known now.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::shared::Shared;
+use super::{SelectedServer, logs};
+use crate::ServerAddress;
+use crate::error::{ErrorKind, Result};
+use crate::select::{Criterion, SelectionIndex, ServerEntry};
+
+impl Shared {
+    pub(super) fn select_now(
+        &self,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+    ) -> Result<Option<SelectedServer>> {
+        let index = self.index.load();
+        let selected = index
+            .select(criterion, deprioritized, self.random())
+            .map_err(|error| ErrorKind::ServerSelection(Arc::new(error)))?;
+        Ok(selected.map(|entry| SelectedServer::of(&index, entry, entry.begin_operation())))
+    }
+
+    /// A selection that waits for nothing, and tells nobody: what `take` makes of a suitable server.
+    /// `None` if none is, or somebody wants to be told.
+    pub(crate) fn select_quietly<R>(
+        &self,
+        criterion: &Criterion,
+        take: impl FnOnce(&SelectionIndex, &Arc<ServerEntry>) -> R,
+    ) -> Option<R> {
+        if logs::wants_selections() {
+            return None;
+        }
+        let index = self.index.load();
+        index
+            .select(criterion, &[], self.random())
+            .ok()
+            .flatten()
+            .map(|entry| take(&index, entry))
+    }
+
+    /// Whether a server that was selected before suits still.
+    pub(crate) fn is_suitable(
+        &self,
+        selected: &SelectedServer,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+    ) -> bool {
+        let index = self.index.load();
+        if index.revision() == selected.revision {
+            return true;
+        }
+        let suitable = index.suitable(criterion, deprioritized).unwrap_or_default();
+        suitable.iter().any(|own| own.id() == selected.entry.id())
+    }
+
+    /// Uniform enough to choose servers by, and free: SplitMix64 over a counter.
+    pub(crate) fn random(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut word = self
+            .chance
+            .fetch_add(STEP, Ordering::Relaxed)
+            .wrapping_add(STEP);
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+}
