@@ -166,6 +166,12 @@ impl ApplicationError {
         }
     }
 
+    /// Whether a server says by an error that it is not what the client takes it for.
+    #[cfg(feature = "net")]
+    pub(crate) fn is_state_change(error: &Error) -> bool {
+        Refusal::of(error).is_some_and(|refusal| refusal.state_change().is_some())
+    }
+
     /// Whether an error of a command may tell anything about its server: most don't.
     pub(crate) fn is_telling(error: &Error) -> bool {
         match Refusal::of(error) {
@@ -187,7 +193,7 @@ fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersi
 }
 
 /// A failure to read from or write to a socket, or to open it; time-outs of these are among them.
-pub(super) fn is_network_error(error: &Error) -> bool {
+pub(crate) fn is_network_error(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Connect(_) | ErrorKind::Proxy(_) | ErrorKind::Network(_) => true,
         ErrorKind::Timeout { wait, .. } => match wait {

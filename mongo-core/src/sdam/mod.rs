@@ -28,6 +28,7 @@ mod update;
 mod tests;
 
 pub use crate::handshake::TopologyVersion;
+pub(crate) use application_error::is_network_error;
 pub use application_error::{
     ApplicationError, ErrorPhase, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR,
 };

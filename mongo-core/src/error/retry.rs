@@ -1,0 +1,137 @@
+//! Whether an operation that failed can be tried again.
+
+use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError};
+use crate::sdam::is_network_error;
+
+/// The server's codes of errors after which a read can be tried again.
+const RETRYABLE_READ: [i32; 13] = [
+    6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
+];
+
+/// What the server labels errors with after which a write can be tried again.
+const RETRYABLE_WRITE: &str = "RetryableWriteError";
+
+/// What a connection that could not be made for want of the server's resources is labelled with.
+const RETRYABLE: &str = "RetryableError";
+
+impl Error {
+    /// Whether a read that failed by this can be tried again, on a server selected anew: the network
+    /// failed, a connection was given up, a pool was cleared, or the server's code says so. A wait
+    /// for a connection, or for a server, that ran out can not.
+    ///
+    /// Specification: retryable reads, "Retryable Error".
+    pub fn is_retryable_read(&self) -> bool {
+        match self.kind() {
+            _ if self.has_label(RETRYABLE) => true,
+            ErrorKind::ConnectionClosed(_) | ErrorKind::PoolCleared | ErrorKind::NotWritable => {
+                true
+            }
+            ErrorKind::Command(CommandError { code, .. })
+            | ErrorKind::Handshake(HandshakeError::Refused { code, .. })
+            | ErrorKind::Authentication(AuthError::Refused { code, .. }) => {
+                RETRYABLE_READ.contains(code)
+            }
+            _ => is_network_error(self),
+        }
+    }
+
+    /// Whether a write that failed by this can be tried again, on a server selected anew: as with
+    /// [`is_retryable_read`](Self::is_retryable_read), but of the server's answers those that it
+    /// labels `RetryableWriteError`.
+    ///
+    /// The server sees to it that nothing is written twice only where the command has an `lsid` and
+    /// a `txnNumber`. Any other write may have been carried out, except by
+    /// [`ErrorKind::PoolCleared`], [`ErrorKind::NotWritable`], [`ErrorKind::ConnectionClosed`] and
+    /// the errors of a check-out: with those, nothing was sent.
+    ///
+    /// Specification: retryable writes, "Determining Retryable Errors".
+    pub fn is_retryable_write(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Command(_) => self.has_label(RETRYABLE_WRITE) || self.has_label(RETRYABLE),
+            _ => self.has_label(RETRYABLE_WRITE) || self.is_retryable_read(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::error::{ClosedReason, Wait};
+
+    fn refusal(code: i32) -> Error {
+        ErrorKind::Command(CommandError {
+            code,
+            code_name: String::new(),
+            message: String::new(),
+            reply: rawdoc! {},
+        })
+        .into()
+    }
+
+    fn timeout(wait: Wait) -> Error {
+        Error::timeout(wait, Duration::from_secs(1))
+    }
+
+    #[test]
+    fn answers_are_retried_by_code_and_by_label() {
+        let not_primary = refusal(10107);
+        assert!(not_primary.is_retryable_read() && !not_primary.is_retryable_write());
+        let labelled = refusal(10107).with_label(RETRYABLE_WRITE);
+        assert!(labelled.is_retryable_write());
+        let duplicate_key = refusal(11000);
+        assert!(!duplicate_key.is_retryable_read() && !duplicate_key.is_retryable_write());
+        let no_majority = refusal(134);
+        assert!(no_majority.is_retryable_read() && !no_majority.is_retryable_write());
+    }
+
+    #[test]
+    fn failures_of_the_network_are_retried() {
+        let reset = || Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
+        let kinds = [
+            ErrorKind::Network(reset()),
+            ErrorKind::Connect(reset()),
+            ErrorKind::ConnectionClosed(ClosedReason::Interrupted),
+            ErrorKind::PoolCleared,
+            ErrorKind::NotWritable,
+        ];
+        for error in kinds.map(Error::from).into_iter().chain([
+            timeout(Wait::Command),
+            timeout(Wait::Handshake),
+            ErrorKind::Pool(String::new()).into(),
+        ]) {
+            let expected = !matches!(error.kind(), ErrorKind::Pool(_));
+            assert_eq!(error.is_retryable_read(), expected, "{error}");
+            assert_eq!(error.is_retryable_write(), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn waits_of_ones_own_are_not_retried() {
+        for wait in [Wait::WaitQueue, Wait::Dns, Wait::Credential] {
+            assert!(!timeout(wait).is_retryable_read(), "{wait}");
+            assert!(!timeout(wait).is_retryable_write(), "{wait}");
+        }
+        let overloaded = timeout(Wait::WaitQueue).with_label(RETRYABLE);
+        assert!(overloaded.is_retryable_read() && overloaded.is_retryable_write());
+    }
+
+    #[test]
+    fn an_answer_to_the_handshake_counts_by_its_code() {
+        let refused = |code| {
+            Error::from(ErrorKind::Handshake(HandshakeError::Refused {
+                code,
+                code_name: String::new(),
+                message: String::new(),
+                labels: Vec::new(),
+            }))
+        };
+        assert!(refused(91).is_retryable_read() && refused(91).is_retryable_write());
+        assert!(!refused(13).is_retryable_read());
+    }
+}
