@@ -96,8 +96,11 @@ impl Backend for Pool {
         self.take_at_once()
     }
 
-    async fn get(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
-        self.take_by(deadline).await
+    fn get(
+        &self,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<PooledConnection, Error>> + Send {
+        self.take_by(deadline)
     }
 
     fn sweep(&self) {

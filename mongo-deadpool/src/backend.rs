@@ -121,8 +121,8 @@ impl Backend for Pool {
         }
     }
 
-    async fn get(&self, deadline: Deadline) -> Result<Connection, Error> {
-        self.queue(CheckOut::by(deadline, &self.timeouts())).await
+    fn get(&self, deadline: Deadline) -> impl Future<Output = Result<Connection, Error>> + Send {
+        self.queue(CheckOut::by(deadline, &self.timeouts()))
     }
 
     fn sweep(&self) {

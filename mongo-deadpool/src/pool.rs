@@ -85,7 +85,7 @@ impl Pool {
         let deadline = check_out.deadline();
         // deadpool's own time-out covers the queue alone; ours covers what comes after it too.
         let unbounded = Timeouts::new();
-        let queued = self.inner.timeout_get(&unbounded);
+        let queued = pin!(self.inner.timeout_get(&unbounded));
         match deadline.bound(check_out.scope(queued)).await {
             Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
             Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),

@@ -196,7 +196,7 @@ fn count_allocations(runtime: &Runtime, setting: &Setting, table: &mut Table) {
     };
     table.heading(&format!("{operation}, allocations"));
     for name in NAMES {
-        let mut run = setting.alone(runtime, name);
+        let mut run = setting.alone(runtime, name, 1);
         // Connects, and lets buffers grow.
         run(OPERATIONS);
         let before = allocations();

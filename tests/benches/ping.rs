@@ -7,8 +7,8 @@
 //! cargo bench -p mongo-testkit --bench ping -- --pools
 //! # Whether each of 512 tasks gets its turn on 10 connections.
 //! cargo bench -p mongo-testkit --bench ping -- --fairness
-//! # One part of it alone, for a profiler: N pings from one task over one connection.
-//! cargo bench -p mongo-testkit --bench ping -- --callgrind mongo-deadpool N
+//! # One part of it alone, for a profiler: N pings from each of TASKS tasks, one if it is not said.
+//! cargo bench -p mongo-testkit --bench ping -- --callgrind mongo-deadpool N [TASKS CONNECTIONS]
 //! ```
 //! The server is another process. Each operation of ours checks a connection out, encodes the
 //! command, reads and checks the reply, and checks the connection in. All run in turns in one
@@ -40,6 +40,7 @@ mod worker;
 
 use std::process::ExitCode;
 
+use callgrind::Load;
 use load::{Sample, Subject, measure};
 use operations::{Operation, OursByDocument};
 use setting::{
@@ -67,16 +68,23 @@ const POOLS_INSTRUCTIONS: Goal = Goal {
     is_kept: true,
 };
 
+/// Nearly every check-out has to wait.
+const CONTENDED: Load = Load {
+    tasks: 16,
+    connections: 4,
+};
+
 fn main() -> ExitCode {
     server::serve_if_asked();
     let server = server::Server::start(1);
     // As many connections as tasks.
     let setting = |tasks, operation| Setting::alone_with(server.ports()[0], tasks, operation);
-    if let Some((name, count)) = callgrind::asked() {
+    if let Some(asked) = callgrind::asked() {
         let builder = &mut tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build().expect("a runtime");
         let _context = runtime.enter();
-        setting(1, Operation::Ping).alone(&runtime, &name)(count);
+        let setting = setting(asked.load.connections, Operation::Ping);
+        setting.alone(&runtime, &asked.name, asked.load.tasks)(asked.count);
         return ExitCode::SUCCESS;
     }
     let runtime = Runtime::new().expect("a runtime");
@@ -93,7 +101,8 @@ fn main() -> ExitCode {
     compare(&runtime, &setting(16, Operation::Ping), &mut table);
     compare(&runtime, &setting(64, Operation::Ping), &mut table);
     compare(&runtime, &setting(16, Operation::Find), &mut table);
-    count_instructions(&mut table);
+    count_instructions(&mut table, Load::ALONE);
+    count_instructions(&mut table, CONTENDED);
     table.status()
 }
 
@@ -151,15 +160,19 @@ fn compare(runtime: &Runtime, setting: &Setting, table: &mut Table) {
     }
 }
 
-fn count_instructions(table: &mut Table) {
-    table.heading("ping, one task, instructions under callgrind");
+fn count_instructions(table: &mut Table, load: Load) {
+    let Load { tasks, connections } = load;
+    table.heading(&format!(
+        "ping, {tasks} tasks, {connections} connections, instructions under callgrind"
+    ));
     for name in NAMES {
         let goal = match name {
+            _ if tasks > connections => None,
             DEADPOOL | BB8 => Some(INSTRUCTIONS),
             DEADPOOL_POOLS | BB8_POOLS => Some(POOLS_INSTRUCTIONS),
             _ => None,
         };
-        match callgrind::instructions(name) {
+        match callgrind::instructions(name, load) {
             Some(instructions) => table.row(name, instructions, goal),
             None => return println!("  left out: valgrind could not run"),
         }

@@ -1,7 +1,11 @@
 use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use pin_project_lite::pin_project;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The one moment by which everything below a call has to end.
 ///
@@ -77,15 +81,50 @@ impl Deadline {
         self.at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Runs `future` until the deadline; drops it there.
+    /// Runs `future` until the deadline. Costs no timer where it does not have to wait.
     ///
     /// # Errors
     /// [`Elapsed`] once the deadline has come.
-    pub async fn bound<F: Future>(self, future: F) -> Result<F::Output, Elapsed> {
-        match self.at {
-            Some(at) => timeout_at(at, future).await.map_err(|_| Elapsed),
-            None => Ok(future.await),
+    pub fn bound<F: Future>(self, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+        Bounded {
+            future,
+            at: self.at,
+            timer: None,
         }
+    }
+}
+
+pin_project! {
+    /// A future that is not polled past a deadline. A type of its own, because an `async fn` would
+    /// keep its argument twice, and each wait within a wait would double.
+    struct Bounded<F> {
+        #[pin]
+        future: F,
+        at: Option<Instant>,
+        #[pin]
+        timer: Option<Sleep>,
+    }
+}
+
+impl<F: Future> Future for Bounded<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Poll::Ready(output) = this.future.poll(context) {
+            return Poll::Ready(Ok(output));
+        }
+        let Some(at) = *this.at else {
+            return Poll::Pending;
+        };
+        if this.timer.is_none() {
+            this.timer.set(Some(sleep_until(at)));
+        }
+        if let Some(timer) = this.timer.as_pin_mut() {
+            // Whatever the future has left of the task's budget: it is not to outlast its time.
+            ready!(pin!(unconstrained(timer)).poll(context));
+        }
+        Poll::Ready(Err(Elapsed))
     }
 }
 
@@ -116,6 +155,19 @@ mod tests {
         let unbounded = Deadline::never().within(Some(Duration::from_secs(1)));
         assert_eq!(unbounded.remaining(), Some(Duration::from_secs(1)));
         assert_eq!(Deadline::after(Duration::MAX).remaining(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bound_ends_what_uses_up_its_budget() {
+        let busy = std::future::poll_fn(|context| {
+            // As a socket does that always has something to read.
+            while let Poll::Ready(proceed) = tokio::task::coop::poll_proceed(context) {
+                proceed.made_progress();
+            }
+            Poll::<()>::Pending
+        });
+        let deadline = Deadline::after(Duration::ZERO);
+        assert_eq!(pin!(deadline.bound(busy)).await, Err(Elapsed));
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,20 +62,24 @@ impl<B: Backend> ServerPool<B> {
                 inner.backend.sweep();
             }
         });
-        let created = options.created_options();
-        inner.shared.emit(|address, user| {
+        Ok(Self { inner })
+    }
+
+    /// Tells that it was made.
+    pub(super) fn announce(&self) {
+        let options = self.inner.options.created_options();
+        self.shared().emit(|address, user| {
             CmapEvent::PoolCreated(PoolCreatedEvent {
                 address,
                 user,
-                options: created,
+                options,
             })
         });
-        Ok(Self { inner })
     }
 
     /// Checks a connection out, if there is one to be had without waiting.
     pub fn try_get(&self) -> Option<PooledConnection<B>> {
-        if self.shared().state() != PoolState::Ready {
+        if !self.shared().is_ready() {
             return None;
         }
         let guard = self.inner.backend.try_get()?;
@@ -96,47 +100,61 @@ impl<B: Backend> ServerPool<B> {
     /// # Cancellation
     /// May be dropped at any time.
     pub async fn get(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
-        let check_out = CheckOut::begin(self.shared(), deadline);
-        // A future that is dropped has failed too.
-        let outcome = match self.try_get() {
-            Some(connection) => Ok(connection),
-            None => Box::pin(self.wait(deadline)).await,
-        };
-        check_out.end(outcome)
+        let got = self.get_while(deadline, false, || true).await?;
+        // It suits whoever waits for it.
+        got.ok_or_else(|| self.shared().not_ready())
     }
 
-    /// [`get`](Self::get), unless `gone` ends first: then nothing.
-    pub(super) async fn get_unless(
+    /// [`get`](Self::get) for as long as it `suits`: nothing if it ceases to. Asked whenever
+    /// somebody [stirs](Shared::stir) the pool. `is_tried`: [`try_get`](Self::try_get) found nothing.
+    pub(super) async fn get_while(
         &self,
         deadline: Deadline,
-        gone: impl Future<Output = ()>,
+        is_tried: bool,
+        suits: impl Fn() -> bool,
     ) -> Result<Option<PooledConnection<B>>> {
-        // Both are safe to drop. A check-out that is dropped has failed.
-        tokio::select! {
-            biased;
-            got = self.get(deadline) => got.map(Some),
-            () = gone => Ok(None),
-        }
+        // Dropped, it has failed too.
+        let check_out = CheckOut::begin(self.shared(), deadline);
+        let at_once = if is_tried { None } else { self.try_get() };
+        let outcome = match at_once {
+            Some(connection) => Ok(Some(connection)),
+            None => self.wait(deadline, suits).await,
+        };
+        check_out.end(outcome.as_ref().map(Option::as_ref));
+        outcome
     }
 
-    /// Checks a connection out that is not there yet.
-    async fn wait(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
+    /// Checks a connection out that is not there yet; `None` once it does not suit any more.
+    async fn wait(
+        &self,
+        deadline: Deadline,
+        suits: impl Fn() -> bool,
+    ) -> Result<Option<PooledConnection<B>>> {
         let shared = self.shared();
         let _waiting = shared.counters.wait();
-        let mut evicted = pin!(shared.evicted());
-        evicted.as_mut().enable();
-        if shared.state() != PoolState::Ready {
-            return Err(shared.not_ready());
+        let generation = shared.generation();
+        // In a box: it is large, and all futures around it get moved about.
+        let mut got = Box::pin(self.inner.backend.get(deadline));
+        let mut stirred = pin!(shared.stirred());
+        loop {
+            // After it began to listen, so that nothing falls between.
+            if !shared.is_ready() || shared.generation() != generation {
+                return Err(shared.not_ready());
+            }
+            if !suits() {
+                return Ok(None);
+            }
+            tokio::select! {
+                // First what the attempt itself says. Both are safe to drop: a backend keeps what
+                // nobody took.
+                biased;
+                got = &mut got => {
+                    let got = got.map(|guard| Some(PooledConnection::new(guard, self)));
+                    return got.map_err(|error| self.explain(error));
+                }
+                () = &mut stirred => stirred.set(shared.stirred()),
+            }
         }
-        let got = tokio::select! {
-            // First what the attempt itself says. Both are safe to drop: a backend keeps what
-            // nobody took.
-            biased;
-            got = self.inner.backend.get(deadline) => got,
-            () = evicted => Err(shared.not_ready()),
-        };
-        got.map(|guard| PooledConnection::new(guard, self))
-            .map_err(|error| self.explain(error))
     }
 
     /// Whether somebody wants to know of each step.
@@ -328,16 +346,14 @@ impl<'a> CheckOut<'a> {
         }
     }
 
-    fn end<B: Backend>(
-        mut self,
-        outcome: Result<PooledConnection<B>>,
-    ) -> Result<PooledConnection<B>> {
+    fn end<B: Backend>(mut self, outcome: Result<Option<&PooledConnection<B>>, &Error>) {
         self.is_over = true;
-        match &outcome {
-            Ok(connection) => self.succeeded(connection),
+        match outcome {
+            Ok(Some(connection)) => self.succeeded(connection),
+            // Nobody wants it any more: as if it had been dropped.
+            Ok(None) => self.failed(None),
             Err(error) => self.failed(Some(error)),
         }
-        outcome
     }
 
     fn duration(&self) -> std::time::Duration {

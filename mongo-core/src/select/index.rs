@@ -48,6 +48,8 @@ impl Windows {
 /// It is made with [`next`](Self::next) whenever the description changes, also if only a round trip
 /// time did. That takes time linear in the number of servers.
 pub struct SelectionIndex {
+    /// How many views there were before.
+    revision: u64,
     topology: Arc<TopologyDescription>,
     options: Arc<SelectionOptions>,
     /// In the topology's order: sorted by address.
@@ -64,7 +66,7 @@ impl SelectionIndex {
         let servers = topology.servers().iter().cloned();
         let servers = servers.map(|server| Arc::new(ServerEntry::new(server)));
         let servers = servers.collect();
-        Self::prepare(topology, Arc::new(options), servers)
+        Self::prepare(0, topology, Arc::new(options), servers)
     }
 
     /// The view of the topology's next description. Servers that both have keep their counts of
@@ -86,10 +88,11 @@ impl SelectionIndex {
             Arc::new(ServerEntry::new(server.clone()))
         });
         let servers = servers.collect();
-        Self::prepare(topology, self.options.clone(), servers)
+        Self::prepare(self.revision + 1, topology, self.options.clone(), servers)
     }
 
     fn prepare(
+        revision: u64,
         topology: Arc<TopologyDescription>,
         options: Arc<SelectionOptions>,
         servers: Vec<Arc<ServerEntry>>,
@@ -118,6 +121,7 @@ impl SelectionIndex {
             },
         };
         Self {
+            revision,
             staleness: Staleness::new(&topology, options.heartbeat_frequency),
             topology,
             options,
@@ -125,6 +129,13 @@ impl SelectionIndex {
             windows,
             cache: Default::default(),
         }
+    }
+
+    /// How many views there were before: what a selection found holds while this stays.
+    #[cfg(feature = "net")]
+    #[inline]
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// The description that this is a view of.

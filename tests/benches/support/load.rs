@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 
-use crate::worker::Worker;
+use crate::worker::{Worker, run_all};
 
 /// What one operation took, on average over a round.
 #[derive(Clone, Copy)]
@@ -76,21 +76,7 @@ pub(crate) fn measure(
 async fn round<W: Worker>(workers: Vec<W>, operations: usize) -> (Vec<W>, Sample) {
     let in_all = (workers.len() * operations) as f64;
     let (wall, cpu) = (Instant::now(), cpu_time());
-    let tasks: Vec<_> = workers
-        .into_iter()
-        .map(|mut worker| {
-            tokio::spawn(async move {
-                for _ in 0..operations {
-                    worker.operate().await;
-                }
-                worker
-            })
-        })
-        .collect();
-    let mut returned = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        returned.push(task.await.expect("a worker that does not panic"));
-    }
+    let returned = run_all(workers, operations).await;
     let sample = Sample {
         wall: wall.elapsed().as_secs_f64() / in_all,
         cpu: (cpu_time() - cpu).as_secs_f64() / in_all,

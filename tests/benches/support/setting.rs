@@ -5,7 +5,7 @@ use mongodb::options::ClientOptions;
 use tokio::runtime::Runtime;
 
 use crate::operations::{Official, Operation, Ours, OursByDocument, RawSocket, RawSockets};
-use crate::worker::Worker;
+use crate::worker::{Worker, run_all};
 
 pub(crate) const RAW: &str = "raw socket";
 pub(crate) const BARE_DEADPOOL: &str = "bare deadpool of raw sockets";
@@ -129,32 +129,44 @@ impl Setting {
         }
     }
 
-    /// Runs one of [`NAMES`] as often as it is told, from one task.
-    pub(crate) fn alone<'r>(&self, runtime: &'r Runtime, name: &str) -> Box<dyn FnMut(usize) + 'r> {
-        fn by<'r>(runtime: &'r Runtime, mut worker: impl Worker) -> Box<dyn FnMut(usize) + 'r> {
-            Box::new(move |count| run_alone(runtime, &mut worker, count))
+    /// Runs one of [`NAMES`], each task as often as it is told.
+    pub(crate) fn alone<'r>(
+        &self,
+        runtime: &'r Runtime,
+        name: &str,
+        tasks: usize,
+    ) -> Box<dyn FnMut(usize) + 'r> {
+        fn by<'r>(runtime: &'r Runtime, workers: Vec<impl Worker>) -> Box<dyn FnMut(usize) + 'r> {
+            let mut workers = Some(workers);
+            Box::new(move |count| {
+                let taken = workers.take().expect("they come back each time");
+                workers = Some(runtime.block_on(run(taken, count)));
+            })
         }
+        let raw = || (0..tasks).map(|_| runtime.block_on(self.raw()));
         match name {
-            RAW => by(runtime, runtime.block_on(self.raw())),
-            BARE_DEADPOOL => by(runtime, self.bare_deadpool()),
-            BARE_BB8 => by(runtime, self.bare_bb8()),
-            DEADPOOL => by(runtime, self.deadpool()),
-            BB8 => by(runtime, self.bb8()),
-            DEADPOOL_DOCUMENT => by(runtime, OursByDocument(self.deadpool())),
-            BB8_DOCUMENT => by(runtime, OursByDocument(self.bb8())),
-            DEADPOOL_POOLS => by(runtime, self.deadpool_pools()),
-            BB8_POOLS => by(runtime, self.bb8_pools()),
-            OFFICIAL => by(runtime, runtime.block_on(self.official())),
+            RAW => by(runtime, raw().collect()),
+            BARE_DEADPOOL => by(runtime, vec![self.bare_deadpool(); tasks]),
+            BARE_BB8 => by(runtime, vec![self.bare_bb8(); tasks]),
+            DEADPOOL => by(runtime, vec![self.deadpool(); tasks]),
+            BB8 => by(runtime, vec![self.bb8(); tasks]),
+            DEADPOOL_DOCUMENT => by(runtime, vec![OursByDocument(self.deadpool()); tasks]),
+            BB8_DOCUMENT => by(runtime, vec![OursByDocument(self.bb8()); tasks]),
+            DEADPOOL_POOLS => by(runtime, vec![self.deadpool_pools(); tasks]),
+            BB8_POOLS => by(runtime, vec![self.bb8_pools(); tasks]),
+            OFFICIAL => by(runtime, vec![runtime.block_on(self.official()); tasks]),
             other => panic!("{other} is none of {NAMES:?}"),
         }
     }
 }
 
-/// Runs one worker, with no other task beside it.
-fn run_alone(runtime: &Runtime, worker: &mut impl Worker, count: usize) {
-    runtime.block_on(async {
+/// Runs each worker in a task; a single one in no task of its own.
+async fn run<W: Worker>(mut workers: Vec<W>, count: usize) -> Vec<W> {
+    if let [worker] = &mut workers[..] {
         for _ in 0..count {
             worker.operate().await;
         }
-    });
+        return workers;
+    }
+    run_all(workers, count).await
 }

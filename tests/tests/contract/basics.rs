@@ -1,11 +1,15 @@
 //! Check-outs, credentials, and the end.
 
-use mongo_core::ErrorKind;
+use std::sync::{Arc, OnceLock};
+
 use mongo_core::auth::Credential;
 use mongo_core::bson::doc;
+use mongo_core::event::{CmapEvent, EventHandlers};
 use mongo_core::pools::{Backend, Pools};
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
+use mongo_core::{ErrorKind, ServerAddress};
 use mongo_testkit::{Deployment, User};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::support::{Kept, LIMIT, builder, ping, pools, run};
@@ -18,6 +22,7 @@ on_both! {
     a_wrong_credential_disturbs_nobody,
     a_close_ends_all,
     idle_connections_are_used_again,
+    who_is_told_of_a_pool_may_ask_for_pools,
 }
 
 async fn a_connection_to_the_primary_runs_commands<B: Backend<Config: Default>>() {
@@ -158,5 +163,41 @@ async fn idle_connections_are_used_again<B: Backend<Config: Default>>() {
         "{status:?}"
     );
     assert_eq!(status.wait_times.at_once, 9);
+    pools.close().await;
+}
+
+async fn who_is_told_of_a_pool_may_ask_for_pools<B: Backend<Config: Default>>() {
+    let set = Deployment::replica_set("rs").members(2).start().await;
+    let addresses = [0, 1].map(|member| set.address(member).parse().expect("an address"));
+    let [first, second]: [ServerAddress; 2] = addresses;
+    let known = Arc::new(OnceLock::<Pools<B>>::new());
+    let asked = known.clone();
+    let (own, other) = (first.clone(), second.clone());
+    let handlers = EventHandlers::new().on_cmap(move |event| {
+        if matches!(event, CmapEvent::PoolCreated(event) if event.address == own) {
+            let pools = asked.get().expect("pools");
+            for address in [&own, &other] {
+                assert!(pools.for_server(address).is_ok(), "{address}");
+            }
+        }
+    });
+    let pools: Pools<B> = builder(&set.uri())
+        .event_handlers(handlers)
+        .build()
+        .expect("pools");
+    known.set(pools.clone()).expect("once");
+    pools.connect().expect("a runtime");
+    let mut changed = pools.topology().subscribe();
+    let seen = changed.wait_for(|known| known.server(&first).is_some());
+    timeout(LIMIT, seen).await.expect("in time").expect("open");
+    // In a thread that may be left behind: who waits for itself there never ends.
+    let (done, told) = oneshot::channel();
+    let asking = pools.clone();
+    std::thread::spawn(move || done.send(asking.for_server(&first).is_ok()));
+    let told = timeout(LIMIT, told).await.expect("no deadlock");
+    assert!(told.expect("no panic"));
+    let servers: Vec<_> = pools.status().into_iter().map(|pool| pool.server).collect();
+    assert_eq!(servers.len(), 2, "{servers:?}");
+    assert!(servers.contains(&second));
     pools.close().await;
 }

@@ -81,8 +81,10 @@ pub(super) struct Shared {
     clears_itself: bool,
     links: Links,
     pub(super) counters: Counters,
-    /// Told when all who wait have to look elsewhere.
-    evicted: Notify,
+    /// As the gate says.
+    is_ready: AtomicBool,
+    /// Told when all who wait have to look whether there is anything to wait for still.
+    stirred: Notify,
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
     sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Told when there may be too few connections.
@@ -335,11 +337,13 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the gate, and notes how many wait at it.
+    /// Changes the gate, and notes whether it is ready and how many wait at it.
     fn change_gate<R>(&self, change: impl FnOnce(&mut Gate<Asker, Connection>) -> R) -> R {
         let mut gate = self.gate();
         let result = change(&mut gate);
         self.asking.store(gate.asking(), Ordering::Release);
+        let is_ready = gate.state() == PoolState::Ready;
+        self.is_ready.store(is_ready, Ordering::Release);
         if let Some(slots) = &self.slots
             && slots.is_wanted()
             && !gate.wants_permit()

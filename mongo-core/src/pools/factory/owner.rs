@@ -69,9 +69,20 @@ impl Shared {
         self.establisher.name(kind)
     }
 
-    /// Ends once all who wait have to look elsewhere. To be enabled before the state is looked at.
-    pub(in crate::pools) fn evicted(&self) -> Notified<'_> {
-        self.evicted.notified()
+    /// Has all who wait look whether there is anything to wait for still.
+    pub(in crate::pools) fn stir(&self) {
+        self.stirred.notify_waiters();
+    }
+
+    /// Ends with the next [`stir`](Self::stir) from now on, polled before or not.
+    pub(in crate::pools) fn stirred(&self) -> Notified<'_> {
+        self.stirred.notified()
+    }
+
+    /// Whether connections are handed out. Wait-free.
+    #[inline]
+    pub(in crate::pools) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
     }
 
     pub(in crate::pools) fn state(&self) -> PoolState {
@@ -137,7 +148,7 @@ impl Shared {
         for asking in asking {
             let _ = asking.try_send(Err(error.clone()));
         }
-        self.evicted.notify_waiters();
+        self.stir();
         self.sweep();
     }
 

@@ -197,7 +197,9 @@ impl<B: Backend> PoolsBuilder<B> {
             topology: None,
             wake: None,
         });
-        ServerPool::new(shared, &pool_options, &self.backend)
+        let pool = ServerPool::new(shared, &pool_options, &self.backend)?;
+        pool.announce();
+        Ok(pool)
     }
 
     fn pool_options(&self) -> Result<PoolOptions> {

@@ -1,7 +1,6 @@
 //! From a criterion to a connection.
 
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -14,7 +13,7 @@ use crate::logs::{self, CheckOutSpan};
 use crate::net::{Deadline, SelectedServer};
 use crate::pools::factory::PoolState;
 use crate::pools::{Backend, PooledConnection, ServerPool};
-use crate::select::{Criterion, ServerEntry};
+use crate::select::Criterion;
 
 /// The pause after a second check-out in a row that came to nothing; it doubles after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -38,11 +37,17 @@ impl<B: Backend> Pools<B> {
     /// # Cancellation
     /// May be dropped at any time: a slot or a connection it had gets free.
     pub async fn get_with(&self, criterion: &Criterion) -> Result<PooledConnection<B>> {
-        if let Some(connection) = self.try_get_with(criterion) {
-            return Ok(connection);
+        match self.begin(criterion) {
+            Ok(connection) => Ok(connection),
+            Err(choice) => {
+                let deadline = Deadline::after(self.registry().wait_timeout);
+                let wanted = Wanted {
+                    criterion,
+                    deprioritized: &[],
+                };
+                self.look_for(deadline, wanted, choice).await
+            }
         }
-        let deadline = Deadline::after(self.registry().wait_timeout);
-        self.look_for(deadline, criterion, &[]).await
     }
 
     /// [`get_with`](Self::get_with) by a deadline of the caller's, and with servers to avoid: those
@@ -56,35 +61,51 @@ impl<B: Backend> Pools<B> {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> Result<PooledConnection<B>> {
-        if deprioritized.is_empty()
-            && let Some(connection) = self.try_get_with(criterion)
-        {
-            return Ok(connection);
-        }
-        let deadline = deadline.into();
-        self.look_for(deadline, criterion, deprioritized).await
+        let choice = match deprioritized {
+            [] => match self.begin(criterion) {
+                Ok(connection) => return Ok(connection),
+                Err(choice) => choice,
+            },
+            _ => None,
+        };
+        let wanted = Wanted {
+            criterion,
+            deprioritized,
+        };
+        self.look_for(deadline.into(), wanted, choice).await
     }
 
     /// A connection that is there, to a server that is known; `None` where anything would have to
     /// be waited for, and where somebody wants to know of each step.
     pub fn try_get_with(&self, criterion: &Criterion) -> Option<PooledConnection<B>> {
+        self.begin(criterion).ok()
+    }
+
+    /// All of a check-out that there is to do without waiting. Fails with the pool to wait for, if
+    /// there is one; neither tries nor chooses where somebody wants to know of each step.
+    #[inline]
+    fn begin(&self, criterion: &Criterion) -> Result<PooledConnection<B>, Option<Choice<B>>> {
         if logs::wants_spans() {
-            return None;
+            return Err(None);
         }
-        self.registry()
-            .topology
-            .shared()
-            .select_quietly(criterion, |entry| {
-                let operation = entry.begin_operation();
-                let found = self
-                    .tenant
-                    .with_pool(entry.id(), |pool| match pool.is_watched() {
-                        true => None,
-                        false => pool.try_get(),
-                    });
-                let connection = found.flatten()?;
-                Some(connection.counting(operation, criterion.is_write()))
-            })?
+        let topology = self.registry().topology.shared();
+        let begun = topology.select_quietly(criterion, |index, entry| {
+            let operation = entry.begin_operation();
+            self.tenant.with_pool(entry.id(), |pool| {
+                if pool.is_watched() {
+                    return Err(None);
+                }
+                match pool.try_get() {
+                    Some(connection) => Ok(connection.counting(operation, criterion.is_write())),
+                    None => Err(Some(Choice {
+                        selected: SelectedServer::of(index, entry, operation),
+                        pool: pool.clone(),
+                        is_tried: true,
+                    })),
+                }
+            })
+        });
+        begun.flatten().unwrap_or(Err(None))
     }
 
     /// [`find`](Self::find), in a span where anybody wants one. Of no type of its own: spawned from
@@ -92,10 +113,10 @@ impl<B: Backend> Pools<B> {
     fn look_for<'a>(
         &'a self,
         deadline: Deadline,
-        criterion: &'a Criterion,
-        deprioritized: &'a [ServerAddress],
+        wanted: Wanted<'a>,
+        choice: Option<Choice<B>>,
     ) -> Pin<Box<dyn Future<Output = Result<PooledConnection<B>>> + Send + 'a>> {
-        let finding = self.find(deadline, criterion, deprioritized);
+        let finding = self.find(deadline, wanted, choice);
         match logs::wants_spans() {
             false => Box::pin(finding),
             true => Box::pin(traced(finding)),
@@ -105,31 +126,28 @@ impl<B: Backend> Pools<B> {
     async fn find(
         &self,
         deadline: Deadline,
-        criterion: &Criterion,
-        deprioritized: &[ServerAddress],
+        wanted: Wanted<'_>,
+        mut choice: Option<Choice<B>>,
     ) -> Result<PooledConnection<B>> {
-        let registry = self.registry();
-        registry.connect().map_err(|error| self.name(error))?;
         let mut cause = None;
-        let wanted = Wanted {
-            criterion,
-            deprioritized,
-        };
         for round in 0_u32.. {
             pause(round, deadline).await;
-            let selected = self
-                .select(deadline, wanted)
-                .await
-                .map_err(|error| self.name(because(error, &cause)))?;
-            let error = match registry.pool(&self.tenant, selected.entry()) {
-                Ok(pool) => match self.take(&pool, selected, wanted, deadline).await {
-                    Ok(Some(connection)) => return Ok(connection),
-                    Ok(None) => continue,
-                    Err(error) if self.selects_again(&pool, &error) => error,
-                    Err(error) => return Err(because(error, &cause)),
-                },
+            let chosen = match choice.take() {
+                Some(choice) => Ok(choice),
+                None => self.choose(deadline, wanted).await,
+            };
+            let error = match chosen {
+                Ok(choice) => {
+                    let pool = choice.pool.clone();
+                    match self.take(choice, wanted, deadline).await {
+                        Ok(Some(connection)) => return Ok(connection),
+                        Ok(None) => continue,
+                        Err(error) if self.selects_again(&pool, &error) => error,
+                        Err(error) => return Err(because(error, &cause)),
+                    }
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::PoolCleared) => error,
-                Err(error) => return Err(self.name(error)),
+                Err(error) => return Err(self.name(because(error, &cause))),
             };
             if deadline.is_over() {
                 let timed_out = Error::timeout(Wait::WaitQueue, deadline.elapsed());
@@ -140,21 +158,32 @@ impl<B: Backend> Pools<B> {
         Err(self.name(ErrorKind::PoolCleared.into()))
     }
 
-    /// A connection of the selected server's pool; `None` if the server does not suit any more.
+    /// Selects a server, and gives its pool.
+    async fn choose(&self, deadline: Deadline, wanted: Wanted<'_>) -> Result<Choice<B>> {
+        let registry = self.registry();
+        registry.connect()?;
+        let selected = self.select(deadline, wanted).await?;
+        Ok(Choice {
+            pool: registry.pool(&self.tenant, selected.entry())?,
+            selected,
+            is_tried: false,
+        })
+    }
+
+    /// A connection of the chosen pool; `None` if its server does not suit any more.
     async fn take(
         &self,
-        pool: &ServerPool<B>,
-        selected: SelectedServer,
+        choice: Choice<B>,
         wanted: Wanted<'_>,
         deadline: Deadline,
     ) -> Result<Option<PooledConnection<B>>> {
-        let registry = self.registry();
-        let gone = registry.no_longer_suits(selected.entry(), wanted);
-        let connection = match pool.get_unless(deadline, gone).await? {
-            Some(connection) if registry.suits(selected.entry(), wanted) => connection,
-            Some(_) | None => return Ok(None),
+        let Choice { selected, pool, .. } = &choice;
+        let suits = || self.registry().suits(selected, wanted);
+        let got = pool.get_while(deadline, choice.is_tried, suits).await?;
+        let Some(connection) = got.filter(|_| suits()) else {
+            return Ok(None);
         };
-        let operation = selected.into_operation();
+        let operation = choice.selected.into_operation();
         Ok(Some(
             connection.counting(operation, wanted.criterion.is_write()),
         ))
@@ -186,11 +215,9 @@ impl<B: Backend> Pools<B> {
     ) -> Result<SelectedServer> {
         let registry = self.registry();
         let deadline = deadline.within(Some(registry.options.server_selection_timeout));
-        let mut closed = pin!(registry.closed.notified());
-        let mut left = pin!(self.tenant.left());
-        // Before the looks, so that neither falls between.
-        closed.as_mut().enable();
-        left.as_mut().enable();
+        // Told from now on, polled before or not: nothing falls between them and the looks.
+        let closed = registry.closed.notified();
+        let left = self.tenant.left();
         registry.check_open()?;
         self.tenant.check()?;
         let selected =
@@ -215,6 +242,14 @@ impl<B: Backend> Pools<B> {
     fn name(&self, error: Error) -> Error {
         error.for_user(self.user().as_ref())
     }
+}
+
+/// A server that was selected, and its pool.
+struct Choice<B: Backend> {
+    selected: SelectedServer,
+    pool: ServerPool<B>,
+    /// Whether it was asked already for what is there.
+    is_tried: bool,
 }
 
 /// What a check-out is for.
@@ -261,19 +296,8 @@ pub(in crate::pools) async fn pause(round: u32, deadline: Deadline) {
 
 impl<B: Backend> Registry<B> {
     /// Whether a server that was selected would be suitable still.
-    fn suits(&self, entry: &Arc<ServerEntry>, wanted: Wanted<'_>) -> bool {
+    fn suits(&self, selected: &SelectedServer, wanted: Wanted<'_>) -> bool {
         let topology = self.topology.shared();
-        topology.is_suitable(entry, wanted.criterion, wanted.deprioritized)
-    }
-
-    /// Ends when a server that was selected is not suitable any more.
-    async fn no_longer_suits(&self, entry: &Arc<ServerEntry>, wanted: Wanted<'_>) {
-        let mut changed = self.topology.subscribe();
-        while self.suits(entry, wanted) {
-            // Safe to drop: a change that was not seen is seen by the next look.
-            if changed.changed().await.is_err() {
-                return;
-            }
-        }
+        topology.is_suitable(selected, wanted.criterion, wanted.deprioritized)
     }
 }

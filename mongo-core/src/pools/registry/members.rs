@@ -26,15 +26,34 @@ impl<B: Backend> Registry<B> {
         }
     }
 
+    /// Adds the pool, if nobody else does meanwhile, and tells of it once no lock is held: what
+    /// another thread does with the pool at once may be told before.
     fn add_pool(
         self: &Arc<Self>,
         tenant: &Arc<Tenant<B>>,
         entry: &Arc<ServerEntry>,
     ) -> Result<ServerPool<B>> {
-        let _adding = lock(&self.adding);
-        if let Some(pool) = tenant.pool(entry.id()) {
-            return Ok(pool);
+        let (pool, added) = {
+            let _adding = lock(&self.adding);
+            match tenant.pool(entry.id()) {
+                Some(pool) => return Ok(pool),
+                None => self.add_new_pool(tenant, entry)?,
+            }
+        };
+        pool.announce();
+        if added == PoolState::Ready {
+            pool.shared().emit_ready();
+            self.wake_to_fill();
         }
+        Ok(pool)
+    }
+
+    /// Makes and enters the pool, and says how it begins.
+    fn add_new_pool(
+        &self,
+        tenant: &Arc<Tenant<B>>,
+        entry: &Arc<ServerEntry>,
+    ) -> Result<(ServerPool<B>, PoolState)> {
         self.check_open()?;
         tenant.check().map_err(|error| error.at(entry.address()))?;
         let pool = self.new_pool(tenant, entry)?;
@@ -45,20 +64,16 @@ impl<B: Backend> Registry<B> {
             tenant.add(entry.id(), &pool);
             self.enter(tenant, &pool, index);
             let topology_type = index.topology().topology_type();
-            Some(takes_operations(known, topology_type) && pool.shared().make_ready())
+            let is_ready = takes_operations(known, topology_type) && pool.shared().make_ready();
+            Some(if is_ready {
+                PoolState::Ready
+            } else {
+                PoolState::Paused
+            })
         });
         match added {
-            Some(became_ready) => {
-                if became_ready {
-                    pool.shared().emit_ready();
-                    self.wake_to_fill();
-                }
-                Ok(pool)
-            }
-            None => {
-                pool.close();
-                Err(Error::from(ErrorKind::PoolCleared).at(entry.address()))
-            }
+            Some(state) => Ok((pool, state)),
+            None => Err(Error::from(ErrorKind::PoolCleared).at(entry.address())),
         }
     }
 

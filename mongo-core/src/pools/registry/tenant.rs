@@ -101,7 +101,7 @@ impl<B: Backend> Tenant<B> {
         self.left.notify_waiters();
     }
 
-    /// Ends when the credential is logged out. To be enabled before it is [checked](Self::check).
+    /// Ends when the credential is logged out. To be had before it is [checked](Self::check).
     pub(super) fn left(&self) -> Notified<'_> {
         self.left.notified()
     }
