@@ -16,7 +16,8 @@ use crate::select::RunningOperation;
 /// Dereferences to [`Connection`]. It stays with one server and one socket for as long as it lives:
 /// a run of commands, a cursor or a transaction keeps its guard. One that was checked out for
 /// writes fails every command with [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), and
-/// sends nothing, once its server is known to take none.
+/// sends nothing, once its server is known to take none. That another connection failed, or a check
+/// of the server, is no reason: what is in hand may be as good as ever.
 ///
 /// # Cancellation
 /// May be dropped at any time. A connection that was left in the middle of a request, that is

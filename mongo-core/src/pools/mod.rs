@@ -15,6 +15,7 @@ mod registry;
 mod server_pool;
 mod source;
 mod status;
+mod suitable;
 
 pub use backend::{Backend, BackendStatus};
 

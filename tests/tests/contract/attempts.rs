@@ -128,9 +128,8 @@ where
     let primary = pools.topology().description();
     let primary = primary.primary().expect("a primary").address.clone();
     let servers = pools.topology().description();
-    let other = servers.servers().iter().map(|own| own.address.clone());
-    let other = other.filter(|own| *own != primary).next_back();
-    let other = other.expect("two");
+    let mut others = servers.servers().iter().map(|own| own.address.clone());
+    let other = others.rfind(|own| *own != primary).expect("two");
     let get = || async {
         let pool = pools.for_server(&other)?;
         pool.get(Duration::from_millis(500).into()).await

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use mongo_core::bson::doc;
-use mongo_core::pools::{Backend, ManagerConfig, Pools};
+use mongo_core::pools::{Backend, ManagerConfig, PooledConnection, Pools};
+use mongo_core::sdam::ServerType;
 use mongo_core::{ErrorKind, ServerAddress};
-use mongo_testkit::{Action, Deployment, Gate, Matcher};
+use mongo_testkit::{Action, Deployment, ErrorReply, Gate, Matcher, Rule};
 use tokio::time::timeout;
 
 use crate::support::{LIMIT, builder};
 
 on_both! {
     nothing_is_written_after_a_drain_during_which_the_server_stepped_down,
+    what_is_in_hand_outlives_a_server_that_is_only_out_of_reach,
+    nothing_is_written_to_a_server_that_said_itself_that_it_stepped_down,
 }
 
 async fn nothing_is_written_after_a_drain_during_which_the_server_stepped_down<
@@ -54,4 +57,63 @@ async fn nothing_is_written_after_a_drain_during_which_the_server_stepped_down<
     assert_eq!(set.server(0).look(|seen| seen.count("insert")), 0);
     drop(held);
     pools.close().await;
+}
+
+async fn what_is_in_hand_outlives_a_server_that_is_only_out_of_reach<
+    B: Backend<Config: Default>,
+>() {
+    let close = Matcher::command("ping")
+        .then(Action::NoReply)
+        .then(Action::Close);
+    let (mut held, pools, set) = unknown_after::<B>(close).await;
+    let insert = doc! {"insert": "c", "documents": [{"x": 1}]};
+    let written = held.run_command("db", &insert).await;
+    assert!(written.is_ok(), "{:?}", written.err());
+    drop(held);
+    pools.close().await;
+    assert_eq!(set.documents("db.c").len(), 1);
+}
+
+async fn nothing_is_written_to_a_server_that_said_itself_that_it_stepped_down<
+    B: Backend<Config: Default>,
+>() {
+    let error = ErrorReply::new(10107, "NotWritablePrimary", "not primary");
+    let says = Matcher::command("ping").then(Action::Error(error));
+    let (mut held, pools, set) = unknown_after::<B>(says).await;
+    let insert = doc! {"insert": "c", "documents": [{"x": 1}]};
+    let refused = held.run_command("db", &insert).await.map(drop);
+    let refused = refused.expect_err("no primary any more");
+    assert!(
+        matches!(refused.kind(), ErrorKind::NotWritable),
+        "{refused}"
+    );
+    assert_eq!(set.server(0).look(|seen| seen.count("insert")), 0);
+    drop(held);
+    pools.close().await;
+}
+
+/// A connection that was checked out for writes before a ping on another one went wrong, by which
+/// the primary is unknown since: its monitor gets no answer.
+async fn unknown_after<B: Backend<Config: Default>>(
+    ping: Rule,
+) -> (PooledConnection<B>, Pools<B>, Deployment) {
+    let set = Deployment::replica_set("rs").members(1).start().await;
+    let pools: Pools<B> = builder(&set.uri()).build().expect("pools");
+    let get = || async {
+        let got = timeout(LIMIT, pools.get()).await.expect("in time");
+        got.expect("a connection")
+    };
+    let (held, mut other) = (get().await, get().await);
+    set.server(0).script().add(ping);
+    set.server(0)
+        .script()
+        .add(Matcher::hello().then(Action::Hang));
+    let failed = other.run_command("db", &doc! {"ping": 1}).await.map(drop);
+    assert!(failed.is_err());
+    let address: ServerAddress = set.address(0).parse().expect("an address");
+    let description = pools.topology().description();
+    let server = description.server(&address).expect("the one server");
+    assert_eq!(server.server_type, ServerType::Unknown);
+    drop(other);
+    (held, pools, set)
 }

@@ -17,6 +17,7 @@ use crate::net::{
     Authenticator, Clear, Connection, Deadline, Dispatcher, Topology, TopologyListener,
 };
 use crate::pools::registry::{pause, takes_operations};
+use crate::pools::suitable::note_suitable;
 use crate::select::{Criterion, SelectionIndex, ServerEntry};
 
 /// Makes connections to whichever server a criterion selects at the time, and hands none out to one
@@ -126,7 +127,8 @@ impl Floating {
         Err(timed_out.caused_by(cause))
     }
 
-    /// Whether a connection's server would be selected now. Wait-free.
+    /// Whether a connection's server would be selected now, or is out of reach: then the connection
+    /// is stale. Wait-free.
     fn suits(&self, connection: &Connection) -> bool {
         let tie = connection.tie();
         tie.is_some_and(|tie| tie.takes_writes.load(Ordering::Acquire))
@@ -236,11 +238,12 @@ impl Floating {
         servers: &BTreeMap<ServerAddress, Arc<Shared>>,
         index: &SelectionIndex,
     ) {
-        let suitable = index.suitable(&self.criterion, &[]).unwrap_or_default();
-        for (address, server) in servers {
-            let suits = suitable.iter().any(|entry| entry.address() == address);
-            server.takes_writes.store(suits, Ordering::Release);
-        }
+        let servers = servers.iter();
+        note_suitable(
+            index,
+            &self.criterion,
+            servers.map(|(address, server)| (address, &*server.takes_writes)),
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<Shared>>> {

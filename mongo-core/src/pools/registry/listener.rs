@@ -10,6 +10,7 @@ use crate::ServerAddress;
 use crate::error::Error;
 use crate::net::{Clear, TopologyListener};
 use crate::pools::factory::Paused;
+use crate::pools::suitable::note_suitable;
 use crate::pools::{Backend, ServerPool};
 use crate::select::{Criterion, SelectionIndex};
 
@@ -108,7 +109,10 @@ impl<B: Backend> TopologyListener for Registry<B> {
     }
 
     fn published(&self, index: &SelectionIndex) {
-        note_writable(&self.servers(), index, &self.write);
+        let servers = self.servers();
+        note_writable(&servers, index, &self.write);
+        let members = servers.values().flat_map(|server| &server.pools);
+        members.for_each(|member| member.pool.shared().stir());
     }
 
     fn settle(&self) {
@@ -122,9 +126,10 @@ pub(super) fn note_writable<B: Backend>(
     index: &SelectionIndex,
     write: &Criterion,
 ) {
-    let suitable = index.suitable(write, &[]).unwrap_or_default();
-    for (address, server) in servers {
-        let takes_writes = suitable.iter().any(|entry| entry.address() == address);
-        server.takes_writes.store(takes_writes, Ordering::Release);
-    }
+    let servers = servers.iter();
+    note_suitable(
+        index,
+        write,
+        servers.map(|(address, server)| (address, &*server.takes_writes)),
+    );
 }
