@@ -15,6 +15,7 @@ on_both! {
     nothing_is_written_after_a_drain_during_which_the_server_stepped_down,
     what_is_in_hand_outlives_a_server_that_is_only_out_of_reach,
     nothing_is_written_to_a_server_that_said_itself_that_it_stepped_down,
+    who_waits_at_a_demoted_server_goes_to_the_new_one,
 }
 
 async fn nothing_is_written_after_a_drain_during_which_the_server_stepped_down<
@@ -116,4 +117,33 @@ async fn unknown_after<B: Backend<Config: Default>>(
     assert_eq!(server.server_type, ServerType::Unknown);
     drop(other);
     (held, pools, set)
+}
+
+async fn who_waits_at_a_demoted_server_goes_to_the_new_one<B: Backend<Config: Default>>() {
+    let set = Deployment::replica_set("rs").members(2).start().await;
+    let uri = format!("{}&maxPoolSize=1", set.uri());
+    let pools: Pools<B> = builder(&uri).build().expect("pools");
+    let held = timeout(LIMIT, pools.get()).await.expect("in time");
+    let held = held.expect("a connection");
+    let waits = tokio::spawn({
+        let pools = pools.clone();
+        async move { pools.get().await }
+    });
+    let waiting = || {
+        pools
+            .status()
+            .iter()
+            .map(|pool| pool.waiting)
+            .sum::<usize>()
+    };
+    while waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    set.elect(1);
+    // All the while its own place in the queue of the old one is not free.
+    let got = timeout(LIMIT, waits).await.expect("in time");
+    let got = got.expect("no panic").expect("a connection");
+    assert_eq!(got.server().to_string(), set.address(1));
+    drop((held, got));
+    pools.close().await;
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use mongo_core::bson::doc;
 use mongo_core::error::ErrorKind;
 use mongo_core::pools::{Backend, PinReason, PooledConnection};
-use mongo_core::sdam::ServerType;
 use mongo_core::{Connection, Deadline, Error, ServerAddress};
 use tokio::time::{Instant, sleep};
 
@@ -311,7 +310,7 @@ impl<B: Backend> Caller<B> {
         let world = &self.world;
         let number = world.next_number();
         let server = connection.server().clone();
-        let is_primary = world.server_type(&server) == Some(ServerType::RsPrimary);
+        let may_be_primary = world.may_take_writes(&server);
         let insert = doc! {"insert": "c", "documents": [{"_id": number}]};
         let outcome = connection.run_command_by(limit, "db", &insert).await;
         let error = outcome.map(drop).err();
@@ -324,7 +323,7 @@ impl<B: Backend> Caller<B> {
                     | ErrorKind::Network(_)
             )
         });
-        if !is_primary {
+        if !may_be_primary {
             world.forbid(number);
             world.log.require(
                 is_refused,

@@ -16,7 +16,7 @@ use mongo_core::bson::doc;
 use mongo_core::event::{CommandEvent, EventHandlers};
 use mongo_core::net::Topology;
 use mongo_core::pools::{Backend, Pools};
-use mongo_core::sdam::ServerType;
+use mongo_core::sdam::{SdamError, ServerType, TopologyDescription};
 use mongo_core::{ClientOptions, Connection, ServerAddress};
 use mongo_testkit::{Deployment, SimNetwork};
 use tokio::runtime::Handle;
@@ -138,9 +138,8 @@ impl<B: Backend> World<B> {
         servers.map(|server| server.address.clone()).collect()
     }
 
-    fn server_type(&self, address: &ServerAddress) -> Option<ServerType> {
-        let known = self.topology.description();
-        known.server(address).map(|server| server.server_type)
+    fn may_take_writes(&self, address: &ServerAddress) -> bool {
+        may_take_writes(&self.topology.description(), address)
     }
 
     fn next_number(&self) -> i64 {
@@ -375,6 +374,23 @@ fn forbidden<B: Backend>(world: &World<B>) -> Vec<i64> {
     forbidden.unwrap_or_else(PoisonError::into_inner).clone()
 }
 
+/// Whether a server that was the primary is so still, as far as can be known: while there is no other
+/// and it is only out of reach, it may be.
+fn may_take_writes(known: &TopologyDescription, address: &ServerAddress) -> bool {
+    let Some(server) = known.server(address) else {
+        return false;
+    };
+    match &server.error {
+        _ if server.server_type == ServerType::RsPrimary => true,
+        Some(SdamError::Failed(error)) => {
+            server.server_type == ServerType::Unknown
+                && known.primary().is_none()
+                && error.command().is_none()
+        }
+        Some(_) | None => false,
+    }
+}
+
 /// All writes go through guards for writes: none is begun on a server that is no primary by then.
 fn no_write_to_others(topology: &Topology, log: &Log) -> EventHandlers {
     let (topology, log) = (topology.clone(), log.clone());
@@ -385,7 +401,7 @@ fn no_write_to_others(topology: &Topology, log: &Log) -> EventHandlers {
             let known = topology.description();
             let server = known.server(&event.address);
             log.require(
-                server.is_some_and(|server| server.server_type == ServerType::RsPrimary),
+                may_take_writes(&known, &event.address),
                 format_args!("a write is sent to {}, {server:?}", event.address),
             );
         }
