@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
 use mongo_core::ErrorKind;
+use mongo_core::error::Wait;
 use mongo_core::wire::WireError;
 use mongo_testkit::{
     Action, Compressed, Compressor, Matcher, ScriptedServer, ServerTls, User, codec,
@@ -58,6 +59,14 @@ impl Case {
             (Self::OnTheWire { attack, .. }, Err(kind)) => (attack.fits)(kind),
             (Self::OnTls(attack), Err(kind)) => (attack.fits)(kind),
             (Self::OnTheWire { .. } | Self::OnTls(_), Ok(())) => false,
+            // The connection is given up, where the reply that is owed does not come soon enough.
+            (Self::LateReply, Err(kind)) => matches!(
+                kind,
+                ErrorKind::Timeout {
+                    wait: Wait::Drain,
+                    ..
+                }
+            ),
             (Self::LateReply | Self::LooksRevoked, outcome) => outcome.is_ok(),
         }
     }

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::BOUND;
 use crate::cases::Case;
+use crate::watch::resident;
 
 /// How long the first of two commands is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
@@ -46,7 +47,7 @@ impl Job {
     }
 }
 
-/// Prints `<microseconds>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
+/// Prints `<microseconds>|<MiB>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
 pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
     let case = &cases.into_iter().nth(job.case).expect("a case");
     // What making them all has taken is not to be counted.
@@ -81,8 +82,8 @@ pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
         sleep(Duration::from_millis(3)).await;
         (took, end, fits, text)
     });
-    let (took, gap) = (took.as_micros(), gap.get());
-    println!("{took}|{gap}|{end}|{fits}|{text}");
+    let (took, memory, gap) = (took.as_micros(), resident("self"), gap.get());
+    println!("{took}|{memory}|{gap}|{end}|{fits}|{text}");
     let _ = std::io::stdout().flush();
     // Whatever a client still does is of no interest.
     std::process::exit(0);

@@ -39,9 +39,10 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
         .spawn()
         .expect("a child");
     let begin = Instant::now();
-    let mut memory = 0;
+    let mut memory;
     let broken = loop {
-        memory = memory.max(resident(child.id()));
+        // A child begins to count anew before it is attacked.
+        memory = resident(&child.id().to_string());
         if child.try_wait().expect("a status").is_some() {
             break None;
         }
@@ -66,7 +67,7 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
         end: End::Died,
         text: output.status.to_string(),
     };
-    match (broken, seen.told(&told)) {
+    match (broken, Watched::told(&told)) {
         (Some(end), _) => Watched {
             end,
             text: "killed".to_owned(),
@@ -78,10 +79,11 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
 }
 
 impl Watched {
-    /// With what the child has said.
-    fn told(&self, text: &str) -> Option<Self> {
-        let mut parts = text.splitn(5, '|');
+    /// What the child has said.
+    fn told(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(6, '|');
         let took = Duration::from_micros(parts.next()?.parse().ok()?);
+        let memory = parts.next()?.parse().ok()?;
         let gap = parts.next()?.parse().ok()?;
         let (end, fits) = (parts.next()?, parts.next()? == "true");
         let end = match end {
@@ -92,7 +94,7 @@ impl Watched {
         text.retain(|char| !char.is_control());
         Some(Self {
             took,
-            memory: self.memory,
+            memory,
             gap,
             end,
             text,
@@ -123,8 +125,8 @@ impl fmt::Display for Watched {
     }
 }
 
-/// The greatest resident memory of a process so far, in MiB.
-fn resident(id: u32) -> u64 {
+/// The greatest resident memory of a process, by its id or `self`, since it was counted anew, in MiB.
+pub(crate) fn resident(id: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let figure = line.and_then(|line| line.split_whitespace().next());
