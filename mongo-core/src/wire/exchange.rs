@@ -193,7 +193,7 @@ impl Exchange {
         self.compression.get_or_insert_default();
     }
 
-    /// Compresses requests from now on, but for those that must not be; see [`compress`].
+    /// Compresses requests from now on, but for those that must not be; see [`compress`](super::compress).
     pub fn compress_with(&mut self, compressor: Compressor, zlib_level: i8) {
         let compression = self.compression.get_or_insert_default();
         compression.compressor = Some((compressor, zlib_level));

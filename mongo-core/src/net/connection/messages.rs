@@ -43,7 +43,7 @@ impl Connection {
     /// May be dropped and called again without losing anything.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] if no reply is expected. Else as
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if no reply is expected. Else as
     /// [`run_command`](Self::run_command); `ok` is the caller's to look at.
     pub async fn receive(&mut self, deadline: impl Into<Deadline>) -> Result<&[u8]> {
         let deadline = deadline.into();
