@@ -47,7 +47,7 @@ impl Job {
     }
 }
 
-/// Prints `<microseconds>|<MiB>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
+/// Prints `!` when it begins, and then `<microseconds>|<MiB>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
 pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
     let case = &cases.into_iter().nth(job.case).expect("a case");
     // What making them all has taken is not to be counted.
@@ -62,6 +62,8 @@ pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
         spawn_local(tick(seen));
         // The ticker's first turns.
         sleep(Duration::from_millis(5)).await;
+        print!("!");
+        let _ = std::io::stdout().flush();
         let begin = Instant::now();
         let (end, fits, text) = match &*job.who {
             "ours" => match ours(case, &job.uri).await {

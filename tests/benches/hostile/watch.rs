@@ -1,6 +1,7 @@
 //! Runs an attack in a process of its own, and keeps an eye on it.
 
 use std::fmt;
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -38,11 +39,13 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
         .stderr(Stdio::null())
         .spawn()
         .expect("a child");
+    // It takes a while to get ready, and then says so.
+    let mut stdout = child.stdout.take().expect("piped");
+    let _ = stdout.read_exact(&mut [0]);
     let begin = Instant::now();
-    let mut memory;
+    let mut memory = 0;
     let broken = loop {
-        // A child begins to count anew before it is attacked.
-        memory = resident(&child.id().to_string());
+        memory = memory.max(resident(&child.id().to_string()));
         if child.try_wait().expect("a status").is_some() {
             break None;
         }
@@ -58,14 +61,15 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
     if broken.is_some() {
         let _ = child.kill();
     }
-    let output = child.wait_with_output().expect("an output");
-    let told = String::from_utf8_lossy(&output.stdout);
+    let status = child.wait().expect("a status");
+    let mut told = String::new();
+    let _ = stdout.read_to_string(&mut told);
     let seen = Watched {
         took,
         memory,
         gap: 0.0,
         end: End::Died,
-        text: output.status.to_string(),
+        text: status.to_string(),
     };
     match (broken, Watched::told(&told)) {
         (Some(end), _) => Watched {

@@ -98,10 +98,8 @@ impl AwsSources {
         let address = ServerAddress::tcp(host, if is_public { 443 } else { 80 });
         let mut stream = self.connector.connect(&address).await?;
         if is_public && !self.connector.is_secure() {
-            let tls = match &self.tls {
-                Some(own) => own.clone(),
-                None => Tls::from_options(&TlsOptions::default())?,
-            };
+            let own = self.tls.clone().map(Ok);
+            let tls = own.unwrap_or_else(|| Tls::from_options(&TlsOptions::default()))?;
             stream = tls.secure(stream, &address).await?;
         }
         let request = Request {
