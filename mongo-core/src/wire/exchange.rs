@@ -2,11 +2,19 @@ use std::fmt;
 
 use bson::RawDocument;
 
-use super::header::{HEADER_LEN, Header, Limits, OpCode, deframe};
+use super::header::{Header, Limits, OpCode, deframe};
 use super::msg::{MsgFlags, OpMsg};
-use super::{Inspection, Packing, Unpacking, WireError, parse_reply};
+use super::{Inspection, WireError, parse_reply};
 use crate::error::ClosedReason;
 use crate::uri::Compressor;
+
+mod compression;
+mod owed;
+
+use compression::{Compression, Stage};
+use owed::{Owed, owed_reply};
+
+pub use owed::Taker;
 
 /// Capacity that an idle exchange may keep.
 const KEEP: usize = 1024;
@@ -27,15 +35,6 @@ pub enum Readiness {
     Closed(ClosedReason),
 }
 
-/// Who takes the reply to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taker {
-    /// The future that wrote the request, and nobody after it.
-    Caller,
-    /// Whoever asks for the next message (`send` and `receive`).
-    Anyone,
-}
-
 /// Where a connection stands between request and reply.
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -48,17 +47,6 @@ enum State {
     Closed(ClosedReason),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Owed {
-    request_id: i32,
-    /// The id of the reply before this one, while the server streams. Servers answer either id.
-    previous: Option<i32>,
-    /// Whether the request allows a stream of replies (`exhaustAllowed`).
-    may_stream: bool,
-    legacy: bool,
-    taker: Taker,
-}
-
 /// A reply that was checked and still stands in the buffer.
 #[derive(Clone, Copy, Debug)]
 struct Accepted {
@@ -66,82 +54,6 @@ struct Accepted {
     /// Whether the message came compressed: the body is in what was unpacked then.
     unpacked: bool,
     body: (usize, usize),
-}
-
-/// How far something is that is done in steps.
-#[derive(Default)]
-enum Stage<T> {
-    #[default]
-    Ahead,
-    UnderWay(T),
-    Over,
-}
-
-/// What a connection has besides where messages may be compressed.
-#[derive(Default)]
-struct Compression {
-    /// For requests, once it is negotiated; with zlib's level.
-    compressor: Option<(Compressor, i8)>,
-    packing: Stage<Packing>,
-    /// The request, where it is one that is compressed and `packing` is over.
-    packed: Vec<u8>,
-    unpacking: Stage<Unpacking>,
-    /// The reply, where it came compressed and `unpacking` is over.
-    unpacked: Vec<u8>,
-}
-
-impl Compression {
-    /// Compresses some more of a request, and says whether that was all.
-    fn pack(&mut self, message: &[u8], limits: &Limits) -> bool {
-        if let Stage::Ahead = self.packing {
-            let begun = self.compressor.and_then(|(compressor, level)| {
-                Packing::begin(message, compressor, level, &mut self.packed)
-            });
-            self.packing = begun.map_or(Stage::Over, Stage::UnderWay);
-        }
-        let Stage::UnderWay(packing) = &mut self.packing else {
-            return true;
-        };
-        match packing.step(message, limits.max_message_size, &mut self.packed) {
-            Some(false) => return false,
-            Some(true) => {}
-            // It stays as it is.
-            None => self.packed.clear(),
-        }
-        self.packing = Stage::Over;
-        true
-    }
-
-    /// Unpacks some more of a reply, and says whether that was all.
-    fn unpack(&mut self, message: &[u8], limits: &Limits) -> Result<bool, WireError> {
-        if let Stage::Ahead = self.unpacking {
-            let begun = Unpacking::begin(message, limits, &mut self.unpacked)?;
-            self.unpacking = Stage::UnderWay(begun);
-        }
-        if let Stage::UnderWay(unpacking) = &mut self.unpacking {
-            if !unpacking.step(message, &mut self.unpacked)? {
-                return Ok(false);
-            }
-            self.unpacking = Stage::Over;
-        }
-        Ok(true)
-    }
-
-    /// Forgets a request.
-    fn forget_request(&mut self) {
-        self.packing = Stage::Ahead;
-        self.packed.clear();
-    }
-
-    fn release(&mut self) {
-        self.forget_request();
-        self.unpacked.clear();
-        for buf in [&mut self.packed, &mut self.unpacked] {
-            if buf.capacity() > KEEP {
-                *buf = Vec::new();
-            }
-        }
-    }
 }
 
 /// Request and reply on one connection, without the I/O. It carries the mark of invariant I1.
@@ -264,6 +176,7 @@ impl Exchange {
     /// be done: up to 256 KiB of it, and says whether nothing is left. For who has other things to do
     /// in between; [`start_writing`](Self::start_writing) does what was not done. A request that is
     /// given up here can be followed by another.
+    #[inline]
     pub fn pack(&mut self, foreign: Option<&[u8]>) -> bool {
         let message = foreign.unwrap_or(&self.buf);
         match &mut self.compression {
@@ -366,16 +279,17 @@ impl Exchange {
     ///
     /// # Errors
     /// See [`accept_reply`](Self::accept_reply). The exchange is closed then.
+    #[inline]
     pub fn prepare_reply(&mut self) -> Result<bool, WireError> {
+        // Nearly all: short, and not compressed.
+        if self.compression.is_none() && Inspection::is_short(&self.buf) {
+            return Ok(true);
+        }
         self.try_prepare()
             .inspect_err(|_| self.close(ClosedReason::Protocol))
     }
 
     fn try_prepare(&mut self) -> Result<bool, WireError> {
-        // Nearly all: short, and not compressed.
-        if self.compression.is_none() && Inspection::is_short(&self.buf) {
-            return Ok(true);
-        }
         let State::Owed(owed) = self.state else {
             return Ok(true);
         };
@@ -528,37 +442,6 @@ impl fmt::Debug for Exchange {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
-}
-
-/// The reply that a message asks for, by its own header and flags.
-fn owed_reply(message: &[u8], limits: &Limits, taker: Taker) -> Result<Option<Owed>, WireError> {
-    let header = Header::parse(message, limits)?;
-    if header.length != message.len() {
-        return Err(WireError::Truncated {
-            needed: header.length,
-            got: message.len(),
-        });
-    }
-    let legacy = match header.op_code {
-        OpCode::Msg => false,
-        OpCode::Query => true,
-        other @ (OpCode::Reply | OpCode::Compressed) => {
-            return Err(WireError::UnexpectedOpCode(other));
-        }
-    };
-    let flag = |byte: usize, bit: u8| {
-        let flags = message.get(HEADER_LEN + byte);
-        !legacy && flags.is_some_and(|flags| flags & bit != 0)
-    };
-    // moreToCome is bit 1, exhaustAllowed bit 16.
-    let unanswered = flag(0, 1 << 1);
-    Ok((!unanswered).then_some(Owed {
-        request_id: header.request_id,
-        previous: None,
-        may_stream: flag(2, 1),
-        legacy,
-        taker,
-    }))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use bson::{RawDocumentBuf, rawdoc};
 
 use super::*;
-use crate::wire::{OpMsgBuilder, append_query};
+use crate::wire::{HEADER_LEN, OpMsgBuilder, append_query};
 
 #[cfg(all(feature = "snappy", feature = "zlib"))]
 mod compressed;
