@@ -171,7 +171,10 @@ impl Pool {
         };
         let mut leaving = Leaving(Some(self));
         let taken = check_out(deadline, self.take(deadline)).await?;
-        leaving.0 = None;
+        // Served by what came back, it leaves behind what was made for it as well.
+        if taken.is_new() || !self.manager().factory().is_capped() {
+            leaving.0 = None;
+        }
         Ok(PooledConnection::new(taken, permit))
     }
 

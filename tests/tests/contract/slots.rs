@@ -1,7 +1,10 @@
 //! The cap on the connections to one server, across all credentials.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use mongo_core::bson::doc;
@@ -28,6 +31,7 @@ on_both! {
     the_smallest_size_takes_only_what_is_free,
     the_smallest_size_makes_room_too,
     a_wait_for_a_slot_runs_out,
+    what_was_made_for_who_was_served_otherwise_makes_room,
 }
 
 /// A handle for each of some tenants of one server.
@@ -308,5 +312,23 @@ async fn a_wait_for_a_slot_runs_out<B: Backend<Config: Default>>() {
     assert!(cause.contains("max_connections_per_server: 2"), "{cause}");
     drop(held);
     drop(pools[1].get().await.expect("a connection"));
+    pools[0].close().await;
+}
+
+async fn what_was_made_for_who_was_served_otherwise_makes_room<B: Backend<Config: Default>>() {
+    let (_server, pools) = tenants::<B>(2, "waitQueueTimeoutMS=3000", 2).await;
+    let held = pools[0].get().await.expect("a connection");
+    let mut waits = pin!(pools[0].get());
+    // Once only: who waits is not looked at before there are two that it could have.
+    poll_fn(|context| {
+        assert!(waits.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    sleep(Duration::from_secs(1)).await;
+    drop(held);
+    let served = waits.await.expect("what came back");
+    ping(&pools[1]).await.expect("the other one makes room");
+    drop(served);
     pools[0].close().await;
 }

@@ -204,6 +204,14 @@ impl ConnectionFactory {
         }
     }
 
+    /// Whether idle connections may have to make room for those of other pools: the server has a cap.
+    pub fn is_capped(&self) -> bool {
+        match &self.source {
+            Source::Fixed(shared) => shared.slots.is_some(),
+            Source::Floating(_) => false,
+        }
+    }
+
     /// Whether an idle connection may be kept: it is not stale nor too old, and the pool is open.
     /// For a generic pool that looks through its idle connections.
     pub fn keeps(&self, connection: &Connection) -> bool {
