@@ -13,7 +13,7 @@
 //! before their time is over.
 //!
 //! A write is misdirected if the client's own events, up to the moment before it was sent, say that
-//! the server is not the primary. The official crate does not tell where it sends what; nor, hence,
+//! the server is a secondary, or that another one is the primary. The official crate does not tell where it sends what; nor, hence,
 //! whether it was held: every task without an answer counts.
 
 #[path = "../../tests/failover/load/mod.rs"]

@@ -34,9 +34,9 @@ impl Subject for Official {
                 };
                 let primary = of(ServerType::RsPrimary).next();
                 let primary = primary.map(|(address, _)| address.to_string());
-                let secondaries = of(ServerType::RsSecondary).count();
-                let members = usize::from(primary.is_some()) + secondaries;
-                view.note(primary, members);
+                let secondaries = of(ServerType::RsSecondary);
+                let secondaries = secondaries.map(|(address, _)| address.to_string());
+                view.note(primary, secondaries.collect());
             }
         }));
         Self(Client::with_options(options).expect("a client"))

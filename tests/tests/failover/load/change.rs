@@ -71,7 +71,7 @@ impl Change {
             Self::BlackHole => set.server(down).heal().await,
             Self::Elect | Self::StepDown | Self::Partition => {}
         }
-        let all = |known: &super::view::Known| known.members == MEMBERS;
+        let all = |known: &super::view::Known| known.members() == MEMBERS;
         view.wait_for("all members are back", all).await;
         Round {
             since,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use mongo_core::bson::{Document, doc};
 use mongo_core::event::SdamEvent;
 use mongo_core::pools::{Backend, Pools};
+use mongo_core::sdam::ServerType;
 use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use mongo_core::{ClientOptions, Deadline};
 
@@ -31,9 +32,10 @@ impl<B: Backend<Config: Default>> Subject for Ours<B> {
             if let SdamEvent::TopologyDescriptionChanged(event) = event {
                 let known = &event.new_description;
                 let primary = known.primary().map(|server| server.address.to_string());
-                let members = known.servers().iter();
-                let members = members.filter(|server| server.server_type.is_data_bearing());
-                view.note(primary, members.count());
+                let others = known.servers().iter();
+                let others = others.filter(|server| server.server_type == ServerType::RsSecondary);
+                let others = others.map(|server| server.address.to_string());
+                view.note(primary, others.collect());
             }
         });
         let preferred = ReadPreference::new(ReadPreferenceMode::SecondaryPreferred);

@@ -117,8 +117,11 @@ impl Report {
             let Some((server, moment)) = &attempt.write.sent else {
                 continue;
             };
-            let known = view.primary_at(*moment);
-            if known.as_ref() != Some(server) {
+            let known = view.at(*moment);
+            if known
+                .as_ref()
+                .is_none_or(|known| known.is_no_primary(server))
+            {
                 let text = format!("{} to {server}, not {known:?}", attempt.id);
                 self.misdirected.push(text);
             }

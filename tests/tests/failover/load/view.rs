@@ -18,27 +18,39 @@ pub(crate) struct View {
 pub(crate) struct Known {
     pub(crate) since: Instant,
     pub(crate) primary: Option<String>,
+    pub(crate) secondaries: Vec<String>,
+}
+
+impl Known {
     /// How many members take operations.
-    pub(crate) members: usize,
+    pub(crate) fn members(&self) -> usize {
+        usize::from(self.primary.is_some()) + self.secondaries.len()
+    }
+
+    /// Whether a server is known to be no primary. One that is out of reach may be it still.
+    pub(crate) fn is_no_primary(&self, server: &String) -> bool {
+        let is_other = |primary: &String| primary != server;
+        self.primary.as_ref().is_some_and(is_other) || self.secondaries.contains(server)
+    }
 }
 
 impl View {
     /// To be called by the client's handler of events.
-    pub(crate) fn note(&self, primary: Option<String>, members: usize) {
+    pub(crate) fn note(&self, primary: Option<String>, secondaries: Vec<String>) {
         let since = Instant::now();
         self.history().push(Known {
             since,
             primary,
-            members,
+            secondaries,
         });
         self.changed.send_replace(());
     }
 
-    /// The primary by what was told before a moment.
-    pub(crate) fn primary_at(&self, moment: Instant) -> Option<String> {
+    /// What was told last before a moment.
+    pub(crate) fn at(&self, moment: Instant) -> Option<Known> {
         let history = self.history();
         let before = history.partition_point(|known| known.since < moment);
-        history[..before].last()?.primary.clone()
+        history[..before].last().cloned()
     }
 
     /// Waits until the latest is as wanted, and tells since when.
