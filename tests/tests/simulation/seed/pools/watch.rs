@@ -26,7 +26,8 @@ pub(super) struct Watch<B: Backend> {
     pools: Pools<B>,
     sizes: Sizes,
     /// Since when somebody waits for what is there.
-    stuck: BTreeMap<Name, Instant>,
+    /// Since when, and how many attempts there had been by then.
+    stuck: BTreeMap<Name, (Instant, u64)>,
     /// Since when connections are checked for nobody.
     unasked: BTreeMap<Name, Instant>,
 }
@@ -142,7 +143,12 @@ impl<B: Backend> Watch<B> {
             let key = (status.server.clone(), status.user.clone());
             match is_stuck {
                 true => {
-                    let since = *self.stuck.entry(key).or_insert(now);
+                    let stuck = self.stuck.entry(key).or_insert((now, status.created));
+                    // An attempt that fails at once is over between two looks.
+                    if stuck.1 != status.created {
+                        *stuck = (now, status.created);
+                    }
+                    let since = stuck.0;
                     self.world.log.require(
                         now - since < PATIENCE,
                         format_args!("stuck for {:?}: {booked:?} {status:?}", now - since),
