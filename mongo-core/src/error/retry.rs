@@ -1,7 +1,7 @@
 //! Whether an operation that failed can be tried again.
 
 use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError};
-use crate::sdam::is_network_error;
+use crate::sdam::{RETRYABLE_ERROR, is_network_error};
 
 /// The server's codes of errors after which a read can be tried again.
 const RETRYABLE_READ: [i32; 13] = [
@@ -11,9 +11,6 @@ const RETRYABLE_READ: [i32; 13] = [
 /// What the server labels errors with after which a write can be tried again.
 const RETRYABLE_WRITE: &str = "RetryableWriteError";
 
-/// What a connection that could not be made for want of the server's resources is labelled with.
-const RETRYABLE: &str = "RetryableError";
-
 impl Error {
     /// Whether a read that failed by this can be tried again, on a server selected anew: the network
     /// failed, a connection was given up, a pool was cleared, or the server's code says so. A wait
@@ -22,7 +19,7 @@ impl Error {
     /// Specification: retryable reads, "Retryable Error".
     pub fn is_retryable_read(&self) -> bool {
         match self.kind() {
-            _ if self.has_label(RETRYABLE) => true,
+            _ if self.has_label(RETRYABLE_ERROR) => true,
             ErrorKind::ConnectionClosed(_) | ErrorKind::PoolCleared | ErrorKind::NotWritable => {
                 true
             }
@@ -47,7 +44,9 @@ impl Error {
     /// Specification: retryable writes, "Determining Retryable Errors".
     pub fn is_retryable_write(&self) -> bool {
         match self.kind() {
-            ErrorKind::Command(_) => self.has_label(RETRYABLE_WRITE) || self.has_label(RETRYABLE),
+            ErrorKind::Command(_) => {
+                self.has_label(RETRYABLE_WRITE) || self.has_label(RETRYABLE_ERROR)
+            }
             _ => self.has_label(RETRYABLE_WRITE) || self.is_retryable_read(),
         }
     }
@@ -117,7 +116,7 @@ mod tests {
             assert!(!timeout(wait).is_retryable_read(), "{wait}");
             assert!(!timeout(wait).is_retryable_write(), "{wait}");
         }
-        let overloaded = timeout(Wait::WaitQueue).with_label(RETRYABLE);
+        let overloaded = timeout(Wait::WaitQueue).with_label(RETRYABLE_ERROR);
         assert!(overloaded.is_retryable_read() && overloaded.is_retryable_write());
     }
 

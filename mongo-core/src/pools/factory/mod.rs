@@ -15,6 +15,7 @@ use crate::error::{Error, InUse, Result, Wait};
 use crate::net::{Connection, Deadline, Establisher, TopologyShared};
 use crate::uri::ClientOptions;
 
+mod attempt;
 mod builder;
 mod counters;
 mod floating;
