@@ -6,18 +6,19 @@ use tokio::time::Instant;
 use super::channel::Channel;
 use super::deadline::{Deadline, Elapsed};
 use super::reply::Reply;
-use super::tie::Interrupted;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::handshake::ConnectionDescription;
 use crate::wire::{self, Limits, MsgFlags, Readiness};
 
+mod bound;
 mod identity;
 mod messages;
 mod pooled;
 mod redaction;
 mod watch;
 
+use bound::{Alarm, Ended, bound};
 pub(crate) use identity::Identity;
 use watch::CommandWatch;
 
@@ -58,6 +59,8 @@ pub struct Connection {
     identity: Box<Identity>,
     /// The command that was sent, and whose reply is still to be received.
     watch: Option<Box<CommandWatch>>,
+    /// For the time its commands have.
+    alarm: Alarm,
     idle_since: Instant,
     is_new: bool,
 }
@@ -70,6 +73,7 @@ impl Connection {
         Self {
             channel: Box::new(channel),
             watch: None,
+            alarm: Alarm::default(),
             idle_since: identity.created,
             identity: Box::new(identity),
             is_new: true,
@@ -147,9 +151,14 @@ impl Connection {
                 .encode_with(MsgFlags::NONE, database, command, fields)
                 .map_err(|error| self.identity.name(error))?;
             let watch = self.watch_command(self.channel.exchange.request());
-            let outcome = deadline
-                .bound(self.identity.bound(pin!(self.channel.round_trip())))
-                .await;
+            let link = self.identity.link();
+            let outcome = bound(
+                &mut self.alarm,
+                deadline,
+                link,
+                pin!(self.channel.round_trip()),
+            )
+            .await;
             let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
             if let Some(watch) = watch {
                 watch.end(&outcome, self.channel.body().ok());
@@ -364,19 +373,15 @@ impl Connection {
         }
     }
 
-    fn finish(
-        &mut self,
-        outcome: Result<Result<Result<()>, Interrupted>, Elapsed>,
-        deadline: Deadline,
-    ) -> Result<()> {
+    fn finish(&mut self, outcome: Result<Result<()>, Ended>, deadline: Deadline) -> Result<()> {
         match outcome {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(self.failed(error)),
-            Ok(Err(Interrupted)) => {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.failed(error)),
+            Err(Ended::Interrupted) => {
                 self.channel.exchange.close(ClosedReason::Interrupted);
                 Err(self.closed(ClosedReason::Interrupted))
             }
-            Err(Elapsed) => Err(self.timed_out(deadline)),
+            Err(Ended::Elapsed) => Err(self.timed_out(deadline)),
         }
     }
 

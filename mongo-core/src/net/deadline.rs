@@ -76,6 +76,11 @@ impl Deadline {
             .map(|at| at.saturating_duration_since(Instant::now()))
     }
 
+    /// When it comes, `None` if never.
+    pub(super) fn moment(&self) -> Option<Instant> {
+        self.at
+    }
+
     /// Whether it has come.
     pub fn is_over(&self) -> bool {
         self.at.is_some_and(|at| at <= Instant::now())

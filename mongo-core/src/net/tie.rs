@@ -102,17 +102,28 @@ impl Link {
             if let Poll::Ready(output) = future.as_mut().poll(context) {
                 return Poll::Ready(Ok(output));
             }
-            // Before the look at the flag, so that no interruption falls between.
-            match &mut *self.waker() {
-                Some(waker) => waker.clone_from(context.waker()),
-                none => *none = Some(context.waker().clone()),
-            }
-            match self.is_interrupted() {
-                true => Poll::Ready(Err(Interrupted)),
-                false => Poll::Pending,
+            match self.register(context.waker()) {
+                Ok(_) => Poll::Pending,
+                Err(interrupted) => Poll::Ready(Err(interrupted)),
             }
         })
         .await
+    }
+
+    /// Whom an interruption wakes; says whether it was so before.
+    pub(crate) fn register(&self, waker: &Waker) -> Result<bool, Interrupted> {
+        // Before the look at the flag, so that no interruption falls between.
+        let is_known = match &mut *self.waker() {
+            Some(known) if known.will_wake(waker) => true,
+            other => {
+                *other = Some(waker.clone());
+                false
+            }
+        };
+        match self.is_interrupted() {
+            true => Err(Interrupted),
+            false => Ok(is_known),
+        }
     }
 
     fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {

@@ -281,12 +281,16 @@ impl Exchange {
     /// See [`accept_reply`](Self::accept_reply). The exchange is closed then.
     #[inline]
     pub fn prepare_reply(&mut self) -> Result<bool, WireError> {
-        // Nearly all: short, and not compressed.
-        if self.compression.is_none() && Inspection::is_short(&self.buf) {
+        if self.is_plain() {
             return Ok(true);
         }
         self.try_prepare()
             .inspect_err(|_| self.close(ClosedReason::Protocol))
+    }
+
+    /// Whether the reply is what nearly all are: short, and not compressed.
+    fn is_plain(&self) -> bool {
+        self.compression.is_none() && Inspection::is_short(&self.buf)
     }
 
     fn try_prepare(&mut self) -> Result<bool, WireError> {
@@ -340,7 +344,7 @@ impl Exchange {
         let State::Owed(owed) = self.state else {
             return Err(WireError::Unsolicited(self.buf.len()));
         };
-        while !self.try_prepare()? {}
+        while !self.is_plain() && !self.try_prepare()? {}
         let Header {
             length: end,
             op_code,

@@ -1,4 +1,3 @@
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
 use crate::net::conversing::Proof;
 use crate::net::generations::Generation;
-use crate::net::tie::{Interrupted, Tie};
+use crate::net::tie::{Link, Tie};
 
 /// What stays the same over a connection's life.
 #[derive(Debug)]
@@ -61,14 +60,9 @@ impl Identity {
         }
     }
 
-    /// Runs what the pool may interrupt.
-    pub(super) async fn bound<F: Future>(
-        &self,
-        future: Pin<&mut F>,
-    ) -> Result<F::Output, Interrupted> {
-        match &self.tie {
-            Some(tie) => tie.link.interruptible(future).await,
-            None => Ok(future.await),
-        }
+    /// What the pool interrupts it by.
+    #[inline]
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.tie.as_ref().map(|tie| &*tie.link)
     }
 }

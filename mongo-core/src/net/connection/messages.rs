@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use super::Connection;
+use super::{Connection, bound};
 use crate::error::{Error, Result};
 use crate::net::deadline::Deadline;
 use crate::wire::Readiness;
@@ -23,9 +23,14 @@ impl Connection {
         self.drain(deadline).await?;
         self.admit()?;
         let watch = self.watch_command(message);
-        let outcome = deadline
-            .bound(self.identity.bound(pin!(self.channel.send(message))))
-            .await;
+        let link = self.identity.link();
+        let outcome = bound(
+            &mut self.alarm,
+            deadline,
+            link,
+            pin!(self.channel.send(message)),
+        )
+        .await;
         let outcome = self.finish(outcome, deadline);
         match watch {
             Some(watch) if outcome.is_ok() && self.channel.exchange.is_receivable() => {
@@ -55,9 +60,14 @@ impl Connection {
                     .name(Error::configuration("no message was sent that is answered")),
             });
         }
-        let outcome = deadline
-            .bound(self.identity.bound(pin!(self.channel.read(usize::MAX))))
-            .await;
+        let link = self.identity.link();
+        let outcome = bound(
+            &mut self.alarm,
+            deadline,
+            link,
+            pin!(self.channel.read(usize::MAX)),
+        )
+        .await;
         let is_over = outcome.is_ok();
         let outcome = self.finish(outcome, deadline);
         // A reply that did not come in time can still be received.

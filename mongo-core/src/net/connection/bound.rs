@@ -1,0 +1,179 @@
+//! What bounds a command that is under way: its deadline, and the pool, which may give it up.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use tokio::runtime::{self, Handle};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::net::deadline::{Deadline, Elapsed};
+use crate::net::tie::{Interrupted, Link};
+
+/// Why something did not come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Elapsed,
+    Interrupted,
+}
+
+/// Runs what the pool may interrupt, if there is one, until the deadline.
+pub(super) async fn bound<F: Future>(
+    alarm: &mut Alarm,
+    deadline: Deadline,
+    link: Option<&Link>,
+    mut future: Pin<&mut F>,
+) -> Result<F::Output, Ended> {
+    poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Ok(output));
+        }
+        let is_known = match link.map(|link| link.register(context.waker())) {
+            Some(Err(Interrupted)) => return Poll::Ready(Err(Ended::Interrupted)),
+            Some(Ok(is_known)) => is_known,
+            None => false,
+        };
+        alarm.wakes_this_task &= is_known;
+        match deadline.moment() {
+            Some(at) => alarm.poll(at, context).map(|Elapsed| Err(Ended::Elapsed)),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// One timer for many waits, one after the other.
+///
+/// To set a timer and to take it back costs more than the rest of a short wait. So it is left as it
+/// is when a wait ends. Where a later wait finds it too early, it is set anew only when it goes off:
+/// where all waits have the same bound, once in the time of that bound. Until then it may wake, once
+/// and for nothing, the task that waited last.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    timer: Option<(runtime::Id, Pin<Box<Sleep>>)>,
+    /// Whether the task that it wakes is known to be the one that waits.
+    wakes_this_task: bool,
+}
+
+impl Alarm {
+    /// Ready from `at` on.
+    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<Elapsed> {
+        // A timer of another runtime might not go off while this one runs.
+        let here = Handle::current().id();
+        let timer = match &mut self.timer {
+            Some((there, timer)) if *there == here => timer,
+            timer => {
+                self.wakes_this_task = false;
+                &mut timer.insert((here, Box::pin(sleep_until(at)))).1
+            }
+        };
+        if timer.deadline() > at {
+            timer.as_mut().reset(at);
+            self.wakes_this_task = false;
+        }
+        if self.wakes_this_task && !timer.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.wakes_this_task = true;
+        loop {
+            // Whatever the task's budget: what waits is not to outlast its time.
+            ready!(pin!(unconstrained(timer.as_mut())).poll(context));
+            if timer.deadline() >= at {
+                return Poll::Ready(Elapsed);
+            }
+            timer.as_mut().reset(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn wait(alarm: &mut Alarm, link: Option<&Link>, bound: Duration) -> Duration {
+        let begun = Instant::now();
+        let forever = pin!(pending::<()>());
+        let ended = super::bound(alarm, Deadline::after(bound), link, forever);
+        // Looks once more, for who was not woken.
+        let ended = timeout(60 * SECOND, ended).await;
+        assert_eq!(ended, Ok(Err(Ended::Elapsed)));
+        begun.elapsed()
+    }
+
+    /// Waits that end by themselves, before the alarm goes off.
+    async fn short_wait(alarm: &mut Alarm, link: Option<&Link>, bound: Duration) {
+        let sleep = pin!(tokio::time::sleep(SECOND / 10));
+        let ended = super::bound(alarm, Deadline::after(bound), link, sleep).await;
+        assert_eq!(ended, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_has_the_time_that_it_is_given() {
+        let link = Link::default();
+        for link in [None, Some(&link)] {
+            let mut alarm = Alarm::default();
+            for bound in [3, 1, 5, 5, 2] {
+                let bound = bound * SECOND;
+                short_wait(&mut alarm, link, bound).await;
+                assert_eq!(wait(&mut alarm, link, bound).await, bound);
+                short_wait(&mut alarm, link, 2 * bound).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_that_waits_now_is_woken() {
+        let link = std::sync::Arc::new(Link::default());
+        let mut alarm = Alarm::default();
+        for bound in [Some(5 * SECOND), Some(5 * SECOND), None, Some(5 * SECOND)] {
+            let link = link.clone();
+            let task = tokio::spawn(async move {
+                if let Some(bound) = bound {
+                    assert_eq!(wait(&mut alarm, Some(&link), bound).await, bound);
+                }
+                // Leaves the timer as it is, for the next task.
+                short_wait(&mut alarm, Some(&link), bound.unwrap_or(Duration::MAX)).await;
+                alarm
+            });
+            alarm = task.await.expect("no panic");
+        }
+    }
+
+    #[test]
+    fn another_runtime_has_a_timer_of_its_own() {
+        let runtime = || {
+            let mut builder = runtime::Builder::new_current_thread();
+            let builder = builder.enable_time().start_paused(true);
+            builder.build().expect("a runtime")
+        };
+        let (first, second) = (runtime(), runtime());
+        let mut alarm = Alarm::default();
+        first.block_on(short_wait(&mut alarm, None, 5 * SECOND));
+        // The first one does not run meanwhile.
+        let waited = second.block_on(wait(&mut alarm, None, 5 * SECOND));
+        assert_eq!(waited, 5 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_pool_interrupts_ends_at_once() {
+        let link = std::sync::Arc::new(Link::default());
+        let waits = link.clone();
+        let task = tokio::spawn(async move {
+            let mut alarm = Alarm::default();
+            let later = Deadline::after(SECOND);
+            super::bound(&mut alarm, later, Some(&waits), pin!(pending::<()>())).await
+        });
+        tokio::time::sleep(SECOND / 2).await;
+        assert!(!task.is_finished());
+        link.interrupt();
+        assert_eq!(task.await.expect("no panic"), Err(Ended::Interrupted));
+    }
+}
