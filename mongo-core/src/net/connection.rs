@@ -54,9 +54,14 @@ const REAUTHENTICATION_REQUIRED: i32 = 391;
 /// another command or a check-in, it was cancelled. What was never sent never started.
 #[derive(Debug)]
 pub struct Connection {
-    // In a box: pools move their connections about at every check out and check in.
-    channel: Box<Channel>,
-    identity: Box<Identity>,
+    // In a box: pools move their connections about at every check-out and check-in.
+    inner: Box<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    channel: Channel,
+    identity: Identity,
     /// The command that was sent, and whose reply is still to be received.
     watch: Option<Box<CommandWatch>>,
     /// For the time its commands have.
@@ -70,13 +75,16 @@ impl Connection {
     pub(super) fn new(mut channel: Channel, limits: Limits, identity: Identity) -> Self {
         channel.exchange.set_limits(limits);
         channel.exchange.release();
-        Self {
-            channel: Box::new(channel),
+        let inner = Inner {
+            channel,
             watch: None,
             alarm: Alarm::default(),
             idle_since: identity.created,
-            identity: Box::new(identity),
+            identity,
             is_new: true,
+        };
+        Self {
+            inner: Box::new(inner),
         }
     }
 
@@ -105,7 +113,7 @@ impl Connection {
     where
         C: Serialize + ?Sized,
     {
-        let deadline = match self.identity.command_timeout {
+        let deadline = match self.inner.identity.command_timeout {
             Some(bound) => Deadline::after(bound),
             None => Deadline::never(),
         };
@@ -142,26 +150,27 @@ impl Connection {
             // Rare: not to be a part of every command's future.
             Box::pin(self.drain(deadline)).await?;
         }
-        let mut may_run_again = self.identity.proof.is_some();
+        let mut may_run_again = self.inner.identity.proof.is_some();
         loop {
             // After all that is waited for: meanwhile the server may have become another.
             self.admit()?;
-            let fields = self.identity.server_api.as_deref();
-            self.channel
+            let fields = self.inner.identity.server_api.as_deref();
+            self.inner
+                .channel
                 .encode_with(MsgFlags::NONE, database, command, fields)
-                .map_err(|error| self.identity.name(error))?;
-            let watch = self.watch_command(self.channel.exchange.request());
-            let link = self.identity.link();
+                .map_err(|error| self.inner.identity.name(error))?;
+            let watch = self.watch_command(self.inner.channel.exchange.request());
+            let link = self.inner.identity.link();
             let outcome = bound(
-                &mut self.alarm,
+                &mut self.inner.alarm,
                 deadline,
                 link,
-                pin!(self.channel.round_trip()),
+                pin!(self.inner.channel.round_trip()),
             )
             .await;
             let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
             if let Some(watch) = watch {
-                watch.end(&outcome, self.channel.body().ok());
+                watch.end(&outcome, self.inner.channel.body().ok());
             }
             let Err(error) = outcome else { break };
             if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {
@@ -194,7 +203,7 @@ impl Connection {
     pub async fn reauthenticate(&mut self, deadline: impl Into<Deadline>) -> Result<()> {
         let deadline = deadline.into();
         self.drain(deadline).await?;
-        let identity = &mut *self.identity;
+        let identity = &mut self.inner.identity;
         let description = identity.description.clone();
         let Some(proof) = &mut identity.proof else {
             let error = Error::configuration("the connection was never authenticated");
@@ -202,24 +211,27 @@ impl Connection {
         };
         let mut phase = Wait::Credential;
         let mut enter = |next| phase = next;
-        let renewed = proof.renew(&mut self.channel, description, deadline, &mut enter);
+        let renewed = proof.renew(&mut self.inner.channel, description, deadline, &mut enter);
         let outcome = match deadline.bound(renewed).await {
             Ok(outcome) => outcome,
             Err(Elapsed) => Err(Error::timeout(phase, deadline.elapsed())),
         };
         outcome.map_err(|error| {
             if error.is_authentication() {
-                self.channel.exchange.close(ClosedReason::Unauthenticated);
+                self.inner
+                    .channel
+                    .exchange
+                    .close(ClosedReason::Unauthenticated);
             }
-            self.identity.name(error)
+            self.inner.identity.name(error)
         })
     }
 
     /// Whether the pool lets a command be sent.
     #[inline]
     fn admit(&self) -> Result<()> {
-        match &self.identity.tie {
-            Some(tie) => tie.admit().map_err(|error| self.identity.name(error)),
+        match &self.inner.identity.tie {
+            Some(tie) => tie.admit().map_err(|error| self.inner.identity.name(error)),
             None => Ok(()),
         }
     }
@@ -231,14 +243,14 @@ impl Connection {
             return Ok(());
         };
         if matches!(error.kind(), ErrorKind::Protocol(_)) {
-            self.channel.exchange.close(ClosedReason::Protocol);
+            self.inner.channel.exchange.close(ClosedReason::Protocol);
         }
         Err(self.failed(error))
     }
 
     fn look_at_reply(&self) -> Result<()> {
-        let body = self.channel.body()?;
-        let Some(tie) = &self.identity.tie else {
+        let body = self.inner.channel.body()?;
+        let Some(tie) = &self.inner.identity.tie else {
             return wire::check_ok(body);
         };
         let glance = wire::glance(body);
@@ -255,60 +267,64 @@ impl Connection {
 
     /// Names an error, and tells the pool of it.
     fn failed(&self, error: Error) -> Error {
-        let error = self.identity.name(error);
-        if let Some(tie) = &self.identity.tie {
-            tie.owner.failed(&self.identity, &error);
+        let error = self.inner.identity.name(error);
+        if let Some(tie) = &self.inner.identity.tie {
+            tie.owner.failed(&self.inner.identity, &error);
         }
         error
     }
 
     /// The reply to the last command, while nothing was done with the connection since.
     pub(super) fn last_reply(&self) -> Result<Reply<'_>> {
-        let body = self.channel.body();
-        body.map(|body| Reply::new(body, &self.identity))
-            .map_err(|error| self.identity.name(error))
+        let body = self.inner.channel.body();
+        body.map(|body| Reply::new(body, &self.inner.identity))
+            .map_err(|error| self.inner.identity.name(error))
     }
 
     /// Begins to watch the command of a request, if anybody wants to know of it.
     #[inline]
     fn watch_command(&self, request: &[u8]) -> Option<Box<CommandWatch>> {
-        CommandWatch::begin(&self.identity, request, self.channel.exchange.limits())
+        CommandWatch::begin(
+            &self.inner.identity,
+            request,
+            self.inner.channel.exchange.limits(),
+        )
     }
 
     /// The connection's number: from 1, in the order of creation, within one pool.
     pub fn id(&self) -> u64 {
-        self.identity.id
+        self.inner.identity.id
     }
 
     /// The pool generation in which the connection was made; behind a load balancer that of its
     /// service ([`ConnectionDescription::service_id`]).
     pub fn generation(&self) -> u64 {
-        self.identity.generation.number()
+        self.inner.identity.generation.number()
     }
 
     /// The server.
     pub fn server(&self) -> &ServerAddress {
-        &self.identity.server
+        &self.inner.identity.server
     }
 
     /// The user that was authenticated, if any.
     pub fn user(&self) -> Option<&str> {
-        self.identity.user.as_deref()
+        self.inner.identity.user.as_deref()
     }
 
     /// What the server said of itself in this connection's handshake.
     pub fn description(&self) -> &ConnectionDescription {
-        &self.identity.description
+        &self.inner.identity.description
     }
 
     /// When the connection was made.
     pub fn created(&self) -> Instant {
-        self.identity.created
+        self.inner.identity.created
     }
 
     /// Whether the connection was never given back to a pool.
     pub fn is_new(&self) -> bool {
-        self.is_new
+        self.inner.is_new
     }
 
     /// When the connection was last given back, or made.
@@ -317,12 +333,12 @@ impl Connection {
     /// [`RecyclingMethod::VerifiedAfter`](crate::pools::RecyclingMethod::VerifiedAfter). Elsewhere a
     /// check-in is spared the clock, and this is when the connection was made.
     pub fn idle_since(&self) -> Instant {
-        self.idle_since
+        self.inner.idle_since
     }
 
     /// Whether the connection can run a command: now, or after reading away an owed reply.
     pub fn readiness(&self) -> Readiness {
-        self.channel.exchange.readiness()
+        self.inner.channel.exchange.readiness()
     }
 
     /// Whether the connection can never run a command again.
@@ -337,7 +353,7 @@ impl Connection {
     }
 
     pub(crate) fn close_for(&mut self, reason: ClosedReason) {
-        self.channel.exchange.close(reason);
+        self.inner.channel.exchange.close(reason);
     }
 
     /// Reads away the reply that is owed to a cancelled command, if there is one.
@@ -352,21 +368,24 @@ impl Connection {
             Readiness::Idle => return Ok(()),
             Readiness::Closed(reason) => return Err(self.closed(reason)),
             // Nobody receives it any more.
-            Readiness::Owed => self.watch = None,
+            Readiness::Owed => self.inner.watch = None,
         }
-        let deadline = deadline.within(Some(self.identity.drain_timeout));
-        let outcome = match deadline.bound(self.channel.read(DRAIN_BYTES)).await {
+        let deadline = deadline.within(Some(self.inner.identity.drain_timeout));
+        let outcome = match deadline.bound(self.inner.channel.read(DRAIN_BYTES)).await {
             Ok(outcome) => outcome,
             Err(Elapsed) => Err(Error::timeout(Wait::Drain, deadline.elapsed())),
         };
         if let Err(error) = outcome {
-            self.channel.exchange.close(ClosedReason::CancelledReply);
-            return Err(self.identity.name(error));
+            self.inner
+                .channel
+                .exchange
+                .close(ClosedReason::CancelledReply);
+            return Err(self.inner.identity.name(error));
         }
         match self.readiness() {
             // Whatever was owed announced more to come: nobody knows how much.
             Readiness::Closed(reason) => {
-                self.channel.exchange.close(reason);
+                self.inner.channel.exchange.close(reason);
                 Err(self.closed(reason))
             }
             Readiness::Idle | Readiness::Owed => Ok(()),
@@ -378,7 +397,7 @@ impl Connection {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.failed(error)),
             Err(Ended::Interrupted) => {
-                self.channel.exchange.close(ClosedReason::Interrupted);
+                self.inner.channel.exchange.close(ClosedReason::Interrupted);
                 Err(self.closed(ClosedReason::Interrupted))
             }
             Err(Ended::Elapsed) => Err(self.timed_out(deadline)),
@@ -386,25 +405,28 @@ impl Connection {
     }
 
     fn timed_out(&self, deadline: Deadline) -> Error {
-        self.identity
+        self.inner
+            .identity
             .name(Error::timeout(Wait::Command, deadline.elapsed()))
     }
 
     fn closed(&self, reason: ClosedReason) -> Error {
-        self.identity.name(ErrorKind::ConnectionClosed(reason))
+        self.inner
+            .identity
+            .name(ErrorKind::ConnectionClosed(reason))
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         // A command that is under way ends before its connection.
-        self.watch = None;
+        self.inner.watch = None;
         let reason = match self.readiness() {
             Readiness::Closed(reason) => Some(reason),
             Readiness::Idle | Readiness::Owed => None,
         };
-        if let Some(tie) = &self.identity.tie {
-            tie.owner.dropped(&self.identity, &tie.link, reason);
+        if let Some(tie) = &self.inner.identity.tie {
+            tie.owner.dropped(&self.inner.identity, &tie.link, reason);
         }
     }
 }

@@ -23,18 +23,18 @@ impl Connection {
         self.drain(deadline).await?;
         self.admit()?;
         let watch = self.watch_command(message);
-        let link = self.identity.link();
+        let link = self.inner.identity.link();
         let outcome = bound(
-            &mut self.alarm,
+            &mut self.inner.alarm,
             deadline,
             link,
-            pin!(self.channel.send(message)),
+            pin!(self.inner.channel.send(message)),
         )
         .await;
         let outcome = self.finish(outcome, deadline);
         match watch {
-            Some(watch) if outcome.is_ok() && self.channel.exchange.is_receivable() => {
-                self.watch = Some(watch);
+            Some(watch) if outcome.is_ok() && self.inner.channel.exchange.is_receivable() => {
+                self.inner.watch = Some(watch);
             }
             Some(watch) => watch.end(&outcome, None),
             None => {}
@@ -52,32 +52,33 @@ impl Connection {
     /// [`run_command`](Self::run_command); `ok` is the caller's to look at.
     pub async fn receive(&mut self, deadline: impl Into<Deadline>) -> Result<&[u8]> {
         let deadline = deadline.into();
-        if !self.channel.exchange.is_receivable() {
+        if !self.inner.channel.exchange.is_receivable() {
             return Err(match self.readiness() {
                 Readiness::Closed(reason) => self.closed(reason),
                 Readiness::Idle | Readiness::Owed => self
+                    .inner
                     .identity
                     .name(Error::configuration("no message was sent that is answered")),
             });
         }
-        let link = self.identity.link();
+        let link = self.inner.identity.link();
         let outcome = bound(
-            &mut self.alarm,
+            &mut self.inner.alarm,
             deadline,
             link,
-            pin!(self.channel.read(usize::MAX)),
+            pin!(self.inner.channel.read(usize::MAX)),
         )
         .await;
         let is_over = outcome.is_ok();
         let outcome = self.finish(outcome, deadline);
         // A reply that did not come in time can still be received.
-        if is_over && let Some(watch) = self.watch.take() {
-            match (&outcome, self.channel.body()) {
-                (Ok(()), Ok(reply)) => watch.end_by_reply(&self.identity, reply),
+        if is_over && let Some(watch) = self.inner.watch.take() {
+            match (&outcome, self.inner.channel.body()) {
+                (Ok(()), Ok(reply)) => watch.end_by_reply(&self.inner.identity, reply),
                 _ => watch.end(&outcome, None),
             }
         }
         outcome?;
-        Ok(self.channel.exchange.reply())
+        Ok(self.inner.channel.exchange.reply())
     }
 }

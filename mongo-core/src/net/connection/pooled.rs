@@ -11,14 +11,14 @@ use crate::wire::Limits;
 impl Connection {
     /// Whether the idle connection is what it should be: open, with nothing to read. No I/O.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        self.channel.is_quiet()
+        self.inner.channel.is_quiet()
     }
 
     /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
     /// the connection was made, or the pool gave the connection up.
     pub fn is_stale(&self) -> bool {
-        let tie = self.identity.tie.as_ref();
-        self.identity.generation.is_stale() || tie.is_some_and(|tie| tie.link.is_doomed())
+        let tie = self.inner.identity.tie.as_ref();
+        self.inner.identity.generation.is_stale() || tie.is_some_and(|tie| tie.link.is_doomed())
     }
 
     /// Prepares the connection to go back to its pool, and says whether it may: not if it is
@@ -28,22 +28,22 @@ impl Connection {
     /// For the check-in of a generic pool.
     #[must_use]
     pub fn check_in(&mut self) -> bool {
-        self.watch = None;
-        let undrainable = self.channel.exchange.owes_more_than(DRAIN_BYTES);
+        self.inner.watch = None;
+        let undrainable = self.inner.channel.exchange.owes_more_than(DRAIN_BYTES);
         if self.is_closed() || self.is_stale() || undrainable {
             return false;
         }
-        if let Some(tie) = &self.identity.tie
+        if let Some(tie) = &self.inner.identity.tie
             && !tie.owner.is_idle(&tie.link)
         {
-            self.channel.exchange.close(ClosedReason::Evicted);
+            self.inner.channel.exchange.close(ClosedReason::Evicted);
             return false;
         }
-        self.channel.exchange.release();
-        if self.identity.times_idleness {
-            self.idle_since = Instant::now();
+        self.inner.channel.exchange.release();
+        if self.inner.identity.times_idleness {
+            self.inner.idle_since = Instant::now();
         }
-        self.is_new = false;
+        self.inner.is_new = false;
         true
     }
 
@@ -51,32 +51,36 @@ impl Connection {
     /// not let it go. It counts still as one of its pool's.
     #[must_use]
     pub fn move_out(&mut self) -> Self {
-        let left = Self::new(Channel::closed(), Limits::default(), self.identity.untied());
+        let left = Self::new(
+            Channel::closed(),
+            Limits::default(),
+            self.inner.identity.untied(),
+        );
         std::mem::replace(self, left)
     }
 
     /// [`move_out`](Self::move_out), and out of the pool.
     pub(crate) fn detach(&mut self) -> Self {
         let detached = self.move_out();
-        if let Some(tie) = &detached.identity.tie {
-            tie.owner.detached(&detached.identity, &tie.link);
+        if let Some(tie) = &detached.inner.identity.tie {
+            tie.owner.detached(&detached.inner.identity, &tie.link);
         }
         detached
     }
 
     pub(crate) fn tie_to(&mut self, tie: Tie) {
-        self.identity.tie = Some(tie);
+        self.inner.identity.tie = Some(tie);
     }
 
     pub(crate) fn tie(&self) -> Option<&Tie> {
-        self.identity.tie.as_ref()
+        self.inner.identity.tie.as_ref()
     }
 
     pub(crate) fn tie_mut(&mut self) -> Option<&mut Tie> {
-        self.identity.tie.as_mut()
+        self.inner.identity.tie.as_mut()
     }
 
     pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
+        &self.inner.identity
     }
 }

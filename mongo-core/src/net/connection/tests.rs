@@ -151,7 +151,7 @@ async fn what_may_go_back_to_its_pool() {
     assert!(connection.check_in());
     assert_eq!(connection.idle_since(), Instant::now());
     let generations = Generations::default();
-    connection.identity.generation = generations.begin();
+    connection.inner.identity.generation = generations.begin();
     assert!(connection.check_in());
     generations.clear();
     assert!(connection.is_stale() && !connection.check_in());

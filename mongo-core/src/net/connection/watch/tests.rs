@@ -45,7 +45,7 @@ fn watched() -> (Connection, DuplexStream, Told) {
     let (mut connection, server) = connection();
     let told = Told::default();
     let kept = told.clone();
-    connection.identity.events =
+    connection.inner.identity.events =
         EventHandlers::new().on_command(move |event| kept.events().push(event.clone()));
     (connection, server, told)
 }
