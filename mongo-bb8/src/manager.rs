@@ -28,13 +28,16 @@ struct CheckOut {
 }
 
 /// Runs a check-out that ends by `deadline`.
-pub(crate) async fn check_out<F: Future>(deadline: Deadline, future: F) -> F::Output {
+pub(crate) fn check_out<F: Future>(
+    deadline: Deadline,
+    future: F,
+) -> impl Future<Output = F::Output> {
     let check_out = CheckOut {
         deadline,
         since: Instant::now(),
         is_checking: Cell::new(false),
     };
-    CHECK_OUT.scope(check_out, future).await
+    CHECK_OUT.scope(check_out, future)
 }
 
 /// Whether the current task's check-out is checking an idle connection.

@@ -130,7 +130,8 @@ impl managed::Manager for Manager {
             return self.factory.take_spare().ok_or_else(|| nothing.into());
         }
         let deadline = CheckOut::current(|check_out| check_out.create);
-        self.factory.establish(deadline).await
+        // Rare: not to be a part of every check-out's future.
+        Box::pin(self.factory.establish(deadline)).await
     }
 
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
@@ -143,7 +144,7 @@ impl managed::Manager for Manager {
             }
             None => {
                 let deadline = CheckOut::current(|check_out| check_out.recycle);
-                // Rare: not to be a part of every check-out's future.
+                // Rare, too.
                 Box::pin(self.factory.recycle(connection, deadline)).await
             }
         };

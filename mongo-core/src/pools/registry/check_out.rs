@@ -116,10 +116,9 @@ impl<B: Backend> Pools<B> {
         wanted: Wanted<'a>,
         choice: Option<Choice<B>>,
     ) -> Pin<Box<dyn Future<Output = Result<PooledConnection<B>>> + Send + 'a>> {
-        let finding = self.find(deadline, wanted, choice);
         match logs::wants_spans() {
-            false => Box::pin(finding),
-            true => Box::pin(traced(finding)),
+            false => Box::pin(self.find(deadline, wanted, choice)),
+            true => Box::pin(traced(self.find(deadline, wanted, choice))),
         }
     }
 
