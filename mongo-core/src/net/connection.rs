@@ -218,10 +218,7 @@ impl Connection {
         };
         outcome.map_err(|error| {
             if error.is_authentication() {
-                self.inner
-                    .channel
-                    .exchange
-                    .close(ClosedReason::Unauthenticated);
+                self.close_for(ClosedReason::Unauthenticated);
             }
             self.inner.identity.name(error)
         })
@@ -243,7 +240,7 @@ impl Connection {
             return Ok(());
         };
         if matches!(error.kind(), ErrorKind::Protocol(_)) {
-            self.inner.channel.exchange.close(ClosedReason::Protocol);
+            self.close_for(ClosedReason::Protocol);
         }
         Err(self.failed(error))
     }
@@ -376,16 +373,13 @@ impl Connection {
             Err(Elapsed) => Err(Error::timeout(Wait::Drain, deadline.elapsed())),
         };
         if let Err(error) = outcome {
-            self.inner
-                .channel
-                .exchange
-                .close(ClosedReason::CancelledReply);
+            self.close_for(ClosedReason::CancelledReply);
             return Err(self.inner.identity.name(error));
         }
         match self.readiness() {
             // Whatever was owed announced more to come: nobody knows how much.
             Readiness::Closed(reason) => {
-                self.inner.channel.exchange.close(reason);
+                self.close_for(reason);
                 Err(self.closed(reason))
             }
             Readiness::Idle | Readiness::Owed => Ok(()),
@@ -397,7 +391,7 @@ impl Connection {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.failed(error)),
             Err(Ended::Interrupted) => {
-                self.inner.channel.exchange.close(ClosedReason::Interrupted);
+                self.close_for(ClosedReason::Interrupted);
                 Err(self.closed(ClosedReason::Interrupted))
             }
             Err(Ended::Elapsed) => Err(self.timed_out(deadline)),

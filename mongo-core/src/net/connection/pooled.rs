@@ -36,7 +36,7 @@ impl Connection {
         if let Some(tie) = &self.inner.identity.tie
             && !tie.owner.is_idle(&tie.link)
         {
-            self.inner.channel.exchange.close(ClosedReason::Evicted);
+            self.close_for(ClosedReason::Evicted);
             return false;
         }
         self.inner.channel.exchange.release();
