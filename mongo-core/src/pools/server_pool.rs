@@ -100,7 +100,7 @@ impl<B: Backend> ServerPool<B> {
     /// # Cancellation
     /// May be dropped at any time.
     pub async fn get(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
-        let got = self.get_while(deadline, false, || true).await?;
+        let got = self.get_while(&deadline, false, &|| true).await?;
         // It suits whoever waits for it.
         got.ok_or_else(|| self.shared().not_ready())
     }
@@ -109,17 +109,17 @@ impl<B: Backend> ServerPool<B> {
     /// somebody [stirs](Shared::stir) the pool. `is_tried`: [`try_get`](Self::try_get) found nothing.
     pub(super) async fn get_while(
         &self,
-        deadline: Deadline,
+        deadline: &Deadline,
         is_tried: bool,
-        suits: impl Fn() -> bool,
+        suits: &impl Fn() -> bool,
     ) -> Result<Option<PooledConnection<B>>> {
         // Dropped, it has failed too.
         let check_out = CheckOut::begin(self.shared(), deadline);
-        let at_once = if is_tried { None } else { self.try_get() };
-        let outcome = match at_once {
-            Some(connection) => Ok(Some(connection)),
-            None => self.wait(deadline, suits).await,
-        };
+        if !is_tried && let Some(connection) = self.try_get() {
+            check_out.end(Ok(Some(&connection)));
+            return Ok(Some(connection));
+        }
+        let outcome = self.wait(deadline, suits).await;
         check_out.end(outcome.as_ref().map(Option::as_ref));
         outcome
     }
@@ -127,14 +127,14 @@ impl<B: Backend> ServerPool<B> {
     /// Checks a connection out that is not there yet; `None` once it does not suit any more.
     async fn wait(
         &self,
-        deadline: Deadline,
-        suits: impl Fn() -> bool,
+        deadline: &Deadline,
+        suits: &impl Fn() -> bool,
     ) -> Result<Option<PooledConnection<B>>> {
         let shared = self.shared();
         let _waiting = shared.counters.wait();
         let generation = shared.generation();
         // In a box: it is large, and all futures around it get moved about.
-        let mut got = Box::pin(self.inner.backend.get(deadline));
+        let mut got = Box::pin(self.inner.backend.get(*deadline));
         let mut stirred = pin!(shared.stirred());
         loop {
             // After it began to listen, so that nothing falls between.
@@ -329,12 +329,12 @@ pub(super) struct CheckOut<'a> {
     shared: &'a Shared,
     /// Only if somebody wants to know.
     begun: Option<Instant>,
-    deadline: Deadline,
+    deadline: &'a Deadline,
     is_over: bool,
 }
 
 impl<'a> CheckOut<'a> {
-    fn begin(shared: &'a Shared, deadline: Deadline) -> Self {
+    fn begin(shared: &'a Shared, deadline: &'a Deadline) -> Self {
         shared.emit(|address, user| {
             CmapEvent::ConnectionCheckOutStarted(ConnectionCheckOutStartedEvent { address, user })
         });

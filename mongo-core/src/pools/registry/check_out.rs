@@ -122,6 +122,8 @@ impl<B: Backend> Pools<B> {
         }
     }
 
+    // What it awaits borrows what is its own, and what is rare is in a box: as many of these futures
+    // as there are callers wait at a time.
     async fn find(
         &self,
         deadline: Deadline,
@@ -129,36 +131,55 @@ impl<B: Backend> Pools<B> {
         mut choice: Option<Choice<B>>,
     ) -> Result<PooledConnection<B>> {
         let mut cause = None;
-        for round in 0_u32.. {
-            pause(round, deadline).await;
-            let chosen = match choice.take() {
-                Some(choice) => Ok(choice),
-                None => self.choose(deadline, wanted).await,
-            };
-            let error = match chosen {
-                Ok(choice) => {
-                    let pool = choice.pool.clone();
-                    match self.take(choice, wanted, deadline).await {
-                        Ok(Some(connection)) => return Ok(connection),
-                        Ok(None) => continue,
-                        Err(error) if self.selects_again(&pool, &error) => error,
-                        Err(error) => return Err(because(error, &cause)),
+        let mut rounds = u32::from(choice.is_some());
+        loop {
+            let Some(chosen) = &choice else {
+                match Box::pin(self.choose(rounds, deadline, wanted)).await {
+                    Ok(chosen) => choice = Some(chosen),
+                    Err(error) if matches!(error.kind(), ErrorKind::PoolCleared) => {
+                        cause = Some(self.unless_over(&deadline, error)?);
                     }
+                    Err(error) => return Err(self.name(because(error, &cause))),
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::PoolCleared) => error,
-                Err(error) => return Err(self.name(because(error, &cause))),
+                rounds = rounds.saturating_add(1);
+                continue;
             };
-            if deadline.is_over() {
-                let timed_out = Error::timeout(Wait::WaitQueue, deadline.elapsed());
-                return Err(self.name(timed_out).caused_by(Some(error)));
+            let took = self.take(chosen, &wanted, &deadline).await;
+            let Some(Choice { selected, pool, .. }) = choice.take() else {
+                continue;
+            };
+            match took {
+                Ok(Some(connection)) => {
+                    let operation = selected.into_operation();
+                    return Ok(connection.counting(operation, wanted.criterion.is_write()));
+                }
+                // Its server does not suit any more.
+                Ok(None) => {}
+                Err(error) if self.selects_again(&pool, &error) => {
+                    cause = Some(self.unless_over(&deadline, error)?);
+                }
+                Err(error) => return Err(because(error, &cause)),
             }
-            cause = Some(error);
         }
-        Err(self.name(ErrorKind::PoolCleared.into()))
     }
 
-    /// Selects a server, and gives its pool.
-    async fn choose(&self, deadline: Deadline, wanted: Wanted<'_>) -> Result<Choice<B>> {
+    /// Why to look once more; fails if there is no time left.
+    fn unless_over(&self, deadline: &Deadline, error: Error) -> Result<Error> {
+        if !deadline.is_over() {
+            return Ok(error);
+        }
+        let timed_out = Error::timeout(Wait::WaitQueue, deadline.elapsed());
+        Err(self.name(timed_out).caused_by(Some(error)))
+    }
+
+    /// Selects a server, after so many rounds that came to nothing, and gives its pool.
+    async fn choose(
+        &self,
+        rounds: u32,
+        deadline: Deadline,
+        wanted: Wanted<'_>,
+    ) -> Result<Choice<B>> {
+        pause(rounds, deadline).await;
         let registry = self.registry();
         registry.connect()?;
         let selected = self.select(deadline, wanted).await?;
@@ -172,20 +193,16 @@ impl<B: Backend> Pools<B> {
     /// A connection of the chosen pool; `None` if its server does not suit any more.
     async fn take(
         &self,
-        choice: Choice<B>,
-        wanted: Wanted<'_>,
-        deadline: Deadline,
+        choice: &Choice<B>,
+        wanted: &Wanted<'_>,
+        deadline: &Deadline,
     ) -> Result<Option<PooledConnection<B>>> {
-        let Choice { selected, pool, .. } = &choice;
-        let suits = || self.registry().suits(selected, wanted);
-        let got = pool.get_while(deadline, choice.is_tried, suits).await?;
-        let Some(connection) = got.filter(|_| suits()) else {
-            return Ok(None);
-        };
-        let operation = choice.selected.into_operation();
-        Ok(Some(
-            connection.counting(operation, wanted.criterion.is_write()),
-        ))
+        let suits = || self.registry().suits(&choice.selected, *wanted);
+        let got = choice
+            .pool
+            .get_while(deadline, choice.is_tried, &suits)
+            .await?;
+        Ok(got.filter(|_| suits()))
     }
 
     /// Whether an error of a check-out is reason to look for another server, or for this one when
@@ -286,8 +303,8 @@ fn because(error: Error, cause: &Option<Error>) -> Error {
 }
 
 /// A check-out that comes to nothing again and again does not keep the processor busy.
-pub(in crate::pools) async fn pause(round: u32, deadline: Deadline) {
-    if let Some(doublings) = round.checked_sub(2) {
+pub(in crate::pools) async fn pause(rounds: u32, deadline: Deadline) {
+    if let Some(doublings) = rounds.checked_sub(2) {
         let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(6));
         let _ = deadline.bound(sleep(pause)).await;
     }
