@@ -8,7 +8,6 @@ use std::time::Duration;
 use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
 use mongo_core::{Deadline, Error};
 
-use crate::manager::CheckOut;
 use crate::pool::AT_ONCE;
 use crate::{Connection, Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts, managed};
 
@@ -122,7 +121,7 @@ impl Backend for Pool {
     }
 
     fn get(&self, deadline: Deadline) -> impl Future<Output = Result<Connection, Error>> + Send {
-        self.queue(CheckOut::by(deadline, &self.timeouts()))
+        self.queue(deadline, (&self.timeouts()).into())
     }
 
     fn sweep(&self) {

@@ -23,34 +23,47 @@ pub(crate) struct CheckOut {
     /// Made of that when it is first asked for: a connection that is had at once costs no look at
     /// the clock.
     deadline: Cell<Option<Deadline>>,
-    /// Over making a connection, if that is less.
+    steps: Steps,
+}
+
+/// The bounds of its steps, where they are less than what is left.
+#[derive(Clone, Copy)]
+pub(crate) struct Steps {
+    /// Over making a connection.
     create: Option<Duration>,
-    /// Over checking a connection, if that is less.
+    /// Over checking a connection.
     recycle: Option<Duration>,
 }
 
+impl From<&Timeouts> for Steps {
+    fn from(timeouts: &Timeouts) -> Self {
+        Self {
+            create: timeouts.create,
+            recycle: timeouts.recycle,
+        }
+    }
+}
+
 impl CheckOut {
-    pub(crate) fn new(bound: Duration, timeouts: &Timeouts) -> Self {
+    pub(crate) fn new(bound: Duration, steps: Steps) -> Self {
         Self {
             bound,
             deadline: Cell::new(None),
-            create: timeouts.create,
-            recycle: timeouts.recycle,
+            steps,
         }
     }
 
     /// One that ends by a deadline of the caller's.
-    pub(crate) fn by(deadline: Deadline, timeouts: &Timeouts) -> Self {
+    pub(crate) fn by(deadline: Deadline, steps: Steps) -> Self {
         Self {
             bound: Duration::MAX,
             deadline: Cell::new(Some(deadline)),
-            create: timeouts.create,
-            recycle: timeouts.recycle,
+            steps,
         }
     }
 
     /// The one deadline over all that is left of the check-out.
-    pub(crate) fn deadline(&self) -> Deadline {
+    fn deadline(&self) -> Deadline {
         let deadline = self
             .deadline
             .get()
@@ -66,9 +79,9 @@ impl CheckOut {
 
     /// What the current task's check-out has for one step of it; none but the manager's own bounds
     /// in a pool that is not asked through [`Pool::get`](crate::Pool::get).
-    fn current(step: impl FnOnce(&Self) -> Option<Duration>) -> Deadline {
+    fn current(step: impl FnOnce(&Steps) -> Option<Duration>) -> Deadline {
         CHECK_OUT
-            .try_with(|current| current.deadline().within(step(current)))
+            .try_with(|current| current.deadline().within(step(&current.steps)))
             .unwrap_or_else(|_| Deadline::never())
     }
 }
@@ -129,7 +142,7 @@ impl managed::Manager for Manager {
             let nothing = ErrorKind::Pool("no connection is there".to_owned());
             return self.factory.take_spare().ok_or_else(|| nothing.into());
         }
-        let deadline = CheckOut::current(|check_out| check_out.create);
+        let deadline = CheckOut::current(|steps| steps.create);
         // Rare: not to be a part of every check-out's future.
         Box::pin(self.factory.establish(deadline)).await
     }
@@ -143,7 +156,7 @@ impl managed::Manager for Manager {
                 return Err(RecycleError::message("it can't be checked at once"));
             }
             None => {
-                let deadline = CheckOut::current(|check_out| check_out.recycle);
+                let deadline = CheckOut::current(|steps| steps.recycle);
                 // Rare, too.
                 Box::pin(self.factory.recycle(connection, deadline)).await
             }

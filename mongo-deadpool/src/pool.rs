@@ -7,12 +7,19 @@ use mongo_core::error::Wait;
 use mongo_core::pools::DEFAULT_WAIT_TIMEOUT;
 use mongo_core::{Deadline, Error, ErrorKind};
 
-use crate::manager::CheckOut;
+use crate::manager::{CheckOut, Steps};
 use crate::{Connection, Manager, PoolBuilder, PoolError, TimeoutType, Timeouts, managed};
 
 /// Asks deadpool for what is to be had without waiting for a slot, with no timers of its own.
 pub(crate) const AT_ONCE: Timeouts = Timeouts {
     wait: Some(Duration::ZERO),
+    create: None,
+    recycle: None,
+};
+
+/// No time-outs of deadpool's own, which cover the queue alone; ours cover what comes after it too.
+const UNBOUNDED: Timeouts = Timeouts {
+    wait: None,
     create: None,
     recycle: None,
 };
@@ -62,11 +69,11 @@ impl Pool {
         // Not to wait for a slot does not mean to have no time for a connection.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
         let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
-        match CheckOut::new(bound, timeouts).scope(at_once).await {
+        match CheckOut::new(bound, timeouts.into()).scope(at_once).await {
             Ok(connection) => Ok(connection),
             // There was no wait so far. In a box, not to make every check-out's future larger.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
-                Box::pin(self.queue(CheckOut::new(bound, timeouts))).await
+                Box::pin(self.queue(Deadline::after(bound), timeouts.into())).await
             }
             Err(error) => Err(self.explain(error, Deadline::after(bound))),
         }
@@ -81,12 +88,14 @@ impl Pool {
     }
 
     /// Every slot is in use: waits in turn for one.
-    pub(crate) async fn queue(&self, check_out: CheckOut) -> Result<Connection, Error> {
-        let deadline = check_out.deadline();
-        // deadpool's own time-out covers the queue alone; ours covers what comes after it too.
-        let unbounded = Timeouts::new();
-        let queued = pin!(self.inner.timeout_get(&unbounded));
-        match deadline.bound(check_out.scope(queued)).await {
+    pub(crate) async fn queue(
+        &self,
+        deadline: Deadline,
+        steps: Steps,
+    ) -> Result<Connection, Error> {
+        let queued = pin!(self.inner.timeout_get(&UNBOUNDED));
+        let queued = CheckOut::by(deadline, steps).scope(queued);
+        match deadline.bound(queued).await {
             Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
             Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
         }
