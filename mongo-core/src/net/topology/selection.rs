@@ -47,10 +47,10 @@ impl Shared {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> bool {
-        let index = self.index.load();
-        if index.revision() == selected.revision {
+        if self.revision.load(Ordering::Acquire) == selected.revision {
             return true;
         }
+        let index = self.index.load();
         let suitable = index.suitable(criterion, deprioritized).unwrap_or_default();
         suitable.iter().any(|own| own.id() == selected.entry.id())
     }

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     resolver: Option<Arc<dyn DnsResolver>>,
     state: Mutex<State>,
     pub(super) index: ArcSwap<SelectionIndex>,
+    /// The index's, to be asked for by itself.
+    pub(super) revision: AtomicU64,
     changed: watch::Sender<Arc<TopologyDescription>>,
     pub(super) clock: ClusterClock,
     has_handler: bool,
@@ -88,6 +90,7 @@ impl Shared {
         random_seed: u64,
     ) -> Self {
         let description = Arc::new(TopologyDescription::default());
+        let index = SelectionIndex::new(description.clone(), selection);
         Self {
             monitoring,
             resolver,
@@ -101,7 +104,8 @@ impl Shared {
                 srv: None,
                 ending: Vec::new(),
             }),
-            index: ArcSwap::from_pointee(SelectionIndex::new(description.clone(), selection)),
+            revision: AtomicU64::new(index.revision()),
+            index: ArcSwap::from_pointee(index),
             changed: watch::Sender::new(description),
             clock: ClusterClock::default(),
             has_handler: handler.is_some(),
@@ -315,6 +319,8 @@ impl Shared {
             state.description = transition.description;
             let index = Arc::new(self.index.load().next(state.description.clone()));
             self.index.store(index.clone());
+            // Before anybody is told: who is looks here.
+            self.revision.store(index.revision(), Ordering::Release);
             listeners
                 .iter()
                 .for_each(|listener| listener.published(&index));
