@@ -1,11 +1,11 @@
 //! Connections survive primary step-down, before a real server.
 
 use mongo_core::bson::{Document, doc};
-use mongo_core::pools::{Backend, Pools};
+use mongo_core::pools::{Backend, PoolState, Pools};
 use mongo_core::{Error, ServerAddress};
 use mongo_testkit::{Deployment, RealServer};
 
-use crate::support::{Kept, builder};
+use crate::support::{Kept, builder, eventually};
 
 on_both! {
     get_more_iteration,
@@ -95,6 +95,9 @@ async fn get_more_iteration<B: Backend<Config: Default>>() {
     let id = cursor.get_i64("id").expect("an open cursor");
 
     let secondary = set_up.set.address(1).parse().expect("an address");
+    let pool = set_up.pools.for_server(&secondary).expect("a pool");
+    let is_ready = || pool.status().state == PoolState::Ready;
+    eventually("the secondary is known", is_ready).await;
     let freeze = doc! {"replSetFreeze": 0};
     set_up.run_on(&secondary, "admin", freeze).await;
     let step_down = doc! {"replSetStepDown": 30, "force": true};
