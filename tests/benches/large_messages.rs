@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -19,37 +20,59 @@ use mongo_core::pools::ConnectionFactory;
 use mongo_core::{ClientOptions, Deadline};
 use mongo_testkit::{Action, Compressor, Matcher, ScriptedServer};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 const BYTES: usize = 45_000_000;
 const RUNS: usize = 3;
 
+/// Asks for a server of a compressor's, and whom to tell its URI.
+type Asked = (Option<Compressor>, mpsc::Sender<String>);
+
 fn main() {
     let documents = documents();
-    let (addresses, receive) = std::sync::mpsc::channel();
+    let (ask, asked) = unbounded_channel();
     let reply = documents.clone().into_bytes();
-    thread::spawn(move || serve(&reply, &addresses));
+    thread::spawn(move || serve(&reply, asked));
     println!(
         "{:<10} {:<10} {:<8} {:>9} {:>12}",
         "client", "compressor", "message", "CPU ms", "max gap ms"
     );
-    for (name, address) in receive {
-        let uri = match name {
-            "none" => address,
-            name => format!("{address}&compressors={name}"),
+    let compressors = [
+        None,
+        Some(Compressor::Snappy),
+        Some(Compressor::Zlib),
+        Some(Compressor::Zstd),
+    ];
+    for compressor in compressors {
+        let name = compressor.map_or("none", Compressor::name);
+        let uri = || {
+            let (tell, told) = mpsc::channel();
+            ask.send((compressor, tell)).expect("servers");
+            let uri = told.recv().expect("a server");
+            match compressor {
+                None => uri,
+                Some(_) => format!("{uri}&compressors={name}"),
+            }
         };
         for what in ["reply", "command"] {
             let command = match what {
                 "reply" => rawdoc! { "large": 1 },
                 _ => rawdoc! { "swallow": 1, "documents": documents.clone() },
             };
-            let (cpu, gap) = best(|another| on_one_thread(ours(&uri, &command, another)));
-            println!("{:<10} {name:<10} {what:<8} {cpu:>9.1} {gap:>12.2}", "ours");
+            let row = |client: &str, (cpu, gap): (f64, f64)| {
+                println!("{client:<10} {name:<10} {what:<8} {cpu:>9.1} {gap:>12.2}");
+            };
+            let at = uri();
+            row(
+                "ours",
+                best(|another| on_one_thread(ours(&at, &command, another))),
+            );
             if matches!(name, "none" | "zlib") {
-                let (cpu, gap) = best(|another| on_one_thread(theirs(&uri, &command, another)));
-                println!(
-                    "{:<10} {name:<10} {what:<8} {cpu:>9.1} {gap:>12.2}",
-                    "official"
+                let at = uri();
+                row(
+                    "official",
+                    best(|another| on_one_thread(theirs(&at, &command, another))),
                 );
             }
         }
@@ -72,36 +95,31 @@ fn documents() -> RawDocumentBuf {
     rawdoc! { "ok": 1, "documents": array }
 }
 
-/// One server for each compressor, on a thread of their own.
-fn serve(reply: &[u8], addresses: &std::sync::mpsc::Sender<(&'static str, String)>) {
+/// One server after the other, on a thread of their own: each keeps all that it was sent.
+fn serve(reply: &[u8], mut asked: UnboundedReceiver<Asked>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let mut servers = Vec::new();
-        for compressor in [
-            None,
-            Some(Compressor::Snappy),
-            Some(Compressor::Zlib),
-            Some(Compressor::Zstd),
-        ] {
+        let mut server = None;
+        while let Some((compressor, tell)) = asked.recv().await {
+            drop(server.take());
             let large = Matcher::command("large").then(Action::Body(reply.to_vec()));
             let large = match compressor {
                 Some(compressor) => large.then(Action::Compress(compressor)),
                 None => large,
             };
-            let server = ScriptedServer::builder()
+            let started = ScriptedServer::builder()
                 .compressors(compressor)
                 .rule(large)
                 .rule(Matcher::command("swallow").then(Action::Reply(bson::doc! { "ok": 1 })))
                 .start()
                 .await;
-            let name = compressor.map_or("none", Compressor::name);
-            let _ = addresses.send((name, server.uri()));
-            servers.push(server);
+            // Who asked waits for it.
+            let _ = tell.send(started.uri());
+            server = Some(started);
         }
-        std::future::pending::<()>().await;
     });
 }
 

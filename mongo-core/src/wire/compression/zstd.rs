@@ -34,8 +34,8 @@ impl Encoder {
             let end = out.len();
             let mut target = OutBuffer::around_pos(out, end);
             let kept = self.0.compress_stream2(&mut target, &mut piece, directive);
-            let is_done = !is_last || kept.ok()? == 0;
-            if is_done && piece.pos == piece.src.len() {
+            let is_whole = kept.ok()? == 0 || !is_last;
+            if is_whole && piece.pos == piece.src.len() {
                 return Some(());
             }
         }
