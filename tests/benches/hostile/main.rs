@@ -15,6 +15,8 @@
 #[path = "../../tests/bad_input/attacks.rs"]
 #[allow(dead_code, reason = "what only the tests need")]
 mod attacks;
+#[path = "../../tests/bad_input/authentication.rs"]
+mod authentication;
 mod cases;
 mod client;
 #[path = "../../tests/bad_input/compressed.rs"]

@@ -6,6 +6,7 @@
 //! the whole process: `--test-threads` is not heeded.
 
 mod attacks;
+mod authentication;
 mod bounds;
 mod compressed;
 mod outcome;

@@ -6,6 +6,7 @@ mod commands;
 mod errors;
 mod lifecycle;
 mod refusals;
+mod replaced;
 
 use backend::{Backend, Bb8, Deadpool, Setup};
 
