@@ -5,10 +5,10 @@ use std::time::Duration;
 use mongo_testkit::Deployment;
 use tokio::time::{Instant, sleep};
 
-use super::{Course, MEMBERS, Round, View};
+use super::{Course, Cut, MEMBERS, Round, View};
 
 /// How long a short partition lasts.
-const SHORT: Duration = Duration::from_millis(100);
+pub(super) const SHORT: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
@@ -60,15 +60,23 @@ impl Change {
                 .await
             }
         };
+        let heal = async || {
+            let member = was.clone();
+            // Before the first byte.
+            let healed = Instant::now();
+            set.server(down).heal().await;
+            Some(Cut { member, healed })
+        };
+        let mut cut = None;
         if self == Self::Partition {
             sleep(SHORT).await;
-            set.server(down).heal().await;
+            cut = heal().await;
         }
         course.all_wrote_since(since).await;
         match self {
             Self::KillPrimary => set.restart(down).await,
             Self::KillSecondary => set.restart(other).await,
-            Self::BlackHole => set.server(down).heal().await,
+            Self::BlackHole => cut = heal().await,
             Self::Elect | Self::StepDown | Self::Partition => {}
         }
         let all = |known: &super::view::Known| known.members() == MEMBERS;
@@ -76,7 +84,7 @@ impl Change {
         Round {
             since,
             primary: (self != Self::KillSecondary).then_some(is),
-            cut: matches!(self, Self::Partition | Self::BlackHole).then_some(was),
+            cut,
         }
     }
 }

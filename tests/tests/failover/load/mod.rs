@@ -19,7 +19,7 @@ pub(crate) use change::Change;
 use judge::Failure;
 pub(crate) use ours::Ours;
 pub(crate) use report::Report;
-use report::Round;
+use report::{Cut, Round};
 pub(crate) use view::View;
 
 /// How many members the set has.
@@ -79,6 +79,8 @@ pub(crate) struct Log {
     pub(crate) writes: Vec<Attempt>,
     /// Reads that failed, with when they began and ended.
     pub(crate) failed_reads: Vec<(Failure, Instant, Instant)>,
+    /// When those began and ended that took as long as a short partition at least.
+    pub(crate) slow_reads: Vec<(Instant, Instant)>,
     /// Reads by one `_id` that gave anything but the document with it, which was there.
     pub(crate) wrong: Vec<String>,
 }
@@ -172,7 +174,11 @@ async fn work<S: Subject>(subject: S, course: Arc<Course>, task: u64) -> Log {
 
 async fn read_back<S: Subject>(subject: &S, collection: &str, id: i64, log: &mut Log) {
     let begun = Instant::now();
-    match subject.read(collection, id, id % 2 == 0).await {
+    let read = subject.read(collection, id, id % 2 == 0).await;
+    if read.is_ok() && begun.elapsed() >= change::SHORT {
+        log.slow_reads.push((begun, Instant::now()));
+    }
+    match read {
         Ok(found) if found == [id] => {}
         Ok(found) => log.wrong.push(format!("{found:?} for {id}")),
         Err(failure) => log.failed_reads.push((failure, begun, Instant::now())),

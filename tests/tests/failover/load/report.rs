@@ -14,8 +14,14 @@ pub(super) struct Round {
     /// Since when the client knew of the new primary.
     pub(crate) since: Instant,
     pub(crate) primary: Option<String>,
-    /// The member that no byte came from.
-    pub(crate) cut: Option<String>,
+    pub(crate) cut: Option<Cut>,
+}
+
+/// A member that no byte came from for a while.
+pub(super) struct Cut {
+    pub(crate) member: String,
+    /// When bytes passed again.
+    pub(crate) healed: Instant,
 }
 
 /// The answers to the questions that a failover puts.
@@ -41,8 +47,8 @@ pub(crate) struct Report {
     /// From the client's knowledge of a new primary to the first write of each task that it
     /// acknowledged, in ascending order.
     pub(crate) recovery: Vec<Duration>,
-    /// The same of the tasks that were waiting for the answer of a member that gives none, to a
-    /// write or a read: they can't know that none comes.
+    /// The same of the tasks that were waiting for the answer of a member that gives none, or none
+    /// for a while, to a write or a read: they can't know that none comes.
     pub(crate) held: Vec<Duration>,
 }
 
@@ -167,17 +173,21 @@ impl Report {
             .find(|attempt| attempt.write.outcome.is_ok() && is_of(attempt))
             .filter(|attempt| until.is_none_or(|until| attempt.ended < until));
         let Some(next) = next else { return };
-        let mut reads = log.failed_reads.iter();
-        let read = reads.any(|(_, begun, ended)| *begun <= since && since < *ended);
-        let is_held = round.cut.is_some() && read
-            || later.first().is_some_and(|attempt| {
-                attempt.begun <= since
-                    && match (&round.cut, &attempt.write.sent) {
-                        (Some(cut), Some((server, sent))) => server == cut && *sent <= since,
-                        (Some(_), None) => !tells && attempt.write.outcome.is_err(),
-                        (None, _) => false,
-                    }
-            });
+        let is_held = round.cut.as_ref().is_some_and(|cut| {
+            let waited = |begun: &Instant, ended: &Instant| *begun <= since && since < *ended;
+            let mut failed = log.failed_reads.iter();
+            let mut slow = log.slow_reads.iter();
+            failed.any(|(_, begun, ended)| waited(begun, ended))
+                || slow.any(|(begun, ended)| waited(begun, ended) && cut.healed <= *ended)
+                || later.first().is_some_and(|attempt| {
+                    attempt.begun <= since
+                        && match &attempt.write.sent {
+                            Some((server, sent)) => *server == cut.member && *sent <= since,
+                            None if tells => false,
+                            None => attempt.write.outcome.is_err() || cut.healed <= attempt.ended,
+                        }
+                })
+        });
         let took = next.ended - since;
         match is_held {
             true => self.held.push(took),
