@@ -13,8 +13,9 @@
 //! before their time is over.
 //!
 //! A write is misdirected if the client's own events, up to the moment before it was sent, say that
-//! the server is a secondary, or that another one is the primary. The official crate does not tell where it sends what; nor, hence,
-//! whether it was held: every task without an answer counts.
+//! the server is a secondary, or that another one is the primary. The official crate does not tell
+//! where it sends what; nor, hence, whether it was held: every task counts that has no answer, or has
+//! it once bytes pass again.
 
 #[path = "../../tests/failover/load/mod.rs"]
 mod load;

@@ -47,7 +47,8 @@ impl Job {
     }
 }
 
-/// Prints `!` when it begins, and then `<microseconds>|<MiB>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
+/// Prints `!` when it begins, and then
+/// `<microseconds>|<MiB>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
 pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
     let case = &cases.into_iter().nth(job.case).expect("a case");
     // What making them all has taken is not to be counted.

@@ -319,7 +319,7 @@ impl Shared {
             state.description = transition.description;
             let index = Arc::new(self.index.load().next(state.description.clone()));
             self.index.store(index.clone());
-            // Before anybody is told: who is looks here.
+            // Before anybody is told of it: whoever is told compares this.
             self.revision.store(index.revision(), Ordering::Release);
             listeners
                 .iter()

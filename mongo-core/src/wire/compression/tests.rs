@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bson::{RawDocumentBuf, rawdoc};
 
 use super::*;
@@ -283,4 +285,18 @@ fn a_zstd_frame_may_not_ask_for_a_large_window() {
     let content = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 15 << 3, 0x01, 0x00, 0x00];
     let refused = read(&made_up(3, 100, &content));
     assert_eq!(refused, Err(WireError::Compressed(Compressor::Zstd)));
+}
+
+#[test]
+fn an_error_of_zstd_before_the_last_piece_ends_it() {
+    let (tell, told) = std::sync::mpsc::channel();
+    // On a thread of its own, for one that goes round for ever.
+    std::thread::spawn(move || {
+        let mut encoder = zstd::Encoder::new(0, 10).expect("a context");
+        let longer_than_pledged = vec![7; STEP];
+        let mut out = Vec::new();
+        let mut steps = (0..8).map(|_| encoder.step(&longer_than_pledged, false, &mut out));
+        let _ = tell.send(steps.any(|step| step.is_none()));
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(true));
 }
