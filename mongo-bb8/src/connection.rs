@@ -1,9 +1,11 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::MongoConnectionManager;
+use crate::pool::Slot;
+
+/// bb8's own guard.
+pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
 
 /// A connection checked out of a [`Pool`](crate::Pool): a guard that gives it back when dropped.
 ///
@@ -15,19 +17,17 @@ use crate::MongoConnectionManager;
 /// slot is free at once.
 #[must_use]
 pub struct PooledConnection {
-    // Before the permit: whoever gets that next finds the connection back in the pool.
-    inner: bb8::PooledConnection<'static, MongoConnectionManager>,
-    _permit: OwnedSemaphorePermit,
+    /// `None` only while it is dropped.
+    taken: Option<Taken>,
+    // Dropped last: whoever gets it next finds the connection back in the pool.
+    slot: Slot,
 }
 
 impl PooledConnection {
-    pub(crate) fn new(
-        inner: bb8::PooledConnection<'static, MongoConnectionManager>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(crate) fn new(taken: Taken, slot: Slot) -> Self {
         Self {
-            inner,
-            _permit: permit,
+            taken: Some(taken),
+            slot,
         }
     }
 }
@@ -36,13 +36,26 @@ impl Deref for PooledConnection {
     type Target = mongo_core::Connection;
 
     fn deref(&self) -> &Self::Target {
-        &self.inner
+        self.taken.as_ref().expect("only a dropped guard is empty")
     }
 }
 
 impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.inner
+        self.taken.as_mut().expect("only a dropped guard is empty")
+    }
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        let Some(mut taken) = self.taken.take() else {
+            return;
+        };
+        let handover = self.slot.handover();
+        // What must not come back bb8 finds to be broken.
+        if handover.is_asked() && taken.check_in() {
+            drop(handover.offer(taken));
+        }
     }
 }
 

@@ -32,8 +32,8 @@
 //! - **Every wait has one deadline** (`timeouts.wait`, default the URI's `waitQueueTimeoutMS`, else
 //!   30 s), and the error says which wait it was, with the server, the user and the last failure.
 //! - **Fair waiting.** Callers queue in front of bb8, whose own late getters overtake the woken one.
-//!   While a pool still grows it has more places than connections: there a late caller may take what
-//!   comes back before one that waits for a connection to be made.
+//!   While a pool still grows, and has more places than connections, what comes back goes to the
+//!   caller that waits longest for one to be made.
 //! - **Cancellation is safe.** A connection whose command was dropped half-way is closed when its
 //!   guard is dropped; one that only owes a reply is drained when it is next checked out.
 //! - [`Pool::close`], which bb8 has not got.
@@ -48,6 +48,7 @@ mod backend;
 mod config;
 mod connection;
 mod failures;
+mod handover;
 mod manager;
 mod pool;
 

@@ -3,13 +3,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bb8::{QueueStrategy, RunError};
+use bb8::{ManageConnection, QueueStrategy, RunError};
 use mongo_core::error::Wait;
 use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
 
+use crate::connection::Taken;
 use crate::failures::Told;
+use crate::handover::Handover;
 use crate::manager::{check_out, check_out_at_once, sweeping};
 use crate::{MongoConnectionManager, PooledConnection};
 
@@ -27,7 +29,9 @@ pub struct Pool {
 struct Shared {
     manager: MongoConnectionManager,
     /// As many permits as bb8 holds connections, so that who has one never waits for another's.
-    front: Arc<Semaphore>,
+    front: Semaphore,
+    /// Who has a permit, and waits for a connection to be made.
+    handover: Handover<Taken>,
     max_size: usize,
     wait: Duration,
     waiting: AtomicUsize,
@@ -80,7 +84,8 @@ impl Pool {
         Ok(Self {
             shared: Arc::new(Shared {
                 manager,
-                front: Arc::new(Semaphore::new(max_size)),
+                front: Semaphore::new(max_size),
+                handover: Handover::default(),
                 max_size,
                 wait: config.connection_timeout,
                 waiting: AtomicUsize::new(0),
@@ -117,20 +122,21 @@ impl Pool {
     pub async fn get_within(&self, wait: Duration) -> Result<PooledConnection, Error> {
         let shared = &self.shared;
         let bound = if wait.is_zero() { shared.wait } else { wait };
-        let slot = shared.front.clone().try_acquire_owned();
-        // Almost always there is an idle connection: then there is no wait to bound or to watch.
-        let slot = match slot {
-            Ok(permit) => match check_out_at_once(|| self.inner.get_owned()) {
-                Some(Ok(connection)) => return Ok(PooledConnection::new(connection, permit)),
-                Some(Err(_)) | None => Ok(permit),
-            },
-            Err(error) => Err(error),
+        let slot = match Slot::try_take(shared) {
+            // Almost always there is an idle connection: then there is no wait to bound or to watch.
+            Ok(slot) if !shared.handover.is_asked() => {
+                match check_out_at_once(|| self.inner.get_owned()) {
+                    Some(Ok(taken)) => return Ok(PooledConnection::new(taken, slot)),
+                    Some(Err(_)) | None => Ok(slot),
+                }
+            }
+            slot => slot,
         };
         let deadline = Deadline::after(bound);
         // In a box, not to make every check-out's future larger.
         Box::pin(async {
-            let permit = match slot {
-                Ok(permit) => permit,
+            let slot = match slot {
+                Ok(slot) => slot,
                 Err(TryAcquireError::NoPermits) if !wait.is_zero() => self.queue(deadline).await?,
                 Err(TryAcquireError::NoPermits) => {
                     return Err(self.timed_out(Wait::WaitQueue, deadline));
@@ -138,7 +144,7 @@ impl Pool {
                 Err(TryAcquireError::Closed) => return Err(self.closed()),
             };
             let outcome = check_out(deadline, self.take(deadline)).await;
-            outcome.map(|connection| PooledConnection::new(connection, permit))
+            outcome.map(|taken| PooledConnection::new(taken, slot))
         })
         .await
     }
@@ -154,18 +160,18 @@ impl Pool {
     /// A connection that is idle and sound, if there is one.
     pub(crate) fn take_at_once(&self) -> Option<PooledConnection> {
         // Asked in vain, bb8 would begin to connect.
-        if self.inner.state().idle_connections == 0 {
+        if self.shared.handover.is_asked() || self.inner.state().idle_connections == 0 {
             return None;
         }
-        let permit = self.shared.front.clone().try_acquire_owned().ok()?;
+        let slot = Slot::try_take(&self.shared).ok()?;
         let taken = check_out_at_once(|| self.inner.get_owned())?;
-        taken.ok().map(|taken| PooledConnection::new(taken, permit))
+        taken.ok().map(|taken| PooledConnection::new(taken, slot))
     }
 
     /// A connection by a deadline, in turn.
     pub(crate) async fn take_by(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
-        let permit = match self.shared.front.clone().try_acquire_owned() {
-            Ok(permit) => permit,
+        let slot = match Slot::try_take(&self.shared) {
+            Ok(slot) => slot,
             Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
             Err(TryAcquireError::Closed) => return Err(self.closed()),
         };
@@ -175,7 +181,7 @@ impl Pool {
         if taken.is_new() || !self.manager().factory().is_capped() {
             leaving.0 = None;
         }
-        Ok(PooledConnection::new(taken, permit))
+        Ok(PooledConnection::new(taken, slot))
     }
 
     /// Closes the idle connections that the factory does not keep: bb8 has no way to look through
@@ -201,33 +207,37 @@ impl Pool {
     }
 
     /// Every slot is in use: waits in turn for one.
-    async fn queue(&self, deadline: Deadline) -> Result<OwnedSemaphorePermit, Error> {
+    async fn queue(&self, deadline: Deadline) -> Result<Slot, Error> {
         let shared = &self.shared;
         let _waiting = Counted::new(&shared.waiting);
-        match deadline.bound(shared.front.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
+        match deadline.bound(Slot::take(shared)).await {
+            Ok(Ok(slot)) => Ok(slot),
             Ok(Err(_)) => Err(self.closed()),
             Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
         }
     }
 
-    /// With a slot in hand: takes an idle connection, or waits for the one that is being made.
-    async fn take(
-        &self,
-        deadline: Deadline,
-    ) -> Result<bb8::PooledConnection<'static, MongoConnectionManager>, Error> {
+    /// With a slot in hand: takes an idle connection, or waits for the one that is being made or
+    /// the one that comes back sooner.
+    async fn take(&self, deadline: Deadline) -> Result<Taken, Error> {
         let waiting = self.shared.manager.failures().wait();
         let taken = async {
             loop {
-                // Both branches are safe to drop: bb8 puts a connection back that nobody took, and
-                // a failure that nobody took is another caller's.
+                // All are safe to drop: bb8 puts a connection back that nobody took, as the next
+                // caller gets one that came back, and a failure is another caller's.
                 tokio::select! {
                     biased;
                     taken = self.inner.get_owned() => return match taken {
-                        Ok(connection) => Ok(connection),
+                        Ok(taken) => Ok(taken),
                         Err(RunError::User(error)) => Err(error),
                         Err(RunError::TimedOut) => Err(self.not_made(deadline)),
                     },
+                    mut returned = self.shared.handover.ask() => {
+                        // As bb8 checks what is idle.
+                        if self.manager().is_valid(&mut returned).await.is_ok() {
+                            return Ok(returned);
+                        }
+                    }
                     told = waiting.told() => match told {
                         Told::Failed(error) => return Err(error),
                         Told::Again => {}
@@ -298,6 +308,35 @@ impl Pool {
 
     fn closed(&self) -> Error {
         self.manager().factory().name(ErrorKind::PoolClosed)
+    }
+}
+
+/// A permit of the front.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pool: Arc<Shared>,
+}
+
+impl Slot {
+    fn try_take(pool: &Arc<Shared>) -> Result<Self, TryAcquireError> {
+        pool.front.try_acquire()?.forget();
+        Ok(Self { pool: pool.clone() })
+    }
+
+    /// Waits for it, in turn.
+    async fn take(pool: &Arc<Shared>) -> Result<Self, AcquireError> {
+        pool.front.acquire().await?.forget();
+        Ok(Self { pool: pool.clone() })
+    }
+
+    pub(crate) fn handover(&self) -> &Handover<Taken> {
+        &self.pool.handover
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.pool.front.add_permits(1);
     }
 }
 

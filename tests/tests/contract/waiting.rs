@@ -8,6 +8,7 @@ use mongo_core::error::Wait;
 use mongo_core::pools::{Backend, PinReason, PooledConnection};
 use mongo_core::{Error, ErrorKind};
 use mongo_testkit::{Action, Gate};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{Sim, eventually, get_in_task, handshake, hold, ping, settled, status_of};
@@ -17,6 +18,7 @@ on_both! {
     who_asks_first_is_served_first,
     a_wait_that_runs_out_says_who_has_the_connections,
     a_returned_connection_serves_one_whose_own_is_being_made,
+    nobody_is_overtaken_while_a_pool_grows,
     who_gives_up_leaves_its_turn_to_the_next,
     a_wait_is_counted_where_it_belongs,
 }
@@ -129,6 +131,40 @@ async fn a_returned_connection_serves_one_whose_own_is_being_made<B: Backend<Con
     })
     .await;
     drop(served);
+    pools.close().await;
+}
+
+/// A pool that is cold again, and grows by two in 20 ms: what comes back in the meantime goes round.
+async fn nobody_is_overtaken_while_a_pool_grows<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    let address = ping(&pools).await.expect("a ping");
+    let server = sim.set.server(0);
+    settled(server, 1).await;
+    let pool = pools.for_server(&address).expect("its pool");
+    pool.clear(false);
+    pool.ready();
+    server
+        .script()
+        .add(handshake().then(Action::Delay(Duration::from_millis(20))));
+    let mut tasks = JoinSet::new();
+    for _ in 0..64 {
+        let pools = pools.clone();
+        tasks.spawn(async move {
+            let begun = Instant::now();
+            let mut first = None;
+            for _ in 0..20 {
+                let connection = pools.get().await.expect("a connection");
+                first.get_or_insert(begun.elapsed());
+                sleep(Duration::from_millis(1)).await;
+                drop(connection);
+            }
+            first.expect("it had twenty")
+        });
+    }
+    let waits = tasks.join_all().await;
+    let longest = waits.into_iter().max().expect("64");
+    assert!(longest < Duration::from_millis(80), "{longest:?}");
     pools.close().await;
 }
 
