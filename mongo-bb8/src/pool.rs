@@ -143,8 +143,7 @@ impl Pool {
                 }
                 Err(TryAcquireError::Closed) => return Err(self.closed()),
             };
-            let outcome = check_out(deadline, self.take(deadline)).await;
-            outcome.map(|taken| PooledConnection::new(taken, slot))
+            self.take(slot, deadline).await
         })
         .await
     }
@@ -159,13 +158,20 @@ impl Pool {
 
     /// A connection that is idle and sound, if there is one.
     pub(crate) fn take_at_once(&self) -> Option<PooledConnection> {
+        let slot = Slot::try_take(&self.shared).ok()?;
+        self.take_idle(slot).ok()
+    }
+
+    /// With a slot in hand, the same: not before those who wait for a connection to be made.
+    fn take_idle(&self, slot: Slot) -> Result<PooledConnection, Slot> {
         // Asked in vain, bb8 would begin to connect.
         if self.shared.handover.is_asked() || self.inner.state().idle_connections == 0 {
-            return None;
+            return Err(slot);
         }
-        let slot = Slot::try_take(&self.shared).ok()?;
-        let taken = check_out_at_once(|| self.inner.get_owned())?;
-        taken.ok().map(|taken| PooledConnection::new(taken, slot))
+        match check_out_at_once(|| self.inner.get_owned()) {
+            Some(Ok(taken)) => Ok(PooledConnection::new(taken, slot)),
+            Some(Err(_)) | None => Err(slot),
+        }
     }
 
     /// A connection by a deadline, in turn.
@@ -175,13 +181,7 @@ impl Pool {
             Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
             Err(TryAcquireError::Closed) => return Err(self.closed()),
         };
-        let mut leaving = Leaving(Some(self));
-        let taken = check_out(deadline, self.take(deadline)).await?;
-        // Served by what came back, it leaves behind what was made for it as well.
-        if taken.is_new() || !self.manager().factory().is_capped() {
-            leaving.0 = None;
-        }
-        Ok(PooledConnection::new(taken, slot))
+        self.take(slot, deadline).await
     }
 
     /// Closes the idle connections that the factory does not keep: bb8 has no way to look through
@@ -217,9 +217,25 @@ impl Pool {
         }
     }
 
-    /// With a slot in hand: takes an idle connection, or waits for the one that is being made or
-    /// the one that comes back sooner.
-    async fn take(&self, deadline: Deadline) -> Result<Taken, Error> {
+    /// With a slot in hand: takes an idle connection, or waits for one.
+    async fn take(&self, slot: Slot, deadline: Deadline) -> Result<PooledConnection, Error> {
+        // Whose turn it is mostly finds what came back.
+        let slot = match self.take_idle(slot) {
+            Ok(connection) => return Ok(connection),
+            Err(slot) => slot,
+        };
+        let is_capped = self.manager().factory().is_capped();
+        let mut leaving = Leaving(is_capped.then_some(self));
+        let taken = check_out(deadline, self.wait(deadline)).await?;
+        // Served by what came back, it leaves behind what was made for it as well.
+        if taken.is_new() {
+            leaving.0 = None;
+        }
+        Ok(PooledConnection::new(taken, slot))
+    }
+
+    /// Waits for the connection that is being made, or for one that comes back sooner.
+    async fn wait(&self, deadline: Deadline) -> Result<Taken, Error> {
         let waiting = self.shared.manager.failures().wait();
         let taken = async {
             loop {
