@@ -5,8 +5,11 @@
 //! forms too. [`encode_command`] and [`Reply`] are the client's side of the same, for tests that
 //! speak to a server over a bare socket.
 
-use bson::{Bson, Document, RawDocument};
+mod reader;
 
+use bson::{Bson, Document};
+
+use self::reader::Reader;
 use crate::compression::{self, Compressor};
 pub use crate::outgoing::{Checksum, document_bytes, encode_command, encode_query};
 
@@ -274,101 +277,6 @@ fn read_query(request_id: i32, reader: &mut Reader<'_>) -> Result<Request, Codec
         compressor: None,
         command,
     })
-}
-
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], CodecError> {
-        let (head, tail) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(CodecError::Truncated(what))?;
-        self.rest = tail;
-        Ok(head)
-    }
-
-    fn u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
-        let (head, tail) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(CodecError::Truncated(what))?;
-        self.rest = tail;
-        Ok(u32::from_le_bytes(*head))
-    }
-
-    fn i32(&mut self, what: &'static str) -> Result<i32, CodecError> {
-        self.u32(what).map(u32::cast_signed)
-    }
-
-    fn c_string(&mut self, what: &'static str) -> Result<&'a str, CodecError> {
-        let end = self
-            .rest
-            .iter()
-            .position(|&byte| byte == 0)
-            .ok_or(CodecError::String(what))?;
-        let bytes = self.take(end + 1, what)?;
-        std::str::from_utf8(&bytes[..end]).map_err(|_| CodecError::String(what))
-    }
-
-    fn document(&mut self) -> Result<Document, CodecError> {
-        let prefix = self
-            .rest
-            .first_chunk::<4>()
-            .ok_or(CodecError::Truncated("document"))?;
-        let length = usize::try_from(i32::from_le_bytes(*prefix))
-            .map_err(|_| CodecError::Document("negative length".to_owned()))?;
-        let bytes = self.take(length, "document")?;
-        let wrong = |error: bson::error::Error| CodecError::Document(error.to_string());
-        let raw = RawDocument::from_bytes(bytes).map_err(wrong)?;
-        check_depth(raw)?;
-        Document::try_from(raw).map_err(wrong)
-    }
-
-    fn sequence(&mut self) -> Result<(String, Vec<Document>), CodecError> {
-        let length = usize::try_from(self.i32("sequence")?).unwrap_or(0);
-        let inner = length
-            .checked_sub(4)
-            .ok_or(CodecError::Sections("sequence length"))?;
-        let mut reader = Reader {
-            rest: self.take(inner, "sequence")?,
-        };
-        let name = reader.c_string("sequence identifier")?.to_owned();
-        let mut documents = Vec::new();
-        while !reader.rest.is_empty() {
-            documents.push(reader.document()?);
-        }
-        Ok((name, documents))
-    }
-}
-
-/// Keeps the recursive conversion below away from a stack overflow.
-fn check_depth(document: &RawDocument) -> Result<(), CodecError> {
-    let wrong = |error: bson::error::Error| CodecError::Document(error.to_string());
-    let mut levels = vec![document.iter()];
-    while let Some(level) = levels.last_mut() {
-        let Some(element) = level.next() else {
-            levels.pop();
-            continue;
-        };
-        let (_, value) = element.map_err(wrong)?;
-        let nested = match value {
-            bson::RawBsonRef::Document(inner) => inner,
-            bson::RawBsonRef::Array(inner) => {
-                RawDocument::from_bytes(inner.as_bytes()).map_err(wrong)?
-            }
-            _ => continue,
-        };
-        if levels.len() >= MAX_DEPTH {
-            return Err(CodecError::Document(format!(
-                "nested deeper than {MAX_DEPTH}"
-            )));
-        }
-        levels.push(nested.iter());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use bson::{RawDocumentBuf, rawdoc};
 use super::*;
 use crate::wire::{HEADER_LEN, OpMsgBuilder, append_query};
 
+mod bounds;
 #[cfg(all(feature = "snappy", feature = "zlib"))]
 mod compressed;
 
@@ -372,107 +373,6 @@ fn debug_shows_nothing_of_the_buffer() {
     assert!(shown.contains(&format!("buffered: {}", message.len())));
     let bytes = format!("{:?}", b"private");
     assert!(!shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
-}
-
-#[test]
-fn a_claimed_length_is_not_allocated() {
-    // As a server may ask for in its hello.
-    let limits = Limits {
-        max_message_size: i32::MAX as usize,
-        ..Limits::default()
-    };
-    let mut exchange = Exchange::new(limits);
-    let id = request(&mut exchange, Taker::Caller);
-    let mut head = reply(id);
-    head.truncate(HEADER_LEN);
-    head[..4].copy_from_slice(&i32::MAX.to_le_bytes());
-    feed(&mut exchange, &head);
-    let mut received = head.len();
-    while received < 4 * READ_AHEAD {
-        let target = exchange.read_target(ANY).expect("good").expect("room");
-        assert!(target.capacity() > target.len());
-        assert!(
-            target.capacity() <= 2 * received.max(READ_AHEAD),
-            "{} for {received}",
-            target.capacity()
-        );
-        target.resize(target.capacity(), 0);
-        received = target.len();
-    }
-    // With the limits of every other server it is refused at sight, and takes nothing.
-    let mut exchange = new();
-    request(&mut exchange, Taker::Caller);
-    feed(&mut exchange, &head);
-    let refused = exchange.read_target(ANY).expect_err("too long");
-    assert!(matches!(refused, WireError::TooLong { .. }));
-    assert_eq!(exchange.readiness(), closed(ClosedReason::Protocol));
-    assert_eq!(exchange.buf.capacity(), 0);
-}
-
-#[test]
-fn the_buffer_grows_with_a_reply_and_is_given_back() {
-    let mut exchange = new();
-    let id = request(&mut exchange, Taker::Caller);
-    let small = exchange.buf.capacity();
-    assert!(small <= KEEP, "{small}");
-    let text = "x".repeat(3_000_000);
-    let long = reply_with(9, id, MsgFlags::NONE, &text);
-    let mut sent = 0;
-    while let Some(target) = exchange.read_target(ANY).expect("good") {
-        let room = (target.capacity() - target.len()).min(long.len() - sent);
-        assert!(room > 0);
-        target.extend_from_slice(&long[sent..sent + room]);
-        sent += room;
-        assert!(target.capacity() <= 2 * sent.max(READ_AHEAD));
-    }
-    exchange.accept_reply().expect("own");
-    assert_eq!(exchange.reply(), long);
-    exchange.release();
-    assert_eq!(exchange.buf.capacity(), 0);
-    assert_eq!(exchange.reply(), b"");
-    // A small one is worth keeping.
-    let id = request(&mut exchange, Taker::Caller);
-    feed(&mut exchange, &reply(id));
-    exchange.accept_reply().expect("own");
-    exchange.release();
-    assert!((1..=KEEP).contains(&exchange.buf.capacity()));
-}
-
-#[test]
-fn release_keeps_what_is_still_needed() {
-    let mut exchange = new();
-    let id = request(&mut exchange, Taker::Caller);
-    let reply = reply(id);
-    feed(&mut exchange, &reply[..30]);
-    exchange.release();
-    assert_eq!(exchange.readiness(), Readiness::Owed);
-    feed(&mut exchange, &reply[30..]);
-    assert!(is_whole(&mut exchange));
-    exchange.accept_reply().expect("own");
-}
-
-#[test]
-fn what_is_too_long_to_read_away_shows_with_its_header() {
-    let mut exchange = new();
-    let id = request(&mut exchange, Taker::Caller);
-    let reply = reply(id);
-    let length = reply.len();
-    feed(&mut exchange, &reply[..HEADER_LEN - 1]);
-    assert!(!exchange.owes_more_than(length - 1), "not known yet");
-    feed(&mut exchange, &reply[HEADER_LEN - 1..HEADER_LEN]);
-    assert!(exchange.owes_more_than(length - 1));
-    assert!(!exchange.owes_more_than(length));
-    let max = length - 1;
-    let refused = exchange.read_target(max).expect_err("too long");
-    assert_eq!(refused, WireError::TooLong { length, max });
-    assert_eq!(exchange.readiness(), closed(ClosedReason::Protocol));
-    assert!(!exchange.owes_more_than(max), "nothing is owed any more");
-
-    let mut exchange = new();
-    let id = request(&mut exchange, Taker::Caller);
-    feed(&mut exchange, &super::tests::reply(id));
-    exchange.accept_reply().expect("own");
-    assert!(!exchange.owes_more_than(1), "a reply that came is not owed");
 }
 
 #[test]
