@@ -126,9 +126,12 @@ impl Failures {
         }
     }
 
-    /// Whether anybody waits for a connection to be made. In a bare pool nobody can be seen to.
+    /// Whether anybody waits for a connection to be made; in a closed pool nobody is to. In a bare
+    /// pool nobody can be seen to.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0 || !self.lock().has_sink
+        let state = self.lock();
+        let is_open = state.closed.is_none();
+        is_open && self.waiting.load(Ordering::SeqCst) > 0 || !state.has_sink
     }
 
     /// Ends when [nobody waits](Self::is_awaited).
@@ -172,6 +175,7 @@ impl Failures {
     pub(crate) fn close(&self, error: Error) {
         self.lock().closed = Some(error);
         self.arrived.notify_waiters();
+        self.left.notify_waiters();
     }
 
     /// Enters a caller, before it asks bb8, so that no failure of its own attempt is missed.

@@ -238,9 +238,7 @@ impl bb8::ManageConnection for MongoConnectionManager {
             return Err(error);
         };
         let connected = match connected {
-            // Nobody is left to take it, and bb8 would keep it open.
-            Ok(_) if self.is_closed() => Err(shared.factory.name(ErrorKind::PoolClosed)),
-            // Who asked for it has gone: it is idle, and may be in others' way.
+            // Nobody is left to take it, and bb8 would keep it open, in others' way it may be.
             Ok(connection)
                 if !shared.failures.is_awaited() && !shared.factory.keeps(&connection) =>
             {

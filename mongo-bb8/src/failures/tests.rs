@@ -113,6 +113,16 @@ async fn an_attempt_is_for_as_long_as_anybody_waits() {
     assert!(!poll_once(pin!(Failures::default().unawaited())).await);
 }
 
+#[tokio::test]
+async fn an_attempt_for_a_closed_pool_ends_whoever_waits() {
+    let failures = with_sink();
+    let _caller = failures.wait();
+    let mut unawaited = pin!(failures.unawaited());
+    assert!(!poll_once(unawaited.as_mut()).await);
+    failures.close(Error::configuration("closed"));
+    assert!(poll_once(unawaited).await);
+}
+
 async fn poll_once(mut future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
     std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
 }
