@@ -78,7 +78,8 @@ impl PoolConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// Over everything. Default the URI's `waitQueueTimeoutMS`, else 30 s.
+    /// Over everything. Not zero. Default the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else
+    /// 30 s.
     #[serde(with = "pools::duration::option")]
     pub wait: Option<Duration>,
     /// Over making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
@@ -128,7 +129,8 @@ impl Config {
     ///
     /// # Errors
     /// The connection string or an option can't be used, the pool's size is 0 or over 100,000 or
-    /// less than `min_idle`, or there is no tokio runtime to run bb8's reaper in.
+    /// less than `min_idle`, `timeouts.wait` is zero, or there is no tokio runtime to run bb8's
+    /// reaper in.
     pub fn create_pool(&self, runtime: Option<Runtime>) -> Result<Pool, CreatePoolError> {
         let Runtime::Tokio1 = runtime.unwrap_or(Runtime::Tokio1);
         let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
@@ -144,8 +146,10 @@ impl Config {
         Pool::build(builder, manager)
     }
 
-    /// A builder for a bare bb8 pool, with this configuration. The manager is
-    /// [`MongoConnectionManager::from_config`]'s.
+    /// A builder for a bare bb8 pool, with this configuration's sizes and times. The manager, which
+    /// bb8 takes when it builds, is yours to make with [`MongoConnectionManager::from_config`]:
+    /// [`server_api`](Self::server_api), `timeouts.create` and `timeouts.recycle` are not in the
+    /// builder.
     ///
     /// # Errors
     /// See [`create_pool`](Self::create_pool).
@@ -173,7 +177,7 @@ impl Config {
                 "`pool.min_idle` is more than `pool.max_size`, which is {max_size}"
             )));
         }
-        let wait = pool.timeouts.wait.or(options.wait_queue_timeout);
+        let wait = pool.timeouts.wait.or(options.wait_timeout());
         let wait = wait.unwrap_or(DEFAULT_WAIT_TIMEOUT);
         if wait.is_zero() {
             return Err(Error::configuration("`pool.timeouts.wait` is zero"));

@@ -29,8 +29,8 @@
 //! - **The right error at once.** A bare bb8 tells a failed connect to its error sink, and lets the
 //!   caller wait for its whole time-out to say `TimedOut`. Here the caller gets the failure itself,
 //!   when it happens.
-//! - **Every wait has one deadline** (`timeouts.wait`, default the URI's `waitQueueTimeoutMS`, else
-//!   30 s), and the error says which wait it was, with the server, the user and the last failure.
+//! - **Every wait has one deadline** (`timeouts.wait`, default the URI's `timeoutMS`, else its
+//!   `waitQueueTimeoutMS`, else 30 s), and the error says which wait it was, with the server, the user and the last failure.
 //! - **Fair waiting.** Callers queue in front of bb8, whose own late getters overtake the woken one.
 //!   While a pool still grows, and has more places than connections, what comes back goes to the
 //!   caller that waits longest for one to be made.

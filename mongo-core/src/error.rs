@@ -86,7 +86,8 @@ pub enum ErrorKind {
     Serialization(Arc<bson::error::Error>),
     /// A reply could not be read as the asked-for type. The connection stays usable.
     Deserialization(Arc<bson::error::Error>),
-    /// The connection was closed before, for the reason given, and runs no more commands.
+    /// The connection is closed, for the reason given, and runs no more commands. It was before this
+    /// one was sent, other than with [`ClosedReason::Interrupted`].
     ConnectionClosed(ClosedReason),
     /// The future of a command was dropped before its reply came. Only events and logs tell of it.
     Cancelled,

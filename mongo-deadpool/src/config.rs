@@ -47,6 +47,10 @@ pub struct Config {
     pub manager: Option<ManagerConfig>,
     /// deadpool's own configuration. What it leaves out, or all of it: see
     /// [`get_pool_config`](Self::get_pool_config).
+    ///
+    /// Read by serde, a table without `max_size` takes it from the URL or the options beside it, or
+    /// else 100: deadpool has no way to leave it open for a URL that is set later. One made in code
+    /// is deadpool's, with its `Fifo` for a default.
     pub pool: Option<PoolConfig>,
     /// For [`create_pools`](Self::create_pools) only: what the pools have in common.
     pub pools: Option<PoolsConfig>,
@@ -101,7 +105,7 @@ impl Config {
     ///
     /// Where [`pool`](Self::pool) is `None`: `max_size` is the URI's `maxPoolSize` (100; 0, "no
     /// limit", is 10,000) and `queue_mode` is LIFO, so that a quiet pool can shrink. `timeouts.wait`
-    /// is the URI's `waitQueueTimeoutMS`, else 30 s, wherever it is `None`.
+    /// is the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s, wherever it is `None`.
     ///
     /// # Errors
     /// The connection string can't be used.
@@ -116,7 +120,8 @@ impl Config {
     /// `pool.max_size` and `pool.timeouts` are those of each pool, or of each check-out.
     ///
     /// # Errors
-    /// The connection string or an option can't be used, or sizes contradict each other.
+    /// The connection string or an option can't be used, sizes contradict each other, or
+    /// `timeouts.wait` is zero.
     pub fn create_pools(&self) -> Result<Pools, ConfigError> {
         self.pools_builder()?.build()
     }
@@ -155,7 +160,7 @@ impl Config {
 
     fn pool_config(&self, options: &ClientOptions) -> PoolConfig {
         let mut pool = self.pool.unwrap_or_else(|| default_pool(options));
-        let wait = options.wait_queue_timeout.unwrap_or(DEFAULT_WAIT_TIMEOUT);
+        let wait = options.wait_timeout().unwrap_or(DEFAULT_WAIT_TIMEOUT);
         pool.timeouts.wait = pool.timeouts.wait.or(Some(wait));
         pool
     }

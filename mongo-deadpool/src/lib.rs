@@ -26,13 +26,14 @@
 //!
 //! # What this adds to a bare deadpool
 //! - **No wait is endless.** [`Pool::get`] ends within one deadline (`timeouts.wait`, default the
-//!   URI's `waitQueueTimeoutMS`, else 30 s) that flows through waiting, checking and connecting.
+//!   URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s) that flows through waiting, checking and connecting.
 //! - **Errors tell the truth**: [`Error`] names the wait that ran out, the server, the user and
 //!   the last failure behind it. deadpool's own `Timeout(Wait)` names nothing.
 //! - **Cancellation is safe.** A connection whose command was dropped half-way leaves the pool when
 //!   its guard is dropped, and its slot is free at once; one that only owes a reply is drained when
 //!   it is next checked out.
-//! - Idle connections are taken last in, first out, unless a configuration of your own says `Fifo`.
+//! - Idle connections are taken last in, first out, so that a quiet pool can shrink; a
+//!   [`PoolConfig`] made in code says `Fifo` unless told otherwise, as deadpool's own does.
 //!
 //! # Where it differs from the other deadpool crates
 //! [`Pool`] is a type of its own round `deadpool::managed::Pool<Manager, Connection>`, to which it

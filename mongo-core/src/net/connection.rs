@@ -102,13 +102,16 @@ impl Connection {
     /// # Errors
     /// - `ok: 0` in the reply: [`ErrorKind::Command`], and the connection stays usable. A
     ///   `ReauthenticationRequired` (code 391) is answered by [`reauthenticate`](Self::reauthenticate)
-    ///   and the command run again, once, before the same deadline. A
-    ///   `writeConcernError` is no error here: see [`Reply::write_concern_error`].
+    ///   and the command run again, once, before the same deadline. `writeErrors` and a
+    ///   `writeConcernError` are no errors here: see [`Reply::check_write`].
     /// - The deadline came: [`ErrorKind::Timeout`].
     /// - A command that can't be written as BSON, or is longer than the server takes:
     ///   [`ErrorKind::Serialization`], [`ErrorKind::Protocol`]; nothing was sent, and the connection
     ///   stays usable.
     /// - The socket failed, or the server broke the protocol: the connection is closed.
+    /// - [`ErrorKind::ConnectionClosed`]: it was closed before; or the pool gave it up
+    ///   ([`ClosedReason::Interrupted`](crate::error::ClosedReason::Interrupted)), perhaps after the
+    ///   command was sent.
     pub async fn run_command<C>(&mut self, database: &str, command: &C) -> Result<Reply<'_>>
     where
         C: Serialize + ?Sized,

@@ -50,6 +50,17 @@ impl<'a> Reply<'a> {
         bson::deserialize_from_slice(self.body.as_bytes()).map_err(|error| self.unreadable(error))
     }
 
+    /// Whether an insert, update or delete was done as it was asked: the server says `ok: 1` to one
+    /// that changed nothing, too, because a key was there already or a document was refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Command`], with the code and the message of the first of the reply's
+    /// `writeErrors`, or else of its `writeConcernError`. The whole reply is in it; what else it says
+    /// was done.
+    pub fn check_write(&self) -> Result<()> {
+        wire::check_write(self.body).map_err(|error| self.identity.name(error))
+    }
+
     /// The error of a write that was done but not acknowledged as its write concern asks.
     pub fn write_concern_error(&self) -> Option<WriteConcernError> {
         wire::write_concern_error(self.body)

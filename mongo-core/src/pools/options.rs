@@ -39,11 +39,13 @@ pub struct PoolsConfig {
     /// there are less than `minPoolSize`, new ones are made. Default 10 s. Zero is never.
     #[serde(with = "duration::option")]
     pub maintenance_interval: Option<Duration>,
-    /// How long a check-out may take in all, selection included. Default: the URI's
-    /// `waitQueueTimeoutMS`, else 30 s.
+    /// How long a check-out may take in all, selection included. Not zero: for what is there at once
+    /// there is [`try_get_with`](super::Pools::try_get_with). Default: the URI's `timeoutMS`, else
+    /// its `waitQueueTimeoutMS`, else 30 s.
     #[serde(with = "duration::option")]
     pub wait_timeout: Option<Duration>,
-    /// How long a close waits for connections in use, before it interrupts them. Default 10 s.
+    /// How long a close waits for connections in use, before it interrupts them. Default 10 s. Zero
+    /// does not wait.
     #[serde(with = "duration::option")]
     pub close_timeout: Option<Duration>,
 }
@@ -85,12 +87,17 @@ impl PoolsConfig {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        match self.max_connections_per_server {
-            Some(0) => Err(Error::configuration(
+        if self.max_connections_per_server == Some(0) {
+            return Err(Error::configuration(
                 "`max_connections_per_server` is 0: nothing could ever be connected",
-            )),
-            Some(_) | None => Ok(()),
+            ));
         }
+        if self.wait_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::configuration(
+                "the wait time-out of a check-out is zero: no connection could ever be waited for",
+            ));
+        }
+        Ok(())
     }
 
     pub(super) fn unused_timeout(&self) -> Option<Duration> {
@@ -105,7 +112,7 @@ impl PoolsConfig {
     }
 
     pub(super) fn wait_timeout(&self, options: &ClientOptions) -> Duration {
-        let timeout = self.wait_timeout.or(options.wait_queue_timeout);
+        let timeout = self.wait_timeout.or(options.wait_timeout());
         timeout.unwrap_or(DEFAULT_WAIT_TIMEOUT)
     }
 

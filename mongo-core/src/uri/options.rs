@@ -56,14 +56,18 @@ pub struct ClientOptions {
     /// The level of zlib (`zlibCompressionLevel`), -1 to 9: -1 is zlib's default, 0 no compression,
     /// 1 the fastest, 9 the smallest. Default -1.
     pub zlib_compression_level: i8,
-    /// How long opening a socket may take, TLS and handshake each besides (`connectTimeoutMS`).
-    /// `None`, in a connection string 0, is without end. Default 10 s.
+    /// How long making a connection may take in all: socket, TLS, handshake and authentication
+    /// (`connectTimeoutMS`). `None`, in a connection string 0, is without end. Default 10 s.
     pub connect_timeout: Option<Duration>,
-    /// How long one read or write of an application's command may take (`socketTimeoutMS`). `None`,
-    /// in a connection string 0, is without end. Default: none. Deprecated for `timeoutMS`.
+    /// How long an application's command may take, from the first byte written to the last one read
+    /// (`socketTimeoutMS`). `None`, in a connection string 0, leaves it to the pool (60 s).
+    /// Default: none. Deprecated for `timeoutMS`.
     pub socket_timeout: Option<Duration>,
-    /// How long a whole operation may take (`timeoutMS`). `None` leaves it to the single time-outs;
-    /// zero is without end. Default: none.
+    /// How long a check-out may take, and how long a command (`timeoutMS`): each by itself, as what
+    /// is an operation is the application's to say. It goes before
+    /// [`wait_queue_timeout`](Self::wait_queue_timeout) and [`socket_timeout`](Self::socket_timeout).
+    /// `None` leaves it to these; zero is without end for a command, and the default for a
+    /// check-out. Default: none.
     pub timeout: Option<Duration>,
     /// The time from the end of one check of a server to the next (`heartbeatFrequencyMS`). At least
     /// 500 ms. Default 10 s.
@@ -74,7 +78,8 @@ pub struct ClientOptions {
     /// How long a server may be looked for (`serverSelectionTimeoutMS`). Zero takes only what is
     /// suitable at once. Default 30 s.
     pub server_selection_timeout: Duration,
-    /// `serverSelectionTryOnce`, which is for single-threaded clients: it is read and does nothing.
+    /// Whether a selection without background tasks scans the servers once only
+    /// (`serverSelectionTryOnce`). Others do not heed it. Default: true.
     pub server_selection_try_once: Option<bool>,
     /// How monitors follow a server (`serverMonitoringMode`). Default: auto.
     pub server_monitoring_mode: ServerMonitoringMode,
@@ -88,15 +93,17 @@ pub struct ClientOptions {
     /// The largest number of connections that a pool opens at a time (`maxConnecting`). At least 1.
     /// Default 2.
     pub max_connecting: u32,
-    /// How long to wait for a pool's connection (`waitQueueTimeoutMS`). `None`, in a connection
-    /// string 0, leaves it to the pool. Default: none. Deprecated for `timeoutMS`.
+    /// How long a check-out may take (`waitQueueTimeoutMS`). `None`, in a connection string 0, leaves
+    /// it to the pool. Default: none. Deprecated for `timeoutMS`.
     pub wait_queue_timeout: Option<Duration>,
     /// Which members may be read from (`readPreference`, `readPreferenceTags`,
-    /// `maxStalenessSeconds`). Default: the primary.
+    /// `maxStalenessSeconds`). Default: the primary. Yours to apply: `Pools::get` is for the primary
+    /// whatever it says, `Pools::read` takes one.
     pub read_preference: ReadPreference,
-    /// The read concern (`readConcernLevel`). Default: the server's.
+    /// The read concern (`readConcernLevel`). Default: the server's. Yours to add to commands.
     pub read_concern: ReadConcern,
-    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's.
+    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's. Yours to add to
+    /// commands.
     pub write_concern: WriteConcern,
     /// The name of the replica set (`replicaSet`). Default: none.
     pub replica_set: Option<String>,
@@ -104,16 +111,18 @@ pub struct ClientOptions {
     pub direct_connection: Option<bool>,
     /// Whether the host is a load balancer (`loadBalanced`). Default: false.
     pub load_balanced: Option<bool>,
-    /// Whether a read is tried again after a network error or a failover (`retryReads`). Default
-    /// true.
+    /// Whether a read is to be tried again after a network error or a failover (`retryReads`).
+    /// Default true. Yours to heed, as this and the next three: nothing here runs a command twice.
+    /// See [`Error::is_retryable_read`](crate::Error::is_retryable_read).
     pub retry_reads: bool,
-    /// Whether a write is tried again after a network error or a failover (`retryWrites`). Default
-    /// true.
+    /// Whether a write is to be tried again after a network error or a failover (`retryWrites`).
+    /// Default true. See [`Error::is_retryable_write`](crate::Error::is_retryable_write).
     pub retry_writes: bool,
-    /// How often a command is tried again that an overloaded server refused (`maxAdaptiveRetries`).
-    /// Default 2.
+    /// How often a command is to be tried again that an overloaded server refused
+    /// (`maxAdaptiveRetries`). Default 2.
     pub max_adaptive_retries: u32,
-    /// Whether such another try goes to another server (`enableOverloadRetargeting`). Default false.
+    /// Whether such another try is to go to another server (`enableOverloadRetargeting`). Default
+    /// false.
     pub enable_overload_retargeting: bool,
     /// The TLS options (`tls`, `ssl`, `tls…`).
     pub tls: TlsOptions,
@@ -172,6 +181,13 @@ impl ClientOptions {
             hosts: hosts.into_iter().collect(),
             ..Self::default()
         }
+    }
+
+    /// How long a check-out may take, if anything says so: [`timeout`](Self::timeout), or else
+    /// [`wait_queue_timeout`](Self::wait_queue_timeout).
+    pub fn wait_timeout(&self) -> Option<Duration> {
+        let timeout = self.timeout.filter(|timeout| !timeout.is_zero());
+        timeout.or(self.wait_queue_timeout)
     }
 
     /// Reads a connection string. No I/O: for `mongodb+srv` the seeds are still to be looked up.

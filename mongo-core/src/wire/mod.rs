@@ -28,4 +28,4 @@ pub use legacy::{append_query, parse_reply};
 pub use msg::{DocumentSequence, MsgFlags, OpMsg, OpMsgBuilder};
 #[cfg(feature = "net")]
 pub(crate) use reply::glance;
-pub use reply::{WriteConcernError, check_ok, write_concern_error};
+pub use reply::{WriteConcernError, check_ok, check_write, write_concern_error};

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use bson::{RawBsonRef, RawDocument};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::WireError;
 use super::document::find_element;
@@ -119,11 +119,39 @@ fn command_error(reply: &RawDocument) -> Error {
     })
 }
 
+/// Says whether an insert, update or delete was done as it was asked, as an error where it was not.
+///
+/// # Errors
+/// A [`CommandError`] of the first of the reply's `writeErrors`, or else of its
+/// `writeConcernError`, with its labels.
+pub fn check_write(reply: &RawDocument) -> Result<(), Error> {
+    let first = match reply.get("writeErrors") {
+        Ok(Some(RawBsonRef::Array(errors))) => errors.into_iter().next(),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    };
+    let error = match first {
+        Some(Ok(RawBsonRef::Document(error))) => Some(told(error, reply)),
+        // It can't be read, and is an error all the same.
+        Some(_) => Some(told(&RawDocumentBuf::new(), reply)),
+        None => write_concern_error(reply),
+    };
+    match error {
+        Some(error) => Err(error.into_error(reply)),
+        None => Ok(()),
+    }
+}
+
 /// The `writeConcernError` of a reply, where it has one.
 pub fn write_concern_error(reply: &RawDocument) -> Option<WriteConcernError> {
     let error = reply.get_document("writeConcernError").ok()?;
+    Some(told(error, reply))
+}
+
+/// What an error within a reply tells.
+fn told(error: &RawDocument, reply: &RawDocument) -> WriteConcernError {
     let text = |key| error.get_str(key).unwrap_or_default().to_owned();
-    Some(WriteConcernError {
+    WriteConcernError {
         code: code(error),
         code_name: text("codeName"),
         message: text("errmsg"),
@@ -131,7 +159,7 @@ pub fn write_concern_error(reply: &RawDocument) -> Option<WriteConcernError> {
             .chain(labels(error))
             .map(str::to_owned)
             .collect(),
-    })
+    }
 }
 
 fn code(document: &RawDocument) -> i32 {

@@ -32,6 +32,7 @@ on_both! {
     the_smallest_size_makes_room_too,
     a_wait_for_a_slot_runs_out,
     what_was_made_for_who_was_served_otherwise_makes_room,
+    what_was_made_for_who_has_gone_makes_room,
 }
 
 /// A handle for each of some tenants of one server.
@@ -327,8 +328,26 @@ async fn what_was_made_for_who_was_served_otherwise_makes_room<B: Backend<Config
     .await;
     sleep(Duration::from_secs(1)).await;
     drop(held);
-    let served = waits.await.expect("what came back");
+    let served = waits.await.expect("either");
     ping(&pools[1]).await.expect("the other one makes room");
     drop(served);
+    pools[0].close().await;
+}
+
+async fn what_was_made_for_who_has_gone_makes_room<B: Backend<Config: Default>>() {
+    let (_server, pools) = tenants::<B>(2, "waitQueueTimeoutMS=3000", 2).await;
+    let held = pools[0].get().await.expect("a connection");
+    {
+        let mut gone = pin!(pools[0].get());
+        // Until it has begun to wait, and no more: it goes without a look at what was made.
+        poll_fn(|context| {
+            assert!(gone.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        sleep(Duration::from_secs(1)).await;
+    }
+    ping(&pools[1]).await.expect("it makes room");
+    drop(held);
     pools[0].close().await;
 }

@@ -191,8 +191,8 @@ impl ConnectionFactoryBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
-    /// this version can't do; it names the option. Nothing that a user asked for is left out
-    /// silently.
+    /// this version can't do; it names the option. Nothing that a connection should have is left
+    /// out silently; read preference, concerns and retries are the application's.
     pub fn build(mut self) -> Result<ConnectionFactory> {
         let server = self.options.hosts.first().cloned();
         let auth = std::mem::take(&mut self.auth);

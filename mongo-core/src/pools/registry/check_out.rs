@@ -20,7 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 impl<B: Backend> Pools<B> {
     /// Selects a server and checks out a connection to it, within the configured wait time-out
-    /// (`waitQueueTimeoutMS`, else 30 s): an idle one that passes its check, or a new one. Of that,
+    /// (`timeoutMS`, else `waitQueueTimeoutMS`, else 30 s): an idle one that passes its check, or a
+    /// new one. Of that,
     /// a server may be looked for for `serverSelectionTimeoutMS` (30 s) at most, and a connection
     /// be made for `connectTimeoutMS` (10 s).
     ///
