@@ -104,7 +104,7 @@ impl Backend for Pool {
     }
 
     fn sweep(&self) {
-        self.sweep_idle();
+        self.shared().sweep_idle();
     }
 
     fn status(&self) -> BackendStatus {

@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use crate::MongoConnectionManager;
-use crate::pool::Slot;
+use crate::shared::Slot;
 
 /// bb8's own guard.
 pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
@@ -48,13 +48,8 @@ impl DerefMut for PooledConnection {
 
 impl Drop for PooledConnection {
     fn drop(&mut self) {
-        let Some(mut taken) = self.taken.take() else {
-            return;
-        };
-        let handover = self.slot.handover();
-        // What must not come back bb8 finds to be broken.
-        if handover.is_asked() && taken.check_in() {
-            drop(handover.offer(taken));
+        if let Some(taken) = self.taken.take() {
+            self.slot.pool().put_back(taken);
         }
     }
 }

@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 
 use crate::manager::is_checking;
 
+/// Far more attempts than end between two steps of bb8's.
+const MAX_ANNOUNCED: usize = 1000;
+
 /// Brings a failed connect to one of the callers that wait for a connection: bb8 connects in a task
 /// of its own, and tells only its error sink.
 ///
@@ -126,12 +129,13 @@ impl Failures {
         }
     }
 
-    /// Whether anybody waits for a connection to be made; in a closed pool nobody is to. In a bare
-    /// pool nobody can be seen to.
+    /// Whether a connection is wanted: in a closed pool none is, and under `Pools` one that nobody
+    /// waits for is not. A pool of bb8's own makes them in advance, too; in a bare one nobody can be
+    /// seen to wait.
     pub(crate) fn is_awaited(&self) -> bool {
         let state = self.lock();
-        let is_open = state.closed.is_none();
-        is_open && self.waiting.load(Ordering::SeqCst) > 0 || !state.has_sink
+        let is_waited_for = !state.gives_up || self.waiting.load(Ordering::SeqCst) > 0;
+        state.closed.is_none() && is_waited_for
     }
 
     /// Ends when [nobody waits](Self::is_awaited).
@@ -152,19 +156,26 @@ impl Failures {
         let mut state = self.lock();
         if state.has_sink {
             let error = error.clone();
+            // bb8 does not sink the failure of a dedicated connection.
+            if state.announced.len() == MAX_ANNOUNCED {
+                state.announced.remove(0);
+            }
             state.announced.push(Failure { attempt, error });
         }
     }
 
-    /// Hands a failure that was announced to whoever waits longest; nobody waits, nobody is told.
-    /// bb8 sinks the errors of its checks as well, which are nobody's.
+    /// Hands a failure to whoever waits longest; nobody waits, nobody is told.
     pub(crate) fn push(&self, error: &Error) {
         let mut state = self.lock();
         let mut announced = state.announced.iter();
-        let Some(index) = announced.position(|own| own.error.is_same(error)) else {
-            return;
+        let failure = match announced.position(|own| own.error.is_same(error)) {
+            Some(index) => state.announced.swap_remove(index),
+            // The connection was made, and then refused by a customizer.
+            None => Failure {
+                attempt: Some(u64::MAX),
+                error: error.clone(),
+            },
         };
-        let failure = state.announced.swap_remove(index);
         if state.queued.len() < self.waiting.load(Ordering::SeqCst) {
             state.queued.push_back(failure);
             self.arrived.notify_one();

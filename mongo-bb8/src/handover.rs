@@ -40,9 +40,18 @@ impl<T> Handover<T> {
     }
 
     /// Gives it to whoever waits longest; nobody waits, it comes back.
-    pub(crate) fn offer(&self, mut returned: T) -> Option<T> {
+    pub(crate) fn offer(&self, returned: T) -> Option<T> {
+        self.offer_before(u64::MAX, returned)
+    }
+
+    /// The same, but only to those with an earlier ticket.
+    fn offer_before(&self, ticket: u64, mut returned: T) -> Option<T> {
         loop {
-            let Some((_, waiter)) = self.change(|state| state.waiters.pop_front()) else {
+            let first = self.change(|state| {
+                let (first, _) = state.waiters.front()?;
+                (*first < ticket).then(|| state.waiters.pop_front())?
+            });
+            let Some((_, waiter)) = first else {
                 return Some(returned);
             };
             match waiter.send(returned) {
@@ -53,25 +62,24 @@ impl<T> Handover<T> {
         }
     }
 
-    /// Waits for what comes back. Safe to drop: what it was given goes to the next one, and is
-    /// dropped where there is none.
-    pub(crate) async fn ask(&self) -> T {
+    fn enter(&self, ticket: u64) -> oneshot::Receiver<T> {
         let (waiter, given) = oneshot::channel();
-        let ticket = self.change(|state| {
-            let ticket = state.next_ticket;
-            state.next_ticket += 1;
-            state.waiters.push_back((ticket, waiter));
-            ticket
+        self.change(|state| {
+            let place = state.waiters.partition_point(|own| own.0 < ticket);
+            state.waiters.insert(place, (ticket, waiter));
         });
-        let mut asking = Asking {
+        given
+    }
+
+    /// A place behind all who have one; it counts from the first wait on.
+    pub(crate) fn turn(&self) -> Turn<'_, T> {
+        Turn {
             handover: self,
-            ticket,
-            given,
-        };
-        match (&mut asking.given).await {
-            Ok(returned) => returned,
-            // It is sent something or kept.
-            Err(_) => std::future::pending().await,
+            ticket: self.change(|state| {
+                state.next_ticket += 1;
+                state.next_ticket
+            }),
+            given: None,
         }
     }
 
@@ -87,23 +95,47 @@ impl<T> Handover<T> {
     }
 }
 
-/// A place among those who wait.
-struct Asking<'a, T> {
+/// A place among those who wait. Dropped, what it was given goes to the next one.
+pub(crate) struct Turn<'a, T> {
     handover: &'a Handover<T>,
     ticket: u64,
-    given: oneshot::Receiver<T>,
+    given: Option<oneshot::Receiver<T>>,
 }
 
-impl<T> Drop for Asking<'_, T> {
+impl<T> Turn<'_, T> {
+    /// Waits for what comes back. May be asked again, in the same place, and safe to drop.
+    pub(crate) async fn given(&mut self) -> T {
+        let (handover, ticket) = (self.handover, self.ticket);
+        let given = self.given.get_or_insert_with(|| handover.enter(ticket));
+        match given.await {
+            Ok(returned) => {
+                self.given = None;
+                returned
+            }
+            // A sender that is not used is kept.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Gives it to whoever has waited for longer than this one; nobody has, it comes back.
+    pub(crate) fn unless_others_are_before(&self, taken: T) -> Option<T> {
+        self.handover.offer_before(self.ticket, taken)
+    }
+}
+
+impl<T> Drop for Turn<'_, T> {
     fn drop(&mut self) {
+        let Some(mut given) = self.given.take() else {
+            return;
+        };
         self.handover.change(|state| {
             let own = |waiter: &(u64, _)| waiter.0;
             if let Ok(place) = state.waiters.binary_search_by_key(&self.ticket, own) {
                 state.waiters.remove(place);
             }
         });
-        self.given.close();
-        if let Ok(given) = self.given.try_recv() {
+        given.close();
+        if let Ok(given) = given.try_recv() {
             drop(self.handover.offer(given));
         }
     }
@@ -126,35 +158,58 @@ mod tests {
     fn who_waits_longest_is_served_first() {
         let handover = Handover::default();
         assert_eq!(handover.offer(0), Some(0));
-        let mut first = pin!(handover.ask());
-        let mut second = pin!(handover.ask());
-        assert!(!handover.is_asked(), "nobody was polled");
-        assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
-        assert_eq!((handover.offer(1), handover.offer(2)), (None, None));
-        assert!(!handover.is_asked());
-        assert_eq!(handover.offer(3), Some(3));
-        assert_eq!(poll(second), Poll::Ready(2));
-        assert_eq!(poll(first), Poll::Ready(1));
+        let (mut first, mut second) = (handover.turn(), handover.turn());
+        assert!(!handover.is_asked(), "nobody waits");
+        {
+            // In the order of their turns, whoever is polled first.
+            let (mut later, mut sooner) = (pin!(second.given()), pin!(first.given()));
+            assert!(poll(later.as_mut()).is_pending() && poll(sooner.as_mut()).is_pending());
+            assert_eq!((handover.offer(1), handover.offer(2)), (None, None));
+            assert!(!handover.is_asked());
+            assert_eq!(handover.offer(3), Some(3));
+            assert_eq!(
+                (poll(later), poll(sooner)),
+                (Poll::Ready(2), Poll::Ready(1))
+            );
+        }
+        // It was of no use: it asks again, and is before the other still.
+        let (mut later, mut again) = (pin!(second.given()), pin!(first.given()));
+        assert!(poll(later.as_mut()).is_pending() && poll(again.as_mut()).is_pending());
+        assert_eq!(handover.offer(4), None);
+        assert_eq!(poll(again), Poll::Ready(4));
+    }
+
+    #[test]
+    fn who_comes_late_gives_it_to_those_before() {
+        let handover = Handover::default();
+        let (mut first, mut late) = (handover.turn(), handover.turn());
+        assert_eq!(late.unless_others_are_before(0), Some(0), "none waits yet");
+        {
+            let mut given = pin!(first.given());
+            assert!(poll(given.as_mut()).is_pending());
+            assert_eq!(late.unless_others_are_before(1), None);
+            assert_eq!(poll(given), Poll::Ready(1));
+        }
+        assert!(poll(pin!(late.given())).is_pending());
+        assert_eq!(first.unless_others_are_before(2), Some(2));
     }
 
     #[test]
     fn who_goes_leaves_what_it_was_given_to_the_next() {
         let handover = Handover::default();
-        let mut first = Box::pin(handover.ask());
-        let mut gone = Box::pin(handover.ask());
-        let mut last = Box::pin(handover.ask());
-        for waiting in [&mut first, &mut gone, &mut last] {
-            assert!(poll(waiting.as_mut()).is_pending());
+        let mut turns = [handover.turn(), handover.turn(), handover.turn()];
+        for turn in &mut turns {
+            assert!(poll(pin!(turn.given())).is_pending());
         }
+        let [first, gone, mut last] = turns;
         drop(gone);
         assert!(handover.offer(Arc::new(1)).is_none());
         drop(first);
-        assert_eq!(poll(last.as_mut()), Poll::Ready(Arc::new(1)));
-        let mut only = Box::pin(handover.ask());
-        assert!(poll(only.as_mut()).is_pending());
+        assert_eq!(poll(pin!(last.given())), Poll::Ready(Arc::new(1)));
+        assert!(poll(pin!(last.given())).is_pending());
         let given = Arc::new(2);
         assert!(handover.offer(given.clone()).is_none());
-        drop(only);
+        drop(last);
         assert_eq!(Arc::strong_count(&given), 1, "nobody has it");
         assert!(!handover.is_asked());
     }

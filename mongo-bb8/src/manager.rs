@@ -74,6 +74,11 @@ thread_local! {
 }
 
 thread_local! {
+    /// Whether the error that bb8 is about to sink is one of a check, which is nobody's failure.
+    static OF_A_CHECK: Cell<bool> = const { Cell::new(false) };
+}
+
+thread_local! {
     /// Whether the idle connections are looked through, and not handed out.
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
 }
@@ -81,14 +86,14 @@ thread_local! {
 /// Looks through idle connections: those that are taken in `sweep` and given back count as idle all
 /// the while.
 pub(crate) fn sweeping<R>(sweep: impl FnOnce() -> R) -> R {
-    struct Reset;
+    // What is closed in one pool may have another one swept.
+    struct Reset(bool);
     impl Drop for Reset {
         fn drop(&mut self) {
-            SWEEPING.set(false);
+            SWEEPING.set(self.0);
         }
     }
-    SWEEPING.set(true);
-    let _reset = Reset;
+    let _reset = Reset(SWEEPING.replace(true));
     sweep()
 }
 
@@ -237,26 +242,50 @@ impl bb8::ManageConnection for MongoConnectionManager {
             attempt.ended(&error);
             return Err(error);
         };
+        let is_wanted = |connection: &Connection| {
+            let is_awaited = || shared.failures.is_awaited() || shared.factory.keeps(connection);
+            !self.is_closed() && is_awaited()
+        };
         let connected = match connected {
             // Nobody is left to take it, and bb8 would keep it open, in others' way it may be.
-            Ok(connection)
-                if !shared.failures.is_awaited() && !shared.factory.keeps(&connection) =>
-            {
+            Ok(connection) if !is_wanted(&connection) => {
                 Err(shared.factory.name(ErrorKind::PoolCleared))
             }
             connected => connected,
         };
-        connected.inspect_err(|error| attempt.failed(error))
+        connected.inspect_err(|error| match error.kind() {
+            // Nobody wanted it just then: no failure of whoever has come since.
+            ErrorKind::Pool(_) => attempt.ended(error),
+            _ => attempt.failed(error),
+        })
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Error> {
-        let shared = &self.shared;
+        // It is looked at when it comes back.
         if SWEEPING.get() {
-            return match shared.factory.keeps(connection) {
-                true => Ok(()),
-                false => Err(shared.factory.name(ErrorKind::PoolCleared)),
-            };
+            return Ok(());
         }
+        let checked = self.check(connection).await;
+        checked.inspect_err(|_| OF_A_CHECK.set(true))
+    }
+
+    /// Called when a connection comes back, and for nothing else.
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        // Looked at and not handed out, it stays as idle as it was.
+        if SWEEPING.get() {
+            return connection.is_closed() || !self.shared.factory.keeps(connection);
+        }
+        if AT_ONCE.get() {
+            return connection.is_closed() || connection.is_stale();
+        }
+        !connection.check_in()
+    }
+}
+
+impl MongoConnectionManager {
+    /// Checks a connection that is about to be handed out.
+    pub(crate) async fn check(&self, connection: &mut Connection) -> Result<(), Error> {
+        let shared = &self.shared;
         let check_out = CHECK_OUT.try_with(|check_out| {
             let is_fresh = connection.is_new() && connection.created() >= check_out.since;
             (check_out.deadline, is_fresh)
@@ -290,15 +319,6 @@ impl bb8::ManageConnection for MongoConnectionManager {
         })
         .await
     }
-
-    /// Called when a connection comes back, and for nothing else.
-    fn has_broken(&self, connection: &mut Connection) -> bool {
-        // Looked at and not handed out, it stays as idle as it was.
-        if AT_ONCE.get() || SWEEPING.get() {
-            return connection.is_closed() || connection.is_stale();
-        }
-        !connection.check_in()
-    }
 }
 
 /// Where bb8 tells a failure once it has counted it.
@@ -307,7 +327,9 @@ struct Sink(MongoConnectionManager);
 
 impl bb8::ErrorSink<Error> for Sink {
     fn sink(&self, error: Error) {
-        self.0.failures().push(&error);
+        if !OF_A_CHECK.replace(false) {
+            self.0.failures().push(&error);
+        }
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Error>> {

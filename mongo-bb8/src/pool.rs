@@ -1,18 +1,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bb8::{ManageConnection, QueueStrategy, RunError};
+use bb8::RunError;
 use mongo_core::error::Wait;
 use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::runtime::Handle;
-use tokio::sync::{AcquireError, Semaphore, TryAcquireError};
+use tokio::sync::{Semaphore, TryAcquireError};
 
 use crate::connection::Taken;
 use crate::failures::Told;
 use crate::handover::Handover;
-use crate::manager::{check_out, check_out_at_once, sweeping};
+use crate::manager::{check_out, check_out_at_once};
+use crate::shared::{Counted, Leaving, Shared, Slot};
 use crate::{MongoConnectionManager, PooledConnection};
 
 /// A pool of connections to one server: bb8's, with a fair queue before it, one deadline, and
@@ -21,22 +21,7 @@ use crate::{MongoConnectionManager, PooledConnection};
 /// Cloning is cheap; clones are the same pool.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    inner: bb8::Pool<MongoConnectionManager>,
     shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    manager: MongoConnectionManager,
-    /// As many permits as bb8 holds connections, so that who has one never waits for another's.
-    front: Semaphore,
-    /// Who has a permit, and waits for a connection to be made.
-    handover: Handover<Taken>,
-    max_size: usize,
-    wait: Duration,
-    waiting: AtomicUsize,
-    /// Where bb8 spawns what it connects, for a `close` from outside.
-    runtime: Handle,
 }
 
 /// How full a pool is, in deadpool's words.
@@ -80,18 +65,17 @@ impl Pool {
             .retry_connection(false)
             .build_unchecked(manager.clone());
         let config = inner.config();
-        let max_size = config.max_size as usize;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                manager,
-                front: Semaphore::new(max_size),
-                handover: Handover::default(),
-                max_size,
-                wait: config.connection_timeout,
-                waiting: AtomicUsize::new(0),
-                runtime,
-            }),
+        let shared = Shared {
+            manager,
+            front: Semaphore::new(config.max_size as usize),
+            handover: Handover::default(),
+            wait: config.connection_timeout,
+            waiting: AtomicUsize::new(0),
+            runtime,
             inner,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
         })
     }
 
@@ -125,7 +109,7 @@ impl Pool {
         let slot = match Slot::try_take(shared) {
             // Almost always there is an idle connection: then there is no wait to bound or to watch.
             Ok(slot) if !shared.handover.is_asked() => {
-                match check_out_at_once(|| self.inner.get_owned()) {
+                match check_out_at_once(|| self.inner().get_owned()) {
                     Some(Ok(taken)) => return Ok(PooledConnection::new(taken, slot)),
                     Some(Err(_)) | None => Ok(slot),
                 }
@@ -165,10 +149,11 @@ impl Pool {
     /// With a slot in hand, the same: not before those who wait for a connection to be made.
     fn take_idle(&self, slot: Slot) -> Result<PooledConnection, Slot> {
         // Asked in vain, bb8 would begin to connect.
-        if self.shared.handover.is_asked() || self.inner.state().idle_connections == 0 {
+        if self.shared.handover.is_asked() || self.inner().state().idle_connections == 0 {
             return Err(slot);
         }
-        match check_out_at_once(|| self.inner.get_owned()) {
+        let _entered = self.shared.enter_from_outside();
+        match check_out_at_once(|| self.inner().get_owned()) {
             Some(Ok(taken)) => Ok(PooledConnection::new(taken, slot)),
             Some(Err(_)) | None => Err(slot),
         }
@@ -182,28 +167,6 @@ impl Pool {
             Err(TryAcquireError::Closed) => return Err(self.closed()),
         };
         self.take(slot, deadline).await
-    }
-
-    /// Closes the idle connections that the factory does not keep: bb8 has no way to look through
-    /// them but to take them out one by one, which validates each.
-    pub(crate) fn sweep_idle(&self) {
-        // Where none is left it spawns a connect, which finds that nobody wants it.
-        let _entered = self.shared.runtime.enter();
-        let mut context = Context::from_waker(Waker::noop());
-        sweeping(|| {
-            let mut kept = Vec::new();
-            for _ in 0..self.inner.state().idle_connections {
-                match Box::pin(self.inner.get_owned()).as_mut().poll(&mut context) {
-                    Poll::Ready(Ok(connection)) => kept.push(connection),
-                    Poll::Ready(Err(_)) | Poll::Pending => break,
-                }
-            }
-            // In the order in which they were.
-            if matches!(self.inner.config().queue_strategy, QueueStrategy::Lifo) {
-                kept.reverse();
-            }
-            drop(kept);
-        });
     }
 
     /// Every slot is in use: waits in turn for one.
@@ -225,7 +188,7 @@ impl Pool {
             Err(slot) => slot,
         };
         let is_capped = self.manager().factory().is_capped();
-        let mut leaving = Leaving(is_capped.then_some(self));
+        let mut leaving = Leaving(is_capped.then_some(&self.shared));
         let taken = check_out(deadline, self.wait(deadline)).await?;
         // Served by what came back, it leaves behind what was made for it as well.
         if taken.is_new() {
@@ -237,20 +200,24 @@ impl Pool {
     /// Waits for the connection that is being made, or for one that comes back sooner.
     async fn wait(&self, deadline: Deadline) -> Result<Taken, Error> {
         let waiting = self.shared.manager.failures().wait();
+        let mut turn = self.shared.handover.turn();
         let taken = async {
             loop {
                 // All are safe to drop: bb8 puts a connection back that nobody took, as the next
                 // caller gets one that came back, and a failure is another caller's.
                 tokio::select! {
                     biased;
-                    taken = self.inner.get_owned() => return match taken {
-                        Ok(taken) => Ok(taken),
-                        Err(RunError::User(error)) => Err(error),
-                        Err(RunError::TimedOut) => Err(self.not_made(deadline)),
+                    taken = self.inner().get_owned() => match taken {
+                        // bb8 gives what was made to whoever asks next.
+                        Ok(taken) => if let Some(taken) = turn.unless_others_are_before(taken) {
+                            return Ok(taken);
+                        },
+                        Err(RunError::User(error)) => return Err(error),
+                        // bb8's own bound may be less than this caller's.
+                        Err(RunError::TimedOut) => {}
                     },
-                    mut returned = self.shared.handover.ask() => {
-                        // As bb8 checks what is idle.
-                        if self.manager().is_valid(&mut returned).await.is_ok() {
+                    mut returned = turn.given() => {
+                        if self.manager().check(&mut returned).await.is_ok() {
                             return Ok(returned);
                         }
                     }
@@ -278,9 +245,9 @@ impl Pool {
 
     /// How full the pool is.
     pub fn status(&self) -> Status {
-        let state = self.inner.state();
+        let state = self.inner().state();
         Status {
-            max_size: self.shared.max_size,
+            max_size: self.inner().config().max_size as usize,
             size: state.connections as usize,
             available: state.idle_connections as usize,
             waiting: self.shared.waiting.load(Ordering::Relaxed),
@@ -292,14 +259,8 @@ impl Pool {
     pub fn close(&self) {
         self.shared.front.close();
         self.shared.manager.close();
-        // bb8 can't close its idle connections. They are stale now: one look through its queue
-        // drops all of them. It then spawns a connect, which the manager refuses.
-        let _entered = self.shared.runtime.enter();
-        let mut sweep = Box::pin(self.inner.get_owned());
-        let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Ok(connection)) = sweep.as_mut().poll(&mut context) {
-            drop(connection);
-        }
+        // They are stale now.
+        self.shared.sweep_idle();
     }
 
     /// Whether the pool was closed.
@@ -315,7 +276,11 @@ impl Pool {
     /// The bare pool, for its `state`, its `config` and its `dedicated_connection`. A connection
     /// taken from it directly is not counted by the queue in front.
     pub fn inner(&self) -> &bb8::Pool<MongoConnectionManager> {
-        &self.inner
+        &self.shared.inner
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
@@ -324,62 +289,5 @@ impl Pool {
 
     fn closed(&self) -> Error {
         self.manager().factory().name(ErrorKind::PoolClosed)
-    }
-}
-
-/// A permit of the front.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pool: Arc<Shared>,
-}
-
-impl Slot {
-    fn try_take(pool: &Arc<Shared>) -> Result<Self, TryAcquireError> {
-        pool.front.try_acquire()?.forget();
-        Ok(Self { pool: pool.clone() })
-    }
-
-    /// Waits for it, in turn.
-    async fn take(pool: &Arc<Shared>) -> Result<Self, AcquireError> {
-        pool.front.acquire().await?.forget();
-        Ok(Self { pool: pool.clone() })
-    }
-
-    pub(crate) fn handover(&self) -> &Handover<Taken> {
-        &self.pool.handover
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.pool.front.add_permits(1);
-    }
-}
-
-/// A caller that may leave a connection behind that was made for it, and that nobody knows to be
-/// idle.
-struct Leaving<'a>(Option<&'a Pool>);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        if let Some(pool) = self.0 {
-            pool.sweep_idle();
-        }
-    }
-}
-
-/// Counts its own life.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

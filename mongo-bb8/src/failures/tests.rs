@@ -42,17 +42,30 @@ fn what_nobody_takes_is_dropped() {
 }
 
 #[test]
-fn a_failure_is_told_once_bb8_knows_and_only_if_it_was_announced() {
+fn a_failure_is_told_once_bb8_knows() {
     let failures = with_sink();
     let caller = failures.wait();
     let error = Error::configuration("of an attempt");
     failures.begin().failed(&error);
     let mut told = Polled::new(caller.told());
     assert_eq!(told.poll_now(), "waits");
-    failures.push(&Error::configuration("of a check"));
-    assert_eq!(told.poll_now(), "waits");
     failures.push(&error);
     assert_eq!(told.poll_now(), "failed: of an attempt");
+    // bb8 tells of what a customizer refused once it has counted it.
+    let caller = failures.wait();
+    failures.push(&Error::configuration("of a customizer"));
+    let told = Polled::new(caller.told()).poll_now();
+    assert_eq!(told, "failed: of a customizer");
+}
+
+#[test]
+fn what_bb8_never_tells_is_forgotten_in_the_end() {
+    let failures = with_sink();
+    for _ in 0..2 * MAX_ANNOUNCED {
+        let error = Error::configuration("of a dedicated connection");
+        failures.begin().failed(&error);
+    }
+    assert_eq!(failures.lock().announced.len(), MAX_ANNOUNCED);
 }
 
 #[test]
@@ -97,6 +110,7 @@ fn a_closed_pool_tells_everybody() {
 #[tokio::test]
 async fn an_attempt_is_for_as_long_as_anybody_waits() {
     let failures = with_sink();
+    failures.give_up();
     let (first, second) = (failures.wait(), failures.wait());
     let mut unawaited = pin!(failures.unawaited());
     let mut is_over = async || poll_once(unawaited.as_mut()).await;
@@ -109,8 +123,9 @@ async fn an_attempt_is_for_as_long_as_anybody_waits() {
     assert!(!is_over().await);
     drop(third);
     assert!(is_over().await);
-    // In a bare pool nobody can be seen to wait.
+    // In a bare pool nobody can be seen to wait; one of bb8's own makes them in advance, too.
     assert!(!poll_once(pin!(Failures::default().unawaited())).await);
+    assert!(!poll_once(pin!(with_sink().unawaited())).await);
 }
 
 #[tokio::test]

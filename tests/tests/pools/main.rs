@@ -5,6 +5,7 @@ mod backend;
 mod commands;
 mod errors;
 mod lifecycle;
+mod of_bb8;
 mod refusals;
 mod replaced;
 
