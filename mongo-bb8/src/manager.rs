@@ -1,5 +1,6 @@
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -237,6 +238,7 @@ impl bb8::ManageConnection for MongoConnectionManager {
         let deadline = Deadline::after(shared.create_timeout);
         let unwanted = shared.failures.unawaited();
         let establishing = shared.factory.establish_unless(deadline, unwanted);
+        let establishing = unless_panics(establishing);
         let Some(connected) = attempt.unless_given_up(establishing).await else {
             let error = shared.factory.name(ErrorKind::Cancelled);
             attempt.ended(&error);
@@ -319,6 +321,22 @@ impl MongoConnectionManager {
         })
         .await
     }
+}
+
+/// Whose task has panicked, in a handler of an application's, bb8 would count as connecting for ever.
+async fn unless_panics<T>(
+    establishing: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut establishing = pin!(establishing);
+    poll_fn(|context| {
+        // Not polled again, and dropped, it leaves nothing behind.
+        let poll = AssertUnwindSafe(|| establishing.as_mut().poll(context));
+        catch_unwind(poll).unwrap_or_else(|_| {
+            let text = "an event handler panicked while a connection was made";
+            Poll::Ready(Err(Error::configuration(text)))
+        })
+    })
+    .await
 }
 
 /// Where bb8 tells a failure once it has counted it.

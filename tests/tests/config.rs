@@ -150,6 +150,12 @@ const CONTRADICTING: &[(&str, &str)] = &[
     ("mongo.pool.max_size = 0", "max_size"),
     ("mongo.pool.max_size = 100001", "max_size"),
     (
+        "mongo.url = \"mongodb://localhost/?maxPoolSize=100001\"",
+        "100001",
+    ),
+    ("mongo.pools.wait_timeout = \"0s\"", "wait time-out"),
+    ("mongo.pool.timeouts.wait = \"0s\"", "wait"),
+    (
         "mongo.url = \"mongodb://localhost\"\nmongo.options.maxPoolSize = 5",
         "both",
     ),
@@ -163,7 +169,7 @@ const AT_THE_EDGE: &[&str] = &[
     "mongo.pools.max_connections_per_server = 1",
     "mongo.pools.max_connections_per_server = 4294967295",
     "mongo.pools = { unused_timeout = \"0s\", maintenance_interval = \"0s\" }",
-    "mongo.pools = { wait_timeout = \"0s\", close_timeout = { secs = 0 } }",
+    "mongo.pools = { wait_timeout = \"1ms\", close_timeout = { secs = 0 } }",
     "mongo.pools.wait_timeout = { secs = 9223372036854775807, nanos = 4294967295 }",
 ];
 

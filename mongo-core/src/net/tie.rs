@@ -71,6 +71,11 @@ impl Link {
         self.flags.load(Ordering::Acquire) & (DOOMED | INTERRUPTED) != 0
     }
 
+    /// Whether it was idle, and is doomed: it has a slot still.
+    pub(crate) fn is_to_make_room(&self) -> bool {
+        self.is_doomed() && self.idle_place.load(Ordering::Acquire) != 0
+    }
+
     /// The connection leaves its pool, and lives on.
     pub(crate) fn detach(&self) {
         self.flags.fetch_or(DETACHED, Ordering::AcqRel);

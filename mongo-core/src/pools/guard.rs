@@ -122,7 +122,8 @@ impl<B: Backend> Drop for PooledConnection<B> {
             self.pool.check_in(&guard);
         }
         self.pool.counters.in_use.fetch_sub(1, Ordering::Relaxed);
+        let on_its_way = self.pool.on_its_way(&guard);
         drop(guard);
-        self.pool.after_check_in();
+        self.pool.after_check_in(on_its_way);
     }
 }

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::event::PoolCreatedOptions;
 use crate::uri::ClientOptions;
 
+/// The most connections that one pool may be asked to hold.
+const MAX_SIZE: u32 = 100_000;
+
 /// How often idle connections are looked after.
 pub const DEFAULT_MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -137,8 +140,8 @@ impl PoolOptions {
     /// The client's, but for the largest size, where the backend's settings have a say.
     ///
     /// # Errors
-    /// The smallest size is over the largest, or over what a server may have, or nothing could ever
-    /// be connected.
+    /// The smallest size is over the largest, or over what a server may have; the largest is over
+    /// 100,000; or nothing could ever be connected.
     pub(super) fn new(
         options: &ClientOptions,
         max_lifetime: Option<Duration>,
@@ -149,6 +152,12 @@ impl PoolOptions {
         let (min_size, max_connecting) = (options.min_pool_size, options.max_connecting);
         if backend_size == Some(0) {
             return Err(Error::configuration("the pool's `max_size` is 0"));
+        }
+        // A generic pool may make room for all of them when it is built.
+        if max_size > MAX_SIZE {
+            return Err(Error::configuration(format!(
+                "the pool's largest size is {max_size}, over {MAX_SIZE}"
+            )));
         }
         if max_size != 0 && min_size > max_size {
             return Err(Error::configuration(format!(

@@ -350,9 +350,9 @@ impl<'a> CheckOut<'a> {
         self.is_over = true;
         match outcome {
             Ok(Some(connection)) => self.succeeded(connection),
-            // Nobody wants it any more: as if it had been dropped.
-            Ok(None) => self.failed(None),
-            Err(error) => self.failed(Some(error)),
+            // Its server changed: as if the pool had been cleared.
+            Ok(None) => self.failed(CheckOutFailedReason::ConnectionError, None),
+            Err(error) => self.failed(self.failed_reason(error), Some(error)),
         }
     }
 
@@ -374,29 +374,26 @@ impl<'a> CheckOut<'a> {
         });
     }
 
-    fn failed_reason(&self, error: Option<&Error>) -> CheckOutFailedReason {
-        match error.map(Error::kind) {
-            Some(ErrorKind::PoolClosed) => CheckOutFailedReason::PoolClosed,
+    fn failed_reason(&self, error: &Error) -> CheckOutFailedReason {
+        match error.kind() {
+            ErrorKind::PoolClosed => CheckOutFailedReason::PoolClosed,
             // Whatever it waited for when its own time was over.
-            Some(ErrorKind::Timeout { .. }) if self.deadline.is_over() => {
-                CheckOutFailedReason::Timeout
-            }
-            None
-            | Some(ErrorKind::Timeout {
+            ErrorKind::Timeout { .. } if self.deadline.is_over() => CheckOutFailedReason::Timeout,
+            ErrorKind::Timeout {
                 wait: Wait::WaitQueue | Wait::Drain | Wait::Recycle,
                 ..
-            }) => CheckOutFailedReason::Timeout,
-            Some(_) => CheckOutFailedReason::ConnectionError,
+            } => CheckOutFailedReason::Timeout,
+            _ => CheckOutFailedReason::ConnectionError,
         }
     }
 
-    fn failed(&self, error: Option<&Error>) {
+    fn failed(&self, reason: CheckOutFailedReason, error: Option<&Error>) {
         let duration = self.duration();
         self.shared.emit(|address, user| {
             CmapEvent::ConnectionCheckOutFailed(ConnectionCheckOutFailedEvent {
                 address,
                 user,
-                reason: self.failed_reason(error),
+                reason,
                 duration,
                 error: error.cloned(),
             })
@@ -407,7 +404,7 @@ impl<'a> CheckOut<'a> {
 impl Drop for CheckOut<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.failed(None);
+            self.failed(CheckOutFailedReason::Timeout, None);
         }
     }
 }

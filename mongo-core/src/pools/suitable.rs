@@ -1,21 +1,21 @@
 //! Whether connections in somebody's hands are still to servers that suit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::ServerAddress;
 use crate::sdam::{ApplicationError, SdamError, ServerType, TopologyType};
-use crate::select::{Criterion, SelectionIndex, ServerEntry};
+use crate::select::{SelectionIndex, ServerEntry};
 
-/// Notes for each server whether it suits a criterion, for those who hold a connection to it.
+/// Notes for each server whether it is suitable now, for those who hold a connection to it.
 ///
 /// One that is unknown because it could not be reached keeps what it was: what is in somebody's
 /// hands may be as good as ever, and a transaction is not to fail because another connection did.
 pub(super) fn note_suitable<'a>(
     index: &SelectionIndex,
-    criterion: &Criterion,
+    suitable: &[&Arc<ServerEntry>],
     servers: impl IntoIterator<Item = (&'a ServerAddress, &'a AtomicBool)>,
 ) {
-    let suitable = index.suitable(criterion, &[]).unwrap_or_default();
     for (address, suits) in servers {
         let is_suitable = suitable.iter().any(|entry| entry.address() == address);
         let is_out_of_reach = || {

@@ -98,7 +98,9 @@ type Select = dyn for<'a> Fn(&[&'a ServerDescription]) -> Vec<&'a ServerDescript
 /// It gets the servers that are suitable otherwise, and gives back those that still are, of which
 /// one within the latency window is taken. It is called for each selection that finds a suitable
 /// server, on the caller's own task, and outside all locks; it should not block. Where it leaves no
-/// server, the selection waits for the topology to change, as if none had been suitable.
+/// server, the selection waits for the topology to change, as if none had been suitable. A pool's
+/// connections that float (`ConnectionFactoryBuilder::floating`) call it for each change
+/// of the topology too, under its lock: there it must not ask the topology anything.
 ///
 /// ```
 /// # use mongo_core::select::ServerSelector;

@@ -334,7 +334,7 @@ impl SelectionIndex {
     }
 
     /// The suitable servers before any selector of the application has its say.
-    pub(super) fn unfiltered(
+    pub(crate) fn unfiltered(
         &self,
         criterion: &Criterion,
         deprioritized: &[ServerAddress],

@@ -325,3 +325,17 @@ fn options_set_by_hand_have_the_same_rules() {
     });
     assert!(matches!(tls, UriError::Conflict { .. }));
 }
+
+#[test]
+fn a_check_out_heeds_time_out_ms_first() {
+    let wait = |options: &str| {
+        let options = ClientOptions::parse(&format!("mongodb://h/?{options}"));
+        options.expect("options").wait_timeout()
+    };
+    let millis = |millis| Some(Duration::from_millis(millis));
+    assert_eq!(wait(""), None);
+    assert_eq!(wait("waitQueueTimeoutMS=20"), millis(20));
+    assert_eq!(wait("timeoutMS=10&waitQueueTimeoutMS=20"), millis(10));
+    assert_eq!(wait("timeoutMS=0&waitQueueTimeoutMS=20"), millis(20));
+    assert_eq!(wait("timeoutMS=0"), None, "no wait is endless");
+}

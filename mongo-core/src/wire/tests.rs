@@ -298,3 +298,40 @@ fn write_concern_errors_are_visible() {
     assert_eq!(error.labels, ["RetryableWriteError", "Own"]);
     assert_eq!(write_concern_error(&rawdoc! { "ok": 1 }), None);
 }
+
+#[test]
+fn a_write_that_was_not_done_is_an_error() {
+    let refused = |reply: &RawDocumentBuf| {
+        let error = check_write(reply).expect_err("refused");
+        let command = error.command().expect("the server's answer").clone();
+        (command.code, command.message, error)
+    };
+    assert!(check_write(&rawdoc! { "ok": 1, "n": 1 }).is_ok());
+    assert!(check_write(&rawdoc! { "ok": 1, "writeErrors": [] }).is_ok());
+    let concern = rawdoc! {
+        "ok": 1, "errorLabels": ["RetryableWriteError"],
+        "writeConcernError": { "code": 91, "errmsg": "bye" },
+    };
+    let (code, message, error) = refused(&concern);
+    assert_eq!((code, &*message), (91, "bye"));
+    assert!(error.has_label("RetryableWriteError"));
+    // What was not written at all goes before what was not acknowledged.
+    let both = rawdoc! {
+        "ok": 1, "n": 1, "writeConcernError": { "code": 91, "errmsg": "bye" },
+        "writeErrors": [
+            { "index": 1, "code": 11000, "errmsg": "duplicate key" },
+            { "index": 2, "code": 121, "errmsg": "not valid" },
+        ],
+    };
+    let (code, message, error) = refused(&both);
+    assert_eq!((code, &*message), (11000, "duplicate key"));
+    assert!(!error.is_retryable_write());
+    assert_eq!(error.command().map(|own| own.reply.clone()), Some(both));
+    // What can't be read is no success.
+    for errors in [
+        rawdoc! { "ok": 1, "writeErrors": [5] },
+        rawdoc! { "ok": 1, "writeErrors": [{}] },
+    ] {
+        assert_eq!(refused(&errors).0, 0);
+    }
+}

@@ -12,6 +12,7 @@ mod errors;
 mod floating;
 mod generations;
 mod impatience;
+mod left_over;
 mod pacing;
 mod prose;
 mod sizing;

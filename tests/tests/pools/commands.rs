@@ -211,6 +211,22 @@ async fn a_write_concern_error_is_visible_and_no_error<B: Backend>() {
     assert_eq!((error.code, &*error.code_name), (64, "WriteConcernTimeout"));
 }
 
+async fn a_write_that_was_not_done_can_be_told<B: Backend>() {
+    let server = ScriptedServer::start().await;
+    let pool = B::build(Setup::new(server.uri()));
+    let mut connection = pool.get().await.expect("a connection");
+    let insert = doc! { "insert": "things", "documents": [{ "_id": 1 }] };
+    let reply = connection.run_command("app", &insert).await.expect("ok: 1");
+    reply.check_write().expect("it is new");
+    let reply = connection.run_command("app", &insert).await.expect("ok: 1");
+    let error = reply.check_write().expect_err("it is there already");
+    assert_eq!(error.code(), Some(11000), "{error}");
+    assert_eq!(
+        error.server().map(ToString::to_string),
+        Some(server.address().to_string())
+    );
+}
+
 async fn a_unix_socket_serves_as_well<B: Backend>() {
     let server = ScriptedServer::builder().unix().start().await;
     let pool = B::build(Setup::new(server.uri()));
@@ -231,5 +247,6 @@ on_both_backends!(
     real_failures_with_auth,
     a_framework_sends_messages_of_its_own,
     a_write_concern_error_is_visible_and_no_error,
+    a_write_that_was_not_done_can_be_told,
     a_unix_socket_serves_as_well,
 );

@@ -107,7 +107,7 @@ impl Permit {
         self.generation = generation;
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         self.begin(id);
-        if shared.generation() != generation {
+        if shared.generation() != generation || shared.state() != PoolState::Ready {
             // It came too late to be given up with the others.
             shared.interrupt_pending(generation);
         }
@@ -140,20 +140,12 @@ impl Permit {
     }
 
     fn succeed(&mut self, mut connection: Connection) -> Connection {
-        self.is_over = true;
         let shared = self.shared.clone();
         let begun = self
             .created
             .map_or(connection.created(), |(_, begun)| begun);
-        connection.tie_to(Tie {
-            owner: shared.clone(),
-            link: self.link.clone(),
-            expires: shared.expiry(connection.created()),
-            takes_writes: shared.takes_writes.clone(),
-            for_writes: false,
-            span: None,
-        });
         *shared.last_failure() = None;
+        // A handler may panic: the connection is not the pool's yet, and the attempt not over.
         shared.emit(|address, user| {
             CmapEvent::ConnectionReady(ConnectionReadyEvent {
                 address,
@@ -163,6 +155,15 @@ impl Permit {
                 service_id: connection.description().service_id,
                 duration: connection.created().saturating_duration_since(begun),
             })
+        });
+        self.is_over = true;
+        connection.tie_to(Tie {
+            owner: shared.clone(),
+            link: self.link.clone(),
+            expires: shared.expiry(connection.created()),
+            takes_writes: shared.takes_writes.clone(),
+            for_writes: false,
+            span: None,
         });
         connection
     }

@@ -241,7 +241,7 @@ impl Floating {
         let servers = servers.iter();
         note_suitable(
             index,
-            &self.criterion,
+            &index.suitable(&self.criterion, &[]).unwrap_or_default(),
             servers.map(|(address, server)| (address, &*server.takes_writes)),
         );
     }

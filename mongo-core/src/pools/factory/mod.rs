@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::pending;
+use std::ops::Deref;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -56,8 +57,26 @@ pub struct ConnectionFactory {
 
 #[derive(Clone)]
 enum Source {
-    Fixed(Arc<Shared>),
+    Fixed(Arc<Owned>),
     Floating(Arc<Floating>),
+}
+
+/// What the factory's owners hold. The connections that lie in it hold it too: without this they
+/// would keep each other for ever.
+struct Owned(Arc<Shared>);
+
+impl Deref for Owned {
+    type Target = Arc<Shared>;
+
+    fn deref(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.abandon();
+    }
 }
 
 /// What a factory and its connections have in common.
@@ -315,7 +334,7 @@ impl Failure {
 
 impl From<Arc<Shared>> for ConnectionFactory {
     fn from(shared: Arc<Shared>) -> Self {
-        let source = Source::Fixed(shared);
+        let source = Source::Fixed(Arc::new(Owned(shared)));
         Self { source }
     }
 }
@@ -331,6 +350,16 @@ impl Shared {
 
     pub(super) fn generation(&self) -> u64 {
         self.establisher.generations.current()
+    }
+
+    /// Nobody asks any more: closes what was kept for the next one who would, and keeps nothing
+    /// more.
+    fn abandon(&self) {
+        let kept = self.change_gate(|gate| {
+            gate.close();
+            gate.sort_out(|_| false)
+        });
+        drop(kept);
     }
 
     /// Begins a new generation, and does nothing else.

@@ -157,9 +157,7 @@ impl Shared {
         let is_closed = self.state() == PoolState::Closed;
         let now = Instant::now();
         let gone = self.change_gate(|gate| {
-            gate.sort_out(|connection| {
-                !is_closed && !connection.is_stale() && !self.is_expired(connection, now)
-            })
+            gate.sort_out(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
         });
         drop(gone);
         if let Some(sweep) = self.sweeper.get() {
@@ -179,12 +177,17 @@ impl Shared {
 
     /// Whether an idle connection may be kept. Marks it if it may not for its age.
     pub(super) fn keeps(&self, connection: &Connection) -> bool {
-        let expired = self.is_expired(connection, Instant::now());
+        let is_sound = !self.is_stale_or_expired(connection, Instant::now());
+        is_sound && self.state() != PoolState::Closed && self.rests(connection)
+    }
+
+    /// Marks it if it is too old, which is the reason then that is told.
+    fn is_stale_or_expired(&self, connection: &Connection, now: Instant) -> bool {
+        let expired = self.is_expired(connection, now);
         if let (true, Some(tie)) = (expired, connection.tie()) {
             tie.link.doom();
         }
-        let is_sound = !expired && !connection.is_stale() && self.state() != PoolState::Closed;
-        is_sound && self.rests(connection)
+        expired || connection.is_stale()
     }
 
     /// Whether an idle connection may make room for others from now on: one that was made for
@@ -219,9 +222,21 @@ impl Shared {
         self.checked_in(connection.identity());
     }
 
+    /// What tells whether a connection that is about to come back makes room for others: `None`
+    /// without a cap.
+    #[inline]
+    pub(in crate::pools) fn on_its_way(&self, connection: &Connection) -> Option<Arc<Link>> {
+        self.slots.as_ref()?;
+        connection.tie().map(|tie| tie.link.clone())
+    }
+
     /// It is back, or gone.
     #[inline]
-    pub(in crate::pools) fn after_check_in(&self) {
+    pub(in crate::pools) fn after_check_in(&self, link: Option<Arc<Link>>) {
+        // Chosen to make room before it was back, it was not found then.
+        if link.is_some_and(|link| link.is_to_make_room()) {
+            self.sweep();
+        }
         self.make_room();
     }
 
