@@ -18,6 +18,10 @@ use crate::{MongoConnectionManager, PooledConnection};
 /// A pool of connections to one server: bb8's, with a fair queue before it, one deadline, and
 /// errors that tell the truth.
 ///
+/// A handler of events must not ask this pool for anything: with an `idle_timeout` or a
+/// `max_lifetime` of bb8's, its reaper drops connections, which is told, under the pool's lock.
+/// [`Pools`](crate::Pools) have neither.
+///
 /// Cloning is cheap; clones are the same pool.
 #[derive(Clone, Debug)]
 pub struct Pool {

@@ -51,6 +51,9 @@
 //! - `snappy`, `zlib`, `zstd`: compressors that `compressors=` may name, none of them by default.
 //!   `zstd` builds the C library; the other two are Rust. A compressor that is named and not built
 //!   in is left out, with a warning, as one that nobody knows.
+//! - `cloud-credentials`: the credentials that a cloud gives its machines, for MONGODB-AWS and
+//!   MONGODB-OIDC.
+//! - `metrics`: events as metrics of the `metrics` facade (`event::EventHandlers::with_metrics`).
 //!
 //! # Fuzzing
 //! Whatever comes from outside has a target of cargo-fuzz: framing, OP_MSG, OP_COMPRESSED, the hello,

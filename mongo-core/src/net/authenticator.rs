@@ -37,7 +37,10 @@ use crate::uri::ClientOptions;
 /// #[async_trait::async_trait]
 /// impl CredentialProvider for PasswordFile {
 ///     async fn credential(&self) -> Result<Arc<Credential>> {
-///         let password = std::fs::read_to_string("/run/secrets/mongodb").map_err(Error::credential)?;
+///         // Not on the runtime's own threads: a file may be slow, too.
+///         let read = || std::fs::read_to_string("/run/secrets/mongodb");
+///         let read = tokio::task::spawn_blocking(read).await;
+///         let password = read.map_err(Error::credential)?.map_err(Error::credential)?;
 ///         Ok(Arc::new(Credential::new("app", password.trim_end())))
 ///     }
 /// }

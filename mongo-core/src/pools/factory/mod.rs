@@ -134,13 +134,16 @@ impl ConnectionFactory {
     /// Dropped meanwhile, it leaves nothing behind.
     ///
     /// # Errors
-    /// By what failed: [`ErrorKind::Connect`](crate::ErrorKind::Connect),
+    /// By what failed: [`ErrorKind::Dns`](crate::ErrorKind::Dns),
+    /// [`ErrorKind::Connect`](crate::ErrorKind::Connect), [`ErrorKind::Tls`](crate::ErrorKind::Tls),
+    /// [`ErrorKind::Credential`](crate::ErrorKind::Credential),
     /// [`ErrorKind::Handshake`](crate::ErrorKind::Handshake),
     /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication),
     /// [`ErrorKind::Network`](crate::ErrorKind::Network),
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol), or a
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that names the phase; always with the
-    /// server and the user.
+    /// server and the user. [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
+    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) where its pool makes none.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
         self.establish_unless(deadline, pending()).await
     }

@@ -81,7 +81,8 @@ impl<B: Backend> PoolsBuilder<B> {
     }
 
     /// What opens the transports, those of monitors too. Default
-    /// [`SocketConnector`](crate::net::SocketConnector).
+    /// [`SocketConnector`](crate::net::SocketConnector), or with `proxyHost`
+    /// [`ProxyConnector`](crate::net::ProxyConnector).
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.transport.connector = Some(connector);
