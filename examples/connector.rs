@@ -7,7 +7,6 @@
 //! cargo run --example connector
 //! ```
 
-use std::error::Error;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,6 +14,7 @@ use bson::doc;
 use mongo_core::net::{Connector, Stream};
 use mongo_core::pools::ConnectionFactory;
 use mongo_core::{ClientOptions, Deadline, ServerAddress};
+use mongo_examples::Fatal;
 use mongo_testkit::ScriptedServer;
 
 /// Bytes under way in each direction.
@@ -35,7 +35,7 @@ impl Connector for InMemory {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Fatal> {
     let server = ScriptedServer::builder().without_listener().start().await;
     let options = ClientOptions::parse("mongodb://memory.example/?directConnection=true")?;
     // For a pool: `Manager::from(factory)`, or `MongoConnectionManager::from(factory)`.

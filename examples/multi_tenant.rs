@@ -10,7 +10,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use mongo_core::event::{CmapEvent, EventHandlers};
 use mongo_core::pools::PoolsConfig;
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
+use mongo_examples::Fatal;
 use mongo_examples::backend::{Config, Pools};
 use mongo_testkit::{Deployment, User};
 
@@ -29,7 +29,7 @@ const TENANTS: usize = 200;
 const MAX_CONNECTIONS_PER_SERVER: u32 = 20;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Fatal> {
     let set = start_embedded().await;
     let mut config = Config::from_url(set.uri());
     let limit = MAX_CONNECTIONS_PER_SERVER;
@@ -63,7 +63,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn work(pools: Pools, tenant: usize) -> Result<(), mongo_core::Error> {
     let documents: [Document; 1] = [doc! { "tenant": name(tenant) }];
     let insert = doc! { "insert": "visits", "documents": &documents[..] };
-    pools.get().await?.run_command("shop", &insert).await?;
+    let mut connection = pools.get().await?;
+    connection
+        .run_command("shop", &insert)
+        .await?
+        .check_write()?;
+    // Back before the next is asked for.
+    drop(connection);
 
     let nearest = ReadPreference::new(ReadPreferenceMode::Nearest);
     let mut connection = pools.read(nearest).await?;

@@ -1,6 +1,7 @@
 //! Takes connections from a pool, many at a time, and runs commands on them.
 //!
-//! Needs no server: the test kit's embedded one is started unless `MONGODB_URI` is set.
+//! Needs no server: the test kit's embedded one is started unless `MONGODB_URI` is set. With it,
+//! all that is in `quickstart.things` there is deleted first.
 //!
 //! ```sh
 //! cargo run --example quickstart
@@ -8,17 +9,16 @@
 //! MONGODB_URI=mongodb://app:secret@localhost cargo run --example quickstart
 //! ```
 
-use std::error::Error;
-
 use bson::{Document, doc};
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
-use mongo_examples::backend::{Config, Pool, PoolConfig, Runtime};
+use mongo_examples::Fatal;
+use mongo_examples::backend::{Config, Pool, PoolConfig, QueueMode, Runtime};
 use mongo_testkit::ScriptedServer;
 
 const DATABASE: &str = "quickstart";
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Fatal> {
     let (uri, _embedded) = match std::env::var("MONGODB_URI") {
         Ok(uri) => (uri, None),
         Err(_) => {
@@ -28,7 +28,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let mut config = Config::from_url(uri);
-    config.pool = Some(PoolConfig::new(4));
+    config.pool = Some(PoolConfig {
+        // The one default that deadpool and bb8 do not share.
+        queue_mode: QueueMode::Lifo,
+        ..PoolConfig::new(4)
+    });
     let pool = config.create_pool(Some(Runtime::Tokio1))?;
 
     pool.get()
@@ -37,7 +41,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             DATABASE,
             &doc! { "delete": "things", "deletes": [{ "q": {}, "limit": 0 }] },
         )
-        .await?;
+        .await?
+        .check_write()?;
     let tasks: Vec<_> = (0..12)
         .map(|number| tokio::spawn(insert(pool.clone(), number)))
         .collect();
@@ -74,7 +79,9 @@ async fn insert(pool: Pool, number: i32) -> Result<String, mongo_examples::backe
             DATABASE,
             &doc! { "insert": "things", "documents": &documents[..] },
         )
-        .await?;
+        .await?
+        // A duplicate key, for instance: the server's answer is `ok: 1` all the same.
+        .check_write()?;
     Ok(format!(
         "inserted {number:>2} on connection {} to {}",
         connection.id(),

@@ -12,7 +12,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use mongo_core::ClientOptions;
 use mongo_core::event::SdamEvent;
 use mongo_core::net::Topology;
 use mongo_core::sdam::{ServerDescription, ServerType, TopologyDescription};
+use mongo_examples::Fatal;
 use mongo_testkit::{Deployment, MemberKind, MemberSpec};
 use tokio::sync::mpsc;
 
@@ -34,7 +34,7 @@ const REDRAW: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(3);
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Fatal> {
     let embedded = match std::env::var("MONGODB_URI") {
         Ok(_) => None,
         Err(_) => Some(start_embedded().await),
@@ -84,7 +84,7 @@ async fn start_embedded() -> Deployment {
 }
 
 /// A primary that steps down, an election, a primary that dies, an election, its return.
-async fn fail_over(set: &Deployment, topology: &Topology) -> Result<(), Box<dyn Error>> {
+async fn fail_over(set: &Deployment, topology: &Topology) -> Result<(), Fatal> {
     let is = |known: &TopologyDescription, member: usize, wanted: ServerType| {
         let mut servers = known.servers().iter();
         servers.any(|server| {
@@ -114,7 +114,7 @@ async fn fail_over(set: &Deployment, topology: &Topology) -> Result<(), Box<dyn 
 async fn wait_for(
     topology: &Topology,
     is_it: impl Fn(&TopologyDescription) -> bool,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<(), Fatal> {
     let mut changes = topology.subscribe();
     changes.wait_for(|known| is_it(known)).await?;
     if std::io::stdout().is_terminal() {

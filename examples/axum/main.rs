@@ -16,8 +16,6 @@
 //! MONGO__URL='mongodb://app:secret@localhost/?replicaSet=rs0' cargo run --example axum
 //! ```
 
-use std::error::Error;
-
 use axum::extract::{FromRef, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -28,6 +26,7 @@ use bson::{Document, doc};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use mongo_core::event::EventHandlers;
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
+use mongo_examples::Fatal;
 use mongo_examples::backend::{Pools, PoolsConnection};
 use mongo_examples::service::{self, Answer, DATABASE, Health, Settings};
 use serde::{Deserialize, Serialize};
@@ -42,7 +41,7 @@ struct App {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Fatal> {
     service::start_tracing();
     let mut settings = Settings::load()?;
     let _embedded = service::start_embedded(&mut settings).await;
@@ -136,7 +135,11 @@ async fn add_note(
 ) -> Result<StatusCode, Failure> {
     let documents: [Document; 1] = [doc! { "text": note.text }];
     let insert = doc! { "insert": "notes", "documents": &documents[..] };
-    pools.get().await?.run_command(DATABASE, &insert).await?;
+    let mut connection = pools.get().await?;
+    connection
+        .run_command(DATABASE, &insert)
+        .await?
+        .check_write()?;
     Ok(StatusCode::CREATED)
 }
 

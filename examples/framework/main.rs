@@ -11,13 +11,12 @@ mod database;
 mod memory;
 mod mongo;
 
-use std::error::Error;
-
 use database::{Database, DatabaseError};
+use mongo_examples::Fatal;
 use mongo_testkit::Deployment;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Fatal> {
     let (uri, _embedded) = match std::env::var("MONGODB_URI") {
         Ok(uri) => (uri, None),
         Err(_) => {
@@ -30,18 +29,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let visits = visit(&*database).await?;
         println!("{database}: visit {visits}, health {:?}", database.health());
         database.close().await;
-        let refused = database.acquire().await.err();
-        println!("closed: {}", refused.ok_or("a closed database serves")?);
+        if let Err(refused) = database.acquire().await {
+            println!("closed: {refused}");
+        }
     }
     Ok(())
 }
 
 /// The framework's users write a URL, and not the name of a crate.
 async fn connect(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
-    match url.split(':').next() {
-        Some("memory") => Ok(Box::new(memory::Memory::default())),
-        Some("mongodb" | "mongodb+srv") => Ok(Box::new(mongo::Mongo::connect(url).await?)),
-        _ => Err(DatabaseError::permanent("no such database", url)),
+    let (scheme, _) = url.split_once(':').unwrap_or_default();
+    match scheme {
+        "memory" => Ok(Box::new(memory::Memory::default())),
+        "mongodb" | "mongodb+srv" => Ok(Box::new(mongo::Mongo::connect(url).await?)),
+        // The rest of the URL may have a password in it.
+        _ => Err(DatabaseError::permanent("no such database", scheme)),
     }
 }
 
@@ -49,7 +51,9 @@ async fn connect(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
 async fn visit(database: &dyn Database) -> Result<u64, DatabaseError> {
     let mut session = database.acquire().await?;
     let visits = match session.get("visits").await? {
-        Some(visits) => visits.parse().unwrap_or(0),
+        Some(visits) => visits
+            .parse()
+            .map_err(|error| DatabaseError::permanent("visits", error))?,
         None => 0,
     };
     session.put("visits", &(visits + 1).to_string()).await?;

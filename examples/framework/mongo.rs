@@ -13,6 +13,7 @@ use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
 // #[cfg(all(feature = "bb8", not(feature = "deadpool")))]
 // use mongo_bb8 as backend;
 use mongo_examples::backend::{Config, Pools, PoolsConnection};
+use serde::Deserialize;
 
 use crate::database::{Database, DatabaseError, Health, Session};
 
@@ -84,11 +85,9 @@ impl Session for MongoSession {
     async fn get(&mut self, key: &str) -> Result<Option<String>, DatabaseError> {
         let find = doc! { "find": "values", "filter": { "_id": key }, "limit": 1 };
         let reply = self.0.run_command(DATABASE, &find).await.map_err(failed)?;
-        let reply = reply.to_document().map_err(failed)?;
-        let found = reply.get_document("cursor");
-        let found = found.and_then(|cursor| cursor.get_array("firstBatch"));
-        let found = found.ok().and_then(|batch| batch.first()?.as_document());
-        Ok(found.and_then(|value| value.get_str("value").ok().map(str::to_owned)))
+        let found: Found = reply.deserialize().map_err(failed)?;
+        let mut values = found.cursor.first_batch.into_iter();
+        Ok(values.next().map(|found| found.value))
     }
 
     async fn put(&mut self, key: &str, value: &str) -> Result<(), DatabaseError> {
@@ -96,23 +95,38 @@ impl Session for MongoSession {
             "q": { "_id": key }, "u": { "$set": { "value": value } }, "upsert": true
         }];
         let update = doc! { "update": "values", "updates": &upsert[..] };
-        self.0
-            .run_command(DATABASE, &update)
-            .await
-            .map_err(failed)?;
-        Ok(())
+        let reply = self.0.run_command(DATABASE, &update).await;
+        reply.and_then(|reply| reply.check_write()).map_err(failed)
     }
+}
+
+/// The reply to a `find`, as far as it is of interest here: one that is anything else is an error,
+/// and not "no value".
+#[derive(Deserialize)]
+struct Found {
+    cursor: Cursor,
+}
+
+#[derive(Deserialize)]
+struct Cursor {
+    #[serde(rename = "firstBatch")]
+    first_batch: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Value {
+    value: String,
 }
 
 /// One type of error for both pools, and all of its kinds.
 fn failed(error: mongo_core::Error) -> DatabaseError {
+    // A server that is none, or not the right one, now; by its code or its label, too.
+    let may_pass = error.is_retryable_read() || error.is_retryable_write();
     match error.kind() {
-        ErrorKind::ServerSelection(_)
-        | ErrorKind::Timeout { .. }
-        | ErrorKind::Connect(_)
-        | ErrorKind::Network(_)
-        | ErrorKind::NotWritable
-        | ErrorKind::PoolCleared => DatabaseError::transient("MongoDB", error),
+        _ if may_pass => DatabaseError::transient("MongoDB", error),
+        ErrorKind::ServerSelection(_) | ErrorKind::Timeout { .. } => {
+            DatabaseError::transient("MongoDB", error)
+        }
         _ => DatabaseError::permanent("MongoDB", error),
     }
 }

@@ -9,4 +9,7 @@ pub use mongo_deadpool as backend;
 #[cfg(not(any(feature = "deadpool", feature = "bb8")))]
 compile_error!("choose a backend: the feature `deadpool` or the feature `bb8`");
 
+mod fatal;
 pub mod service;
+
+pub use fatal::Fatal;

@@ -6,6 +6,8 @@ mod support;
 
 use std::process::Command;
 
+use bson::doc;
+use mongo_testkit::{Action, Deployment, Matcher, ScriptedServer};
 use support::program;
 
 /// Runs an example against its embedded deployment, and gives what it printed.
@@ -33,6 +35,16 @@ fn assert_in_order(text: &str, wanted: &[&str]) {
     }
 }
 
+/// Runs an example that must fail, on a deployment, and gives the one line that it ends with.
+fn fails(name: &str, uri: &str) -> String {
+    let output = Command::new(program(name)).env("MONGODB_URI", uri).output();
+    let output = output.expect("the example");
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert!(!output.status.success(), "{name}: {}", output.status);
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    errors
+}
+
 #[test]
 fn quickstart_inserts_and_finds() {
     let text = run("quickstart");
@@ -49,6 +61,27 @@ fn quickstart_inserts_and_finds() {
             "the pool: ",
         ],
     );
+}
+
+#[test]
+fn an_error_is_one_line() {
+    for name in ["quickstart", "framework", "topology"] {
+        let error = fails(name, "mongodb://app:s3cret@host:0/");
+        assert!(error.contains("its port is not a number"), "{error}");
+        assert!(!error.contains("Error {"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quickstart_tells_of_a_write_that_was_refused() {
+    let server = ScriptedServer::start().await;
+    let refused = doc! { "index": 0, "code": 11000, "errmsg": "E11000 duplicate key" };
+    let reply = doc! { "ok": 1, "n": 0, "writeErrors": [refused] };
+    let insert = Matcher::command("insert").then(Action::Reply(reply));
+    server.script().add(insert);
+    let error = fails("quickstart", &server.uri());
+    assert!(error.contains("E11000 duplicate key"), "{error}");
 }
 
 #[test]
@@ -142,4 +175,43 @@ fn framework_runs_the_same_code_on_both_backends() {
             "closed: MongoDB: ",
         ],
     );
+}
+
+#[test]
+fn framework_does_not_tell_a_password() {
+    let error = fails("framework", "postgres://app:s3cret@host/");
+    assert_eq!(error, "Error: no such database: postgres\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn framework_does_not_take_a_bad_value_for_none() {
+    for (value, wanted) in [
+        (doc! { "_id": "visits", "value": "many" }, "visits: "),
+        (
+            doc! { "_id": "visits", "value": 7 },
+            "could not read the reply",
+        ),
+    ] {
+        let set = Deployment::replica_set("rs").members(1).start().await;
+        set.insert("framework.values", [value.clone()]);
+        let error = fails("framework", &set.uri());
+        assert!(error.contains(wanted), "{error}");
+        assert_eq!(set.documents("framework.values"), [value]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn framework_knows_what_may_pass() {
+    for (command, code, may_pass) in [
+        ("find", 10107, true),
+        ("update", 91, true),
+        ("find", 13, false),
+    ] {
+        let set = Deployment::replica_set("rs").members(1).start().await;
+        let failure = doc! { "failCommands": [command], "errorCode": code };
+        set.fail_commands(0, doc! { "times": 1 }, failure);
+        let error = fails("framework", &set.uri());
+        assert!(error.contains("failpoint"), "{error}");
+        assert_eq!(error.ends_with("(try again)\n"), may_pass, "{error}");
+    }
 }
