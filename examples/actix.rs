@@ -8,22 +8,24 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::dev::{Payload, Server, ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::web::{self, Html, Json, ThinData};
+use actix_web::web::{self, Html, Json, ServiceConfig, ThinData};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, ResponseError};
 use bson::{Document, doc};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use mongo_core::event::EventHandlers;
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
 use mongo_examples::Fatal;
 use mongo_examples::backend::{Pools, PoolsConnection};
-use mongo_examples::service::{self, Answer, DATABASE, Health, Settings};
+use mongo_examples::service::{self, Answer, DATABASE, Health, Settings, Signals};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 use tracing::Instrument;
 
 #[actix_web::main]
@@ -31,8 +33,10 @@ async fn main() -> Result<(), Fatal> {
     service::start_tracing();
     let mut settings = Settings::load()?;
     let _embedded = service::start_embedded(&mut settings).await;
+    // What is in it ends with it.
+    let mut background = JoinSet::new();
     // Before the first event.
-    let metrics = PrometheusBuilder::new().install_recorder()?;
+    let metrics = service::start_metrics(&mut background)?;
     let pools = settings
         .mongo
         .pools_builder()?
@@ -41,48 +45,71 @@ async fn main() -> Result<(), Fatal> {
     // From here, so that what is in the background lives on this runtime: each of actix's workers
     // has one of its own, which ends before the pools are closed.
     pools.connect()?;
+    service::verify(&pools).await?;
     let health = Health::new(&pools);
+    let signals = Signals::catch()?;
 
-    let app = (pools.clone(), health.clone());
-    let server = HttpServer::new(move || {
-        let (pools, health) = app.clone();
-        App::new()
-            // Cheap to clone, and so without the `Arc` of `web::Data`.
-            .app_data(ThinData(pools))
-            .app_data(ThinData(health))
-            .app_data(ThinData(metrics.clone()))
-            .configure(routes)
-    })
-    .bind(&settings.listen)?
-    .disable_signals();
-    for address in server.addrs() {
-        println!("listening at http://{address}");
-    }
-    let server = server.run();
+    let admin = (pools.clone(), health.clone(), metrics);
+    background.spawn(start_admin(&settings, admin)?);
+    let server = start(&settings, pools.clone())?;
     let handle = server.handle();
-    actix_web::rt::spawn(async move {
-        service::asked_to_stop().await;
-        health.drain();
-        tokio::time::sleep(settings.drain.unwrap_or_default()).await;
-        handle.stop(true).await;
-    });
-    server.await?;
-    // No request is left. Connections are closed, and the monitors have ended.
+    // It is sent at once; its own end is the server's.
+    let stop = || drop(handle.stop(true));
+    signals.serve(server, stop, &health, &settings).await?;
+    // Connections are closed, those of requests that were cut off too, and the monitors have ended.
     pools.close().await;
     println!("stopped");
     Ok(())
 }
 
-fn routes(app: &mut web::ServiceConfig) {
-    let notes = web::resource("/notes")
-        .wrap(from_fn(traced))
-        .get(notes)
-        .post(add_note);
-    app.service(notes)
-        .route("/", web::get().to(page))
-        .route("/livez", web::get().to(async || "alive\n"))
-        .route("/readyz", web::get().to(ready))
-        .route("/metrics", web::get().to(rendered));
+fn start(settings: &Settings, pools: Pools) -> io::Result<Server> {
+    let routes = |app: &mut ServiceConfig| {
+        let notes = web::scope("/notes")
+            .wrap(from_fn(traced))
+            .route("", web::get().to(notes))
+            .route("/{id}", web::put().to(put_note));
+        app.service(notes);
+    };
+    // Cheap to clone, and so without the `Arc` of `web::Data`.
+    let app = move || {
+        App::new()
+            .app_data(ThinData(pools.clone()))
+            .configure(routes)
+    };
+    let server = HttpServer::new(app)
+        .bind(&settings.listen)?
+        .disable_signals()
+        // In whole seconds: `serve` is more exact, and comes first.
+        .shutdown_timeout(settings.grace.as_secs().saturating_add(1));
+    for address in server.addrs() {
+        println!("listening at http://{address}");
+    }
+    Ok(server.run())
+}
+
+/// What is asked for all the time, and so is not traced.
+fn start_admin(
+    settings: &Settings,
+    (pools, health, metrics): (Pools, Health, PrometheusHandle),
+) -> io::Result<Server> {
+    let app = move || {
+        App::new()
+            .app_data(ThinData(pools.clone()))
+            .app_data(ThinData(health.clone()))
+            .app_data(ThinData(metrics.clone()))
+            .route("/", web::get().to(page))
+            .route("/livez", web::get().to(async || "alive\n"))
+            .route("/readyz", web::get().to(ready))
+            .route("/metrics", web::get().to(rendered))
+    };
+    let server = HttpServer::new(app)
+        .workers(1)
+        .bind(&settings.admin)?
+        .disable_signals();
+    for address in server.addrs() {
+        println!("for who runs it: http://{address}");
+    }
+    Ok(server.run())
 }
 
 /// A span for each request, in which those of the database are.
@@ -106,7 +133,6 @@ async fn ready(ThinData(health): ThinData<Health>) -> HttpResponse {
 }
 
 async fn rendered(ThinData(metrics): ThinData<PrometheusHandle>) -> String {
-    metrics.run_upkeep();
     metrics.render()
 }
 
@@ -134,19 +160,24 @@ async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>
     Ok(Json(found.cursor.first_batch))
 }
 
+/// May be repeated, whatever became of it the first time, since the client names the note.
+///
 /// Takes its connection after the body has come, so that none waits for a slow client.
-async fn add_note(
+async fn put_note(
     ThinData(pools): ThinData<Pools>,
+    id: web::Path<String>,
     Json(note): Json<Note>,
 ) -> Result<HttpResponse, Failure> {
-    let documents: [Document; 1] = [doc! { "text": note.text }];
-    let insert = doc! { "insert": "notes", "documents": &documents[..] };
+    let upsert: [Document; 1] = [doc! {
+        "q": { "_id": id.into_inner() }, "u": { "$set": { "text": note.text } }, "upsert": true
+    }];
+    let update = doc! { "update": "notes", "updates": &upsert[..] };
     let mut connection = pools.get().await?;
     connection
-        .run_command(DATABASE, &insert)
+        .run_command(DATABASE, &update)
         .await?
         .check_write()?;
-    Ok(HttpResponse::Created().finish())
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// A connection to the primary for the time of a request. Dropped, with the request if need be, it

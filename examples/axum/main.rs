@@ -2,8 +2,14 @@
 //!
 //! | path | what |
 //! |---|---|
+//! | `/notes` | `GET`: the notes |
+//! | `/notes/{id}` | `PUT {"text": "…"}`: a note, new or instead of what it was |
+//!
+//! A second address, out of the public's reach, is for who runs it:
+//!
+//! | path | what |
+//! |---|---|
 //! | `/` | a page that follows the deployment and the pools |
-//! | `/notes` | `GET`: the notes; `POST {"text": "…"}`: one more |
 //! | `/livez`, `/readyz` | for who starts, restarts and balances services |
 //! | `/metrics` | for Prometheus |
 //!
@@ -14,39 +20,38 @@
 //! cargo run --example axum
 //! cargo run --example axum --no-default-features --features bb8
 //! MONGO__URL='mongodb://app:secret@localhost/?replicaSet=rs0' cargo run --example axum
+//! curl -X PUT --json '{ "text": "hello" }' http://127.0.0.1:3000/notes/first
 //! ```
 
-use axum::extract::{FromRef, FromRequestParts, State};
+use axum::extract::{FromRef, FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, Router};
 use bson::{Document, doc};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use mongo_core::event::EventHandlers;
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
 use mongo_examples::Fatal;
 use mongo_examples::backend::{Pools, PoolsConnection};
-use mongo_examples::service::{self, Answer, DATABASE, Health, Settings};
+use mongo_examples::service::{self, Answer, DATABASE, Health, Settings, Signals};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tower_http::trace::{DefaultMakeSpan, TraceLayer};
 use tracing::Level;
-
-#[derive(Clone, FromRef)]
-struct App {
-    pools: Pools,
-    health: Health,
-    metrics: PrometheusHandle,
-}
 
 #[tokio::main]
 async fn main() -> Result<(), Fatal> {
     service::start_tracing();
     let mut settings = Settings::load()?;
     let _embedded = service::start_embedded(&mut settings).await;
+    // What is in it ends with it.
+    let mut background = JoinSet::new();
     // Before the first event.
-    let metrics = PrometheusBuilder::new().install_recorder()?;
+    let metrics = service::start_metrics(&mut background)?;
     let pools = settings
         .mongo
         .pools_builder()?
@@ -54,42 +59,61 @@ async fn main() -> Result<(), Fatal> {
         .build()?;
     // Monitors from now on, so that `/readyz` knows the deployment before the first request.
     pools.connect()?;
+    service::verify(&pools).await?;
     let health = Health::new(&pools);
-    let app = App {
+    let signals = Signals::catch()?;
+
+    let listener = TcpListener::bind(&settings.admin).await?;
+    println!("for who runs it: http://{}", listener.local_addr()?);
+    let admin = Admin {
         pools: pools.clone(),
         health: health.clone(),
         metrics,
     };
+    background.spawn(axum::serve(listener, admin_routes(admin)).into_future());
 
-    let listener = tokio::net::TcpListener::bind(&settings.listen).await?;
+    let listener = TcpListener::bind(&settings.listen).await?;
     println!("listening at http://{}", listener.local_addr()?);
-    axum::serve(listener, router(app))
-        .with_graceful_shutdown(async move {
-            service::asked_to_stop().await;
-            health.drain();
-            tokio::time::sleep(settings.drain.unwrap_or_default()).await;
-        })
-        .await?;
-    // No request is left. Connections are closed, and the monitors have ended.
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = axum::serve(listener, routes(pools.clone()))
+        .with_graceful_shutdown(async { drop(stopped.await) })
+        .into_future();
+    let stop = || drop(stop);
+    signals.serve(server, stop, &health, &settings).await?;
+    // Connections are closed, those of requests that were cut off too, and the monitors have ended.
     pools.close().await;
     println!("stopped");
     Ok(())
 }
 
-fn router(app: App) -> Router {
+fn routes(pools: Pools) -> Router {
     let spans = DefaultMakeSpan::new().level(Level::INFO);
     Router::new()
-        .route("/notes", get(notes).post(add_note))
+        .route("/notes", get(notes))
+        .route("/notes/{id}", put(put_note))
         .layer(TraceLayer::new_for_http().make_span_with(spans))
-        // What is asked for all the time is not traced.
-        .route(
-            "/",
-            get(async |State(pools): State<Pools>| Html(service::page(&pools))),
-        )
+        .with_state(pools)
+}
+
+/// What is asked for all the time, and so is not traced.
+fn admin_routes(admin: Admin) -> Router {
+    Router::new()
+        .route("/", get(page))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(app)
+        .with_state(admin)
+}
+
+#[derive(Clone, FromRef)]
+struct Admin {
+    pools: Pools,
+    health: Health,
+    metrics: PrometheusHandle,
+}
+
+async fn page(State(pools): State<Pools>) -> Html<String> {
+    Html(service::page(&pools))
 }
 
 async fn ready(State(health): State<Health>) -> Response {
@@ -100,7 +124,6 @@ async fn ready(State(health): State<Health>) -> Response {
 }
 
 async fn metrics(State(metrics): State<PrometheusHandle>) -> String {
-    metrics.run_upkeep();
     metrics.render()
 }
 
@@ -128,19 +151,24 @@ async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>
     Ok(Json(found.cursor.first_batch))
 }
 
+/// May be repeated, whatever became of it the first time, since the client names the note.
+///
 /// Takes its connection after the body has come, so that none waits for a slow client.
-async fn add_note(
+async fn put_note(
     State(pools): State<Pools>,
+    Path(id): Path<String>,
     Json(note): Json<Note>,
 ) -> Result<StatusCode, Failure> {
-    let documents: [Document; 1] = [doc! { "text": note.text }];
-    let insert = doc! { "insert": "notes", "documents": &documents[..] };
+    let upsert: [Document; 1] = [doc! {
+        "q": { "_id": id }, "u": { "$set": { "text": note.text } }, "upsert": true
+    }];
+    let update = doc! { "update": "notes", "updates": &upsert[..] };
     let mut connection = pools.get().await?;
     connection
-        .run_command(DATABASE, &insert)
+        .run_command(DATABASE, &update)
         .await?
         .check_write()?;
-    Ok(StatusCode::CREATED)
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A connection to the primary for the time of a request. Dropped, with the request if need be, it

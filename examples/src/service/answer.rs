@@ -1,13 +1,15 @@
-use mongo_core::sdam::RETRYABLE_ERROR;
 use mongo_core::{Error, ErrorKind};
 
-/// Of servers that step down, shut down or recover: not the right one now.
-const STATE_CHANGES: [i32; 8] = [91, 189, 10058, 10107, 11600, 11602, 13435, 13436];
-
 /// What a client is told of an error: nothing of the deployment, which is for the log.
+///
+/// A 503 invites to a repeat, though the request may have been carried out already: an answer that
+/// got lost tells nothing. That is right because every request of these services may be repeated: a
+/// note is put under a name that the client has chosen. One that may not, such as a `POST` that
+/// inserts under a new `_id`, had better get a 500, but where nothing was sent: see
+/// [`Error::is_retryable_write`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The HTTP status: 503 if the request may be sent again, else 500.
+    /// The HTTP status: 503 if the request may well succeed in a moment, else 500.
     pub status: u16,
     /// For the header `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
@@ -18,7 +20,7 @@ pub struct Answer {
 impl Answer {
     /// The answer to a request that this error ended.
     pub fn new(error: &Error) -> Self {
-        match is_transient(error) {
+        match may_pass(error) {
             true => Self {
                 status: 503,
                 retry_after: Some(1),
@@ -33,29 +35,23 @@ impl Answer {
     }
 }
 
-/// Whether the same request may well succeed in a moment. It may have been carried out already: what
-/// is sent again had better be idempotent.
-fn is_transient(error: &Error) -> bool {
-    let labels = [RETRYABLE_ERROR, "RetryableReadError", "RetryableWriteError"];
-    match error.kind() {
+fn may_pass(error: &Error) -> bool {
+    let is_wait = matches!(
+        error.kind(),
         ErrorKind::ServerSelection(_)
-        | ErrorKind::Timeout { .. }
-        | ErrorKind::Connect(_)
-        | ErrorKind::Network(_)
-        | ErrorKind::ConnectionClosed(_)
-        | ErrorKind::NotWritable
-        | ErrorKind::PoolCleared
-        | ErrorKind::PoolClosed => true,
-        ErrorKind::Command(error) if STATE_CHANGES.contains(&error.code) => true,
-        _ => labels.iter().any(|label| error.has_label(label)),
-    }
+            | ErrorKind::Timeout { .. }
+            | ErrorKind::Dns(_)
+            | ErrorKind::PoolClosed
+    );
+    is_wait || error.is_retryable_read() || error.is_retryable_write()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use mongo_core::error::Wait;
+    use mongo_core::error::{ClosedReason, Wait};
+    use mongo_core::sdam::RETRYABLE_ERROR;
 
     use super::*;
 
@@ -66,6 +62,7 @@ mod tests {
         for error in [
             timed_out,
             ErrorKind::PoolCleared.into(),
+            ErrorKind::ConnectionClosed(ClosedReason::Interrupted).into(),
             Error::configuration("x").with_label(RETRYABLE_ERROR),
         ] {
             let answer = answer(error);

@@ -1,6 +1,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use mongo_core::Error;
+use mongo_core::error::Wait;
 use mongo_core::select::Criterion;
 
 use crate::backend::Pools;
@@ -40,5 +43,28 @@ impl Health {
             Ok(servers) if !servers.is_empty() => Ok(()),
             Ok(_) | Err(_) => Err("no server takes writes"),
         }
+    }
+}
+
+/// How long a service may ask before it starts to serve.
+const VERIFY: Duration = Duration::from_secs(5);
+
+/// Asks a server whether the credential is good. Monitors do not authenticate: with a wrong password
+/// the service would be ready, and fail each request. A database that can't be asked is no reason
+/// not to start: the service is not ready until it is there.
+///
+/// # Errors
+/// The server refuses the credential.
+pub async fn verify(pools: &Pools) -> Result<(), Error> {
+    let verified = tokio::time::timeout(VERIFY, pools.verify()).await;
+    let verified = verified.unwrap_or_else(|_| Err(Error::timeout(Wait::Authentication, VERIFY)));
+    match verified {
+        // One that steps down or shuts down refuses any.
+        Err(error) if error.is_authentication() && !error.is_retryable_read() => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "the credential is not verified");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }

@@ -1,15 +1,19 @@
 //! What a web service does about its database, whichever web framework it uses: configuration,
-//! health, errors as answers, a status page, an end on request.
+//! health, errors as answers, metrics, a status page, an end on request.
 
 mod answer;
 mod health;
+mod metrics;
 mod page;
 mod settings;
+mod stop;
 
 pub use answer::Answer;
-pub use health::Health;
+pub use health::{Health, verify};
+pub use metrics::start_metrics;
 pub use page::page;
 pub use settings::{Settings, start_embedded};
+pub use stop::Signals;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -28,23 +32,4 @@ pub fn start_tracing() {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
-}
-
-/// Ends when the process is asked to stop: by SIGTERM, or ctrl-c.
-pub async fn asked_to_stop() {
-    let interrupted = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            // Safe to drop: the process ends after either.
-            Ok(mut terminated) => tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            },
-            Err(_) => drop(interrupted.await),
-        }
-    }
-    #[cfg(not(unix))]
-    drop(interrupted.await);
 }

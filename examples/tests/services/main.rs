@@ -6,11 +6,16 @@ mod service;
 mod support;
 
 use browser::Browser;
-use bson::doc;
+use std::time::{Duration, Instant};
+
+use bson::{Document, doc};
 use mongo_examples::backend::Pools;
-use mongo_testkit::Deployment;
+use mongo_testkit::{Action, Deployment, Matcher, User};
 use serde_json::json;
 use service::Service;
+
+/// Longer than a request may wait for a connection, and less than it would by the pools' default.
+const LONG: Duration = Duration::from_secs(15);
 
 /// In a page: where its primary is.
 const PRIMARY: &str = "document.querySelector('tr.RSPrimary td')?.textContent";
@@ -39,8 +44,11 @@ async fn serves_and_ends(example: &str) {
     let service = Service::start(example, None);
     assert_eq!(service.get("/livez").status, 200);
     service.wait_for("/readyz", 200);
-    let created = service.ask("POST", "/notes", r#"{ "text": "<first>" }"#);
-    assert_eq!(created.status, 201, "{}", created.body);
+    // A repeat is harmless.
+    for _ in 0..2 {
+        let put = service.ask("PUT", "/notes/1", r#"{ "text": "<first>" }"#);
+        assert_eq!(put.status, 204, "{}", put.body);
+    }
     let notes = service.get("/notes");
     assert_eq!(
         (notes.status, notes.body.as_str()),
@@ -53,6 +61,10 @@ async fn serves_and_ends(example: &str) {
         "db_client_connection_wait_time",
     ] {
         assert!(metrics.contains(metric), "{metric} in:\n{metrics}");
+    }
+    for path in ["/", "/metrics", "/readyz", "/livez"] {
+        let public = Service::ask_at(&service.address, "GET", path, "");
+        assert_eq!(public.status, 404, "{path} is for who runs it");
     }
 
     service.terminate();
@@ -70,8 +82,7 @@ async fn serves_and_ends(example: &str) {
 
 async fn says_when_to_come_back(example: &str) {
     let set = Deployment::replica_set("rs").members(2).start().await;
-    let uri = format!("{}&serverSelectionTimeoutMS=300", set.uri());
-    let service = Service::start(example, Some(&uri));
+    let service = Service::start(example, Some(&set.uri()));
     service.wait_for("/readyz", 200);
     set.step_down(0);
     assert_eq!(
@@ -79,8 +90,10 @@ async fn says_when_to_come_back(example: &str) {
         "no server takes writes"
     );
     assert_eq!(service.get("/livez").status, 200, "no reason to restart it");
+    let begun = Instant::now();
     let refused = service.get("/notes");
     assert_eq!(refused.status, 503, "{}", refused.body);
+    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
     assert!(
         refused.headers.contains("retry-after: 1"),
         "{}",
@@ -95,12 +108,98 @@ async fn says_when_to_come_back(example: &str) {
     assert!(log.contains("the database failed a request"), "{log}");
 }
 
+async fn tells_of_a_refused_write(example: &str) {
+    let set = Deployment::replica_set("rs").members(1).start().await;
+    let service = Service::start(example, Some(&set.uri()));
+    service.wait_for("/readyz", 200);
+    let put = || service.ask("PUT", "/notes/1", r#"{ "text": "first" }"#);
+    let answer_once = |reply: Document| {
+        let update = Matcher::command("update").once();
+        set.server(0)
+            .script()
+            .add(update.then(Action::Reply(reply)));
+    };
+    let invalid = doc! { "index": 0, "code": 121, "errmsg": "Document failed validation" };
+    answer_once(doc! { "ok": 1, "n": 0, "writeErrors": [invalid] });
+    let refused = put();
+    assert_eq!(
+        (refused.status, refused.body.as_str()),
+        (500, "the request failed\n")
+    );
+    assert!(
+        !refused.headers.contains("retry-after"),
+        "{}",
+        refused.headers
+    );
+    let unsure = doc! { "code": 262, "errmsg": "operation exceeded time limit" };
+    answer_once(doc! { "ok": 1, "n": 1, "writeConcernError": unsure });
+    let unsure = put();
+    assert_eq!(unsure.status, 503, "{}", unsure.body);
+    assert!(
+        unsure.headers.contains("retry-after: 1"),
+        "{}",
+        unsure.headers
+    );
+    assert_eq!(put().status, 204);
+    assert_eq!(
+        set.documents("service.notes"),
+        [doc! { "_id": "1", "text": "first" }]
+    );
+    service.terminate();
+    let log = service.ended();
+    assert!(log.contains("Document failed validation"), "{log}");
+}
+
+async fn does_not_start_with_a_wrong_password(example: &str) {
+    let set = Deployment::replica_set("rs").members(1);
+    let set = set.user(User::new("app", "secret")).start().await;
+    let log = Service::fails(example, &set.uri_for("app", "wr0ng"));
+    let error = log.lines().last().unwrap_or_default();
+    assert!(error.starts_with("Error: authentication: "), "{log}");
+    assert!(!log.contains("wr0ng"), "{log}");
+    let service = Service::start(example, Some(&set.uri_for("app", "secret")));
+    service.wait_for("/readyz", 200);
+}
+
+async fn starts_before_its_database(example: &str) {
+    let set = Deployment::replica_set("rs").members(1).start().await;
+    set.kill(0).await;
+    let service = Service::start(example, Some(&set.uri()));
+    assert_eq!(service.get("/readyz").status, 503);
+    set.restart(0).await;
+    set.elect(0);
+    service.wait_for("/readyz", 200);
+    assert_eq!(service.get("/notes").status, 200);
+    service.terminate();
+    let log = service.ended();
+    assert!(log.contains("the credential is not verified"), "{log}");
+}
+
+async fn cuts_off_who_stalls(example: &str) {
+    let settings = [("DRAIN", "0s"), ("GRACE", "1s")];
+    let service = Service::start_with(example, None, &settings);
+    let stalled = service.stall("/notes/1");
+    service.terminate();
+    let log = service.ended();
+    assert!(log.contains("requests are cut off"), "{log}");
+    drop(stalled);
+}
+
+async fn ends_at_once_when_asked_twice(example: &str) {
+    let mut service = Service::start_with(example, None, &[("DRAIN", "10min")]);
+    service.wait_for("/readyz", 200);
+    service.terminate();
+    service.wait_for("/readyz", 503);
+    service.terminate();
+    assert_eq!(service.end().code(), Some(1));
+}
+
 async fn shows_a_failover(example: &str) {
     let service = Service::start(example, None);
     let uri = service.embedded.clone().expect("an embedded deployment");
     service.wait_for("/readyz", 200);
-    service.ask("POST", "/notes", r#"{ "text": "first" }"#);
-    let mut page = Browser::open(&format!("http://{}/", service.address));
+    service.ask("PUT", "/notes/1", r#"{ "text": "first" }"#);
+    let mut page = Browser::open(&format!("http://{}/", service.admin));
     page.wait_for("document.querySelectorAll('#servers tr').length", &json!(4));
     page.wait_for(
         "document.querySelectorAll('tr.RSSecondary').length",
@@ -128,8 +227,8 @@ async fn shows_a_failover(example: &str) {
     page.wait_for(PRIMARY, &json!(second));
     let changes = "document.querySelector('#changes').textContent.includes('primary: ')";
     page.wait_for(changes, &json!(true));
-    let second_note = service.ask("POST", "/notes", r#"{ "text": "second" }"#);
-    assert_eq!(second_note.status, 201, "{}", second_note.body);
+    let second_note = service.ask("PUT", "/notes/2", r#"{ "text": "second" }"#);
+    assert_eq!(second_note.status, 204, "{}", second_note.body);
     let pools = "[...document.querySelectorAll('#pools td:first-child')].map(td => td.textContent)";
     let mut both = [first.as_str().unwrap_or_default(), &second];
     both.sort_unstable();
@@ -144,26 +243,31 @@ async fn shows_a_failover(example: &str) {
 }
 
 macro_rules! each_service {
-    ($($service:ident),*) => { $(
+    ($($service:ident),* : $tests:tt) => { $(
         mod $service {
             const EXAMPLE: &str = stringify!($service);
 
-            #[tokio::test]
-            async fn serves_and_ends() {
-                super::serves_and_ends(EXAMPLE).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn says_when_to_come_back() {
-                super::says_when_to_come_back(EXAMPLE).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn shows_a_failover() {
-                super::shows_a_failover(EXAMPLE).await;
-            }
+            each_test! $tests
         }
     )* };
 }
 
-each_service!(actix, axum);
+macro_rules! each_test {
+    ($($test:ident),*) => { $(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $test() {
+            super::$test(EXAMPLE).await;
+        }
+    )* };
+}
+
+each_service!(actix, axum: {
+    serves_and_ends,
+    says_when_to_come_back,
+    tells_of_a_refused_write,
+    does_not_start_with_a_wrong_password,
+    starts_before_its_database,
+    cuts_off_who_stalls,
+    ends_at_once_when_asked_twice,
+    shows_a_failover
+});

@@ -2,14 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::support::program;
 
-/// How long a service may take to answer as is waited for.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long a service may take to answer as is waited for, or to end.
+const LIMIT: Duration = Duration::from_secs(25);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 pub(crate) struct Service {
@@ -21,6 +21,8 @@ pub(crate) struct Service {
     pub(crate) embedded: Option<String>,
     /// Where it listens.
     pub(crate) address: String,
+    /// Where it listens for who runs it.
+    pub(crate) admin: String,
 }
 
 pub(crate) struct Answer {
@@ -32,12 +34,47 @@ pub(crate) struct Answer {
 impl Service {
     /// Starts a service, on a deployment or the embedded one, and waits until it listens.
     pub(crate) fn start(example: &str, uri: Option<&str>) -> Self {
+        Self::start_with(example, uri, &[("DRAIN", "1s")])
+    }
+
+    /// [`start`](Self::start), with settings.
+    pub(crate) fn start_with(example: &str, uri: Option<&str>, settings: &[(&str, &str)]) -> Self {
+        let mut service = Self::spawn(example, uri, settings);
+        while service.address.is_empty() || service.admin.is_empty() {
+            let mut line = String::new();
+            service.output.read_line(&mut line).expect("text");
+            assert!(!line.is_empty(), "{example} ended: {}", service.log());
+            for (what, place) in [
+                ("listening at http://", &mut service.address),
+                ("for who runs it: http://", &mut service.admin),
+            ] {
+                if let Some(address) = line.strip_prefix(what) {
+                    address.trim().clone_into(place);
+                }
+            }
+            if let Some(uri) = line.strip_prefix("started an embedded replica set: ") {
+                service.embedded = Some(uri.trim().to_owned());
+            }
+        }
+        service
+    }
+
+    /// Starts a service that must end by itself, and gives what it logged.
+    pub(crate) fn fails(example: &str, uri: &str) -> String {
+        let mut service = Self::spawn(example, Some(uri), &[]);
+        let status = service.end();
+        assert!(!status.success(), "{status}");
+        service.log()
+    }
+
+    fn spawn(example: &str, uri: Option<&str>, settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(program(example));
         command
             .env("LISTEN", "127.0.0.1:0")
-            .env("DRAIN", "1s")
+            .env("ADMIN", "127.0.0.1:0")
             .env_remove("MONGO__URL")
             .env_remove("RUST_LOG")
+            .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         if let Some(uri) = uri {
@@ -51,39 +88,35 @@ impl Service {
             errors.read_to_string(&mut log).expect("text");
             log
         });
-        let mut service = Self {
+        Self {
             process,
             output,
             log: Some(log),
             embedded: None,
             address: String::new(),
-        };
-        while service.address.is_empty() {
-            let mut line = String::new();
-            service.output.read_line(&mut line).expect("text");
-            assert!(!line.is_empty(), "{example} ended: {}", service.log());
-            if let Some(uri) = line.strip_prefix("started an embedded replica set: ") {
-                service.embedded = Some(uri.trim().to_owned());
-            }
-            if let Some(address) = line.strip_prefix("listening at http://") {
-                address.trim().clone_into(&mut service.address);
-            }
+            admin: String::new(),
         }
-        service
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, "")
     }
 
+    /// Asks at the address that is to have the path.
     pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
-        let mut socket = TcpStream::connect(&self.address).expect("it listens");
+        match path.starts_with("/notes") {
+            true => Self::ask_at(&self.address, method, path, body),
+            false => Self::ask_at(&self.admin, method, path, body),
+        }
+    }
+
+    pub(crate) fn ask_at(address: &str, method: &str, path: &str, body: &str) -> Answer {
+        let mut socket = TcpStream::connect(address).expect("it listens");
         let length = body.len();
         write!(
             socket,
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}",
-            self.address
         )
         .expect("it reads");
         let mut text = String::new();
@@ -95,6 +128,23 @@ impl Service {
             headers: headers.to_ascii_lowercase(),
             body: body.to_owned(),
         }
+    }
+
+    /// A request that is begun and never ended: it has the service wait for its body.
+    pub(crate) fn stall(&self, path: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(&self.address).expect("it listens");
+        write!(
+            socket,
+            "PUT {path} HTTP/1.1\r\nHost: {}\r\nExpect: 100-continue\r\n\
+             Content-Type: application/json\r\nContent-Length: 100\r\n\r\n",
+            self.address
+        )
+        .expect("it reads");
+        let wanted = b"HTTP/1.1 100 Continue\r\n\r\n";
+        let mut answer = [0; 25];
+        socket.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, wanted);
+        socket
     }
 
     /// Asks until the status is this.
@@ -124,13 +174,25 @@ impl Service {
 
     /// Waits for its end, which must be a good one, and gives what it logged.
     pub(crate) fn ended(mut self) -> String {
+        let status = self.end();
         let log = self.log();
         let mut output = String::new();
         self.output.read_to_string(&mut output).expect("text");
-        let status = self.process.wait().expect("its end");
         assert!(status.success(), "{status}\n{output}\n{log}");
         assert!(output.ends_with("stopped\n"), "{output}");
         log
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("its end") {
+                return status;
+            }
+            assert!(begun.elapsed() < LIMIT, "it does not end");
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
     }
 
     fn log(&mut self) -> String {
