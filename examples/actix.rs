@@ -1,4 +1,5 @@
-//! The service of the example `axum`, on actix-web: the same paths, the same configuration.
+//! The service of the example `axum`, on actix-web: the same addresses and paths, the same
+//! configuration.
 //!
 //! ```sh
 //! cargo run --example actix
