@@ -13,6 +13,7 @@ mod floating;
 mod generations;
 mod impatience;
 mod left_over;
+mod lifecycle;
 mod pacing;
 mod prose;
 mod sizing;

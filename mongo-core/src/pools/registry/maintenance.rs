@@ -1,13 +1,14 @@
 //! What is done in the background.
 
+use std::future::pending;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::{Registry, lock};
-use crate::net::Together;
+use crate::net::{Deadline, Together};
 use crate::pools::{Backend, ServerPool};
 
 /// The task: a round at each interval, and whenever a pool may lack connections.
@@ -18,7 +19,7 @@ pub(super) async fn run<B: Backend>(
 ) {
     // Without an interval there is no maintenance at all.
     let Some(interval) = interval else { return };
-    let mut next_round = Instant::now() + interval;
+    let mut next_round = Deadline::after(interval);
     // Over several rounds: a server that does not answer holds up no other.
     let mut filling: Together<Fill<B>, ()> = Together::new();
     loop {
@@ -32,12 +33,12 @@ pub(super) async fn run<B: Backend>(
                 continue;
             }
             () = wake.notified() => {}
-            () = sleep_until(next_round) => {}
+            _ = next_round.bound(pending::<()>()) => {}
         }
         let Some(pools) = registry.upgrade().map(|registry| registry.look_after()) else {
             return;
         };
-        next_round = Instant::now() + interval;
+        next_round = Deadline::after(interval);
         for pool in pools {
             if !filling.keys().any(|fill| fill.pool.is_same(&pool)) {
                 let fill = Fill::new(&pool);

@@ -314,19 +314,31 @@ impl<B: Backend> Registry<B> {
     /// Begins to monitor, and to maintain.
     fn connect(self: &Arc<Self>) -> Result<()> {
         self.check_open()?;
-        let mut maintenance = self.maintenance();
-        if maintenance.is_some() {
+        if self.maintenance().is_some() {
             return Ok(());
         }
-        let runtime = Handle::try_current()
+        let current = Handle::try_current()
             .map_err(|_| Error::configuration("pools have to be used within tokio"))?;
-        self.topology.connect()?;
-        let runtime = self.runtime.get_or_init(|| runtime);
-        *maintenance = Some(runtime.spawn(maintenance::run(
-            Arc::downgrade(self),
-            self.wake.clone(),
-            self.config.maintenance_interval(),
-        )));
+        let runtime = self.runtime.get_or_init(|| current);
+        {
+            // Of several at once it does something for one, and for all on the same runtime. It
+            // tells handlers, who may come back here: without a lock.
+            let _entered = runtime.enter();
+            self.topology.connect().or_else(|error| {
+                self.check_open()?;
+                Err(error)
+            })?;
+        }
+        let mut maintenance = self.maintenance();
+        // Who closes it sets that first, and then looks for what there is to end.
+        self.check_open()?;
+        maintenance.get_or_insert_with(|| {
+            runtime.spawn(maintenance::run(
+                Arc::downgrade(self),
+                self.wake.clone(),
+                self.config.maintenance_interval(),
+            ))
+        });
         Ok(())
     }
 }
