@@ -225,8 +225,14 @@ impl<B: Backend> ServerPool<B> {
         self.shared().evict(paused.generation, interrupt_in_use);
     }
 
+    /// Whether it was closed, for good.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.shared().is_ready() && self.shared().state() == PoolState::Closed
+    }
+
     /// Closes the pool for good: who waits gets [`ErrorKind::PoolClosed`], what is idle is closed,
-    /// what is in use when it comes back.
+    /// what is in use when it comes back. Where it is one of [`Pools`](super::Pools), these make
+    /// another in its place when it is asked for next.
     pub fn close(&self) {
         if self.shared().make_closed() {
             self.finish_close();

@@ -3,13 +3,14 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use mongo_core::ServerAddress;
-use mongo_core::pools::{Backend, Pools, PoolsConfig};
+use mongo_core::auth::Credential;
+use mongo_core::pools::{Backend, PoolState, Pools, PoolsConfig};
+use mongo_core::{ErrorKind, ServerAddress};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::support::{LIMIT, Sim, eventually, ping, status_of};
+use crate::support::{LIMIT, Sim, eventually, get_in_task, hold, ping, status_of};
 
 on_both! {
     a_handler_of_events_may_use_the_pools,
@@ -18,6 +19,8 @@ on_both! {
 on_both! {
     on a paused clock:
     times_without_an_end_are_just_that,
+    a_pool_that_is_closed_alone_is_replaced,
+    what_is_closed_for_good_is_not_replaced,
 }
 
 async fn times_without_an_end_are_just_that<B: Backend<Config: Default>>() {
@@ -63,4 +66,46 @@ async fn a_handler_of_events_may_use_the_pools<B: Backend<Config: Default>>() {
     connected.expect("no panic").expect("connected");
     ping(&pools).await.expect("a ping");
     pools.close().await;
+}
+
+async fn a_pool_that_is_closed_alone_is_replaced<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("maxPoolSize=1");
+    let held = hold(&pools, 1).await;
+    let waiting = get_in_task(&pools);
+    eventually("it waits", || status_of(&pools).waiting == 1).await;
+    let pool = pools.for_server(held[0].server()).expect("its pool");
+    pool.close();
+    // Who waits goes on with the next one, as does who comes later.
+    let begun = Instant::now();
+    let got = waiting.await.expect("no panic").expect("a connection");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let next = pools.for_server(got.server()).expect("its pool");
+    assert_eq!((pool.status().size, next.status().size), (1, 1));
+    drop((held, got));
+    ping(&pools).await.expect("a ping");
+    let status = status_of(&pools);
+    assert_eq!((status.state, status.created), (PoolState::Ready, 1));
+    assert_eq!(pool.status().size, 0);
+    pools.close().await;
+}
+
+async fn what_is_closed_for_good_is_not_replaced<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    let server = ping(&pools).await.expect("a ping");
+    let one = Credential::new("one", "first").with_source("admin");
+    let one = pools.with_credential(one).expect("a handle");
+    ping(&one).await.expect("a ping");
+    one.for_server(&server).expect("its pool").close();
+    one.logout().await;
+    let refused = one.for_server(&server).expect_err("logged out");
+    assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
+    assert_eq!(status_of(&pools).state, PoolState::Ready);
+    pools.for_server(&server).expect("its pool").close();
+    pools.close().await;
+    let refused = pools.for_server(&server).expect_err("closed");
+    assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
+    assert!(pools.status().is_empty());
 }

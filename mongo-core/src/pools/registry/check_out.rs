@@ -210,7 +210,8 @@ impl<B: Backend> Pools<B> {
     /// it is back; all others the caller gets at once.
     fn selects_again(&self, pool: &ServerPool<B>, error: &Error) -> bool {
         match error.kind() {
-            // Its pool made room for another: the credential was rotated, or the server came back.
+            // Its pool made room for another: the credential was rotated, the server came back, or
+            // somebody closed the pool alone.
             ErrorKind::PoolClosed => {
                 self.registry().check_open().is_ok() && self.tenant.check().is_ok()
             }

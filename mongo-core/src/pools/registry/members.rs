@@ -14,15 +14,15 @@ use crate::pools::{Backend, ServerPool};
 use crate::select::{SelectionIndex, ServerEntry};
 
 impl<B: Backend> Registry<B> {
-    /// The pool of a server for a tenant.
+    /// The pool of a server for a tenant. One that somebody closed by its handle is replaced.
     pub(super) fn pool(
         self: &Arc<Self>,
         tenant: &Arc<Tenant<B>>,
         entry: &Arc<ServerEntry>,
     ) -> Result<ServerPool<B>> {
         match tenant.pool(entry.id()) {
-            Some(pool) => Ok(pool),
-            None => self.add_pool(tenant, entry),
+            Some(pool) if !pool.is_closed() => Ok(pool),
+            Some(_) | None => self.add_pool(tenant, entry),
         }
     }
 
@@ -36,9 +36,12 @@ impl<B: Backend> Registry<B> {
         let (pool, added) = {
             let _adding = lock(&self.adding);
             match tenant.pool(entry.id()) {
-                Some(pool) => return Ok(pool),
-                None => self.add_new_pool(tenant, entry)?,
+                Some(pool) if !pool.is_closed() => return Ok(pool),
+                // Whatever else closes one takes it from its tenant before.
+                Some(closed) => self.take_out(&closed, tenant),
+                None => {}
             }
+            self.add_new_pool(tenant, entry)?
         };
         pool.announce();
         if added == PoolState::Ready {
@@ -124,9 +127,13 @@ impl<B: Backend> Registry<B> {
 
     /// Closes a pool and forgets it. Connections in use go on.
     pub(super) fn retire(&self, pool: &ServerPool<B>, tenant: &Tenant<B>) {
+        self.take_out(pool, tenant);
+        pool.close();
+    }
+
+    fn take_out(&self, pool: &ServerPool<B>, tenant: &Tenant<B>) {
         tenant.remove(pool);
         self.forget(pool);
-        pool.close();
     }
 
     pub(super) fn retire_all(&self, tenant: &Tenant<B>) -> Vec<ServerPool<B>> {

@@ -151,7 +151,8 @@ impl<B: Backend> Pools<B> {
     }
 
     /// The pool of one server of the deployment and this handle's credential. It is the same for
-    /// all who ask, until the server leaves the deployment.
+    /// all who ask, until the server leaves the deployment, or somebody [closes](ServerPool::close)
+    /// it.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`]: there is no such server in the deployment now;
