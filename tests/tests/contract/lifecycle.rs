@@ -1,14 +1,21 @@
 //! The beginning and the end, where several have a hand in it.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use mongo_core::auth::Credential;
-use mongo_core::pools::{Backend, PoolState, Pools, PoolsConfig};
-use mongo_core::{ErrorKind, ServerAddress};
-use tokio::runtime::Handle;
+use mongo_core::bson::doc;
+use mongo_core::error::ClosedReason;
+use mongo_core::pools::{Backend, PoolState, PooledConnection, Pools, PoolsConfig};
+use mongo_core::{Error, ErrorKind, ServerAddress};
+use mongo_testkit::Matcher;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{LIMIT, Sim, eventually, get_in_task, hold, ping, status_of};
 
@@ -21,6 +28,53 @@ on_both! {
     times_without_an_end_are_just_that,
     a_pool_that_is_closed_alone_is_replaced,
     what_is_closed_for_good_is_not_replaced,
+    a_close_that_is_dropped_ends_all_but_what_is_in_use,
+    a_close_waits_for_pools_that_went_before,
+    a_close_waits_for_pools_that_were_replaced,
+    a_close_interrupts_pools_that_went_before,
+    a_logout_waits_for_what_was_rotated_away,
+    closes_at_the_same_time_wait_alike,
+    closes_at_the_same_time_wait_for_tasks_alike,
+    logouts_at_the_same_time_wait_alike,
+    a_close_does_not_wait_for_a_runtime_that_nobody_drives,
+}
+
+fn one() -> Credential {
+    Credential::new("one", "first").with_source("admin")
+}
+
+fn two() -> Credential {
+    Credential::new("two", "second").with_source("admin")
+}
+
+/// Pools that wait for two seconds when they are closed.
+fn impatient<B: Backend<Config: Default>>(sim: &Sim) -> Pools<B> {
+    let config = PoolsConfig::default().with_close_timeout(Duration::from_secs(2));
+    sim.builder("").config(config).build().expect("pools")
+}
+
+/// Keeps a connection in use for so many seconds, and shows that it is good until then.
+fn use_for<B: Backend>(mut held: PooledConnection<B>, seconds: u64) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(seconds)).await;
+        let reply = held.run_command("db", &doc! {"ping": 1}).await;
+        reply.expect("it goes on");
+    })
+}
+
+/// Runs a command that is never answered, and gives the error that ends it.
+fn use_for_good<B: Backend>(mut held: PooledConnection<B>) -> JoinHandle<Error> {
+    tokio::spawn(async move {
+        let failed = held.run_command("db", &doc! {"find": "c"}).await;
+        failed.map(drop).expect_err("interrupted")
+    })
+}
+
+/// How many seconds something takes, give or take half a one; it has to end by [`LIMIT`].
+async fn seconds(taking: impl Future<Output = ()>) -> u64 {
+    let begun = Instant::now();
+    timeout(LIMIT, taking).await.expect("it ends");
+    begun.elapsed().as_secs_f64().round() as u64
 }
 
 async fn times_without_an_end_are_just_that<B: Backend<Config: Default>>() {
@@ -95,8 +149,7 @@ async fn what_is_closed_for_good_is_not_replaced<B: Backend<Config: Default>>() 
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("");
     let server = ping(&pools).await.expect("a ping");
-    let one = Credential::new("one", "first").with_source("admin");
-    let one = pools.with_credential(one).expect("a handle");
+    let one = pools.with_credential(one()).expect("a handle");
     ping(&one).await.expect("a ping");
     one.for_server(&server).expect("its pool").close();
     one.logout().await;
@@ -108,4 +161,154 @@ async fn what_is_closed_for_good_is_not_replaced<B: Backend<Config: Default>>() 
     let refused = pools.for_server(&server).expect_err("closed");
     assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
     assert!(pools.status().is_empty());
+}
+
+async fn a_close_that_is_dropped_ends_all_but_what_is_in_use<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    let mut held = pools.get().await.expect("a connection");
+    let address = sim.set.address(0);
+    assert!(sim.network.open_streams(&address) > 1, "the monitor's");
+    {
+        let mut closing = pin!(pools.close());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(closing.as_mut().poll(&mut context).is_pending());
+    }
+    eventually("one socket", || sim.network.open_streams(&address) == 1).await;
+    let pinged = held.run_command("db", &doc! {"ping": 1}).await;
+    pinged.expect("it goes on");
+    drop(held);
+    eventually("no socket", || sim.network.open_streams(&address) == 0).await;
+}
+
+async fn a_close_waits_for_pools_that_went_before<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("").with_credential(one()).expect("a handle");
+    let user = use_for(pools.get().await.expect("a connection"), 4);
+    pools.rotate(two()).expect("a rotation");
+    ping(&pools).await.expect("a ping");
+    assert_eq!(seconds(pools.close()).await, 4);
+    user.await.expect("no panic");
+}
+
+async fn a_close_waits_for_pools_that_were_replaced<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    let held = pools.get().await.expect("a connection");
+    let pool = pools.for_server(held.server()).expect("its pool");
+    let user = use_for(held, 4);
+    pool.close();
+    ping(&pools).await.expect("a ping");
+    assert_eq!(seconds(pools.close()).await, 4);
+    user.await.expect("no panic");
+}
+
+async fn a_close_interrupts_pools_that_went_before<B: Backend<Config: Default>>() {
+    let sim = Sim::of(3).await;
+    let leaving: ServerAddress = sim.set.address(2).parse().expect("an address");
+    let pools = impatient::<B>(&sim);
+    pools.connect().expect("connected");
+    let known = || pools.topology().snapshot().server(&leaving).cloned();
+    let takes_reads =
+        || known().is_some_and(|entry| entry.description().server_type.is_data_bearing());
+    eventually("it is known", takes_reads).await;
+    for server in [0, 2] {
+        let find = Matcher::command("find").never_answer();
+        sim.set.server(server).script().add(find);
+    }
+    let left = pools.for_server(&leaving).expect("its pool");
+    let left = left.get(LIMIT.into()).await.expect("a connection");
+    let one = pools.with_credential(one()).expect("a handle");
+    let logged_out = use_for_good(one.get().await.expect("a connection"));
+    let left = use_for_good(left);
+    sim.set.remove(2);
+    eventually("it is gone", || known().is_none()).await;
+    {
+        let mut leaving = pin!(one.logout());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(leaving.as_mut().poll(&mut context).is_pending());
+    }
+    assert_eq!(seconds(pools.close()).await, 2);
+    for user in [logged_out, left] {
+        let error = timeout(LIMIT, user).await.expect("it ends");
+        let error = error.expect("no panic");
+        let interrupted = ErrorKind::ConnectionClosed(ClosedReason::Interrupted);
+        assert_eq!(error.kind().to_string(), interrupted.to_string());
+    }
+}
+
+async fn a_logout_waits_for_what_was_rotated_away<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = impatient::<B>(&sim);
+    let (mine, other) = (
+        pools.with_credential(one()).expect("a handle"),
+        pools.with_credential(two()).expect("a handle"),
+    );
+    let others = use_for(other.get().await.expect("a connection"), 10);
+    other
+        .rotate(Credential::new("four", "fourth"))
+        .expect("new");
+    let rotated = use_for(mine.get().await.expect("a connection"), 1);
+    mine.rotate(Credential::new("three", "third")).expect("new");
+    assert_eq!(seconds(mine.logout()).await, 1);
+    rotated.await.expect("no panic");
+    // Another's are nothing to it.
+    others.await.expect("no panic");
+    pools.close().await;
+}
+
+async fn closes_at_the_same_time_wait_alike<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    let user = use_for(pools.get().await.expect("a connection"), 5);
+    let first = pools.clone();
+    let first = tokio::spawn(async move { seconds(first.close()).await });
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(seconds(pools.close()).await, 5);
+    assert_eq!(first.await.expect("no panic"), 5);
+    user.await.expect("no panic");
+    assert_eq!(seconds(pools.close()).await, 0);
+}
+
+async fn closes_at_the_same_time_wait_for_tasks_alike<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    ping(&pools).await.expect("a ping");
+    let is_over = Cell::new(false);
+    let first = async {
+        pools.close().await;
+        is_over.set(true);
+    };
+    let second = async {
+        pools.close().await;
+        assert!(is_over.get(), "the tasks have ended for both");
+    };
+    tokio::join!(first, second);
+}
+
+async fn logouts_at_the_same_time_wait_alike<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    let one = pools.with_credential(one()).expect("a handle");
+    let user = use_for(one.get().await.expect("a connection"), 5);
+    let first = one.clone();
+    let first = tokio::spawn(async move { seconds(first.logout()).await });
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(seconds(one.logout()).await, 5);
+    assert_eq!(first.await.expect("no panic"), 5);
+    user.await.expect("no panic");
+    pools.close().await;
+}
+
+async fn a_close_does_not_wait_for_a_runtime_that_nobody_drives<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = impatient::<B>(&sim);
+    let other = Builder::new_current_thread().enable_all().build();
+    let other = other.expect("a runtime");
+    {
+        let _entered = other.enter();
+        pools.connect().expect("connected");
+    }
+    assert_eq!(seconds(pools.close()).await, 2);
+    other.shutdown_background();
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
-use super::{Action, Backend, Identity, Life, Pools, Registry, Tenant};
+use super::{Action, Backend, Identity, Life, Pools, Registry, Retired, Tenant};
 use crate::error::{Error, Result};
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
@@ -257,6 +257,7 @@ impl<B: Backend> PoolsBuilder<B> {
             write: Criterion::write(),
             tenants: Mutex::new(HashMap::new()),
             servers: Mutex::new(BTreeMap::new()),
+            retired: Retired::default(),
             adding: Mutex::new(()),
             actions: Dispatcher::new(Some(Arc::new(|action: &Action<B>| action.carry_out()))),
             wake: Arc::new(Notify::new()),
@@ -264,6 +265,7 @@ impl<B: Backend> PoolsBuilder<B> {
             runtime: OnceLock::new(),
             is_closed: AtomicBool::new(false),
             closed: Notify::new(),
+            ending: Semaphore::new(1),
         });
         let weak: Weak<Registry<B>> = Arc::downgrade(&registry);
         let listener: Weak<dyn TopologyListener> = weak;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::tenant::{Identity, Tenant};
-use super::{Pools, Registry, drain};
+use super::{Pools, Registry};
 use crate::auth::Credential;
 use crate::error::{Error, Result};
 use crate::net::{AuthParts, Authenticator, CredentialProvider, Deadline};
@@ -72,7 +72,7 @@ impl<B: Backend> Pools<B> {
 
     /// Goes on with another secret, or another credential altogether: the pools of this handle's
     /// credential are closed, and connections are made with the new one from now on. Requests in
-    /// flight go on, on their connections; who waits for one waits for a new one. All handles for
+    /// flight go on, on their connections, until these pools are closed; who waits for one waits for a new one. All handles for
     /// the old credential follow.
     ///
     /// # Errors
@@ -102,8 +102,9 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Gives the credential up: its pools are closed, and connections in use when they come back,
-    /// which is waited for, for at most the configured close time-out (10 s); what is left then is
-    /// interrupted. Every handle for it gets [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) from now on;
+    /// those too that were made before a [rotation](Self::rotate), which is waited for, for at most
+    /// the configured close time-out (10 s); what is left then is interrupted. Who logs out at the
+    /// same time waits likewise. Every handle for it gets [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) from now on;
     /// [`with_credential`](Self::with_credential) begins anew.
     ///
     /// Dropped meanwhile, what is in use goes on.
@@ -114,8 +115,10 @@ impl<B: Backend> Pools<B> {
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             self.tenant.leave();
         }
-        let pools = registry.retire_all(&self.tenant);
-        drain(&pools, registry.config.close_timeout()).await;
+        registry.retire_all(&self.tenant);
+        let deadline = Deadline::after(registry.config.close_timeout());
+        let tenant = Some(&self.tenant);
+        registry.retired.drain(tenant, deadline).await;
     }
 }
 

@@ -95,7 +95,14 @@ impl<B: Backend> TopologyListener for Registry<B> {
     }
 
     fn remove(&self, server: &ServerAddress) {
-        let removed = self.servers().remove(server);
+        let removed = {
+            let mut servers = self.servers();
+            let pools = servers.get(server).map(|server| server.pools.iter());
+            let pools = pools.into_iter().flatten();
+            self.retired
+                .enter(pools.map(|member| (&member.pool, &member.tenant)));
+            servers.remove(server)
+        };
         if let Some(removed) = &removed {
             // Should it come back, that is another server to those who hold a connection to this one.
             removed.takes_writes.store(false, Ordering::Release);

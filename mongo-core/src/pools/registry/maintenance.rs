@@ -77,6 +77,7 @@ impl<B: Backend> Registry<B> {
         for (pool, tenant) in &unused {
             self.retire(pool, tenant);
         }
+        self.retired.sort_out();
         self.tenants().retain(|_, tenant| {
             // Nobody has a handle, and nothing is left.
             Arc::strong_count(tenant) > 1 || !tenant.all().is_empty()

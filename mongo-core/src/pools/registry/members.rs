@@ -126,26 +126,29 @@ impl<B: Backend> Registry<B> {
     }
 
     /// Closes a pool and forgets it. Connections in use go on.
-    pub(super) fn retire(&self, pool: &ServerPool<B>, tenant: &Tenant<B>) {
+    pub(super) fn retire(&self, pool: &ServerPool<B>, tenant: &Arc<Tenant<B>>) {
         self.take_out(pool, tenant);
         pool.close();
     }
 
-    fn take_out(&self, pool: &ServerPool<B>, tenant: &Tenant<B>) {
+    fn take_out(&self, pool: &ServerPool<B>, tenant: &Arc<Tenant<B>>) {
+        self.retired.enter([(pool, tenant)]);
         tenant.remove(pool);
         self.forget(pool);
     }
 
-    pub(super) fn retire_all(&self, tenant: &Tenant<B>) -> Vec<ServerPool<B>> {
+    pub(super) fn retire_all(&self, tenant: &Arc<Tenant<B>>) {
         let pools = {
             let _adding = lock(&self.adding);
-            tenant.take_all()
+            let pools = tenant.take_all();
+            // Under this lock, so that who does the same at the same time finds them here.
+            self.retired.enter(pools.iter().map(|pool| (pool, tenant)));
+            pools
         };
         for pool in &pools {
             self.forget(pool);
             pool.close();
         }
-        pools
     }
 
     fn forget(&self, pool: &ServerPool<B>) {
@@ -155,12 +158,16 @@ impl<B: Backend> Registry<B> {
     }
 
     /// Closes all pools, for good.
-    pub(super) fn end(&self) -> Vec<ServerPool<B>> {
+    pub(super) fn end(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.closed.notify_waiters();
         let members: Vec<_> = {
             let _adding = lock(&self.adding);
             let mut servers = self.servers();
+            let members = servers.values().flat_map(|server| &server.pools);
+            let members = members.map(|member| (&member.pool, &member.tenant));
+            // Under this lock, so that who does the same at the same time finds them here.
+            self.retired.enter(members);
             let servers = std::mem::take(&mut *servers);
             servers
                 .into_values()
@@ -171,6 +178,5 @@ impl<B: Backend> Registry<B> {
             member.tenant.remove(&member.pool);
             member.pool.close();
         }
-        members.into_iter().map(|member| member.pool).collect()
     }
 }

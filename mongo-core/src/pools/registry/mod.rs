@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -28,12 +28,14 @@ mod credentials;
 mod listener;
 mod maintenance;
 mod members;
+mod retired;
 mod tenant;
 
 pub use builder::PoolsBuilder;
 use check_out::Wanted;
 pub(super) use check_out::pause;
 use listener::Action;
+use retired::Retired;
 use tenant::{Identity, Tenant};
 
 /// Pools of connections to all servers of a deployment, for one credential: a handle on a registry
@@ -83,6 +85,8 @@ struct Registry<B: Backend> {
     wait_timeout: Duration,
     tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
     servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
+    /// No lock is taken, but a pool's own, where this is held.
+    retired: Retired<B>,
     caps: Caps,
     /// One pool is added at a time.
     adding: Mutex<()>,
@@ -94,6 +98,8 @@ struct Registry<B: Backend> {
     is_closed: AtomicBool,
     /// Told when it is.
     closed: Notify,
+    /// Who has it waits for the tasks that were told to end, for all that close.
+    ending: Semaphore,
 }
 
 /// What the pools of one server have in common.
@@ -238,21 +244,24 @@ impl<B: Backend> Pools<B> {
 
     /// Closes everything, for all handles: who waits gets [`ErrorKind::PoolClosed`], and so does who
     /// asks from now on. Connections in use are waited for, for at most the configured close
-    /// time-out (10 s); what is left then is interrupted. Returns when all connections are closed
-    /// that nobody holds, and monitors and tasks have ended. A topology that was given stays.
+    /// time-out (10 s), those of pools too that went before, with a server or a credential; what is
+    /// left then is interrupted. Returns when all connections are closed that nobody holds, and
+    /// monitors and tasks have ended, or when that time is over: where nobody drives their runtime,
+    /// tasks don't end. Who closes it at the same time waits likewise. A topology that was given
+    /// stays.
     ///
     /// Dropped meanwhile, what is in use goes on, and all else ends all the same.
     pub async fn close(&self) {
         let registry = self.registry();
-        let pools = registry.end();
-        drain(&pools, registry.config.close_timeout()).await;
-        let task = registry.maintenance().take();
-        if let Some(task) = task {
-            task.abort();
-            let _ = task.await;
-        }
-        if registry.owns_topology {
-            registry.topology.close().await;
+        let deadline = Deadline::after(registry.config.close_timeout());
+        registry.end();
+        let ended = async {
+            // First, because all are told to end before anything is waited for.
+            registry.end_tasks().await;
+            registry.retired.drained(None).await;
+        };
+        if deadline.bound(ended).await.is_err() {
+            registry.retired.interrupt(None);
         }
     }
 
@@ -263,19 +272,6 @@ impl<B: Backend> Pools<B> {
 
     fn registry(&self) -> &Arc<Registry<B>> {
         &self.life.0
-    }
-}
-
-/// Waits until no connection of closed pools is left, and interrupts those that are in the way.
-async fn drain<B: Backend>(pools: &[ServerPool<B>], bound: Duration) {
-    let deadline = Deadline::after(bound);
-    let drained = async {
-        for pool in pools {
-            pool.shared().drained().await;
-        }
-    };
-    if deadline.bound(drained).await.is_err() {
-        pools.iter().for_each(|pool| pool.shared().interrupt());
     }
 }
 
@@ -341,6 +337,27 @@ impl<B: Backend> Registry<B> {
             ))
         });
         Ok(())
+    }
+}
+
+impl<B: Backend> Registry<B> {
+    /// Tells what is in the background to end, when it is polled first, and waits for that.
+    async fn end_tasks(&self) {
+        let turn = self.ending.try_acquire();
+        let task = self.maintenance().take();
+        if let Some(task) = &task {
+            task.abort();
+        }
+        if self.owns_topology {
+            self.topology.close().await;
+        }
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+        if turn.is_err() {
+            // Another has the tasks.
+            let _ = self.ending.acquire().await;
+        }
     }
 }
 
