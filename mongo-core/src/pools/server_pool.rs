@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::factory::{ConnectionFactory, PoolState, Shared};
 use super::options::PoolOptions;
+use super::registry::pause;
 use super::status::PoolStatus;
 use super::{Backend, PooledConnection};
 use crate::ServerAddress;
@@ -173,13 +174,33 @@ impl<B: Backend> ServerPool<B> {
         counters.in_use() > 0 || counters.waiting() > 0
     }
 
-    /// `minPoolSize`, and at least one.
-    pub(super) fn warm_size(&self) -> u32 {
-        self.inner.options.min_size.max(1)
+    /// Waits until `minPoolSize` connections are made, and at least one, whoever makes them, and
+    /// makes those that nobody else does.
+    pub(super) async fn warm(&self, deadline: Deadline) -> Result<()> {
+        let target = self.inner.options.min_size.max(1);
+        let mut rounds = 0_u32;
+        loop {
+            self.fill(target, deadline).await?;
+            let (total, pending) = self.shared().total_and_pending();
+            if total.saturating_sub(pending) >= target {
+                return Ok(());
+            }
+            // Others' attempts are in the way, which may come to nothing, or a pause after failures.
+            let timed_out = || self.inner.factory.timed_out(Wait::WaitQueue, deadline);
+            if !self.shared().is_ready() {
+                let cause = timed_out().cause().cloned();
+                return Err(self.shared().not_ready().caused_by(cause));
+            }
+            if deadline.is_over() {
+                return Err(self.explain(timed_out()));
+            }
+            pause(rounds, deadline).await;
+            rounds = rounds.saturating_add(1);
+        }
     }
 
-    /// Makes connections until there are as many.
-    pub(super) async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
+    /// Makes connections until there are as many, others' attempts included, or no more may be made.
+    async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
         let mut making = Together::new();
         loop {
             while let Some(permit) = self.shared().permit_unasked(target) {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use mongo_core::auth::Credential;
 use mongo_core::bson::doc;
-use mongo_core::pools::{Backend, ManagerConfig, PoolsConfig};
+use mongo_core::pools::{Backend, ManagerConfig, PooledConnection, Pools, PoolsConfig};
+use mongo_core::{Error, ErrorKind};
 use mongo_testkit::{Action, Gate, Matcher};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
@@ -20,6 +23,9 @@ on_both! {
     what_is_idle_for_too_long_goes,
     lifetimes_end_at_different_times,
     a_warm_up_connects_to_every_member,
+    a_warm_up_waits_for_what_others_make,
+    a_warm_up_fails_as_others_attempts_do,
+    a_warm_up_without_room_fails_in_time,
 }
 
 async fn no_more_are_open_than_may_be<B: Backend<Config: Default>>() {
@@ -172,5 +178,81 @@ async fn a_warm_up_connects_to_every_member<B: Backend<Config: Default>>() {
     let status = pools.status();
     assert_eq!(status.len(), 3, "{status:?}");
     assert!(status.iter().all(|pool| pool.idle == 2), "{status:?}");
+    pools.close().await;
+}
+
+/// A set's only server, which holds back the handshakes of new connections, and one that waits for
+/// such a one.
+async fn others_attempt<B: Backend>(sim: &Sim, pools: &Pools<B>) -> (Gate, Waiting<B>) {
+    pools.connect().expect("connected");
+    let known = || pools.topology().description();
+    eventually("a primary", || known().primary().is_some()).await;
+    settled(sim.set.server(0), 0).await;
+    let gate = Gate::new();
+    let hold_back = handshake().then(Action::WaitFor(gate.clone()));
+    sim.set.server(0).script().add(hold_back);
+    let waiting = get_in_task(pools);
+    eventually("it is tried", || {
+        pools.status().iter().any(|pool| pool.pending == 1)
+    })
+    .await;
+    (gate, waiting)
+}
+
+type Waiting<B> = JoinHandle<Result<PooledConnection<B>, Error>>;
+
+/// A warm-up in a task of its own, which has been at it for a second.
+async fn warm_up_in_task<B: Backend>(pools: &Pools<B>) -> JoinHandle<Result<(), Error>> {
+    let pools = pools.clone();
+    let warming = tokio::spawn(async move { pools.warm_up().await });
+    sleep(Duration::from_secs(1)).await;
+    assert!(!warming.is_finished(), "nothing is there");
+    warming
+}
+
+async fn a_warm_up_waits_for_what_others_make<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("maxConnecting=1&maxPoolSize=1");
+    let (gate, waiting) = others_attempt(&sim, &pools).await;
+    let warming = warm_up_in_task(&pools).await;
+    gate.open();
+    let held = waiting.await.expect("no panic").expect("a connection");
+    // It is there, though in use.
+    warming.await.expect("no panic").expect("warm");
+    assert_eq!(status_of(&pools).created, 1);
+    drop(held);
+    pools.close().await;
+}
+
+async fn a_warm_up_fails_as_others_attempts_do<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("maxConnecting=1");
+    let wrong = Credential::new("two", "wrong").with_source("admin");
+    let pools = pools.with_credential(wrong).expect("a handle");
+    let (gate, waiting) = others_attempt(&sim, &pools).await;
+    let warming = warm_up_in_task(&pools).await;
+    gate.open();
+    let refused = waiting.await.expect("no panic").expect_err("wrong");
+    assert!(refused.is_authentication(), "{refused}");
+    let refused = warming.await.expect("no panic").expect_err("wrong");
+    assert!(refused.is_authentication(), "{refused}");
+    pools.close().await;
+}
+
+async fn a_warm_up_without_room_fails_in_time<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let config = PoolsConfig::default()
+        .with_max_connections_per_server(1)
+        .with_wait_timeout(Duration::from_secs(3));
+    let pools = sim.builder::<B>("").config(config).build().expect("pools");
+    let held = hold(&pools, 1).await;
+    let one = Credential::new("one", "first").with_source("admin");
+    let one = pools.with_credential(one).expect("a handle");
+    let warming = warm_up_in_task(&one).await;
+    let failed = warming.await.expect("no panic").expect_err("no room");
+    let cause = failed.cause().expect("who has them").kind();
+    let is_told = matches!(cause, ErrorKind::PoolExhausted(use_) if use_.server_full == Some(1));
+    assert!(failed.is_timeout() && is_told, "{failed}");
+    drop(held);
     pools.close().await;
 }

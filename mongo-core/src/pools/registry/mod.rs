@@ -181,10 +181,17 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Makes connections in advance: `minPoolSize`, and at least one, to each server that takes
-    /// operations. Waits for the first such server.
+    /// operations. Waits for the first such server, and then until all these connections are there,
+    /// whoever made them, within the configured wait time-out (`timeoutMS`, else
+    /// `waitQueueTimeoutMS`, else 30 s) in all.
     ///
     /// # Errors
-    /// Why there is no such server, or why a connection could not be made.
+    /// Why there is no such server, or why a connection could not be made; of several failures the
+    /// first. [`ErrorKind::Timeout`], with [`ErrorKind::PoolExhausted`] as its cause where other
+    /// credentials have all connections that the server may have.
+    ///
+    /// # Cancellation
+    /// May be dropped at any time: what is made stays.
     pub async fn warm_up(&self) -> Result<()> {
         let registry = self.registry();
         registry.connect()?;
@@ -200,10 +207,7 @@ impl<B: Backend> Pools<B> {
         for entry in registry.topology.snapshot().servers() {
             if takes_operations(entry, registry.topology.description().topology_type()) {
                 let pool = registry.pool(&self.tenant, entry)?;
-                filling.push(
-                    (),
-                    async move { pool.fill(pool.warm_size(), deadline).await },
-                );
+                filling.push((), async move { pool.warm(deadline).await });
             }
         }
         while let Some(((), filled)) = filling.next().await {
