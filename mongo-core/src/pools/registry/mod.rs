@@ -342,9 +342,7 @@ impl<B: Backend> Registry<B> {
         });
         Ok(())
     }
-}
 
-impl<B: Backend> Registry<B> {
     /// Tells what is in the background to end, when it is polled first, and waits for that.
     async fn end_tasks(&self) {
         let turn = self.ending.try_acquire();
