@@ -48,7 +48,7 @@ impl Shared {
     pub(super) fn expiry(&self, created: Instant) -> Option<Instant> {
         let lifetime = self.max_lifetime?;
         let jitter = self.share() * LIFETIME_JITTER;
-        created.checked_add(lifetime.mul_f64(1.0 - jitter))
+        created.checked_add(lifetime - lifetime.mul_f64(jitter))
     }
 
     /// A random share, from 0 to 1.

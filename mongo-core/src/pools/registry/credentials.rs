@@ -72,8 +72,8 @@ impl<B: Backend> Pools<B> {
 
     /// Goes on with another secret, or another credential altogether: the pools of this handle's
     /// credential are closed, and connections are made with the new one from now on. Requests in
-    /// flight go on, on their connections, until these pools are closed; who waits for one waits for a new one. All handles for
-    /// the old credential follow.
+    /// flight go on, on their connections, until all pools are closed; who waits for one waits for a
+    /// new one. All handles for the old credential follow.
     ///
     /// # Errors
     /// The credential can't be used, or there are handles for it already;
@@ -104,7 +104,8 @@ impl<B: Backend> Pools<B> {
     /// Gives the credential up: its pools are closed, and connections in use when they come back,
     /// those too that were made before a [rotation](Self::rotate), which is waited for, for at most
     /// the configured close time-out (10 s); what is left then is interrupted. Who logs out at the
-    /// same time waits likewise. Every handle for it gets [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) from now on;
+    /// same time waits likewise. Every handle for it gets
+    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) from now on;
     /// [`with_credential`](Self::with_credential) begins anew.
     ///
     /// Dropped meanwhile, what is in use goes on.
