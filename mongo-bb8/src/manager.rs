@@ -70,47 +70,54 @@ impl Drop for Checking<'_> {
 }
 
 thread_local! {
-    /// Whether a check-out is under way that does not wait for anything.
-    static AT_ONCE: Cell<bool> = const { Cell::new(false) };
-}
-
-thread_local! {
     /// Whether the error that bb8 is about to sink is one of a check, which is nobody's failure.
     static OF_A_CHECK: Cell<bool> = const { Cell::new(false) };
 }
 
 thread_local! {
-    /// Whether the idle connections are looked through, and not handed out.
-    static SWEEPING: Cell<bool> = const { Cell::new(false) };
+    /// What bb8 is asked for connections for.
+    static PURPOSE: Cell<Purpose> = const { Cell::new(Purpose::HandOut) };
+}
+
+#[derive(Clone, Copy)]
+enum Purpose {
+    HandOut,
+    /// To hand one out that needs no wait.
+    AtOnce,
+    /// To look through those that are idle.
+    Sweep,
+}
+
+/// For as long as it lives, that is what bb8 is asked for on this thread.
+struct Asking(Purpose);
+
+impl Asking {
+    fn begin(purpose: Purpose) -> Self {
+        Self(PURPOSE.replace(purpose))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // What is closed in one pool may have another one swept.
+        PURPOSE.set(self.0);
+    }
 }
 
 /// Looks through idle connections: those that are taken in `sweep` and given back count as idle all
 /// the while.
 pub(crate) fn sweeping<R>(sweep: impl FnOnce() -> R) -> R {
-    // What is closed in one pool may have another one swept.
-    struct Reset(bool);
-    impl Drop for Reset {
-        fn drop(&mut self) {
-            SWEEPING.set(self.0);
-        }
-    }
-    let _reset = Reset(SWEEPING.replace(true));
+    let _asking = Asking::begin(Purpose::Sweep);
     sweep()
 }
 
 /// Runs a check-out if it has nothing to wait for: an idle connection is there, and can be told to
 /// be sound without I/O. Where it would wait it is dropped, and has done nothing to a connection;
 /// bb8 may have begun to make one by then, as it does for whoever is cancelled.
+#[inline]
 pub(crate) fn check_out_at_once<F: Future>(check_out: impl FnOnce() -> F) -> Option<F::Output> {
-    struct Reset;
-    impl Drop for Reset {
-        fn drop(&mut self) {
-            AT_ONCE.set(false);
-        }
-    }
-    AT_ONCE.set(true);
     // Dropped after the future, so that its drop counts as a part of this.
-    let _reset = Reset;
+    let _asking = Asking::begin(Purpose::AtOnce);
     let future = pin!(check_out());
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
@@ -263,24 +270,27 @@ impl bb8::ManageConnection for MongoConnectionManager {
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Error> {
-        // It is looked at when it comes back.
-        if SWEEPING.get() {
-            return Ok(());
-        }
-        let checked = self.check(connection).await;
+        let checked = match PURPOSE.get() {
+            Purpose::HandOut => self.check(connection).await,
+            Purpose::AtOnce => match self.shared.factory.recycle_now(connection) {
+                Some(checked) => checked,
+                None => return pending().await,
+            },
+            // It is looked at when it comes back.
+            Purpose::Sweep => Ok(()),
+        };
         checked.inspect_err(|_| OF_A_CHECK.set(true))
     }
 
     /// Called when a connection comes back, and for nothing else.
+    #[inline]
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        // Looked at and not handed out, it stays as idle as it was.
-        if SWEEPING.get() {
-            return connection.is_closed() || !self.shared.factory.keeps(connection);
+        match PURPOSE.get() {
+            Purpose::HandOut => !connection.check_in(),
+            // Looked at and not handed out, it stays as idle as it was.
+            Purpose::AtOnce => connection.is_closed() || connection.is_stale(),
+            Purpose::Sweep => connection.is_closed() || !self.shared.factory.keeps(connection),
         }
-        if AT_ONCE.get() {
-            return connection.is_closed() || connection.is_stale();
-        }
-        !connection.check_in()
     }
 }
 
@@ -294,10 +304,9 @@ impl MongoConnectionManager {
         });
         let (deadline, is_fresh) = match check_out {
             Ok(check_out) => check_out,
-            // Asked for at once, or from a bare pool.
+            // From a bare pool.
             Err(_) => match shared.factory.recycle_now(connection) {
                 Some(checked) => return checked,
-                None if AT_ONCE.get() => return pending().await,
                 None => (Deadline::never(), false),
             },
         };

@@ -75,6 +75,7 @@ impl Pool {
             handover: Handover::default(),
             wait: config.connection_timeout,
             waiting: AtomicUsize::new(0),
+            replaces: config.min_idle.is_some(),
             runtime,
             inner,
         };
@@ -151,12 +152,12 @@ impl Pool {
     }
 
     /// With a slot in hand, the same: not before those who wait for a connection to be made.
+    #[inline]
     fn take_idle(&self, slot: Slot) -> Result<PooledConnection, Slot> {
         // Asked in vain, bb8 would begin to connect.
         if self.shared.handover.is_asked() || self.inner().state().idle_connections == 0 {
             return Err(slot);
         }
-        let _entered = self.shared.enter_from_outside();
         match check_out_at_once(|| self.inner().get_owned()) {
             Some(Ok(taken)) => Ok(PooledConnection::new(taken, slot)),
             Some(Err(_)) | None => Err(slot),

@@ -24,34 +24,41 @@ pub(crate) struct Shared {
     pub(crate) handover: Handover<Taken>,
     pub(crate) wait: Duration,
     pub(crate) waiting: AtomicUsize,
+    /// Whether bb8 makes a connection for one that goes, as it does with a `min_idle`.
+    pub(crate) replaces: bool,
     /// Where bb8 spawns what it connects, for what is done outside of any runtime.
     pub(crate) runtime: Handle,
 }
 
 impl Shared {
-    /// bb8 asks for a runtime where it would wait, and where it replaces a connection.
-    #[inline]
-    pub(crate) fn enter_from_outside(&self) -> Option<EnterGuard<'_>> {
-        // A task is cheaper to look for.
-        let is_inside = tokio::task::try_id().is_some() || Handle::try_current().is_ok();
-        (!is_inside).then(|| self.runtime.enter())
+    /// bb8 asks for a runtime where it makes a connection in another one's place.
+    fn enter_from_outside(&self) -> Option<EnterGuard<'_>> {
+        let is_outside = Handle::try_current().is_err();
+        is_outside.then(|| self.runtime.enter())
     }
 
     /// Takes back what was in use.
     #[inline]
-    pub(crate) fn put_back(&self, mut taken: Taken) {
-        let config = self.inner.config();
-        // What must not come back bb8 finds to be broken, and too old.
-        if self.handover.is_asked() && !is_too_old(&taken, config.max_lifetime) && taken.check_in()
-        {
-            drop(self.handover.offer(taken));
-        } else {
-            let _entered = config.min_idle.and_then(|_| self.enter_from_outside());
-            drop(taken);
+    pub(crate) fn put_back(&self, taken: Taken) {
+        match self.handover.is_asked() || self.replaces {
+            true => self.put_back_or_hand_over(taken),
+            false => drop(taken),
         }
         // Closed meanwhile, the pool has been looked through perhaps before it was back.
-        if self.manager.is_closed() {
+        if self.front.is_closed() {
             self.sweep_idle();
+        }
+    }
+
+    #[cold]
+    fn put_back_or_hand_over(&self, mut taken: Taken) {
+        let max_lifetime = self.inner.config().max_lifetime;
+        // What must not come back bb8 finds to be broken, and too old.
+        if self.handover.is_asked() && !is_too_old(&taken, max_lifetime) && taken.check_in() {
+            drop(self.handover.offer(taken));
+        } else {
+            let _entered = self.enter_from_outside();
+            drop(taken);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
@@ -77,8 +78,14 @@ impl<B: Backend> Pools<B> {
     }
 
     /// A connection that is there, to a server that is known; `None` where anything would have to
-    /// be waited for, and where somebody wants to know of each step.
+    /// be waited for, and where somebody wants to know of each step. To be called from anywhere.
     pub fn try_get_with(&self, criterion: &Criterion) -> Option<PooledConnection<B>> {
+        // A generic pool may ask for a runtime even where it does not wait.
+        let runtime = match Handle::try_current() {
+            Ok(_) => None,
+            Err(_) => Some(self.registry().runtime.get()?),
+        };
+        let _entered = runtime.map(Handle::enter);
         self.begin(criterion).ok()
     }
 
