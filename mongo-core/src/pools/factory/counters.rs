@@ -56,19 +56,22 @@ pub enum PinReason {
     Transaction,
 }
 
+/// What each check-out counts comes first: it is in one cache line, and in none with what is only
+/// read.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub(crate) struct Counters {
+    /// The connections in use, those that are checked for somebody included.
+    pub(in crate::pools) in_use: AtomicUsize,
+    /// The callers that wait.
+    waiting: AtomicUsize,
+    at_once: AtomicU64,
+    buckets: [AtomicU64; WAIT_TIME_BOUNDS.len() + 1],
     pub(super) created: AtomicU64,
     stale: AtomicU64,
     idle: AtomicU64,
     error: AtomicU64,
     pool_closed: AtomicU64,
-    at_once: AtomicU64,
-    buckets: [AtomicU64; WAIT_TIME_BOUNDS.len() + 1],
-    /// The connections in use, those that are checked for somebody included.
-    pub(in crate::pools) in_use: AtomicUsize,
-    /// The callers that wait.
-    waiting: AtomicUsize,
     cursors: AtomicUsize,
     transactions: AtomicUsize,
 }
