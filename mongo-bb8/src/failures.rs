@@ -111,6 +111,11 @@ impl Failures {
         self.lock().has_sink = true;
     }
 
+    /// Whether bb8's sink gives every error to [`push`](Self::push).
+    pub(crate) fn has_sink(&self) -> bool {
+        self.lock().has_sink
+    }
+
     /// From now on a caller that goes without a connection takes an attempt with it, if there are
     /// more of them than callers: the oldest, which has had most time.
     pub(crate) fn give_up(&self) {

@@ -243,28 +243,29 @@ impl bb8::ManageConnection for MongoConnectionManager {
         }
         let attempt = shared.failures.begin();
         let deadline = Deadline::after(shared.create_timeout);
-        let unwanted = shared.failures.unawaited();
-        let establishing = shared.factory.establish_unless(deadline, unwanted);
-        let establishing = unless_panics(establishing);
-        let Some(connected) = attempt.unless_given_up(establishing).await else {
-            let error = shared.factory.name(ErrorKind::Cancelled);
-            attempt.ended(&error);
-            return Err(error);
-        };
         let is_wanted = |connection: &Connection| {
             let is_awaited = || shared.failures.is_awaited() || shared.factory.keeps(connection);
             !self.is_closed() && is_awaited()
         };
-        let connected = match connected {
-            // Nobody is left to take it, and bb8 would keep it open, in others' way it may be.
-            Ok(connection) if !is_wanted(&connection) => {
-                Err(shared.factory.name(ErrorKind::PoolCleared))
+        let connecting = async {
+            let unwanted = shared.failures.unawaited();
+            let establishing = shared.factory.establish_unless(deadline, unwanted);
+            match attempt.unless_given_up(establishing).await {
+                // Nobody is left to take it, and bb8 would keep it open, in others' way it may be.
+                Some(Ok(connection)) if !is_wanted(&connection) => {
+                    Err(shared.factory.name(match self.is_closed() {
+                        true => ErrorKind::PoolClosed,
+                        false => ErrorKind::PoolCleared,
+                    }))
+                }
+                Some(connected) => connected,
+                None => Err(shared.factory.name(ErrorKind::Cancelled)),
             }
-            connected => connected,
         };
+        let connected = unless_panics(connecting).await;
         connected.inspect_err(|error| match error.kind() {
             // Nobody wanted it just then: no failure of whoever has come since.
-            ErrorKind::Pool(_) => attempt.ended(error),
+            ErrorKind::Pool(_) | ErrorKind::Cancelled => attempt.ended(error),
             _ => attempt.failed(error),
         })
     }
@@ -279,7 +280,8 @@ impl bb8::ManageConnection for MongoConnectionManager {
             // It is looked at when it comes back.
             Purpose::Sweep => Ok(()),
         };
-        checked.inspect_err(|_| OF_A_CHECK.set(true))
+        // A bare pool has a sink of its own, which would not ask.
+        checked.inspect_err(|_| OF_A_CHECK.set(self.failures().has_sink()))
     }
 
     /// Called when a connection comes back, and for nothing else.

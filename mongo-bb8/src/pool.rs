@@ -126,7 +126,12 @@ impl Pool {
         Box::pin(async {
             let slot = match slot {
                 Ok(slot) => slot,
-                Err(TryAcquireError::NoPermits) if !wait.is_zero() => self.queue(deadline).await?,
+                Err(TryAcquireError::NoPermits) if !wait.is_zero() => {
+                    match self.queue(deadline).await? {
+                        Ok(connection) => return Ok(connection),
+                        Err(slot) => slot,
+                    }
+                }
                 Err(TryAcquireError::NoPermits) => {
                     return Err(self.timed_out(Wait::WaitQueue, deadline));
                 }
@@ -168,18 +173,21 @@ impl Pool {
     pub(crate) async fn take_by(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
         let slot = match Slot::try_take(&self.shared) {
             Ok(slot) => slot,
-            Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
+            Err(TryAcquireError::NoPermits) => match self.queue(deadline).await? {
+                Ok(connection) => return Ok(connection),
+                Err(slot) => slot,
+            },
             Err(TryAcquireError::Closed) => return Err(self.closed()),
         };
         self.take(slot, deadline).await
     }
 
-    /// Every slot is in use: waits in turn for one.
-    async fn queue(&self, deadline: Deadline) -> Result<Slot, Error> {
+    /// Every slot is in use: waits in turn for one, and mostly finds what came back with it.
+    async fn queue(&self, deadline: Deadline) -> Result<Result<PooledConnection, Slot>, Error> {
         let shared = &self.shared;
         let _waiting = Counted::new(&shared.waiting);
         match deadline.bound(Slot::take(shared)).await {
-            Ok(Ok(slot)) => Ok(slot),
+            Ok(Ok(slot)) => Ok(self.take_idle(slot)),
             Ok(Err(_)) => Err(self.closed()),
             Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
         }
@@ -187,11 +195,6 @@ impl Pool {
 
     /// With a slot in hand: takes an idle connection, or waits for one.
     async fn take(&self, slot: Slot, deadline: Deadline) -> Result<PooledConnection, Error> {
-        // Whose turn it is mostly finds what came back.
-        let slot = match self.take_idle(slot) {
-            Ok(connection) => return Ok(connection),
-            Err(slot) => slot,
-        };
         let is_capped = self.manager().factory().is_capped();
         let mut leaving = Leaving(is_capped.then_some(&self.shared));
         let taken = check_out(deadline, self.wait(deadline)).await?;

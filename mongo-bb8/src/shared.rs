@@ -52,12 +52,12 @@ impl Shared {
 
     #[cold]
     fn put_back_or_hand_over(&self, mut taken: Taken) {
+        let _entered = self.enter_from_outside();
         let max_lifetime = self.inner.config().max_lifetime;
         // What must not come back bb8 finds to be broken, and too old.
         if self.handover.is_asked() && !is_too_old(&taken, max_lifetime) && taken.check_in() {
             drop(self.handover.offer(taken));
         } else {
-            let _entered = self.enter_from_outside();
             drop(taken);
         }
     }

@@ -33,7 +33,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn build(factory: ConnectionFactory, max_size: u32, config: &Self::Config) -> Result<Self>;
 
     /// A connection that is there and can be told to be sound without I/O. Does not overtake those
-    /// who wait.
+    /// who wait. Called within tokio's runtime.
     fn try_get(&self) -> Option<Self::Guard>;
 
     /// A connection, by a deadline: an idle one that passes its check, or a new one. Who asks first

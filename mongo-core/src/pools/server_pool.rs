@@ -78,7 +78,8 @@ impl<B: Backend> ServerPool<B> {
         });
     }
 
-    /// Checks a connection out, if there is one to be had without waiting.
+    /// Checks a connection out, if there is one to be had without waiting. To be called within
+    /// tokio's runtime, for which a generic pool may ask all the same.
     pub fn try_get(&self) -> Option<PooledConnection<B>> {
         if !self.shared().is_ready() {
             return None;

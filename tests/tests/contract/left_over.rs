@@ -74,7 +74,7 @@ async fn a_handler_that_panics_costs_one_attempt<B: Backend<Config: Default>>() 
         .event_handlers(handlers)
         .build()
         .expect("pools");
-    // bb8's attempts are in tasks of its own: there it is the wait that ends.
+    // On bb8 it is another task that panics.
     for _ in 0..3 {
         let failed = get_in_task(&pools).await;
         assert!(failed.is_err() || failed.is_ok_and(|got| got.is_err()));

@@ -85,6 +85,22 @@ async fn what_a_customizer_refuses_is_told_at_once() {
     }
 }
 
+/// A bare pool asks nobody whose failure its sink is told of.
+#[tokio::test]
+async fn a_check_in_a_bare_pool_costs_no_other_its_failure() {
+    let server = ScriptedServer::start().await;
+    let manager = MongoConnectionManager::new(&server.uri()).expect("a manager");
+    let bare = Pool::builder().build_unchecked(manager.clone());
+    drop(bare.get().await.expect("a connection"));
+    manager.factory().clear();
+    drop(bare.get().await.expect("another one"));
+    let config = mongo_bb8::Config::from_url("mongodb://127.0.0.1:1");
+    let pool = config.create_pool(None).expect("a pool");
+    let got = tokio::time::timeout(Duration::from_secs(10), pool.get()).await;
+    let error = got.expect("no wait").map(drop).expect_err("nobody there");
+    assert!(matches!(error.kind(), ErrorKind::Connect(_)), "{error}");
+}
+
 #[tokio::test]
 async fn a_close_closes_what_bb8_would_not_check() {
     let server = ScriptedServer::start().await;

@@ -254,7 +254,8 @@ impl<B: Backend> Pools<B> {
     /// tasks don't end. Who closes it at the same time waits likewise. A topology that was given
     /// stays.
     ///
-    /// Dropped meanwhile, what is in use goes on, and all else ends all the same.
+    /// Dropped meanwhile, what is in use goes on, and all else ends all the same; who closes it then
+    /// does not wait for monitors and tasks any more.
     pub async fn close(&self) {
         let registry = self.registry();
         let deadline = Deadline::after(registry.config.close_timeout());
