@@ -1,6 +1,7 @@
 //! Looks at the pools' own status all the time: whether it adds up, and whether anybody waits for
 //! what is there.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,7 @@ pub(super) struct Watch<B: Backend> {
     world: Arc<World<B>>,
     pools: Pools<B>,
     sizes: Sizes,
-    /// Since when somebody waits for what is there.
-    /// Since when, and how many attempts there had been by then.
+    /// Since when somebody waits for what is there, and how many attempts there had been by then.
     stuck: BTreeMap<Name, (Instant, u64)>,
     /// Since when connections are checked for nobody.
     unasked: BTreeMap<Name, Instant>,
@@ -98,8 +98,9 @@ impl<B: Backend> Watch<B> {
         })
     }
 
-    /// Who asks may have a connection that is being checked. bb8 may have one checked in a task of
-    /// its own, for one who has gone, but not for ever.
+    /// Who asks may have a connection that is being checked; on bb8 two: an idle one, and one made in
+    /// advance, by the task that would make one. That task may go on for one who has gone, but not
+    /// for ever.
     fn check_checks(&mut self, all: &[PoolStatus]) {
         let now = Instant::now();
         for status in all {
@@ -107,7 +108,9 @@ impl<B: Backend> Watch<B> {
                 return;
             };
             let key = (status.server.clone(), status.user.clone());
-            match status.in_use > booked.in_use + booked.asked {
+            let is_bb8 = TypeId::of::<B>() == TypeId::of::<mongo_bb8::Pool>();
+            let checked_for_one = 1 + usize::from(is_bb8);
+            match status.in_use > booked.in_use + checked_for_one * booked.asked {
                 true => {
                     let since = *self.unasked.entry(key).or_insert(now);
                     self.world.log.require(
