@@ -217,9 +217,13 @@ impl Pool {
                     biased;
                     taken = self.inner().get_owned() => match taken {
                         // bb8 gives what was made to whoever asks next.
-                        Ok(taken) => if let Some(taken) = turn.unless_others_are_before(taken) {
-                            return Ok(taken);
-                        },
+                        Ok(taken) => {
+                            if let Some(taken) = turn.unless_others_are_before(taken) {
+                                return Ok(taken);
+                            }
+                            // Who has it waits no more then: bb8 would make one for that one, too.
+                            tokio::task::yield_now().await;
+                        }
                         Err(RunError::User(error)) => return Err(error),
                         // bb8's own bound may be less than this caller's.
                         Err(RunError::TimedOut) => {}
