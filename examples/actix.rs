@@ -18,14 +18,12 @@ use actix_web::http::{StatusCode, header};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Html, Json, ServiceConfig, ThinData};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, ResponseError};
-use bson::{Document, doc};
 use metrics_exporter_prometheus::PrometheusHandle;
 use mongo_core::event::EventHandlers;
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
 use mongo_examples::Fatal;
 use mongo_examples::backend::{Pools, PoolsConnection};
-use mongo_examples::service::{self, Answer, DATABASE, Health, Settings, Signals};
-use serde::{Deserialize, Serialize};
+use mongo_examples::service::{self, Answer, Health, Note, Settings, Signals};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -137,47 +135,18 @@ async fn rendered(ThinData(metrics): ThinData<PrometheusHandle>) -> String {
     metrics.render()
 }
 
-#[derive(Deserialize, Serialize)]
-struct Note {
-    text: String,
-}
-
-/// The reply to a `find`, as far as it is of interest here.
-#[derive(Deserialize)]
-struct Found {
-    cursor: Cursor,
-}
-
-#[derive(Deserialize)]
-struct Cursor {
-    #[serde(rename = "firstBatch")]
-    first_batch: Vec<Note>,
-}
-
 async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>, Failure> {
-    let find = doc! { "find": "notes", "batchSize": 100, "singleBatch": true };
-    let reply = connection.run_command(DATABASE, &find).await?;
-    let found: Found = reply.deserialize()?;
-    Ok(Json(found.cursor.first_batch))
+    Ok(Json(service::notes(&mut connection).await?))
 }
 
-/// May be repeated, whatever became of it the first time, since the client names the note.
-///
 /// Takes its connection after the body has come, so that none waits for a slow client.
 async fn put_note(
     ThinData(pools): ThinData<Pools>,
     id: web::Path<String>,
     Json(note): Json<Note>,
 ) -> Result<HttpResponse, Failure> {
-    let upsert: [Document; 1] = [doc! {
-        "q": { "_id": id.into_inner() }, "u": { "$set": { "text": note.text } }, "upsert": true
-    }];
-    let update = doc! { "update": "notes", "updates": &upsert[..] };
     let mut connection = pools.get().await?;
-    connection
-        .run_command(DATABASE, &update)
-        .await?
-        .check_write()?;
+    service::put_note(&mut connection, id.into_inner(), note).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -29,14 +29,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use bson::{Document, doc};
 use metrics_exporter_prometheus::PrometheusHandle;
 use mongo_core::event::EventHandlers;
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
 use mongo_examples::Fatal;
 use mongo_examples::backend::{Pools, PoolsConnection};
-use mongo_examples::service::{self, Answer, DATABASE, Health, Settings, Signals};
-use serde::{Deserialize, Serialize};
+use mongo_examples::service::{self, Answer, Health, Note, Settings, Signals};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -127,47 +125,18 @@ async fn metrics(State(metrics): State<PrometheusHandle>) -> String {
     metrics.render()
 }
 
-#[derive(Deserialize, Serialize)]
-struct Note {
-    text: String,
-}
-
-/// The reply to a `find`, as far as it is of interest here.
-#[derive(Deserialize)]
-struct Found {
-    cursor: Cursor,
-}
-
-#[derive(Deserialize)]
-struct Cursor {
-    #[serde(rename = "firstBatch")]
-    first_batch: Vec<Note>,
-}
-
 async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>, Failure> {
-    let find = doc! { "find": "notes", "batchSize": 100, "singleBatch": true };
-    let reply = connection.run_command(DATABASE, &find).await?;
-    let found: Found = reply.deserialize()?;
-    Ok(Json(found.cursor.first_batch))
+    Ok(Json(service::notes(&mut connection).await?))
 }
 
-/// May be repeated, whatever became of it the first time, since the client names the note.
-///
 /// Takes its connection after the body has come, so that none waits for a slow client.
 async fn put_note(
     State(pools): State<Pools>,
     Path(id): Path<String>,
     Json(note): Json<Note>,
 ) -> Result<StatusCode, Failure> {
-    let upsert: [Document; 1] = [doc! {
-        "q": { "_id": id }, "u": { "$set": { "text": note.text } }, "upsert": true
-    }];
-    let update = doc! { "update": "notes", "updates": &upsert[..] };
     let mut connection = pools.get().await?;
-    connection
-        .run_command(DATABASE, &update)
-        .await?
-        .check_write()?;
+    service::put_note(&mut connection, id, note).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

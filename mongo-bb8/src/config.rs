@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
-    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, PoolsBuilder, PoolsConfig, RedactedUrl,
-    UNLIMITED_SIZE, client_options,
+    self, DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, ManagerConfig, PoolsBuilder, PoolsConfig,
+    RedactedUrl, UNLIMITED_SIZE, client_options,
 };
 use mongo_core::uri::ClientOptions;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,6 @@ use crate::{BackendConfig, ConfigError, Error, MongoConnectionManager, Pool, Poo
 
 /// Why a pool could not be built.
 pub type CreatePoolError = Error;
-
-/// The most connections that a pool may be asked to hold, as under `mongo_deadpool`.
-const MAX_SIZE: u32 = 100_000;
 
 /// What to connect to, and how to pool it.
 ///
@@ -167,9 +164,9 @@ impl Config {
             (None, 0) => UNLIMITED_SIZE,
             (None, max_size) => max_size,
         };
-        if max_size == 0 || max_size > MAX_SIZE {
+        if max_size == 0 || max_size > LARGEST_SIZE {
             return Err(Error::configuration(format!(
-                "`pool.max_size` is {max_size}, not from 1 to {MAX_SIZE}"
+                "`pool.max_size` is {max_size}, not from 1 to {LARGEST_SIZE}"
             )));
         }
         if pool.min_idle.is_some_and(|min_idle| min_idle > max_size) {

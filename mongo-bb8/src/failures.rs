@@ -244,6 +244,11 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
+    /// Callers are numbered in the order in which they came.
+    pub(crate) fn number(&self) -> u64 {
+        self.caller
+    }
+
     /// It has a connection, or was told why there is none.
     pub(crate) fn served(mut self) {
         self.is_served = true;

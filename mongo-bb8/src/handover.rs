@@ -10,24 +10,17 @@ use tokio::sync::oneshot;
 pub(crate) struct Handover<T> {
     /// How many wait, for those who only want to know that.
     asking: AtomicUsize,
-    state: Mutex<State<T>>,
+    waiters: Mutex<Waiters<T>>,
 }
 
-#[derive(Debug)]
-struct State<T> {
-    /// With ascending tickets.
-    waiters: VecDeque<(u64, oneshot::Sender<T>)>,
-    next_ticket: u64,
-}
+/// By the numbers of the callers, in ascending order.
+type Waiters<T> = VecDeque<(u64, oneshot::Sender<T>)>;
 
 impl<T> Default for Handover<T> {
     fn default() -> Self {
         Self {
             asking: AtomicUsize::new(0),
-            state: Mutex::new(State {
-                waiters: VecDeque::new(),
-                next_ticket: 0,
-            }),
+            waiters: Mutex::default(),
         }
     }
 }
@@ -44,12 +37,12 @@ impl<T> Handover<T> {
         self.offer_before(u64::MAX, returned)
     }
 
-    /// The same, but only to those with an earlier ticket.
-    fn offer_before(&self, ticket: u64, mut returned: T) -> Option<T> {
+    /// The same, but only to those who came before a caller.
+    fn offer_before(&self, caller: u64, mut returned: T) -> Option<T> {
         loop {
-            let first = self.change(|state| {
-                let (first, _) = state.waiters.front()?;
-                (*first < ticket).then(|| state.waiters.pop_front())?
+            let first = self.change(|waiters| {
+                let (first, _) = waiters.front()?;
+                (*first < caller).then(|| waiters.pop_front())?
             });
             let Some((_, waiter)) = first else {
                 return Some(returned);
@@ -62,51 +55,48 @@ impl<T> Handover<T> {
         }
     }
 
-    fn enter(&self, ticket: u64) -> oneshot::Receiver<T> {
+    fn enter(&self, caller: u64) -> oneshot::Receiver<T> {
         let (waiter, given) = oneshot::channel();
-        self.change(|state| {
-            let place = state.waiters.partition_point(|own| own.0 < ticket);
-            state.waiters.insert(place, (ticket, waiter));
+        self.change(|waiters| {
+            let place = waiters.partition_point(|own| own.0 < caller);
+            waiters.insert(place, (caller, waiter));
         });
         given
     }
 
-    /// A place behind all who have one; it counts from the first wait on.
-    pub(crate) fn turn(&self) -> Turn<'_, T> {
+    /// The place of a caller, which counts from its first wait on.
+    pub(crate) fn turn(&self, caller: u64) -> Turn<'_, T> {
         Turn {
             handover: self,
-            ticket: self.change(|state| {
-                state.next_ticket += 1;
-                state.next_ticket
-            }),
+            caller,
             given: None,
         }
     }
 
-    fn change<R>(&self, change: impl FnOnce(&mut State<T>) -> R) -> R {
-        let mut state = self.lock();
-        let changed = change(&mut state);
-        self.asking.store(state.waiters.len(), Ordering::Relaxed);
+    fn change<R>(&self, change: impl FnOnce(&mut Waiters<T>) -> R) -> R {
+        let mut waiters = self.lock();
+        let changed = change(&mut waiters);
+        self.asking.store(waiters.len(), Ordering::Relaxed);
         changed
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiters<T>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A place among those who wait. Dropped, what it was given goes to the next one.
 pub(crate) struct Turn<'a, T> {
     handover: &'a Handover<T>,
-    ticket: u64,
+    caller: u64,
     given: Option<oneshot::Receiver<T>>,
 }
 
 impl<T> Turn<'_, T> {
     /// Waits for what comes back. May be asked again, in the same place, and safe to drop.
     pub(crate) async fn given(&mut self) -> T {
-        let (handover, ticket) = (self.handover, self.ticket);
-        let given = self.given.get_or_insert_with(|| handover.enter(ticket));
+        let (handover, caller) = (self.handover, self.caller);
+        let given = self.given.get_or_insert_with(|| handover.enter(caller));
         match given.await {
             Ok(returned) => {
                 self.given = None;
@@ -119,7 +109,7 @@ impl<T> Turn<'_, T> {
 
     /// Gives it to whoever has waited for longer than this one; nobody has, it comes back.
     pub(crate) fn unless_others_are_before(&self, taken: T) -> Option<T> {
-        self.handover.offer_before(self.ticket, taken)
+        self.handover.offer_before(self.caller, taken)
     }
 }
 
@@ -128,10 +118,10 @@ impl<T> Drop for Turn<'_, T> {
         let Some(mut given) = self.given.take() else {
             return;
         };
-        self.handover.change(|state| {
+        self.handover.change(|waiters| {
             let own = |waiter: &(u64, _)| waiter.0;
-            if let Ok(place) = state.waiters.binary_search_by_key(&self.ticket, own) {
-                state.waiters.remove(place);
+            if let Ok(place) = waiters.binary_search_by_key(&self.caller, own) {
+                waiters.remove(place);
             }
         });
         given.close();
@@ -158,7 +148,7 @@ mod tests {
     fn who_waits_longest_is_served_first() {
         let handover = Handover::default();
         assert_eq!(handover.offer(0), Some(0));
-        let (mut first, mut second) = (handover.turn(), handover.turn());
+        let (mut first, mut second) = (handover.turn(1), handover.turn(2));
         assert!(!handover.is_asked(), "nobody waits");
         {
             // In the order of their turns, whoever is polled first.
@@ -182,7 +172,7 @@ mod tests {
     #[test]
     fn who_comes_late_gives_it_to_those_before() {
         let handover = Handover::default();
-        let (mut first, mut late) = (handover.turn(), handover.turn());
+        let (mut first, mut late) = (handover.turn(1), handover.turn(2));
         assert_eq!(late.unless_others_are_before(0), Some(0), "none waits yet");
         {
             let mut given = pin!(first.given());
@@ -197,7 +187,7 @@ mod tests {
     #[test]
     fn who_goes_leaves_what_it_was_given_to_the_next() {
         let handover = Handover::default();
-        let mut turns = [handover.turn(), handover.turn(), handover.turn()];
+        let mut turns = [1, 2, 3].map(|caller| handover.turn(caller));
         for turn in &mut turns {
             assert!(poll(pin!(turn.given())).is_pending());
         }

@@ -75,7 +75,6 @@ impl Pool {
             handover: Handover::default(),
             wait: config.connection_timeout,
             waiting: AtomicUsize::new(0),
-            replaces: config.min_idle.is_some(),
             runtime,
             inner,
         };
@@ -208,7 +207,7 @@ impl Pool {
     /// Waits for the connection that is being made, or for one that comes back sooner.
     async fn wait(&self, deadline: Deadline) -> Result<Taken, Error> {
         let waiting = self.shared.manager.failures().wait();
-        let mut turn = self.shared.handover.turn();
+        let mut turn = self.shared.handover.turn(waiting.number());
         let taken = async {
             loop {
                 // All are safe to drop: bb8 puts a connection back that nobody took, as the next

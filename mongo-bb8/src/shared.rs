@@ -24,8 +24,6 @@ pub(crate) struct Shared {
     pub(crate) handover: Handover<Taken>,
     pub(crate) wait: Duration,
     pub(crate) waiting: AtomicUsize,
-    /// Whether bb8 makes a connection for one that goes, as it does with a `min_idle`.
-    pub(crate) replaces: bool,
     /// Where bb8 spawns what it connects, for what is done outside of any runtime.
     pub(crate) runtime: Handle,
 }
@@ -40,7 +38,8 @@ impl Shared {
     /// Takes back what was in use.
     #[inline]
     pub(crate) fn put_back(&self, taken: Taken) {
-        match self.handover.is_asked() || self.replaces {
+        let replaces = self.inner.config().min_idle.is_some();
+        match self.handover.is_asked() || replaces {
             true => self.put_back_or_hand_over(taken),
             false => drop(taken),
         }

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
-    self, DEFAULT_WAIT_TIMEOUT, ManagerConfig, PoolsBuilder, PoolsConfig, RedactedUrl,
-    UNLIMITED_SIZE, client_options,
+    self, DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, ManagerConfig, PoolsBuilder, PoolsConfig,
+    RedactedUrl, UNLIMITED_SIZE, client_options,
 };
 use mongo_core::uri::ClientOptions;
 use serde::Deserialize;
@@ -14,10 +14,6 @@ use crate::{
     BackendConfig, ConfigError, CreatePoolError, Error, Manager, Pool, PoolBuilder, PoolConfig,
     Pools, QueueMode, Runtime, Timeouts,
 };
-
-/// The most connections that a pool may be asked to hold: deadpool allocates room for all of them
-/// when it is built.
-const MAX_SIZE: usize = 100_000;
 
 /// What to connect to, and how to pool it.
 ///
@@ -151,9 +147,9 @@ impl Config {
     fn checked_pool_config(&self, options: &ClientOptions) -> Result<PoolConfig, ConfigError> {
         let pool = self.pool_config(options);
         match pool.max_size {
-            1..=MAX_SIZE => Ok(pool),
+            max_size if (1..=LARGEST_SIZE as usize).contains(&max_size) => Ok(pool),
             max_size => Err(Error::configuration(format!(
-                "`pool.max_size` is {max_size}, not from 1 to {MAX_SIZE}"
+                "`pool.max_size` is {max_size}, not from 1 to {LARGEST_SIZE}"
             ))),
         }
     }

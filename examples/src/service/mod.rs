@@ -4,6 +4,7 @@
 mod answer;
 mod health;
 mod metrics;
+mod notes;
 mod page;
 mod settings;
 mod stop;
@@ -11,15 +12,13 @@ mod stop;
 pub use answer::Answer;
 pub use health::{Health, verify};
 pub use metrics::start_metrics;
+pub use notes::{Note, notes, put_note};
 pub use page::page;
 pub use settings::{Settings, start_embedded};
 pub use stop::Signals;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
-
-/// Where the notes are that the services keep.
-pub const DATABASE: &str = "service";
 
 /// Writes to stderr what `RUST_LOG` asks for: spans by default, each as it ends, with those that it
 /// is in.

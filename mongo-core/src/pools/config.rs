@@ -18,6 +18,10 @@ pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// connection monitoring and pooling specification has it.
 pub const DEFAULT_MAX_SIZE: u32 = 100;
 
+/// The most connections that a pool may be asked to hold: a generic pool may make room for all of
+/// them when it is built.
+pub const LARGEST_SIZE: u32 = 100_000;
+
 /// What stands in for "no limit" (`maxPoolSize=0`): the generic pools need a number, and allocate
 /// or hang by it.
 pub const UNLIMITED_SIZE: u32 = 10_000;

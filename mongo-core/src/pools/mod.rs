@@ -21,7 +21,7 @@ pub use backend::{Backend, BackendStatus};
 
 pub use config::{
     DEFAULT_COMMAND_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT,
-    ManagerConfig, RecyclingMethod, UNLIMITED_SIZE,
+    LARGEST_SIZE, ManagerConfig, RecyclingMethod, UNLIMITED_SIZE,
 };
 use factory::GateLimits;
 pub use factory::{

@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{DEFAULT_WAIT_TIMEOUT, UNLIMITED_SIZE};
+use super::config::{DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, UNLIMITED_SIZE};
 use super::{GateLimits, duration};
 use crate::error::{Error, Result};
 use crate::event::PoolCreatedOptions;
 use crate::uri::ClientOptions;
-
-/// The most connections that one pool may be asked to hold.
-const MAX_SIZE: u32 = 100_000;
 
 /// How often idle connections are looked after.
 pub const DEFAULT_MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
@@ -154,9 +151,9 @@ impl PoolOptions {
             return Err(Error::configuration("the pool's `max_size` is 0"));
         }
         // A generic pool may make room for all of them when it is built.
-        if max_size > MAX_SIZE {
+        if max_size > LARGEST_SIZE {
             return Err(Error::configuration(format!(
-                "the pool's largest size is {max_size}, over {MAX_SIZE}"
+                "the pool's largest size is {max_size}, over {LARGEST_SIZE}"
             )));
         }
         if max_size != 0 && min_size > max_size {

@@ -13,7 +13,7 @@ use mongo_core::{Error, ErrorKind};
 use mongo_testkit::{Action, ErrorReply, Gate, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{LIMIT, Sim, eventually, get_in_task, hold, ping, settled};
+use crate::support::{LIMIT, Sim, eventually, get_in_task, hold, one, ping, settled, two};
 
 on_both! {
     on a paused clock:
@@ -30,14 +30,6 @@ on_both! {
     what_is_in_use_is_not_unused,
     a_verification_asks_the_server,
     what_is_detached_is_nobodys,
-}
-
-fn one() -> Credential {
-    Credential::new("one", "first").with_source("admin")
-}
-
-fn two() -> Credential {
-    Credential::new("two", "second").with_source("admin")
 }
 
 fn wrong() -> Credential {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{LIMIT, Sim, eventually, get_in_task, hold, ping, status_of};
+use crate::support::{LIMIT, Sim, eventually, get_in_task, hold, one, ping, status_of, two};
 
 on_both! {
     a_handler_of_events_may_use_the_pools,
@@ -37,14 +37,6 @@ on_both! {
     closes_at_the_same_time_wait_for_tasks_alike,
     logouts_at_the_same_time_wait_alike,
     a_close_does_not_wait_for_a_runtime_that_nobody_drives,
-}
-
-fn one() -> Credential {
-    Credential::new("one", "first").with_source("admin")
-}
-
-fn two() -> Credential {
-    Credential::new("two", "second").with_source("admin")
 }
 
 /// Pools that wait for two seconds when they are closed.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -316,16 +316,21 @@ async fn a_wait_for_a_slot_runs_out<B: Backend<Config: Default>>() {
     pools[0].close().await;
 }
 
-async fn what_was_made_for_who_was_served_otherwise_makes_room<B: Backend<Config: Default>>() {
-    let (_server, pools) = tenants::<B>(2, "waitQueueTimeoutMS=3000", 2).await;
-    let held = pools[0].get().await.expect("a connection");
-    let mut waits = pin!(pools[0].get());
-    // Once only: who waits is not looked at before there are two that it could have.
+/// Polls it once: it waits.
+async fn begin<F: Future>(mut waits: Pin<&mut F>) {
     poll_fn(|context| {
         assert!(waits.as_mut().poll(context).is_pending());
         Poll::Ready(())
     })
     .await;
+}
+
+async fn what_was_made_for_who_was_served_otherwise_makes_room<B: Backend<Config: Default>>() {
+    let (_server, pools) = tenants::<B>(2, "waitQueueTimeoutMS=3000", 2).await;
+    let held = pools[0].get().await.expect("a connection");
+    let mut waits = pin!(pools[0].get());
+    // Once only: who waits is not looked at before there are two that it could have.
+    begin(waits.as_mut()).await;
     sleep(Duration::from_secs(1)).await;
     drop(held);
     let served = waits.await.expect("either");
@@ -340,11 +345,7 @@ async fn what_was_made_for_who_has_gone_makes_room<B: Backend<Config: Default>>(
     {
         let mut gone = pin!(pools[0].get());
         // Until it has begun to wait, and no more: it goes without a look at what was made.
-        poll_fn(|context| {
-            assert!(gone.as_mut().poll(context).is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        begin(gone.as_mut()).await;
         sleep(Duration::from_secs(1)).await;
     }
     ping(&pools[1]).await.expect("it makes room");

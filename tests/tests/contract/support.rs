@@ -153,6 +153,16 @@ impl Sim {
     }
 }
 
+/// A user of a [`Sim`].
+pub(crate) fn one() -> Credential {
+    Credential::new("one", "first").with_source("admin")
+}
+
+/// The other one.
+pub(crate) fn two() -> Credential {
+    Credential::new("two", "second").with_source("admin")
+}
+
 /// Members on a network in memory, with tenants who prove themselves by PLAIN: without hashes there
 /// may be many of them.
 pub(crate) struct Tenants {

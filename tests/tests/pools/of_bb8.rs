@@ -134,13 +134,18 @@ async fn a_bound_of_the_callers_may_be_longer_than_bb8s() {
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
 }
 
-#[tokio::test]
-async fn what_comes_back_goes_straight_to_who_waits() {
-    let server = ScriptedServer::builder()
-        .rule(Matcher::hello().once().then(delay(0)))
+/// A server that answers the first hello after so many milliseconds, and no other.
+async fn answers_once(millis: u64) -> ScriptedServer {
+    ScriptedServer::builder()
+        .rule(Matcher::hello().once().then(delay(millis)))
         .rule(Matcher::hello().then(delay(60_000)))
         .start()
-        .await;
+        .await
+}
+
+#[tokio::test]
+async fn what_comes_back_goes_straight_to_who_waits() {
+    let server = answers_once(0).await;
     let pool = pool_of(&server, Pool::builder().max_size(2));
     let held = pool.get().await.expect("a connection");
     let mut waits = pin!(pool.get());
@@ -153,11 +158,7 @@ async fn what_comes_back_goes_straight_to_who_waits() {
 /// bb8 hands what it has made to whoever asks next.
 #[tokio::test]
 async fn a_late_caller_does_not_take_what_was_made_for_one_before() {
-    let server = ScriptedServer::builder()
-        .rule(Matcher::hello().once().then(delay(30)))
-        .rule(Matcher::hello().then(delay(60_000)))
-        .start()
-        .await;
+    let server = answers_once(30).await;
     let pool = pool_of(&server, Pool::builder().max_size(2));
     let mut first = pin!(pool.get());
     assert!(poll_once(first.as_mut()).is_pending());

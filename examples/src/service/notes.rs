@@ -1,0 +1,52 @@
+use bson::{Document, doc};
+use mongo_core::{Connection, Result};
+use serde::{Deserialize, Serialize};
+
+/// Where the services keep their notes.
+const DATABASE: &str = "service";
+
+/// A note, as it is sent and stored.
+#[derive(Deserialize, Serialize)]
+pub struct Note {
+    /// What it says.
+    pub text: String,
+}
+
+/// The reply to a `find`, as far as it is of interest here.
+#[derive(Deserialize)]
+struct Found {
+    cursor: Cursor,
+}
+
+#[derive(Deserialize)]
+struct Cursor {
+    #[serde(rename = "firstBatch")]
+    first_batch: Vec<Note>,
+}
+
+/// The notes, a hundred at most.
+///
+/// # Errors
+/// As [`Connection::run_command`]; what is there is no note.
+pub async fn notes(connection: &mut Connection) -> Result<Vec<Note>> {
+    let find = doc! { "find": "notes", "batchSize": 100, "singleBatch": true };
+    let reply = connection.run_command(DATABASE, &find).await?;
+    let found: Found = reply.deserialize()?;
+    Ok(found.cursor.first_batch)
+}
+
+/// Puts a note in the place that the client has named: it may be repeated, whatever became of it the
+/// first time.
+///
+/// # Errors
+/// As [`Connection::run_command`]; the server refuses the note.
+pub async fn put_note(connection: &mut Connection, id: String, note: Note) -> Result<()> {
+    let upsert: [Document; 1] = [doc! {
+        "q": { "_id": id }, "u": { "$set": { "text": note.text } }, "upsert": true
+    }];
+    let update = doc! { "update": "notes", "updates": &upsert[..] };
+    connection
+        .run_command(DATABASE, &update)
+        .await?
+        .check_write()
+}
