@@ -84,27 +84,25 @@ impl Backend for Pool {
             // What is too old is found by the pools' own maintenance, which tells why.
             .idle_timeout(None)
             .max_lifetime(None);
-        // An attempt is bounded by `connectTimeoutMS`, and ends when nobody wants it any more.
         let create = config.create_timeout.unwrap_or(Duration::MAX);
         let manager =
             MongoConnectionManager::bounded(factory, Some(create), config.recycle_timeout);
-        manager.failures().give_up();
         Self::build(builder, manager)
     }
 
     fn try_get(&self) -> Option<PooledConnection> {
-        self.take_at_once()
+        self.get_now()
     }
 
     fn get(
         &self,
         deadline: Deadline,
     ) -> impl Future<Output = Result<PooledConnection, Error>> + Send {
-        self.take_by(deadline)
+        self.get_by(deadline)
     }
 
     fn sweep(&self) {
-        self.shared().sweep_idle();
+        self.sweep();
     }
 
     fn status(&self) -> BackendStatus {

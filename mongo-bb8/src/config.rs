@@ -53,7 +53,8 @@ pub struct Config {
 pub struct PoolConfig {
     /// The most connections. Default the URI's `maxPoolSize` (100; 0, "no limit", is 10,000).
     pub max_size: Option<u32>,
-    /// The idle connections that bb8 keeps ready. Default none.
+    /// For [`Config::builder`] only: the idle connections that a bare bb8 pool keeps ready. Default
+    /// none. Elsewhere set `minPoolSize` in the URI, and use [`Config::create_pools`].
     pub min_idle: Option<u32>,
     /// The bounds of a check-out.
     pub timeouts: Timeouts,
@@ -122,18 +123,22 @@ impl Config {
         }
     }
 
-    /// Builds a pool. No connection is made before the first is asked for, but for `min_idle`.
+    /// Builds a pool. No connection is made before the first check-out.
     ///
     /// # Errors
-    /// The connection string or an option can't be used, the pool's size is 0 or over 100,000 or
-    /// less than `min_idle`, `timeouts.wait` is zero, or there is no tokio runtime to run bb8's
-    /// reaper in.
+    /// The connection string or an option can't be used, the pool's size is 0 or over 100,000, there
+    /// is a `min_idle`, `timeouts.wait` is zero, or there is no Tokio runtime to run bb8's reaper in.
     pub fn create_pool(&self, runtime: Option<Runtime>) -> Result<Pool, CreatePoolError> {
         let Runtime::Tokio1 = runtime.unwrap_or(Runtime::Tokio1);
         let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
         options.server_api = self.server_api.or(options.server_api);
         let builder = self.bb8_builder(&options)?;
-        let timeouts = self.pool.unwrap_or_default().timeouts;
+        let PoolConfig {
+            min_idle, timeouts, ..
+        } = self.pool.unwrap_or_default();
+        if min_idle.is_some() {
+            return Err(unsupported_min_idle());
+        }
         let manager = MongoConnectionManager::with_timeouts(
             options,
             self.manager.clone().unwrap_or_default(),
@@ -213,9 +218,7 @@ impl Config {
         options.server_api = self.server_api.or(options.server_api);
         let pool = self.pool.unwrap_or_default();
         if pool.min_idle.is_some() {
-            return Err(Error::configuration(
-                "`pool.min_idle` is for one bb8 alone; `minPoolSize` is for pools",
-            ));
+            return Err(unsupported_min_idle());
         }
         self.bb8_builder(&options)?;
         let mut pools = self.pools.clone().unwrap_or_default();
@@ -226,6 +229,12 @@ impl Config {
             .pool_config(BackendConfig::from(pool))
             .driver_info(driver_info()))
     }
+}
+
+fn unsupported_min_idle() -> Error {
+    Error::configuration(
+        "`pool.min_idle` is only for a bare bb8 pool; set `minPoolSize` and use `create_pools`",
+    )
 }
 
 impl From<QueueMode> for bb8::QueueStrategy {

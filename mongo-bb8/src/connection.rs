@@ -1,8 +1,9 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::MongoConnectionManager;
-use crate::shared::Slot;
+use crate::pool::{Shared, Slot};
 
 /// bb8's own guard.
 pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
@@ -12,14 +13,14 @@ pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
 /// Dereferences to [`mongo_core::Connection`].
 ///
 /// # Cancellation
-/// May be dropped at any time. A connection that was left in the middle of a request, that is
-/// closed, or of an earlier generation than the pool's, does not go back: it is closed, and its
-/// slot is free at once.
+/// May be dropped at any time, and anywhere. A connection that was left in the middle of a request,
+/// that is closed, or of an earlier generation than the pool's, does not go back: it is closed, and
+/// its slot is free at once.
 #[must_use]
 pub struct PooledConnection {
     /// `None` only while it is dropped.
     taken: Option<Taken>,
-    // Dropped last: whoever gets it next finds the connection back in the pool.
+    // Dropped last: the next caller finds the connection back in the pool.
     slot: Slot,
 }
 
@@ -29,6 +30,10 @@ impl PooledConnection {
             taken: Some(taken),
             slot,
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        self.slot.shared()
     }
 }
 
@@ -49,7 +54,7 @@ impl DerefMut for PooledConnection {
 impl Drop for PooledConnection {
     fn drop(&mut self) {
         if let Some(taken) = self.taken.take() {
-            self.slot.pool().put_back(taken);
+            self.shared().put_back(taken);
         }
     }
 }

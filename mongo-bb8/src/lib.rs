@@ -26,16 +26,17 @@
 //! [`Config::create_pools`]: one bb8 for each server and credential, over one topology.
 //!
 //! # What this adds to a bare bb8
-//! - **The right error at once.** A bare bb8 tells a failed connect to its error sink, and lets the
-//!   caller wait for its whole time-out to say `TimedOut`. Here the caller gets the failure itself,
-//!   when it happens.
+//! - **The right error at once.** A bare bb8 connects in a task of its own, reports a failed connect
+//!   to its error sink, and lets the caller wait for its whole time-out to say `TimedOut`. Here the
+//!   caller's own task waits for the connection, and gets the failure itself, when it happens.
 //! - **Every wait has one deadline** (`timeouts.wait`, default the URI's `timeoutMS`, else its
 //!   `waitQueueTimeoutMS`, else 30 s), and the error says which wait it was, with the server, the user and the last failure.
-//! - **Fair waiting.** Callers queue in front of bb8, whose own late getters overtake the woken one.
-//!   While a pool still grows, and has more places than connections, what comes back goes to the
-//!   caller that waits longest for one to be made.
+//! - **First in, first out.** Callers queue in front of bb8, in which a late caller may overtake an
+//!   earlier one. A connection that is returned goes to the caller that has waited longest for one
+//!   to be made.
 //! - **Cancellation is safe.** A connection whose command was dropped half-way is closed when its
-//!   guard is dropped; one that only owes a reply is drained when it is next checked out.
+//!   guard is dropped; one that only owes a reply is drained when it is next checked out. An attempt
+//!   to make a connection outlives its caller, and serves the next one.
 //! - [`Pool::close`], which bb8 has not got.
 //!
 //! The manager is there for a bare `bb8::Pool` too, which then behaves as bb8 does. With
@@ -47,11 +48,9 @@
 mod backend;
 mod config;
 mod connection;
-mod failures;
-mod handover;
+mod idle;
 mod manager;
 mod pool;
-mod shared;
 
 pub use backend::BackendConfig;
 pub use bb8;

@@ -1,25 +1,25 @@
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bb8::RunError;
+use bb8::NopErrorSink;
 use mongo_core::error::Wait;
-use mongo_core::{Deadline, Error, ErrorKind};
+use mongo_core::{Connection, Deadline, Error, ErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, TryAcquireError};
 
 use crate::connection::Taken;
-use crate::failures::Told;
-use crate::handover::Handover;
-use crate::manager::{check_out, check_out_at_once};
-use crate::shared::{Counted, Leaving, Shared, Slot};
+use crate::idle::Idle;
 use crate::{MongoConnectionManager, PooledConnection};
 
-/// A pool of connections to one server: bb8's, with a fair queue before it, one deadline, and
-/// errors that tell the truth.
+/// A pool of connections to one server: bb8's, with a fair queue in front of it, one deadline for a
+/// check-out, and errors that name the cause.
 ///
-/// A handler of events must not ask this pool for anything: with an `idle_timeout` or a
-/// `max_lifetime` of bb8's, its reaper drops connections, which is told, under the pool's lock.
+/// bb8 keeps the idle connections and limits their number; connections are made and checked on the
+/// tasks of the callers. A handler of events must not call this pool where its builder has an
+/// `idle_timeout` or a `max_lifetime`: bb8's reaper closes connections under the pool's lock.
 /// [`Pools`](crate::Pools) have neither.
 ///
 /// Cloning is cheap; clones are the same pool.
@@ -42,41 +42,64 @@ pub struct Status {
     pub waiting: usize,
 }
 
+/// What a pool and its guards share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    manager: MongoConnectionManager,
+    idle: Idle,
+    /// One permit for each connection that the pool may hold: a caller with a permit never waits for
+    /// another's connection.
+    slots: Semaphore,
+    /// Callers that wait for a slot.
+    waiting: AtomicUsize,
+    wait: Duration,
+    max_lifetime: Option<Duration>,
+    test_on_check_out: bool,
+}
+
 impl Pool {
     /// A builder for a bare [`bb8::Pool`], or for [`Pool::build`].
     pub fn builder() -> bb8::Builder<MongoConnectionManager> {
         bb8::Pool::builder()
     }
 
-    /// A pool over a bare one with settings of your own, and a manager that serves this pool alone.
+    /// A pool with bb8 settings of your own, and a manager that serves this pool alone.
     ///
     /// bb8's `connection_timeout` (default 30 s) is the bound of [`get`](Self::get). Its
-    /// `error_sink` and `retry_connection` are replaced: the pool itself tells failures to its
-    /// callers, at once.
+    /// `error_sink` and `retry_connection` are not used: a failure goes to the caller, at once. A
+    /// customizer runs once for each connection, within the bound of the caller.
     ///
     /// # Errors
-    /// There is no tokio runtime for bb8 to spawn on.
+    /// [`ErrorKind::Configuration`]: there is no Tokio runtime for bb8's reaper; or the builder has a
+    /// `min_idle`, which bb8 would fill by tasks of its own: set `minPoolSize` and use
+    /// [`Pools`](crate::Pools).
     pub fn build(
         builder: bb8::Builder<MongoConnectionManager>,
         manager: MongoConnectionManager,
     ) -> Result<Self, Error> {
         // bb8 would panic.
         let runtime = Handle::try_current()
-            .map_err(|_| Error::configuration("a bb8 pool has to be built within tokio"))?;
+            .map_err(|_| Error::configuration("a bb8 pool must be built within a Tokio runtime"))?;
+        manager.set_front();
         let inner = builder
-            .error_sink(manager.sink())
-            // A retry would go on where nobody waits any more.
+            .error_sink(Box::new(NopErrorSink))
             .retry_connection(false)
             .build_unchecked(manager.clone());
         let config = inner.config();
+        if config.min_idle.is_some() {
+            return Err(Error::configuration(
+                "`min_idle` is not supported by `mongo_bb8::Pool`; set `minPoolSize` and use `Pools`",
+            ));
+        }
+        manager.factory().set_max_size(config.max_size);
         let shared = Shared {
             manager,
-            front: Semaphore::new(config.max_size as usize),
-            handover: Handover::default(),
-            wait: config.connection_timeout,
+            slots: Semaphore::new(config.max_size as usize),
             waiting: AtomicUsize::new(0),
-            runtime,
-            inner,
+            wait: config.connection_timeout,
+            max_lifetime: config.max_lifetime,
+            test_on_check_out: config.test_on_check_out,
+            idle: Idle::new(inner, runtime),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -85,19 +108,18 @@ impl Pool {
 
     /// Checks a connection out: an idle one that passes its check, or a new one.
     ///
-    /// Waits, in turn, while all are in use. All of it ends within `timeouts.wait` of the
+    /// Waits, first in, first out, while all are in use. All of it ends within `timeouts.wait` of the
     /// configuration, default 30 s; making a connection also within `connectTimeoutMS` (10 s) and
     /// `timeouts.create`, checking one within `timeouts.recycle`.
     ///
     /// # Errors
-    /// - [`ErrorKind::Timeout`]: which wait it was, with what kept failing meanwhile as its cause.
+    /// - [`ErrorKind::Timeout`]: names the wait; its cause is the last failure since the wait began.
     /// - [`ErrorKind::Connect`], [`ErrorKind::Authentication`], … from making a connection, at once.
     /// - [`ErrorKind::PoolClosed`].
     ///
     /// # Cancellation
-    /// May be dropped at any time: a slot or a connection it had gets free. A connection that was
-    /// being made goes on in bb8's own task, and is idle when it is done; a later caller relies on
-    /// it, and makes one of its own only where it fails.
+    /// May be dropped at any time: its slot or connection is free at once. An attempt to make a
+    /// connection goes on, and its connection serves the next caller.
     pub async fn get(&self) -> Result<PooledConnection, Error> {
         self.get_within(self.shared.wait).await
     }
@@ -108,32 +130,28 @@ impl Pool {
     /// # Errors
     /// See [`get`](Self::get).
     pub async fn get_within(&self, wait: Duration) -> Result<PooledConnection, Error> {
-        let shared = &self.shared;
-        let bound = if wait.is_zero() { shared.wait } else { wait };
-        let slot = match Slot::try_take(shared) {
-            // Almost always there is an idle connection: then there is no wait to bound or to watch.
-            Ok(slot) if !shared.handover.is_asked() => {
-                match check_out_at_once(|| self.inner().get_owned()) {
-                    Some(Ok(taken)) => return Ok(PooledConnection::new(taken, slot)),
-                    Some(Err(_)) | None => Ok(slot),
-                }
-            }
-            slot => slot,
+        let slot = match Slot::try_take(&self.shared) {
+            // Almost always there is an idle connection: then there is no wait to bound.
+            Ok(slot) => match self.take_now(slot) {
+                Ok(connection) => return Ok(connection),
+                Err(slot) => Ok(slot),
+            },
+            Err(refused) => Err(refused),
+        };
+        let bound = if wait.is_zero() {
+            self.shared.wait
+        } else {
+            wait
         };
         let deadline = Deadline::after(bound);
         // In a box, not to make every check-out's future larger.
         Box::pin(async {
             let slot = match slot {
                 Ok(slot) => slot,
-                Err(TryAcquireError::NoPermits) if !wait.is_zero() => {
-                    match self.queue(deadline).await? {
-                        Ok(connection) => return Ok(connection),
-                        Err(slot) => slot,
-                    }
-                }
-                Err(TryAcquireError::NoPermits) => {
+                Err(TryAcquireError::NoPermits) if wait.is_zero() => {
                     return Err(self.timed_out(Wait::WaitQueue, deadline));
                 }
+                Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
                 Err(TryAcquireError::Closed) => return Err(self.closed()),
             };
             self.take(slot, deadline).await
@@ -149,134 +167,128 @@ impl Pool {
         self.get_within(Duration::ZERO).await
     }
 
-    /// A connection that is idle and sound, if there is one.
-    pub(crate) fn take_at_once(&self) -> Option<PooledConnection> {
+    /// An idle connection that is sound, if there is one.
+    pub(crate) fn get_now(&self) -> Option<PooledConnection> {
         let slot = Slot::try_take(&self.shared).ok()?;
-        self.take_idle(slot).ok()
+        let slot = match self.take_now(slot) {
+            Ok(connection) => return Some(connection),
+            Err(slot) => slot,
+        };
+        let available = self.shared.manager.factory().take_available()?;
+        let taken = self.shared.idle.add_and_take(available)?;
+        Some(PooledConnection::new(taken, slot))
     }
 
-    /// With a slot in hand, the same: not before those who wait for a connection to be made.
-    #[inline]
-    fn take_idle(&self, slot: Slot) -> Result<PooledConnection, Slot> {
-        // Asked in vain, bb8 would begin to connect.
-        if self.shared.handover.is_asked() || self.inner().state().idle_connections == 0 {
-            return Err(slot);
-        }
-        match check_out_at_once(|| self.inner().get_owned()) {
-            Some(Ok(taken)) => Ok(PooledConnection::new(taken, slot)),
-            Some(Err(_)) | None => Err(slot),
-        }
-    }
-
-    /// A connection by a deadline, in turn.
-    pub(crate) async fn take_by(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
+    /// A connection by a deadline, first in, first out.
+    pub(crate) async fn get_by(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
         let slot = match Slot::try_take(&self.shared) {
             Ok(slot) => slot,
-            Err(TryAcquireError::NoPermits) => match self.queue(deadline).await? {
-                Ok(connection) => return Ok(connection),
-                Err(slot) => slot,
-            },
+            Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
             Err(TryAcquireError::Closed) => return Err(self.closed()),
         };
         self.take(slot, deadline).await
     }
 
-    /// Every slot is in use: waits in turn for one, and mostly finds what came back with it.
-    async fn queue(&self, deadline: Deadline) -> Result<Result<PooledConnection, Slot>, Error> {
+    /// Waits for a slot.
+    async fn queue(&self, deadline: Deadline) -> Result<Slot, Error> {
         let shared = &self.shared;
         let _waiting = Counted::new(&shared.waiting);
         match deadline.bound(Slot::take(shared)).await {
-            Ok(Ok(slot)) => Ok(self.take_idle(slot)),
-            Ok(Err(_)) => Err(self.closed()),
+            Ok(Some(slot)) => Ok(slot),
+            Ok(None) => Err(self.closed()),
             Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
         }
     }
 
-    /// With a slot in hand: takes an idle connection, or waits for one.
-    async fn take(&self, slot: Slot, deadline: Deadline) -> Result<PooledConnection, Error> {
-        let is_capped = self.manager().factory().is_capped();
-        let mut leaving = Leaving(is_capped.then_some(&self.shared));
-        let taken = check_out(deadline, self.wait(deadline)).await?;
-        // Served by what came back, it leaves behind what was made for it as well.
-        if taken.is_new() {
-            leaving.0 = None;
+    /// With a slot: an idle connection that is sound without I/O.
+    #[inline]
+    fn take_now(&self, slot: Slot) -> Result<PooledConnection, Slot> {
+        let shared = &*self.shared;
+        // Not ahead of callers that wait for a connection to be made.
+        while !shared.manager.factory().has_waiters() {
+            let Some(mut taken) = shared.idle.take() else {
+                break;
+            };
+            match shared.check_now(&mut taken) {
+                Some(Ok(())) => return Ok(PooledConnection::new(taken, slot)),
+                Some(Err(_)) => drop(taken),
+                // It takes I/O: for a caller that can wait for it.
+                None => break,
+            }
         }
-        Ok(PooledConnection::new(taken, slot))
+        Err(slot)
     }
 
-    /// Waits for the connection that is being made, or for one that comes back sooner.
-    async fn wait(&self, deadline: Deadline) -> Result<Taken, Error> {
-        let waiting = self.shared.manager.failures().wait();
-        let mut turn = self.shared.handover.turn(waiting.number());
-        let taken = async {
-            loop {
-                // All are safe to drop: bb8 puts a connection back that nobody took, as the next
-                // caller gets one that came back, and a failure is another caller's.
-                tokio::select! {
-                    biased;
-                    taken = self.inner().get_owned() => match taken {
-                        // bb8 gives what was made to whoever asks next.
-                        Ok(taken) => {
-                            if let Some(taken) = turn.unless_others_are_before(taken) {
-                                return Ok(taken);
-                            }
-                            // Who has it waits no more then: bb8 would make one for that one, too.
-                            tokio::task::yield_now().await;
-                        }
-                        Err(RunError::User(error)) => return Err(error),
-                        // bb8's own bound may be less than this caller's.
-                        Err(RunError::TimedOut) => {}
-                    },
-                    mut returned = turn.given() => {
-                        if self.manager().check(&mut returned).await.is_ok() {
-                            return Ok(returned);
-                        }
-                    }
-                    told = waiting.told() => match told {
-                        Told::Failed(error) => return Err(error),
-                        Told::Again => {}
-                    },
+    /// With a slot: an idle connection that passes its check, or a new one.
+    async fn take(&self, slot: Slot, deadline: Deadline) -> Result<PooledConnection, Error> {
+        let shared = &*self.shared;
+        loop {
+            while let Some(taken) = shared.idle.take() {
+                if let Some(taken) = shared.check(taken, deadline).await {
+                    return Ok(PooledConnection::new(taken, slot));
                 }
             }
-        };
-        let taken = deadline.bound(taken).await;
-        match taken {
-            Ok(taken) => {
-                waiting.served();
-                taken
+            let made = self.connect(deadline).await?;
+            let (id, is_new) = (made.id(), made.is_new());
+            if let Some(taken) = shared.idle.add_and_take(made) {
+                // The factory has checked the connection that it gave.
+                if (taken.id(), taken.is_new()) == (id, is_new) {
+                    return Ok(PooledConnection::new(taken, slot));
+                }
+                if let Some(taken) = shared.check(taken, deadline).await {
+                    return Ok(PooledConnection::new(taken, slot));
+                }
             }
-            Err(_) => Err(self.not_made(deadline)),
+            if deadline.is_over() {
+                return Err(self.timed_out(Wait::WaitQueue, deadline));
+            }
         }
     }
 
-    /// No connection was made in time: names what the attempt is waiting for.
-    fn not_made(&self, deadline: Deadline) -> Error {
-        self.timed_out(self.manager().factory().phase(), deadline)
+    /// A connection that the factory makes, or that is returned before.
+    async fn connect(&self, deadline: Deadline) -> Result<Connection, Error> {
+        let shared = &*self.shared;
+        let mut connecting = pin!(shared.manager.connect_in(shared.idle.bb8(), deadline));
+        let mut waits = false;
+        let connecting = poll_fn(|context| {
+            let polled = connecting.as_mut().poll(context);
+            if polled.is_pending() && !std::mem::replace(&mut waits, true) {
+                // One that was returned before this caller was among the factory's waiters.
+                shared.pass_on();
+            }
+            polled
+        });
+        match deadline.bound(connecting).await {
+            Ok(connected) => connected,
+            // The factory keeps the deadline by itself: it was the customizer.
+            Err(_) => Err(self.timed_out(Wait::Hook, deadline)),
+        }
     }
 
     /// How full the pool is.
     pub fn status(&self) -> Status {
-        let state = self.inner().state();
+        let bb8 = self.shared.idle.bb8();
+        let state = bb8.state();
+        let available = self.shared.manager.factory().available();
         Status {
-            max_size: self.inner().config().max_size as usize,
-            size: state.connections as usize,
-            available: state.idle_connections as usize,
+            max_size: bb8.config().max_size as usize,
+            size: state.connections as usize + available,
+            available: state.idle_connections as usize + available,
             waiting: self.shared.waiting.load(Ordering::Relaxed),
         }
     }
 
-    /// Closes the pool: who waits gets [`ErrorKind::PoolClosed`] at once, idle connections are
-    /// closed, those in use when they come back. May be called from anywhere.
+    /// Closes the pool: callers that wait get [`ErrorKind::PoolClosed`] at once, idle connections are
+    /// closed, and those in use when they are returned. May be called from anywhere.
     pub fn close(&self) {
-        self.shared.front.close();
-        self.shared.manager.close();
-        // They are stale now.
-        self.shared.sweep_idle();
+        self.shared.slots.close();
+        self.shared.manager.factory().close();
+        self.shared.idle.retain(|_| false);
     }
 
     /// Whether the pool was closed.
     pub fn is_closed(&self) -> bool {
-        self.shared.manager.is_closed()
+        self.shared.slots.is_closed()
     }
 
     /// The manager.
@@ -284,14 +296,12 @@ impl Pool {
         &self.shared.manager
     }
 
-    /// The bare pool, for its `state`, its `config` and its `dedicated_connection`. A connection
-    /// taken from it directly is not counted by the queue in front.
-    pub fn inner(&self) -> &bb8::Pool<MongoConnectionManager> {
-        &self.shared.inner
-    }
-
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
+    /// Closes the idle connections that the factory does not keep. May be called from anywhere.
+    pub(crate) fn sweep(&self) {
+        let factory = self.shared.manager.factory();
+        self.shared
+            .idle
+            .retain(|connection| factory.keeps(connection));
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
@@ -300,5 +310,139 @@ impl Pool {
 
     fn closed(&self) -> Error {
         self.manager().factory().name(ErrorKind::PoolClosed)
+    }
+}
+
+impl Shared {
+    /// The verdict on an idle connection, where it takes no I/O.
+    #[inline]
+    fn check_now(&self, taken: &mut Taken) -> Option<Result<(), Error>> {
+        match self.is_sound(taken) {
+            true if self.test_on_check_out => self.manager.factory().recycle_now(taken),
+            true => Some(Ok(())),
+            false => Some(Err(ErrorKind::PoolCleared.into())),
+        }
+    }
+
+    /// Checks an idle connection. Dropped, it gives the connection back.
+    async fn check(&self, mut taken: Taken, deadline: Deadline) -> Option<Taken> {
+        if let Some(checked) = self.check_now(&mut taken) {
+            return checked.is_ok().then_some(taken);
+        }
+        let mut returned = Returned {
+            shared: self,
+            taken: Some(taken),
+        };
+        let checked = self.manager.check(returned.taken.as_mut()?, deadline).await;
+        returned.taken.take().filter(|_| checked.is_ok())
+    }
+
+    /// Whether bb8's own settings let a connection be handed out.
+    #[inline]
+    fn is_sound(&self, connection: &Connection) -> bool {
+        let is_too_old = |max| connection.created().elapsed() >= max;
+        !connection.is_stale() && !self.max_lifetime.is_some_and(is_too_old)
+    }
+
+    /// Takes back a connection that was in use.
+    #[inline]
+    pub(crate) fn put_back(&self, mut taken: Taken) {
+        let factory = self.manager.factory();
+        if !taken.check_in() {
+            return;
+        }
+        if !self.is_sound(&taken) {
+            taken.close();
+            return;
+        }
+        if factory.has_waiters() {
+            self.offer(taken);
+            return;
+        }
+        drop(taken);
+        // A caller may have begun to wait, or the pool been closed, since it looked.
+        if factory.has_waiters() {
+            self.pass_on();
+        }
+        if self.slots.is_closed() {
+            self.idle.retain(|_| false);
+        }
+    }
+
+    /// Gives an idle connection to the caller that has waited longest for one to be made.
+    fn pass_on(&self) {
+        if let Some(taken) = self.idle.take() {
+            self.offer(taken);
+        }
+    }
+
+    fn offer(&self, mut taken: Taken) {
+        let connection = taken.move_out();
+        // First, so that bb8 has a place for it.
+        drop(taken);
+        self.manager.factory().offer(connection);
+    }
+}
+
+/// A connection that goes back unless it is taken.
+struct Returned<'a> {
+    shared: &'a Shared,
+    taken: Option<Taken>,
+}
+
+impl Drop for Returned<'_> {
+    fn drop(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            self.shared.put_back(taken);
+        }
+    }
+}
+
+/// A permit of a pool's slots.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    shared: Arc<Shared>,
+}
+
+impl Slot {
+    fn try_take(shared: &Arc<Shared>) -> Result<Self, TryAcquireError> {
+        shared.slots.try_acquire()?.forget();
+        Ok(Self {
+            shared: shared.clone(),
+        })
+    }
+
+    /// Waits for it, first in, first out; `None` if the pool is closed.
+    async fn take(shared: &Arc<Shared>) -> Option<Self> {
+        shared.slots.acquire().await.ok()?.forget();
+        Some(Self {
+            shared: shared.clone(),
+        })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.slots.add_permits(1);
+    }
+}
+
+/// Counts its own life.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -140,6 +140,8 @@ pub enum Wait {
     Drain,
     /// For the check of a connection at its check-out.
     Recycle,
+    /// For a hook or customizer of the application's to end.
+    Hook,
 }
 
 /// Who has the connections of a pool. `Display` is the text of the load balancer specification, and

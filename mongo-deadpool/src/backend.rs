@@ -104,14 +104,14 @@ impl Backend for Pool {
     }
 
     fn try_get(&self) -> Option<Connection> {
-        struct Reset;
-        impl Drop for Reset {
+        /// A handler may call another pool in the middle.
+        struct Restore(bool);
+        impl Drop for Restore {
             fn drop(&mut self) {
-                NOW.set(false);
+                NOW.set(self.0);
             }
         }
-        NOW.set(true);
-        let _reset = Reset;
+        let _restore = Restore(NOW.replace(true));
         // Whatever it would wait for, the manager refuses instead; dropped, it gives back all.
         let got = pin!((**self).timeout_get(&AT_ONCE));
         match got.poll(&mut Context::from_waker(Waker::noop())) {
@@ -131,7 +131,7 @@ impl Backend for Pool {
     }
 
     fn status(&self) -> BackendStatus {
-        let status = (**self).status();
+        let status = self.status();
         BackendStatus {
             size: status.size,
             idle: status.available,
@@ -140,8 +140,6 @@ impl Backend for Pool {
     }
 
     fn close(&self) {
-        // deadpool drops what is idle under its lock: it is not to be told of that there.
-        drop((**self).retain(|_, _| false));
-        (**self).close();
+        self.close();
     }
 }

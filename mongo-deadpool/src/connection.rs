@@ -1,6 +1,6 @@
 use std::ops::{Deref, DerefMut};
 
-use crate::Object;
+use crate::{Manager, Object};
 
 /// A connection checked out of a [`Pool`](crate::Pool): a guard that gives it back when dropped.
 ///
@@ -20,7 +20,8 @@ pub struct Connection {
 impl Connection {
     /// Takes the connection out of the pool for good; the pool may make another in its place.
     pub fn take(mut this: Self) -> mongo_core::Connection {
-        Object::take(this.object.take().expect("only a dropped guard is empty"))
+        // The guard finds a closed one in its place.
+        this.detach()
     }
 
     /// deadpool's own guard, for its `id`, `metrics` and `pool`.
@@ -61,11 +62,25 @@ impl Drop for Connection {
             drop(Object::take(object));
             return;
         }
-        // Who is past deadpool's queue, and waits to make a connection, would not see this one.
-        let asked = Object::pool(&object).filter(|pool| pool.manager().factory().is_asked());
-        match asked {
-            Some(pool) => pool.manager().factory().offer(Object::take(object)),
-            None => drop(object),
+        let pool = Object::pool(&object);
+        let factory = pool.as_ref().map(|pool| pool.manager().factory());
+        match factory {
+            // Past deadpool's own queue, a caller that waits for a new connection takes this one.
+            Some(factory) if factory.has_waiters() => factory.offer(Object::take(object)),
+            Some(_) | None => drop(object),
         }
+        // A caller may have begun to wait since.
+        if let Some(pool) = pool.filter(|pool| pool.manager().factory().has_waiters()) {
+            pass_on(&pool);
+        }
+    }
+}
+
+/// Gives an idle connection to the caller that has waited longest for one to be made.
+pub(crate) fn pass_on<W: From<Object>>(pool: &deadpool::managed::Pool<Manager, W>) {
+    let mut is_taken = false;
+    let taken = pool.retain(|_, _| std::mem::replace(&mut is_taken, true));
+    for connection in taken.removed {
+        pool.manager().factory().offer(connection);
     }
 }

@@ -140,7 +140,7 @@ impl managed::Manager for Manager {
     async fn create(&self) -> Result<Self::Type, Error> {
         if is_now() {
             let nothing = ErrorKind::Pool("no connection is there".to_owned());
-            return self.factory.take_spare().ok_or_else(|| nothing.into());
+            return self.factory.take_available().ok_or_else(|| nothing.into());
         }
         let deadline = CheckOut::current(|steps| steps.create);
         // Rare: not to be a part of every check-out's future.

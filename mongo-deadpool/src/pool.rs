@@ -1,5 +1,7 @@
+use std::future::poll_fn;
 use std::ops::Deref;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool::managed::HookError;
@@ -7,8 +9,13 @@ use mongo_core::error::Wait;
 use mongo_core::pools::DEFAULT_WAIT_TIMEOUT;
 use mongo_core::{Deadline, Error, ErrorKind};
 
+use crate::connection::pass_on;
 use crate::manager::{CheckOut, Steps};
-use crate::{Connection, Manager, PoolBuilder, PoolError, TimeoutType, Timeouts, managed};
+use crate::{
+    Connection, Manager, Metrics, PoolBuilder, PoolError, Status, TimeoutType, Timeouts, managed,
+};
+
+type RetainResult = deadpool::managed::RetainResult<mongo_core::Connection>;
 
 /// Asks deadpool for what is to be had without waiting for a slot, with no timers of its own.
 pub(crate) const AT_ONCE: Timeouts = Timeouts {
@@ -28,7 +35,7 @@ const UNBOUNDED: Timeouts = Timeouts {
 /// truth.
 ///
 /// Cloning is cheap; clones are the same pool. Dereferences to [`managed::Pool`] for everything
-/// that is not here: `status`, `resize`, `retain`, `close`, `manager`.
+/// that is not here, such as `manager`.
 #[derive(Clone, Debug)]
 pub struct Pool {
     inner: managed::Pool,
@@ -53,7 +60,8 @@ impl Pool {
     /// - [`ErrorKind::PoolClosed`]; [`ErrorKind::Pool`] from a hook.
     ///
     /// # Cancellation
-    /// May be dropped at any time: a slot or a connection it had gets free.
+    /// May be dropped at any time: its slot or connection is free at once. An attempt to make a
+    /// connection goes on, and its connection serves the next caller.
     pub async fn get(&self) -> Result<Connection, Error> {
         self.timeout_get(&self.inner.timeouts()).await
     }
@@ -68,12 +76,20 @@ impl Pool {
         let only_now = wait.is_zero();
         // Not to wait for a slot does not mean to have no time for a connection.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
-        let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
-        match CheckOut::new(bound, timeouts.into()).scope(at_once).await {
+        let steps = Steps::from(timeouts);
+        let at_once = CheckOut::new(bound, steps).scope(self.inner.timeout_get(&AT_ONCE));
+        let mut at_once = pin!(at_once);
+        let first = poll_fn(|context| Poll::Ready(at_once.as_mut().poll(context))).await;
+        let got = match first {
+            Poll::Ready(got) => got,
+            // In boxes from here on, not to make every check-out's future larger.
+            Poll::Pending => return Box::pin(self.finish(at_once, Deadline::after(bound))).await,
+        };
+        match got {
             Ok(connection) => Ok(connection),
-            // There was no wait so far. In a box, not to make every check-out's future larger.
+            // There was no wait so far.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
-                Box::pin(self.queue(Deadline::after(bound), timeouts.into())).await
+                Box::pin(self.queue(Deadline::after(bound), steps)).await
             }
             Err(error) => Err(self.explain(error, Deadline::after(bound))),
         }
@@ -94,11 +110,90 @@ impl Pool {
         steps: Steps,
     ) -> Result<Connection, Error> {
         let queued = pin!(self.inner.timeout_get(&UNBOUNDED));
-        let queued = CheckOut::by(deadline, steps).scope(queued);
-        match deadline.bound(queued).await {
+        let queued = pin!(CheckOut::by(deadline, steps).scope(queued));
+        self.finish(queued, deadline).await
+    }
+
+    /// The rest of a check-out that has to wait.
+    async fn finish(
+        &self,
+        mut check_out: Pin<&mut impl Future<Output = Result<Connection, PoolError>>>,
+        deadline: Deadline,
+    ) -> Result<Connection, Error> {
+        let factory = self.manager().factory();
+        let mut waits = false;
+        let check_out = poll_fn(|context| {
+            let polled = check_out.as_mut().poll(context);
+            if polled.is_pending() && !waits && factory.has_waiters() {
+                waits = true;
+                // One that was returned before this caller was among the factory's waiters.
+                pass_on(&self.inner);
+            }
+            polled
+        });
+        match deadline.bound(check_out).await {
             Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
-            Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
+            Err(_) => Err(self.timed_out(self.wait(), deadline)),
         }
+    }
+
+    /// What a check-out waits for that deadpool or the factory does not end by itself.
+    fn wait(&self) -> Wait {
+        match self.status().waiting {
+            0 => Wait::Hook,
+            _ => Wait::WaitQueue,
+        }
+    }
+
+    /// How full the pool is, with the connections that were made for callers that have left.
+    pub fn status(&self) -> Status {
+        let available = self.manager().factory().available();
+        let status = self.inner.status();
+        Status {
+            size: status.size + available,
+            available: status.available + available,
+            ..status
+        }
+    }
+
+    /// Closes the idle connections that do not satisfy the predicate, and gives them.
+    pub fn retain(
+        &self,
+        mut predicate: impl FnMut(&mongo_core::Connection, Metrics) -> bool,
+    ) -> RetainResult {
+        let factory = self.manager().factory();
+        let available = factory.retain(|connection| predicate(connection, Metrics::default()));
+        let mut result = self.inner.retain(predicate);
+        result.retained += factory.available();
+        result.removed.extend(available);
+        result
+    }
+
+    /// Changes the most connections that the pool may hold. Surplus idle ones are closed, surplus
+    /// ones in use when they are returned.
+    pub fn resize(&self, max_size: usize) {
+        let limit = u32::try_from(max_size).unwrap_or(u32::MAX);
+        self.manager().factory().set_max_size(limit);
+        // deadpool would close them under its lock.
+        let mut surplus = self.status().size.saturating_sub(max_size);
+        let keep = |_: &mongo_core::Connection, _| match surplus {
+            0 => true,
+            _ => {
+                surplus -= 1;
+                false
+            }
+        };
+        drop(self.retain(keep));
+        self.inner.resize(max_size);
+    }
+
+    /// Closes the pool: callers that wait get [`ErrorKind::PoolClosed`], idle connections are closed,
+    /// and those in use when they are returned. May be called from anywhere.
+    pub fn close(&self) {
+        self.manager().factory().close();
+        // deadpool would close them under its lock.
+        drop(self.retain(|_, _| false));
+        self.inner.close();
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
@@ -127,6 +222,8 @@ impl Pool {
 /// A bare pool, built by hand.
 impl From<managed::Pool> for Pool {
     fn from(inner: managed::Pool) -> Self {
+        let max_size = u32::try_from(inner.status().max_size).unwrap_or(u32::MAX);
+        inner.manager().factory().set_max_size(max_size);
         Self { inner }
     }
 }

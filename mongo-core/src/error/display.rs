@@ -73,6 +73,7 @@ impl fmt::Display for Wait {
             Self::Heartbeat => "waiting for the answer to the server's periodic check",
             Self::Drain => "waiting for the reply to a cancelled command",
             Self::Recycle => "checking the connection",
+            Self::Hook => "waiting for a hook",
         })
     }
 }

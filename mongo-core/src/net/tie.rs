@@ -35,10 +35,10 @@ pub(crate) trait Owner: Send + Sync {
     fn checked_in(&self, identity: &Identity);
 
     /// The connection may be handed out again from now on; not if this says no.
-    fn is_idle(&self, link: &Arc<Link>) -> bool;
+    fn enter_idle(&self, identity: &Identity, link: &Arc<Link>) -> bool;
 
     /// The connection is to be handed out; not if this says no.
-    fn is_taken(&self, link: &Link) -> bool;
+    fn leave_idle(&self, link: &Link) -> bool;
 
     /// The connection leaves the pool, and lives on.
     fn detached(&self, identity: &Identity, link: &Link);

@@ -12,6 +12,7 @@ mod factory;
 mod guard;
 mod options;
 mod registry;
+mod server_cap;
 mod server_pool;
 mod source;
 mod status;
@@ -23,7 +24,7 @@ pub use config::{
     DEFAULT_COMMAND_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT,
     LARGEST_SIZE, ManagerConfig, RecyclingMethod, UNLIMITED_SIZE,
 };
-use factory::GateLimits;
+use factory::Limits;
 pub use factory::{
     ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason, PoolState,
     WAIT_TIME_BOUNDS, WaitTimes,

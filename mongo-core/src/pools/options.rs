@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::{DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, UNLIMITED_SIZE};
-use super::{GateLimits, duration};
+use super::server_cap::ServerLimits;
+use super::{Limits, duration};
 use crate::error::{Error, Result};
 use crate::event::PoolCreatedOptions;
 use crate::uri::ClientOptions;
@@ -31,6 +32,10 @@ pub struct PoolsConfig {
     /// counted. Where it is reached, the idle connection that was used least recently makes room,
     /// whosever it is. At least `minPoolSize`. Default no limit.
     pub max_connections_per_server: Option<u32>,
+    /// The most pending connections to one server, of all credentials together, beside
+    /// `maxConnecting` of each pool. Pools that wait for it are served first in, first out. Default
+    /// no limit.
+    pub max_connecting_per_server: Option<u32>,
     /// The pools of a credential other than the options' own go when they have been unused for as
     /// long. Default 10 min. Zero is never.
     #[serde(with = "duration::option")]
@@ -55,6 +60,13 @@ impl PoolsConfig {
     #[must_use]
     pub fn with_max_connections_per_server(mut self, max: u32) -> Self {
         self.max_connections_per_server = Some(max);
+        self
+    }
+
+    /// Sets [`max_connecting_per_server`](Self::max_connecting_per_server).
+    #[must_use]
+    pub fn with_max_connecting_per_server(mut self, max: u32) -> Self {
+        self.max_connecting_per_server = Some(max);
         self
     }
 
@@ -92,12 +104,24 @@ impl PoolsConfig {
                 "`max_connections_per_server` is 0: nothing could ever be connected",
             ));
         }
+        if self.max_connecting_per_server == Some(0) {
+            return Err(Error::configuration(
+                "`max_connecting_per_server` is 0: no connection could ever be made",
+            ));
+        }
         if self.wait_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::configuration(
                 "the wait time-out of a check-out is zero: no connection could ever be waited for",
             ));
         }
         Ok(())
+    }
+
+    pub(super) fn server_limits(&self) -> ServerLimits {
+        ServerLimits {
+            max: self.max_connections_per_server,
+            max_connecting: self.max_connecting_per_server,
+        }
     }
 
     pub(super) fn unused_timeout(&self) -> Option<Duration> {
@@ -197,8 +221,8 @@ impl PoolOptions {
         self.room
     }
 
-    pub(super) fn gate_limits(&self) -> GateLimits {
-        GateLimits {
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
             max_size: Some(self.max_size).filter(|max| *max != 0),
             max_connecting: Some(self.max_connecting),
         }

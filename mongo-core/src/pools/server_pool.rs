@@ -202,14 +202,19 @@ impl<B: Backend> ServerPool<B> {
 
     /// Makes connections until there are as many, others' attempts included, or no more may be made.
     async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
-        let mut making = Together::new();
+        let mut pending = Together::new();
         loop {
-            while let Some(permit) = self.shared().permit_unasked(target) {
-                making.push((), permit.make_spare(deadline));
+            while let Some(outcome) = self.shared().begin_in_advance(target) {
+                pending.push((), outcome);
             }
-            match making.next().await {
-                Some(((), made)) => made?,
-                None => return Ok(()),
+            match deadline.bound(pending.next()).await {
+                Ok(Some(((), Ok(made)))) => made?,
+                Ok(Some(((), Err(_)))) => return Err(self.shared().not_ready()),
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    let timed_out = self.inner.factory.timed_out(Wait::WaitQueue, deadline);
+                    return Err(self.explain(timed_out));
+                }
             }
         }
     }

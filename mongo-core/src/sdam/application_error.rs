@@ -205,7 +205,7 @@ pub(crate) fn is_network_error(error: &Error) -> bool {
             | Wait::Command
             | Wait::Heartbeat
             | Wait::Drain => true,
-            Wait::Dns | Wait::Credential | Wait::WaitQueue | Wait::Recycle => false,
+            Wait::Dns | Wait::Credential | Wait::WaitQueue | Wait::Recycle | Wait::Hook => false,
         },
         _ => false,
     }

@@ -1,19 +1,26 @@
 //! What becomes of attempts to make a connection, and of servers that let them hang.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use mongo_core::ErrorKind;
 use mongo_core::bson::doc;
 use mongo_core::pools::{Backend, PoolState, Pools, PoolsConfig};
 use mongo_core::select::Criterion;
-use mongo_testkit::{ConfigEntry, Matcher, MemberKind};
+use mongo_testkit::{Action, ConfigEntry, Matcher, MemberKind};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{Sim, eventually, get_in_task, handshake, hold, ping, settled, status_of};
 
 on_both! {
     on a paused clock:
-    an_attempt_ends_with_its_caller,
+    an_attempt_outlives_its_caller_and_serves_the_next,
+    an_attempt_that_hangs_keeps_its_permit_for_a_grace_period_alone,
+    a_slow_server_serves_impatient_callers_in_the_end,
+    hasty_callers_are_served_in_the_end,
+    unpolled_callers_hold_up_no_other,
     an_attempt_ends_when_its_pool_is_cleared,
     a_server_that_lets_attempts_hang_holds_up_no_other,
     a_server_that_comes_back_has_its_former_connections_still,
@@ -28,21 +35,152 @@ async fn nothing_is_made<B: Backend>(pools: &Pools<B>) {
     timeout(SOON, ended).await.expect("soon");
 }
 
-async fn an_attempt_ends_with_its_caller<B: Backend<Config: Default>>() {
+/// A check-out that ends before its attempt does.
+async fn expires<B: Backend>(pools: &Pools<B>) {
+    let bound = Duration::from_millis(100);
+    let late = pools.get_by(bound, &Criterion::write(), &[]).await;
+    assert!(late.expect_err("no answer").is_timeout());
+}
+
+async fn an_attempt_outlives_its_caller_and_serves_the_next<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("maxConnecting=1");
+    let held = hold(&pools, 1).await;
+    let server = sim.set.server(0);
+    settled(server, 1).await;
+    let slow = Action::Delay(Duration::from_millis(300));
+    server.script().add(handshake().once().then(slow.clone()));
+    expires(&pools).await;
+    assert_eq!(status_of(&pools).pending, 1);
+    let begun = Instant::now();
+    let next = pools.get().await.expect("a connection");
+    assert!(begun.elapsed() <= Duration::from_millis(250));
+    let status = status_of(&pools);
+    assert_eq!((status.size, status.created), (2, 2), "{status:?}");
+    drop((held, next));
+    // Without a caller it is kept.
+    server.script().add(handshake().once().then(slow.clone()));
+    let all = hold(&pools, 2).await;
+    expires(&pools).await;
+    drop(all);
+    eventually("it is idle", || status_of(&pools).idle == 3).await;
+    pools.close().await;
+}
+
+async fn an_attempt_that_hangs_keeps_its_permit_for_a_grace_period_alone<B>()
+where
+    B: Backend<Config: Default>,
+{
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("maxConnecting=1");
     let held = hold(&pools, 1).await;
     let server = sim.set.server(0);
     settled(server, 1).await;
     server.script().add(handshake().once().never_answer());
-    let bound = Duration::from_millis(100);
-    let late = pools.get_by(bound, &Criterion::write(), &[]).await;
-    assert!(late.expect_err("no answer").is_timeout());
-    nothing_is_made(&pools).await;
-    let next = timeout(SOON, pools.get()).await;
-    drop(next.expect("not held up").expect("a connection"));
-    assert_eq!(status_of(&pools).size, 2);
-    drop(held);
+    expires(&pools).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        status_of(&pools).pending,
+        1,
+        "it is in the way of no caller"
+    );
+    drop(pools.get().await.expect("a connection"));
+    let status = status_of(&pools);
+    assert_eq!((status.size, status.pending), (2, 0), "{status:?}");
+    // The next caller has waited for it before.
+    server.script().add(handshake().once().never_answer());
+    let all = hold(&pools, 2).await;
+    expires(&pools).await;
+    let begun = Instant::now();
+    drop(pools.get().await.expect("a connection"));
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop((held, all));
+    pools.close().await;
+}
+
+/// Slower than any of its callers is patient, and than the first grace period.
+async fn a_slow_server_serves_impatient_callers_in_the_end<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("maxConnecting=1");
+    let slow = Action::Delay(Duration::from_secs(3));
+    sim.set.server(0).script().add(handshake().then(slow));
+    let begun = Instant::now();
+    let served = async {
+        while pools
+            .get_by(Duration::from_millis(200), &Criterion::write(), &[])
+            .await
+            .is_err()
+        {}
+    };
+    timeout(Duration::from_secs(60), served)
+        .await
+        .expect("served");
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    pools.close().await;
+}
+
+/// Each caller has 200 ms, and each hello takes 300 ms.
+async fn hasty_callers_are_served_in_the_end<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    sim.set
+        .server(0)
+        .script()
+        .add(handshake().then(Action::Delay(Duration::from_millis(300))));
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let pools = pools.clone();
+        callers.spawn(async move {
+            let (mut served, end) = (0_u32, Instant::now() + Duration::from_secs(8));
+            while Instant::now() < end {
+                let hasty = Duration::from_millis(200);
+                if let Ok(connection) = pools.get_by(hasty, &Criterion::write(), &[]).await {
+                    sleep(Duration::from_millis(10)).await;
+                    drop(connection);
+                    served += 1;
+                }
+            }
+            served
+        });
+    }
+    sleep(Duration::from_millis(100)).await;
+    let begun = Instant::now();
+    drop(pools.get().await.expect("a patient caller"));
+    let patient = begun.elapsed();
+    assert!(patient < Duration::from_secs(1), "{patient:?}");
+    let served = callers.join_all().await;
+    let created = status_of(&pools).created;
+    assert!(served.iter().all(|own| *own > 100), "{served:?}");
+    assert!(created <= 12, "{created} connections were begun");
+    pools.close().await;
+}
+
+/// Check-outs that were begun and are not polled any more, as in a `select!`.
+async fn unpolled_callers_hold_up_no_other<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("maxConnecting=2");
+    drop(pools.get().await.expect("the server is known"));
+    let held = hold(&pools, 1).await;
+    let mut unpolled: Vec<_> = (0..2).map(|_| Box::pin(pools.get())).collect();
+    for check_out in &mut unpolled {
+        let polled = poll_fn(|context| Poll::Ready(check_out.as_mut().poll(context))).await;
+        assert!(polled.is_pending());
+    }
+    let others = async {
+        for _ in 0..5 {
+            drop(pools.get().await.expect("a connection"));
+        }
+    };
+    timeout(SOON, others).await.expect("not held up");
+    drop((held, unpolled));
     pools.close().await;
 }
 

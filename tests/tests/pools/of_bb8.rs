@@ -1,17 +1,22 @@
 //! bb8's own settings and ways, kept behind the front.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bson::doc;
 use mongo_bb8::bb8::{Builder, CustomizeConnection};
 use mongo_bb8::{MongoConnectionManager, Pool, PoolConfig, Pools};
+use mongo_core::error::Wait;
 use mongo_core::select::Criterion;
 use mongo_core::{Connection, Error, ErrorKind};
 use mongo_testkit::{Action, Matcher, ScriptedServer};
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 fn pool_of(server: &ScriptedServer, builder: Builder<MongoConnectionManager>) -> Pool {
     let manager = MongoConnectionManager::new(&server.uri()).expect("a manager");
@@ -37,29 +42,26 @@ fn delay(millis: u64) -> Action {
 }
 
 #[tokio::test]
-async fn as_many_as_are_to_be_idle_are_made_in_advance() {
-    let server = ScriptedServer::start().await;
-    let mut config = mongo_bb8::Config::from_url(server.uri());
+async fn min_idle_is_refused_with_its_remedy() {
+    let mut config = mongo_bb8::Config::from_url("mongodb://127.0.0.1:1");
     let mut settings = PoolConfig::new(8);
     settings.min_idle = Some(3);
     config.pool = Some(settings);
-    let pool = config.create_pool(None).expect("a pool");
-    idle(&pool, 3).await;
-    let held = pool.get().await.expect("a connection");
-    drop(held);
-    pool.close();
-    server.wait_for("none open", |seen| seen.open == 0).await;
-}
-
-#[tokio::test]
-async fn a_dedicated_connection_is_nobody_elses() {
-    let server = ScriptedServer::start().await;
-    let pool = pool_of(&server, Pool::builder());
-    let dedicated = pool.inner().dedicated_connection().await;
-    let mut dedicated = dedicated.expect("a connection");
-    let pong = dedicated.run_command("admin", &doc! { "ping": 1 }).await;
-    pong.expect("a pong");
-    assert_eq!(pool.status().size, 0);
+    let manager = MongoConnectionManager::new("mongodb://127.0.0.1:1").expect("a manager");
+    let built = Pool::build(Pool::builder().min_idle(3), manager);
+    let errors = [
+        config.create_pool(None).map(drop).expect_err("a pool"),
+        config.create_pools().map(drop).expect_err("pools"),
+        built.map(drop).expect_err("by a builder"),
+    ];
+    for error in errors {
+        let text = error.to_string();
+        assert!(
+            text.contains("min_idle") && text.contains("minPoolSize"),
+            "{text}"
+        );
+    }
+    config.builder().expect("a bare pool keeps it");
 }
 
 #[derive(Debug)]
@@ -155,14 +157,26 @@ async fn what_comes_back_goes_straight_to_who_waits() {
     assert!(poll_once(waits.as_mut()).is_ready());
 }
 
-/// bb8 hands what it has made to whoever asks next.
+/// Notes that it was woken.
+#[derive(Default)]
+struct Woken(Notify);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
 #[tokio::test]
-async fn a_late_caller_does_not_take_what_was_made_for_one_before() {
+async fn a_late_caller_does_not_take_a_connection_made_for_an_earlier_one() {
     let server = answers_once(30).await;
     let pool = pool_of(&server, Pool::builder().max_size(2));
     let mut first = pin!(pool.get());
-    assert!(poll_once(first.as_mut()).is_pending());
-    idle(&pool, 1).await;
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let polled = first.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    woken.0.notified().await;
     let mut late = pin!(pool.get());
     assert!(poll_once(late.as_mut()).is_pending(), "it comes after");
     let Poll::Ready(got) = poll_once(first.as_mut()) else {
@@ -174,13 +188,87 @@ async fn a_late_caller_does_not_take_what_was_made_for_one_before() {
     assert!(poll_once(late.as_mut()).is_ready());
 }
 
+/// Counts how often it runs for a connection.
+#[derive(Clone, Debug, Default)]
+struct Counting(Arc<Mutex<HashMap<u64, u32>>>);
+
+impl CustomizeConnection<Connection, Error> for Counting {
+    fn on_acquire<'a>(
+        &'a self,
+        connection: &'a mut Connection,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        let id = connection.id();
+        *self.0.lock().expect("no panic").entry(id).or_default() += 1;
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[tokio::test]
+async fn a_customizer_runs_once_for_each_connection() {
+    let server = ScriptedServer::builder()
+        .rule(Matcher::hello().then(delay(5)))
+        .start()
+        .await;
+    let counting = Counting::default();
+    let builder = Pool::builder().max_size(4);
+    let pool = pool_of(
+        &server,
+        builder.connection_customizer(Box::new(counting.clone())),
+    );
+    let mut callers = JoinSet::new();
+    for _ in 0..16 {
+        let pool = pool.clone();
+        callers.spawn(async move {
+            for _ in 0..50 {
+                let mut connection = pool.get().await.expect("a connection");
+                let pong = connection.run_command("admin", &doc! { "ping": 1 }).await;
+                pong.expect("a pong");
+            }
+        });
+    }
+    callers.join_all().await;
+    let counts = counting.0.lock().expect("no panic").clone();
+    assert!(
+        counts.len() <= 4 && counts.values().all(|count| *count == 1),
+        "{counts:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_customizer_that_hangs_is_within_the_callers_bound() {
+    #[derive(Debug)]
+    struct Hanging;
+
+    impl CustomizeConnection<Connection, Error> for Hanging {
+        fn on_acquire<'a>(
+            &'a self,
+            _: &'a mut Connection,
+        ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    let server = ScriptedServer::start().await;
+    let builder = Pool::builder().connection_customizer(Box::new(Hanging));
+    let pool = pool_of(&server, builder);
+    let bounded = pool.get_within(Duration::from_millis(300));
+    let got = tokio::time::timeout(Duration::from_secs(10), bounded).await;
+    let error = got.expect("bounded").map(drop).expect_err("it hangs");
+    let is_hook = |wait: &Wait| *wait == Wait::Hook;
+    assert!(
+        matches!(error.kind(), ErrorKind::Timeout { wait, .. } if is_hook(wait)),
+        "{error}"
+    );
+    server.wait_for("none open", |seen| seen.open == 0).await;
+}
+
 /// An application's fields may be dropped in any order.
 #[test]
 fn pools_outlive_their_runtime() {
     let runtime = Runtime::new().expect("a runtime");
     let (server, pool, pools, floating) = runtime.block_on(async {
         let server = ScriptedServer::start().await;
-        let pool = pool_of(&server, Pool::builder().min_idle(1));
+        let pool = pool_of(&server, Pool::builder());
         let pools = Pools::new(&server.uri()).expect("pools");
         drop((pool.get().await, pools.get().await, pools.get().await));
         let other = Pools::new(&server.uri()).expect("pools");
@@ -208,15 +296,14 @@ fn a_guard_may_be_dropped_outside_of_any_runtime() {
     let runtime = Runtime::new().expect("a runtime");
     let (server, pool, held) = runtime.block_on(async {
         let server = ScriptedServer::start().await;
-        let pool = pool_of(&server, Pool::builder().min_idle(1).max_size(2));
+        let pool = pool_of(&server, Pool::builder().max_size(2));
         let held = [pool.get().await, pool.get().await];
         (server, pool, held.map(|held| held.expect("a connection")))
     });
-    // It must not come back, and bb8 makes another one in its place.
+    // They must not go back.
     pool.manager().factory().clear();
     drop(held);
     runtime.block_on(async {
-        idle(&pool, 1).await;
         drop(pool.get().await.expect("a connection"));
     });
     drop(server);

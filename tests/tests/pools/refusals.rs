@@ -141,7 +141,7 @@ on_backend!(bb8, mongo_bb8);
 fn bb8_outside_a_runtime() {
     let config = mongo_bb8::Config::from_url("mongodb://h");
     let error = config.create_pool(None).map(drop).expect_err("no runtime");
-    assert!(error.to_string().contains("tokio"), "{error}");
+    assert!(error.to_string().contains("Tokio"), "{error}");
 }
 
 #[test]

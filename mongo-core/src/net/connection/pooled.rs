@@ -29,12 +29,14 @@ impl Connection {
     #[must_use]
     pub fn check_in(&mut self) -> bool {
         self.inner.watch = None;
-        let undrainable = self.inner.channel.exchange.owes_more_than(DRAIN_BYTES);
-        if self.is_closed() || self.is_stale() || undrainable {
+        if self.inner.channel.exchange.owes_more_than(DRAIN_BYTES) {
+            self.close_for(ClosedReason::CancelledReply);
+        }
+        if self.is_closed() || self.is_stale() {
             return false;
         }
         if let Some(tie) = &self.inner.identity.tie
-            && !tie.owner.is_idle(&tie.link)
+            && !tie.owner.enter_idle(&self.inner.identity, &tie.link)
         {
             self.close_for(ClosedReason::Evicted);
             return false;
@@ -59,8 +61,10 @@ impl Connection {
         std::mem::replace(self, left)
     }
 
-    /// [`move_out`](Self::move_out), and out of the pool.
-    pub(crate) fn detach(&mut self) -> Self {
+    /// [`move_out`](Self::move_out), and out of the pool, which may make another in its place. For a
+    /// generic pool whose guard lets a connection go for good.
+    #[must_use]
+    pub fn detach(&mut self) -> Self {
         let detached = self.move_out();
         if let Some(tie) = &detached.inner.identity.tie {
             tie.owner.detached(&detached.inner.identity, &tie.link);

@@ -1,13 +1,16 @@
-//! One attempt to make a connection, by a permit: its events, its end, and what its failure tells.
+//! One attempt to make a connection: its pause, its events, its end, and what its failure says of the
+//! server.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::gate::PoolState;
-use super::{Failure, Shared};
+use super::connect::Waiter;
+use super::wait_queue::PoolState;
+use super::{Failure, Queue, Shared};
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
@@ -16,14 +19,19 @@ use crate::event::{
 use crate::net::{Connection, Deadline, Interrupted, Link, Tie};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
-/// Leave to make one connection.
-pub(in crate::pools) struct Permit {
+/// One attempt to make a connection, which has its place in the pool already.
+pub(super) struct Attempt {
     shared: Arc<Shared>,
+    /// Its number in the wait queue.
+    number: u64,
     link: Arc<Link>,
-    /// The generation when it was begun, and until then the one when it was given.
+    /// The pool's generation when it began.
     generation: u64,
     created: Option<(u64, Instant)>,
+    /// Fail with it.
+    waiters: Vec<Waiter>,
     failure: Option<Error>,
+    outcome: Option<oneshot::Sender<Result<()>>>,
     is_over: bool,
 }
 
@@ -36,6 +44,20 @@ impl Shared {
         };
         self.links
             .interrupt_pending(generation, |id| self.tell_not_made(id, reason, None));
+    }
+
+    /// Interrupts one attempt.
+    pub(super) fn interrupt_attempt(&self, link: &Arc<Link>) {
+        let reason = ConnectionClosedReason::Error;
+        let cancelled = || self.establisher.name(ErrorKind::Cancelled);
+        self.links
+            .interrupt_attempt(link, |id| self.tell_not_made(id, reason, Some(cancelled())));
+    }
+
+    /// The error of an attempt that its runtime has dropped.
+    fn shut_down(&self) -> Error {
+        let text = "the runtime on which the connection was being made has shut down";
+        self.establisher.name(ErrorKind::Pool(text.to_owned()))
     }
 
     /// Tells that a connection was not made in the end.
@@ -60,46 +82,50 @@ impl Shared {
     }
 }
 
-impl Permit {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+impl Attempt {
+    pub(super) fn new(shared: Arc<Shared>, number: u64, link: Arc<Link>) -> Self {
         Self {
-            link: Arc::default(),
+            link,
             generation: shared.establisher.generations.current(),
             shared,
+            number,
             created: None,
+            waiters: Vec::new(),
             failure: None,
+            outcome: None,
             is_over: false,
         }
     }
 
-    /// Makes the connection.
-    pub(super) async fn make(mut self, deadline: Deadline) -> Result<Connection> {
-        let shared = self.shared.clone();
-        let connection = self.attempt(deadline).await?;
-        shared.change_gate(|gate| gate.made());
-        shared.pump();
-        match connection.is_stale() {
-            true => Err(shared.not_ready()),
-            false => Ok(connection),
+    /// Reports its outcome as well.
+    pub(super) fn with_outcome(mut self) -> (Self, oneshot::Receiver<Result<()>>) {
+        let (sender, outcome) = oneshot::channel();
+        self.outcome = Some(sender);
+        (self, outcome)
+    }
+
+    /// Makes the connection, for the waiter that has waited longest or else for the next caller.
+    pub(super) async fn run(mut self) {
+        match self.make().await {
+            Ok(connection) => {
+                let number = self.number;
+                // In one step: else another attempt would begin for a waiter first.
+                self.shared
+                    .offer_and(connection, |queue| queue.made(number));
+                if let Some(outcome) = self.outcome.take() {
+                    drop(outcome.send(Ok(())));
+                }
+            }
+            Err(error) => self.failure = Some(error),
         }
     }
 
-    /// Makes the connection for whoever waits longest; nobody waits, it is kept for the next one
-    /// who asks.
-    pub(in crate::pools) async fn make_spare(mut self, deadline: Deadline) -> Result<()> {
-        let connection = self.attempt(deadline).await?;
-        // Else who waits would be let make another one first.
-        self.shared.offer_and(connection, |gate| gate.made());
-        Ok(())
-    }
-
-    /// What it comes to. The gate is still to be told of a success.
-    async fn attempt(&mut self, deadline: Deadline) -> Result<Connection> {
+    async fn make(&mut self) -> Result<Connection> {
         let shared = self.shared.clone();
-        // It may have been on its way for a while.
+        self.pause().await;
         let (state, generation) = {
-            let gate = shared.gate();
-            (gate.state(), shared.generation())
+            let queue = shared.queue();
+            (queue.state(), shared.generation())
         };
         if state != PoolState::Ready {
             return Err(shared.not_ready());
@@ -108,18 +134,54 @@ impl Permit {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         self.begin(id);
         if shared.generation() != generation || shared.state() != PoolState::Ready {
-            // It came too late to be given up with the others.
+            // It came too late to be interrupted with the others.
             shared.interrupt_pending(generation);
         }
-        let attempt = Box::pin(shared.establisher.establish(id, deadline));
-        match self.link.clone().interruptible(pin!(attempt)).await {
+        match self.establish(id).await {
             Ok(Ok(connection)) if shared.links.made(id) => Ok(self.succeed(connection)),
-            // First, so that a clear that comes of it is not what ends it.
-            Ok(Err((error, phase))) if shared.links.failed(id) => {
-                Err(self.fail(error, phase, deadline))
-            }
+            // First, so that a clear that comes of it does not interrupt it.
+            Ok(Err((error, phase))) if shared.links.failed(id) => Err(self.fail(error, phase)),
             Ok(_) | Err(Interrupted) => Err(shared.not_ready()),
         }
+    }
+
+    /// Waits while attempts pause after failures.
+    async fn pause(&self) {
+        let shared = &self.shared;
+        loop {
+            let mut changed = pin!(shared.paced.notified());
+            // Before the look, so that no change falls between.
+            changed.as_mut().enable();
+            let until = {
+                let queue = shared.queue();
+                let is_ready = queue.state() == PoolState::Ready;
+                queue.not_before().filter(|_| is_ready)
+            };
+            let Some(until) = until.filter(|until| *until > Instant::now()) else {
+                return;
+            };
+            // Both are safe to drop: the time is looked at again.
+            tokio::select! {
+                () = changed => {}
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+
+    async fn establish(&self, id: u64) -> Result<Result<Connection, (Error, Wait)>, Interrupted> {
+        let shared = &self.shared;
+        let making = pin!(shared.establisher.establish(id, Deadline::never()));
+        let mut making = pin!(self.link.interruptible(making));
+        let grace = shared.queue().grace();
+        // Both are safe to drop: the attempt goes on below.
+        tokio::select! {
+            biased;
+            made = &mut making => return made,
+            () = sleep(grace) => {}
+        }
+        shared.change_queue(|queue| queue.overdue(self.number));
+        shared.pump();
+        making.await
     }
 
     fn begin(&mut self, driver_connection_id: u64) {
@@ -145,7 +207,6 @@ impl Permit {
             .created
             .map_or(connection.created(), |(_, begun)| begun);
         *shared.last_failure() = None;
-        // A handler may panic: the connection is not the pool's yet, and the attempt not over.
         shared.emit(|address, user| {
             CmapEvent::ConnectionReady(ConnectionReadyEvent {
                 address,
@@ -169,7 +230,7 @@ impl Permit {
     }
 
     /// Takes a failure into account, before the connection counts as closed.
-    fn fail(&mut self, error: Error, wait: Wait, deadline: Deadline) -> Error {
+    fn fail(&mut self, error: Error, wait: Wait) -> Error {
         let shared = self.shared.clone();
         let phase = phase_of(&error, wait);
         let error = phase.label(error);
@@ -177,50 +238,57 @@ impl Permit {
             at: Instant::now(),
             error: error.clone(),
         });
-        self.failure = Some(error.clone());
         if error.is_authentication() {
-            // The answer would be the same for all who wait, and is about no other credential.
-            let asking = shared.change_gate(|gate| gate.evict());
-            for asking in asking {
-                let _ = asking.try_send(Err(error.clone()));
-            }
+            // The answer would be the same for all waiters, and is about no other credential.
+            self.waiters = shared.change_queue(Queue::evict);
             return error;
         }
-        // That somebody had no more time tells nothing of the server.
-        if !(error.is_timeout() && deadline.is_over()) {
+        // It fails with this error, even if that clears the pool.
+        let waiter = shared.change_queue(|queue| {
             if shared.topology.is_some() {
-                shared.change_gate(|gate| gate.pace(Instant::now(), shared.share()));
-                shared.paced.notify_waiters();
+                queue.pace(Instant::now(), shared.share());
             }
-            let server = shared.establisher.server.clone();
-            let current = shared.establisher.generations.current();
-            let told = ApplicationError::new(server, error.clone(), phase);
-            shared.report(told.with_generations(self.generation, current));
-        }
+            queue.fail_waiter(self.number)
+        });
+        self.waiters.extend(waiter);
+        let server = shared.establisher.server.clone();
+        let current = shared.establisher.generations.current();
+        let failed = ApplicationError::new(server, error.clone(), phase);
+        shared.report(failed.with_generations(self.generation, current));
         error
     }
 }
 
-impl Drop for Permit {
+/// An attempt that made no connection, whether it failed, was interrupted, or its runtime has shut
+/// down.
+impl Drop for Attempt {
     fn drop(&mut self) {
         if self.is_over {
             return;
         }
         let shared = self.shared.clone();
-        let state = shared.change_gate(|gate| {
-            gate.given_up();
-            gate.state()
-        });
+        let failure = self.failure.take();
         if let Some((driver_connection_id, _)) = self.created
             && shared.links.remove(driver_connection_id)
         {
-            let reason = match state {
+            let reason = match shared.state() {
                 PoolState::Closed => ConnectionClosedReason::PoolClosed,
                 PoolState::Ready | PoolState::Paused => ConnectionClosedReason::Error,
             };
-            let cancelled = || shared.establisher.name(ErrorKind::Cancelled);
-            let error = self.failure.take().unwrap_or_else(cancelled);
+            let error = failure.clone().unwrap_or_else(|| shared.shut_down());
             shared.tell_not_made(driver_connection_id, reason, Some(error));
+        }
+        let waiter = shared.change_queue(|queue| {
+            let waiter = queue.fail_waiter(self.number);
+            queue.failed(self.number);
+            waiter
+        });
+        let error = failure.unwrap_or_else(|| shared.shut_down());
+        for waiter in self.waiters.drain(..).chain(waiter) {
+            waiter.serve(Err(error.clone()));
+        }
+        if let Some(outcome) = self.outcome.take() {
+            drop(outcome.send(Err(error)));
         }
         shared.slot_is_free();
     }

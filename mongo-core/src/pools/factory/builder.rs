@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
-use tokio::sync::{Notify, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
-use super::gate::{Gate, GateLimits, PoolState};
-use super::{ConnectionFactory, Counters, Floating, Links, ServerSlots, Shared, Source};
+use super::wait_queue::{Limits, PoolState, WaitQueue};
+use super::{ConnectionFactory, Counters, Floating, Links, Shared, Source};
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
@@ -21,6 +22,7 @@ use crate::net::{
     Transport, TransportBuilder,
 };
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
+use crate::pools::server_cap::ServerCap;
 use crate::select::Criterion;
 use crate::uri::ClientOptions;
 
@@ -58,11 +60,13 @@ pub(in crate::pools) struct Place {
     pub(in crate::pools) server: ServerAddress,
     pub(in crate::pools) authenticator: Arc<Authenticator>,
     pub(in crate::pools) state: PoolState,
-    pub(in crate::pools) limits: GateLimits,
-    pub(in crate::pools) slots: Option<Arc<ServerSlots>>,
+    pub(in crate::pools) limits: Limits,
+    pub(in crate::pools) cap: Option<Arc<ServerCap>>,
     pub(in crate::pools) takes_writes: Arc<AtomicBool>,
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
     pub(in crate::pools) wake: Option<Arc<Notify>>,
+    /// Where attempts run, if the application named it.
+    pub(in crate::pools) runtime: Option<Handle>,
 }
 
 impl Place {
@@ -72,11 +76,12 @@ impl Place {
             server,
             authenticator: Arc::new(authenticator),
             state: PoolState::Ready,
-            limits: GateLimits::default(),
-            slots: None,
+            limits: Limits::default(),
+            cap: None,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
             wake: None,
+            runtime: None,
         }
     }
 }
@@ -275,11 +280,13 @@ impl Template {
             max_lifetime: self.max_lifetime,
             next_id: AtomicU64::new(1),
             last_failure: Mutex::default(),
-            gate: Mutex::new(Gate::new(place.state, place.limits)),
-            asking: AtomicUsize::new(0),
-            timekeeper: Semaphore::new(1),
+            queue: Mutex::new(WaitQueue::new(place.state, place.limits)),
+            waiters: AtomicUsize::new(0),
             paced: Notify::new(),
-            slots: place.slots,
+            emptied: Notify::new(),
+            runtime: place.runtime,
+            tasks: Mutex::default(),
+            cap: place.cap.map(|cap| cap.join(this.clone())),
             takes_writes: place.takes_writes,
             // One that begins ready has nobody who would make it ready again.
             clears_itself: place.topology.is_none() && place.state == PoolState::Paused,

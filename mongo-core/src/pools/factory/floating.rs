@@ -8,9 +8,8 @@ use bson::oid::ObjectId;
 use tokio::time::Instant;
 
 use super::builder::{Place, Template};
-use super::gate::{GateLimits, PoolState};
-use super::make::unwanted_error;
-use super::{Failure, Shared, Unwanted};
+use super::wait_queue::{Limits, PoolState};
+use super::{Failure, Shared};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
@@ -70,12 +69,8 @@ impl Floating {
 
     /// Selects a server and makes a connection to it; where the server goes away meanwhile, it
     /// selects again.
-    pub(super) async fn establish(
-        &self,
-        deadline: Deadline,
-        unwanted: Unwanted<'_>,
-    ) -> Result<Connection> {
-        let made = self.try_establish(deadline, unwanted).await;
+    pub(super) async fn establish(&self, deadline: Deadline) -> Result<Connection> {
+        let made = self.try_establish(deadline).await;
         *lock(&self.last_failure) = match &made {
             Ok(_) => None,
             Err(error) => Some(Failure {
@@ -86,26 +81,17 @@ impl Floating {
         made.map_err(|error| self.name(error))
     }
 
-    async fn try_establish(
-        &self,
-        deadline: Deadline,
-        mut unwanted: Unwanted<'_>,
-    ) -> Result<Connection> {
+    async fn try_establish(&self, deadline: Deadline) -> Result<Connection> {
         self.topology.connect()?;
         let selection_timeout = self.topology.options().server_selection_timeout;
         let mut cause = None;
         for round in 0_u32.. {
             pause(round, deadline).await;
             let within = deadline.within(Some(selection_timeout));
-            // Both are safe to drop.
-            let selected = tokio::select! {
-                biased;
-                () = &mut unwanted => return Err(unwanted_error().into()),
-                selected = self.topology.select_by(within, &self.criterion, &[]) => selected,
-            };
+            let selected = self.topology.select_by(within, &self.criterion, &[]).await;
             let selected = selected.map_err(|error| error.caused_by(cause.take()))?;
             let made = match self.server(selected.entry()) {
-                Ok(server) => server.establish(deadline, unwanted.as_mut()).await,
+                Ok(server) => server.establish(deadline).await,
                 Err(error) => Err(error),
             };
             match made {
@@ -171,6 +157,12 @@ impl Floating {
         servers.values().for_each(|server| server.clear());
     }
 
+    /// Closes the pools of all servers; those of later ones begin anew.
+    pub(super) fn shut(&self) {
+        let servers: Vec<_> = self.lock().values().cloned().collect();
+        servers.iter().for_each(|server| server.shut());
+    }
+
     pub(super) fn clear_service(&self, id: ObjectId) {
         let servers = self.lock();
         servers.values().for_each(|server| server.clear_service(id));
@@ -225,11 +217,12 @@ impl Floating {
             authenticator: self.authenticator.clone(),
             state,
             // The generic pool does the sizing.
-            limits: GateLimits::default(),
-            slots: None,
+            limits: Limits::default(),
+            cap: None,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: Some(self.topology.shared().clone()),
             wake: None,
+            runtime: None,
         })
     }
 

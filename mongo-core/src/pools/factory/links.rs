@@ -1,10 +1,7 @@
 //! The connections of a pool, wherever they are.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
 
 use crate::net::Link;
 
@@ -13,7 +10,6 @@ use crate::net::Link;
 pub(super) struct Links {
     /// By age, which is also the order in which they are interrupted.
     all: Mutex<BTreeMap<u64, Entry>>,
-    emptied: Notify,
 }
 
 #[derive(Debug)]
@@ -67,25 +63,8 @@ impl Links {
 
     /// Says whether its end is still to be told.
     pub(super) fn remove(&self, id: u64) -> bool {
-        let mut all = self.lock();
-        let removed = all.remove(&id);
-        if all.is_empty() {
-            drop(all);
-            self.emptied.notify_waiters();
-        }
+        let removed = self.lock().remove(&id);
         removed.is_some_and(|entry| entry.stage != Stage::GivenUp)
-    }
-
-    /// Ends once there is none.
-    pub(super) async fn drained(&self) {
-        loop {
-            let mut emptied = pin!(self.emptied.notified());
-            emptied.as_mut().enable();
-            if self.lock().is_empty() {
-                return;
-            }
-            emptied.await;
-        }
     }
 
     /// Interrupts those that are made, of generations up to one.
@@ -93,7 +72,9 @@ impl Links {
         // Who is woken may come back here.
         let made: Vec<_> = {
             let all = self.lock();
-            let made = all.values().filter(|own| own.is(Stage::Made, generation));
+            let made = all
+                .values()
+                .filter(|own| own.stage == Stage::Made && own.generation <= generation);
             made.map(|entry| entry.link.clone()).collect()
         };
         made.iter().for_each(|link| link.interrupt());
@@ -102,19 +83,27 @@ impl Links {
     /// Interrupts those that are being made, of generations up to one. `tell` is told of the end of
     /// each before: who waits for one may learn of it on another thread at once.
     pub(super) fn interrupt_pending(&self, generation: u64, tell: impl Fn(u64)) {
-        let pending: Vec<_> = {
+        self.interrupt_making(|own| own.generation <= generation, tell);
+    }
+
+    /// Interrupts one of them.
+    pub(super) fn interrupt_attempt(&self, link: &Arc<Link>, tell: impl Fn(u64)) {
+        self.interrupt_making(|own| Arc::ptr_eq(&own.link, link), tell);
+    }
+
+    fn interrupt_making(&self, is_chosen: impl Fn(&Entry) -> bool, tell: impl Fn(u64)) {
+        let chosen: Vec<_> = {
             let mut all = self.lock();
-            let pending = all
-                .iter_mut()
-                .filter(|(_, own)| own.is(Stage::Making, generation));
-            pending
+            let making = all.iter_mut().filter(|(_, own)| own.stage == Stage::Making);
+            let chosen = making.filter(|(_, own)| is_chosen(own));
+            chosen
                 .map(|(id, entry)| {
                     entry.stage = Stage::GivenUp;
                     (*id, entry.link.clone())
                 })
                 .collect()
         };
-        for (id, link) in pending {
+        for (id, link) in chosen {
             tell(id);
             link.interrupt();
         }
@@ -122,12 +111,6 @@ impl Links {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entry {
-    fn is(&self, stage: Stage, up_to_generation: u64) -> bool {
-        self.stage == stage && self.generation <= up_to_generation
     }
 }
 

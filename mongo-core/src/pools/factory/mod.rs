@@ -1,44 +1,43 @@
 use std::fmt;
-use std::future::pending;
 use std::ops::Deref;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use tokio::sync::{Notify, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::config::RecyclingMethod;
+use super::server_cap::CapShare;
 use crate::ServerAddress;
 use crate::error::{Error, InUse, Result, Wait};
-use crate::net::{Connection, Deadline, Establisher, TopologyShared};
+use crate::net::{Connection, Deadline, Establisher, Link, TopologyShared};
 use crate::uri::ClientOptions;
 
 mod attempt;
 mod builder;
+mod connect;
 mod counters;
 mod floating;
-mod gate;
 mod links;
-mod make;
 mod owner;
 mod recycle;
-mod slots;
+mod wait_queue;
 
 pub use builder::ConnectionFactoryBuilder;
 pub(super) use builder::{Place, Template};
+use connect::Waiter;
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 use floating::Floating;
-use gate::Gate;
-pub(super) use gate::GateLimits;
-pub use gate::PoolState;
 use links::Links;
-use make::Asker;
 pub(super) use owner::Paused;
-pub(super) use slots::{Caps, ServerSlots};
+pub(super) use wait_queue::Limits;
+pub use wait_queue::PoolState;
+use wait_queue::WaitQueue;
 
 /// Makes and checks the connections of one pool: one credential, and one server or whichever a
 /// criterion selects.
@@ -75,7 +74,7 @@ impl Deref for Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.abandon();
+        self.end();
     }
 }
 
@@ -87,21 +86,25 @@ pub(super) struct Shared {
     max_lifetime: Option<Duration>,
     next_id: AtomicU64,
     last_failure: Mutex<Option<Failure>>,
-    gate: Mutex<Gate<Asker, Connection>>,
-    /// How many wait at the gate, for those who only want to know that.
-    asking: AtomicUsize,
-    /// One of those who wait keeps the time of the pauses, for all.
-    timekeeper: Semaphore,
-    /// Told when the next attempt is to wait for longer.
+    queue: Mutex<Queue>,
+    /// The length of the queue, to be read without its lock.
+    waiters: AtomicUsize,
+    /// Notified when the time of the next attempt changes, or the state.
     paced: Notify,
-    slots: Option<Arc<ServerSlots>>,
+    /// Notified when no connection is left.
+    emptied: Notify,
+    /// Where attempts run and sockets live, if the application named it.
+    runtime: Option<Handle>,
+    /// The attempts.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    cap: Option<CapShare>,
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,
     /// Whether errors clear it though there is no topology that says so.
     clears_itself: bool,
     links: Links,
     pub(super) counters: Counters,
-    /// As the gate says.
+    /// As the queue says.
     is_ready: AtomicBool,
     /// Told when all who wait have to look whether there is anything to wait for still.
     stirred: Notify,
@@ -112,8 +115,7 @@ pub(super) struct Shared {
     this: Weak<Shared>,
 }
 
-/// Ends when nobody wants a connection any more that is asked for.
-type Unwanted<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;
+type Queue = WaitQueue<Waiter, Connection, Arc<Link>>;
 
 struct Failure {
     at: Instant,
@@ -127,11 +129,16 @@ impl ConnectionFactory {
         ConnectionFactoryBuilder::new(options)
     }
 
-    /// Makes one connection: transport, handshake, authentication. Or takes one that is there and
-    /// in nobody's hands, because it was made in advance, or is given back meanwhile.
+    /// Waits for a connection: a new one (transport, handshake, authentication), an available one, or
+    /// one that is [offered](Self::offer), whichever comes first. Callers are served first in, first
+    /// out.
     ///
-    /// Bounded by `connectTimeoutMS` (default 10 s) and by the deadline, whichever is earlier.
-    /// Dropped meanwhile, it leaves nothing behind.
+    /// The attempt to make one runs in a task of its own, within `connectTimeoutMS` (default 10 s);
+    /// the deadline bounds the wait alone.
+    ///
+    /// # Cancellation
+    /// May be dropped at any time. The attempt goes on, and its connection is kept for the next
+    /// caller; it ends with the pool, or when the pool is cleared.
     ///
     /// # Errors
     /// By what failed: [`ErrorKind::Dns`](crate::ErrorKind::Dns),
@@ -145,30 +152,34 @@ impl ConnectionFactory {
     /// server and the user. [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) where its pool makes none.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
-        self.establish_unless(deadline, pending()).await
+        // In a box: by size it would dominate the future of every check-out, which gets moved about.
+        match &self.source {
+            Source::Fixed(shared) => Box::pin(shared.establish(deadline)).await,
+            Source::Floating(floating) => Box::pin(floating.establish(deadline)).await,
+        }
     }
 
-    /// A connection that is there and in nobody's hands. No I/O.
-    pub fn take_spare(&self) -> Option<Connection> {
+    /// An available connection: one that was made in advance, or for a caller that has left. No I/O.
+    pub fn take_available(&self) -> Option<Connection> {
         match &self.source {
-            Source::Fixed(shared) => shared.take_spare(),
+            Source::Fixed(shared) => shared.take_available(),
             Source::Floating(_) => None,
         }
     }
 
-    /// Whether somebody in [`establish`](Self::establish) would take a connection that is given
-    /// back. For a generic pool whose waiters are past its own queue.
+    /// Whether a caller of [`establish`](Self::establish) waits, who would be served by a connection
+    /// that is [offered](Self::offer).
     #[inline]
-    pub fn is_asked(&self) -> bool {
+    pub fn has_waiters(&self) -> bool {
         match &self.source {
-            Source::Fixed(shared) => shared.asking.load(Ordering::Acquire) > 0,
-            // Nobody waits for leave: the generic pool alone bounds how many are made.
+            Source::Fixed(shared) => shared.waiters.load(Ordering::SeqCst) > 0,
+            // Its callers don't wait for connections of others: the generic pool alone limits them.
             Source::Floating(_) => false,
         }
     }
 
-    /// Gives a connection to who waits longest in [`establish`](Self::establish); nobody waits, it
-    /// is kept for the next one who asks.
+    /// Gives a connection to the caller that waits longest in [`establish`](Self::establish). If no
+    /// caller waits, it is kept for the next one.
     pub fn offer(&self, connection: Connection) {
         match &self.source {
             Source::Fixed(shared) => shared.offer(connection),
@@ -197,50 +208,55 @@ impl ConnectionFactory {
         }
     }
 
-    /// [`establish`](Self::establish), unless `unwanted` ends before it is this one's turn. For a
-    /// generic pool whose attempts outlive their callers.
-    ///
-    /// # Errors
-    /// As [`establish`](Self::establish), or [`ErrorKind::Pool`](crate::ErrorKind::Pool): it is
-    /// wanted no more.
-    pub async fn establish_unless(
-        &self,
-        deadline: Deadline,
-        unwanted: impl Future<Output = ()> + Send,
-    ) -> Result<Connection> {
-        let unwanted = pin!(unwanted);
-        // In a box: by size it would dominate the future of every check-out, which gets moved about.
-        match &self.source {
-            Source::Fixed(shared) => Box::pin(shared.establish(deadline, unwanted)).await,
-            Source::Floating(floating) => Box::pin(floating.establish(deadline, unwanted)).await,
-        }
-    }
-
-    /// Takes an idle connection that needs no check, because it was made just now.
-    ///
-    /// # Errors
-    /// It has to make room for another pool's.
-    pub fn claim(&self, connection: &Connection) -> Result<()> {
-        match &self.source {
-            Source::Fixed(shared) => shared.take_from_idle(connection),
-            Source::Floating(_) => Ok(()),
-        }
-    }
-
-    /// Whether idle connections may have to make room for those of other pools: the server has a cap.
-    pub fn is_capped(&self) -> bool {
-        match &self.source {
-            Source::Fixed(shared) => shared.slots.is_some(),
-            Source::Floating(_) => false,
-        }
-    }
-
     /// Whether an idle connection may be kept: it is not stale nor too old, and the pool is open.
     /// For a generic pool that looks through its idle connections.
     pub fn keeps(&self, connection: &Connection) -> bool {
         match &self.source {
             Source::Fixed(shared) => shared.keeps(connection),
             Source::Floating(_) => !connection.is_stale() && !connection.is_closed(),
+        }
+    }
+
+    /// Limits the connections of a generic pool that stands alone, pending ones included: without it
+    /// an attempt that outlives its caller is not counted. It waits for room in
+    /// [`establish`](Self::establish).
+    pub fn set_max_size(&self, max_size: u32) {
+        if let Source::Fixed(shared) = &self.source {
+            shared.change_queue(|queue| queue.set_max_size(max_size));
+            shared.pump();
+        }
+    }
+
+    /// How many connections are [available](Self::take_available).
+    pub fn available(&self) -> usize {
+        match &self.source {
+            Source::Fixed(shared) => shared.queue().available(),
+            Source::Floating(_) => 0,
+        }
+    }
+
+    /// Closes the available connections that do not satisfy the predicate, and gives them.
+    pub fn retain(&self, keep: impl FnMut(&Connection) -> bool) -> Vec<Connection> {
+        match &self.source {
+            Source::Fixed(shared) => {
+                // Without a lock: the predicate is the application's.
+                let all = shared.change_queue(|queue| queue.retain(|_| false));
+                let (kept, removed) = all.into_iter().partition::<Vec<_>, _>(keep);
+                kept.into_iter()
+                    .for_each(|connection| shared.offer(connection));
+                removed
+            }
+            Source::Floating(_) => Vec::new(),
+        }
+    }
+
+    /// Makes no connection any more, for good: callers that wait get
+    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed), attempts are interrupted, and
+    /// existing connections become stale. May be called from anywhere.
+    pub fn close(&self) {
+        match &self.source {
+            Source::Fixed(shared) => shared.shut(),
+            Source::Floating(floating) => floating.shut(),
         }
     }
 
@@ -304,17 +320,6 @@ impl ConnectionFactory {
         }
     }
 
-    /// What the attempt to make a connection that moved on last is waiting for. For a pool whose
-    /// attempts are not its callers' own, when such a caller's wait runs out.
-    pub fn phase(&self) -> Wait {
-        match &self.source {
-            // None is being made: whoever asks waits for leave.
-            Source::Fixed(shared) if shared.gate().pending() == 0 => Wait::WaitQueue,
-            Source::Fixed(shared) => *shared.establisher.phase(),
-            Source::Floating(_) => Wait::Connect,
-        }
-    }
-
     /// The error for a wait that ran out, with the last failure to make a connection if that was
     /// since the wait began: what a bare "timed out" would hide.
     pub fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
@@ -355,14 +360,14 @@ impl Shared {
         self.establisher.generations.current()
     }
 
-    /// Nobody asks any more: closes what was kept for the next one who would, and keeps nothing
-    /// more.
-    fn abandon(&self) {
-        let kept = self.change_gate(|gate| {
-            gate.close();
-            gate.sort_out(|_| false)
+    /// The last owner is gone: ends attempts, and closes available connections.
+    fn end(&self) {
+        let available = self.change_queue(|queue| {
+            queue.close();
+            queue.retain(|_| false)
         });
-        drop(kept);
+        self.interrupt_pending(u64::MAX);
+        drop(available);
     }
 
     /// Begins a new generation, and does nothing else.
@@ -374,23 +379,41 @@ impl Shared {
         self.establisher.generations.clear_service(id);
     }
 
-    fn gate(&self) -> MutexGuard<'_, Gate<Asker, Connection>> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the gate, and notes whether it is ready and how many wait at it.
-    fn change_gate<R>(&self, change: impl FnOnce(&mut Gate<Asker, Connection>) -> R) -> R {
-        let mut gate = self.gate();
-        let result = change(&mut gate);
-        self.asking.store(gate.asking(), Ordering::Release);
-        let is_ready = gate.state() == PoolState::Ready;
+    fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the queue, and publishes what is read without its lock.
+    fn change_queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        let mut queue = self.queue();
+        let (before, pending) = ((queue.state(), queue.not_before()), queue.pending());
+        let result = change(&mut queue);
+        self.waiters.store(queue.waiters(), Ordering::SeqCst);
+        let is_ready = queue.state() == PoolState::Ready;
         self.is_ready.store(is_ready, Ordering::Release);
-        if let Some(slots) = &self.slots
-            && slots.is_wanted()
-            && !gate.wants_permit()
+        if let Some(cap) = &self.cap
+            && cap.is_wanted()
+            && !queue.wants_attempt()
         {
-            // Else others would give up a connection for nobody.
-            slots.withdraw(&self.participant());
+            // Else others would give up a connection for nothing.
+            cap.withdraw();
+        }
+        let ended = pending.saturating_sub(queue.pending());
+        let is_empty = queue.total() == 0;
+        let is_changed = before != (queue.state(), queue.not_before());
+        drop(queue);
+        if is_changed {
+            self.paced.notify_waiters();
+        }
+        if is_empty {
+            self.emptied.notify_waiters();
+        }
+        if let Some(cap) = self.cap.as_ref().filter(|_| ended > 0) {
+            cap.free_permits(ended);
         }
         result
     }
@@ -418,7 +441,7 @@ impl Shared {
             cursors,
             transactions,
             others: in_use.saturating_sub(cursors + transactions),
-            server_full: self.slots.as_ref().and_then(|slots| slots.full()),
+            server_full: self.cap.as_ref().and_then(CapShare::full),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a pool does about its connections wherever they are, and about its own state.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,9 +9,8 @@ use bson::oid::ObjectId;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
-use super::Shared;
-use super::gate::PoolState;
-use super::slots::Participant;
+use super::wait_queue::PoolState;
+use super::{Queue, Shared};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::event::{
@@ -18,6 +18,7 @@ use crate::event::{
     PoolClearedEvent, PoolClosedEvent, PoolReadyEvent,
 };
 use crate::net::{Connection, Identity, Link, Owner};
+use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
 
 /// By how much a lifetime is shortened at random at most, as a share of it: connections that were
@@ -62,7 +63,7 @@ impl Shared {
 
     /// Why nothing is handed out.
     pub(in crate::pools) fn not_ready(&self) -> Error {
-        let kind = match self.gate().state() {
+        let kind = match self.queue().state() {
             PoolState::Closed => ErrorKind::PoolClosed,
             PoolState::Ready | PoolState::Paused => ErrorKind::PoolCleared,
         };
@@ -86,23 +87,23 @@ impl Shared {
     }
 
     pub(in crate::pools) fn state(&self) -> PoolState {
-        self.gate().state()
+        self.queue().state()
     }
 
     /// The connections there are, and those of them that are being made.
     pub(in crate::pools) fn total_and_pending(&self) -> (u32, u32) {
-        let gate = self.gate();
-        (gate.total(), gate.pending())
+        let queue = self.queue();
+        (queue.total(), queue.pending())
     }
 
     pub(in crate::pools) fn total(&self) -> u32 {
-        self.gate().total()
+        self.queue().total()
     }
 
     /// Makes the pool ready, and says whether it was paused. Its event is to be emitted without a
     /// lock.
     pub(in crate::pools) fn make_ready(&self) -> bool {
-        self.change_gate(|gate| gate.ready())
+        self.change_queue(|queue| queue.ready())
     }
 
     pub(in crate::pools) fn emit_ready(&self) {
@@ -112,9 +113,9 @@ impl Shared {
     /// Begins a new generation, and pauses. What follows from it is [`evict`](Self::evict)'s, to be
     /// called without a lock.
     pub(in crate::pools) fn make_paused(&self) -> Paused {
-        self.change_gate(|gate| Paused {
+        self.change_queue(|queue| Paused {
             generation: self.establisher.generations.clear(),
-            was_ready: gate.pause(),
+            was_ready: queue.pause(),
         })
     }
 
@@ -143,10 +144,10 @@ impl Shared {
         if interrupt_in_use {
             self.links.interrupt_made(generation);
         }
-        let asking = self.change_gate(|gate| gate.evict());
+        let waiters = self.change_queue(Queue::evict);
         let error = self.not_ready();
-        for asking in asking {
-            let _ = asking.try_send(Err(error.clone()));
+        for waiter in waiters {
+            waiter.serve(Err(error.clone()));
         }
         self.stir();
         self.sweep();
@@ -156,8 +157,8 @@ impl Shared {
     pub(in crate::pools) fn sweep(&self) {
         let is_closed = self.state() == PoolState::Closed;
         let now = Instant::now();
-        let gone = self.change_gate(|gate| {
-            gate.sort_out(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
+        let gone = self.change_queue(|queue| {
+            queue.retain(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
         });
         drop(gone);
         if let Some(sweep) = self.sweeper.get() {
@@ -178,7 +179,7 @@ impl Shared {
     /// Whether an idle connection may be kept. Marks it if it may not for its age.
     pub(super) fn keeps(&self, connection: &Connection) -> bool {
         let is_sound = !self.is_stale_or_expired(connection, Instant::now());
-        is_sound && self.state() != PoolState::Closed && self.rests(connection)
+        is_sound && self.state() != PoolState::Closed
     }
 
     /// Marks it if it is too old, which is the reason then that is told.
@@ -190,31 +191,37 @@ impl Shared {
         expired || connection.is_stale()
     }
 
-    /// Whether an idle connection may make room for others from now on: one that was made for
-    /// somebody who has gone was never given back. Marks it if it has to at once.
-    fn rests(&self, connection: &Connection) -> bool {
-        let Some(tie) = connection.tie() else {
-            return true;
-        };
-        let rests = tie.link.idle_place.load(Ordering::Acquire) != 0 || self.is_idle(&tie.link);
-        if !rests {
-            tie.link.doom();
-        }
-        rests
-    }
-
     /// Closes the pool, and says whether it was open. As with [`make_paused`](Self::make_paused).
     pub(in crate::pools) fn make_closed(&self) -> bool {
-        self.change_gate(|gate| gate.close())
+        self.change_queue(|queue| queue.close())
     }
 
     pub(in crate::pools) fn emit_closed(&self) {
         self.emit(|address, user| CmapEvent::PoolClosed(PoolClosedEvent { address, user }));
     }
 
-    /// Ends once no connection is left, nor being made.
+    /// Ends once no connection is left, pending ones included. To be called once the pool is closed.
     pub(in crate::pools) async fn drained(&self) {
-        self.links.drained().await;
+        loop {
+            let mut emptied = pin!(self.emptied.notified());
+            // Before the look, so that no change falls between.
+            emptied.as_mut().enable();
+            if self.total() == 0 {
+                break;
+            }
+            emptied.await;
+        }
+        let tasks = std::mem::take(&mut *self.tasks());
+        for task in tasks {
+            drop(task.await);
+        }
+    }
+
+    /// Closes a pool that has no registry.
+    pub(super) fn shut(&self) {
+        self.make_closed();
+        self.clear();
+        self.evict(u64::MAX, false);
     }
 
     /// A guard gives its connection back.
@@ -226,7 +233,7 @@ impl Shared {
     /// without a cap.
     #[inline]
     pub(in crate::pools) fn on_its_way(&self, connection: &Connection) -> Option<Arc<Link>> {
-        self.slots.as_ref()?;
+        self.cap.as_ref()?;
         connection.tie().map(|tie| tie.link.clone())
     }
 
@@ -254,8 +261,8 @@ impl Shared {
 
     /// A slot may be free: here, or for another pool of the server.
     pub(super) fn slot_is_free(self: &Arc<Self>) {
-        if let Some(slots) = &self.slots {
-            slots.give_back();
+        if let Some(cap) = &self.cap {
+            cap.give_back();
         }
         self.pump();
     }
@@ -263,8 +270,8 @@ impl Shared {
     /// Makes room for others, if they wait for it.
     #[inline]
     fn make_room(&self) {
-        if let Some(slots) = &self.slots {
-            slots.make_room();
+        if let Some(cap) = &self.cap {
+            cap.make_room();
         }
     }
 
@@ -365,21 +372,21 @@ impl Owner for Shared {
         });
     }
 
-    fn is_idle(&self, link: &Arc<Link>) -> bool {
-        match &self.slots {
-            Some(slots) => slots.enter(link, &(self.this.clone() as _)),
-            None => true,
-        }
+    fn enter_idle(&self, identity: &Identity, link: &Arc<Link>) -> bool {
+        let age = || identity.created.elapsed();
+        let has_waiters = || self.counters.waiting() > 0;
+        let cap = self.cap.as_ref();
+        cap.is_none_or(|cap| cap.enter_idle(link, age, has_waiters))
     }
 
-    fn is_taken(&self, link: &Link) -> bool {
-        self.slots.as_ref().is_none_or(|slots| slots.leave(link))
+    fn leave_idle(&self, link: &Link) -> bool {
+        self.cap.as_ref().is_none_or(|cap| cap.leave_idle(link))
     }
 
     fn detached(&self, identity: &Identity, link: &Link) {
         link.detach();
         self.links.remove(identity.id);
-        self.change_gate(|gate| gate.left());
+        self.change_queue(|queue| queue.left());
         if let Some(shared) = self.this.upgrade() {
             shared.pump();
         }
@@ -391,10 +398,8 @@ impl Owner for Shared {
         let error = closed.filter(|_| reason == ConnectionClosedReason::Error);
         self.counters.count_closed(reason);
         self.links.remove(identity.id);
-        if let Some(slots) = &self.slots {
-            // Idle until now, it makes room no more.
-            slots.leave(link);
-        }
+        // Idle until now, it makes room no more.
+        self.leave_idle(link);
         self.emit(|address, user| {
             CmapEvent::ConnectionClosed(ConnectionClosedEvent {
                 address,
@@ -407,7 +412,7 @@ impl Owner for Shared {
             })
         });
         if !link.is_detached() {
-            self.change_gate(|gate| gate.left());
+            self.change_queue(|queue| queue.left());
         }
         if let Some(wake) = &self.wake {
             wake.notify_one();
@@ -415,8 +420,8 @@ impl Owner for Shared {
         match self.this.upgrade() {
             Some(shared) => shared.slot_is_free(),
             None => {
-                if let Some(slots) = &self.slots {
-                    slots.give_back();
+                if let Some(cap) = &self.cap {
+                    cap.give_back();
                 }
             }
         }
@@ -432,6 +437,13 @@ impl Participant for Shared {
 
     fn sweep(&self) {
         Shared::sweep(self);
+    }
+
+    fn abandon(&self) -> bool {
+        let overdue = self.change_queue(Queue::abandon);
+        overdue
+            .inspect(|link| self.interrupt_attempt(link))
+            .is_some()
     }
 }
 

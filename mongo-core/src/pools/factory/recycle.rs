@@ -102,7 +102,7 @@ impl Shared {
     /// The last step: from here on the connection makes room for nobody.
     pub(super) fn take_from_idle(&self, connection: &Connection) -> Result<()> {
         match connection.tie() {
-            Some(tie) if !tie.owner.is_taken(&tie.link) => self.closed(ClosedReason::Evicted),
+            Some(tie) if !tie.owner.leave_idle(&tie.link) => self.closed(ClosedReason::Evicted),
             Some(_) | None => Ok(()),
         }
     }

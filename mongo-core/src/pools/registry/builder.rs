@@ -16,8 +16,9 @@ use crate::net::{
     AuthParts, Authenticator, AwsCredentialProvider, Connector, CredentialProvider, Dispatcher,
     DnsResolver, KeyService, OidcCallback, Topology, TopologyListener, TransportBuilder,
 };
-use crate::pools::factory::{Caps, Place, ServerSlots, Template};
+use crate::pools::factory::{Place, Template};
 use crate::pools::options::{PoolOptions, PoolsConfig};
+use crate::pools::server_cap::ServerCaps;
 use crate::pools::{ConnectionFactory, ManagerConfig, PoolState, ServerPool};
 use crate::select::{Criterion, ServerSelector};
 use crate::uri::ClientOptions;
@@ -187,16 +188,17 @@ impl<B: Backend> PoolsBuilder<B> {
         let pool_options = self.pool_options()?;
         let server = self.options.hosts.first().cloned();
         let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
-        let slots = self.config.max_connections_per_server;
+        let cap = ServerCaps::new(self.config.server_limits()).of(&server);
         let shared = self.template()?.shared(Place {
             server,
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
             state: PoolState::Paused,
-            limits: pool_options.gate_limits(),
-            slots: slots.map(|max| Arc::new(ServerSlots::new(max))),
+            limits: pool_options.limits(),
+            cap,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
             wake: None,
+            runtime: None,
         });
         let pool = ServerPool::new(shared, &pool_options, &self.backend)?;
         pool.announce();
@@ -248,7 +250,7 @@ impl<B: Backend> PoolsBuilder<B> {
             owns_topology,
             wait_timeout: self.config.wait_timeout(&self.options),
             options: self.options,
-            caps: Caps::new(self.config.max_connections_per_server),
+            caps: ServerCaps::new(self.config.server_limits()),
             config: self.config,
             pool_options,
             backend: self.backend,

@@ -88,23 +88,24 @@ impl<B: Backend> Registry<B> {
     }
 
     fn new_pool(&self, tenant: &Arc<Tenant<B>>, entry: &Arc<ServerEntry>) -> Result<ServerPool<B>> {
-        let (slots, takes_writes) = {
+        let (cap, takes_writes) = {
             let mut servers = self.servers();
             let server = servers
                 .entry(entry.address().clone())
                 .or_insert_with_key(|address| Server::new(address, &self.caps));
-            (server.slots.clone(), server.takes_writes.clone())
+            (server.cap.clone(), server.takes_writes.clone())
         };
         let shared = self.template.shared(Place {
             server: entry.address().clone(),
             authenticator: tenant.identity().authenticator.clone(),
             state: PoolState::Paused,
-            limits: self.pool_options.gate_limits(),
-            slots,
+            limits: self.pool_options.limits(),
+            cap,
             takes_writes,
             topology: Some(self.topology.shared().clone()),
             // Without a smallest size none can lack any.
             wake: (self.pool_options.min_size > 0).then(|| self.wake.clone()),
+            runtime: None,
         });
         // What asks may run on another, which ends before the pools do.
         let _entered = self.runtime.get().map(Handle::enter);

@@ -11,8 +11,9 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::factory::{Caps, ServerSlots, Template};
+use super::factory::Template;
 use super::options::{PoolOptions, PoolsConfig};
+use super::server_cap::{ServerCap, ServerCaps};
 use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
@@ -87,7 +88,7 @@ struct Registry<B: Backend> {
     servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
     /// No lock is taken, but a pool's own, where this is held.
     retired: Retired<B>,
-    caps: Caps,
+    caps: ServerCaps,
     /// One pool is added at a time.
     adding: Mutex<()>,
     actions: Dispatcher<Action<B>>,
@@ -104,7 +105,7 @@ struct Registry<B: Backend> {
 
 /// What the pools of one server have in common.
 struct Server<B: Backend> {
-    slots: Option<Arc<ServerSlots>>,
+    cap: Option<Arc<ServerCap>>,
     takes_writes: Arc<AtomicBool>,
     pools: Vec<Member<B>>,
 }
@@ -369,9 +370,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<B: Backend> Server<B> {
-    fn new(address: &ServerAddress, caps: &Caps) -> Self {
+    fn new(address: &ServerAddress, caps: &ServerCaps) -> Self {
         Self {
-            slots: caps.slots(address),
+            cap: caps.of(address),
             takes_writes: Arc::new(AtomicBool::new(true)),
             pools: Vec::new(),
         }

@@ -1,0 +1,402 @@
+//! The wait queue of one pool: which waiter gets a connection next, and when one is made. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The longest pause after the second failure in a row; each further failure doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest pause between two attempts to make a connection.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The shortest grace period of an attempt that has outlived its waiter.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The longest one.
+const LONGEST_GRACE: Duration = Duration::from_secs(60);
+
+/// The state of a pool. Specification: connection monitoring and pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoolState {
+    /// The server is not known to be available: the pool makes no connection and hands none out.
+    Paused,
+    /// The pool makes connections and hands them out.
+    Ready,
+    /// The pool makes no connection and hands none out, for good.
+    Closed,
+}
+
+/// The limits of a pool. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Over all connections of the pool, pending ones included.
+    pub(crate) max_size: Option<u32>,
+    /// Over pending connections (`maxConnecting`).
+    pub(crate) max_connecting: Option<u32>,
+}
+
+/// What the owner of the queue has to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<W, C, A> {
+    /// Hand the connection to the waiter, which has left the queue.
+    Serve(W, C),
+    /// Make a connection: begin the attempt of this number, for the waiter of this ticket.
+    Begin(u64, A, u64),
+    /// Interrupt an attempt, which is in the way of a waiter.
+    Abandon(A),
+}
+
+/// The queue: `W` is a handle on a waiter, `C` a connection, `A` a handle on an attempt.
+///
+/// Waiters are served first in, first out. Available connections (made in advance, made for a waiter
+/// that has left, or returned while the generic pool had waiters) go before new ones.
+///
+/// An attempt belongs to the waiter that it was begun for. Where that waiter leaves, or is served by
+/// another connection, the attempt goes on, and the next waiter that has none adopts it. If it takes
+/// longer than its grace period, and a waiter is short of its permit or its place, it is abandoned.
+/// Each time the grace period doubles, until an attempt succeeds: else impatient callers would never
+/// get a connection to a slow server.
+///
+/// After consecutive failures the next attempts pause, so that a failing server is not flooded.
+#[derive(Debug)]
+pub(super) struct WaitQueue<W, C, A> {
+    state: PoolState,
+    limits: Limits,
+    total: u32,
+    available: VecDeque<C>,
+    /// By ascending ticket.
+    waiters: VecDeque<Waiter<W>>,
+    /// Pending connections, by their numbers.
+    attempts: BTreeMap<u64, Attempt<A>>,
+    /// Tickets and attempts share one sequence: it tells which came first.
+    next_number: u64,
+    failures: u32,
+    not_before: Option<Instant>,
+    grace: Duration,
+}
+
+#[derive(Debug)]
+struct Waiter<W> {
+    ticket: u64,
+    handle: W,
+    attempt: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Attempt<A> {
+    handle: A,
+    waiter: Option<u64>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    InTime,
+    /// Its grace period is over.
+    Overdue,
+    Abandoned,
+}
+
+impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
+    pub(super) fn new(state: PoolState, limits: Limits) -> Self {
+        Self {
+            state,
+            limits,
+            total: 0,
+            available: VecDeque::new(),
+            waiters: VecDeque::new(),
+            attempts: BTreeMap::new(),
+            next_number: 0,
+            failures: 0,
+            not_before: None,
+            grace: GRACE,
+        }
+    }
+
+    pub(super) fn state(&self) -> PoolState {
+        self.state
+    }
+
+    /// All connections of the pool, pending ones included.
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Pending connections.
+    pub(super) fn pending(&self) -> u32 {
+        u32::try_from(self.attempts.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Connections that [`next`](Self::next) would hand out.
+    pub(super) fn available(&self) -> usize {
+        self.available.len()
+    }
+
+    pub(super) fn waiters(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// The earliest time of the next attempt, where that is not at once.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    pub(super) fn set_max_size(&mut self, max_size: u32) {
+        self.limits.max_size = Some(max_size);
+    }
+
+    /// Adds a waiter; the ticket is for [`leave`](Self::leave).
+    pub(super) fn enter(&mut self, handle: W) -> u64 {
+        let ticket = self.number();
+        self.waiters.push_back(Waiter {
+            ticket,
+            handle,
+            attempt: None,
+        });
+        ticket
+    }
+
+    /// A waiter leaves, if it has not been served.
+    pub(super) fn leave(&mut self, ticket: u64) {
+        if let Ok(place) = self.place(ticket) {
+            self.remove_waiter(place);
+        }
+    }
+
+    /// The attempt that a waiter depends on.
+    pub(super) fn attempt_of(&self, ticket: u64) -> Option<u64> {
+        self.waiters[self.place(ticket).ok()?].attempt
+    }
+
+    /// A waiter's handle.
+    pub(super) fn handle(&self, ticket: u64) -> Option<&W> {
+        Some(&self.waiters[self.place(ticket).ok()?].handle)
+    }
+
+    /// Whether a waiter needs an attempt of its own.
+    pub(super) fn wants_attempt(&self) -> bool {
+        self.waiters.iter().any(|own| own.attempt.is_none())
+    }
+
+    /// How long an attempt that begins now has before it may be abandoned.
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// What is to be done next; `None` if nothing. `has_slot` is asked last, and takes one of the
+    /// server's slots if it says yes.
+    pub(super) fn next(&mut self, has_slot: impl FnOnce() -> bool) -> Option<Next<W, C, A>> {
+        if !self.waiters.is_empty()
+            && let Some(connection) = self.available.pop_front()
+        {
+            let first = self.remove_waiter(0)?;
+            return Some(Next::Serve(first, connection));
+        }
+        self.adopt();
+        let place = self.waiters.iter().position(|own| own.attempt.is_none())?;
+        if self.state != PoolState::Ready {
+            return None;
+        }
+        if !self.has_room() {
+            return self.abandon().map(Next::Abandon);
+        }
+        if !has_slot() {
+            return None;
+        }
+        let ticket = self.waiters[place].ticket;
+        let (number, handle) = self.begin(Some(ticket));
+        self.waiters[place].attempt = Some(number);
+        Some(Next::Begin(number, handle, ticket))
+    }
+
+    /// Abandons the oldest attempt that has outlived its waiter and its grace period.
+    pub(super) fn abandon(&mut self) -> Option<A> {
+        let mut attempts = self.attempts.values_mut();
+        let overdue = attempts.find(|own| own.waiter.is_none() && own.stage == Stage::Overdue)?;
+        overdue.stage = Stage::Abandoned;
+        self.grace = (self.grace * 2).min(LONGEST_GRACE);
+        Some(overdue.handle.clone())
+    }
+
+    /// An available connection, where there is no waiter.
+    pub(super) fn take_available(&mut self) -> Option<C> {
+        match self.waiters.is_empty() {
+            true => self.available.pop_front(),
+            false => None,
+        }
+    }
+
+    /// Begins an attempt in advance, unless it would delay a waiter, and gives its number.
+    pub(super) fn begin_in_advance(&mut self, has_slot: impl FnOnce() -> bool) -> Option<(u64, A)> {
+        self.adopt();
+        let is_ready = self.state == PoolState::Ready;
+        let granted = is_ready && !self.wants_attempt() && self.has_room() && has_slot();
+        granted.then(|| self.begin(None))
+    }
+
+    /// An attempt has made its connection.
+    pub(super) fn made(&mut self, attempt: u64) {
+        self.end(attempt);
+        self.failures = 0;
+        self.not_before = None;
+        self.grace = GRACE;
+    }
+
+    /// An attempt is about to fail. Removes the waiter that fails with it: the one that it was begun
+    /// for. One that adopted it needs another attempt.
+    pub(super) fn fail_waiter(&mut self, attempt: u64) -> Option<W> {
+        let ticket = self.attempts.get(&attempt)?.waiter?;
+        let place = self.place(ticket).ok().filter(|_| ticket < attempt)?;
+        self.remove_waiter(place)
+    }
+
+    /// An attempt has failed.
+    pub(super) fn failed(&mut self, attempt: u64) {
+        self.end(attempt);
+        self.total -= 1;
+    }
+
+    /// The grace period of an attempt is over. Only the waiter that it was begun for waits on.
+    pub(super) fn overdue(&mut self, number: u64) {
+        let Some(attempt) = self.attempts.get_mut(&number) else {
+            return;
+        };
+        attempt.stage = Stage::Overdue;
+        if let Some(ticket) = attempt.waiter.take_if(|ticket| *ticket > number)
+            && let Ok(place) = self.place(ticket)
+        {
+            self.waiters[place].attempt = None;
+        }
+    }
+
+    /// The server, or the way to it, failed an attempt. The next one may begin at once; after
+    /// further consecutive failures attempts pause, for a random share (`0.0..1.0`) of a time that
+    /// doubles.
+    pub(super) fn pace(&mut self, now: Instant, share: f64) {
+        let doublings = self.failures.checked_sub(1);
+        self.failures = self.failures.saturating_add(1);
+        if let Some(doublings) = doublings {
+            let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(10));
+            self.not_before = Some(now + pause.min(LONGEST_PAUSE).mul_f64(share));
+        }
+    }
+
+    /// A connection is closed, or has left the pool.
+    pub(super) fn left(&mut self) {
+        self.total -= 1;
+    }
+
+    /// Adds an available connection.
+    pub(super) fn offer(&mut self, connection: C) {
+        self.available.push_back(connection);
+    }
+
+    /// Removes the available connections that do not satisfy the predicate.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut C) -> bool) -> Vec<C> {
+        let (kept, removed) = self
+            .available
+            .drain(..)
+            .map(|mut connection| (keep(&mut connection), connection))
+            .partition::<Vec<_>, _>(|(is_kept, _)| *is_kept);
+        self.available = kept.into_iter().map(|(_, connection)| connection).collect();
+        removed
+            .into_iter()
+            .map(|(_, connection)| connection)
+            .collect()
+    }
+
+    /// Goes from paused to ready, and says whether it did.
+    pub(super) fn ready(&mut self) -> bool {
+        let becomes_ready = self.state == PoolState::Paused;
+        if becomes_ready {
+            self.state = PoolState::Ready;
+            self.failures = 0;
+            self.not_before = None;
+        }
+        becomes_ready
+    }
+
+    /// Goes from ready to paused, and says whether it did.
+    pub(super) fn pause(&mut self) -> bool {
+        let becomes_paused = self.state == PoolState::Ready;
+        if becomes_paused {
+            self.state = PoolState::Paused;
+        }
+        becomes_paused
+    }
+
+    /// Closes, and says whether it was open.
+    pub(super) fn close(&mut self) -> bool {
+        std::mem::replace(&mut self.state, PoolState::Closed) != PoolState::Closed
+    }
+
+    /// Removes all waiters, to be failed.
+    pub(super) fn evict(&mut self) -> Vec<W> {
+        let mut evicted = Vec::with_capacity(self.waiters.len());
+        while let Some(handle) = self.remove_waiter(0) {
+            evicted.push(handle);
+        }
+        evicted
+    }
+
+    fn has_room(&self) -> bool {
+        let below = |count: u32, limit: Option<u32>| limit.is_none_or(|limit| count < limit);
+        below(self.total, self.limits.max_size) && below(self.pending(), self.limits.max_connecting)
+    }
+
+    /// Lets waiters without an attempt adopt those without a waiter.
+    fn adopt(&mut self) {
+        let lacking = self.waiters.iter_mut().filter(|own| own.attempt.is_none());
+        let is_free = |own: &Attempt<A>| own.waiter.is_none() && own.stage == Stage::InTime;
+        let attempts = self.attempts.iter_mut();
+        let free = attempts.filter(|(_, own)| is_free(own));
+        for (waiter, (number, attempt)) in lacking.zip(free) {
+            waiter.attempt = Some(*number);
+            attempt.waiter = Some(waiter.ticket);
+        }
+    }
+
+    fn begin(&mut self, waiter: Option<u64>) -> (u64, A) {
+        let (number, handle) = (self.number(), A::default());
+        let attempt = Attempt {
+            handle: handle.clone(),
+            waiter,
+            stage: Stage::InTime,
+        };
+        self.attempts.insert(number, attempt);
+        self.total += 1;
+        (number, handle)
+    }
+
+    fn end(&mut self, attempt: u64) {
+        let ended = self.attempts.remove(&attempt);
+        if let Some(ticket) = ended.and_then(|own| own.waiter)
+            && let Ok(place) = self.place(ticket)
+        {
+            self.waiters[place].attempt = None;
+        }
+    }
+
+    fn remove_waiter(&mut self, place: usize) -> Option<W> {
+        let waiter = self.waiters.remove(place)?;
+        let attempt = waiter.attempt.and_then(|own| self.attempts.get_mut(&own));
+        if let Some(attempt) = attempt {
+            attempt.waiter = None;
+        }
+        Some(waiter.handle)
+    }
+
+    fn place(&self, ticket: u64) -> Result<usize, usize> {
+        self.waiters.binary_search_by_key(&ticket, |own| own.ticket)
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+}
+
+#[cfg(test)]
+mod tests;
