@@ -86,6 +86,8 @@ impl<B: Backend> PooledConnection<B> {
     /// Takes the connection out of its pool for good; the pool may make another in its place. It
     /// counts towards `max_connections_per_server` until it is dropped.
     pub fn detach(mut this: Self) -> Connection {
+        // It is in use no longer, as far as events and metrics go.
+        this.pool.check_in(&this);
         this.deref_mut().detach()
     }
 }

@@ -133,6 +133,7 @@ impl<B: Backend> ServerPool<B> {
         suits: &impl Fn() -> bool,
     ) -> Result<Option<PooledConnection<B>>> {
         let shared = self.shared();
+        shared.settled(deadline).await;
         let _waiting = shared.counters.wait();
         let generation = shared.generation();
         // In a box: it is large, and all futures around it get moved about.
@@ -194,6 +195,13 @@ impl<B: Backend> ServerPool<B> {
             }
             if deadline.is_over() {
                 return Err(self.explain(timed_out()));
+            }
+            if self.shared().is_server_full() {
+                // As a caller that waits, for whom another pool's idle connection makes room.
+                let made = self.shared().establish(deadline).await;
+                self.shared()
+                    .offer(made.map_err(|error| self.explain(error))?);
+                continue;
             }
             pause(rounds, deadline).await;
             rounds = rounds.saturating_add(1);

@@ -5,6 +5,7 @@ use mongo_core::error::Wait;
 use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::wire::{MsgFlags, Readiness};
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::cut::{BOUND, Cut, block_on};
@@ -283,8 +284,16 @@ async fn a_drain_has_bounds() {
     }
 }
 
-/// Ends the making of a connection after each number of polls.
-async fn establish(cut: Cut, bytewise: bool, expected: &[Outcome]) {
+/// Lets the tasks of attempts end.
+async fn settle() {
+    while Handle::current().metrics().num_alive_tasks() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Ends the wait for a connection after each number of polls, with the attempt that far: it goes on,
+/// and its connection serves the next caller.
+async fn establish(cut: Cut, bytewise: bool) {
     let shared = keys();
     let mut tally = Tally::default();
     for polls in cut.polls() {
@@ -299,40 +308,77 @@ async fn establish(cut: Cut, bytewise: bool, expected: &[Outcome]) {
             assert!(error.is_timeout(), "{error}");
         }
         drop(ended);
-        assert_eq!(network.open(), 0);
-        tally.add(match (completed, network.opened()) {
-            (true, _) => Completed,
-            (false, 0) => Clean,
-            (false, _) => Closed,
-        });
-        // The next one does not meet what the first one left, among the keys for one thing.
+        tally.add(if completed { Completed } else { Clean });
         network.bytewise(false);
         let mut connection = connect(&factory).await;
         assert_eq!(go_on(&mut connection).await, Clean);
+        assert_eq!(network.open(), 1);
+        assert_eq!(network.opened(), 1 + usize::from(completed));
         network.assert_no_faults();
+        drop((connection, factory));
+        settle().await;
+        assert_eq!(network.open(), 0);
         if completed {
-            return tally.assert(expected);
+            return tally.assert(&[Clean, Completed]);
+        }
+    }
+    panic!("it was never made");
+}
+
+/// Closes the factory, or drops it, with the attempt that far.
+async fn end_of_factory(is_dropped: bool) {
+    let keys = keys();
+    for polls in 1..100_000 {
+        let network = Network::default();
+        let factory = network.factory(SCRAM, config(), keys.clone());
+        network.bytewise(true);
+        let mut waiting = Box::pin(factory.establish(Deadline::never()));
+        let ended = Cut::Drop.after(polls, waiting.as_mut()).await;
+        let completed = ended.is_some();
+        drop(ended);
+        if !completed && !is_dropped {
+            factory.close();
+            let error = waiting.await.expect_err("it is closed");
+            assert!(matches!(error.kind(), ErrorKind::PoolClosed), "{error}");
+        } else {
+            drop(waiting);
+        }
+        drop(factory);
+        settle().await;
+        assert_eq!(network.open(), 0, "after {polls} polls");
+        if completed {
+            return assert!(polls > 10, "{polls}");
         }
     }
     panic!("it was never made");
 }
 
 #[test]
+fn an_attempt_ends_when_its_factory_is_closed() {
+    block_on(end_of_factory(false));
+}
+
+#[test]
+fn an_attempt_ends_when_its_factory_is_dropped() {
+    block_on(end_of_factory(true));
+}
+
+#[test]
 fn establish_dropped() {
-    block_on(establish(Cut::Drop, true, &[Clean, Closed, Completed]));
+    block_on(establish(Cut::Drop, true));
 }
 
 #[test]
 fn establish_timed_out() {
-    block_on(establish(Cut::TimeOut, true, &[Closed, Completed]));
+    block_on(establish(Cut::TimeOut, true));
 }
 
 #[test]
 fn establish_with_keys_to_derive_dropped() {
-    block_on(establish(Cut::Drop, false, &[Clean, Closed, Completed]));
+    block_on(establish(Cut::Drop, false));
 }
 
 #[test]
 fn establish_with_keys_to_derive_timed_out() {
-    block_on(establish(Cut::TimeOut, false, &[Closed, Completed]));
+    block_on(establish(Cut::TimeOut, false));
 }

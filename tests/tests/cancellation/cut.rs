@@ -49,7 +49,7 @@ impl Cut {
             if let Poll::Ready(output) = poll_once(future.as_mut()).await {
                 return Some(output);
             }
-            // bb8 connects in tasks of its own.
+            // Attempts to make connections have tasks of their own.
             if Handle::current().metrics().num_alive_tasks() > 0 {
                 tokio::task::yield_now().await;
             }

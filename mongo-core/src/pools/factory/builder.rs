@@ -293,6 +293,8 @@ impl Template {
             topology: place.topology,
             links: Links::default(),
             counters: Counters::default(),
+            is_announced: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
             is_ready: AtomicBool::new(place.state == PoolState::Ready),
             stirred: Notify::new(),
             sweeper: OnceLock::new(),

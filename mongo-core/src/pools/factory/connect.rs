@@ -82,7 +82,10 @@ impl Shared {
     /// Waits for a connection: an available one, or a new one. The attempt to make one runs in a
     /// task of its own, so that neither its progress nor that of other waiters depends on who polls
     /// this; it goes on when this is dropped, and its connection serves the next caller.
-    pub(super) async fn establish(self: &Arc<Self>, deadline: Deadline) -> Result<Connection> {
+    pub(in crate::pools) async fn establish(
+        self: &Arc<Self>,
+        deadline: Deadline,
+    ) -> Result<Connection> {
         let since = Instant::now();
         loop {
             let mut connection = self.enter()?.served(deadline).await?;

@@ -212,7 +212,7 @@ impl Floating {
     }
 
     fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<Shared> {
-        self.template.shared(Place {
+        let server = self.template.shared(Place {
             server: entry.address().clone(),
             authenticator: self.authenticator.clone(),
             state,
@@ -223,7 +223,11 @@ impl Floating {
             topology: Some(self.topology.shared().clone()),
             wake: None,
             runtime: None,
-        })
+        });
+        // It has no event of its own.
+        server.set_announced();
+        server.set_settled();
+        server
     }
 
     fn note_suitable(

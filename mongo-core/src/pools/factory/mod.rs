@@ -106,6 +106,10 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// As the queue says.
     is_ready: AtomicBool,
+    /// Whether `PoolCreated` was emitted.
+    is_announced: AtomicBool,
+    /// Whether the state counts: that of a new pool does not before `is_announced`.
+    is_settled: AtomicBool,
     /// Told when all who wait have to look whether there is anything to wait for still.
     stirred: Notify,
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
@@ -429,6 +433,11 @@ impl Shared {
         let cause = Failure::since(&self.last_failure(), after);
         let error = self.establisher.name(Error::timeout(wait, after));
         error.caused_by(cause)
+    }
+
+    /// Whether the server's cap lets no connection be made.
+    pub(super) fn is_server_full(&self) -> bool {
+        self.cap.as_ref().and_then(CapShare::full).is_some()
     }
 
     /// Who has the connections.

@@ -17,7 +17,7 @@ use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
     PoolClearedEvent, PoolClosedEvent, PoolReadyEvent,
 };
-use crate::net::{Connection, Identity, Link, Owner};
+use crate::net::{Connection, Deadline, Identity, Link, Owner};
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
 
@@ -70,6 +70,11 @@ impl Shared {
         self.establisher.name(kind)
     }
 
+    /// The error of a check-out whose server ceased to be suitable: as if the pool had been cleared.
+    pub(in crate::pools) fn unsuitable(&self) -> Error {
+        self.establisher.name(ErrorKind::PoolCleared)
+    }
+
     /// Has all who wait look whether there is anything to wait for still.
     pub(in crate::pools) fn stir(&self) {
         self.stirred.notify_waiters();
@@ -100,10 +105,43 @@ impl Shared {
         self.queue().total()
     }
 
+    /// From now on the pool can become ready: its creation has been reported.
+    pub(in crate::pools) fn set_announced(&self) {
+        self.is_announced.store(true, Ordering::Release);
+    }
+
+    /// From now on the pool's state counts.
+    pub(in crate::pools) fn set_settled(&self) {
+        self.is_settled.store(true, Ordering::Release);
+        self.stirred.notify_waiters();
+    }
+
+    /// Waits until a pool that was just made is ready, or known to be paused.
+    pub(in crate::pools) async fn settled(&self, deadline: &Deadline) {
+        loop {
+            let mut stirred = pin!(self.stirred());
+            // Before the look, so that no change falls between.
+            stirred.as_mut().enable();
+            if self.is_settled.load(Ordering::Acquire) {
+                return;
+            }
+            if deadline.bound(stirred).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Makes the pool ready, and says whether it was paused. Its event is to be emitted without a
     /// lock.
     pub(in crate::pools) fn make_ready(&self) -> bool {
-        self.change_queue(|queue| queue.ready())
+        self.is_announced.load(Ordering::Acquire) && self.change_queue(|queue| queue.ready())
+    }
+
+    /// Has the background make connections in advance, where there is a `minPoolSize`.
+    pub(in crate::pools) fn wake_to_fill(&self) {
+        if let Some(wake) = &self.wake {
+            wake.notify_one();
+        }
     }
 
     pub(in crate::pools) fn emit_ready(&self) {

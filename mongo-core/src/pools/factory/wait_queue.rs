@@ -12,7 +12,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The shortest grace period of an attempt that has outlived its waiter.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The longest one.
 const LONGEST_GRACE: Duration = Duration::from_secs(60);

@@ -202,6 +202,8 @@ impl<B: Backend> PoolsBuilder<B> {
         });
         let pool = ServerPool::new(shared, &pool_options, &self.backend)?;
         pool.announce();
+        pool.shared().set_announced();
+        pool.shared().set_settled();
         Ok(pool)
     }
 

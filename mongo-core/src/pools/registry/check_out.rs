@@ -19,12 +19,18 @@ use crate::select::Criterion;
 /// The pause after a second check-out in a row that came to nothing; it doubles after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
+/// How often a check-out selects again at most.
+const MAX_SELECTIONS: u32 = 32;
+
 impl<B: Backend> Pools<B> {
     /// Selects a server and checks out a connection to it, within the configured wait time-out
     /// (`timeoutMS`, else `waitQueueTimeoutMS`, else 30 s): an idle one that passes its check, or a
     /// new one. Of that,
     /// a server may be looked for for `serverSelectionTimeoutMS` (30 s) at most, and a connection
     /// be made for `connectTimeoutMS` (10 s).
+    ///
+    /// Where the server, or its pool, goes away before there is a connection, it selects again, 32
+    /// times at most: nothing has been sent by then. With [`get_by`](Self::get_by) it does not.
     ///
     /// # Errors
     /// - [`ErrorKind::ServerSelection`]: no server suits, with each server's own last failure.
@@ -46,6 +52,7 @@ impl<B: Backend> Pools<B> {
                 let wanted = Wanted {
                     criterion,
                     deprioritized: &[],
+                    selections: MAX_SELECTIONS,
                 };
                 self.look_for(deadline, wanted, choice).await
             }
@@ -53,10 +60,13 @@ impl<B: Backend> Pools<B> {
     }
 
     /// [`get_with`](Self::get_with) by a deadline of the caller's, and with servers to avoid: those
-    /// that failed this operation before.
+    /// that failed this operation before. For callers that retry by themselves: it selects once, and
+    /// fails as the specifications say where the server goes away.
     ///
     /// # Errors
-    /// See [`get_with`](Self::get_with).
+    /// See [`get_with`](Self::get_with); and [`ErrorKind::PoolCleared`]: the server, which the error
+    /// names, went away. [`Error::is_retryable_read`] and [`Error::is_retryable_write`] tell whether
+    /// to try again, with that server among `deprioritized`.
     pub async fn get_by(
         &self,
         deadline: impl Into<Deadline>,
@@ -73,6 +83,7 @@ impl<B: Backend> Pools<B> {
         let wanted = Wanted {
             criterion,
             deprioritized,
+            selections: 1,
         };
         self.look_for(deadline.into(), wanted, choice).await
     }
@@ -144,7 +155,10 @@ impl<B: Backend> Pools<B> {
             let Some(chosen) = &choice else {
                 match Box::pin(self.choose(rounds, deadline, wanted)).await {
                     Ok(chosen) => choice = Some(chosen),
-                    Err(error) if matches!(error.kind(), ErrorKind::PoolCleared) => {
+                    Err(error)
+                        if matches!(error.kind(), ErrorKind::PoolCleared)
+                            && rounds + 1 < wanted.selections =>
+                    {
                         cause = Some(self.unless_over(&deadline, error)?);
                     }
                     Err(error) => return Err(self.name(because(error, &cause))),
@@ -162,8 +176,9 @@ impl<B: Backend> Pools<B> {
                     return Ok(connection.counting(operation, wanted.criterion.is_write()));
                 }
                 // Its server does not suit any more.
-                Ok(None) => {}
-                Err(error) if self.selects_again(&pool, &error) => {
+                Ok(None) if rounds < wanted.selections => {}
+                Ok(None) => return Err(because(pool.shared().unsuitable(), &cause)),
+                Err(error) if rounds < wanted.selections && self.selects_again(&pool, &error) => {
                     cause = Some(self.unless_over(&deadline, error)?);
                 }
                 Err(error) => return Err(because(error, &cause)),
@@ -282,6 +297,8 @@ struct Choice<B: Backend> {
 pub(super) struct Wanted<'a> {
     pub(super) criterion: &'a Criterion,
     pub(super) deprioritized: &'a [ServerAddress],
+    /// How often to select at most.
+    pub(super) selections: u32,
 }
 
 /// A check-out in a span, in which the commands of its connection will be.

@@ -33,7 +33,10 @@ pub(super) struct Cleared<B: Backend> {
 impl<B: Backend> Action<B> {
     pub(super) fn carry_out(&self) {
         match self {
-            Self::Ready(pool) => pool.shared().emit_ready(),
+            Self::Ready(pool) => {
+                pool.shared().emit_ready();
+                pool.shared().wake_to_fill();
+            }
             Self::Cleared(cleared) => cleared.carry_out(),
             Self::Removed(pool) => pool.finish_close(),
         }
@@ -71,7 +74,6 @@ impl<B: Backend> TopologyListener for Registry<B> {
         let pools = self.pools_of(server);
         let ready = pools.into_iter().filter(|pool| pool.shared().make_ready());
         self.actions.queue(ready.map(Action::Ready));
-        self.wake_to_fill();
     }
 
     fn clear(&self, clear: &Clear<'_>) {

@@ -26,14 +26,14 @@ impl<B: Backend> Registry<B> {
         }
     }
 
-    /// Adds the pool, if nobody else does meanwhile, and tells of it once no lock is held: what
-    /// another thread does with the pool at once may be told before.
+    /// Adds the pool, unless another caller does. It stays paused until its `PoolCreated` is emitted,
+    /// which needs that no lock is held.
     fn add_pool(
         self: &Arc<Self>,
         tenant: &Arc<Tenant<B>>,
         entry: &Arc<ServerEntry>,
     ) -> Result<ServerPool<B>> {
-        let (pool, added) = {
+        let pool = {
             let _adding = lock(&self.adding);
             match tenant.pool(entry.id()) {
                 Some(pool) if !pool.is_closed() => return Ok(pool),
@@ -44,38 +44,41 @@ impl<B: Backend> Registry<B> {
             self.add_new_pool(tenant, entry)?
         };
         pool.announce();
-        if added == PoolState::Ready {
+        let is_ready = self.topology.shared().with_description(|index| {
+            pool.shared().set_announced();
+            let known = index.server(entry.address());
+            let known = known.filter(|known| known.id() == entry.id());
+            let topology_type = index.topology().topology_type();
+            known.is_some_and(|known| takes_operations(known, topology_type))
+                && pool.shared().make_ready()
+        });
+        pool.shared().set_settled();
+        if is_ready {
             pool.shared().emit_ready();
             self.wake_to_fill();
         }
         Ok(pool)
     }
 
-    /// Makes and enters the pool, and says how it begins.
+    /// Makes and enters the pool.
     fn add_new_pool(
         &self,
         tenant: &Arc<Tenant<B>>,
         entry: &Arc<ServerEntry>,
-    ) -> Result<(ServerPool<B>, PoolState)> {
+    ) -> Result<ServerPool<B>> {
         self.check_open()?;
         tenant.check().map_err(|error| error.at(entry.address()))?;
         let pool = self.new_pool(tenant, entry)?;
         // Under the topology's lock, so that nothing is missed that is told of the server.
         let added = self.topology.shared().with_description(|index| {
             let known = index.server(entry.address());
-            let known = known.filter(|known| known.id() == entry.id())?;
+            known.filter(|known| known.id() == entry.id())?;
             tenant.add(entry.id(), &pool);
             self.enter(tenant, &pool, index);
-            let topology_type = index.topology().topology_type();
-            let is_ready = takes_operations(known, topology_type) && pool.shared().make_ready();
-            Some(if is_ready {
-                PoolState::Ready
-            } else {
-                PoolState::Paused
-            })
+            Some(())
         });
         match added {
-            Some(state) => Ok((pool, state)),
+            Some(()) => Ok(pool),
             None => Err(Error::from(ErrorKind::PoolCleared).at(entry.address())),
         }
     }

@@ -202,6 +202,7 @@ impl<B: Backend> Pools<B> {
         let wanted = Wanted {
             criterion: &nearest,
             deprioritized: &[],
+            selections: 1,
         };
         self.select(deadline, wanted).await?;
         let mut filling = Together::new();

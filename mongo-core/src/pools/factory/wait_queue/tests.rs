@@ -177,7 +177,7 @@ fn the_grace_period_doubles_until_an_attempt_succeeds() {
         assert!(queue.abandon().is_some() && queue.abandon().is_none());
         queue.failed(attempt);
     }
-    assert_eq!(graces[..4], [500, 1000, 2000, 4000]);
+    assert_eq!(graces[..4], [1000, 2000, 4000, 8000]);
     assert_eq!(graces[9], 60_000);
     queue.enter(10);
     let attempt = begun(&mut queue)[0];
