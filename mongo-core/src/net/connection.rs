@@ -214,7 +214,7 @@ impl Connection {
         };
         let mut phase = Wait::Credential;
         let mut enter = |next| phase = next;
-        let renewed = proof.renew(&mut self.inner.channel, description, deadline, &mut enter);
+        let renewed = proof.renew(&mut self.inner.channel, description, &mut enter);
         let outcome = match deadline.bound(renewed).await {
             Ok(outcome) => outcome,
             Err(Elapsed) => Err(Error::timeout(phase, deadline.elapsed())),

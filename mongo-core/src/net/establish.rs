@@ -215,7 +215,6 @@ impl Establisher {
             authenticator: &self.authenticator,
             channel: &mut channel,
             handshake: &mut handshake,
-            deadline,
         };
         let description = conversation.finish(step, &mut enter).await?;
         if let (true, Some(service)) = (self.load_balanced, description.service_id) {
