@@ -16,8 +16,8 @@ use crate::uri::ClientOptions;
 /// Where a credential comes from whose secret changes: a vault, a file that is rotated, a service
 /// that gives passwords for an hour.
 ///
-/// It is asked each time that a connection is made, and the connection authenticates with what it
-/// gives then. Connections that are open stay authenticated as they are. What it gives is not kept,
+/// It is asked each time that a connection authenticates, and the connection authenticates with what
+/// it gives then. Connections that are open stay authenticated as they are. What it gives is not kept,
 /// so that an implementation whose answer takes long keeps it itself.
 ///
 /// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over: it
@@ -147,7 +147,12 @@ impl Authenticator {
         }
     }
 
-    /// The credential for a connection that is being made.
+    /// Whether connections authenticate.
+    pub(crate) fn has_credential(&self) -> bool {
+        !matches!(self.source, Source::Nobody)
+    }
+
+    /// The credential for a connection that authenticates now.
     pub(super) async fn credential(&self) -> Result<Option<Arc<Credential>>> {
         match &self.source {
             Source::Nobody => Ok(None),

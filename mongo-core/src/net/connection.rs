@@ -15,6 +15,7 @@ mod bound;
 mod identity;
 mod messages;
 mod pooled;
+mod quiet;
 mod redaction;
 mod watch;
 
@@ -223,7 +224,8 @@ impl Connection {
             if error.is_authentication() {
                 self.close_for(ClosedReason::Unauthenticated);
             }
-            self.inner.identity.name(error)
+            // It tells of the server what the failure of a command does.
+            self.failed(error)
         })
     }
 

@@ -13,7 +13,7 @@ use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
     ConnectionReadyEvent,
 };
-use crate::net::{Connection, Deadline, Interrupted, Link, Tie};
+use crate::net::{Connection, Deadline, Failed, Interrupted, Link, Service, Tie};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
 /// Leave to make one connection.
@@ -115,9 +115,7 @@ impl Permit {
         match self.link.clone().interruptible(pin!(attempt)).await {
             Ok(Ok(connection)) if shared.links.made(id) => Ok(self.succeed(connection)),
             // First, so that a clear that comes of it is not what ends it.
-            Ok(Err((error, phase))) if shared.links.failed(id) => {
-                Err(self.fail(error, phase, deadline))
-            }
+            Ok(Err(failed)) if shared.links.failed(id) => Err(self.fail(failed, deadline)),
             Ok(_) | Err(Interrupted) => Err(shared.not_ready()),
         }
     }
@@ -169,16 +167,16 @@ impl Permit {
     }
 
     /// Takes a failure into account, before the connection counts as closed.
-    fn fail(&mut self, error: Error, wait: Wait, deadline: Deadline) -> Error {
+    fn fail(&mut self, failed: Failed, deadline: Deadline) -> Error {
         let shared = self.shared.clone();
-        let phase = phase_of(&error, wait);
-        let error = phase.label(error);
+        let phase = phase_of(&failed.error, failed.phase);
+        let error = phase.label(failed.error);
         *shared.last_failure() = Some(Failure {
             at: Instant::now(),
             error: error.clone(),
         });
         self.failure = Some(error.clone());
-        if error.is_authentication() {
+        if matches!(error.kind(), ErrorKind::Authentication(own) if own.is_of_credential()) {
             // The answer would be the same for all who wait, and is about no other credential.
             let asking = shared.change_gate(|gate| gate.evict());
             for asking in asking {
@@ -193,9 +191,15 @@ impl Permit {
                 shared.paced.notify_waiters();
             }
             let server = shared.establisher.server.clone();
-            let current = shared.establisher.generations.current();
             let told = ApplicationError::new(server, error.clone(), phase);
-            shared.report(told.with_generations(self.generation, current));
+            shared.report(match failed.service {
+                Some(Service { id, generation }) => told
+                    .with_generations(generation.number(), generation.current())
+                    .with_service_id(Some(id)),
+                None => {
+                    told.with_generations(self.generation, shared.establisher.generations.current())
+                }
+            });
         }
         error
     }

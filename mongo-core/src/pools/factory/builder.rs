@@ -275,6 +275,7 @@ impl Template {
             max_lifetime: self.max_lifetime,
             next_id: AtomicU64::new(1),
             last_failure: Mutex::default(),
+            cleared_for: Mutex::default(),
             gate: Mutex::new(Gate::new(place.state, place.limits)),
             asking: AtomicUsize::new(0),
             timekeeper: Semaphore::new(1),

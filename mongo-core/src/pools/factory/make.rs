@@ -115,12 +115,11 @@ impl Shared {
     fn ask(self: &Arc<Self>) -> Result<Asking<'_>> {
         let (asker, handed) = mpsc::channel(2);
         let ticket = self.change_gate(|gate| match gate.state() {
-            PoolState::Ready => Ok(gate.ask(asker)),
-            PoolState::Paused => Err(ErrorKind::PoolCleared),
-            PoolState::Closed => Err(ErrorKind::PoolClosed),
+            PoolState::Ready => Some(gate.ask(asker)),
+            PoolState::Paused | PoolState::Closed => None,
         });
         let asking = Asking {
-            ticket: ticket.map_err(|kind| self.establisher.name(kind))?,
+            ticket: ticket.ok_or_else(|| self.not_ready())?,
             handed,
             shared: self,
         };

@@ -87,6 +87,8 @@ pub(super) struct Shared {
     max_lifetime: Option<Duration>,
     next_id: AtomicU64,
     last_failure: Mutex<Option<Failure>>,
+    /// The error that it, or a service of it, was last cleared for.
+    cleared_for: Mutex<Option<Error>>,
     gate: Mutex<Gate<Asker, Connection>>,
     /// How many wait at the gate, for those who only want to know that.
     asking: AtomicUsize,

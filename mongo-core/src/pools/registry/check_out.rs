@@ -198,6 +198,28 @@ impl<B: Backend> Pools<B> {
         })
     }
 
+    /// Makes a connection to a selected server, for the next check-out. Says no if the pool may make
+    /// none now, or the server is not good any more.
+    pub(super) async fn make_one(&self, deadline: Deadline, criterion: &Criterion) -> Result<bool> {
+        let wanted = Wanted {
+            criterion,
+            deprioritized: &[],
+        };
+        let pool = match self.choose(0, deadline, wanted).await {
+            Ok(choice) => choice.pool,
+            Err(error) if matches!(error.kind(), ErrorKind::PoolCleared) => return Ok(false),
+            Err(error) => return Err(self.name(error)),
+        };
+        let Some(permit) = pool.shared().permit_unasked(u32::MAX) else {
+            return Ok(false);
+        };
+        match permit.make_spare(deadline).await {
+            Ok(()) => Ok(true),
+            Err(error) if self.selects_again(&pool, &error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A connection of the chosen pool; `None` if its server does not suit any more.
     async fn take(
         &self,

@@ -11,6 +11,7 @@ use super::{Member, Registry, Server, listener, lock, takes_operations};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pools::factory::{Place, PoolState};
 use crate::pools::{Backend, ServerPool};
+use crate::sdam::SdamError;
 use crate::select::{SelectionIndex, ServerEntry};
 
 impl<B: Backend> Registry<B> {
@@ -68,11 +69,13 @@ impl<B: Backend> Registry<B> {
             self.enter(tenant, &pool, index);
             let topology_type = index.topology().topology_type();
             let is_ready = takes_operations(known, topology_type) && pool.shared().make_ready();
-            Some(if is_ready {
-                PoolState::Ready
-            } else {
-                PoolState::Paused
-            })
+            if is_ready {
+                return Some(PoolState::Ready);
+            }
+            if let Some(SdamError::Failed(error)) = &known.description().error {
+                pool.shared().note_cleared_for(Some(error));
+            }
+            Some(PoolState::Paused)
         });
         match added {
             Some(state) => Ok((pool, state)),
