@@ -147,11 +147,6 @@ impl Authenticator {
         }
     }
 
-    /// Whether connections authenticate.
-    pub(crate) fn has_credential(&self) -> bool {
-        !matches!(self.source, Source::Nobody)
-    }
-
     /// The credential for a connection that authenticates now.
     pub(super) async fn credential(&self) -> Result<Option<Arc<Credential>>> {
         match &self.source {

@@ -142,7 +142,11 @@ impl Establisher {
     ///
     /// # Errors
     /// By the phase that failed. A time-out names the phase that it cut short.
-    pub(crate) async fn establish(&self, id: u64, deadline: Deadline) -> Result<Connection, Failed> {
+    pub(crate) async fn establish(
+        &self,
+        id: u64,
+        deadline: Deadline,
+    ) -> Result<Connection, Failed> {
         let deadline = deadline.within(self.connect_timeout);
         let mut progress = Progress {
             phase: Wait::Connect,
@@ -251,12 +255,7 @@ impl Establisher {
             .map_err(|error| self.name(error.for_user(user.as_ref())))
     }
 
-    async fn finish(
-        &self,
-        id: u64,
-        greeted: Greeted,
-        phase: &mut Wait,
-    ) -> Result<Connection> {
+    async fn finish(&self, id: u64, greeted: Greeted, phase: &mut Wait) -> Result<Connection> {
         let Greeted {
             mut channel,
             generation,

@@ -340,7 +340,9 @@ mod tests {
         narrow.shutdown_background();
         drop(end);
         let other = tokio::runtime::Builder::new_current_thread().build();
-        let derived = other.expect("a runtime").block_on(service.derive(derivation()));
+        let derived = other
+            .expect("a runtime")
+            .block_on(service.derive(derivation()));
         derived.expect("keys");
     }
 

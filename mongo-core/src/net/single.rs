@@ -142,7 +142,11 @@ impl SingleClient {
     }
 
     /// Selects a server whose connection is ready for a command.
-    async fn connect(&mut self, criterion: &Criterion, deadline: Deadline) -> Result<ServerAddress> {
+    async fn connect(
+        &mut self,
+        criterion: &Criterion,
+        deadline: Deadline,
+    ) -> Result<ServerAddress> {
         let deadline = self.topology.bounded(deadline);
         let mut failure = None;
         for _ in 0..SELECTIONS {

@@ -5,8 +5,8 @@ use bson::oid::ObjectId;
 
 use super::{CheckReason, Effect, TopologyVersion};
 use crate::address::ServerAddress;
-use crate::auth::{AuthError, ScramError};
 use crate::auth::reply::fields;
+use crate::auth::{AuthError, ScramError};
 use crate::error::{Error, ErrorKind, Wait};
 use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;

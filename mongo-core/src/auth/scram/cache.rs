@@ -179,11 +179,7 @@ mod tests {
     }
 
     /// Looks keys up and inserts those that are missing; returns how many were.
-    fn misses(
-        cache: &KeyCache,
-        keys: &ScramKeys,
-        numbers: impl IntoIterator<Item = u32>,
-    ) -> usize {
+    fn misses(cache: &KeyCache, keys: &ScramKeys, numbers: impl IntoIterator<Item = u32>) -> usize {
         let misses = numbers.into_iter().filter(|number| {
             let is_missing = cache.get(&key(*number)).is_none();
             if is_missing {
@@ -244,9 +240,7 @@ mod tests {
             misses(&cache, &keys, 0..64);
         }
         // Other users in their place: after a while none of them is derived again.
-        let missed: Vec<_> = (0..20)
-            .map(|_| misses(&cache, &keys, 100..164))
-            .collect();
+        let missed: Vec<_> = (0..20).map(|_| misses(&cache, &keys, 100..164)).collect();
         assert_eq!(missed.last(), Some(&0), "{missed:?}");
         // One pass over many others takes no more than one entry from them.
         misses(&cache, &keys, 1000..1190);

@@ -78,8 +78,7 @@ impl Check {
         });
         let bounded = bounded.await;
         let is_cut_short = bounded.is_err() && until.is_over();
-        let outcome =
-            bounded.unwrap_or_else(|Elapsed| Err(Error::timeout(wait, begun.elapsed())));
+        let outcome = bounded.unwrap_or_else(|Elapsed| Err(Error::timeout(wait, begun.elapsed())));
         let (outcome, duration) = match outcome {
             Ok((answer, duration)) => (Ok(answer), duration),
             Err(error) => (Err(error.at(&establisher.server)), begun.elapsed()),

@@ -52,10 +52,10 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Authenticates with a server, whichever is nearest: whether the credential is good now. That
-    /// is on a new connection, which then serves the pool. Where the pool may make none now, because
-    /// `maxPoolSize` or `maxConnecting` is reached, a connection is checked out and authenticated
-    /// again; one that turns out to be of a former user of the credential's provider is closed for
-    /// another. Without a credential, it is enough that there is a connection.
+    /// is on a new connection, or anew on an idle one; if that was made for a former user of the
+    /// credential's provider, it is closed, and a new connection is made within `maxPoolSize` and
+    /// `maxConnecting`, which then serves the pool. Without a credential, it is enough that there is
+    /// a connection.
     ///
     /// # Errors
     /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication), or why the server could not be asked.
@@ -64,20 +64,19 @@ impl<B: Backend> Pools<B> {
         let deadline = Deadline::after(self.registry().wait_timeout);
         let nearest = Criterion::read(ReadPreference::new(ReadPreferenceMode::Nearest));
         let nearest = nearest.map_err(|error| Error::configuration(error.to_string()))?;
-        if !self.tenant.identity().authenticator.has_credential() {
-            return self.get_by(deadline, &nearest, &[]).await.map(drop);
-        }
         loop {
-            if self.make_one(deadline, &nearest).await? {
-                return Ok(());
-            }
             let mut connection = self.get_by(deadline, &nearest, &[]).await?;
-            if connection.created() >= begun {
+            let is_nobody = connection.description().authenticated.is_none();
+            if is_nobody || connection.created() >= begun {
                 return Ok(());
             }
             match connection.reauthenticate(deadline).await {
-                Err(error) if is_of_other_user(&error) => {}
+                Err(error) if is_of_other_user(&error) => drop(connection),
                 verdict => return verdict,
+            }
+            // The next idle one may be of the former user, too.
+            if self.make_one(deadline, &nearest).await? {
+                return Ok(());
             }
         }
     }
