@@ -95,8 +95,9 @@ pub enum ErrorKind {
     PoolExhausted(InUse),
     /// The pool was closed.
     PoolClosed,
-    /// The pool was cleared while a connection was waited for, or is paused since. Nothing was sent:
-    /// the operation can be tried again.
+    /// The pool was cleared while a connection was waited for, or is paused since. The cause is the
+    /// error that it was cleared for, if there is one. Nothing was sent: the operation can be tried
+    /// again.
     PoolCleared,
     /// The connection was checked out for writes, and its server takes none any more. Nothing was
     /// sent: the operation can be tried again, with another connection.

@@ -67,3 +67,37 @@ pub enum AuthError {
     #[error("the authentication conversation is not at this step")]
     OutOfOrder,
 }
+
+/// The code of servers that do not know a mechanism and have no `MechanismUnavailable`: BadValue.
+const BAD_VALUE: i32 = 2;
+
+impl AuthError {
+    /// Whether the credential is at fault, and the server as good as before for other credentials:
+    /// the server refused it, or it can't be used at all. All other failures tell that the server,
+    /// or the way to it, does not work.
+    pub fn is_of_credential(&self) -> bool {
+        match self {
+            Self::Credential(_)
+            | Self::UnsupportedMechanism(_)
+            | Self::OtherUser
+            | Self::Scram {
+                error: ScramError::Password | ScramError::Server(_),
+                ..
+            } => true,
+            Self::Refused { code, .. } => Self::is_about_user(*code) || *code == BAD_VALUE,
+            Self::Reply { .. }
+            | Self::ConversationId(_)
+            | Self::DoneTooEarly(_)
+            | Self::NotDone(_)
+            | Self::Scram { .. }
+            | Self::Arbiter
+            | Self::OutOfOrder => false,
+        }
+    }
+
+    /// Whether an error code says that the user, the password or the mechanism is wrong:
+    /// UserNotFound, Unauthorized, AuthenticationFailed, MechanismUnavailable, AtlasError.
+    pub(crate) fn is_about_user(code: i32) -> bool {
+        matches!(code, 11 | 13 | 18 | 334 | 8000)
+    }
+}

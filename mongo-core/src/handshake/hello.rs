@@ -14,7 +14,7 @@ pub(super) fn is_modern(context: &HandshakeContext) -> bool {
     context.server_api.is_some() || context.load_balanced
 }
 
-/// The first command on a connection, without authentication.
+/// A hello, without authentication: the first command on a connection, or a later one.
 pub(super) fn command(context: &HandshakeContext) -> RawDocumentBuf {
     let mut command = RawDocumentBuf::new();
     if is_modern(context) {
@@ -24,7 +24,9 @@ pub(super) fn command(context: &HandshakeContext) -> RawDocumentBuf {
         command.append(cstr!("helloOk"), true);
     }
     command.append(cstr!("backpressure"), BACKPRESSURE);
-    command.append(cstr!("client"), &*context.metadata);
+    if let Some(metadata) = &context.metadata {
+        command.append(cstr!("client"), &**metadata);
+    }
     let offered = context.compressors.iter();
     let offered = offered.filter(|own| own.is_built_in());
     let names: RawArrayBuf = offered.map(|own| own.as_str()).collect();

@@ -4,9 +4,9 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
-use crate::auth::reply::ServerError;
 use crate::auth::{
     AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonce,
     Nonces, Secret, command_name,
@@ -20,8 +20,9 @@ use super::{ConnectionDescription, HandshakeError, ServerApi, hello};
 /// What a handshake is about.
 #[derive(Clone, Debug)]
 pub struct HandshakeContext {
-    /// The `client` document: [`ClientMetadata::document`](super::ClientMetadata::document).
-    pub metadata: Arc<RawDocumentBuf>,
+    /// The `client` document: [`ClientMetadata::document`](super::ClientMetadata::document). `None`
+    /// on a connection that has sent it already: a server takes it once.
+    pub metadata: Option<Arc<RawDocumentBuf>>,
     /// Who authenticates. `None` for connections that don't, a monitor's for one.
     pub credential: Option<Arc<Credential>>,
     /// The access token in the cache, if the credential is one that needs such: it goes out with the
@@ -85,6 +86,7 @@ pub enum Step {
 pub struct Handshake {
     context: HandshakeContext,
     state: State,
+    service_id: Option<ObjectId>,
 }
 
 enum State {
@@ -100,7 +102,7 @@ impl HandshakeContext {
     /// A handshake without a credential, stable API and load balancer.
     pub fn new(metadata: impl Into<Arc<RawDocumentBuf>>, nonces: Nonces) -> Self {
         Self {
-            metadata: metadata.into(),
+            metadata: Some(metadata.into()),
             credential: None,
             access_token: None,
             server_api: None,
@@ -118,12 +120,19 @@ impl Handshake {
         Self {
             context,
             state: State::New,
+            service_id: None,
         }
     }
 
     /// Who authenticates.
     pub fn credential(&self) -> Option<&Arc<Credential>> {
         self.context.credential.as_ref()
+    }
+
+    /// The service behind a load balancer, once the reply to the hello has named it: also if the rest
+    /// of that reply made the handshake fail.
+    pub fn service_id(&self) -> Option<ObjectId> {
+        self.service_id
     }
 
     /// The access token that was sent last, if the mechanism has them: what the specification calls
@@ -246,6 +255,7 @@ impl Handshake {
     fn greeted(&mut self, reply: &RawDocument, speculative: Option<Conversation>) -> Result<Step> {
         let mut read = HelloReply::read(reply, self.context.load_balanced)
             .map_err(|failure| self.refused(failure))?;
+        self.service_id = read.description.service_id;
         let offered = &read.description.compression;
         read.description.compressor = self
             .context
@@ -276,7 +286,9 @@ impl Handshake {
     fn refused(&self, failure: HelloFailure) -> Error {
         match (failure, &self.context.credential) {
             (HelloFailure::Invalid(error), _) => error.into(),
-            (HelloFailure::Refused(error), Some(credential)) if is_about_user(&error) => {
+            (HelloFailure::Refused(error), Some(credential))
+                if AuthError::is_about_user(error.code) =>
+            {
                 let mechanism = credential.mechanism();
                 labelled(AuthError::refused(
                     mechanism.unwrap_or(AuthMechanism::ScramSha256),
@@ -323,12 +335,6 @@ impl Handshake {
             command,
         })
     }
-}
-
-/// Error codes that say that the user, the password or the mechanism is wrong: UserNotFound,
-/// Unauthorized, AuthenticationFailed, MechanismUnavailable, AtlasError.
-fn is_about_user(error: &ServerError) -> bool {
-    matches!(error.code, 11 | 13 | 18 | 334 | 8000)
 }
 
 fn labelled(error: AuthError) -> Error {

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use super::aws::{AwsCredentialProvider, AwsSources};
-use super::deadline::Deadline;
 use super::keys::KeyService;
 #[cfg(feature = "cloud-credentials")]
 use super::oidc::{AzureTokens, GcpTokens};
@@ -17,8 +16,8 @@ use crate::uri::ClientOptions;
 /// Where a credential comes from whose secret changes: a vault, a file that is rotated, a service
 /// that gives passwords for an hour.
 ///
-/// It is asked each time that a connection is made, and the connection authenticates with what it
-/// gives then. Connections that are open stay authenticated as they are. What it gives is not kept,
+/// It is asked each time that a connection authenticates, and the connection authenticates with what
+/// it gives then. Connections that are open stay authenticated as they are. What it gives is not kept,
 /// so that an implementation whose answer takes long keeps it itself.
 ///
 /// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over: it
@@ -59,7 +58,7 @@ pub trait CredentialProvider: Send + Sync + 'static {
 pub(crate) struct Authenticator {
     source: Source,
     keys: Arc<KeyService>,
-    tokens: Option<TokenCache>,
+    tokens: Option<Arc<TokenCache>>,
     aws: Arc<dyn AwsCredentialProvider>,
     uses_tls: bool,
     allows_plain_without_tls: bool,
@@ -115,7 +114,8 @@ impl Authenticator {
         }
         let authenticator = Self {
             source,
-            tokens: tokens.map(TokenCache::new),
+            tokens: tokens
+                .map(|callback| Arc::new(TokenCache::new(callback, options.connect_timeout))),
             aws: parts.aws.unwrap_or_else(|| Arc::new(AwsSources::new())),
             keys: parts.keys.unwrap_or_default(),
             uses_tls: options.uses_tls(),
@@ -147,7 +147,7 @@ impl Authenticator {
         }
     }
 
-    /// The credential for a connection that is being made.
+    /// The credential for a connection that authenticates now.
     pub(super) async fn credential(&self) -> Result<Option<Arc<Credential>>> {
         match &self.source {
             Source::Nobody => Ok(None),
@@ -171,7 +171,6 @@ impl Authenticator {
         &self,
         need: AuthNeed,
         credential: Option<&Credential>,
-        deadline: Deadline,
     ) -> Result<Evidence> {
         match need {
             AuthNeed::AwsCredentials => Ok(Evidence::AwsCredentials {
@@ -188,7 +187,7 @@ impl Authenticator {
                 let username = credential
                     .and_then(Credential::username)
                     .map(|name| &**name);
-                let (token, is_cached) = tokens.token(username, deadline).await?;
+                let (token, is_cached) = tokens.token(username).await?;
                 Ok(Evidence::AccessToken { token, is_cached })
             }
             AuthNeed::ScramKeys(derivation) => {

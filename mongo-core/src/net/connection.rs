@@ -15,6 +15,7 @@ mod bound;
 mod identity;
 mod messages;
 mod pooled;
+mod quiet;
 mod redaction;
 mod watch;
 
@@ -214,7 +215,7 @@ impl Connection {
         };
         let mut phase = Wait::Credential;
         let mut enter = |next| phase = next;
-        let renewed = proof.renew(&mut self.inner.channel, description, deadline, &mut enter);
+        let renewed = proof.renew(&mut self.inner.channel, description, &mut enter);
         let outcome = match deadline.bound(renewed).await {
             Ok(outcome) => outcome,
             Err(Elapsed) => Err(Error::timeout(phase, deadline.elapsed())),
@@ -223,7 +224,8 @@ impl Connection {
             if error.is_authentication() {
                 self.close_for(ClosedReason::Unauthenticated);
             }
-            self.inner.identity.name(error)
+            // It tells of the server what the failure of a command does.
+            self.failed(error)
         })
     }
 

@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use super::authenticator::Authenticator;
 use super::channel::Channel;
-use super::deadline::Deadline;
 use crate::auth::{AuthNeed, Nonces};
 use crate::error::{Error, Result, Wait};
 use crate::handshake::{ConnectionDescription, Handshake, Outgoing, RequestOp, Step};
@@ -20,8 +19,6 @@ pub(super) struct Conversing<'a> {
     pub(super) authenticator: &'a Authenticator,
     pub(super) channel: &'a mut Channel,
     pub(super) handshake: &'a mut Handshake,
-    /// Told to whoever is asked for a part of the credential; the caller keeps to it.
-    pub(super) deadline: Deadline,
 }
 
 impl Conversing<'_> {
@@ -58,9 +55,7 @@ impl Conversing<'_> {
                         AuthNeed::AccessToken { .. } | AuthNeed::AwsCredentials => Wait::Credential,
                     });
                     let credential = self.handshake.credential().cloned();
-                    let provided =
-                        self.authenticator
-                            .provide(need, credential.as_deref(), self.deadline);
+                    let provided = self.authenticator.provide(need, credential.as_deref());
                     self.handshake.handle_evidence(provided.await?)?
                 }
                 Step::Done(description) => return Ok(description),
@@ -75,7 +70,6 @@ impl Proof {
         &mut self,
         channel: &mut Channel,
         description: ConnectionDescription,
-        deadline: Deadline,
         enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<()> {
         enter(Wait::Credential);
@@ -90,7 +84,6 @@ impl Proof {
             authenticator: &self.authenticator,
             channel,
             handshake: &mut self.handshake,
-            deadline,
         };
         conversation.finish(step, enter).await.map(drop)
     }

@@ -2,6 +2,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
+use bson::oid::ObjectId;
 use tokio::time::Instant;
 
 use super::authenticator::Authenticator;
@@ -72,6 +73,29 @@ impl Compression {
     }
 }
 
+/// Why a connection was not made, and how far the attempt came.
+pub(crate) struct Failed {
+    /// With the server and the user.
+    pub(crate) error: Error,
+    /// The phase that failed.
+    pub(crate) phase: Wait,
+    pub(crate) service: Option<Service>,
+}
+
+/// The service behind a load balancer that a connection leads to, and the connection's generation:
+/// that of the service when the hello named it.
+pub(crate) struct Service {
+    pub(crate) id: ObjectId,
+    pub(crate) generation: Generation,
+}
+
+/// How far an attempt came.
+struct Progress {
+    phase: Wait,
+    /// Once the hello has named it.
+    service: Option<Service>,
+}
+
 /// An open transport, and the pool's generation before it was opened.
 pub(super) struct Opened {
     pub(super) channel: Channel,
@@ -90,12 +114,16 @@ impl Opened {
     /// Takes the reply to the hello into account, which the channel has.
     pub(super) fn greeted(self, mut handshake: Handshake) -> Result<Greeted> {
         let step = handshake.handle_reply(self.channel.body()?)?;
-        Ok(Greeted {
+        Ok(self.greeted_by(handshake, step))
+    }
+
+    fn greeted_by(self, handshake: Handshake, step: Step) -> Greeted {
+        Greeted {
             channel: self.channel,
             generation: self.generation,
             handshake,
             step,
-        })
+        }
     }
 }
 
@@ -113,22 +141,28 @@ impl Establisher {
     /// Makes one connection. Dropped at any await, it leaves nothing behind but a closed socket.
     ///
     /// # Errors
-    /// By the phase that failed, and that phase; with the server and the user. A time-out names the
-    /// phase that it cut short.
+    /// By the phase that failed. A time-out names the phase that it cut short.
     pub(crate) async fn establish(
         &self,
         id: u64,
         deadline: Deadline,
-    ) -> Result<Connection, (Error, Wait)> {
+    ) -> Result<Connection, Failed> {
         let deadline = deadline.within(self.connect_timeout);
-        let mut phase = Wait::Connect;
-        self.enter(&mut phase, Wait::Connect);
+        let mut progress = Progress {
+            phase: Wait::Connect,
+            service: None,
+        };
+        self.enter(&mut progress.phase, Wait::Connect);
         let outcome = deadline
-            .bound(self.run(id, &mut phase, deadline))
+            .bound(self.run(id, &mut progress))
             .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())));
+            .unwrap_or_else(|Elapsed| Err(Error::timeout(progress.phase, deadline.elapsed())));
         *self.phase() = Wait::Connect;
-        outcome.map_err(|error| (self.name(error), phase))
+        outcome.map_err(|error| Failed {
+            error: self.name(error),
+            phase: progress.phase,
+            service: progress.service,
+        })
     }
 
     pub(crate) fn phase(&self) -> MutexGuard<'_, Wait> {
@@ -140,18 +174,32 @@ impl Establisher {
         *self.phase() = next;
     }
 
-    async fn run(&self, id: u64, phase: &mut Wait, deadline: Deadline) -> Result<Connection> {
+    async fn run(&self, id: u64, progress: &mut Progress) -> Result<Connection> {
+        let phase = &mut progress.phase;
         let mut opened = self.open(|wait| self.enter(phase, wait)).await?;
         self.enter(phase, Wait::Credential);
         let credential = self.authenticator.credential().await?;
         self.enter(phase, Wait::Handshake);
         let user = credential.as_ref().and_then(|own| own.username().cloned());
         let greeted = async {
-            let handshake = self.greet(&mut opened.channel, credential).await?;
-            self.finish(id, opened.greeted(handshake)?, phase, deadline)
-                .await
+            let mut handshake = self.greet(&mut opened.channel, credential).await?;
+            let step = handshake.handle_reply(opened.channel.body()?);
+            // First, because the reply may refuse the credential that the hello carried.
+            progress.service = self.join_service(&mut opened, &handshake);
+            let greeted = opened.greeted_by(handshake, step?);
+            self.finish(id, greeted, phase).await
         };
         greeted.await.map_err(|error| error.for_user(user.as_ref()))
+    }
+
+    /// From the hello on, a connection belongs to the generation of its service.
+    fn join_service(&self, opened: &mut Opened, handshake: &Handshake) -> Option<Service> {
+        let id = handshake.service_id().filter(|_| self.load_balanced)?;
+        self.generations.join(&mut opened.generation, id);
+        Some(Service {
+            id,
+            generation: opened.generation.clone(),
+        })
     }
 
     /// Opens the transport. `enter` is told what is waited for.
@@ -173,40 +221,44 @@ impl Establisher {
         if !self.compression.compressors.is_empty() {
             channel.exchange.accept_compressed();
         }
-        let mut handshake = Handshake::new(self.context(credential)?);
-        match handshake.start()? {
-            Step::Send(request) => ask_first(channel, &request).await?,
-            Step::Need(_) | Step::Done(_) => return Err(HandshakeError::OutOfOrder.into()),
-        }
-        Ok(handshake)
+        say_hello(channel, self.context(credential)?).await
     }
 
-    /// Authenticates on a connection that was greeted, maybe long ago. Cancelled and failing as
-    /// [`establish`](Self::establish) is, and bounded by the deadline alone.
+    /// Authenticates on a connection that was greeted without a credential, maybe long ago: by
+    /// another hello, which negotiates the mechanism and carries the first message. Cancelled and
+    /// failing as [`establish`](Self::establish) is, and bounded by the deadline alone.
     pub(super) async fn complete(
         &self,
         id: u64,
-        greeted: Greeted,
+        mut greeted: Greeted,
+        credential: Option<Arc<Credential>>,
         deadline: Deadline,
     ) -> Result<Connection> {
         let mut phase = Wait::Authentication;
+        let user = credential.as_ref().and_then(|own| own.username().cloned());
+        let completed = async {
+            if credential.is_some() {
+                let context = HandshakeContext {
+                    metadata: None,
+                    ..self.context(credential)?
+                };
+                greeted.handshake = say_hello(&mut greeted.channel, context).await?;
+                let reply = greeted.channel.body()?;
+                greeted.step = greeted.handshake.handle_reply(reply)?;
+            }
+            self.finish(id, greeted, &mut phase).await
+        };
         deadline
-            .bound(self.finish(id, greeted, &mut phase, deadline))
+            .bound(completed)
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())))
-            .map_err(|error| self.name(error))
+            .map_err(|error| self.name(error.for_user(user.as_ref())))
     }
 
-    async fn finish(
-        &self,
-        id: u64,
-        greeted: Greeted,
-        phase: &mut Wait,
-        deadline: Deadline,
-    ) -> Result<Connection> {
+    async fn finish(&self, id: u64, greeted: Greeted, phase: &mut Wait) -> Result<Connection> {
         let Greeted {
             mut channel,
-            mut generation,
+            generation,
             mut handshake,
             step,
         } = greeted;
@@ -215,12 +267,8 @@ impl Establisher {
             authenticator: &self.authenticator,
             channel: &mut channel,
             handshake: &mut handshake,
-            deadline,
         };
         let description = conversation.finish(step, &mut enter).await?;
-        if let (true, Some(service)) = (self.load_balanced, description.service_id) {
-            self.generations.join(&mut generation, service);
-        }
         // No server may talk itself out of proving who it is.
         if handshake.credential().is_some() && description.authenticated.is_none() {
             return Err(AuthError::Arbiter.into());
@@ -284,10 +332,17 @@ pub(super) async fn first_hello(
         server_api,
         ..HandshakeContext::new(metadata, nonces)
     };
-    match Handshake::new(context).start()? {
-        Step::Send(request) => ask_first(channel, &request).await,
-        Step::Need(_) | Step::Done(_) => Err(HandshakeError::OutOfOrder.into()),
+    say_hello(channel, context).await.map(drop)
+}
+
+/// Sends the first message of a handshake. The channel has the reply.
+async fn say_hello(channel: &mut Channel, context: HandshakeContext) -> Result<Handshake> {
+    let mut handshake = Handshake::new(context);
+    match handshake.start()? {
+        Step::Send(request) => ask_first(channel, &request).await?,
+        Step::Need(_) | Step::Done(_) => return Err(HandshakeError::OutOfOrder.into()),
     }
+    Ok(handshake)
 }
 
 /// A server that refuses the client's certificate says so only here, with TLS 1.3.

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::watch;
 
 use crate::auth::{CacheKey, KeyCache, KeyDerivation, ScramKeys};
 use crate::error::{Error, Result};
@@ -29,13 +29,24 @@ impl BlockingExecutor for TokioBlocking {
 
 /// Derived SCRAM keys, made once for any number of connections that wait for them.
 ///
-/// Share one among pools whose credentials repeat. Holds at most
-/// [`KeyCache::DEFAULT_CAPACITY`] keys, found by a digest, never a password.
+/// Share one among pools whose credentials repeat. Keys are found by a digest, never a password; the
+/// service keeps at most [`KeyCache::DEFAULT_CAPACITY`] of them, of about 200 bytes each, or
+/// [as many as you say](Self::with_capacity).
+///
+/// A derivation runs on the executor and ends there, also if all connections that wait for it are
+/// given up, or are not polled.
 pub struct KeyService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     cache: KeyCache,
-    in_flight: Mutex<HashMap<CacheKey, Arc<OnceCell<ScramKeys>>>>,
+    in_flight: Mutex<HashMap<CacheKey, Outcome>>,
     executor: Arc<dyn BlockingExecutor>,
 }
+
+/// What a derivation comes to; closed without keys if the executor dropped the work.
+type Outcome = watch::Receiver<Option<ScramKeys>>;
 
 impl Default for KeyService {
     fn default() -> Self {
@@ -46,92 +57,139 @@ impl Default for KeyService {
 impl KeyService {
     /// An empty cache, filled by `executor`.
     pub fn new(executor: Arc<dyn BlockingExecutor>) -> Self {
-        Self {
-            cache: KeyCache::default(),
+        Self::over(KeyCache::default(), executor)
+    }
+
+    /// The same with an empty cache for so many keys. Zero keeps none: a derivation then serves
+    /// only the connections that wait for it.
+    #[must_use]
+    pub fn with_capacity(self, capacity: usize) -> Self {
+        Self::over(KeyCache::new(capacity), self.inner.executor.clone())
+    }
+
+    fn over(cache: KeyCache, executor: Arc<dyn BlockingExecutor>) -> Self {
+        let inner = Inner {
+            cache,
             in_flight: Mutex::default(),
             executor,
+        };
+        Self {
+            inner: Arc::new(inner),
         }
     }
 
     /// The keys of a derivation: from the cache, from a derivation that is under way, or derived.
     ///
-    /// Dropped meanwhile, the next one who waits takes over.
+    /// Dropping this future does not stop the derivation. If the executor drops the work of another
+    /// caller, as a runtime does that shuts down, this caller starts it anew.
     ///
     /// # Errors
-    /// The executor dropped the work, as a runtime does that shuts down.
+    /// The executor dropped the work that this caller started.
     pub(super) async fn derive(&self, derivation: KeyDerivation) -> Result<ScramKeys> {
         let key = derivation.key();
-        if let Some(keys) = self.cache.get(&key) {
+        if let Some(keys) = self.inner.cache.get(&key) {
             return Ok(keys);
         }
-        let cell = self.in_flight().entry(key).or_default().clone();
-        let entry = InFlight {
-            service: self,
-            key,
-            cell,
-        };
-        let keys = entry
-            .cell
-            .get_or_try_init(|| async {
-                // Whoever was first may have ended between the look-up and this.
-                match self.cache.get(&key) {
-                    Some(keys) => Ok(keys),
-                    None => self.execute(derivation).await,
+        let derivation = Arc::new(derivation);
+        loop {
+            let (mut outcome, is_own) = match self.inner.begin(key) {
+                Begun::Cached(keys) => return Ok(keys),
+                Begun::ByAnother(outcome) => (outcome, false),
+                Begun::ByThis(outcome, sender) => {
+                    self.start(key, derivation.clone(), sender);
+                    (outcome, true)
                 }
-            })
-            .await?
-            .clone();
-        self.cache.insert(key, keys.clone());
-        drop(entry);
-        Ok(keys)
-    }
-
-    async fn execute(&self, derivation: KeyDerivation) -> Result<ScramKeys> {
-        let (sender, receiver) = oneshot::channel();
-        self.executor.execute(Box::new(move || {
-            // Nobody may be waiting any more.
-            if !sender.is_closed() {
-                let _ = sender.send(derivation.run());
+            };
+            // Safe to drop: the work goes on without its waiters.
+            if let Ok(keys) = outcome.wait_for(Option::is_some).await
+                && let Some(keys) = &*keys
+            {
+                return Ok(keys.clone());
             }
-        }));
-        receiver
-            .await
-            .map_err(|_| Error::configuration("the blocking executor dropped its work"))
+            if is_own {
+                return Err(Error::configuration(
+                    "the blocking executor dropped the derivation of a key",
+                ));
+            }
+        }
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, HashMap<CacheKey, Arc<OnceCell<ScramKeys>>>> {
+    fn start(
+        &self,
+        key: CacheKey,
+        derivation: Arc<KeyDerivation>,
+        sender: watch::Sender<Option<ScramKeys>>,
+    ) {
+        let flight = Flight {
+            inner: self.inner.clone(),
+            key,
+            sender,
+        };
+        // Without a lock: an executor may run the work at once.
+        self.inner
+            .executor
+            .execute(Box::new(move || flight.finish(derivation.run())));
+    }
+}
+
+enum Begun {
+    Cached(ScramKeys),
+    ByAnother(Outcome),
+    /// The caller has to start the work.
+    ByThis(Outcome, watch::Sender<Option<ScramKeys>>),
+}
+
+impl Inner {
+    fn begin(&self, key: CacheKey) -> Begun {
+        let mut in_flight = self.in_flight();
+        if let Some(outcome) = in_flight.get(&key) {
+            return Begun::ByAnother(outcome.clone());
+        }
+        // A derivation may have ended since the last look: it fills the cache first.
+        if let Some(keys) = self.cache.get(&key) {
+            return Begun::Cached(keys);
+        }
+        let (sender, outcome) = watch::channel(None);
+        in_flight.insert(key, outcome.clone());
+        Begun::ByThis(outcome, sender)
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<CacheKey, Outcome>> {
         self.in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for KeyService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyService")
-            .field("cached", &self.cache.len())
-            .finish_non_exhaustive()
+/// A derivation under way, in the executor's hands. Run or dropped, it takes itself off the list
+/// and wakes all waiters.
+struct Flight {
+    inner: Arc<Inner>,
+    key: CacheKey,
+    sender: watch::Sender<Option<ScramKeys>>,
+}
+
+impl Flight {
+    fn finish(self, keys: ScramKeys) {
+        self.inner.cache.insert(self.key, keys.clone());
+        self.sender.send_replace(Some(keys));
     }
 }
 
-/// Takes an entry off the list with the last one who waits for it, however that one ends.
-struct InFlight<'a> {
-    service: &'a KeyService,
-    key: CacheKey,
-    cell: Arc<OnceCell<ScramKeys>>,
+impl Drop for Flight {
+    fn drop(&mut self) {
+        // Before the sender goes, so that whoever sees it closed finds no entry of it.
+        let removed = self.inner.in_flight().remove(&self.key);
+        drop(removed);
+    }
 }
 
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        let mut in_flight = self.service.in_flight();
-        // Given back under the lock, or two who end at once would each leave it to the other.
-        self.cell = Arc::default();
-        if in_flight
-            .get(&self.key)
-            .is_some_and(|cell| Arc::strong_count(cell) == 1)
-        {
-            in_flight.remove(&self.key);
-        }
+impl fmt::Debug for KeyService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyService")
+            .field("cached", &self.inner.cache.len())
+            .field("capacity", &self.inner.cache.capacity())
+            .finish_non_exhaustive()
     }
 }
 
@@ -208,11 +266,11 @@ mod tests {
         }
         assert!(is_done(pin!(service.derive(derivation()))));
         assert_eq!(executor.asked(), 1);
-        assert!(service.in_flight().is_empty());
+        assert!(service.inner.in_flight().is_empty());
     }
 
     #[test]
-    fn the_next_one_takes_over_from_one_who_is_dropped() {
+    fn a_dropped_waiter_does_not_stop_the_derivation() {
         let (service, executor) = service();
         {
             let mut second = pin!(service.derive(derivation()));
@@ -221,18 +279,87 @@ mod tests {
                 assert!(!is_done(first.as_mut()));
                 assert!(!is_done(second.as_mut()));
             }
-            // What the first one asked for is not even begun.
-            for work in executor.take() {
-                work();
-            }
-            assert!(!is_done(second.as_mut()));
-            assert_eq!(executor.asked(), 2);
             for work in executor.take() {
                 work();
             }
             assert!(is_done(second.as_mut()));
         }
-        assert!(service.in_flight().is_empty());
+        assert_eq!(executor.asked(), 1);
+        assert!(service.inner.in_flight().is_empty());
+    }
+
+    #[test]
+    fn a_waiter_that_is_not_polled_holds_up_no_other() {
+        let (service, executor) = service();
+        let mut unpolled = pin!(service.derive(derivation()));
+        assert!(!is_done(unpolled.as_mut()));
+        for work in executor.take() {
+            work();
+        }
+        assert!(is_done(pin!(service.derive(derivation()))));
+        assert_eq!(executor.asked(), 1);
+        assert!(is_done(unpolled.as_mut()));
+    }
+
+    #[test]
+    fn work_that_one_runtime_drops_is_started_anew_by_another_waiter() {
+        let (service, executor) = service();
+        let mut unpolled = pin!(service.derive(derivation()));
+        let mut other = pin!(service.derive(derivation()));
+        assert!(!is_done(unpolled.as_mut()));
+        assert!(!is_done(other.as_mut()));
+        drop(executor.take());
+        assert!(!is_done(other.as_mut()), "it has started the work");
+        assert_eq!(executor.asked(), 2);
+        for work in executor.take() {
+            work();
+        }
+        assert!(is_done(other.as_mut()));
+    }
+
+    /// The real executor, and a runtime that ends with the work still queued.
+    #[test]
+    fn a_runtime_that_ends_hands_its_derivation_over() {
+        let service = KeyService::default();
+        let narrow = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a runtime");
+        let (begun, is_begun) = std::sync::mpsc::channel();
+        let (end, is_over) = std::sync::mpsc::channel::<()>();
+        narrow.spawn_blocking(move || {
+            let _ = begun.send(());
+            let _ = is_over.recv();
+        });
+        is_begun.recv().expect("the only thread is busy");
+        let mut unpolled = Box::pin(service.derive(derivation()));
+        {
+            let _entered = narrow.enter();
+            assert!(!is_done(unpolled.as_mut()));
+        }
+        narrow.shutdown_background();
+        drop(end);
+        let other = tokio::runtime::Builder::new_current_thread().build();
+        let derived = other
+            .expect("a runtime")
+            .block_on(service.derive(derivation()));
+        derived.expect("keys");
+    }
+
+    #[test]
+    fn the_capacity_bounds_what_is_kept() {
+        let (service, executor) = service();
+        let service = service.with_capacity(0);
+        for round in 1..=2 {
+            let mut waiting = pin!(service.derive(derivation()));
+            assert!(!is_done(waiting.as_mut()));
+            for work in executor.take() {
+                work();
+            }
+            assert!(is_done(waiting.as_mut()));
+            assert_eq!(executor.asked(), round);
+        }
+        assert!(service.inner.cache.is_empty());
     }
 
     #[test]
@@ -252,19 +379,24 @@ mod tests {
         assert!(is_done(second.as_mut()));
     }
 
-    /// Two who are dropped in the same moment once left the entry to each other.
+    /// Whatever its waiters do, the work itself takes its entry off the list.
     #[test]
-    fn whoever_is_dropped_leaves_nothing_behind() {
-        let (service, _executor) = service();
+    fn a_dropped_derivation_leaves_nothing_behind() {
+        let (service, executor) = service();
         let barrier = Barrier::new(2);
         let derive_and_drop = || {
-            for _ in 0..2000 {
+            for round in 0..2000 {
                 let mut waiting = Box::pin(service.derive(derivation()));
                 assert!(!is_done(waiting.as_mut()));
                 barrier.wait();
-                drop(waiting);
+                match round % 2 {
+                    0 => drop(waiting),
+                    _ => drop(executor.take()),
+                }
                 barrier.wait();
-                assert!(service.in_flight().is_empty());
+                drop(executor.take());
+                barrier.wait();
+                assert!(service.inner.in_flight().is_empty());
                 barrier.wait();
             }
         };

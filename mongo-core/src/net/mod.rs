@@ -42,7 +42,7 @@ pub(crate) use dispatcher::Dispatcher;
 #[cfg(feature = "dns")]
 pub use dns::HickoryResolver;
 pub use dns::{DnsResolver, resolve, system_random};
-pub(crate) use establish::{Compression, Establisher};
+pub(crate) use establish::{Compression, Establisher, Failed, Service};
 pub(crate) use generations::Generations;
 pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
 pub use oidc::{AccessToken, KubernetesTokens, OidcCallback, OidcRequest};

@@ -6,11 +6,11 @@ use bson::rawdoc;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::deadline::Deadline;
+use super::deadline::{Deadline, Elapsed};
 use super::on_demand::{Link, LinkState, OnDemandTopology};
 use super::reply::Reply;
 use crate::ServerAddress;
-use crate::error::{ClosedReason, Error, ErrorKind, Result};
+use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::sdam::{ApplicationError, ErrorPhase, TopologyDescription};
 use crate::select::Criterion;
 use crate::uri::ClientOptions;
@@ -26,7 +26,7 @@ const SELECTIONS: usize = 3;
 /// which both checks the server and runs commands on it.
 ///
 /// A server is selected for each command as [`OnDemandTopology`] says, and how long that may take.
-/// A connection authenticates before its first command. One that was idle for 5 s
+/// A connection authenticates before its first command, with the credential of that time. One that was idle for 5 s
 /// (`socketCheckIntervalMS`) is checked by a ping first; if that fails, the server is unknown, and
 /// another one is selected, once.
 ///
@@ -82,13 +82,15 @@ impl SingleClient {
     /// command.
     ///
     /// The command is sent as it is: a secondary runs it only if it has the `$readPreference` that
-    /// says so. Its reply is waited for by the options' `timeoutMS`, else `socketTimeoutMS`, else
+    /// says so. The options' `timeoutMS` bounds all of this call: selection, connecting,
+    /// authentication and the command. Without it the reply is waited for by `socketTimeoutMS`, else
     /// 60 s; zero is no bound. Nothing is run twice.
     ///
     /// # Errors
     /// As [`OnDemandTopology::select`], and as
     /// [`Connection::run_command`](super::Connection::run_command); or the server could not be
-    /// authenticated with. What an error tells about the server is taken into account.
+    /// authenticated with. What an error tells about the server is taken into account. A credential
+    /// that can't be obtained is the error at once, and tells nothing about the server.
     pub async fn run_command_on<C>(
         &mut self,
         criterion: &Criterion,
@@ -98,14 +100,17 @@ impl SingleClient {
     where
         C: Serialize + ?Sized,
     {
-        let server = self.connect(criterion).await?;
+        let deadline = self.topology.deadline();
+        let server = self.connect(criterion, deadline).await?;
         let link = self.link(&server)?;
         let LinkState::Ready(connection) = &mut link.state else {
             return Err(lost(&server));
         };
-        let found = connection
-            .run_command(database, command)
-            .await
+        let answered = match deadline.moment() {
+            Some(_) => connection.run_command_by(deadline, database, command).await,
+            None => connection.run_command(database, command).await,
+        };
+        let found = answered
             .map(|reply| ApplicationError::from_write_concern_error(server.clone(), &reply));
         match found {
             Err(error) => {
@@ -137,12 +142,18 @@ impl SingleClient {
     }
 
     /// Selects a server whose connection is ready for a command.
-    async fn connect(&mut self, criterion: &Criterion) -> Result<ServerAddress> {
+    async fn connect(
+        &mut self,
+        criterion: &Criterion,
+        deadline: Deadline,
+    ) -> Result<ServerAddress> {
+        let deadline = self.topology.bounded(deadline);
         let mut failure = None;
         for _ in 0..SELECTIONS {
-            let entry = self.topology.select(criterion).await?;
+            let selected = self.topology.select_by(deadline, criterion, &[]);
+            let entry = selected.await?;
             let server = entry.address();
-            if self.prepare(server, &mut failure).await? {
+            if self.prepare(server, deadline, &mut failure).await? {
                 return Ok(server.clone());
             }
             failure.get_or_insert_with(|| lost(server));
@@ -151,65 +162,70 @@ impl SingleClient {
     }
 
     /// Makes a server's connection ready for a command. If it is not, the server was checked
-    /// meanwhile, and one is to be selected again.
+    /// instead, and one is to be selected again.
     async fn prepare(
         &mut self,
         server: &ServerAddress,
+        until: Deadline,
         failure: &mut Option<Error>,
     ) -> Result<bool> {
         let Some(member) = self.topology.member_mut(server) else {
             return Ok(false);
         };
-        let establisher = member.establisher.clone();
-        let deadline = Deadline::never().within(establisher.connect_timeout);
-        let idle = match &mut member.link {
-            Some(link) => {
-                let is_usable = link.is_usable(deadline).await;
-                is_usable.then(|| link.last_use.elapsed())
-            }
-            None => None,
-        };
-        // Taken, it is closed by a drop of this future.
-        let link = member.link.take_if(|link| match link.state {
-            LinkState::Greeted(_) => true,
-            LinkState::Ready(_) => idle.is_none(),
-        });
-        match (link, idle.map(|idle| idle >= SOCKET_CHECK_INTERVAL)) {
-            (Some(link), Some(false)) => self.authenticate(server, link, deadline).await,
-            (Some(link), Some(true)) => {
-                member.link = Some(link);
-                *failure = self.topology.check(server).await;
-                Ok(false)
-            }
-            (None, Some(true)) => Ok(self.ping(server, deadline).await),
-            (None, Some(false)) => Ok(true),
-            (link, None) => {
-                drop(link);
-                *failure = self.topology.check(server).await;
+        let deadline = until.within(member.establisher.connect_timeout);
+        let mut is_fresh = None;
+        let mut is_ready = false;
+        if let Some(link) = &mut member.link
+            && link.is_usable(deadline).await
+        {
+            is_fresh = Some(link.last_use.elapsed() < SOCKET_CHECK_INTERVAL);
+            is_ready = matches!(link.state, LinkState::Ready(_));
+        }
+        match (is_fresh, is_ready) {
+            (Some(true), true) => Ok(true),
+            (Some(true), false) => self.authenticate(server, until, deadline).await,
+            (Some(false), true) => Ok(self.ping(server, deadline).await),
+            // A hello tells as much as a ping.
+            (Some(false), false) | (None, _) => {
+                *failure = self.topology.check(server, until).await;
                 Ok(false)
             }
         }
     }
 
+    /// Authenticates on a connection that has said hello.
     async fn authenticate(
         &mut self,
         server: &ServerAddress,
-        link: Link,
+        until: Deadline,
         deadline: Deadline,
     ) -> Result<bool> {
+        let Some(member) = self.topology.member_mut(server) else {
+            return Ok(false);
+        };
+        let establisher = member.establisher.clone();
+        // Before anything is sent: without a credential the connection stays as it is.
+        let credential = deadline
+            .bound(establisher.authenticator.credential())
+            .await
+            .unwrap_or_else(|Elapsed| Err(Error::timeout(Wait::Credential, deadline.elapsed())))
+            .map_err(|error| establisher.name(error))?;
+        // Taken, it is closed by a drop of this future.
+        let Some(link) = member.link.take() else {
+            return Ok(false);
+        };
         let Link {
             id,
             server_id,
             state,
             ..
         } = link;
-        let Some(member) = self.topology.member_mut(server) else {
-            return Ok(false);
-        };
-        let establisher = member.establisher.clone();
         let connection = match state {
             LinkState::Ready(connection) => Ok(connection),
-            LinkState::Greeted(greeted) => establisher.complete(id, *greeted, deadline).await,
+            LinkState::Greeted(greeted) => {
+                let completed = establisher.complete(id, *greeted, credential, deadline);
+                completed.await
+            }
         };
         match connection {
             Ok(connection) => {
@@ -222,7 +238,10 @@ impl SingleClient {
                 Ok(true)
             }
             Err(error) => {
-                self.failed(server, &error, ErrorPhase::Authentication);
+                // That the caller had no more time tells nothing about the server.
+                if !(error.is_timeout() && until.is_over()) {
+                    self.failed(server, &error, ErrorPhase::Authentication);
+                }
                 Err(error)
             }
         }
@@ -237,17 +256,17 @@ impl SingleClient {
             return false;
         };
         let ping = rawdoc! { "ping": 1_i32 };
-        let answered = connection.run_command_by(deadline, "admin", &ping).await;
+        let answered = connection.run_quietly(deadline, "admin", &ping).await;
         match answered.map(drop) {
             // The server answered: the connection is alive, whatever it thinks of a ping.
-            Err(error) if error.command().is_none() => {
+            Ok(()) => {
+                link.last_use = Instant::now();
+                true
+            }
+            Err(error) => {
                 self.topology.mark_unknown(server, error);
                 self.topology.sweep(server);
                 false
-            }
-            Ok(()) | Err(_) => {
-                link.last_use = Instant::now();
-                true
             }
         }
     }

@@ -253,7 +253,7 @@ impl<B: Backend> ServerPool<B> {
     /// use when it comes back, or if it is to be interrupted, at once as well. Who waits gets
     /// [`ErrorKind::PoolCleared`].
     pub fn clear(&self, interrupt_in_use: bool) {
-        let paused = self.shared().make_paused();
+        let paused = self.shared().make_paused(None);
         if paused.was_ready {
             self.shared().emit_cleared(None, interrupt_in_use, None);
         }

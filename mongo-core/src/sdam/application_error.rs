@@ -5,8 +5,8 @@ use bson::oid::ObjectId;
 
 use super::{CheckReason, Effect, TopologyVersion};
 use crate::address::ServerAddress;
-use crate::auth::AuthError;
 use crate::auth::reply::fields;
+use crate::auth::{AuthError, ScramError};
 use crate::error::{Error, ErrorKind, Wait};
 use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;
@@ -232,7 +232,11 @@ fn is_of_server(error: &Error) -> bool {
             AuthError::Credential(_)
             | AuthError::UnsupportedMechanism(_)
             | AuthError::OtherUser
-            | AuthError::OutOfOrder,
+            | AuthError::OutOfOrder
+            | AuthError::Scram {
+                error: ScramError::Password,
+                ..
+            },
         ) => false,
         ErrorKind::Tls(_)
         | ErrorKind::Protocol(_)

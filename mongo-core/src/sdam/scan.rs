@@ -201,6 +201,16 @@ impl Scan {
         }
     }
 
+    /// The selection that the scan was for has run out of time, and with it checks that were under
+    /// way. The next selection looks at what was found; if it misses, it may scan as soon as if this
+    /// scan had ended when it began.
+    pub fn end_early(&mut self) {
+        if std::mem::take(&mut self.is_running) {
+            self.is_stale = false;
+            self.ended += 1;
+        }
+    }
+
     /// A selection begins, which is to find a server until then; with `try_once` it scans once at
     /// most after it found none, however long that takes (`serverSelectionTryOnce`).
     pub fn select(&mut self, now: Instant, until: Option<Instant>, try_once: bool) -> Selection {

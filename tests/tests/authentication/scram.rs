@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use bson::doc;
 use mongo_core::auth::{AuthError, AuthMechanism};
+use mongo_core::net::SingleClient;
 use mongo_core::pools::ConnectionFactory;
 use mongo_core::{ClientOptions, Connection, Error, ErrorKind};
 use mongo_testkit::{Mechanism, RealServer, ScriptedServer, User};
@@ -114,6 +115,38 @@ async fn sha_256_on_the_real_server() {
     let other = mechanism("SCRAM-SHA-1");
     let error = log_in(&uri, "sha256:sha256", &other).await.map(drop);
     assert!(error.expect_err("another mechanism").is_authentication());
+}
+
+/// A client without monitors negotiates by a second hello, on a connection that was checked before.
+#[tokio::test]
+async fn a_single_client_authenticates_after_its_hello() {
+    let real = RealServer::shared_with_auth();
+    let create = doc! {
+        "createUser": "single", "pwd": "single", "roles": ["root"],
+        "mechanisms": ["SCRAM-SHA-256"],
+    };
+    real.run_command("admin", create);
+    let users = [&[Mechanism::ScramSha1][..], &[Mechanism::ScramSha256]];
+    let mut uris = vec![real.uri()];
+    let mut servers = Vec::new();
+    for mechanisms in users {
+        let user = User::new("single", "single").mechanisms(mechanisms);
+        let server = ScriptedServer::builder().user(user).start().await;
+        uris.push(server.uri());
+        servers.push(server);
+    }
+    for uri in uris {
+        for (password, is_good) in [("single", true), ("wrong", false)] {
+            let uri = uri.replace("mongodb://", &format!("mongodb://single:{password}@"));
+            let options = ClientOptions::parse(&uri).expect("a connection string");
+            let mut client = SingleClient::new(options).expect("a client");
+            let find = doc! { "find": "things" };
+            match client.run_command("shop", &find).await.map(drop) {
+                Ok(()) => assert!(is_good, "{uri}"),
+                Err(error) => assert!(!is_good && error.is_authentication(), "{uri}: {error}"),
+            }
+        }
+    }
 }
 
 /// Step 4, on the scripted server.

@@ -1,12 +1,13 @@
 //! Credentials while they are used: checked, changed, given up, and forgotten.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mongo_core::auth::Credential;
 use mongo_core::bson::doc;
 use mongo_core::error::ClosedReason;
+use mongo_core::net::CredentialProvider;
 use mongo_core::pools::{Backend, PooledConnection, Pools, PoolsConfig};
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 use mongo_core::{Error, ErrorKind};
@@ -29,6 +30,8 @@ on_both! {
     pools_of_unused_credentials_go,
     what_is_in_use_is_not_unused,
     a_verification_asks_the_server,
+    a_verification_after_a_change_of_user_takes_a_new_connection,
+    a_verification_stays_within_the_size,
     what_is_detached_is_nobodys,
 }
 
@@ -410,6 +413,73 @@ async fn a_verification_asks_the_server<B: Backend<Config: Default>>() {
     assert_ne!(again.id(), id, "what was refused is not handed out");
     drop(again);
     own.verify().await.expect("nobody needs no credential");
+    own.close().await;
+}
+
+/// Gives whatever it was told last.
+struct Told(Mutex<Credential>);
+
+#[async_trait::async_trait]
+impl CredentialProvider for Told {
+    async fn credential(&self) -> Result<Arc<Credential>, Error> {
+        Ok(Arc::new(self.0.lock().expect("no panic").clone()))
+    }
+}
+
+async fn a_verification_after_a_change_of_user_takes_a_new_connection<
+    B: Backend<Config: Default>,
+>() {
+    let sim = Sim::of(1).await;
+    let own = sim.pools::<B>("");
+    let provider = Arc::new(Told(Mutex::new(one())));
+    let pools = own.with_credential_provider(provider.clone());
+    let pools = pools.expect("a handle");
+    drop(hold(&pools, 5).await);
+    sleep(Duration::from_secs(1)).await;
+    *provider.0.lock().expect("no panic") = two();
+    for _ in 0..5 {
+        pools.verify().await.expect("a good credential");
+    }
+    assert!(open_for(&sim, 0, "two") > 0);
+    // A bad credential of another user is told as such, too.
+    *provider.0.lock().expect("no panic") = Credential::new("one", "bad").with_source("admin");
+    sleep(Duration::from_secs(1)).await;
+    for _ in 0..10 {
+        let refused = pools.verify().await.expect_err("a wrong password");
+        assert!(refused.is_authentication(), "{refused}");
+        assert!(refused.to_string().contains("refused"), "{refused}");
+    }
+    own.close().await;
+}
+
+async fn a_verification_stays_within_the_size<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let own = sim.pools::<B>("maxPoolSize=3&maxConnecting=1");
+    let provider = Arc::new(Told(Mutex::new(one())));
+    let pools = own.with_credential_provider(provider.clone());
+    let pools = pools.expect("a handle");
+    let mut held = hold(&pools, 3).await;
+    drop(held.split_off(1));
+    sleep(Duration::from_secs(1)).await;
+    *provider.0.lock().expect("no panic") = two();
+    // All slots are taken by connections of the former user, two of them idle.
+    for _ in 0..3 {
+        let verified = timeout(LIMIT, pools.verify()).await.expect("in time");
+        verified.expect("a good credential");
+        let open = open_for(&sim, 0, "one") + open_for(&sim, 0, "two");
+        assert!(open <= 3, "{open} open");
+    }
+    assert!(echo(&mut held[0], 1).await.expect("it goes on"));
+    // With nothing free, it waits as any check-out does.
+    let more = hold(&pools, 2).await;
+    let verifying = pools.clone();
+    let verifying = tokio::spawn(async move { verifying.verify().await });
+    sleep(Duration::from_secs(1)).await;
+    assert!(!verifying.is_finished());
+    drop(more);
+    let verified = timeout(LIMIT, verifying).await.expect("in time");
+    verified.expect("no panic").expect("a good credential");
+    drop(held);
     own.close().await;
 }
 

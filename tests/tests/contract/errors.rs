@@ -204,7 +204,7 @@ told_alike! {
         ),
         ..late(Wait::WaitQueue, 150)
     };
-    a_cleared_pool: kind("PoolCleared");
+    a_cleared_pool: Row { cause: Some("network: the server closed"), ..kind("PoolCleared") };
     a_closed_pool: Row { names_server: false, ..kind("PoolClosed") };
     a_refused_credential: kind("Authentication");
     a_credential_that_is_not_to_be_had: Row { names_user: false, ..kind("Credential") };

@@ -11,6 +11,7 @@ mod end;
 mod errors;
 mod floating;
 mod generations;
+mod handshakes;
 mod impatience;
 mod left_over;
 mod lifecycle;

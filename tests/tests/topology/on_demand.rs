@@ -1,6 +1,8 @@
 //! Without background tasks: scans by the caller's own selection, and the client over them.
 
+mod credentials;
 mod failures;
+mod limits;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

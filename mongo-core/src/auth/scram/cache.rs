@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ScramKeys;
@@ -25,37 +24,50 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// Keys that were derived before, at most [`capacity`](Self::capacity) of them; the ones not used
-/// for longest make room. No password is in it, and keys are wiped when they are dropped.
+/// Derived keys, at most [`capacity`](Self::capacity) of them. It holds no password, and keys are
+/// wiped when they are dropped.
 ///
-/// One cache may serve any number of servers and credentials: what decides is the password, the
+/// One cache may serve any number of servers and credentials: an entry is found by the password, the
 /// salt and the iteration count. Members of a replica set give a user the same salt, so that a user
-/// needs one entry. Each method holds a lock for as long as a look-up takes, or on
-/// [`insert`](Self::insert) into a full cache one pass over it.
+/// needs one entry, of about 200 bytes. Each method holds a lock for as long as a look-up takes;
+/// [`insert`](Self::insert) into a full cache takes one pass over it.
+///
+/// A full cache keeps what is used again. A new entry replaces the least recently used one only if
+/// that one was not used for 4 × `capacity` uses of the cache; else it replaces the newest entry that
+/// was not used since its insertion. So a rotation of more users than there are entries misses only
+/// for those that exceed the capacity, where plain LRU would miss for all.
 pub struct KeyCache {
-    capacity: NonZeroUsize,
+    capacity: usize,
     entries: Mutex<Entries>,
 }
 
 #[derive(Default)]
 struct Entries {
+    /// Counts uses: look-ups that hit, and insertions.
     clock: u64,
     by_key: HashMap<CacheKey, Entry>,
 }
 
 struct Entry {
     keys: ScramKeys,
+    /// The clock at the last use.
     used: u64,
+    /// Whether it was found since its insertion.
+    is_reused: bool,
 }
 
 impl KeyCache {
-    /// How many keys a cache holds by default: 256, about 50 KB.
-    pub const DEFAULT_CAPACITY: usize = 256;
+    /// How many keys a cache holds by default: 1,024, about 200 KB when full.
+    pub const DEFAULT_CAPACITY: usize = 1024;
 
-    /// An empty cache for so many keys, at least one.
+    /// How many uses of the cache, in multiples of its capacity, an entry may go without one before
+    /// any new entry replaces it.
+    const PATIENCE: u64 = 4;
+
+    /// An empty cache for so many keys; 0 keeps none.
     pub fn new(capacity: usize) -> Self {
         Self {
-            capacity: NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN),
+            capacity,
             entries: Mutex::default(),
         }
     }
@@ -63,25 +75,35 @@ impl KeyCache {
     /// Finds keys, and marks them as used.
     pub fn get(&self, key: &CacheKey) -> Option<ScramKeys> {
         let mut entries = self.lock();
-        entries.clock += 1;
-        let now = entries.clock;
+        let now = entries.clock + 1;
         let entry = entries.by_key.get_mut(key)?;
         entry.used = now;
-        Some(entry.keys.clone())
+        entry.is_reused = true;
+        let keys = entry.keys.clone();
+        entries.clock = now;
+        Some(keys)
     }
 
-    /// Keeps keys, and drops the ones not used for longest where there is no more room.
+    /// Keeps keys. In a full cache they replace [another entry](Self).
     pub fn insert(&self, key: CacheKey, keys: ScramKeys) {
+        if self.capacity == 0 {
+            return;
+        }
         let mut entries = self.lock();
         entries.clock += 1;
-        let used = entries.clock;
-        if entries.by_key.len() >= self.capacity.get() && !entries.by_key.contains_key(&key) {
-            let oldest = entries.by_key.iter().min_by_key(|(_, entry)| entry.used);
-            if let Some(oldest) = oldest.map(|(key, _)| *key) {
-                entries.by_key.remove(&oldest);
-            }
+        let replaced = match entries.by_key.len() >= self.capacity {
+            true if !entries.by_key.contains_key(&key) => entries.victim(self.capacity),
+            _ => None,
+        };
+        if let Some(replaced) = replaced {
+            entries.by_key.remove(&replaced);
         }
-        entries.by_key.insert(key, Entry { keys, used });
+        let entry = Entry {
+            keys,
+            used: entries.clock,
+            is_reused: false,
+        };
+        entries.by_key.insert(key, entry);
     }
 
     /// Drops keys, such as those that a server refused.
@@ -101,12 +123,26 @@ impl KeyCache {
 
     /// How many keys there can be.
     pub fn capacity(&self) -> usize {
-        self.capacity.get()
+        self.capacity
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
         // Whatever a panic interrupted, the map is whole: at worst an entry is missing.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// Which entry makes room for a new one.
+    fn victim(&self, capacity: usize) -> Option<CacheKey> {
+        let oldest = self.by_key.iter().min_by_key(|(_, entry)| entry.used)?;
+        let patience = KeyCache::PATIENCE.saturating_mul(capacity as u64);
+        if self.clock.saturating_sub(oldest.1.used) > patience {
+            return Some(*oldest.0);
+        }
+        let unproven = self.by_key.iter().filter(|(_, entry)| !entry.is_reused);
+        let newest = unproven.max_by_key(|(_, entry)| entry.used);
+        Some(*newest.unwrap_or(oldest).0)
     }
 }
 
@@ -136,22 +172,79 @@ mod tests {
             .run()
     }
 
+    fn key(number: u32) -> CacheKey {
+        let mut digest = [0; 32];
+        digest[..4].copy_from_slice(&number.to_be_bytes());
+        CacheKey::new(digest)
+    }
+
+    /// Looks keys up and inserts those that are missing; returns how many were.
+    fn misses(cache: &KeyCache, keys: &ScramKeys, numbers: impl IntoIterator<Item = u32>) -> usize {
+        let misses = numbers.into_iter().filter(|number| {
+            let is_missing = cache.get(&key(*number)).is_none();
+            if is_missing {
+                cache.insert(key(*number), keys.clone());
+            }
+            is_missing
+        });
+        misses.count()
+    }
+
     #[test]
-    fn drops_what_was_not_used_for_longest() {
+    fn a_new_entry_replaces_one_that_was_not_used_again() {
         let cache = KeyCache::new(2);
         let keys = derived();
-        let [a, b, c] = [1, 2, 3].map(|byte| CacheKey::new([byte; 32]));
-        cache.insert(a, keys.clone());
-        cache.insert(b, keys.clone());
-        assert!(cache.get(&a).is_some());
-        cache.insert(c, keys.clone());
-        assert!(cache.get(&a).is_some() && cache.get(&c).is_some());
-        assert!(cache.get(&b).is_none());
-        cache.insert(a, keys);
+        assert_eq!(misses(&cache, &keys, [1, 2, 1, 3]), 3);
+        assert!(cache.get(&key(1)).is_some() && cache.get(&key(3)).is_some());
+        assert!(cache.get(&key(2)).is_none());
+        cache.insert(key(1), keys.clone());
         assert_eq!(cache.len(), 2, "an entry that is there needs no room");
-        cache.remove(&a);
+        cache.remove(&key(1));
         assert_eq!(cache.len(), 1);
-        assert_eq!(KeyCache::new(0).capacity(), 1);
+        // All used again: the least recently used one makes room.
+        assert_eq!(misses(&cache, &keys, [3, 4, 4, 5]), 2);
+        assert!(cache.get(&key(3)).is_none() && cache.get(&key(4)).is_some());
+    }
+
+    #[test]
+    fn a_capacity_of_zero_keeps_nothing() {
+        let cache = KeyCache::new(0);
+        assert_eq!(misses(&cache, &derived(), [1, 1]), 2);
+        assert_eq!((cache.len(), cache.capacity()), (0, 0));
+    }
+
+    /// Plain LRU misses 300 times in each round.
+    #[test]
+    fn a_rotation_misses_only_for_what_exceeds_the_capacity() {
+        let keys = derived();
+        for (users, capacity, most) in [
+            (300, 256, 45),
+            (300, KeyCache::DEFAULT_CAPACITY, 0),
+            (2000, KeyCache::DEFAULT_CAPACITY, 977),
+            (3, 2, 2),
+        ] {
+            let cache = KeyCache::new(capacity);
+            assert_eq!(misses(&cache, &keys, 0..users), users as usize);
+            for round in 0..5 {
+                let missed = misses(&cache, &keys, 0..users);
+                assert!(missed <= most, "round {round}: {missed} of {users}");
+                assert!(cache.len() <= capacity);
+            }
+        }
+    }
+
+    #[test]
+    fn users_that_went_away_make_room_for_others() {
+        let (cache, keys) = (KeyCache::new(64), derived());
+        for _ in 0..3 {
+            misses(&cache, &keys, 0..64);
+        }
+        // Other users in their place: after a while none of them is derived again.
+        let missed: Vec<_> = (0..20).map(|_| misses(&cache, &keys, 100..164)).collect();
+        assert_eq!(missed.last(), Some(&0), "{missed:?}");
+        // One pass over many others takes no more than one entry from them.
+        misses(&cache, &keys, 1000..1190);
+        assert!(misses(&cache, &keys, 100..164) <= 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{OidcCallback, OidcRequest};
@@ -12,7 +12,7 @@ use crate::net::deadline::{Deadline, Elapsed};
 /// From the beginning of one call to that of the next.
 const CALL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// For a callback where nobody has a deadline.
+/// The bound of a call where `connectTimeoutMS` is none.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 const CALLBACK_VERSION: u32 = 1;
@@ -21,23 +21,27 @@ const CALLBACK_VERSION: u32 = 1;
 /// specification calls the client's cache.
 pub(crate) struct TokenCache {
     callback: Arc<dyn OidcCallback>,
+    /// How long a call may take, whoever waits for it.
+    call_timeout: Duration,
     state: Mutex<State>,
-    /// Whose turn it is to call. Nothing is locked while the callback runs.
-    turn: Semaphore,
 }
 
 #[derive(Default)]
 struct State {
     token: Option<Secret>,
     called: Option<Instant>,
+    /// The call that is under way. Closed without an outcome, it ended with its runtime, or the
+    /// callback panicked.
+    call: Option<watch::Receiver<Option<Result<Secret>>>>,
 }
 
 impl TokenCache {
-    pub(crate) fn new(callback: Arc<dyn OidcCallback>) -> Self {
+    /// `call_timeout`: default one minute.
+    pub(crate) fn new(callback: Arc<dyn OidcCallback>, call_timeout: Option<Duration>) -> Self {
         Self {
             callback,
+            call_timeout: call_timeout.unwrap_or(CALL_TIMEOUT),
             state: Mutex::default(),
-            turn: Semaphore::new(1),
         }
     }
 
@@ -54,39 +58,74 @@ impl TokenCache {
         }
     }
 
-    /// The token that is kept, or that somebody else has just got, or a new one; and whether it was
-    /// kept. Dropped meanwhile, the next one who waits calls.
-    pub(crate) async fn token(
-        &self,
-        username: Option<&str>,
-        deadline: Deadline,
-    ) -> Result<(Secret, bool)> {
-        if let Some(token) = self.kept() {
-            return Ok((token, true));
+    /// The token that is kept, or that of the call under way, or of a new call; and whether another
+    /// caller got it.
+    ///
+    /// The callback runs in a task of its own: a caller that is dropped, or not polled, holds up no
+    /// other. A call that fails is the error of the caller that began it; others begin the next one.
+    pub(crate) async fn token(self: &Arc<Self>, username: Option<&str>) -> Result<(Secret, bool)> {
+        loop {
+            let (mut outcome, is_own) = {
+                let mut state = self.state();
+                if let Some(token) = &state.token {
+                    return Ok((token.clone(), true));
+                }
+                let under_way = state.call.clone();
+                match under_way.filter(|call| call.has_changed().is_ok()) {
+                    Some(call) => (call, false),
+                    None => (self.begin(&mut state, username), true),
+                }
+            };
+            // Safe to drop: the call goes on.
+            let given = match outcome.wait_for(Option::is_some).await {
+                Ok(given) => given.clone(),
+                Err(_) => None,
+            };
+            match given {
+                Some(Ok(token)) => return Ok((token, !is_own)),
+                Some(Err(error)) if is_own => return Err(error),
+                None if is_own => {
+                    let panicked = "the OIDC callback panicked, or its runtime ended";
+                    return Err(Error::credential(panicked));
+                }
+                Some(Err(_)) | None => {}
+            }
         }
-        let turn = self.turn.acquire().await;
-        let _turn = turn.map_err(|_| Error::credential("nobody gives access tokens any more"))?;
-        if let Some(token) = self.kept() {
-            return Ok((token, true));
-        }
-        let called = self.state().called;
-        if let Some(next) = called.and_then(|called| called.checked_add(CALL_INTERVAL)) {
-            sleep_until(next).await;
-        }
-        self.state().called = Some(Instant::now());
-        let token = self.call(username, deadline).await?;
-        self.state().token = Some(token.clone());
-        Ok((token, false))
     }
 
-    async fn call(&self, username: Option<&str>, deadline: Deadline) -> Result<Secret> {
-        let deadline = match deadline.remaining() {
-            Some(_) => deadline,
-            None => Deadline::after(CALL_TIMEOUT),
-        };
+    fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        username: Option<&str>,
+    ) -> watch::Receiver<Option<Result<Secret>>> {
+        let (sender, outcome) = watch::channel(None);
+        state.call = Some(outcome.clone());
+        let next = state
+            .called
+            .and_then(|called| called.checked_add(CALL_INTERVAL));
+        let (cache, username) = (self.clone(), username.map(str::to_owned));
+        tokio::spawn(async move {
+            if let Some(next) = next {
+                sleep_until(next).await;
+            }
+            cache.state().called = Some(Instant::now());
+            let given = cache.call(username.as_deref()).await;
+            let mut state = cache.state();
+            if let Ok(token) = &given {
+                state.token = Some(token.clone());
+            }
+            // In one step with the token, so that nobody begins another call between.
+            state.call = None;
+            sender.send_replace(Some(given));
+        });
+        outcome
+    }
+
+    async fn call(&self, username: Option<&str>) -> Result<Secret> {
+        let deadline = Deadline::after(self.call_timeout);
         let request = OidcRequest {
             username,
-            timeout: deadline.remaining().unwrap_or(CALL_TIMEOUT),
+            timeout: self.call_timeout,
             version: CALLBACK_VERSION,
         };
         let called = deadline.bound(self.callback.token(request)).await;
@@ -137,13 +176,13 @@ mod tests {
         }
     }
 
-    fn cache(callback: Numbered) -> (TokenCache, Arc<Numbered>) {
+    fn cache(callback: Numbered) -> (Arc<TokenCache>, Arc<Numbered>) {
         let callback = Arc::new(callback);
-        (TokenCache::new(callback.clone()), callback)
+        (Arc::new(TokenCache::new(callback.clone(), None)), callback)
     }
 
-    async fn get(cache: &TokenCache) -> Result<(String, bool)> {
-        let (token, is_cached) = cache.token(Some("u"), Deadline::never()).await?;
+    async fn get(cache: &Arc<TokenCache>) -> Result<(String, bool)> {
+        let (token, is_cached) = cache.token(Some("u")).await?;
         Ok((token.expose().to_owned(), is_cached))
     }
 
@@ -189,26 +228,105 @@ mod tests {
         );
     }
 
-    /// Never gives a token to the first who asks.
-    #[derive(Default)]
-    struct Deaf(AtomicUsize);
+    /// Polls a caller once, as one that begins the call, and then not again.
+    fn begin_only<F: Future>(caller: std::pin::Pin<&mut F>) {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(caller.poll(&mut context).is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_is_not_polled_holds_up_no_other() {
+        let takes = Duration::from_secs(1);
+        let (cache, callback) = cache(Numbered {
+            takes,
+            ..Numbered::default()
+        });
+        let mut unpolled = std::pin::pin!(get(&cache));
+        begin_only(unpolled.as_mut());
+        let begin = Instant::now();
+        let second = tokio::time::timeout(2 * takes, get(&cache)).await;
+        let second = second.expect("in time").expect("a token");
+        assert_eq!(second, ("token 1".to_owned(), true));
+        assert_eq!(begin.elapsed(), takes);
+        assert_eq!(unpolled.await.expect("a token").0, "token 1");
+        assert_eq!(callback.calls.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_with_little_time_get_a_token_in_the_end() {
+        let (cache, callback) = cache(Numbered {
+            takes: Duration::from_millis(300),
+            ..Numbered::default()
+        });
+        let bound = Duration::from_millis(200);
+        let first = tokio::time::timeout(bound, get(&cache)).await;
+        assert!(first.is_err());
+        let second = tokio::time::timeout(bound, get(&cache)).await;
+        assert_eq!(second.expect("in time").expect("a token").0, "token 1");
+        assert_eq!(callback.calls.load(Ordering::SeqCst), 1);
+    }
+
+    /// Never answers its first call, or panics in it.
+    struct Faulty {
+        calls: AtomicUsize,
+        panics: bool,
+    }
 
     #[async_trait]
-    impl OidcCallback for Deaf {
+    impl OidcCallback for Faulty {
         async fn token(&self, _: OidcRequest<'_>) -> Result<AccessToken> {
-            if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+            if self.calls.fetch_add(1, Ordering::SeqCst) == 0 {
+                assert!(!self.panics, "as the test wants it");
                 std::future::pending::<()>().await;
             }
             Ok(AccessToken::new("token"))
         }
     }
 
+    fn faulty(panics: bool, call_timeout: Option<Duration>) -> Arc<TokenCache> {
+        let calls = AtomicUsize::new(0);
+        let callback = Arc::new(Faulty { calls, panics });
+        Arc::new(TokenCache::new(callback, call_timeout))
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn who_is_dropped_leaves_the_call_to_the_next() {
-        let cache = TokenCache::new(Arc::new(Deaf::default()));
+    async fn a_call_that_hangs_is_begun_anew_after_its_bound() {
+        let bound = Duration::from_secs(10);
+        let cache = faulty(false, Some(bound));
+        let begin = Instant::now();
         let dropped = tokio::time::timeout(Duration::from_secs(1), get(&cache));
         let (dropped, second) = tokio::join!(dropped, get(&cache));
         assert!(dropped.is_err());
+        assert_eq!(second.expect("a token"), ("token".to_owned(), false));
+        assert_eq!(begin.elapsed(), bound);
+    }
+
+    #[test]
+    fn a_call_that_ends_with_its_runtime_is_begun_anew_on_another() {
+        let cache = faulty(false, None);
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_time().start_paused(true).build()
+        };
+        let short_lived = runtime().expect("a runtime");
+        let mut unpolled = Box::pin(get(&cache));
+        short_lived.block_on(async {
+            begin_only(unpolled.as_mut());
+            // The call begins.
+            sleep(Duration::from_millis(1)).await;
+        });
+        drop(short_lived);
+        let other = runtime().expect("a runtime");
+        let token = other.block_on(get(&cache)).expect("a token");
+        assert_eq!(token, ("token".to_owned(), false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callback_that_panics_is_an_error_of_the_call() {
+        let cache = faulty(true, None);
+        let (first, second) = tokio::join!(get(&cache), get(&cache));
+        let error = first.expect_err("the callback panicked");
+        assert!(error.to_string().contains("panicked"), "{error}");
         assert_eq!(second.expect("a token"), ("token".to_owned(), false));
     }
 

@@ -26,9 +26,10 @@ use crate::error::Result;
 /// that was; one call at a time, and the next one no sooner than 100 ms after the last began. What it
 /// gives is kept, for all connections of the pool or client, until the server refuses it.
 ///
-/// The caller bounds the call with what is left of `connectTimeoutMS`, and of the deadline of whoever
-/// waits, else with a minute, and drops the future when that is over: it must leave nothing behind
-/// when dropped.
+/// Each call runs in a task of its own on the current Tokio runtime, so that it serves all
+/// connections that wait for a token, whatever becomes of the one that began it. It is bounded by
+/// `connectTimeoutMS`, or one minute where that is 0. The future is dropped then, and when its
+/// runtime ends: it must leave nothing behind when dropped. A panic in it is an error of the call.
 ///
 /// ```
 /// use mongo_core::net::{AccessToken, OidcCallback, OidcRequest};

@@ -48,8 +48,8 @@ pub(super) struct Establishers {
     authenticator: Arc<Authenticator>,
     metadata: Arc<RawDocumentBuf>,
     pub(super) server_api: Option<ServerApi>,
-    connect_timeout: Option<Duration>,
-    command_timeout: Option<Duration>,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) command_timeout: Option<Duration>,
     compression: Compression,
     events: EventHandlers,
 }
@@ -115,8 +115,9 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// Who gives the credential whenever a connection is made; the options have none then. For
-    /// secrets that change. Default: the options' credential.
+    /// Gives the credential whenever a connection authenticates, which is before its first command;
+    /// the options have none then. For secrets that change. Its failure is the error of the command
+    /// at once, and changes nothing about the server. Default: the options' credential.
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
@@ -219,6 +220,7 @@ impl OnDemandTopologyBuilder {
             members: BTreeMap::new(),
             next_connection: 1,
             selection_timeout: options.server_selection_timeout,
+            timeout: options.timeout.filter(|timeout| !timeout.is_zero()),
             try_once: self.try_once.or(options.server_selection_try_once) != Some(false),
             is_closed: false,
             handler: self.handler,

@@ -12,7 +12,8 @@ use crate::net::establish::{Establisher, Greeted};
 use crate::wire::MsgFlags;
 
 /// The one connection to a server, which both checks it and runs commands. It authenticates when
-/// it first runs one: so a scan costs no more than hellos, and arbiters can be checked too.
+/// it first runs one, with the credential of that time: so a scan costs no more than hellos, depends
+/// on no credential, and can check arbiters.
 pub(in crate::net) struct Link {
     pub(in crate::net) id: u64,
     /// The server's number for it.
@@ -32,6 +33,8 @@ pub(super) struct Checked {
     pub(super) outcome: Result<Answer>,
     /// From the start of the check on, or for an answer, from the hello on.
     pub(super) duration: Duration,
+    /// Whether it ran out of the time of the selection that it was for, not of its own.
+    pub(super) is_cut_short: bool,
 }
 
 /// What a server said, `ok: 0` included.
@@ -52,9 +55,9 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// Says hello on the connection that is there, or on a new one. Bounded by `connectTimeoutMS`;
-    /// dropped, it closes the connection.
-    pub(super) async fn run(self) -> Checked {
+    /// Says hello on the connection that is there, or on a new one. Bounded by `connectTimeoutMS`
+    /// and by `until`, whichever is earlier; dropped, it closes the connection.
+    pub(super) async fn run(self, until: Deadline) -> Checked {
         let Self {
             establisher,
             link,
@@ -62,7 +65,7 @@ impl Check {
             hello,
         } = self;
         let begun = Deadline::never();
-        let deadline = begun.within(establisher.connect_timeout);
+        let deadline = until.within(establisher.connect_timeout);
         let mut wait = Wait::Connect;
         let bounded = deadline.bound(async {
             if let Some(mut link) = link
@@ -73,29 +76,26 @@ impl Check {
             }
             open(&establisher, id, &mut wait).await
         });
-        let outcome = bounded
-            .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(wait, begun.elapsed())));
-        match outcome {
-            Ok((answer, duration)) => Checked {
-                outcome: Ok(answer),
-                duration,
-            },
-            Err(error) => Checked {
-                outcome: Err(error.at(&establisher.server)),
-                duration: begun.elapsed(),
-            },
+        let bounded = bounded.await;
+        let is_cut_short = bounded.is_err() && until.is_over();
+        let outcome = bounded.unwrap_or_else(|Elapsed| Err(Error::timeout(wait, begun.elapsed())));
+        let (outcome, duration) = match outcome {
+            Ok((answer, duration)) => (Ok(answer), duration),
+            Err(error) => (Err(error.at(&establisher.server)), begun.elapsed()),
+        };
+        Checked {
+            outcome,
+            duration,
+            is_cut_short,
         }
     }
 }
 
 async fn open(establisher: &Establisher, id: u64, wait: &mut Wait) -> Result<(Answer, Duration)> {
     let mut opened = establisher.open(|next| *wait = next).await?;
-    *wait = Wait::Credential;
-    let credential = establisher.authenticator.credential().await?;
     *wait = Wait::Handshake;
     let sent = Instant::now();
-    let handshake = establisher.greet(&mut opened.channel, credential).await?;
+    let handshake = establisher.greet(&mut opened.channel, None).await?;
     let duration = sent.elapsed();
     let reply = opened.channel.body()?.to_owned();
     // What the server is shows in its reply, also if nobody can use the connection.
@@ -146,16 +146,9 @@ impl Link {
                 greeted.channel.body()?.to_owned()
             }
             LinkState::Ready(connection) => {
-                let outcome = connection
-                    .run_command_by(Deadline::never(), "admin", hello)
-                    .await;
-                match outcome {
-                    Ok(reply) => reply.into_owned(),
-                    Err(error) => match error.command() {
-                        Some(refused) => refused.reply.clone(),
-                        None => return Err(error),
-                    },
-                }
+                let never = Deadline::never();
+                let reply = connection.run_quietly(never, "admin", hello).await?;
+                reply.to_owned()
             }
         };
         let duration = sent.elapsed();

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::builder::Establishers;
 use self::link::{Answer, Check, Checked};
+use super::deadline::Deadline;
 use super::dispatcher::Handler;
 use super::dns::system_random;
 use super::establish::Establisher;
@@ -42,7 +43,13 @@ pub(super) use self::link::{Link, LinkState};
 ///
 /// `serverSelectionTryOnce` is true by default: a selection then takes up to the time of one scan,
 /// and 500 ms, whatever `serverSelectionTimeoutMS` says. If it is false, a selection takes up to
-/// that time-out, and the time of a scan.
+/// that time-out, and the time of a scan. Where `connectTimeoutMS` is 0, `serverSelectionTimeoutMS`
+/// bounds all of a selection.
+///
+/// `timeoutMS`, or the deadline of [`select_by`](Self::select_by), bounds all of a selection, scans
+/// included. A server whose check it cuts short is unknown, and is checked again by the next scan.
+///
+/// A scan depends on no credential, and its heartbeats are no command events.
 ///
 /// It owns one connection for each server, kept from scan to scan. Dropping it closes them.
 ///
@@ -56,6 +63,8 @@ pub struct OnDemandTopology {
     members: BTreeMap<ServerAddress, Member>,
     next_connection: u64,
     selection_timeout: Duration,
+    /// `timeoutMS`; `None` is no bound.
+    timeout: Option<Duration>,
     try_once: bool,
     is_closed: bool,
     handler: Option<Handler<SdamEvent>>,
@@ -116,17 +125,37 @@ impl OnDemandTopology {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> Result<Arc<ServerEntry>> {
+        self.select_by(self.deadline(), criterion, deprioritized)
+            .await
+    }
+
+    /// [`select_other`](Self::select_other) by a deadline of the caller's, whatever `timeoutMS`
+    /// says.
+    ///
+    /// # Errors
+    /// See [`select`](Self::select).
+    pub async fn select_by(
+        &mut self,
+        deadline: impl Into<Deadline>,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+    ) -> Result<Arc<ServerEntry>> {
         if self.is_closed {
             return Err(ErrorKind::TopologyClosed.into());
         }
         let begun = Instant::now();
-        let until = now().checked_add(self.selection_timeout);
+        let deadline = self.bounded(deadline.into());
+        let until = deadline.within(Some(self.selection_timeout)).moment();
+        let until = until.map(Instant::into_std);
         let mut selection = self.scan.select(now(), until, self.try_once);
         loop {
             match selection.turn(&self.scan, now()) {
                 Turn::Scan(at) => {
-                    sleep_until(Instant::from_std(at)).await;
-                    self.scan().await;
+                    let may_scan = deadline.bound(sleep_until(Instant::from_std(at))).await;
+                    if may_scan.is_err() || deadline.is_over() {
+                        return Err(self.no_suitable_server(criterion, begun));
+                    }
+                    self.scan(deadline).await;
                 }
                 Turn::Look => {
                     let found = self.index.select(criterion, deprioritized, system_random());
@@ -137,12 +166,27 @@ impl OnDemandTopology {
                     // What no waiting helps against.
                     found.map_err(|error| ErrorKind::ServerSelection(Arc::new(error)))?;
                 }
-                Turn::GiveUp => {
-                    let index = &self.index;
-                    let error = index.no_suitable_server(criterion, begun.elapsed());
-                    return Err(ErrorKind::ServerSelection(Arc::new(error)).into());
-                }
+                Turn::GiveUp => return Err(self.no_suitable_server(criterion, begun)),
             }
+        }
+    }
+
+    fn no_suitable_server(&self, criterion: &Criterion, begun: Instant) -> Error {
+        let error = self.index.no_suitable_server(criterion, begun.elapsed());
+        ErrorKind::ServerSelection(Arc::new(error)).into()
+    }
+
+    /// By when an operation that begins now has to end (`timeoutMS`).
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::never().within(self.timeout)
+    }
+
+    /// Bounds a selection, and what makes a connection ready after it, if `connectTimeoutMS` does
+    /// not.
+    pub(super) fn bounded(&self, deadline: Deadline) -> Deadline {
+        match self.establishers.connect_timeout {
+            Some(_) => deadline,
+            None => deadline.within(Some(self.selection_timeout)),
         }
     }
 
@@ -177,29 +221,38 @@ impl OnDemandTopology {
         }
     }
 
-    /// Checks all servers, side by side.
-    async fn scan(&mut self) {
+    /// Checks all servers, side by side, no longer than until `deadline`.
+    async fn scan(&mut self, deadline: Deadline) {
         self.scan.begin(now());
         let mut running = Together::new();
+        let mut is_cut_short = false;
         loop {
             for server in self.scan.next_checks(&self.description) {
                 if let Some(check) = self.begin_check(&server) {
-                    running.push(server, check.run());
+                    running.push(server, check.run(deadline));
                 }
             }
             // Nothing is lost by a drop here but the checks under way.
             let Some((server, checked)) = running.next().await else {
                 break;
             };
+            is_cut_short |= checked.is_cut_short;
             self.end_check(&server, checked);
             running.retain(|server| self.members.contains_key(server));
         }
-        self.scan.end(now());
+        match is_cut_short {
+            true => self.scan.end_early(),
+            false => self.scan.end(now()),
+        }
     }
 
     /// Checks one server whose connection was lost or idle. Gives why that failed.
-    pub(super) async fn check(&mut self, server: &ServerAddress) -> Option<Error> {
-        let checked = self.begin_check(server)?.run().await;
+    pub(super) async fn check(
+        &mut self,
+        server: &ServerAddress,
+        deadline: Deadline,
+    ) -> Option<Error> {
+        let checked = self.begin_check(server)?.run(deadline).await;
         self.end_check(server, checked)
     }
 
@@ -229,17 +282,27 @@ impl OnDemandTopology {
     }
 
     fn end_check(&mut self, server: &ServerAddress, checked: Checked) -> Option<Error> {
-        let Checked { outcome, duration } = checked;
+        let Checked {
+            outcome,
+            duration,
+            is_cut_short,
+        } = checked;
         let Answer { reply, link } = match outcome {
             Ok(answer) => answer,
             Err(error) => {
-                self.fail_check(server, None, duration, error.clone());
+                self.publish_failure(server, None, duration, &error);
+                match is_cut_short {
+                    // It had too little time to count as out of reach.
+                    true => self.mark_unknown(server, error.clone()),
+                    false => self.fail_check(server, None, error.clone()),
+                }
                 return Some(error);
             }
         };
         let mut description = ServerDescription::from_hello(server.clone(), &reply, now());
         if let Some(SdamError::Failed(error)) = description.error {
-            self.fail_check(server, link, duration, error.clone());
+            self.publish_failure(server, link.as_ref(), duration, &error);
+            self.fail_check(server, link, error.clone());
             return Some(error);
         }
         let member = self.members.get_mut(server)?;
@@ -262,23 +325,26 @@ impl OnDemandTopology {
         None
     }
 
-    fn fail_check(
-        &mut self,
+    fn publish_failure(
+        &self,
         server: &ServerAddress,
-        link: Option<Link>,
+        link: Option<&Link>,
         duration: Duration,
-        error: Error,
+        error: &Error,
     ) {
         let event = ServerHeartbeatFailedEvent {
             topology_id: self.settings.topology_id,
             address: server.clone(),
-            driver_connection_id: link.as_ref().map(|link| link.id),
-            server_connection_id: link.as_ref().and_then(|link| link.server_id),
+            driver_connection_id: link.map(|link| link.id),
+            server_connection_id: link.and_then(|link| link.server_id),
             duration,
             failure: error.clone(),
             awaited: false,
         };
         self.publish(&SdamEvent::ServerHeartbeatFailed(event));
+    }
+
+    fn fail_check(&mut self, server: &ServerAddress, link: Option<Link>, error: Error) {
         let was_known = self
             .description
             .server(server)

@@ -35,6 +35,6 @@ pub(crate) struct Clear<'a> {
     pub(crate) server: &'a ServerAddress,
     pub(crate) service_id: Option<ObjectId>,
     pub(crate) interrupt_in_use: bool,
-    /// What the server failed by.
+    /// What it is cleared for: the server's own failure, or that of a connection to it.
     pub(crate) error: Option<&'a Error>,
 }

@@ -308,6 +308,11 @@ impl Shared {
     }
 
     fn apply_locked(self: &Arc<Self>, state: &mut State, input: Input) {
+        // Of a load balancer, no description keeps it.
+        let cause = match &input {
+            Input::ApplicationError(told) => Some(told.error.clone()),
+            _ => None,
+        };
         let transition = apply(&state.settings, &state.description, input);
         let listeners = self.listeners();
         for effect in &transition.effects {
@@ -328,7 +333,7 @@ impl Shared {
         }
         self.queue(transition.events);
         for effect in transition.effects {
-            self.carry_out(state, &listeners, effect);
+            self.carry_out(state, &listeners, effect, cause.as_ref());
         }
     }
 
@@ -343,6 +348,7 @@ impl Shared {
         state: &mut State,
         listeners: &[Arc<dyn TopologyListener>],
         effect: Effect,
+        cause: Option<&Error>,
     ) {
         match effect {
             Effect::StartMonitor { server } => {
@@ -382,7 +388,7 @@ impl Shared {
                     server: &server,
                     service_id,
                     interrupt_in_use,
-                    error: failure(&state.description, &server),
+                    error: cause.or_else(|| failure(&state.description, &server)),
                 };
                 listeners.iter().for_each(|listener| listener.clear(&clear));
             }

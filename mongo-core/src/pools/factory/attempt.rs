@@ -16,7 +16,7 @@ use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
     ConnectionReadyEvent,
 };
-use crate::net::{Connection, Deadline, Interrupted, Link, Tie};
+use crate::net::{Connection, Deadline, Failed, Interrupted, Link, Service, Tie};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
 /// One attempt to make a connection, which has its place in the pool already.
@@ -140,7 +140,7 @@ impl Attempt {
         match self.establish(id).await {
             Ok(Ok(connection)) if shared.links.made(id) => Ok(self.succeed(connection)),
             // First, so that a clear that comes of it does not interrupt it.
-            Ok(Err((error, phase))) if shared.links.failed(id) => Err(self.fail(error, phase)),
+            Ok(Err(failed)) if shared.links.failed(id) => Err(self.fail(failed)),
             Ok(_) | Err(Interrupted) => Err(shared.not_ready()),
         }
     }
@@ -168,7 +168,7 @@ impl Attempt {
         }
     }
 
-    async fn establish(&self, id: u64) -> Result<Result<Connection, (Error, Wait)>, Interrupted> {
+    async fn establish(&self, id: u64) -> Result<Result<Connection, Failed>, Interrupted> {
         let shared = &self.shared;
         let making = pin!(shared.establisher.establish(id, Deadline::never()));
         let mut making = pin!(self.link.interruptible(making));
@@ -230,15 +230,15 @@ impl Attempt {
     }
 
     /// Takes a failure into account, before the connection counts as closed.
-    fn fail(&mut self, error: Error, wait: Wait) -> Error {
+    fn fail(&mut self, failed: Failed) -> Error {
         let shared = self.shared.clone();
-        let phase = phase_of(&error, wait);
-        let error = phase.label(error);
+        let phase = phase_of(&failed.error, failed.phase);
+        let error = phase.label(failed.error);
         *shared.last_failure() = Some(Failure {
             at: Instant::now(),
             error: error.clone(),
         });
-        if error.is_authentication() {
+        if matches!(error.kind(), ErrorKind::Authentication(own) if own.is_of_credential()) {
             // The answer would be the same for all waiters, and is about no other credential.
             self.waiters = shared.change_queue(Queue::evict);
             return error;
@@ -252,9 +252,16 @@ impl Attempt {
         });
         self.waiters.extend(waiter);
         let server = shared.establisher.server.clone();
-        let current = shared.establisher.generations.current();
-        let failed = ApplicationError::new(server, error.clone(), phase);
-        shared.report(failed.with_generations(self.generation, current));
+        let reported = ApplicationError::new(server, error.clone(), phase);
+        shared.report(match failed.service {
+            Some(Service { id, generation }) => reported
+                .with_generations(generation.number(), generation.current())
+                .with_service_id(Some(id)),
+            None => {
+                let current = shared.establisher.generations.current();
+                reported.with_generations(self.generation, current)
+            }
+        });
         error
     }
 }

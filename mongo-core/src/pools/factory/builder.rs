@@ -280,6 +280,7 @@ impl Template {
             max_lifetime: self.max_lifetime,
             next_id: AtomicU64::new(1),
             last_failure: Mutex::default(),
+            cleared_for: Mutex::default(),
             queue: Mutex::new(WaitQueue::new(place.state, place.limits)),
             waiters: AtomicUsize::new(0),
             paced: Notify::new(),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
 use super::{Queue, Shared};
-use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::error::{Error, Result, Wait};
 use crate::net::{Connection, Deadline, Owner};
 use crate::pools::server_cap::CapShare;
 
@@ -118,12 +118,11 @@ impl Shared {
             runtime,
         };
         let ticket = self.change_queue(|queue| match queue.state() {
-            PoolState::Ready => Ok(queue.enter(waiter)),
-            PoolState::Paused => Err(ErrorKind::PoolCleared),
-            PoolState::Closed => Err(ErrorKind::PoolClosed),
+            PoolState::Ready => Some(queue.enter(waiter)),
+            PoolState::Paused | PoolState::Closed => None,
         });
         let waiting = Waiting {
-            ticket: ticket.map_err(|kind| self.establisher.name(kind))?,
+            ticket: ticket.ok_or_else(|| self.not_ready())?,
             served,
             shared: self,
         };

@@ -260,9 +260,12 @@ impl TopologyListener for Floating {
             return;
         };
         match clear.service_id {
-            Some(service_id) => server.clear_service(service_id),
+            Some(service_id) => {
+                server.note_cleared_for(clear.error);
+                server.clear_service(service_id);
+            }
             None => {
-                let paused = server.make_paused();
+                let paused = server.make_paused(clear.error);
                 self.evictions.queue([Eviction {
                     server,
                     generation: paused.generation,

@@ -86,6 +86,8 @@ pub(super) struct Shared {
     max_lifetime: Option<Duration>,
     next_id: AtomicU64,
     last_failure: Mutex<Option<Failure>>,
+    /// The error that it, or a service of it, was last cleared for.
+    cleared_for: Mutex<Option<Error>>,
     queue: Mutex<Queue>,
     /// The length of the queue, to be read without its lock.
     waiters: AtomicUsize,

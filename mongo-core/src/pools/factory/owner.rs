@@ -1,8 +1,8 @@
 //! What a pool does about its connections wherever they are, and about its own state.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bson::RawDocument;
 use bson::oid::ObjectId;
@@ -61,13 +61,28 @@ impl Shared {
         f64::from(random) / f64::from(u32::MAX)
     }
 
-    /// Why nothing is handed out.
+    /// Why nothing is handed out: of a cleared pool, with the error that it was cleared for.
     pub(in crate::pools) fn not_ready(&self) -> Error {
-        let kind = match self.queue().state() {
-            PoolState::Closed => ErrorKind::PoolClosed,
-            PoolState::Ready | PoolState::Paused => ErrorKind::PoolCleared,
-        };
-        self.establisher.name(kind)
+        let state = self.state();
+        match state {
+            PoolState::Closed => self.establisher.name(ErrorKind::PoolClosed),
+            PoolState::Ready | PoolState::Paused => {
+                let cause = self.cleared_for().clone();
+                let cleared = self.establisher.name(ErrorKind::PoolCleared);
+                cleared.caused_by(cause)
+            }
+        }
+    }
+
+    fn cleared_for(&self) -> MutexGuard<'_, Option<Error>> {
+        self.cleared_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what the pool, or a service of it, is cleared for: before it is.
+    pub(in crate::pools) fn note_cleared_for(&self, error: Option<&Error>) {
+        *self.cleared_for() = error.cloned();
     }
 
     /// The error of a check-out whose server ceased to be suitable: as if the pool had been cleared.
@@ -148,9 +163,10 @@ impl Shared {
         self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
     }
 
-    /// Begins a new generation, and pauses. What follows from it is [`evict`](Self::evict)'s, to be
-    /// called without a lock.
-    pub(in crate::pools) fn make_paused(&self) -> Paused {
+    /// Begins a new generation, and pauses, for an error if there is one. What follows from it is
+    /// [`evict`](Self::evict)'s, to be called without a lock.
+    pub(in crate::pools) fn make_paused(&self, error: Option<&Error>) -> Paused {
+        self.note_cleared_for(error);
         self.change_queue(|queue| Paused {
             generation: self.establisher.generations.clear(),
             was_ready: queue.pause(),
@@ -358,6 +374,7 @@ impl Shared {
         let error = Some(told.error.clone());
         match told.service_id {
             Some(service_id) => {
+                self.note_cleared_for(error.as_ref());
                 self.establisher.generations.clear_service(service_id);
                 self.emit_cleared(Some(service_id), false, error);
                 self.sweep();
@@ -365,7 +382,7 @@ impl Shared {
             // Which service it was is not known.
             None if self.establisher.load_balanced => {}
             None => {
-                let paused = self.make_paused();
+                let paused = self.make_paused(error.as_ref());
                 if paused.was_ready {
                     self.emit_cleared(None, false, error);
                 }

@@ -213,6 +213,33 @@ impl<B: Backend> Pools<B> {
         })
     }
 
+    /// Makes a connection to a selected server, for the next check-out. Says no if the pool may make
+    /// none now, or the server is not good any more.
+    pub(super) async fn make_one(&self, deadline: Deadline, criterion: &Criterion) -> Result<bool> {
+        let wanted = Wanted {
+            criterion,
+            deprioritized: &[],
+            selections: 1,
+        };
+        let pool = match self.choose(0, deadline, wanted).await {
+            Ok(choice) => choice.pool,
+            Err(error) if matches!(error.kind(), ErrorKind::PoolCleared) => return Ok(false),
+            Err(error) => return Err(self.name(error)),
+        };
+        let Some(outcome) = pool.shared().begin_in_advance(u32::MAX) else {
+            return Ok(false);
+        };
+        match deadline.bound(outcome).await {
+            Ok(Ok(Ok(()))) => Ok(true),
+            Ok(Ok(Err(error))) if !self.selects_again(&pool, &error) => Err(error),
+            Ok(_) => Ok(false),
+            Err(_) => {
+                let timed_out = Error::timeout(Wait::Connect, deadline.elapsed());
+                Err(self.name(timed_out.at(pool.server())))
+            }
+        }
+    }
+
     /// A connection of the chosen pool; `None` if its server does not suit any more.
     async fn take(
         &self,

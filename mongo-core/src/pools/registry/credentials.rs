@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::tenant::{Identity, Tenant};
 use super::{Pools, Registry};
-use crate::auth::Credential;
-use crate::error::{Error, Result};
+use crate::auth::{AuthError, Credential};
+use crate::error::{Error, ErrorKind, Result};
 use crate::net::{AuthParts, Authenticator, CredentialProvider, Deadline};
 use crate::pools::Backend;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
@@ -52,8 +52,10 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Authenticates with a server, whichever is nearest: whether the credential is good now. That
-    /// is on a new connection, or anew on one that is there; without a credential, it is enough that
-    /// there is a connection.
+    /// is on a new connection, or anew on an idle one; if that was made for a former user of the
+    /// credential's provider, it is closed, and a new connection is made within `maxPoolSize` and
+    /// `maxConnecting`, which then serves the pool. Without a credential, it is enough that there is
+    /// a connection.
     ///
     /// # Errors
     /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication), or why the server could not be asked.
@@ -62,11 +64,20 @@ impl<B: Backend> Pools<B> {
         let deadline = Deadline::after(self.registry().wait_timeout);
         let nearest = Criterion::read(ReadPreference::new(ReadPreferenceMode::Nearest));
         let nearest = nearest.map_err(|error| Error::configuration(error.to_string()))?;
-        let mut connection = self.get_by(deadline, &nearest, &[]).await?;
-        let is_nobody = connection.description().authenticated.is_none();
-        match is_nobody || connection.created() >= begun {
-            true => Ok(()),
-            false => connection.reauthenticate(deadline).await,
+        loop {
+            let mut connection = self.get_by(deadline, &nearest, &[]).await?;
+            let is_nobody = connection.description().authenticated.is_none();
+            if is_nobody || connection.created() >= begun {
+                return Ok(());
+            }
+            match connection.reauthenticate(deadline).await {
+                Err(error) if is_of_other_user(&error) => drop(connection),
+                verdict => return verdict,
+            }
+            // The next idle one may be of the former user, too.
+            if self.make_one(deadline, &nearest).await? {
+                return Ok(());
+            }
         }
     }
 
@@ -121,6 +132,14 @@ impl<B: Backend> Pools<B> {
         let tenant = Some(&self.tenant);
         registry.retired.drain(tenant, deadline).await;
     }
+}
+
+/// Whether a connection was made for a user that its credential no longer names.
+fn is_of_other_user(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Authentication(AuthError::OtherUser)
+    )
 }
 
 impl<B: Backend> Registry<B> {

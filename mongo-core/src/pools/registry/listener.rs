@@ -81,10 +81,11 @@ impl<B: Backend> TopologyListener for Registry<B> {
         self.actions.queue(pools.into_iter().map(|pool| {
             let paused = match clear.service_id {
                 Some(service_id) => {
+                    pool.shared().note_cleared_for(clear.error);
                     pool.shared().clear_service(service_id);
                     None
                 }
-                None => Some(pool.shared().make_paused()),
+                None => Some(pool.shared().make_paused(clear.error)),
             };
             Action::Cleared(Cleared {
                 pool,

@@ -11,6 +11,7 @@ use super::{Member, Registry, Server, listener, lock, takes_operations};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pools::factory::{Place, PoolState};
 use crate::pools::{Backend, ServerPool};
+use crate::sdam::SdamError;
 use crate::select::{SelectionIndex, ServerEntry};
 
 impl<B: Backend> Registry<B> {
@@ -49,8 +50,16 @@ impl<B: Backend> Registry<B> {
             let known = index.server(entry.address());
             let known = known.filter(|known| known.id() == entry.id());
             let topology_type = index.topology().topology_type();
-            known.is_some_and(|known| takes_operations(known, topology_type))
-                && pool.shared().make_ready()
+            match known {
+                Some(known) if takes_operations(known, topology_type) => pool.shared().make_ready(),
+                Some(known) => {
+                    if let Some(SdamError::Failed(error)) = &known.description().error {
+                        pool.shared().note_cleared_for(Some(error));
+                    }
+                    false
+                }
+                None => false,
+            }
         });
         pool.shared().set_settled();
         if is_ready {

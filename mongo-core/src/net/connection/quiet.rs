@@ -1,0 +1,43 @@
+//! Commands of the client's own.
+
+use std::pin::pin;
+
+use bson::RawDocument;
+use serde::Serialize;
+
+use super::{Connection, bound};
+use crate::error::Result;
+use crate::net::deadline::Deadline;
+use crate::wire::MsgFlags;
+
+impl Connection {
+    /// Runs a command that is not the application's, such as a check of the server: no event, log or
+    /// span reports it. Returns the reply, `ok: 0` included.
+    pub(in crate::net) async fn run_quietly<C>(
+        &mut self,
+        deadline: Deadline,
+        database: &str,
+        command: &C,
+    ) -> Result<&RawDocument>
+    where
+        C: Serialize + ?Sized,
+    {
+        self.drain(deadline).await?;
+        let fields = self.inner.identity.server_api.as_deref();
+        self.inner
+            .channel
+            .encode_with(MsgFlags::NONE, database, command, fields)
+            .map_err(|error| self.inner.identity.name(error))?;
+        let link = self.inner.identity.link();
+        let outcome = bound(
+            &mut self.inner.alarm,
+            deadline,
+            link,
+            pin!(self.inner.channel.round_trip()),
+        )
+        .await;
+        self.finish(outcome, deadline)?;
+        let reply = self.inner.channel.body();
+        reply.map_err(|error| self.inner.identity.name(error))
+    }
+}
