@@ -76,6 +76,7 @@
 
 pub mod address;
 pub mod auth;
+mod callback;
 pub mod concern;
 pub mod error;
 pub mod event;

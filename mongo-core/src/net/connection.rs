@@ -217,7 +217,7 @@ impl Connection {
         let renewed = proof.renew(&mut self.inner.channel, description, deadline, &mut enter);
         let outcome = match deadline.bound(renewed).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => Err(Error::timeout(phase, deadline.elapsed())),
+            Err(Elapsed) => Err(deadline.timed_out(phase)),
         };
         outcome.map_err(|error| {
             if error.is_authentication() {
@@ -373,7 +373,7 @@ impl Connection {
         let deadline = deadline.within(Some(self.inner.identity.drain_timeout));
         let outcome = match deadline.bound(self.inner.channel.read(DRAIN_BYTES)).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => Err(Error::timeout(Wait::Drain, deadline.elapsed())),
+            Err(Elapsed) => Err(deadline.timed_out(Wait::Drain)),
         };
         if let Err(error) = outcome {
             self.close_for(ClosedReason::CancelledReply);
@@ -402,9 +402,7 @@ impl Connection {
     }
 
     fn timed_out(&self, deadline: Deadline) -> Error {
-        self.inner
-            .identity
-            .name(Error::timeout(Wait::Command, deadline.elapsed()))
+        self.inner.identity.name(deadline.timed_out(Wait::Command))
     }
 
     fn closed(&self, reason: ClosedReason) -> Error {

@@ -126,7 +126,7 @@ impl Establisher {
         let outcome = deadline
             .bound(self.run(id, &mut phase, deadline))
             .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())));
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(phase)));
         *self.phase() = Wait::Connect;
         outcome.map_err(|error| (self.name(error), phase))
     }
@@ -193,7 +193,7 @@ impl Establisher {
         deadline
             .bound(self.finish(id, greeted, &mut phase, deadline))
             .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())))
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(phase)))
             .map_err(|error| self.name(error))
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::auth::{CacheKey, KeyCache, KeyDerivation, ScramKeys};
+use crate::callback::guard;
 use crate::error::{Error, Result};
 
 /// Runs work that would block a runtime's worker: the password hashing of SCRAM, 2.5 ms of CPU
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 ///
 /// Give one of your own to use a thread pool that you have already.
 pub trait BlockingExecutor: Send + Sync + 'static {
-    /// Runs `work` on some other thread, soon. Must not run it before it returns.
+    /// Runs `work` on some other thread, soon. Must not run it before it returns. A panic is caught
+    /// and logged, and fails the authentication as [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
     fn execute(&self, work: Box<dyn FnOnce() + Send>);
 }
 
@@ -88,12 +90,14 @@ impl KeyService {
 
     async fn execute(&self, derivation: KeyDerivation) -> Result<ScramKeys> {
         let (sender, receiver) = oneshot::channel();
-        self.executor.execute(Box::new(move || {
+        let work = Box::new(move || {
             // Nobody may be waiting any more.
             if !sender.is_closed() {
                 let _ = sender.send(derivation.run());
             }
-        }));
+        });
+        guard("blocking executor", || self.executor.execute(work))
+            .map_err(|panicked| Error::configuration(panicked.to_string()))?;
         receiver
             .await
             .map_err(|_| Error::configuration("the blocking executor dropped its work"))

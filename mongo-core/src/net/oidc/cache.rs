@@ -2,12 +2,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::{OidcCallback, OidcRequest};
 use crate::auth::Secret;
+use crate::callback::guard_async;
 use crate::error::{Error, Result, Wait};
-use crate::net::deadline::{Deadline, Elapsed};
+use crate::net::deadline::{Deadline, Elapsed, sleep_until};
 
 /// From the beginning of one call to that of the next.
 const CALL_INTERVAL: Duration = Duration::from_millis(100);
@@ -89,9 +90,11 @@ impl TokenCache {
             timeout: deadline.remaining().unwrap_or(CALL_TIMEOUT),
             version: CALLBACK_VERSION,
         };
-        let called = deadline.bound(self.callback.token(request)).await;
+        let call = guard_async("OIDC callback", || self.callback.token(request));
+        let called = deadline.bound(async { call.await.map_err(Error::credential)? });
         let given = called
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(Wait::Credential, deadline.elapsed())))?;
+            .await
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(Wait::Credential)))?;
         match given.access_token.is_empty() {
             false => Ok(given.access_token),
             true => Err(Error::credential("the access token is empty")),

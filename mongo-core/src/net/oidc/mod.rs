@@ -28,7 +28,8 @@ use crate::error::Result;
 ///
 /// The caller bounds the call with what is left of `connectTimeoutMS`, and of the deadline of whoever
 /// waits, else with a minute, and drops the future when that is over: it must leave nothing behind
-/// when dropped.
+/// when dropped. A panic in it is caught and logged, and fails the call as
+/// [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
 /// ```
 /// use mongo_core::net::{AccessToken, OidcCallback, OidcRequest};

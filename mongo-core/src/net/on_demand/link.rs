@@ -4,7 +4,7 @@ use std::time::Duration;
 use bson::{RawDocument, RawDocumentBuf};
 use tokio::time::Instant;
 
-use crate::error::{Error, Result, Wait};
+use crate::error::{Result, Wait};
 use crate::handshake::ServerApi;
 use crate::net::connection::Connection;
 use crate::net::deadline::{Deadline, Elapsed};
@@ -75,7 +75,7 @@ impl Check {
         });
         let outcome = bounded
             .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(wait, begun.elapsed())));
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(wait)));
         match outcome {
             Ok((answer, duration)) => Checked {
                 outcome: Ok(answer),

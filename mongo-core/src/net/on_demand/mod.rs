@@ -6,13 +6,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use self::builder::Establishers;
 use self::link::{Answer, Check, Checked};
+use super::deadline::sleep_until;
 use super::dispatcher::Handler;
 use super::dns::system_random;
 use super::establish::Establisher;
+use super::runtime::current as current_runtime;
 use super::together::Together;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
@@ -98,7 +100,8 @@ impl OnDemandTopology {
     ///
     /// # Errors
     /// [`ErrorKind::ServerSelection`]: why there is none, with each server's own last failure;
-    /// [`ErrorKind::TopologyClosed`].
+    /// [`ErrorKind::TopologyClosed`]; [`ErrorKind::Configuration`] outside of a Tokio runtime, and on
+    /// one without a timer, or without the I/O driver that the built-in connectors need.
     ///
     /// # Cancellation
     /// Dropped in a scan, it closes the connections whose checks were under way, and the next
@@ -119,12 +122,14 @@ impl OnDemandTopology {
         if self.is_closed {
             return Err(ErrorKind::TopologyClosed.into());
         }
+        current_runtime()?;
         let begun = Instant::now();
         let until = now().checked_add(self.selection_timeout);
         let mut selection = self.scan.select(now(), until, self.try_once);
         loop {
             match selection.turn(&self.scan, now()) {
                 Turn::Scan(at) => {
+                    self.establishers.transport.runtime()?;
                     sleep_until(Instant::from_std(at)).await;
                     self.scan().await;
                 }

@@ -163,6 +163,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether [`connect`](Self::connect) would start monitoring.
+    pub(super) fn is_disconnected(&self) -> bool {
+        matches!(self.lock().phase, Phase::Disconnected)
+    }
+
     /// The first lookup of an opening gave hosts: begin.
     pub(super) fn resolved(self: &Arc<Self>, opening: ObjectId, options: &ClientOptions) {
         let mut state = self.lock();

@@ -6,14 +6,14 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::attempt::Permit;
 use super::gate::{Gate, Grant, PoolState};
 use super::slots::Participant;
 use super::{Shared, Unwanted};
 use crate::error::{ErrorKind, Result, Wait};
-use crate::net::{Connection, Deadline, Owner};
+use crate::net::{Connection, Deadline, Owner, sleep_until};
 
 /// To one that asks for a connection: first leave to make one, it may be, and then one that was
 /// there sooner.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::config::RecyclingMethod;
 use crate::ServerAddress;
 use crate::error::{Error, InUse, Result, Wait};
-use crate::net::{Connection, Deadline, Establisher, TopologyShared};
+use crate::net::{Connection, Deadline, Establisher, TopologyShared, current_runtime};
 use crate::uri::ClientOptions;
 
 mod attempt;
@@ -148,6 +148,18 @@ impl ConnectionFactory {
         self.establish_unless(deadline, pending()).await
     }
 
+    /// Whether connections can be made where this is called, as far as can be told beforehand. For a
+    /// generic pool that has timers or tasks of its own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it is not called within a Tokio
+    /// runtime, or within one that has no timer (`enable_time`).
+    pub fn check_runtime(&self) -> Result<()> {
+        current_runtime()
+            .map(drop)
+            .map_err(|error| self.name(error))
+    }
+
     /// A connection that is there and in nobody's hands. No I/O.
     pub fn take_spare(&self) -> Option<Connection> {
         match &self.source {
@@ -208,6 +220,8 @@ impl ConnectionFactory {
         deadline: Deadline,
         unwanted: impl Future<Output = ()> + Send,
     ) -> Result<Connection> {
+        // Before it waits for a turn that could never come.
+        self.check_runtime()?;
         let unwanted = pin!(unwanted);
         // In a box: by size it would dominate the future of every check-out, which gets moved about.
         match &self.source {
@@ -402,9 +416,8 @@ impl Shared {
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        let after = deadline.elapsed();
-        let cause = Failure::since(&self.last_failure(), after);
-        let error = self.establisher.name(Error::timeout(wait, after));
+        let cause = Failure::since(&self.last_failure(), deadline.elapsed());
+        let error = self.establisher.name(deadline.timed_out(wait));
         error.caused_by(cause)
     }
 

@@ -17,7 +17,7 @@ use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::{AuthParts, Deadline, Dispatcher, Together, Topology};
+use crate::net::{AuthParts, Deadline, Dispatcher, Together, Topology, current_runtime};
 use crate::sdam::TopologyType;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, ServerEntry};
 use crate::uri::ClientOptions;
@@ -241,7 +241,8 @@ impl<B: Backend> Pools<B> {
     /// as with actix-web, call this from the one that outlives the others.
     ///
     /// # Errors
-    /// There is no tokio runtime; [`ErrorKind::PoolClosed`].
+    /// [`ErrorKind::Configuration`] outside of a Tokio runtime, and on one without a timer, or without
+    /// the I/O driver that the built-in connectors need; [`ErrorKind::PoolClosed`].
     pub fn connect(&self) -> Result<()> {
         self.registry().connect()
     }
@@ -319,8 +320,7 @@ impl<B: Backend> Registry<B> {
         if self.maintenance().is_some() {
             return Ok(());
         }
-        let current = Handle::try_current()
-            .map_err(|_| Error::configuration("pools have to be used within tokio"))?;
+        let current = current_runtime()?;
         let runtime = self.runtime.get_or_init(|| current);
         {
             // Of several at once it does something for one, and for all on the same runtime. It
