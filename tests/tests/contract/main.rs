@@ -15,6 +15,7 @@ mod impatience;
 mod left_over;
 mod lifecycle;
 mod pacing;
+mod panics;
 mod prose;
 mod sizing;
 mod slots;

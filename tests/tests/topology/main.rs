@@ -6,6 +6,7 @@ mod discovery;
 mod load_balanced;
 mod monitoring;
 mod on_demand;
+mod panics;
 mod prose;
 mod proxies;
 mod srv;
