@@ -113,6 +113,8 @@ impl Pool {
         let slot = match Slot::try_take(shared) {
             // Almost always there is an idle connection: then there is no wait to bound or to watch.
             Ok(slot) if !shared.handover.is_asked() => {
+                // bb8 sets a timer even where it does not wait.
+                self.manager().factory().check_runtime()?;
                 match check_out_at_once(|| self.inner().get_owned()) {
                     Some(Ok(taken)) => return Ok(PooledConnection::new(taken, slot)),
                     Some(Err(_)) | None => Ok(slot),
@@ -162,6 +164,10 @@ impl Pool {
         if self.shared.handover.is_asked() || self.inner().state().idle_connections == 0 {
             return Err(slot);
         }
+        // bb8 sets a timer even where it does not wait.
+        if self.manager().factory().check_runtime().is_err() {
+            return Err(slot);
+        }
         match check_out_at_once(|| self.inner().get_owned()) {
             Some(Ok(taken)) => Ok(PooledConnection::new(taken, slot)),
             Some(Err(_)) | None => Err(slot),
@@ -194,6 +200,7 @@ impl Pool {
 
     /// With a slot in hand: takes an idle connection, or waits for one.
     async fn take(&self, slot: Slot, deadline: Deadline) -> Result<PooledConnection, Error> {
+        self.manager().factory().check_runtime()?;
         let is_capped = self.manager().factory().is_capped();
         let mut leaving = Leaving(is_capped.then_some(&self.shared));
         let taken = check_out(deadline, self.wait(deadline)).await?;

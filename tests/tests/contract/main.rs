@@ -17,6 +17,7 @@ mod lifecycle;
 mod pacing;
 mod panics;
 mod prose;
+mod runtimes;
 mod sizing;
 mod slots;
 mod spawned;

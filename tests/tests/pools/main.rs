@@ -8,6 +8,7 @@ mod lifecycle;
 mod of_bb8;
 mod refusals;
 mod replaced;
+mod runtimes;
 
 use backend::{Backend, Bb8, Deadpool, Setup};
 

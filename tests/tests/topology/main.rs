@@ -9,5 +9,6 @@ mod on_demand;
 mod panics;
 mod prose;
 mod proxies;
+mod runtimes;
 mod srv;
 mod support;

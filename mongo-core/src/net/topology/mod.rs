@@ -133,10 +133,7 @@ impl Topology {
     /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
     pub fn connect(&self) -> Result<()> {
         let shared = &self.owner.0;
-        shared.connect(match shared.is_disconnected() {
-            true => shared.monitoring.runtime()?,
-            false => runtime::current()?,
-        })
+        shared.connect(shared.runtime()?)
     }
 
     /// Ends monitoring, and waits until every task and socket of it is gone. What was known is

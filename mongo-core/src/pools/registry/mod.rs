@@ -17,7 +17,7 @@ use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::{AuthParts, Deadline, Dispatcher, Together, Topology, current_runtime};
+use crate::net::{AuthParts, Deadline, Dispatcher, Together, Topology};
 use crate::sdam::TopologyType;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, ServerEntry};
 use crate::uri::ClientOptions;
@@ -320,8 +320,13 @@ impl<B: Backend> Registry<B> {
         if self.maintenance().is_some() {
             return Ok(());
         }
-        let current = current_runtime()?;
-        let runtime = self.runtime.get_or_init(|| current);
+        let runtime = match self.runtime.get() {
+            Some(runtime) => runtime,
+            None => {
+                let current = self.topology.shared().runtime()?;
+                self.runtime.get_or_init(|| current)
+            }
+        };
         {
             // Of several at once it does something for one, and for all on the same runtime. It
             // tells handlers, who may come back here: without a lock.
