@@ -9,10 +9,14 @@ use crate::auth::reply::printable;
 #[cfg(feature = "net")]
 mod call;
 #[cfg(feature = "net")]
+mod hook;
+#[cfg(feature = "net")]
 mod stream;
 
 #[cfg(feature = "net")]
 pub(crate) use call::guard_async;
+#[cfg(feature = "net")]
+pub use hook::catch_panics;
 #[cfg(feature = "net")]
 pub(crate) use stream::{discard_stream, guard_stream};
 

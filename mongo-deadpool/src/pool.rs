@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use deadpool::managed::HookError;
 use mongo_core::error::Wait;
-use mongo_core::pools::DEFAULT_WAIT_TIMEOUT;
+use mongo_core::pools::{DEFAULT_WAIT_TIMEOUT, catch_panics};
 use mongo_core::{Deadline, Error, ErrorKind};
 
 use crate::manager::{CheckOut, Steps};
 use crate::{Connection, Manager, PoolBuilder, PoolError, TimeoutType, Timeouts, managed};
+
+/// What deadpool calls of the application's.
+const HOOK: &str = "pool hook";
 
 /// Asks deadpool for what is to be had without waiting for a slot, with no timers of its own.
 pub(crate) const AT_ONCE: Timeouts = Timeouts {
@@ -50,7 +53,7 @@ impl Pool {
     /// # Errors
     /// - [`ErrorKind::Timeout`]: which wait it was, with what kept failing meanwhile as its cause.
     /// - [`ErrorKind::Connect`], [`ErrorKind::Authentication`], … from making a connection, at once.
-    /// - [`ErrorKind::PoolClosed`]; [`ErrorKind::Pool`] from a hook.
+    /// - [`ErrorKind::PoolClosed`]; [`ErrorKind::Pool`] from a hook, one that panics included.
     ///
     /// # Cancellation
     /// May be dropped at any time: a slot or a connection it had gets free.
@@ -69,7 +72,8 @@ impl Pool {
         // Not to wait for a slot does not mean to have no time for a connection.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
         let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
-        match CheckOut::new(bound, timeouts.into()).scope(at_once).await {
+        let at_once = CheckOut::new(bound, timeouts.into()).scope(at_once);
+        match catch_panics(HOOK, at_once).await {
             Ok(connection) => Ok(connection),
             // There was no wait so far. In a box, not to make every check-out's future larger.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
@@ -94,7 +98,7 @@ impl Pool {
         steps: Steps,
     ) -> Result<Connection, Error> {
         let queued = pin!(self.inner.timeout_get(&UNBOUNDED));
-        let queued = CheckOut::by(deadline, steps).scope(queued);
+        let queued = catch_panics(HOOK, CheckOut::by(deadline, steps).scope(queued));
         match deadline.bound(queued).await {
             Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
             Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),

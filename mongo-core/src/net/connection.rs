@@ -108,6 +108,8 @@ impl Connection {
     /// - A command that can't be written as BSON, or is longer than the server takes:
     ///   [`ErrorKind::Serialization`], [`ErrorKind::Protocol`]; nothing was sent, and the connection
     ///   stays usable.
+    /// - [`ErrorKind::Configuration`]: it has to wait by a deadline, and is not polled within a Tokio
+    ///   runtime with a timer. As after a deadline that came, the connection stays usable.
     /// - The socket failed, or the server broke the protocol: the connection is closed.
     /// - [`ErrorKind::ConnectionClosed`]: it was closed before; or the pool gave it up
     ///   ([`ClosedReason::Interrupted`](crate::error::ClosedReason::Interrupted)), perhaps after the

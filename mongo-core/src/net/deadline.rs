@@ -92,8 +92,8 @@ impl Deadline {
 
     /// Runs `future` until the deadline. Costs no timer where it does not have to wait.
     ///
-    /// A wait needs the timer of the Tokio runtime that polls it (`enable_time`). Where there is none
-    /// a bounded wait is over at once: the deadline could not be kept.
+    /// A bounded wait needs the timer of the Tokio runtime that polls it (`enable_time`). Where there is
+    /// none the wait is over at once: the deadline could not be kept.
     ///
     /// # Errors
     /// [`Elapsed`] once the deadline has come.

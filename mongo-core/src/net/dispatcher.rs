@@ -6,7 +6,7 @@ use crate::callback::guard;
 /// What callbacks for a topology's events are called in logs.
 pub(crate) const SDAM_HANDLER: &str = "topology event handler";
 
-/// What may panic in a handler whose callbacks are guarded, in logs.
+/// What may still panic where the callbacks are guarded, in logs.
 const OTHERS: &str = "tracing subscriber or generic pool";
 
 /// A handler of events, called one event at a time.

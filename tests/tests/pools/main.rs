@@ -6,6 +6,7 @@ mod commands;
 mod errors;
 mod lifecycle;
 mod of_bb8;
+mod panics;
 mod refusals;
 mod replaced;
 mod runtimes;

@@ -142,7 +142,9 @@ impl ConnectionFactory {
     /// [`ErrorKind::Network`](crate::ErrorKind::Network),
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol), or a
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that names the phase; always with the
-    /// server and the user. [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
+    /// server and the user. [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a
+    /// Tokio runtime, and on one without the timer or the I/O driver that it needs.
+    /// [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) where its pool makes none.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
         self.establish_unless(deadline, pending()).await

@@ -35,6 +35,8 @@ impl<B: Backend> Pools<B> {
     ///   `SystemOverloadedError` and `RetryableError`.
     /// - [`ErrorKind::PoolClosed`]: these pools were closed, or the credential logged out.
     /// - [`ErrorKind::Srv`]: `mongodb+srv` could not be looked up.
+    /// - [`ErrorKind::Configuration`]: it is not polled within a Tokio runtime, or within one without
+    ///   the timer or the I/O driver that it needs.
     ///
     /// # Cancellation
     /// May be dropped at any time: a slot or a connection it had gets free.

@@ -252,7 +252,7 @@ impl<B: Backend> Pools<B> {
     /// time-out (10 s), those of pools too that went before, with a server or a credential; what is
     /// left then is interrupted. Returns when all connections are closed that nobody holds, and
     /// monitors and tasks have ended, or when that time is over: where nobody drives their runtime,
-    /// tasks don't end. Who closes it at the same time waits likewise. A topology that was given
+    /// tasks don't end. Outside of a Tokio runtime it does not wait. Who closes it at the same time waits likewise. A topology that was given
     /// stays.
     ///
     /// Dropped meanwhile, what is in use goes on, and all else ends all the same; who closes it then
