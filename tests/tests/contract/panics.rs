@@ -456,8 +456,16 @@ fn within_limit(test: impl Future<Output = ()> + Send + 'static) {
 fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
     within_limit(async {
         let set = Deployment::replica_set("rs").members(3).start().await;
-        let options = ClientOptions::parse(&set.uri()).expect("a connection string");
-        let topology = Topology::new(options.clone()).expect("a topology");
+        let uri = format!("{}&heartbeatFrequencyMS=500", set.uri());
+        let options = ClientOptions::parse(&uri).expect("a connection string");
+        let heartbeats = Arc::new(Mutex::new(Vec::new()));
+        let counted = heartbeats.clone();
+        let topology = Topology::builder(options.clone()).event_handler(move |event| {
+            if let SdamEvent::ServerHeartbeatSucceeded(event) = event {
+                counted.lock().expect("no panic").push(event.address.clone());
+            }
+        });
+        let topology = topology.build().expect("a topology");
         let (fuse, asks) = (Fuse::default(), Arc::new(OnceLock::<Topology>::new()));
         let (burnt, asked) = (fuse.clone(), asks.clone());
         let criterion = Criterion::write().with_selector(ServerSelector::new(move |servers| {
@@ -478,6 +486,12 @@ fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
         fuse.arm();
         set.elect(1);
         eventually("the selector panics", || !fuse.is_armed()).await;
+        heartbeats.lock().expect("no panic").clear();
+        eventually("all monitors go on", || {
+            let heartbeats = heartbeats.lock().expect("no panic");
+            heartbeats.iter().collect::<BTreeSet<_>>().len() == 3
+        })
+        .await;
         let second = factory.establish(deadline()).await.expect("a connection");
         assert_eq!(second.server().to_string(), set.address(1));
         set.elect(2);
