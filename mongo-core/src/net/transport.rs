@@ -42,6 +42,7 @@ impl TransportBuilder {
             (None, Some(proxy)) => Arc::new(ProxyConnector::new(proxy.clone())?),
             (None, None) => Arc::new(SocketConnector::new()),
         };
+        let is_secure = guard(CONNECTOR, || connector.is_secure()).map_err(not_connected)?;
         let tls = match self.tls {
             Some(_) if !options.uses_tls() => {
                 return Err(Error::configuration(
@@ -54,11 +55,7 @@ impl TransportBuilder {
                 ));
             }
             Some(own) => Some(own),
-            None if !options.uses_tls()
-                || guard(CONNECTOR, || connector.is_secure()).map_err(not_connected)? =>
-            {
-                None
-            }
+            None if !options.uses_tls() || is_secure => None,
             None => Some(Tls::from_options(&options.tls)?),
         };
         Ok(Transport {

@@ -462,7 +462,10 @@ fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
         let counted = heartbeats.clone();
         let topology = Topology::builder(options.clone()).event_handler(move |event| {
             if let SdamEvent::ServerHeartbeatSucceeded(event) = event {
-                counted.lock().expect("no panic").push(event.address.clone());
+                counted
+                    .lock()
+                    .expect("no panic")
+                    .push(event.address.clone());
             }
         });
         let topology = topology.build().expect("a topology");

@@ -46,7 +46,7 @@ fn an_empty_pool_names_what_is_missing<P: Backend>() {
         refuses(place, "try_get", pool.try_get());
         drop(runtime.block_on(pool.get()).expect("a connection"));
         place.run(async { pool.close() });
-        let error = place.run(pool.get()).err().expect("closed");
+        let error = place.run(pool.get()).map(drop).expect_err("closed");
         assert!(matches!(error.kind(), ErrorKind::PoolClosed), "{error}");
     }
 }
