@@ -19,8 +19,8 @@ pub(crate) struct Idle {
     /// Held from the look at bb8's state until the connection is taken. No handler runs under it:
     /// connections are closed after it is released.
     turn: Mutex<()>,
-    /// bb8 makes a timer for each check-out, even one that does not wait: for calls from outside of
-    /// any runtime.
+    /// bb8 makes a timer for each check-out, even one that does not wait: here, unless it is called
+    /// from here.
     runtime: Handle,
 }
 
@@ -72,8 +72,8 @@ impl Idle {
         if self.bb8.state().idle_connections == 0 {
             return None;
         }
-        let outside = Handle::try_current().is_err();
-        let _entered = outside.then(|| self.runtime.enter());
+        let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id());
+        let _entered = (!is_here).then(|| self.runtime.enter());
         let got = pin!(self.bb8.get_owned());
         match got.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(got) => got.ok(),

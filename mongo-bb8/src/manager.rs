@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mongo_core::handshake::DriverInfo;
-use mongo_core::pools::{ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig};
+use mongo_core::pools::{
+    ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig, catch_panics,
+};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
 
@@ -112,7 +114,7 @@ impl MongoConnectionManager {
             returned: Cell::new(None),
         };
         let connecting = async {
-            let made = pool.dedicated_connection().await;
+            let made = catch_panics("customizer", pool.dedicated_connection()).await;
             match CONNECT.with(|connect| connect.returned.take()) {
                 Some(returned) => Ok(returned),
                 None => made,

@@ -70,7 +70,7 @@ impl Pool {
     /// customizer runs once for each connection, within the bound of the caller.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`]: there is no Tokio runtime for bb8's reaper; or the builder has a
+    /// [`ErrorKind::Configuration`]: there is no Tokio runtime with a timer; or the builder has a
     /// `min_idle`, which bb8 would fill by tasks of its own: set `minPoolSize` and use
     /// [`Pools`](crate::Pools).
     pub fn build(
@@ -78,8 +78,8 @@ impl Pool {
         manager: MongoConnectionManager,
     ) -> Result<Self, Error> {
         // bb8 would panic.
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::configuration("a bb8 pool must be built within a Tokio runtime"))?;
+        manager.factory().check_runtime()?;
+        let runtime = Handle::current();
         manager.set_front();
         let inner = builder
             .error_sink(Box::new(NopErrorSink))

@@ -39,6 +39,23 @@
 //! # }
 //! ```
 //!
+//! # Runtimes
+//! The shell needs a Tokio runtime with a timer (`enable_time`) and, for sockets, an I/O driver
+//! (`enable_io`). An operation that needs what the thread that polls it does not have fails at once
+//! with [`ErrorKind::Configuration`], whose text names what is missing; it does not panic, nor does it
+//! tell anything of the server. That holds within no runtime at all, too, whichever executor polls.
+//! What does not have to wait needs no runtime: a snapshot of the topology, an idle connection.
+//!
+//! tokio has no query for drivers. That a runtime lacks one is found out by a panic of tokio's, which
+//! is caught; the panic hook of the process reports it, once for each runtime.
+//!
+//! # Callbacks
+//! The application's own code (event handlers, connectors and their streams, resolvers, credential
+//! providers, OIDC and AWS callbacks, executors, server selectors, callbacks in a TLS configuration) is
+//! called without a lock. A panic in it is caught, logged by `tracing` at level ERROR with the name of the
+//! callback and the message, and fails that call alone: an event is lost for one handler, an attempt to
+//! connect or a selection fails with an error that says so. With `panic = "abort"` nothing can be caught.
+//!
 //! # Features
 //! - `net`, the default: the shell.
 //! - `dns`: a resolver for `mongodb+srv`.
@@ -76,6 +93,7 @@
 
 pub mod address;
 pub mod auth;
+mod callback;
 pub mod concern;
 pub mod error;
 pub mod event;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool::managed::HookError;
 use mongo_core::error::Wait;
-use mongo_core::pools::DEFAULT_WAIT_TIMEOUT;
+use mongo_core::pools::{DEFAULT_WAIT_TIMEOUT, catch_panics};
 use mongo_core::{Deadline, Error, ErrorKind};
 
 use crate::connection::pass_on;
@@ -16,6 +16,9 @@ use crate::{
 };
 
 type RetainResult = deadpool::managed::RetainResult<mongo_core::Connection>;
+
+/// What deadpool calls of the application's.
+const HOOK: &str = "pool hook";
 
 /// Asks deadpool for what is to be had without waiting for a slot, with no timers of its own.
 pub(crate) const AT_ONCE: Timeouts = Timeouts {
@@ -57,7 +60,7 @@ impl Pool {
     /// # Errors
     /// - [`ErrorKind::Timeout`]: which wait it was, with what kept failing meanwhile as its cause.
     /// - [`ErrorKind::Connect`], [`ErrorKind::Authentication`], … from making a connection, at once.
-    /// - [`ErrorKind::PoolClosed`]; [`ErrorKind::Pool`] from a hook.
+    /// - [`ErrorKind::PoolClosed`]; [`ErrorKind::Pool`] from a hook, one that panics included.
     ///
     /// # Cancellation
     /// May be dropped at any time: its slot or connection is free at once. An attempt to make a
@@ -77,8 +80,9 @@ impl Pool {
         // Not to wait for a slot does not mean to have no time for a connection.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
         let steps = Steps::from(timeouts);
-        let at_once = CheckOut::new(bound, steps).scope(self.inner.timeout_get(&AT_ONCE));
-        let mut at_once = pin!(at_once);
+        let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
+        let at_once = CheckOut::new(bound, steps).scope(at_once);
+        let mut at_once = pin!(catch_panics(HOOK, at_once));
         let first = poll_fn(|context| Poll::Ready(at_once.as_mut().poll(context))).await;
         let got = match first {
             Poll::Ready(got) => got,
@@ -110,7 +114,8 @@ impl Pool {
         steps: Steps,
     ) -> Result<Connection, Error> {
         let queued = pin!(self.inner.timeout_get(&UNBOUNDED));
-        let queued = pin!(CheckOut::by(deadline, steps).scope(queued));
+        let queued = CheckOut::by(deadline, steps).scope(queued);
+        let queued = pin!(catch_panics(HOOK, queued));
         self.finish(queued, deadline).await
     }
 

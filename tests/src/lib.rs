@@ -51,6 +51,7 @@ mod outgoing;
 pub mod payload;
 mod pipe;
 mod pipeline;
+mod place;
 mod proxy;
 mod query;
 mod real;
@@ -78,6 +79,7 @@ pub use deployment::{
 };
 pub use observe::{KEPT_ENTRIES, Seen, SeenCommand, SeenConnection, WAIT_LIMIT};
 pub use pipe::SimStream;
+pub use place::{Place, block_on};
 pub use proxy::{Socks5Proxy, Socks5Request};
 pub use real::{RealServer, RealServerBuilder};
 pub use scram::ScramAttack;

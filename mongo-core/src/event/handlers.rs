@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{CmapEvent, CommandEvent};
+use crate::callback::guard_handler;
 #[cfg(feature = "net")]
 use crate::logs;
 
@@ -12,7 +13,8 @@ pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 /// is not even made.
 ///
 /// A handler is called at once, on the task that runs the command or asks for the connection: it
-/// must not block. It may use the client, other than by waiting for it.
+/// must not block. It may use the client, other than by waiting for it. A panic in a handler is
+/// caught and logged (`tracing`, ERROR): the event is lost for that handler, and nothing else changes.
 ///
 /// ```
 /// use mongo_core::event::{CommandEvent, EventHandlers};
@@ -39,7 +41,10 @@ impl EventHandlers {
     #[must_use]
     pub fn on_command(self, handler: impl Fn(&CommandEvent) + Send + Sync + 'static) -> Self {
         Self {
-            command: Some(after(self.command, Arc::new(handler))),
+            command: Some(after(
+                self.command,
+                guard_handler("command event handler", handler),
+            )),
             ..self
         }
     }
@@ -48,7 +53,10 @@ impl EventHandlers {
     #[must_use]
     pub fn on_cmap(self, handler: impl Fn(&CmapEvent) + Send + Sync + 'static) -> Self {
         Self {
-            cmap: Some(after(self.cmap, Arc::new(handler))),
+            cmap: Some(after(
+                self.cmap,
+                guard_handler("pool event handler", handler),
+            )),
             ..self
         }
     }

@@ -10,8 +10,11 @@ use super::keys::KeyService;
 use super::oidc::{AzureTokens, GcpTokens};
 use super::oidc::{KubernetesTokens, OidcCallback, TestTokens, TokenCache};
 use crate::auth::{AuthError, AuthMechanism, AuthNeed, Credential, Evidence, Secret};
+use crate::callback::{guard, guard_async};
 use crate::error::{Error, Result};
 use crate::uri::ClientOptions;
+
+const AWS_PROVIDER: &str = "provider of AWS credentials";
 
 /// Where a credential comes from whose secret changes: a vault, a file that is rotated, a service
 /// that gives passwords for an hour.
@@ -22,7 +25,9 @@ use crate::uri::ClientOptions;
 ///
 /// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over: it
 /// must leave nothing behind when dropped. The error names that wait
-/// ([`Wait::Credential`](crate::error::Wait::Credential)). Several connections may ask at a time.
+/// ([`Wait::Credential`](crate::error::Wait::Credential)). Several connections may ask at a time. A
+/// panic in it is caught and logged, and fails the call as
+/// [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
 /// ```
 /// use std::sync::Arc;
@@ -153,7 +158,8 @@ impl Authenticator {
             Source::Nobody => Ok(None),
             Source::Fixed(credential) => Ok(Some(credential.clone())),
             Source::Provider(provider) => {
-                let credential = provider.credential().await?;
+                let given = guard_async("credential provider", || provider.credential());
+                let credential = given.await.map_err(Error::credential)??;
                 self.check(&credential)
                     .map_err(|error| error.for_user(credential.username()))?;
                 Ok(Some(credential))
@@ -174,7 +180,9 @@ impl Authenticator {
     ) -> Result<Evidence> {
         match need {
             AuthNeed::AwsCredentials => Ok(Evidence::AwsCredentials {
-                credentials: self.aws.credentials().await?,
+                credentials: guard_async(AWS_PROVIDER, || self.aws.credentials())
+                    .await
+                    .map_err(Error::credential)??,
                 now: SystemTime::now(),
             }),
             AuthNeed::AccessToken { refused } => {
@@ -200,7 +208,7 @@ impl Authenticator {
     /// Authentication by a mechanism has failed.
     pub(super) fn failed(&self, mechanism: Option<AuthMechanism>) {
         if mechanism == Some(AuthMechanism::MongoDbAws) {
-            self.aws.failed();
+            let _ = guard(AWS_PROVIDER, || self.aws.failed());
         }
     }
 

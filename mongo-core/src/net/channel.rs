@@ -140,6 +140,7 @@ impl Channel {
 impl Drop for Channel {
     fn drop(&mut self) {
         self.stream.bid_farewell();
+        self.stream.discard();
     }
 }
 

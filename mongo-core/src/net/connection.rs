@@ -109,6 +109,8 @@ impl Connection {
     /// - A command that can't be written as BSON, or is longer than the server takes:
     ///   [`ErrorKind::Serialization`], [`ErrorKind::Protocol`]; nothing was sent, and the connection
     ///   stays usable.
+    /// - [`ErrorKind::Configuration`]: it has to wait by a deadline, and is not polled within a Tokio
+    ///   runtime with a timer. As after a deadline that came, the connection stays usable.
     /// - The socket failed, or the server broke the protocol: the connection is closed.
     /// - [`ErrorKind::ConnectionClosed`]: it was closed before; or the pool gave it up
     ///   ([`ClosedReason::Interrupted`](crate::error::ClosedReason::Interrupted)), perhaps after the
@@ -218,7 +220,7 @@ impl Connection {
         let renewed = proof.renew(&mut self.inner.channel, description, &mut enter);
         let outcome = match deadline.bound(renewed).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => Err(Error::timeout(phase, deadline.elapsed())),
+            Err(Elapsed) => Err(deadline.timed_out(phase)),
         };
         outcome.map_err(|error| {
             if error.is_authentication() {
@@ -375,7 +377,7 @@ impl Connection {
         let deadline = deadline.within(Some(self.inner.identity.drain_timeout));
         let outcome = match deadline.bound(self.inner.channel.read(DRAIN_BYTES)).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => Err(Error::timeout(Wait::Drain, deadline.elapsed())),
+            Err(Elapsed) => Err(deadline.timed_out(Wait::Drain)),
         };
         if let Err(error) = outcome {
             self.close_for(ClosedReason::CancelledReply);
@@ -404,9 +406,7 @@ impl Connection {
     }
 
     fn timed_out(&self, deadline: Deadline) -> Error {
-        self.inner
-            .identity
-            .name(Error::timeout(Wait::Command, deadline.elapsed()))
+        self.inner.identity.name(deadline.timed_out(Wait::Command))
     }
 
     fn closed(&self, reason: ClosedReason) -> Error {

@@ -6,8 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::sleep;
+use tokio::time::Instant;
 
+use super::deadline::sleep_until;
+use super::runtime::check_io;
 use super::stream::Stream;
 use super::together::Together;
 use crate::ServerAddress;
@@ -17,7 +19,8 @@ use crate::error::{Error, ErrorKind, Result, Wait};
 /// sockets. TLS goes on top of what it opens, where that is asked for.
 ///
 /// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over, so
-/// an implementation needs no time-out of its own, but must leave nothing behind when dropped.
+/// an implementation needs no time-out of its own, but must leave nothing behind when dropped. A
+/// panic in it is caught and logged, and fails the attempt as [`ErrorKind::Connect`].
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +71,8 @@ pub trait Connector: Send + Sync + 'static {
 /// A host name's addresses are tried in turns of IPv6 and IPv4, the next one 250 ms after the one
 /// before or as soon as that has failed (happy eyeballs, RFC 8305); the first to answer wins. TCP
 /// sockets have `TCP_NODELAY` set and are kept alive: probes begin after 120 s of silence.
+///
+/// On a runtime without an I/O driver (`enable_io`) it fails, with [`ErrorKind::Configuration`].
 #[derive(Clone, Debug)]
 pub struct SocketConnector {
     keep_alive: Duration,
@@ -90,6 +95,7 @@ impl SocketConnector {
     }
 
     pub(super) async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        check_io().map_err(io::Error::other)?;
         let addresses = lookup_host((host, port)).await?;
         self.open(addresses).await
     }
@@ -122,7 +128,7 @@ impl SocketConnector {
                     Ok(stream) => return Ok(stream),
                     Err(error) => failure = error,
                 },
-                () = sleep(self.attempt_delay), if more => {}
+                () = sleep_until(Instant::now() + self.attempt_delay), if more => {}
             }
         }
     }
@@ -131,6 +137,7 @@ impl SocketConnector {
 #[async_trait]
 impl Connector for SocketConnector {
     async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+        check_io()?;
         match address {
             ServerAddress::Tcp { host, port } => {
                 let addresses = lookup_host((&**host, *port)).await;

@@ -1,11 +1,15 @@
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::runtime::{Handle, Id};
 use tokio::task::unconstrained;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
+
+use super::runtime;
+use crate::error::{Error, Wait};
 
 /// The one moment by which everything below a call has to end.
 ///
@@ -88,6 +92,9 @@ impl Deadline {
 
     /// Runs `future` until the deadline. Costs no timer where it does not have to wait.
     ///
+    /// A bounded wait needs the timer of the Tokio runtime that polls it (`enable_time`). Where there is
+    /// none the wait is over at once: the deadline could not be kept.
+    ///
     /// # Errors
     /// [`Elapsed`] once the deadline has come.
     pub fn bound<F: Future>(self, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
@@ -95,7 +102,26 @@ impl Deadline {
             future,
             at: self.at,
             timer: None,
+            runtime: None,
         }
+    }
+
+    /// Why what this bounds is over: a time-out that names the wait, unless there was no timer to
+    /// wait with.
+    pub(crate) fn timed_out(&self, wait: Wait) -> Error {
+        match runtime::current() {
+            Err(error) if !self.is_over() => error,
+            Ok(_) | Err(_) => Error::timeout(wait, self.elapsed()),
+        }
+    }
+}
+
+/// Ends at a moment. Where there is no timer it does not end: whatever bounds it does then.
+pub(crate) async fn sleep_until(at: Instant) {
+    let deadline = Deadline::at(at);
+    let _ = deadline.bound(pending::<()>()).await;
+    if !deadline.is_over() {
+        pending().await
     }
 }
 
@@ -108,6 +134,8 @@ pin_project! {
         at: Option<Instant>,
         #[pin]
         timer: Option<Sleep>,
+        // The one that the timer is of: another's might not go off while this one runs.
+        runtime: Option<Id>,
     }
 }
 
@@ -122,8 +150,12 @@ impl<F: Future> Future for Bounded<F> {
         let Some(at) = *this.at else {
             return Poll::Pending;
         };
-        if this.timer.is_none() {
-            this.timer.set(Some(sleep_until(at)));
+        let runtime = runtime::polling();
+        let here = runtime.as_ref().map(Handle::id);
+        if here.is_none() || *this.runtime != here {
+            let timer = runtime.and_then(|runtime| runtime::timer(&runtime, at));
+            this.timer.set(timer);
+            *this.runtime = here;
         }
         if let Some(timer) = this.timer.as_pin_mut() {
             // Whatever the future has left of the task's budget: it is not to outlast its time.

@@ -14,8 +14,11 @@ mod tests;
 pub use hickory::HickoryResolver;
 
 use super::deadline::{Deadline, Elapsed};
+use crate::callback::guard_async;
 use crate::error::{Error, Result, Wait};
 use crate::uri::{ClientOptions, RecordType, SrvError, SrvRecord, TxtRecord};
+
+const RESOLVER: &str = "DNS resolver";
 
 /// Asks DNS for SRV and TXT records: the seam for a resolver of your own. With feature `dns` there
 /// is `HickoryResolver`.
@@ -23,7 +26,7 @@ use crate::uri::{ClientOptions, RecordType, SrvError, SrvRecord, TxtRecord};
 /// Names are absolute, without a dot at their end: no search domain is to be added. The caller
 /// bounds the call and drops the future when that is over. What comes back is verified by the
 /// caller; an implementation bounds what it reads, as DNS does by itself with messages of at most
-/// 64 KiB.
+/// 64 KiB. A panic in it is caught and logged, and counts as a failed lookup.
 #[async_trait]
 pub trait DnsResolver: Send + Sync + 'static {
     /// The SRV records of a name; none if there are none, or no such name.
@@ -85,7 +88,7 @@ pub async fn resolve(
         Ok(outcome) => outcome?,
         Err(Elapsed) => {
             let unanswered = Error::from(SrvError::Unanswered(srv.host_name.clone()));
-            let error = Error::timeout(Wait::Dns, deadline.elapsed());
+            let error = deadline.timed_out(Wait::Dns);
             return Err(error.caused_by(Some(unanswered)));
         }
     };
@@ -93,13 +96,23 @@ pub async fn resolve(
 }
 
 async fn lookup_srv(resolver: &dyn DnsResolver, name: &str) -> Result<Vec<SrvRecord>, SrvError> {
-    let outcome = resolver.srv_lookup(name).await;
+    let outcome = srv_lookup(resolver, name).await;
     outcome.map_err(|error| failed(RecordType::Srv, name, error))
 }
 
 async fn lookup_txt(resolver: &dyn DnsResolver, name: &str) -> Result<Vec<TxtRecord>, SrvError> {
-    let outcome = resolver.txt_lookup(name).await;
+    let outcome = guard_async(RESOLVER, || resolver.txt_lookup(name)).await;
+    let outcome = outcome.unwrap_or_else(|panicked| Err(panicked.into_io()));
     outcome.map_err(|error| failed(RecordType::Txt, name, error))
+}
+
+/// Asks the resolver for SRV records.
+pub(super) async fn srv_lookup(
+    resolver: &dyn DnsResolver,
+    name: &str,
+) -> io::Result<Vec<SrvRecord>> {
+    let outcome = guard_async(RESOLVER, || resolver.srv_lookup(name)).await;
+    outcome.unwrap_or_else(|panicked| Err(panicked.into_io()))
 }
 
 fn failed(record_type: RecordType, name: &str, error: io::Error) -> SrvError {

@@ -156,7 +156,7 @@ impl Establisher {
         let outcome = deadline
             .bound(self.run(id, &mut progress))
             .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(progress.phase, deadline.elapsed())));
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(progress.phase)));
         *self.phase() = Wait::Connect;
         outcome.map_err(|error| Failed {
             error: self.name(error),
@@ -251,7 +251,7 @@ impl Establisher {
         deadline
             .bound(completed)
             .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(phase, deadline.elapsed())))
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(phase)))
             .map_err(|error| self.name(error.for_user(user.as_ref())))
     }
 

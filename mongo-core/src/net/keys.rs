@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::auth::{CacheKey, KeyCache, KeyDerivation, ScramKeys};
+use crate::callback::guard;
 use crate::error::{Error, Result};
 
 /// Runs work that would block a runtime's worker: the password hashing of SCRAM, 2.5 ms of CPU
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 ///
 /// Give one of your own to use a thread pool that you have already.
 pub trait BlockingExecutor: Send + Sync + 'static {
-    /// Runs `work` on some other thread, soon. Must not run it before it returns.
+    /// Runs `work` on some other thread, soon. Must not run it before it returns. A panic is caught
+    /// and logged, and fails the authentication as [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
     fn execute(&self, work: Box<dyn FnOnce() + Send>);
 }
 
@@ -96,7 +98,7 @@ impl KeyService {
                 Begun::Cached(keys) => return Ok(keys),
                 Begun::ByAnother(outcome) => (outcome, false),
                 Begun::ByThis(outcome, sender) => {
-                    self.start(key, derivation.clone(), sender);
+                    self.start(key, derivation.clone(), sender)?;
                     (outcome, true)
                 }
             };
@@ -119,16 +121,16 @@ impl KeyService {
         key: CacheKey,
         derivation: Arc<KeyDerivation>,
         sender: watch::Sender<Option<ScramKeys>>,
-    ) {
+    ) -> Result<()> {
         let flight = Flight {
             inner: self.inner.clone(),
             key,
             sender,
         };
         // Without a lock: an executor may run the work at once.
-        self.inner
-            .executor
-            .execute(Box::new(move || flight.finish(derivation.run())));
+        let work = Box::new(move || flight.finish(derivation.run()));
+        guard("blocking executor", || self.inner.executor.execute(work))
+            .map_err(|panicked| Error::configuration(panicked.to_string()))
     }
 }
 

@@ -51,6 +51,11 @@ impl Monitoring {
             next_connection: AtomicU64::new(1),
         }
     }
+
+    /// The current runtime, if it can be monitored from.
+    pub(super) fn runtime(&self) -> Result<Handle> {
+        self.transport.runtime()
+    }
 }
 
 /// A handle on the task that monitors one server.

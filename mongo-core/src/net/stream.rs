@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
+use crate::callback::{discard_stream, guard_stream};
+
 /// What a custom stream has to be.
 pub trait AsyncStream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
 
@@ -31,7 +33,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Boxes a custom stream.
+    /// Boxes a custom stream. A panic in it is caught and logged, and fails the stream.
     pub fn custom(stream: impl AsyncStream) -> Self {
         Self::Custom(Box::new(stream))
     }
@@ -72,7 +74,7 @@ impl Stream {
             // What TLS says to itself, such as a ticket for the next session, is no byte to read.
             #[cfg(feature = "tls-rustls")]
             Self::Tls(stream) => try_read(stream, &mut byte),
-            Self::Custom(stream) => try_read(stream, &mut byte),
+            Self::Custom(_) => try_read(self, &mut byte),
         };
         // A byte or an end of file: either was not asked for.
         matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -85,6 +87,18 @@ impl Stream {
         if let Self::Tls(stream) = self {
             let mut context = Context::from_waker(Waker::noop());
             let _ = Pin::new(&mut **stream).poll_shutdown(&mut context);
+        }
+    }
+
+    /// Drops what a custom stream is, whose destructor may panic.
+    pub(super) fn discard(&mut self) {
+        match self {
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => stream.get_mut().0.discard(),
+            Self::Custom(stream) => discard_stream(stream),
+            Self::Tcp(_) => {}
+            #[cfg(unix)]
+            Self::Unix(_) => {}
         }
     }
 }
@@ -133,7 +147,7 @@ macro_rules! delegate {
             Stream::Unix($stream) => $call,
             #[cfg(feature = "tls-rustls")]
             Stream::Tls($stream) => $call,
-            Stream::Custom($stream) => $call,
+            Stream::Custom(stream) => guard_stream(stream, |$stream| $call),
         }
     };
 }
@@ -166,7 +180,15 @@ impl AsyncWrite for Stream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        delegate!(self, stream => stream.is_write_vectored())
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => stream.is_write_vectored(),
+            // Wire messages are written from one buffer.
+            Self::Custom(_) => false,
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

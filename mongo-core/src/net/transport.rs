@@ -1,17 +1,25 @@
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use super::connector::{Connector, SocketConnector};
 use super::proxy::ProxyConnector;
+use super::runtime;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ServerAddress;
-use crate::error::{Error, Result, Wait};
+use crate::callback::{Panicked, guard, guard_async};
+use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::uri::ClientOptions;
+
+const CONNECTOR: &str = "connector";
 
 /// How servers are reached, in layers: a connector opens a stream, and TLS goes on top of it.
 #[derive(Clone)]
 pub(crate) struct Transport {
     connector: Arc<dyn Connector>,
+    /// Whether that opens sockets of tokio's, for sure.
+    opens_sockets: bool,
     tls: Option<Tls>,
 }
 
@@ -28,11 +36,13 @@ impl TransportBuilder {
     /// # Errors
     /// What they ask for and this build, or this version, can't do; what contradicts itself.
     pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
+        let opens_sockets = self.connector.is_none();
         let connector: Arc<dyn Connector> = match (self.connector, &options.proxy) {
             (Some(own), _) => own,
             (None, Some(proxy)) => Arc::new(ProxyConnector::new(proxy.clone())?),
             (None, None) => Arc::new(SocketConnector::new()),
         };
+        let is_secure = guard(CONNECTOR, || connector.is_secure()).map_err(not_connected)?;
         let tls = match self.tls {
             Some(_) if !options.uses_tls() => {
                 return Err(Error::configuration(
@@ -45,10 +55,14 @@ impl TransportBuilder {
                 ));
             }
             Some(own) => Some(own),
-            None if !options.uses_tls() || connector.is_secure() => None,
+            None if !options.uses_tls() || is_secure => None,
             None => Some(Tls::from_options(&options.tls)?),
         };
-        Ok(Transport { connector, tls })
+        Ok(Transport {
+            connector,
+            opens_sockets,
+            tls,
+        })
     }
 }
 
@@ -58,15 +72,36 @@ impl Transport {
         self.tls.is_some()
     }
 
+    /// Whether connections can be made on the current runtime, as far as can be told beforehand:
+    /// which it is then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`]: there is no runtime, it has no timer, or no I/O driver and the
+    /// connector needs one.
+    pub(crate) fn runtime(&self) -> Result<Handle> {
+        let runtime = runtime::current()?;
+        if self.opens_sockets {
+            runtime::check_io()?;
+        }
+        Ok(runtime)
+    }
+
     /// The connector's part.
     pub(super) async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
-        self.connector.connect(address).await
+        guard_async(CONNECTOR, || self.connector.connect(address))
+            .await
+            .map_err(not_connected)?
     }
 
     /// The part of TLS, if there is one.
     pub(super) async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
         match &self.tls {
-            Some(tls) => tls.secure(stream, address).await,
+            // A `rustls::ClientConfig` of the application's has callbacks.
+            Some(tls) => guard_async("TLS configuration", || {
+                Box::pin(tls.secure(stream, address))
+            })
+            .await
+            .map_err(not_connected)?,
             None => Ok(stream),
         }
     }
@@ -77,11 +112,17 @@ impl Transport {
         address: &ServerAddress,
         mut enter: impl FnMut(Wait),
     ) -> Result<Stream> {
-        enter(self.connector.waits_for());
+        let waits_for = guard(CONNECTOR, || self.connector.waits_for());
+        enter(waits_for.unwrap_or(Wait::Connect));
         let stream = self.connect(address).await?;
         if self.secures() {
             enter(Wait::Tls);
         }
         self.secure(stream, address).await
     }
+}
+
+/// What fails by a panic of the application's counts as a failure to connect.
+fn not_connected(panicked: Panicked) -> Error {
+    ErrorKind::Connect(Arc::new(panicked.into_io())).into()
 }

@@ -18,6 +18,7 @@ mod source;
 mod status;
 mod suitable;
 
+pub use crate::callback::catch_panics;
 pub use backend::{Backend, BackendStatus};
 
 pub use config::{

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{ReadPreference, ReadPreferenceError, ReadPreferenceMode, TagSet};
+use super::{ReadPreference, ReadPreferenceError, ReadPreferenceMode, SelectionError, TagSet};
+use crate::callback::guard;
 use crate::sdam::ServerDescription;
 
 /// What an operation asks of a server: that it takes writes, or what a read preference says; and,
@@ -98,9 +99,13 @@ type Select = dyn for<'a> Fn(&[&'a ServerDescription]) -> Vec<&'a ServerDescript
 /// It gets the servers that are suitable otherwise, and gives back those that still are, of which
 /// one within the latency window is taken. It is called for each selection that finds a suitable
 /// server, on the caller's own task, and outside all locks; it should not block. Where it leaves no
-/// server, the selection waits for the topology to change, as if none had been suitable. A pool's
-/// connections that float (`ConnectionFactoryBuilder::floating`) call it for each change
-/// of the topology too, under its lock: there it must not ask the topology anything.
+/// server, the selection waits for the topology to change, as if none had been suitable. A factory
+/// that floats over a topology (`ConnectionFactoryBuilder::floating`) calls it for each change of the
+/// topology too, on the task that caused the change.
+///
+/// A panic in it is caught and logged. The selection fails at once, with
+/// [`SelectionError::Selector`]: without the selector's answer any server might be one that the
+/// application excludes.
 ///
 /// ```
 /// # use mongo_core::select::ServerSelector;
@@ -126,8 +131,9 @@ impl ServerSelector {
     pub(super) fn call<'a>(
         &self,
         suitable: &[&'a ServerDescription],
-    ) -> Vec<&'a ServerDescription> {
-        (self.0)(suitable)
+    ) -> Result<Vec<&'a ServerDescription>, SelectionError> {
+        guard("server selector", || (self.0)(suitable))
+            .map_err(|panicked| SelectionError::Selector(panicked.to_string()))
     }
 }
 

@@ -38,6 +38,11 @@ pub enum SelectionError {
         /// The least that is allowed.
         smallest: Duration,
     },
+    /// A selector of the application ([`ServerSelector`](super::ServerSelector)) panicked, with its
+    /// message. The operation fails at once: without the selector's answer any server might be one
+    /// that the application excludes.
+    #[error("{0}")]
+    Selector(String),
     /// No server was suitable for as long as could be waited.
     #[error(transparent)]
     NoSuitableServer(Box<NoSuitableServer>),
@@ -47,7 +52,7 @@ impl SelectionError {
     /// The most recent failure of a check of any server, or of a command that made a server unknown.
     pub fn last_failure(&self) -> Option<&Error> {
         match self {
-            Self::Incompatible(_) | Self::MaxStalenessTooSmall { .. } => None,
+            Self::Incompatible(_) | Self::MaxStalenessTooSmall { .. } | Self::Selector(_) => None,
             Self::NoSuitableServer(error) => error.last_failure(),
         }
     }

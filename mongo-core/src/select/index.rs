@@ -177,8 +177,9 @@ impl SelectionIndex {
     /// - with a selector of the application it does both.
     ///
     /// # Errors
-    /// A server speaks no wire version in common with this crate; or the topology is a replica set
-    /// and the maximum staleness is too small. Waiting helps against neither.
+    /// A server speaks no wire version in common with this crate; the topology is a replica set and
+    /// the maximum staleness is too small; or a selector of the application panicked. Waiting helps
+    /// against none of these.
     pub fn select(
         &self,
         criterion: &Criterion,
@@ -187,7 +188,7 @@ impl SelectionIndex {
     ) -> Result<Option<&Arc<ServerEntry>>, SelectionError> {
         self.check(criterion)?;
         if self.selectors(criterion).next().is_some() {
-            let window = self.filtered_window(criterion, deprioritized);
+            let window = self.filtered_window(criterion, deprioritized)?;
             return Ok(choose(
                 window.len(),
                 |place| window.get(place).copied(),
@@ -213,7 +214,7 @@ impl SelectionIndex {
         deprioritized: &[ServerAddress],
     ) -> Result<Vec<&Arc<ServerEntry>>, SelectionError> {
         self.check(criterion)?;
-        Ok(self.filtered(criterion, deprioritized))
+        self.filtered(criterion, deprioritized)
     }
 
     /// The suitable servers within the latency window, of which [`select`](Self::select) takes one:
@@ -227,7 +228,7 @@ impl SelectionIndex {
         deprioritized: &[ServerAddress],
     ) -> Result<Vec<&Arc<ServerEntry>>, SelectionError> {
         self.check(criterion)?;
-        Ok(self.filtered_window(criterion, deprioritized))
+        self.filtered_window(criterion, deprioritized)
     }
 
     /// The error to give once no server was suitable for as long as could be waited.
@@ -266,8 +267,9 @@ impl SelectionIndex {
         };
         self.cache.iter().find_map(|slot| {
             let (key, window) = slot.get_or_init(|| {
-                let window = self.filtered_window(criterion, &[]);
-                (preference.clone(), window.into_iter().cloned().collect())
+                let suitable = self.unfiltered(criterion, &[]);
+                let window = within_window(suitable.into_iter(), self.options.local_threshold);
+                (preference.clone(), window.cloned().collect())
             });
             (key == preference).then_some(&**window)
         })
@@ -326,6 +328,12 @@ impl SelectionIndex {
         )
     }
 
+    /// Whether the application has a say in selections by a criterion.
+    #[cfg(feature = "net")]
+    pub(crate) fn has_selector(&self, criterion: &Criterion) -> bool {
+        self.selectors(criterion).next().is_some()
+    }
+
     fn selectors<'a>(
         &'a self,
         criterion: &'a Criterion,
@@ -349,7 +357,7 @@ impl SelectionIndex {
         &self,
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
-    ) -> Vec<&Arc<ServerEntry>> {
+    ) -> Result<Vec<&Arc<ServerEntry>>, SelectionError> {
         let mut servers = self.unfiltered(criterion, deprioritized);
         for selector in self.selectors(criterion) {
             if servers.is_empty() {
@@ -361,7 +369,7 @@ impl SelectionIndex {
                 .collect();
             // Whatever it gives back, only what it was given counts, and once.
             let mut left: Vec<*const ServerDescription> = selector
-                .call(&descriptions)
+                .call(&descriptions)?
                 .into_iter()
                 .map(std::ptr::from_ref)
                 .collect();
@@ -371,16 +379,16 @@ impl SelectionIndex {
                     .is_ok()
             });
         }
-        servers
+        Ok(servers)
     }
 
     fn filtered_window(
         &self,
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
-    ) -> Vec<&Arc<ServerEntry>> {
-        let servers = self.filtered(criterion, deprioritized);
-        within_window(servers.into_iter(), self.options.local_threshold).collect()
+    ) -> Result<Vec<&Arc<ServerEntry>>, SelectionError> {
+        let servers = self.filtered(criterion, deprioritized)?.into_iter();
+        Ok(within_window(servers, self.options.local_threshold).collect())
     }
 }
 

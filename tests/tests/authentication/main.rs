@@ -8,6 +8,7 @@ mod endpoint;
 mod mechanisms;
 mod metadata;
 mod oidc;
+mod panics;
 mod provider;
 mod reauthentication;
 mod scram;

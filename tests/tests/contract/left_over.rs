@@ -3,13 +3,11 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use deadpool::managed;
-use mongo_core::event::{CmapEvent, EventHandlers};
 use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
 use mongo_core::sdam::ServerDescription;
 use mongo_core::select::ServerSelector;
@@ -19,15 +17,13 @@ use mongo_testkit::{Action, Deployment, Gate, SimNetwork};
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    LIMIT, OverSim, Sim, Tenants, builder, eventually, get_in_task, handshake, of_tenant, ping,
-    status_of,
+    LIMIT, OverSim, Sim, Tenants, builder, eventually, handshake, of_tenant, ping, status_of,
 };
 
 on_both! {
     on a paused clock:
     what_was_made_in_advance_goes_with_its_pool,
     what_was_made_in_advance_and_is_too_old_is_told_as_idle,
-    a_handler_that_panics_costs_one_attempt,
     an_applications_choice_makes_no_server_unwritable,
     what_serves_nobody_in_the_end_goes_with_its_pools,
 }
@@ -56,32 +52,6 @@ async fn what_was_made_in_advance_and_is_too_old_is_told_as_idle<B: Backend<Conf
     let closed = status_of(&pools).closed;
     assert!(closed.idle > 0, "{closed:?}");
     assert_eq!((closed.pool_closed, closed.error), (0, 0), "{closed:?}");
-    pools.close().await;
-}
-
-async fn a_handler_that_panics_costs_one_attempt<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let panics = AtomicUsize::new(3);
-    let handlers = EventHandlers::new().on_cmap(move |event| {
-        let is_ready = matches!(event, CmapEvent::ConnectionReady(_));
-        if is_ready && panics.load(Ordering::SeqCst) > 0 {
-            panics.fetch_sub(1, Ordering::SeqCst);
-            panic!("a handler of an application's");
-        }
-    });
-    let pools = sim
-        .builder::<B>("maxConnecting=2&maxPoolSize=2&waitQueueTimeoutMS=1000")
-        .event_handlers(handlers)
-        .build()
-        .expect("pools");
-    // On bb8 it is another task that panics.
-    for _ in 0..3 {
-        let failed = get_in_task(&pools).await;
-        assert!(failed.is_err() || failed.is_ok_and(|got| got.is_err()));
-    }
-    let status = status_of(&pools);
-    assert_eq!((status.size, status.pending), (0, 0), "{status:?}");
-    ping(&pools).await.expect("there is room for another");
     pools.close().await;
 }
 

@@ -46,9 +46,12 @@ pub(crate) struct Kept(Arc<Mutex<Vec<CmapEvent>>>);
 
 impl Kept {
     pub(crate) fn handlers(&self) -> EventHandlers {
-        let kept = self.0.clone();
-        EventHandlers::new()
-            .on_cmap(move |event| kept.lock().expect("no panic").push(event.clone()))
+        let kept = self.clone();
+        EventHandlers::new().on_cmap(move |event| kept.keep(event))
+    }
+
+    pub(crate) fn keep(&self, event: &CmapEvent) {
+        self.0.lock().expect("no panic").push(event.clone());
     }
 
     /// The events so far.

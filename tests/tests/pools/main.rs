@@ -6,8 +6,10 @@ mod commands;
 mod errors;
 mod lifecycle;
 mod of_bb8;
+mod panics;
 mod refusals;
 mod replaced;
+mod runtimes;
 
 use backend::{Backend, Bb8, Deadpool, Setup};
 

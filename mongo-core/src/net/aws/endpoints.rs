@@ -43,7 +43,7 @@ impl AwsSources {
         deadline
             .bound(fetched)
             .await
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(Wait::Credential, deadline.elapsed())))
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(Wait::Credential)))
     }
 
     async fn container(&self, path: &str) -> Result<AwsCredentials> {

@@ -16,7 +16,9 @@ use crate::error::Result;
 ///
 /// It is asked each time that a connection is made; an implementation whose answer takes long keeps
 /// it itself. The caller bounds the call with `connectTimeoutMS` and drops the future when that is
-/// over: it must leave nothing behind when dropped. Several connections may ask at a time.
+/// over: it must leave nothing behind when dropped. Several connections may ask at a time. A panic
+/// in it is caught and logged, and fails the call as
+/// [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
 /// Specification: authentication, "Custom Credential Providers".
 #[async_trait]

@@ -4,11 +4,12 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use tokio::runtime::{self, Handle};
+use tokio::runtime::Id;
 use tokio::task::unconstrained;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 
 use crate::net::deadline::{Deadline, Elapsed};
+use crate::net::runtime;
 use crate::net::tie::{Interrupted, Link};
 
 /// Why something did not come to its end.
@@ -51,21 +52,28 @@ pub(super) async fn bound<F: Future>(
 /// and for nothing, the task that waited last.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
-    timer: Option<(runtime::Id, Pin<Box<Sleep>>)>,
+    timer: Option<(Id, Pin<Box<Sleep>>)>,
     /// Whether the task that it wakes is known to be the one that waits.
     wakes_this_task: bool,
 }
 
 impl Alarm {
-    /// Ready from `at` on.
+    /// Ready from `at` on, or where no runtime with a timer polls it.
     fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<Elapsed> {
-        // A timer of another runtime might not go off while this one runs.
-        let here = Handle::current().id();
+        // Without a timer it can't wait.
+        let Some(runtime) = runtime::polling() else {
+            return Poll::Ready(Elapsed);
+        };
+        let here = runtime.id();
         let timer = match &mut self.timer {
             Some((there, timer)) if *there == here => timer,
+            // A timer of another runtime might not go off while this one runs.
             timer => {
                 self.wakes_this_task = false;
-                &mut timer.insert((here, Box::pin(sleep_until(at)))).1
+                match runtime::timer(&runtime, at) {
+                    Some(sleep) => &mut timer.insert((here, Box::pin(sleep))).1,
+                    None => return Poll::Ready(Elapsed),
+                }
             }
         };
         if timer.deadline() > at {
@@ -150,7 +158,7 @@ mod tests {
     #[test]
     fn another_runtime_has_a_timer_of_its_own() {
         let runtime = || {
-            let mut builder = runtime::Builder::new_current_thread();
+            let mut builder = tokio::runtime::Builder::new_current_thread();
             let builder = builder.enable_time().start_paused(true);
             builder.build().expect("a runtime")
         };

@@ -1,13 +1,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::{OidcCallback, OidcRequest};
 use crate::auth::Secret;
+use crate::callback::guard_async;
 use crate::error::{Error, Result, Wait};
-use crate::net::deadline::{Deadline, Elapsed};
+use crate::net::current_runtime;
+use crate::net::deadline::{Deadline, Elapsed, sleep_until};
 
 /// From the beginning of one call to that of the next.
 const CALL_INTERVAL: Duration = Duration::from_millis(100);
@@ -64,6 +67,10 @@ impl TokenCache {
     /// The callback runs in a task of its own: a caller that is dropped, or not polled, holds up no
     /// other. A call that fails is the error of the caller that began it; others begin the next one.
     pub(crate) async fn token(self: &Arc<Self>, username: Option<&str>) -> Result<(Secret, bool)> {
+        if let Some(token) = self.kept() {
+            return Ok((token, true));
+        }
+        let runtime = current_runtime()?;
         loop {
             let (mut outcome, is_own) = {
                 let mut state = self.state();
@@ -73,7 +80,7 @@ impl TokenCache {
                 let under_way = state.call.clone();
                 match under_way.filter(|call| call.has_changed().is_ok()) {
                     Some(call) => (call, false),
-                    None => (self.begin(&mut state, username), true),
+                    None => (self.begin(&mut state, &runtime, username), true),
                 }
             };
             // Safe to drop: the call goes on.
@@ -85,7 +92,7 @@ impl TokenCache {
                 Some(Ok(token)) => return Ok((token, !is_own)),
                 Some(Err(error)) if is_own => return Err(error),
                 None if is_own => {
-                    let panicked = "the OIDC callback panicked, or its runtime ended";
+                    let panicked = "the runtime of the OIDC callback has shut down";
                     return Err(Error::credential(panicked));
                 }
                 Some(Err(_)) | None => {}
@@ -96,6 +103,7 @@ impl TokenCache {
     fn begin(
         self: &Arc<Self>,
         state: &mut State,
+        runtime: &Handle,
         username: Option<&str>,
     ) -> watch::Receiver<Option<Result<Secret>>> {
         let (sender, outcome) = watch::channel(None);
@@ -104,7 +112,7 @@ impl TokenCache {
             .called
             .and_then(|called| called.checked_add(CALL_INTERVAL));
         let (cache, username) = (self.clone(), username.map(str::to_owned));
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             if let Some(next) = next {
                 sleep_until(next).await;
             }
@@ -128,9 +136,11 @@ impl TokenCache {
             timeout: self.call_timeout,
             version: CALLBACK_VERSION,
         };
-        let called = deadline.bound(self.callback.token(request)).await;
+        let call = guard_async("OIDC callback", || self.callback.token(request));
+        let called = deadline.bound(async { call.await.map_err(Error::credential)? });
         let given = called
-            .unwrap_or_else(|Elapsed| Err(Error::timeout(Wait::Credential, deadline.elapsed())))?;
+            .await
+            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(Wait::Credential)))?;
         match given.access_token.is_empty() {
             false => Ok(given.access_token),
             true => Err(Error::credential("the access token is empty")),

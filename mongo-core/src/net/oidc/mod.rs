@@ -29,7 +29,8 @@ use crate::error::Result;
 /// Each call runs in a task of its own on the current Tokio runtime, so that it serves all
 /// connections that wait for a token, whatever becomes of the one that began it. It is bounded by
 /// `connectTimeoutMS`, or one minute where that is 0. The future is dropped then, and when its
-/// runtime ends: it must leave nothing behind when dropped. A panic in it is an error of the call.
+/// runtime ends: it must leave nothing behind when dropped. A panic in it is caught and logged, and
+/// fails the call as [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
 /// ```
 /// use mongo_core::net::{AccessToken, OidcCallback, OidcRequest};

@@ -7,6 +7,7 @@ use bson::oid::ObjectId;
 
 use super::OnDemandTopology;
 use crate::ServerAddress;
+use crate::callback::guard_handler;
 use crate::error::{Error, Result, Wait};
 use crate::event::{EventHandlers, SdamEvent};
 use crate::handshake::{ClientMetadata, ServerApi};
@@ -14,7 +15,7 @@ use crate::handshake::{ClientMetadata, ServerApi};
 use crate::net::Tls;
 use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
 use crate::net::connector::Connector;
-use crate::net::dispatcher::Handler;
+use crate::net::dispatcher::{Handler, SDAM_HANDLER};
 use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
@@ -44,7 +45,7 @@ pub struct OnDemandTopologyBuilder {
 
 /// What makes connections to any server.
 pub(super) struct Establishers {
-    transport: Transport,
+    pub(super) transport: Transport,
     authenticator: Arc<Authenticator>,
     metadata: Arc<RawDocumentBuf>,
     pub(super) server_api: Option<ServerApi>,
@@ -142,7 +143,7 @@ impl OnDemandTopologyBuilder {
     /// Calls `handler` with each event, in order, on the task that selects.
     #[must_use]
     pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
-        self.handler = Some(Arc::new(handler));
+        self.handler = Some(guard_handler(SDAM_HANDLER, handler));
         self
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 use bson::{RawDocument, RawDocumentBuf};
 use tokio::time::Instant;
 
-use crate::error::{Error, Result, Wait};
+use crate::error::{Result, Wait};
 use crate::handshake::ServerApi;
 use crate::net::connection::Connection;
 use crate::net::deadline::{Deadline, Elapsed};
@@ -78,7 +78,7 @@ impl Check {
         });
         let bounded = bounded.await;
         let is_cut_short = bounded.is_err() && until.is_over();
-        let outcome = bounded.unwrap_or_else(|Elapsed| Err(Error::timeout(wait, begun.elapsed())));
+        let outcome = bounded.unwrap_or_else(|Elapsed| Err(deadline.timed_out(wait)));
         let (outcome, duration) = match outcome {
             Ok((answer, duration)) => (Ok(answer), duration),
             Err(error) => (Err(error.at(&establisher.server)), begun.elapsed()),

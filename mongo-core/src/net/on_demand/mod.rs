@@ -6,14 +6,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use self::builder::Establishers;
 use self::link::{Answer, Check, Checked};
-use super::deadline::Deadline;
+use super::deadline::{Deadline, sleep_until};
 use super::dispatcher::Handler;
 use super::dns::system_random;
 use super::establish::Establisher;
+use super::runtime::current as current_runtime;
 use super::together::Together;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
@@ -107,7 +108,8 @@ impl OnDemandTopology {
     ///
     /// # Errors
     /// [`ErrorKind::ServerSelection`]: why there is none, with each server's own last failure;
-    /// [`ErrorKind::TopologyClosed`].
+    /// [`ErrorKind::TopologyClosed`]; [`ErrorKind::Configuration`] outside of a Tokio runtime, and on
+    /// one without a timer, or without the I/O driver that the built-in connectors need.
     ///
     /// # Cancellation
     /// Dropped in a scan, it closes the connections whose checks were under way, and the next
@@ -143,6 +145,7 @@ impl OnDemandTopology {
         if self.is_closed {
             return Err(ErrorKind::TopologyClosed.into());
         }
+        current_runtime()?;
         let begun = Instant::now();
         let deadline = self.bounded(deadline.into());
         let until = deadline.within(Some(self.selection_timeout)).moment();
@@ -151,6 +154,7 @@ impl OnDemandTopology {
         loop {
             match selection.turn(&self.scan, now()) {
                 Turn::Scan(at) => {
+                    self.establishers.transport.runtime()?;
                     let may_scan = deadline.bound(sleep_until(Instant::from_std(at))).await;
                     if may_scan.is_err() || deadline.is_over() {
                         return Err(self.no_suitable_server(criterion, begun));

@@ -4,13 +4,14 @@ use tokio::sync::broadcast;
 
 use super::Topology;
 use super::shared::Shared;
+use crate::callback::guard_handler;
 use crate::error::{Error, Result};
 use crate::event::SdamEvent;
 use crate::handshake::ClientMetadata;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::connector::Connector;
-use crate::net::dispatcher::Handler;
+use crate::net::dispatcher::{Handler, SDAM_HANDLER};
 use crate::net::dns::DnsResolver;
 use crate::net::monitor::Monitoring;
 use crate::net::{PROCESS, TransportBuilder};
@@ -74,10 +75,11 @@ impl TopologyBuilder {
     /// Calls `handler` with each event, one at a time and in order, on whichever task or thread
     /// caused it. It holds no lock of the topology's, and may use the topology; but monitoring
     /// waits for it, so that it must not block. With several, each event goes to them in the order
-    /// in which they were given.
+    /// in which they were given. A panic in a handler is caught and logged: the event is lost for
+    /// that handler, and nothing else changes.
     #[must_use]
     pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
-        self.handlers.push(Arc::new(handler));
+        self.handlers.push(guard_handler(SDAM_HANDLER, handler));
         self
     }
 

@@ -2,12 +2,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bson::RawDocument;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::deadline::Deadline;
+use super::runtime;
 use crate::ServerAddress;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sdam::{ApplicationError, TopologyDescription};
 use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
 use crate::uri::ClientOptions;
@@ -128,11 +128,12 @@ impl Topology {
     /// if it is connected already.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside a tokio runtime; [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a Tokio runtime, and
+    /// on one without a timer, or without the I/O driver that the built-in connectors need;
+    /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
     pub fn connect(&self) -> Result<()> {
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::configuration("a topology is to be connected within tokio"))?;
-        self.owner.0.connect(runtime)
+        let shared = &self.owner.0;
+        shared.connect(shared.runtime()?)
     }
 
     /// Ends monitoring, and waits until every task and socket of it is gone. What was known is
@@ -242,6 +243,10 @@ impl Topology {
             }
             // Safe to drop: a change that was not seen is seen by the next look.
             if deadline.bound(changed.changed()).await.is_err() {
+                if !deadline.is_over() {
+                    // There is no timer to wait with.
+                    runtime::current()?;
+                }
                 return Err(shared.no_suitable_server(criterion, deadline.elapsed()));
             }
         }

@@ -20,6 +20,7 @@ use crate::event::SdamEvent;
 use crate::net::dispatcher::{Dispatcher, Handler};
 use crate::net::dns::DnsResolver;
 use crate::net::monitor::{Monitor, Monitoring};
+use crate::net::runtime;
 use crate::sdam::{
     ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
 };
@@ -161,6 +162,16 @@ impl Shared {
         drop(state);
         self.settle();
         Ok(())
+    }
+
+    /// The current runtime, if it is one to [`connect`](Self::connect) on.
+    pub(crate) fn runtime(&self) -> Result<Handle> {
+        // Not under the lock: what is missing on a runtime is found out by a panic.
+        let is_disconnected = matches!(self.lock().phase, Phase::Disconnected);
+        match is_disconnected {
+            true => self.monitoring.runtime(),
+            false => runtime::current(),
+        }
     }
 
     /// The first lookup of an opening gave hosts: begin.

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::shared::Shared;
 use crate::error::Error;
 use crate::net::deadline::{Deadline, Elapsed};
-use crate::net::dns::{DnsResolver, resolve, system_random};
+use crate::net::dns::{DnsResolver, resolve, srv_lookup, system_random};
 use crate::net::monitor::{at, now};
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
 use crate::uri::{ClientOptions, SrvError};
@@ -75,7 +75,7 @@ impl SrvTask {
                 _ = changed.changed() => continue,
             }
             let bound = self.shared.options.connect_timeout;
-            let lookup = self.resolver.srv_lookup(polling.record_name());
+            let lookup = srv_lookup(&*self.resolver, polling.record_name());
             match Deadline::never().within(bound).bound(lookup).await {
                 Ok(Ok(records)) => {
                     let hosts = polling.handle_records(&records, &mut system_random, now());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::connect::Waiter;
 use super::wait_queue::PoolState;
@@ -16,7 +16,7 @@ use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
     ConnectionReadyEvent,
 };
-use crate::net::{Connection, Deadline, Failed, Interrupted, Link, Service, Tie};
+use crate::net::{Connection, Deadline, Failed, Interrupted, Link, Service, Tie, sleep_until};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
 /// One attempt to make a connection, which has its place in the pool already.
@@ -177,7 +177,7 @@ impl Attempt {
         tokio::select! {
             biased;
             made = &mut making => return made,
-            () = sleep(grace) => {}
+            () = sleep_until(Instant::now() + grace) => {}
         }
         shared.change_queue(|queue| queue.overdue(self.number));
         shared.pump();

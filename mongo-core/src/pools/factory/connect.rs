@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
 use super::{Queue, Shared};
-use crate::error::{Error, Result, Wait};
-use crate::net::{Connection, Deadline, Owner};
+use crate::error::{Result, Wait};
+use crate::net::{Connection, Deadline, Owner, current_runtime};
 use crate::pools::server_cap::CapShare;
 
 /// The pool's side of a waiter.
@@ -108,10 +108,7 @@ impl Shared {
     }
 
     fn enter(self: &Arc<Self>) -> Result<Waiting<'_>> {
-        let runtime = Handle::try_current().map_err(|_| {
-            let text = "connections must be made within a Tokio runtime";
-            self.establisher.name(Error::configuration(text))
-        })?;
+        let runtime = current_runtime().map_err(|error| self.establisher.name(error))?;
         let (sender, served) = oneshot::channel();
         let waiter = Waiter {
             served: sender,

@@ -17,7 +17,7 @@ use crate::net::{
 };
 use crate::pools::registry::{pause, takes_operations};
 use crate::pools::suitable::note_suitable;
-use crate::select::{Criterion, SelectionIndex, ServerEntry};
+use crate::select::{Criterion, SelectionError, SelectionIndex, ServerEntry};
 
 /// Makes connections to whichever server a criterion selects at the time, and hands none out to one
 /// that it would not select any more.
@@ -34,7 +34,12 @@ pub(super) struct Floating {
     /// How often the user cleared all.
     clears: AtomicU64,
     evictions: Dispatcher<Eviction>,
+    /// The view of the topology that selectors of the application were asked about last.
+    asked_about: AtomicU64,
 }
+
+/// No view of a topology.
+const NEVER: u64 = u64::MAX;
 
 /// What is left to do without the topology's lock.
 struct Eviction {
@@ -61,6 +66,7 @@ impl Floating {
             last_failure: Mutex::default(),
             clears: AtomicU64::new(0),
             evictions: Dispatcher::new(Some(Arc::new(evict))),
+            asked_about: AtomicU64::new(NEVER),
         });
         let listener: std::sync::Weak<Self> = Arc::downgrade(&floating);
         floating.topology.listen(listener);
@@ -181,9 +187,8 @@ impl Floating {
     }
 
     pub(super) fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        let after = deadline.elapsed();
-        let cause = Failure::since(&lock(&self.last_failure), after);
-        self.name(Error::timeout(wait, after)).caused_by(cause)
+        let cause = Failure::since(&lock(&self.last_failure), deadline.elapsed());
+        self.name(deadline.timed_out(wait)).caused_by(cause)
     }
 
     /// What makes the connections to a server that was selected.
@@ -208,6 +213,8 @@ impl Floating {
             self.note_suitable(&servers, index);
             Some(server)
         });
+        self.asked_about.store(NEVER, Ordering::Release);
+        self.ask_selectors();
         added.ok_or_else(|| Error::from(ErrorKind::PoolCleared).at(entry.address()))
     }
 
@@ -230,17 +237,50 @@ impl Floating {
         server
     }
 
+    /// Notes for each server whether it would be selected now. Under the topology's lock no selector
+    /// of the application is asked: a server that it may exclude is not noted as suitable until
+    /// [`ask_selectors`](Self::ask_selectors) has done so.
     fn note_suitable(
         &self,
         servers: &BTreeMap<ServerAddress, Arc<Shared>>,
         index: &SelectionIndex,
     ) {
-        let servers = servers.iter();
-        note_suitable(
-            index,
-            &index.suitable(&self.criterion, &[]).unwrap_or_default(),
-            servers.map(|(address, server)| (address, &*server.takes_writes)),
-        );
+        if !index.has_selector(&self.criterion) {
+            let suitable = index.suitable(&self.criterion, &[]);
+            return note(servers, index, &suitable.unwrap_or_default());
+        }
+        let mut suitable = index.unfiltered(&self.criterion, &[]);
+        suitable.retain(|entry| {
+            let server = servers.get(entry.address());
+            server.is_some_and(|server| server.takes_writes.load(Ordering::Acquire))
+        });
+        note(servers, index, &suitable);
+    }
+
+    /// Asks the selectors of the application about each new view of the topology, without a lock.
+    /// Where one panics, all stays as it was.
+    fn ask_selectors(&self) {
+        loop {
+            let index = self.topology.snapshot();
+            let is_new = self.asked_about.swap(index.revision(), Ordering::AcqRel);
+            if is_new == index.revision() || !index.has_selector(&self.criterion) {
+                return;
+            }
+            let suitable = match index.suitable(&self.criterion, &[]) {
+                Err(SelectionError::Selector(_)) => return,
+                suitable => suitable.unwrap_or_default(),
+            };
+            let is_current = self.topology.shared().with_description(|current| {
+                let is_current = current.revision() == index.revision();
+                if is_current {
+                    note(&self.lock(), &index, &suitable);
+                }
+                is_current
+            });
+            if is_current {
+                return;
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<Shared>>> {
@@ -293,8 +333,19 @@ impl TopologyListener for Floating {
     }
 
     fn settle(&self) {
+        self.ask_selectors();
         self.evictions.deliver();
     }
+}
+
+fn note(
+    servers: &BTreeMap<ServerAddress, Arc<Shared>>,
+    index: &SelectionIndex,
+    suitable: &[&Arc<ServerEntry>],
+) {
+    let servers = servers.iter();
+    let servers = servers.map(|(address, server)| (address, &*server.takes_writes));
+    note_suitable(index, suitable, servers);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -14,7 +14,7 @@ use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
 use crate::ServerAddress;
 use crate::error::{Error, InUse, Result, Wait};
-use crate::net::{Connection, Deadline, Establisher, Link, TopologyShared};
+use crate::net::{Connection, Deadline, Establisher, Link, TopologyShared, current_runtime};
 use crate::uri::ClientOptions;
 
 mod attempt;
@@ -155,14 +155,30 @@ impl ConnectionFactory {
     /// [`ErrorKind::Network`](crate::ErrorKind::Network),
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol), or a
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that names the phase; always with the
-    /// server and the user. [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
+    /// server and the user. [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a
+    /// Tokio runtime, and on one without the timer or the I/O driver that it needs.
+    /// [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) where its pool makes none.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
+        // Before it waits for what could never come.
+        self.check_runtime()?;
         // In a box: by size it would dominate the future of every check-out, which gets moved about.
         match &self.source {
             Source::Fixed(shared) => Box::pin(shared.establish(deadline)).await,
             Source::Floating(floating) => Box::pin(floating.establish(deadline)).await,
         }
+    }
+
+    /// Whether connections can be made where this is called, as far as can be told beforehand. For a
+    /// generic pool that has timers or tasks of its own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it is not called within a Tokio
+    /// runtime, or within one that has no timer (`enable_time`).
+    pub fn check_runtime(&self) -> Result<()> {
+        current_runtime()
+            .map(drop)
+            .map_err(|error| self.name(error))
     }
 
     /// An available connection: one that was made in advance, or for a caller that has left. No I/O.
@@ -431,9 +447,8 @@ impl Shared {
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        let after = deadline.elapsed();
-        let cause = Failure::since(&self.last_failure(), after);
-        let error = self.establisher.name(Error::timeout(wait, after));
+        let cause = Failure::since(&self.last_failure(), deadline.elapsed());
+        let error = self.establisher.name(deadline.timed_out(wait));
         error.caused_by(cause)
     }
 

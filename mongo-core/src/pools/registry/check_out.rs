@@ -4,14 +4,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{Pools, Registry};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::logs::{self, CheckOutSpan};
-use crate::net::{Deadline, SelectedServer};
+use crate::net::{Deadline, SelectedServer, sleep_until};
 use crate::pools::factory::PoolState;
 use crate::pools::{Backend, PooledConnection, ServerPool};
 use crate::select::Criterion;
@@ -41,6 +41,8 @@ impl<B: Backend> Pools<B> {
     ///   `SystemOverloadedError` and `RetryableError`.
     /// - [`ErrorKind::PoolClosed`]: these pools were closed, or the credential logged out.
     /// - [`ErrorKind::Srv`]: `mongodb+srv` could not be looked up.
+    /// - [`ErrorKind::Configuration`]: it is not polled within a Tokio runtime, or within one without
+    ///   the timer or the I/O driver that it needs.
     ///
     /// # Cancellation
     /// May be dropped at any time: a slot or a connection it had gets free.
@@ -359,7 +361,7 @@ fn because(error: Error, cause: &Option<Error>) -> Error {
 pub(in crate::pools) async fn pause(rounds: u32, deadline: Deadline) {
     if let Some(doublings) = rounds.checked_sub(2) {
         let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(6));
-        let _ = deadline.bound(sleep(pause)).await;
+        let _ = deadline.bound(sleep_until(Instant::now() + pause)).await;
     }
 }
 

@@ -243,7 +243,8 @@ impl<B: Backend> Pools<B> {
     /// as with actix-web, call this from the one that outlives the others.
     ///
     /// # Errors
-    /// There is no tokio runtime; [`ErrorKind::PoolClosed`].
+    /// [`ErrorKind::Configuration`] outside of a Tokio runtime, and on one without a timer, or without
+    /// the I/O driver that the built-in connectors need; [`ErrorKind::PoolClosed`].
     pub fn connect(&self) -> Result<()> {
         self.registry().connect()
     }
@@ -253,7 +254,7 @@ impl<B: Backend> Pools<B> {
     /// time-out (10 s), those of pools too that went before, with a server or a credential; what is
     /// left then is interrupted. Returns when all connections are closed that nobody holds, and
     /// monitors and tasks have ended, or when that time is over: where nobody drives their runtime,
-    /// tasks don't end. Who closes it at the same time waits likewise. A topology that was given
+    /// tasks don't end. Outside of a Tokio runtime it does not wait. Who closes it at the same time waits likewise. A topology that was given
     /// stays.
     ///
     /// Dropped meanwhile, what is in use goes on, and all else ends all the same; who closes it then
@@ -321,9 +322,13 @@ impl<B: Backend> Registry<B> {
         if self.maintenance().is_some() {
             return Ok(());
         }
-        let current = Handle::try_current()
-            .map_err(|_| Error::configuration("pools have to be used within tokio"))?;
-        let runtime = self.runtime.get_or_init(|| current);
+        let runtime = match self.runtime.get() {
+            Some(runtime) => runtime,
+            None => {
+                let current = self.topology.shared().runtime()?;
+                self.runtime.get_or_init(|| current)
+            }
+        };
         {
             // Of several at once it does something for one, and for all on the same runtime. It
             // tells handlers, who may come back here: without a lock.

@@ -1,0 +1,76 @@
+//! Places where a future is polled that needs more of tokio than there is.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Instant;
+
+use tokio::runtime::Builder;
+
+use crate::observe::WAIT_LIMIT;
+
+/// Where a future is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Within no runtime, by an executor that is not tokio's.
+    Outside,
+    /// Within a runtime without a timer.
+    WithoutTime,
+    /// Within a runtime without an I/O driver.
+    WithoutIo,
+}
+
+impl Place {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Outside, Self::WithoutTime, Self::WithoutIo];
+
+    /// Runs a future there.
+    ///
+    /// # Panics
+    /// As the future; or it has not ended within the limit.
+    pub fn run<F: Future>(self, future: F) -> F::Output {
+        let mut builder = Builder::new_current_thread();
+        match self {
+            Self::Outside => return block_on(future),
+            Self::WithoutTime => builder.enable_io(),
+            Self::WithoutIo => builder.enable_time(),
+        };
+        builder.build().expect("a runtime").block_on(future)
+    }
+
+    /// What an error has to say of it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Outside => "within a Tokio runtime",
+            Self::WithoutTime => "enable_time",
+            Self::WithoutIo => "enable_io",
+        }
+    }
+}
+
+/// Runs a future on this thread, without any runtime.
+///
+/// # Panics
+/// As the future; or it has not ended within the limit.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    let begun = Instant::now();
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let left = WAIT_LIMIT.checked_sub(begun.elapsed());
+        std::thread::park_timeout(left.expect("the future does not end"));
+    }
+}
