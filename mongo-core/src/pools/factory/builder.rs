@@ -8,7 +8,7 @@ use bson::RawDocumentBuf;
 use tokio::sync::{Notify, Semaphore};
 
 use super::gate::{Gate, GateLimits, PoolState};
-use super::{ConnectionFactory, Counters, Floating, Links, ServerSlots, Shared, Source};
+use super::{ConnectionFactory, Counters, Floating, Links, ServerSlots, Shared, Source, Wake};
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
@@ -62,7 +62,7 @@ pub(in crate::pools) struct Place {
     pub(in crate::pools) slots: Option<Arc<ServerSlots>>,
     pub(in crate::pools) takes_writes: Arc<AtomicBool>,
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
-    pub(in crate::pools) wake: Option<Arc<Notify>>,
+    pub(in crate::pools) wake: Option<Wake>,
 }
 
 impl Place {

@@ -1,7 +1,7 @@
 //! A factory that follows what a criterion selects.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bson::oid::ObjectId;
@@ -14,10 +14,10 @@ use super::{Failure, Shared, Unwanted};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
-    Authenticator, Clear, Connection, Deadline, Dispatcher, Topology, TopologyListener,
+    Authenticator, Clear, Connection, Deadline, Dispatcher, Removal, Topology, TopologyListener,
 };
 use crate::pools::registry::{pause, takes_operations};
-use crate::pools::suitable::note_suitable;
+use crate::pools::suitable::Suitable;
 use crate::select::{Criterion, SelectionIndex, ServerEntry};
 
 /// Makes connections to whichever server a criterion selects at the time, and hands none out to one
@@ -31,6 +31,7 @@ pub(super) struct Floating {
     template: Template,
     authenticator: Arc<Authenticator>,
     servers: Mutex<BTreeMap<ServerAddress, Arc<Shared>>>,
+    suitable: Suitable,
     last_failure: Mutex<Option<Failure>>,
     /// How often the user cleared all.
     clears: AtomicU64,
@@ -59,6 +60,7 @@ impl Floating {
             template,
             authenticator: Arc::new(authenticator),
             servers: Mutex::default(),
+            suitable: Suitable::default(),
             last_failure: Mutex::default(),
             clears: AtomicU64::new(0),
             evictions: Dispatcher::new(Some(Arc::new(evict))),
@@ -213,7 +215,7 @@ impl Floating {
             let server = server
                 .or_insert_with(|| self.new_server(entry, state))
                 .clone();
-            self.note_suitable(&servers, index);
+            self.note_suitable(index);
             Some(server)
         });
         added.ok_or_else(|| Error::from(ErrorKind::PoolCleared).at(entry.address()))
@@ -227,23 +229,15 @@ impl Floating {
             // The generic pool does the sizing.
             limits: GateLimits::default(),
             slots: None,
-            takes_writes: Arc::new(AtomicBool::new(true)),
+            takes_writes: self.suitable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
             wake: None,
         })
     }
 
-    fn note_suitable(
-        &self,
-        servers: &BTreeMap<ServerAddress, Arc<Shared>>,
-        index: &SelectionIndex,
-    ) {
-        let servers = servers.iter();
-        note_suitable(
-            index,
-            &index.suitable(&self.criterion, &[]).unwrap_or_default(),
-            servers.map(|(address, server)| (address, &*server.takes_writes)),
-        );
+    fn note_suitable(&self, index: &SelectionIndex) {
+        let suitable = index.suitable(&self.criterion, &[]).unwrap_or_default();
+        self.suitable.note(index, &suitable);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<Shared>>> {
@@ -275,7 +269,11 @@ impl TopologyListener for Floating {
         }
     }
 
-    fn remove(&self, server: &ServerAddress) {
+    fn remove(&self, server: &ServerAddress, removal: Removal) {
+        match removal {
+            Removal::Left => self.suitable.left(server),
+            Removal::Disconnected => {}
+        }
         let removed = self.lock().remove(server);
         self.evictions.queue(removed.map(|server| {
             server.make_closed();
@@ -289,7 +287,7 @@ impl TopologyListener for Floating {
     }
 
     fn published(&self, index: &SelectionIndex) {
-        self.note_suitable(&self.lock(), index);
+        self.note_suitable(index);
     }
 
     fn settle(&self) {

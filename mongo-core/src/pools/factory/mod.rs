@@ -108,9 +108,12 @@ pub(super) struct Shared {
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
     sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Told when there may be too few connections.
-    wake: Option<Arc<Notify>>,
+    wake: Option<Wake>,
     this: Weak<Shared>,
 }
+
+/// Wakes what keeps the smallest size of pools.
+pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Ends when nobody wants a connection any more that is asked for.
 type Unwanted<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;

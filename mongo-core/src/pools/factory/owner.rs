@@ -410,7 +410,7 @@ impl Owner for Shared {
             self.change_gate(|gate| gate.left());
         }
         if let Some(wake) = &self.wake {
-            wake.notify_one();
+            wake();
         }
         match self.this.upgrade() {
             Some(shared) => shared.slot_is_free(),

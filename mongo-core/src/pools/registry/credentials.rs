@@ -82,7 +82,7 @@ impl<B: Backend> Pools<B> {
         let registry = self.registry();
         registry.check_open()?;
         let identity = registry.identity(credential.clone())?;
-        {
+        let former = {
             let mut tenants = registry.tenants();
             self.tenant.check()?;
             if let Some(other) = tenants.get(&credential) {
@@ -95,8 +95,9 @@ impl<B: Backend> Pools<B> {
             }
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             tenants.insert(credential, self.tenant.clone());
-            self.tenant.become_known_as(identity);
-        }
+            self.tenant.become_known_as(identity)
+        };
+        drop(former);
         registry.retire_all(&self.tenant);
         Ok(())
     }
