@@ -3,10 +3,12 @@
 mod bad_input;
 mod cluster_time;
 mod discovery;
+mod heartbeats;
 mod load_balanced;
 mod monitoring;
 mod on_demand;
 mod prose;
 mod proxies;
+mod runtimes;
 mod srv;
 mod support;
