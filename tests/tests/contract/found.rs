@@ -19,6 +19,7 @@ on_both! {
     servers_of_a_topology_that_is_connected_have_pools_too,
     a_server_that_is_found_later_has_a_pool,
     only_the_options_own_credential_has_pools_before_it_is_used,
+    without_a_credential_there_are_no_pools_beside_those_of_others,
     a_pool_that_is_closed_alone_is_replaced_only_when_it_is_asked_for,
 }
 
@@ -130,6 +131,20 @@ async fn only_the_options_own_credential_has_pools_before_it_is_used<
     pools.logout().await;
     sleep(Duration::from_secs(60)).await;
     assert_eq!(pools.status(), []);
+    pools.close().await;
+}
+
+async fn without_a_credential_there_are_no_pools_beside_those_of_others<
+    B: Backend<Config: Default>,
+>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("minPoolSize=2");
+    let one = pools.with_credential(one()).expect("a handle");
+    drop(one.get().await.expect("a connection"));
+    sleep(Duration::from_secs(60)).await;
+    let users: Vec<_> = pools.status().into_iter().map(|pool| pool.user).collect();
+    assert_eq!(users, [Some("one".into())]);
+    assert_eq!(idle(&pools), two_to_each(&sim, 0..1));
     pools.close().await;
 }
 

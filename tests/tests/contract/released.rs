@@ -5,16 +5,19 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use mongo_core::ClientOptions;
-use mongo_core::net::Topology;
-use mongo_core::pools::{Backend, ConnectionFactory};
+use async_trait::async_trait;
+use mongo_core::auth::Credential;
+use mongo_core::net::{CredentialProvider, Topology};
+use mongo_core::pools::{Backend, ConnectionFactory, Pools};
 use mongo_core::select::{Criterion, ServerSelector};
+use mongo_core::{ClientOptions, Error};
 
-use crate::support::{Elsewhere, LIMIT, eventually, on_a_runtime, pools};
+use crate::support::{Elsewhere, LIMIT, eventually, on_a_runtime, one, pools, two};
 
 on_both! {
     on runtimes of their own:
     the_last_handle_may_go_while_the_topology_is_updated,
+    a_provider_may_use_the_pools_when_it_is_dropped,
 }
 
 /// Drops something when it is woken.
@@ -66,14 +69,40 @@ fn the_last_handle_may_go_while_the_topology_is_updated<B: Backend<Config: Defau
     let world = Elsewhere::of(3);
     let pools = pools::<B>(&world.set.uri());
     in_time(move || on_a_runtime(drop_at_an_update(pools.topology().clone(), pools)));
-    let is_closed = |member| async move { world_is_closed(member).await };
     for member in 0..3 {
-        on_a_runtime(is_closed(world.set.server(member)));
+        on_a_runtime(all_closed(world.set.server(member)));
     }
 }
 
-async fn world_is_closed(server: &mongo_testkit::ScriptedServer) {
+async fn all_closed(server: &mongo_testkit::ScriptedServer) {
     server.wait_for("no socket", |seen| seen.open == 0).await;
+}
+
+/// Asks for another handle when it is dropped.
+struct Asking<B: Backend>(Pools<B>);
+
+#[async_trait]
+impl<B: Backend> CredentialProvider for Asking<B> {
+    async fn credential(&self) -> Result<Arc<Credential>, Error> {
+        Ok(Arc::new(one()))
+    }
+}
+
+impl<B: Backend> Drop for Asking<B> {
+    fn drop(&mut self) {
+        let handle = self.0.with_credential(two());
+        handle.expect("a handle");
+    }
+}
+
+fn a_provider_may_use_the_pools_when_it_is_dropped<B: Backend<Config: Default>>() {
+    in_time(|| {
+        let pools = pools::<B>("mongodb://a.test/");
+        let provider = Arc::new(Asking(pools.clone()));
+        let handle = pools.with_credential_provider(provider).expect("a handle");
+        // It was the last that had the provider.
+        handle.rotate(one()).expect("a rotation");
+    });
 }
 
 fn floating(topology: Topology, options: &ClientOptions) -> ConnectionFactory {
@@ -91,7 +120,7 @@ fn the_last_floating_factory_may_go_while_the_topology_is_updated() {
     let factory = floating(topology.clone(), &options);
     in_time(move || on_a_runtime(drop_at_an_update(topology, factory)));
     for member in 0..3 {
-        on_a_runtime(world_is_closed(world.set.server(member)));
+        on_a_runtime(all_closed(world.set.server(member)));
     }
 }
 

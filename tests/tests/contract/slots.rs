@@ -272,10 +272,8 @@ async fn what_is_detached_keeps_its_slot<B: Backend<Config: Default>>() {
 }
 
 async fn the_smallest_size_takes_only_what_is_free<B: Backend<Config: Default>>() {
-    let server = Tenants::of(1, 2).await;
-    let first = server.pools_of_first::<B>("minPoolSize=2", 3);
-    let pools = [0, 1].map(|tenant| of_tenant(&first, tenant));
-    for pools in &pools {
+    let (server, pools) = tenants::<B>(3, "minPoolSize=2", 3).await;
+    for pools in &pools[..2] {
         ping(pools).await.expect("a ping");
     }
     let all = || sizes(&pools).values().sum::<usize>();
@@ -290,9 +288,7 @@ async fn the_smallest_size_takes_only_what_is_free<B: Backend<Config: Default>>(
 }
 
 async fn the_smallest_size_makes_room_too<B: Backend<Config: Default>>() {
-    let server = Tenants::of(1, 2).await;
-    let first = server.pools_of_first::<B>("minPoolSize=2", 2);
-    let pools = [0, 1].map(|tenant| of_tenant(&first, tenant));
+    let (server, pools) = tenants::<B>(2, "minPoolSize=2", 2).await;
     ping(&pools[0]).await.expect("a ping");
     eventually("the smallest size", || status_for(&pools, 0).idle == 2).await;
     let held = pools[1].get().await.expect("a connection");

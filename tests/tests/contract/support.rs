@@ -200,28 +200,9 @@ impl Tenants {
 
     /// Pools of nobody's, with a cap on the connections of each server.
     pub(crate) fn pools<B: Backend<Config: Default>>(&self, options: &str, cap: u32) -> Pools<B> {
-        self.pools_of(None, options, cap)
-    }
-
-    /// Pools of the first tenant's, with a cap on the connections of each server.
-    pub(crate) fn pools_of_first<B: Backend<Config: Default>>(
-        &self,
-        options: &str,
-        cap: u32,
-    ) -> Pools<B> {
-        self.pools_of(Some(tenant_credential(0)), options, cap)
-    }
-
-    fn pools_of<B: Backend<Config: Default>>(
-        &self,
-        credential: Option<Credential>,
-        options: &str,
-        cap: u32,
-    ) -> Pools<B> {
         let uri = format!("{}&{options}", self.set.uri());
         let mut options = ClientOptions::parse(&uri).expect("a connection string");
         options.allow_plain_without_tls = true;
-        options.credential = credential;
         Pools::builder(options)
             .config(PoolsConfig::default().with_max_connections_per_server(cap))
             .connector(Arc::new(AfterTheNews(OverSim(self.network.clone()))))
@@ -232,13 +213,9 @@ impl Tenants {
 
 /// A handle for a tenant.
 pub(crate) fn of_tenant<B: Backend>(pools: &Pools<B>, tenant: usize) -> Pools<B> {
-    let credential = tenant_credential(tenant);
-    pools.with_credential(credential).expect("a handle")
-}
-
-fn tenant_credential(tenant: usize) -> Credential {
     let credential = Credential::new(tenant_name(tenant), tenant_password(tenant));
-    credential.with_mechanism(AuthMechanism::Plain)
+    let credential = credential.with_mechanism(AuthMechanism::Plain);
+    pools.with_credential(credential).expect("a handle")
 }
 
 pub(crate) fn tenant_name(tenant: usize) -> String {

@@ -185,15 +185,16 @@ fn checks_that_a_runtime_takes_along_have_failed() {
     let keep = move |event: &SdamEvent| kept.lock().expect("no panic").push(event.clone());
     let topology = world.builder().event_handler(keep).build();
     let topology = topology.expect("a topology");
+    let so_far = || events.lock().expect("no panic").clone();
     for _ in 0..3 {
         on_a_runtime(async {
             topology.connect().expect("connected");
             primary(&topology).await;
         });
-        all_have_ended(&events.lock().expect("no panic"));
+        all_have_ended(&so_far());
     }
     on_a_runtime(topology.close());
-    let ended = all_have_ended(&events.lock().expect("no panic"));
+    let ended = all_have_ended(&so_far());
     assert!(ended >= 3, "{ended}");
 }
 

@@ -247,6 +247,7 @@ impl<B: Backend> PoolsBuilder<B> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
         self.auth.keys.get_or_insert_default();
+        let is_anonymous = self.options.credential.is_none() && self.auth.provider.is_none();
         let identity = Identity {
             credential: self.options.credential.clone(),
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
@@ -274,6 +275,8 @@ impl<B: Backend> PoolsBuilder<B> {
             auth: self.auth,
             write: Criterion::write(),
             tenant: tenant.clone(),
+            is_anonymous,
+            has_tenants: AtomicBool::new(false),
             tenants: Mutex::new(HashMap::new()),
             servers: Mutex::new(BTreeMap::new()),
             writable: Suitable::default(),

@@ -1,6 +1,7 @@
 //! Credentials: handles for them, whether they are good, their change and their end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ impl<B: Backend> Pools<B> {
     pub fn with_credential(&self, credential: Credential) -> Result<Self> {
         let registry = self.registry();
         registry.check_open()?;
+        registry.has_tenants.store(true, Ordering::Release);
         let mut tenants = registry.tenants();
         let tenant = match tenants.get(&credential) {
             Some(tenant) => tenant.clone(),
@@ -43,6 +45,7 @@ impl<B: Backend> Pools<B> {
     pub fn with_credential_provider(&self, provider: Arc<dyn CredentialProvider>) -> Result<Self> {
         let registry = self.registry();
         registry.check_open()?;
+        registry.has_tenants.store(true, Ordering::Release);
         let authenticator = registry.authenticator(None, Some(provider))?;
         let identity = Identity {
             credential: None,

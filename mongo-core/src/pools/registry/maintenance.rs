@@ -1,6 +1,7 @@
 //! What is done in the background.
 
 use std::future::pending;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -113,11 +114,13 @@ impl<B: Backend> Registry<B> {
     }
 
     /// Adds the pools of the options' own credential that are missing. One that was closed alone is
-    /// replaced only when it is asked for.
+    /// replaced only when it is asked for. Without a credential there are none in advance once there
+    /// was a handle for one: connections that are not authenticated would be of no use.
     ///
     /// Specification: server discovery and monitoring, connection pool management.
     fn add_missing_pools(self: &Arc<Self>) {
-        if self.pool_options.min_size == 0 || self.tenant.check().is_err() {
+        let has_use = !self.is_anonymous || !self.has_tenants.load(Ordering::Acquire);
+        if self.pool_options.min_size == 0 || !has_use || self.tenant.check().is_err() {
             return;
         }
         let index = self.topology.snapshot();

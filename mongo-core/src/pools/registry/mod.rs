@@ -53,7 +53,8 @@ use tenant::{Identity, Tenant};
 /// - What a connection's errors tell about its server goes to the topology; pools are cleared,
 ///   paused and made ready as it says.
 /// - With `minPoolSize`, each server that is found has a pool for the options' own credential, which
-///   is filled without any check-out.
+///   is filled without any check-out. If the options have no credential, that ends with the first
+///   handle for one.
 /// - In the background idle connections that are too old are closed, `minPoolSize` is kept, and the
 ///   pools of credentials that nobody uses go.
 ///
@@ -97,6 +98,10 @@ struct Registry<B: Backend> {
     wait_timeout: Duration,
     /// The options' own.
     tenant: Arc<Tenant<B>>,
+    /// Whether the options have no credential, nor a provider of one.
+    is_anonymous: bool,
+    /// Whether there was a handle for another credential.
+    has_tenants: AtomicBool,
     tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
     servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
     /// Which servers take writes.
