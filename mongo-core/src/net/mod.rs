@@ -6,6 +6,7 @@
 
 mod authenticator;
 mod aws;
+mod background;
 mod channel;
 mod connection;
 mod connector;
@@ -35,6 +36,7 @@ mod transport;
 pub use authenticator::CredentialProvider;
 pub(crate) use authenticator::{AuthParts, Authenticator};
 pub use aws::{AwsCredentialProvider, AwsSources};
+pub(crate) use background::{Alive, Home, Tasks};
 pub use connection::Connection;
 pub(crate) use connection::Identity;
 pub use connector::{Connector, SocketConnector};
@@ -61,7 +63,7 @@ pub(crate) use tie::{Interrupted, Link, Owner, Tie};
 pub use tls::Tls;
 pub(crate) use together::Together;
 pub(crate) use topology::Shared as TopologyShared;
-pub(crate) use topology::{Clear, TopologyListener};
+pub(crate) use topology::{Clear, Removal, TopologyListener};
 pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
 pub(crate) use transport::{Transport, TransportBuilder};
 

@@ -8,18 +8,22 @@ use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::background::{Alive, Task};
 use super::channel::Channel;
 use super::establish::first_hello;
 use super::stream::Stream;
 use super::topology::Shared;
 use super::transport::Transport;
 use crate::ServerAddress;
-use crate::error::Result;
+use crate::error::{ClosedReason, ErrorKind, Result};
+use crate::event::{SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent};
 use crate::handshake::Environment;
-use crate::sdam::{Check, Heartbeat, Input, MonitorSettings, Output, ProbeOutput, RttProbe};
+use crate::sdam::{
+    Check, Heartbeat, Input, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, Output, ProbeOutput,
+    RttProbe,
+};
 use crate::uri::ClientOptions;
 use crate::wire::MsgFlags;
 
@@ -58,28 +62,33 @@ impl Monitoring {
     }
 }
 
-/// A handle on the task that monitors one server.
+/// The monitor of one server, as the topology keeps it; its task is the [`Pump`].
 pub(super) struct Monitor {
     id: u64,
     control: Arc<Control>,
-    task: JoinHandle<()>,
+    begun: std::time::Instant,
+    /// The check whose end was not published yet.
+    under_way: Option<(ServerHeartbeatStartedEvent, std::time::Instant)>,
+    is_dead: bool,
 }
 
 #[derive(Default)]
 struct Control {
     request: Notify,
     cancel: Notify,
+    stop: Notify,
 }
 
 impl Monitor {
-    /// Starts the task.
-    pub(super) fn start(
-        runtime: &Handle,
+    /// A monitor, and its task, which is still to be spawned. The first check is due at once, but
+    /// no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after `former` began.
+    pub(super) fn new(
         shared: &Arc<Shared>,
         server: &ServerAddress,
-        id: u64,
         topology_id: ObjectId,
-    ) -> Self {
+        alive: Alive,
+        former: Option<&Self>,
+    ) -> (Self, Task) {
         let monitoring = &shared.monitoring;
         let settings = MonitorSettings::from_options(
             topology_id,
@@ -88,22 +97,36 @@ impl Monitor {
             monitoring.on_faas,
         );
         let control = Arc::<Control>::default();
-        let pump = Pump {
-            shared: shared.clone(),
-            id,
+        let monitor = Self {
+            id: alive.number(),
             control: control.clone(),
-            settings,
+            begun: now(),
+            under_way: None,
+            is_dead: false,
         };
-        Self {
-            id,
+        let pump = Pump {
+            lifeline: Lifeline {
+                shared: shared.clone(),
+                server: server.clone(),
+                id: monitor.id,
+            },
+            shared: shared.clone(),
             control,
-            task: runtime.spawn(pump.run()),
-        }
+            settings,
+            not_before: former.map(|former| former.begun + MIN_HEARTBEAT_FREQUENCY),
+            _alive: alive,
+        };
+        (monitor, Box::pin(pump.run()))
     }
 
     /// Tells this monitor from one that watched the same server before.
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether its task ended without being [stopped](Self::stop).
+    pub(super) fn is_dead(&self) -> bool {
+        self.is_dead
     }
 
     /// Asks for a check as soon as one may be made. Ignored while one runs.
@@ -116,20 +139,70 @@ impl Monitor {
         self.control.cancel.notify_one();
     }
 
-    /// Ends the task at its next await: from anywhere, also from the task itself. What to wait for
-    /// is returned.
-    pub(super) fn stop(self) -> JoinHandle<()> {
-        self.task.abort();
-        self.task
+    /// Notes an event that is about to be published.
+    pub(super) fn note(&mut self, event: &SdamEvent) {
+        match event {
+            SdamEvent::ServerHeartbeatStarted(started) => {
+                self.under_way = Some((started.clone(), now()));
+            }
+            SdamEvent::ServerHeartbeatSucceeded(_) | SdamEvent::ServerHeartbeatFailed(_) => {
+                self.under_way = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the task at its next await: from anywhere, also from the task itself. The event is that
+    /// of the check that was under way, and is to be published: nothing of the task's is any more.
+    pub(super) fn stop(mut self) -> Option<SdamEvent> {
+        self.control.stop.notify_one();
+        self.cut_short()
+    }
+
+    /// The task has ended by itself. The event is as with [`stop`](Self::stop).
+    pub(super) fn died(&mut self) -> Option<SdamEvent> {
+        self.is_dead = true;
+        self.cut_short()
+    }
+
+    fn cut_short(&mut self) -> Option<SdamEvent> {
+        let (started, at) = self.under_way.take()?;
+        Some(SdamEvent::ServerHeartbeatFailed(
+            ServerHeartbeatFailedEvent {
+                topology_id: started.topology_id,
+                address: started.address,
+                driver_connection_id: started.driver_connection_id,
+                server_connection_id: started.server_connection_id,
+                duration: now().saturating_duration_since(at),
+                failure: ErrorKind::ConnectionClosed(ClosedReason::Closed).into(),
+                awaited: started.awaited,
+            },
+        ))
     }
 }
 
 /// Feeds the monitor's state machine and does what it says. There is nothing to decide here.
 struct Pump {
     shared: Arc<Shared>,
-    id: u64,
     control: Arc<Control>,
     settings: MonitorSettings,
+    not_before: Option<std::time::Instant>,
+    /// Dropped after everything else of the task, and in this order.
+    lifeline: Lifeline,
+    _alive: Alive,
+}
+
+/// Reports the end of a monitor's task, also where its runtime drops it or it panics.
+struct Lifeline {
+    shared: Arc<Shared>,
+    server: ServerAddress,
+    id: u64,
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.shared.monitor_ended(&self.server, self.id);
+    }
 }
 
 /// A boxed step of a check, which owns the connection while it runs: dropped, it closes it.
@@ -230,16 +303,16 @@ fn reply(channel: &Channel) -> Result<(&RawDocument, bool)> {
 
 impl Pump {
     async fn run(self) {
-        let mut heartbeat = Heartbeat::new(self.settings.clone(), now());
+        let mut heartbeat = Heartbeat::new(self.settings.clone(), self.first_check());
         let mut link = Link::default();
         let (samples, mut sampled) = mpsc::channel(SAMPLES);
         let mut probe: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         loop {
             while let Some(output) = heartbeat.poll_output() {
                 match output {
-                    Output::Publish(event) => self.report([event], None),
+                    Output::Publish(event) => self.report(Some(event), None),
                     Output::Describe(description) => {
-                        self.report([], Some(Input::Check(description)));
+                        self.report(None, Some(Input::Check(description)));
                     }
                     Output::Check(check) => {
                         link.check(&self.shared.monitoring, &self.settings.server, check);
@@ -258,6 +331,7 @@ impl Pump {
             // that is there, which would else swallow it.
             tokio::select! {
                 biased;
+                () = self.control.stop.notified() => return,
                 () = self.control.cancel.notified() => heartbeat.handle_cancel(now()),
                 Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
                 stepped = link.stepped() => self.stepped(&mut heartbeat, &mut link, stepped),
@@ -266,6 +340,13 @@ impl Pump {
                 () = running(&mut probe) => probe = None,
             }
         }
+    }
+
+    /// When the first check is due. A clock that was held may be ahead of this runtime's.
+    fn first_check(&self) -> std::time::Instant {
+        let now = now();
+        let latest = now + MIN_HEARTBEAT_FREQUENCY;
+        self.not_before.map_or(now, |at| at.max(now).min(latest))
     }
 
     fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
@@ -293,9 +374,9 @@ impl Pump {
         }
     }
 
-    fn report<const N: usize>(&self, events: [crate::event::SdamEvent; N], input: Option<Input>) {
+    fn report(&self, event: Option<SdamEvent>, input: Option<Input>) {
         self.shared
-            .report(&self.settings.server, self.id, events, input);
+            .report(&self.settings.server, self.lifeline.id, event, input);
     }
 }
 

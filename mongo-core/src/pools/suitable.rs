@@ -1,37 +1,77 @@
 //! Whether connections in somebody's hands are still to servers that suit.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ServerAddress;
 use crate::sdam::{ApplicationError, SdamError, ServerType, TopologyType};
 use crate::select::{SelectionIndex, ServerEntry};
 
-/// Notes for each server whether it is suitable now, for those who hold a connection to it.
-///
-/// One that is unknown because it could not be reached keeps what it was: what is in somebody's
-/// hands may be as good as ever, and a transaction is not to fail because another connection did.
-pub(super) fn note_suitable<'a>(
-    index: &SelectionIndex,
-    suitable: &[&Arc<ServerEntry>],
-    servers: impl IntoIterator<Item = (&'a ServerAddress, &'a AtomicBool)>,
-) {
-    for (address, suits) in servers {
-        let is_suitable = suitable.iter().any(|entry| entry.address() == address);
-        let is_out_of_reach = || {
-            index
-                .server(address)
-                .is_some_and(|entry| is_out_of_reach(entry, index.topology().topology_type()))
-        };
-        // There is one writer: whoever publishes.
-        let keeps = is_suitable || suits.load(Ordering::Acquire) && is_out_of_reach();
-        suits.store(keeps, Ordering::Release);
+/// Whether each server is suitable now, for the connections to it. Those outlive its pools: a server
+/// that is back after its topology was disconnected is the one that it was before.
+#[derive(Default)]
+pub(super) struct Suitable(Mutex<BTreeMap<ServerAddress, Arc<AtomicBool>>>);
+
+impl Suitable {
+    /// What says whether a server is suitable: until something else is [noted](Self::note), it is.
+    pub(super) fn of(&self, server: &ServerAddress) -> Arc<AtomicBool> {
+        let mut servers = self.lock();
+        let suits = servers.entry(server.clone());
+        suits
+            .or_insert_with(|| Arc::new(AtomicBool::new(true)))
+            .clone()
+    }
+
+    /// Whether a server to which there are connections is suitable now.
+    pub(super) fn is_suitable(&self, server: &ServerAddress) -> bool {
+        let servers = self.lock();
+        servers
+            .get(server)
+            .is_some_and(|suits| suits.load(Ordering::Acquire))
+    }
+
+    /// Notes which servers are suitable. There is one writer: whoever publishes.
+    ///
+    /// One that is unknown because it could not be reached keeps what it was: what is in somebody's
+    /// hands may be as good as ever, and a transaction is not to fail because another connection
+    /// did.
+    pub(super) fn note(&self, index: &SelectionIndex, suitable: &[&Arc<ServerEntry>]) {
+        let mut servers = self.lock();
+        // Without a connection, the next pool begins anew.
+        servers.retain(|_, suits| Arc::strong_count(suits) > 1);
+        for (address, suits) in &*servers {
+            let is_suitable = suitable.iter().any(|entry| entry.address() == address);
+            let keeps =
+                is_suitable || suits.load(Ordering::Acquire) && is_out_of_reach(index, address);
+            suits.store(keeps, Ordering::Release);
+        }
+    }
+
+    /// A server has left the deployment. Should it come back, that is another one to those who hold
+    /// a connection to it.
+    pub(super) fn left(&self, server: &ServerAddress) {
+        if let Some(suits) = self.lock().remove(server) {
+            suits.store(false, Ordering::Release);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<AtomicBool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether nothing is known of a server, and nothing speaks against what it was before: it did not
 /// say itself that it changed, and no other one took its place.
-fn is_out_of_reach(entry: &ServerEntry, topology_type: TopologyType) -> bool {
+fn is_out_of_reach(index: &SelectionIndex, address: &ServerAddress) -> bool {
+    let topology_type = index.topology().topology_type();
+    let Some(entry) = index.server(address) else {
+        // The topology was disconnected, or has not found it again.
+        return matches!(
+            topology_type,
+            TopologyType::Unknown | TopologyType::ReplicaSetNoPrimary
+        );
+    };
     let description = entry.description();
     let has_changed = match &description.error {
         None => false,

@@ -8,6 +8,7 @@ use bson::RawDocument;
 
 use super::application_error::is_network_error;
 use super::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
+use super::pacing::Pacing;
 use super::{RoundTripTime, ServerDescription, TopologyVersion};
 use crate::auth::reply::integer;
 use crate::error::{ClosedReason, Error, ErrorKind, Wait};
@@ -24,6 +25,13 @@ use crate::event::{
 /// [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout). One check runs
 /// at a time. What comes of a check after it has ended otherwise is ignored.
 ///
+/// Some checks follow the one before without a pause. A server cannot make of that a busy loop:
+/// - an awaited reply that comes within [`MIN_HEARTBEAT_FREQUENCY`] and brings no newer topology
+///   version, or is one of many such in a row, is followed by the next check only
+///   `MIN_HEARTBEAT_FREQUENCY` after its own began;
+/// - of connections that break within that time, only the first is replaced at once, the next ones
+///   after `MIN_HEARTBEAT_FREQUENCY`.
+///
 /// Specification: server monitoring.
 #[derive(Debug)]
 pub struct Heartbeat {
@@ -37,6 +45,7 @@ pub struct Heartbeat {
     is_known: bool,
     measures: bool,
     last_end: Option<Instant>,
+    pacing: Pacing,
 }
 
 /// What is to be done.
@@ -77,6 +86,8 @@ enum State {
 
 #[derive(Clone, Copy, Debug)]
 struct Connection {
+    /// When it had answered its first hello.
+    since: Instant,
     driver_id: Option<u64>,
     server_id: Option<i64>,
     hello_ok: bool,
@@ -85,17 +96,18 @@ struct Connection {
 }
 
 impl Heartbeat {
-    /// A monitor whose first check is due.
-    pub fn new(settings: MonitorSettings, now: Instant) -> Self {
+    /// A monitor whose first check is due at a time.
+    pub fn new(settings: MonitorSettings, due: Instant) -> Self {
         Self {
             settings,
-            state: State::Waiting { until: Some(now) },
+            state: State::Waiting { until: Some(due) },
             outputs: VecDeque::new(),
             connection: None,
             round_trip_time: RoundTripTime::new(),
             is_known: false,
             measures: false,
             last_end: None,
+            pacing: Pacing::default(),
         }
     }
 
@@ -184,7 +196,7 @@ impl Heartbeat {
     /// The reply that the check asked for, `ok: 0` included, and whether its flag `moreToCome` says
     /// that another one follows by itself.
     pub fn handle_reply(&mut self, now: Instant, reply: &RawDocument, more_to_come: bool) {
-        let (awaited, duration, driver_id) = match &self.state {
+        let (awaited, began, duration, driver_id) = match &self.state {
             State::Checking {
                 check,
                 started,
@@ -193,7 +205,7 @@ impl Heartbeat {
                 ..
             } => {
                 let duration = now.saturating_duration_since(sent.unwrap_or(*started));
-                (check.is_awaited(), duration, *connection_id)
+                (check.is_awaited(), *started, duration, *connection_id)
             }
             State::Waiting { .. } | State::Stopped => return,
         };
@@ -211,24 +223,31 @@ impl Heartbeat {
             Some(connection) => connection.server_id,
             None => reply.get("connectionId").ok().flatten().and_then(integer),
         };
+        let former = self.connection;
         self.connection = Some(Connection {
+            since: former.map_or(now, |former| former.since),
             driver_id,
             server_id,
             hello_ok: description.hello_ok,
             topology_version: description.topology_version,
             more_to_come: more_to_come && awaited,
         });
+        let found = description.topology_version;
         self.is_known = true;
         self.publish_success(reply, duration, awaited);
         self.outputs
             .push_back(Output::Describe(Arc::new(description)));
         self.measure(self.streams());
-        if self.streams() {
-            self.last_end = Some(now);
-            self.start(now);
-        } else {
-            self.wait(now);
+        if !self.streams() {
+            return self.wait(now);
         }
+        self.last_end = Some(now);
+        let known = former.and_then(|former| former.topology_version);
+        let not_before = match awaited {
+            true => self.pacing.after_reply(now, began, known, found),
+            false => None,
+        };
+        self.start_at(now, not_before);
     }
 
     /// The check failed: the connection could not be opened, or broke.
@@ -323,10 +342,11 @@ impl Heartbeat {
     }
 
     /// The server is unknown. If it was known, and the network is to blame, one more check follows
-    /// at once, on a new connection.
+    /// at once, on a new connection; where connections break again and again, after a pause.
     fn fail(&mut self, now: Instant, error: Error) {
         let error = error.at(&self.settings.server);
         let again = self.is_known && is_network_error(&error);
+        let since = self.connection.map(|own| own.since);
         self.publish_failure(now, error.clone());
         self.outputs.push_back(Output::Disconnect);
         let server = self.settings.server.clone();
@@ -334,11 +354,18 @@ impl Heartbeat {
         self.outputs
             .push_back(Output::Describe(Arc::new(description)));
         self.forget();
-        if again {
-            self.last_end = Some(now);
-            self.start(now);
-        } else {
-            self.wait(now);
+        if !again {
+            return self.wait(now);
+        }
+        self.last_end = Some(now);
+        let not_before = self.pacing.after_break(now, since);
+        self.start_at(now, not_before);
+    }
+
+    fn start_at(&mut self, now: Instant, not_before: Option<Instant>) {
+        match not_before {
+            None => self.start(now),
+            until => self.state = State::Waiting { until },
         }
     }
 

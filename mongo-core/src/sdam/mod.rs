@@ -13,6 +13,7 @@ mod check;
 mod error;
 mod heartbeat;
 mod hello;
+mod pacing;
 mod probe;
 mod round_trip_time;
 mod scan;

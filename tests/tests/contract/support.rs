@@ -11,14 +11,15 @@ use mongo_core::net::{Connector, Stream};
 use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools, PoolsBuilder, PoolsConfig};
 use mongo_core::{ClientOptions, Error, ServerAddress};
 use mongo_testkit::{Deployment, Matcher, ScriptedServer, Seen, SimNetwork, User};
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// No test waits for longer, whatever goes wrong.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Instances each test of a module for both backends; those `on a paused clock` need a network in
-/// memory.
+/// memory, and those `on runtimes of their own` are no async functions.
 macro_rules! on_both {
     (on a paused clock: $($name:ident),* $(,)?) => {
         on_both!(@instance deadpool_paused, mongo_deadpool::Pool, (start_paused = true), $($name)*);
@@ -30,6 +31,20 @@ macro_rules! on_both {
                 #[tokio::test $flavor]
                 async fn $name() {
                     super::$name::<$backend>().await;
+                }
+            )*
+        }
+    };
+    (on runtimes of their own: $($name:ident),* $(,)?) => {
+        on_both!(@threads deadpool_threads, mongo_deadpool::Pool, $($name)*);
+        on_both!(@threads bb8_threads, mongo_bb8::Pool, $($name)*);
+    };
+    (@threads $module:ident, $backend:ty, $($name:ident)*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name::<$backend>();
                 }
             )*
         }
@@ -292,4 +307,51 @@ pub(crate) fn get_in_task<B: Backend>(
 ) -> JoinHandle<Result<PooledConnection<B>, Error>> {
     let pools = pools.clone();
     tokio::spawn(async move { pools.get().await })
+}
+
+/// A set of members on a runtime of its own, for clients whose runtimes come and go.
+pub(crate) struct Elsewhere {
+    pub(crate) set: Deployment,
+    _runtime: Runtime,
+}
+
+impl Elsewhere {
+    pub(crate) fn of(members: usize) -> Self {
+        let runtime = driven_runtime();
+        let set = Deployment::replica_set("rs").members(members).start();
+        Self {
+            set: runtime.block_on(set),
+            _runtime: runtime,
+        }
+    }
+
+    pub(crate) fn address(&self, member: usize) -> ServerAddress {
+        self.set.address(member).parse().expect("an address")
+    }
+}
+
+/// A runtime that drives itself.
+pub(crate) fn driven_runtime() -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build();
+    runtime.expect("a runtime")
+}
+
+/// Runs something on a runtime that ends with it.
+pub(crate) fn on_a_runtime<R>(run: impl Future<Output = R>) -> R {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let ran = runtime.block_on(async { timeout(LIMIT, run).await });
+    ran.expect("in time")
+}
+
+/// Waits until a member is known as the primary.
+pub(crate) async fn known_primary<B: Backend>(pools: &Pools<B>, member: &ServerAddress) {
+    let mut changes = pools.topology().subscribe();
+    let is_known = changes.wait_for(|known| {
+        let primary = known.primary();
+        primary.is_some_and(|primary| primary.address == *member)
+    });
+    let waited = timeout(LIMIT, is_known).await;
+    drop(waited.expect("in time").expect("a topology"));
 }

@@ -3,6 +3,8 @@
 mod bad_input;
 mod cluster_time;
 mod discovery;
+mod drivers;
+mod heartbeats;
 mod load_balanced;
 mod monitoring;
 mod on_demand;

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
 use super::Topology;
@@ -10,6 +11,7 @@ use crate::event::SdamEvent;
 use crate::handshake::ClientMetadata;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
+use crate::net::background::Home;
 use crate::net::connector::Connector;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
 use crate::net::dns::DnsResolver;
@@ -25,6 +27,7 @@ pub struct TopologyBuilder {
     resolver: Option<Arc<dyn DnsResolver>>,
     handlers: Vec<Handler<SdamEvent>>,
     selector: Option<ServerSelector>,
+    runtime: Option<Handle>,
     random_seed: Option<u64>,
 }
 
@@ -36,6 +39,7 @@ impl TopologyBuilder {
             resolver: None,
             handlers: Vec::new(),
             selector: None,
+            runtime: None,
             random_seed: None,
         }
     }
@@ -102,6 +106,16 @@ impl TopologyBuilder {
         self
     }
 
+    /// The runtime on which monitors, their sockets, and the task of `mongodb+srv` live. Default
+    /// the one that [`Topology::connect`] is called in. Name one that outlives the others where
+    /// runtimes come and go. Once it has ended, the default applies. See
+    /// [Runtimes](Topology#runtimes).
+    #[must_use]
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
     /// What chance starts from: which of several servers is chosen, how long pools pause after
     /// failures, and how much is taken off a lifetime. For runs that are to replay. Default: the
     /// system's randomness.
@@ -145,6 +159,7 @@ impl TopologyBuilder {
             resolver,
             all(self.handlers),
             selection,
+            Home::new(self.runtime),
             self.random_seed
                 .unwrap_or_else(|| getrandom::u64().unwrap_or_default()),
         )))

@@ -9,8 +9,9 @@ use crate::select::SelectionIndex;
 /// Keeps pools over a topology.
 ///
 /// All but [`settle`](Self::settle) are called under the topology's lock, in the order in which
-/// things happen: they must not block, call handlers or drop connections. What follows is for
-/// `settle`, which is called without a lock, soon after.
+/// things happen: they must not block, call handlers, or drop anything that may be the last of its
+/// kind. What follows is for `settle`, which is called without a lock, soon after. The topology
+/// drops its own references to a listener without a lock too.
 pub(crate) trait TopologyListener: Send + Sync {
     /// A server was found good: its pools may hand out connections. Before it can be selected.
     fn ready(&self, server: &ServerAddress);
@@ -20,14 +21,23 @@ pub(crate) trait TopologyListener: Send + Sync {
     /// become unknown.
     fn clear(&self, clear: &Clear<'_>);
 
-    /// A server has left the topology.
-    fn remove(&self, server: &ServerAddress);
+    /// A server is no longer part of the topology.
+    fn remove(&self, server: &ServerAddress, removal: Removal);
 
     /// Selections see this from now on.
     fn published(&self, index: &SelectionIndex);
 
     /// Does what is left to do of all that was told before.
     fn settle(&self);
+}
+
+/// Why a server is no longer part of the topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// It left the deployment.
+    Left,
+    /// The topology was disconnected or closed: nothing is known of the server any more.
+    Disconnected,
 }
 
 /// Of which server's pools, and how.

@@ -19,10 +19,14 @@ mod logs;
 mod selection;
 mod shared;
 mod srv;
+mod writing;
+
+#[cfg(test)]
+mod tests;
 
 pub use builder::TopologyBuilder;
 pub use cluster_time::ClusterTime;
-pub(crate) use listener::{Clear, TopologyListener};
+pub(crate) use listener::{Clear, Removal, TopologyListener};
 use logs::Selection;
 pub(crate) use shared::Shared;
 use shared::{Ended, Patience};
@@ -47,6 +51,14 @@ use shared::{Ended, Patience};
 ///
 /// # Load balancers
 /// With `loadBalanced=true` nothing is monitored: the balancer can be selected at once.
+///
+/// # Runtimes
+/// Monitors, their sockets, and the task of `mongodb+srv` live on one Tokio runtime: the
+/// [named](TopologyBuilder::runtime) one, else the one that [`connect`](Self::connect) was called
+/// in. If that runtime ends, they end with it; the next call of `connect`, and a selection that
+/// finds no suitable server, start them again, on the named runtime if it still runs, else on the
+/// current one. The same goes for a task that has panicked. A runtime that exists and that nothing
+/// drives cannot be told from a busy one: name a runtime that outlives the others.
 ///
 /// # Logs
 /// `tracing` events have the messages and fields of the logging specification, in the order of the
@@ -124,22 +136,23 @@ impl Topology {
     }
 
     /// Starts monitoring, with `mongodb+srv` after a lookup. Returns at once; selections wait for
-    /// what the monitors find. Does nothing
-    /// if it is connected already.
+    /// what the monitors find. If it is connected already, this starts only the tasks again that
+    /// have [ended with their runtime](Self#runtimes).
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a Tokio runtime, and
-    /// on one without a timer, or without the I/O driver that the built-in connectors need;
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a Tokio runtime, if
+    /// none was [named](TopologyBuilder::runtime), and on one without a timer, or without the I/O
+    /// driver that the built-in connectors need;
     /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
     pub fn connect(&self) -> Result<()> {
-        let shared = &self.owner.0;
-        shared.connect(shared.runtime()?)
+        self.owner.0.connect()
     }
 
-    /// Ends monitoring, and waits until every task and socket of it is gone. What was known is
-    /// forgotten. [`connect`](Self::connect) begins anew, with another topology id.
+    /// Ends monitoring, and waits until every task and socket of it is gone, also where another call
+    /// has ended it. What was known is forgotten. [`connect`](Self::connect) begins anew, with
+    /// another topology id.
     ///
-    /// Dropped meanwhile, the tasks end all the same.
+    /// Dropping this future does not keep the tasks alive: a later call waits for them.
     pub async fn disconnect(&self) {
         self.end(Ended::Disconnected).await;
     }
@@ -151,11 +164,8 @@ impl Topology {
     }
 
     async fn end(&self, ended: Ended) {
-        let tasks = self.owner.0.end(ended);
-        for task in tasks {
-            // Aborted, or at its end.
-            let _ = task.await;
-        }
+        let newest = self.owner.0.end(ended);
+        self.owner.0.tasks.ended(newest).await;
     }
 
     /// The options; with `mongodb+srv` those of the last successful first lookup, if there was one.
@@ -291,8 +301,8 @@ impl Topology {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // Told to end, and nobody is left to wait.
-        drop(self.0.end(Ended::Closed));
+        // The tasks end by themselves.
+        self.0.end(Ended::Closed);
     }
 }
 

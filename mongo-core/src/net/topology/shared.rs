@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -8,22 +8,20 @@ use bson::RawDocument;
 use bson::oid::ObjectId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::cluster_time::ClusterClock;
-use super::listener::{Clear, TopologyListener};
+use super::listener::TopologyListener;
 use super::logs;
-use super::srv::{FirstLookup, SrvTask};
+use super::srv::{FirstLookup, Srv};
+use super::writing::Writing;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
+use crate::net::background::{Home, Tasks};
 use crate::net::dispatcher::{Dispatcher, Handler};
 use crate::net::dns::DnsResolver;
 use crate::net::monitor::{Monitor, Monitoring};
-use crate::net::runtime;
-use crate::sdam::{
-    ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
-};
+use crate::sdam::{ApplicationError, Input, TopologyDescription, TopologySettings};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::uri::{ClientOptions, SrvError};
 
@@ -32,40 +30,41 @@ pub(crate) struct Shared {
     /// As they were given: `mongodb+srv` may be still to be looked up.
     pub(super) options: ClientOptions,
     pub(in crate::net) monitoring: Monitoring,
-    resolver: Option<Arc<dyn DnsResolver>>,
+    pub(super) resolver: Option<Arc<dyn DnsResolver>>,
     state: Mutex<State>,
     pub(super) index: ArcSwap<SelectionIndex>,
     /// The index's, to be asked for by itself.
     pub(super) revision: AtomicU64,
-    changed: watch::Sender<Arc<TopologyDescription>>,
+    pub(super) changed: watch::Sender<Arc<TopologyDescription>>,
     pub(super) clock: ClusterClock,
     has_handler: bool,
-    dispatcher: Dispatcher<SdamEvent>,
-    listeners: Mutex<Vec<Weak<dyn TopologyListener>>>,
+    pub(super) dispatcher: Dispatcher<SdamEvent>,
+    pub(super) home: Home,
+    pub(super) tasks: Arc<Tasks>,
+    /// Whether it is connected, and no task has ended that was not stopped. Changed under the lock.
+    is_running: AtomicBool,
     /// Where [`random`](Self::random) is.
     pub(super) chance: AtomicU64,
 }
 
-struct State {
+pub(super) struct State {
     /// Of the current or last opening.
-    settings: TopologySettings,
+    pub(super) settings: TopologySettings,
     /// With what was looked up for it.
-    resolved: Arc<ClientOptions>,
-    phase: Phase,
-    description: Arc<TopologyDescription>,
+    pub(super) resolved: Arc<ClientOptions>,
+    pub(super) phase: Phase,
+    pub(super) description: Arc<TopologyDescription>,
     /// In the order of their addresses, so that whatever concerns all replays exactly.
-    monitors: BTreeMap<ServerAddress, Monitor>,
-    next_monitor: u64,
-    srv: Option<JoinHandle<()>>,
-    /// Tasks that were told to end, and are still to be awaited.
-    ending: Vec<JoinHandle<()>>,
+    pub(super) monitors: BTreeMap<ServerAddress, Monitor>,
+    pub(super) srv: Option<Srv>,
+    pub(super) listeners: Vec<Weak<dyn TopologyListener>>,
 }
 
-enum Phase {
+pub(super) enum Phase {
     Disconnected,
     /// There is no host yet: nothing was opened, and nobody told of it.
-    Resolving(Handle, FirstLookup),
-    Connected(Handle),
+    Resolving(FirstLookup),
+    Connected,
     Closed,
 }
 
@@ -88,6 +87,7 @@ impl Shared {
         resolver: Option<Arc<dyn DnsResolver>>,
         handler: Option<Handler<SdamEvent>>,
         selection: SelectionOptions,
+        home: Home,
         random_seed: u64,
     ) -> Self {
         let description = Arc::new(TopologyDescription::default());
@@ -101,9 +101,8 @@ impl Shared {
                 phase: Phase::Disconnected,
                 description: description.clone(),
                 monitors: BTreeMap::new(),
-                next_monitor: 0,
                 srv: None,
-                ending: Vec::new(),
+                listeners: Vec::new(),
             }),
             revision: AtomicU64::new(index.revision()),
             index: ArcSwap::from_pointee(index),
@@ -116,7 +115,9 @@ impl Shared {
                     handler(event);
                 }
             }))),
-            listeners: Mutex::default(),
+            home,
+            tasks: Arc::default(),
+            is_running: AtomicBool::new(false),
             chance: AtomicU64::new(random_seed),
             options,
         }
@@ -134,70 +135,65 @@ impl Shared {
         self.lock().resolved.clone()
     }
 
-    pub(super) fn connect(self: &Arc<Self>, runtime: Handle) -> Result<()> {
-        let mut state = self.lock();
-        match state.phase {
-            Phase::Connected(_) | Phase::Resolving(..) => return Ok(()),
-            Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
-            Phase::Disconnected => {}
-        }
-        let opening = ObjectId::new();
-        state.settings = TopologySettings::from_options(opening, &self.options);
-        let first = FirstLookup::default();
-        if let Some(resolver) = &self.resolver {
-            let task = SrvTask {
-                shared: self.clone(),
-                resolver: resolver.clone(),
-                opening,
-                request: first.request.clone(),
-            };
-            state.srv = Some(runtime.spawn(task.run()));
-        }
-        if self.options.hosts.is_empty() {
-            state.phase = Phase::Resolving(runtime, first);
+    /// Whether it is connected, and its tasks are alive as far as is known. Wait-free.
+    pub(crate) fn is_running(&self) -> bool {
+        self.is_running.load(Ordering::Acquire)
+    }
+
+    /// Begins, or starts tasks again that have ended with their runtime or by a panic.
+    pub(super) fn connect(self: &Arc<Self>) -> Result<()> {
+        if self.is_running() {
             return Ok(());
         }
-        state.phase = Phase::Connected(runtime);
-        self.apply_locked(&mut state, Input::Connect);
-        drop(state);
-        self.settle();
+        self.choose_home()?;
+        let mut writing = self.write();
+        match writing.state.phase {
+            Phase::Connected | Phase::Resolving(_) => writing.revive(),
+            Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
+            Phase::Disconnected => writing.open(),
+        }
+        self.is_running.store(true, Ordering::Release);
+        writing.finish();
         Ok(())
     }
 
-    /// The current runtime, if it is one to [`connect`](Self::connect) on.
-    pub(crate) fn runtime(&self) -> Result<Handle> {
-        // Not under the lock: what is missing on a runtime is found out by a panic.
-        let is_disconnected = matches!(self.lock().phase, Phase::Disconnected);
-        match is_disconnected {
-            true => self.monitoring.runtime(),
-            false => runtime::current(),
-        }
+    /// Chooses the runtime for the tasks, if it has what they need. To be called without the lock:
+    /// what a runtime lacks is found out by a panic.
+    fn choose_home(&self) -> Result<()> {
+        let home = self.home.choose()?;
+        self.check_runtime(&home)
+            .inspect_err(|_| self.home.forget())
+    }
+
+    /// Whether a runtime has what monitors need.
+    pub(crate) fn check_runtime(&self, runtime: &Handle) -> Result<()> {
+        let _entered = runtime.enter();
+        self.monitoring.runtime().map(drop)
     }
 
     /// The first lookup of an opening gave hosts: begin.
     pub(super) fn resolved(self: &Arc<Self>, opening: ObjectId, options: &ClientOptions) {
-        let mut state = self.lock();
-        let Phase::Resolving(runtime, _) = &state.phase else {
-            return;
-        };
-        if state.settings.topology_id != opening {
+        let mut writing = self.write();
+        let state = &mut *writing.state;
+        if !matches!(state.phase, Phase::Resolving(_)) || state.settings.topology_id != opening {
             return;
         }
-        state.phase = Phase::Connected(runtime.clone());
+        let former = std::mem::replace(&mut state.phase, Phase::Connected);
         state.settings = TopologySettings::from_options(opening, options);
         state.resolved = Arc::new(options.clone());
-        self.apply_locked(&mut state, Input::Connect);
-        drop(state);
-        self.settle();
+        writing.apply(Input::Connect);
+        writing.finish();
+        drop(former);
     }
 
     /// The first lookup of an opening failed: who waits for a server is told.
     pub(super) fn not_resolved(&self, opening: ObjectId, error: Error) {
+        let mut former = Some(error);
         let mut state = self.lock();
         let is_current = state.settings.topology_id == opening;
-        if let (Phase::Resolving(_, first), true) = (&mut state.phase, is_current) {
+        if let (Phase::Resolving(first), true) = (&mut state.phase, is_current) {
             first.failures += 1;
-            first.failure = Some(error);
+            std::mem::swap(&mut first.failure, &mut former);
             drop(state);
             self.changed.send_modify(|_| {});
         }
@@ -205,43 +201,53 @@ impl Shared {
 
     /// What polling found for an opening.
     pub(super) fn srv_hosts(self: &Arc<Self>, opening: ObjectId, hosts: Vec<ServerAddress>) {
-        let mut state = self.lock();
-        if state.settings.topology_id == opening && matches!(state.phase, Phase::Connected(_)) {
-            self.apply_locked(&mut state, Input::SrvHosts(hosts));
-            drop(state);
-            self.settle();
+        let mut writing = self.write();
+        let state = &writing.state;
+        if state.settings.topology_id == opening && matches!(state.phase, Phase::Connected) {
+            writing.apply(Input::SrvHosts(hosts));
+            writing.finish();
         }
     }
 
-    /// Nothing suits: every monitor checks as soon as it may, and DNS is asked again.
-    pub(super) fn request_checks(&self, patience: &mut Patience) -> Result<()> {
-        let state = self.lock();
-        match &state.phase {
-            Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
-            Phase::Resolving(_, first) => {
-                let seen = *patience.failures.get_or_insert(first.failures);
-                match &first.failure {
-                    Some(failure) if first.failures > seen => return Err(failure.clone()),
-                    Some(_) | None => first.request.notify_one(),
+    /// Nothing suits: every monitor checks as soon as it may, and DNS is asked again. Tasks that
+    /// have ended are started again.
+    pub(super) fn request_checks(self: &Arc<Self>, patience: &mut Patience) -> Result<()> {
+        let is_connected = {
+            let state = self.lock();
+            match &state.phase {
+                Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
+                Phase::Resolving(first) => {
+                    let seen = *patience.failures.get_or_insert(first.failures);
+                    match &first.failure {
+                        Some(failure) if first.failures > seen => return Err(failure.clone()),
+                        Some(_) | None => first.request.notify_one(),
+                    }
                 }
+                Phase::Disconnected | Phase::Connected => {}
             }
-            Phase::Disconnected | Phase::Connected(_) => {}
+            state.monitors.values().for_each(Monitor::request_check);
+            !matches!(state.phase, Phase::Disconnected)
+        };
+        match is_connected && !self.is_running() {
+            true => self.connect(),
+            false => Ok(()),
         }
-        state.monitors.values().for_each(Monitor::request_check);
-        Ok(())
     }
 
     /// Nothing suited for as long as could be waited.
     pub(super) fn no_suitable_server(&self, criterion: &Criterion, after: Duration) -> Error {
         let state = self.lock();
-        if let (Phase::Resolving(_, first), Some(srv)) = (&state.phase, &self.options.srv) {
+        if let (Phase::Resolving(first), Some(srv)) = (&state.phase, &self.options.srv) {
             let unanswered = || SrvError::Unanswered(srv.host_name.clone()).into();
             let cause = first.failure.clone().unwrap_or_else(unanswered);
             return Error::timeout(Wait::Dns, after).caused_by(Some(cause));
         }
+        let is_disconnected = matches!(state.phase, Phase::Disconnected);
         drop(state);
         let error = self.index.load().no_suitable_server(criterion, after);
-        ErrorKind::ServerSelection(Arc::new(error)).into()
+        let error = Error::from(ErrorKind::ServerSelection(Arc::new(error)));
+        let cause = || Error::configuration("the topology is not connected");
+        error.caused_by(is_disconnected.then(cause))
     }
 
     /// What an application met.
@@ -262,192 +268,109 @@ impl Shared {
     }
 
     pub(super) fn listen(&self, listener: Weak<dyn TopologyListener>) {
-        let _state = self.lock();
-        self.listeners_locked().push(listener);
-    }
-
-    fn listeners_locked(&self) -> MutexGuard<'_, Vec<Weak<dyn TopologyListener>>> {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn listeners(&self) -> Vec<Arc<dyn TopologyListener>> {
-        let mut listeners = self.listeners_locked();
-        listeners.retain(|listener| listener.strong_count() > 0);
-        listeners.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// What is to be done without the lock.
-    fn settle(&self) {
-        self.dispatcher.deliver();
-        self.listeners()
-            .iter()
-            .for_each(|listener| listener.settle());
+        self.lock().listeners.push(listener);
     }
 
     fn apply(self: &Arc<Self>, input: Input) {
-        let mut state = self.lock();
-        self.apply_locked(&mut state, input);
-        drop(state);
-        self.settle();
+        let mut writing = self.write();
+        writing.apply(input);
+        writing.finish();
     }
 
-    /// What monitor number `id` of a server found, with the events that go before; nothing of one
-    /// that was told to end.
+    /// What monitor number `id` of a server found, with the event that goes before; nothing of one
+    /// that was stopped.
     pub(in crate::net) fn report(
         self: &Arc<Self>,
         server: &ServerAddress,
         id: u64,
-        events: impl IntoIterator<Item = SdamEvent>,
+        event: Option<SdamEvent>,
         input: Option<Input>,
     ) {
-        let mut state = self.lock();
-        if state
-            .monitors
-            .get(server)
-            .is_none_or(|monitor| monitor.id() != id)
-        {
+        let mut writing = self.write();
+        let monitor = writing.state.monitors.get_mut(server);
+        let Some(monitor) = monitor.filter(|monitor| monitor.id() == id) else {
             return;
-        }
-        self.queue(events);
-        if let Some(input) = input {
-            self.apply_locked(&mut state, input);
-        }
-        drop(state);
-        self.settle();
-    }
-
-    fn apply_locked(self: &Arc<Self>, state: &mut State, input: Input) {
-        // Of a load balancer, no description keeps it.
-        let cause = match &input {
-            Input::ApplicationError(told) => Some(told.error.clone()),
-            _ => None,
         };
-        let transition = apply(&state.settings, &state.description, input);
-        let listeners = self.listeners();
-        for effect in &transition.effects {
-            if let Effect::ReadyPool { server } = effect {
-                listeners.iter().for_each(|listener| listener.ready(server));
-            }
+        if let Some(event) = &event {
+            monitor.note(event);
         }
-        if !Arc::ptr_eq(&state.description, &transition.description) {
-            state.description = transition.description;
-            let index = Arc::new(self.index.load().next(state.description.clone()));
-            self.index.store(index.clone());
-            // Before anybody is told of it: whoever is told compares this.
-            self.revision.store(index.revision(), Ordering::Release);
-            listeners
-                .iter()
-                .for_each(|listener| listener.published(&index));
-            self.changed.send_replace(state.description.clone());
+        self.queue(event);
+        if let Some(input) = input {
+            writing.apply(input);
         }
-        self.queue(transition.events);
-        for effect in transition.effects {
-            self.carry_out(state, &listeners, effect, cause.as_ref());
+        writing.finish();
+    }
+
+    /// The task of monitor number `id` has ended: unless it was stopped, selections that wait start
+    /// it again.
+    pub(in crate::net) fn monitor_ended(&self, server: &ServerAddress, id: u64) {
+        let mut state = self.lock();
+        let monitor = state.monitors.get_mut(server);
+        if let Some(monitor) = monitor.filter(|monitor| monitor.id() == id) {
+            self.queue(monitor.died());
+            self.task_died(state);
         }
     }
 
-    fn queue(&self, events: impl IntoIterator<Item = SdamEvent>) {
+    /// As [`monitor_ended`](Self::monitor_ended), for the task that looks up records.
+    pub(super) fn srv_ended(&self, number: u64) {
+        let mut state = self.lock();
+        if let Some(srv) = state.srv.as_mut().filter(|srv| srv.number == number) {
+            srv.is_dead = true;
+            self.task_died(state);
+        }
+    }
+
+    fn task_died(&self, state: MutexGuard<'_, State>) {
+        self.is_running.store(false, Ordering::Release);
+        drop(state);
+        // Selections that wait find that out.
+        self.changed.send_modify(|_| {});
+        // A handler that panics now would end the process: the next one delivers.
+        if !std::thread::panicking() {
+            self.dispatcher.deliver();
+        }
+    }
+
+    pub(super) fn queue(&self, events: impl IntoIterator<Item = SdamEvent>) {
         if self.has_handler || logs::wants_events() {
             self.dispatcher.queue(events);
         }
     }
 
-    fn carry_out(
-        self: &Arc<Self>,
-        state: &mut State,
-        listeners: &[Arc<dyn TopologyListener>],
-        effect: Effect,
-        cause: Option<&Error>,
-    ) {
-        match effect {
-            Effect::StartMonitor { server } => {
-                let Phase::Connected(runtime) = &state.phase else {
-                    return;
-                };
-                state.next_monitor += 1;
-                let topology_id = state.settings.topology_id;
-                let monitor =
-                    Monitor::start(runtime, self, &server, state.next_monitor, topology_id);
-                state.monitors.insert(server, monitor);
-            }
-            Effect::StopMonitor { server } => {
-                state.ending.retain(|task| !task.is_finished());
-                if let Some(monitor) = state.monitors.remove(&server) {
-                    state.ending.push(monitor.stop());
-                }
-            }
-            Effect::RequestCheck { server, .. } => {
-                if let Some(monitor) = state.monitors.get(&server) {
-                    monitor.request_check();
-                }
-            }
-            Effect::CancelCheck { server } => {
-                if let Some(monitor) = state.monitors.get(&server) {
-                    monitor.cancel_check();
-                }
-            }
-            // Was told before the description was published.
-            Effect::ReadyPool { .. } => {}
-            Effect::ClearPool {
-                server,
-                service_id,
-                interrupt_in_use,
-            } => {
-                let clear = Clear {
-                    server: &server,
-                    service_id,
-                    interrupt_in_use,
-                    error: cause.or_else(|| failure(&state.description, &server)),
-                };
-                listeners.iter().for_each(|listener| listener.clear(&clear));
-            }
-            Effect::ClosePool { server } => {
-                listeners
-                    .iter()
-                    .for_each(|listener| listener.remove(&server));
-            }
+    /// Ends monitoring, and gives the number of the last task to wait for.
+    pub(super) fn end(self: &Arc<Self>, ended: Ended) -> u64 {
+        let mut writing = self.write();
+        if matches!(writing.state.phase, Phase::Connected) {
+            writing.apply(Input::Close);
         }
-    }
-
-    /// Ends monitoring, and gives the tasks to wait for.
-    pub(super) fn end(self: &Arc<Self>, ended: Ended) -> Vec<JoinHandle<()>> {
-        let mut state = self.lock();
-        if matches!(state.phase, Phase::Connected(_)) {
-            self.apply_locked(&mut state, Input::Close);
+        let state = &mut *writing.state;
+        if let Some(srv) = state.srv.take() {
+            srv.stop.notify_one();
         }
-        if let Some(task) = state.srv.take() {
-            task.abort();
-            state.ending.push(task);
-        }
-        match (ended, &state.phase) {
-            (Ended::Closed, _) | (Ended::Disconnected, Phase::Closed) => {
-                state.phase = Phase::Closed;
+        let next = match (ended, &state.phase) {
+            (Ended::Closed, _) | (Ended::Disconnected, Phase::Closed) => Phase::Closed,
+            (Ended::Disconnected, Phase::Disconnected | Phase::Resolving(_) | Phase::Connected) => {
+                Phase::Disconnected
             }
-            (
-                Ended::Disconnected,
-                Phase::Disconnected | Phase::Resolving(..) | Phase::Connected(_),
-            ) => state.phase = Phase::Disconnected,
-        }
+        };
+        let former = std::mem::replace(&mut state.phase, next);
+        self.is_running.store(false, Ordering::Release);
         self.clock.forget();
-        let tasks = std::mem::take(&mut state.ending);
-        drop(state);
+        let newest = self.tasks.newest();
         // Who waits for a server looks again, and finds the topology closed.
         self.changed.send_modify(|_| {});
-        self.settle();
-        tasks
+        writing.finish();
+        drop(former);
+        self.home.forget();
+        newest
+    }
+
+    fn write(self: &Arc<Self>) -> Writing<'_> {
+        Writing::new(self, self.lock())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a server failed by last.
-fn failure<'a>(description: &'a TopologyDescription, server: &ServerAddress) -> Option<&'a Error> {
-    match &description.server(server)?.error {
-        Some(SdamError::Failed(error)) => Some(error),
-        Some(_) | None => None,
     }
 }

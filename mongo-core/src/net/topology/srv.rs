@@ -1,5 +1,6 @@
 //! The task that looks up the records of `mongodb+srv`.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
@@ -8,32 +9,100 @@ use tokio::time::sleep;
 
 use super::shared::Shared;
 use crate::error::Error;
+use crate::net::background::{Alive, Task};
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::dns::{DnsResolver, resolve, srv_lookup, system_random};
 use crate::net::monitor::{at, now};
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
 use crate::uri::{ClientOptions, SrvError};
 
+/// The task, as the topology keeps it.
+pub(super) struct Srv {
+    pub(super) number: u64,
+    pub(super) stop: Arc<Notify>,
+    /// Whether it ended without being stopped.
+    pub(super) is_dead: bool,
+}
+
+impl Srv {
+    /// With its task, which is still to be spawned; `None` if there is nothing to look up. Options
+    /// without hosts are looked up first.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        opening: ObjectId,
+        options: ClientOptions,
+        request: Arc<Notify>,
+    ) -> Option<(Self, Task)> {
+        let resolver = shared.resolver.clone()?;
+        let alive = shared.tasks.begin();
+        let srv = Self {
+            number: alive.number(),
+            stop: Arc::default(),
+            is_dead: false,
+        };
+        let stop = srv.stop.clone();
+        let task = SrvTask {
+            _lifeline: Lifeline {
+                shared: shared.clone(),
+                number: srv.number,
+            },
+            shared: shared.clone(),
+            resolver,
+            opening,
+            options,
+            request,
+            _alive: alive,
+        };
+        let task = async move {
+            // Safe to drop: nothing is left of a lookup.
+            tokio::select! {
+                biased;
+                () = stop.notified() => {}
+                () = task.run() => {}
+            }
+        };
+        Some((srv, Box::pin(task)))
+    }
+}
+
 /// What the task works on. Nothing that it finds counts once its opening is over.
-pub(super) struct SrvTask {
-    pub(super) shared: Arc<Shared>,
-    pub(super) resolver: Arc<dyn DnsResolver>,
+struct SrvTask {
+    shared: Arc<Shared>,
+    resolver: Arc<dyn DnsResolver>,
     /// Which opening of the topology it works for.
-    pub(super) opening: ObjectId,
+    opening: ObjectId,
+    options: ClientOptions,
     /// Notified when somebody waits for the hosts.
-    pub(super) request: Arc<Notify>,
+    request: Arc<Notify>,
+    /// Dropped after everything else of the task, and in this order.
+    _lifeline: Lifeline,
+    _alive: Alive,
+}
+
+/// Reports the end of the task, also where its runtime drops it or it panics.
+struct Lifeline {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.shared.srv_ended(self.number);
+    }
 }
 
 impl SrvTask {
     /// Looks up the hosts if there are none yet, then polls for as long as the topology's type asks
-    /// for that, or may yet do so.
-    pub(super) async fn run(self) {
-        let options = match self.shared.options.hosts.is_empty() {
+    /// for that, or may yet do so. Ends only when it is stopped: an end of another kind is a
+    /// failure.
+    async fn run(self) {
+        let options = match self.options.hosts.is_empty() {
             true => self.first_hosts().await,
-            false => self.shared.options.clone(),
+            false => self.options.clone(),
         };
-        if let Some(polling) = SrvPolling::new(&options, now()) {
-            self.poll(polling).await;
+        match SrvPolling::new(&options, now()) {
+            Some(polling) => self.poll(polling).await,
+            None => pending().await,
         }
     }
 
@@ -87,6 +156,16 @@ impl SrvTask {
                     polling.handle_failure(&SrvError::Unanswered(name), now());
                 }
             }
+        }
+    }
+}
+
+impl FirstLookup {
+    /// For a task that goes on with it.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            request: self.request.clone(),
+            ..Self::default()
         }
     }
 }

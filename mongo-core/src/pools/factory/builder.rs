@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::wait_queue::{Limits, PoolState, WaitQueue};
-use super::{ConnectionFactory, Counters, Floating, Links, Shared, Source};
+use super::{ConnectionFactory, Counters, Floating, Links, Shared, Source, Wake};
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
@@ -64,7 +64,7 @@ pub(in crate::pools) struct Place {
     pub(in crate::pools) cap: Option<Arc<ServerCap>>,
     pub(in crate::pools) takes_writes: Arc<AtomicBool>,
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
-    pub(in crate::pools) wake: Option<Arc<Notify>>,
+    pub(in crate::pools) wake: Option<Wake>,
     /// Where attempts run, if the application named it.
     pub(in crate::pools) runtime: Option<Handle>,
 }

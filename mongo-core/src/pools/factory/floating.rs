@@ -1,7 +1,7 @@
 //! A factory that follows what a criterion selects.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bson::oid::ObjectId;
@@ -13,10 +13,10 @@ use super::{Failure, Shared};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
-    Authenticator, Clear, Connection, Deadline, Dispatcher, Topology, TopologyListener,
+    Authenticator, Clear, Connection, Deadline, Dispatcher, Removal, Topology, TopologyListener,
 };
 use crate::pools::registry::{pause, takes_operations};
-use crate::pools::suitable::note_suitable;
+use crate::pools::suitable::Suitable;
 use crate::select::{Criterion, SelectionError, SelectionIndex, ServerEntry};
 
 /// Makes connections to whichever server a criterion selects at the time, and hands none out to one
@@ -30,6 +30,7 @@ pub(super) struct Floating {
     template: Template,
     authenticator: Arc<Authenticator>,
     servers: Mutex<BTreeMap<ServerAddress, Arc<Shared>>>,
+    suitable: Suitable,
     last_failure: Mutex<Option<Failure>>,
     /// How often the user cleared all.
     clears: AtomicU64,
@@ -63,6 +64,7 @@ impl Floating {
             template,
             authenticator: Arc::new(authenticator),
             servers: Mutex::default(),
+            suitable: Suitable::default(),
             last_failure: Mutex::default(),
             clears: AtomicU64::new(0),
             evictions: Dispatcher::new(Some(Arc::new(evict))),
@@ -210,7 +212,7 @@ impl Floating {
             let server = server
                 .or_insert_with(|| self.new_server(entry, state))
                 .clone();
-            self.note_suitable(&servers, index);
+            self.note_suitable(index);
             Some(server)
         });
         self.asked_about.store(NEVER, Ordering::Release);
@@ -226,7 +228,7 @@ impl Floating {
             // The generic pool does the sizing.
             limits: Limits::default(),
             cap: None,
-            takes_writes: Arc::new(AtomicBool::new(true)),
+            takes_writes: self.suitable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
             wake: None,
             runtime: None,
@@ -240,21 +242,14 @@ impl Floating {
     /// Notes for each server whether it would be selected now. Under the topology's lock no selector
     /// of the application is asked: a server that it may exclude is not noted as suitable until
     /// [`ask_selectors`](Self::ask_selectors) has done so.
-    fn note_suitable(
-        &self,
-        servers: &BTreeMap<ServerAddress, Arc<Shared>>,
-        index: &SelectionIndex,
-    ) {
+    fn note_suitable(&self, index: &SelectionIndex) {
         if !index.has_selector(&self.criterion) {
             let suitable = index.suitable(&self.criterion, &[]);
-            return note(servers, index, &suitable.unwrap_or_default());
+            return self.suitable.note(index, &suitable.unwrap_or_default());
         }
         let mut suitable = index.unfiltered(&self.criterion, &[]);
-        suitable.retain(|entry| {
-            let server = servers.get(entry.address());
-            server.is_some_and(|server| server.takes_writes.load(Ordering::Acquire))
-        });
-        note(servers, index, &suitable);
+        suitable.retain(|entry| self.suitable.is_suitable(entry.address()));
+        self.suitable.note(index, &suitable);
     }
 
     /// Asks the selectors of the application about each new view of the topology, without a lock.
@@ -273,7 +268,7 @@ impl Floating {
             let is_current = self.topology.shared().with_description(|current| {
                 let is_current = current.revision() == index.revision();
                 if is_current {
-                    note(&self.lock(), &index, &suitable);
+                    self.suitable.note(&index, &suitable);
                 }
                 is_current
             });
@@ -315,7 +310,11 @@ impl TopologyListener for Floating {
         }
     }
 
-    fn remove(&self, server: &ServerAddress) {
+    fn remove(&self, server: &ServerAddress, removal: Removal) {
+        match removal {
+            Removal::Left => self.suitable.left(server),
+            Removal::Disconnected => {}
+        }
         let removed = self.lock().remove(server);
         self.evictions.queue(removed.map(|server| {
             server.make_closed();
@@ -329,23 +328,13 @@ impl TopologyListener for Floating {
     }
 
     fn published(&self, index: &SelectionIndex) {
-        self.note_suitable(&self.lock(), index);
+        self.note_suitable(index);
     }
 
     fn settle(&self) {
         self.ask_selectors();
         self.evictions.deliver();
     }
-}
-
-fn note(
-    servers: &BTreeMap<ServerAddress, Arc<Shared>>,
-    index: &SelectionIndex,
-    suitable: &[&Arc<ServerEntry>],
-) {
-    let servers = servers.iter();
-    let servers = servers.map(|(address, server)| (address, &*server.takes_writes));
-    note_suitable(index, suitable, servers);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

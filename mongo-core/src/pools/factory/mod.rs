@@ -117,11 +117,14 @@ pub(super) struct Shared {
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
     sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Told when there may be too few connections.
-    wake: Option<Arc<Notify>>,
+    wake: Option<Wake>,
     this: Weak<Shared>,
 }
 
 type Queue = WaitQueue<Waiter, Connection, Arc<Link>>;
+
+/// Wakes what keeps the smallest size of pools.
+pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 
 struct Failure {
     at: Instant,

@@ -152,13 +152,6 @@ impl Shared {
         self.is_announced.load(Ordering::Acquire) && self.change_queue(|queue| queue.ready())
     }
 
-    /// Has the background make connections in advance, where there is a `minPoolSize`.
-    pub(in crate::pools) fn wake_to_fill(&self) {
-        if let Some(wake) = &self.wake {
-            wake.notify_one();
-        }
-    }
-
     pub(in crate::pools) fn emit_ready(&self) {
         self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
     }
@@ -470,7 +463,7 @@ impl Owner for Shared {
             self.change_queue(|queue| queue.left());
         }
         if let Some(wake) = &self.wake {
-            wake.notify_one();
+            wake();
         }
         match self.this.upgrade() {
             Some(shared) => shared.slot_is_free(),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::{Action, Backend, Identity, Life, Pools, Registry, Retired, Tenant};
 use crate::error::{Error, Result};
@@ -14,11 +15,13 @@ use crate::handshake::DriverInfo;
 use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, AwsCredentialProvider, Connector, CredentialProvider, Dispatcher,
-    DnsResolver, KeyService, OidcCallback, Topology, TopologyListener, TransportBuilder,
+    DnsResolver, Home, KeyService, OidcCallback, Tasks, Topology, TopologyListener,
+    TransportBuilder,
 };
 use crate::pools::factory::{Place, Template};
 use crate::pools::options::{PoolOptions, PoolsConfig};
 use crate::pools::server_cap::ServerCaps;
+use crate::pools::suitable::Suitable;
 use crate::pools::{ConnectionFactory, ManagerConfig, PoolState, ServerPool};
 use crate::select::{Criterion, ServerSelector};
 use crate::uri::ClientOptions;
@@ -37,6 +40,7 @@ pub struct PoolsBuilder<B: Backend> {
     sdam: Vec<EventHandler<SdamEvent>>,
     selector: Option<ServerSelector>,
     topology: Option<Topology>,
+    runtime: Option<Handle>,
 }
 
 impl<B: Backend> PoolsBuilder<B> {
@@ -57,6 +61,7 @@ impl<B: Backend> PoolsBuilder<B> {
             sdam: Vec::new(),
             selector: None,
             topology: None,
+            runtime: None,
         }
     }
 
@@ -176,6 +181,17 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
+    /// The runtime on which monitors, maintenance and the sockets of both live, and what the generic
+    /// pools spawn. Default the one in which the pools are used first. Name one that outlives the
+    /// others where runtimes come and go: those of actix-web's workers, or one for each test. Once it
+    /// has ended, the default applies. The tasks of a given [topology](Self::topology) live where
+    /// [that](crate::net::TopologyBuilder::runtime) says.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
     /// One pool alone, of the first host of the options and their credential, without a topology:
     /// for who monitors the server by other means. It begins paused, clears itself for errors that
     /// tell of the server, until it is made [`ready`](ServerPool::ready) again, and does nothing in
@@ -235,6 +251,7 @@ impl<B: Backend> PoolsBuilder<B> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
         self.auth.keys.get_or_insert_default();
+        let is_anonymous = self.options.credential.is_none() && self.auth.provider.is_none();
         let identity = Identity {
             credential: self.options.credential.clone(),
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
@@ -247,7 +264,9 @@ impl<B: Backend> PoolsBuilder<B> {
             Some(topology) => topology,
             None => self.own_topology()?,
         };
-        let registry = Arc::new(Registry {
+        let credential = identity.credential.clone();
+        let tenant = Arc::new(Tenant::new(identity, true));
+        let registry = Arc::new_cyclic(|weak: &Weak<Registry<B>>| Registry {
             topology,
             owns_topology,
             wait_timeout: self.config.wait_timeout(&self.options),
@@ -259,23 +278,29 @@ impl<B: Backend> PoolsBuilder<B> {
             template,
             auth: self.auth,
             write: Criterion::write(),
+            tenant: tenant.clone(),
+            is_anonymous,
+            has_tenants: AtomicBool::new(false),
             tenants: Mutex::new(HashMap::new()),
             servers: Mutex::new(BTreeMap::new()),
+            writable: Suitable::default(),
             retired: Retired::default(),
             adding: Mutex::new(()),
-            actions: Dispatcher::new(Some(Arc::new(|action: &Action<B>| action.carry_out()))),
+            actions: {
+                let weak = weak.clone();
+                let carry_out = move |action: &Action<B>| action.carry_out(&weak);
+                Dispatcher::new(Some(Arc::new(carry_out)))
+            },
             wake: Arc::new(Notify::new()),
             maintenance: Mutex::new(None),
-            runtime: OnceLock::new(),
+            home: Home::new(self.runtime),
+            tasks: Arc::<Tasks>::default(),
             is_closed: AtomicBool::new(false),
             closed: Notify::new(),
-            ending: Semaphore::new(1),
         });
         let weak: Weak<Registry<B>> = Arc::downgrade(&registry);
         let listener: Weak<dyn TopologyListener> = weak;
         registry.topology.listen(listener);
-        let credential = identity.credential.clone();
-        let tenant = Arc::new(Tenant::new(identity, true));
         if let Some(credential) = credential {
             registry.tenants().insert(credential, tenant.clone());
         }
@@ -287,6 +312,9 @@ impl<B: Backend> PoolsBuilder<B> {
 
     fn own_topology(&mut self) -> Result<Topology> {
         let mut builder = Topology::builder(self.options.clone()).transport(self.transport.clone());
+        if let Some(runtime) = self.runtime.clone() {
+            builder = builder.runtime(runtime);
+        }
         if let Some(resolver) = self.resolver.take() {
             builder = builder.resolver(resolver);
         }

@@ -96,9 +96,9 @@ impl<B: Backend> Pools<B> {
         // A generic pool may ask for a runtime even where it does not wait.
         let runtime = match Handle::try_current() {
             Ok(_) => None,
-            Err(_) => Some(self.registry().runtime.get()?),
+            Err(_) => Some(self.registry().home.known()?),
         };
-        let _entered = runtime.map(Handle::enter);
+        let _entered = runtime.as_ref().map(Handle::enter);
         self.begin(criterion).ok()
     }
 

@@ -1,6 +1,7 @@
 //! Credentials: handles for them, whether they are good, their change and their end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ impl<B: Backend> Pools<B> {
     pub fn with_credential(&self, credential: Credential) -> Result<Self> {
         let registry = self.registry();
         registry.check_open()?;
+        registry.has_tenants.store(true, Ordering::Release);
         let mut tenants = registry.tenants();
         let tenant = match tenants.get(&credential) {
             Some(tenant) => tenant.clone(),
@@ -43,6 +45,7 @@ impl<B: Backend> Pools<B> {
     pub fn with_credential_provider(&self, provider: Arc<dyn CredentialProvider>) -> Result<Self> {
         let registry = self.registry();
         registry.check_open()?;
+        registry.has_tenants.store(true, Ordering::Release);
         let authenticator = registry.authenticator(None, Some(provider))?;
         let identity = Identity {
             credential: None,
@@ -93,7 +96,7 @@ impl<B: Backend> Pools<B> {
         let registry = self.registry();
         registry.check_open()?;
         let identity = registry.identity(credential.clone())?;
-        {
+        let former = {
             let mut tenants = registry.tenants();
             self.tenant.check()?;
             if let Some(other) = tenants.get(&credential) {
@@ -106,8 +109,9 @@ impl<B: Backend> Pools<B> {
             }
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             tenants.insert(credential, self.tenant.clone());
-            self.tenant.become_known_as(identity);
-        }
+            self.tenant.become_known_as(identity)
+        };
+        drop(former);
         registry.retire_all(&self.tenant);
         Ok(())
     }

@@ -1,24 +1,31 @@
 //! What follows for the pools from what happens to the topology.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::Weak;
 
 use bson::oid::ObjectId;
 
-use super::{Registry, Server};
+use super::{Member, Registry};
 use crate::ServerAddress;
 use crate::error::Error;
-use crate::net::{Clear, TopologyListener};
+use crate::net::{Clear, Removal, TopologyListener};
 use crate::pools::factory::Paused;
-use crate::pools::suitable::note_suitable;
 use crate::pools::{Backend, ServerPool};
-use crate::select::{Criterion, SelectionIndex};
+use crate::select::SelectionIndex;
 
-/// What is left to do without the topology's lock.
+/// What is left to do without the topology's lock. It holds whatever was looked at under the lock:
+/// there it would perhaps be the last that is dropped.
 pub(super) enum Action<B: Backend> {
-    Ready(ServerPool<B>),
+    /// A server was found good.
+    Found,
+    Ready {
+        pool: ServerPool<B>,
+        was_paused: bool,
+    },
     Cleared(Cleared<B>),
-    Removed(ServerPool<B>),
+    Removed {
+        member: Member<B>,
+        was_open: bool,
+    },
 }
 
 pub(super) struct Cleared<B: Backend> {
@@ -31,14 +38,25 @@ pub(super) struct Cleared<B: Backend> {
 }
 
 impl<B: Backend> Action<B> {
-    pub(super) fn carry_out(&self) {
+    pub(super) fn carry_out(&self, registry: &Weak<Registry<B>>) {
         match self {
-            Self::Ready(pool) => {
-                pool.shared().emit_ready();
-                pool.shared().wake_to_fill();
+            Self::Found => {
+                if let Some(registry) = registry.upgrade() {
+                    registry.wake_to_fill();
+                }
+            }
+            Self::Ready { pool, was_paused } => {
+                if *was_paused {
+                    pool.shared().emit_ready();
+                }
             }
             Self::Cleared(cleared) => cleared.carry_out(),
-            Self::Removed(pool) => pool.finish_close(),
+            Self::Removed { member, was_open } => {
+                drop(member.tenant.remove(&member.pool));
+                if *was_open {
+                    member.pool.finish_close();
+                }
+            }
         }
     }
 }
@@ -72,8 +90,11 @@ impl<B: Backend> Registry<B> {
 impl<B: Backend> TopologyListener for Registry<B> {
     fn ready(&self, server: &ServerAddress) {
         let pools = self.pools_of(server);
-        let ready = pools.into_iter().filter(|pool| pool.shared().make_ready());
-        self.actions.queue(ready.map(Action::Ready));
+        let ready = pools.into_iter().map(|pool| Action::Ready {
+            was_paused: pool.shared().make_ready(),
+            pool,
+        });
+        self.actions.queue(ready.chain([Action::Found]));
     }
 
     fn clear(&self, clear: &Clear<'_>) {
@@ -97,7 +118,7 @@ impl<B: Backend> TopologyListener for Registry<B> {
         }));
     }
 
-    fn remove(&self, server: &ServerAddress) {
+    fn remove(&self, server: &ServerAddress, removal: Removal) {
         let removed = {
             let mut servers = self.servers();
             let pools = servers.get(server).map(|server| server.pools.iter());
@@ -106,21 +127,21 @@ impl<B: Backend> TopologyListener for Registry<B> {
                 .enter(pools.map(|member| (&member.pool, &member.tenant)));
             servers.remove(server)
         };
-        if let Some(removed) = &removed {
-            // Should it come back, that is another server to those who hold a connection to this one.
-            removed.takes_writes.store(false, Ordering::Release);
+        match removal {
+            Removal::Left => self.writable.left(server),
+            // It takes writes as before, as far as is known.
+            Removal::Disconnected => {}
         }
         let members = removed.into_iter().flat_map(|server| server.pools);
-        self.actions.queue(members.filter_map(|member| {
-            member.tenant.remove(&member.pool);
-            let was_open = member.pool.shared().make_closed();
-            was_open.then_some(Action::Removed(member.pool))
+        self.actions.queue(members.map(|member| Action::Removed {
+            was_open: member.pool.shared().make_closed(),
+            member,
         }));
     }
 
     fn published(&self, index: &SelectionIndex) {
+        self.note_writable(index);
         let servers = self.servers();
-        note_writable(&servers, index, &self.write);
         let members = servers.values().flat_map(|server| &server.pools);
         members.for_each(|member| member.pool.shared().stir());
     }
@@ -130,17 +151,12 @@ impl<B: Backend> TopologyListener for Registry<B> {
     }
 }
 
-/// Notes for each server whether it takes writes, for those who hold a connection to it.
-pub(super) fn note_writable<B: Backend>(
-    servers: &BTreeMap<ServerAddress, Server<B>>,
-    index: &SelectionIndex,
-    write: &Criterion,
-) {
-    let servers = servers.iter();
-    // Not what an application would rather have: a server that it passes over takes writes still.
-    note_suitable(
-        index,
-        &index.unfiltered(write, &[]),
-        servers.map(|(address, server)| (address, &*server.takes_writes)),
-    );
+impl<B: Backend> Registry<B> {
+    /// Notes for each server whether it takes writes, for those who hold a connection to it.
+    pub(super) fn note_writable(&self, index: &SelectionIndex) {
+        // Not what an application would rather have: a server that it passes over takes writes
+        // still.
+        self.writable
+            .note(index, &index.unfiltered(&self.write, &[]));
+    }
 }

@@ -1,24 +1,27 @@
 //! What is done in the background.
 
 use std::future::pending;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Registry, lock};
-use crate::net::{Deadline, Together};
+use super::{Registry, lock, takes_operations};
+use crate::error::Result;
+use crate::net::{Alive, Deadline, Together};
 use crate::pools::{Backend, ServerPool};
 
-/// The task: a round at each interval, and whenever a pool may lack connections.
-pub(super) async fn run<B: Backend>(
+/// The task: a round at once and at each interval, and whenever a pool may be missing or lack
+/// connections.
+async fn run<B: Backend>(
     registry: Weak<Registry<B>>,
     wake: Arc<Notify>,
-    interval: Option<Duration>,
+    interval: Duration,
+    _alive: Alive,
 ) {
-    // Without an interval there is no maintenance at all.
-    let Some(interval) = interval else { return };
+    wake.notify_one();
     let mut next_round = Deadline::after(interval);
     // Over several rounds: a server that does not answer holds up no other.
     let mut filling: Together<Fill<B>, ()> = Together::new();
@@ -70,18 +73,80 @@ impl<B: Backend> Fill<B> {
 }
 
 impl<B: Backend> Registry<B> {
-    /// Closes what is too old, ends what is unused, and says which pools lack connections.
-    fn look_after(&self) -> Vec<ServerPool<B>> {
+    /// Whether the task is there, if there is to be one: without an interval there is none.
+    pub(super) fn is_maintained(&self) -> bool {
+        let is_alive = || {
+            let maintenance = self.maintenance();
+            maintenance.as_ref().is_some_and(|task| !task.is_finished())
+        };
+        self.config.maintenance_interval().is_none() || is_alive()
+    }
+
+    /// Starts the task, unless it is there. One that has ended with its runtime, or by a panic, is
+    /// replaced.
+    pub(super) fn maintain(self: &Arc<Self>) -> Result<()> {
+        let Some(interval) = self.config.maintenance_interval() else {
+            return Ok(());
+        };
+        let runtime = self.home.choose()?;
+        let mut maintenance = self.maintenance();
+        // Who closes it sets that first, and then looks for what there is to end.
+        self.check_open()?;
+        if maintenance.as_ref().is_none_or(|task| task.is_finished()) {
+            let (registry, wake) = (Arc::downgrade(self), self.wake.clone());
+            let task = run(registry, wake, interval, self.tasks.begin());
+            *maintenance = Some(runtime.spawn(task));
+        }
+        Ok(())
+    }
+
+    /// Has a round of maintenance begin now, where pools may be missing or lack connections, and
+    /// starts the task again if it has ended.
+    pub(super) fn wake_to_fill(self: &Arc<Self>) {
+        if self.pool_options.min_size == 0 {
+            return;
+        }
+        self.wake.notify_one();
+        if self.topology.shared().is_running() && !self.is_maintained() {
+            // Where that is not possible, the next check-out does it.
+            let _ = self.maintain();
+        }
+    }
+
+    /// Adds the pools of the options' own credential that are missing. One that was closed alone is
+    /// replaced only when it is asked for. Without a credential there are none in advance once there
+    /// was a handle for one: connections that are not authenticated would be of no use.
+    ///
+    /// Specification: server discovery and monitoring, connection pool management.
+    fn add_missing_pools(self: &Arc<Self>) {
+        let has_use = !self.is_anonymous || !self.has_tenants.load(Ordering::Acquire);
+        if self.pool_options.min_size == 0 || !has_use || self.tenant.check().is_err() {
+            return;
+        }
+        let index = self.topology.snapshot();
+        let topology_type = index.topology().topology_type();
+        for entry in index.servers() {
+            let is_missing = self.tenant.pool(entry.id()).is_none();
+            if is_missing
+                && takes_operations(entry, topology_type)
+                && let Err(error) = self.pool(&self.tenant, entry)
+            {
+                tracing::debug!("no pool for {}: {error}", entry.address());
+            }
+        }
+    }
+
+    /// Adds the pools that are missing, closes what is too old, ends what is unused, and says which
+    /// pools lack connections.
+    fn look_after(self: &Arc<Self>) -> Vec<ServerPool<B>> {
+        self.add_missing_pools();
         let now = Instant::now();
         let unused = self.find_unused(now);
         for (pool, tenant) in &unused {
             self.retire(pool, tenant);
         }
         self.retired.sort_out();
-        self.tenants().retain(|_, tenant| {
-            // Nobody has a handle, and nothing is left.
-            Arc::strong_count(tenant) > 1 || !tenant.all().is_empty()
-        });
+        self.forget_tenants();
         let pools: Vec<_> = {
             let servers = self.servers();
             let members = servers.values().flat_map(|server| &server.pools);
@@ -94,6 +159,23 @@ impl<B: Backend> Registry<B> {
             .into_iter()
             .filter(ServerPool::lacks_connections)
             .collect()
+    }
+
+    /// Forgets the credentials that have no handle and no pool.
+    fn forget_tenants(&self) {
+        // What may be the last of something is dropped without the lock.
+        let mut looked_at = Vec::new();
+        let gone: Vec<_> = {
+            let mut tenants = self.tenants();
+            let gone = tenants.extract_if(|_, tenant| {
+                let pools = tenant.all();
+                let is_gone = Arc::strong_count(tenant) == 1 && pools.is_empty();
+                looked_at.push(pools);
+                is_gone
+            });
+            gone.collect()
+        };
+        drop((gone, looked_at));
     }
 
     /// The pools of other credentials than the options' own that nobody has used for too long.

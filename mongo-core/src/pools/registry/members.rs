@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::tenant::Tenant;
-use super::{Member, Registry, Server, listener, lock, takes_operations};
+use super::tenant::{ByServer, Tenant};
+use super::{Member, Registry, Server, lock, takes_operations};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pools::factory::{Place, PoolState};
 use crate::pools::{Backend, ServerPool};
 use crate::sdam::SdamError;
 use crate::select::{SelectionIndex, ServerEntry};
+
+/// What is to be dropped only once no lock is held.
+struct LetGo<B: Backend> {
+    pools: Vec<ServerPool<B>>,
+    lists: Vec<Arc<ByServer<B>>>,
+}
 
 impl<B: Backend> Registry<B> {
     /// The pool of a server for a tenant. One that somebody closed by its handle is replaced.
@@ -34,15 +39,22 @@ impl<B: Backend> Registry<B> {
         tenant: &Arc<Tenant<B>>,
         entry: &Arc<ServerEntry>,
     ) -> Result<ServerPool<B>> {
+        let mut let_go = LetGo {
+            pools: Vec::new(),
+            lists: Vec::new(),
+        };
         let pool = {
             let _adding = lock(&self.adding);
             match tenant.pool(entry.id()) {
                 Some(pool) if !pool.is_closed() => return Ok(pool),
                 // Whatever else closes one takes it from its tenant before.
-                Some(closed) => self.take_out(&closed, tenant),
+                Some(closed) => {
+                    let_go.lists.push(self.take_out(&closed, tenant));
+                    let_go.pools.push(closed);
+                }
                 None => {}
             }
-            self.add_new_pool(tenant, entry)?
+            self.add_new_pool(tenant, entry, &mut let_go)?
         };
         pool.announce();
         let is_ready = self.topology.shared().with_description(|index| {
@@ -71,9 +83,10 @@ impl<B: Backend> Registry<B> {
 
     /// Makes and enters the pool.
     fn add_new_pool(
-        &self,
+        self: &Arc<Self>,
         tenant: &Arc<Tenant<B>>,
         entry: &Arc<ServerEntry>,
+        let_go: &mut LetGo<B>,
     ) -> Result<ServerPool<B>> {
         self.check_open()?;
         tenant.check().map_err(|error| error.at(entry.address()))?;
@@ -82,30 +95,35 @@ impl<B: Backend> Registry<B> {
         let added = self.topology.shared().with_description(|index| {
             let known = index.server(entry.address());
             known.filter(|known| known.id() == entry.id())?;
-            tenant.add(entry.id(), &pool);
+            let_go.lists.push(tenant.add(entry.id(), &pool));
             self.enter(tenant, &pool, index);
             Some(())
         });
         match added {
             Some(()) => Ok(pool),
-            None => Err(Error::from(ErrorKind::PoolCleared).at(entry.address())),
+            None => {
+                let_go.pools.push(pool);
+                Err(Error::from(ErrorKind::PoolCleared).at(entry.address()))
+            }
         }
     }
 
-    /// Has a round of maintenance begin now, where pools may lack connections.
-    pub(super) fn wake_to_fill(&self) {
-        if self.pool_options.min_size > 0 {
-            self.wake.notify_one();
-        }
-    }
-
-    fn new_pool(&self, tenant: &Arc<Tenant<B>>, entry: &Arc<ServerEntry>) -> Result<ServerPool<B>> {
-        let (cap, takes_writes) = {
+    fn new_pool(
+        self: &Arc<Self>,
+        tenant: &Arc<Tenant<B>>,
+        entry: &Arc<ServerEntry>,
+    ) -> Result<ServerPool<B>> {
+        let cap = {
             let mut servers = self.servers();
-            let server = servers
-                .entry(entry.address().clone())
-                .or_insert_with_key(|address| Server::new(address, &self.caps));
-            (server.cap.clone(), server.takes_writes.clone())
+            let server = servers.entry(entry.address().clone());
+            let server = server.or_insert_with_key(|address| Server::new(address, &self.caps));
+            server.cap.clone()
+        };
+        let registry = Arc::downgrade(self);
+        let wake = move || {
+            if let Some(registry) = registry.upgrade() {
+                registry.wake_to_fill();
+            }
         };
         let shared = self.template.shared(Place {
             server: entry.address().clone(),
@@ -113,14 +131,15 @@ impl<B: Backend> Registry<B> {
             state: PoolState::Paused,
             limits: self.pool_options.limits(),
             cap,
-            takes_writes,
+            takes_writes: self.writable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
             // Without a smallest size none can lack any.
-            wake: (self.pool_options.min_size > 0).then(|| self.wake.clone()),
-            runtime: None,
+            wake: (self.pool_options.min_size > 0).then(|| Arc::new(wake) as _),
+            runtime: self.home.named().cloned(),
         });
         // What asks may run on another, which ends before the pools do.
-        let _entered = self.runtime.get().map(Handle::enter);
+        let runtime = self.home.choose().ok();
+        let _entered = runtime.as_ref().map(|runtime| runtime.enter());
         ServerPool::new(shared, &self.pool_options, &self.backend)
     }
 
@@ -135,19 +154,22 @@ impl<B: Backend> Registry<B> {
             tenant: tenant.clone(),
             used: (0, Instant::now()),
         });
-        listener::note_writable(&servers, index, &self.write);
+        self.note_writable(index);
     }
 
     /// Closes a pool and forgets it. Connections in use go on.
     pub(super) fn retire(&self, pool: &ServerPool<B>, tenant: &Arc<Tenant<B>>) {
-        self.take_out(pool, tenant);
+        drop(self.take_out(pool, tenant));
         pool.close();
     }
 
-    fn take_out(&self, pool: &ServerPool<B>, tenant: &Arc<Tenant<B>>) {
+    /// Forgets a pool; what it gives is to be dropped without a lock.
+    #[must_use]
+    fn take_out(&self, pool: &ServerPool<B>, tenant: &Arc<Tenant<B>>) -> Arc<ByServer<B>> {
         self.retired.enter([(pool, tenant)]);
-        tenant.remove(pool);
+        let former = tenant.remove(pool);
         self.forget(pool);
+        former
     }
 
     pub(super) fn retire_all(&self, tenant: &Arc<Tenant<B>>) {
@@ -155,10 +177,11 @@ impl<B: Backend> Registry<B> {
             let _adding = lock(&self.adding);
             let pools = tenant.take_all();
             // Under this lock, so that who does the same at the same time finds them here.
-            self.retired.enter(pools.iter().map(|pool| (pool, tenant)));
+            self.retired
+                .enter(pools.iter().map(|(_, pool)| (pool, tenant)));
             pools
         };
-        for pool in &pools {
+        for (_, pool) in &*pools {
             self.forget(pool);
             pool.close();
         }
@@ -188,7 +211,7 @@ impl<B: Backend> Registry<B> {
                 .collect()
         };
         for member in &members {
-            member.tenant.remove(&member.pool);
+            drop(member.tenant.remove(&member.pool));
             member.pool.close();
         }
     }

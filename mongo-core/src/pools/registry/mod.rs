@@ -3,22 +3,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::factory::Template;
 use super::options::{PoolOptions, PoolsConfig};
 use super::server_cap::{ServerCap, ServerCaps};
+use super::suitable::Suitable;
 use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::{AuthParts, Deadline, Dispatcher, Together, Topology};
+use crate::net::{AuthParts, Deadline, Dispatcher, Home, Tasks, Together, Topology};
 use crate::sdam::TopologyType;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, ServerEntry};
 use crate::uri::ClientOptions;
@@ -52,8 +53,20 @@ use tenant::{Identity, Tenant};
 ///   the server, or its pool, goes away meanwhile, it selects again.
 /// - What a connection's errors tell about its server goes to the topology; pools are cleared,
 ///   paused and made ready as it says.
+/// - With `minPoolSize`, each server that is found has a pool for the options' own credential, which
+///   is filled without any check-out. If the options have no credential, that ends with the first
+///   handle for one.
 /// - In the background idle connections that are too old are closed, `minPoolSize` is kept, and the
 ///   pools of credentials that nobody uses go.
+///
+/// # Runtimes
+/// Monitors with their sockets, the maintenance of pools, and what a generic pool itself spawns live
+/// on one Tokio runtime: the [named](PoolsBuilder::runtime) one, else the one in which these pools
+/// were used first. If it ends, they end with it; the next [`connect`](Self::connect), or check-out
+/// that has to wait, starts monitors and maintenance again, on the named runtime if it still runs,
+/// else on its own. A runtime that exists and that nothing drives cannot be told from a busy one:
+/// where runtimes come and go, as with the workers of actix-web or with tests, name one that
+/// outlives the others.
 ///
 /// # Where it departs from the specification
 /// A credential that a server refuses is the problem of who uses it: the error goes to the caller
@@ -84,9 +97,17 @@ struct Registry<B: Backend> {
     auth: AuthParts,
     write: Criterion,
     wait_timeout: Duration,
+    /// The options' own.
+    tenant: Arc<Tenant<B>>,
+    /// Whether the options have no credential, nor a provider of one.
+    is_anonymous: bool,
+    /// Whether there was a handle for another credential.
+    has_tenants: AtomicBool,
     tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
     servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
-    /// No lock is taken, but a pool's own, where this is held.
+    /// Which servers take writes.
+    writable: Suitable,
+    /// No lock is taken where this is held.
     retired: Retired<B>,
     caps: ServerCaps,
     /// One pool is added at a time.
@@ -94,19 +115,17 @@ struct Registry<B: Backend> {
     actions: Dispatcher<Action<B>>,
     wake: Arc<Notify>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
-    /// The first that these were used in. Pools live on it, whichever asks for one.
-    runtime: OnceLock<Handle>,
+    /// Where pools and the task live, whichever runtime asks for one.
+    home: Home,
+    tasks: Arc<Tasks>,
     is_closed: AtomicBool,
     /// Told when it is.
     closed: Notify,
-    /// Who has it waits for the tasks that were told to end, for all that close.
-    ending: Semaphore,
 }
 
 /// What the pools of one server have in common.
 struct Server<B: Backend> {
     cap: Option<Arc<ServerCap>>,
-    takes_writes: Arc<AtomicBool>,
     pools: Vec<Member<B>>,
 }
 
@@ -238,13 +257,17 @@ impl<B: Backend> Pools<B> {
         &self.registry().topology
     }
 
-    /// Begins to monitor the deployment, if that has not begun. The first check-out does so too.
-    /// What is in the background runs on the runtime of whoever was first: where there are several,
-    /// as with actix-web, call this from the one that outlives the others.
+    /// Begins to monitor the deployment, if that has not begun. A check-out that has to wait does so
+    /// too. See [Runtimes](Self#runtimes) for where the tasks run. This also connects a given
+    /// [topology](PoolsBuilder::topology) again that was disconnected, and starts tasks again that
+    /// have ended with their runtime.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] outside of a Tokio runtime, and on one without a timer, or without
-    /// the I/O driver that the built-in connectors need; [`ErrorKind::PoolClosed`].
+    /// [`ErrorKind::Configuration`]: there is no Tokio runtime, neither the current one nor one that
+    /// was [named](PoolsBuilder::runtime), or it has no timer, or not the I/O driver that the built-in
+    /// connectors need; [`ErrorKind::PoolClosed`];
+    /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed): the given topology was
+    /// closed.
     pub fn connect(&self) -> Result<()> {
         self.registry().connect()
     }
@@ -257,8 +280,8 @@ impl<B: Backend> Pools<B> {
     /// tasks don't end. Outside of a Tokio runtime it does not wait. Who closes it at the same time waits likewise. A topology that was given
     /// stays.
     ///
-    /// Dropped meanwhile, what is in use goes on, and all else ends all the same; who closes it then
-    /// does not wait for monitors and tasks any more.
+    /// Dropping this future does not affect connections in use, and all else ends all the same; a
+    /// later call waits for it.
     pub async fn close(&self) {
         let registry = self.registry();
         let deadline = Deadline::after(registry.config.close_timeout());
@@ -316,19 +339,18 @@ impl<B: Backend> Registry<B> {
         }
     }
 
-    /// Begins to monitor, and to maintain.
+    /// Begins to monitor, and to maintain; also again, where the topology was disconnected or tasks
+    /// have ended with their runtime.
     fn connect(self: &Arc<Self>) -> Result<()> {
         self.check_open()?;
-        if self.maintenance().is_some() {
+        if self.topology.shared().is_running() && self.is_maintained() {
             return Ok(());
         }
-        let runtime = match self.runtime.get() {
-            Some(runtime) => runtime,
-            None => {
-                let current = self.topology.shared().runtime()?;
-                self.runtime.get_or_init(|| current)
-            }
-        };
+        let runtime = self.home.choose()?;
+        if let Err(error) = self.topology.shared().check_runtime(&runtime) {
+            self.home.forget();
+            return Err(error);
+        }
         {
             // Of several at once it does something for one, and for all on the same runtime. It
             // tells handlers, who may come back here: without a lock.
@@ -338,36 +360,29 @@ impl<B: Backend> Registry<B> {
                 Err(error)
             })?;
         }
-        let mut maintenance = self.maintenance();
-        // Who closes it sets that first, and then looks for what there is to end.
-        self.check_open()?;
-        maintenance.get_or_insert_with(|| {
-            runtime.spawn(maintenance::run(
-                Arc::downgrade(self),
-                self.wake.clone(),
-                self.config.maintenance_interval(),
-            ))
-        });
-        Ok(())
+        self.maintain()
     }
 
-    /// Tells what is in the background to end, when it is polled first, and waits for that.
+    /// The runtime that the application named.
+    #[allow(dead_code, reason = "connection attempts are to be spawned there")]
+    pub(super) fn named_runtime(&self) -> Option<&Handle> {
+        self.home.named()
+    }
+
+    /// Stops what is in the background, when it is polled first, and waits until it has ended,
+    /// whoever stopped it.
     async fn end_tasks(&self) {
-        let turn = self.ending.try_acquire();
-        let task = self.maintenance().take();
-        if let Some(task) = &task {
-            task.abort();
-        }
+        let newest = {
+            let mut maintenance = self.maintenance();
+            if let Some(task) = maintenance.take() {
+                task.abort();
+            }
+            self.tasks.newest()
+        };
         if self.owns_topology {
             self.topology.close().await;
         }
-        if let Some(task) = task {
-            let _ = task.await;
-        }
-        if turn.is_err() {
-            // Another has the tasks.
-            let _ = self.ending.acquire().await;
-        }
+        self.tasks.ended(newest).await;
     }
 }
 
@@ -379,7 +394,6 @@ impl<B: Backend> Server<B> {
     fn new(address: &ServerAddress, caps: &ServerCaps) -> Self {
         Self {
             cap: caps.of(address),
-            takes_writes: Arc::new(AtomicBool::new(true)),
             pools: Vec::new(),
         }
     }

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::{Tenant, lock};
 use crate::net::Deadline;
-use crate::pools::factory::{PoolState, Shared};
+use crate::pools::factory::Shared;
 use crate::pools::{Backend, ServerPool};
 
-/// Pools that nobody is given any more, for as long as they have connections.
+/// Pools that nobody is given any more, for as long as there is a connection or a handle.
 pub(super) struct Retired<B: Backend>(Mutex<Vec<Left<B>>>);
 
 struct Left<B: Backend> {
@@ -70,11 +70,10 @@ impl<B: Backend> Default for Retired<B> {
 }
 
 impl<B: Backend> Left<B> {
-    /// Whether it has connections, or may get some still.
+    /// Whether anything of it is left. Without a reference to it, which might be the last: this is
+    /// asked under locks.
     fn is_there(&self) -> bool {
-        let pool = self.pool.upgrade();
-        // In this order: once it is closed, it gets no more.
-        pool.is_some_and(|pool| pool.state() != PoolState::Closed || pool.total() > 0)
+        self.pool.strong_count() > 0
     }
 
     fn is_of(&self, tenant: Option<&Arc<Tenant<B>>>) -> bool {

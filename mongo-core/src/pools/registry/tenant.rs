@@ -1,24 +1,27 @@
 //! One credential, and its pools.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::lock;
 use crate::auth::Credential;
 use crate::error::{ErrorKind, Result};
 use crate::net::Authenticator;
 use crate::pools::{Backend, ServerPool};
 
 /// Pools by the numbers of their servers, in ascending order.
-type ByServer<B> = Vec<(u64, ServerPool<B>)>;
+pub(super) type ByServer<B> = Vec<(u64, ServerPool<B>)>;
 
 /// One credential, and its pools.
 pub(super) struct Tenant<B: Backend> {
     identity: ArcSwap<Identity>,
     pools: ArcSwap<ByServer<B>>,
+    /// Servers leave, pools are added and go for want of use: one change at a time.
+    changing: Mutex<()>,
     /// Whether it is the options' own: its pools stay when they are unused.
     is_default: bool,
     /// Once its credential was logged out.
@@ -39,6 +42,7 @@ impl<B: Backend> Tenant<B> {
         Self {
             identity: ArcSwap::from_pointee(identity),
             pools: ArcSwap::from_pointee(Vec::new()),
+            changing: Mutex::new(()),
             is_default,
             is_gone: AtomicBool::new(false),
             left: Notify::new(),
@@ -53,8 +57,10 @@ impl<B: Backend> Tenant<B> {
         self.identity.load_full()
     }
 
-    pub(super) fn become_known_as(&self, identity: Identity) {
-        self.identity.store(Arc::new(identity));
+    /// Goes on as another, and gives what it was, to be dropped without a lock.
+    #[must_use]
+    pub(super) fn become_known_as(&self, identity: Identity) -> Arc<Identity> {
+        self.identity.swap(Arc::new(identity))
     }
 
     /// The pool of a server. Wait-free.
@@ -74,26 +80,29 @@ impl<B: Backend> Tenant<B> {
         place.ok().map(|place| run(&pools[place].1))
     }
 
-    pub(super) fn add(&self, server: u64, pool: &ServerPool<B>) {
+    /// Adds a pool, and gives the former list, to be dropped without a lock.
+    #[must_use]
+    pub(super) fn add(&self, server: u64, pool: &ServerPool<B>) -> Arc<ByServer<B>> {
         self.change(|pools| {
             let place = pools.partition_point(|(number, _)| *number < server);
             pools.insert(place, (server, pool.clone()));
-        });
+        })
     }
 
-    pub(super) fn remove(&self, pool: &ServerPool<B>) {
-        self.change(|pools| pools.retain(|(_, own)| !own.is_same(pool)));
+    /// Removes a pool, and gives the former list, to be dropped without a lock.
+    #[must_use]
+    pub(super) fn remove(&self, pool: &ServerPool<B>) -> Arc<ByServer<B>> {
+        self.change(|pools| pools.retain(|(_, own)| !own.is_same(pool)))
     }
 
     /// All pools, which are the tenant's no more.
-    pub(super) fn take_all(&self) -> Vec<ServerPool<B>> {
-        let pools = self.pools.swap(Arc::default());
-        pools.iter().map(|(_, pool)| pool.clone()).collect()
+    pub(super) fn take_all(&self) -> Arc<ByServer<B>> {
+        self.change(Vec::clear)
     }
 
-    pub(super) fn all(&self) -> Vec<ServerPool<B>> {
-        let pools = self.pools.load();
-        pools.iter().map(|(_, pool)| pool.clone()).collect()
+    /// All pools.
+    pub(super) fn all(&self) -> Arc<ByServer<B>> {
+        self.pools.load_full()
     }
 
     pub(super) fn leave(&self) {
@@ -113,13 +122,12 @@ impl<B: Backend> Tenant<B> {
         }
     }
 
-    /// Servers leave, pools are added and go for want of use, each under a lock of its own: no
-    /// change undoes another.
-    fn change(&self, change: impl Fn(&mut ByServer<B>)) {
-        self.pools.rcu(|pools| {
-            let mut pools = ByServer::clone(pools);
-            change(&mut pools);
-            pools
-        });
+    fn change(&self, change: impl FnOnce(&mut ByServer<B>)) -> Arc<ByServer<B>> {
+        let _turn = lock(&self.changing);
+        let former = self.pools.load_full();
+        let mut pools = ByServer::clone(&former);
+        change(&mut pools);
+        self.pools.store(Arc::new(pools));
+        former
     }
 }

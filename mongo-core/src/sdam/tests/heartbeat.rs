@@ -234,6 +234,122 @@ fn checks_again_at_once_and_only_once() {
     assert!(drive.failure().contains("a:27017"), "{}", drive.failure());
 }
 
+/// How many checks begin within a time, if each step takes a millisecond.
+fn checks_within(drive: &mut Drive, time: Duration, mut step: impl FnMut(&mut Drive)) -> usize {
+    let mut started = 0;
+    let end = drive.now + time;
+    while drive.now < end {
+        drive.advance(ms(1));
+        step(drive);
+        let outputs = drive.outputs();
+        started += outputs
+            .iter()
+            .filter(|own| own.starts_with("started"))
+            .count();
+    }
+    started
+}
+
+#[test]
+fn an_awaited_reply_without_a_newer_version_is_followed_after_half_a_second() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&reply(Some(7)));
+    drive.outputs();
+    for (version, more_to_come) in [(7, false), (7, true), (6, true), (6, false)] {
+        drive.reply(1, &reply(Some(version)), more_to_come);
+        let outputs = drive.outputs();
+        assert_eq!(outputs, ["succeeded true 1ms", "describe Standalone"]);
+        assert_eq!(drive.due(), Some(499));
+        // A request does not make it sooner.
+        drive.heartbeat.handle_request(drive.now);
+        assert_eq!(drive.due(), Some(499));
+        drive.advance(ms(499));
+        let next = if more_to_come {
+            "NextReply"
+        } else {
+            "AwaitableHello"
+        };
+        assert_eq!(drive.outputs(), ["started true", next]);
+    }
+    // As late as that, it is what it should be.
+    drive.reply(500, &reply(Some(6)), true);
+    let outputs = drive.outputs();
+    assert_eq!(outputs[2..], ["started true", "NextReply"]);
+    // A stream without any version.
+    drive.reply(500, &reply(None), true);
+    drive.outputs();
+    drive.reply(1, &reply(None), true);
+    assert_eq!(drive.due(), Some(499));
+}
+
+#[test]
+fn newer_versions_are_followed_at_once_but_not_for_ever() {
+    for other_process in [false, true] {
+        let mut drive = Drive::new(settings());
+        drive.connect(&reply(Some(0)));
+        let mut counter = 0_i64;
+        let started = checks_within(&mut drive, ms(10_000), |drive| {
+            counter += 1;
+            let (process, version) = match other_process {
+                true => (if counter % 2 == 0 { 1 } else { 2 }, 0),
+                false => (1, counter),
+            };
+            let mut newer = reply(None);
+            let version = rawdoc! { "processId": id(process), "counter": version };
+            newer.append(bson::raw::cstr!("topologyVersion"), version);
+            drive.heartbeat.handle_reply(drive.now, &newer, true);
+        });
+        assert!((25..=35).contains(&started), "{started} in 10 s");
+    }
+}
+
+#[test]
+fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
+    let mut drive = Drive::new(settings());
+    let mut sequence = Vec::new();
+    for _ in 0..3 {
+        drive.connect(&reply(Some(1)));
+        drive.outputs();
+        drive.now += ms(1);
+        drive.lose();
+        drive.outputs();
+        sequence.push(drive.due());
+        drive.now += ms(500);
+    }
+    // The first one is replaced at once: its check runs.
+    assert_eq!(sequence, [Some(3_000), Some(500), Some(500)]);
+
+    let mut drive = Drive::new(settings());
+    let started = checks_within(&mut drive, ms(10_000), |drive| {
+        drive.heartbeat.handle_connected(drive.now, 1);
+        drive
+            .heartbeat
+            .handle_reply(drive.now, &reply(Some(1)), false);
+        // Whether or not it says something before.
+        drive
+            .heartbeat
+            .handle_reply(drive.now, &reply(Some(2)), false);
+        drive.lose();
+    });
+    assert!((40..=75).contains(&started), "{started} in 10 s");
+}
+
+#[test]
+fn a_connection_that_lasted_is_replaced_at_once_each_time() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&reply(Some(1)));
+    for _ in 0..3 {
+        drive.outputs();
+        drive.now += ms(500);
+        drive.lose();
+        let outputs = drive.outputs();
+        assert_eq!(outputs[3..], ["started false", "Connect"]);
+        drive.now += ms(1);
+        drive.heartbeat.handle_connected(drive.now, 9);
+        drive.reply(1, &reply(Some(1)), false);
+    }
+}
+
 #[test]
 fn a_refused_or_malformed_hello_waits() {
     let cases = [

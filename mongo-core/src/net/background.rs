@@ -1,0 +1,193 @@
+//! Tasks in the background: the runtime that they run on, and which of them are alive.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+
+/// A task that is still to be spawned.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The runtime of the tasks in the background.
+pub(crate) struct Home {
+    /// Named by the application.
+    named: Option<Handle>,
+    /// The one that was chosen last.
+    used: Mutex<Option<Handle>>,
+}
+
+impl Home {
+    pub(crate) fn new(named: Option<Handle>) -> Self {
+        Self {
+            named,
+            used: Mutex::default(),
+        }
+    }
+
+    /// The runtime that the application named.
+    pub(crate) fn named(&self) -> Option<&Handle> {
+        self.named.as_ref()
+    }
+
+    /// The runtime that was chosen last, else the named one. Either may have ended.
+    pub(crate) fn known(&self) -> Option<Handle> {
+        self.used().clone().or_else(|| self.named.clone())
+    }
+
+    /// Chooses a runtime that has not ended: the named one, else the one that was chosen before,
+    /// else the current one. To be called without a lock, and only where tasks are to be started.
+    ///
+    /// # Errors
+    /// None of them is there.
+    pub(crate) fn choose(&self) -> Result<Handle> {
+        let used = self.used().clone();
+        let current = Handle::try_current().ok();
+        let known = self.named.iter().cloned().chain(used).chain(current);
+        let chosen = known.into_iter().find(is_running).ok_or_else(|| {
+            Error::configuration("must be called within a Tokio runtime, or with one configured")
+        })?;
+        let former = self.used().replace(chosen.clone());
+        // Without the lock: it may be the last handle.
+        drop(former);
+        Ok(chosen)
+    }
+
+    /// The next choice does not depend on this one.
+    pub(crate) fn forget(&self) {
+        let former = self.used().take();
+        drop(former);
+    }
+
+    fn used(&self) -> MutexGuard<'_, Option<Handle>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a runtime still takes tasks. One that has ended drops them when they are spawned.
+fn is_running(runtime: &Handle) -> bool {
+    let probe = runtime.spawn(pending::<()>());
+    let is_running = !probe.is_finished();
+    probe.abort();
+    is_running
+}
+
+/// The tasks of one owner that are alive.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    /// By number, in the order in which they began.
+    alive: watch::Sender<BTreeSet<u64>>,
+    begun: AtomicU64,
+}
+
+impl Tasks {
+    /// Counts a task that is about to be spawned as alive, until what is returned is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Alive {
+        let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        self.alive.send_if_modified(|alive| {
+            alive.insert(number);
+            // Waiters wait for an end.
+            false
+        });
+        Alive {
+            number,
+            tasks: self.clone(),
+        }
+    }
+
+    /// The number of the task that began last.
+    pub(crate) fn newest(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Waits until no task is alive that began before or with number `newest`, whoever stopped it.
+    ///
+    /// May be dropped at any time.
+    pub(crate) async fn ended(&self, newest: u64) {
+        let mut alive = self.alive.subscribe();
+        // The sender is borrowed for as long.
+        let _ = alive
+            .wait_for(|alive| alive.first().is_none_or(|oldest| *oldest > newest))
+            .await;
+    }
+}
+
+/// A task that is alive: owned by it, and dropped as the last thing of it.
+pub(crate) struct Alive {
+    number: u64,
+    tasks: Arc<Tasks>,
+}
+
+impl Alive {
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.tasks.alive.send_modify(|alive| {
+            alive.remove(&self.number);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    #[test]
+    fn the_named_runtime_comes_first_and_one_that_has_ended_is_passed_over() {
+        let (named, first, second) = (runtime(), runtime(), runtime());
+        let home = Home::new(Some(named.handle().clone()));
+        let chosen = |within: &Runtime| {
+            let _entered = within.enter();
+            home.choose().expect("a runtime").id()
+        };
+        assert_eq!(chosen(&first), named.handle().id());
+        drop(named);
+        assert_eq!(chosen(&first), first.handle().id());
+        assert_eq!(chosen(&second), first.handle().id(), "it still runs");
+        let first_id = first.handle().id();
+        drop(first);
+        assert_ne!(chosen(&second), first_id);
+        assert_eq!(chosen(&second), second.handle().id());
+        home.forget();
+        drop(second);
+        home.choose().expect_err("no runtime is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_waiter_waits_for_the_tasks_that_began_before_it() {
+        let tasks = Arc::<Tasks>::default();
+        let (first, second) = (tasks.begin(), tasks.begin());
+        let newest = tasks.newest();
+        let later = tasks.begin();
+        let second_of_time = Duration::from_secs(1);
+        drop(second);
+        for _ in 0..2 {
+            let waited = timeout(second_of_time, tasks.ended(newest)).await;
+            assert!(waited.is_err(), "the first is alive");
+        }
+        drop(first);
+        for _ in 0..2 {
+            let waited = timeout(second_of_time, tasks.ended(newest)).await;
+            assert!(waited.is_ok());
+        }
+        drop(later);
+    }
+}

@@ -1,0 +1,221 @@
+//! The one writer of what is known.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, Weak};
+
+use bson::oid::ObjectId;
+
+use super::listener::{Clear, Removal, TopologyListener};
+use super::shared::{Phase, Shared, State};
+use super::srv::{FirstLookup, Srv};
+use crate::ServerAddress;
+use crate::error::Error;
+use crate::net::background::Task;
+use crate::net::monitor::Monitor;
+use crate::sdam::{Effect, Input, SdamError, TopologyDescription, TopologySettings, apply};
+use crate::select::SelectionIndex;
+use crate::uri::ClientOptions;
+
+/// The state under its lock, and what has to wait until the lock is released: tasks to spawn, and
+/// whatever may be the last reference to something. A listener whose owner has gone meanwhile ends
+/// the topology, and so takes the lock; a runtime that has ended drops the tasks that are spawned on
+/// it, which take the lock too; an error may be an application's own.
+pub(super) struct Writing<'a> {
+    shared: &'a Arc<Shared>,
+    // Fields are dropped in their order: the lock before all that follow.
+    pub(super) state: MutexGuard<'a, State>,
+    listeners: Vec<Arc<dyn TopologyListener>>,
+    superseded: Vec<Arc<SelectionIndex>>,
+    inputs: Vec<Input>,
+    tasks: Vec<Task>,
+}
+
+impl<'a> Writing<'a> {
+    pub(super) fn new(shared: &'a Arc<Shared>, mut state: MutexGuard<'a, State>) -> Self {
+        state
+            .listeners
+            .retain(|listener| listener.strong_count() > 0);
+        Self {
+            listeners: state.listeners.iter().filter_map(Weak::upgrade).collect(),
+            shared,
+            state,
+            superseded: Vec::new(),
+            inputs: Vec::new(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Releases the lock, and does what waited for that.
+    pub(super) fn finish(self) {
+        let Self {
+            shared,
+            state,
+            listeners,
+            tasks,
+            ..
+        } = self;
+        drop(state);
+        if let (false, Some(runtime)) = (tasks.is_empty(), shared.home.known()) {
+            for task in tasks {
+                runtime.spawn(task);
+            }
+        }
+        shared.dispatcher.deliver();
+        listeners.iter().for_each(|listener| listener.settle());
+    }
+
+    /// Begins anew.
+    pub(super) fn open(&mut self) {
+        let options = &self.shared.options;
+        let opening = ObjectId::new();
+        self.state.settings = TopologySettings::from_options(opening, options);
+        let first = FirstLookup::default();
+        self.start_srv(options.clone(), &first);
+        if options.hosts.is_empty() {
+            self.state.phase = Phase::Resolving(first);
+            return;
+        }
+        self.state.phase = Phase::Connected;
+        self.apply(Input::Connect);
+    }
+
+    /// Starts what has ended without being stopped.
+    pub(super) fn revive(&mut self) {
+        let monitors = self.state.monitors.iter();
+        let dead = monitors.filter(|(_, monitor)| monitor.is_dead());
+        let dead: Vec<_> = dead.map(|(server, _)| server.clone()).collect();
+        for server in dead {
+            self.start_monitor(server);
+        }
+        if self.state.srv.as_ref().is_some_and(|srv| srv.is_dead) {
+            match &self.state.phase {
+                Phase::Resolving(first) => {
+                    let first = first.again();
+                    self.start_srv(self.shared.options.clone(), &first);
+                }
+                Phase::Connected => {
+                    let options = ClientOptions::clone(&self.state.resolved);
+                    self.start_srv(options, &FirstLookup::default());
+                }
+                Phase::Disconnected | Phase::Closed => {}
+            }
+        }
+    }
+
+    fn start_srv(&mut self, options: ClientOptions, first: &FirstLookup) {
+        let opening = self.state.settings.topology_id;
+        let started = Srv::new(self.shared, opening, options, first.request.clone());
+        if let Some((srv, task)) = started {
+            self.state.srv = Some(srv);
+            self.tasks.push(task);
+        }
+    }
+
+    fn start_monitor(&mut self, server: ServerAddress) {
+        let alive = self.shared.tasks.begin();
+        let state = &mut *self.state;
+        let former = state.monitors.remove(&server);
+        let topology_id = state.settings.topology_id;
+        let (monitor, task) =
+            Monitor::new(self.shared, &server, topology_id, alive, former.as_ref());
+        state.monitors.insert(server, monitor);
+        self.tasks.push(task);
+    }
+
+    /// Takes an input, publishes what is known from then on, and carries out what follows.
+    pub(super) fn apply(&mut self, input: Input) {
+        let shared = self.shared;
+        let state = &mut *self.state;
+        self.inputs.push(input.clone());
+        // Of a load balancer, no description keeps it.
+        let cause = match &input {
+            Input::ApplicationError(reported) => Some(reported.error.clone()),
+            _ => None,
+        };
+        let removal = match input {
+            Input::Close => Removal::Disconnected,
+            _ => Removal::Left,
+        };
+        let transition = apply(&state.settings, &state.description, input);
+        for effect in &transition.effects {
+            if let Effect::ReadyPool { server } = effect {
+                self.listeners
+                    .iter()
+                    .for_each(|listener| listener.ready(server));
+            }
+        }
+        if !Arc::ptr_eq(&state.description, &transition.description) {
+            state.description = transition.description;
+            let index = Arc::new(shared.index.load().next(state.description.clone()));
+            self.superseded.push(shared.index.swap(index.clone()));
+            // Before anybody is told of it: whoever is told compares this.
+            shared.revision.store(index.revision(), Ordering::Release);
+            self.listeners
+                .iter()
+                .for_each(|listener| listener.published(&index));
+            shared.changed.send_replace(state.description.clone());
+        }
+        // A check that is cut short has failed before what follows from the end of its monitor.
+        for effect in &transition.effects {
+            if let Effect::StopMonitor { server } = effect
+                && let Some(monitor) = state.monitors.remove(server)
+            {
+                shared.queue(monitor.stop());
+            }
+        }
+        shared.queue(transition.events);
+        for effect in transition.effects {
+            self.carry_out(effect, removal, cause.as_ref());
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, removal: Removal, cause: Option<&Error>) {
+        match effect {
+            Effect::StartMonitor { server } => {
+                if matches!(self.state.phase, Phase::Connected) {
+                    self.start_monitor(server);
+                }
+            }
+            Effect::RequestCheck { server, .. } => {
+                if let Some(monitor) = self.state.monitors.get(&server) {
+                    monitor.request_check();
+                }
+            }
+            Effect::CancelCheck { server } => {
+                if let Some(monitor) = self.state.monitors.get(&server) {
+                    monitor.cancel_check();
+                }
+            }
+            // Before the description and the events were published.
+            Effect::ReadyPool { .. } | Effect::StopMonitor { .. } => {}
+            Effect::ClearPool {
+                server,
+                service_id,
+                interrupt_in_use,
+            } => {
+                let clear = Clear {
+                    server: &server,
+                    service_id,
+                    interrupt_in_use,
+                    error: cause.or_else(|| failure(&self.state.description, &server)),
+                };
+                self.listeners
+                    .iter()
+                    .for_each(|listener| listener.clear(&clear));
+            }
+            Effect::ClosePool { server } => {
+                self.listeners
+                    .iter()
+                    .for_each(|listener| listener.remove(&server, removal));
+            }
+        }
+    }
+}
+
+/// What a server failed by last.
+fn failure<'a>(description: &'a TopologyDescription, server: &ServerAddress) -> Option<&'a Error> {
+    match &description.server(server)?.error {
+        Some(SdamError::Failed(error)) => Some(error),
+        Some(_) | None => None,
+    }
+}

@@ -1,0 +1,148 @@
+//! The last handle that goes while its topology is updated.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::thread;
+
+use async_trait::async_trait;
+use mongo_core::auth::Credential;
+use mongo_core::net::{CredentialProvider, Topology};
+use mongo_core::pools::{Backend, ConnectionFactory, Pools};
+use mongo_core::select::{Criterion, ServerSelector};
+use mongo_core::{ClientOptions, Error};
+
+use crate::support::{Elsewhere, LIMIT, eventually, on_a_runtime, one, pools, two};
+
+on_both! {
+    on runtimes of their own:
+    the_last_handle_may_go_while_the_topology_is_updated,
+    a_provider_may_use_the_pools_when_it_is_dropped,
+}
+
+/// Drops something when it is woken.
+struct Dropping<T>(Mutex<Option<T>>);
+
+impl<T> Dropping<T> {
+    fn let_go(&self) {
+        let last = self.0.lock().expect("no panic").take();
+        drop(last);
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.lock().expect("no panic").is_none()
+    }
+}
+
+impl<T: Send + 'static> Wake for Dropping<T> {
+    fn wake(self: Arc<Self>) {
+        self.let_go();
+    }
+}
+
+/// Runs something that must not deadlock, on a thread of its own, which a deadlock would keep.
+fn in_time(run: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        run();
+        done.send(())
+    });
+    ended.recv_timeout(LIMIT).expect("no deadlock");
+}
+
+/// Drops the owner of a topology as soon as an update is published: its followers are woken under
+/// the lock.
+async fn drop_at_an_update<T: Send + 'static>(topology: Topology, owner: T) {
+    topology.connect().expect("connected");
+    let mut changes = topology.subscribe();
+    changes.borrow_and_update();
+    drop(topology);
+    let dropping = Arc::new(Dropping(Mutex::new(Some(owner))));
+    let waker = Waker::from(dropping.clone());
+    let mut changed = pin!(changes.changed());
+    let mut context = Context::from_waker(&waker);
+    assert!(changed.as_mut().poll(&mut context).is_pending());
+    eventually("an update", || dropping.is_over()).await;
+}
+
+fn the_last_handle_may_go_while_the_topology_is_updated<B: Backend<Config: Default>>() {
+    let world = Elsewhere::of(3);
+    let pools = pools::<B>(&world.set.uri());
+    in_time(move || on_a_runtime(drop_at_an_update(pools.topology().clone(), pools)));
+    for member in 0..3 {
+        on_a_runtime(all_closed(world.set.server(member)));
+    }
+}
+
+async fn all_closed(server: &mongo_testkit::ScriptedServer) {
+    server.wait_for("no socket", |seen| seen.open == 0).await;
+}
+
+/// Asks for another handle when it is dropped.
+struct Asking<B: Backend>(Pools<B>);
+
+#[async_trait]
+impl<B: Backend> CredentialProvider for Asking<B> {
+    async fn credential(&self) -> Result<Arc<Credential>, Error> {
+        Ok(Arc::new(one()))
+    }
+}
+
+impl<B: Backend> Drop for Asking<B> {
+    fn drop(&mut self) {
+        let handle = self.0.with_credential(two());
+        handle.expect("a handle");
+    }
+}
+
+fn a_provider_may_use_the_pools_when_it_is_dropped<B: Backend<Config: Default>>() {
+    in_time(|| {
+        let pools = pools::<B>("mongodb://a.test/");
+        let provider = Arc::new(Asking(pools.clone()));
+        let handle = pools.with_credential_provider(provider).expect("a handle");
+        // It was the last that had the provider.
+        handle.rotate(one()).expect("a rotation");
+    });
+}
+
+fn floating(topology: Topology, options: &ClientOptions) -> ConnectionFactory {
+    ConnectionFactory::builder(options.clone())
+        .floating(topology, Criterion::write())
+        .build()
+        .expect("a factory")
+}
+
+#[test]
+fn the_last_floating_factory_may_go_while_the_topology_is_updated() {
+    let world = Elsewhere::of(3);
+    let options = ClientOptions::parse(&world.set.uri()).expect("a connection string");
+    let topology = Topology::new(options.clone()).expect("a topology");
+    let factory = floating(topology.clone(), &options);
+    in_time(move || on_a_runtime(drop_at_an_update(topology, factory)));
+    for member in 0..3 {
+        on_a_runtime(all_closed(world.set.server(member)));
+    }
+}
+
+#[test]
+fn a_selector_may_drop_the_last_floating_factory() {
+    let world = Elsewhere::of(1);
+    let options = ClientOptions::parse(&world.set.uri()).expect("a connection string");
+    let dropping: Arc<Dropping<ConnectionFactory>> = Arc::new(Dropping(Mutex::new(None)));
+    let dropped = dropping.clone();
+    let selector = ServerSelector::new(move |servers| {
+        dropped.let_go();
+        servers.to_vec()
+    });
+    let topology = Topology::builder(options.clone()).server_selector(selector);
+    let topology = topology.build().expect("a topology");
+    let factory = floating(topology.clone(), &options);
+    *dropping.0.lock().expect("no panic") = Some(factory);
+    in_time(move || {
+        on_a_runtime(async move {
+            topology.connect().expect("connected");
+            drop(topology);
+            eventually("a selection", || dropping.is_over()).await;
+        });
+    });
+}

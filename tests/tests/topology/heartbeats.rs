@@ -1,0 +1,152 @@
+//! Heartbeats: each has its end, and no server makes a busy loop of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bson::doc;
+use mongo_core::event::SdamEvent;
+use mongo_testkit::{Action, Deployment, Matcher, Rule, SimNetwork};
+use tokio::time::sleep;
+
+use crate::support::Watched;
+
+/// A set on a network in memory, and a client of it that awaits hellos.
+async fn watched(members: usize) -> (Deployment, Watched) {
+    let network = SimNetwork::new(23);
+    let set = Deployment::replica_set("rs");
+    let set = set.members(members).network(&network).start().await;
+    let watched = Watched::connect_over(&set.uri(), &network);
+    watched.writable().await.expect("a primary");
+    sleep(Duration::from_secs(1)).await;
+    (set, watched)
+}
+
+/// Each heartbeat that started has its end before the next one starts, and before its server is
+/// closed; the last event of all is that the topology is closed. Gives how many there were.
+pub(crate) fn all_have_ended(events: &[SdamEvent]) -> usize {
+    let mut under_way: BTreeMap<String, bool> = BTreeMap::new();
+    let mut ended = 0;
+    for event in events {
+        let Some(address) = event.address().map(ToString::to_string) else {
+            continue;
+        };
+        let under_way = under_way.entry(address).or_default();
+        match event {
+            SdamEvent::ServerHeartbeatStarted(_) => {
+                assert!(!*under_way, "{event:?}");
+                *under_way = true;
+            }
+            SdamEvent::ServerHeartbeatSucceeded(_) | SdamEvent::ServerHeartbeatFailed(_) => {
+                assert!(*under_way, "{event:?}");
+                *under_way = false;
+                ended += 1;
+            }
+            SdamEvent::ServerClosed(_) => assert!(!*under_way, "{event:?}"),
+            _ => {}
+        }
+    }
+    let left: Vec<_> = under_way.iter().filter(|(_, is)| **is).collect();
+    assert!(left.is_empty(), "{left:?}");
+    ended
+}
+
+fn ends_with_the_topology(events: &[SdamEvent]) {
+    let last = events.last().expect("events");
+    assert!(matches!(last, SdamEvent::TopologyClosed(_)), "{last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_cut_short_by_a_close_has_failed() {
+    let (_set, watched) = watched(3).await;
+    watched.topology.close().await;
+    all_have_ended(&watched.events());
+    ends_with_the_topology(&watched.events());
+    let failed = |event: &&SdamEvent| match event {
+        SdamEvent::ServerHeartbeatFailed(event) => event.awaited,
+        _ => false,
+    };
+    assert_eq!(watched.events().iter().filter(failed).count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_cut_short_by_a_disconnect_has_failed() {
+    let (_set, watched) = watched(2).await;
+    for _ in 0..3 {
+        watched.topology.disconnect().await;
+        all_have_ended(&watched.events());
+        ends_with_the_topology(&watched.events());
+        watched.topology.connect().expect("connected");
+        watched.writable().await.expect("a primary");
+    }
+    // In the middle of a first check.
+    watched.topology.disconnect().await;
+    watched.topology.connect().expect("connected");
+    tokio::task::yield_now().await;
+    watched.topology.disconnect().await;
+    all_have_ended(&watched.events());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_cut_short_as_its_server_leaves_has_failed() {
+    let (set, watched) = watched(3).await;
+    set.remove(2);
+    watched
+        .wait_until("two are left", |known| known.servers().len() == 2)
+        .await;
+    let of_it = |event: &SdamEvent| {
+        let address = event.address().map(ToString::to_string);
+        address.is_some_and(|address| address == set.address(2))
+    };
+    let events: Vec<_> = watched.events().into_iter().filter(of_it).collect();
+    all_have_ended(&events);
+    let last = events.last().expect("events");
+    assert!(matches!(last, SdamEvent::ServerClosed(_)), "{last:?}");
+    watched.topology.close().await;
+    all_have_ended(&watched.events());
+}
+
+/// How many heartbeats start in ten seconds where an awaitable hello is answered so.
+async fn started_with(rule: impl FnOnce(Matcher) -> Rule) -> usize {
+    let (set, watched) = watched(1).await;
+    let awaitable = Matcher::hello().when(|hello| hello.contains_key("topologyVersion"));
+    set.server(0).script().add(rule(awaitable));
+    // Not all of them are under way with the server as it was.
+    set.server(0).close_connections().await;
+    sleep(Duration::from_secs(1)).await;
+    let started = || {
+        let events = watched.events();
+        let is = |event: &&SdamEvent| matches!(event, SdamEvent::ServerHeartbeatStarted(_));
+        events.iter().filter(is).count()
+    };
+    let before = started();
+    sleep(Duration::from_secs(10)).await;
+    let within = started() - before;
+    watched.topology.close().await;
+    all_have_ended(&watched.events());
+    within
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_awaitable_hellos_at_once_is_asked_at_a_pace() {
+    let network = SimNetwork::new(24);
+    let set = Deployment::replica_set("rs").members(1).network(&network);
+    let mut hello = set.start().await.hello(0);
+    assert!(hello.contains_key("topologyVersion"));
+    hello.insert("ok", 1);
+    let started = started_with(|awaitable| awaitable.then(Action::Reply(hello))).await;
+    assert!((15..=21).contains(&started), "{started} in 10 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
+    // Each connection has two heartbeats: its first hello, and the one that fails.
+    let started = started_with(Matcher::drop_connection).await;
+    assert!((30..=44).contains(&started), "{started} in 10 s");
+    let mut reply = doc! { "ok": 1, "isWritablePrimary": true, "setName": "rs" };
+    reply.insert("maxWireVersion", 25);
+    let started = started_with(|awaitable| awaitable.then(Action::Reply(reply))).await;
+    assert!(
+        (1..=2).contains(&started),
+        "{started} in 10 s: it is polled"
+    );
+}
