@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mongo_core::handshake::DriverInfo;
-use mongo_core::pools::{ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig};
+use mongo_core::pools::{CheckBudget, ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ struct CheckOut {
     since: Instant,
     /// Whether it is checking an idle connection just now.
     is_checking: Cell<bool>,
+    /// Of the checks of all connections that it looks at.
+    budget: Cell<CheckBudget>,
 }
 
 /// Runs a check-out that ends by `deadline`.
@@ -37,6 +39,7 @@ pub(crate) fn check_out<F: Future>(
         deadline,
         since: Instant::now(),
         is_checking: Cell::new(false),
+        budget: Cell::default(),
     };
     CHECK_OUT.scope(check_out, future)
 }
@@ -319,9 +322,11 @@ impl MongoConnectionManager {
         }
         let deadline = deadline.within(shared.recycle_timeout);
         // Rare: not to be a part of every check-out's future.
-        let mut check = Box::pin(shared.factory.recycle(connection, deadline));
+        let budget = CHECK_OUT.try_with(|check_out| check_out.budget.get());
+        let mut budget = budget.unwrap_or_default();
+        let mut check = Box::pin(shared.factory.recycle(connection, deadline, &mut budget));
         let mut checking = None;
-        poll_fn(|context| {
+        let checked = poll_fn(|context| {
             let checked = check.as_mut().poll(context);
             // Most checks are over at once.
             if checked.is_pending() && checking.is_none() {
@@ -330,7 +335,10 @@ impl MongoConnectionManager {
             }
             checked
         })
-        .await
+        .await;
+        drop(check);
+        let _ = CHECK_OUT.try_with(|check_out| check_out.budget.set(budget));
+        checked
     }
 }
 

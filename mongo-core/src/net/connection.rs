@@ -67,6 +67,9 @@ struct Inner {
     /// For the time its commands have.
     alarm: Alarm,
     idle_since: Instant,
+    /// The number of its last check-in, and of the pool's last one when a command began on it.
+    checked_in: u64,
+    begun: u64,
     is_new: bool,
 }
 
@@ -80,6 +83,8 @@ impl Connection {
             watch: None,
             alarm: Alarm::default(),
             idle_since: identity.created,
+            checked_in: identity.generation.suspicion().last_check_in(),
+            begun: identity.generation.suspicion().last_check_in(),
             identity,
             is_new: true,
         };
@@ -162,6 +167,7 @@ impl Connection {
                 .channel
                 .encode_with(MsgFlags::NONE, database, command, fields)
                 .map_err(|error| self.inner.identity.name(error))?;
+            self.begin();
             let watch = self.watch_command(self.inner.channel.exchange.request());
             let link = self.inner.identity.link();
             let outcome = bound(
@@ -225,6 +231,18 @@ impl Connection {
             }
             self.inner.identity.name(error)
         })
+    }
+
+    /// Notes that a command begins.
+    #[inline]
+    fn begin(&mut self) {
+        self.inner.begun = self.inner.identity.generation.suspicion().last_check_in();
+    }
+
+    /// A command had no answer in time: nor may there be one on connections that are idle for longer.
+    fn suspect_others(&self) {
+        let suspicion = self.inner.identity.generation.suspicion();
+        suspicion.raise(self.inner.begun);
     }
 
     /// Whether the pool lets a command be sent.
@@ -373,7 +391,13 @@ impl Connection {
         let deadline = deadline.within(Some(self.inner.identity.drain_timeout));
         let outcome = match deadline.bound(self.inner.channel.read(DRAIN_BYTES)).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => Err(Error::timeout(Wait::Drain, deadline.elapsed())),
+            Err(Elapsed) => {
+                // Where it was cut short, that says nothing.
+                if deadline.elapsed() >= self.inner.identity.drain_timeout {
+                    self.suspect_others();
+                }
+                Err(self.explain_silence(Error::timeout(Wait::Drain, deadline.elapsed())))
+            }
         };
         if let Err(error) = outcome {
             self.close_for(ClosedReason::CancelledReply);
@@ -397,7 +421,10 @@ impl Connection {
                 self.close_for(ClosedReason::Interrupted);
                 Err(self.closed(ClosedReason::Interrupted))
             }
-            Err(Ended::Elapsed) => Err(self.timed_out(deadline)),
+            Err(Ended::Elapsed) => {
+                self.suspect_others();
+                Err(self.explain_silence(self.timed_out(deadline)))
+            }
         }
     }
 
@@ -405,6 +432,17 @@ impl Connection {
         self.inner
             .identity
             .name(Error::timeout(Wait::Command, deadline.elapsed()))
+    }
+
+    /// Adds the cause to a time-out, where it is not the server.
+    fn explain_silence(&self, error: Error) -> Error {
+        let cause = self.inner.channel.has_unseen_reply().then(|| {
+            Error::configuration(
+                "a reply waits in the socket, but nothing drives the runtime that the connection \
+                 belongs to",
+            )
+        });
+        error.caused_by(cause)
     }
 
     fn closed(&self, reason: ClosedReason) -> Error {

@@ -25,6 +25,7 @@ mod proxy;
 mod reply;
 mod single;
 mod stream;
+mod suspicion;
 mod tie;
 mod tls;
 mod together;

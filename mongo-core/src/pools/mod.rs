@@ -25,7 +25,7 @@ pub use config::{
 };
 use factory::GateLimits;
 pub use factory::{
-    ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason, PoolState,
+    CheckBudget, ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason, PoolState,
     WAIT_TIME_BOUNDS, WaitTimes,
 };
 pub use guard::PooledConnection;

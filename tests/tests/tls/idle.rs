@@ -1,8 +1,7 @@
 //! What an idle TLS stream may hear without being broken, and what says that it is.
 
-use std::time::Duration;
-
 use mongo_core::Deadline;
+use mongo_core::pools::CheckBudget;
 use mongo_testkit::{Authority, ScriptedServer, ServerTls};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,12 +21,10 @@ async fn the_servers_end_is_seen() {
         .await
         .expect("connected");
     ping(&mut connection).await.expect("a reply");
-    let checked = factory.recycle(&mut connection, Deadline::never()).await;
+    let checked = factory.recycle(&mut connection, Deadline::never(), &mut CheckBudget::default()).await;
     checked.expect("as good as new");
     server.close_connections().await;
-    // The runtime asks the system what has come when it has nothing else to do.
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    let checked = factory.recycle(&mut connection, Deadline::never()).await;
+    let checked = factory.recycle(&mut connection, Deadline::never(), &mut CheckBudget::default()).await;
     checked.expect_err("closed");
 }
 
@@ -124,9 +121,7 @@ async fn what_tls_says_to_itself_is_no_byte_to_read() {
         let (done, is_done) = oneshot::channel();
         orders.send((order, done)).await.expect("a front");
         is_done.await.expect("carried out");
-        // The runtime asks the system what has come when it has nothing else to do.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let checked = factory.recycle(&mut connection, Deadline::never()).await;
+        let checked = factory.recycle(&mut connection, Deadline::never(), &mut CheckBudget::default()).await;
         assert_eq!(checked.is_ok(), is_good, "{checked:?}");
     }
     assert_eq!(server.look(|seen| seen.count("ping")), 2);

@@ -8,7 +8,7 @@ use tokio::runtime::{self, Handle};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::net::deadline::{Deadline, Elapsed};
+use crate::net::deadline::{Deadline, Elapsed, Expiry};
 use crate::net::tie::{Interrupted, Link};
 
 /// Why something did not come to its end.
@@ -25,6 +25,7 @@ pub(super) async fn bound<F: Future>(
     link: Option<&Link>,
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Ended> {
+    let mut expiry = deadline.moment().map(Expiry::new);
     poll_fn(|context| {
         if let Poll::Ready(output) = future.as_mut().poll(context) {
             return Poll::Ready(Ok(output));
@@ -35,8 +36,10 @@ pub(super) async fn bound<F: Future>(
             None => false,
         };
         alarm.wakes_this_task &= is_known;
-        match deadline.moment() {
-            Some(at) => alarm.poll(at, context).map(|Elapsed| Err(Ended::Elapsed)),
+        match &mut expiry {
+            Some(expiry) => expiry
+                .poll(context, |at, context| alarm.poll(at, context))
+                .map(|Elapsed| Err(Ended::Elapsed)),
             None => Poll::Pending,
         }
     })
@@ -58,7 +61,7 @@ pub(super) struct Alarm {
 
 impl Alarm {
     /// Ready from `at` on.
-    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<Elapsed> {
+    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
         // A timer of another runtime might not go off while this one runs.
         let here = Handle::current().id();
         let timer = match &mut self.timer {
@@ -80,7 +83,7 @@ impl Alarm {
             // Whatever the task's budget: what waits is not to outlast its time.
             ready!(pin!(unconstrained(timer.as_mut())).poll(context));
             if timer.deadline() >= at {
-                return Poll::Ready(Elapsed);
+                return Poll::Ready(());
             }
             timer.as_mut().reset(at);
         }
@@ -160,6 +163,27 @@ mod tests {
         // The first one does not run meanwhile.
         let waited = second.block_on(wait(&mut alarm, None, 5 * SECOND));
         assert_eq!(waited, 5 * SECOND);
+    }
+
+    /// Whether the timer is new, or left from a wait before.
+    #[tokio::test(start_paused = true)]
+    async fn a_command_is_polled_once_more_when_its_timer_goes_off() {
+        let mut alarm = Alarm::default();
+        for bound in [5, 5, 2, 9] {
+            short_wait(&mut alarm, None, 5 * SECOND).await;
+            let begun = Instant::now();
+            let at = begun + bound * SECOND;
+            let mut polls = 0;
+            let reply = poll_fn(|_| {
+                polls += usize::from(Instant::now() >= at);
+                match polls {
+                    0 | 1 => Poll::Pending,
+                    _ => Poll::Ready(()),
+                }
+            });
+            let ended = super::bound(&mut alarm, Deadline::at(at), None, pin!(reply)).await;
+            assert_eq!((ended, begun.elapsed()), (Ok(()), bound * SECOND));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,9 +9,17 @@ use crate::net::tie::Tie;
 use crate::wire::Limits;
 
 impl Connection {
-    /// Whether the idle connection is what it should be: open, with nothing to read. No I/O.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.inner.channel.is_quiet()
+    /// Checks the idle connection without waiting: its socket is open, with nothing to read, and the
+    /// runtime that it belongs to is alive. Says why it can't be used otherwise.
+    pub(crate) fn check_idle(&mut self) -> Result<(), ClosedReason> {
+        self.inner.channel.check_idle()
+    }
+
+    /// Whether a command has timed out on another connection of the pool that began after this one
+    /// was given back: the server has to be asked before this one is used.
+    pub(crate) fn is_suspect(&self) -> bool {
+        let suspicion = self.inner.identity.generation.suspicion();
+        suspicion.covers(self.inner.checked_in)
     }
 
     /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
@@ -40,6 +48,7 @@ impl Connection {
             return false;
         }
         self.inner.channel.exchange.release();
+        self.inner.checked_in = self.inner.identity.generation.suspicion().count_check_in();
         if self.inner.identity.times_idleness {
             self.inner.idle_since = Instant::now();
         }

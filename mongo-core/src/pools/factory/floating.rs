@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::builder::{Place, Template};
 use super::gate::{GateLimits, PoolState};
 use super::make::unwanted_error;
-use super::{Failure, Shared, Unwanted};
+use super::{CheckBudget, Failure, Shared, Unwanted};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
@@ -96,7 +96,7 @@ impl Floating {
         let mut cause = None;
         for round in 0_u32.. {
             pause(round, deadline).await;
-            let within = deadline.within(Some(selection_timeout));
+            let within = deadline.round(Some(selection_timeout));
             // Both are safe to drop.
             let selected = tokio::select! {
                 biased;
@@ -138,9 +138,10 @@ impl Floating {
         &self,
         connection: &mut Connection,
         deadline: Deadline,
+        budget: &mut CheckBudget,
     ) -> Result<()> {
         match self.of(connection) {
-            Ok(server) => server.recycle(connection, deadline).await,
+            Ok(server) => server.recycle(connection, deadline, budget).await,
             Err(error) => Err(error),
         }
     }

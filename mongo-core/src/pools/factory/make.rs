@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::Permit;
 use super::gate::{Gate, Grant, PoolState};
 use super::slots::Participant;
-use super::{Shared, Unwanted};
+use super::{CheckBudget, Shared, Unwanted};
 use crate::error::{ErrorKind, Result, Wait};
 use crate::net::{Connection, Deadline, Owner};
 
@@ -58,6 +58,7 @@ impl Shared {
         deadline: Deadline,
         mut unwanted: Unwanted<'_>,
     ) -> Result<Connection> {
+        let mut budget = CheckBudget::default();
         loop {
             // Before it asks, which may have others make room.
             tokio::select! {
@@ -89,7 +90,10 @@ impl Shared {
             };
             // It may have been there for long.
             if let Some(mut connection) = spare
-                && self.recycle(&mut connection, deadline).await.is_ok()
+                && self
+                    .recycle(&mut connection, deadline, &mut budget)
+                    .await
+                    .is_ok()
             {
                 return Ok(connection);
             }
