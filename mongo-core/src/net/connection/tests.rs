@@ -169,6 +169,27 @@ async fn what_may_go_back_to_its_pool() {
     assert!(is_closed_for(&error, ClosedReason::Closed), "{error}");
 }
 
+/// Where an application cuts its commands off itself, no command times out.
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_takes_all_its_time_raises_suspicion() {
+    for (bound, is_suspect) in [(100, true), (99, false)] {
+        let generations = Generations::default();
+        let ((mut cut, _server), (mut other, _its_server)) = (connection(), connection());
+        for own in [&mut cut, &mut other] {
+            own.inner.identity.generation = generations.begin();
+            assert!(own.check_in());
+        }
+        let ping = rawdoc! { "ping": 1 };
+        let command = cut.run_command("admin", &ping);
+        let dropped = tokio::time::timeout(BOUND, command).await;
+        assert!(dropped.is_err(), "nothing answers");
+        assert!(cut.check_in() && !other.is_suspect());
+        let drained = cut.drain(Deadline::after(Duration::from_millis(bound)));
+        drained.await.expect_err("nothing answers");
+        assert_eq!(other.is_suspect(), is_suspect);
+    }
+}
+
 /// A reply owed goes back, unless it is known already that nobody could read it away.
 #[tokio::test(start_paused = true)]
 async fn a_reply_owed_goes_back_if_it_is_short() {
