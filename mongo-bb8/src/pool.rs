@@ -174,6 +174,10 @@ impl Pool {
             Ok(slot) => slot,
             Err(TryAcquireError::NoPermits) => match self.queue(deadline).await? {
                 Ok(connection) => return Ok(connection),
+                // There is no time left to make one.
+                Err(_) if deadline.is_over() => {
+                    return Err(self.timed_out(Wait::WaitQueue, deadline));
+                }
                 Err(slot) => slot,
             },
             Err(TryAcquireError::Closed) => return Err(self.closed()),
