@@ -16,6 +16,7 @@ mod identity;
 mod messages;
 mod pooled;
 mod redaction;
+mod silence;
 mod watch;
 
 use bound::{Alarm, Ended, bound};
@@ -233,18 +234,6 @@ impl Connection {
         })
     }
 
-    /// Notes that a command begins.
-    #[inline]
-    fn begin(&mut self) {
-        self.inner.begun = self.inner.identity.generation.suspicion().last_check_in();
-    }
-
-    /// A command had no answer in time: nor may there be one on connections that are idle for longer.
-    fn suspect_others(&self) {
-        let suspicion = self.inner.identity.generation.suspicion();
-        suspicion.raise(self.inner.begun);
-    }
-
     /// Whether the pool lets a command be sent.
     #[inline]
     fn admit(&self) -> Result<()> {
@@ -432,17 +421,6 @@ impl Connection {
         self.inner
             .identity
             .name(Error::timeout(Wait::Command, deadline.elapsed()))
-    }
-
-    /// Adds the cause to a time-out, where it is not the server.
-    fn explain_silence(&self, error: Error) -> Error {
-        let cause = self.inner.channel.has_unseen_reply().then(|| {
-            Error::configuration(
-                "a reply waits in the socket, but nothing drives the runtime that the connection \
-                 belongs to",
-            )
-        });
-        error.caused_by(cause)
     }
 
     fn closed(&self, reason: ClosedReason) -> Error {

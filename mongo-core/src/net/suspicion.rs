@@ -46,7 +46,11 @@ mod tests {
         // Made in advance, and never checked in.
         let unused = suspicion.last_check_in();
         let [first, second] = [(); 2].map(|()| suspicion.count_check_in());
-        assert!(![unused, first, second].map(|own| suspicion.covers(own)).contains(&true));
+        assert!(
+            ![unused, first, second]
+                .map(|own| suspicion.covers(own))
+                .contains(&true)
+        );
         let begun = suspicion.last_check_in();
         let third = suspicion.count_check_in();
         suspicion.raise(begun);

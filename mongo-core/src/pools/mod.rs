@@ -25,8 +25,8 @@ pub use config::{
 };
 use factory::GateLimits;
 pub use factory::{
-    CheckBudget, ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason, PoolState,
-    WAIT_TIME_BOUNDS, WaitTimes,
+    CheckBudget, ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason,
+    PoolState, WAIT_TIME_BOUNDS, WaitTimes,
 };
 pub use guard::PooledConnection;
 pub use options::{

@@ -42,7 +42,9 @@ async fn a_frozen_process_does_not_blame_the_server() {
     }
     let count = children.len() as u64;
     set.server(0)
-        .wait_for("a command of each child", |seen| seen.count("find") == count)
+        .wait_for("a command of each child", |seen| {
+            seen.count("find") == count
+        })
         .await;
     for (_, _, child) in &children {
         signal(child, "STOP");

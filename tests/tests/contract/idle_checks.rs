@@ -219,7 +219,10 @@ async fn a_drain_that_takes_all_the_time_does_not_blame_the_pool_size<
     let error = ping_by(&pool, SECOND).await.expect_err("no time is left");
     assert!(error.is_timeout(), "{error}");
     let blamed = error.cause().map(Error::kind);
-    assert!(!matches!(blamed, Some(ErrorKind::PoolExhausted(_))), "{error}");
+    assert!(
+        !matches!(blamed, Some(ErrorKind::PoolExhausted(_))),
+        "{error}"
+    );
 }
 
 /// A check-out waits for a connection, its pool is cleared, and no server is found in the rest.
@@ -237,16 +240,20 @@ async fn a_wait_of_several_rounds_tells_all_of_its_time<B: Backend<Config: Defau
     sim.set.kill(0).await;
     let error = waiting.await.expect("no panic").expect_err("no server");
     let text = error.to_string();
-    assert!(matches!(error.kind(), ErrorKind::ServerSelection(_)), "{text}");
-    assert!(text.contains("within 2s") || text.contains("within 2.0"), "{text}");
+    assert!(
+        matches!(error.kind(), ErrorKind::ServerSelection(_)),
+        "{text}"
+    );
+    assert!(
+        text.contains("within 2s") || text.contains("within 2.0"),
+        "{text}"
+    );
     drop(held);
     pools.close().await;
 }
 
 /// The runtime of the pool has no turn between the server's close and the check-out.
-async fn a_close_that_the_reactor_has_not_seen_is_seen_at_check_out<
-    B: Backend<Config: Default>,
->() {
+async fn a_close_that_the_reactor_has_not_seen_is_seen_at_check_out<B: Backend<Config: Default>>() {
     let (started, uri) = tokio::sync::oneshot::channel();
     let (order, mut orders) = tokio::sync::mpsc::channel::<std::sync::mpsc::Sender<()>>(1);
     let server = std::thread::spawn(move || {

@@ -75,7 +75,9 @@ async fn idle_connections_of_a_runtime_that_ended_are_closed_at_their_check<
     assert_eq!(pool.status().idle, 5);
     for _ in 0..5 {
         let got = pool.get(Deadline::after(LIMIT)).await;
-        ping(&mut got.expect("a new connection")).await.expect("a reply");
+        ping(&mut got.expect("a new connection"))
+            .await
+            .expect("a reply");
     }
     assert_eq!(kept.count("PoolCleared"), 0);
     // One is as good as another: the first check-out closes all that have no runtime.

@@ -66,7 +66,13 @@ async fn what_closed_a_connection_is_told() {
 
     let mut old = establish(&factory).await;
     told.cmap();
-    let too_old = factory.recycle(&mut old, Deadline::after(BOUND), &mut CheckBudget::default()).await;
+    let too_old = factory
+        .recycle(
+            &mut old,
+            Deadline::after(BOUND),
+            &mut CheckBudget::default(),
+        )
+        .await;
     too_old.expect_err("too old");
     drop(old);
     assert_eq!(closed(&told).reason, ConnectionClosedReason::Idle);

@@ -23,10 +23,22 @@ async fn the_servers_end_is_seen() {
         .await
         .expect("connected");
     ping(&mut connection).await.expect("a reply");
-    let checked = factory.recycle(&mut connection, Deadline::never(), &mut CheckBudget::default()).await;
+    let checked = factory
+        .recycle(
+            &mut connection,
+            Deadline::never(),
+            &mut CheckBudget::default(),
+        )
+        .await;
     checked.expect("as good as new");
     server.close_connections().await;
-    let checked = factory.recycle(&mut connection, Deadline::never(), &mut CheckBudget::default()).await;
+    let checked = factory
+        .recycle(
+            &mut connection,
+            Deadline::never(),
+            &mut CheckBudget::default(),
+        )
+        .await;
     checked.expect_err("closed");
 }
 
@@ -163,7 +175,13 @@ async fn what_tls_says_to_itself_is_no_byte_to_read() {
         let (done, is_done) = oneshot::channel();
         orders.send((order, done)).await.expect("a front");
         is_done.await.expect("carried out");
-        let checked = factory.recycle(&mut connection, Deadline::never(), &mut CheckBudget::default()).await;
+        let checked = factory
+            .recycle(
+                &mut connection,
+                Deadline::never(),
+                &mut CheckBudget::default(),
+            )
+            .await;
         assert_eq!(checked.is_ok(), is_good, "{checked:?}");
     }
     assert_eq!(server.look(|seen| seen.count("ping")), 2);

@@ -97,7 +97,13 @@ async fn connections_know_their_service_and_are_cleared_by_it() {
         for connection in connections {
             assert_eq!(connection.is_stale(), *service == cleared);
             assert_eq!(connection.generation(), 0);
-            let recycled = factory.recycle(connection, Deadline::after(LIMIT), &mut CheckBudget::default()).await;
+            let recycled = factory
+                .recycle(
+                    connection,
+                    Deadline::after(LIMIT),
+                    &mut CheckBudget::default(),
+                )
+                .await;
             assert_eq!(recycled.is_err(), *service == cleared);
         }
     }

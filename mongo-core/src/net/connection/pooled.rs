@@ -15,13 +15,6 @@ impl Connection {
         self.inner.channel.check_idle()
     }
 
-    /// Whether a command has timed out on another connection of the pool that began after this one
-    /// was given back: the server has to be asked before this one is used.
-    pub(crate) fn is_suspect(&self) -> bool {
-        let suspicion = self.inner.identity.generation.suspicion();
-        suspicion.covers(self.inner.checked_in)
-    }
-
     /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
     /// the connection was made, or the pool gave the connection up.
     pub fn is_stale(&self) -> bool {

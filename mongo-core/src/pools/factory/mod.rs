@@ -37,8 +37,8 @@ pub(super) use gate::GateLimits;
 pub use gate::PoolState;
 use links::Links;
 use make::Asker;
-pub use recycle::CheckBudget;
 pub(super) use owner::Paused;
+pub use recycle::CheckBudget;
 pub(super) use slots::{Caps, ServerSlots};
 
 /// Makes and checks the connections of one pool: one credential, and one server or whichever a
