@@ -4,7 +4,7 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
-use tokio::runtime::is_rt_shutdown_err;
+use tokio::runtime::{self, Handle, is_rt_shutdown_err};
 use tokio::task::yield_now;
 
 use super::stream::Stream;
@@ -19,6 +19,8 @@ use crate::wire::{self, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Tak
 pub(super) struct Channel {
     stream: Stream,
     pub(super) exchange: Exchange,
+    /// The runtime in which it was made.
+    home: Option<runtime::Id>,
 }
 
 impl Channel {
@@ -26,7 +28,13 @@ impl Channel {
         Self {
             stream,
             exchange: Exchange::new(Limits::default()),
+            home: Handle::try_current().ok().map(|handle| handle.id()),
         }
+    }
+
+    /// The runtime that the stream belongs to; `None` if it was made outside of any.
+    pub(super) fn home(&self) -> Option<runtime::Id> {
+        self.home
     }
 
     /// One that nothing can be done with.
@@ -40,8 +48,8 @@ impl Channel {
     }
 
     /// Checks the idle stream without waiting: see [`Stream::check_idle`].
-    pub(super) fn check_idle(&mut self) -> Result<(), ClosedReason> {
-        self.stream.check_idle()
+    pub(super) fn check_idle(&mut self, runs: bool) -> Result<(), ClosedReason> {
+        self.stream.check_idle(runs)
     }
 
     /// Whether a reply waits in the socket of which no byte was read. Once the time for it is over,

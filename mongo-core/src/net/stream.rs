@@ -75,8 +75,10 @@ impl Stream {
     /// system call costs fewer instructions than the two looks at the clock that it would take to
     /// leave it out where the connection was used just now. Custom streams are asked by a read
     /// that does not wait.
-    pub(super) fn check_idle(&mut self) -> Result<(), ClosedReason> {
-        if self.has_lost_runtime() {
+    ///
+    /// `runs`: its runtime is known to be alive, so that it need not be asked.
+    pub(super) fn check_idle(&mut self, runs: bool) -> Result<(), ClosedReason> {
+        if !runs && self.has_lost_runtime() {
             return Err(ClosedReason::RuntimeEnded);
         }
         let is_quiet = match self {

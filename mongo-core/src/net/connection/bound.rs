@@ -60,8 +60,23 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
+    /// Whether a timer runs on a runtime: one that shuts down fires all of its timers.
+    #[inline]
+    pub(super) fn runs_on(&self, runtime: Option<runtime::Id>) -> bool {
+        let timer = self.timer.as_ref();
+        timer.is_some_and(|(there, timer)| Some(*there) == runtime && !timer.is_elapsed())
+    }
+
     /// Ready from `at` on.
     fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
+        // The same task is on the same runtime.
+        if let Some((_, timer)) = &self.timer
+            && self.wakes_this_task
+            && timer.deadline() <= at
+            && !timer.is_elapsed()
+        {
+            return Poll::Pending;
+        }
         // A timer of another runtime might not go off while this one runs.
         let here = Handle::current().id();
         let timer = match &mut self.timer {
@@ -74,9 +89,6 @@ impl Alarm {
         if timer.deadline() > at {
             timer.as_mut().reset(at);
             self.wakes_this_task = false;
-        }
-        if self.wakes_this_task && !timer.is_elapsed() {
-            return Poll::Pending;
         }
         self.wakes_this_task = true;
         loop {

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Connection, DRAIN_BYTES, Identity};
+use super::{Connection, DRAIN_BYTES, Identity, Inner};
 use crate::error::ClosedReason;
 use crate::net::channel::Channel;
 use crate::net::tie::Tie;
@@ -12,7 +12,9 @@ impl Connection {
     /// Checks the idle connection without waiting: its socket is open, with nothing to read, and the
     /// runtime that it belongs to is alive. Says why it can't be used otherwise.
     pub(crate) fn check_idle(&mut self) -> Result<(), ClosedReason> {
-        self.inner.channel.check_idle()
+        let Inner { channel, alarm, .. } = &mut *self.inner;
+        let runs = alarm.runs_on(channel.home());
+        channel.check_idle(runs)
     }
 
     /// Whether the pool, or all of it that leads to the connection's service, has been cleared since

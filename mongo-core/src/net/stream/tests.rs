@@ -41,17 +41,17 @@ async fn sockets() -> Vec<(Stream, Box<dyn Write + Send>)> {
 async fn an_end_or_a_byte_that_the_reactor_has_not_seen_is_seen() {
     for (mut stream, server) in sockets().await {
         for _ in 0..3 {
-            assert_eq!(stream.check_idle(), Ok(()), "{stream:?}");
+            assert_eq!(stream.check_idle(false), Ok(()), "{stream:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(server);
-        assert_eq!(stream.check_idle(), Err(ClosedReason::Network));
+        assert_eq!(stream.check_idle(false), Err(ClosedReason::Network));
     }
     for (mut stream, mut server) in sockets().await {
         server.write_all(&[0]).expect("written");
-        assert_eq!(stream.check_idle(), Err(ClosedReason::Network));
+        assert_eq!(stream.check_idle(false), Err(ClosedReason::Network));
         // Only looked at.
-        assert_eq!(stream.check_idle(), Err(ClosedReason::Network));
+        assert_eq!(stream.check_idle(false), Err(ClosedReason::Network));
     }
 }
 
@@ -62,7 +62,7 @@ fn a_socket_of_a_runtime_that_has_shut_down_is_told_from_a_closed_one() {
     let other = runtime();
     other.block_on(async {
         for (mut stream, server) in sockets {
-            assert_eq!(stream.check_idle(), Ok(()), "{stream:?}");
+            assert_eq!(stream.check_idle(false), Ok(()), "{stream:?}");
             assert!(!stream.has_lost_runtime());
             drop((stream, server));
         }
@@ -71,7 +71,7 @@ fn a_socket_of_a_runtime_that_has_shut_down_is_told_from_a_closed_one() {
     drop(opened);
     other.block_on(async {
         for (mut stream, _server) in sockets {
-            assert_eq!(stream.check_idle(), Err(ClosedReason::RuntimeEnded));
+            assert_eq!(stream.check_idle(false), Err(ClosedReason::RuntimeEnded));
         }
     });
 }
@@ -81,7 +81,7 @@ fn a_socket_of_a_runtime_that_has_shut_down_is_told_from_a_closed_one() {
 async fn a_busy_task_loses_no_connection() {
     for (mut stream, _server) in sockets().await {
         for _ in 0..1000 {
-            assert_eq!(stream.check_idle(), Ok(()), "{stream:?}");
+            assert_eq!(stream.check_idle(false), Ok(()), "{stream:?}");
         }
     }
 }

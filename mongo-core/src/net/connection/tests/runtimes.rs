@@ -57,6 +57,39 @@ fn a_runtime_that_has_shut_down_is_no_failure_of_the_network() {
     }
 }
 
+/// A timer of a runtime that is alive proves nothing of another one.
+#[test]
+fn an_idle_connection_shows_that_its_own_runtime_has_shut_down() {
+    let other = runtime();
+    for is_used_elsewhere in [false, true] {
+        let opened = runtime();
+        let (mut connection, server) = opened.block_on(over_tcp(Stream::Tcp));
+        let answered = answer(server);
+        let ping = rawdoc! { "ping": 1 };
+        let run = async {
+            let ran = connection.run_command_by(BOUND, "admin", &ping).await;
+            ran.map(drop)
+        };
+        match is_used_elsewhere {
+            // Driven by the other thread.
+            true => std::thread::scope(|scope| {
+                let (ran, end) = tokio::sync::oneshot::channel::<()>();
+                let opened = &opened;
+                scope.spawn(move || opened.block_on(async { drop(end.await) }));
+                other.block_on(run).expect("a reply");
+                drop(ran);
+            }),
+            false => opened.block_on(run).expect("a reply"),
+        }
+        let _server = answered.join().expect("no panic");
+        assert!(connection.check_in());
+        assert_eq!(connection.check_idle(), Ok(()));
+        drop(opened);
+        let checked = other.block_on(async { connection.check_idle() });
+        assert_eq!(checked, Err(ClosedReason::RuntimeEnded));
+    }
+}
+
 #[test]
 fn a_time_out_tells_of_a_runtime_that_nothing_drives() {
     let opened = runtime();
