@@ -155,6 +155,7 @@ enum Stage {
 }
 
 impl Expiry {
+    #[inline]
     pub(super) fn new(at: Instant) -> Self {
         Self {
             at,
@@ -164,6 +165,7 @@ impl Expiry {
 
     /// Ready once the time is over. To be polled after the future, with what polls a timer for a
     /// moment.
+    #[inline]
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -175,6 +177,15 @@ impl Expiry {
             }
             return Poll::Pending;
         }
+        self.went_off(context, timer)
+    }
+
+    /// The timer has gone off.
+    fn went_off(
+        &mut self,
+        context: &mut Context<'_>,
+        mut timer: impl FnMut(Instant, &mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Elapsed> {
         let has_waited = match self.stage {
             Stage::Last => return Poll::Ready(Elapsed),
             Stage::Waiting => true,

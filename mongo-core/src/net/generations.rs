@@ -103,6 +103,7 @@ impl Generation {
     }
 
     /// What is known of idle connections of the same pool.
+    #[inline]
     pub(super) fn suspicion(&self) -> &Suspicion {
         &self.suspicion
     }

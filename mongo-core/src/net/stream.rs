@@ -86,9 +86,9 @@ impl Stream {
             #[cfg(feature = "tls-rustls")]
             Self::Tls(stream) => take_in(stream) && is_quiet(try_read(stream, &mut [0])),
             Self::Custom(stream) => is_quiet(try_read(stream, &mut [0])),
-            Self::Tcp(_) => !self.is_readable(),
+            Self::Tcp(stream) => is_quiet(peek(&SockRef::from(&*stream))),
             #[cfg(unix)]
-            Self::Unix(_) => !self.is_readable(),
+            Self::Unix(stream) => is_quiet(peek(&SockRef::from(&*stream))),
         };
         match is_quiet {
             true => Ok(()),
@@ -99,9 +99,7 @@ impl Stream {
     /// Whether the descriptor has something to read, its end or an error included, whatever the
     /// reactor has seen so far. Never true of custom streams.
     pub(super) fn is_readable(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        self.socket()
-            .is_some_and(|socket| !is_quiet(socket.peek(&mut byte)))
+        self.socket().is_some_and(|socket| !is_quiet(peek(&socket)))
     }
 
     /// The socket below all layers.
@@ -151,8 +149,15 @@ async fn write_out(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io
 }
 
 /// Whether a read that does not wait found nothing: neither a byte, nor an end, nor an error.
+#[inline]
 fn is_quiet(read: io::Result<usize>) -> bool {
     matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Looks at the next byte, without waiting.
+#[inline]
+fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
+    socket.peek(&mut [MaybeUninit::uninit()])
 }
 
 /// Has TLS take in what lies in the socket, and says whether nothing is wrong with it. Needed because

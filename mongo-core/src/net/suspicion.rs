@@ -16,11 +16,13 @@ pub(crate) struct Suspicion {
 
 impl Suspicion {
     /// Counts a check-in, and gives its number: from 1.
+    #[inline]
     pub(super) fn count_check_in(&self) -> u64 {
         self.check_ins.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The number of the last check-in.
+    #[inline]
     pub(super) fn last_check_in(&self) -> u64 {
         self.check_ins.load(Ordering::Relaxed)
     }
@@ -31,6 +33,7 @@ impl Suspicion {
     }
 
     /// Whether a connection is suspect that is idle since the check-in of a number.
+    #[inline]
     pub(super) fn covers(&self, check_in: u64) -> bool {
         check_in < self.before.load(Ordering::Relaxed)
     }

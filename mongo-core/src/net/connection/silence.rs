@@ -19,6 +19,7 @@ impl Connection {
 
     /// Whether a command has timed out on another connection of the pool that began after this one
     /// was given back: the server has to be asked before this one is used.
+    #[inline]
     pub(crate) fn is_suspect(&self) -> bool {
         let suspicion = self.inner.identity.generation.suspicion();
         suspicion.covers(self.inner.checked_in)
