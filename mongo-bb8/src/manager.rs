@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::{
-    ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig, catch_panics,
+    CheckBudget, ConnectionFactory, DEFAULT_WAIT_TIMEOUT, ManagerConfig, catch_panics,
 };
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
@@ -123,15 +123,16 @@ impl MongoConnectionManager {
         CONNECT.scope(connect, connecting).await
     }
 
-    /// Checks an idle connection, within `timeouts.recycle`.
+    /// Checks an idle connection, within `timeouts.recycle` and the budget of a check-out.
     pub(crate) async fn check(
         &self,
         connection: &mut Connection,
         deadline: Deadline,
+        budget: &mut CheckBudget,
     ) -> Result<(), Error> {
         let deadline = deadline.within(self.shared.recycle_timeout);
         // Rare: not to be a part of every check-out's future.
-        Box::pin(self.shared.factory.recycle(connection, deadline)).await
+        Box::pin(self.shared.factory.recycle(connection, deadline, budget)).await
     }
 }
 
@@ -178,7 +179,10 @@ impl bb8::ManageConnection for MongoConnectionManager {
             true => Ok(()),
             false => match self.shared.factory.recycle_now(connection) {
                 Some(checked) => checked,
-                None => self.check(connection, Deadline::never()).await,
+                None => {
+                    let mut budget = CheckBudget::default();
+                    self.check(connection, Deadline::never(), &mut budget).await
+                }
             },
         }
     }

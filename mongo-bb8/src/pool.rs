@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bb8::NopErrorSink;
 use mongo_core::error::Wait;
+use mongo_core::pools::CheckBudget;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -222,9 +223,10 @@ impl Pool {
     /// With a slot: an idle connection that passes its check, or a new one.
     async fn take(&self, slot: Slot, deadline: Deadline) -> Result<PooledConnection, Error> {
         let shared = &*self.shared;
+        let mut budget = CheckBudget::default();
         loop {
             while let Some(taken) = shared.idle.take() {
-                if let Some(taken) = shared.check(taken, deadline).await {
+                if let Some(taken) = shared.check(taken, deadline, &mut budget).await {
                     return Ok(PooledConnection::new(taken, slot));
                 }
             }
@@ -235,7 +237,7 @@ impl Pool {
                 if (taken.id(), taken.is_new()) == (id, is_new) {
                     return Ok(PooledConnection::new(taken, slot));
                 }
-                if let Some(taken) = shared.check(taken, deadline).await {
+                if let Some(taken) = shared.check(taken, deadline, &mut budget).await {
                     return Ok(PooledConnection::new(taken, slot));
                 }
             }
@@ -325,7 +327,12 @@ impl Shared {
     }
 
     /// Checks an idle connection. Dropped, it gives the connection back.
-    async fn check(&self, mut taken: Taken, deadline: Deadline) -> Option<Taken> {
+    async fn check(
+        &self,
+        mut taken: Taken,
+        deadline: Deadline,
+        budget: &mut CheckBudget,
+    ) -> Option<Taken> {
         if let Some(checked) = self.check_now(&mut taken) {
             return checked.is_ok().then_some(taken);
         }
@@ -333,7 +340,8 @@ impl Shared {
             shared: self,
             taken: Some(taken),
         };
-        let checked = self.manager.check(returned.taken.as_mut()?, deadline).await;
+        let connection = returned.taken.as_mut()?;
+        let checked = self.manager.check(connection, deadline, budget).await;
         returned.taken.take().filter(|_| checked.is_ok())
     }
 

@@ -179,6 +179,9 @@ pub enum ClosedReason {
     Protocol,
     /// The server wanted it to be authenticated again, and that failed.
     Unauthenticated,
+    /// The tokio runtime in which it was opened has shut down. Tells nothing of the server; a command
+    /// that was under way may have been run.
+    RuntimeEnded,
     /// The pool has been cleared since it was made.
     Stale,
     /// The pool was cleared for a server that does not answer, or closed, while it was in use.

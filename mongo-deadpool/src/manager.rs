@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use mongo_core::handshake::DriverInfo;
-use mongo_core::pools::{ConnectionFactory, ManagerConfig};
+use mongo_core::pools::{CheckBudget, ConnectionFactory, ManagerConfig};
 use mongo_core::uri::ClientOptions;
 use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::task::futures::TaskLocalFuture;
@@ -24,6 +24,8 @@ pub(crate) struct CheckOut {
     /// the clock.
     deadline: Cell<Option<Deadline>>,
     steps: Steps,
+    /// Of the checks of all connections that it looks at.
+    budget: Cell<CheckBudget>,
 }
 
 /// The bounds of its steps, where they are less than what is left.
@@ -50,6 +52,7 @@ impl CheckOut {
             bound,
             deadline: Cell::new(None),
             steps,
+            budget: Cell::default(),
         }
     }
 
@@ -59,6 +62,7 @@ impl CheckOut {
             bound: Duration::MAX,
             deadline: Cell::new(Some(deadline)),
             steps,
+            budget: Cell::default(),
         }
     }
 
@@ -157,8 +161,13 @@ impl managed::Manager for Manager {
             }
             None => {
                 let deadline = CheckOut::current(|steps| steps.recycle);
+                let budget = CHECK_OUT.try_with(|current| current.budget.get());
+                let mut budget = budget.unwrap_or_default();
                 // Rare, too.
-                Box::pin(self.factory.recycle(connection, deadline)).await
+                let check = self.factory.recycle(connection, deadline, &mut budget);
+                let recycled = Box::pin(check).await;
+                let _ = CHECK_OUT.try_with(|current| current.budget.set(budget));
+                recycled
             }
         };
         // deadpool swallows the error and goes on to the next connection.

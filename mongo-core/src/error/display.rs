@@ -87,6 +87,7 @@ impl fmt::Display for ClosedReason {
             Self::Network => "its socket failed",
             Self::Protocol => "the server broke the protocol",
             Self::Unauthenticated => "it could not be authenticated again",
+            Self::RuntimeEnded => "the runtime that it belongs to has shut down",
             Self::Stale => "the pool was cleared",
             Self::Interrupted => "the pool gave it up while it was in use",
             Self::Evicted => "its place was needed for another credential",

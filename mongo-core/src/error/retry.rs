@@ -39,8 +39,9 @@ impl Error {
     /// The server sees to it that nothing is written twice only where the command has an `lsid` and
     /// a `txnNumber`. Any other write may have been carried out, except by
     /// [`ErrorKind::PoolCleared`], [`ErrorKind::NotWritable`], [`ErrorKind::ConnectionClosed`] for any
-    /// reason but [`Interrupted`](super::ClosedReason::Interrupted), and the errors of a check-out:
-    /// with those, nothing was sent.
+    /// reason but [`Interrupted`](super::ClosedReason::Interrupted) and
+    /// [`RuntimeEnded`](super::ClosedReason::RuntimeEnded), and the errors of a check-out: with those,
+    /// nothing was sent.
     ///
     /// Specification: retryable writes, "Determining Retryable Errors".
     pub fn is_retryable_write(&self) -> bool {

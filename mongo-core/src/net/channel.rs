@@ -4,6 +4,7 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
+use tokio::runtime::{self, Handle, is_rt_shutdown_err};
 use tokio::task::yield_now;
 
 use super::stream::Stream;
@@ -18,6 +19,8 @@ use crate::wire::{self, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Tak
 pub(super) struct Channel {
     stream: Stream,
     pub(super) exchange: Exchange,
+    /// The runtime in which it was made.
+    home: Option<runtime::Id>,
 }
 
 impl Channel {
@@ -25,7 +28,13 @@ impl Channel {
         Self {
             stream,
             exchange: Exchange::new(Limits::default()),
+            home: Handle::try_current().ok().map(|handle| handle.id()),
         }
+    }
+
+    /// The runtime that the stream belongs to; `None` if it was made outside of any.
+    pub(super) fn home(&self) -> Option<runtime::Id> {
+        self.home
     }
 
     /// One that nothing can be done with.
@@ -38,9 +47,15 @@ impl Channel {
         channel
     }
 
-    /// Whether the idle stream is open, with nothing to read. No I/O.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        self.stream.is_quiet()
+    /// Checks the idle stream without waiting: see [`Stream::check_idle`].
+    pub(super) fn check_idle(&mut self, runs: bool) -> Result<(), ClosedReason> {
+        self.stream.check_idle(runs)
+    }
+
+    /// Whether a reply waits in the socket of which no byte was read. Once the time for it is over,
+    /// that proves that nothing drives the runtime that the socket belongs to.
+    pub(super) fn has_unseen_reply(&self) -> bool {
+        self.exchange.awaits_first_byte() && self.stream.is_readable()
     }
 
     /// Encodes a command as an OP_MSG. Nothing is sent yet.
@@ -118,16 +133,16 @@ impl Channel {
     }
 
     fn failed(&mut self, error: io::Error) -> Error {
-        self.exchange.close(ClosedReason::Network);
-        Error::network(error)
+        let error = explain(Error::network(error));
+        close(&mut self.exchange, &error);
+        error
     }
 
     /// Reads one whole message of at most `max` bytes. What has come stays when this is dropped.
     pub(super) async fn read(&mut self, max: usize) -> Result<()> {
         let (stream, exchange) = (&mut self.stream, &mut self.exchange);
-        read(stream, exchange, max)
-            .await
-            .inspect_err(|error| close(exchange, error))
+        let outcome = read(stream, exchange, max).await.map_err(explain);
+        outcome.inspect_err(|error| close(exchange, error))
     }
 
     /// The document of the reply.
@@ -147,8 +162,19 @@ impl Drop for Channel {
 fn close(exchange: &mut Exchange, error: &Error) {
     exchange.close(match error.kind() {
         ErrorKind::Protocol(_) => ClosedReason::Protocol,
+        ErrorKind::ConnectionClosed(reason) => *reason,
         _ => ClosedReason::Network,
     });
+}
+
+/// Tells the end of the runtime that a socket belongs to from a failure of the network.
+fn explain(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Network(failure) if is_rt_shutdown_err(failure) => {
+            ErrorKind::ConnectionClosed(ClosedReason::RuntimeEnded).into()
+        }
+        _ => error,
+    }
 }
 
 async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {

@@ -17,6 +17,7 @@ mod messages;
 mod pooled;
 mod quiet;
 mod redaction;
+mod silence;
 mod watch;
 
 use bound::{Alarm, Ended, bound};
@@ -68,6 +69,9 @@ struct Inner {
     /// For the time its commands have.
     alarm: Alarm,
     idle_since: Instant,
+    /// The number of its last check-in, and of the pool's last one when a command began on it.
+    checked_in: u64,
+    begun: u64,
     is_new: bool,
 }
 
@@ -81,6 +85,8 @@ impl Connection {
             watch: None,
             alarm: Alarm::default(),
             idle_since: identity.created,
+            checked_in: identity.generation.suspicion().last_check_in(),
+            begun: identity.generation.suspicion().last_check_in(),
             identity,
             is_new: true,
         };
@@ -165,6 +171,7 @@ impl Connection {
                 .channel
                 .encode_with(MsgFlags::NONE, database, command, fields)
                 .map_err(|error| self.inner.identity.name(error))?;
+            self.begin();
             let watch = self.watch_command(self.inner.channel.exchange.request());
             let link = self.inner.identity.link();
             let outcome = bound(
@@ -377,7 +384,13 @@ impl Connection {
         let deadline = deadline.within(Some(self.inner.identity.drain_timeout));
         let outcome = match deadline.bound(self.inner.channel.read(DRAIN_BYTES)).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => Err(deadline.timed_out(Wait::Drain)),
+            Err(Elapsed) => {
+                // Where it was cut short, that says nothing.
+                if deadline.elapsed() >= self.inner.identity.drain_timeout {
+                    self.suspect_others();
+                }
+                Err(self.explain_silence(deadline.timed_out(Wait::Drain)))
+            }
         };
         if let Err(error) = outcome {
             self.close_for(ClosedReason::CancelledReply);
@@ -401,7 +414,10 @@ impl Connection {
                 self.close_for(ClosedReason::Interrupted);
                 Err(self.closed(ClosedReason::Interrupted))
             }
-            Err(Ended::Elapsed) => Err(self.timed_out(deadline)),
+            Err(Ended::Elapsed) => {
+                self.suspect_others();
+                Err(self.explain_silence(self.timed_out(deadline)))
+            }
         }
     }
 

@@ -1,15 +1,22 @@
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::runtime::{Handle, Id};
-use tokio::task::unconstrained;
+use tokio::task::{unconstrained, yield_now};
 use tokio::time::{Instant, Sleep};
 
 use super::runtime;
 use crate::error::{Error, Wait};
+
+/// A timer that goes off later than this by so much says that the process, or its runtime, stood
+/// still.
+const STANDSTILL: Duration = Duration::from_millis(10);
+
+/// The most time that a future has after a standstill.
+const MAX_GRACE: Duration = Duration::from_millis(100);
 
 /// The one moment by which everything below a call has to end.
 ///
@@ -18,6 +25,13 @@ use crate::error::{Error, Wait};
 /// errors that say how long was waited.
 ///
 /// `Duration` and `Instant` convert into it.
+///
+/// # A process that stood still
+/// A timer that has expired does not prove that the server is silent: the process may have been
+/// frozen, or starved of CPU, and the reply may wait in the socket. A future that is
+/// [bound](Self::bound) by a deadline is therefore polled once more, after the reactor's next turn,
+/// before it fails. If the timer went off late by 10 ms or more, the future has as much time again as
+/// the timer was late, and 100 ms at most, so that a handshake of several round trips can end too.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     since: Instant,
@@ -69,6 +83,25 @@ impl Deadline {
         }
     }
 
+    /// [`within`](Self::within), for one of several rounds of a wait: [`elapsed`](Self::elapsed)
+    /// counts all of them.
+    #[must_use]
+    pub(crate) fn round(self, bound: Option<Duration>) -> Self {
+        Self {
+            since: self.since,
+            ..self.within(bound)
+        }
+    }
+
+    /// The earlier one of this deadline and a moment, which may have passed already.
+    #[must_use]
+    pub(crate) fn no_later_than(self, moment: Instant) -> Self {
+        Self {
+            since: Instant::now(),
+            at: Some(self.at.map_or(moment, |at| at.min(moment))),
+        }
+    }
+
     /// How long has been waited.
     pub fn elapsed(&self) -> Duration {
         self.since.elapsed()
@@ -81,7 +114,7 @@ impl Deadline {
     }
 
     /// When it comes, `None` if never.
-    pub(super) fn moment(&self) -> Option<Instant> {
+    pub(crate) fn moment(&self) -> Option<Instant> {
         self.at
     }
 
@@ -90,7 +123,8 @@ impl Deadline {
         self.at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Runs `future` until the deadline. Costs no timer where it does not have to wait.
+    /// Runs `future` until the deadline, and polls it once more then (see
+    /// [above](Self#a-process-that-stood-still)). Costs no timer where it does not have to wait.
     ///
     /// A bounded wait needs the timer of the Tokio runtime that polls it (`enable_time`). Where there is
     /// none the wait is over at once: the deadline could not be kept.
@@ -100,7 +134,7 @@ impl Deadline {
     pub fn bound<F: Future>(self, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
         Bounded {
             future,
-            at: self.at,
+            expiry: self.at.map(Expiry::new),
             timer: None,
             runtime: None,
         }
@@ -125,13 +159,86 @@ pub(crate) async fn sleep_until(at: Instant) {
     }
 }
 
+/// The end of a future's time. When the timer goes off, the future is polled once more before its
+/// time is over.
+///
+/// The reactor may have handled timers and no I/O in its last turn (a signal interrupts the wait for
+/// I/O, `SIGCONT` among them), or the I/O may have come between the reactor's turn and this poll.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expiry {
+    at: Instant,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Not polled yet.
+    New,
+    /// The timer runs.
+    Waiting,
+    /// The timer went off, and the next poll of the future is its last.
+    Last,
+}
+
+impl Expiry {
+    #[inline]
+    pub(super) fn new(at: Instant) -> Self {
+        Self {
+            at,
+            stage: Stage::New,
+        }
+    }
+
+    /// Ready once the time is over. To be polled after the future, with what polls a timer for a
+    /// moment.
+    #[inline]
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut timer: impl FnMut(Instant, &mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Elapsed> {
+        if timer(self.at, context).is_pending() {
+            if self.stage == Stage::New {
+                self.stage = Stage::Waiting;
+            }
+            return Poll::Pending;
+        }
+        self.went_off(context, timer)
+    }
+
+    /// The timer has gone off.
+    fn went_off(
+        &mut self,
+        context: &mut Context<'_>,
+        mut timer: impl FnMut(Instant, &mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Elapsed> {
+        let has_waited = match self.stage {
+            Stage::Last => return Poll::Ready(Elapsed),
+            Stage::Waiting => true,
+            // It was over from the beginning, which tells nothing of the process.
+            Stage::New => false,
+        };
+        self.stage = Stage::Last;
+        let now = Instant::now();
+        let late = now.saturating_duration_since(self.at);
+        if has_waited && late >= STANDSTILL {
+            // The timer can't go off before the reactor has taken in what came.
+            self.at = now + late.min(MAX_GRACE);
+            return timer(self.at, context).map(|()| Elapsed);
+        }
+        // Wakes the task after the reactor's next turn; on a paused clock no time passes.
+        let _ = pin!(yield_now()).poll(context);
+        Poll::Pending
+    }
+}
+
 pin_project! {
     /// A future that is not polled past a deadline. A type of its own, because an `async fn` would
     /// keep its argument twice, and each wait within a wait would double.
     struct Bounded<F> {
         #[pin]
         future: F,
-        at: Option<Instant>,
+        expiry: Option<Expiry>,
         #[pin]
         timer: Option<Sleep>,
         // The one that the timer is of: another's might not go off while this one runs.
@@ -147,21 +254,28 @@ impl<F: Future> Future for Bounded<F> {
         if let Poll::Ready(output) = this.future.poll(context) {
             return Poll::Ready(Ok(output));
         }
-        let Some(at) = *this.at else {
+        let Some(expiry) = this.expiry else {
             return Poll::Pending;
         };
-        let runtime = runtime::polling();
-        let here = runtime.as_ref().map(Handle::id);
-        if here.is_none() || *this.runtime != here {
-            let timer = runtime.and_then(|runtime| runtime::timer(&runtime, at));
-            this.timer.set(timer);
-            *this.runtime = here;
-        }
-        if let Some(timer) = this.timer.as_pin_mut() {
+        let timer = |at, context: &mut Context<'_>| {
+            let runtime = runtime::polling();
+            let here = runtime.as_ref().map(Handle::id);
+            if here.is_none() || *this.runtime != here {
+                let timer = runtime.and_then(|runtime| runtime::timer(&runtime, at));
+                this.timer.set(timer);
+                *this.runtime = here;
+            }
+            // Without a timer it can't wait.
+            let Some(mut timer) = this.timer.as_mut().as_pin_mut() else {
+                return Poll::Ready(());
+            };
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
             // Whatever the future has left of the task's budget: it is not to outlast its time.
-            ready!(pin!(unconstrained(timer)).poll(context));
-        }
-        Poll::Ready(Err(Elapsed))
+            pin!(unconstrained(timer)).poll(context)
+        };
+        expiry.poll(context, timer).map(Err)
     }
 }
 
@@ -205,6 +319,62 @@ mod tests {
         });
         let deadline = Deadline::after(Duration::ZERO);
         assert_eq!(pin!(deadline.bound(busy)).await, Err(Elapsed));
+    }
+
+    /// What came by the deadline, and is seen only by one more poll.
+    async fn late_by_polls(at: Instant, polls: usize) {
+        let mut left = polls;
+        std::future::poll_fn(|_| {
+            if Instant::now() < at {
+                return Poll::Pending;
+            }
+            left -= 1;
+            match left {
+                0 => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_is_polled_once_more_when_its_timer_goes_off() {
+        let begun = Instant::now();
+        let deadline = Deadline::after(Duration::from_secs(3));
+        let at = begun + Duration::from_secs(3);
+        assert_eq!(deadline.bound(late_by_polls(at, 2)).await, Ok(()));
+        assert_eq!(begun.elapsed(), Duration::from_secs(3));
+        // Also where a wait is within another.
+        let deadline = Deadline::after(Duration::from_secs(3));
+        let at = Instant::now() + Duration::from_secs(3);
+        let within = async { deadline.bound(late_by_polls(at, 2)).await };
+        assert_eq!(deadline.bound(within).await, Ok(Ok(())));
+        // And over from the beginning.
+        let over = Deadline::at(begun);
+        assert_eq!(over.bound(late_by_polls(begun, 2)).await, Ok(()));
+        assert_eq!(over.bound(late_by_polls(begun, 3)).await, Err(Elapsed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standstill_gives_time_for_another_round_trip() {
+        let second = Duration::from_secs(1);
+        for (stands_still, takes, grace) in [(4000, 60, 60), (4000, 900, 100), (1030, 900, 30)] {
+            let begun = Instant::now();
+            let stands_still = Duration::from_millis(stands_still);
+            let deadline = Deadline::after(second);
+            let bounded = tokio::spawn(async move {
+                let steps = async move {
+                    sleep_until(begun + stands_still).await;
+                    tokio::time::sleep(Duration::from_millis(takes)).await;
+                };
+                (deadline.bound(steps).await.is_ok(), begun.elapsed())
+            });
+            tokio::task::yield_now().await;
+            tokio::time::advance(stands_still).await;
+            let (is_done, waited) = bounded.await.expect("no panic");
+            assert_eq!(is_done, grace == takes);
+            assert_eq!(waited, stands_still + Duration::from_millis(grace));
+        }
     }
 
     #[tokio::test(start_paused = true)]

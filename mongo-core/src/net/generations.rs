@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bson::oid::ObjectId;
 
+use super::suspicion::Suspicion;
+
 /// The generations of one pool: a connection that was made before the last clear is stale.
 ///
 /// Behind a load balancer each service has generations of its own besides, as one address stands
@@ -14,6 +16,8 @@ use bson::oid::ObjectId;
 pub(crate) struct Generations {
     all: Arc<AtomicU64>,
     services: Mutex<Services>,
+    /// Of all connections alike.
+    suspicion: Arc<Suspicion>,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +54,7 @@ impl Generations {
         Generation {
             all: Stamp::of(self.all.clone()),
             service: None,
+            suspicion: self.suspicion.clone(),
         }
     }
 
@@ -76,6 +81,7 @@ impl Generations {
 pub(crate) struct Generation {
     all: Stamp,
     service: Option<Stamp>,
+    suspicion: Arc<Suspicion>,
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +100,12 @@ impl Generation {
     pub(crate) fn current(&self) -> u64 {
         let stamp = self.service.as_ref().unwrap_or(&self.all);
         stamp.current.load(Ordering::Acquire)
+    }
+
+    /// What is known of idle connections of the same pool.
+    #[inline]
+    pub(super) fn suspicion(&self) -> &Suspicion {
+        &self.suspicion
     }
 
     pub(crate) fn is_stale(&self) -> bool {

@@ -27,6 +27,7 @@ mod reply;
 mod runtime;
 mod single;
 mod stream;
+mod suspicion;
 mod tie;
 mod tls;
 mod together;

@@ -8,10 +8,11 @@ use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::background::{Alive, Task};
 use super::channel::Channel;
+use super::deadline::Deadline;
 use super::establish::first_hello;
 use super::stream::Stream;
 use super::topology::Shared;
@@ -306,7 +307,8 @@ impl Pump {
         let mut heartbeat = Heartbeat::new(self.settings.clone(), self.first_check());
         let mut link = Link::default();
         let (samples, mut sampled) = mpsc::channel(SAMPLES);
-        let mut probe: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+        let mut probe: Option<Running> = None;
+        let mut timer = Timer::default();
         loop {
             while let Some(output) = heartbeat.poll_output() {
                 match output {
@@ -335,7 +337,7 @@ impl Pump {
                 () = self.control.cancel.notified() => heartbeat.handle_cancel(now()),
                 Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
                 stepped = link.stepped() => self.stepped(&mut heartbeat, &mut link, stepped),
-                () = at(heartbeat.poll_timeout()) => heartbeat.handle_timeout(now()),
+                () = timer.at(heartbeat.poll_timeout()) => heartbeat.handle_timeout(now()),
                 () = self.control.request.notified() => heartbeat.handle_request(now()),
                 () = running(&mut probe) => probe = None,
             }
@@ -385,6 +387,7 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
     let monitoring = &shared.monitoring;
     let mut probe = RttProbe::new(settings.clone(), now());
     let mut link = Link::default();
+    let mut timer = Timer::default();
     loop {
         while let Some(output) = probe.poll_output() {
             match output {
@@ -409,7 +412,7 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
                 },
                 Err(_) => probe.handle_error(now()),
             },
-            () = at(probe.poll_timeout()) => probe.handle_timeout(now()),
+            () = timer.at(probe.poll_timeout()) => probe.handle_timeout(now()),
         }
     }
 }
@@ -419,14 +422,41 @@ pub(super) fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// Ends at a time, and after one more turn of the reactor: a `select!` that looks at a step first
+/// takes the reply that a process which stood still finds in its socket.
 pub(super) async fn at(time: Option<std::time::Instant>) {
     match time {
-        Some(time) => sleep_until(Instant::from_std(time)).await,
+        Some(time) => {
+            let expiry = Deadline::at(Instant::from_std(time)).bound(pending::<()>());
+            let _ = expiry.await;
+        }
         None => pending().await,
     }
 }
 
-async fn running(task: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A time-out over one step of a check after the other.
+#[derive(Default)]
+struct Timer {
+    time: Option<std::time::Instant>,
+    running: Option<Running>,
+}
+
+impl Timer {
+    /// [`at`], which goes on where it was if the time is the same as before: after a standstill all
+    /// steps of a check share the extra time. Safe to drop.
+    async fn at(&mut self, time: Option<std::time::Instant>) {
+        if self.time != time {
+            self.running = time.map(|time| Box::pin(at(Some(time))) as Running);
+            self.time = time;
+        }
+        running(&mut self.running).await;
+        *self = Self::default();
+    }
+}
+
+async fn running(task: &mut Option<Running>) {
     match task {
         Some(task) => task.await,
         None => pending().await,

@@ -1,14 +1,21 @@
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
 use crate::callback::{discard_stream, guard_stream};
+use crate::error::ClosedReason;
+
+/// Reads of a few KiB each that a server may send over TLS to an idle client: session tickets, mostly.
+#[cfg(feature = "tls-rustls")]
+const MAX_UNASKED_READS: usize = 16;
 
 /// What a custom stream has to be.
 pub trait AsyncStream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
@@ -61,23 +68,68 @@ impl Stream {
         write_out(self, &message[written..]).await
     }
 
-    /// Whether an idle stream is what it should be: open, with nothing to read.
+    /// Checks an idle stream: it has to be open, with nothing to read, and its runtime alive. Says why
+    /// the connection can't be used otherwise.
     ///
-    /// On a tokio socket that has not been woken this costs no system call. What the reactor has
-    /// not yet seen can't be told here; a command on such a connection fails by itself.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let mut byte = [0];
-        let outcome = match self {
-            Self::Tcp(stream) => stream.try_read(&mut byte),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.try_read(&mut byte),
+    /// Looks at the descriptor itself. tokio answers from what its reactor has seen last, which on a
+    /// busy runtime, on one that nothing has driven, or after a freeze of the process is too old. One
+    /// system call costs fewer instructions than the two looks at the clock that it would take to
+    /// leave it out where the connection was used just now. Custom streams are asked by a read
+    /// that does not wait.
+    ///
+    /// `runs`: its runtime is known to be alive, so that it need not be asked.
+    pub(super) fn check_idle(&mut self, runs: bool) -> Result<(), ClosedReason> {
+        if !runs && self.has_lost_runtime() {
+            return Err(ClosedReason::RuntimeEnded);
+        }
+        let is_quiet = match self {
             // What TLS says to itself, such as a ticket for the next session, is no byte to read.
             #[cfg(feature = "tls-rustls")]
-            Self::Tls(stream) => try_read(stream, &mut byte),
-            Self::Custom(_) => try_read(self, &mut byte),
+            Self::Tls(stream) => take_in(stream) && is_quiet(try_read(stream, &mut [0])),
+            Self::Custom(_) => is_quiet(try_read(self, &mut [0])),
+            Self::Tcp(stream) => is_quiet(peek(&SockRef::from(&*stream))),
+            #[cfg(unix)]
+            Self::Unix(stream) => is_quiet(peek(&SockRef::from(&*stream))),
         };
-        // A byte or an end of file: either was not asked for.
-        matches!(outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        match is_quiet {
+            true => Ok(()),
+            false => Err(ClosedReason::Network),
+        }
+    }
+
+    /// Whether the descriptor has something to read, its end or an error included, whatever the
+    /// reactor has seen so far. Never true of custom streams.
+    pub(super) fn is_readable(&self) -> bool {
+        self.socket().is_some_and(|socket| !is_quiet(peek(&socket)))
+    }
+
+    /// The socket below all layers.
+    fn socket(&self) -> Option<SockRef<'_>> {
+        match self {
+            Self::Tcp(stream) => Some(SockRef::from(stream)),
+            #[cfg(unix)]
+            Self::Unix(stream) => Some(SockRef::from(stream)),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => stream.get_ref().0.socket(),
+            Self::Custom(_) => None,
+        }
+    }
+
+    /// Whether the runtime that the socket is registered with has shut down. Never true of custom
+    /// streams.
+    fn has_lost_runtime(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        // An idle socket can be written to, so that nothing is registered. An error of readiness
+        // comes of a shutdown alone.
+        let ready = match self {
+            Self::Tcp(stream) => stream.poll_write_ready(&mut context),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.poll_write_ready(&mut context),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => return stream.get_ref().0.has_lost_runtime(),
+            Self::Custom(_) => return false,
+        };
+        matches!(ready, Poll::Ready(Err(_)))
     }
 
     /// Tells the server over TLS that this is the end, so that it can't take it for an attacker's. What
@@ -107,6 +159,37 @@ async fn write_out(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io
     stream.write_all(message).await?;
     // Sockets have nothing to flush; other streams may.
     stream.flush().await
+}
+
+/// Whether a read that does not wait found nothing: neither a byte, nor an end, nor an error.
+#[inline]
+fn is_quiet(read: io::Result<usize>) -> bool {
+    matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Looks at the next byte, without waiting.
+#[inline]
+fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
+    socket.peek(&mut [MaybeUninit::uninit()])
+}
+
+/// Has TLS take in what lies in the socket, and says whether nothing is wrong with it. Needed because
+/// the stream itself reads only what the reactor has announced.
+#[cfg(feature = "tls-rustls")]
+fn take_in(stream: &mut tokio_rustls::client::TlsStream<Stream>) -> bool {
+    let (transport, session) = stream.get_mut();
+    let Some(socket) = transport.socket() else {
+        return true;
+    };
+    for _ in 0..MAX_UNASKED_READS {
+        match session.read_tls(&mut &*socket) {
+            Ok(0) => return false,
+            Ok(_) if session.process_new_packets().is_ok() => {}
+            Ok(_) => return false,
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    false
 }
 
 /// Reads what is there without waiting, as sockets' own `try_read` does.
@@ -199,3 +282,6 @@ impl AsyncWrite for Stream {
         delegate!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,9 +40,9 @@ pub struct ManagerConfig {
     /// `socketTimeoutMS`, else 60 s. Zero is no bound.
     #[serde(with = "duration::option")]
     pub command_timeout: Option<Duration>,
-    /// How long the reply owed to a cancelled command is waited for at the next check-out, before
-    /// the connection is closed instead. Default 100 ms. Zero closes at once, unless the reply is
-    /// there.
+    /// How long replies owed to cancelled commands are waited for in one check-out, over all idle
+    /// connections that it looks at, before the connections are closed instead. Default 100 ms. Zero
+    /// closes at once, unless the reply is there.
     #[serde(with = "duration::option")]
     pub drain_timeout: Option<Duration>,
     /// A connection idle for longer is closed at its check-out. Default: the URI's
@@ -86,8 +86,13 @@ impl ManagerConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum RecyclingMethod {
-    /// No I/O: the socket must be open and have nothing to read. Free on an idle socket; does not
-    /// see a peer that vanished without a word.
+    /// No round trip: the socket must be open and have nothing to read, and its runtime must be alive.
+    /// Costs one system call. Does not see a peer that vanished without a word, such as behind a
+    /// firewall that has forgotten the connection.
+    ///
+    /// Once a command has timed out on one connection, all that have been idle since before that
+    /// command began are pinged before they are handed out, within 1 s (or `connectTimeoutMS`, if that
+    /// is less) in one check-out: so a firewall costs one time-out, and not one for each connection.
     #[default]
     Fast,
     /// One `ping` round trip at each check-out.

@@ -27,8 +27,8 @@ pub use config::{
 };
 use factory::Limits;
 pub use factory::{
-    ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason, PoolState,
-    WAIT_TIME_BOUNDS, WaitTimes,
+    CheckBudget, ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason,
+    PoolState, WAIT_TIME_BOUNDS, WaitTimes,
 };
 pub use guard::PooledConnection;
 pub use options::{

@@ -235,8 +235,11 @@ impl<B: Backend> ServerPool<B> {
                 ..
             } if error.cause().is_none() => {
                 let in_use = self.shared().in_use(self.inner.options.max_size);
-                let in_use = ErrorKind::PoolExhausted(in_use);
-                error.caused_by(Some(in_use.into()))
+                // Else the size of the pool is not the cause.
+                let used = in_use.cursors + in_use.transactions + in_use.others;
+                let is_full = used > 0 || in_use.server_full.is_some();
+                let exhausted = is_full.then(|| ErrorKind::PoolExhausted(in_use).into());
+                error.caused_by(exhausted)
             }
             _ => error,
         }

@@ -140,6 +140,11 @@ impl Exchange {
         matches!(self.state, State::Owed(owed) if owed.previous.is_some())
     }
 
+    /// Whether a request was written whole, and no byte of its reply has come.
+    pub fn awaits_first_byte(&self) -> bool {
+        matches!(self.state, State::Owed(_)) && self.buf.is_empty()
+    }
+
     /// Ends the exchange for good. The first reason stays.
     pub fn close(&mut self, reason: ClosedReason) {
         if !matches!(self.state, State::Closed(_)) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::doc;
 use mongo_core::event::{CmapEvent, ConnectionClosedEvent, ConnectionClosedReason};
-use mongo_core::pools::ManagerConfig;
+use mongo_core::pools::{CheckBudget, ManagerConfig};
 use mongo_core::{Deadline, ErrorKind};
 use mongo_testkit::{Deployment, Gate, ScriptedServer, User};
 
@@ -66,7 +66,13 @@ async fn what_closed_a_connection_is_told() {
 
     let mut old = establish(&factory).await;
     told.cmap();
-    let too_old = factory.recycle(&mut old, Deadline::after(BOUND)).await;
+    let too_old = factory
+        .recycle(
+            &mut old,
+            Deadline::after(BOUND),
+            &mut CheckBudget::default(),
+        )
+        .await;
     too_old.expect_err("too old");
     drop(old);
     assert_eq!(closed(&told).reason, ConnectionClosedReason::Idle);

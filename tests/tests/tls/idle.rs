@@ -1,8 +1,9 @@
 //! What an idle TLS stream may hear without being broken, and what says that it is.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use mongo_core::Deadline;
+use mongo_core::pools::CheckBudget;
 use mongo_testkit::{Authority, ScriptedServer, ServerTls};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,13 +23,63 @@ async fn the_servers_end_is_seen() {
         .await
         .expect("connected");
     ping(&mut connection).await.expect("a reply");
-    let checked = factory.recycle(&mut connection, Deadline::never()).await;
+    let checked = factory
+        .recycle(
+            &mut connection,
+            Deadline::never(),
+            &mut CheckBudget::default(),
+        )
+        .await;
     checked.expect("as good as new");
     server.close_connections().await;
-    // The runtime asks the system what has come when it has nothing else to do.
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    let checked = factory.recycle(&mut connection, Deadline::never()).await;
+    let checked = factory
+        .recycle(
+            &mut connection,
+            Deadline::never(),
+            &mut CheckBudget::default(),
+        )
+        .await;
     checked.expect_err("closed");
+}
+
+/// The client's runtime has no turn between what the server does and the check.
+#[tokio::test]
+async fn what_the_reactor_has_not_seen_is_seen_through_tls() {
+    let authority = Arc::new(Authority::new());
+    let (started, start) = oneshot::channel();
+    let (_ends, end) = oneshot::channel::<()>();
+    let its_authority = authority.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let server = ScriptedServer::start().await;
+            let started = started.send(front(&its_authority, &server).await);
+            assert!(started.is_ok(), "waited for");
+            let _ = end.await;
+        });
+    });
+    let (port, orders) = start.await.expect("started");
+    let options = trusting(&authority);
+    let uri = format!("mongodb://localhost:{port}/?directConnection=true{options}");
+    let factory = factory(&uri).expect("a factory");
+    let mut connection = factory
+        .establish(Deadline::never())
+        .await
+        .expect("connected");
+    let orders_of = [Order::UpdateKeys, Order::UpdateKeys, Order::Close];
+    for (order, is_good) in orders_of.into_iter().zip([true, true, false]) {
+        ping(&mut connection).await.expect("a reply");
+        let (done, is_done) = oneshot::channel();
+        assert!(orders.try_send((order, done)).is_ok(), "a front");
+        let is_done = std::thread::spawn(move || is_done.blocking_recv());
+        let is_done = is_done.join().expect("no panic");
+        is_done.expect("carried out");
+        let checked = factory
+            .recycle_now(&mut connection)
+            .expect("it takes no I/O");
+        assert_eq!(checked.is_ok(), is_good, "{checked:?}");
+    }
 }
 
 /// A server can tell the end of a connection from a wire that was cut.
@@ -124,9 +175,13 @@ async fn what_tls_says_to_itself_is_no_byte_to_read() {
         let (done, is_done) = oneshot::channel();
         orders.send((order, done)).await.expect("a front");
         is_done.await.expect("carried out");
-        // The runtime asks the system what has come when it has nothing else to do.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let checked = factory.recycle(&mut connection, Deadline::never()).await;
+        let checked = factory
+            .recycle(
+                &mut connection,
+                Deadline::never(),
+                &mut CheckBudget::default(),
+            )
+            .await;
         assert_eq!(checked.is_ok(), is_good, "{checked:?}");
     }
     assert_eq!(server.look(|seen| seen.count("ping")), 2);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bson::doc;
 use mongo_core::error::ErrorKind;
 use mongo_core::event::SdamEvent;
-use mongo_core::pools::ConnectionFactory;
+use mongo_core::pools::{CheckBudget, ConnectionFactory};
 use mongo_core::sdam::{ServerType, TopologyType};
 use mongo_core::select::Criterion;
 use mongo_core::{ClientOptions, Connection, Deadline};
@@ -97,7 +97,13 @@ async fn connections_know_their_service_and_are_cleared_by_it() {
         for connection in connections {
             assert_eq!(connection.is_stale(), *service == cleared);
             assert_eq!(connection.generation(), 0);
-            let recycled = factory.recycle(connection, Deadline::after(LIMIT)).await;
+            let recycled = factory
+                .recycle(
+                    connection,
+                    Deadline::after(LIMIT),
+                    &mut CheckBudget::default(),
+                )
+                .await;
             assert_eq!(recycled.is_err(), *service == cleared);
         }
     }

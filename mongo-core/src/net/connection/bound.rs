@@ -8,7 +8,7 @@ use tokio::runtime::Id;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
-use crate::net::deadline::{Deadline, Elapsed};
+use crate::net::deadline::{Deadline, Elapsed, Expiry};
 use crate::net::runtime;
 use crate::net::tie::{Interrupted, Link};
 
@@ -26,6 +26,7 @@ pub(super) async fn bound<F: Future>(
     link: Option<&Link>,
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Ended> {
+    let mut expiry = deadline.moment().map(Expiry::new);
     poll_fn(|context| {
         if let Poll::Ready(output) = future.as_mut().poll(context) {
             return Poll::Ready(Ok(output));
@@ -36,8 +37,10 @@ pub(super) async fn bound<F: Future>(
             None => false,
         };
         alarm.wakes_this_task &= is_known;
-        match deadline.moment() {
-            Some(at) => alarm.poll(at, context).map(|Elapsed| Err(Ended::Elapsed)),
+        match &mut expiry {
+            Some(expiry) => expiry
+                .poll(context, |at, context| alarm.poll(at, context))
+                .map(|Elapsed| Err(Ended::Elapsed)),
             None => Poll::Pending,
         }
     })
@@ -58,11 +61,26 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
+    /// Whether a timer runs on a runtime: one that shuts down fires all of its timers.
+    #[inline]
+    pub(super) fn runs_on(&self, runtime: Option<Id>) -> bool {
+        let timer = self.timer.as_ref();
+        timer.is_some_and(|(there, timer)| Some(*there) == runtime && !timer.is_elapsed())
+    }
+
     /// Ready from `at` on, or where no runtime with a timer polls it.
-    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<Elapsed> {
+    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
+        // The same task is on the same runtime.
+        if let Some((_, timer)) = &self.timer
+            && self.wakes_this_task
+            && timer.deadline() <= at
+            && !timer.is_elapsed()
+        {
+            return Poll::Pending;
+        }
         // Without a timer it can't wait.
         let Some(runtime) = runtime::polling() else {
-            return Poll::Ready(Elapsed);
+            return Poll::Ready(());
         };
         let here = runtime.id();
         let timer = match &mut self.timer {
@@ -72,7 +90,7 @@ impl Alarm {
                 self.wakes_this_task = false;
                 match runtime::timer(&runtime, at) {
                     Some(sleep) => &mut timer.insert((here, Box::pin(sleep))).1,
-                    None => return Poll::Ready(Elapsed),
+                    None => return Poll::Ready(()),
                 }
             }
         };
@@ -80,15 +98,12 @@ impl Alarm {
             timer.as_mut().reset(at);
             self.wakes_this_task = false;
         }
-        if self.wakes_this_task && !timer.is_elapsed() {
-            return Poll::Pending;
-        }
         self.wakes_this_task = true;
         loop {
             // Whatever the task's budget: what waits is not to outlast its time.
             ready!(pin!(unconstrained(timer.as_mut())).poll(context));
             if timer.deadline() >= at {
-                return Poll::Ready(Elapsed);
+                return Poll::Ready(());
             }
             timer.as_mut().reset(at);
         }
@@ -168,6 +183,27 @@ mod tests {
         // The first one does not run meanwhile.
         let waited = second.block_on(wait(&mut alarm, None, 5 * SECOND));
         assert_eq!(waited, 5 * SECOND);
+    }
+
+    /// Whether the timer is new, or left from a wait before.
+    #[tokio::test(start_paused = true)]
+    async fn a_command_is_polled_once_more_when_its_timer_goes_off() {
+        let mut alarm = Alarm::default();
+        for bound in [5, 5, 2, 9] {
+            short_wait(&mut alarm, None, 5 * SECOND).await;
+            let begun = Instant::now();
+            let at = begun + bound * SECOND;
+            let mut polls = 0;
+            let reply = poll_fn(|_| {
+                polls += usize::from(Instant::now() >= at);
+                match polls {
+                    0 | 1 => Poll::Pending,
+                    _ => Poll::Ready(()),
+                }
+            });
+            let ended = super::bound(&mut alarm, Deadline::at(at), None, pin!(reply)).await;
+            assert_eq!((ended, begun.elapsed()), (Ok(()), bound * SECOND));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,6 +22,7 @@ impl Connection {
         self.admit()?;
         self.drain(deadline).await?;
         self.admit()?;
+        self.begin();
         let watch = self.watch_command(message);
         let link = self.inner.identity.link();
         let outcome = bound(

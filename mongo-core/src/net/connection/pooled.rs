@@ -2,16 +2,19 @@
 
 use tokio::time::Instant;
 
-use super::{Connection, DRAIN_BYTES, Identity};
+use super::{Connection, DRAIN_BYTES, Identity, Inner};
 use crate::error::ClosedReason;
 use crate::net::channel::Channel;
 use crate::net::tie::Tie;
 use crate::wire::Limits;
 
 impl Connection {
-    /// Whether the idle connection is what it should be: open, with nothing to read. No I/O.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.inner.channel.is_quiet()
+    /// Checks the idle connection without waiting: its socket is open, with nothing to read, and the
+    /// runtime that it belongs to is alive. Says why it can't be used otherwise.
+    pub(crate) fn check_idle(&mut self) -> Result<(), ClosedReason> {
+        let Inner { channel, alarm, .. } = &mut *self.inner;
+        let runs = alarm.runs_on(channel.home());
+        channel.check_idle(runs)
     }
 
     /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
@@ -42,6 +45,7 @@ impl Connection {
             return false;
         }
         self.inner.channel.exchange.release();
+        self.inner.checked_in = self.inner.identity.generation.suspicion().count_check_in();
         if self.inner.identity.times_idleness {
             self.inner.idle_since = Instant::now();
         }

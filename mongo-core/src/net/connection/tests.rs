@@ -10,6 +10,8 @@ use crate::handshake::{Handshake, HandshakeContext, Step};
 use crate::net::{Generations, Stream};
 use crate::wire::{MsgFlags, OpMsgBuilder};
 
+mod runtimes;
+
 const BOUND: Duration = Duration::from_secs(5);
 
 fn description() -> ConnectionDescription {
@@ -26,6 +28,11 @@ fn description() -> ConnectionDescription {
 /// A connection, and its server's end.
 pub(super) fn connection() -> (Connection, DuplexStream) {
     let (ours, server) = duplex(64 * 1024);
+    (over(Stream::custom(ours)), server)
+}
+
+/// A connection over a stream.
+fn over(stream: Stream) -> Connection {
     let identity = Identity {
         id: 1,
         generation: Generations::default().begin(),
@@ -41,9 +48,7 @@ pub(super) fn connection() -> (Connection, DuplexStream) {
         events: EventHandlers::new(),
         tie: None,
     };
-    let channel = Channel::new(Stream::custom(ours));
-    let connection = Connection::new(channel, Limits::default(), identity);
-    (connection, server)
+    Connection::new(Channel::new(stream), Limits::default(), identity)
 }
 
 /// A reply to the request of this number.
@@ -118,12 +123,12 @@ async fn what_can_not_be_sent_leaves_the_connection_usable() {
 #[tokio::test]
 async fn an_end_or_a_byte_that_nobody_asked_for_is_not_quiet() {
     let (mut connection, server) = connection();
-    assert!(connection.is_quiet());
+    assert_eq!(connection.check_idle(), Ok(()));
     drop(server);
-    assert!(!connection.is_quiet());
+    assert_eq!(connection.check_idle(), Err(ClosedReason::Network));
     let (mut connection, mut server) = super::tests::connection();
     server.write_all(&[0]).await.expect("written");
-    assert!(!connection.is_quiet());
+    assert_eq!(connection.check_idle(), Err(ClosedReason::Network));
 }
 
 #[tokio::test]
@@ -162,6 +167,27 @@ async fn what_may_go_back_to_its_pool() {
     let error = connection.drain(Deadline::never()).await;
     let error = error.expect_err("closed");
     assert!(is_closed_for(&error, ClosedReason::Closed), "{error}");
+}
+
+/// Where an application cuts its commands off itself, no command times out.
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_takes_all_its_time_raises_suspicion() {
+    for (bound, is_suspect) in [(100, true), (99, false)] {
+        let generations = Generations::default();
+        let ((mut cut, _server), (mut other, _its_server)) = (connection(), connection());
+        for own in [&mut cut, &mut other] {
+            own.inner.identity.generation = generations.begin();
+            assert!(own.check_in());
+        }
+        let ping = rawdoc! { "ping": 1 };
+        let command = cut.run_command("admin", &ping);
+        let dropped = tokio::time::timeout(BOUND, command).await;
+        assert!(dropped.is_err(), "nothing answers");
+        assert!(cut.check_in() && !other.is_suspect());
+        let drained = cut.drain(Deadline::after(Duration::from_millis(bound)));
+        drained.await.expect_err("nothing answers");
+        assert_eq!(other.is_suspect(), is_suspect);
+    }
 }
 
 /// A reply owed goes back, unless it is known already that nobody could read it away.

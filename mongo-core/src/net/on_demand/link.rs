@@ -114,11 +114,11 @@ impl Link {
     /// to a cancelled command came in time. Neither tells anything about the server.
     pub(in crate::net) async fn is_usable(&mut self, deadline: Deadline) -> bool {
         match &mut self.state {
-            LinkState::Greeted(greeted) => greeted.channel.is_quiet(),
+            LinkState::Greeted(greeted) => greeted.channel.check_idle(false).is_ok(),
             LinkState::Ready(connection) => {
                 !connection.is_stale()
                     && connection.drain(deadline).await.is_ok()
-                    && connection.is_quiet()
+                    && connection.check_idle().is_ok()
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
-use super::{Queue, Shared};
+use super::{CheckBudget, Queue, Shared};
 use crate::error::{Result, Wait};
 use crate::net::{Connection, Deadline, Owner, current_runtime};
 use crate::pools::server_cap::CapShare;
@@ -87,13 +87,18 @@ impl Shared {
         deadline: Deadline,
     ) -> Result<Connection> {
         let since = Instant::now();
+        let mut budget = CheckBudget::default();
         loop {
+            if deadline.is_over() {
+                // There is no time left to make one.
+                return Err(self.timed_out(Wait::WaitQueue, deadline));
+            }
             let mut connection = self.enter()?.served(deadline).await?;
             let checked = match connection.is_new() && connection.created() >= since {
                 // Checked, a server that hangs up after hello would cost one attempt after another.
                 true if !connection.is_stale() => self.take_from_idle(&connection),
                 true => Err(self.not_ready()),
-                false => self.recycle(&mut connection, deadline).await,
+                false => self.recycle(&mut connection, deadline, &mut budget).await,
             };
             match checked {
                 Ok(()) => return Ok(connection),

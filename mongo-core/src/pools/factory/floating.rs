@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::builder::{Place, Template};
 use super::wait_queue::{Limits, PoolState};
-use super::{Failure, Shared};
+use super::{CheckBudget, Failure, Shared};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
@@ -95,7 +95,7 @@ impl Floating {
         let mut cause = None;
         for round in 0_u32.. {
             pause(round, deadline).await;
-            let within = deadline.within(Some(selection_timeout));
+            let within = deadline.round(Some(selection_timeout));
             let selected = self.topology.select_by(within, &self.criterion, &[]).await;
             let selected = selected.map_err(|error| error.caused_by(cause.take()))?;
             let made = match self.server(selected.entry()) {
@@ -132,9 +132,10 @@ impl Floating {
         &self,
         connection: &mut Connection,
         deadline: Deadline,
+        budget: &mut CheckBudget,
     ) -> Result<()> {
         match self.of(connection) {
-            Ok(server) => server.recycle(connection, deadline).await,
+            Ok(server) => server.recycle(connection, deadline, budget).await,
             Err(error) => Err(error),
         }
     }

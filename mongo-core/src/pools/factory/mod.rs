@@ -35,6 +35,7 @@ pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 use floating::Floating;
 use links::Links;
 pub(super) use owner::Paused;
+pub use recycle::CheckBudget;
 pub(super) use wait_queue::Limits;
 pub use wait_queue::PoolState;
 use wait_queue::WaitQueue;
@@ -212,15 +213,21 @@ impl ConnectionFactory {
         }
     }
 
-    /// Checks an idle connection that is about to be handed out, and reads away what it owes.
+    /// Checks an idle connection that is about to be handed out, and reads away what it owes, by the
+    /// deadline and within what the budget of the check-out has left.
     ///
     /// # Errors
     /// Why it must not be handed out. The connection is closed then. Dropped meanwhile, the
     /// connection stays as safe as any whose command was cancelled.
-    pub async fn recycle(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+    pub async fn recycle(
+        &self,
+        connection: &mut Connection,
+        deadline: Deadline,
+        budget: &mut CheckBudget,
+    ) -> Result<()> {
         match &self.source {
-            Source::Fixed(shared) => shared.recycle(connection, deadline).await,
-            Source::Floating(floating) => floating.recycle(connection, deadline).await,
+            Source::Fixed(shared) => shared.recycle(connection, deadline, budget).await,
+            Source::Floating(floating) => floating.recycle(connection, deadline, budget).await,
         }
     }
 

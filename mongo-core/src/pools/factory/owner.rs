@@ -341,6 +341,7 @@ impl Shared {
                 | ClosedReason::CancelledStream
                 | ClosedReason::Network
                 | ClosedReason::Protocol
+                | ClosedReason::RuntimeEnded
                 | ClosedReason::Unauthenticated,
             ) => ConnectionClosedReason::Error,
             Some(ClosedReason::Closed) | None if identity.generation.is_stale() => {

@@ -11,18 +11,56 @@ use crate::net::{Connection, Deadline};
 use crate::pools::{PoolState, RecyclingMethod};
 use crate::wire::Readiness;
 
+/// The time that the pings of suspect connections have in one check-out, all together; or
+/// `connectTimeoutMS`, if that is less.
+const SUSPECT_BOUND: Duration = Duration::from_secs(1);
+
+/// The time that the checks of one check-out may take, over all the connections that it looks at.
+///
+/// Idle connections that owe a reply have the `drain_timeout` together, and suspect ones (after a
+/// command has timed out on another) 1 s, or `connectTimeoutMS` if that is less. Once such a time is
+/// over, further connections of that kind are closed at once, unless the reply has already come: a
+/// new connection takes less time.
+///
+/// For an adapter: make one for each check-out, and hand it to every
+/// [`recycle`](super::ConnectionFactory::recycle) of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckBudget {
+    /// When the time of the drains is over; `None` before the first.
+    drains: Option<Instant>,
+    /// The same of the pings.
+    pings: Option<Instant>,
+}
+
+impl CheckBudget {
+    fn drains(&mut self, bound: Duration, deadline: Deadline) -> Deadline {
+        share(&mut self.drains, bound, deadline)
+    }
+
+    fn pings(&mut self, bound: Duration, deadline: Deadline) -> Deadline {
+        share(&mut self.pings, bound, deadline)
+    }
+}
+
+/// What is left of a bound that began with its first use, within the deadline.
+fn share(until: &mut Option<Instant>, bound: Duration, deadline: Deadline) -> Deadline {
+    *until = until.or_else(|| Deadline::after(bound).moment());
+    until.map_or(deadline, |until| deadline.no_later_than(until))
+}
+
 impl Shared {
     pub(super) async fn recycle(
         &self,
         connection: &mut Connection,
         deadline: Deadline,
+        budget: &mut CheckBudget,
     ) -> Result<()> {
         let checked = match self.recycle_now(connection) {
             Some(verdict) => verdict.and_then(|()| self.check_pool(connection)),
             None => {
                 // It is no idle one meanwhile: nobody else can have it.
                 let in_use = self.counters.take();
-                let checked = self.check(connection, deadline).await;
+                let checked = self.check(connection, deadline, budget).await;
                 drop(in_use);
                 let checked = checked.and_then(|()| self.check_pool(connection));
                 checked.and_then(|()| self.take_from_idle(connection))
@@ -59,14 +97,31 @@ impl Shared {
             || expires.is_some_and(|expires| now > expires)
     }
 
-    async fn check(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+    async fn check(
+        &self,
+        connection: &mut Connection,
+        deadline: Deadline,
+        budget: &mut CheckBudget,
+    ) -> Result<()> {
         let needs_ping = self.needs_ping(connection)?;
-        connection.drain(deadline).await?;
+        let drained_by = match connection.readiness() {
+            Readiness::Owed => budget.drains(self.establisher.drain_timeout, deadline),
+            Readiness::Idle | Readiness::Closed(_) => deadline,
+        };
+        connection.drain(drained_by).await?;
         self.check_quiet(connection)?;
-        match needs_ping {
-            true => self.ping(connection, deadline).await,
-            false => Ok(()),
+        if !needs_ping {
+            return Ok(());
         }
+        let connect_timeout = self.establisher.connect_timeout;
+        let pinged_by = match connection.is_suspect() {
+            true => {
+                let bound = connect_timeout.map_or(SUSPECT_BOUND, |own| own.min(SUSPECT_BOUND));
+                budget.pings(bound, deadline)
+            }
+            false => deadline.within(connect_timeout),
+        };
+        self.ping(connection, pinged_by, deadline).await
     }
 
     /// Whether the server has to be asked, too; an error if the connection is stale or too old.
@@ -86,6 +141,7 @@ impl Shared {
             }
         };
         Ok(match self.recycling_method {
+            _ if connection.is_suspect() => true,
             RecyclingMethod::Fast => false,
             RecyclingMethod::Verified => true,
             RecyclingMethod::VerifiedAfter(bound) => idle >= bound,
@@ -93,10 +149,9 @@ impl Shared {
     }
 
     fn check_quiet(&self, connection: &mut Connection) -> Result<()> {
-        match connection.is_quiet() {
-            true => Ok(()),
-            false => self.closed(ClosedReason::Network),
-        }
+        connection
+            .check_idle()
+            .or_else(|reason| self.closed(reason))
     }
 
     /// The last step: from here on the connection makes room for nobody.
@@ -111,15 +166,14 @@ impl Shared {
         Err(self.establisher.name(ErrorKind::ConnectionClosed(reason)))
     }
 
-    async fn ping(&self, connection: &mut Connection, deadline: Deadline) -> Result<()> {
+    async fn ping(
+        &self,
+        connection: &mut Connection,
+        pinged_by: Deadline,
+        deadline: Deadline,
+    ) -> Result<()> {
         let ping = rawdoc! { "ping": 1_i32 };
-        let answered = connection
-            .run_command_by(
-                deadline.within(self.establisher.connect_timeout),
-                "admin",
-                &ping,
-            )
-            .await;
+        let answered = connection.run_command_by(pinged_by, "admin", &ping).await;
         match answered {
             Ok(_) => Ok(()),
             // The server answered: the connection is alive, whatever it thinks of a ping.

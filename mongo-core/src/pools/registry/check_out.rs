@@ -283,7 +283,7 @@ impl<B: Backend> Pools<B> {
         wanted: Wanted<'_>,
     ) -> Result<SelectedServer> {
         let registry = self.registry();
-        let deadline = deadline.within(Some(registry.options.server_selection_timeout));
+        let deadline = deadline.round(Some(registry.options.server_selection_timeout));
         // Told from now on, polled before or not: nothing falls between them and the looks.
         let closed = registry.closed.notified();
         let left = self.tenant.left();
