@@ -72,7 +72,6 @@ impl CustomizeConnection<Connection, Error> for Customizer {
 }
 
 #[tokio::test]
-#[ignore = "bb8 connects in a task of its own, where nothing catches a customizer's panic"]
 async fn a_customizer_of_bb8s() {
     let server = ScriptedServer::start().await;
     let manager = mongo_bb8::MongoConnectionManager::new(&server.uri()).expect("a manager");
