@@ -17,6 +17,7 @@ use crate::tally::Tally;
 fn config() -> ManagerConfig {
     let mut config = ManagerConfig::default();
     config.command_timeout = Some(BOUND);
+    config.drain_timeout = Some(BOUND);
     config
 }
 
@@ -254,7 +255,7 @@ async fn run_command_dropped_twice_in_a_row() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_has_bounds() {
     let network = Network::default();
-    let factory = network.factory(PLAIN, config(), keys());
+    let factory = network.factory(PLAIN, ManagerConfig::default(), keys());
     let mut connection = connect(&factory).await;
     owe(&mut connection).await;
     network.mute(true);

@@ -33,6 +33,7 @@ impl<B: Backend> World<B> {
         let network = Network::default();
         let mut config = ManagerConfig::new(method);
         config.command_timeout = Some(BOUND);
+        config.drain_timeout = Some(BOUND);
         let factory = network.factory(uri, config, keys.clone());
         let pool = B::build(factory, SIZE as u32, BOUND);
         Self { network, pool }
