@@ -18,7 +18,10 @@ fn main() -> ExitCode {
     // Cargo adds `--bench`.
     let wanted = std::env::args().skip(1).find_map(|word| word.parse().ok());
     let wanted = wanted.unwrap_or(200_000);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.expect("a runtime");
     let reports = runtime.block_on(async {
         [

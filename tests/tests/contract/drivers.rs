@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongo_core::bson::doc;
-use mongo_core::pools::{Backend, ConnectionFactory, ManagerConfig, PooledConnection, Pools};
+use mongo_core::pools::{
+    Backend, CheckBudget, ConnectionFactory, ManagerConfig, PooledConnection, Pools,
+};
 use mongo_core::pools::{RecyclingMethod, ServerPool};
 use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use mongo_core::{ClientOptions, Connection, Deadline, Error, ErrorKind, ServerAddress};
@@ -253,7 +255,11 @@ fn a_factory_names_what_is_missing() {
     server.script().add(held);
     for place in [Place::Outside, Place::WithoutTime] {
         let deadline = Deadline::after(LIMIT);
-        refuses(place, "recycle", factory.recycle(&mut connection, deadline));
+        refuses(
+            place,
+            "recycle",
+            factory.recycle(&mut connection, deadline, &mut CheckBudget::default()),
+        );
         connection = runtime
             .block_on(factory.establish(deadline))
             .expect("a connection");

@@ -17,6 +17,7 @@ use mongo_core::event::{EventHandlers, SdamEvent};
 use mongo_core::net::{
     BlockingExecutor, Connector, CredentialProvider, KeyService, Stream, Topology,
 };
+use mongo_core::pools::CheckBudget;
 use mongo_core::pools::{Backend, ConnectionFactory, Pools, PoolsBuilder};
 use mongo_core::select::{Criterion, SelectionError, ServerSelector};
 use mongo_core::{ClientOptions, Deadline, Error, ServerAddress};
@@ -499,7 +500,11 @@ fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
         assert_eq!(second.server().to_string(), set.address(1));
         set.elect(2);
         let is_stale = async {
-            while factory.recycle(&mut first, deadline()).await.is_ok() {
+            while factory
+                .recycle(&mut first, deadline(), &mut CheckBudget::default())
+                .await
+                .is_ok()
+            {
                 sleep(Duration::from_millis(5)).await;
             }
         };

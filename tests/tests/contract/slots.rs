@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use mongo_core::bson::doc;
 use mongo_core::error::Wait;
-use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools};
+use mongo_core::event::{CmapEvent, EventHandlers};
+use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools, PoolsConfig};
 use mongo_core::{Error, ErrorKind};
 use mongo_testkit::{Action, Gate, Matcher};
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Tenants, eventually, get_in_task, handshake, hold, of_tenant, ping, settled, tenant_name,
+    LIMIT, Tenants, eventually, get_in_task, handshake, hold, of_tenant, ping, settled, tenant_name,
 };
 
 on_both! {
@@ -30,6 +32,10 @@ on_both! {
     what_is_detached_keeps_its_slot,
     the_smallest_size_takes_only_what_is_free,
     the_smallest_size_makes_room_too,
+    busy_tenants_reuse_their_connections,
+    more_tenants_than_connections_take_turns,
+    pending_connections_are_limited_across_tenants,
+    a_warm_up_at_a_full_cap_makes_room,
     a_wait_for_a_slot_runs_out,
     what_was_made_for_who_was_served_otherwise_makes_room,
     what_was_made_for_who_has_gone_makes_room,
@@ -350,5 +356,105 @@ async fn what_was_made_for_who_has_gone_makes_room<B: Backend<Config: Default>>(
     }
     ping(&pools[1]).await.expect("it makes room");
     drop(held);
+    pools[0].close().await;
+}
+
+/// Tasks of some tenants, each of which checks out so many times; gives the most connections that
+/// were begun.
+async fn busy<B: Backend<Config: Default>>(
+    pools: &[Pools<B>],
+    tasks: usize,
+    check_outs: usize,
+) -> u64 {
+    let mut running = JoinSet::new();
+    for pools in pools {
+        for _ in 0..tasks {
+            let pools = pools.clone();
+            running.spawn(async move {
+                for _ in 0..check_outs {
+                    let connection = pools.get().await.expect("served");
+                    sleep(Duration::from_millis(1)).await;
+                    drop(connection);
+                }
+            });
+        }
+    }
+    timeout(LIMIT * 10, running.join_all())
+        .await
+        .expect("in time");
+    pools[0].status().iter().map(|pool| pool.created).sum()
+}
+
+async fn busy_tenants_reuse_their_connections<B: Backend<Config: Default>>() {
+    for (count, tasks, cap) in [(2, 4, 8), (2, 5, 8), (3, 5, 8), (4, 8, 9)] {
+        let (server, pools) = tenants::<B>(count, "", cap).await;
+        let created = busy(&pools, tasks, 200).await;
+        assert!(most_open(&server) <= u64::from(cap));
+        let bound = u64::from(cap) + count as u64 * 4;
+        assert!(
+            created <= bound,
+            "{count} x {tasks} at {cap}: {created} connections"
+        );
+        pools[0].close().await;
+    }
+}
+
+/// More tenants than connections: each uses a connection for a while.
+async fn more_tenants_than_connections_take_turns<B: Backend<Config: Default>>() {
+    let (server, pools) = tenants::<B>(4, "", 2).await;
+    let created = busy(&pools, 3, 100).await;
+    assert_eq!(most_open(&server), 2);
+    assert!(
+        created < 4 * 3 * 100 / 4,
+        "{created} connections for 1,200 check-outs"
+    );
+    pools[0].close().await;
+}
+
+async fn pending_connections_are_limited_across_tenants<B: Backend<Config: Default>>() {
+    let tenants = Tenants::of(1, 40).await;
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (pending, highest) = (now.clone(), most.clone());
+    let handlers = EventHandlers::new().on_cmap(move |event| match event {
+        CmapEvent::ConnectionCreated(_) => {
+            let pending = pending.fetch_add(1, Ordering::SeqCst) + 1;
+            highest.fetch_max(pending, Ordering::SeqCst);
+        }
+        CmapEvent::ConnectionReady(_) => {
+            pending.fetch_sub(1, Ordering::SeqCst);
+        }
+        _ => {}
+    });
+    let config = PoolsConfig::default().with_max_connecting_per_server(3);
+    let pools = tenants.builder::<B>("", config).event_handlers(handlers);
+    let pools = pools.build().expect("pools");
+    let slow = handshake().then(Action::Delay(Duration::from_millis(50)));
+    tenants.set.server(0).script().add(slow);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut running = JoinSet::new();
+    for tenant in 0..40 {
+        let (tenant_pools, order) = (of_tenant(&pools, tenant), order.clone());
+        running.spawn(async move {
+            let connection = tenant_pools.get().await.expect("served");
+            order.lock().expect("no panic").push(tenant);
+            connection
+        });
+    }
+    let held = timeout(LIMIT, running.join_all()).await.expect("in time");
+    assert_eq!(held.len(), 40);
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+    assert_eq!(now.load(Ordering::SeqCst), 0);
+    let order = order.lock().expect("no panic").clone();
+    assert!(order.is_sorted(), "first in, first out: {order:?}");
+    drop(held);
+    pools.close().await;
+}
+
+async fn a_warm_up_at_a_full_cap_makes_room<B: Backend<Config: Default>>() {
+    let (server, pools) = tenants::<B>(2, "", 2).await;
+    drop(hold(&pools[0], 2).await);
+    pools[1].warm_up().await.expect("room");
+    assert_eq!(sizes(&pools), of_sizes(&[1, 1]));
+    assert_eq!(most_open(&server), 2);
     pools[0].close().await;
 }

@@ -203,14 +203,21 @@ impl Tenants {
 
     /// Pools of nobody's, with a cap on the connections of each server.
     pub(crate) fn pools<B: Backend<Config: Default>>(&self, options: &str, cap: u32) -> Pools<B> {
+        let config = PoolsConfig::default().with_max_connections_per_server(cap);
+        self.builder(options, config).build().expect("pools")
+    }
+
+    pub(crate) fn builder<B: Backend<Config: Default>>(
+        &self,
+        options: &str,
+        config: PoolsConfig,
+    ) -> PoolsBuilder<B> {
         let uri = format!("{}&{options}", self.set.uri());
         let mut options = ClientOptions::parse(&uri).expect("a connection string");
         options.allow_plain_without_tls = true;
         Pools::builder(options)
-            .config(PoolsConfig::default().with_max_connections_per_server(cap))
+            .config(config)
             .connector(Arc::new(AfterTheNews(OverSim(self.network.clone()))))
-            .build()
-            .expect("pools")
     }
 }
 

@@ -2,10 +2,12 @@
 //! server. `cargo bench -p mongo-testkit --bench failover_load` does so at length.
 
 mod load;
+mod stress;
 
 use std::time::Duration;
 
 use load::{Change, Ours, Report, Subject, run};
+use mongo_core::pools::Backend;
 use mongo_testkit::{Deployment, RealServer};
 
 /// Each once. Nothing comes back from the last one before the end.
@@ -66,4 +68,22 @@ async fn deadpool_follows_roles_before_a_real_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bb8_follows_roles_before_a_real_server() {
     before_a_real_server::<Ours<mongo_bb8::Pool>>().await;
+}
+
+async fn survives<B: Backend<Config: Default>>() {
+    let report = stress::stress::<B>(3_000).await;
+    assert_eq!((report.wrong, report.stuck), (0, 0), "{report:?}");
+    assert_eq!(report.left, [""; 0], "{report:?}");
+    assert!(report.served > 1_000, "{report:?}");
+    assert!(report.panics > 0 && report.runtimes > 0, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadpool_survives_everything_at_once() {
+    survives::<mongo_deadpool::Pool>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bb8_survives_everything_at_once() {
+    survives::<mongo_bb8::Pool>().await;
 }

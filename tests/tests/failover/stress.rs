@@ -52,7 +52,9 @@ struct World<B: Backend> {
 impl<B: Backend> World<B> {
     /// SplitMix64 over a counter.
     fn random(&self) -> u64 {
-        let mut word = self.chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mut word = self
+            .chance
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^ (word >> 31)
@@ -83,10 +85,16 @@ impl<B: Backend> World<B> {
                 "find": "numbers", "filter": { "_id": id },
                 "$readPreference": { "mode": "secondaryPreferred" },
             };
-            let reply = connection.run_command_by(Duration::from_secs(2), "db", &find).await?;
+            let reply = connection
+                .run_command_by(Duration::from_secs(2), "db", &find)
+                .await?;
             let reply: Document = reply.deserialize()?;
-            let batch = reply.get_document("cursor").and_then(|own| own.get_array("firstBatch"));
-            let first = batch.ok().and_then(|batch| batch.first()?.as_document()?.get_i64("_id").ok());
+            let batch = reply
+                .get_document("cursor")
+                .and_then(|own| own.get_array("firstBatch"));
+            let first = batch
+                .ok()
+                .and_then(|batch| batch.first()?.as_document()?.get_i64("_id").ok());
             is_right &= first == Some(id);
         }
         Ok(is_right)
@@ -123,7 +131,10 @@ impl<B: Backend> World<B> {
                         Err(_) => report.stuck += 1,
                     }
                 }
-                held = timeout(STUCK, self.connection(0)).await.ok().and_then(Result::ok);
+                held = timeout(STUCK, self.connection(0))
+                    .await
+                    .ok()
+                    .and_then(Result::ok);
             });
             drop(runtime);
             report.runtimes += 1;
@@ -210,7 +221,10 @@ pub(crate) async fn stress<B: Backend<Config: Default>>(wanted: u64) -> Report {
     let begun = Instant::now();
     let set = Deployment::replica_set("rs").members(MEMBERS).start().await;
     set.insert("db.numbers", (0..DOCUMENTS).map(|id| doc! { "_id": id }));
-    let home = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let home = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
     let home = home.expect("a runtime");
     let world = Arc::new(build::<B>(&set, home.handle(), wanted));
     let set = Arc::new(set);
@@ -262,7 +276,9 @@ async fn finish<B: Backend>(
     report: &mut Report,
 ) {
     if let Err(error) = world.find().await {
-        report.left.push(format!("no check-out afterwards: {error}"));
+        report
+            .left
+            .push(format!("no check-out afterwards: {error}"));
     }
     for pool in world.pools.status() {
         report.created += pool.created;
@@ -278,7 +294,9 @@ async fn finish<B: Backend>(
     };
     if timeout(STUCK, is_empty).await.is_err() {
         let open = (0..MEMBERS).map(|member| set.server(member).look(|seen| seen.open));
-        report.left.push(format!("sockets: {:?}", open.collect::<Vec<_>>()));
+        report
+            .left
+            .push(format!("sockets: {:?}", open.collect::<Vec<_>>()));
     }
     let tasks = home.metrics().num_alive_tasks();
     if tasks > 0 {

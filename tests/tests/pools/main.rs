@@ -6,6 +6,8 @@ mod commands;
 mod errors;
 mod lifecycle;
 mod of_bb8;
+mod of_deadpool;
+mod outlived;
 mod panics;
 mod refusals;
 mod replaced;

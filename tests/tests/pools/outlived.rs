@@ -81,9 +81,7 @@ async fn hasty_callers_are_served_in_the_end<B: Backend>() {
         .start()
         .await;
     let pool = B::build(Setup::new(server.uri()).max_size(8));
-    let served = async {
-        while pool.get_within(HASTE).await.is_err() {}
-    };
+    let served = async { while pool.get_within(HASTE).await.is_err() {} };
     tokio::time::timeout(LIMIT, served).await.expect("served");
     assert_eq!(server.look(|seen| seen.accepted), 1);
 }
