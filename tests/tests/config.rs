@@ -404,5 +404,5 @@ fn a_bb8_pool_outside_a_runtime_is_an_error_and_no_panic() {
     let error = mongo_bb8::Config::default()
         .create_pool(None)
         .expect_err("no runtime");
-    assert!(error.to_string().contains("tokio"), "{error}");
+    assert!(error.to_string().contains("Tokio"), "{error}");
 }

@@ -70,7 +70,7 @@ impl Home {
 }
 
 /// Whether a runtime still takes tasks. One that has ended drops them when they are spawned.
-fn is_running(runtime: &Handle) -> bool {
+pub(crate) fn is_running(runtime: &Handle) -> bool {
     let probe = runtime.spawn(pending::<()>());
     let is_running = !probe.is_finished();
     probe.abort();

@@ -37,7 +37,7 @@ mod transport;
 pub use authenticator::CredentialProvider;
 pub(crate) use authenticator::{AuthParts, Authenticator};
 pub use aws::{AwsCredentialProvider, AwsSources};
-pub(crate) use background::{Alive, Home, Tasks};
+pub(crate) use background::{Alive, Home, Tasks, is_running};
 pub use connection::Connection;
 pub(crate) use connection::Identity;
 pub use connector::{Connector, SocketConnector};

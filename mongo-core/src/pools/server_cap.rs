@@ -20,6 +20,9 @@ pub(in crate::pools) trait Participant: Send + Sync {
     /// One of the pool's idle connections is to make room.
     fn sweep(&self);
 
+    /// Whether callers wait for a connection of the pool, and so for those that are idle.
+    fn has_waiters(&self) -> bool;
+
     /// Another pool is short of a permit: abandons an attempt that has outlived its waiter and its
     /// grace period. Says no if there is none.
     fn abandon(&self) -> bool;
@@ -233,8 +236,8 @@ impl CapShare {
         self.cap.serve();
     }
 
-    /// Closes the least recently used idle connection, if more pools lack a slot than have one
-    /// closed for them already; where they lack a permit, abandons an attempt. To be called without
+    /// Closes the least recently used idle connection of a pool without waiters, if more pools lack a
+    /// slot than have one closed for them already; where they lack a permit, abandons an attempt. To be called without
     /// a lock.
     pub(super) fn make_room(&self) {
         if !self.is_wanted() {
@@ -244,19 +247,24 @@ impl CapShare {
             self.abandon();
             return;
         }
-        let chosen = self.cap.change(|state| {
+        // Dropped without the lock.
+        let mut pools = Vec::new();
+        let link = self.cap.change(|state| {
             let is_lacking =
                 state.is_full(&self.cap.limits) && state.queue.len() > state.making_room;
-            let (_, idle) = is_lacking.then(|| state.idle.pop_first()).flatten()?;
+            let mut idle = state.idle.iter().filter(|_| is_lacking);
+            let place = idle.find_map(|(place, idle)| {
+                let pool = state.members.get(&idle.member)?.pool.upgrade()?;
+                let is_free = !pool.has_waiters();
+                pools.push(pool);
+                is_free.then_some(*place)
+            })?;
             state.making_room += 1;
-            let pool = state.members.get(&idle.member)?.pool.upgrade();
-            Some((idle.link, pool))
+            Some(state.idle.remove(&place)?.link)
         });
-        if let Some((link, pool)) = chosen {
+        if let (Some(link), Some(pool)) = (link, pools.pop()) {
             link.doom();
-            if let Some(pool) = pool {
-                pool.sweep();
-            }
+            pool.sweep();
         }
     }
 
@@ -270,8 +278,8 @@ impl CapShare {
         pools.iter().any(|pool| pool.abandon());
     }
 
-    /// A connection of an age is returned, and is idle from now on unless its pool has waiters. Says
-    /// no if it has to make room for another pool's.
+    /// A connection of an age is returned, and is idle from now on. Says no if it has to make room for
+    /// another pool's. While its own pool has waiters, it does not make room later: they use it.
     pub(super) fn enter_idle(
         &self,
         link: &Arc<Link>,

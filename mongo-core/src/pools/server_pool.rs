@@ -134,7 +134,7 @@ impl<B: Backend> ServerPool<B> {
     ) -> Result<Option<PooledConnection<B>>> {
         let shared = self.shared();
         shared.settled(deadline).await;
-        let _waiting = shared.counters.wait();
+        let _waiting = shared.wait();
         let generation = shared.generation();
         // In a box: it is large, and all futures around it get moved about.
         let mut got = Box::pin(self.inner.backend.get(*deadline));
@@ -179,6 +179,7 @@ impl<B: Backend> ServerPool<B> {
     /// Waits until `minPoolSize` connections are made, and at least one, whoever makes them, and
     /// makes those that nobody else does.
     pub(super) async fn warm(&self, deadline: Deadline) -> Result<()> {
+        self.inner.factory.check_runtime()?;
         let target = self.inner.options.min_size.max(1);
         let mut rounds = 0_u32;
         loop {

@@ -412,7 +412,7 @@ async fn more_tenants_than_connections_take_turns<B: Backend<Config: Default>>()
 }
 
 async fn pending_connections_are_limited_across_tenants<B: Backend<Config: Default>>() {
-    let tenants = Tenants::of(1, 40).await;
+    let tenants = Tenants::of(1, 41).await;
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (pending, highest) = (now.clone(), most.clone());
     let handlers = EventHandlers::new().on_cmap(move |event| match event {
@@ -428,6 +428,12 @@ async fn pending_connections_are_limited_across_tenants<B: Backend<Config: Defau
     let config = PoolsConfig::default().with_max_connecting_per_server(3);
     let pools = tenants.builder::<B>("", config).event_handlers(handlers);
     let pools = pools.build().expect("pools");
+    drop(
+        of_tenant(&pools, 40)
+            .get()
+            .await
+            .expect("the server is known"),
+    );
     let slow = handshake().then(Action::Delay(Duration::from_millis(50)));
     tenants.set.server(0).script().add(slow);
     let order = Arc::new(Mutex::new(Vec::new()));

@@ -11,7 +11,7 @@ use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
 use super::{CheckBudget, Queue, Shared};
 use crate::error::{Result, Wait};
-use crate::net::{Connection, Deadline, Owner, current_runtime};
+use crate::net::{Connection, Deadline, Owner, current_runtime, is_running};
 use crate::pools::server_cap::CapShare;
 
 /// The pool's side of a waiter.
@@ -184,7 +184,8 @@ impl Shared {
 
     /// Runs an attempt in a task of its own, which ends with the pool.
     fn spawn(&self, runtime: Option<&Handle>, attempt: Attempt) {
-        let Some(runtime) = self.runtime.as_ref().or(runtime) else {
+        let named = self.runtime.as_ref().filter(|named| is_running(named));
+        let Some(runtime) = named.or(runtime) else {
             return;
         };
         // Without a lock: on a runtime that has shut down the attempt is dropped at once.

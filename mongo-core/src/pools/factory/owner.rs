@@ -9,6 +9,7 @@ use bson::oid::ObjectId;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
+use super::counters::Waiting;
 use super::wait_queue::PoolState;
 use super::{Queue, Shared};
 use crate::ServerAddress;
@@ -294,6 +295,14 @@ impl Shared {
         self.make_room();
     }
 
+    /// Counts a caller that waits, for as long as what is returned lives.
+    pub(in crate::pools) fn wait(&self) -> Waits<'_> {
+        Waits {
+            shared: self,
+            waiting: Some(self.counters.wait()),
+        }
+    }
+
     /// Whether somebody wants to know of each step.
     #[inline]
     pub(in crate::pools) fn is_watched(&self) -> bool {
@@ -477,6 +486,19 @@ impl Owner for Shared {
     }
 }
 
+/// A caller that waits. An idle connection that was kept for it is free once it has left.
+pub(in crate::pools) struct Waits<'a> {
+    shared: &'a Shared,
+    waiting: Option<Waiting<'a>>,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.waiting.take();
+        self.shared.make_room();
+    }
+}
+
 impl Participant for Shared {
     fn pump(&self) {
         if let Some(shared) = self.this.upgrade() {
@@ -486,6 +508,10 @@ impl Participant for Shared {
 
     fn sweep(&self) {
         Shared::sweep(self);
+    }
+
+    fn has_waiters(&self) -> bool {
+        self.counters.waiting() > 0
     }
 
     fn abandon(&self) -> bool {

@@ -49,10 +49,31 @@ impl Participant for Pool {
         false
     }
 
+    fn has_waiters(&self) -> bool {
+        self.has_waiters.load(Ordering::SeqCst)
+    }
+
     fn sweep(&self) {
         self.swept.fetch_add(1, Ordering::SeqCst);
         self.share().free_permits(1);
         self.share().give_back();
+    }
+}
+
+/// Closes its idle connections later.
+struct Slow;
+
+impl Participant for Slow {
+    fn pump(&self) {}
+
+    fn sweep(&self) {}
+
+    fn abandon(&self) -> bool {
+        false
+    }
+
+    fn has_waiters(&self) -> bool {
+        false
     }
 }
 
@@ -151,9 +172,9 @@ fn the_least_recently_used_idle_connection_makes_room() {
 #[test]
 fn no_more_connections_make_room_than_pools_queue() {
     let cap = cap(2);
-    let pools = pools::<3>(&cap);
-    // Its idle connections are closed later.
-    let slow = cap.clone().join(Weak::<Pool>::new());
+    let (pools, slow_pool) = (pools::<3>(&cap), Arc::new(Slow));
+    let participant: Weak<dyn Participant> = Arc::<Slow>::downgrade(&slow_pool);
+    let slow = cap.clone().join(participant);
     let links = [(); 2].map(|()| Arc::new(Link::default()));
     for link in &links {
         assert!(slow.try_take() && slow.enter_idle(link, || OLD, || false));
@@ -212,8 +233,16 @@ fn a_busy_pool_uses_a_connection_for_a_quantum() {
     pools[1].pump();
     pools[0].has_waiters.store(true, Ordering::SeqCst);
     let link = Arc::new(Link::default());
-    assert!(pools[0].enter(&link, Duration::ZERO) && pools[0].share().leave_idle(&link));
+    assert!(pools[0].enter(&link, Duration::ZERO));
+    pools[1].share().make_room();
+    assert!(!link.is_doomed(), "its own waiters use it");
+    assert!(pools[0].share().leave_idle(&link));
     assert!(!pools[0].enter(&link, QUANTUM));
+    // Its waiters have left.
+    assert!(pools[0].enter(&link, Duration::ZERO));
+    pools[0].has_waiters.store(false, Ordering::SeqCst);
+    pools[1].share().make_room();
+    assert!(link.is_doomed());
 }
 
 #[test]
