@@ -1,5 +1,6 @@
 //! The beginning and the end, where several have a hand in it.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
@@ -33,6 +34,7 @@ on_both! {
     a_close_interrupts_pools_that_went_before,
     a_logout_waits_for_what_was_rotated_away,
     closes_at_the_same_time_wait_alike,
+    closes_at_the_same_time_wait_for_tasks_alike,
     logouts_at_the_same_time_wait_alike,
     a_close_does_not_wait_for_a_runtime_that_nobody_drives,
 }
@@ -258,6 +260,22 @@ async fn closes_at_the_same_time_wait_alike<B: Backend<Config: Default>>() {
     assert_eq!(first.await.expect("no panic"), 5);
     user.await.expect("no panic");
     assert_eq!(seconds(pools.close()).await, 0);
+}
+
+async fn closes_at_the_same_time_wait_for_tasks_alike<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("");
+    ping(&pools).await.expect("a ping");
+    let is_over = Cell::new(false);
+    let first = async {
+        pools.close().await;
+        is_over.set(true);
+    };
+    let second = async {
+        pools.close().await;
+        assert!(is_over.get(), "the tasks have ended for both");
+    };
+    tokio::join!(first, second);
 }
 
 async fn logouts_at_the_same_time_wait_alike<B: Backend<Config: Default>>() {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{Action, Backend, Identity, Life, Pools, Registry, Retired, Tenant};
 use crate::error::{Error, Result};
@@ -297,6 +297,7 @@ impl<B: Backend> PoolsBuilder<B> {
             tasks: Arc::<Tasks>::default(),
             is_closed: AtomicBool::new(false),
             closed: Notify::new(),
+            ending: Semaphore::new(1),
         });
         let weak: Weak<Registry<B>> = Arc::downgrade(&registry);
         let listener: Weak<dyn TopologyListener> = weak;

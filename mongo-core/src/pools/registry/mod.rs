@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -121,6 +121,8 @@ struct Registry<B: Backend> {
     is_closed: AtomicBool,
     /// Told when it is.
     closed: Notify,
+    /// Who has it waits for the tasks; the others that close wait for it, in their order.
+    ending: Semaphore,
 }
 
 /// What the pools of one server have in common.
@@ -379,6 +381,7 @@ impl<B: Backend> Registry<B> {
             }
             self.tasks.newest()
         };
+        let _turn = self.ending.acquire().await;
         if self.owns_topology {
             self.topology.close().await;
         }
