@@ -365,12 +365,6 @@ impl<B: Backend> Registry<B> {
         self.maintain()
     }
 
-    /// The runtime that the application named.
-    #[allow(dead_code, reason = "connection attempts are to be spawned there")]
-    pub(super) fn named_runtime(&self) -> Option<&Handle> {
-        self.home.named()
-    }
-
     /// Stops what is in the background, when it is polled first, and waits until it has ended,
     /// whoever stopped it.
     async fn end_tasks(&self) {

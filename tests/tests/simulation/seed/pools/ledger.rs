@@ -158,7 +158,7 @@ impl Ledger {
         }
     }
 
-    /// A guard's connection has left its pool, of which there is no event.
+    /// A guard's connection has left its pool, of which there is no event but its check-in.
     pub(super) fn detached(&self, connection: &Connection) {
         let user = connection.user().unwrap_or_default().into();
         let name = (connection.server().clone(), user);
@@ -166,10 +166,10 @@ impl Ledger {
         let mut accounts = self.lock();
         let account = accounts.entry(name).or_default();
         match account.find(connection.id(), server_id) {
-            Some((_, entry)) if entry.stage == Stage::InUse => entry.stage = Stage::Detached,
-            _ => self
-                .log
-                .violation(format_args!("{connection:?} was detached and not in use")),
+            Some((_, entry)) if entry.stage == Stage::Idle => entry.stage = Stage::Detached,
+            _ => self.log.violation(format_args!(
+                "{connection:?} was detached and not checked in"
+            )),
         }
     }
 
