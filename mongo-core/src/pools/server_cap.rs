@@ -10,7 +10,7 @@ use crate::ServerAddress;
 use crate::net::Link;
 
 /// How long a busy pool uses a connection before it goes to a pool that has none.
-const QUANTUM: Duration = Duration::from_millis(20);
+const QUANTUM: Duration = Duration::from_millis(10);
 
 /// A pool under a cap.
 pub(in crate::pools) trait Participant: Send + Sync {

@@ -180,8 +180,15 @@ impl<B: Backend> Pools<B> {
                 // Its server does not suit any more.
                 Ok(None) if rounds < wanted.selections => {}
                 Ok(None) => return Err(because(pool.shared().unsuitable(), &cause)),
-                Err(error) if rounds < wanted.selections && self.selects_again(&pool, &error) => {
+                Err(error) if !self.selects_again(&pool, &error) => {
+                    return Err(because(error, &cause));
+                }
+                Err(error) if rounds < wanted.selections => {
                     cause = Some(self.unless_over(&deadline, error)?);
+                }
+                // That pool alone was closed: its server has left, or its credential was rotated.
+                Err(error) if matches!(error.kind(), ErrorKind::PoolClosed) => {
+                    return Err(because(pool.shared().unsuitable(), &cause));
                 }
                 Err(error) => return Err(because(error, &cause)),
             }

@@ -211,7 +211,9 @@ impl<B: Backend> Caller<B> {
                     || asked.sitting.turns != turns
                     || world.phase() == Phase::Over
             }
-            ErrorKind::PoolCleared | ErrorKind::Configuration(_) => asked.server.is_some(),
+            // Each selects once.
+            ErrorKind::PoolCleared => true,
+            ErrorKind::Configuration(_) => asked.server.is_some(),
             ErrorKind::ServerSelection(_) => {
                 let known = world.topology.description();
                 let suitable = asked.want.all_suitable(&known, world.heartbeat_frequency);
