@@ -1,7 +1,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
 use crate::ServerAddress;
-use crate::error::{Error, InUse, Result, Wait};
+use crate::error::{Error, Result, Wait};
 use crate::net::{Connection, Deadline, Establisher, Link, TopologyShared, current_runtime};
 use crate::uri::ClientOptions;
 
@@ -25,6 +25,7 @@ mod floating;
 mod links;
 mod owner;
 mod recycle;
+mod state;
 mod wait_queue;
 
 pub use builder::ConnectionFactoryBuilder;
@@ -34,8 +35,8 @@ pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 use floating::Floating;
 use links::Links;
-pub(super) use owner::Paused;
 pub use recycle::CheckBudget;
+pub(super) use state::Paused;
 pub(super) use wait_queue::Limits;
 pub use wait_queue::PoolState;
 use wait_queue::WaitQueue;
@@ -376,109 +377,6 @@ impl From<Arc<Shared>> for ConnectionFactory {
     fn from(shared: Arc<Shared>) -> Self {
         let source = Source::Fixed(Arc::new(Owned(shared)));
         Self { source }
-    }
-}
-
-impl Shared {
-    pub(super) fn server(&self) -> &ServerAddress {
-        &self.establisher.server
-    }
-
-    pub(super) fn user(&self) -> Option<&str> {
-        self.establisher.user().map(|user| &**user)
-    }
-
-    pub(super) fn generation(&self) -> u64 {
-        self.establisher.generations.current()
-    }
-
-    /// The last owner is gone: ends attempts, and closes available connections.
-    fn end(&self) {
-        let available = self.change_queue(|queue| {
-            queue.close();
-            queue.retain(|_| false)
-        });
-        self.interrupt_pending(u64::MAX);
-        drop(available);
-    }
-
-    /// Begins a new generation, and does nothing else.
-    fn clear(&self) {
-        self.establisher.generations.clear();
-    }
-
-    pub(super) fn clear_service(&self, id: ObjectId) {
-        self.establisher.generations.clear_service(id);
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the queue, and publishes what is read without its lock.
-    fn change_queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
-        let mut queue = self.queue();
-        let (before, pending) = ((queue.state(), queue.not_before()), queue.pending());
-        let result = change(&mut queue);
-        self.waiters.store(queue.waiters(), Ordering::SeqCst);
-        let is_ready = queue.state() == PoolState::Ready;
-        self.is_ready.store(is_ready, Ordering::Release);
-        if let Some(cap) = &self.cap
-            && cap.is_wanted()
-            && !queue.wants_attempt()
-        {
-            // Else others would give up a connection for nothing.
-            cap.withdraw();
-        }
-        let ended = pending.saturating_sub(queue.pending());
-        let is_empty = queue.total() == 0;
-        let is_changed = before != (queue.state(), queue.not_before());
-        drop(queue);
-        if is_changed {
-            self.paced.notify_waiters();
-        }
-        if is_empty {
-            self.emptied.notify_waiters();
-        }
-        if let Some(cap) = self.cap.as_ref().filter(|_| ended > 0) {
-            cap.free_permits(ended);
-        }
-        result
-    }
-
-    fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
-        self.last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        let cause = Failure::since(&self.last_failure(), deadline.elapsed());
-        let error = self.establisher.name(deadline.timed_out(wait));
-        error.caused_by(cause)
-    }
-
-    /// Whether the server's cap lets no connection be made.
-    pub(super) fn is_server_full(&self) -> bool {
-        self.cap.as_ref().and_then(CapShare::full).is_some()
-    }
-
-    /// Who has the connections.
-    pub(super) fn in_use(&self, max_pool_size: u32) -> InUse {
-        let in_use = self.counters.in_use();
-        let pinned = |reason| self.counters.pinned(reason).load(Ordering::Relaxed);
-        let (cursors, transactions) = (pinned(PinReason::Cursor), pinned(PinReason::Transaction));
-        InUse {
-            max_pool_size,
-            cursors,
-            transactions,
-            others: in_use.saturating_sub(cursors + transactions),
-            server_full: self.cap.as_ref().and_then(CapShare::full),
-        }
     }
 }
 

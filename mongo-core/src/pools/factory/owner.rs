@@ -1,12 +1,8 @@
-//! What a pool does about its connections wherever they are, and about its own state.
+//! What a pool does about its connections, wherever they are.
 
-use std::pin::pin;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bson::RawDocument;
-use bson::oid::ObjectId;
-use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::counters::Waiting;
@@ -16,24 +12,14 @@ use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
-    PoolClearedEvent, PoolClosedEvent, PoolReadyEvent,
 };
-use crate::net::{Connection, Deadline, Identity, Link, Owner};
+use crate::net::{Connection, Identity, Link, Owner};
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
 
 /// By how much a lifetime is shortened at random at most, as a share of it: connections that were
 /// made together are not to end together.
 const LIFETIME_JITTER: f64 = 0.1;
-
-/// A pool that was paused.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::pools) struct Paused {
-    /// The generation that ended.
-    pub(in crate::pools) generation: u64,
-    /// Whether it was ready until then.
-    pub(in crate::pools) was_ready: bool,
-}
 
 impl Shared {
     /// Tells whoever wants to know.
@@ -60,216 +46,6 @@ impl Shared {
             None => getrandom::u32().unwrap_or_default(),
         };
         f64::from(random) / f64::from(u32::MAX)
-    }
-
-    /// Why nothing is handed out: of a cleared pool, with the error that it was cleared for.
-    pub(in crate::pools) fn not_ready(&self) -> Error {
-        let state = self.state();
-        match state {
-            PoolState::Closed => self.establisher.name(ErrorKind::PoolClosed),
-            PoolState::Ready | PoolState::Paused => {
-                let cause = self.cleared_for().clone();
-                let cleared = self.establisher.name(ErrorKind::PoolCleared);
-                cleared.caused_by(cause)
-            }
-        }
-    }
-
-    fn cleared_for(&self) -> MutexGuard<'_, Option<Error>> {
-        self.cleared_for
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes what the pool, or a service of it, is cleared for: before it is.
-    pub(in crate::pools) fn note_cleared_for(&self, error: Option<&Error>) {
-        *self.cleared_for() = error.cloned();
-    }
-
-    /// The error of a check-out whose server ceased to be suitable: as if the pool had been cleared.
-    pub(in crate::pools) fn unsuitable(&self) -> Error {
-        self.establisher.name(ErrorKind::PoolCleared)
-    }
-
-    /// Has all who wait look whether there is anything to wait for still.
-    pub(in crate::pools) fn stir(&self) {
-        self.stirred.notify_waiters();
-    }
-
-    /// Ends with the next [`stir`](Self::stir) from now on, polled before or not.
-    pub(in crate::pools) fn stirred(&self) -> Notified<'_> {
-        self.stirred.notified()
-    }
-
-    /// Whether connections are handed out. Wait-free.
-    #[inline]
-    pub(in crate::pools) fn is_ready(&self) -> bool {
-        self.is_ready.load(Ordering::Acquire)
-    }
-
-    pub(in crate::pools) fn state(&self) -> PoolState {
-        self.queue().state()
-    }
-
-    /// The connections there are, and those of them that are being made.
-    pub(in crate::pools) fn total_and_pending(&self) -> (u32, u32) {
-        let queue = self.queue();
-        (queue.total(), queue.pending())
-    }
-
-    pub(in crate::pools) fn total(&self) -> u32 {
-        self.queue().total()
-    }
-
-    /// From now on the pool can become ready: its creation has been reported.
-    pub(in crate::pools) fn set_announced(&self) {
-        self.is_announced.store(true, Ordering::Release);
-    }
-
-    /// From now on the pool's state counts.
-    pub(in crate::pools) fn set_settled(&self) {
-        self.is_settled.store(true, Ordering::Release);
-        self.stirred.notify_waiters();
-    }
-
-    /// Waits until a pool that was just made is ready, or known to be paused.
-    pub(in crate::pools) async fn settled(&self, deadline: &Deadline) {
-        loop {
-            let mut stirred = pin!(self.stirred());
-            // Before the look, so that no change falls between.
-            stirred.as_mut().enable();
-            if self.is_settled.load(Ordering::Acquire) {
-                return;
-            }
-            if deadline.bound(stirred).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Makes the pool ready, and says whether it was paused. Its event is to be emitted without a
-    /// lock.
-    pub(in crate::pools) fn make_ready(&self) -> bool {
-        self.is_announced.load(Ordering::Acquire) && self.change_queue(|queue| queue.ready())
-    }
-
-    pub(in crate::pools) fn emit_ready(&self) {
-        self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
-    }
-
-    /// Begins a new generation, and pauses, for an error if there is one. What follows from it is
-    /// [`evict`](Self::evict)'s, to be called without a lock.
-    pub(in crate::pools) fn make_paused(&self, error: Option<&Error>) -> Paused {
-        self.note_cleared_for(error);
-        self.change_queue(|queue| Paused {
-            generation: self.establisher.generations.clear(),
-            was_ready: queue.pause(),
-        })
-    }
-
-    pub(in crate::pools) fn emit_cleared(
-        &self,
-        service_id: Option<ObjectId>,
-        interrupt_in_use_connections: bool,
-        error: Option<Error>,
-    ) {
-        self.emit(|address, user| {
-            CmapEvent::PoolCleared(PoolClearedEvent {
-                address,
-                user,
-                service_id,
-                interrupt_in_use_connections,
-                error,
-            })
-        });
-    }
-
-    /// Sends all who wait away, gives up what is being made, of generations up to one, and closes
-    /// the connections that must not be kept; those in use as well, if they are to be interrupted.
-    pub(in crate::pools) fn evict(&self, generation: u64, interrupt_in_use: bool) {
-        // Made for nothing, it would hold up what is made once the pool is ready again.
-        self.interrupt_pending(generation);
-        if interrupt_in_use {
-            self.links.interrupt_made(generation);
-        }
-        let waiters = self.change_queue(Queue::evict);
-        let error = self.not_ready();
-        for waiter in waiters {
-            waiter.serve(Err(error.clone()));
-        }
-        self.stir();
-        self.sweep();
-    }
-
-    /// Closes what is idle and must not be kept.
-    pub(in crate::pools) fn sweep(&self) {
-        let is_closed = self.state() == PoolState::Closed;
-        let now = Instant::now();
-        let gone = self.change_queue(|queue| {
-            queue.retain(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
-        });
-        drop(gone);
-        if let Some(sweep) = self.sweeper.get() {
-            sweep();
-        }
-    }
-
-    /// Whether idle connections can be too old.
-    pub(in crate::pools) fn has_idle_bounds(&self) -> bool {
-        self.max_idle_time.is_some() || self.max_lifetime.is_some()
-    }
-
-    /// Has idle connections closed by `sweep`, from now on.
-    pub(in crate::pools) fn sweep_with(&self, sweep: impl Fn() + Send + Sync + 'static) {
-        let _ = self.sweeper.set(Box::new(sweep));
-    }
-
-    /// Whether an idle connection may be kept. Marks it if it may not for its age.
-    pub(super) fn keeps(&self, connection: &Connection) -> bool {
-        let is_sound = !self.is_stale_or_expired(connection, Instant::now());
-        is_sound && self.state() != PoolState::Closed
-    }
-
-    /// Marks it if it is too old, which is the reason then that is told.
-    fn is_stale_or_expired(&self, connection: &Connection, now: Instant) -> bool {
-        let expired = self.is_expired(connection, now);
-        if let (true, Some(tie)) = (expired, connection.tie()) {
-            tie.link.doom();
-        }
-        expired || connection.is_stale()
-    }
-
-    /// Closes the pool, and says whether it was open. As with [`make_paused`](Self::make_paused).
-    pub(in crate::pools) fn make_closed(&self) -> bool {
-        self.change_queue(|queue| queue.close())
-    }
-
-    pub(in crate::pools) fn emit_closed(&self) {
-        self.emit(|address, user| CmapEvent::PoolClosed(PoolClosedEvent { address, user }));
-    }
-
-    /// Ends once no connection is left, pending ones included. To be called once the pool is closed.
-    pub(in crate::pools) async fn drained(&self) {
-        loop {
-            let mut emptied = pin!(self.emptied.notified());
-            // Before the look, so that no change falls between.
-            emptied.as_mut().enable();
-            if self.total() == 0 {
-                break;
-            }
-            emptied.await;
-        }
-        let tasks = std::mem::take(&mut *self.tasks());
-        for task in tasks {
-            drop(task.await);
-        }
-    }
-
-    /// Closes a pool that has no registry.
-    pub(super) fn shut(&self) {
-        self.make_closed();
-        self.clear();
-        self.evict(u64::MAX, false);
     }
 
     /// A guard gives its connection back.
