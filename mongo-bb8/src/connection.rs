@@ -3,7 +3,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::MongoConnectionManager;
-use crate::pool::{Shared, Slot};
+use crate::shared::{Shared, Slot};
 
 /// bb8's own guard.
 pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;

@@ -51,6 +51,7 @@ mod connection;
 mod idle;
 mod manager;
 mod pool;
+mod shared;
 
 pub use backend::BackendConfig;
 pub use bb8;

@@ -11,8 +11,8 @@ use mongo_core::{Connection, Deadline, Error, ErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, TryAcquireError};
 
-use crate::connection::Taken;
 use crate::idle::Idle;
+use crate::shared::{Counted, Shared, Slot};
 use crate::{MongoConnectionManager, PooledConnection};
 
 /// A pool of connections to one server: bb8's, with a fair queue in front of it, one deadline for a
@@ -41,21 +41,6 @@ pub struct Status {
     pub available: usize,
     /// The callers that wait for a slot.
     pub waiting: usize,
-}
-
-/// What a pool and its guards share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    manager: MongoConnectionManager,
-    idle: Idle,
-    /// One permit for each connection that the pool may hold: a caller with a permit never waits for
-    /// another's connection.
-    slots: Semaphore,
-    /// Callers that wait for a slot.
-    waiting: AtomicUsize,
-    wait: Duration,
-    max_lifetime: Option<Duration>,
-    test_on_check_out: bool,
 }
 
 impl Pool {
@@ -312,145 +297,5 @@ impl Pool {
 
     fn closed(&self) -> Error {
         self.manager().factory().name(ErrorKind::PoolClosed)
-    }
-}
-
-impl Shared {
-    /// The verdict on an idle connection, where it takes no I/O.
-    #[inline]
-    fn check_now(&self, taken: &mut Taken) -> Option<Result<(), Error>> {
-        match self.is_sound(taken) {
-            true if self.test_on_check_out => self.manager.factory().recycle_now(taken),
-            true => Some(Ok(())),
-            false => Some(Err(ErrorKind::PoolCleared.into())),
-        }
-    }
-
-    /// Checks an idle connection. Dropped, it gives the connection back.
-    async fn check(
-        &self,
-        mut taken: Taken,
-        deadline: Deadline,
-        budget: &mut CheckBudget,
-    ) -> Option<Taken> {
-        if let Some(checked) = self.check_now(&mut taken) {
-            return checked.is_ok().then_some(taken);
-        }
-        let mut returned = Returned {
-            shared: self,
-            taken: Some(taken),
-        };
-        let connection = returned.taken.as_mut()?;
-        let checked = self.manager.check(connection, deadline, budget).await;
-        returned.taken.take().filter(|_| checked.is_ok())
-    }
-
-    /// Whether bb8's own settings let a connection be handed out.
-    #[inline]
-    fn is_sound(&self, connection: &Connection) -> bool {
-        let is_too_old = |max| connection.created().elapsed() >= max;
-        !connection.is_stale() && !self.max_lifetime.is_some_and(is_too_old)
-    }
-
-    /// Takes back a connection that was in use.
-    #[inline]
-    pub(crate) fn put_back(&self, mut taken: Taken) {
-        let factory = self.manager.factory();
-        if !taken.check_in() {
-            return;
-        }
-        if !self.is_sound(&taken) {
-            taken.close();
-            return;
-        }
-        if factory.has_waiters() {
-            self.offer(taken);
-            return;
-        }
-        drop(taken);
-        // A caller may have begun to wait, or the pool been closed, since it looked.
-        if factory.has_waiters() {
-            self.pass_on();
-        }
-        if self.slots.is_closed() {
-            self.idle.retain(|_| false);
-        }
-    }
-
-    /// Gives an idle connection to the caller that has waited longest for one to be made.
-    fn pass_on(&self) {
-        if let Some(taken) = self.idle.take() {
-            self.offer(taken);
-        }
-    }
-
-    fn offer(&self, mut taken: Taken) {
-        let connection = taken.move_out();
-        // First, so that bb8 has a place for it.
-        drop(taken);
-        self.manager.factory().offer(connection);
-    }
-}
-
-/// A connection that goes back unless it is taken.
-struct Returned<'a> {
-    shared: &'a Shared,
-    taken: Option<Taken>,
-}
-
-impl Drop for Returned<'_> {
-    fn drop(&mut self) {
-        if let Some(taken) = self.taken.take() {
-            self.shared.put_back(taken);
-        }
-    }
-}
-
-/// A permit of a pool's slots.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    shared: Arc<Shared>,
-}
-
-impl Slot {
-    fn try_take(shared: &Arc<Shared>) -> Result<Self, TryAcquireError> {
-        shared.slots.try_acquire()?.forget();
-        Ok(Self {
-            shared: shared.clone(),
-        })
-    }
-
-    /// Waits for it, first in, first out; `None` if the pool is closed.
-    async fn take(shared: &Arc<Shared>) -> Option<Self> {
-        shared.slots.acquire().await.ok()?.forget();
-        Some(Self {
-            shared: shared.clone(),
-        })
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.shared.slots.add_permits(1);
-    }
-}
-
-/// Counts its own life.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
