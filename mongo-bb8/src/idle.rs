@@ -1,6 +1,7 @@
 //! The idle connections, which bb8 keeps.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -16,9 +17,11 @@ use crate::connection::Taken;
 #[derive(Debug)]
 pub(crate) struct Idle {
     bb8: bb8::Pool<MongoConnectionManager>,
-    /// Held from the look at bb8's state until the connection is taken. No handler runs under it:
-    /// connections are closed after it is released.
-    turn: Mutex<()>,
+    /// How many are idle. To count one down is to have a claim to a connection. bb8's reaper, where a
+    /// pool has one, does not count.
+    count: AtomicUsize,
+    /// Held while all are taken out, to be looked through.
+    looking: Mutex<()>,
     /// bb8 makes a timer for each check-out, even one that does not wait: here, unless it is called
     /// from here.
     runtime: Handle,
@@ -28,7 +31,8 @@ impl Idle {
     pub(crate) fn new(bb8: bb8::Pool<MongoConnectionManager>, runtime: Handle) -> Self {
         Self {
             bb8,
-            turn: Mutex::new(()),
+            count: AtomicUsize::new(0),
+            looking: Mutex::new(()),
             runtime,
         }
     }
@@ -37,41 +41,82 @@ impl Idle {
         &self.bb8
     }
 
+    /// Puts one back that is sound.
+    #[inline]
+    pub(crate) fn put(&self, taken: Taken) {
+        drop(taken);
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Takes one, in the order that bb8's configuration says.
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
-        let _turn = self.turn();
-        self.take_in_turn()
+        match self.claim() {
+            true => self.poll_bb8(),
+            false => self.take_after_look(),
+        }
     }
 
-    /// Adds a new connection and takes one, in one step: with a queue in FIFO order perhaps another.
-    /// `None` where the new one is not sound any more.
+    /// Another thread may be looking through them.
+    #[cold]
+    fn take_after_look(&self) -> Option<Taken> {
+        drop(self.looking());
+        self.claim().then(|| self.poll_bb8())?
+    }
+
+    #[inline]
+    fn claim(&self) -> bool {
+        let one_less = |count: usize| count.checked_sub(1);
+        let claimed = self
+            .count
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+        claimed.is_ok()
+    }
+
+    /// Adds a new connection and takes it; where another caller was faster, another one. `None` where
+    /// the new one is not sound any more.
     pub(crate) fn add_and_take(&self, connection: Connection) -> Option<Taken> {
-        let turn = self.turn();
-        let refused = self.bb8.add(connection).err();
-        let taken = self.take_in_turn();
-        drop(turn);
-        drop(refused);
-        taken
-    }
-
-    /// Closes the connections that do not satisfy the predicate.
-    pub(crate) fn retain(&self, keep: impl Fn(&Connection) -> bool) {
-        let mut removed = Vec::new();
-        let turn = self.turn();
-        for mut taken in self.take_all_in_turn() {
-            if !keep(&taken) {
-                removed.push(taken.move_out());
+        let id = connection.id();
+        self.bb8.add(connection).ok()?;
+        let (mut found, mut others) = (None, Vec::new());
+        while found.is_none() && self.bb8.state().idle_connections > 0 {
+            match self.poll_bb8() {
+                Some(taken) if taken.id() == id => found = Some(taken),
+                Some(other) => others.push(other),
+                None => break,
             }
         }
-        drop(turn);
+        let found = found.or_else(|| others.pop());
+        // They are counted already. In bb8's order.
+        if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
+            others.reverse();
+        }
+        drop(others);
+        found
+    }
+
+    /// Closes the connections that do not satisfy the predicate. No handler runs under a lock.
+    pub(crate) fn retain(&self, keep: impl Fn(&Connection) -> bool) {
+        let mut removed = Vec::new();
+        let looking = self.looking();
+        let mut all: Vec<_> =
+            std::iter::from_fn(|| self.claim().then(|| self.poll_bb8())?).collect();
+        // So that putting them back in this order leaves bb8's order as it was.
+        if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
+            all.reverse();
+        }
+        for mut taken in all {
+            match keep(&taken) {
+                true => self.put(taken),
+                false => removed.push(taken.move_out()),
+            }
+        }
+        drop(looking);
         drop(removed);
     }
 
-    fn take_in_turn(&self) -> Option<Taken> {
-        if self.bb8.state().idle_connections == 0 {
-            return None;
-        }
+    #[inline]
+    fn poll_bb8(&self) -> Option<Taken> {
         let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id());
         let _entered = (!is_here).then(|| self.runtime.enter());
         let got = pin!(self.bb8.get_owned());
@@ -81,16 +126,7 @@ impl Idle {
         }
     }
 
-    /// All of them, so that dropping them in this order leaves bb8's order as it was.
-    fn take_all_in_turn(&self) -> Vec<Taken> {
-        let mut all: Vec<_> = std::iter::from_fn(|| self.take_in_turn()).collect();
-        if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
-            all.reverse();
-        }
-        all
-    }
-
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn looking(&self) -> MutexGuard<'_, ()> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

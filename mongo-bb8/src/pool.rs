@@ -199,7 +199,10 @@ impl Pool {
                 Some(Ok(())) => return Ok(PooledConnection::new(taken, slot)),
                 Some(Err(_)) => drop(taken),
                 // It takes I/O: for a caller that can wait for it.
-                None => break,
+                None => {
+                    shared.idle.put(taken);
+                    break;
+                }
             }
         }
         Err(slot)
@@ -216,10 +219,10 @@ impl Pool {
                 }
             }
             let made = self.connect(deadline).await?;
-            let (id, is_new) = (made.id(), made.is_new());
+            let id = made.id();
             if let Some(taken) = shared.idle.add_and_take(made) {
                 // The factory has checked the connection that it gave.
-                if (taken.id(), taken.is_new()) == (id, is_new) {
+                if taken.id() == id {
                     return Ok(PooledConnection::new(taken, slot));
                 }
                 if let Some(taken) = shared.check(taken, deadline, &mut budget).await {

@@ -77,7 +77,7 @@ impl Shared {
             self.offer(taken);
             return;
         }
-        drop(taken);
+        self.idle.put(taken);
         // A caller may have begun to wait, or the pool been closed, since it looked.
         if factory.has_waiters() {
             self.pass_on();

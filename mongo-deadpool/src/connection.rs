@@ -62,15 +62,18 @@ impl Drop for Connection {
             drop(Object::take(object));
             return;
         }
-        let pool = Object::pool(&object);
-        let factory = pool.as_ref().map(|pool| pool.manager().factory());
-        match factory {
+        let Some(pool) = Object::pool(&object) else {
+            drop(object);
+            return;
+        };
+        let factory = pool.manager().factory();
+        match factory.has_waiters() {
             // Past deadpool's own queue, a caller that waits for a new connection takes this one.
-            Some(factory) if factory.has_waiters() => factory.offer(Object::take(object)),
-            Some(_) | None => drop(object),
+            true => factory.offer(Object::take(object)),
+            false => drop(object),
         }
         // A caller may have begun to wait since.
-        if let Some(pool) = pool.filter(|pool| pool.manager().factory().has_waiters()) {
+        if factory.has_waiters() {
             pass_on(&pool);
         }
     }

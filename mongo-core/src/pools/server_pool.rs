@@ -246,16 +246,18 @@ impl<B: Backend> ServerPool<B> {
         }
     }
 
-    /// Lets connections be made and checked out.
+    /// Lets connections be made and checked out. To be called after [`clear`](Self::clear) by hand.
     pub fn ready(&self) {
         if self.shared().make_ready() {
             self.shared().emit_ready();
         }
     }
 
-    /// Makes all connections stale, and pauses the pool: what is idle is closed at once, what is in
-    /// use when it comes back, or if it is to be interrupted, at once as well. Who waits gets
-    /// [`ErrorKind::PoolCleared`].
+    /// Makes all connections stale, and pauses the pool: idle connections are closed at once, those in
+    /// use when they are returned, or at once if they are to be interrupted. Callers that wait get
+    /// [`ErrorKind::PoolCleared`], and so do later ones until the pool is [ready](Self::ready) again:
+    /// [`Pools`](super::Pools) make it ready when a check of the server succeeds that was not
+    /// successful before, so that a pool of theirs cleared by hand stays paused until `ready` is called.
     pub fn clear(&self, interrupt_in_use: bool) {
         let paused = self.shared().make_paused(None);
         if paused.was_ready {
