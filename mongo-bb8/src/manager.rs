@@ -18,6 +18,7 @@ tokio::task_local! {
 /// One connect on the caller's own task.
 struct Connect {
     deadline: Deadline,
+    budget: Cell<CheckBudget>,
     /// A connection that was returned, and has been customized before.
     returned: Cell<Option<Connection>>,
 }
@@ -108,13 +109,16 @@ impl MongoConnectionManager {
         &self,
         pool: &bb8::Pool<Self>,
         deadline: Deadline,
+        budget: &mut CheckBudget,
     ) -> Result<Connection, Error> {
         let connect = Connect {
             deadline,
+            budget: Cell::new(*budget),
             returned: Cell::new(None),
         };
         let connecting = async {
             let made = catch_panics("customizer", pool.dedicated_connection()).await;
+            *budget = CONNECT.with(|connect| connect.budget.get());
             match CONNECT.with(|connect| connect.returned.take()) {
                 Some(returned) => Ok(returned),
                 None => made,
@@ -165,7 +169,11 @@ impl bb8::ManageConnection for MongoConnectionManager {
             Err(_) => Deadline::never(),
         };
         let deadline = deadline.within(Some(self.shared.create_timeout));
-        let connection = factory.establish(deadline).await?;
+        let budget = CONNECT.try_with(|connect| connect.budget.get());
+        let mut budget = budget.unwrap_or_default();
+        let established = factory.establish_within(deadline, &mut budget).await;
+        let _ = CONNECT.try_with(|connect| connect.budget.set(budget));
+        let connection = established?;
         if connection.is_new() || front.is_err() {
             return Ok(connection);
         }

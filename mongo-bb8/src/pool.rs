@@ -1,4 +1,3 @@
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,9 +86,11 @@ impl Pool {
             test_on_check_out: config.test_on_check_out,
             idle: Idle::new(inner, runtime),
         };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        let shared = Arc::new(shared);
+        let weak = Arc::downgrade(&shared);
+        let take_idle = move || weak.upgrade()?.take_idle();
+        shared.manager.factory().set_idle_source(take_idle);
+        Ok(Self { shared })
     }
 
     /// Checks a connection out: an idle one that passes its check, or a new one.
@@ -218,7 +219,7 @@ impl Pool {
                     return Ok(PooledConnection::new(taken, slot));
                 }
             }
-            let made = self.connect(deadline).await?;
+            let made = self.connect(deadline, &mut budget).await?;
             let id = made.id();
             if let Some(taken) = shared.idle.add_and_take(made) {
                 // The factory has checked the connection that it gave.
@@ -236,19 +237,16 @@ impl Pool {
     }
 
     /// A connection that the factory makes, or that is returned before.
-    async fn connect(&self, deadline: Deadline) -> Result<Connection, Error> {
+    async fn connect(
+        &self,
+        deadline: Deadline,
+        budget: &mut CheckBudget,
+    ) -> Result<Connection, Error> {
         let shared = &*self.shared;
-        let mut connecting = pin!(shared.manager.connect_in(shared.idle.bb8(), deadline));
-        let mut waits = false;
-        let connecting = poll_fn(|context| {
-            let polled = connecting.as_mut().poll(context);
-            if polled.is_pending() && !std::mem::replace(&mut waits, true) {
-                // One that was returned before this caller was among the factory's waiters.
-                shared.pass_on();
-            }
-            polled
-        });
-        match deadline.bound(connecting).await {
+        let connecting = shared
+            .manager
+            .connect_in(shared.idle.bb8(), deadline, budget);
+        match deadline.bound(pin!(connecting)).await {
             Ok(connected) => connected,
             // The factory keeps the deadline by itself: it was the customizer.
             Err(_) => Err(self.timed_out(Wait::Hook, deadline)),

@@ -79,19 +79,20 @@ impl Shared {
         }
         self.idle.put(taken);
         // A caller may have begun to wait, or the pool been closed, since it looked.
-        if factory.has_waiters() {
-            self.pass_on();
+        if factory.has_waiters()
+            && let Some(connection) = self.take_idle()
+        {
+            factory.offer(connection);
         }
         if self.slots.is_closed() {
             self.idle.retain(|_| false);
         }
     }
 
-    /// Gives an idle connection to the caller that has waited longest for one to be made.
-    pub(crate) fn pass_on(&self) {
-        if let Some(taken) = self.idle.take() {
-            self.offer(taken);
-        }
+    /// Takes an idle connection out of bb8.
+    pub(crate) fn take_idle(&self) -> Option<Connection> {
+        let mut taken = self.idle.take()?;
+        Some(taken.move_out())
     }
 
     fn offer(&self, mut taken: Taken) {

@@ -73,17 +73,19 @@ impl Drop for Connection {
             false => drop(object),
         }
         // A caller may have begun to wait since.
-        if factory.has_waiters() {
-            pass_on(&pool);
+        if factory.has_waiters()
+            && let Some(connection) = take_idle(&pool)
+        {
+            factory.offer(connection);
         }
     }
 }
 
-/// Gives an idle connection to the caller that has waited longest for one to be made.
-pub(crate) fn pass_on<W: From<Object>>(pool: &deadpool::managed::Pool<Manager, W>) {
+/// Takes an idle connection out of the pool.
+pub(crate) fn take_idle<W: From<Object>>(
+    pool: &deadpool::managed::Pool<Manager, W>,
+) -> Option<mongo_core::Connection> {
     let mut is_taken = false;
     let taken = pool.retain(|_, _| std::mem::replace(&mut is_taken, true));
-    for connection in taken.removed {
-        pool.manager().factory().offer(connection);
-    }
+    taken.removed.into_iter().next()
 }

@@ -90,6 +90,18 @@ impl CheckOut {
     }
 }
 
+impl CheckOut {
+    /// What is left for the checks of the current task's check-out.
+    fn budget() -> CheckBudget {
+        let budget = CHECK_OUT.try_with(|current| current.budget.get());
+        budget.unwrap_or_default()
+    }
+
+    fn set_budget(budget: CheckBudget) {
+        let _ = CHECK_OUT.try_with(|current| current.budget.set(budget));
+    }
+}
+
 /// deadpool's [`Manager`](managed::Manager) for the connections to one server.
 ///
 /// It serves the first host of the URI, as with `directConnection=true`.
@@ -147,8 +159,12 @@ impl managed::Manager for Manager {
             return self.factory.take_available().ok_or_else(|| nothing.into());
         }
         let deadline = CheckOut::current(|steps| steps.create);
+        let mut budget = CheckOut::budget();
         // Rare: not to be a part of every check-out's future.
-        Box::pin(self.factory.establish(deadline)).await
+        let established = self.factory.establish_within(deadline, &mut budget);
+        let established = Box::pin(established).await;
+        CheckOut::set_budget(budget);
+        established
     }
 
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
@@ -161,12 +177,11 @@ impl managed::Manager for Manager {
             }
             None => {
                 let deadline = CheckOut::current(|steps| steps.recycle);
-                let budget = CHECK_OUT.try_with(|current| current.budget.get());
-                let mut budget = budget.unwrap_or_default();
+                let mut budget = CheckOut::budget();
                 // Rare, too.
                 let check = self.factory.recycle(connection, deadline, &mut budget);
                 let recycled = Box::pin(check).await;
-                let _ = CHECK_OUT.try_with(|current| current.budget.set(budget));
+                CheckOut::set_budget(budget);
                 recycled
             }
         };

@@ -9,7 +9,7 @@ use mongo_core::error::Wait;
 use mongo_core::pools::{DEFAULT_WAIT_TIMEOUT, catch_panics};
 use mongo_core::{Deadline, Error, ErrorKind};
 
-use crate::connection::pass_on;
+use crate::connection::take_idle;
 use crate::manager::{CheckOut, Steps};
 use crate::{
     Connection, Manager, Metrics, PoolBuilder, PoolError, Status, TimeoutType, Timeouts, managed,
@@ -122,20 +122,9 @@ impl Pool {
     /// The rest of a check-out that has to wait.
     async fn finish(
         &self,
-        mut check_out: Pin<&mut impl Future<Output = Result<Connection, PoolError>>>,
+        check_out: Pin<&mut impl Future<Output = Result<Connection, PoolError>>>,
         deadline: Deadline,
     ) -> Result<Connection, Error> {
-        let factory = self.manager().factory();
-        let mut waits = false;
-        let check_out = poll_fn(|context| {
-            let polled = check_out.as_mut().poll(context);
-            if polled.is_pending() && !waits && factory.has_waiters() {
-                waits = true;
-                // One that was returned before this caller was among the factory's waiters.
-                pass_on(&self.inner);
-            }
-            polled
-        });
         match deadline.bound(check_out).await {
             Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
             Err(_) => Err(self.timed_out(self.wait(), deadline)),
@@ -228,7 +217,10 @@ impl Pool {
 impl From<managed::Pool> for Pool {
     fn from(inner: managed::Pool) -> Self {
         let max_size = u32::try_from(inner.status().max_size).unwrap_or(u32::MAX);
-        inner.manager().factory().set_max_size(max_size);
+        let factory = inner.manager().factory();
+        factory.set_max_size(max_size);
+        let weak = inner.weak();
+        factory.set_idle_source(move || take_idle(&weak.upgrade()?));
         Self { inner }
     }
 }

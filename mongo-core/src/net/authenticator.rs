@@ -144,6 +144,14 @@ impl Authenticator {
         }
     }
 
+    /// Whether the credential is always the same.
+    pub(crate) fn is_fixed(&self) -> bool {
+        match &self.source {
+            Source::Nobody | Source::Fixed(_) => true,
+            Source::Provider(_) => false,
+        }
+    }
+
     /// The user, where that is known beforehand.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         match &self.source {

@@ -248,10 +248,9 @@ impl CapShare {
             return;
         }
         // Dropped without the lock.
-        let mut pools = Vec::new();
+        let (mut pools, mut is_lacking) = (Vec::new(), false);
         let link = self.cap.change(|state| {
-            let is_lacking =
-                state.is_full(&self.cap.limits) && state.queue.len() > state.making_room;
+            is_lacking = state.is_full(&self.cap.limits) && state.queue.len() > state.making_room;
             let mut idle = state.idle.iter().filter(|_| is_lacking);
             let place = idle.find_map(|(place, idle)| {
                 let pool = state.members.get(&idle.member)?.pool.upgrade()?;
@@ -262,9 +261,14 @@ impl CapShare {
             state.making_room += 1;
             Some(state.idle.remove(&place)?.link)
         });
-        if let (Some(link), Some(pool)) = (link, pools.pop()) {
-            link.doom();
-            pool.sweep();
+        match (link, pools.pop()) {
+            (Some(link), Some(pool)) => {
+                link.doom();
+                pool.sweep();
+            }
+            // An attempt that hangs may be in the way.
+            _ if is_lacking => self.abandon(),
+            _ => {}
         }
     }
 

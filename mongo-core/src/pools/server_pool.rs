@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
-use super::factory::{ConnectionFactory, PoolState, Shared};
+use super::factory::{CheckBudget, ConnectionFactory, PoolState, Shared};
 use super::options::PoolOptions;
 use super::registry::pause;
 use super::status::PoolStatus;
@@ -199,7 +199,8 @@ impl<B: Backend> ServerPool<B> {
             }
             if self.shared().is_server_full() {
                 // As a caller that waits, for whom another pool's idle connection makes room.
-                let made = self.shared().establish(deadline).await;
+                let mut budget = CheckBudget::default();
+                let made = self.shared().establish(deadline, &mut budget).await;
                 self.shared()
                     .offer(made.map_err(|error| self.explain(error))?);
                 continue;

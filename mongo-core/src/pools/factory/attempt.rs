@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connect::Waiter;
+use super::connect::{Served, Waiter};
 use super::wait_queue::PoolState;
 use super::{Failure, Queue, Shared};
 use crate::error::{Error, ErrorKind, Result, Wait};
@@ -55,7 +55,7 @@ impl Shared {
     }
 
     /// The error of an attempt that its runtime has dropped.
-    fn shut_down(&self) -> Error {
+    pub(super) fn shut_down(&self) -> Error {
         let text = "the runtime on which the connection was being made has shut down";
         self.establisher.name(ErrorKind::Pool(text.to_owned()))
     }
@@ -123,11 +123,15 @@ impl Attempt {
     async fn make(&mut self) -> Result<Connection> {
         let shared = self.shared.clone();
         self.pause().await;
-        let (state, generation) = {
+        let (is_wanted, generation) = {
             let queue = shared.queue();
-            (queue.state(), shared.generation())
+            let is_ready = queue.state() == PoolState::Ready;
+            (
+                is_ready && queue.has_attempt(self.number),
+                shared.generation(),
+            )
         };
-        if state != PoolState::Ready {
+        if !is_wanted {
             return Err(shared.not_ready());
         }
         self.generation = generation;
@@ -169,19 +173,8 @@ impl Attempt {
     }
 
     async fn establish(&self, id: u64) -> Result<Result<Connection, Failed>, Interrupted> {
-        let shared = &self.shared;
-        let making = pin!(shared.establisher.establish(id, Deadline::never()));
-        let mut making = pin!(self.link.interruptible(making));
-        let grace = shared.queue().grace();
-        // Both are safe to drop: the attempt goes on below.
-        tokio::select! {
-            biased;
-            made = &mut making => return made,
-            () = sleep_until(Instant::now() + grace) => {}
-        }
-        shared.change_queue(|queue| queue.overdue(self.number));
-        shared.pump();
-        making.await
+        let making = self.shared.establisher.establish(id, Deadline::never());
+        self.link.interruptible(pin!(making)).await
     }
 
     fn begin(&mut self, driver_connection_id: u64) {
@@ -239,8 +232,15 @@ impl Attempt {
             error: error.clone(),
         });
         if matches!(error.kind(), ErrorKind::Authentication(own) if own.is_of_credential()) {
-            // The answer would be the same for all waiters, and is about no other credential.
-            self.waiters = shared.change_queue(Queue::evict);
+            // It is about no other credential. Unless a provider changes that, the answer would be the
+            // same for all waiters.
+            match shared.establisher.authenticator.is_fixed() {
+                true => self.waiters = shared.change_queue(Queue::evict),
+                false => {
+                    let own = shared.change_queue(|queue| queue.fail_waiter(self.number));
+                    self.waiters.extend(own);
+                }
+            }
             return error;
         }
         // It fails with this error, even if that clears the pool.
@@ -285,19 +285,23 @@ impl Drop for Attempt {
             let error = failure.clone().unwrap_or_else(|| shared.shut_down());
             shared.tell_not_made(driver_connection_id, reason, Some(error));
         }
-        let waiter = shared.change_queue(|queue| {
+        let (waiter, was_there) = shared.change_queue(|queue| {
             let waiter = queue.fail_waiter(self.number);
-            queue.failed(self.number);
-            waiter
+            (waiter, queue.failed(self.number))
         });
-        let error = failure.unwrap_or_else(|| shared.shut_down());
+        let error = match failure {
+            Some(failure) => Served::Failed(failure),
+            None => Served::RuntimeEnded,
+        };
         for waiter in self.waiters.drain(..).chain(waiter) {
-            waiter.serve(Err(error.clone()));
+            waiter.serve(error.clone());
         }
         if let Some(outcome) = self.outcome.take() {
-            drop(outcome.send(Err(error)));
+            drop(outcome.send(Err(error.into_error(&shared))));
         }
-        shared.slot_is_free();
+        if was_there {
+            shared.slot_is_free();
+        }
     }
 }
 

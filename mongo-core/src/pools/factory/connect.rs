@@ -1,7 +1,8 @@
 //! The wait for a connection: a place in the wait queue, and what serves it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -10,33 +11,90 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
 use super::{CheckBudget, Queue, Shared};
-use crate::error::{Result, Wait};
-use crate::net::{Connection, Deadline, Owner, current_runtime, is_running};
+use crate::error::{Error, Result, Wait};
+use crate::net::{Connection, Deadline, Link, Owner, current_runtime, is_running};
 use crate::pools::server_cap::CapShare;
+
+/// How often a waiter under a cap looks again for what is in its way.
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// The pool's side of a waiter.
 pub(super) struct Waiter {
-    served: oneshot::Sender<Result<Offered>>,
+    served: oneshot::Sender<Served>,
     /// Where its attempt runs, unless the application named a runtime.
     runtime: Handle,
 }
 
+/// What a waiter is served with.
+#[derive(Clone)]
+pub(super) enum Served {
+    Connection(Arc<Offered>),
+    Failed(Error),
+    /// The runtime of its attempt has shut down.
+    RuntimeEnded,
+}
+
+impl Served {
+    pub(super) fn into_error(self, shared: &Shared) -> Error {
+        match self {
+            Self::Connection(_) => shared.not_ready(),
+            Self::Failed(error) => error,
+            Self::RuntimeEnded => shared.shut_down(),
+        }
+    }
+}
+
 impl Waiter {
     /// A waiter that has left drops what it is served with, which then goes to the next one.
-    pub(super) fn serve(self, served: Result<Offered>) {
+    pub(super) fn serve(self, served: Served) {
         drop(self.served.send(served));
     }
 }
 
-/// A connection on its way to a waiter. Dropped, it goes to the next one.
+/// A connection on its way to a waiter, which may not be polled for long: the pool can take it back.
+/// Dropped, it goes to the next waiter.
 pub(super) struct Offered {
-    connection: Option<Connection>,
+    connection: Mutex<Option<Connection>>,
     shared: Arc<Shared>,
+}
+
+impl Offered {
+    fn new(shared: &Arc<Shared>, connection: Connection) -> Arc<Self> {
+        shared.served.fetch_add(1, Ordering::SeqCst);
+        let offered = Arc::new(Self {
+            connection: Mutex::new(Some(connection)),
+            shared: shared.clone(),
+        });
+        let mut all = shared.offered();
+        all.retain(|own| own.strong_count() > 0);
+        all.push(Arc::downgrade(&offered));
+        offered
+    }
+
+    fn take(&self) -> Option<Connection> {
+        self.lock().take()
+    }
+
+    /// Closes the connection, if its waiter has not taken it and it must not be handed out.
+    pub(super) fn take_back(&self) {
+        let is_over = self.shared.state() == PoolState::Closed;
+        // Dropped without the lock.
+        let _gone = self
+            .lock()
+            .take_if(|connection| is_over || connection.is_stale());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Offered {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        self.shared.served.fetch_sub(1, Ordering::SeqCst);
+        if let Some(connection) = self.take() {
             self.shared.offer(connection);
         }
     }
@@ -46,19 +104,30 @@ impl Drop for Offered {
 struct Waiting<'a> {
     shared: &'a Arc<Shared>,
     ticket: u64,
-    served: oneshot::Receiver<Result<Offered>>,
+    served: oneshot::Receiver<Served>,
 }
 
 impl Waiting<'_> {
     /// Safe to drop: the next waiter gets the connection.
-    async fn served(&mut self, deadline: Deadline) -> Result<Connection> {
-        match deadline.bound(&mut self.served).await {
-            Ok(Ok(served)) => {
-                let connection = served?.connection.take();
-                connection.ok_or_else(|| self.shared.not_ready())
+    async fn served(&mut self, deadline: Deadline) -> Result<Served> {
+        loop {
+            let due = self.shared.queue().due(self.ticket);
+            // Where the pool lacks a slot, another one may have an attempt that hangs.
+            let recheck = self.shared.cap.as_ref().map(|_| Instant::now() + RECHECK);
+            let due = due.into_iter().chain(recheck).min();
+            let bound = match due {
+                Some(due) => deadline.no_later_than(due),
+                None => deadline,
+            };
+            match bound.bound(&mut self.served).await {
+                Ok(Ok(served)) => return Ok(served),
+                Ok(Err(_)) => return Err(self.shared.not_ready()),
+                Err(_) if deadline.is_over() => {
+                    return Err(self.shared.timed_out(self.phase(), deadline));
+                }
+                // The grace period of an attempt is over, which may be in the way.
+                Err(_) => self.shared.pump(),
             }
-            Ok(Err(_)) => Err(self.shared.not_ready()),
-            Err(_) => Err(self.shared.timed_out(self.phase(), deadline)),
         }
     }
 
@@ -85,42 +154,63 @@ impl Shared {
     pub(in crate::pools) async fn establish(
         self: &Arc<Self>,
         deadline: Deadline,
+        budget: &mut CheckBudget,
     ) -> Result<Connection> {
         let since = Instant::now();
-        let mut budget = CheckBudget::default();
+        let (mut ticket, mut was_hung_up) = (None, false);
         loop {
             if deadline.is_over() {
                 // There is no time left to make one.
                 return Err(self.timed_out(Wait::WaitQueue, deadline));
             }
-            let mut connection = self.enter()?.served(deadline).await?;
-            let checked = match connection.is_new() && connection.created() >= since {
-                // Checked, a server that hangs up after hello would cost one attempt after another.
-                true if !connection.is_stale() => self.take_from_idle(&connection),
-                true => Err(self.not_ready()),
-                false => self.recycle(&mut connection, deadline, &mut budget).await,
+            let runtime = current_runtime().map_err(|error| self.establisher.name(error))?;
+            let id = runtime.id();
+            let mut waiting = self.enter(ticket, runtime)?;
+            ticket = Some(waiting.ticket);
+            let served = waiting.served(deadline).await?;
+            let offered = match served {
+                Served::Connection(offered) => offered,
+                // Since then it has moved to another one.
+                Served::RuntimeEnded if current_runtime().is_ok_and(|here| here.id() != id) => {
+                    continue;
+                }
+                failed => return Err(failed.into_error(self)),
+            };
+            // The pool may have taken it back.
+            let Some(mut connection) = offered.take() else {
+                return Err(self.not_ready());
+            };
+            let is_new = connection.is_new() && connection.created() >= since;
+            let checked = match is_new {
+                // Once: a server that hangs up after hello must not cost one attempt after another.
+                true if !was_hung_up && connection.check_idle().is_err() => {
+                    was_hung_up = true;
+                    drop(connection);
+                    continue;
+                }
+                true if connection.is_stale() => Err(self.not_ready()),
+                true => self.take_from_idle(&connection),
+                false => self.recycle(&mut connection, deadline, budget).await,
             };
             match checked {
                 Ok(()) => return Ok(connection),
                 Err(error) if deadline.is_over() => {
-                    return Err(self
-                        .timed_out(Wait::WaitQueue, deadline)
-                        .caused_by(Some(error)));
+                    let timed_out = self.timed_out(Wait::WaitQueue, deadline);
+                    return Err(timed_out.caused_by(Some(error)));
                 }
                 Err(_) => drop(connection),
             }
         }
     }
 
-    fn enter(self: &Arc<Self>) -> Result<Waiting<'_>> {
-        let runtime = current_runtime().map_err(|error| self.establisher.name(error))?;
+    fn enter(self: &Arc<Self>, former: Option<u64>, runtime: Handle) -> Result<Waiting<'_>> {
         let (sender, served) = oneshot::channel();
         let waiter = Waiter {
             served: sender,
             runtime,
         };
         let ticket = self.change_queue(|queue| match queue.state() {
-            PoolState::Ready => Some(queue.enter(waiter)),
+            PoolState::Ready => Some(queue.enter(former, waiter)),
             PoolState::Paused | PoolState::Closed => None,
         });
         let waiting = Waiting {
@@ -128,6 +218,10 @@ impl Shared {
             served,
             shared: self,
         };
+        // One that was returned before it was in the queue.
+        if let Some(idle) = self.idle_source.get().and_then(|source| source()) {
+            self.offer(idle);
+        }
         self.pump();
         Ok(waiting)
     }
@@ -136,8 +230,9 @@ impl Shared {
     pub(super) fn pump(self: &Arc<Self>) {
         let mut lacks_slot = false;
         while self.waiters.load(Ordering::Acquire) > 0 {
+            let now = Instant::now();
             let next = self.change_queue(|queue| {
-                let next = queue.next(|| {
+                let next = queue.next(now, || {
                     let has_slot = self.cap.as_ref().is_none_or(CapShare::try_take);
                     lacks_slot = !has_slot;
                     has_slot
@@ -150,14 +245,13 @@ impl Shared {
                 (next, runtime)
             });
             match next {
-                (Some(Next::Serve(waiter, connection)), _) => waiter.serve(Ok(Offered {
-                    connection: Some(connection),
-                    shared: self.clone(),
-                })),
+                (Some(Next::Serve(waiter, connection)), _) => {
+                    waiter.serve(Served::Connection(Offered::new(self, connection)));
+                }
                 (Some(Next::Begin(number, link, _)), runtime) => {
                     self.spawn(runtime.as_ref(), Attempt::new(self.clone(), number, link));
                 }
-                (Some(Next::Abandon(link)), _) => self.interrupt_attempt(&link),
+                (Some(Next::Abandon(link)), _) => self.give_up(&link),
                 (None, _) => break,
             }
         }
@@ -175,11 +269,17 @@ impl Shared {
         let (number, link) = self.change_queue(|queue| {
             let has_slot = || self.cap.as_ref().is_none_or(CapShare::try_take_free);
             let is_lacking = queue.total() < min_size;
-            is_lacking.then(|| queue.begin_in_advance(has_slot))?
+            is_lacking.then(|| queue.begin_in_advance(Instant::now(), has_slot))?
         })?;
         let (attempt, outcome) = Attempt::new(self.clone(), number, link).with_outcome();
         self.spawn(Some(&runtime), attempt);
         Some(outcome)
+    }
+
+    /// An attempt was abandoned: its place is free, whenever its task ends.
+    pub(super) fn give_up(self: &Arc<Self>, link: &Arc<Link>) {
+        self.interrupt_attempt(link);
+        self.slot_is_free();
     }
 
     /// Runs an attempt in a task of its own, which ends with the pool.

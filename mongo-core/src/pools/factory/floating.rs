@@ -77,8 +77,12 @@ impl Floating {
 
     /// Selects a server and makes a connection to it; where the server goes away meanwhile, it
     /// selects again.
-    pub(super) async fn establish(&self, deadline: Deadline) -> Result<Connection> {
-        let made = self.try_establish(deadline).await;
+    pub(super) async fn establish(
+        &self,
+        deadline: Deadline,
+        budget: &mut CheckBudget,
+    ) -> Result<Connection> {
+        let made = self.try_establish(deadline, budget).await;
         *lock(&self.last_failure) = match &made {
             Ok(_) => None,
             Err(error) => Some(Failure {
@@ -89,7 +93,11 @@ impl Floating {
         made.map_err(|error| self.name(error))
     }
 
-    async fn try_establish(&self, deadline: Deadline) -> Result<Connection> {
+    async fn try_establish(
+        &self,
+        deadline: Deadline,
+        budget: &mut CheckBudget,
+    ) -> Result<Connection> {
         self.topology.connect()?;
         let selection_timeout = self.topology.options().server_selection_timeout;
         let mut cause = None;
@@ -99,7 +107,7 @@ impl Floating {
             let selected = self.topology.select_by(within, &self.criterion, &[]).await;
             let selected = selected.map_err(|error| error.caused_by(cause.take()))?;
             let made = match self.server(selected.entry()) {
-                Ok(server) => server.establish(deadline).await,
+                Ok(server) => server.establish(deadline, budget).await,
                 Err(error) => Err(error),
             };
             match made {

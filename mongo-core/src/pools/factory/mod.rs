@@ -30,7 +30,7 @@ mod wait_queue;
 
 pub use builder::ConnectionFactoryBuilder;
 pub(super) use builder::{Place, Template};
-use connect::Waiter;
+use connect::{Offered, Waiter};
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 use floating::Floating;
@@ -93,6 +93,11 @@ pub(super) struct Shared {
     queue: Mutex<Queue>,
     /// The length of the queue, to be read without its lock.
     waiters: AtomicUsize,
+    /// Connections on their way to waiters, which may not have been polled since.
+    offered: Mutex<Vec<Weak<Offered>>>,
+    served: AtomicUsize,
+    /// Takes an idle connection out of the generic pool, where there is one.
+    idle_source: OnceLock<IdleSource>,
     /// Notified when the time of the next attempt changes, or the state.
     paced: Notify,
     /// Notified when no connection is left.
@@ -122,6 +127,8 @@ pub(super) struct Shared {
     wake: Option<Wake>,
     this: Weak<Shared>,
 }
+
+type IdleSource = Box<dyn Fn() -> Option<Connection> + Send + Sync>;
 
 type Queue = WaitQueue<Waiter, Connection, Arc<Link>>;
 
@@ -165,12 +172,35 @@ impl ConnectionFactory {
     /// [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) where its pool makes none.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
+        let mut budget = CheckBudget::default();
+        self.establish_within(deadline, &mut budget).await
+    }
+
+    /// [`establish`](Self::establish), where the check of a connection that was offered has what the
+    /// budget of the check-out has left.
+    ///
+    /// # Errors
+    /// See [`establish`](Self::establish).
+    pub async fn establish_within(
+        &self,
+        deadline: Deadline,
+        budget: &mut CheckBudget,
+    ) -> Result<Connection> {
         // Before it waits for what could never come.
         self.check_runtime()?;
         // In a box: by size it would dominate the future of every check-out, which gets moved about.
         match &self.source {
-            Source::Fixed(shared) => Box::pin(shared.establish(deadline)).await,
-            Source::Floating(floating) => Box::pin(floating.establish(deadline)).await,
+            Source::Fixed(shared) => Box::pin(shared.establish(deadline, budget)).await,
+            Source::Floating(floating) => Box::pin(floating.establish(deadline, budget)).await,
+        }
+    }
+
+    /// Has a caller that begins to wait in [`establish`](Self::establish) look for an idle connection
+    /// once more: one may have been returned since the generic pool looked. `take` takes one out of
+    /// it, and must not call the factory.
+    pub fn set_idle_source(&self, take: impl Fn() -> Option<Connection> + Send + Sync + 'static) {
+        if let Source::Fixed(shared) = &self.source {
+            let _ = shared.idle_source.set(Box::new(take));
         }
     }
 

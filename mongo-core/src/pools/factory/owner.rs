@@ -1,13 +1,14 @@
 //! What a pool does about its connections, wherever they are.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bson::RawDocument;
 use tokio::time::Instant;
 
+use super::Shared;
 use super::counters::Waiting;
 use super::wait_queue::PoolState;
-use super::{Queue, Shared};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::event::{
@@ -77,6 +78,11 @@ impl Shared {
             shared: self,
             waiting: Some(self.counters.wait()),
         }
+    }
+
+    /// Whether callers wait that have not been served.
+    fn has_unserved(&self) -> bool {
+        self.counters.waiting() > self.served.load(Ordering::SeqCst)
     }
 
     /// Whether somebody wants to know of each step.
@@ -208,7 +214,7 @@ impl Owner for Shared {
 
     fn enter_idle(&self, identity: &Identity, link: &Arc<Link>) -> bool {
         let age = || identity.created.elapsed();
-        let has_waiters = || self.counters.waiting() > 0;
+        let has_waiters = || self.has_unserved();
         let cap = self.cap.as_ref();
         cap.is_none_or(|cap| cap.enter_idle(link, age, has_waiters))
     }
@@ -287,14 +293,16 @@ impl Participant for Shared {
     }
 
     fn has_waiters(&self) -> bool {
-        self.counters.waiting() > 0
+        self.has_unserved()
     }
 
     fn abandon(&self) -> bool {
-        let overdue = self.change_queue(Queue::abandon);
-        overdue
-            .inspect(|link| self.interrupt_attempt(link))
-            .is_some()
+        let overdue = self.change_queue(|queue| queue.abandon(Instant::now()));
+        let Some((link, shared)) = overdue.zip(self.this.upgrade()) else {
+            return false;
+        };
+        shared.give_up(&link);
+        true
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError, Weak};
 
 use bson::oid::ObjectId;
 use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::connect::{Offered, Served};
 use super::wait_queue::PoolState;
 use super::{Failure, PinReason, Queue, Shared};
 use crate::ServerAddress;
@@ -60,6 +61,10 @@ impl Shared {
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn offered(&self) -> MutexGuard<'_, Vec<Weak<Offered>>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
@@ -263,10 +268,19 @@ impl Shared {
         let waiters = self.change_queue(Queue::evict);
         let error = self.not_ready();
         for waiter in waiters {
-            waiter.serve(Err(error.clone()));
+            waiter.serve(Served::Failed(error.clone()));
         }
+        self.take_back();
         self.stir();
         self.sweep();
+    }
+
+    /// Takes stale connections back from waiters that have not been polled since.
+    fn take_back(&self) {
+        let all: Vec<_> = self.offered().iter().filter_map(Weak::upgrade).collect();
+        for offered in all {
+            offered.take_back();
+        }
     }
 
     /// Closes what is idle and must not be kept.

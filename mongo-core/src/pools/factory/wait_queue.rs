@@ -44,7 +44,7 @@ pub(super) enum Next<W, C, A> {
     Serve(W, C),
     /// Make a connection: begin the attempt of this number, for the waiter of this ticket.
     Begin(u64, A, u64),
-    /// Interrupt an attempt, which is in the way of a waiter.
+    /// Interrupt an attempt that was in the way of a waiter, and has left the queue.
     Abandon(A),
 }
 
@@ -88,15 +88,8 @@ struct Waiter<W> {
 struct Attempt<A> {
     handle: A,
     waiter: Option<u64>,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    InTime,
-    /// Its grace period is over.
-    Overdue,
-    Abandoned,
+    /// The end of its grace period.
+    due: Instant,
 }
 
 impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
@@ -147,14 +140,17 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.limits.max_size = Some(max_size);
     }
 
-    /// Adds a waiter; the ticket is for [`leave`](Self::leave).
-    pub(super) fn enter(&mut self, handle: W) -> u64 {
-        let ticket = self.number();
-        self.waiters.push_back(Waiter {
+    /// Adds a waiter; the ticket is for [`leave`](Self::leave). One that comes back with its ticket
+    /// has its former place.
+    pub(super) fn enter(&mut self, former: Option<u64>, handle: W) -> u64 {
+        let ticket = former.unwrap_or_else(|| self.number());
+        let waiter = Waiter {
             ticket,
             handle,
             attempt: None,
-        });
+        };
+        let place = self.waiters.partition_point(|own| own.ticket < ticket);
+        self.waiters.insert(place, waiter);
         ticket
     }
 
@@ -180,44 +176,58 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.waiters.iter().any(|own| own.attempt.is_none())
     }
 
-    /// How long an attempt that begins now has before it may be abandoned.
-    pub(super) fn grace(&self) -> Duration {
-        self.grace
+    /// When a waiter has to have [`next`](Self::next) called, because a grace period ends then that
+    /// matters to it.
+    pub(super) fn due(&self, ticket: u64) -> Option<Instant> {
+        let waiter = &self.waiters[self.place(ticket).ok()?];
+        match waiter.attempt {
+            Some(own) if own > ticket => None,
+            Some(adopted) => self.attempts.get(&adopted).map(|own| own.due),
+            None => {
+                let left = self.attempts.values().filter(|own| own.waiter.is_none());
+                left.map(|own| own.due).min()
+            }
+        }
     }
 
     /// What is to be done next; `None` if nothing. `has_slot` is asked last, and takes one of the
     /// server's slots if it says yes.
-    pub(super) fn next(&mut self, has_slot: impl FnOnce() -> bool) -> Option<Next<W, C, A>> {
+    pub(super) fn next(
+        &mut self,
+        now: Instant,
+        has_slot: impl FnOnce() -> bool,
+    ) -> Option<Next<W, C, A>> {
         if !self.waiters.is_empty()
             && let Some(connection) = self.available.pop_front()
         {
             let first = self.remove_waiter(0)?;
             return Some(Next::Serve(first, connection));
         }
-        self.adopt();
+        self.adopt(now);
         let place = self.waiters.iter().position(|own| own.attempt.is_none())?;
         if self.state != PoolState::Ready {
             return None;
         }
         if !self.has_room() {
-            return self.abandon().map(Next::Abandon);
+            return self.abandon(now).map(Next::Abandon);
         }
         if !has_slot() {
             return None;
         }
         let ticket = self.waiters[place].ticket;
-        let (number, handle) = self.begin(Some(ticket));
+        let (number, handle) = self.begin(now, Some(ticket));
         self.waiters[place].attempt = Some(number);
         Some(Next::Begin(number, handle, ticket))
     }
 
-    /// Abandons the oldest attempt that has outlived its waiter and its grace period.
-    pub(super) fn abandon(&mut self) -> Option<A> {
-        let mut attempts = self.attempts.values_mut();
-        let overdue = attempts.find(|own| own.waiter.is_none() && own.stage == Stage::Overdue)?;
-        overdue.stage = Stage::Abandoned;
+    /// Removes the oldest attempt that has outlived its waiter and its grace period.
+    pub(super) fn abandon(&mut self, now: Instant) -> Option<A> {
+        let overdue = |own: &Attempt<A>| own.waiter.is_none() && own.due <= now;
+        let (number, _) = self.attempts.iter().find(|(_, own)| overdue(own))?;
+        let abandoned = self.attempts.remove(&number.clone())?;
+        self.total -= 1;
         self.grace = (self.grace * 2).min(LONGEST_GRACE);
-        Some(overdue.handle.clone())
+        Some(abandoned.handle)
     }
 
     /// An available connection, where there is no waiter.
@@ -229,11 +239,20 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Begins an attempt in advance, unless it would delay a waiter, and gives its number.
-    pub(super) fn begin_in_advance(&mut self, has_slot: impl FnOnce() -> bool) -> Option<(u64, A)> {
-        self.adopt();
+    pub(super) fn begin_in_advance(
+        &mut self,
+        now: Instant,
+        has_slot: impl FnOnce() -> bool,
+    ) -> Option<(u64, A)> {
+        self.adopt(now);
         let is_ready = self.state == PoolState::Ready;
         let granted = is_ready && !self.wants_attempt() && self.has_room() && has_slot();
-        granted.then(|| self.begin(None))
+        granted.then(|| self.begin(now, None))
+    }
+
+    /// Whether an attempt has not been abandoned.
+    pub(super) fn has_attempt(&self, attempt: u64) -> bool {
+        self.attempts.contains_key(&attempt)
     }
 
     /// An attempt has made its connection.
@@ -252,23 +271,12 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.remove_waiter(place)
     }
 
-    /// An attempt has failed.
-    pub(super) fn failed(&mut self, attempt: u64) {
+    /// An attempt has failed. Says no if it was abandoned before.
+    pub(super) fn failed(&mut self, attempt: u64) -> bool {
+        let was_there = self.has_attempt(attempt);
         self.end(attempt);
-        self.total -= 1;
-    }
-
-    /// The grace period of an attempt is over. Only the waiter that it was begun for waits on.
-    pub(super) fn overdue(&mut self, number: u64) {
-        let Some(attempt) = self.attempts.get_mut(&number) else {
-            return;
-        };
-        attempt.stage = Stage::Overdue;
-        if let Some(ticket) = attempt.waiter.take_if(|ticket| *ticket > number)
-            && let Ok(place) = self.place(ticket)
-        {
-            self.waiters[place].attempt = None;
-        }
+        self.total -= u32::from(was_there);
+        was_there
     }
 
     /// The server, or the way to it, failed an attempt. The next one may begin at once; after
@@ -346,10 +354,19 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         below(self.total, self.limits.max_size) && below(self.pending(), self.limits.max_connecting)
     }
 
-    /// Lets waiters without an attempt adopt those without a waiter.
-    fn adopt(&mut self) {
+    /// Lets waiters without an attempt adopt those without a waiter, until the grace period of these
+    /// is over.
+    fn adopt(&mut self, now: Instant) {
+        for waiter in &mut self.waiters {
+            let adopted = waiter.attempt.filter(|number| *number < waiter.ticket);
+            if let Some(attempt) = adopted.and_then(|number| self.attempts.get_mut(&number))
+                && attempt.due <= now
+            {
+                (waiter.attempt, attempt.waiter) = (None, None);
+            }
+        }
         let lacking = self.waiters.iter_mut().filter(|own| own.attempt.is_none());
-        let is_free = |own: &Attempt<A>| own.waiter.is_none() && own.stage == Stage::InTime;
+        let is_free = |own: &Attempt<A>| own.waiter.is_none() && own.due > now;
         let attempts = self.attempts.iter_mut();
         let free = attempts.filter(|(_, own)| is_free(own));
         for (waiter, (number, attempt)) in lacking.zip(free) {
@@ -358,12 +375,13 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         }
     }
 
-    fn begin(&mut self, waiter: Option<u64>) -> (u64, A) {
+    fn begin(&mut self, now: Instant, waiter: Option<u64>) -> (u64, A) {
         let (number, handle) = (self.number(), A::default());
+        let begins = self.not_before.map_or(now, |time| time.max(now));
         let attempt = Attempt {
             handle: handle.clone(),
             waiter,
-            stage: Stage::InTime,
+            due: begins + self.grace,
         };
         self.attempts.insert(number, attempt);
         self.total += 1;

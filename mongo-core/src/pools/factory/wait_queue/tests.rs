@@ -1,3 +1,5 @@
+use std::sync::OnceLock;
+
 use super::*;
 
 type Queue = WaitQueue<u32, &'static str, Handle>;
@@ -14,8 +16,18 @@ fn queue(max_size: u32, max_connecting: u32) -> Queue {
     WaitQueue::new(PoolState::Ready, limits)
 }
 
+/// A clock that stands still but for what a test adds.
+fn now() -> Instant {
+    static NOW: OnceLock<Instant> = OnceLock::new();
+    *NOW.get_or_init(Instant::now)
+}
+
 fn steps(queue: &mut Queue) -> Vec<Step> {
-    std::iter::from_fn(|| queue.next(|| true)).collect()
+    steps_at(queue, now())
+}
+
+fn steps_at(queue: &mut Queue, now: Instant) -> Vec<Step> {
+    std::iter::from_fn(|| queue.next(now, || true)).collect()
 }
 
 /// The attempts that begin now.
@@ -31,7 +43,7 @@ fn begun(queue: &mut Queue) -> Vec<u64> {
 
 fn enter(queue: &mut Queue, waiters: u32) {
     for waiter in 0..waiters {
-        queue.enter(waiter);
+        queue.enter(None, waiter);
     }
 }
 
@@ -61,8 +73,8 @@ fn max_connecting_limits_pending_connections() {
 #[test]
 fn max_size_limits_all_connections() {
     let mut queue = queue(1, 2);
-    queue.enter(0);
-    queue.enter(1);
+    queue.enter(None, 0);
+    queue.enter(None, 1);
     let attempt = begun(&mut queue)[0];
     make(&mut queue, attempt, "a");
     assert_eq!(steps(&mut queue), [Next::Serve(0, "a")]);
@@ -85,7 +97,7 @@ fn a_waiter_takes_whichever_connection_comes_first() {
         "it adopts the other attempt"
     );
     // That one was begun before it came: its failure is not its own.
-    let ticket = queue.enter(3);
+    let ticket = queue.enter(None, 3);
     queue.leave(ticket);
     assert_eq!(
         queue.fail_waiter(attempts[1]),
@@ -97,11 +109,11 @@ fn a_waiter_takes_whichever_connection_comes_first() {
 #[test]
 fn an_attempt_outlives_its_waiter_and_serves_the_next_one() {
     let mut queue = queue(10, 1);
-    let first = queue.enter(0);
+    let first = queue.enter(None, 0);
     let attempt = begun(&mut queue)[0];
     queue.leave(first);
     assert_eq!(queue.pending(), 1);
-    let second = queue.enter(1);
+    let second = queue.enter(None, 1);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.attempt_of(second), Some(attempt));
     make(&mut queue, attempt, "made");
@@ -111,10 +123,10 @@ fn an_attempt_outlives_its_waiter_and_serves_the_next_one() {
 #[test]
 fn an_adopted_attempt_fails_without_its_waiter() {
     let mut queue = queue(10, 1);
-    let first = queue.enter(0);
+    let first = queue.enter(None, 0);
     let attempt = begun(&mut queue)[0];
     queue.leave(first);
-    let second = queue.enter(1);
+    let second = queue.enter(None, 1);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.fail_waiter(attempt), None);
     queue.failed(attempt);
@@ -126,27 +138,39 @@ fn an_adopted_attempt_fails_without_its_waiter() {
 #[test]
 fn an_overdue_attempt_is_abandoned_for_a_waiter() {
     let mut queue = queue(10, 1);
-    let first = queue.enter(0);
+    let first = queue.enter(None, 0);
     let hanging = begun(&mut queue)[0];
-    queue.enter(1);
-    queue.overdue(hanging);
-    assert_eq!(steps(&mut queue), [], "its own waiter still waits for it");
+    let second = queue.enter(None, 1);
+    assert_eq!(
+        steps_at(&mut queue, now() + GRACE),
+        [],
+        "its own waiter waits on"
+    );
     queue.leave(first);
-    assert_eq!(steps(&mut queue), [Next::Abandon(Handle)], "once");
+    assert_eq!(queue.due(second), Some(now() + GRACE));
+    let next = steps_at(&mut queue, now() + GRACE);
+    assert!(
+        matches!(next[..], [Next::Abandon(_), Next::Begin(..)]),
+        "{next:?}"
+    );
     assert_eq!((queue.total(), queue.pending()), (1, 1));
-    queue.failed(hanging);
-    assert_eq!(begun(&mut queue).len(), 1);
+    // Its task may end much later.
+    assert!(!queue.has_attempt(hanging) && !queue.failed(hanging));
+    assert_eq!((queue.total(), queue.pending()), (1, 1));
 }
 
 #[test]
 fn an_overdue_attempt_goes_on_where_it_is_in_no_ones_way() {
     let mut queue = queue(10, 2);
-    let first = queue.enter(0);
+    let first = queue.enter(None, 0);
     let slow = begun(&mut queue)[0];
-    queue.overdue(slow);
     queue.leave(first);
-    queue.enter(1);
-    assert_eq!(begun(&mut queue).len(), 1, "it is not adopted");
+    queue.enter(None, 1);
+    let next = steps_at(&mut queue, now() + GRACE);
+    assert!(
+        matches!(next[..], [Next::Begin(..)]),
+        "it is not adopted: {next:?}"
+    );
     make(&mut queue, slow, "late");
     assert_eq!(steps(&mut queue), [Next::Serve(1, "late")]);
 }
@@ -154,48 +178,74 @@ fn an_overdue_attempt_goes_on_where_it_is_in_no_ones_way() {
 #[test]
 fn a_waiter_gives_up_an_adopted_attempt_that_is_overdue() {
     let mut queue = queue(1, 1);
-    let first = queue.enter(0);
+    let first = queue.enter(None, 0);
     let hanging = begun(&mut queue)[0];
     queue.leave(first);
-    let second = queue.enter(1);
+    let second = queue.enter(None, 1);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.attempt_of(second), Some(hanging));
-    queue.overdue(hanging);
-    assert_eq!(steps(&mut queue), [Next::Abandon(Handle)]);
+    assert_eq!(queue.due(second), Some(now() + GRACE));
+    let next = steps_at(&mut queue, now() + GRACE);
+    assert!(
+        matches!(next[..], [Next::Abandon(_), Next::Begin(..)]),
+        "{next:?}"
+    );
+    assert_eq!(queue.due(second), None, "the new one is its own");
+}
+
+#[test]
+fn a_waiter_that_comes_back_has_its_former_place() {
+    let mut queue = queue(10, 1);
+    let first = queue.enter(None, 0);
+    queue.enter(None, 1);
+    queue.offer("owes a reply");
+    let next = steps(&mut queue);
+    assert!(
+        matches!(next[..], [Next::Serve(0, _), Next::Begin(..)]),
+        "{next:?}"
+    );
+    queue.enter(Some(first), 0);
+    queue.offer("sound");
+    assert_eq!(steps(&mut queue), [Next::Serve(0, "sound")]);
 }
 
 #[test]
 fn the_grace_period_doubles_until_an_attempt_succeeds() {
     let mut queue = queue(1, 1);
-    let mut graces = Vec::new();
+    let (mut graces, mut later) = (Vec::new(), now());
     for waiter in 0..10 {
-        graces.push(queue.grace().as_millis());
-        let ticket = queue.enter(waiter);
-        let attempt = begun(&mut queue)[0];
+        graces.push(queue.grace.as_millis());
+        let ticket = queue.enter(None, waiter);
+        assert!(matches!(steps_at(&mut queue, later)[..], [Next::Begin(..)]));
         queue.leave(ticket);
-        queue.overdue(attempt);
-        assert!(queue.abandon().is_some() && queue.abandon().is_none());
-        queue.failed(attempt);
+        let grace = queue.grace;
+        assert!(queue.abandon(later).is_none());
+        later += grace;
+        assert!(queue.abandon(later).is_some() && queue.abandon(later).is_none());
     }
     assert_eq!(graces[..4], [1000, 2000, 4000, 8000]);
     assert_eq!(graces[9], 60_000);
-    queue.enter(10);
+    queue.enter(None, 10);
     let attempt = begun(&mut queue)[0];
     make(&mut queue, attempt, "made");
-    assert_eq!(queue.grace(), GRACE);
+    assert_eq!(queue.grace, GRACE);
 }
 
 #[test]
 fn attempts_in_advance_serve_waiters_and_delay_none() {
     let mut queue = queue(10, 2);
-    let (advance, _) = queue.begin_in_advance(|| true).expect("room");
+    let (advance, _) = queue.begin_in_advance(now(), || true).expect("room");
     enter(&mut queue, 3);
     assert_eq!(
         begun(&mut queue).len(),
         1,
         "the first waiter adopts the other"
     );
-    assert_eq!(queue.begin_in_advance(|| true), None, "a waiter lacks one");
+    assert_eq!(
+        queue.begin_in_advance(now(), || true),
+        None,
+        "a waiter lacks one"
+    );
     make(&mut queue, advance, "made");
     let next = steps(&mut queue);
     assert!(
@@ -207,9 +257,9 @@ fn attempts_in_advance_serve_waiters_and_delay_none() {
 #[test]
 fn available_connections_go_first_and_to_the_first_waiter() {
     let mut queue = queue(10, 1);
-    let gone = queue.enter(0);
-    queue.enter(1);
-    let last = queue.enter(2);
+    let gone = queue.enter(None, 0);
+    queue.enter(None, 1);
+    let last = queue.enter(None, 2);
     queue.leave(gone);
     queue.offer("spare");
     let next = steps(&mut queue);
@@ -226,14 +276,18 @@ fn available_connections_go_first_and_to_the_first_waiter() {
 #[test]
 fn without_a_slot_of_the_server_no_attempt_begins() {
     let mut queue = queue(10, 10);
-    queue.enter(0);
-    assert_eq!(queue.next(|| false), None);
+    queue.enter(None, 0);
+    assert_eq!(queue.next(now(), || false), None);
     assert!(queue.wants_attempt());
-    assert_eq!(queue.begin_in_advance(|| true), None, "a waiter lacks one");
+    assert_eq!(
+        queue.begin_in_advance(now(), || true),
+        None,
+        "a waiter lacks one"
+    );
     assert_eq!((queue.total(), queue.waiters()), (0, 1));
     assert_eq!(queue.evict(), [0]);
-    assert_eq!(queue.begin_in_advance(|| false), None);
-    assert!(queue.begin_in_advance(|| true).is_some());
+    assert_eq!(queue.begin_in_advance(now(), || false), None);
+    assert!(queue.begin_in_advance(now(), || true).is_some());
 }
 
 #[test]
@@ -247,7 +301,7 @@ fn consecutive_failures_are_paced_up_to_a_second() {
     }
     assert_eq!(pauses[..6], [0, 20, 40, 80, 160, 320]);
     assert_eq!(pauses[10..], [1000, 1000]);
-    queue.enter(0);
+    queue.enter(None, 0);
     let attempt = begun(&mut queue)[0];
     make(&mut queue, attempt, "made");
     assert_eq!(queue.not_before(), None);
@@ -259,13 +313,13 @@ fn consecutive_failures_are_paced_up_to_a_second() {
 fn only_a_ready_pool_begins_attempts() {
     let mut queue = queue(10, 10);
     assert!(queue.pause() && !queue.pause());
-    queue.enter(0);
+    queue.enter(None, 0);
     assert_eq!(steps(&mut queue), []);
     assert!(queue.ready() && !queue.ready());
     let attempt = begun(&mut queue)[0];
     assert!(queue.close() && !queue.close());
     assert!(!queue.ready() && !queue.pause());
-    queue.enter(1);
+    queue.enter(None, 1);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.evict(), [0, 1]);
     queue.failed(attempt);
