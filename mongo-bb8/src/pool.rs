@@ -157,13 +157,7 @@ impl Pool {
     /// An idle connection that is sound, if there is one.
     pub(crate) fn get_now(&self) -> Option<PooledConnection> {
         let slot = Slot::try_take(&self.shared).ok()?;
-        let slot = match self.take_now(slot) {
-            Ok(connection) => return Some(connection),
-            Err(slot) => slot,
-        };
-        let available = self.shared.manager.factory().take_available()?;
-        let taken = self.shared.idle.add_and_take(available)?;
-        Some(PooledConnection::new(taken, slot))
+        self.take_now(slot).ok()
     }
 
     /// A connection by a deadline, first in, first out.

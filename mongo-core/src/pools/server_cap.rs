@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::ServerAddress;
 use crate::net::Link;
 
@@ -89,6 +91,7 @@ struct Member {
 struct Idle {
     link: Arc<Link>,
     member: u64,
+    since: Instant,
 }
 
 impl ServerCaps {
@@ -236,9 +239,9 @@ impl CapShare {
         self.cap.serve();
     }
 
-    /// Closes the least recently used idle connection of a pool without waiters, if more pools lack a
-    /// slot than have one closed for them already; where they lack a permit, abandons an attempt. To be called without
-    /// a lock.
+    /// Closes the least recently used idle connection that no waiter of its own pool takes, if more
+    /// pools lack a slot than have one closed for them already. Where there is none, or where pools
+    /// lack a permit, abandons an attempt whose waiter has left. To be called without a lock.
     pub(super) fn make_room(&self) {
         if !self.is_wanted() {
             return;
@@ -254,7 +257,8 @@ impl CapShare {
             let mut idle = state.idle.iter().filter(|_| is_lacking);
             let place = idle.find_map(|(place, idle)| {
                 let pool = state.members.get(&idle.member)?.pool.upgrade()?;
-                let is_free = !pool.has_waiters();
+                // Waiters that leave it where it is for that long are not polled.
+                let is_free = !pool.has_waiters() || idle.since.elapsed() >= QUANTUM;
                 pools.push(pool);
                 is_free.then_some(*place)
             })?;
@@ -307,6 +311,7 @@ impl CapShare {
                 let idle = Idle {
                     link: link.clone(),
                     member: self.id,
+                    since: Instant::now(),
                 };
                 state.idle.insert(state.next_place, idle);
             }

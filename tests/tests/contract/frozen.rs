@@ -12,7 +12,12 @@ use mongo_testkit::{Action, Deployment, Matcher};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{LIMIT, builder};
+use crate::support::{Kept, LIMIT, Sim, builder, one};
+
+on_both! {
+    on a paused clock:
+    a_standstill_leaves_time_for_a_whole_handshake,
+}
 
 /// Names the backend, the runtime and the deployment to [`child`].
 const CHILD: &str = "MONGO_CONTRACT_FROZEN_CHILD";
@@ -126,4 +131,33 @@ async fn is_frozen<B: Backend<Config: Default>>(uri: &str) {
     assert_eq!(failures.load(Ordering::SeqCst), 0);
     drop(connection);
     pools.close().await;
+}
+
+/// A server 60 ms away; the process stands still for longer than a connection may take.
+async fn a_standstill_leaves_time_for_a_whole_handshake<B: Backend<Config: Default>>() {
+    for begins_after in [20, 80, 150, 200, 270] {
+        let sim = Sim::of(1).await;
+        let far = Duration::from_millis(60);
+        sim.network.set_latency(far, far);
+        let kept = Kept::default();
+        let pools = sim
+            .builder::<B>("connectTimeoutMS=2000")
+            .event_handlers(kept.handlers())
+            .build()
+            .expect("pools")
+            .with_credential(one())
+            .expect("a handle");
+        pools.connect().expect("connected");
+        sleep(Duration::from_secs(1)).await;
+        let waiting = tokio::spawn({
+            let pools = pools.clone();
+            async move { pools.get().await.map(drop) }
+        });
+        sleep(Duration::from_millis(begins_after)).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let got = waiting.await.expect("no panic");
+        assert!(got.is_ok(), "{begins_after} ms: {got:?}");
+        assert_eq!(kept.count("PoolCleared"), 0, "{begins_after} ms");
+        pools.close().await;
+    }
 }

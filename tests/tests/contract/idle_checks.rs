@@ -1,6 +1,7 @@
 //! The checks of idle connections: what they see, and what they cost a check-out together.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use mongo_core::bson::doc;
@@ -10,7 +11,7 @@ use mongo_core::{Deadline, Error};
 use mongo_testkit::{Action, Matcher, ScriptedServer};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Kept, LIMIT, OverSim, Sim, builder, handshake};
+use crate::support::{Kept, LIMIT, OverSim, Sim, builder, eventually, handshake};
 
 on_both! {
     on a paused clock:
@@ -18,6 +19,7 @@ on_both! {
     after_a_time_out_a_live_server_is_pinged_once_for_each_idle_connection,
     after_a_time_out_a_connection_used_since_is_not_pinged,
     verified_connections_that_are_forgotten_share_a_bound,
+    all_forgotten_connections_share_one_second,
     late_replies_cost_a_check_out_one_drain_timeout,
     a_late_reply_that_has_come_is_read_after_the_bound,
     a_drain_that_takes_all_the_time_does_not_blame_the_pool_size,
@@ -26,6 +28,7 @@ on_both! {
 
 on_both! {
     a_close_that_the_reactor_has_not_seen_is_seen_at_check_out,
+    a_connection_that_was_made_and_closed_before_its_caller_looked_is_not_handed_out,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -288,4 +291,58 @@ async fn a_close_that_the_reactor_has_not_seen_is_seen_at_check_out<B: Backend<C
     assert_eq!(kept.count("PoolCleared"), 0);
     drop((pool, order));
     server.join().expect("no panic");
+}
+
+/// Some lie in the generic pool, and some where those lie that were made in advance.
+async fn all_forgotten_connections_share_one_second<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pool = pool_of::<B>(&sim, "minPoolSize=6", ManagerConfig::default());
+    pool.maintain().await;
+    assert_eq!(pool.status().size, 6, "{:?}", pool.status());
+    let mut first = pool.get(Deadline::after(LIMIT)).await.expect("one");
+    let mut second = pool.get(Deadline::after(LIMIT)).await.expect("one");
+    for connection in [&mut first, &mut second] {
+        let ran = connection.run_command("db", &doc! {"ping": 1}).await;
+        ran.map(drop).expect("a reply");
+    }
+    drop((first, second));
+    assert_eq!(pool.status().size, 6, "{:?}", pool.status());
+    for number in 1..=6 {
+        let all = Matcher::any_command().on_connection(number);
+        sim.set.server(0).script().add(all.never_answer());
+    }
+    let mut got = pool.get(Deadline::after(LIMIT)).await.expect("one");
+    let ran = got.run_command("db", &doc! {"ping": 1}).await;
+    assert!(ran.map(drop).expect_err("forgotten").is_timeout());
+    drop(got);
+    let begun = Instant::now();
+    let mut got = pool.get(Deadline::after(LIMIT)).await.expect("a new one");
+    let took = begun.elapsed();
+    let ran = got.run_command("db", &doc! {"ping": 1}).await;
+    ran.map(drop).expect("a reply");
+    assert!(took < 1300 * SECOND / 1000, "{took:?}");
+}
+
+/// A caller in a `select!` or a buffered stream, that is not polled for a while.
+async fn a_connection_that_was_made_and_closed_before_its_caller_looked_is_not_handed_out<
+    B: Backend<Config: Default>,
+>() {
+    let server = ScriptedServer::start().await;
+    let kept = Kept::default();
+    let pool = builder::<B>(&server.uri())
+        .event_handlers(kept.handlers())
+        .build_server_pool()
+        .expect("a pool");
+    pool.ready();
+    let mut getting = Box::pin(pool.get(Deadline::after(LIMIT)));
+    let polled = getting
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending());
+    eventually("made", || kept.count("ConnectionReady") == 1).await;
+    server.close_connections().await;
+    server.wait_for("it is closed", |seen| seen.open == 0).await;
+    let mut got = getting.await.expect("a connection");
+    let ran = got.run_command("db", &doc! {"ping": 1}).await;
+    ran.map(drop).expect("on a sound connection");
 }

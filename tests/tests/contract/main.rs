@@ -17,6 +17,7 @@ mod found;
 mod frozen;
 mod generations;
 mod handshakes;
+mod held_up;
 mod idle_checks;
 mod impatience;
 mod left_over;

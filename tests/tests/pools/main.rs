@@ -4,6 +4,7 @@
 mod backend;
 mod commands;
 mod errors;
+mod held_up;
 mod lifecycle;
 mod of_bb8;
 mod of_deadpool;

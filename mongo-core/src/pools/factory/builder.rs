@@ -284,7 +284,6 @@ impl Template {
             queue: Mutex::new(WaitQueue::new(place.state, place.limits)),
             waiters: AtomicUsize::new(0),
             offered: Mutex::default(),
-            served: AtomicUsize::new(0),
             idle_source: OnceLock::new(),
             paced: Notify::new(),
             emptied: Notify::new(),

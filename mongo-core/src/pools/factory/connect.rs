@@ -60,7 +60,6 @@ pub(super) struct Offered {
 
 impl Offered {
     fn new(shared: &Arc<Shared>, connection: Connection) -> Arc<Self> {
-        shared.served.fetch_add(1, Ordering::SeqCst);
         let offered = Arc::new(Self {
             connection: Mutex::new(Some(connection)),
             shared: shared.clone(),
@@ -93,7 +92,6 @@ impl Offered {
 
 impl Drop for Offered {
     fn drop(&mut self) {
-        self.shared.served.fetch_sub(1, Ordering::SeqCst);
         if let Some(connection) = self.take() {
             self.shared.offer(connection);
         }

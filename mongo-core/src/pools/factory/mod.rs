@@ -95,7 +95,6 @@ pub(super) struct Shared {
     waiters: AtomicUsize,
     /// Connections on their way to waiters, which may not have been polled since.
     offered: Mutex<Vec<Weak<Offered>>>,
-    served: AtomicUsize,
     /// Takes an idle connection out of the generic pool, where there is one.
     idle_source: OnceLock<IdleSource>,
     /// Notified when the time of the next attempt changes, or the state.

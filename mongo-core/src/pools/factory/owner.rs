@@ -80,11 +80,6 @@ impl Shared {
         }
     }
 
-    /// Whether callers wait that have not been served.
-    fn has_unserved(&self) -> bool {
-        self.counters.waiting() > self.served.load(Ordering::SeqCst)
-    }
-
     /// Whether somebody wants to know of each step.
     #[inline]
     pub(in crate::pools) fn is_watched(&self) -> bool {
@@ -214,7 +209,7 @@ impl Owner for Shared {
 
     fn enter_idle(&self, identity: &Identity, link: &Arc<Link>) -> bool {
         let age = || identity.created.elapsed();
-        let has_waiters = || self.has_unserved();
+        let has_waiters = || self.counters.waiting() > 0;
         let cap = self.cap.as_ref();
         cap.is_none_or(|cap| cap.enter_idle(link, age, has_waiters))
     }
@@ -293,7 +288,7 @@ impl Participant for Shared {
     }
 
     fn has_waiters(&self) -> bool {
-        self.has_unserved()
+        self.counters.waiting() > 0
     }
 
     fn abandon(&self) -> bool {

@@ -1,0 +1,550 @@
+//! Callers that come to a bad connection, that are not polled, that leave; attempts that hang in the
+//! way of other tenants.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mongo_core::auth::Credential;
+use mongo_core::bson::doc;
+use mongo_core::net::CredentialProvider;
+use mongo_core::pools::{Backend, ManagerConfig, PooledConnection, Pools, PoolsConfig, ServerPool};
+use mongo_core::select::Criterion;
+use mongo_core::{Deadline, Error};
+use mongo_testkit::{Action, Gate, Matcher};
+use tokio::runtime::Builder;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::{
+    Elsewhere, LIMIT, OverSim, Sim, Tenants, builder, driven_runtime, eventually, get_in_task,
+    handshake, hold, of_tenant, one, ping, settled, status_of, tenant_name,
+};
+
+on_both! {
+    on a paused clock:
+    one_whose_connection_fails_its_check_waits_beside_no_idle_one,
+    one_whose_connection_fails_its_check_keeps_its_turn,
+    one_that_is_served_and_not_polled_keeps_no_idle_connection_from_other_tenants,
+    an_attempt_without_a_caller_gives_its_permit_to_another_tenant,
+    an_attempt_without_a_caller_gives_its_slot_to_another_tenant,
+    who_comes_later_does_not_inherit_the_place_of_one_that_left,
+    an_older_attempt_with_an_older_secret_fails_no_later_caller,
+    impatient_callers_of_one_tenant_do_not_lock_out_another,
+    an_older_secret_fails_no_attempt_with_a_newer_one,
+    a_close_does_not_wait_for_one_that_is_served_and_not_polled,
+    a_hung_attempt_keeps_no_tenant_waiting_without_a_connect_timeout,
+    the_place_of_one_that_was_served_otherwise_goes_to_no_later_one,
+}
+
+on_both! {
+    on runtimes of their own:
+    an_attempt_on_a_runtime_that_nothing_drives_holds_up_no_other,
+    a_connection_of_a_runtime_that_ended_serves_no_waiter,
+    pools_are_not_held_up_by_a_runtime_that_nothing_drives,
+    pools_without_a_named_runtime_are_not_held_up_by_one_that_nothing_drives,
+    one_that_moves_to_a_live_runtime_gets_its_connection,
+    a_caller_of_another_runtime_goes_on_when_the_attempts_runtime_ends,
+}
+
+/// Polls it once: it waits.
+async fn begin<F: Future>(mut waits: Pin<&mut F>) {
+    poll_fn(|context| {
+        assert!(waits.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+fn pool_of<B: Backend<Config: Default>>(
+    sim: &Sim,
+    options: &str,
+    manager: ManagerConfig,
+) -> ServerPool<B> {
+    let uri = format!("mongodb://{}/?{options}", sim.set.address(0));
+    let pool = builder::<B>(&uri)
+        .connector(Arc::new(OverSim(sim.network.clone())))
+        .manager_config(manager)
+        .build_server_pool()
+        .expect("a pool");
+    pool.ready();
+    pool
+}
+
+async fn get<B: Backend>(pool: &ServerPool<B>) -> PooledConnection<B> {
+    pool.get(Deadline::after(LIMIT))
+        .await
+        .expect("a connection")
+}
+
+/// Leaves a reply owed that never comes, and gives the connection back.
+async fn return_owing<B: Backend>(mut connection: PooledConnection<B>) {
+    let find = doc! {"find": "c"};
+    let cut = timeout(
+        Duration::from_millis(50),
+        connection.run_command("db", &find),
+    );
+    assert!(cut.await.is_err());
+    drop(connection);
+}
+
+fn slow_drains() -> ManagerConfig {
+    let mut manager = ManagerConfig::default();
+    manager.drain_timeout = Some(Duration::from_secs(2));
+    manager
+}
+
+async fn one_whose_connection_fails_its_check_waits_beside_no_idle_one<
+    B: Backend<Config: Default>,
+>() {
+    let sim = Sim::of(1).await;
+    let pool = pool_of::<B>(
+        &sim,
+        "maxPoolSize=3&maxConnecting=1&connectTimeoutMS=60000",
+        slow_drains(),
+    );
+    let (bad, good) = (get(&pool).await, get(&pool).await);
+    let script = sim.set.server(0).script();
+    script.add(Matcher::command("find").never_answer());
+    script.add(handshake().never_answer());
+    let waits = {
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.get(Deadline::after(LIMIT)).await })
+    };
+    eventually("its attempt", || pool.status().pending == 1).await;
+    return_owing(bad).await;
+    sleep(Duration::from_secs(1)).await;
+    drop(good);
+    let served = timeout(Duration::from_secs(5), waits).await;
+    let status = pool.status();
+    let served = served.unwrap_or_else(|_| panic!("it waits beside an idle one: {status:?}"));
+    drop(served.expect("no panic").expect("a connection"));
+}
+
+async fn one_whose_connection_fails_its_check_keeps_its_turn<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let pool = pool_of::<B>(&sim, "maxPoolSize=5&maxConnecting=1", slow_drains());
+    let bad = get(&pool).await;
+    let script = sim.set.server(0).script();
+    script.add(Matcher::command("find").never_answer());
+    script.add(handshake().then(Action::Delay(Duration::from_secs(4))));
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for caller in 0..3 {
+        let (own, order) = (pool.clone(), order.clone());
+        tasks.push(tokio::spawn(async move {
+            let got = own.get(Deadline::after(LIMIT)).await.expect("served");
+            order.lock().expect("no panic").push(caller);
+            got
+        }));
+        eventually("it waits", || pool.status().waiting == caller + 1).await;
+    }
+    return_owing(bad).await;
+    let mut held = Vec::new();
+    for task in tasks {
+        held.push(task.await.expect("no panic"));
+    }
+    assert_eq!(*order.lock().expect("no panic"), [0, 1, 2]);
+}
+
+async fn tenants<B: Backend<Config: Default>>(
+    count: usize,
+    options: &str,
+    config: PoolsConfig,
+) -> (Tenants, Vec<Pools<B>>) {
+    let tenants = Tenants::of(1, count).await;
+    let pools = tenants
+        .builder::<B>(options, config)
+        .build()
+        .expect("pools");
+    let handles = (0..count).map(|tenant| of_tenant(&pools, tenant));
+    (tenants, handles.collect())
+}
+
+async fn waits<B: Backend>(pools: &[Pools<B>], tenant: usize, count: usize) {
+    eventually("it waits", || {
+        let name = tenant_name(tenant);
+        let mut status = pools[0].status().into_iter();
+        status.any(|own| own.user.as_deref() == Some(&name) && own.waiting == count)
+    })
+    .await;
+}
+
+async fn one_that_is_served_and_not_polled_keeps_no_idle_connection_from_other_tenants<
+    B: Backend<Config: Default>,
+>() {
+    let config = PoolsConfig::default().with_max_connections_per_server(2);
+    let (_server, pools) = tenants::<B>(2, "waitQueueTimeoutMS=5000", config).await;
+    let held = pools[0].get().await.expect("a connection");
+    let mut unpolled = Box::pin(pools[0].get());
+    begin(unpolled.as_mut()).await;
+    // Its connection is made, and it does not look.
+    sleep(Duration::from_secs(1)).await;
+    drop(held);
+    let served = timeout(Duration::from_secs(10), ping(&pools[1])).await;
+    served
+        .expect("in time")
+        .expect("the idle one makes room for another tenant");
+    drop(unpolled);
+    pools[0].close().await;
+}
+
+/// A caller of tenant 0 leaves an attempt that hangs.
+async fn leave_an_attempt<B: Backend>(server: &Tenants, pools: &[Pools<B>]) {
+    ping(&pools[1]).await.expect("the server is known");
+    let member = server.set.server(0);
+    settled(member, 1).await;
+    eventually("known", || true).await;
+    member.script().add(handshake().once().never_answer());
+    let bound = Duration::from_millis(200);
+    let late = pools[0].get_by(bound, &Criterion::write(), &[]).await;
+    assert!(late.expect_err("no answer").is_timeout());
+}
+
+async fn an_attempt_without_a_caller_gives_its_permit_to_another_tenant<
+    B: Backend<Config: Default>,
+>() {
+    let config = PoolsConfig::default().with_max_connecting_per_server(1);
+    let (server, pools) = tenants::<B>(3, "", config).await;
+    leave_an_attempt(&server, &pools).await;
+    let begun = Instant::now();
+    drop(pools[2].get().await.expect("served"));
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(2), "{waited:?}");
+    pools[0].close().await;
+}
+
+async fn an_attempt_without_a_caller_gives_its_slot_to_another_tenant<
+    B: Backend<Config: Default>,
+>() {
+    let config = PoolsConfig::default().with_max_connections_per_server(2);
+    let (server, pools) = tenants::<B>(3, "", config).await;
+    let held = pools[1].get().await.expect("the server is known");
+    leave_after(&server, &pools, held).await;
+}
+
+async fn leave_after<B: Backend>(server: &Tenants, pools: &[Pools<B>], held: PooledConnection<B>) {
+    let member = server.set.server(0);
+    settled(member, 1).await;
+    member.script().add(handshake().once().never_answer());
+    let bound = Duration::from_millis(200);
+    let late = pools[0].get_by(bound, &Criterion::write(), &[]).await;
+    assert!(late.expect_err("no answer").is_timeout());
+    let begun = Instant::now();
+    drop(pools[2].get().await.expect("served"));
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(2), "{waited:?}");
+    drop(held);
+    pools[0].close().await;
+}
+
+async fn who_comes_later_does_not_inherit_the_place_of_one_that_left<
+    B: Backend<Config: Default>,
+>() {
+    let config = PoolsConfig::default().with_max_connections_per_server(1);
+    let (_server, pools) = tenants::<B>(3, "", config).await;
+    let held = pools[2].get().await.expect("a connection");
+    let first = get_in_task(&pools[0]);
+    waits(&pools, 0, 1).await;
+    let second = get_in_task(&pools[1]);
+    waits(&pools, 1, 1).await;
+    let third = get_in_task(&pools[0]);
+    waits(&pools, 0, 2).await;
+    first.abort();
+    waits(&pools, 0, 1).await;
+    drop(held);
+    let second = timeout(Duration::from_secs(2), second).await;
+    let was_overtaken = third.is_finished();
+    let second = second.unwrap_or_else(|_| panic!("overtaken: {was_overtaken}"));
+    drop(second.expect("no panic").expect("served"));
+    drop(third.await.expect("no panic").expect("served"));
+    pools[0].close().await;
+}
+
+/// The old secret at first.
+struct Changing(Mutex<bool>);
+
+#[async_trait]
+impl CredentialProvider for Changing {
+    async fn credential(&self) -> Result<Arc<Credential>, Error> {
+        let is_changed = *self.0.lock().expect("no panic");
+        let old = Credential::new("one", "old").with_source("admin");
+        Ok(Arc::new(if is_changed { one() } else { old }))
+    }
+}
+
+async fn an_older_attempt_with_an_older_secret_fails_no_later_caller<
+    B: Backend<Config: Default>,
+>() {
+    let sim = Sim::of(1).await;
+    let provider = Arc::new(Changing(Mutex::new(false)));
+    let pools: Pools<B> = sim
+        .builder("maxConnecting=1")
+        .credential_provider(provider.clone())
+        .build()
+        .expect("pools");
+    let slow = Action::Delay(Duration::from_millis(500));
+    sim.set
+        .server(0)
+        .script()
+        .add(Matcher::command("saslContinue").once().then(slow));
+    let bound = Duration::from_millis(200);
+    let late = pools.get_by(bound, &Criterion::write(), &[]).await;
+    let late = late.map(drop).expect_err("no answer");
+    assert!(late.is_timeout(), "{late}");
+    assert_eq!(status_of(&pools).pending, 1);
+    *provider.0.lock().expect("no panic") = true;
+    drop(pools.get().await.expect("the new secret is right"));
+    pools.close().await;
+}
+
+/// Tenant 0 asks a server that does not answer it, again and again; tenant 1 it would answer.
+async fn impatient_callers_of_one_tenant_do_not_lock_out_another<B: Backend<Config: Default>>() {
+    let config = PoolsConfig::default().with_max_connections_per_server(2);
+    let (server, pools) = tenants::<B>(2, "connectTimeoutMS=60000", config).await;
+    let held = pools[1].get().await.expect("a connection");
+    settled(server.set.server(0), 1).await;
+    let hung = Matcher::command("saslStart").times(1000);
+    let hung = hung
+        .when(|start| {
+            let payload = start.get_binary_generic("payload");
+            payload.is_ok_and(|bytes| String::from_utf8_lossy(bytes).contains("tenant-0"))
+        })
+        .never_answer();
+    server.set.server(0).script().add(hung);
+    let impatient = pools[0].clone();
+    let impatient = tokio::spawn(async move {
+        loop {
+            let bound = Duration::from_millis(200);
+            let _ = impatient.get_by(bound, &Criterion::write(), &[]).await;
+        }
+    });
+    sleep(Duration::from_secs(5)).await;
+    // It would reuse the one of its own.
+    drop(held);
+    let got = timeout(Duration::from_secs(20), pools[1].get()).await;
+    drop(got.expect("in time").expect("its own"));
+    impatient.abort();
+    pools[0].close().await;
+}
+
+/// A server pool whose server has a gate before its handshakes.
+fn gated<B: Backend<Config: Default>>(world: &Elsewhere, options: &str) -> (ServerPool<B>, Gate) {
+    let gate = Gate::new();
+    let uri = format!("mongodb://{}/?{options}", world.set.address(0));
+    let pool = builder::<B>(&uri).build_server_pool().expect("a pool");
+    pool.ready();
+    let rule = handshake().then(Action::WaitFor(gate.clone()));
+    world.set.server(0).script().add(rule);
+    (pool, gate)
+}
+
+fn an_attempt_on_a_runtime_that_nothing_drives_holds_up_no_other<B: Backend<Config: Default>>() {
+    let world = Elsewhere::of(1);
+    let here = driven_runtime();
+    let (pool, gate) = here.block_on(async { gated::<B>(&world, "maxConnecting=1") });
+    let idle = Builder::new_current_thread().enable_all().build();
+    let idle = idle.expect("a runtime");
+    let late = idle.block_on(async {
+        timeout(Duration::from_millis(200), pool.get(Deadline::after(LIMIT))).await
+    });
+    assert!(late.is_err());
+    gate.open();
+    // It lives on, and nothing drives it.
+    let begun = Instant::now();
+    let got = here.block_on(async {
+        timeout(Duration::from_secs(8), pool.get(Deadline::after(LIMIT))).await
+    });
+    let waited = begun.elapsed();
+    let got = got.unwrap_or_else(|_| panic!("{waited:?}, {:?}", pool.status()));
+    drop(got.expect("a connection"));
+    drop(idle);
+}
+
+fn pools_are_not_held_up_by_a_runtime_that_nothing_drives<B: Backend<Config: Default>>() {
+    let world = Elsewhere::of(1);
+    let here = driven_runtime();
+    let pools = builder::<B>(&format!("{}&maxConnecting=1", world.set.uri()))
+        .runtime(here.handle().clone())
+        .build()
+        .expect("pools");
+    drop(here.block_on(pools.get()).expect("known"));
+    let held = here.block_on(pools.get()).expect("held");
+    let gate = Gate::new();
+    let rule = handshake().then(Action::WaitFor(gate.clone()));
+    world.set.server(0).script().add(rule);
+    let idle = Builder::new_current_thread().enable_all().build();
+    let idle = idle.expect("a runtime");
+    let late = idle.block_on(async { timeout(Duration::from_millis(200), pools.get()).await });
+    assert!(late.is_err());
+    gate.open();
+    let got = here.block_on(async { timeout(Duration::from_secs(8), pools.get()).await });
+    drop(got.expect("in time").expect("a connection"));
+    drop((held, idle));
+}
+
+fn pools_without_a_named_runtime_are_not_held_up_by_one_that_nothing_drives<
+    B: Backend<Config: Default>,
+>() {
+    let world = Elsewhere::of(1);
+    let here = driven_runtime();
+    let pools = builder::<B>(&format!("{}&maxConnecting=1", world.set.uri()));
+    let pools = pools.build().expect("pools");
+    let held = here.block_on(pools.get()).expect("held");
+    let gate = Gate::new();
+    let rule = handshake().then(Action::WaitFor(gate.clone()));
+    world.set.server(0).script().add(rule);
+    let idle = Builder::new_current_thread().enable_all().build();
+    let idle = idle.expect("a runtime");
+    let late = idle.block_on(async { timeout(Duration::from_millis(200), pools.get()).await });
+    assert!(late.is_err());
+    gate.open();
+    let got = here.block_on(async { timeout(Duration::from_secs(8), pools.get()).await });
+    drop(got.expect("in time").expect("a connection"));
+    drop((held, idle));
+}
+
+fn one_that_moves_to_a_live_runtime_gets_its_connection<B: Backend<Config: Default>>() {
+    let world = Elsewhere::of(1);
+    let here = driven_runtime();
+    let (pool, gate) = here.block_on(async { gated::<B>(&world, "") });
+    let there = driven_runtime();
+    let mut get = Box::pin(pool.get(Deadline::after(LIMIT)));
+    there
+        .block_on(async { timeout(Duration::from_millis(100), &mut get).await })
+        .map(drop)
+        .expect_err("no answer");
+    gate.open();
+    drop(there);
+    let served = here.block_on(async { timeout(LIMIT, get).await });
+    drop(served.expect("in time").expect("a connection"));
+}
+
+fn a_caller_of_another_runtime_goes_on_when_the_attempts_runtime_ends<
+    B: Backend<Config: Default>,
+>() {
+    let world = Elsewhere::of(1);
+    let here = driven_runtime();
+    let (pool, gate) = here.block_on(async { gated::<B>(&world, "maxConnecting=1") });
+    let there = driven_runtime();
+    let (first, second) = (pool.clone(), pool.clone());
+    let first = there.spawn(async move { first.get(Deadline::after(LIMIT)).await.map(drop) });
+    while pool.status().pending == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let second = here.spawn(async move {
+        let mut got = second.get(Deadline::after(LIMIT)).await?;
+        got.run_command("db", &doc! {"ping": 1}).await.map(drop)
+    });
+    while pool.status().waiting < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    gate.open();
+    drop(there);
+    drop(first);
+    here.block_on(second).expect("no panic").expect("served");
+}
+
+fn a_connection_of_a_runtime_that_ended_serves_no_waiter<B: Backend<Config: Default>>() {
+    let world = Elsewhere::of(1);
+    let here = Builder::new_current_thread().enable_all().build();
+    let here = here.expect("a runtime");
+    let (pool, gate) = here.block_on(async { gated::<B>(&world, "maxConnecting=1") });
+    let there = Builder::new_current_thread().enable_all().build();
+    let there = there.expect("a runtime");
+    let mut first = Box::pin(pool.get(Deadline::after(LIMIT)));
+    there
+        .block_on(async { timeout(Duration::from_millis(100), &mut first).await })
+        .map(drop)
+        .expect_err("no answer");
+    let mut second = Box::pin(pool.get(Deadline::after(LIMIT)));
+    here.block_on(begin(second.as_mut()));
+    drop(first);
+    gate.open();
+    there.block_on(async { sleep(Duration::from_millis(500)).await });
+    drop(there);
+    let served = here.block_on(async { timeout(LIMIT, second).await });
+    let mut served = served.expect("in time").expect("a connection");
+    let ran = here.block_on(async { served.run_command("db", &doc! {"ping": 1}).await.map(drop) });
+    ran.expect("a connection that works");
+    drop((served, hold::<B>));
+}
+
+async fn an_older_secret_fails_no_attempt_with_a_newer_one<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let provider = Arc::new(Changing(Mutex::new(false)));
+    let pools: Pools<B> = sim
+        .builder("maxConnecting=2")
+        .credential_provider(provider.clone())
+        .build()
+        .expect("pools");
+    let script = sim.set.server(0).script();
+    let slow = |millis| Action::Delay(Duration::from_millis(millis));
+    script.add(Matcher::command("saslContinue").once().then(slow(500)));
+    let first = get_in_task(&pools);
+    eventually("its attempt", || {
+        pools.status().iter().any(|own| own.pending == 1)
+    })
+    .await;
+    sleep(Duration::from_millis(200)).await;
+    script.add(Matcher::command("saslContinue").once().then(slow(1000)));
+    *provider.0.lock().expect("no panic") = true;
+    let second = get_in_task(&pools);
+    let first = first.await.expect("no panic").map(drop);
+    first.expect_err("the old secret is wrong");
+    let second = second.await.expect("no panic");
+    drop(second.expect("the new secret is right"));
+    pools.close().await;
+}
+
+async fn a_close_does_not_wait_for_one_that_is_served_and_not_polled<
+    B: Backend<Config: Default>,
+>() {
+    let sim = Sim::of(1).await;
+    let pools = sim.pools::<B>("maxConnecting=1");
+    let held = hold(&pools, 1).await;
+    let mut unpolled = Box::pin(pools.get());
+    begin(unpolled.as_mut()).await;
+    sleep(Duration::from_secs(1)).await;
+    drop(held);
+    let closed = timeout(Duration::from_secs(10), pools.close()).await;
+    let open = sim.set.server(0).look(|seen| seen.open);
+    assert!(closed.is_ok(), "{open} open");
+    drop(unpolled);
+}
+
+async fn a_hung_attempt_keeps_no_tenant_waiting_without_a_connect_timeout<
+    B: Backend<Config: Default>,
+>() {
+    let config = PoolsConfig::default().with_max_connections_per_server(2);
+    let (server, pools) = tenants::<B>(3, "connectTimeoutMS=60000", config).await;
+    let held = pools[1].get().await.expect("the server is known");
+    leave_after(&server, &pools, held).await;
+}
+
+async fn the_place_of_one_that_was_served_otherwise_goes_to_no_later_one<
+    B: Backend<Config: Default>,
+>() {
+    let config = PoolsConfig::default().with_max_connections_per_server(2);
+    let (_server, pools) = tenants::<B>(3, "", config).await;
+    let own = pools[0].get().await.expect("a connection");
+    let held = pools[2].get().await.expect("a connection");
+    let first = get_in_task(&pools[0]);
+    waits(&pools, 0, 1).await;
+    let second = get_in_task(&pools[1]);
+    waits(&pools, 1, 1).await;
+    let third = get_in_task(&pools[0]);
+    waits(&pools, 0, 2).await;
+    drop(own);
+    sleep(Duration::from_millis(100)).await;
+    drop(held);
+    let second = timeout(Duration::from_secs(2), second).await;
+    let overtaken = (first.is_finished(), third.is_finished());
+    let second = second.unwrap_or_else(|_| panic!("overtaken: {overtaken:?}"));
+    drop(second.expect("no panic").expect("served"));
+    drop(first.await.expect("no panic").expect("served"));
+    drop(third.await.expect("no panic").expect("served"));
+    pools[0].close().await;
+}
