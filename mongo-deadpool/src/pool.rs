@@ -210,7 +210,12 @@ impl Pool {
     }
 
     /// Changes the most connections that the pool may hold. Surplus idle ones are closed, surplus
-    /// ones in use when they are returned.
+    /// ones in use when they are returned. May be called from anywhere.
+    ///
+    /// deadpool keeps the permits of slots that have no connection when the pool is made smaller:
+    /// callers with such a permit wait for room. Over a factory that
+    /// [floats](mongo_core::pools::ConnectionFactoryBuilder::floating), which has no limit of its
+    /// own, they get connections instead, which are closed when they are returned.
     pub fn resize(&self, max_size: usize) {
         let limit = u32::try_from(max_size).unwrap_or(u32::MAX);
         let factory = self.manager().factory();

@@ -90,9 +90,15 @@ async fn idle(pool: &Pool, count: usize) {
     }
 }
 
-/// On a thread of its own: a deadlock would hang the runtime.
+/// On a thread of its own, which a deadlock leaves behind: the runtime would wait for one of its own.
 async fn soon(run: impl FnOnce() + Send + 'static) {
-    let ended = tokio::task::spawn_blocking(run);
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::spawn(move || {
+        let _entered = runtime.enter();
+        run();
+        let _ = done.send(());
+    });
     let ended = tokio::time::timeout(LIMIT, ended).await;
     ended.expect("no deadlock").expect("no panic");
 }
