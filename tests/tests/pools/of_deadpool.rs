@@ -165,7 +165,7 @@ async fn connections_that_other_threads_give_back_while_a_pool_is_resized_close_
 #[tokio::test]
 async fn a_pool_that_was_made_smaller_has_fewer_slots() {
     let server = ScriptedServer::start().await;
-    let (pool, _) = watched(&server, 8);
+    let pool = at_each_closed(&server, 8, |_| {});
     drop(fill(&pool, 8).await);
     pool.resize(2);
     drop(fill(&pool, 2).await);
@@ -176,7 +176,7 @@ async fn a_pool_that_was_made_smaller_has_fewer_slots() {
 #[tokio::test]
 async fn a_pool_with_few_connections_that_was_made_smaller_has_fewer_slots() {
     let server = ScriptedServer::start().await;
-    let (pool, _) = watched(&server, 8);
+    let pool = at_each_closed(&server, 8, |_| {});
     idle(&pool, 1).await;
     pool.resize(2);
     drop(fill(&pool, 2).await);
@@ -187,7 +187,7 @@ async fn a_pool_with_few_connections_that_was_made_smaller_has_fewer_slots() {
 #[tokio::test]
 async fn a_pool_that_was_made_smaller_while_its_connections_are_in_use_has_fewer_slots() {
     let server = ScriptedServer::start().await;
-    let (pool, _) = watched(&server, 8);
+    let pool = at_each_closed(&server, 8, |_| {});
     let mut held = fill(&pool, 8).await;
     pool.resize(2);
     held.truncate(2);
