@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::pin::pin;
+use std::ptr;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -12,13 +13,28 @@ use crate::pool::AT_ONCE;
 use crate::{Connection, Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts, managed};
 
 thread_local! {
-    /// Whether a check-out is under way that does not wait for anything.
-    static NOW: Cell<bool> = const { Cell::new(false) };
+    /// The manager whose pool has a check-out under way that does not wait for anything.
+    static NOW: Cell<*const Manager> = const { Cell::new(ptr::null()) };
 }
 
-/// Whether the current thread's check-out does not wait for anything.
-pub(crate) fn is_now() -> bool {
-    NOW.get()
+/// A handler may call this pool or another one in the middle.
+struct Restore(*const Manager);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        NOW.set(self.0);
+    }
+}
+
+/// Whether the current thread's check-out from this manager's pool does not wait for anything.
+pub(crate) fn is_now(manager: &Manager) -> bool {
+    ptr::eq(NOW.get(), manager)
+}
+
+/// Polls a check-out that may wait, though a handler polls it in the middle of one that does not.
+pub(crate) fn may_wait<R>(poll: impl FnOnce() -> R) -> R {
+    let _restore = Restore(NOW.replace(ptr::null()));
+    poll()
 }
 
 /// Settings of the deadpools under [`Pools`](crate::Pools).
@@ -104,14 +120,7 @@ impl Backend for Pool {
     }
 
     fn try_get(&self) -> Option<Connection> {
-        /// A handler may call another pool in the middle.
-        struct Restore(bool);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                NOW.set(self.0);
-            }
-        }
-        let _restore = Restore(NOW.replace(true));
+        let _restore = Restore(NOW.replace(self.manager()));
         // Whatever it would wait for, the manager refuses instead; dropped, it gives back all.
         let got = pin!((**self).timeout_get(&AT_ONCE));
         match got.poll(&mut Context::from_waker(Waker::noop())) {

@@ -154,7 +154,7 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<Self::Type, Error> {
-        if is_now() {
+        if is_now(self) {
             let nothing = ErrorKind::Pool("no connection is there".to_owned());
             return self.factory.take_available().ok_or_else(|| nothing.into());
         }
@@ -171,7 +171,7 @@ impl managed::Manager for Manager {
         let recycled = match self.factory.recycle_now(connection) {
             Some(recycled) => recycled,
             // It takes I/O: for one that can wait for it.
-            None if is_now() => {
+            None if is_now(self) => {
                 self.factory.offer(connection.move_out());
                 return Err(RecycleError::message("it can't be checked at once"));
             }

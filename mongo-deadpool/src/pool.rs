@@ -1,7 +1,8 @@
 use std::future::poll_fn;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool::managed::HookError;
@@ -9,6 +10,7 @@ use mongo_core::error::Wait;
 use mongo_core::pools::{DEFAULT_WAIT_TIMEOUT, catch_panics};
 use mongo_core::{Deadline, Error, ErrorKind};
 
+use crate::backend::may_wait;
 use crate::connection::take_idle;
 use crate::manager::{CheckOut, Steps};
 use crate::{
@@ -83,9 +85,14 @@ impl Pool {
         let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
         let at_once = CheckOut::new(bound, steps).scope(at_once);
         let mut at_once = pin!(catch_panics(HOOK, at_once));
-        let first = poll_fn(|context| Poll::Ready(at_once.as_mut().poll(context))).await;
+        let mut first = |context: &mut Context<'_>| may_wait(|| at_once.as_mut().poll(context));
+        let first = poll_fn(|context| Poll::Ready(first(context))).await;
         let got = match first {
             Poll::Ready(got) => got,
+            // It has a permit from before the pool was made smaller.
+            Poll::Pending if only_now && self.is_over_full() => {
+                return Err(self.timed_out(Wait::WaitQueue, Deadline::after(bound)));
+            }
             // In boxes from here on, not to make every check-out's future larger.
             Poll::Pending => return Box::pin(self.finish(at_once, Deadline::after(bound))).await,
         };
@@ -122,9 +129,10 @@ impl Pool {
     /// The rest of a check-out that has to wait.
     async fn finish(
         &self,
-        check_out: Pin<&mut impl Future<Output = Result<Connection, PoolError>>>,
+        mut check_out: Pin<&mut impl Future<Output = Result<Connection, PoolError>>>,
         deadline: Deadline,
     ) -> Result<Connection, Error> {
+        let check_out = poll_fn(|context| may_wait(|| check_out.as_mut().poll(context)));
         match deadline.bound(check_out).await {
             Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
             Err(_) => Err(self.timed_out(self.wait(), deadline)),
@@ -139,6 +147,14 @@ impl Pool {
         }
     }
 
+    /// Whether there are more callers, those with connections included, than slots: deadpool keeps
+    /// the permits of slots that had no connection when it was made smaller.
+    fn is_over_full(&self) -> bool {
+        let status = self.inner.status();
+        let users = status.size + status.waiting - status.available;
+        users > status.max_size && !self.inner.is_closed()
+    }
+
     /// How full the pool is, with the connections that were made for callers that have left.
     pub fn status(&self) -> Status {
         let available = self.manager().factory().available();
@@ -151,43 +167,69 @@ impl Pool {
     }
 
     /// Closes the idle connections that do not satisfy the predicate, and gives them.
+    ///
+    /// The predicate runs under deadpool's lock, as in deadpool's own `retain`: it must not call the
+    /// pool, nor block.
+    ///
+    /// # Panics
+    /// If the predicate does. The connections that it was not asked about stay.
     pub fn retain(
         &self,
         mut predicate: impl FnMut(&mongo_core::Connection, Metrics) -> bool,
     ) -> RetainResult {
         let factory = self.manager().factory();
         let available = factory.retain(|connection| predicate(connection, Metrics::default()));
-        let mut result = self.inner.retain(predicate);
+        let mut panic = None;
+        // A panic would poison deadpool's lock.
+        let mut result = self.inner.retain(|connection, metrics| {
+            if panic.is_some() {
+                return true;
+            }
+            let kept = catch_unwind(AssertUnwindSafe(|| predicate(connection, metrics)));
+            kept.unwrap_or_else(|payload| {
+                panic = Some(payload);
+                true
+            })
+        });
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
         result.retained += factory.available();
         result.removed.extend(available);
         result
     }
 
     /// Changes the most connections that the pool may hold. Surplus idle ones are closed, surplus
-    /// ones in use when they are returned.
+    /// ones in use when they are returned. May be called from anywhere.
+    ///
+    /// deadpool keeps the permits of slots that have no connection when the pool is made smaller:
+    /// callers with such a permit wait for room. Over a factory that
+    /// [floats](mongo_core::pools::ConnectionFactoryBuilder::floating), which has no limit of its
+    /// own, they get connections instead, which are closed when they are returned.
     pub fn resize(&self, max_size: usize) {
         let limit = u32::try_from(max_size).unwrap_or(u32::MAX);
-        self.manager().factory().set_max_size(limit);
-        // deadpool would close them under its lock.
+        let factory = self.manager().factory();
+        factory.set_max_size(limit);
         let mut surplus = self.status().size.saturating_sub(max_size);
-        let keep = |_: &mongo_core::Connection, _| match surplus {
+        let available = factory.retain(|_| match surplus {
             0 => true,
             _ => {
                 surplus -= 1;
                 false
             }
-        };
-        drop(self.retain(keep));
-        self.inner.resize(max_size);
+        });
+        // deadpool drops the others under its lock.
+        let idle = mongo_core::Connection::dropped_by(|| self.inner.resize(max_size));
+        drop((available, idle));
     }
 
     /// Closes the pool: callers that wait get [`ErrorKind::PoolClosed`], idle connections are closed,
     /// and those in use when they are returned. May be called from anywhere.
     pub fn close(&self) {
         self.manager().factory().close();
-        // deadpool would close them under its lock.
+        // deadpool drops idle ones under its lock, and leaves those that a caller was about to take.
+        drop(mongo_core::Connection::dropped_by(|| self.inner.close()));
         drop(self.retain(|_, _| false));
-        self.inner.close();
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {

@@ -440,6 +440,9 @@ impl Drop for Connection {
             Readiness::Closed(reason) => Some(reason),
             Readiness::Idle | Readiness::Owed => None,
         };
+        if self.is_put_off() {
+            return;
+        }
         if let Some(tie) = &self.inner.identity.tie {
             tie.owner.dropped(&self.inner.identity, &tie.link, reason);
         }

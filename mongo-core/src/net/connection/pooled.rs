@@ -1,5 +1,7 @@
 //! What a pool does with its connections.
 
+use std::cell::RefCell;
+
 use tokio::time::Instant;
 
 use super::{Connection, DRAIN_BYTES, Identity, Inner};
@@ -7,6 +9,11 @@ use crate::error::ClosedReason;
 use crate::net::channel::Channel;
 use crate::net::tie::Tie;
 use crate::wire::Limits;
+
+thread_local! {
+    /// The pooled connections that the thread has dropped, while they are kept.
+    static DROPPED: RefCell<Option<Vec<Connection>>> = const { RefCell::new(None) };
+}
 
 impl Connection {
     /// Checks the idle connection without waiting: its socket is open, with nothing to read, and the
@@ -74,6 +81,38 @@ impl Connection {
             tie.owner.detached(&detached.inner.identity, &tie.link);
         }
         detached
+    }
+
+    /// Runs what may drop pooled connections under a lock, and gives the connections that this
+    /// thread dropped: they are closed, and their events emitted, when the result is dropped. For a
+    /// generic pool that closes idle connections under its lock. If it panics, they are closed.
+    #[must_use = "what is not kept is closed at once"]
+    pub fn dropped_by(run: impl FnOnce()) -> Vec<Self> {
+        struct Restore(Option<Vec<Connection>>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                drop(DROPPED.replace(self.0.take()));
+            }
+        }
+        let _restore = Restore(DROPPED.replace(Some(Vec::new())));
+        run();
+        DROPPED.take().unwrap_or_default()
+    }
+
+    /// Whether the connection, which is being dropped, was kept for
+    /// [`dropped_by`](Self::dropped_by).
+    pub(super) fn is_put_off(&mut self) -> bool {
+        if self.inner.identity.tie.is_none() {
+            return false;
+        }
+        let put_off = DROPPED.try_with(|dropped| match &mut *dropped.borrow_mut() {
+            Some(dropped) => {
+                dropped.push(self.move_out());
+                true
+            }
+            None => false,
+        });
+        put_off.unwrap_or(false)
     }
 
     pub(crate) fn tie_to(&mut self, tie: Tie) {

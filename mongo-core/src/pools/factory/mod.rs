@@ -297,16 +297,20 @@ impl ConnectionFactory {
         }
     }
 
-    /// Closes the available connections that do not satisfy the predicate, and gives them.
+    /// Closes the available connections that do not satisfy the predicate, and gives them. If the
+    /// predicate panics, all stay.
     pub fn retain(&self, keep: impl FnMut(&Connection) -> bool) -> Vec<Connection> {
         match &self.source {
             Source::Fixed(shared) => {
                 // Without a lock: the predicate is the application's.
-                let all = shared.change_queue(|queue| queue.retain(|_| false));
-                let (kept, removed) = all.into_iter().partition::<Vec<_>, _>(keep);
-                kept.into_iter()
-                    .for_each(|connection| shared.offer(connection));
-                removed
+                let mut all = GivenBack {
+                    shared,
+                    connections: shared.change_queue(|queue| queue.retain(|_| false)),
+                };
+                let kept: Vec<bool> = all.connections.iter().map(keep).collect();
+                let mut kept = kept.into_iter();
+                let is_removed = |_: &mut Connection| kept.next() == Some(false);
+                all.connections.extract_if(.., is_removed).collect()
             }
             Source::Floating(_) => Vec::new(),
         }
@@ -388,6 +392,20 @@ impl ConnectionFactory {
         match &self.source {
             Source::Fixed(shared) => shared.timed_out(wait, deadline),
             Source::Floating(floating) => floating.timed_out(wait, deadline),
+        }
+    }
+}
+
+/// Connections that were available, and are again when this is dropped.
+struct GivenBack<'a> {
+    shared: &'a Arc<Shared>,
+    connections: Vec<Connection>,
+}
+
+impl Drop for GivenBack<'_> {
+    fn drop(&mut self) {
+        for connection in self.connections.drain(..) {
+            self.shared.offer(connection);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What a pool does about its connections, wherever they are.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bson::RawDocument;
 use tokio::time::Instant;
