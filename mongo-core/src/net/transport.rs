@@ -97,11 +97,9 @@ impl Transport {
     pub(super) async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
         match &self.tls {
             // A `rustls::ClientConfig` of the application's has callbacks.
-            Some(tls) => guard_async(TLS_CONFIG, || {
-                Box::pin(tls.secure(stream, address))
-            })
-            .await
-            .map_err(not_connected)?,
+            Some(tls) => guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)))
+                .await
+                .map_err(not_connected)?,
             None => Ok(stream),
         }
     }

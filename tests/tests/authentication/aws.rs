@@ -246,7 +246,10 @@ async fn a_web_identity_over_tls() {
             true => drop(outcome.expect("a connection")),
             false => {
                 let error = outcome.expect_err("somebody else");
-                assert!(matches!(error.kind(), ErrorKind::Credential(_)), "{error:?}");
+                assert!(
+                    matches!(error.kind(), ErrorKind::Credential(_)),
+                    "{error:?}"
+                );
                 let source = std::error::Error::source(&error);
                 let cause = source.and_then(|source| source.downcast_ref::<Error>());
                 let kind = cause.map(Error::kind);

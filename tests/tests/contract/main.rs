@@ -24,6 +24,7 @@ mod lifecycle;
 mod pacing;
 mod panics;
 mod prose;
+mod providers;
 mod released;
 mod runtimes;
 mod sizing;

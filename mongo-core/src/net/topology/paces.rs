@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     fn server(number: usize) -> ServerAddress {
-        ServerAddress::tcp(format!("{number}.example"), 27017)
+        ServerAddress::tcp(&format!("{number}.example"), 27017)
     }
 
     #[tokio::test(start_paused = true)]
