@@ -18,7 +18,7 @@ pub(crate) use call::guard_async;
 #[cfg(feature = "net")]
 pub use hook::catch_panics;
 #[cfg(feature = "net")]
-pub(crate) use stream::{discard_stream, guard_stream};
+pub(crate) use stream::{STREAM, TLS_CONFIG, discard_stream};
 
 /// The longest panic message that is logged and shown in an error, in bytes.
 const MAX_MESSAGE: usize = 256;

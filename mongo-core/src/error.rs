@@ -240,6 +240,20 @@ impl Error {
         Self::new(ErrorKind::Credential(Arc::from(error.into())))
     }
 
+    /// The error of a source of credentials, as [`credential`](Self::credential) gives it. A time-out that names
+    /// [`Wait::Credential`] says as much already.
+    #[cfg(feature = "net")]
+    pub(crate) fn of_source(self) -> Self {
+        match self.kind() {
+            ErrorKind::Credential(_)
+            | ErrorKind::Timeout {
+                wait: Wait::Credential,
+                ..
+            } => self,
+            _ => Self::credential(self),
+        }
+    }
+
     /// Names the server, unless one is named.
     #[must_use]
     pub fn at(mut self, server: &ServerAddress) -> Self {

@@ -1,4 +1,4 @@
-//! Transports of the application's own.
+//! The application's code in transports: its own streams, and the callbacks of its TLS configuration.
 
 use std::io;
 use std::pin::Pin;
@@ -7,27 +7,18 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::guard;
-use crate::net::AsyncStream;
+use crate::net::Stream;
 
-const STREAM: &str = "transport stream";
+/// The name of the application's own streams in logs and errors.
+pub(crate) const STREAM: &str = "transport stream";
 
-/// Calls a method of a stream. Where it panics the stream is dropped, and fails from then on.
-pub(crate) fn guard_stream<R>(
-    stream: &mut Box<dyn AsyncStream>,
-    call: impl FnOnce(&mut dyn AsyncStream) -> Poll<io::Result<R>>,
-) -> Poll<io::Result<R>> {
-    match guard(STREAM, || call(&mut **stream)) {
-        Ok(polled) => polled,
-        Err(panicked) => {
-            discard_stream(stream);
-            Poll::Ready(Err(panicked.into_io()))
-        }
-    }
-}
+/// The name of the callbacks of a TLS configuration in logs and errors.
+pub(crate) const TLS_CONFIG: &str = "TLS configuration";
 
-/// Drops a stream, and leaves one in its place that fails.
-pub(crate) fn discard_stream(stream: &mut Box<dyn AsyncStream>) {
-    let stream = std::mem::replace(stream, Box::new(Broken));
+/// Drops a stream, and leaves one in its place that fails. To be called after a panic in the stream, which may have
+/// left it in an inconsistent state.
+pub(crate) fn discard_stream(stream: &mut Stream) {
+    let stream = std::mem::replace(stream, Stream::Custom(Box::new(Broken)));
     let _ = guard(STREAM, || drop(stream));
 }
 

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -54,8 +55,9 @@ pub trait CredentialProvider: Send + Sync + 'static {
     /// The current credential.
     ///
     /// # Errors
-    /// Preferably [`Error::credential`]; the caller adds the server. Its text reaches logs: no
-    /// secret belongs into it.
+    /// Preferably [`Error::credential`]: any other error becomes the cause of one, and does not count as a failure
+    /// of the MongoDB server. The caller adds the server. The error's text reaches logs, so it must not contain a
+    /// secret.
     async fn credential(&self) -> Result<Arc<Credential>>;
 }
 
@@ -166,8 +168,8 @@ impl Authenticator {
             Source::Nobody => Ok(None),
             Source::Fixed(credential) => Ok(Some(credential.clone())),
             Source::Provider(provider) => {
-                let given = guard_async("credential provider", || provider.credential());
-                let credential = given.await.map_err(Error::credential)??;
+                let given = call_source("credential provider", || provider.credential());
+                let credential = given.await?;
                 self.check(&credential)
                     .map_err(|error| error.for_user(credential.username()))?;
                 Ok(Some(credential))
@@ -188,9 +190,7 @@ impl Authenticator {
     ) -> Result<Evidence> {
         match need {
             AuthNeed::AwsCredentials => Ok(Evidence::AwsCredentials {
-                credentials: guard_async(AWS_PROVIDER, || self.aws.credentials())
-                    .await
-                    .map_err(Error::credential)??,
+                credentials: call_source(AWS_PROVIDER, || self.aws.credentials()).await?,
                 now: SystemTime::now(),
             }),
             AuthNeed::AccessToken { refused } => {
@@ -250,6 +250,20 @@ impl Authenticator {
             | None => Ok(credential.validate().map_err(AuthError::from)?),
         }
     }
+}
+
+/// Calls a source of credentials: `name` in logs and errors.
+///
+/// # Errors
+/// Whatever the source fails by is a failure to obtain the credential, with the source's own error as its cause:
+/// the network and the server that it fails by are not those of the connection, and change nothing that is known
+/// of the MongoDB server.
+pub(super) async fn call_source<'a, T>(
+    name: &'static str,
+    begin: impl FnOnce() -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
+) -> Result<T> {
+    let given = guard_async(name, begin).await;
+    given.map_err(Error::credential)?.map_err(Error::of_source)
 }
 
 /// The callback of an `ENVIRONMENT`, for a credential that has one.

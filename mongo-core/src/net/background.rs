@@ -47,11 +47,7 @@ impl Home {
     /// None of them is there.
     pub(crate) fn choose(&self) -> Result<Handle> {
         let used = self.used().clone();
-        let current = Handle::try_current().ok();
-        let known = self.named.iter().cloned().chain(used).chain(current);
-        let chosen = known.into_iter().find(is_running).ok_or_else(|| {
-            Error::configuration("must be called within a Tokio runtime, or with one configured")
-        })?;
+        let chosen = choose([self.named.clone(), used])?;
         let former = self.used().replace(chosen.clone());
         // Without the lock: it may be the last handle.
         drop(former);
@@ -67,6 +63,18 @@ impl Home {
     fn used(&self) -> MutexGuard<'_, Option<Handle>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The first runtime of these that has not ended, else the current one. To be called without a lock.
+///
+/// # Errors
+/// None of them is there.
+pub(crate) fn choose(known: [Option<Handle>; 2]) -> Result<Handle> {
+    let current = Handle::try_current().ok();
+    let known = known.into_iter().flatten().chain(current);
+    { known }.find(is_running).ok_or_else(|| {
+        Error::configuration("must be called within a Tokio runtime, or with one configured")
+    })
 }
 
 /// Whether a runtime still takes tasks. One that has ended drops them when they are spawned.

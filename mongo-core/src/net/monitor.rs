@@ -67,7 +67,11 @@ impl Monitoring {
 pub(super) struct Monitor {
     id: u64,
     control: Arc<Control>,
-    begun: std::time::Instant,
+    created: std::time::Instant,
+    /// When its first check began.
+    first_check: Option<std::time::Instant>,
+    /// The first check is due no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after this.
+    paced_from: Option<std::time::Instant>,
     /// The check whose end was not published yet.
     under_way: Option<(ServerHeartbeatStartedEvent, std::time::Instant)>,
     is_dead: bool,
@@ -82,13 +86,14 @@ struct Control {
 
 impl Monitor {
     /// A monitor, and its task, which is still to be spawned. The first check is due at once, but
-    /// no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after `former` began.
+    /// no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after `paced_from`: the [pace](Self::pace) of the former monitor of
+    /// the server.
     pub(super) fn new(
         shared: &Arc<Shared>,
         server: &ServerAddress,
         topology_id: ObjectId,
         alive: Alive,
-        former: Option<&Self>,
+        paced_from: Option<std::time::Instant>,
     ) -> (Self, Task) {
         let monitoring = &shared.monitoring;
         let settings = MonitorSettings::from_options(
@@ -101,7 +106,9 @@ impl Monitor {
         let monitor = Self {
             id: alive.number(),
             control: control.clone(),
-            begun: now(),
+            created: now(),
+            first_check: None,
+            paced_from,
             under_way: None,
             is_dead: false,
         };
@@ -114,7 +121,7 @@ impl Monitor {
             shared: shared.clone(),
             control,
             settings,
-            not_before: former.map(|former| former.begun + MIN_HEARTBEAT_FREQUENCY),
+            not_before: paced_from.map(|from| from + MIN_HEARTBEAT_FREQUENCY),
             _alive: alive,
         };
         (monitor, Box::pin(pump.run()))
@@ -128,6 +135,16 @@ impl Monitor {
     /// Whether its task ended without being [stopped](Self::stop).
     pub(super) fn is_dead(&self) -> bool {
         self.is_dead
+    }
+
+    /// From when the next monitor of the server counts [`MIN_HEARTBEAT_FREQUENCY`]: from the first check of this one,
+    /// so that a server that is removed and added by each reply is not checked in a busy loop; or where the task has
+    /// ended by itself, from its creation, so that a task that panics at once is not started in a busy loop.
+    pub(super) fn pace(&self) -> Option<std::time::Instant> {
+        match self.is_dead {
+            true => Some(self.created),
+            false => self.first_check.or(self.paced_from),
+        }
     }
 
     /// Asks for a check as soon as one may be made. Ignored while one runs.
@@ -144,7 +161,9 @@ impl Monitor {
     pub(super) fn note(&mut self, event: &SdamEvent) {
         match event {
             SdamEvent::ServerHeartbeatStarted(started) => {
-                self.under_way = Some((started.clone(), now()));
+                let now = now();
+                self.first_check.get_or_insert(now);
+                self.under_way = Some((started.clone(), now));
             }
             SdamEvent::ServerHeartbeatSucceeded(_) | SdamEvent::ServerHeartbeatFailed(_) => {
                 self.under_way = None;

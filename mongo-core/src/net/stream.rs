@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-use crate::callback::{discard_stream, guard_stream};
+#[cfg(feature = "tls-rustls")]
+use crate::callback::TLS_CONFIG;
+use crate::callback::{Panicked, STREAM, discard_stream, guard};
 use crate::error::ClosedReason;
 
 /// Reads of a few KiB each that a server may send over TLS to an idle client: session tickets, mostly.
@@ -32,7 +34,8 @@ pub enum Stream {
     /// A Unix domain socket.
     #[cfg(unix)]
     Unix(UnixStream),
-    /// TLS, over any of the others.
+    /// TLS, over any of the others. A panic in a callback of its configuration is caught and logged, and fails the
+    /// stream.
     #[cfg(feature = "tls-rustls")]
     Tls(Box<tokio_rustls::client::TlsStream<Stream>>),
     /// Anything else: a proxy's tunnel, an in-memory pipe.
@@ -53,9 +56,9 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(stream) => stream.try_write(message),
             #[cfg(feature = "tls-rustls")]
-            Self::Tls(stream) => {
-                let sent = write_out(stream, message).await;
-                return sent.map_err(|error| last_words(stream).unwrap_or(error));
+            Self::Tls(_) => {
+                let sent = write_out(self, message).await;
+                return sent.map_err(|error| last_words(self).unwrap_or(error));
             }
             Self::Custom(_) => Ok(0),
         };
@@ -85,7 +88,7 @@ impl Stream {
         let is_quiet = match self {
             // What TLS says to itself, such as a ticket for the next session, is no byte to read.
             #[cfg(feature = "tls-rustls")]
-            Self::Tls(stream) => take_in(stream) && is_quiet(try_read(stream, &mut [0])),
+            Self::Tls(_) => take_in(self) && is_quiet(try_read(self, &mut [0])),
             Self::Custom(_) => is_quiet(try_read(self, &mut [0])),
             Self::Tcp(stream) => is_quiet(peek(&SockRef::from(&*stream))),
             #[cfg(unix)]
@@ -136,22 +139,29 @@ impl Stream {
     /// can't be written at once is left out: nobody waits for a stream that is dropped.
     pub(super) fn bid_farewell(&mut self) {
         #[cfg(feature = "tls-rustls")]
-        if let Self::Tls(stream) = self {
+        if let Self::Tls(_) = self {
             let mut context = Context::from_waker(Waker::noop());
-            let _ = Pin::new(&mut **stream).poll_shutdown(&mut context);
+            let _ = Pin::new(self).poll_shutdown(&mut context);
         }
     }
 
-    /// Drops what a custom stream is, whose destructor may panic.
+    /// Drops a custom stream and the state of TLS: the destructors of the application's own parts may panic.
     pub(super) fn discard(&mut self) {
         match self {
             #[cfg(feature = "tls-rustls")]
-            Self::Tls(stream) => stream.get_mut().0.discard(),
-            Self::Custom(stream) => discard_stream(stream),
+            Self::Tls(_) => discard_stream(self),
+            Self::Custom(_) => discard_stream(self),
             Self::Tcp(_) => {}
             #[cfg(unix)]
             Self::Unix(_) => {}
         }
+    }
+
+    /// Gives up a stream in which the application's code has panicked.
+    #[cold]
+    fn fail(&mut self, panicked: Panicked) -> io::Error {
+        discard_stream(self);
+        panicked.into_io()
     }
 }
 
@@ -176,7 +186,21 @@ fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
 /// Has TLS take in what lies in the socket, and says whether nothing is wrong with it. Needed because
 /// the stream itself reads only what the reactor has announced.
 #[cfg(feature = "tls-rustls")]
-fn take_in(stream: &mut tokio_rustls::client::TlsStream<Stream>) -> bool {
+fn take_in(stream: &mut Stream) -> bool {
+    let Stream::Tls(tls) = stream else {
+        return true;
+    };
+    match guard(TLS_CONFIG, || take_records_in(tls)) {
+        Ok(is_sound) => is_sound,
+        Err(panicked) => {
+            stream.fail(panicked);
+            false
+        }
+    }
+}
+
+#[cfg(feature = "tls-rustls")]
+fn take_records_in(stream: &mut tokio_rustls::client::TlsStream<Stream>) -> bool {
     let (transport, session) = stream.get_mut();
     let Some(socket) = transport.socket() else {
         return true;
@@ -204,7 +228,7 @@ fn try_read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut [u8]) -> io::Resu
 
 /// Why a server that takes nothing more has closed, if it has said so.
 #[cfg(feature = "tls-rustls")]
-fn last_words(stream: &mut tokio_rustls::client::TlsStream<Stream>) -> Option<io::Error> {
+fn last_words(stream: &mut Stream) -> Option<io::Error> {
     let error = try_read(stream, &mut [0]).err()?;
     error.get_ref()?.is::<rustls::Error>().then_some(error)
 }
@@ -223,16 +247,18 @@ impl fmt::Debug for Stream {
 }
 
 macro_rules! delegate {
-    ($self:expr, $stream:ident => $call:expr) => {
-        match $self {
-            Stream::Tcp($stream) => $call,
+    ($self:expr, $stream:ident => $call:expr) => {{
+        let this = $self;
+        let polled = match this {
+            Stream::Tcp($stream) => return $call,
             #[cfg(unix)]
-            Stream::Unix($stream) => $call,
+            Stream::Unix($stream) => return $call,
             #[cfg(feature = "tls-rustls")]
-            Stream::Tls($stream) => $call,
-            Stream::Custom(stream) => guard_stream(stream, |$stream| $call),
-        }
-    };
+            Stream::Tls($stream) => guard(TLS_CONFIG, || $call),
+            Stream::Custom($stream) => guard(STREAM, || $call),
+        };
+        polled.unwrap_or_else(|panicked| Poll::Ready(Err(this.fail(panicked))))
+    }};
 }
 
 impl AsyncRead for Stream {

@@ -8,7 +8,7 @@ use super::runtime;
 use super::stream::Stream;
 use super::tls::Tls;
 use crate::ServerAddress;
-use crate::callback::{Panicked, guard, guard_async};
+use crate::callback::{Panicked, TLS_CONFIG, guard, guard_async};
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::uri::ClientOptions;
 
@@ -97,11 +97,9 @@ impl Transport {
     pub(super) async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
         match &self.tls {
             // A `rustls::ClientConfig` of the application's has callbacks.
-            Some(tls) => guard_async("TLS configuration", || {
-                Box::pin(tls.secure(stream, address))
-            })
-            .await
-            .map_err(not_connected)?,
+            Some(tls) => guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)))
+                .await
+                .map_err(not_connected)?,
             None => Ok(stream),
         }
     }

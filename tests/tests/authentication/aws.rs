@@ -8,7 +8,7 @@ use mongo_core::auth::{AwsCredentials, Credential};
 use mongo_core::net::{AwsCredentialProvider, AwsSources, Connector, Stream, Tls};
 use mongo_core::pools::ConnectionFactory;
 use mongo_core::uri::TlsOptions;
-use mongo_core::{ErrorKind, Result, ServerAddress};
+use mongo_core::{Error, ErrorKind, Result, ServerAddress};
 use mongo_testkit::{Action, Authority, Matcher, ScriptedServer, ServerTls};
 use tokio::io::copy_bidirectional;
 use tokio_rustls::TlsAcceptor;
@@ -246,7 +246,14 @@ async fn a_web_identity_over_tls() {
             true => drop(outcome.expect("a connection")),
             false => {
                 let error = outcome.expect_err("somebody else");
-                assert!(matches!(error.kind(), ErrorKind::Tls(_)), "{error:?}");
+                assert!(
+                    matches!(error.kind(), ErrorKind::Credential(_)),
+                    "{error:?}"
+                );
+                let source = std::error::Error::source(&error);
+                let cause = source.and_then(|source| source.downcast_ref::<Error>());
+                let kind = cause.map(Error::kind);
+                assert!(matches!(kind, Some(ErrorKind::Tls(_))), "{error:?}");
                 texts(&error);
             }
         }

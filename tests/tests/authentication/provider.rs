@@ -4,10 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mongo_core::auth::{AuthMechanism, Credential};
+use mongo_core::auth::{AuthMechanism, AwsCredentials, Credential};
 use mongo_core::error::Wait;
-use mongo_core::net::CredentialProvider;
+use mongo_core::net::{
+    AccessToken, AwsCredentialProvider, CredentialProvider, OidcCallback, OidcRequest,
+    OnDemandTopology, OnDemandTopologyBuilder,
+};
 use mongo_core::pools::ConnectionFactory;
+use mongo_core::sdam::ServerType;
 use mongo_core::{Deadline, Error, ErrorKind, Result};
 use mongo_testkit::{ScriptedServer, User};
 
@@ -144,4 +148,116 @@ async fn two_sources_are_one_too_many() {
         "{error}"
     );
     texts(&error);
+}
+
+/// Fails by a network or a server of its own, or never answers.
+#[derive(Clone, Copy)]
+struct Failing(Option<fn() -> Error>);
+
+impl Failing {
+    async fn fail<T>(self) -> Result<T> {
+        match self.0 {
+            Some(error) => Err(error()),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl CredentialProvider for Failing {
+    async fn credential(&self) -> Result<Arc<Credential>> {
+        self.fail().await
+    }
+}
+
+#[async_trait::async_trait]
+impl AwsCredentialProvider for Failing {
+    async fn credentials(&self) -> Result<AwsCredentials> {
+        self.fail().await
+    }
+}
+
+#[async_trait::async_trait]
+impl OidcCallback for Failing {
+    async fn token(&self, _: OidcRequest<'_>) -> Result<AccessToken> {
+        self.fail().await
+    }
+}
+
+/// A server with the mechanisms of all sources.
+async fn server_for_all() -> ScriptedServer {
+    let builder = ScriptedServer::builder().access_tokens(&["good"]);
+    builder.aws_key("AKIDEXAMPLE", "secret", None).start().await
+}
+
+fn io_error() -> Arc<std::io::Error> {
+    Arc::new(std::io::ErrorKind::ConnectionReset.into())
+}
+
+const FAILURES: [fn() -> Error; 5] = [
+    || ErrorKind::Connect(io_error()).into(),
+    || ErrorKind::Network(io_error()).into(),
+    || ErrorKind::Dns(io_error()).into(),
+    || Error::timeout(Wait::Command, Duration::from_secs(1)),
+    || ErrorKind::TopologyClosed.into(),
+];
+
+/// Clients of one task, one for each source of credentials.
+fn clients(server: &ScriptedServer, source: Failing) -> [OnDemandTopologyBuilder; 3] {
+    let with = |mechanism| {
+        let mut options = options(server, "connectTimeoutMS=300&directConnection=true");
+        options.credential = mechanism;
+        OnDemandTopology::builder(options)
+    };
+    let (aws, oidc) = (AuthMechanism::MongoDbAws, AuthMechanism::MongoDbOidc);
+    let [aws, oidc] = [aws, oidc].map(|own| with(Some(Credential::from_mechanism(own))));
+    let source = Arc::new(source);
+    [
+        with(None).credential_provider(source.clone()),
+        aws.aws_credential_provider(source.clone()),
+        oidc.oidc_callback(source),
+    ]
+}
+
+/// Runs a command by a client without a credential.
+async fn fails(builder: OnDemandTopologyBuilder) -> Error {
+    let mut client = builder.build_client().expect("a client");
+    let command = bson::doc! { "find": "things" };
+    let ran = client.run_command("shop", &command).await;
+    let error = ran.map(drop).expect_err("no credential");
+    let known = client.description();
+    let server_type = known.servers().first().map(|server| server.server_type);
+    assert_ne!(server_type, Some(ServerType::Unknown), "{error}: {known:?}");
+    error
+}
+
+#[tokio::test]
+async fn a_failure_of_any_kind_is_the_cause_of_one_to_obtain_the_credential() {
+    let server = server_for_all().await;
+    for failure in FAILURES {
+        for client in clients(&server, Failing(Some(failure))) {
+            let error = fails(client).await;
+            assert!(matches!(error.kind(), ErrorKind::Credential(_)), "{error}");
+            let source = std::error::Error::source(&error);
+            let cause = source.and_then(|source| source.downcast_ref::<Error>());
+            let cause = cause.map(|cause| format!("{:?}", cause.kind()));
+            assert_eq!(cause, Some(format!("{:?}", failure().kind())));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_does_not_answer_does_not_mark_the_server_unknown() {
+    let server = server_for_all().await;
+    for client in clients(&server, Failing(None)) {
+        let error = fails(client).await;
+        let is_named = matches!(
+            error.kind(),
+            ErrorKind::Timeout {
+                wait: Wait::Credential,
+                ..
+            }
+        );
+        assert!(is_named, "{error}");
+    }
 }

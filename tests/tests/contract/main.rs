@@ -25,6 +25,7 @@ mod lifecycle;
 mod pacing;
 mod panics;
 mod prose;
+mod providers;
 mod released;
 mod runtimes;
 mod sizing;

@@ -150,3 +150,50 @@ async fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
         "{started} in 10 s: it is polled"
     );
 }
+
+/// Servers each of which says that the next one alone is the set: each hello removes its own server and adds another.
+async fn hellos_of_a_ring(members: usize) -> Vec<u64> {
+    let network = SimNetwork::new(25);
+    let set = Deployment::replica_set("rs").members(members);
+    let set = set.network(&network).start().await;
+    for own in 0..members {
+        let mut hello = set.hello(own);
+        for field in ["electionId", "setVersion", "me", "primary", "secondary"] {
+            hello.remove(field);
+        }
+        hello.insert("isWritablePrimary", true);
+        hello.insert("hosts", vec![set.address((own + 1) % members)]);
+        hello.insert("ok", 1);
+        let script = set.server(own).script();
+        script.add(Matcher::hello().then(Action::Reply(hello)));
+    }
+    let watched = Watched::connect_over(&set.uri(), &network);
+    sleep(Duration::from_secs(10)).await;
+    let hellos = (0..members).map(|own| set.server(own).look(|seen| seen.hellos()));
+    let hellos = hellos.collect();
+    watched.topology.close().await;
+    all_have_ended(&watched.events());
+    hellos
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_that_remove_and_add_each_other_are_checked_at_a_pace() {
+    for members in [2, 3] {
+        let hellos = hellos_of_a_ring(members).await;
+        let at_a_pace = |hellos: &u64| (1..=22).contains(hellos);
+        assert!(hellos.iter().all(at_a_pace), "{hellos:?} in 10 s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disconnect_does_not_delay_the_next_connect() {
+    let (_set, watched) = watched(3).await;
+    for _ in 0..3 {
+        watched.topology.disconnect().await;
+        watched.topology.connect().expect("connected");
+        let begun = tokio::time::Instant::now();
+        watched.writable().await.expect("a primary");
+        assert!(begun.elapsed() < Duration::from_millis(100));
+    }
+    watched.topology.close().await;
+}

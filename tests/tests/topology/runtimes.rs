@@ -4,22 +4,23 @@ use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use mongo_core::event::SdamEvent;
 use mongo_core::net::{DnsResolver, Topology, TopologyBuilder};
+use mongo_core::sdam::ServerType;
 use mongo_core::select::Criterion;
 use mongo_core::uri::{SrvRecord, TxtRecord};
 use mongo_core::{ClientOptions, Error, ErrorKind};
-use mongo_testkit::Deployment;
+use mongo_testkit::{Deployment, SimNetwork};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{sleep, timeout};
 
 use crate::heartbeats::all_have_ended;
-use crate::support::LIMIT;
+use crate::support::{LIMIT, OverSim};
 
 /// A set on a runtime of its own.
 struct Elsewhere {
@@ -300,4 +301,59 @@ fn is_of_dns(error: &Error) {
         error.to_string().contains("DNS") || error.is_timeout(),
         "{error}"
     );
+}
+
+/// A topology whose handler calls `again` once, when the topology is disconnected.
+async fn connected_again_by(again: impl Fn(&Topology) + Send + Sync + 'static, named: bool) {
+    let network = SimNetwork::new(6);
+    let set = Deployment::replica_set("rs").members(3).network(&network);
+    let set = set.start().await;
+    let (slot, calls) = (Arc::<OnceLock<Topology>>::default(), AtomicUsize::new(0));
+    let own = slot.clone();
+    let uri = format!("mongodb://{}/?replicaSet=rs", set.address(0));
+    let mut builder = Topology::builder(ClientOptions::parse(&uri).expect("a connection string"))
+        .connector(Arc::new(OverSim(network.clone())))
+        .event_handler(move |event| {
+            let is_end = matches!(event, SdamEvent::TopologyClosed(_));
+            if is_end && calls.fetch_add(1, Ordering::SeqCst) == 0 {
+                again(own.get().expect("built"));
+            }
+        });
+    if named {
+        builder = builder.runtime(Handle::current());
+    }
+    let topology = builder.build().expect("a topology");
+    assert!(slot.set(topology.clone()).is_ok(), "once");
+    topology.connect().expect("connected");
+    sleep(Duration::from_secs(2)).await;
+    topology.disconnect().await;
+    sleep(Duration::from_secs(5)).await;
+    let known = topology.description();
+    let servers = known.servers().iter();
+    let unknown = servers.filter(|server| server.server_type == ServerType::Unknown);
+    let counts = (known.servers().len(), unknown.count());
+    topology.close().await;
+    assert_eq!(counts, (3, 0), "{known:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_connect_a_topology_that_is_being_disconnected() {
+    for named in [false, true] {
+        connected_again_by(|topology| topology.connect().expect("connected"), named).await;
+    }
+}
+
+/// The other thread connects between the end of the topology and the return of `disconnect`.
+#[tokio::test(start_paused = true)]
+async fn another_thread_may_connect_a_topology_that_is_being_disconnected() {
+    let runtime = Handle::current();
+    let again = move |topology: &Topology| {
+        let (topology, runtime) = (topology.clone(), runtime.clone());
+        let connected = std::thread::spawn(move || {
+            let _entered = runtime.enter();
+            topology.connect()
+        });
+        connected.join().expect("no panic").expect("connected");
+    };
+    connected_again_by(again, false).await;
 }

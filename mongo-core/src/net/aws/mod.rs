@@ -26,8 +26,9 @@ pub trait AwsCredentialProvider: Send + Sync + 'static {
     /// The current credentials.
     ///
     /// # Errors
-    /// Preferably [`Error::credential`](crate::Error::credential). Its text reaches logs: no secret
-    /// belongs into it.
+    /// Preferably [`Error::credential`](crate::Error::credential): any other error becomes the cause of one, and
+    /// does not count as a failure of the MongoDB server. The error's text reaches logs, so it must not contain a
+    /// secret.
     async fn credentials(&self) -> Result<AwsCredentials>;
 
     /// Authentication has failed, for whatever reason: what is kept is not to be given again.

@@ -11,7 +11,7 @@ use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 use super::DnsResolver;
 use crate::error::{Error, Result};
-use crate::net::runtime::check_io;
+use crate::net::runtime;
 use crate::uri::{MAX_SRV_RECORDS, SrvRecord, TxtRecord};
 
 #[cfg(test)]
@@ -66,7 +66,10 @@ impl HickoryResolver {
 
     /// The answers of one type; none where the name has none, or is not there.
     async fn lookup(&self, name: &str, record_type: RecordType) -> io::Result<Vec<Record>> {
-        check_io().map_err(io::Error::other)?;
+        // Without a timer, or a driver for I/O, hickory panics.
+        runtime::current()
+            .and_then(|_| runtime::check_io())
+            .map_err(io::Error::other)?;
         // The dot makes the name absolute.
         match self.0.lookup(format!("{name}."), record_type).await {
             Ok(found) => Ok(found.answers().to_vec()),

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{OidcCallback, OidcRequest};
 use crate::auth::Secret;
-use crate::callback::guard_async;
 use crate::error::{Error, Result, Wait};
+use crate::net::authenticator::call_source;
 use crate::net::current_runtime;
 use crate::net::deadline::{Deadline, Elapsed, sleep_until};
 
@@ -136,9 +136,9 @@ impl TokenCache {
             timeout: self.call_timeout,
             version: CALLBACK_VERSION,
         };
-        let call = guard_async("OIDC callback", || self.callback.token(request));
-        let called = deadline.bound(async { call.await.map_err(Error::credential)? });
-        let given = called
+        let call = call_source("OIDC callback", || self.callback.token(request));
+        let given = deadline
+            .bound(call)
             .await
             .unwrap_or_else(|Elapsed| Err(deadline.timed_out(Wait::Credential)))?;
         match given.access_token.is_empty() {

@@ -53,8 +53,9 @@ pub trait OidcCallback: Send + Sync + 'static {
     /// A new access token.
     ///
     /// # Errors
-    /// Preferably [`Error::credential`](crate::Error::credential); the caller adds the server and
-    /// the user. Its text reaches logs: no secret belongs into it.
+    /// Preferably [`Error::credential`](crate::Error::credential): any other error becomes the cause of one, and
+    /// does not count as a failure of the MongoDB server. The caller adds the server and the user. The error's text
+    /// reaches logs, so it must not contain a secret.
     async fn token(&self, request: OidcRequest<'_>) -> Result<AccessToken>;
 }
 

@@ -11,7 +11,6 @@ use crate::event::SdamEvent;
 use crate::handshake::ClientMetadata;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
-use crate::net::background::Home;
 use crate::net::connector::Connector;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
 use crate::net::dns::DnsResolver;
@@ -159,7 +158,7 @@ impl TopologyBuilder {
             resolver,
             all(self.handlers),
             selection,
-            Home::new(self.runtime),
+            self.runtime,
             self.random_seed
                 .unwrap_or_else(|| getrandom::u64().unwrap_or_default()),
         )))

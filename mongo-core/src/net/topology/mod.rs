@@ -16,6 +16,7 @@ mod builder;
 mod cluster_time;
 mod listener;
 mod logs;
+mod paces;
 mod selection;
 mod shared;
 mod srv;
@@ -152,6 +153,9 @@ impl Topology {
     /// has ended it. What was known is forgotten. [`connect`](Self::connect) begins anew, with
     /// another topology id.
     ///
+    /// The tasks end on their [own runtime](Self#runtimes): if that runtime exists and nothing drives it, this waits
+    /// for as long. Bound it by a time-out where that may be.
+    ///
     /// Dropping this future does not keep the tasks alive: a later call waits for them.
     pub async fn disconnect(&self) {
         self.end(Ended::Disconnected).await;
@@ -159,6 +163,8 @@ impl Topology {
 
     /// [`disconnect`](Self::disconnect) for good: who waits for a server, and who selects one
     /// later, gets [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
+    ///
+    /// As [`disconnect`](Self::disconnect), this waits without end for tasks on a runtime that nothing drives.
     pub async fn close(&self) {
         self.end(Ended::Closed).await;
     }

@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use super::cluster_time::ClusterClock;
 use super::listener::TopologyListener;
 use super::logs;
+use super::paces::Paces;
 use super::srv::{FirstLookup, Srv};
 use super::writing::Writing;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
-use crate::net::background::{Home, Tasks};
+use crate::net::background::{Tasks, choose};
 use crate::net::dispatcher::{Dispatcher, Handler};
 use crate::net::dns::DnsResolver;
 use crate::net::monitor::{Monitor, Monitoring};
@@ -39,7 +40,8 @@ pub(crate) struct Shared {
     pub(super) clock: ClusterClock,
     has_handler: bool,
     pub(super) dispatcher: Dispatcher<SdamEvent>,
-    pub(super) home: Home,
+    /// The runtime for the tasks that the application named.
+    named_runtime: Option<Handle>,
     pub(super) tasks: Arc<Tasks>,
     /// Whether it is connected, and no task has ended that was not stopped. Changed under the lock.
     is_running: AtomicBool,
@@ -56,6 +58,10 @@ pub(super) struct State {
     pub(super) description: Arc<TopologyDescription>,
     /// In the order of their addresses, so that whatever concerns all replays exactly.
     pub(super) monitors: BTreeMap<ServerAddress, Monitor>,
+    /// Of monitors that were removed.
+    pub(super) paces: Paces,
+    /// The runtime of the tasks of the current opening. It may have ended.
+    pub(super) runtime: Option<Handle>,
     pub(super) srv: Option<Srv>,
     pub(super) listeners: Vec<Weak<dyn TopologyListener>>,
 }
@@ -87,7 +93,7 @@ impl Shared {
         resolver: Option<Arc<dyn DnsResolver>>,
         handler: Option<Handler<SdamEvent>>,
         selection: SelectionOptions,
-        home: Home,
+        named_runtime: Option<Handle>,
         random_seed: u64,
     ) -> Self {
         let description = Arc::new(TopologyDescription::default());
@@ -101,6 +107,8 @@ impl Shared {
                 phase: Phase::Disconnected,
                 description: description.clone(),
                 monitors: BTreeMap::new(),
+                paces: Paces::default(),
+                runtime: None,
                 srv: None,
                 listeners: Vec::new(),
             }),
@@ -115,7 +123,7 @@ impl Shared {
                     handler(event);
                 }
             }))),
-            home,
+            named_runtime,
             tasks: Arc::default(),
             is_running: AtomicBool::new(false),
             chance: AtomicU64::new(random_seed),
@@ -145,13 +153,14 @@ impl Shared {
         if self.is_running() {
             return Ok(());
         }
-        self.choose_home()?;
+        let runtime = self.choose_runtime()?;
         let mut writing = self.write();
         match writing.state.phase {
             Phase::Connected | Phase::Resolving(_) => writing.revive(),
             Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
             Phase::Disconnected => writing.open(),
         }
+        writing.spawn_on(runtime);
         self.is_running.store(true, Ordering::Release);
         writing.finish();
         Ok(())
@@ -159,10 +168,11 @@ impl Shared {
 
     /// Chooses the runtime for the tasks, if it has what they need. To be called without the lock:
     /// what a runtime lacks is found out by a panic.
-    fn choose_home(&self) -> Result<()> {
-        let home = self.home.choose()?;
-        self.check_runtime(&home)
-            .inspect_err(|_| self.home.forget())
+    fn choose_runtime(&self) -> Result<Handle> {
+        let used = self.lock().runtime.clone();
+        let runtime = choose([self.named_runtime.clone(), used])?;
+        self.check_runtime(&runtime)?;
+        Ok(runtime)
     }
 
     /// Whether a runtime has what monitors need.
@@ -355,14 +365,15 @@ impl Shared {
             }
         };
         let former = std::mem::replace(&mut state.phase, next);
+        // The next opening chooses anew. It may begin as soon as the lock is released.
+        let runtime = state.runtime.take();
         self.is_running.store(false, Ordering::Release);
         self.clock.forget();
         let newest = self.tasks.newest();
         // Who waits for a server looks again, and finds the topology closed.
         self.changed.send_modify(|_| {});
         writing.finish();
-        drop(former);
-        self.home.forget();
+        drop((former, runtime));
         newest
     }
 

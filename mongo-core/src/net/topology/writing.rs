@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, Weak};
 
 use bson::oid::ObjectId;
+use tokio::runtime::Handle;
 
 use super::listener::{Clear, Removal, TopologyListener};
+use super::paces::Paces;
 use super::shared::{Phase, Shared, State};
 use super::srv::{FirstLookup, Srv};
 use crate::ServerAddress;
@@ -19,7 +21,7 @@ use crate::uri::ClientOptions;
 /// The state under its lock, and what has to wait until the lock is released: tasks to spawn, and
 /// whatever may be the last reference to something. A listener whose owner has gone meanwhile ends
 /// the topology, and so takes the lock; a runtime that has ended drops the tasks that are spawned on
-/// it, which take the lock too; an error may be an application's own.
+/// it, which take the lock too; a handle may be the last one of its runtime; an error may be an application's own.
 pub(super) struct Writing<'a> {
     shared: &'a Arc<Shared>,
     // Fields are dropped in their order: the lock before all that follow.
@@ -28,6 +30,7 @@ pub(super) struct Writing<'a> {
     superseded: Vec<Arc<SelectionIndex>>,
     inputs: Vec<Input>,
     tasks: Vec<Task>,
+    former_runtime: Option<Handle>,
 }
 
 impl<'a> Writing<'a> {
@@ -42,7 +45,16 @@ impl<'a> Writing<'a> {
             superseded: Vec::new(),
             inputs: Vec::new(),
             tasks: Vec::new(),
+            former_runtime: None,
         }
+    }
+
+    /// Sets the runtime for the tasks, unless all tasks run on another one.
+    pub(super) fn spawn_on(&mut self, runtime: Handle) {
+        self.former_runtime = match self.state.runtime {
+            Some(_) if self.tasks.is_empty() => Some(runtime),
+            _ => self.state.runtime.replace(runtime),
+        };
     }
 
     /// Releases the lock, and does what waited for that.
@@ -54,8 +66,9 @@ impl<'a> Writing<'a> {
             tasks,
             ..
         } = self;
+        let runtime = state.runtime.clone().filter(|_| !tasks.is_empty());
         drop(state);
-        if let (false, Some(runtime)) = (tasks.is_empty(), shared.home.known()) {
+        if let Some(runtime) = runtime {
             for task in tasks {
                 runtime.spawn(task);
             }
@@ -115,9 +128,10 @@ impl<'a> Writing<'a> {
         let alive = self.shared.tasks.begin();
         let state = &mut *self.state;
         let former = state.monitors.remove(&server);
+        let removed = state.paces.take(&server);
+        let paced_from = former.as_ref().map_or(removed, Monitor::pace);
         let topology_id = state.settings.topology_id;
-        let (monitor, task) =
-            Monitor::new(self.shared, &server, topology_id, alive, former.as_ref());
+        let (monitor, task) = Monitor::new(self.shared, &server, topology_id, alive, paced_from);
         state.monitors.insert(server, monitor);
         self.tasks.push(task);
     }
@@ -160,8 +174,13 @@ impl<'a> Writing<'a> {
             if let Effect::StopMonitor { server } = effect
                 && let Some(monitor) = state.monitors.remove(server)
             {
+                state.paces.keep(server, monitor.pace());
                 shared.queue(monitor.stop());
             }
+        }
+        if let Removal::Disconnected = removal {
+            // Another opening checks at once.
+            state.paces = Paces::default();
         }
         shared.queue(transition.events);
         for effect in transition.effects {

@@ -213,3 +213,28 @@ async fn its_tasks_end_when_it_is_dropped() {
     let ended = tokio::time::timeout(bound, ended).await;
     assert!(ended.is_ok(), "{} tasks are left", alive() - before);
 }
+
+/// On a runtime that lacks a part.
+#[test]
+fn a_runtime_without_a_timer_or_without_io_is_an_error() {
+    use tokio::runtime::Builder;
+
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("bound");
+    let resolver = HickoryResolver::with_name_servers(&[address]).expect("a resolver");
+    let cases: [(fn(&mut Builder) -> &mut Builder, &str); 3] = [
+        (Builder::enable_io, "has no timer"),
+        (Builder::enable_time, "has no I/O driver"),
+        (|builder| builder, "has no timer"),
+    ];
+    for (enable, wanted) in cases {
+        let runtime = enable(&mut Builder::new_current_thread()).build();
+        let runtime = runtime.expect("a runtime");
+        let srv = runtime.block_on(resolver.srv_lookup("_mongodb._tcp.a.example"));
+        let txt = runtime.block_on(resolver.txt_lookup("a.example"));
+        for error in [srv.map(drop), txt.map(drop)] {
+            let error = error.expect_err(wanted).to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}
