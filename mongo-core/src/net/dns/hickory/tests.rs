@@ -218,11 +218,12 @@ async fn its_tasks_end_when_it_is_dropped() {
 #[test]
 fn a_runtime_without_a_timer_or_without_io_is_an_error() {
     use tokio::runtime::Builder;
+    type Enable = fn(&mut Builder) -> &mut Builder;
 
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("bound");
     let resolver = HickoryResolver::with_name_servers(&[address]).expect("a resolver");
-    let cases: [(fn(&mut Builder) -> &mut Builder, &str); 3] = [
+    let cases: [(Enable, &str); 3] = [
         (Builder::enable_io, "has no timer"),
         (Builder::enable_time, "has no I/O driver"),
         (|builder| builder, "has no timer"),
