@@ -27,7 +27,7 @@ struct Cursor {
 /// The notes, a hundred at most.
 ///
 /// # Errors
-/// As [`Connection::run_command`]; what is there is no note.
+/// Those of [`Connection::run_command`], and an error if a document is not a note.
 pub async fn notes(connection: &mut Connection) -> Result<Vec<Note>> {
     let find = doc! { "find": "notes", "batchSize": 100, "singleBatch": true };
     let reply = connection.run_command(DATABASE, &find).await?;

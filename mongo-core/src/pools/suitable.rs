@@ -33,9 +33,8 @@ impl Suitable {
 
     /// Notes which servers are suitable. There is one writer: whoever publishes.
     ///
-    /// One that is unknown because it could not be reached keeps what it was: what is in somebody's
-    /// hands may be as good as ever, and a transaction is not to fail because another connection
-    /// did.
+    /// A server that could not be reached stays suitable if it was: connections that are checked out
+    /// may work, and a transaction must not fail because another connection did.
     pub(super) fn note(&self, index: &SelectionIndex, suitable: &[&Arc<ServerEntry>]) {
         let mut servers = self.lock();
         // Without a connection, the next pool begins anew.

@@ -1,10 +1,7 @@
 //! Callers that come to a bad connection, that are not polled, that leave; attempts that hang in the
 //! way of other tenants.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,13 +11,12 @@ use mongo_core::net::CredentialProvider;
 use mongo_core::pools::{Backend, ManagerConfig, PooledConnection, Pools, PoolsConfig, ServerPool};
 use mongo_core::select::Criterion;
 use mongo_core::{Deadline, Error};
-use mongo_testkit::{Action, Gate, Matcher};
-use tokio::runtime::Builder;
+use mongo_testkit::{Action, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    Elsewhere, LIMIT, OverSim, Sim, Tenants, builder, driven_runtime, eventually, get_in_task,
-    handshake, hold, of_tenant, one, ping, settled, status_of, tenant_name,
+    LIMIT, Sim, Tenants, begin, eventually, get_in_task, handshake, hold, of_tenant, one, ping,
+    pool_of, settled, status_of, tenant_name,
 };
 
 on_both! {
@@ -37,40 +33,6 @@ on_both! {
     a_close_does_not_wait_for_one_that_is_served_and_not_polled,
     a_hung_attempt_keeps_no_tenant_waiting_without_a_connect_timeout,
     the_place_of_one_that_was_served_otherwise_goes_to_no_later_one,
-}
-
-on_both! {
-    on runtimes of their own:
-    an_attempt_on_a_runtime_that_nothing_drives_holds_up_no_other,
-    a_connection_of_a_runtime_that_ended_serves_no_waiter,
-    pools_are_not_held_up_by_a_runtime_that_nothing_drives,
-    pools_without_a_named_runtime_are_not_held_up_by_one_that_nothing_drives,
-    one_that_moves_to_a_live_runtime_gets_its_connection,
-    a_caller_of_another_runtime_goes_on_when_the_attempts_runtime_ends,
-}
-
-/// Polls it once: it waits.
-async fn begin<F: Future>(mut waits: Pin<&mut F>) {
-    poll_fn(|context| {
-        assert!(waits.as_mut().poll(context).is_pending());
-        Poll::Ready(())
-    })
-    .await;
-}
-
-fn pool_of<B: Backend<Config: Default>>(
-    sim: &Sim,
-    options: &str,
-    manager: ManagerConfig,
-) -> ServerPool<B> {
-    let uri = format!("mongodb://{}/?{options}", sim.set.address(0));
-    let pool = builder::<B>(&uri)
-        .connector(Arc::new(OverSim(sim.network.clone())))
-        .manager_config(manager)
-        .build_server_pool()
-        .expect("a pool");
-    pool.ready();
-    pool
 }
 
 async fn get<B: Backend>(pool: &ServerPool<B>) -> PooledConnection<B> {
@@ -328,148 +290,6 @@ async fn impatient_callers_of_one_tenant_do_not_lock_out_another<B: Backend<Conf
     drop(got.expect("in time").expect("its own"));
     impatient.abort();
     pools[0].close().await;
-}
-
-/// A server pool whose server has a gate before its handshakes.
-fn gated<B: Backend<Config: Default>>(world: &Elsewhere, options: &str) -> (ServerPool<B>, Gate) {
-    let gate = Gate::new();
-    let uri = format!("mongodb://{}/?{options}", world.set.address(0));
-    let pool = builder::<B>(&uri).build_server_pool().expect("a pool");
-    pool.ready();
-    let rule = handshake().then(Action::WaitFor(gate.clone()));
-    world.set.server(0).script().add(rule);
-    (pool, gate)
-}
-
-fn an_attempt_on_a_runtime_that_nothing_drives_holds_up_no_other<B: Backend<Config: Default>>() {
-    let world = Elsewhere::of(1);
-    let here = driven_runtime();
-    let (pool, gate) = here.block_on(async { gated::<B>(&world, "maxConnecting=1") });
-    let idle = Builder::new_current_thread().enable_all().build();
-    let idle = idle.expect("a runtime");
-    let late = idle.block_on(async {
-        timeout(Duration::from_millis(200), pool.get(Deadline::after(LIMIT))).await
-    });
-    assert!(late.is_err());
-    gate.open();
-    // It lives on, and nothing drives it.
-    let begun = Instant::now();
-    let got = here.block_on(async {
-        timeout(Duration::from_secs(8), pool.get(Deadline::after(LIMIT))).await
-    });
-    let waited = begun.elapsed();
-    let got = got.unwrap_or_else(|_| panic!("{waited:?}, {:?}", pool.status()));
-    drop(got.expect("a connection"));
-    drop(idle);
-}
-
-fn pools_are_not_held_up_by_a_runtime_that_nothing_drives<B: Backend<Config: Default>>() {
-    let world = Elsewhere::of(1);
-    let here = driven_runtime();
-    let pools = builder::<B>(&format!("{}&maxConnecting=1", world.set.uri()))
-        .runtime(here.handle().clone())
-        .build()
-        .expect("pools");
-    drop(here.block_on(pools.get()).expect("known"));
-    let held = here.block_on(pools.get()).expect("held");
-    let gate = Gate::new();
-    let rule = handshake().then(Action::WaitFor(gate.clone()));
-    world.set.server(0).script().add(rule);
-    let idle = Builder::new_current_thread().enable_all().build();
-    let idle = idle.expect("a runtime");
-    let late = idle.block_on(async { timeout(Duration::from_millis(200), pools.get()).await });
-    assert!(late.is_err());
-    gate.open();
-    let got = here.block_on(async { timeout(Duration::from_secs(8), pools.get()).await });
-    drop(got.expect("in time").expect("a connection"));
-    drop((held, idle));
-}
-
-fn pools_without_a_named_runtime_are_not_held_up_by_one_that_nothing_drives<
-    B: Backend<Config: Default>,
->() {
-    let world = Elsewhere::of(1);
-    let here = driven_runtime();
-    let pools = builder::<B>(&format!("{}&maxConnecting=1", world.set.uri()));
-    let pools = pools.build().expect("pools");
-    let held = here.block_on(pools.get()).expect("held");
-    let gate = Gate::new();
-    let rule = handshake().then(Action::WaitFor(gate.clone()));
-    world.set.server(0).script().add(rule);
-    let idle = Builder::new_current_thread().enable_all().build();
-    let idle = idle.expect("a runtime");
-    let late = idle.block_on(async { timeout(Duration::from_millis(200), pools.get()).await });
-    assert!(late.is_err());
-    gate.open();
-    let got = here.block_on(async { timeout(Duration::from_secs(8), pools.get()).await });
-    drop(got.expect("in time").expect("a connection"));
-    drop((held, idle));
-}
-
-fn one_that_moves_to_a_live_runtime_gets_its_connection<B: Backend<Config: Default>>() {
-    let world = Elsewhere::of(1);
-    let here = driven_runtime();
-    let (pool, gate) = here.block_on(async { gated::<B>(&world, "") });
-    let there = driven_runtime();
-    let mut get = Box::pin(pool.get(Deadline::after(LIMIT)));
-    there
-        .block_on(async { timeout(Duration::from_millis(100), &mut get).await })
-        .map(drop)
-        .expect_err("no answer");
-    gate.open();
-    drop(there);
-    let served = here.block_on(async { timeout(LIMIT, get).await });
-    drop(served.expect("in time").expect("a connection"));
-}
-
-fn a_caller_of_another_runtime_goes_on_when_the_attempts_runtime_ends<
-    B: Backend<Config: Default>,
->() {
-    let world = Elsewhere::of(1);
-    let here = driven_runtime();
-    let (pool, gate) = here.block_on(async { gated::<B>(&world, "maxConnecting=1") });
-    let there = driven_runtime();
-    let (first, second) = (pool.clone(), pool.clone());
-    let first = there.spawn(async move { first.get(Deadline::after(LIMIT)).await.map(drop) });
-    while pool.status().pending == 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let second = here.spawn(async move {
-        let mut got = second.get(Deadline::after(LIMIT)).await?;
-        got.run_command("db", &doc! {"ping": 1}).await.map(drop)
-    });
-    while pool.status().waiting < 2 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    gate.open();
-    drop(there);
-    drop(first);
-    here.block_on(second).expect("no panic").expect("served");
-}
-
-fn a_connection_of_a_runtime_that_ended_serves_no_waiter<B: Backend<Config: Default>>() {
-    let world = Elsewhere::of(1);
-    let here = Builder::new_current_thread().enable_all().build();
-    let here = here.expect("a runtime");
-    let (pool, gate) = here.block_on(async { gated::<B>(&world, "maxConnecting=1") });
-    let there = Builder::new_current_thread().enable_all().build();
-    let there = there.expect("a runtime");
-    let mut first = Box::pin(pool.get(Deadline::after(LIMIT)));
-    there
-        .block_on(async { timeout(Duration::from_millis(100), &mut first).await })
-        .map(drop)
-        .expect_err("no answer");
-    let mut second = Box::pin(pool.get(Deadline::after(LIMIT)));
-    here.block_on(begin(second.as_mut()));
-    drop(first);
-    gate.open();
-    there.block_on(async { sleep(Duration::from_millis(500)).await });
-    drop(there);
-    let served = here.block_on(async { timeout(LIMIT, second).await });
-    let mut served = served.expect("in time").expect("a connection");
-    let ran = here.block_on(async { served.run_command("db", &doc! {"ping": 1}).await.map(drop) });
-    ran.expect("a connection that works");
-    drop((served, hold::<B>));
 }
 
 async fn an_older_secret_fails_no_attempt_with_a_newer_one<B: Backend<Config: Default>>() {

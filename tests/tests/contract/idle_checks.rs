@@ -1,6 +1,5 @@
 //! The checks of idle connections: what they see, and what they cost a check-out together.
 
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use mongo_core::{Deadline, Error};
 use mongo_testkit::{Action, Matcher, ScriptedServer};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Kept, LIMIT, OverSim, Sim, builder, eventually, handshake};
+use crate::support::{Kept, LIMIT, Sim, builder, eventually, handshake, pool_of};
 
 on_both! {
     on a paused clock:
@@ -32,21 +31,6 @@ on_both! {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn pool_of<B: Backend<Config: Default>>(
-    sim: &Sim,
-    options: &str,
-    manager: ManagerConfig,
-) -> ServerPool<B> {
-    let uri = format!("mongodb://{}/?{options}", sim.set.address(0));
-    let pool = builder::<B>(&uri)
-        .connector(Arc::new(OverSim(sim.network.clone())))
-        .manager_config(manager)
-        .build_server_pool()
-        .expect("a pool");
-    pool.ready();
-    pool
-}
 
 /// Makes so many connections idle, and gives their numbers at the server.
 async fn make_idle<B: Backend>(sim: &Sim, pool: &ServerPool<B>, count: usize) -> Vec<u64> {

@@ -33,4 +33,5 @@ mod slots;
 mod spawned;
 mod storms;
 mod tenants;
+mod undriven;
 mod waiting;

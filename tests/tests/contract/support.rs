@@ -1,5 +1,8 @@
 use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,7 +11,10 @@ use mongo_core::bson::{Document, doc};
 use mongo_core::error::ErrorKind;
 use mongo_core::event::{CmapEvent, EventHandlers};
 use mongo_core::net::{Connector, Stream};
-use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools, PoolsBuilder, PoolsConfig};
+use mongo_core::pools::{
+    Backend, ManagerConfig, PoolStatus, PooledConnection, Pools, PoolsBuilder, PoolsConfig,
+    ServerPool,
+};
 use mongo_core::{ClientOptions, Error, ServerAddress};
 use mongo_testkit::{Deployment, Matcher, ScriptedServer, Seen, SimNetwork, User};
 use tokio::runtime::{Builder, Runtime};
@@ -361,4 +367,29 @@ pub(crate) async fn known_primary<B: Backend>(pools: &Pools<B>, member: &ServerA
     });
     let waited = timeout(LIMIT, is_known).await;
     drop(waited.expect("in time").expect("a topology"));
+}
+
+/// A ready pool over the simulated network.
+pub(crate) fn pool_of<B: Backend<Config: Default>>(
+    sim: &Sim,
+    options: &str,
+    manager: ManagerConfig,
+) -> ServerPool<B> {
+    let uri = format!("mongodb://{}/?{options}", sim.set.address(0));
+    let pool = builder::<B>(&uri)
+        .connector(Arc::new(OverSim(sim.network.clone())))
+        .manager_config(manager)
+        .build_server_pool()
+        .expect("a pool");
+    pool.ready();
+    pool
+}
+
+/// Polls it once: it waits.
+pub(crate) async fn begin<F: Future>(mut waits: Pin<&mut F>) {
+    poll_fn(|context| {
+        assert!(waits.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
 }

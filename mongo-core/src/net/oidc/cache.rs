@@ -24,7 +24,7 @@ const CALLBACK_VERSION: u32 = 1;
 /// specification calls the client's cache.
 pub(crate) struct TokenCache {
     callback: Arc<dyn OidcCallback>,
-    /// How long a call may take, whoever waits for it.
+    /// How long a call of the callback may take. Callers may wait for less.
     call_timeout: Duration,
     state: Mutex<State>,
 }

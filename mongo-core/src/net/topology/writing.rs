@@ -19,9 +19,9 @@ use crate::select::SelectionIndex;
 use crate::uri::ClientOptions;
 
 /// The state under its lock, and what has to wait until the lock is released: tasks to spawn, and
-/// whatever may be the last reference to something. A listener whose owner has gone meanwhile ends
-/// the topology, and so takes the lock; a runtime that has ended drops the tasks that are spawned on
-/// it, which take the lock too; a handle may be the last one of its runtime; an error may be an application's own.
+/// references that may be the last ones. To drop the last reference to a listener ends the topology,
+/// which takes the lock. A runtime that has ended drops the tasks that are spawned on it, which take
+/// the lock too. A handle may be the last one of its runtime; an error may be an application's own.
 pub(super) struct Writing<'a> {
     shared: &'a Arc<Shared>,
     // Fields are dropped in their order: the lock before all that follow.

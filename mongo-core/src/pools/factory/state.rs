@@ -119,7 +119,7 @@ impl Shared {
         self.cap.as_ref().and_then(CapShare::full).is_some()
     }
 
-    /// Who has the connections.
+    /// How many connections are in use, by what they are used for.
     pub(in crate::pools) fn in_use(&self, max_pool_size: u32) -> InUse {
         let in_use = self.counters.in_use();
         let pinned = |reason| self.counters.pinned(reason).load(Ordering::Relaxed);
@@ -283,7 +283,7 @@ impl Shared {
         }
     }
 
-    /// Closes what is idle and must not be kept.
+    /// Closes idle and available connections that are stale, expired, or of a closed pool.
     pub(in crate::pools) fn sweep(&self) {
         let is_closed = self.state() == PoolState::Closed;
         let now = Instant::now();
@@ -312,7 +312,7 @@ impl Shared {
         is_sound && self.state() != PoolState::Closed
     }
 
-    /// Marks it if it is too old, which is the reason then that is told.
+    /// Marks a connection that is too old, so that its event gives that reason.
     fn is_stale_or_expired(&self, connection: &Connection, now: Instant) -> bool {
         let expired = self.is_expired(connection, now);
         if let (true, Some(tie)) = (expired, connection.tie()) {

@@ -118,9 +118,9 @@ struct Registry<B: Backend> {
     home: Home,
     tasks: Arc<Tasks>,
     is_closed: AtomicBool,
-    /// Told when it is.
+    /// Notified when `is_closed` is set.
     closed: Notify,
-    /// Who has it waits for the tasks; the others that close wait for it, in their order.
+    /// One permit: its holder waits for the tasks; other calls of `close` wait for the permit.
     ending: Semaphore,
 }
 

@@ -7,7 +7,7 @@ use crate::net::Deadline;
 use crate::pools::factory::Shared;
 use crate::pools::{Backend, ServerPool};
 
-/// Pools that nobody is given any more, for as long as there is a connection or a handle.
+/// Pools that are out of use, kept while one of their connections or handles is left.
 pub(super) struct Retired<B: Backend>(Mutex<Vec<Left<B>>>);
 
 struct Left<B: Backend> {
