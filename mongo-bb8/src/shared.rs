@@ -29,11 +29,16 @@ impl Shared {
     /// The verdict on an idle connection, where it takes no I/O.
     #[inline]
     pub(crate) fn check_now(&self, taken: &mut Taken) -> Option<Result<(), Error>> {
-        match self.is_sound(taken) {
-            true if self.test_on_check_out => self.manager.factory().recycle_now(taken),
-            true => Some(Ok(())),
-            false => Some(Err(ErrorKind::PoolCleared.into())),
+        if self.is_too_old(taken) {
+            return Some(Err(ErrorKind::PoolCleared.into()));
         }
+        if self.test_on_check_out {
+            return self.manager.factory().recycle_now(taken);
+        }
+        Some(match taken.is_stale() {
+            true => Err(ErrorKind::PoolCleared.into()),
+            false => Ok(()),
+        })
     }
 
     /// Checks an idle connection. Dropped, it gives the connection back.
@@ -55,11 +60,11 @@ impl Shared {
         returned.taken.take().filter(|_| checked.is_ok())
     }
 
-    /// Whether bb8's own settings let a connection be handed out.
+    /// Whether a connection has outlived bb8's own setting.
     #[inline]
-    fn is_sound(&self, connection: &Connection) -> bool {
-        let is_too_old = |max| connection.created().elapsed() >= max;
-        !connection.is_stale() && !self.max_lifetime.is_some_and(is_too_old)
+    fn is_too_old(&self, connection: &Connection) -> bool {
+        self.max_lifetime
+            .is_some_and(|max| connection.created().elapsed() >= max)
     }
 
     /// Takes back a connection that was in use.
@@ -69,7 +74,7 @@ impl Shared {
         if !taken.check_in() {
             return;
         }
-        if !self.is_sound(&taken) {
+        if self.is_too_old(&taken) {
             taken.close();
             return;
         }

@@ -119,7 +119,7 @@ impl Link {
     pub(crate) fn register(&self, waker: &Waker) -> Result<bool, Interrupted> {
         // Before the look at the flag, so that no interruption falls between.
         let is_known = match &mut *self.waker() {
-            Some(known) if known.will_wake(waker) => true,
+            Some(known) if wakes_the_same(known, waker) => true,
             other => {
                 *other = Some(waker.clone());
                 false
@@ -134,6 +134,13 @@ impl Link {
     fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `will_wake` compares the tables of functions by address, and a compiler may duplicate a table: so
+/// it does for the task of tokio's `block_on`.
+#[inline]
+fn wakes_the_same(one: &Waker, other: &Waker) -> bool {
+    one.data() == other.data() && one.vtable() == other.vtable()
 }
 
 /// A connection's tie to its pool.
