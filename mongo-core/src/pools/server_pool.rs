@@ -181,7 +181,7 @@ impl<B: Backend> ServerPool<B> {
     pub(super) async fn warm(&self, deadline: Deadline) -> Result<()> {
         self.inner.factory.check_runtime()?;
         let target = self.inner.options.min_size.max(1);
-        let mut rounds = 0_u32;
+        let (mut rounds, mut newest) = (0_u32, 0);
         loop {
             self.fill(target, deadline).await?;
             let (total, pending) = self.shared().total_and_pending();
@@ -200,10 +200,15 @@ impl<B: Backend> ServerPool<B> {
             if self.shared().is_server_full() {
                 // As a caller that waits, for whom another pool's idle connection makes room.
                 let mut budget = CheckBudget::default();
-                let made = self.shared().establish(deadline, &mut budget).await;
-                self.shared()
-                    .offer(made.map_err(|error| self.explain(error))?);
-                continue;
+                let served = self.shared().establish(deadline, &mut budget).await;
+                let connection = served.map_err(|error| self.explain(error))?;
+                let id = connection.id();
+                self.shared().offer(connection);
+                // Else it is one that the pool had: at once the same would be served again.
+                if id > newest {
+                    newest = id;
+                    continue;
+                }
             }
             pause(rounds, deadline).await;
             rounds = rounds.saturating_add(1);

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::super::chance::Chance;
 use super::super::rules::Want;
 use super::seats::Sitting;
+use super::shocks::hold;
 use super::{CALM_LIMIT, Phase, World};
 
 /// Timers go by milliseconds.
@@ -82,7 +83,13 @@ impl<B: Backend> Caller<B> {
             server,
             limit: Duration::from_millis(chance.pick(&[1, 20, 400, 3000, 10_000])),
         };
-        let got = match chance.once_in(3) {
+        let polls = chance.below(12);
+        if polls > 8 {
+            let (polls, time) = (polls - 8, chance.millis(1, 3000));
+            self.world.log.write(format_args!("a check-out is held"));
+            return hold(&self.world.shocks, self.check_out(&asked), polls, time).await;
+        }
+        let got = match polls < 4 {
             true => {
                 let time = chance.pick(&[0, 3, 50, 1000]);
                 let polls = chance.pick(&[1, 2, 3, 5, 9, u64::MAX]);

@@ -60,6 +60,7 @@ enum Stage {
 pub(super) struct Standing {
     pub(super) asked: usize,
     pub(super) size: usize,
+    pub(super) pending: usize,
     pub(super) in_use: usize,
 }
 
@@ -182,6 +183,7 @@ impl Ledger {
         Standing {
             asked: account.map_or(0, |account| account.asked),
             size: pool.map_or(0, |pool| pool.count(|own| own != Stage::Detached)),
+            pending: of(Stage::Pending),
             in_use: of(Stage::InUse),
         }
     }

@@ -5,6 +5,7 @@ mod host;
 mod ledger;
 mod plan;
 mod seats;
+mod shocks;
 mod watch;
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
@@ -33,6 +34,7 @@ use host::Host;
 use ledger::Ledger;
 use plan::{End, PoolPlan};
 use seats::{KEYS, KNOWN, Seat};
+use shocks::{Runtimes, Shaky, Shocks};
 use watch::Watch;
 
 /// How long things go wrong, by the simulated clock.
@@ -110,6 +112,7 @@ struct World<B: Backend> {
     /// Empty once the last handles are dropped.
     seats: Vec<Seat<B>>,
     ledger: Option<Arc<Ledger>>,
+    shocks: Arc<Shocks>,
     heartbeat_frequency: Duration,
     phase: AtomicU8,
     number: AtomicI64,
@@ -170,6 +173,7 @@ struct Run<B: Backend> {
     pools: Pools<B>,
     world: Arc<World<B>>,
     chance: Chance,
+    runtimes: Runtimes,
     ends: [Ends; 2],
     /// Of the servers alone.
     tasks: usize,
@@ -180,6 +184,7 @@ struct Run<B: Backend> {
 impl<B: Backend<Config: Default>> Run<B> {
     async fn start(seed: u64, log: Log) -> Self {
         let mut chance = Chance::new(seed, 2);
+        let mut runtimes = Runtimes::new();
         let mut plan = Plan::new(&mut chance);
         // Not to wait for long until all is well.
         plan.heartbeat_frequency = plan.heartbeat_frequency.min(Duration::from_secs(2));
@@ -191,10 +196,12 @@ impl<B: Backend<Config: Default>> Run<B> {
         sleep(Duration::from_millis(1)).await;
         let tasks = Handle::current().metrics().num_alive_tasks();
         let ends = [Ends::default(), Ends::default()];
+        let shocks = Shocks::new(Chance::new(seed, 400));
         let wire = |ends: &Ends| {
-            Arc::new(Wire {
-                network: network.clone(),
-                ends: ends.clone(),
+            let (network, ends) = (network.clone(), ends.clone());
+            Arc::new(Shaky {
+                wire: Wire { network, ends },
+                shocks: shocks.clone(),
             })
         };
         let options = options(&(plan.uri(&set) + &pool_plan.options()));
@@ -204,10 +211,13 @@ impl<B: Backend<Config: Default>> Run<B> {
             .build()
             .expect("a topology");
         let ledger = Ledger::new(log.clone(), pool_plan.sizes, ends[1].clone());
-        let mut events = no_write_to_others(&topology, &log);
+        let mut events = no_write_to_others(&topology, &log, &shocks);
         if pool_plan.is_watched {
-            let ledger = ledger.clone();
-            events = events.on_cmap(move |event| ledger.see(event));
+            let (ledger, shocks) = (ledger.clone(), shocks.clone());
+            events = events.on_cmap(move |event| {
+                ledger.see(event);
+                shocks.may_panic(30);
+            });
         }
         let pools: Pools<B> = Pools::builder(options)
             .connector(wire(&ends[1]))
@@ -223,6 +233,7 @@ impl<B: Backend<Config: Default>> Run<B> {
             topology,
             seats: Seat::all(&pools),
             ledger: pool_plan.is_watched.then_some(ledger),
+            shocks,
             heartbeat_frequency: plan.heartbeat_frequency,
             phase: AtomicU8::new(Phase::Trouble as u8),
             number: AtomicI64::new(1),
@@ -230,6 +241,11 @@ impl<B: Backend<Config: Default>> Run<B> {
             forbidden: Mutex::default(),
         });
         let faults = Faults::new(set, network.clone(), log.clone(), plan.versions);
+        if chance.once_in(3) {
+            // Past the moment at which its clock begins.
+            sleep(Duration::from_secs(1)).await;
+            runtimes.end_one(&world, &log, &mut chance);
+        }
         let watch = Watch::new(&world, &pools, pool_plan.sizes);
         Self {
             callers: tokio::spawn(all_callers(seed, &world, &pools)),
@@ -242,6 +258,7 @@ impl<B: Backend<Config: Default>> Run<B> {
             pools,
             world,
             chance,
+            runtimes,
             ends,
             tasks,
         }
@@ -251,9 +268,12 @@ impl<B: Backend<Config: Default>> Run<B> {
         let mut faults = 0;
         let end = Instant::now() + POOL_TROUBLE;
         while Instant::now() < end && !self.log.is_broken() {
-            let done = match self.chance.once_in(3) {
-                true => self.faults.spoil(&mut self.chance).await,
-                false => self.faults.inject(&mut self.chance).await,
+            let done = match self.chance.below(12) {
+                0..=2 => self.faults.spoil(&mut self.chance).await,
+                3 | 4 if Instant::now() > end - POOL_TROUBLE + Duration::from_secs(1) => self
+                    .runtimes
+                    .end_one(&self.world, &self.log, &mut self.chance),
+                _ => self.faults.inject(&mut self.chance).await,
             };
             faults += u64::from(done);
             let pause = match self.chance.once_in(3) {
@@ -262,6 +282,8 @@ impl<B: Backend<Config: Default>> Run<B> {
             };
             sleep(pause).await;
         }
+        self.world.shocks.end();
+        faults += self.world.shocks.panics() as u64;
         if !self.log.is_broken() {
             self.faults.heal(&mut self.chance).await;
             sleep(self.plan.recovery()).await;
@@ -392,8 +414,8 @@ fn may_take_writes(known: &TopologyDescription, address: &ServerAddress) -> bool
 }
 
 /// All writes go through guards for writes: none is begun on a server that is no primary by then.
-fn no_write_to_others(topology: &Topology, log: &Log) -> EventHandlers {
-    let (topology, log) = (topology.clone(), log.clone());
+fn no_write_to_others(topology: &Topology, log: &Log, shocks: &Arc<Shocks>) -> EventHandlers {
+    let (topology, log, shocks) = (topology.clone(), log.clone(), shocks.clone());
     EventHandlers::new().on_command(move |event| {
         if let CommandEvent::Started(event) = event
             && &*event.command_name == "insert"
@@ -405,6 +427,7 @@ fn no_write_to_others(topology: &Topology, log: &Log) -> EventHandlers {
                 format_args!("a write is sent to {}, {server:?}", event.address),
             );
         }
+        shocks.may_panic(100);
     })
 }
 

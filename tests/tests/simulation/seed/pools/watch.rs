@@ -4,6 +4,7 @@
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mongo_core::ServerAddress;
@@ -30,6 +31,8 @@ pub(super) struct Watch<B: Backend> {
     stuck: BTreeMap<Name, (Instant, u64)>,
     /// Since when connections are checked for nobody.
     unasked: BTreeMap<Name, Instant>,
+    /// Since when an attempt pauses.
+    pausing: BTreeMap<Name, Instant>,
 }
 
 type Name = (ServerAddress, Option<Arc<str>>);
@@ -42,6 +45,7 @@ impl<B: Backend> Watch<B> {
             sizes,
             stuck: BTreeMap::new(),
             unasked: BTreeMap::new(),
+            pausing: BTreeMap::new(),
         }
     }
 
@@ -52,7 +56,11 @@ impl<B: Backend> Watch<B> {
             let all = loop {
                 let all = self.pools.status();
                 all.iter().for_each(|one| self.check_bounds(one));
-                if turns == TURNS || all.iter().all(|one| self.adds_up(one) && is_quiet(one)) {
+                if turns == TURNS
+                    || all
+                        .iter()
+                        .all(|one| self.adds_up(one) && self.is_quiet(one))
+                {
                     break all;
                 }
                 turns += 1;
@@ -65,10 +73,11 @@ impl<B: Backend> Watch<B> {
                     format_args!("{status:?} does not add up to {booked:?}"),
                 );
                 self.world.log.require(
-                    is_quiet(status),
+                    self.is_quiet(status),
                     format_args!("something goes on in a paused pool: {status:?}"),
                 );
             }
+            self.check_pauses(&all);
             self.check_checks(&all);
             self.check_progress(&all);
         }
@@ -93,9 +102,38 @@ impl<B: Backend> Watch<B> {
     /// Whether each connection that counts is where the events say.
     fn adds_up(&self, status: &PoolStatus) -> bool {
         self.booked(status).is_none_or(|booked| {
-            // The others are being checked.
-            booked.size == status.size && booked.in_use <= status.in_use
+            // The others are being checked, and an attempt that pauses has not begun for the events.
+            booked.size - booked.pending == status.size - status.pending
+                && booked.pending <= status.pending
+                && booked.in_use <= status.in_use
         })
+    }
+
+    /// In a paused pool nothing is made, and only callers that are not polled wait.
+    fn is_quiet(&self, status: &PoolStatus) -> bool {
+        let held = self.world.shocks.held.load(Ordering::Relaxed);
+        status.state == PoolState::Ready || (status.waiting <= held && status.pending == 0)
+    }
+
+    /// No attempt pauses for ever.
+    fn check_pauses(&mut self, all: &[PoolStatus]) {
+        let now = Instant::now();
+        for status in all {
+            let Some(booked) = self.booked(status) else {
+                return;
+            };
+            let key = (status.server.clone(), status.user.clone());
+            match status.pending > booked.pending {
+                true => {
+                    let since = *self.pausing.entry(key).or_insert(now);
+                    self.world.log.require(
+                        now - since < PATIENCE,
+                        format_args!("an attempt does not begin: {booked:?} {status:?}"),
+                    );
+                }
+                false => drop(self.pausing.remove(&key)),
+            }
+        }
     }
 
     /// Who asks may have a connection that is being checked; on bb8 two: an idle one, and one made in
@@ -128,6 +166,10 @@ impl<B: Backend> Watch<B> {
         let Some(ledger) = self.world.ledger.clone() else {
             return;
         };
+        if self.world.shocks.held.load(Ordering::Relaxed) > 0 {
+            // What was given to a caller that nobody polls is idle until it goes.
+            return self.stuck.clear();
+        }
         let now = Instant::now();
         for status in all {
             let Some(user) = &status.user else { continue };
@@ -161,9 +203,4 @@ impl<B: Backend> Watch<B> {
             }
         }
     }
-}
-
-/// In a paused pool nobody waits, and nothing is made.
-fn is_quiet(status: &PoolStatus) -> bool {
-    status.state == PoolState::Ready || (status.waiting, status.pending) == (0, 0)
 }
