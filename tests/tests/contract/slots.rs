@@ -15,7 +15,7 @@ use mongo_core::pools::{Backend, PoolStatus, PooledConnection, Pools, PoolsConfi
 use mongo_core::{Error, ErrorKind};
 use mongo_testkit::{Action, Gate, Matcher};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
     LIMIT, Tenants, eventually, get_in_task, handshake, hold, of_tenant, ping, settled, tenant_name,
@@ -36,6 +36,7 @@ on_both! {
     more_tenants_than_connections_take_turns,
     pending_connections_are_limited_across_tenants,
     a_warm_up_at_a_full_cap_makes_room,
+    a_warm_up_without_room_leaves_the_runtime_to_others,
     a_wait_for_a_slot_runs_out,
     what_was_made_for_who_was_served_otherwise_makes_room,
     what_was_made_for_who_has_gone_makes_room,
@@ -465,5 +466,30 @@ async fn a_warm_up_at_a_full_cap_makes_room<B: Backend<Config: Default>>() {
     pools[1].warm_up().await.expect("room");
     assert_eq!(sizes(&pools), of_sizes(&[1, 1]));
     assert_eq!(most_open(&server), 2);
+    pools[0].close().await;
+}
+
+/// Each round is served with the connection that the pool has.
+async fn a_warm_up_without_room_leaves_the_runtime_to_others<B: Backend<Config: Default>>() {
+    let options = "&minPoolSize=2&waitQueueTimeoutMS=2000&serverSelectionTimeoutMS=2000";
+    let (_server, pools) = tenants::<B>(2, options, 2).await;
+    let held = pools[0].get().await.expect("a connection");
+    drop(pools[1].get().await.expect("a connection"));
+    let (begun, turns) = (Instant::now(), AtomicUsize::new(0));
+    let others = async {
+        loop {
+            turns.fetch_add(1, Ordering::Relaxed);
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let warmed = tokio::select! {
+        warmed = pools[1].warm_up() => warmed,
+        () = others => unreachable!("it never ends"),
+    };
+    let error = warmed.expect_err("the cap is full");
+    assert!(error.is_timeout(), "{error:?}");
+    assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+    assert!(turns.load(Ordering::Relaxed) > 10);
+    drop(held);
     pools[0].close().await;
 }

@@ -1,7 +1,7 @@
 //! Who looks after the credentials: verifies them, rotates them, logs them out and in again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mongo_core::error::ErrorKind;
@@ -36,7 +36,7 @@ impl<B: Backend> Host<B> {
             let time = chance.millis(0, 4000);
             match chance.below(5) {
                 0 | 1 => drop(cut_short(self.verify(&mut chance), polls, time).await),
-                2 => drop(cut_short(self.pools.warm_up(), polls, time).await),
+                2 => drop(cut_short(self.warm_up(), polls, time).await),
                 3 => self.rotate(),
                 _ => self.log_out_and_in(&mut chance).await,
             }
@@ -45,7 +45,8 @@ impl<B: Backend> Host<B> {
 
     async fn verify(&self, chance: &mut Chance) {
         let sitting = self.world.seats[chance.pick(&[0, 1, 2, 3])].look();
-        let _verifying = Verifying::new(&self.world);
+        let ledger = self.world.ledger.as_ref();
+        let _verifying = ledger.map(|ledger| Counted::new(&ledger.verifying));
         let outcome = sitting.pools.verify().await;
         let verdict = outcome
             .as_ref()
@@ -58,6 +59,12 @@ impl<B: Backend> Host<B> {
             sitting.is_known() || outcome.is_err(),
             format_args!("{} is known to nobody, and good", sitting.user),
         );
+    }
+
+    async fn warm_up(&self) {
+        let ledger = self.world.ledger.as_ref();
+        let _warming = ledger.map(|ledger| Counted::new(&ledger.warming));
+        drop(self.pools.warm_up().await);
     }
 
     fn rotate(&self) {
@@ -90,22 +97,18 @@ impl<B: Backend> Host<B> {
     }
 }
 
-/// Counts those who verify.
-struct Verifying<'a, B: Backend>(&'a World<B>);
+/// Counts its own life.
+struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a, B: Backend> Verifying<'a, B> {
-    fn new(world: &'a World<B>) -> Self {
-        if let Some(ledger) = &world.ledger {
-            ledger.verifying.fetch_add(1, Ordering::Relaxed);
-        }
-        Self(world)
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
     }
 }
 
-impl<B: Backend> Drop for Verifying<'_, B> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        if let Some(ledger) = &self.0.ledger {
-            ledger.verifying.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

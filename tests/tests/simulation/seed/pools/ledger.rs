@@ -22,6 +22,8 @@ pub(super) struct Ledger {
     ends: Ends,
     /// Attempts to verify a credential: each may make a connection that belongs to no pool.
     pub(super) verifying: AtomicUsize,
+    /// Warm-ups: each may have a connection of each pool checked.
+    pub(super) warming: AtomicUsize,
     accounts: Mutex<BTreeMap<Name, Account>>,
 }
 
@@ -71,6 +73,7 @@ impl Ledger {
             sizes,
             ends,
             verifying: AtomicUsize::new(0),
+            warming: AtomicUsize::new(0),
             accounts: Mutex::default(),
         })
     }

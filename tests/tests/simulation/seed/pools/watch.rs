@@ -148,7 +148,10 @@ impl<B: Backend> Watch<B> {
             let key = (status.server.clone(), status.user.clone());
             let is_bb8 = TypeId::of::<B>() == TypeId::of::<mongo_bb8::Pool>();
             let checked_for_one = 1 + usize::from(is_bb8);
-            match status.in_use > booked.in_use + checked_for_one * booked.asked {
+            let ledger = self.world.ledger.as_ref();
+            let warming = ledger.map_or(0, |ledger| ledger.warming.load(Ordering::Relaxed));
+            let callers = booked.asked + warming;
+            match status.in_use > booked.in_use + checked_for_one * callers {
                 true => {
                     let since = *self.unasked.entry(key).or_insert(now);
                     self.world.log.require(
