@@ -31,8 +31,8 @@ pub(super) struct Watch<B: Backend> {
     stuck: BTreeMap<Name, (Instant, u64)>,
     /// Since when connections are checked for nobody.
     unasked: BTreeMap<Name, Instant>,
-    /// Since when an attempt pauses.
-    pausing: BTreeMap<Name, Instant>,
+    /// Since when an attempt pauses, and how many had begun by then.
+    pausing: BTreeMap<Name, (Instant, u64)>,
 }
 
 type Name = (ServerAddress, Option<Arc<str>>);
@@ -118,22 +118,26 @@ impl<B: Backend> Watch<B> {
     /// No attempt pauses for ever.
     fn check_pauses(&mut self, all: &[PoolStatus]) {
         let now = Instant::now();
+        let mut pausing = BTreeMap::new();
         for status in all {
             let Some(booked) = self.booked(status) else {
                 return;
             };
-            let key = (status.server.clone(), status.user.clone());
-            match status.pending > booked.pending {
-                true => {
-                    let since = *self.pausing.entry(key).or_insert(now);
-                    self.world.log.require(
-                        now - since < PATIENCE,
-                        format_args!("an attempt does not begin: {booked:?} {status:?}"),
-                    );
-                }
-                false => drop(self.pausing.remove(&key)),
+            if status.pending <= booked.pending {
+                continue;
             }
+            let key = (status.server.clone(), status.user.clone());
+            let known = self.pausing.get(&key).copied();
+            // Else the one before it has ended.
+            let same = known.filter(|(_, created)| *created == status.created);
+            let since = same.unwrap_or((now, status.created));
+            self.world.log.require(
+                now - since.0 < PATIENCE,
+                format_args!("an attempt does not begin: {booked:?} {status:?}"),
+            );
+            pausing.insert(key, since);
         }
+        self.pausing = pausing;
     }
 
     /// Who asks may have a connection that is being checked; on bb8 two: an idle one, and one made in
