@@ -52,6 +52,7 @@ mod idle;
 mod manager;
 mod pool;
 mod shared;
+mod upkeep;
 
 pub use backend::BackendConfig;
 pub use bb8;

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, TryAcquireError};
 
 use crate::idle::Idle;
 use crate::shared::{Counted, Shared, Slot};
+use crate::upkeep::Upkeep;
 use crate::{MongoConnectionManager, PooledConnection};
 
 /// A pool of connections to one server: bb8's, with a fair queue in front of it, one deadline for a
@@ -21,6 +22,12 @@ use crate::{MongoConnectionManager, PooledConnection};
 /// tasks of the callers. A handler of events must not call this pool where its builder has an
 /// `idle_timeout` or a `max_lifetime`: bb8's reaper closes connections under the pool's lock.
 /// [`Pools`](crate::Pools) have neither.
+///
+/// # Runtimes
+/// bb8's reaper runs on the runtime that the pool was built on, and ends with it. On each other
+/// runtime that the pool connects on, a task of the pool closes connections by the same bounds, at
+/// the interval of bb8's `reaper_rate` (default 30 s). It ends with the pool. A bare `bb8::Pool` has
+/// the reaper alone.
 ///
 /// Cloning is cheap; clones are the same pool.
 #[derive(Clone, Debug)]
@@ -84,6 +91,12 @@ impl Pool {
             wait: config.connection_timeout,
             max_lifetime: config.max_lifetime,
             test_on_check_out: config.test_on_check_out,
+            upkeep: Upkeep::new(
+                runtime.id(),
+                config.idle_timeout,
+                config.max_lifetime,
+                config.reaper_rate,
+            ),
             idle: Idle::new(inner, runtime),
         };
         let shared = Arc::new(shared);
@@ -237,11 +250,22 @@ impl Pool {
         budget: &mut CheckBudget,
     ) -> Result<Connection, Error> {
         let shared = &*self.shared;
+        let runtime = shared.upkeep.missing();
+        if runtime.is_some() {
+            // Its task compares that, and bb8's own clock can't be read.
+            shared.manager.factory().time_idleness();
+        }
         let connecting = shared
             .manager
             .connect_in(shared.idle.bb8(), deadline, budget);
         match deadline.bound(pin!(connecting)).await {
-            Ok(connected) => connected,
+            Ok(connected) => {
+                // A runtime that connects has a timer.
+                if let (Ok(_), Some(runtime)) = (&connected, runtime) {
+                    shared.upkeep.start(&self.shared, &runtime);
+                }
+                connected
+            }
             // The factory keeps the deadline by itself: it was the customizer.
             Err(_) => Err(self.timed_out(Wait::Hook, deadline)),
         }
@@ -264,6 +288,7 @@ impl Pool {
     /// closed, and those in use when they are returned. May be called from anywhere.
     pub fn close(&self) {
         self.shared.slots.close();
+        self.shared.upkeep.end();
         self.shared.manager.factory().close();
         self.shared.idle.retain(|_| false);
     }

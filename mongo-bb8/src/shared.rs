@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, TryAcquireError};
 use crate::MongoConnectionManager;
 use crate::connection::Taken;
 use crate::idle::Idle;
+use crate::upkeep::Upkeep;
 
 /// What a pool and its guards share.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Shared {
     pub(crate) wait: Duration,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) test_on_check_out: bool,
+    pub(crate) upkeep: Upkeep,
 }
 
 impl Shared {

@@ -79,7 +79,7 @@ pub use deployment::{
 };
 pub use observe::{KEPT_ENTRIES, Seen, SeenCommand, SeenConnection, WAIT_LIMIT};
 pub use pipe::SimStream;
-pub use place::{Place, block_on};
+pub use place::{Place, block_on, driven_runtime};
 pub use proxy::{Socks5Proxy, Socks5Request};
 pub use real::{RealServer, RealServerBuilder};
 pub use scram::ScramAttack;

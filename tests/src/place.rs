@@ -1,13 +1,14 @@
 //! Places where a future is polled that needs more of tokio than there is.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::observe::WAIT_LIMIT;
 
@@ -40,6 +41,28 @@ impl Place {
         builder.build().expect("a runtime").block_on(future)
     }
 
+    /// Runs a future there that fails, soon and with an error that names the remedy; gives the error.
+    ///
+    /// # Panics
+    /// It does not.
+    pub fn refuses<T, E: Display>(
+        self,
+        entry: &str,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> E {
+        let begun = Instant::now();
+        let Err(error) = self.run(future) else {
+            panic!("{entry} in {self:?} succeeds");
+        };
+        let text = error.to_string();
+        assert!(text.contains(self.remedy()), "{entry} in {self:?}: {text}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{entry} in {self:?}"
+        );
+        error
+    }
+
     /// What an error has to say of it.
     pub fn remedy(self) -> &'static str {
         match self {
@@ -48,6 +71,16 @@ impl Place {
             Self::WithoutIo => "enable_io",
         }
     }
+}
+
+/// A runtime that drives itself, by one thread.
+///
+/// # Panics
+/// The system has no thread left.
+pub fn driven_runtime() -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    let builder = builder.worker_threads(1).enable_all();
+    builder.build().expect("a runtime")
 }
 
 /// Runs a future on this thread, without any runtime.

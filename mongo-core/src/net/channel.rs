@@ -52,10 +52,18 @@ impl Channel {
         self.stream.check_idle(runs)
     }
 
-    /// Whether a reply waits in the socket of which no byte was read. Once the time for it is over,
-    /// that proves that nothing drives the runtime that the socket belongs to.
-    pub(super) fn has_unseen_reply(&self) -> bool {
-        self.exchange.awaits_first_byte() && self.stream.is_readable()
+    /// Adds the cause to a time-out, where it is not the server: a reply waits in the socket of which no
+    /// byte was read. That proves that nothing drives the runtime that the socket belongs to.
+    pub(super) fn explain_silence(&self, error: Error) -> Error {
+        let is_unseen =
+            error.is_timeout() && self.exchange.awaits_first_byte() && self.stream.is_readable();
+        let cause = is_unseen.then(|| {
+            Error::configuration(
+                "a reply waits in the socket, but nothing drives the runtime that the connection \
+                 belongs to",
+            )
+        });
+        error.caused_by(cause)
     }
 
     /// Encodes a command as an OP_MSG. Nothing is sent yet.

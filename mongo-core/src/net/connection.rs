@@ -227,7 +227,7 @@ impl Connection {
         let renewed = proof.renew(&mut self.inner.channel, description, &mut enter);
         let outcome = match deadline.bound(renewed).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => Err(deadline.timed_out(phase)),
+            Err(Elapsed) => Err(self.explain_silence(deadline.timed_out(phase))),
         };
         outcome.map_err(|error| {
             if error.is_authentication() {

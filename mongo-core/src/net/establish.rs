@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use crate::ServerAddress;
 use crate::auth::{AuthError, AuthMechanism, Credential, Nonces};
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
-use crate::handshake::{Handshake, HandshakeContext, HandshakeError, Outgoing, ServerApi, Step};
+use crate::handshake::{
+    ConnectionDescription, Handshake, HandshakeContext, HandshakeError, Outgoing, ServerApi, Step,
+};
 use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
 
@@ -36,7 +39,7 @@ pub(crate) struct Establisher {
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
     /// Whether anything compares how long a connection was idle.
-    pub(crate) times_idleness: bool,
+    pub(crate) times_idleness: Arc<AtomicBool>,
     /// Whether the server is a load balancer: each connection is to one of its services.
     pub(crate) load_balanced: bool,
     pub(crate) compression: Compression,
@@ -99,31 +102,31 @@ struct Progress {
 /// An open transport, and the pool's generation before it was opened.
 pub(super) struct Opened {
     pub(super) channel: Channel,
-    generation: Generation,
+    pub(super) generation: Generation,
 }
 
 /// A connection that has said hello, and is not authenticated yet.
 pub(super) struct Greeted {
-    pub(super) channel: Channel,
-    pub(super) generation: Generation,
+    pub(super) opened: Opened,
     handshake: Handshake,
     step: Step,
+}
+
+/// What a handshake has come to.
+struct Agreed {
+    handshake: Handshake,
+    description: ConnectionDescription,
 }
 
 impl Opened {
     /// Takes the reply to the hello into account, which the channel has.
     pub(super) fn greeted(self, mut handshake: Handshake) -> Result<Greeted> {
         let step = handshake.handle_reply(self.channel.body()?)?;
-        Ok(self.greeted_by(handshake, step))
-    }
-
-    fn greeted_by(self, handshake: Handshake, step: Step) -> Greeted {
-        Greeted {
-            channel: self.channel,
-            generation: self.generation,
+        Ok(Greeted {
+            opened: self,
             handshake,
             step,
-        }
+        })
     }
 }
 
@@ -153,10 +156,18 @@ impl Establisher {
             service: None,
         };
         self.enter(&mut progress.phase, Wait::Connect);
-        let outcome = deadline
-            .bound(self.run(id, &mut progress))
+        // It outlives what the deadline cuts short.
+        let mut opened = None;
+        let bounded = deadline
+            .bound(self.run(&mut opened, &mut progress))
             .await
             .unwrap_or_else(|Elapsed| Err(deadline.timed_out(progress.phase)));
+        let outcome = match (bounded, opened) {
+            (Ok(agreed), Some(opened)) => Ok(self.connection(id, opened, agreed)),
+            (Err(error), Some(opened)) => Err(opened.channel.explain_silence(error)),
+            (Err(error), None) => Err(error),
+            (Ok(_), None) => Err(HandshakeError::OutOfOrder.into()),
+        };
         *self.phase() = Wait::Connect;
         outcome.map_err(|error| Failed {
             error: self.name(error),
@@ -174,9 +185,9 @@ impl Establisher {
         *self.phase() = next;
     }
 
-    async fn run(&self, id: u64, progress: &mut Progress) -> Result<Connection> {
+    async fn run(&self, opened: &mut Option<Opened>, progress: &mut Progress) -> Result<Agreed> {
         let phase = &mut progress.phase;
-        let mut opened = self.open(|wait| self.enter(phase, wait)).await?;
+        let opened = opened.insert(self.open(|wait| self.enter(phase, wait)).await?);
         self.enter(phase, Wait::Credential);
         let credential = self.authenticator.credential().await?;
         self.enter(phase, Wait::Handshake);
@@ -185,9 +196,9 @@ impl Establisher {
             let mut handshake = self.greet(&mut opened.channel, credential).await?;
             let step = handshake.handle_reply(opened.channel.body()?);
             // First, because the reply may refuse the credential that the hello carried.
-            progress.service = self.join_service(&mut opened, &handshake);
-            let greeted = opened.greeted_by(handshake, step?);
-            self.finish(id, greeted, phase).await
+            progress.service = self.join_service(opened, &handshake);
+            self.finish(&mut opened.channel, handshake, step?, phase)
+                .await
         };
         greeted.await.map_err(|error| error.for_user(user.as_ref()))
     }
@@ -230,42 +241,50 @@ impl Establisher {
     pub(super) async fn complete(
         &self,
         id: u64,
-        mut greeted: Greeted,
+        greeted: Greeted,
         credential: Option<Arc<Credential>>,
         deadline: Deadline,
     ) -> Result<Connection> {
         let mut phase = Wait::Authentication;
         let user = credential.as_ref().and_then(|own| own.username().cloned());
+        let Greeted {
+            mut opened,
+            mut handshake,
+            mut step,
+        } = greeted;
         let completed = async {
             if credential.is_some() {
                 let context = HandshakeContext {
                     metadata: None,
                     ..self.context(credential)?
                 };
-                greeted.handshake = say_hello(&mut greeted.channel, context).await?;
-                let reply = greeted.channel.body()?;
-                greeted.step = greeted.handshake.handle_reply(reply)?;
+                handshake = say_hello(&mut opened.channel, context).await?;
+                step = handshake.handle_reply(opened.channel.body()?)?;
             }
-            self.finish(id, greeted, &mut phase).await
+            self.finish(&mut opened.channel, handshake, step, &mut phase)
+                .await
         };
-        deadline
-            .bound(completed)
-            .await
-            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(phase)))
-            .map_err(|error| self.name(error.for_user(user.as_ref())))
+        let completed = deadline.bound(completed).await;
+        match completed.unwrap_or_else(|Elapsed| Err(deadline.timed_out(phase))) {
+            Ok(agreed) => Ok(self.connection(id, opened, agreed)),
+            Err(error) => {
+                let error = opened.channel.explain_silence(error);
+                Err(self.name(error.for_user(user.as_ref())))
+            }
+        }
     }
 
-    async fn finish(&self, id: u64, greeted: Greeted, phase: &mut Wait) -> Result<Connection> {
-        let Greeted {
-            mut channel,
-            generation,
-            mut handshake,
-            step,
-        } = greeted;
+    async fn finish(
+        &self,
+        channel: &mut Channel,
+        mut handshake: Handshake,
+        step: Step,
+        phase: &mut Wait,
+    ) -> Result<Agreed> {
         let mut enter = |next| self.enter(phase, next);
         let conversation = Conversing {
             authenticator: &self.authenticator,
-            channel: &mut channel,
+            channel,
             handshake: &mut handshake,
         };
         let description = conversation.finish(step, &mut enter).await?;
@@ -273,6 +292,21 @@ impl Establisher {
         if handshake.credential().is_some() && description.authenticated.is_none() {
             return Err(AuthError::Arbiter.into());
         }
+        Ok(Agreed {
+            handshake,
+            description,
+        })
+    }
+
+    fn connection(&self, id: u64, opened: Opened, agreed: Agreed) -> Connection {
+        let Opened {
+            mut channel,
+            generation,
+        } = opened;
+        let Agreed {
+            handshake,
+            description,
+        } = agreed;
         if let Some(compressor) = description.compressor {
             let level = self.compression.zlib_level;
             channel.exchange.compress_with(compressor, level);
@@ -296,12 +330,12 @@ impl Establisher {
             server_api: self.server_api.map(|api| api.fields()),
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
-            times_idleness: self.times_idleness,
+            times_idleness: self.times_idleness.load(Ordering::Relaxed),
             created: Instant::now(),
             events: self.events.clone(),
             tie: None,
         };
-        Ok(Connection::new(channel, limits, identity))
+        Connection::new(channel, limits, identity)
     }
 
     fn context(&self, credential: Option<Arc<Credential>>) -> Result<HandshakeContext> {

@@ -66,7 +66,7 @@ impl Monitoring {
 /// The monitor of one server, as the topology keeps it; its task is the [`Pump`].
 pub(super) struct Monitor {
     id: u64,
-    control: Arc<Control>,
+    control: Control,
     created: std::time::Instant,
     /// When its first check began.
     first_check: Option<std::time::Instant>,
@@ -77,11 +77,14 @@ pub(super) struct Monitor {
     is_dead: bool,
 }
 
-#[derive(Default)]
+/// What a task is told. The topology notifies it without its lock.
+pub(super) type Signal = Arc<Notify>;
+
+#[derive(Clone, Default)]
 struct Control {
-    request: Notify,
-    cancel: Notify,
-    stop: Notify,
+    request: Signal,
+    cancel: Signal,
+    stop: Signal,
 }
 
 impl Monitor {
@@ -102,7 +105,7 @@ impl Monitor {
             &monitoring.options,
             monitoring.on_faas,
         );
-        let control = Arc::<Control>::default();
+        let control = Control::default();
         let monitor = Self {
             id: alive.number(),
             control: control.clone(),
@@ -148,13 +151,13 @@ impl Monitor {
     }
 
     /// Asks for a check as soon as one may be made. Ignored while one runs.
-    pub(super) fn request_check(&self) {
-        self.control.request.notify_one();
+    pub(super) fn check_request(&self) -> Signal {
+        self.control.request.clone()
     }
 
     /// Cuts a check short that is under way.
-    pub(super) fn cancel_check(&self) {
-        self.control.cancel.notify_one();
+    pub(super) fn check_cancellation(&self) -> Signal {
+        self.control.cancel.clone()
     }
 
     /// Notes an event that is about to be published.
@@ -172,11 +175,12 @@ impl Monitor {
         }
     }
 
-    /// Ends the task at its next await: from anywhere, also from the task itself. The event is that
-    /// of the check that was under way, and is to be published: nothing of the task's is any more.
-    pub(super) fn stop(mut self) -> Option<SdamEvent> {
-        self.control.stop.notify_one();
-        self.cut_short()
+    /// Its signal ends the task at its next await: from anywhere, also from the task itself. The
+    /// event is that of the check that was under way, and is to be published: nothing of the task's
+    /// is any more.
+    pub(super) fn stop(mut self) -> (Signal, Option<SdamEvent>) {
+        let event = self.cut_short();
+        (self.control.stop, event)
     }
 
     /// The task has ended by itself. The event is as with [`stop`](Self::stop).
@@ -204,7 +208,7 @@ impl Monitor {
 /// Feeds the monitor's state machine and does what it says. There is nothing to decide here.
 struct Pump {
     shared: Arc<Shared>,
-    control: Arc<Control>,
+    control: Control,
     settings: MonitorSettings,
     not_before: Option<std::time::Instant>,
     /// Dropped after everything else of the task, and in this order.

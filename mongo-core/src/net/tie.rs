@@ -118,13 +118,14 @@ impl Link {
     /// Whom an interruption wakes; says whether it was so before.
     pub(crate) fn register(&self, waker: &Waker) -> Result<bool, Interrupted> {
         // Before the look at the flag, so that no interruption falls between.
-        let is_known = match &mut *self.waker() {
-            Some(known) if wakes_the_same(known, waker) => true,
-            other => {
-                *other = Some(waker.clone());
-                false
-            }
-        };
+        let is_known = matches!(&*self.waker(), Some(known) if wakes_the_same(known, waker));
+        if !is_known {
+            // Cloned and dropped without the lock: a waker is an application's, and may come back
+            // here.
+            let waker = waker.clone();
+            let former = self.waker().replace(waker);
+            drop(former);
+        }
         match self.is_interrupted() {
             true => Err(Interrupted),
             false => Ok(is_known),
@@ -202,5 +203,33 @@ mod tests {
         assert_eq!(task.await.expect("no panic"), Err(Interrupted));
         let over = link.interruptible(pin!(std::future::ready(5))).await;
         assert_eq!(over, Ok(5), "what is over is not lost");
+    }
+
+    /// Interrupts the connection when it is dropped, as one does that drops the last handle of its pool.
+    struct Interrupting(Arc<Link>);
+
+    impl std::task::Wake for Interrupting {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Interrupting {
+        fn drop(&mut self) {
+            self.0.interrupt();
+        }
+    }
+
+    #[test]
+    fn a_former_waker_is_dropped_without_the_lock() {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let link = Arc::new(Link::default());
+            let former = Waker::from(Arc::new(Interrupting(link.clone())));
+            assert_eq!(link.register(&former), Ok(false));
+            assert_eq!(link.register(&former), Ok(true));
+            drop(former);
+            done.send(link.register(Waker::noop()))
+        });
+        let registered = ended.recv_timeout(Duration::from_secs(10));
+        assert_eq!(registered, Ok(Err(Interrupted)), "no deadlock");
     }
 }

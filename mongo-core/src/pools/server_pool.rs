@@ -255,7 +255,7 @@ impl<B: Backend> ServerPool<B> {
     /// Lets connections be made and checked out. To be called after [`clear`](Self::clear) by hand.
     pub fn ready(&self) {
         if self.shared().make_ready() {
-            self.shared().emit_ready();
+            self.shared().finish_ready();
         }
     }
 

@@ -16,6 +16,7 @@ use mongo_core::pools::{
     ServerPool,
 };
 use mongo_core::{ClientOptions, Error, ServerAddress};
+pub(crate) use mongo_testkit::driven_runtime;
 use mongo_testkit::{Deployment, Matcher, ScriptedServer, Seen, SimNetwork, User};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
@@ -341,13 +342,6 @@ impl Elsewhere {
     pub(crate) fn address(&self, member: usize) -> ServerAddress {
         self.set.address(member).parse().expect("an address")
     }
-}
-
-/// A runtime that drives itself.
-pub(crate) fn driven_runtime() -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().build();
-    runtime.expect("a runtime")
 }
 
 /// Runs something on a runtime that ends with it.

@@ -41,7 +41,7 @@ async fn return_owing<B: Backend>(mut connection: B::Guard) {
 
 async fn one_whose_connection_fails_its_check_waits_beside_no_idle_one<B: Backend>() {
     let server = ScriptedServer::start().await;
-    let uri = format!("{}/?maxConnecting=1", server.uri().trim_end_matches('/'));
+    let uri = format!("{}&maxConnecting=1", server.uri());
     let pool = B::build(Setup::new(uri).max_size(3).manager(slow_drains()));
     let bad = pool.get().await.expect("a connection");
     let good = pool.get().await.expect("a connection");
@@ -61,7 +61,7 @@ async fn one_whose_connection_fails_its_check_waits_beside_no_idle_one<B: Backen
 
 async fn one_whose_connection_fails_its_check_keeps_its_turn<B: Backend>() {
     let server = ScriptedServer::start().await;
-    let uri = format!("{}/?maxConnecting=1", server.uri().trim_end_matches('/'));
+    let uri = format!("{}&maxConnecting=1", server.uri());
     let pool = B::build(Setup::new(uri).max_size(5).manager(slow_drains()));
     let bad = pool.get().await.expect("a connection");
     server.script().add(Matcher::command("find").never_answer());

@@ -13,6 +13,7 @@ mod panics;
 mod refusals;
 mod replaced;
 mod runtimes;
+mod upkeep;
 
 use backend::{Backend, Bb8, Deadpool, Setup};
 

@@ -1,40 +1,23 @@
 //! Topologies that are used outside of a runtime, or on one that lacks a driver.
 
-use std::time::{Duration, Instant};
+use std::pin::pin;
 
 use mongo_core::bson::doc;
 use mongo_core::net::{OnDemandTopology, SingleClient, Topology};
 use mongo_core::select::Criterion;
 use mongo_core::{ClientOptions, Error, ErrorKind};
-use mongo_testkit::{Place, ScriptedServer};
-use tokio::runtime::{Builder, Runtime};
-
-fn driven() -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    let builder = builder.worker_threads(1).enable_all();
-    builder.build().expect("a runtime")
-}
+use mongo_testkit::{Action, Gate, Matcher, Place, ScriptedServer, User, driven_runtime};
+use tokio::runtime::Builder;
 
 fn refuses<T>(place: Place, entry: &str, run: impl Future<Output = Result<T, Error>>) {
-    let begun = Instant::now();
-    let Err(error) = place.run(run) else {
-        panic!("{entry} in {place:?} succeeds");
-    };
-    let is_named = error.to_string().contains(place.remedy());
+    let error = place.refuses(entry, run);
     let is_configuration = matches!(error.kind(), ErrorKind::Configuration(_));
-    assert!(
-        is_named && is_configuration,
-        "{entry} in {place:?}: {error}"
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{entry} in {place:?}"
-    );
+    assert!(is_configuration, "{entry} in {place:?}: {error}");
 }
 
 #[test]
 fn a_topology_names_what_is_missing() {
-    let runtime = driven();
+    let runtime = driven_runtime();
     let server = runtime.block_on(ScriptedServer::start());
     let options = ClientOptions::parse(&server.uri()).expect("a connection string");
     let write = Criterion::write();
@@ -60,7 +43,7 @@ fn a_topology_names_what_is_missing() {
 
 #[test]
 fn a_topology_without_background_names_what_is_missing() {
-    let runtime = driven();
+    let runtime = driven_runtime();
     let server = runtime.block_on(ScriptedServer::start());
     let options = ClientOptions::parse(&server.uri()).expect("a connection string");
     let write = Criterion::write();
@@ -79,5 +62,40 @@ fn a_topology_without_background_names_what_is_missing() {
             refuses(place, "run_command", client.run_command("db", &ping));
         }
         client.close();
+    }
+}
+
+/// A call that moves to another runtime, while nothing drives the one of its socket any more.
+#[test]
+fn a_handshake_names_a_runtime_that_nothing_drives() {
+    let runtime = driven_runtime();
+    for (stage, rule) in [
+        ("ismaster", Matcher::hello()),
+        ("saslContinue", Matcher::command("saslContinue")),
+    ] {
+        let builder = ScriptedServer::builder().user(User::new("app", "pencil").iterations(4096));
+        let server = runtime.block_on(builder.start());
+        let uri = server.uri_for("app", "pencil");
+        let uri = format!("{uri}&connectTimeoutMS=500&serverSelectionTimeoutMS=500");
+        let options = ClientOptions::parse(&uri).expect("a connection string");
+        let gate = Gate::new();
+        server
+            .script()
+            .add(rule.then(Action::WaitFor(gate.clone())));
+        let mut client = SingleClient::new(options).expect("a client");
+        let ping = doc! {"ping": 1};
+        let mut call = pin!(client.run_command("db", &ping));
+        let there = Builder::new_current_thread().enable_all().build();
+        let there = there.expect("a runtime");
+        there.block_on(async {
+            tokio::select! {
+                ran = &mut call => panic!("{stage}: {:?}", ran.map(drop)),
+                () = server.wait_for(stage, |seen| seen.count(stage) > 0) => {}
+            }
+        });
+        gate.open();
+        let error = runtime.block_on(async { call.await.map(drop) });
+        let text = error.expect_err("the reactor does not turn").to_string();
+        assert!(text.contains("nothing drives"), "{stage}: {text}");
     }
 }

@@ -17,22 +17,16 @@ impl Connection {
         suspicion.raise(self.inner.begun);
     }
 
+    /// Adds the cause to a time-out, where it is not the server.
+    pub(in crate::net) fn explain_silence(&self, error: Error) -> Error {
+        self.inner.channel.explain_silence(error)
+    }
+
     /// Whether a command has timed out on another connection of the pool that began after this one
     /// was given back: the server has to be asked before this one is used.
     #[inline]
     pub(crate) fn is_suspect(&self) -> bool {
         let suspicion = self.inner.identity.generation.suspicion();
         suspicion.covers(self.inner.checked_in)
-    }
-
-    /// Adds the cause to a time-out, where it is not the server.
-    pub(super) fn explain_silence(&self, error: Error) -> Error {
-        let cause = self.inner.channel.has_unseen_reply().then(|| {
-            Error::configuration(
-                "a reply waits in the socket, but nothing drives the runtime that the connection \
-                 belongs to",
-            )
-        });
-        error.caused_by(cause)
     }
 }

@@ -124,6 +124,8 @@ impl TokenCache {
             }
             // In one step with the token, so that nobody begins another call between.
             state.call = None;
+            // Without the lock: the wakers are an application's.
+            drop(state);
             sender.send_replace(Some(given));
         });
         outcome

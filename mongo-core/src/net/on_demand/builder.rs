@@ -66,7 +66,7 @@ impl Establishers {
             connect_timeout: self.connect_timeout,
             command_timeout: self.command_timeout,
             drain_timeout: DRAIN_TIMEOUT,
-            times_idleness: false,
+            times_idleness: Arc::default(),
             load_balanced: false,
             compression: self.compression.clone(),
             events: self.events.clone(),

@@ -4,11 +4,11 @@ use std::time::Duration;
 use bson::{RawDocument, RawDocumentBuf};
 use tokio::time::Instant;
 
-use crate::error::{Result, Wait};
-use crate::handshake::ServerApi;
+use crate::error::{Error, Result, Wait};
+use crate::handshake::{Handshake, ServerApi};
 use crate::net::connection::Connection;
 use crate::net::deadline::{Deadline, Elapsed};
-use crate::net::establish::{Establisher, Greeted};
+use crate::net::establish::{Establisher, Greeted, Opened};
 use crate::wire::MsgFlags;
 
 /// The one connection to a server, which both checks it and runs commands. It authenticates when
@@ -67,18 +67,41 @@ impl Check {
         let begun = Deadline::never();
         let deadline = until.within(establisher.connect_timeout);
         let mut wait = Wait::Connect;
+        // They outlive what the deadline cuts short.
+        let (mut link, mut opened) = (link, None);
         let bounded = deadline.bound(async {
-            if let Some(mut link) = link
-                && link.is_usable(deadline).await
+            if let Some(known) = &mut link
+                && known.is_usable(deadline).await
             {
                 wait = Wait::Heartbeat;
-                return link.say_hello(&hello, establisher.server_api).await;
+                let (reply, duration) = known.say_hello(&hello, establisher.server_api).await?;
+                return Ok((reply, duration, None));
             }
-            open(&establisher, id, &mut wait).await
+            link = None;
+            open(&establisher, &mut opened, &mut wait).await
         });
         let bounded = bounded.await;
         let is_cut_short = bounded.is_err() && until.is_over();
-        let outcome = bounded.unwrap_or_else(|Elapsed| Err(deadline.timed_out(wait)));
+        let outcome = match bounded.unwrap_or_else(|Elapsed| Err(deadline.timed_out(wait))) {
+            Ok((reply, duration, handshake)) => {
+                // What the server is shows in its reply, also if nobody can use the connection.
+                let greeted = handshake.zip(opened);
+                let greeted = greeted.and_then(|(own, opened)| opened.greeted(own).ok());
+                let new = greeted.map(|greeted| Link {
+                    id,
+                    server_id: server_id(&reply),
+                    last_use: Instant::now(),
+                    state: LinkState::Greeted(Box::new(greeted)),
+                });
+                let link = link.or(new);
+                Ok((Answer { reply, link }, duration))
+            }
+            Err(error) => Err(match (&opened, &link) {
+                (Some(opened), _) => opened.channel.explain_silence(error),
+                (None, Some(link)) => link.explain_silence(error),
+                (None, None) => error,
+            }),
+        };
         let (outcome, duration) = match outcome {
             Ok((answer, duration)) => (Ok(answer), duration),
             Err(error) => (Err(error.at(&establisher.server)), begun.elapsed()),
@@ -91,22 +114,18 @@ impl Check {
     }
 }
 
-async fn open(establisher: &Establisher, id: u64, wait: &mut Wait) -> Result<(Answer, Duration)> {
-    let mut opened = establisher.open(|next| *wait = next).await?;
+async fn open(
+    establisher: &Establisher,
+    opened: &mut Option<Opened>,
+    wait: &mut Wait,
+) -> Result<(RawDocumentBuf, Duration, Option<Handshake>)> {
+    let opened = opened.insert(establisher.open(|next| *wait = next).await?);
     *wait = Wait::Handshake;
     let sent = Instant::now();
     let handshake = establisher.greet(&mut opened.channel, None).await?;
     let duration = sent.elapsed();
     let reply = opened.channel.body()?.to_owned();
-    // What the server is shows in its reply, also if nobody can use the connection.
-    let greeted = opened.greeted(handshake).ok();
-    let link = greeted.map(|greeted| Link {
-        id,
-        server_id: server_id(&reply),
-        last_use: Instant::now(),
-        state: LinkState::Greeted(Box::new(greeted)),
-    });
-    Ok((Answer { reply, link }, duration))
+    Ok((reply, duration, Some(handshake)))
 }
 
 impl Link {
@@ -114,7 +133,7 @@ impl Link {
     /// to a cancelled command came in time. Neither tells anything about the server.
     pub(in crate::net) async fn is_usable(&mut self, deadline: Deadline) -> bool {
         match &mut self.state {
-            LinkState::Greeted(greeted) => greeted.channel.check_idle(false).is_ok(),
+            LinkState::Greeted(greeted) => greeted.opened.channel.check_idle(false).is_ok(),
             LinkState::Ready(connection) => {
                 !connection.is_stale()
                     && connection.drain(deadline).await.is_ok()
@@ -126,24 +145,32 @@ impl Link {
     /// Whether it is not to be used again.
     pub(super) fn is_over(&self) -> bool {
         match &self.state {
-            LinkState::Greeted(greeted) => greeted.generation.is_stale(),
+            LinkState::Greeted(greeted) => greeted.opened.generation.is_stale(),
             LinkState::Ready(connection) => connection.is_closed() || connection.is_stale(),
         }
     }
 
+    /// Adds the cause to a time-out, where it is not the server.
+    fn explain_silence(&self, error: Error) -> Error {
+        match &self.state {
+            LinkState::Greeted(greeted) => greeted.opened.channel.explain_silence(error),
+            LinkState::Ready(connection) => connection.explain_silence(error),
+        }
+    }
+
     async fn say_hello(
-        mut self,
+        &mut self,
         hello: &RawDocumentBuf,
         server_api: Option<ServerApi>,
-    ) -> Result<(Answer, Duration)> {
+    ) -> Result<(RawDocumentBuf, Duration)> {
         let sent = Instant::now();
         let reply = match &mut self.state {
             LinkState::Greeted(greeted) => {
                 let fields = server_api.map(|api| api.fields());
-                let channel = &mut greeted.channel;
+                let channel = &mut greeted.opened.channel;
                 channel.encode_with(MsgFlags::NONE, "admin", hello, fields.as_deref())?;
-                greeted.channel.round_trip().await?;
-                greeted.channel.body()?.to_owned()
+                channel.round_trip().await?;
+                channel.body()?.to_owned()
             }
             LinkState::Ready(connection) => {
                 let never = Deadline::never();
@@ -153,8 +180,7 @@ impl Link {
         };
         let duration = sent.elapsed();
         self.last_use = Instant::now();
-        let link = Some(self);
-        Ok((Answer { reply, link }, duration))
+        Ok((reply, duration))
     }
 }
 

@@ -85,3 +85,6 @@ async fn a_busy_task_loses_no_connection() {
         }
     }
 }
+
+#[cfg(all(feature = "tls-rustls", feature = "tls-ring"))]
+mod tls;

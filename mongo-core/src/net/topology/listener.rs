@@ -9,7 +9,7 @@ use crate::select::SelectionIndex;
 /// Keeps pools over a topology.
 ///
 /// All but [`settle`](Self::settle) are called under the topology's lock, in the order in which
-/// things happen: they must not block, call handlers, or drop anything that may be the last of its
+/// things happen: they must not block, call handlers, wake tasks, or drop anything that may be the last of its
 /// kind. What follows is for `settle`, which is called without a lock, soon after. The topology
 /// drops its own references to a listener without a lock too.
 pub(crate) trait TopologyListener: Send + Sync {

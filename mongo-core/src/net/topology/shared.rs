@@ -16,6 +16,7 @@ use super::paces::Paces;
 use super::srv::{FirstLookup, Srv};
 use super::writing::Writing;
 use crate::ServerAddress;
+use crate::callback::guard;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
 use crate::net::background::{Tasks, choose};
@@ -25,6 +26,9 @@ use crate::net::monitor::{Monitor, Monitoring};
 use crate::sdam::{ApplicationError, Input, TopologyDescription, TopologySettings};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::uri::{ClientOptions, SrvError};
+
+/// What the waker of a selection's task is called in logs.
+const WAKER: &str = "waker";
 
 /// What the topology and its tasks share.
 pub(crate) struct Shared {
@@ -205,7 +209,7 @@ impl Shared {
             first.failures += 1;
             std::mem::swap(&mut first.failure, &mut former);
             drop(state);
-            self.changed.send_modify(|_| {});
+            self.notify_subscribers();
         }
     }
 
@@ -222,6 +226,7 @@ impl Shared {
     /// Nothing suits: every monitor checks as soon as it may, and DNS is asked again. Tasks that
     /// have ended are started again.
     pub(super) fn request_checks(self: &Arc<Self>, patience: &mut Patience) -> Result<()> {
+        let mut signals = Vec::new();
         let is_connected = {
             let state = self.lock();
             match &state.phase {
@@ -230,14 +235,15 @@ impl Shared {
                     let seen = *patience.failures.get_or_insert(first.failures);
                     match &first.failure {
                         Some(failure) if first.failures > seen => return Err(failure.clone()),
-                        Some(_) | None => first.request.notify_one(),
+                        Some(_) | None => signals.push(first.request.clone()),
                     }
                 }
                 Phase::Disconnected | Phase::Connected => {}
             }
-            state.monitors.values().for_each(Monitor::request_check);
+            signals.extend(state.monitors.values().map(Monitor::check_request));
             !matches!(state.phase, Phase::Disconnected)
         };
+        signals.iter().for_each(|signal| signal.notify_one());
         match is_connected && !self.is_running() {
             true => self.connect(),
             false => Ok(()),
@@ -335,7 +341,7 @@ impl Shared {
         self.is_running.store(false, Ordering::Release);
         drop(state);
         // Selections that wait find that out.
-        self.changed.send_modify(|_| {});
+        self.notify_subscribers();
         // A handler that panics now would end the process: the next one delivers.
         if !std::thread::panicking() {
             self.dispatcher.deliver();
@@ -354,10 +360,8 @@ impl Shared {
         if matches!(writing.state.phase, Phase::Connected) {
             writing.apply(Input::Close);
         }
+        writing.stop_srv();
         let state = &mut *writing.state;
-        if let Some(srv) = state.srv.take() {
-            srv.stop.notify_one();
-        }
         let next = match (ended, &state.phase) {
             (Ended::Closed, _) | (Ended::Disconnected, Phase::Closed) => Phase::Closed,
             (Ended::Disconnected, Phase::Disconnected | Phase::Resolving(_) | Phase::Connected) => {
@@ -370,11 +374,25 @@ impl Shared {
         self.is_running.store(false, Ordering::Release);
         self.clock.forget();
         let newest = self.tasks.newest();
-        // Who waits for a server looks again, and finds the topology closed.
-        self.changed.send_modify(|_| {});
         writing.finish();
+        // Those that wait for a server look again, and find the topology closed.
+        self.notify_subscribers();
         drop((former, runtime));
         newest
+    }
+
+    /// Publishes the newest description, and wakes all that follow it: to be called without a lock, because a waker
+    /// is an application's and may drop the last topology.
+    pub(super) fn notify_subscribers(&self) {
+        let _ = guard(WAKER, || {
+            // Dropped without the channel's lock, too.
+            let (mut index, mut former) = (None, None);
+            self.changed.send_modify(|known| {
+                // Read under the channel's lock, so that no older one comes after it.
+                let newest = index.insert(self.index.load_full()).topology();
+                former = Some(std::mem::replace(known, newest.clone()));
+            });
+        });
     }
 
     fn write(self: &Arc<Self>) -> Writing<'_> {

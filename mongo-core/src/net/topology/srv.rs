@@ -4,7 +4,6 @@ use std::future::pending;
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::shared::Shared;
@@ -12,14 +11,14 @@ use crate::error::Error;
 use crate::net::background::{Alive, Task};
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::dns::{DnsResolver, resolve, srv_lookup, system_random};
-use crate::net::monitor::{at, now};
+use crate::net::monitor::{Signal, at, now};
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
 use crate::uri::{ClientOptions, SrvError};
 
 /// The task, as the topology keeps it.
 pub(super) struct Srv {
     pub(super) number: u64,
-    pub(super) stop: Arc<Notify>,
+    pub(super) stop: Signal,
     /// Whether it ended without being stopped.
     pub(super) is_dead: bool,
 }
@@ -31,7 +30,7 @@ impl Srv {
         shared: &Arc<Shared>,
         opening: ObjectId,
         options: ClientOptions,
-        request: Arc<Notify>,
+        request: Signal,
     ) -> Option<(Self, Task)> {
         let resolver = shared.resolver.clone()?;
         let alive = shared.tasks.begin();
@@ -73,7 +72,7 @@ struct SrvTask {
     opening: ObjectId,
     options: ClientOptions,
     /// Notified when somebody waits for the hosts.
-    request: Arc<Notify>,
+    request: Signal,
     /// Dropped after everything else of the task, and in this order.
     _lifeline: Lifeline,
     _alive: Alive,
@@ -173,7 +172,7 @@ impl FirstLookup {
 /// How far the first lookup of an opening has got.
 #[derive(Default)]
 pub(super) struct FirstLookup {
-    pub(super) request: Arc<Notify>,
+    pub(super) request: Signal,
     /// Attempts that failed.
     pub(super) failures: u64,
     /// Why the last one did.

@@ -13,13 +13,14 @@ use super::srv::{FirstLookup, Srv};
 use crate::ServerAddress;
 use crate::error::Error;
 use crate::net::background::Task;
-use crate::net::monitor::Monitor;
+use crate::net::monitor::{Monitor, Signal};
 use crate::sdam::{Effect, Input, SdamError, TopologyDescription, TopologySettings, apply};
 use crate::select::SelectionIndex;
 use crate::uri::ClientOptions;
 
-/// The state under its lock, and what has to wait until the lock is released: tasks to spawn, and
-/// references that may be the last ones. To drop the last reference to a listener ends the topology,
+/// The state under its lock, and what has to wait until the lock is released: tasks to spawn and to
+/// signal, selections to wake, and references that may be the last ones. A waker is an application's: it may drop
+/// its task, and with it the last topology. To drop the last reference to a listener ends the topology,
 /// which takes the lock. A runtime that has ended drops the tasks that are spawned on it, which take
 /// the lock too. A handle may be the last one of its runtime; an error may be an application's own.
 pub(super) struct Writing<'a> {
@@ -29,6 +30,7 @@ pub(super) struct Writing<'a> {
     listeners: Vec<Arc<dyn TopologyListener>>,
     superseded: Vec<Arc<SelectionIndex>>,
     inputs: Vec<Input>,
+    signals: Vec<Signal>,
     tasks: Vec<Task>,
     former_runtime: Option<Handle>,
 }
@@ -44,6 +46,7 @@ impl<'a> Writing<'a> {
             state,
             superseded: Vec::new(),
             inputs: Vec::new(),
+            signals: Vec::new(),
             tasks: Vec::new(),
             former_runtime: None,
         }
@@ -63,15 +66,21 @@ impl<'a> Writing<'a> {
             shared,
             state,
             listeners,
+            superseded,
+            signals,
             tasks,
             ..
         } = self;
         let runtime = state.runtime.clone().filter(|_| !tasks.is_empty());
         drop(state);
+        signals.iter().for_each(|signal| signal.notify_one());
         if let Some(runtime) = runtime {
             for task in tasks {
                 runtime.spawn(task);
             }
+        }
+        if !superseded.is_empty() {
+            shared.notify_subscribers();
         }
         shared.dispatcher.deliver();
         listeners.iter().for_each(|listener| listener.settle());
@@ -124,6 +133,11 @@ impl<'a> Writing<'a> {
         }
     }
 
+    pub(super) fn stop_srv(&mut self) {
+        let srv = self.state.srv.take();
+        self.signals.extend(srv.map(|srv| srv.stop));
+    }
+
     fn start_monitor(&mut self, server: ServerAddress) {
         let alive = self.shared.tasks.begin();
         let state = &mut *self.state;
@@ -167,7 +181,6 @@ impl<'a> Writing<'a> {
             self.listeners
                 .iter()
                 .for_each(|listener| listener.published(&index));
-            shared.changed.send_replace(state.description.clone());
         }
         // A check that is cut short has failed before what follows from the end of its monitor.
         for effect in &transition.effects {
@@ -175,7 +188,9 @@ impl<'a> Writing<'a> {
                 && let Some(monitor) = state.monitors.remove(server)
             {
                 state.paces.keep(server, monitor.pace());
-                shared.queue(monitor.stop());
+                let (stop, event) = monitor.stop();
+                self.signals.push(stop);
+                shared.queue(event);
             }
         }
         if let Removal::Disconnected = removal {
@@ -196,14 +211,13 @@ impl<'a> Writing<'a> {
                 }
             }
             Effect::RequestCheck { server, .. } => {
-                if let Some(monitor) = self.state.monitors.get(&server) {
-                    monitor.request_check();
-                }
+                let monitor = self.state.monitors.get(&server);
+                self.signals.extend(monitor.map(Monitor::check_request));
             }
             Effect::CancelCheck { server } => {
-                if let Some(monitor) = self.state.monitors.get(&server) {
-                    monitor.cancel_check();
-                }
+                let monitor = self.state.monitors.get(&server);
+                self.signals
+                    .extend(monitor.map(Monitor::check_cancellation));
             }
             // Before the description and the events were published.
             Effect::ReadyPool { .. } | Effect::StopMonitor { .. } => {}

@@ -50,6 +50,8 @@ pub(in crate::pools) struct Template {
     recycling_method: RecyclingMethod,
     max_idle_time: Option<Duration>,
     max_lifetime: Option<Duration>,
+    /// Whether anything compares how long a connection was idle.
+    pub(super) times_idleness: Arc<AtomicBool>,
     load_balanced: bool,
     compression: Compression,
     events: EventHandlers,
@@ -224,6 +226,9 @@ impl ConnectionFactoryBuilder {
                 .map_err(|error| Error::configuration(error.to_string()))?;
         }
         let config = &self.config;
+        let max_idle_time = config.max_idle_time(options);
+        let times_idleness = max_idle_time.is_some()
+            || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_));
         Ok(Template {
             transport: self.transport.build(options)?,
             metadata: Arc::new(metadata.document()),
@@ -232,7 +237,8 @@ impl ConnectionFactoryBuilder {
             command_timeout: config.command_timeout(options),
             drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
             recycling_method: config.recycling_method,
-            max_idle_time: config.max_idle_time(options),
+            max_idle_time,
+            times_idleness: Arc::new(AtomicBool::new(times_idleness)),
             max_lifetime: config.max_lifetime.filter(|max| !max.is_zero()),
             load_balanced: options.load_balanced == Some(true),
             compression: Compression::from_options(options),
@@ -256,8 +262,6 @@ impl ConnectionFactoryBuilder {
 impl Template {
     /// What makes the connections of one pool.
     pub(in crate::pools) fn shared(&self, place: Place) -> Arc<Shared> {
-        let times_idleness = self.max_idle_time.is_some()
-            || matches!(self.recycling_method, RecyclingMethod::VerifiedAfter(_));
         Arc::new_cyclic(|this: &Weak<Shared>| Shared {
             establisher: Establisher {
                 transport: self.transport.clone(),
@@ -268,7 +272,7 @@ impl Template {
                 connect_timeout: self.connect_timeout,
                 command_timeout: self.command_timeout,
                 drain_timeout: self.drain_timeout,
-                times_idleness,
+                times_idleness: self.times_idleness.clone(),
                 load_balanced: self.load_balanced,
                 compression: self.compression.clone(),
                 events: self.events.clone(),

@@ -140,7 +140,9 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.shared.change_queue(|queue| queue.leave(self.ticket));
+        let waiter = self.shared.change_queue(|queue| queue.leave(self.ticket));
+        // Without the queue's lock: it wakes this waiter's task.
+        drop(waiter);
         self.shared.pump();
     }
 }

@@ -1,7 +1,7 @@
 //! A factory that follows what a criterion selects.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bson::oid::ObjectId;
@@ -191,6 +191,10 @@ impl Floating {
 
     pub(super) fn user(&self) -> Option<&Arc<str>> {
         self.authenticator.user()
+    }
+
+    pub(super) fn times_idleness(&self) -> &AtomicBool {
+        &self.template.times_idleness
     }
 
     pub(super) fn name(&self, error: impl Into<Error>) -> Error {

@@ -203,6 +203,16 @@ impl ConnectionFactory {
         }
     }
 
+    /// From now on [`idle_since`](Connection::idle_since) of new connections is kept up, whatever the configuration
+    /// says. For a generic pool that closes idle connections by itself.
+    pub fn time_idleness(&self) {
+        let times_idleness = match &self.source {
+            Source::Fixed(shared) => &shared.establisher.times_idleness,
+            Source::Floating(floating) => floating.times_idleness(),
+        };
+        times_idleness.store(true, Ordering::Relaxed);
+    }
+
     /// Whether connections can be made where this is called, as far as can be told beforehand. For a
     /// generic pool that has timers or tasks of its own.
     ///

@@ -102,6 +102,15 @@ impl Shared {
         result
     }
 
+    /// Changes the state alone, which wakes nothing: it is called under the topology's lock.
+    fn change_state<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        let mut queue = self.queue();
+        let result = change(&mut queue);
+        let is_ready = queue.state() == PoolState::Ready;
+        self.is_ready.store(is_ready, Ordering::Release);
+        result
+    }
+
     pub(super) fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
         self.last_failure
             .lock()
@@ -220,13 +229,15 @@ impl Shared {
         }
     }
 
-    /// Makes the pool ready, and says whether it was paused. Its event is to be emitted without a
-    /// lock.
+    /// Makes the pool ready, and says whether it was paused. What follows from it is
+    /// [`finish_ready`](Self::finish_ready)'s, to be called without a lock.
     pub(in crate::pools) fn make_ready(&self) -> bool {
-        self.is_announced.load(Ordering::Acquire) && self.change_queue(|queue| queue.ready())
+        self.is_announced.load(Ordering::Acquire) && self.change_state(|queue| queue.ready())
     }
 
-    pub(in crate::pools) fn emit_ready(&self) {
+    /// Wakes attempts that pause, and emits the event of a pool that became ready.
+    pub(in crate::pools) fn finish_ready(&self) {
+        self.paced.notify_waiters();
         self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
     }
 
@@ -234,7 +245,7 @@ impl Shared {
     /// [`evict`](Self::evict)'s, to be called without a lock.
     pub(in crate::pools) fn make_paused(&self, error: Option<&Error>) -> Paused {
         self.note_cleared_for(error);
-        self.change_queue(|queue| Paused {
+        self.change_state(|queue| Paused {
             generation: self.establisher.generations.clear(),
             was_ready: queue.pause(),
         })
@@ -271,6 +282,7 @@ impl Shared {
             waiter.serve(Served::Failed(error.clone()));
         }
         self.take_back();
+        self.paced.notify_waiters();
         self.stir();
         self.sweep();
     }
@@ -323,7 +335,7 @@ impl Shared {
 
     /// Closes the pool, and says whether it was open. As with [`make_paused`](Self::make_paused).
     pub(in crate::pools) fn make_closed(&self) -> bool {
-        self.change_queue(|queue| queue.close())
+        self.change_state(|queue| queue.close())
     }
 
     pub(in crate::pools) fn emit_closed(&self) {

@@ -154,11 +154,11 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         ticket
     }
 
-    /// A waiter leaves, if it has not been served.
-    pub(super) fn leave(&mut self, ticket: u64) {
-        if let Ok(place) = self.place(ticket) {
-            self.remove_waiter(place);
-        }
+    /// A waiter leaves, if it has not been served. Its handle is to be dropped without a lock.
+    #[must_use]
+    pub(super) fn leave(&mut self, ticket: u64) -> Option<W> {
+        let place = self.place(ticket).ok()?;
+        self.remove_waiter(place)
     }
 
     /// The attempt that a waiter depends on.

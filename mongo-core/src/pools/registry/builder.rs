@@ -296,6 +296,7 @@ impl<B: Backend> PoolsBuilder<B> {
             home: Home::new(self.runtime),
             tasks: Arc::<Tasks>::default(),
             is_closed: AtomicBool::new(false),
+            is_recheck_due: AtomicBool::new(false),
             closed: Notify::new(),
             ending: Semaphore::new(1),
         });

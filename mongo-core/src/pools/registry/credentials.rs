@@ -129,8 +129,10 @@ impl<B: Backend> Pools<B> {
         {
             let mut tenants = registry.tenants();
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
-            self.tenant.leave();
+            self.tenant.set_gone();
         }
+        // Without the lock: the wakers are an application's.
+        self.tenant.notify_left();
         registry.retire_all(&self.tenant);
         let deadline = Deadline::after(registry.config.close_timeout());
         let tenant = Some(&self.tenant);

@@ -1,6 +1,7 @@
 //! What follows for the pools from what happens to the topology.
 
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 
 use bson::oid::ObjectId;
 
@@ -47,7 +48,7 @@ impl<B: Backend> Action<B> {
             }
             Self::Ready { pool, was_paused } => {
                 if *was_paused {
-                    pool.shared().emit_ready();
+                    pool.shared().finish_ready();
                 }
             }
             Self::Cleared(cleared) => cleared.carry_out(),
@@ -141,12 +142,14 @@ impl<B: Backend> TopologyListener for Registry<B> {
 
     fn published(&self, index: &SelectionIndex) {
         self.note_writable(index);
-        let servers = self.servers();
-        let members = servers.values().flat_map(|server| &server.pools);
-        members.for_each(|member| member.pool.shared().stir());
+        self.is_recheck_due.store(true, Ordering::Release);
     }
 
     fn settle(&self) {
+        // First: a handler may take its time.
+        if self.is_recheck_due.swap(false, Ordering::AcqRel) {
+            self.pools().iter().for_each(|pool| pool.shared().stir());
+        }
         self.actions.deliver();
     }
 }

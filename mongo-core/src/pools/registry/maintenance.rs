@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Registry, lock, takes_operations};
@@ -89,15 +90,31 @@ impl<B: Backend> Registry<B> {
             return Ok(());
         };
         let runtime = self.home.choose()?;
-        let mut maintenance = self.maintenance();
-        // Who closes it sets that first, and then looks for what there is to end.
-        self.check_open()?;
-        if maintenance.as_ref().is_none_or(|task| task.is_finished()) {
-            let (registry, wake) = (Arc::downgrade(self), self.wake.clone());
-            let task = run(registry, wake, interval, self.tasks.begin());
-            *maintenance = Some(runtime.spawn(task));
+        let (registry, wake) = (Arc::downgrade(self), self.wake.clone());
+        // Without the lock: on a runtime that has ended since, it is dropped at once, which wakes those that close.
+        let mut task = Some(runtime.spawn(run(registry, wake, interval, self.tasks.begin())));
+        let outcome = {
+            let mut maintenance = self.maintenance();
+            // `close` sets that first, and then looks for a task to end.
+            let outcome = self.check_open();
+            if outcome.is_ok() && maintenance.as_ref().is_none_or(JoinHandle::is_finished) {
+                std::mem::swap(&mut *maintenance, &mut task);
+            }
+            outcome
+        };
+        // The former one, or one too many.
+        if let Some(task) = task {
+            task.abort();
         }
-        Ok(())
+        outcome
+    }
+
+    /// Ends the task.
+    pub(super) fn abort_maintenance(&self) {
+        let task = self.maintenance().take();
+        if let Some(task) = task {
+            task.abort();
+        }
     }
 
     /// Has a round of maintenance begin now, where pools may be missing or lack connections, and
@@ -147,11 +164,7 @@ impl<B: Backend> Registry<B> {
         }
         self.retired.sort_out();
         self.forget_tenants();
-        let pools: Vec<_> = {
-            let servers = self.servers();
-            let members = servers.values().flat_map(|server| &server.pools);
-            members.map(|member| member.pool.clone()).collect()
-        };
+        let pools = self.pools();
         if self.template.has_idle_bounds() {
             pools.iter().for_each(|pool| pool.shared().sweep());
         }

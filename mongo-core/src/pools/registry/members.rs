@@ -75,7 +75,7 @@ impl<B: Backend> Registry<B> {
         });
         pool.shared().set_settled();
         if is_ready {
-            pool.shared().emit_ready();
+            pool.shared().finish_ready();
             self.wake_to_fill();
         }
         Ok(pool)

@@ -112,6 +112,8 @@ struct Registry<B: Backend> {
     /// One pool is added at a time.
     adding: Mutex<()>,
     actions: Dispatcher<Action<B>>,
+    /// Whether waiters are to check whether their servers are suitable still.
+    is_recheck_due: AtomicBool,
     wake: Arc<Notify>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
     /// Where pools and the task live, whichever runtime asks for one.
@@ -240,11 +242,7 @@ impl<B: Backend> Pools<B> {
 
     /// How full each pool is, of all servers and credentials.
     pub fn status(&self) -> Vec<PoolStatus> {
-        let pools: Vec<_> = {
-            let servers = self.registry().servers();
-            let members = servers.values().flat_map(|server| &server.pools);
-            members.map(|member| member.pool.clone()).collect()
-        };
+        let pools = self.registry().pools();
         pools.iter().map(ServerPool::status).collect()
     }
 
@@ -329,6 +327,13 @@ impl<B: Backend> Registry<B> {
         lock(&self.servers)
     }
 
+    /// The pools of all servers and credentials, to be used and dropped without a lock.
+    fn pools(&self) -> Vec<ServerPool<B>> {
+        let servers = self.servers();
+        let members = servers.values().flat_map(|server| &server.pools);
+        members.map(|member| member.pool.clone()).collect()
+    }
+
     fn maintenance(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
         lock(&self.maintenance)
     }
@@ -367,13 +372,8 @@ impl<B: Backend> Registry<B> {
     /// Stops what is in the background, when it is polled first, and waits until it has ended,
     /// whoever stopped it.
     async fn end_tasks(&self) {
-        let newest = {
-            let mut maintenance = self.maintenance();
-            if let Some(task) = maintenance.take() {
-                task.abort();
-            }
-            self.tasks.newest()
-        };
+        self.abort_maintenance();
+        let newest = self.tasks.newest();
         let _turn = self.ending.acquire().await;
         if self.owns_topology {
             self.topology.close().await;
@@ -413,8 +413,6 @@ impl<B: Backend> fmt::Debug for Pools<B> {
 impl<B: Backend> Drop for Life<B> {
     fn drop(&mut self) {
         self.0.end();
-        if let Some(task) = self.0.maintenance().take() {
-            task.abort();
-        }
+        self.0.abort_maintenance();
     }
 }

@@ -105,8 +105,14 @@ impl<B: Backend> Tenant<B> {
         self.pools.load_full()
     }
 
-    pub(super) fn leave(&self) {
+    /// Its credential is logged out.
+    pub(super) fn set_gone(&self) {
         self.is_gone.store(true, Ordering::Release);
+    }
+
+    /// Wakes those that wait for a connection of a credential that was [logged out](Self::set_gone). To be called
+    /// without a lock.
+    pub(super) fn notify_left(&self) {
         self.left.notify_waiters();
     }
 

@@ -98,7 +98,7 @@ fn a_waiter_takes_whichever_connection_comes_first() {
     );
     // That one was begun before it came: its failure is not its own.
     let ticket = queue.enter(None, 3);
-    queue.leave(ticket);
+    let _ = queue.leave(ticket);
     assert_eq!(
         queue.fail_waiter(attempts[1]),
         Some(2),
@@ -111,7 +111,7 @@ fn an_attempt_outlives_its_waiter_and_serves_the_next_one() {
     let mut queue = queue(10, 1);
     let first = queue.enter(None, 0);
     let attempt = begun(&mut queue)[0];
-    queue.leave(first);
+    let _ = queue.leave(first);
     assert_eq!(queue.pending(), 1);
     let second = queue.enter(None, 1);
     assert_eq!(steps(&mut queue), []);
@@ -125,7 +125,7 @@ fn an_adopted_attempt_fails_without_its_waiter() {
     let mut queue = queue(10, 1);
     let first = queue.enter(None, 0);
     let attempt = begun(&mut queue)[0];
-    queue.leave(first);
+    let _ = queue.leave(first);
     let second = queue.enter(None, 1);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.fail_waiter(attempt), None);
@@ -146,7 +146,7 @@ fn an_overdue_attempt_is_abandoned_for_a_waiter() {
         [],
         "its own waiter waits on"
     );
-    queue.leave(first);
+    let _ = queue.leave(first);
     assert_eq!(queue.due(second), Some(now() + GRACE));
     let next = steps_at(&mut queue, now() + GRACE);
     assert!(
@@ -164,7 +164,7 @@ fn an_overdue_attempt_goes_on_where_it_is_in_no_ones_way() {
     let mut queue = queue(10, 2);
     let first = queue.enter(None, 0);
     let slow = begun(&mut queue)[0];
-    queue.leave(first);
+    let _ = queue.leave(first);
     queue.enter(None, 1);
     let next = steps_at(&mut queue, now() + GRACE);
     assert!(
@@ -180,7 +180,7 @@ fn a_waiter_gives_up_an_adopted_attempt_that_is_overdue() {
     let mut queue = queue(1, 1);
     let first = queue.enter(None, 0);
     let hanging = begun(&mut queue)[0];
-    queue.leave(first);
+    let _ = queue.leave(first);
     let second = queue.enter(None, 1);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.attempt_of(second), Some(hanging));
@@ -217,7 +217,7 @@ fn the_grace_period_doubles_until_an_attempt_succeeds() {
         graces.push(queue.grace.as_millis());
         let ticket = queue.enter(None, waiter);
         assert!(matches!(steps_at(&mut queue, later)[..], [Next::Begin(..)]));
-        queue.leave(ticket);
+        let _ = queue.leave(ticket);
         let grace = queue.grace;
         assert!(queue.abandon(later).is_none());
         later += grace;
@@ -260,7 +260,7 @@ fn available_connections_go_first_and_to_the_first_waiter() {
     let gone = queue.enter(None, 0);
     queue.enter(None, 1);
     let last = queue.enter(None, 2);
-    queue.leave(gone);
+    let _ = queue.leave(gone);
     queue.offer("spare");
     let next = steps(&mut queue);
     assert!(
@@ -268,7 +268,7 @@ fn available_connections_go_first_and_to_the_first_waiter() {
         "{next:?}"
     );
     assert_eq!(queue.take_available(), None);
-    queue.leave(last);
+    let _ = queue.leave(last);
     queue.offer("other");
     assert_eq!(queue.take_available(), Some("other"));
 }
