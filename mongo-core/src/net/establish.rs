@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::authenticator::Authenticator;
 use super::channel::Channel;
+use super::connect_clock::ConnectClock;
 use super::connection::{Connection, Identity};
 use super::conversing::{Conversing, Proof, ask, nonces};
 use super::deadline::{Deadline, Elapsed};
@@ -31,7 +32,8 @@ pub(crate) struct Establisher {
     pub(crate) metadata: Arc<RawDocumentBuf>,
     /// For every command.
     pub(crate) server_api: Option<ServerApi>,
-    /// Over the whole establishment (`connectTimeoutMS`); `None` is none.
+    /// Over the whole establishment but the wait for an access token (`connectTimeoutMS`); `None` is
+    /// none.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
@@ -39,6 +41,8 @@ pub(crate) struct Establisher {
     pub(crate) times_idleness: bool,
     /// Whether the server is a load balancer: each connection is to one of its services.
     pub(crate) load_balanced: bool,
+    /// The replica set that the server has to belong to, where nothing else makes sure of it.
+    pub(crate) replica_set: Option<Arc<str>>,
     pub(crate) compression: Compression,
     /// Who is told of the connections and their commands.
     pub(crate) events: EventHandlers,
@@ -147,16 +151,16 @@ impl Establisher {
         id: u64,
         deadline: Deadline,
     ) -> Result<Connection, Failed> {
-        let deadline = deadline.within(self.connect_timeout);
+        let clock = ConnectClock::new(deadline, deadline.within(self.connect_timeout));
         let mut progress = Progress {
             phase: Wait::Connect,
             service: None,
         };
         self.enter(&mut progress.phase, Wait::Connect);
-        let outcome = deadline
-            .bound(self.run(id, &mut progress))
+        let outcome = clock
+            .bound(self.run(id, &mut progress, &clock))
             .await
-            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(progress.phase)));
+            .unwrap_or_else(|Elapsed| Err(clock.timed_out(progress.phase)));
         *self.phase() = Wait::Connect;
         outcome.map_err(|error| Failed {
             error: self.name(error),
@@ -174,11 +178,16 @@ impl Establisher {
         *self.phase() = next;
     }
 
-    async fn run(&self, id: u64, progress: &mut Progress) -> Result<Connection> {
+    async fn run(
+        &self,
+        id: u64,
+        progress: &mut Progress,
+        clock: &ConnectClock,
+    ) -> Result<Connection> {
         let phase = &mut progress.phase;
         let mut opened = self.open(|wait| self.enter(phase, wait)).await?;
         self.enter(phase, Wait::Credential);
-        let credential = self.authenticator.credential().await?;
+        let credential = self.authenticator.credential(&self.server).await?;
         self.enter(phase, Wait::Handshake);
         let user = credential.as_ref().and_then(|own| own.username().cloned());
         let greeted = async {
@@ -187,7 +196,7 @@ impl Establisher {
             // First, because the reply may refuse the credential that the hello carried.
             progress.service = self.join_service(&mut opened, &handshake);
             let greeted = opened.greeted_by(handshake, step?);
-            self.finish(id, greeted, phase).await
+            self.finish(id, greeted, phase, clock).await
         };
         greeted.await.map_err(|error| error.for_user(user.as_ref()))
     }
@@ -226,13 +235,13 @@ impl Establisher {
 
     /// Authenticates on a connection that was greeted without a credential, maybe long ago: by
     /// another hello, which negotiates the mechanism and carries the first message. Cancelled and
-    /// failing as [`establish`](Self::establish) is, and bounded by the deadline alone.
+    /// failing as [`establish`](Self::establish) is, and bounded by the clock alone.
     pub(super) async fn complete(
         &self,
         id: u64,
         mut greeted: Greeted,
         credential: Option<Arc<Credential>>,
-        deadline: Deadline,
+        clock: &ConnectClock,
     ) -> Result<Connection> {
         let mut phase = Wait::Authentication;
         let user = credential.as_ref().and_then(|own| own.username().cloned());
@@ -246,16 +255,22 @@ impl Establisher {
                 let reply = greeted.channel.body()?;
                 greeted.step = greeted.handshake.handle_reply(reply)?;
             }
-            self.finish(id, greeted, &mut phase).await
+            self.finish(id, greeted, &mut phase, clock).await
         };
-        deadline
+        clock
             .bound(completed)
             .await
-            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(phase)))
+            .unwrap_or_else(|Elapsed| Err(clock.timed_out(phase)))
             .map_err(|error| self.name(error.for_user(user.as_ref())))
     }
 
-    async fn finish(&self, id: u64, greeted: Greeted, phase: &mut Wait) -> Result<Connection> {
+    async fn finish(
+        &self,
+        id: u64,
+        greeted: Greeted,
+        phase: &mut Wait,
+        clock: &ConnectClock,
+    ) -> Result<Connection> {
         let Greeted {
             mut channel,
             generation,
@@ -267,6 +282,7 @@ impl Establisher {
             authenticator: &self.authenticator,
             channel: &mut channel,
             handshake: &mut handshake,
+            clock: Some(clock),
         };
         let description = conversation.finish(step, &mut enter).await?;
         // No server may talk itself out of proving who it is.
@@ -314,6 +330,7 @@ impl Establisher {
             access_token,
             server_api: self.server_api,
             load_balanced: self.load_balanced,
+            replica_set: self.replica_set.clone(),
             compressors: self.compression.compressors.clone(),
             ..HandshakeContext::new(self.metadata.clone(), nonces()?)
         })
