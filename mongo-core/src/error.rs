@@ -124,7 +124,8 @@ pub enum Wait {
     Connect,
     /// For TLS to be agreed on (`connectTimeoutMS`).
     Tls,
-    /// For the credential, or a part of it, from whoever is asked for it (`connectTimeoutMS`).
+    /// For the credential, or a part of it, from whoever is asked for it (`connectTimeoutMS`; an OIDC
+    /// callback has a minute).
     Credential,
     /// For the SOCKS5 proxy to give a connection to the server (`connectTimeoutMS`).
     Proxy,

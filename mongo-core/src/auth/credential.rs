@@ -83,8 +83,8 @@ impl fmt::Display for Named<'_> {
 /// Who connects, and how that is proved: the specification's `MongoCredential`.
 ///
 /// Built by hand with [`Credential::new`] and the `with_*` methods, from a connection string, or by
-/// serde from a table with `username`, `password`, `source`, `mechanism` and
-/// `mechanism_properties`. Nothing is checked until [`validate`](Self::validate).
+/// serde from a table with `username`, `password`, `source`, `mechanism`, `mechanism_properties` and
+/// `allowed_hosts`. Nothing is checked until [`validate`](Self::validate).
 ///
 /// Cloning is cheap. Two credentials are equal if all their parts are. `Debug` never shows the
 /// password, nor a mechanism property that may be a secret.
@@ -107,6 +107,8 @@ pub struct Credential {
         deserialize_with = "properties_from_table"
     )]
     mechanism_properties: BTreeMap<String, Secret>,
+    #[serde(alias = "allowedHosts")]
+    allowed_hosts: Option<Vec<String>>,
 }
 
 /// The properties whose values are no secrets; every other value is hidden.
@@ -167,6 +169,29 @@ impl Credential {
         self.mechanism_properties
             .insert(name.to_ascii_uppercase(), value.into());
         self
+    }
+
+    /// Sets the only hosts that the credential may be sent to, in place of any: a server that another
+    /// server names has the password or the access token else. `*.` at the beginning stands for any
+    /// name under a domain (`*.example.net`); ports don't count; none allows no host. A connection
+    /// to another host fails, with [`AuthError::HostNotAllowed`](super::AuthError::HostNotAllowed),
+    /// before its first hello.
+    ///
+    /// Specification: authentication, `ALLOWED_HOSTS`, here for every mechanism. No connection string
+    /// can set them.
+    #[must_use]
+    pub fn with_allowed_hosts<S: Into<String>>(
+        mut self,
+        hosts: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.allowed_hosts = Some(hosts.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The only hosts that the credential may be sent to; `None` is any, or, where an access token is
+    /// asked of a human, [`DEFAULT_ALLOWED_HOSTS`](super::DEFAULT_ALLOWED_HOSTS).
+    pub fn allowed_hosts(&self) -> Option<&[String]> {
+        self.allowed_hosts.as_deref()
     }
 
     /// The user name.
@@ -394,6 +419,7 @@ impl fmt::Debug for Credential {
             .field("source", &self.source)
             .field("mechanism", &self.mechanism)
             .field("mechanism_properties", &properties)
+            .field("allowed_hosts", &self.allowed_hosts)
             .finish()
     }
 }

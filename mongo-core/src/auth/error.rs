@@ -63,6 +63,10 @@ pub enum AuthError {
     /// authenticated again for this one.
     #[error("the connection was authenticated for another user")]
     OtherUser,
+    /// The credential must not be sent to the server's host
+    /// ([`Credential::with_allowed_hosts`](super::Credential::with_allowed_hosts)). Nothing was sent.
+    #[error("the credential may not be sent to this host: it is none of the allowed hosts")]
+    HostNotAllowed,
     /// A step was asked for that the conversation has not come to: a mistake of the caller.
     #[error("the authentication conversation is not at this step")]
     OutOfOrder,
@@ -80,6 +84,7 @@ impl AuthError {
             Self::Credential(_)
             | Self::UnsupportedMechanism(_)
             | Self::OtherUser
+            | Self::HostNotAllowed
             | Self::Scram {
                 error: ScramError::Password | ScramError::Server(_),
                 ..

@@ -8,6 +8,7 @@
 //!
 //! Specification: authentication.
 
+mod allowed_hosts;
 mod aws;
 mod conversation;
 mod credential;
@@ -21,6 +22,9 @@ pub mod scram;
 mod secret;
 mod x509;
 
+pub use allowed_hosts::DEFAULT_ALLOWED_HOSTS;
+#[cfg(feature = "net")]
+pub(crate) use allowed_hosts::allows;
 pub use aws::AwsCredentials;
 pub(crate) use conversation::command_name;
 pub use conversation::{AuthNeed, AuthStep, Conversation, Evidence};

@@ -1,5 +1,7 @@
 //! Why a handshake failed.
 
+use std::fmt;
+
 use super::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 use crate::auth::reply::ServerError;
 use crate::error::Error;
@@ -68,9 +70,32 @@ pub enum HandshakeError {
         "Driver attempted to initialize in load balancing mode, but the server does not support this mode."
     )]
     NotLoadBalanced,
+    /// The server does not belong to the replica set that the options name (`replicaSet`).
+    #[error(
+        "the server belongs to {}, not to the replica set {expected:?} (replicaSet)",
+        ReplicaSet(.found)
+    )]
+    OtherReplicaSet {
+        /// The name that the options give.
+        expected: String,
+        /// The name that the server gives; `None` if it gives none.
+        found: Option<String>,
+    },
     /// A step was asked for that the handshake has not come to: a mistake of the caller.
     #[error("the handshake is not at this step")]
     OutOfOrder,
+}
+
+/// The replica set that a server names, if it does.
+struct ReplicaSet<'a>(&'a Option<String>);
+
+impl fmt::Display for ReplicaSet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, "the replica set {name:?}"),
+            None => f.write_str("no replica set"),
+        }
+    }
 }
 
 impl HandshakeError {

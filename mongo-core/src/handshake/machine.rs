@@ -32,6 +32,8 @@ pub struct HandshakeContext {
     pub server_api: Option<ServerApi>,
     /// Whether a load balancer is in front of the servers (`loadBalanced`).
     pub load_balanced: bool,
+    /// The replica set that the server has to belong to (`replicaSet`). `None` takes any server.
+    pub replica_set: Option<Arc<str>>,
     /// Whether the legacy hello goes out as OP_QUERY, which servers before 3.6 need, if only to be
     /// told that they are too old. The command `hello` never does.
     pub legacy_op_query: bool,
@@ -107,6 +109,7 @@ impl HandshakeContext {
             access_token: None,
             server_api: None,
             load_balanced: false,
+            replica_set: None,
             legacy_op_query: false,
             compressors: Vec::new(),
             nonces,
@@ -256,6 +259,16 @@ impl Handshake {
         let mut read = HelloReply::read(reply, self.context.load_balanced)
             .map_err(|failure| self.refused(failure))?;
         self.service_id = read.description.service_id;
+        let found = &read.description.set_name;
+        if let Some(expected) = &self.context.replica_set
+            && found.as_deref() != Some(&**expected)
+        {
+            return Err(HandshakeError::OtherReplicaSet {
+                expected: expected.to_string(),
+                found: found.clone(),
+            }
+            .into());
+        }
         let offered = &read.description.compression;
         read.description.compressor = self
             .context

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -10,7 +10,10 @@ use super::keys::KeyService;
 #[cfg(feature = "cloud-credentials")]
 use super::oidc::{AzureTokens, GcpTokens};
 use super::oidc::{KubernetesTokens, OidcCallback, TestTokens, TokenCache};
-use crate::auth::{AuthError, AuthMechanism, AuthNeed, Credential, Evidence, Secret};
+use crate::ServerAddress;
+use crate::auth::{
+    AuthError, AuthMechanism, AuthNeed, Credential, DEFAULT_ALLOWED_HOSTS, Evidence, Secret, allows,
+};
 use crate::callback::{guard, guard_async};
 use crate::error::{Error, Result};
 use crate::uri::ClientOptions;
@@ -122,7 +125,7 @@ impl Authenticator {
         let authenticator = Self {
             source,
             tokens: tokens
-                .map(|callback| Arc::new(TokenCache::new(callback, options.connect_timeout))),
+                .map(|callback| Arc::new(TokenCache::new(callback, token_timeout(options)))),
             aws: parts.aws.unwrap_or_else(|| Arc::new(AwsSources::new())),
             keys: parts.keys.unwrap_or_default(),
             uses_tls: options.uses_tls(),
@@ -162,8 +165,39 @@ impl Authenticator {
         }
     }
 
-    /// The credential for a connection that authenticates now.
-    pub(super) async fn credential(&self) -> Result<Option<Arc<Credential>>> {
+    /// The credential for a connection to `server` that authenticates now.
+    ///
+    /// # Errors
+    /// It can't be obtained, or can't be used, or must not be sent there.
+    pub(super) async fn credential(
+        &self,
+        server: &ServerAddress,
+    ) -> Result<Option<Arc<Credential>>> {
+        let credential = self.current().await?;
+        match &credential {
+            Some(credential) if !self.allows(credential, server) => {
+                let error = Error::from(AuthError::HostNotAllowed);
+                Err(error.for_user(credential.username()))
+            }
+            Some(_) | None => Ok(credential),
+        }
+    }
+
+    /// Whether a credential may be sent to a server.
+    fn allows(&self, credential: &Credential, server: &ServerAddress) -> bool {
+        let of_human = credential.mechanism() == Some(AuthMechanism::MongoDbOidc)
+            && self
+                .tokens
+                .as_ref()
+                .is_some_and(|tokens| tokens.asks_human());
+        match credential.allowed_hosts() {
+            Some(allowed) => allows(allowed.iter().map(String::as_str), server),
+            None if of_human => allows(DEFAULT_ALLOWED_HOSTS, server),
+            None => true,
+        }
+    }
+
+    async fn current(&self) -> Result<Option<Arc<Credential>>> {
         match &self.source {
             Source::Nobody => Ok(None),
             Source::Fixed(credential) => Ok(Some(credential.clone())),
@@ -180,6 +214,12 @@ impl Authenticator {
     /// The access token that is kept, for a hello to carry.
     pub(super) fn kept_token(&self) -> Option<Secret> {
         self.tokens.as_ref()?.kept()
+    }
+
+    /// Whether `connectTimeoutMS` does not bound the wait for an access token.
+    pub(super) fn token_has_own_time(&self) -> bool {
+        let tokens = self.tokens.as_ref();
+        tokens.is_some_and(|tokens| tokens.has_own_time())
     }
 
     /// What a conversation about a credential needs from outside.
@@ -236,6 +276,14 @@ impl Authenticator {
             Some(AuthMechanism::MongoDbOidc) if self.tokens.is_none() => {
                 unusable("MONGODB-OIDC needs an ENVIRONMENT or an OIDC callback")
             }
+            Some(AuthMechanism::MongoDbOidc)
+                if !self.uses_tls && !self.allows_plain_without_tls =>
+            {
+                unusable(
+                    "MONGODB-OIDC sends the access token as it is and needs `tls=true`; \
+                     `allow_plain_without_tls` permits it elsewhere",
+                )
+            }
             Some(mechanism @ AuthMechanism::Gssapi) => {
                 Err(AuthError::UnsupportedMechanism(mechanism).into())
             }
@@ -264,6 +312,14 @@ pub(super) async fn call_source<'a, T>(
 ) -> Result<T> {
     let given = guard_async(name, begin).await;
     given.map_err(Error::credential)?.map_err(Error::of_source)
+}
+
+/// How long a call for an access token may take. Without `timeoutMS` that is `None`, the callback's
+/// own time, as the specification has it.
+fn token_timeout(options: &ClientOptions) -> Option<Duration> {
+    let timeout = options.timeout?;
+    let timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
+    timeout.into_iter().chain(options.connect_timeout).min()
 }
 
 /// The callback of an `ENVIRONMENT`, for a credential that has one.

@@ -224,7 +224,8 @@ impl Connection {
         };
         let mut phase = Wait::Credential;
         let mut enter = |next| phase = next;
-        let renewed = proof.renew(&mut self.inner.channel, description, &mut enter);
+        let (channel, server) = (&mut self.inner.channel, &identity.server);
+        let renewed = proof.renew(channel, server, description, &mut enter);
         let outcome = match deadline.bound(renewed).await {
             Ok(outcome) => outcome,
             Err(Elapsed) => Err(self.explain_silence(deadline.timed_out(phase))),

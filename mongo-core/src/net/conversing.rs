@@ -3,6 +3,8 @@ use std::sync::Arc;
 
 use super::authenticator::Authenticator;
 use super::channel::Channel;
+use super::connect_clock::ConnectClock;
+use crate::ServerAddress;
 use crate::auth::{AuthNeed, Nonces};
 use crate::error::{Error, Result, Wait};
 use crate::handshake::{ConnectionDescription, Handshake, Outgoing, RequestOp, Step};
@@ -19,6 +21,8 @@ pub(super) struct Conversing<'a> {
     pub(super) authenticator: &'a Authenticator,
     pub(super) channel: &'a mut Channel,
     pub(super) handshake: &'a mut Handshake,
+    /// The time of an attempt to connect, if this is one.
+    pub(super) clock: Option<&'a ConnectClock>,
 }
 
 impl Conversing<'_> {
@@ -54,9 +58,17 @@ impl Conversing<'_> {
                         AuthNeed::ScramKeys(_) => Wait::Authentication,
                         AuthNeed::AccessToken { .. } | AuthNeed::AwsCredentials => Wait::Credential,
                     });
+                    let clock = self.clock.filter(|_| {
+                        matches!(need, AuthNeed::AccessToken { .. })
+                            && self.authenticator.token_has_own_time()
+                    });
                     let credential = self.handshake.credential().cloned();
                     let provided = self.authenticator.provide(need, credential.as_deref());
-                    self.handshake.handle_evidence(provided.await?)?
+                    let evidence = match clock {
+                        Some(clock) => clock.pause(provided).await,
+                        None => provided.await,
+                    };
+                    self.handshake.handle_evidence(evidence?)?
                 }
                 Step::Done(description) => return Ok(description),
             };
@@ -69,11 +81,12 @@ impl Proof {
     pub(super) async fn renew(
         &mut self,
         channel: &mut Channel,
+        server: &ServerAddress,
         description: ConnectionDescription,
         enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<()> {
         enter(Wait::Credential);
-        let Some(credential) = self.authenticator.credential().await? else {
+        let Some(credential) = self.authenticator.credential(server).await? else {
             return Err(Error::configuration("the connection has no credential"));
         };
         let nonce = nonces()?.ordinary;
@@ -84,6 +97,7 @@ impl Proof {
             authenticator: &self.authenticator,
             channel,
             handshake: &mut self.handshake,
+            clock: None,
         };
         conversation.finish(step, enter).await.map(drop)
     }

@@ -102,6 +102,19 @@ impl Deadline {
         }
     }
 
+    /// Later by so much, but never past `outer`.
+    #[must_use]
+    pub(super) fn later(self, by: Duration, outer: Deadline) -> Self {
+        let at = self.at.and_then(|at| at.checked_add(by));
+        Self {
+            since: self.since,
+            at: match (at, outer.at) {
+                (Some(own), Some(outer)) => Some(own.min(outer)),
+                (own, outer) => own.or(outer),
+            },
+        }
+    }
+
     /// How long has been waited.
     pub fn elapsed(&self) -> Duration {
         self.since.elapsed()

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::authenticator::Authenticator;
 use super::channel::Channel;
+use super::connect_clock::ConnectClock;
 use super::connection::{Connection, Identity};
 use super::conversing::{Conversing, Proof, ask, nonces};
 use super::deadline::{Deadline, Elapsed};
@@ -34,7 +35,8 @@ pub(crate) struct Establisher {
     pub(crate) metadata: Arc<RawDocumentBuf>,
     /// For every command.
     pub(crate) server_api: Option<ServerApi>,
-    /// Over the whole establishment (`connectTimeoutMS`); `None` is none.
+    /// Over the whole establishment but the wait for an access token (`connectTimeoutMS`); `None` is
+    /// none.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
@@ -42,6 +44,8 @@ pub(crate) struct Establisher {
     pub(crate) times_idleness: Arc<AtomicBool>,
     /// Whether the server is a load balancer: each connection is to one of its services.
     pub(crate) load_balanced: bool,
+    /// The replica set that the server has to belong to, where nothing else makes sure of it.
+    pub(crate) replica_set: Option<Arc<str>>,
     pub(crate) compression: Compression,
     /// Who is told of the connections and their commands.
     pub(crate) events: EventHandlers,
@@ -150,7 +154,7 @@ impl Establisher {
         id: u64,
         deadline: Deadline,
     ) -> Result<Connection, Failed> {
-        let deadline = deadline.within(self.connect_timeout);
+        let clock = ConnectClock::new(deadline, deadline.within(self.connect_timeout));
         let mut progress = Progress {
             phase: Wait::Connect,
             service: None,
@@ -158,10 +162,10 @@ impl Establisher {
         self.enter(&mut progress.phase, Wait::Connect);
         // It outlives what the deadline cuts short.
         let mut opened = None;
-        let bounded = deadline
-            .bound(self.run(&mut opened, &mut progress))
+        let bounded = clock
+            .bound(self.run(&mut opened, &mut progress, &clock))
             .await
-            .unwrap_or_else(|Elapsed| Err(deadline.timed_out(progress.phase)));
+            .unwrap_or_else(|Elapsed| Err(clock.timed_out(progress.phase)));
         let outcome = match (bounded, opened) {
             (Ok(agreed), Some(opened)) => Ok(self.connection(id, opened, agreed)),
             (Err(error), Some(opened)) => Err(opened.channel.explain_silence(error)),
@@ -185,11 +189,16 @@ impl Establisher {
         *self.phase() = next;
     }
 
-    async fn run(&self, opened: &mut Option<Opened>, progress: &mut Progress) -> Result<Agreed> {
+    async fn run(
+        &self,
+        opened: &mut Option<Opened>,
+        progress: &mut Progress,
+        clock: &ConnectClock,
+    ) -> Result<Agreed> {
         let phase = &mut progress.phase;
         let opened = opened.insert(self.open(|wait| self.enter(phase, wait)).await?);
         self.enter(phase, Wait::Credential);
-        let credential = self.authenticator.credential().await?;
+        let credential = self.authenticator.credential(&self.server).await?;
         self.enter(phase, Wait::Handshake);
         let user = credential.as_ref().and_then(|own| own.username().cloned());
         let greeted = async {
@@ -197,7 +206,7 @@ impl Establisher {
             let step = handshake.handle_reply(opened.channel.body()?);
             // First, because the reply may refuse the credential that the hello carried.
             progress.service = self.join_service(opened, &handshake);
-            self.finish(&mut opened.channel, handshake, step?, phase)
+            self.finish(&mut opened.channel, handshake, step?, phase, clock)
                 .await
         };
         greeted.await.map_err(|error| error.for_user(user.as_ref()))
@@ -237,13 +246,13 @@ impl Establisher {
 
     /// Authenticates on a connection that was greeted without a credential, maybe long ago: by
     /// another hello, which negotiates the mechanism and carries the first message. Cancelled and
-    /// failing as [`establish`](Self::establish) is, and bounded by the deadline alone.
+    /// failing as [`establish`](Self::establish) is, and bounded by the clock alone.
     pub(super) async fn complete(
         &self,
         id: u64,
         greeted: Greeted,
         credential: Option<Arc<Credential>>,
-        deadline: Deadline,
+        clock: &ConnectClock,
     ) -> Result<Connection> {
         let mut phase = Wait::Authentication;
         let user = credential.as_ref().and_then(|own| own.username().cloned());
@@ -261,11 +270,11 @@ impl Establisher {
                 handshake = say_hello(&mut opened.channel, context).await?;
                 step = handshake.handle_reply(opened.channel.body()?)?;
             }
-            self.finish(&mut opened.channel, handshake, step, &mut phase)
+            self.finish(&mut opened.channel, handshake, step, &mut phase, clock)
                 .await
         };
-        let completed = deadline.bound(completed).await;
-        match completed.unwrap_or_else(|Elapsed| Err(deadline.timed_out(phase))) {
+        let completed = clock.bound(completed).await;
+        match completed.unwrap_or_else(|Elapsed| Err(clock.timed_out(phase))) {
             Ok(agreed) => Ok(self.connection(id, opened, agreed)),
             Err(error) => {
                 let error = opened.channel.explain_silence(error);
@@ -280,12 +289,14 @@ impl Establisher {
         mut handshake: Handshake,
         step: Step,
         phase: &mut Wait,
+        clock: &ConnectClock,
     ) -> Result<Agreed> {
         let mut enter = |next| self.enter(phase, next);
         let conversation = Conversing {
             authenticator: &self.authenticator,
             channel,
             handshake: &mut handshake,
+            clock: Some(clock),
         };
         let description = conversation.finish(step, &mut enter).await?;
         // No server may talk itself out of proving who it is.
@@ -348,6 +359,7 @@ impl Establisher {
             access_token,
             server_api: self.server_api,
             load_balanced: self.load_balanced,
+            replica_set: self.replica_set.clone(),
             compressors: self.compression.compressors.clone(),
             ..HandshakeContext::new(self.metadata.clone(), nonces()?)
         })

@@ -14,42 +14,29 @@ use super::stream::Stream;
 use crate::auth::reply::printable;
 use crate::error::{Error, Result};
 
-/// The longest answer, head and all.
+/// The longest answer: interim ones, head and all.
 const MAX_LENGTH: usize = 64 * 1024;
 const MAX_HEADERS: usize = 64;
-/// How much of an answer that is an error is shown.
-const SHOWN: usize = 1024;
+/// How much of a reason phrase is shown, in bytes.
+const MAX_REASON: usize = 64;
 
 /// A request without a body.
 pub(super) struct Request<'a> {
     pub(super) method: &'static str,
+    /// The host, and the port where it is not the scheme's own.
     pub(super) host: &'a str,
     /// The path and the query, encoded.
     pub(super) target: &'a str,
     pub(super) headers: &'a [(&'a str, &'a str)],
 }
 
-/// The status, and the body, which may be a secret.
-pub(super) struct Response {
-    pub(super) status: u16,
-    pub(super) body: Zeroizing<Vec<u8>>,
-}
-
 impl Request<'_> {
-    /// Asks, and gives the body of an answer that says 200.
-    pub(super) async fn send(&self, stream: Stream) -> Result<Zeroizing<Vec<u8>>> {
-        let response = self.exchange(stream).await?;
-        if response.status == 200 {
-            return Ok(response.body);
-        }
-        let text = printable(&String::from_utf8_lossy(&response.body), SHOWN);
-        let (host, status) = (self.host, response.status);
-        Err(Error::credential(format!(
-            "{host} answered {status}: {text}"
-        )))
-    }
-
-    async fn exchange(&self, mut stream: Stream) -> Result<Response> {
+    /// Sends the request and returns the body of an answer whose status is 200. It may be a secret.
+    ///
+    /// # Errors
+    /// Of an answer with another status the error has the status and the reason, never the body: it
+    /// may hold a secret, or the request's own.
+    pub(super) async fn send(&self, mut stream: Stream) -> Result<Zeroizing<Vec<u8>>> {
         let failed = |text: &str| Error::credential(format!("{}: {text}", self.host));
         let request = self
             .encode()
@@ -60,15 +47,29 @@ impl Request<'_> {
             .map_err(|error| failed(&error.to_string()))?;
         // All at once, so that no copy of a secret is left behind where it grew.
         let mut answer = Zeroizing::new(Vec::with_capacity(MAX_LENGTH));
+        let mut begin = 0;
         loop {
-            let mut rest = (&mut stream).take((MAX_LENGTH - answer.len()) as u64);
+            let room = MAX_LENGTH - answer.len();
+            let mut rest = (&mut stream).take(room as u64);
             let read = rest.read_buf(&mut *answer).await;
-            let at_end = read.map_err(|error| failed(&error.to_string()))? == 0;
-            match Response::parse(&answer, at_end) {
-                Some(Ok(response)) => return Ok(response),
-                Some(Err(problem)) => return Err(failed(problem)),
-                None if at_end => return Err(failed("the answer is too long, or cut short")),
-                None => {}
+            let is_over = read.map_err(|error| failed(&error.to_string()))? == 0;
+            loop {
+                let bytes = answer.get(begin..).unwrap_or_default();
+                match Parsed::of(bytes, is_over && room > 0) {
+                    Ok(Parsed::Interim(length)) => begin += length,
+                    Ok(Parsed::Body(body)) => return Ok(body),
+                    Ok(Parsed::Partial) if is_over => {
+                        return Err(failed("the answer is too long, or cut short"));
+                    }
+                    Ok(Parsed::Partial) => break,
+                    Err(Problem::Malformed(problem)) => return Err(failed(problem)),
+                    Err(Problem::Status(status)) => {
+                        return Err(Error::credential(format!(
+                            "{} answered {status}",
+                            self.host
+                        )));
+                    }
+                }
             }
         }
     }
@@ -94,31 +95,58 @@ impl Request<'_> {
     }
 }
 
-impl Response {
-    /// Reads what has come of an answer; `None` if more is to come.
-    fn parse(bytes: &[u8], at_end: bool) -> Option<Result<Self, &'static str>> {
+/// What has come of an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    /// More is to come.
+    Partial,
+    /// An interim answer of this length, before another one (RFC 9110, 15.2).
+    Interim(usize),
+    /// The body of a final answer whose status is 200.
+    Body(Zeroizing<Vec<u8>>),
+}
+
+/// Why an answer is none that can be used.
+#[derive(Debug, PartialEq, Eq)]
+enum Problem {
+    /// What is wrong with it.
+    Malformed(&'static str),
+    /// The status and the reason.
+    Status(String),
+}
+
+impl From<&'static str> for Problem {
+    fn from(problem: &'static str) -> Self {
+        Self::Malformed(problem)
+    }
+}
+
+impl Parsed {
+    fn of(bytes: &[u8], at_end: bool) -> Result<Self, Problem> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let mut head = httparse::Response::new(&mut headers);
         let (start, status) = match (head.parse(bytes), head.code) {
             (Ok(Status::Complete(start)), Some(status)) => (start, status),
-            (Ok(Status::Partial), _) => return None,
-            (Ok(Status::Complete(_)), None) | (Err(_), _) => return Some(Err("no HTTP answer")),
+            (Ok(Status::Partial), _) => return Ok(Self::Partial),
+            (Ok(Status::Complete(_)), None) | (Err(_), _) => return Err("no HTTP answer".into()),
         };
+        match status {
+            200 => {}
+            // Nobody asked for another protocol: 101 is final.
+            100 | 102..=199 => return Ok(Self::Interim(start)),
+            _ => {
+                let reason = printable(head.reason.unwrap_or_default(), MAX_REASON);
+                let text = format!("{status} {reason}");
+                return Err(Problem::Status(text.trim_end().to_owned()));
+            }
+        }
         let body = bytes.get(start..).unwrap_or_default();
-        let body = match Framing::of(head.headers) {
-            Err(problem) => return Some(Err(problem)),
-            Ok(Framing::Length(length)) => body.get(..length)?.to_vec(),
-            Ok(Framing::Chunks) => match chunks(body)? {
-                Ok(body) => body,
-                Err(problem) => return Some(Err(problem)),
-            },
-            Ok(Framing::ToTheEnd) if at_end && bytes.len() < MAX_LENGTH => body.to_vec(),
-            Ok(Framing::ToTheEnd) => return None,
+        let body = match Framing::of(head.headers)? {
+            Framing::Length(length) => body.get(..length).map(<[u8]>::to_vec),
+            Framing::Chunks => chunks(body).transpose()?,
+            Framing::ToTheEnd => at_end.then(|| body.to_vec()),
         };
-        Some(Ok(Self {
-            status,
-            body: Zeroizing::new(body),
-        }))
+        Ok(body.map_or(Self::Partial, |body| Self::Body(Zeroizing::new(body))))
     }
 }
 
@@ -178,19 +206,13 @@ fn chunks(mut bytes: &[u8]) -> Option<Result<Vec<u8>, &'static str>> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, at_end: bool) -> Option<Result<(u16, String), &'static str>> {
-        let parsed = Response::parse(text.as_bytes(), at_end)?;
-        Some(parsed.map(|it| {
-            (
-                it.status,
-                String::from_utf8(it.body.to_vec()).expect("text"),
-            )
-        }))
+    fn parse(text: &str, at_end: bool) -> Result<Parsed, Problem> {
+        Parsed::of(text.as_bytes(), at_end)
     }
 
     #[test]
     fn bodies_end_where_the_head_says() {
-        let ok = |body: &str| Some(Ok((200, body.to_owned())));
+        let ok = |body: &str| Ok(Parsed::Body(Zeroizing::new(body.into())));
         let head = "HTTP/1.1 200 OK\r\nX: y\r\n";
         assert_eq!(
             parse(&format!("{head}Content-Length: 2\r\n\r\nabc"), false),
@@ -198,20 +220,47 @@ mod tests {
         );
         assert_eq!(
             parse(&format!("{head}Content-Length: 4\r\n\r\nabc"), true),
-            None
+            Ok(Parsed::Partial)
         );
         assert_eq!(parse(&format!("{head}\r\nabc"), true), ok("abc"));
-        assert_eq!(parse(&format!("{head}\r\nabc"), false), None);
+        assert_eq!(parse(&format!("{head}\r\nabc"), false), Ok(Parsed::Partial));
         let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n");
         let whole = format!("{chunked}2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n");
         assert_eq!(parse(&whole, false), ok("abc"));
         for end in 0..whole.len() - 2 {
-            assert_eq!(parse(&whole[..end], false), None, "{end}");
+            assert_eq!(parse(&whole[..end], false), Ok(Parsed::Partial), "{end}");
         }
-        assert_eq!(
-            parse("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", false),
-            Some(Ok((404, String::new())))
-        );
+    }
+
+    /// Whatever is in the body, or in a header.
+    #[test]
+    fn of_another_status_only_it_and_its_reason_are_told() {
+        let long = "x".repeat(MAX_REASON);
+        for (line, expected) in [
+            ("404 Not Found", "404 Not Found"),
+            ("203 Non-Authoritative", "203 Non-Authoritative"),
+            ("500", "500"),
+            ("500 a\tb", "500 a b"),
+            ("101 Switching Protocols", "101 Switching Protocols"),
+            (&format!("500 {long}m4rked"), &format!("500 {long}")),
+        ] {
+            let text = format!("HTTP/1.1 {line}\r\nX: m4rked\r\nContent-Length: 6\r\n\r\nm4rked");
+            let status = Problem::Status(expected.to_owned());
+            assert_eq!(parse(&text, false), Err(status), "{line}");
+        }
+    }
+
+    #[test]
+    fn interim_answers_come_before_the_final_one() {
+        for head in ["100 Continue", "103 Early Hints\r\nLink: x", "199"] {
+            let interim = format!("HTTP/1.1 {head}\r\nContent-Length: 5\r\n\r\n");
+            let text = format!("{interim}HTTP/1.1 200 OK\r\n\r\nbody");
+            assert_eq!(
+                parse(&text, true),
+                Ok(Parsed::Interim(interim.len())),
+                "{head}"
+            );
+        }
     }
 
     #[test]
@@ -227,7 +276,10 @@ mod tests {
             &format!("{head}Transfer-Encoding: chunked\r\n\r\n1\r\nabc"),
             &format!("{head}{}\r\n", "A: b\r\n".repeat(MAX_HEADERS + 1)),
         ] {
-            assert!(matches!(parse(bad, false), Some(Err(_))), "{bad}");
+            assert!(
+                matches!(parse(bad, false), Err(Problem::Malformed(_))),
+                "{bad}"
+            );
         }
     }
 

@@ -8,6 +8,7 @@ mod authenticator;
 mod aws;
 mod background;
 mod channel;
+mod connect_clock;
 mod connection;
 mod connector;
 mod conversing;

@@ -6,6 +6,7 @@ use bson::rawdoc;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::connect_clock::ConnectClock;
 use super::deadline::{Deadline, Elapsed};
 use super::on_demand::{Link, LinkState, OnDemandTopology};
 use super::reply::Reply;
@@ -206,7 +207,7 @@ impl SingleClient {
         let establisher = member.establisher.clone();
         // Before anything is sent: without a credential the connection stays as it is.
         let credential = deadline
-            .bound(establisher.authenticator.credential())
+            .bound(establisher.authenticator.credential(server))
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(Wait::Credential, deadline.elapsed())))
             .map_err(|error| establisher.name(error))?;
@@ -223,7 +224,8 @@ impl SingleClient {
         let connection = match state {
             LinkState::Ready(connection) => Ok(connection),
             LinkState::Greeted(greeted) => {
-                let completed = establisher.complete(id, *greeted, credential, deadline);
+                let clock = ConnectClock::new(until, deadline);
+                let completed = establisher.complete(id, *greeted, credential, &clock);
                 completed.await
             }
         };

@@ -21,6 +21,8 @@ pub(super) struct Draft {
     pub(super) properties: Vec<(String, Secret)>,
     pub(super) gssapi_service_name: Option<String>,
     pub(super) tls_differs: bool,
+    /// Whether an option of TLS was ignored, as its value can't be read.
+    tls_ignored: bool,
     pub(super) srv_service_name: Option<String>,
     pub(super) srv_max_hosts: Option<u32>,
     pub(super) proxy_host: Option<String>,
@@ -50,6 +52,9 @@ impl Draft {
             .collect();
         let names: HashSet<_> = specs.iter().flatten().map(|spec| spec.name).collect();
         for (index, (option, spec)) in parts.options.iter().zip(specs).enumerate() {
+            if option.is_after_entity() {
+                draft.warn(UriWarning::Entity { number: index + 1 });
+            }
             match spec {
                 // A deprecated name gives way to its replacement wherever that stands.
                 Some(spec) if draft.gives_way(spec, &names) => {}
@@ -85,10 +90,19 @@ impl Draft {
         };
         match outcome {
             Ok(()) => {}
-            Err(Refused::Value(expected)) => self.warn(UriWarning::BadValue {
-                option: spec.name,
-                expected,
-            }),
+            Err(Refused::Value(expected)) if spec.is_strict => {
+                return Err(UriError::Option {
+                    option: spec.name,
+                    expected,
+                });
+            }
+            Err(Refused::Value(expected)) => {
+                self.tls_ignored |= spec.name.starts_with("tls");
+                self.warn(UriWarning::BadValue {
+                    option: spec.name,
+                    expected,
+                });
+            }
             Err(Refused::Hard(error)) => return Err(error),
         }
         Ok(())
@@ -122,6 +136,10 @@ impl Draft {
                 first: "tls",
                 second: "ssl with another value",
             });
+        }
+        // It asks for TLS, whatever else it was to say.
+        if self.tls_ignored {
+            self.options.tls.enabled.get_or_insert(true);
         }
         self.finish_srv()?;
         self.finish_proxy()?;

@@ -61,8 +61,9 @@ pub enum UriError {
         /// Where it begins, in bytes from the start of the string.
         at: usize,
     },
-    /// An option that was set by hand or by serde has a value that it can't have. In a connection
-    /// string most of these are [`UriWarning::BadValue`].
+    /// An option has a value that it can't have. In a connection string most of these are
+    /// [`UriWarning::BadValue`], but for `tls` and `ssl`, the files and the pass phrase of TLS,
+    /// `replicaSet` and the proxy: without them a secret or a write could go where it must not.
     #[error("the option {option} is not {expected}")]
     Option {
         /// The option.
@@ -182,6 +183,12 @@ pub enum UriWarning {
         /// Whether it was ignored because the other is given too.
         ignored: bool,
     },
+    /// `&amp;`, as HTML and XML write an ampersand, stands before an option's name. It was read as
+    /// `&`.
+    Entity {
+        /// Which option, counted from 1.
+        number: usize,
+    },
     /// A truth value is written in a deprecated form.
     LegacyBoolean {
         /// The option.
@@ -230,6 +237,9 @@ impl fmt::Display for UriWarning {
                 f,
                 "{option} is deprecated and ignored, as {instead} is given"
             ),
+            Self::Entity { number } => {
+                write!(f, "option {number} has &amp; before it; write & alone")
+            }
             Self::LegacyBoolean { option, value } => {
                 write!(f, "{option} has a deprecated form; write {option}={value}")
             }

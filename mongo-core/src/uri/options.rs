@@ -36,9 +36,9 @@ pub struct ClientOptions {
     /// and password before the hosts). Default: nobody. For `mongodb+srv` without `authSource` it
     /// has no source until the records were looked up, as they may name one.
     pub credential: Option<Credential>,
-    /// Whether `PLAIN`, which sends the password as it is, may be used without TLS. Not an option of
-    /// connection strings: set it by hand, or in a table. Default: false, and `PLAIN` without TLS is
-    /// refused before anything is sent.
+    /// Whether `PLAIN`, which sends the password as it is, and `MONGODB-OIDC`, which does so with the
+    /// access token, may be used without TLS. Not an option of connection strings: set it by hand, or
+    /// in a table. Default: false, and either without TLS is refused before anything is sent.
     pub allow_plain_without_tls: bool,
     /// `authSource`, also where there is no credential to use it. By hand set
     /// [`Credential::with_source`] instead.
@@ -192,12 +192,13 @@ impl ClientOptions {
 
     /// Reads a connection string. No I/O: for `mongodb+srv` the seeds are still to be looked up.
     ///
-    /// Unknown options, and values that an option can't have, are ignored, as the specification
+    /// Unknown options, and most values that an option can't have, are ignored, as the specification
     /// asks: each is a [warning](Self::warnings) and a `tracing` event of level WARN.
     ///
     /// # Errors
     /// Invalid syntax, options that contradict each other, a credential that its mechanism can't
-    /// use. That a password is missing is no error yet: it may come from elsewhere, and
+    /// use, and an option without which a secret or a write could go where it must not
+    /// ([`UriError::Option`]): `tls` that is neither `true` nor `false`, for one. That a password is missing is no error yet: it may come from elsewhere, and
     /// [`validate`](Self::validate) asks for it.
     pub fn parse(uri: &str) -> Result<Self, UriError> {
         let parts = ConnectionString::parse(uri)?;

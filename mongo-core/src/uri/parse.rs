@@ -39,14 +39,18 @@ pub struct RawOption {
     value: Result<Secret, EncodingProblem>,
     /// Whether the name can be shown: it is surely no part of a password.
     showable: bool,
+    /// Whether `&amp;`, as HTML and XML write an ampersand, stands before the name.
+    after_entity: bool,
 }
 
 impl ConnectionString {
-    /// Takes a connection string apart.
+    /// Takes a connection string apart. White space and control characters at its end, such as the
+    /// newline of a file, are no part of it.
     ///
     /// # Errors
     /// Whatever the specification calls invalid syntax, and a string over [`MAX_LENGTH`].
     pub fn parse(uri: &str) -> Result<Self, UriError> {
+        let uri = uri.trim_end_matches(is_blank);
         if uri.len() > MAX_LENGTH {
             return Err(UriError::TooLong {
                 length: uri.len(),
@@ -113,6 +117,11 @@ impl RawOption {
         self.value.as_ref().map_err(|problem| *problem)
     }
 
+    /// Whether `&amp;` stands before the name in place of `&`.
+    pub(super) fn is_after_entity(&self) -> bool {
+        self.after_entity
+    }
+
     /// The warning that this option, the `number`th, is not known.
     pub(super) fn unknown(&self, number: usize) -> UriWarning {
         UriWarning::UnknownOption {
@@ -130,6 +139,12 @@ impl fmt::Debug for RawOption {
             .field("value", &self.value)
             .finish()
     }
+}
+
+/// What is no part of a connection string at its ends, nor of an option's name: white space, control
+/// characters, the byte order mark.
+fn is_blank(character: char) -> bool {
+    character.is_whitespace() || character.is_control() || character == '\u{feff}'
 }
 
 /// Splits before the first byte of a kind; that byte is the second part's first.
@@ -290,11 +305,19 @@ pub(super) fn parse_pairs(
         match pair.split_once('=') {
             None if pair.is_empty() => {}
             None | Some(("", _)) => return Err(UriError::OptionSyntax { number, at }),
-            Some((name, value)) => options.push(RawOption {
-                name: name.to_owned(),
-                value: decode(value).map(|value| Secret::new(value.into_owned())),
-                showable,
-            }),
+            // A name with a newline before it would be unknown, and its option ignored.
+            Some((name, _)) if name.contains(is_blank) => {
+                return Err(UriError::OptionSyntax { number, at });
+            }
+            Some((name, value)) => {
+                let own = name.strip_prefix("amp;");
+                options.push(RawOption {
+                    name: own.unwrap_or(name).to_owned(),
+                    value: decode(value).map(|value| Secret::new(value.into_owned())),
+                    showable,
+                    after_entity: own.is_some(),
+                });
+            }
         }
         at += pair.len() + 1;
     }

@@ -18,6 +18,9 @@ pub(super) struct OptionSpec {
     pub(super) repeat: Repeat,
     /// The name that replaces a deprecated one.
     pub(super) instead: Option<&'static str>,
+    /// Whether a value that can't be read is an error in a connection string too: without the option
+    /// a secret or a write could go where it must not.
+    pub(super) is_strict: bool,
 }
 
 /// What a repeated option means.
@@ -44,12 +47,18 @@ const fn option(name: &'static str, kind: Kind) -> OptionSpec {
         kind,
         repeat: Repeat::Warn,
         instead: None,
+        is_strict: false,
     }
 }
 
 impl OptionSpec {
     const fn repeat(mut self, repeat: Repeat) -> Self {
         self.repeat = repeat;
+        self
+    }
+
+    const fn strict(mut self) -> Self {
+        self.is_strict = true;
         self
     }
 
@@ -184,7 +193,8 @@ pub(super) static OPTIONS: &[OptionSpec] = &[
     option("wtimeout", Kind::Millis(0, i64::MAX, set_w_timeout)).instead("wTimeoutMS"),
     text("replicaSet", |d, value| {
         name(&mut d.options.replica_set, value)
-    }),
+    })
+    .strict(),
     flag("directConnection", |d, value| {
         d.options.direct_connection = Some(value)
     }),
@@ -201,8 +211,8 @@ pub(super) static OPTIONS: &[OptionSpec] = &[
     }),
     text("srvServiceName", set_service_name),
     count("srvMaxHosts", 0, |d, value| d.srv_max_hosts = Some(value)),
-    flag("tls", set_tls).repeat(Repeat::Collect),
-    flag("ssl", set_tls).repeat(Repeat::Collect),
+    flag("tls", set_tls).repeat(Repeat::Collect).strict(),
+    flag("ssl", set_tls).repeat(Repeat::Collect).strict(),
     flag("tlsInsecure", |d, value| {
         d.options.tls.insecure = Some(value)
     }),
@@ -214,33 +224,41 @@ pub(super) static OPTIONS: &[OptionSpec] = &[
     }),
     text("tlsCAFile", |d, value| {
         path(&mut d.options.tls.ca_file, value)
-    }),
+    })
+    .strict(),
     text("tlsCertificateKeyFile", |d, value| {
         path(&mut d.options.tls.certificate_key_file, value)
-    }),
+    })
+    .strict(),
     text("tlsCertificateKeyFilePassword", |d, value| {
         secret(&mut d.options.tls.certificate_key_file_password, value)
-    }),
+    })
+    .strict(),
     flag("tlsDisableCertificateRevocationCheck", |d, value| {
         d.options.tls.disable_certificate_revocation_check = Some(value);
     }),
     flag("tlsDisableOCSPEndpointCheck", |d, value| {
         d.options.tls.disable_ocsp_endpoint_check = Some(value);
     }),
-    text("proxyHost", |d, value| name(&mut d.proxy_host, value)).repeat(Repeat::Refuse),
+    text("proxyHost", |d, value| name(&mut d.proxy_host, value))
+        .repeat(Repeat::Refuse)
+        .strict(),
     option(
         "proxyPort",
         Kind::Port(|d, value| d.proxy_port = Some(value)),
     )
-    .repeat(Repeat::Refuse),
+    .repeat(Repeat::Refuse)
+    .strict(),
     text("proxyUsername", |d, value| {
         name(&mut d.proxy_username, value)
     })
-    .repeat(Repeat::Refuse),
+    .repeat(Repeat::Refuse)
+    .strict(),
     text("proxyPassword", |d, value| {
         secret(&mut d.proxy_password, value)
     })
-    .repeat(Repeat::Refuse),
+    .repeat(Repeat::Refuse)
+    .strict(),
 ];
 
 fn given(value: &str) -> Result<&str, Refused> {

@@ -3,6 +3,7 @@
 mod events;
 mod fields;
 mod hostile;
+mod safety;
 mod secrets;
 mod table;
 
@@ -241,8 +242,8 @@ fn warnings_say_what_is_left_out() {
             "compressors is ignored: it is not a list of snappy, zlib and zstd",
         ),
         (
-            "replicaSet=",
-            "replicaSet is ignored: it is not a text that is not empty",
+            "readConcernLevel=",
+            "readConcernLevel is ignored: it is not a text that is not empty",
         ),
     ] {
         assert_eq!(

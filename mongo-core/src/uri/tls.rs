@@ -8,7 +8,8 @@ use crate::auth::Secret;
 /// The TLS options. An option that is `None` was not given.
 ///
 /// TLS is used where `enabled` says so; where it says nothing, for a `mongodb+srv` connection
-/// string, or if any other option here is set to anything but `false`.
+/// string, or if any other option here is set to anything but `false`; in a connection string also to
+/// what can't be read.
 ///
 /// Specification: URI options, OCSP support.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -18,11 +18,11 @@ use crate::support::{MARK, establish, find, names_on, options, texts};
 
 const ID: &str = "AKIDEXAMPLE";
 const SECRET: &str = "m4rked/secret";
-const TOKEN: &str = "m4rked/token";
+pub(crate) const TOKEN: &str = "m4rked/token";
 
 const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 
-async fn server() -> ScriptedServer {
+pub(crate) async fn server() -> ScriptedServer {
     let builder = ScriptedServer::builder().aws_key(ID, SECRET, None);
     builder
         .aws_key("ASIATEMPORARY", SECRET, Some(TOKEN))
@@ -30,7 +30,10 @@ async fn server() -> ScriptedServer {
         .await
 }
 
-fn factory(server: &ScriptedServer, provider: Arc<dyn AwsCredentialProvider>) -> ConnectionFactory {
+pub(crate) fn factory(
+    server: &ScriptedServer,
+    provider: Arc<dyn AwsCredentialProvider>,
+) -> ConnectionFactory {
     let builder = ConnectionFactory::builder(options(server, "authMechanism=MONGODB-AWS"));
     let built = builder.aws_credential_provider(provider).build();
     built.expect("a factory")
@@ -38,10 +41,10 @@ fn factory(server: &ScriptedServer, provider: Arc<dyn AwsCredentialProvider>) ->
 
 /// Variables that a test sets, by name.
 #[derive(Clone, Default)]
-struct Variables(Arc<Mutex<BTreeMap<String, String>>>);
+pub(crate) struct Variables(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Variables {
-    fn of(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         let own = Self::default();
         for (name, value) in variables {
             own.set(name, value);
@@ -58,7 +61,7 @@ impl Variables {
         self.0.lock().expect("not poisoned").clear();
     }
 
-    fn sources(&self, endpoint: &Arc<Endpoint>) -> AwsSources {
+    pub(crate) fn sources(&self, endpoint: &Arc<Endpoint>) -> AwsSources {
         let own = self.clone();
         AwsSources::new()
             .with_variables(move |name| own.0.lock().expect("not poisoned").get(name).cloned())
@@ -70,13 +73,13 @@ async fn nothing() -> Arc<Endpoint> {
     Endpoint::start(|_| answer(404, "")).await
 }
 
-fn in_an_hour() -> String {
+pub(crate) fn in_an_hour() -> String {
     let time = SystemTime::now() + Duration::from_secs(3600);
     let time = bson::DateTime::from_system_time(time).try_to_rfc3339_string();
     time.expect("a time")
 }
 
-fn temporary(expiration: &str) -> String {
+pub(crate) fn temporary(expiration: &str) -> String {
     format!(
         "{{ \"Code\": \"Success\", \"AccessKeyId\": \"ASIATEMPORARY\", \
          \"SecretAccessKey\": \"{SECRET}\", \"Token\": \"{TOKEN}\", \

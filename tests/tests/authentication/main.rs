@@ -3,6 +3,7 @@
 //!
 //! The servers are scripted, but for the matrix of SCRAM, which also asks a real one.
 
+mod allowed_hosts;
 mod aws;
 mod endpoint;
 mod mechanisms;
@@ -12,4 +13,5 @@ mod panics;
 mod provider;
 mod reauthentication;
 mod scram;
+mod sources;
 mod support;

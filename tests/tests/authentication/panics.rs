@@ -50,6 +50,7 @@ async fn an_oidc_callback() {
     let server = server.start().await;
     let mut options = options(&server, "");
     options.credential = Some(Credential::from_mechanism(AuthMechanism::MongoDbOidc));
+    options.allow_plain_without_tls = true;
     let builder = ConnectionFactory::builder(options);
     let builder = builder.oidc_callback(Arc::new(Tokens(Fuse::default())));
     fails_once(builder, "OIDC callback").await;

@@ -205,8 +205,10 @@ const FAILURES: [fn() -> Error; 5] = [
 /// Clients of one task, one for each source of credentials.
 fn clients(server: &ScriptedServer, source: Failing) -> [OnDemandTopologyBuilder; 3] {
     let with = |mechanism| {
-        let mut options = options(server, "connectTimeoutMS=300&directConnection=true");
+        let more = "connectTimeoutMS=300&timeoutMS=5000&directConnection=true";
+        let mut options = options(server, more);
         options.credential = mechanism;
+        options.allow_plain_without_tls = true;
         OnDemandTopology::builder(options)
     };
     let (aws, oidc) = (AuthMechanism::MongoDbAws, AuthMechanism::MongoDbOidc);

@@ -239,7 +239,7 @@ pub(crate) fn tenant_name(tenant: usize) -> String {
     format!("tenant-{tenant}")
 }
 
-fn tenant_password(tenant: usize) -> String {
+pub(crate) fn tenant_password(tenant: usize) -> String {
     format!("secret-{tenant}")
 }
 

@@ -209,3 +209,35 @@ async fn a_command_has_a_span_with_the_attributes_of_open_telemetry() {
     // What was looked for is not in them.
     assert!(!format!("{:?}", &lines[..2]).contains("s3cret"));
 }
+
+/// A plain pool has one host.
+#[test]
+fn hosts_that_are_not_used_are_told() {
+    let capture = Capture::default();
+    let _guard = subscriber::set_default(capture.clone());
+    for (uri, unused) in [
+        ("mongodb://a.test", None),
+        ("mongodb://a.test,b.test:5", Some("1 more")),
+        (
+            "mongodb://a.test,b.test,c.test/?replicaSet=rs",
+            Some("2 more"),
+        ),
+    ] {
+        factory(uri);
+        let told = capture.of("mongodb::connection");
+        let told = told.iter().find(|line| line.message().contains("not used"));
+        match unused {
+            None => assert!(told.is_none(), "{told:?}"),
+            Some(unused) => {
+                let lines = capture.of("mongodb::connection");
+                let line = lines.last().expect("a warning");
+                assert_eq!(line.level, Some(Level::WARN));
+                let text = line.message();
+                assert!(
+                    text.contains("a.test:27017") && text.contains(unused),
+                    "{text}"
+                );
+            }
+        }
+    }
+}

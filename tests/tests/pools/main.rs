@@ -12,6 +12,7 @@ mod outlived;
 mod panics;
 mod refusals;
 mod replaced;
+mod replica_sets;
 mod runtimes;
 mod upkeep;
 

@@ -1,6 +1,8 @@
 //! Where the credentials of MONGODB-AWS come from.
 
 #[cfg(feature = "cloud-credentials")]
+mod endpoint;
+#[cfg(feature = "cloud-credentials")]
 mod endpoints;
 mod sources;
 

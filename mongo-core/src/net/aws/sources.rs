@@ -16,13 +16,25 @@ const LEAST_VALIDITY: Duration = Duration::from_secs(5 * 60);
 /// The sources of credentials that AWS gives a program, in the specification's order:
 /// - the variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, read anew
 ///   each time;
-/// - a web identity, where `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN` are set;
-/// - the container's endpoint (ECS), where `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is set;
-/// - the instance's metadata service (EC2, version 2).
+/// - a web identity, where `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN` are set, from AWS's token
+///   service (STS): that of the region of `AWS_REGION` or else `AWS_DEFAULT_REGION`, or the global
+///   one where neither is set, or `AWS_STS_REGIONAL_ENDPOINTS` is `legacy` and the region is one that
+///   uses it; or what `AWS_ENDPOINT_URL_STS` or else `AWS_ENDPOINT_URL` names;
+/// - the container's endpoint: for ECS, where `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is set; for
+///   EKS Pod Identity and others, where `AWS_CONTAINER_CREDENTIALS_FULL_URI` is set. The token in the
+///   file of `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, or else that of
+///   `AWS_CONTAINER_AUTHORIZATION_TOKEN`, goes with the request. Without `https` the endpoint has to
+///   be on the loopback, or AWS's own for containers;
+/// - the instance's metadata service (EC2, version 2), unless `AWS_EC2_METADATA_DISABLED` is `true`.
 ///
-/// All but the first need the feature `cloud-credentials`, and the second TLS besides. What they give
-/// is kept until 5 minutes before it ends, or until authentication fails, and goes before the
-/// variables then. A source has 10 s to answer.
+/// The first source that any of its variables configures is used, and its failure is the error:
+/// another source would give another identity. An empty variable counts as not set. Profiles
+/// (`AWS_PROFILE`, `AWS_SHARED_CREDENTIALS_FILE`) are not read, and where they are named the
+/// instance's service is not asked.
+///
+/// All but the first need the feature `cloud-credentials`, and `https` the feature `tls` besides. What
+/// they give is kept until 5 minutes before it ends, or until authentication fails, and goes before
+/// the variables then. A source has 10 s to answer.
 pub struct AwsSources {
     pub(super) variables: Variables,
     pub(super) connector: Arc<dyn Connector>,
@@ -75,14 +87,18 @@ impl AwsSources {
 
     fn in_variables(&self) -> Result<Option<AwsCredentials>> {
         let (id, key) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
+        let token = self.variable("AWS_SESSION_TOKEN");
         match (self.variable(id), self.variable(key)) {
+            (None, None) if token.is_some() => Err(Error::credential(format!(
+                "AWS_SESSION_TOKEN is set without {id} and {key}"
+            ))),
             (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(Error::credential(format!(
                 "one of {id} and {key} is set without the other"
             ))),
             (Some(id), Some(key)) => {
                 let credentials = AwsCredentials::new(id, key);
-                Ok(Some(match self.variable("AWS_SESSION_TOKEN") {
+                Ok(Some(match token {
                     Some(token) => credentials.with_session_token(token),
                     None => credentials,
                 }))

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{OidcCallback, OidcRequest};
 use crate::auth::Secret;
+use crate::callback::guard;
 use crate::error::{Error, Result, Wait};
 use crate::net::authenticator::call_source;
 use crate::net::current_runtime;
@@ -15,10 +16,11 @@ use crate::net::deadline::{Deadline, Elapsed, sleep_until};
 /// From the beginning of one call to that of the next.
 const CALL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The bound of a call where `connectTimeoutMS` is none.
+/// The bound of a call, and that of one that asks a human.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const HUMAN_CALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-const CALLBACK_VERSION: u32 = 1;
+const CALLBACK: &str = "OIDC callback";
 
 /// The most recent access token of one credential, and whoever gives the next one: what the
 /// specification calls the client's cache.
@@ -26,6 +28,9 @@ pub(crate) struct TokenCache {
     callback: Arc<dyn OidcCallback>,
     /// How long a call of the callback may take. Callers may wait for less.
     call_timeout: Duration,
+    /// Whether that is the callback's own time, in which nothing else counts.
+    has_own_time: bool,
+    asks_human: bool,
     state: Mutex<State>,
 }
 
@@ -39,13 +44,30 @@ struct State {
 }
 
 impl TokenCache {
-    /// `call_timeout`: default one minute.
+    /// `call_timeout`: default one minute, and five where a human is asked, whatever it says.
     pub(crate) fn new(callback: Arc<dyn OidcCallback>, call_timeout: Option<Duration>) -> Self {
+        // One that can't tell is held to the stricter rules.
+        let asks_human = guard(CALLBACK, || callback.asks_human()).unwrap_or(true);
         Self {
             callback,
-            call_timeout: call_timeout.unwrap_or(CALL_TIMEOUT),
+            call_timeout: match (asks_human, call_timeout) {
+                (true, _) => HUMAN_CALL_TIMEOUT,
+                (false, given) => given.unwrap_or(CALL_TIMEOUT),
+            },
+            has_own_time: asks_human || call_timeout.is_none(),
+            asks_human,
             state: Mutex::default(),
         }
+    }
+
+    /// Whether a call has a time of its own, which `connectTimeoutMS` does not bound.
+    pub(crate) fn has_own_time(&self) -> bool {
+        self.has_own_time
+    }
+
+    /// Whether the callback asks a human.
+    pub(crate) fn asks_human(&self) -> bool {
+        self.asks_human
     }
 
     /// The token that is kept.
@@ -133,12 +155,8 @@ impl TokenCache {
 
     async fn call(&self, username: Option<&str>) -> Result<Secret> {
         let deadline = Deadline::after(self.call_timeout);
-        let request = OidcRequest {
-            username,
-            timeout: self.call_timeout,
-            version: CALLBACK_VERSION,
-        };
-        let call = call_source("OIDC callback", || self.callback.token(request));
+        let request = OidcRequest::new(username, self.call_timeout);
+        let call = call_source(CALLBACK, || self.callback.token(request));
         let given = deadline
             .bound(call)
             .await

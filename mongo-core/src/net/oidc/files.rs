@@ -21,7 +21,8 @@ const MAX_LENGTH: u64 = 64 * 1024;
 pub(in crate::net) type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 pub(in crate::net) fn of_process() -> Variables {
-    Arc::new(|name| std::env::var(name).ok())
+    // What is no UTF-8 is set all the same: what it names then fails, instead of counting as absent.
+    Arc::new(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
 }
 
 /// The token of a pod's service account in Kubernetes: `ENVIRONMENT:k8s`.
@@ -62,10 +63,12 @@ impl fmt::Debug for KubernetesTokens {
 #[async_trait]
 impl OidcCallback for KubernetesTokens {
     async fn token(&self, _: OidcRequest<'_>) -> Result<AccessToken> {
-        let named = (self.0)("AZURE_FEDERATED_TOKEN_FILE")
-            .or_else(|| (self.0)("AWS_WEB_IDENTITY_TOKEN_FILE"));
-        let path = named.unwrap_or_else(|| SERVICE_ACCOUNT.to_owned());
-        read(path.into()).await.map(AccessToken::new)
+        let variables = ["AZURE_FEDERATED_TOKEN_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"];
+        let named = variables
+            .into_iter()
+            .find_map(|name| Some((name, (self.0)(name)?)));
+        let (name, path) = named.unwrap_or((SERVICE_ACCOUNT, SERVICE_ACCOUNT.to_owned()));
+        read(name, path.into()).await.map(AccessToken::new)
     }
 }
 
@@ -76,21 +79,22 @@ pub(in crate::net) struct TestTokens;
 #[async_trait]
 impl OidcCallback for TestTokens {
     async fn token(&self, _: OidcRequest<'_>) -> Result<AccessToken> {
-        match (of_process())("OIDC_TOKEN_FILE") {
-            Some(path) => read(path.into()).await.map(AccessToken::new),
+        let name = "OIDC_TOKEN_FILE";
+        match (of_process())(name) {
+            Some(path) => read(name, path.into()).await.map(AccessToken::new),
             None => Err(Error::credential("OIDC_TOKEN_FILE is not set")),
         }
     }
 }
 
-/// A secret that is all there is in a file, but for white space at its end.
-pub(in crate::net) async fn read(path: PathBuf) -> Result<Secret> {
-    let shown = path.display().to_string();
+/// A secret that is all there is in a file, but for white space at its end. `name` is what names the
+/// file: errors show that, as by mistake the secret itself may stand in place of the path.
+pub(in crate::net) async fn read(name: &str, path: PathBuf) -> Result<Secret> {
     let read = tokio::task::spawn_blocking(move || read_now(&path));
     let text = read
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)));
-    text.map_err(|error| Error::credential(format!("{shown}: {error}")))
+    text.map_err(|error| Error::credential(format!("{name}: {error}")))
 }
 
 fn read_now(path: &std::path::Path) -> io::Result<Secret> {

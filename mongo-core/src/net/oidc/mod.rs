@@ -27,8 +27,9 @@ use crate::error::Result;
 /// gives is kept, for all connections of the pool or client, until the server refuses it.
 ///
 /// Each call runs in a task of its own on the current Tokio runtime, so that it serves all
-/// connections that wait for a token, whatever becomes of the one that began it. It is bounded by
-/// `connectTimeoutMS`, or one minute where that is 0. The future is dropped then, and when its
+/// connections that wait for a token, whatever becomes of the one that began it. It is bounded by one
+/// minute, or, where `timeoutMS` is set, by that and `connectTimeoutMS`. That minute does not count as
+/// time of `connectTimeoutMS`. The future is dropped then, and when its
 /// runtime ends: it must leave nothing behind when dropped. A panic in it is caught and logged, and
 /// fails the call as [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
@@ -57,6 +58,17 @@ pub trait OidcCallback: Send + Sync + 'static {
     /// does not count as a failure of the MongoDB server. The caller adds the server and the user. The error's text
     /// reaches logs, so it must not contain a secret.
     async fn token(&self, request: OidcRequest<'_>) -> Result<AccessToken>;
+
+    /// Whether a human is asked, in a browser for one. Then the token is sent to the credential's
+    /// [allowed hosts](crate::auth::Credential::with_allowed_hosts) only, which by default are those
+    /// of MongoDB's cloud and the machine itself
+    /// ([`DEFAULT_ALLOWED_HOSTS`](crate::auth::DEFAULT_ALLOWED_HOSTS)), and a call is bounded by five
+    /// minutes, whatever `timeoutMS` says. Asked once. Default false.
+    ///
+    /// Specification: authentication, "OIDC Human Callback", of which this is no more than that.
+    fn asks_human(&self) -> bool {
+        false
+    }
 }
 
 /// What an [`OidcCallback`] is told.
@@ -69,6 +81,17 @@ pub struct OidcRequest<'a> {
     pub timeout: Duration,
     /// The version of this interface: 1. A greater number says that something was added.
     pub version: u32,
+}
+
+impl<'a> OidcRequest<'a> {
+    /// A request of this version of the interface, for a callback that is called by hand.
+    pub fn new(username: Option<&'a str>, timeout: Duration) -> Self {
+        Self {
+            username,
+            timeout,
+            version: 1,
+        }
+    }
 }
 
 /// What an [`OidcCallback`] gives.

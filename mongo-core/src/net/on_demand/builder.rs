@@ -68,6 +68,8 @@ impl Establishers {
             drain_timeout: DRAIN_TIMEOUT,
             times_idleness: Arc::default(),
             load_balanced: false,
+            // The topology compares it.
+            replica_set: None,
             compression: self.compression.clone(),
             events: self.events.clone(),
             generations: Generations::default(),

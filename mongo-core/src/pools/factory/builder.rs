@@ -53,6 +53,7 @@ pub(in crate::pools) struct Template {
     /// Whether anything compares how long a connection was idle.
     pub(super) times_idleness: Arc<AtomicBool>,
     load_balanced: bool,
+    replica_set: Option<Arc<str>>,
     compression: Compression,
     events: EventHandlers,
 }
@@ -196,6 +197,10 @@ impl ConnectionFactoryBuilder {
 
     /// The factory. No I/O, but that the files of TLS are read.
     ///
+    /// If it is not [floating](Self::floating), it connects to the first host alone: others get a
+    /// warning (`tracing`). With `replicaSet` a server that gives another name, or none, is refused by
+    /// [`HandshakeError::OtherReplicaSet`](crate::handshake::HandshakeError::OtherReplicaSet).
+    ///
     /// # Errors
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
     /// this version can't do; it names the option. Nothing that a connection should have is left
@@ -211,6 +216,7 @@ impl ConnectionFactoryBuilder {
             return Ok(ConnectionFactory { source });
         }
         let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
+        warn_of_unused_hosts(&self.options);
         let place = Place::alone(server, authenticator);
         Ok(self.template()?.shared(place).into())
     }
@@ -241,6 +247,7 @@ impl ConnectionFactoryBuilder {
             times_idleness: Arc::new(AtomicBool::new(times_idleness)),
             max_lifetime: config.max_lifetime.filter(|max| !max.is_zero()),
             load_balanced: options.load_balanced == Some(true),
+            replica_set: options.replica_set.as_deref().map(Arc::from),
             compression: Compression::from_options(options),
             events: self.events,
         })
@@ -259,6 +266,20 @@ impl ConnectionFactoryBuilder {
     }
 }
 
+/// A pool that is alone connects to one host. Whoever names more expects a failover.
+pub(in crate::pools) fn warn_of_unused_hosts(options: &ClientOptions) {
+    if let [first, unused @ ..] = &*options.hosts
+        && !unused.is_empty()
+    {
+        let count = unused.len();
+        tracing::warn!(
+            target: "mongodb::connection",
+            "a plain pool connects to its first host, {first}; {count} more of the connection string \
+             are not used: `Pools`, or a floating manager, follow all of them"
+        );
+    }
+}
+
 impl Template {
     /// What makes the connections of one pool.
     pub(in crate::pools) fn shared(&self, place: Place) -> Arc<Shared> {
@@ -274,6 +295,7 @@ impl Template {
                 drain_timeout: self.drain_timeout,
                 times_idleness: self.times_idleness.clone(),
                 load_balanced: self.load_balanced,
+                replica_set: self.replica_set.clone(),
                 compression: self.compression.clone(),
                 events: self.events.clone(),
                 generations: Generations::default(),

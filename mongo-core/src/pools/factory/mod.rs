@@ -29,7 +29,7 @@ mod state;
 mod wait_queue;
 
 pub use builder::ConnectionFactoryBuilder;
-pub(super) use builder::{Place, Template};
+pub(super) use builder::{Place, Template, warn_of_unused_hosts};
 use connect::{Offered, Waiter};
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};

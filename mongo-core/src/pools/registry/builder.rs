@@ -18,7 +18,7 @@ use crate::net::{
     DnsResolver, Home, KeyService, OidcCallback, Tasks, Topology, TopologyListener,
     TransportBuilder,
 };
-use crate::pools::factory::{Place, Template};
+use crate::pools::factory::{Place, Template, warn_of_unused_hosts};
 use crate::pools::options::{PoolOptions, PoolsConfig};
 use crate::pools::server_cap::ServerCaps;
 use crate::pools::suitable::Suitable;
@@ -204,6 +204,7 @@ impl<B: Backend> PoolsBuilder<B> {
         let pool_options = self.pool_options()?;
         let server = self.options.hosts.first().cloned();
         let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
+        warn_of_unused_hosts(&self.options);
         let cap = ServerCaps::new(self.config.server_limits()).of(&server);
         let shared = self.template()?.shared(Place {
             server,

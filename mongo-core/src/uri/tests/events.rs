@@ -43,7 +43,7 @@ impl Visit for Messages {
 
 #[test]
 fn each_warning_is_an_event() {
-    let uri = "mongodb://u:MARKED@h/?nope=MARKED&tls=MARKED";
+    let uri = "mongodb://u:MARKED@h/?nope=MARKED&journal=MARKED";
     // `tracing` asks about a message when it is first sent, on whichever thread that is: not on one
     // of another test, which would say that nobody listens.
     parse(uri);

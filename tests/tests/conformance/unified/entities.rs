@@ -257,6 +257,7 @@ impl Entities {
         if let Place::Oidc = self.place {
             let credential = Credential::from_mechanism(AuthMechanism::MongoDbOidc);
             options.credential = Some(credential);
+            options.allow_plain_without_tls = true;
         }
         let events = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&events);
