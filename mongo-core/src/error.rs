@@ -204,7 +204,8 @@ pub struct CommandError {
     pub code_name: String,
     /// The server's message.
     pub message: String,
-    /// The whole reply.
+    /// The whole reply; of one of more than 1 MiB its `ok`, `errmsg`, `code`, `codeName`,
+    /// `errorLabels` and `topologyVersion`, within bounds.
     pub reply: RawDocumentBuf,
 }
 

@@ -7,6 +7,8 @@ use bson::raw::RawBsonRef;
 const MAX_MESSAGE_LENGTH: usize = 1024;
 const MAX_NAME_LENGTH: usize = 128;
 const MAX_LABELS: usize = 16;
+/// How many fields of a reply, or of a document in it, are looked at.
+const MAX_FIELDS: usize = 16 * 1024;
 
 /// An answer with `ok: 0`, within bounds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,15 +77,19 @@ pub(crate) fn integer(value: RawBsonRef<'_>) -> Option<i64> {
 }
 
 /// Each field of a reply that `wanted` names, and only those are read as values: what nobody asked
-/// for is skipped unread. `None` ends the pass: the reply is malformed.
+/// for is skipped unread. `None` ends the pass: the reply is malformed, or has more than 16,384 fields.
 pub(crate) fn fields<'a>(
     reply: &'a RawDocument,
     wanted: impl Fn(&str) -> bool,
 ) -> impl Iterator<Item = Option<(&'a str, RawBsonRef<'a>)>> {
-    reply.iter_elements().filter_map(move |element| {
+    let elements = reply.iter_elements().take(MAX_FIELDS + 1).enumerate();
+    elements.filter_map(move |(place, element)| {
         let Ok(element) = element else {
             return Some(None);
         };
+        if place == MAX_FIELDS {
+            return Some(None);
+        }
         let key = element.key().as_str();
         wanted(key).then(|| element.value().ok().map(|value| (key, value)))
     })

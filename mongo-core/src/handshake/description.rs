@@ -249,11 +249,15 @@ fn is_wanted(key: &str) -> bool {
     ) || ServerError::wants(key)
 }
 
+/// How many of a server's mechanisms are looked at; there are seven.
+const MAX_MECHANISMS: usize = 128;
+
 /// The list is not validated, as the specification demands: whatever else is in it, or whatever
 /// the field is, only that one name counts.
 fn lists_sha_256(value: RawBsonRef<'_>) -> bool {
     value.as_array().is_some_and(|list| {
         list.into_iter()
+            .take(MAX_MECHANISMS)
             .map_while(Result::ok)
             .any(|name| name.as_str() == Some(ScramMechanism::Sha256.name()))
     })

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use super::aws::{AwsCredentialProvider, AwsSources};
-use super::keys::KeyService;
+use super::keys::{Derived, KeyService};
 #[cfg(feature = "cloud-credentials")]
 use super::oidc::{AzureTokens, GcpTokens};
 use super::oidc::{KubernetesTokens, OidcCallback, TestTokens, TokenCache};
@@ -222,17 +222,18 @@ impl Authenticator {
         tokens.is_some_and(|tokens| tokens.has_own_time())
     }
 
-    /// What a conversation about a credential needs from outside.
+    /// What a conversation about a credential needs from outside. Keys of SCRAM are to be
+    /// [proved](Derived::proved).
     pub(super) async fn provide(
         &self,
         need: AuthNeed,
         credential: Option<&Credential>,
-    ) -> Result<Evidence> {
-        match need {
-            AuthNeed::AwsCredentials => Ok(Evidence::AwsCredentials {
+    ) -> Result<(Evidence, Option<Derived>)> {
+        let evidence = match need {
+            AuthNeed::AwsCredentials => Evidence::AwsCredentials {
                 credentials: call_source(AWS_PROVIDER, || self.aws.credentials()).await?,
                 now: SystemTime::now(),
-            }),
+            },
             AuthNeed::AccessToken { refused } => {
                 let Some(tokens) = &self.tokens else {
                     return Err(AuthError::OutOfOrder.into());
@@ -244,13 +245,15 @@ impl Authenticator {
                     .and_then(Credential::username)
                     .map(|name| &**name);
                 let (token, is_cached) = tokens.token(username).await?;
-                Ok(Evidence::AccessToken { token, is_cached })
+                Evidence::AccessToken { token, is_cached }
             }
             AuthNeed::ScramKeys(derivation) => {
-                let keys = self.keys.derive(derivation).await?;
-                Ok(Evidence::ScramKeys(keys))
+                let derived = self.keys.derive(derivation).await?;
+                let keys = derived.keys().clone();
+                return Ok((Evidence::ScramKeys(keys), Some(derived)));
             }
-        }
+        };
+        Ok((evidence, None))
     }
 
     /// Authentication by a mechanism has failed.

@@ -1,4 +1,5 @@
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use bson::{RawDocument, RawDocumentBuf};
@@ -9,7 +10,7 @@ use tokio::task::yield_now;
 
 use super::stream::Stream;
 use crate::error::{ClosedReason, Error, ErrorKind, Result};
-use crate::wire::{self, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker};
+use crate::wire::{self, Bounds, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker};
 
 /// A stream and the exchange on it: what a connection is before anybody said hello.
 ///
@@ -25,10 +26,22 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new(stream: Stream) -> Self {
+        let mut exchange = Exchange::new(Limits::default());
+        // What comes first is a hello's reply.
+        exchange.narrow();
         Self {
             stream,
-            exchange: Exchange::new(Limits::default()),
+            exchange,
             home: Handle::try_current().ok().map(|handle| handle.id()),
+        }
+    }
+
+    /// Accepts only what may come in a handshake until this is dropped.
+    pub(super) fn narrow(&mut self) -> Narrow<'_> {
+        let before = self.exchange.narrow();
+        Narrow {
+            channel: self,
+            before,
         }
     }
 
@@ -157,6 +170,32 @@ impl Channel {
     #[inline]
     pub(super) fn body(&self) -> Result<&RawDocument> {
         Ok(self.exchange.reply_body()?)
+    }
+}
+
+/// A channel on which a reply is bounded as those in a handshake are: see [`Exchange::narrow`].
+pub(super) struct Narrow<'a> {
+    channel: &'a mut Channel,
+    before: Bounds,
+}
+
+impl Deref for Narrow<'_> {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        self.channel
+    }
+}
+
+impl DerefMut for Narrow<'_> {
+    fn deref_mut(&mut self) -> &mut Channel {
+        self.channel
+    }
+}
+
+impl Drop for Narrow<'_> {
+    fn drop(&mut self) {
+        self.channel.exchange.widen(self.before);
     }
 }
 

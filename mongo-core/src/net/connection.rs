@@ -262,17 +262,18 @@ impl Connection {
 
     fn look_at_reply(&self) -> Result<()> {
         let body = self.inner.channel.body()?;
+        let fields = self.inner.channel.exchange.reply_fields();
+        let glance = wire::glance(body, fields);
         let Some(tie) = &self.inner.identity.tie else {
-            return wire::check_ok(body);
+            return glance.verdict;
         };
-        let glance = wire::glance(body);
         if let Some(cluster_time) = glance.cluster_time {
             tie.owner.cluster_time(cluster_time);
         }
         if glance.has_write_concern_error
-            && let Some(error) = wire::write_concern_error(body)
+            && let Some(error) = wire::write_concern_failure(body, fields)
         {
-            self.failed(error.into_error(body));
+            self.failed(error);
         }
         glance.verdict
     }
@@ -288,8 +289,9 @@ impl Connection {
 
     /// The reply to the last command, while nothing was done with the connection since.
     pub(super) fn last_reply(&self) -> Result<Reply<'_>> {
+        let fields = self.inner.channel.exchange.reply_fields();
         let body = self.inner.channel.body();
-        body.map(|body| Reply::new(body, &self.inner.identity))
+        body.map(|body| Reply::new(body, fields, &self.inner.identity))
             .map_err(|error| self.inner.identity.name(error))
     }
 

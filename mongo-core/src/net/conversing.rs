@@ -46,6 +46,7 @@ impl Conversing<'_> {
         mut step: Step,
         enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<ConnectionDescription> {
+        let mut derived = None;
         loop {
             step = match step {
                 Step::Send(request) => {
@@ -64,13 +65,20 @@ impl Conversing<'_> {
                     });
                     let credential = self.handshake.credential().cloned();
                     let provided = self.authenticator.provide(need, credential.as_deref());
-                    let evidence = match clock {
-                        Some(clock) => clock.pause(provided).await,
-                        None => provided.await,
+                    let (evidence, keys) = match clock {
+                        Some(clock) => clock.pause(provided).await?,
+                        None => provided.await?,
                     };
-                    self.handshake.handle_evidence(evidence?)?
+                    derived = keys;
+                    self.handshake.handle_evidence(evidence)?
                 }
-                Step::Done(description) => return Ok(description),
+                Step::Done(description) => {
+                    // Of SCRAM it is the server's signature that leads here.
+                    if let Some(derived) = derived {
+                        derived.proved();
+                    }
+                    return Ok(description);
+                }
             };
         }
     }
@@ -89,13 +97,14 @@ impl Proof {
         let Some(credential) = self.authenticator.credential(server).await? else {
             return Err(Error::configuration("the connection has no credential"));
         };
+        let mut channel = channel.narrow();
         let nonce = nonces()?.ordinary;
         let step = self
             .handshake
             .reauthenticate(description, credential, nonce)?;
         let conversation = Conversing {
             authenticator: &self.authenticator,
-            channel,
+            channel: &mut channel,
             handshake: &mut self.handshake,
             clock: None,
         };

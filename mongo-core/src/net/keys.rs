@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
 
@@ -36,15 +36,52 @@ impl BlockingExecutor for TokioBlocking {
 /// [as many as you say](Self::with_capacity).
 ///
 /// A derivation runs on the executor and ends there, also if all connections that wait for it are
-/// given up, or are not polled.
+/// given up, or are not polled. Its keys are kept once a server has proved by its signature that it
+/// knows them, so that no other server can fill the service. Until then they serve the connections
+/// that authenticate at the same time.
 pub struct KeyService {
     inner: Arc<Inner>,
 }
 
 struct Inner {
+    /// Those that a server has proved to know.
     cache: KeyCache,
-    in_flight: Mutex<HashMap<CacheKey, Outcome>>,
+    unproven: Mutex<HashMap<CacheKey, Unproven>>,
     executor: Arc<dyn BlockingExecutor>,
+}
+
+/// A derivation that is under way, or over and not proved: it is there for as long as anybody has a
+/// lease of it.
+struct Unproven {
+    outcome: Outcome,
+    lease: Weak<Lease>,
+}
+
+/// Takes its entry off the list when it is dropped.
+struct Lease {
+    inner: Arc<Inner>,
+    key: CacheKey,
+}
+
+/// Keys for one connection that authenticates.
+pub(super) struct Derived {
+    keys: ScramKeys,
+    /// `None` if they are from the cache.
+    lease: Option<Arc<Lease>>,
+}
+
+impl Derived {
+    pub(super) fn keys(&self) -> &ScramKeys {
+        &self.keys
+    }
+
+    /// Keeps the keys: the server has proved that it knows them.
+    pub(super) fn proved(self) {
+        if let Some(lease) = self.lease {
+            // Before the lease ends, so that they are always found in one place or the other.
+            lease.inner.cache.insert(lease.key, self.keys);
+        }
+    }
 }
 
 /// What a derivation comes to; closed without keys if the executor dropped the work.
@@ -72,7 +109,7 @@ impl KeyService {
     fn over(cache: KeyCache, executor: Arc<dyn BlockingExecutor>) -> Self {
         let inner = Inner {
             cache,
-            in_flight: Mutex::default(),
+            unproven: Mutex::default(),
             executor,
         };
         Self {
@@ -80,33 +117,37 @@ impl KeyService {
         }
     }
 
-    /// The keys of a derivation: from the cache, from a derivation that is under way, or derived.
+    /// The keys of a derivation: from the cache, from a derivation that is under way or not proved
+    /// yet, or derived.
     ///
     /// Dropping this future does not stop the derivation. If the executor drops the work of another
     /// caller, as a runtime does that shuts down, this caller starts it anew.
     ///
     /// # Errors
     /// The executor dropped the work that this caller started.
-    pub(super) async fn derive(&self, derivation: KeyDerivation) -> Result<ScramKeys> {
+    pub(super) async fn derive(&self, derivation: KeyDerivation) -> Result<Derived> {
         let key = derivation.key();
         if let Some(keys) = self.inner.cache.get(&key) {
-            return Ok(keys);
+            return Ok(Derived { keys, lease: None });
         }
         let derivation = Arc::new(derivation);
         loop {
-            let (mut outcome, is_own) = match self.inner.begin(key) {
-                Begun::Cached(keys) => return Ok(keys),
-                Begun::ByAnother(outcome) => (outcome, false),
-                Begun::ByThis(outcome, sender) => {
-                    self.start(key, derivation.clone(), sender)?;
-                    (outcome, true)
+            let (mut outcome, lease, is_own) = match self.inner.begin(key) {
+                Begun::Cached(keys) => return Ok(Derived { keys, lease: None }),
+                Begun::ByAnother(outcome, lease) => (outcome, lease, false),
+                Begun::ByThis(outcome, lease, sender) => {
+                    self.start(lease.clone(), derivation.clone(), sender)?;
+                    (outcome, lease, true)
                 }
             };
             // Safe to drop: the work goes on without its waiters.
             if let Ok(keys) = outcome.wait_for(Option::is_some).await
                 && let Some(keys) = &*keys
             {
-                return Ok(keys.clone());
+                return Ok(Derived {
+                    keys: keys.clone(),
+                    lease: Some(lease),
+                });
             }
             if is_own {
                 return Err(Error::configuration(
@@ -118,17 +159,15 @@ impl KeyService {
 
     fn start(
         &self,
-        key: CacheKey,
+        lease: Arc<Lease>,
         derivation: Arc<KeyDerivation>,
         sender: watch::Sender<Option<ScramKeys>>,
     ) -> Result<()> {
-        let flight = Flight {
-            inner: self.inner.clone(),
-            key,
-            sender,
-        };
-        // Without a lock: an executor may run the work at once.
-        let work = Box::new(move || flight.finish(derivation.run()));
+        // Without a lock: an executor may run the work at once. Dropped, it wakes all waiters.
+        let work = Box::new(move || {
+            sender.send_replace(Some(derivation.run()));
+            drop(lease);
+        });
         guard("blocking executor", || self.inner.executor.execute(work))
             .map_err(|panicked| Error::configuration(panicked.to_string()))
     }
@@ -136,53 +175,58 @@ impl KeyService {
 
 enum Begun {
     Cached(ScramKeys),
-    ByAnother(Outcome),
+    ByAnother(Outcome, Arc<Lease>),
     /// The caller has to start the work.
-    ByThis(Outcome, watch::Sender<Option<ScramKeys>>),
+    ByThis(Outcome, Arc<Lease>, watch::Sender<Option<ScramKeys>>),
 }
 
 impl Inner {
-    fn begin(&self, key: CacheKey) -> Begun {
-        let mut in_flight = self.in_flight();
-        if let Some(outcome) = in_flight.get(&key) {
-            return Begun::ByAnother(outcome.clone());
+    fn begin(self: &Arc<Self>, key: CacheKey) -> Begun {
+        let mut unproven = self.unproven();
+        if let Some(entry) = unproven.get(&key)
+            && !entry.was_dropped()
+            && let Some(lease) = entry.lease.upgrade()
+        {
+            return Begun::ByAnother(entry.outcome.clone(), lease);
         }
-        // A derivation may have ended since the last look: it fills the cache first.
+        // Keys may have been proved since the last look: they are in the cache before they leave
+        // the list.
         if let Some(keys) = self.cache.get(&key) {
             return Begun::Cached(keys);
         }
         let (sender, outcome) = watch::channel(None);
-        in_flight.insert(key, outcome.clone());
-        Begun::ByThis(outcome, sender)
+        let lease = Arc::new(Lease {
+            inner: self.clone(),
+            key,
+        });
+        let entry = Unproven {
+            outcome: outcome.clone(),
+            lease: Arc::downgrade(&lease),
+        };
+        unproven.insert(key, entry);
+        Begun::ByThis(outcome, lease, sender)
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, HashMap<CacheKey, Outcome>> {
-        self.in_flight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A derivation under way, in the executor's hands. Run or dropped, it takes itself off the list
-/// and wakes all waiters.
-struct Flight {
-    inner: Arc<Inner>,
-    key: CacheKey,
-    sender: watch::Sender<Option<ScramKeys>>,
-}
-
-impl Flight {
-    fn finish(self, keys: ScramKeys) {
-        self.inner.cache.insert(self.key, keys.clone());
-        self.sender.send_replace(Some(keys));
+    fn unproven(&self) -> MutexGuard<'_, HashMap<CacheKey, Unproven>> {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Flight {
+impl Unproven {
+    /// Whether the executor dropped the work.
+    fn was_dropped(&self) -> bool {
+        self.outcome.has_changed().is_err() && self.outcome.borrow().is_none()
+    }
+}
+
+impl Drop for Lease {
     fn drop(&mut self) {
-        // Before the sender goes, so that whoever sees it closed finds no entry of it.
-        let removed = self.inner.in_flight().remove(&self.key);
-        drop(removed);
+        let mut unproven = self.inner.unproven();
+        // Another may have taken its place.
+        let is_own = |entry: &Unproven| std::ptr::eq(entry.lease.as_ptr(), self);
+        if unproven.get(&self.key).is_some_and(is_own) {
+            unproven.remove(&self.key);
+        }
     }
 }
 
@@ -235,9 +279,14 @@ mod tests {
     }
 
     fn derivation() -> KeyDerivation {
+        derivation_with("c2FsdA==")
+    }
+
+    fn derivation_with(salt: &str) -> KeyDerivation {
         let nonce = Nonce::from_text("abc").expect("a nonce");
         let first = ClientFirst::new(ScramMechanism::Sha256, "user", nonce);
-        let made = first.server_first(b"r=abcdef,s=c2FsdA==,i=4096", "user", "pencil");
+        let challenge = format!("r=abcdef,s={salt},i=4096");
+        let made = first.server_first(challenge.as_bytes(), "user", "pencil");
         made.expect("within bounds").1
     }
 
@@ -245,10 +294,19 @@ mod tests {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    fn is_done<F: Future<Output = Result<ScramKeys>>>(future: Pin<&mut F>) -> bool {
+    fn is_done<F: Future<Output = Result<Derived>>>(future: Pin<&mut F>) -> bool {
         match poll(future) {
             Poll::Ready(keys) => keys.is_ok(),
             Poll::Pending => false,
+        }
+    }
+
+    /// The keys, once they are there.
+    fn derived<F: Future<Output = Result<Derived>>>(future: Pin<&mut F>) -> Derived {
+        match poll(future) {
+            Poll::Ready(Ok(derived)) => derived,
+            Poll::Ready(Err(error)) => panic!("{error}"),
+            Poll::Pending => panic!("not derived"),
         }
     }
 
@@ -263,12 +321,35 @@ mod tests {
             for work in executor.take() {
                 work();
             }
-            assert!(is_done(first.as_mut()));
+            let first = derived(first.as_mut());
             assert!(is_done(second.as_mut()));
+            // Who comes before the server has proved itself has the same keys.
+            assert!(is_done(pin!(service.derive(derivation()))));
+            assert!(service.inner.cache.is_empty());
+            first.proved();
+            assert_eq!(service.inner.cache.len(), 1);
         }
         assert!(is_done(pin!(service.derive(derivation()))));
         assert_eq!(executor.asked(), 1);
-        assert!(service.inner.in_flight().is_empty());
+        assert!(service.inner.unproven().is_empty());
+    }
+
+    #[test]
+    fn keys_that_no_server_has_proved_are_not_kept() {
+        let (service, executor) = service();
+        for salt in ["YQ==", "Yg==", "Yw=="] {
+            let mut waiting = pin!(service.derive(derivation_with(salt)));
+            assert!(!is_done(waiting.as_mut()));
+            for work in executor.take() {
+                work();
+            }
+            drop(derived(waiting.as_mut()));
+            assert!(service.inner.unproven().is_empty());
+        }
+        assert!(service.inner.cache.is_empty());
+        let mut again = pin!(service.derive(derivation_with("YQ==")));
+        assert!(!is_done(again.as_mut()));
+        assert_eq!(executor.asked(), 4);
     }
 
     #[test]
@@ -287,7 +368,7 @@ mod tests {
             assert!(is_done(second.as_mut()));
         }
         assert_eq!(executor.asked(), 1);
-        assert!(service.inner.in_flight().is_empty());
+        assert!(service.inner.unproven().is_empty());
     }
 
     #[test]
@@ -358,7 +439,7 @@ mod tests {
             for work in executor.take() {
                 work();
             }
-            assert!(is_done(waiting.as_mut()));
+            derived(waiting.as_mut()).proved();
             assert_eq!(executor.asked(), round);
         }
         assert!(service.inner.cache.is_empty());
@@ -393,12 +474,15 @@ mod tests {
                 barrier.wait();
                 match round % 2 {
                     0 => drop(waiting),
-                    _ => drop(executor.take()),
+                    _ => {
+                        drop(executor.take());
+                        drop(waiting);
+                    }
                 }
                 barrier.wait();
                 drop(executor.take());
                 barrier.wait();
-                assert!(service.inner.in_flight().is_empty());
+                assert!(service.inner.unproven().is_empty());
                 barrier.wait();
             }
         };

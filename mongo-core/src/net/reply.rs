@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::connection::Identity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::wire::{self, WriteConcernError};
+use crate::wire::{self, ReplyFields, WriteConcernError};
 
 /// The answer to a command, borrowed from the connection's buffer until the next command.
 ///
@@ -15,12 +15,22 @@ use crate::wire::{self, WriteConcernError};
 #[derive(Clone, Copy)]
 pub struct Reply<'a> {
     body: &'a RawDocument,
+    /// Of a long one: where the fields are that say what came of the command.
+    fields: Option<&'a ReplyFields>,
     identity: &'a Identity,
 }
 
 impl<'a> Reply<'a> {
-    pub(super) fn new(body: &'a RawDocument, identity: &'a Identity) -> Self {
-        Self { body, identity }
+    pub(super) fn new(
+        body: &'a RawDocument,
+        fields: Option<&'a ReplyFields>,
+        identity: &'a Identity,
+    ) -> Self {
+        Self {
+            body,
+            fields,
+            identity,
+        }
     }
 
     /// The raw document, borrowed.
@@ -55,15 +65,21 @@ impl<'a> Reply<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Command`], with the code and the message of the first of the reply's
-    /// `writeErrors`, or else of its `writeConcernError`. The whole reply is in it; what else it says
-    /// was done.
+    /// `writeErrors`, or else of its `writeConcernError`. The reply is in it, as
+    /// [`CommandError::reply`](crate::error::CommandError::reply) says; what else it says was done.
     pub fn check_write(&self) -> Result<()> {
-        wire::check_write(self.body).map_err(|error| self.identity.name(error))
+        wire::check_write_of(self.body, self.fields).map_err(|error| self.identity.name(error))
     }
 
     /// The error of a write that was done but not acknowledged as its write concern asks.
     pub fn write_concern_error(&self) -> Option<WriteConcernError> {
-        wire::write_concern_error(self.body)
+        wire::write_concern_error_of(self.body, self.fields)
+    }
+
+    /// The same as an error, for what it tells about the server.
+    pub(super) fn write_concern_failure(&self) -> Option<Error> {
+        let error = wire::write_concern_failure(self.body, self.fields)?;
+        Some(self.identity.name(error))
     }
 
     fn unreadable(&self, error: bson::error::Error) -> Error {

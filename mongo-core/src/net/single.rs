@@ -111,8 +111,11 @@ impl SingleClient {
             Some(_) => connection.run_command_by(deadline, database, command).await,
             None => connection.run_command(database, command).await,
         };
-        let found = answered
-            .map(|reply| ApplicationError::from_write_concern_error(server.clone(), &reply));
+        let found = answered.map(|reply| {
+            let error = reply.write_concern_failure()?;
+            let phase = ErrorPhase::Completed;
+            Some(ApplicationError::new(server.clone(), error, phase))
+        });
         match found {
             Err(error) => {
                 self.failed(&server, &error, ErrorPhase::Completed);

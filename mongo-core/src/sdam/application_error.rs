@@ -1,16 +1,15 @@
 //! What an error on an application's connection tells about the server.
 
-use bson::RawDocument;
 use bson::oid::ObjectId;
+use bson::{RawBsonRef, RawDocument};
 
 use super::{CheckReason, Effect, TopologyVersion};
 use crate::address::ServerAddress;
-use crate::auth::reply::fields;
 use crate::auth::{AuthError, ScramError};
 use crate::error::{Error, ErrorKind, Wait};
 use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;
-use crate::wire::write_concern_error;
+use crate::wire::{ReplyFields, write_concern_failure};
 
 /// The label of an error that comes from a server with too much to do.
 pub const SYSTEM_OVERLOADED_ERROR: &str = "SystemOverloadedError";
@@ -116,7 +115,7 @@ impl ApplicationError {
     /// The error in an otherwise good reply to a write (`writeConcernError`), if there is one:
     /// it tells as much about the server as a command's failure. `writeErrors` don't.
     pub fn from_write_concern_error(server: ServerAddress, reply: &RawDocument) -> Option<Self> {
-        let error = write_concern_error(reply)?.into_error(reply).at(&server);
+        let error = write_concern_failure(reply, None)?.at(&server);
         Some(Self::new(server, error, ErrorPhase::Completed))
     }
 
@@ -300,9 +299,9 @@ impl<'a> Refusal<'a> {
     }
 }
 
-/// A version that can't be read is none: the error must not be lost over it.
+/// A version that can't be read is none: the error must not be lost over it. So is one behind more
+/// than 1,024 other fields.
 fn version_in(reply: &RawDocument) -> Option<TopologyVersion> {
-    fields(reply, |key| key == "topologyVersion")
-        .map_while(|field| field)
-        .find_map(|(_, value)| topology_version(value).ok())
+    let version = ReplyFields::of_beginning(reply).topology_version(reply)?;
+    topology_version(RawBsonRef::Document(version)).ok()
 }

@@ -270,11 +270,12 @@ fn tags(value: RawBsonRef<'_>) -> Result<TagSet, HandshakeError> {
     let wrong = invalid("tags", "at most 128 names and values");
     let document = value.as_document().ok_or(wrong.clone())?;
     let mut tags = TagSet::new();
-    for field in fields(document, |_| true) {
-        let (key, value) = field.ok_or(HandshakeError::Malformed)?;
-        if tags.len() == MAX_TAGS {
+    for (place, field) in fields(document, |_| true).enumerate() {
+        // Also of one tag many times over.
+        if place == MAX_TAGS {
             return Err(wrong);
         }
+        let (key, value) = field.ok_or(HandshakeError::Malformed)?;
         let key = name("tags", RawBsonRef::String(key))?;
         tags.insert(key, name("tags", value)?);
     }

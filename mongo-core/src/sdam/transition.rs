@@ -1,12 +1,13 @@
 //! From one description of the topology to the next.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
 
 use super::application_error::{ApplicationError, Consequence};
 use super::change::Change;
-use super::update::Update;
+use super::update::{MAX_SERVERS, Update};
 use super::{
     SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, TopologyType,
     TopologyVersion,
@@ -274,17 +275,15 @@ fn srv_hosts(
         | TopologyType::LoadBalanced => return Transition::nothing(current),
     }
     let mut update = Update::new(settings, current);
-    update.retain(|address| hosts.contains(address));
+    let mut seen = BTreeSet::new();
+    // In their own order, which is a random one where `srvMaxHosts` chooses among them.
+    let listed: Vec<_> = hosts.iter().filter(|host| seen.insert(*host)).collect();
+    update.retain(|address| seen.contains(address));
     let limit = match settings.srv_max_hosts {
-        0 => usize::MAX,
-        limit => limit,
+        0 => MAX_SERVERS,
+        limit => limit.min(MAX_SERVERS),
     };
-    for host in hosts {
-        if update.next.servers.len() >= limit {
-            break;
-        }
-        update.add(host);
-    }
+    update.add_all(&listed, limit);
     let mut next = update.next;
     next.summarize();
     let next = Arc::new(next);

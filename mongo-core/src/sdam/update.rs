@@ -12,6 +12,9 @@ use crate::address::ServerAddress;
 /// From this wire version on (MongoDB 6.0), `electionId` counts before `setVersion`.
 const ELECTION_ID_FIRST: i32 = 17;
 
+/// The most servers that a topology has by what servers and DNS say. A replica set has 50 members.
+pub(super) const MAX_SERVERS: usize = 1000;
+
 /// A topology that is being changed.
 pub(super) struct Update<'a> {
     settings: &'a TopologySettings,
@@ -81,14 +84,6 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Adds a server that is not there yet.
-    pub(super) fn add(&mut self, address: &ServerAddress) {
-        if let Err(index) = self.next.position(address) {
-            let server = Arc::new(ServerDescription::unknown(address.clone()));
-            self.next.servers.insert(index, server);
-        }
-    }
-
     /// Keeps the servers that are to be kept.
     pub(super) fn retain(&mut self, keep: impl Fn(&ServerAddress) -> bool) {
         self.next.servers.retain(|server| keep(&server.address));
@@ -133,7 +128,7 @@ impl<'a> Update<'a> {
         if !self.takes_set_name(description) {
             return self.remove(&description.address);
         }
-        self.add_all(&members(description));
+        self.add_all(&members(description), MAX_SERVERS);
         self.hint_at_primary(description);
         if is_known_by_another_name(description) {
             self.remove(&description.address);
@@ -175,8 +170,9 @@ impl<'a> Update<'a> {
         }
         self.invalidate_former_primary(&description.address);
         let members = members(description);
-        self.add_all(&members);
+        // First, so that servers that are no members take no member's place.
         self.retain(|address| members.binary_search(&address).is_ok());
+        self.add_all(&members, MAX_SERVERS);
         self.check_if_has_primary();
     }
 
@@ -221,13 +217,20 @@ impl<'a> Update<'a> {
         };
     }
 
-    /// Adds those of a sorted list that are not there yet.
-    fn add_all(&mut self, members: &[&ServerAddress]) {
-        let new = members
+    /// Adds those that are not there yet, each named once, up to so many servers in all; a warning
+    /// says that there are more.
+    pub(super) fn add_all(&mut self, addresses: &[&ServerAddress], limit: usize) {
+        let room = limit.saturating_sub(self.next.servers.len());
+        let mut new: Vec<_> = addresses
             .iter()
             .filter(|address| self.next.position(address).is_err())
-            .map(|address| Arc::new(ServerDescription::unknown((*address).clone())));
-        let new: Vec<_> = new.collect();
+            .map(|address| Arc::new(ServerDescription::unknown((*address).clone())))
+            .collect();
+        if new.len() > room && limit == MAX_SERVERS {
+            let surplus = new.len() - room;
+            tracing::warn!("{surplus} servers are ignored: the topology has at most {MAX_SERVERS}");
+        }
+        new.truncate(room);
         if !new.is_empty() {
             self.next.servers.extend(new);
             self.next.servers.sort_by(|a, b| a.address.cmp(&b.address));

@@ -11,6 +11,9 @@ pub(super) const MIN_DOCUMENT: usize = 5;
 /// The least that one level of nesting takes: type, an empty name, a length, a terminator.
 const BYTES_PER_LEVEL: usize = 7;
 
+/// Bytes of a name that take as long to look at as an element does.
+const BYTES_PER_ELEMENT: usize = 64;
+
 /// Whether a document of `length` bytes can be nested deeper: spares small replies the walk.
 pub(super) fn may_be_deeper(length: usize, max_depth: usize) -> bool {
     length > max_depth.saturating_mul(BYTES_PER_LEVEL)
@@ -47,7 +50,8 @@ pub(super) fn split_document(
 pub fn check_depth(document: &[u8], max_depth: usize) -> Result<(), WireError> {
     let mut unbounded = usize::MAX;
     let mut walk = Walk::new(document.len());
-    walk.step(document, max_depth, &mut unbounded).map(drop)
+    walk.step(document, max_depth, &mut unbounded, |_, _, _| {})
+        .map(drop)
 }
 
 /// [`check_depth`] in steps.
@@ -65,12 +69,14 @@ impl Walk {
     }
 
     /// Walks on, over as many elements of the same document as `budget` has, and takes them from it;
-    /// says whether that was all.
+    /// says whether that was all. Calls `see` with each element of the top level, as
+    /// [`find_elements`] does. Long names take more of the budget.
     pub(super) fn step(
         &mut self,
         document: &[u8],
         max_depth: usize,
         budget: &mut usize,
+        mut see: impl FnMut(&[u8], u8, usize),
     ) -> Result<bool, WireError> {
         let (ends, mut at) = (&mut self.ends, self.at);
         while let Some(&end) = ends.last() {
@@ -88,7 +94,14 @@ impl Walk {
                 ends.pop();
                 continue;
             }
-            at = skip_cstring(document, at)?;
+            let key = at;
+            at = skip_cstring(document, key)?;
+            *budget = budget.saturating_sub((at - key) / BYTES_PER_ELEMENT);
+            if ends.len() == 1
+                && let Some(name) = document.get(key..at - 1)
+            {
+                see(name, kind, at);
+            }
             match value(document, at, kind)? {
                 Value::Flat(next) => at = next,
                 Value::Nested { body, next } => {
@@ -136,23 +149,51 @@ pub(super) fn find_elements(
     mut see: impl FnMut(&[u8], u8, usize),
 ) -> Result<(), WireError> {
     let mut at = 4;
-    loop {
-        let kind = *document.get(at).ok_or(WireError::Document(at))?;
-        if kind == 0 {
-            return match at + 1 == document.len() {
-                true => Ok(()),
-                false => Err(WireError::Document(at)),
-            };
+    while next_element(document, &mut at, &mut see)? {}
+    Ok(())
+}
+
+/// [`find_elements`] among the first `max` elements; what comes after them is not looked at.
+///
+/// # Errors
+/// See [`find_elements`].
+pub(super) fn find_first_elements(
+    document: &[u8],
+    max: usize,
+    mut see: impl FnMut(&[u8], u8, usize),
+) -> Result<(), WireError> {
+    let mut at = 4;
+    for _ in 0..max {
+        if !next_element(document, &mut at, &mut see)? {
+            break;
         }
-        let key = at + 1;
-        let start = skip_cstring(document, key)?;
-        if let Some(name) = document.get(key..start - 1) {
-            see(name, kind, start);
-        }
-        at = match value(document, start, kind)? {
-            Value::Flat(next) | Value::Nested { next, .. } => next,
+    }
+    Ok(())
+}
+
+/// Goes on to the next element; says whether there was one.
+#[inline]
+fn next_element(
+    document: &[u8],
+    at: &mut usize,
+    see: &mut impl FnMut(&[u8], u8, usize),
+) -> Result<bool, WireError> {
+    let kind = *document.get(*at).ok_or(WireError::Document(*at))?;
+    if kind == 0 {
+        return match *at + 1 == document.len() {
+            true => Ok(false),
+            false => Err(WireError::Document(*at)),
         };
     }
+    let key = *at + 1;
+    let start = skip_cstring(document, key)?;
+    if let Some(name) = document.get(key..start - 1) {
+        see(name, kind, start);
+    }
+    *at = match value(document, start, kind)? {
+        Value::Flat(next) | Value::Nested { next, .. } => next,
+    };
+    Ok(true)
 }
 
 enum Value {

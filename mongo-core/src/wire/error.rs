@@ -81,6 +81,9 @@ pub enum WireError {
     /// A document is nested deeper than the cap.
     #[error("document nested deeper than {0} levels")]
     TooDeep(usize),
+    /// A reply to a hello, or one in an authentication, has more elements than such replies may have.
+    #[error("more than {0} elements in a reply to a hello or in an authentication")]
+    TooManyElements(usize),
     /// A document's bytes are no BSON.
     #[error("malformed document at byte {0}")]
     Document(usize),

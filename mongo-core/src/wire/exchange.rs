@@ -2,6 +2,8 @@ use std::fmt;
 
 use bson::RawDocument;
 
+#[cfg(feature = "net")]
+use super::ReplyFields;
 use super::header::{Header, Limits, OpCode, deframe};
 use super::msg::{MsgFlags, OpMsg};
 use super::{Inspection, WireError, parse_reply};
@@ -23,6 +25,11 @@ const STEP: usize = 512;
 /// Bytes allocated ahead of those that have come: a length that a server merely claims costs no
 /// more than this.
 const READ_AHEAD: usize = 256 * 1024;
+
+/// Bytes of a reply to a hello, or of one in an authentication, and elements in it: what comes from a
+/// server that has proved nothing yet. A thousand members take a tenth of it.
+const HANDSHAKE_BYTES: usize = 1024 * 1024;
+const HANDSHAKE_ELEMENTS: usize = 16 * 1024;
 
 /// Whether an exchange can take another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +75,20 @@ struct Accepted {
 pub struct Exchange {
     buf: Vec<u8>,
     compression: Option<Box<Compression>>,
-    inspection: Stage<Inspection>,
+    /// Of a reply that is not short: under way, or what it has found.
+    inspection: Option<Box<Inspection>>,
     accepted: Option<Accepted>,
     state: State,
     next_request_id: i32,
     limits: Limits,
+    max_elements: usize,
+}
+
+/// What an exchange accepted before it was [narrowed](Exchange::narrow).
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    limits: Limits,
+    max_elements: usize,
 }
 
 impl Exchange {
@@ -81,12 +97,31 @@ impl Exchange {
         Self {
             buf: Vec::new(),
             compression: None,
-            inspection: Stage::Ahead,
+            inspection: None,
             accepted: None,
             state: State::Idle,
             next_request_id: 1,
             limits,
+            max_elements: usize::MAX,
         }
+    }
+
+    /// Accepts only what a reply to a hello, or one in an authentication, may be: 1 MiB and 16,384
+    /// elements, nested ones included. Gives back what was accepted before.
+    pub fn narrow(&mut self) -> Bounds {
+        let before = Bounds {
+            limits: self.limits,
+            max_elements: self.max_elements,
+        };
+        self.limits.max_message_size = before.limits.max_message_size.min(HANDSHAKE_BYTES);
+        self.max_elements = before.max_elements.min(HANDSHAKE_ELEMENTS);
+        before
+    }
+
+    /// Accepts what was accepted before [`narrow`](Self::narrow).
+    pub fn widen(&mut self, before: Bounds) {
+        self.limits = before.limits;
+        self.max_elements = before.max_elements;
     }
 
     /// What is accepted.
@@ -94,9 +129,10 @@ impl Exchange {
         &self.limits
     }
 
-    /// Takes over the limits of the connection's own hello.
+    /// Takes over the limits of the connection's own hello, in place of those of a handshake.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+        self.max_elements = usize::MAX;
     }
 
     /// Lets replies come compressed: by any compressor of this build, as a server may once it was
@@ -151,6 +187,7 @@ impl Exchange {
             self.state = State::Closed(reason);
         }
         self.accepted = None;
+        self.inspection = None;
         self.buf = Vec::new();
         self.compression = None;
     }
@@ -163,6 +200,7 @@ impl Exchange {
         match self.readiness() {
             Readiness::Idle => {
                 self.accepted = None;
+                self.inspection = None;
                 self.buf.clear();
                 self.buf.reserve(STEP);
                 if let Some(compression) = &mut self.compression {
@@ -245,6 +283,7 @@ impl Exchange {
     pub fn read_target(&mut self, max: usize) -> Result<Option<&mut Vec<u8>>, WireError> {
         // While the server streams, what was accepted before makes room.
         if let Some(accepted) = self.accepted.take() {
+            self.inspection = None;
             self.buf.drain(..accepted.end);
         }
         let missing = match self.announced(max) {
@@ -258,7 +297,7 @@ impl Exchange {
         };
         if self.buf.capacity() == self.buf.len() {
             self.buf
-                .reserve(missing.min(self.buf.len().max(READ_AHEAD)));
+                .reserve_exact(missing.min(self.buf.len().max(READ_AHEAD)));
         }
         Ok(Some(&mut self.buf))
     }
@@ -295,7 +334,7 @@ impl Exchange {
 
     /// Whether the reply is what nearly all are: short, and not compressed.
     fn is_plain(&self) -> bool {
-        self.compression.is_none() && Inspection::is_short(&self.buf)
+        self.compression.is_none() && Inspection::is_short(&self.buf, self.max_elements)
     }
 
     fn try_prepare(&mut self) -> Result<bool, WireError> {
@@ -315,24 +354,18 @@ impl Exchange {
             }
             _ => message,
         };
-        if let Stage::Ahead = self.inspection {
-            let begun = match Header::parse(message, &self.limits)?.op_code {
-                OpCode::Msg if !owed.legacy => Inspection::begin(message),
-                _ => None,
-            };
-            match begun {
-                Some(begun) => self.inspection = Stage::UnderWay(begun),
-                // It needs none.
-                None => return Ok(true),
+        if self.inspection.is_none() {
+            let op_code = Header::parse(message, &self.limits)?.op_code;
+            // What is of another operation is refused later.
+            if matches!(op_code, OpCode::Msg) != owed.legacy {
+                self.inspection = Inspection::begin(message, owed.legacy, self.max_elements);
             }
         }
-        if let Stage::UnderWay(inspection) = &mut self.inspection {
-            if !inspection.step(message, &self.limits)? {
-                return Ok(false);
-            }
-            self.inspection = Stage::Over;
+        match &mut self.inspection {
+            Some(inspection) if !inspection.is_over() => inspection.step(message, &self.limits),
+            // It needs none, or is over.
+            Some(_) | None => Ok(true),
         }
-        Ok(true)
     }
 
     /// Checks the whole message that [`read_target`](Self::read_target) found, and that it answers
@@ -367,12 +400,17 @@ impl Exchange {
             _ => (message, false),
         };
         let (header, body, more_to_come) = if owed.legacy {
-            let (header, body) = parse_reply(message, &self.limits)?;
+            let mut limits = self.limits;
+            if self.inspection.is_some() {
+                // It has been walked.
+                limits.max_depth = usize::MAX;
+            }
+            let (header, body) = parse_reply(message, &limits)?;
             (header, body, false)
         } else {
-            let parsed = match std::mem::take(&mut self.inspection) {
-                Stage::Over => OpMsg::parse_inspected(message, &self.limits)?,
-                Stage::Ahead | Stage::UnderWay(_) => OpMsg::parse(message, &self.limits)?,
+            let parsed = match &self.inspection {
+                Some(walked) => OpMsg::parse_inspected(message, &self.limits, walked)?,
+                None => OpMsg::parse(message, &self.limits)?,
             };
             let more_to_come = parsed.flags().contains(MsgFlags::MORE_TO_COME);
             (*parsed.header(), parsed.body(), more_to_come)
@@ -427,10 +465,18 @@ impl Exchange {
         RawDocument::from_bytes(bytes).map_err(|_| WireError::Document(start))
     }
 
+    /// Where the fields of the [body](Self::reply_body) are, if that is long.
+    #[cfg(feature = "net")]
+    #[inline]
+    pub(crate) fn reply_fields(&self) -> Option<&ReplyFields> {
+        self.inspection.as_ref()?.fields()
+    }
+
     /// Gives a large buffer back; for when the connection is about to be idle.
     pub fn release(&mut self) {
         if matches!(self.state, State::Idle) {
             self.accepted = None;
+            self.inspection = None;
             self.buf.clear();
             if self.buf.capacity() > KEEP {
                 self.buf = Vec::new();

@@ -1,78 +1,149 @@
 use super::WireError;
 use super::document::{Walk, may_be_deeper, split_document};
+use super::fields::ReplyFields;
 use super::header::{HEADER_LEN, Limits};
+use super::legacy::REPLY_BODY;
 use super::msg::{MsgFlags, Section};
 
 /// Bytes of a message that [`OpMsg::parse`](super::OpMsg::parse) may go through at once.
 const AT_ONCE: usize = 256 * 1024;
-/// Elements of a step: a millisecond's worth.
+/// Elements of a step: a millisecond's worth at most.
 const STEP: usize = 32 * 1024;
+/// Bytes of a step that are summed up for a checksum.
+const CHECKSUM_STEP: usize = 4 * 1024 * 1024;
 
-/// Goes through all documents of an OP_MSG, as [`OpMsg::parse`](super::OpMsg::parse) does, but in
-/// steps, for who has other things to do between them. What is left for
-/// [`OpMsg::parse_inspected`](super::OpMsg) takes no time.
+/// Goes through all documents of a reply, as [`OpMsg::parse`](super::OpMsg::parse) and
+/// [`parse_reply`](super::parse_reply) do, but in steps, for who has other things to do between
+/// them. What is left for those, for [`OpMsg::parse_inspected`](super::OpMsg) and for whoever looks
+/// for the [fields](ReplyFields) that it finds on its way takes no time.
 pub(super) struct Inspection {
     at: usize,
     /// Where the sequence ends that `at` is in.
     sequence_end: usize,
     /// Of the document that begins at `at`, and where that ends.
     walk: Option<(Walk, usize)>,
+    /// How many elements, documents and sections there may be, and how many there were.
+    max_elements: usize,
+    elements: usize,
+    /// Where the body begins and ends.
+    body: Option<(usize, usize)>,
+    /// Those of the body, unless that is short.
+    fields: Option<ReplyFields>,
+    /// What the checksum comes to, of so many bytes.
+    checksum: (u32, usize),
+    is_legacy: bool,
+    is_over: bool,
 }
 
 impl Inspection {
     /// Whether a message can be gone through at once.
-    pub(super) fn is_short(message: &[u8]) -> bool {
-        message.len() <= AT_ONCE
+    pub(super) fn is_short(message: &[u8], max_elements: usize) -> bool {
+        // An element has two bytes at least.
+        message.len() <= AT_ONCE.min(max_elements)
     }
 
-    /// `None` for a short one.
-    pub(super) fn begin(message: &[u8]) -> Option<Self> {
-        (!Self::is_short(message)).then_some(Self {
-            at: HEADER_LEN + 4,
-            sequence_end: 0,
+    /// `None` for a short message. A legacy one is an OP_REPLY.
+    pub(super) fn begin(message: &[u8], is_legacy: bool, max_elements: usize) -> Option<Box<Self>> {
+        if Self::is_short(message, max_elements) {
+            return None;
+        }
+        let (at, sequence_end) = match is_legacy {
+            true => (REPLY_BODY, message.len()),
+            false => (HEADER_LEN + 4, 0),
+        };
+        Some(Box::new(Self {
+            at,
+            sequence_end,
             walk: None,
-        })
+            max_elements,
+            elements: 0,
+            body: None,
+            fields: None,
+            checksum: (0, 0),
+            is_legacy,
+            is_over: false,
+        }))
     }
 
     /// Goes on with the same message, and says whether that was all.
+    ///
+    /// # Errors
+    /// Those of the documents and sections; more elements than there may be.
     pub(super) fn step(&mut self, message: &[u8], limits: &Limits) -> Result<bool, WireError> {
-        let max_depth = limits.max_depth;
-        let end = match MsgFlags::of(message)?.contains(MsgFlags::CHECKSUM_PRESENT) {
+        let has_checksum =
+            !self.is_legacy && MsgFlags::of(message)?.contains(MsgFlags::CHECKSUM_PRESENT);
+        let end = match has_checksum {
             true => message.len() - 4,
             false => message.len(),
         };
-        let message = &message[..end];
         let mut budget = STEP;
         while self.at < end {
             if budget == 0 {
+                self.count(STEP)?;
                 return Ok(false);
             }
             budget -= 1;
-            if let Some((walk, document_end)) = &mut self.walk {
-                let document = &message[self.at..*document_end];
-                if !walk.step(document, max_depth, &mut budget)? {
-                    return Ok(false);
-                }
-                self.at = *document_end;
-                self.walk = None;
-            } else if self.at < self.sequence_end {
-                let rest = &message[self.at..self.sequence_end];
-                let (document, _) = split_document(rest, usize::MAX)?;
-                self.enter(document.as_bytes().len(), max_depth);
-            } else {
-                self.next_section(message, max_depth)?;
-            }
+            self.go_on(&message[..end], limits.max_depth, &mut budget)?;
         }
+        self.count(STEP - budget)?;
+        let (sum, summed) = self.checksum;
+        if has_checksum && summed < end {
+            let next = end.min(summed + CHECKSUM_STEP);
+            self.checksum = (crc32c::crc32c_append(sum, &message[summed..next]), next);
+            return Ok(false);
+        }
+        self.is_over = true;
         Ok(true)
+    }
+
+    fn count(&mut self, more: usize) -> Result<(), WireError> {
+        self.elements += more;
+        match self.elements > self.max_elements {
+            true => Err(WireError::TooManyElements(self.max_elements)),
+            false => Ok(()),
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        message: &[u8],
+        max_depth: usize,
+        budget: &mut usize,
+    ) -> Result<(), WireError> {
+        if let Some((walk, end)) = &mut self.walk {
+            let (at, end) = (self.at, *end);
+            let document = &message[at..end];
+            let is_over = match &mut self.fields {
+                Some(fields) if self.body == Some((at, end)) => {
+                    let note = |name: &[u8], kind, at| fields.note(name, kind, at);
+                    walk.step(document, max_depth, budget, note)?
+                }
+                _ => walk.step(document, max_depth, budget, |_, _, _| {})?,
+            };
+            if is_over {
+                self.at = end;
+                self.walk = None;
+            }
+        } else if self.at < self.sequence_end {
+            let rest = &message[self.at..self.sequence_end];
+            let (document, _) = split_document(rest, usize::MAX)?;
+            self.enter(document.as_bytes().len(), max_depth);
+        } else {
+            self.next_section(message, max_depth)?;
+        }
+        Ok(())
     }
 
     fn next_section(&mut self, message: &[u8], max_depth: usize) -> Result<(), WireError> {
         let (section, after) = Section::split(&message[self.at..], usize::MAX)?;
         let end = message.len() - after.len();
         match section {
+            Section::Body(_) if self.body.is_some() => return Err(WireError::SeveralBodies),
             Section::Body(document) => {
                 let length = document.as_bytes().len();
                 self.at = end - length;
+                self.body = Some((self.at, end));
+                self.fields = may_be_deeper(length, max_depth).then(ReplyFields::default);
                 self.enter(length, max_depth);
             }
             Section::Sequence(sequence) => {
@@ -91,6 +162,27 @@ impl Inspection {
             false => self.at = end,
         }
     }
+
+    /// Whether nothing is left to be done.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Where the body of an OP_MSG begins and ends.
+    pub(super) fn body(&self) -> Option<(usize, usize)> {
+        self.body
+    }
+
+    /// What the checksum of a message that has one comes to.
+    pub(super) fn checksum(&self) -> u32 {
+        self.checksum.0
+    }
+
+    /// The fields of the body; `None` if that is short.
+    #[cfg(feature = "net")]
+    pub(super) fn fields(&self) -> Option<&ReplyFields> {
+        self.fields.as_ref()
+    }
 }
 
 #[cfg(test)]
@@ -102,13 +194,13 @@ mod tests {
 
     /// What comes out, and after how many steps.
     fn inspect(message: &[u8]) -> (Result<(), WireError>, usize) {
-        let mut inspection = Inspection::begin(message).expect("long");
+        let mut inspection = Inspection::begin(message, false, usize::MAX).expect("long");
         let limits = Limits::default();
         for steps in 1.. {
             match inspection.step(message, &limits) {
                 Ok(false) => {}
                 Ok(true) => {
-                    let parsed = OpMsg::parse_inspected(message, &limits);
+                    let parsed = OpMsg::parse_inspected(message, &limits, &inspection);
                     return (parsed.map(drop), steps);
                 }
                 Err(error) => return (Err(error), steps),
@@ -138,15 +230,15 @@ mod tests {
 
     #[test]
     fn long_messages_take_steps() {
-        for flags in [MsgFlags::NONE, MsgFlags::CHECKSUM_PRESENT] {
+        for (flags, sum) in [(MsgFlags::NONE, 0), (MsgFlags::CHECKSUM_PRESENT, 1)] {
             let (outcome, steps) = inspect(&message(flags, &long(), 1));
             // Six elements each: two values, one container in it, its value, and two ends.
-            assert_eq!((outcome, steps), (Ok(()), 60_000 * 6 / STEP + 1));
+            assert_eq!((outcome, steps), (Ok(()), 60_000 * 6 / STEP + 1 + sum));
             let (outcome, steps) = inspect(&message(flags, &rawdoc! {}, 100_000));
-            assert_eq!((outcome, steps), (Ok(()), 100_000 / STEP + 1));
+            assert_eq!((outcome, steps), (Ok(()), 100_000 / STEP + 1 + sum));
         }
         let short = message(MsgFlags::NONE, &rawdoc! { "ok": 1 }, 1);
-        assert!(Inspection::begin(&short).is_none());
+        assert!(Inspection::begin(&short, false, usize::MAX).is_none());
     }
 
     #[test]
@@ -177,5 +269,164 @@ mod tests {
         }
         let (outcome, _) = inspect(&message(MsgFlags::NONE, &deep, 0));
         assert_eq!(outcome, Err(WireError::TooDeep(256)));
+    }
+
+    /// A body with this many nulls without a name between its first and its last fields.
+    fn among_nulls(nulls: usize, before: &RawDocumentBuf, after: &RawDocumentBuf) -> Vec<u8> {
+        let elements = |document: &RawDocumentBuf| {
+            let bytes = document.as_bytes();
+            bytes[4..bytes.len() - 1].to_vec()
+        };
+        let mut body = vec![0; 4];
+        body.extend(elements(before));
+        body.extend([0x0A, 0].repeat(nulls));
+        body.extend(elements(after));
+        body.push(0);
+        let length = (body.len() as i32).to_le_bytes();
+        body[..4].copy_from_slice(&length);
+        body
+    }
+
+    fn with_body(body: &[u8]) -> Vec<u8> {
+        message(
+            MsgFlags::NONE,
+            &RawDocumentBuf::from_bytes(body.to_vec()).expect("a document"),
+            0,
+        )
+    }
+
+    fn walked(message: &[u8]) -> Box<Inspection> {
+        let mut inspection = Inspection::begin(message, false, usize::MAX).expect("long");
+        let limits = Limits::default();
+        while !inspection.step(message, &limits).expect("sound") {}
+        inspection
+    }
+
+    /// What was found on the walk is read without another one: nothing else is left to be read.
+    #[cfg(feature = "net")]
+    #[test]
+    fn the_fields_are_found_in_the_one_walk() {
+        const NULLS: usize = 200_000;
+        let version = rawdoc! { "processId": bson::oid::ObjectId::new(), "counter": 3_i64 };
+        let after = rawdoc! {
+            "errmsg": "not primary", "code": 10107, "codeName": "NotWritablePrimary",
+            "errorLabels": ["RetryableWriteError"], "topologyVersion": version.clone(),
+            "$clusterTime": { "clusterTime": 5 }, "writeConcernError": { "code": 91 },
+            "writeErrors": [{ "code": 11000 }],
+        };
+        for ok in [0.0, 1.0] {
+            let mut body = among_nulls(NULLS, &rawdoc! { "ok": ok }, &after);
+            let inspection = walked(&with_body(&body));
+            let fields = inspection.fields().expect("a long body");
+            // A second walk would fail here.
+            let start = 4 + 12;
+            body[start..start + 2 * NULLS].fill(0xEE);
+            let body = bson::RawDocument::from_bytes(&body).expect("its length is right");
+            let glance = super::super::glance(body, Some(fields));
+            let time = glance.cluster_time.expect("a time");
+            assert_eq!(time, &*rawdoc! { "clusterTime": 5 });
+            assert!(glance.has_write_concern_error);
+            let failure = super::super::write_concern_failure(body, Some(fields));
+            assert_eq!(failure.expect("an error").code(), Some(91));
+            let written = super::super::check_write_of(body, Some(fields));
+            assert_eq!(written.expect_err("refused").code(), Some(11000));
+            if ok == 1.0 {
+                assert!(glance.verdict.is_ok());
+                continue;
+            }
+            let error = glance.verdict.expect_err("ok: 0");
+            let command = error.command().expect("the server's answer");
+            assert_eq!((command.code, &*command.message), (10107, "not primary"));
+            assert_eq!(command.code_name, "NotWritablePrimary");
+            assert!(error.has_label("RetryableWriteError"));
+        }
+    }
+
+    #[test]
+    fn a_long_reply_costs_an_error_no_copy() {
+        let after = rawdoc! { "errmsg": "x".repeat(3_000_000), "code": 10107, "ok": 0 };
+        let body = among_nulls(600_000, &rawdoc! {}, &after);
+        let body = bson::RawDocument::from_bytes(&body).expect("a document");
+        let error = super::super::check_ok(body).expect_err("ok: 0");
+        let command = error.command().expect("the server's answer");
+        assert_eq!((command.code, command.message.len()), (10107, 1024));
+        assert!(command.reply.as_bytes().len() < 4096);
+        assert_eq!(command.reply.get_i32("code").ok(), Some(10107));
+        // What is within a reply is looked at up to its 1,024th element, and of labels 16.
+        let inner = among_nulls(2000, &rawdoc! { "code": 1 }, &rawdoc! { "code": 2 });
+        let inner = RawDocumentBuf::from_bytes(inner).expect("a document");
+        let mut labels = RawArrayBuf::new();
+        (0..5000).for_each(|number| labels.push(format!("{number:0200}")));
+        let reply = rawdoc! { "ok": 1, "writeConcernError": inner, "errorLabels": labels };
+        let error = super::super::write_concern_error(&reply).expect("an error");
+        assert_eq!((error.code, error.labels.len()), (1, 16));
+        assert!(error.labels.iter().all(|label| label.len() == 128));
+    }
+
+    #[test]
+    fn no_reply_in_a_handshake_has_elements_without_number() {
+        const MOST: usize = 16 * 1024;
+        let outcome = |message: &[u8], is_legacy| {
+            let mut inspection = Inspection::begin(message, is_legacy, MOST).expect("long");
+            loop {
+                match inspection.step(message, &Limits::default()) {
+                    Ok(false) => {}
+                    end => return end,
+                }
+            }
+        };
+        let too_many = Err(WireError::TooManyElements(MOST));
+        let body = |nulls| among_nulls(nulls, &rawdoc! { "ok": 1 }, &rawdoc! {});
+        // `ok`, the document and its end, and two sections count as well.
+        assert_eq!(outcome(&with_body(&body(MOST - 5)), false), Ok(true));
+        assert_eq!(outcome(&with_body(&body(MOST - 4)), false), too_many);
+        // In any document of it.
+        let inner = RawDocumentBuf::from_bytes(body(MOST)).expect("a document");
+        let nested = message(MsgFlags::NONE, &rawdoc! { "tags": inner }, 0);
+        assert_eq!(outcome(&nested, false), too_many);
+        let mut sections = with_body(rawdoc! { "ok": 1 }.as_bytes());
+        sections.extend([1, 5, 0, 0, 0, 0].repeat(MOST));
+        assert_eq!(outcome(&sections, false), too_many);
+        assert_eq!(
+            outcome(&message(MsgFlags::NONE, &rawdoc! {}, MOST), false),
+            too_many
+        );
+        let mut legacy = vec![0; REPLY_BODY];
+        legacy.extend(body(MOST));
+        assert_eq!(outcome(&legacy, true), too_many);
+        assert!(Inspection::is_short(&[0; MOST], MOST));
+    }
+
+    #[test]
+    fn sections_and_checksums_take_steps_too() {
+        let mut sections = with_body(rawdoc! { "ok": 1 }.as_bytes());
+        sections.extend([1, 5, 0, 0, 0, 0].repeat(100_000));
+        let length = (sections.len() as i32).to_le_bytes();
+        sections[..4].copy_from_slice(&length);
+        assert_eq!(inspect(&sections), (Ok(()), 100_000 / STEP + 1));
+        // The body is where it was, without another look at the sections.
+        let inspection = walked(&sections);
+        sections[60..].fill(0xEE);
+        let parsed = OpMsg::parse_inspected(&sections, &Limits::default(), &inspection);
+        assert_eq!(parsed.expect("its body").body(), &*rawdoc! { "ok": 1 });
+
+        let mut summed = message(
+            MsgFlags::CHECKSUM_PRESENT,
+            &rawdoc! { "text": "x".repeat(9_000_000) },
+            0,
+        );
+        assert_eq!(inspect(&summed), (Ok(()), 4));
+        *summed.last_mut().expect("a checksum") ^= 1;
+        let (outcome, _) = inspect(&summed);
+        assert!(
+            matches!(outcome, Err(WireError::Checksum { .. })),
+            "{outcome:?}"
+        );
+
+        let mut endless = with_body(rawdoc! { "ok": 1 }.as_bytes());
+        endless.push(1);
+        endless.extend(300_000_i32.to_le_bytes());
+        endless.extend([b'a'; 300_000 - 4]);
+        assert_eq!(inspect(&endless), (Err(WireError::Sequence), 1));
     }
 }

@@ -5,7 +5,7 @@ use super::document::split_document;
 use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
 
 /// The document of an OP_REPLY begins after its flags, cursor, offset and count.
-const REPLY_BODY: usize = HEADER_LEN + 20;
+pub(super) const REPLY_BODY: usize = HEADER_LEN + 20;
 
 /// Appends an OP_QUERY that runs `command`, as servers before OP_MSG need it for the first hello.
 ///

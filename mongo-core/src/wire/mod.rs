@@ -9,6 +9,7 @@ mod compression;
 mod document;
 mod error;
 mod exchange;
+mod fields;
 mod header;
 mod inspection;
 mod legacy;
@@ -21,11 +22,13 @@ use compression::{Packing, Unpacking};
 pub use compression::{compress, decompress};
 pub use document::check_depth;
 pub use error::WireError;
-pub use exchange::{Exchange, Readiness, Taker};
+pub use exchange::{Bounds, Exchange, Readiness, Taker};
+pub(crate) use fields::ReplyFields;
 pub use header::{HEADER_LEN, Header, Limits, OpCode, deframe};
 use inspection::Inspection;
 pub use legacy::{append_query, parse_reply};
 pub use msg::{DocumentSequence, MsgFlags, OpMsg, OpMsgBuilder};
-#[cfg(feature = "net")]
-pub(crate) use reply::glance;
+pub(crate) use reply::write_concern_failure;
 pub use reply::{WriteConcernError, check_ok, check_write, write_concern_error};
+#[cfg(feature = "net")]
+pub(crate) use reply::{check_write_of, glance, write_concern_error_of};

@@ -3,9 +3,12 @@ use std::fmt;
 use bson::RawDocument;
 use serde::Serialize;
 
-use super::WireError;
 use super::document::{MIN_DOCUMENT, split_document};
 use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
+use super::{Inspection, WireError};
+
+/// The longest identifier of a document sequence, in bytes: it names a field of a command.
+const MAX_IDENTIFIER: usize = 1024;
 
 /// The flags of an OP_MSG.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -72,23 +75,58 @@ impl<'a> OpMsg<'a> {
     /// # Errors
     /// Every departure from the OP_MSG specification has a [`WireError`] of its own.
     pub fn parse(message: &'a [u8], limits: &Limits) -> Result<Self, WireError> {
-        Self::parse_documents(message, limits, true)
+        let (header, flags, sections) = Self::parse_head(message, limits)?;
+        if flags.contains(MsgFlags::CHECKSUM_PRESENT) {
+            verify_checksum(message, || crc32c::crc32c(&message[..message.len() - 4]))?;
+        }
+        let mut body = None;
+        let mut rest = sections;
+        while !rest.is_empty() {
+            let (section, after) = Section::split(rest, limits.max_depth)?;
+            rest = after;
+            match section {
+                Section::Body(_) if body.is_some() => return Err(WireError::SeveralBodies),
+                Section::Body(document) => body = Some(document),
+                Section::Sequence(sequence) => sequence.check()?,
+            }
+        }
+        Ok(Self {
+            header,
+            flags,
+            body: body.ok_or(WireError::NoBody)?,
+            sections,
+            max_depth: limits.max_depth,
+        })
     }
 
-    /// [`parse`](Self::parse) of a message that an [`Inspection`](super::Inspection) has gone through.
-    pub(super) fn parse_inspected(message: &'a [u8], limits: &Limits) -> Result<Self, WireError> {
-        let limits = Limits {
-            max_depth: usize::MAX,
-            ..*limits
-        };
-        Self::parse_documents(message, &limits, false)
-    }
-
-    fn parse_documents(
+    /// [`parse`](Self::parse) of a message that an [`Inspection`] has gone through: no loop over
+    /// anything.
+    pub(super) fn parse_inspected(
         message: &'a [u8],
         limits: &Limits,
-        checks: bool,
+        inspection: &Inspection,
     ) -> Result<Self, WireError> {
+        let (header, flags, sections) = Self::parse_head(message, limits)?;
+        if flags.contains(MsgFlags::CHECKSUM_PRESENT) {
+            verify_checksum(message, || inspection.checksum())?;
+        }
+        let (start, end) = inspection.body().ok_or(WireError::NoBody)?;
+        let body = message.get(start..end).ok_or(WireError::NoBody)?;
+        Ok(Self {
+            header,
+            flags,
+            body: RawDocument::from_bytes(body).map_err(|_| WireError::Document(start))?,
+            sections,
+            // They have been walked.
+            max_depth: usize::MAX,
+        })
+    }
+
+    /// The header, the flags and the sections.
+    fn parse_head(
+        message: &'a [u8],
+        limits: &Limits,
+    ) -> Result<(Header, MsgFlags, &'a [u8]), WireError> {
         let header = Header::parse(message, limits)?;
         if header.op_code != OpCode::Msg {
             return Err(WireError::UnexpectedOpCode(header.op_code));
@@ -100,29 +138,17 @@ impl<'a> OpMsg<'a> {
             });
         }
         let flags = MsgFlags::of(message)?;
-        let mut sections = &message[HEADER_LEN + 4..];
-        if flags.contains(MsgFlags::CHECKSUM_PRESENT) {
-            sections = verify_checksum(message, sections)?;
+        let sections = &message[HEADER_LEN + 4..];
+        if !flags.contains(MsgFlags::CHECKSUM_PRESENT) {
+            return Ok((header, flags, sections));
         }
-        let mut body = None;
-        let mut rest = sections;
-        while !rest.is_empty() {
-            let (section, after) = Section::split(rest, limits.max_depth)?;
-            rest = after;
-            match section {
-                Section::Body(_) if body.is_some() => return Err(WireError::SeveralBodies),
-                Section::Body(document) => body = Some(document),
-                Section::Sequence(sequence) if checks => sequence.check()?,
-                Section::Sequence(_) => {}
-            }
-        }
-        Ok(Self {
-            header,
-            flags,
-            body: body.ok_or(WireError::NoBody)?,
-            sections,
-            max_depth: limits.max_depth,
-        })
+        let Some((sections, _)) = sections.split_last_chunk::<4>() else {
+            return Err(WireError::Truncated {
+                needed: HEADER_LEN + 8,
+                got: message.len(),
+            });
+        };
+        Ok((header, flags, sections))
     }
 
     /// The header.
@@ -158,19 +184,16 @@ impl<'a> OpMsg<'a> {
     }
 }
 
-fn verify_checksum<'a>(message: &[u8], sections: &'a [u8]) -> Result<&'a [u8], WireError> {
-    let Some((sections, sent)) = sections.split_last_chunk::<4>() else {
-        return Err(WireError::Truncated {
-            needed: HEADER_LEN + 8,
-            got: message.len(),
-        });
+/// Compares the checksum at a message's end.
+fn verify_checksum(message: &[u8], expected: impl FnOnce() -> u32) -> Result<(), WireError> {
+    let Some((_, sent)) = message.split_last_chunk::<4>() else {
+        return Err(WireError::TooShort(message.len() as i32));
     };
-    let got = u32::from_le_bytes(*sent);
-    let expected = crc32c::crc32c(&message[..message.len() - 4]);
+    let (got, expected) = (u32::from_le_bytes(*sent), expected());
     if got != expected {
         return Err(WireError::Checksum { expected, got });
     }
-    Ok(sections)
+    Ok(())
 }
 
 pub(super) enum Section<'a> {
@@ -214,6 +237,7 @@ impl<'a> DocumentSequence<'a> {
         let contents = section.get(4..).ok_or(WireError::Sequence)?;
         let end = contents
             .iter()
+            .take(MAX_IDENTIFIER + 1)
             .position(|byte| *byte == 0)
             .ok_or(WireError::Sequence)?;
         let identifier = std::str::from_utf8(&contents[..end]).map_err(|_| WireError::Sequence)?;

@@ -1,11 +1,12 @@
-use std::borrow::Cow;
-
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::WireError;
 use super::document::find_element;
 #[cfg(feature = "net")]
 use super::document::find_elements;
+#[cfg(feature = "net")]
+use super::fields::embedded;
+use super::fields::{ReplyFields, as_number};
 use crate::error::{CommandError, Error};
 
 /// An error that came with an otherwise good answer to a write (`writeConcernError`).
@@ -23,12 +24,12 @@ pub struct WriteConcernError {
 
 impl WriteConcernError {
     /// As the error that a command's failure would be: it tells as much about the server.
-    pub(crate) fn into_error(self, reply: &RawDocument) -> Error {
+    fn into_error(self, reply: &RawDocument, fields: &ReplyFields) -> Error {
         let error = Error::from(CommandError {
             code: self.code,
             code_name: self.code_name,
             message: self.message,
-            reply: reply.to_owned(),
+            reply: fields.kept(reply),
         });
         self.labels.into_iter().fold(error, Error::with_label)
     }
@@ -41,7 +42,8 @@ impl WriteConcernError {
 pub fn check_ok(reply: &RawDocument) -> Result<(), Error> {
     let bytes = reply.as_bytes();
     let ok = find_element(bytes, b"ok")?;
-    judge(reply, ok.and_then(|(kind, at)| as_number(bytes, kind, at)))
+    let ok = ok.and_then(|(kind, at)| as_number(bytes, kind, at));
+    judge(reply, ok, None)
 }
 
 /// What a pool wants to know of a reply, had in one pass.
@@ -56,9 +58,17 @@ pub(crate) struct Glance<'a> {
     pub(crate) has_write_concern_error: bool,
 }
 
-/// Looks at what a reply says of its server.
+/// Looks at what a reply says of its server: at its `fields`, where they are known, as they are of a
+/// long one.
 #[cfg(feature = "net")]
-pub(crate) fn glance(reply: &RawDocument) -> Glance<'_> {
+pub(crate) fn glance<'a>(reply: &'a RawDocument, fields: Option<&ReplyFields>) -> Glance<'a> {
+    if let Some(fields) = fields {
+        return Glance {
+            verdict: judge(reply, fields.ok(reply), Some(fields)),
+            cluster_time: fields.cluster_time(reply),
+            has_write_concern_error: fields.has_write_concern_error(),
+        };
+    }
     let bytes = reply.as_bytes();
     let (mut ok, mut cluster_time, mut has_write_concern_error) = (None, None, false);
     let found = find_elements(bytes, |name, kind, at| match name {
@@ -68,55 +78,40 @@ pub(crate) fn glance(reply: &RawDocument) -> Glance<'_> {
         _ => {}
     });
     Glance {
-        verdict: found.map_err(Error::from).and_then(|()| judge(reply, ok)),
+        verdict: found
+            .map_err(Error::from)
+            .and_then(|()| judge(reply, ok, None)),
         cluster_time,
         has_write_concern_error,
     }
 }
 
-fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
-    let value = bytes.get(at..)?;
-    Some(match kind {
-        0x01 => f64::from_le_bytes(*value.first_chunk()?),
-        0x08 => f64::from(*value.first()?),
-        0x10 => f64::from(i32::from_le_bytes(*value.first_chunk()?)),
-        0x12 => i64::from_le_bytes(*value.first_chunk()?) as f64,
-        _ => return None,
-    })
-}
-
-/// The document at a place that holds one.
-#[cfg(feature = "net")]
-fn embedded(bytes: &[u8], at: usize) -> Option<&RawDocument> {
-    let value = bytes.get(at..)?;
-    let length = usize::try_from(i32::from_le_bytes(*value.first_chunk()?)).ok()?;
-    RawDocument::from_bytes(value.get(..length)?).ok()
-}
-
-fn judge(reply: &RawDocument, ok: Option<f64>) -> Result<(), Error> {
+fn judge(reply: &RawDocument, ok: Option<f64>, fields: Option<&ReplyFields>) -> Result<(), Error> {
     match ok {
         Some(1.0) => Ok(()),
-        Some(_) => Err(command_error(reply)),
+        Some(_) => Err(command_error(reply, &known(reply, fields).0)),
         None => Err(WireError::NoOk.into()),
     }
 }
 
-fn command_error(reply: &RawDocument) -> Error {
-    let text = |key| reply.get_str(key).unwrap_or_default().to_owned();
-    let message = match text("errmsg") {
-        // Very old servers, and OP_REPLY's query failures.
-        empty if empty.is_empty() => text("$err"),
-        message => message,
-    };
+/// The fields of a reply: those that are known, or else those that are found; and whether it could
+/// be read to its end.
+fn known(reply: &RawDocument, fields: Option<&ReplyFields>) -> (ReplyFields, bool) {
+    match fields {
+        Some(fields) => (*fields, true),
+        None => ReplyFields::of(reply),
+    }
+}
+
+fn command_error(reply: &RawDocument, fields: &ReplyFields) -> Error {
     let error = Error::from(CommandError {
-        code: code(reply),
-        code_name: text("codeName"),
-        message,
-        reply: reply.to_owned(),
+        code: fields.code(reply),
+        code_name: fields.code_name(reply),
+        message: fields.message(reply),
+        reply: fields.kept(reply),
     });
-    labels(reply).fold(error, |error, label| {
-        error.with_label(Cow::Owned(label.to_owned()))
-    })
+    let labels = fields.labels(reply);
+    labels.into_iter().fold(error, Error::with_label)
 }
 
 /// Says whether an insert, update or delete was done as it was asked, as an error where it was not.
@@ -125,67 +120,66 @@ fn command_error(reply: &RawDocument) -> Error {
 /// A [`CommandError`] of the first of the reply's `writeErrors`, or else of its
 /// `writeConcernError`, with its labels.
 pub fn check_write(reply: &RawDocument) -> Result<(), Error> {
-    let first = match reply.get("writeErrors") {
-        Ok(Some(RawBsonRef::Array(errors))) => errors.into_iter().next(),
-        Ok(_) => None,
-        Err(error) => Some(Err(error)),
-    };
-    let error = match first {
-        Some(Ok(RawBsonRef::Document(error))) => Some(told(error, reply)),
+    check_write_of(reply, None)
+}
+
+/// [`check_write`] of a reply whose `fields` may be known.
+pub(crate) fn check_write_of(
+    reply: &RawDocument,
+    fields: Option<&ReplyFields>,
+) -> Result<(), Error> {
+    let (fields, is_whole) = known(reply, fields);
+    let error = match fields.first_write_error(reply) {
+        Some(Some(error)) => Some(told(error, reply, &fields)),
         // It can't be read, and is an error all the same.
-        Some(_) => Some(told(&RawDocumentBuf::new(), reply)),
-        None => write_concern_error(reply),
+        Some(None) => Some(told(&RawDocumentBuf::new(), reply, &fields)),
+        None if !is_whole => Some(told(&RawDocumentBuf::new(), reply, &fields)),
+        None => told_of_write_concern(reply, &fields),
     };
     match error {
-        Some(error) => Err(error.into_error(reply)),
+        Some(error) => Err(error.into_error(reply, &fields)),
         None => Ok(()),
     }
 }
 
 /// The `writeConcernError` of a reply, where it has one.
 pub fn write_concern_error(reply: &RawDocument) -> Option<WriteConcernError> {
-    let error = reply.get_document("writeConcernError").ok()?;
-    Some(told(error, reply))
+    told_of_write_concern(reply, &known(reply, None).0)
+}
+
+/// [`write_concern_error`] of a reply whose `fields` may be known.
+#[cfg(feature = "net")]
+pub(crate) fn write_concern_error_of(
+    reply: &RawDocument,
+    fields: Option<&ReplyFields>,
+) -> Option<WriteConcernError> {
+    told_of_write_concern(reply, &known(reply, fields).0)
+}
+
+/// The `writeConcernError` of a reply, as the error that a command's failure would be.
+pub(crate) fn write_concern_failure(
+    reply: &RawDocument,
+    fields: Option<&ReplyFields>,
+) -> Option<Error> {
+    let (fields, _) = known(reply, fields);
+    let error = told_of_write_concern(reply, &fields)?;
+    Some(error.into_error(reply, &fields))
+}
+
+fn told_of_write_concern(reply: &RawDocument, fields: &ReplyFields) -> Option<WriteConcernError> {
+    let error = fields.write_concern_error(reply)?;
+    Some(told(error, reply, fields))
 }
 
 /// What an error within a reply tells.
-fn told(error: &RawDocument, reply: &RawDocument) -> WriteConcernError {
-    let text = |key| error.get_str(key).unwrap_or_default().to_owned();
+fn told(error: &RawDocument, reply: &RawDocument, fields: &ReplyFields) -> WriteConcernError {
+    let own = ReplyFields::of_beginning(error);
+    let mut labels = fields.labels(reply);
+    labels.extend(own.labels(error));
     WriteConcernError {
-        code: code(error),
-        code_name: text("codeName"),
-        message: text("errmsg"),
-        labels: labels(reply)
-            .chain(labels(error))
-            .map(str::to_owned)
-            .collect(),
-    }
-}
-
-fn code(document: &RawDocument) -> i32 {
-    document
-        .get("code")
-        .ok()
-        .flatten()
-        .and_then(number)
-        .map_or(0, |code| code as i32)
-}
-
-fn labels(document: &RawDocument) -> impl Iterator<Item = &str> {
-    document
-        .get_array("errorLabels")
-        .ok()
-        .into_iter()
-        .flatten()
-        .filter_map(|label| label.ok()?.as_str())
-}
-
-fn number(value: RawBsonRef<'_>) -> Option<f64> {
-    match value {
-        RawBsonRef::Double(number) => Some(number),
-        RawBsonRef::Int32(number) => Some(number.into()),
-        RawBsonRef::Int64(number) => Some(number as f64),
-        RawBsonRef::Boolean(flag) => Some(f64::from(u8::from(flag))),
-        _ => None,
+        code: own.code(error),
+        code_name: own.code_name(error),
+        message: own.message(error),
+        labels,
     }
 }

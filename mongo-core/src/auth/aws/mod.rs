@@ -25,6 +25,9 @@ const NO_BINDING: i32 = 110;
 /// The longest host name there is (RFC 1035).
 const MAX_HOST_LENGTH: usize = 255;
 
+/// The longest first message of a server, in bytes: a nonce and a host name.
+const MAX_PAYLOAD: usize = 4096;
+
 /// What AWS knows an application by. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -166,6 +169,9 @@ impl AwsConversation {
 
 impl Challenge {
     fn read(payload: &[u8], own_nonce: &[u8]) -> Result<Self, AuthError> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(invalid("payload"));
+        }
         let message = RawDocument::from_bytes(payload).map_err(|_| invalid("payload"))?;
         let (mut nonce, mut host) = (None, None);
         for field in fields(message, |key| matches!(key, "s" | "h")) {

@@ -75,7 +75,10 @@ impl Connection {
         // A reply that did not come in time can still be received.
         if is_over && let Some(watch) = self.inner.watch.take() {
             match (&outcome, self.inner.channel.body()) {
-                (Ok(()), Ok(reply)) => watch.end_by_reply(&self.inner.identity, reply),
+                (Ok(()), Ok(reply)) => {
+                    let fields = self.inner.channel.exchange.reply_fields();
+                    watch.end_by_reply(&self.inner.identity, reply, fields);
+                }
                 _ => watch.end(&outcome, None),
             }
         }

@@ -12,7 +12,7 @@ use crate::wire::MsgFlags;
 
 impl Connection {
     /// Runs a command that is not the application's, such as a check of the server: no event, log or
-    /// span reports it. Returns the reply, `ok: 0` included.
+    /// span reports it. Returns the reply, `ok: 0` included, which is bounded as that to a hello is.
     pub(in crate::net) async fn run_quietly<C>(
         &mut self,
         deadline: Deadline,
@@ -29,13 +29,15 @@ impl Connection {
             .encode_with(MsgFlags::NONE, database, command, fields)
             .map_err(|error| self.inner.identity.name(error))?;
         let link = self.inner.identity.link();
+        let mut channel = self.inner.channel.narrow();
         let outcome = bound(
             &mut self.inner.alarm,
             deadline,
             link,
-            pin!(self.inner.channel.round_trip()),
+            pin!(channel.round_trip()),
         )
         .await;
+        drop(channel);
         self.finish(outcome, deadline)?;
         let reply = self.inner.channel.body();
         reply.map_err(|error| self.inner.identity.name(error))

@@ -25,6 +25,9 @@ const HELLO: [&str; 2] = ["hello", "isMaster"];
 /// Of a server's error, what may be told of it.
 const TOLD: [&str; 3] = ["code", "codeName", "errorLabels"];
 
+/// How many of its fields are looked at for those.
+const LOOKED_AT: usize = 1024;
+
 /// Whether a command, or its reply, may carry a secret. In any letter case: the server takes the
 /// legacy hello in two.
 pub(super) fn is_sensitive(name: &str, command: &RawDocument) -> bool {
@@ -41,7 +44,7 @@ pub(super) fn redacted(error: &Error) -> Error {
         return error.clone();
     };
     let mut reply = RawDocumentBuf::new();
-    for (key, value) in told.reply.iter().flatten() {
+    for (key, value) in told.reply.iter().take(LOOKED_AT).flatten() {
         if TOLD.contains(&key.as_str()) {
             reply.append(key, value);
         }

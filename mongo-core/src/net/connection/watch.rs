@@ -12,7 +12,7 @@ use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
 };
 use crate::logs;
-use crate::wire::{Limits, OpMsg, WireError, check_ok};
+use crate::wire::{Limits, OpMsg, ReplyFields, WireError, glance};
 
 /// From the start of a command to its end, of which it tells exactly once: whoever drops it before,
 /// because the command's future was dropped or its reply is not wanted any more, has it tell that
@@ -92,8 +92,14 @@ impl CommandWatch {
     }
 
     /// Tells of the end by a reply that nobody has judged.
-    pub(super) fn end_by_reply(self, identity: &Identity, reply: &RawDocument) {
-        let outcome = check_ok(reply).map_err(|error| identity.name(error));
+    pub(super) fn end_by_reply(
+        self,
+        identity: &Identity,
+        reply: &RawDocument,
+        fields: Option<&ReplyFields>,
+    ) {
+        let verdict = glance(reply, fields).verdict;
+        let outcome = verdict.map_err(|error| identity.name(error));
         self.end(&outcome, Some(reply));
     }
 

@@ -41,6 +41,10 @@ impl ClusterClock {
 
     /// Takes a `$clusterTime` if it is newer. Allocates only then.
     pub(super) fn advance(&self, document: &RawDocument) -> bool {
+        // First, so that no more than that is ever looked at.
+        if document.as_bytes().len() > MAX_LENGTH {
+            return false;
+        }
         let timestamp = match document.get("clusterTime") {
             Ok(Some(RawBsonRef::Timestamp(timestamp))) => timestamp,
             Ok(_) | Err(_) => return false,
@@ -49,7 +53,7 @@ impl ClusterClock {
             Some(known) => key(timestamp) > key(known.timestamp),
             None => true,
         };
-        if !is_newer(self.0.load().as_deref()) || document.as_bytes().len() > MAX_LENGTH {
+        if !is_newer(self.0.load().as_deref()) {
             return false;
         }
         let newer = Arc::new(ClusterTime {

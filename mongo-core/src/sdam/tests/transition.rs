@@ -344,6 +344,78 @@ fn a_hundred_hosts_are_one_transition() {
     assert!(sorted);
 }
 
+/// A member that names other hosts in each hello, as many as a list may have.
+fn names_hosts(role: &str, hello: usize, passives: bool) -> RawDocumentBuf {
+    let list = |kind: &str| {
+        let mut list = bson::RawArrayBuf::new();
+        list.push("a");
+        (0..990).for_each(|number| list.push(format!("{kind}-{hello}-{number}")));
+        list
+    };
+    let mut reply = bson::rawdoc! {
+        "ok": 1, "setName": "rs", "hosts": list("h"), "maxWireVersion": 25,
+        "isWritablePrimary": role == "primary", "secondary": role == "secondary",
+        "setVersion": 1, "electionId": id(1),
+    };
+    if passives {
+        reply.append(bson::raw::cstr!("passives"), list("p"));
+        reply.append(bson::raw::cstr!("arbiters"), list("q"));
+    }
+    reply
+}
+
+#[test]
+fn no_number_of_hosts_named_by_servers_grows_a_topology_over_a_thousand() {
+    // Without a primary, names only ever come in addition.
+    let mut run = Run::connected(seeds(&["a", "b"]));
+    run.hello("a", &names_hosts("secondary", 0, false));
+    assert_eq!(run.description.servers().len(), 992);
+    for hello in 1..20 {
+        run.hello("a", &names_hosts("secondary", hello, hello % 2 == 0));
+        assert_eq!(run.description.servers().len(), 1000);
+    }
+    let started = |effect: &&Effect| matches!(effect, Effect::StartMonitor { .. });
+    assert_eq!(run.take().1.iter().filter(started).count(), 1000);
+    assert!(run.description.server(&address("b")).is_some());
+    // A primary's list replaces what was there, and takes no more.
+    for hello in 0..5 {
+        run.hello("a", &names_hosts("primary", hello, false));
+        let named = address(&format!("h-{hello}-989"));
+        assert!(run.description.server(&named).is_some());
+        assert_eq!(run.description.servers().len(), 991);
+        run.hello("a", &names_hosts("primary", hello, true));
+        assert_eq!(run.description.servers().len(), 1000);
+        assert_eq!(run.server("a").server_type, ServerType::RsPrimary);
+    }
+}
+
+#[test]
+fn no_record_grows_a_topology_over_a_thousand() {
+    let hosts = |range: std::ops::Range<usize>| {
+        Input::SrvHosts(range.map(|number| address(&format!("h{number}"))).collect())
+    };
+    for limit in [0, 5000, 7] {
+        let mut settings = seeds(&["h0"]);
+        settings.srv_max_hosts = limit;
+        let mut run = Run::connected(settings);
+        run.apply(hosts(0..3000));
+        let most = if limit == 7 { 7 } else { 1000 };
+        assert_eq!(run.description.servers().len(), most);
+        run.apply(hosts(5000..5003));
+        assert_eq!(run.description.servers().len(), 3);
+    }
+}
+
+#[test]
+fn seeds_are_the_applications_own_and_not_counted() {
+    let list: Vec<_> = (0..1100).map(|number| format!("s{number:04}")).collect();
+    let names: Vec<_> = list.iter().map(|name| &**name).collect();
+    let mut run = Run::connected(seeds(&names));
+    assert_eq!(run.description.servers().len(), 1100);
+    run.hello("s0000", &member("secondary"));
+    assert_eq!(run.description.servers().len(), 1100);
+}
+
 #[test]
 fn says_whether_there_is_a_server_to_read_from_and_to_write_to() {
     use crate::select::{ReadPreference, ReadPreferenceMode};

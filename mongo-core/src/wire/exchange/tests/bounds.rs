@@ -102,3 +102,45 @@ fn what_is_too_long_to_read_away_shows_with_its_header() {
     exchange.accept_reply().expect("own");
     assert!(!exchange.owes_more_than(1), "a reply that came is not owed");
 }
+
+#[test]
+fn a_handshake_is_held_to_1_mib_until_it_is_over() {
+    let mut exchange = new();
+    let before = exchange.narrow();
+    let mut head = reply(request(&mut exchange, Taker::Caller));
+    head.truncate(HEADER_LEN);
+    head[..4].copy_from_slice(&(1024 * 1024 + 1_i32).to_le_bytes());
+    feed(&mut exchange, &head);
+    let refused = exchange.read_target(ANY).expect_err("too long");
+    let (length, max) = (1024 * 1024 + 1, 1024 * 1024);
+    assert_eq!(refused, WireError::TooLong { length, max });
+
+    let many = "x\0".repeat(9000);
+    let mut exchange = new();
+    exchange.narrow();
+    let id = request(&mut exchange, Taker::Caller);
+    feed(&mut exchange, &reply_with(9, id, MsgFlags::NONE, &many));
+    assert!(is_whole(&mut exchange));
+    exchange.accept_reply().expect("one element of 18 KB");
+    exchange.widen(before);
+    let id = request(&mut exchange, Taker::Caller);
+    let long = reply_with(9, id, MsgFlags::NONE, &"x".repeat(2_000_000));
+    feed(&mut exchange, &long);
+    assert!(is_whole(&mut exchange));
+    exchange.accept_reply().expect("as long as any");
+    assert_eq!(exchange.reply(), long);
+}
+
+#[test]
+fn a_message_takes_no_more_room_than_its_own() {
+    let mut exchange = new();
+    let id = request(&mut exchange, Taker::Caller);
+    let long = reply_with(9, id, MsgFlags::NONE, &"x".repeat(9_000_000));
+    let mut sent = 0;
+    while let Some(target) = exchange.read_target(ANY).expect("good") {
+        let room = (target.capacity() - target.len()).min(long.len() - sent);
+        target.extend_from_slice(&long[sent..sent + room]);
+        sent += room;
+    }
+    assert_eq!(exchange.buf.capacity(), long.len());
+}
