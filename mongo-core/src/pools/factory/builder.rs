@@ -50,7 +50,6 @@ pub(in crate::pools) struct Template {
     recycling_method: RecyclingMethod,
     max_idle_time: Option<Duration>,
     max_lifetime: Option<Duration>,
-    load_balanced: bool,
     compression: Compression,
     events: EventHandlers,
 }
@@ -59,6 +58,8 @@ pub(in crate::pools) struct Template {
 pub(in crate::pools) struct Place {
     pub(in crate::pools) server: ServerAddress,
     pub(in crate::pools) authenticator: Arc<Authenticator>,
+    /// Whether the server is a load balancer.
+    pub(in crate::pools) load_balanced: bool,
     pub(in crate::pools) state: PoolState,
     pub(in crate::pools) limits: Limits,
     pub(in crate::pools) cap: Option<Arc<ServerCap>>,
@@ -71,10 +72,11 @@ pub(in crate::pools) struct Place {
 
 impl Place {
     /// Of a pool that is alone, and sized by its backend.
-    fn alone(server: ServerAddress, authenticator: Authenticator) -> Self {
+    fn alone(server: ServerAddress, authenticator: Authenticator, load_balanced: bool) -> Self {
         Self {
             server,
             authenticator: Arc::new(authenticator),
+            load_balanced,
             state: PoolState::Ready,
             limits: Limits::default(),
             cap: None,
@@ -199,17 +201,17 @@ impl ConnectionFactoryBuilder {
     /// this version can't do; it names the option. Nothing that a connection should have is left
     /// out silently; read preference, concerns and retries are the application's.
     pub fn build(mut self) -> Result<ConnectionFactory> {
-        let server = self.options.hosts.first().cloned();
         let auth = std::mem::take(&mut self.auth);
-        self.check_options()?;
+        self.options.validate()?;
         let authenticator = Authenticator::new(&self.options, auth)?;
         if let Some((topology, criterion)) = self.floating.take() {
             let floating = Floating::new(topology, criterion, self.template()?, authenticator);
             let source = Source::Floating(floating);
             return Ok(ConnectionFactory { source });
         }
-        let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
-        let place = Place::alone(server, authenticator);
+        let server = only_host(&self.options)?;
+        let load_balanced = self.options.load_balanced == Some(true);
+        let place = Place::alone(server, authenticator, load_balanced);
         Ok(self.template()?.shared(place).into())
     }
 
@@ -234,22 +236,25 @@ impl ConnectionFactoryBuilder {
             recycling_method: config.recycling_method,
             max_idle_time: config.max_idle_time(options),
             max_lifetime: config.max_lifetime.filter(|max| !max.is_zero()),
-            load_balanced: options.load_balanced == Some(true),
             compression: Compression::from_options(options),
             events: self.events,
         })
     }
+}
 
-    /// Whether the options ask nothing that is not there yet.
-    pub(in crate::pools) fn check_options(&self) -> Result<()> {
-        let options = &self.options;
-        options.validate()?;
-        if options.srv.is_some() && options.hosts.is_empty() && self.floating.is_none() {
-            return Err(Error::configuration(
-                "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
-            ));
-        }
-        Ok(())
+/// The host of a pool that has no topology.
+///
+/// # Errors
+/// There is none, or it is still to be looked up.
+pub(in crate::pools) fn only_host(options: &ClientOptions) -> Result<ServerAddress> {
+    match options.hosts.first() {
+        Some(host) => Ok(host.clone()),
+        None if options.srv.is_some() => Err(Error::configuration(
+            "`mongodb+srv` can't be looked up by a pool of one server, which needs its host when it is \
+             built: use `Pools` (`create_pools` of an adapter's `Config`), or look the hosts up \
+             before, by `mongo_core::net::resolve`",
+        )),
+        None => Err(Error::configuration("there is no host")),
     }
 }
 
@@ -269,7 +274,7 @@ impl Template {
                 command_timeout: self.command_timeout,
                 drain_timeout: self.drain_timeout,
                 times_idleness,
-                load_balanced: self.load_balanced,
+                load_balanced: place.load_balanced,
                 compression: self.compression.clone(),
                 events: self.events.clone(),
                 generations: Generations::default(),
