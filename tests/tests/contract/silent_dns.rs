@@ -24,8 +24,9 @@ const URI: &str = "mongodb://db.example.net/?connectTimeoutMS=200&serverSelectio
 
 /// A runtime on which no name is ever looked up: that takes one of its blocking threads.
 struct Silent {
-    runtime: Runtime,
+    // Dropped first: the runtime waits for the thread.
     _blocked: mpsc::Sender<()>,
+    runtime: Runtime,
 }
 
 impl Silent {
@@ -36,8 +37,8 @@ impl Silent {
         let (blocked, until) = mpsc::channel::<()>();
         runtime.spawn_blocking(move || until.recv());
         Self {
-            runtime,
             _blocked: blocked,
+            runtime,
         }
     }
 
