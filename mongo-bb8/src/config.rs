@@ -25,6 +25,8 @@ pub type CreatePoolError = Error;
 /// MONGO__POOL__TIMEOUTS__CREATE=5s
 /// MONGO__MANAGER__RECYCLING_METHOD=Verified
 /// ```
+/// With feature `dns`, the URL may be one of `mongodb+srv`, for [`create_pools`](Self::create_pools).
+///
 /// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
 /// and the like, or `{ secs, nanos }`.
 ///

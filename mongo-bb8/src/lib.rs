@@ -23,7 +23,18 @@
 //! ```
 //!
 //! For a whole deployment, with failover and any number of credentials, there is [`Pools`], and
-//! [`Config::create_pools`]: one bb8 for each server and credential, over one topology.
+//! [`Config::create_pools`]: one bb8 for each server and credential, over one topology. With features
+//! `dns` and `tls` that is also what a connection string of MongoDB Atlas needs:
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let url = "mongodb+srv://app:secret@cluster0.example.net/?retryWrites=true&w=majority";
+//! let pools = mongo_bb8::Pools::new(url)?;
+//! let connection = pools.get().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What this adds to a bare bb8
 //! - **The right error at once.** A bare bb8 connects in a task of its own, reports a failed connect

@@ -58,7 +58,7 @@
 //!
 //! # Features
 //! - `net`, the default: the shell.
-//! - `dns`: a resolver for `mongodb+srv`.
+//! - `dns`: a resolver for `mongodb+srv`, by the system's name servers.
 //! - `tls`: TLS by rustls, with `tls-ring` and `tls-native-roots`. One by one: `tls-rustls` is TLS
 //!   for a `rustls::ClientConfig` of one's own, and is turned on by all others; `tls-ring` and
 //!   `tls-aws-lc-rs` are providers of cryptography, of which the latter is used where both are on;

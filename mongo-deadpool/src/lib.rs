@@ -22,7 +22,18 @@
 //! ```
 //!
 //! For a whole deployment, with failover and any number of credentials, there is [`Pools`], and
-//! [`Config::create_pools`]: one deadpool for each server and credential, over one topology.
+//! [`Config::create_pools`]: one deadpool for each server and credential, over one topology. With
+//! features `dns` and `tls` that is also what a connection string of MongoDB Atlas needs:
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let url = "mongodb+srv://app:secret@cluster0.example.net/?retryWrites=true&w=majority";
+//! let pools = mongo_deadpool::Pools::new(url)?;
+//! let connection = pools.get().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What this adds to a bare deadpool
 //! - **No wait is endless.** [`Pool::get`] ends within one deadline (`timeouts.wait`, default the

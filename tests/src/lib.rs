@@ -5,6 +5,7 @@
 //!   [`Script`] says.
 //! - [`Deployment`]: many of them as a replica set, as mongos, or behind a load balancer, whose
 //!   roles, deaths and partitions a test commands; on loopback or on a [`SimNetwork`] in memory.
+//! - [`NameServer`]: SRV, TXT and CNAME records for `mongodb+srv`, which a test changes.
 //! - [`RealServer`]: a real server in a process of its own.
 //! - Both together, by [`DeploymentBuilder::backed_by`]: the deployment's servers are proxies
 //!   before one real server, with the same controls, scripts, fail points and records. Real
@@ -41,6 +42,7 @@ mod commands;
 mod compression;
 mod connection;
 mod deployment;
+mod dns;
 mod external;
 mod fail_point;
 mod hello;
@@ -77,6 +79,7 @@ pub use deployment::{
     ConfigEntry, Deployment, DeploymentBuilder, MemberKind, MemberSpec, Process, ReplicaSetState,
     SetConfig, Standing,
 };
+pub use dns::{NameServer, NameServerConduct};
 pub use observe::{KEPT_ENTRIES, Seen, SeenCommand, SeenConnection, WAIT_LIMIT};
 pub use pipe::SimStream;
 pub use place::{Place, block_on, driven_runtime};

@@ -24,7 +24,7 @@ const AWS_PROVIDER: &str = "provider of AWS credentials";
 /// that gives passwords for an hour.
 ///
 /// It is asked each time that a connection authenticates, and the connection authenticates with what
-/// it gives then. Connections that are open stay authenticated as they are. What it gives is not kept,
+/// it gives then; without a source of its own, in the database of the options' `authSource`. Connections that are open stay authenticated as they are. What it gives is not kept,
 /// so that an implementation whose answer takes long keeps it itself.
 ///
 /// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over: it
@@ -65,8 +65,11 @@ pub trait CredentialProvider: Send + Sync + 'static {
 }
 
 /// Who authenticates on connections, and with what: shared by all connections of one credential.
+#[derive(Clone)]
 pub(crate) struct Authenticator {
     source: Source,
+    /// For a credential that names no authentication database.
+    defaults: SourceDefaults,
     keys: Arc<KeyService>,
     tokens: Option<Arc<TokenCache>>,
     aws: Arc<dyn AwsCredentialProvider>,
@@ -74,10 +77,30 @@ pub(crate) struct Authenticator {
     allows_plain_without_tls: bool,
 }
 
+#[derive(Clone)]
 enum Source {
     Nobody,
     Fixed(Arc<Credential>),
     Provider(Arc<dyn CredentialProvider>),
+}
+
+/// The authentication database of credentials that name none.
+#[derive(Clone, Default, PartialEq)]
+struct SourceDefaults {
+    /// `authSource`, of the connection string or of a TXT record.
+    auth_source: Option<String>,
+    /// The connection string's database: for its own credential only.
+    database: Option<String>,
+}
+
+impl SourceDefaults {
+    /// The credential with its authentication database; `None` if it needs none of these defaults.
+    fn complete(&self, credential: &Credential) -> Option<Arc<Credential>> {
+        let database = self.auth_source.as_deref().or(self.database.as_deref());
+        let source = credential.default_source(database);
+        let is_complete = credential.source().is_some() || Some(source) != database;
+        (!is_complete).then(|| Arc::new(credential.clone().with_source(source)))
+    }
 }
 
 /// What an [`Authenticator`] is made of besides the options.
@@ -122,8 +145,16 @@ impl Authenticator {
                 "a provider of AWS credentials is for MONGODB-AWS",
             ));
         }
+        let defaults = SourceDefaults {
+            auth_source: options.auth_source.clone(),
+            database: match &source {
+                Source::Fixed(_) => options.default_database.clone(),
+                Source::Nobody | Source::Provider(_) => None,
+            },
+        };
         let authenticator = Self {
             source,
+            defaults,
             tokens: tokens
                 .map(|callback| Arc::new(TokenCache::new(callback, token_timeout(options)))),
             aws: parts.aws.unwrap_or_else(|| Arc::new(AwsSources::new())),
@@ -137,10 +168,26 @@ impl Authenticator {
         Ok(authenticator)
     }
 
+    /// This one, for connections of a client whose options are known by now: a TXT record may name
+    /// the authentication database of credentials that name none.
+    pub(crate) fn resolved(self: &Arc<Self>, options: &ClientOptions) -> Arc<Self> {
+        match &options.auth_source {
+            Some(_) if self.defaults.auth_source.is_none() => Arc::new(Self {
+                defaults: SourceDefaults {
+                    auth_source: options.auth_source.clone(),
+                    ..self.defaults.clone()
+                },
+                ..Self::clone(self)
+            }),
+            Some(_) | None => self.clone(),
+        }
+    }
+
     /// One that authenticates nobody.
     pub(crate) fn nobody() -> Self {
         Self {
             source: Source::Nobody,
+            defaults: SourceDefaults::default(),
             keys: Arc::default(),
             tokens: None,
             aws: Arc::new(AwsSources::new()),
@@ -200,15 +247,20 @@ impl Authenticator {
     async fn current(&self) -> Result<Option<Arc<Credential>>> {
         match &self.source {
             Source::Nobody => Ok(None),
-            Source::Fixed(credential) => Ok(Some(credential.clone())),
+            Source::Fixed(credential) => Ok(Some(self.complete(credential.clone()))),
             Source::Provider(provider) => {
                 let given = call_source("credential provider", || provider.credential());
                 let credential = given.await?;
                 self.check(&credential)
                     .map_err(|error| error.for_user(credential.username()))?;
-                Ok(Some(credential))
+                Ok(Some(self.complete(credential)))
             }
         }
+    }
+
+    /// With the authentication database, if the credential names none.
+    fn complete(&self, credential: Arc<Credential>) -> Arc<Credential> {
+        self.defaults.complete(&credential).unwrap_or(credential)
     }
 
     /// The access token that is kept, for a hello to carry.

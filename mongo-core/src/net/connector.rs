@@ -1,5 +1,8 @@
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,10 +63,36 @@ pub trait Connector: Send + Sync + 'static {
     }
 
     /// What [`connect`](Self::connect) was waiting for, for the error of one that is cut short.
-    /// Default [`Wait::Connect`].
+    /// Default [`Wait::Connect`]. Where it calls a [`SocketConnector`] on the same task, that one's
+    /// look-ups in DNS are [`Wait::Dns`] all the same.
     fn waits_for(&self) -> Wait {
         Wait::Connect
     }
+}
+
+tokio::task_local! {
+    /// What the connector that is being polled waits for: those of applications are in between.
+    static WAITS: Cell<Option<Wait>>;
+}
+
+/// Notes what is waited for from now on, for [`telling`].
+pub(super) fn waits_for(wait: Wait) {
+    let _ = WAITS.try_with(|own| own.set(Some(wait)));
+}
+
+/// Runs something, and tells what it waits for whenever that changes.
+pub(super) async fn telling<F: Future>(future: F, mut tell: impl FnMut(Wait)) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        WAITS.sync_scope(Cell::new(None), || {
+            let polled = future.as_mut().poll(context);
+            if let Some(wait) = WAITS.with(Cell::get) {
+                tell(wait);
+            }
+            polled
+        })
+    })
+    .await
 }
 
 /// TCP and Unix domain sockets.
@@ -75,6 +104,9 @@ pub trait Connector: Send + Sync + 'static {
 /// no such settings for a single socket, its own hold.)
 ///
 /// On a runtime without an I/O driver (`enable_io`) it fails, with [`ErrorKind::Configuration`].
+///
+/// The system looks host names up (`getaddrinfo`), on Tokio's blocking threads. A look-up that is not
+/// answered in time is a [`Wait::Dns`].
 #[derive(Clone, Debug)]
 pub struct SocketConnector {
     keep_alive: TcpKeepalive,
@@ -141,7 +173,9 @@ impl Connector for SocketConnector {
         check_io()?;
         match address {
             ServerAddress::Tcp { host, port } => {
+                waits_for(Wait::Dns);
                 let addresses = lookup_host((&**host, *port)).await;
+                waits_for(Wait::Connect);
                 let addresses = addresses.map_err(|error| ErrorKind::Dns(Arc::new(error)))?;
                 let stream = self.open(addresses).await.map_err(not_connected)?;
                 Ok(Stream::Tcp(stream))

@@ -2,6 +2,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
@@ -16,7 +17,7 @@ pub use hickory::HickoryResolver;
 use super::deadline::{Deadline, Elapsed};
 use crate::callback::guard_async;
 use crate::error::{Error, Result, Wait};
-use crate::uri::{ClientOptions, RecordType, SrvError, SrvRecord, TxtRecord};
+use crate::uri::{ClientOptions, RecordType, SrvError, SrvOptions, SrvRecord, TxtRecord};
 
 const RESOLVER: &str = "DNS resolver";
 
@@ -50,7 +51,8 @@ pub trait DnsResolver: Send + Sync + 'static {
 /// back as they are, and DNS is not asked. Bounded by `connectTimeoutMS` (default 10 s) and by the
 /// deadline, whichever is earlier. Dropped meanwhile, it leaves nothing behind.
 ///
-/// Pools of one server are made from options with hosts, so this comes before:
+/// `Pools` and `Topology` do this by themselves. A pool of one server is made from options with
+/// hosts, so this comes before:
 /// ```no_run
 /// use mongo_core::net::{DnsResolver, resolve, system_random};
 /// use mongo_core::pools::ConnectionFactory;
@@ -66,33 +68,99 @@ pub trait DnsResolver: Send + Sync + 'static {
 ///
 /// # Errors
 /// [`ErrorKind::Srv`](crate::ErrorKind::Srv) that names the record, or a time-out that names the
-/// host.
+/// record that was not answered.
 pub async fn resolve(
+    options: ClientOptions,
+    resolver: &dyn DnsResolver,
+    random: impl FnMut() -> u64,
+    deadline: Deadline,
+) -> Result<ClientOptions> {
+    resolve_with(options, resolver, random, deadline, &Lookup::default()).await
+}
+
+/// Which records a lookup still waits for.
+#[derive(Default)]
+pub(super) struct Lookup {
+    has_srv: AtomicBool,
+}
+
+impl Lookup {
+    /// The error of a lookup that has no answer yet.
+    pub(super) fn unanswered(&self, srv: &SrvOptions) -> SrvError {
+        let (record_type, name) = match self.has_srv.load(Ordering::Acquire) {
+            true => (RecordType::Txt, Ok(srv.bare_host_name().to_owned())),
+            false => (RecordType::Srv, srv.record_name()),
+        };
+        match name {
+            Ok(name) => SrvError::Unanswered { record_type, name },
+            Err(error) => error,
+        }
+    }
+}
+
+/// [`resolve`], where others can see what it waits for.
+pub(super) async fn resolve_with(
     options: ClientOptions,
     resolver: &dyn DnsResolver,
     mut random: impl FnMut() -> u64,
     deadline: Deadline,
+    lookup: &Lookup,
 ) -> Result<ClientOptions> {
     let Some(srv) = &options.srv else {
         return Ok(options);
     };
     let (record_name, host_name) = (srv.record_name()?, srv.bare_host_name());
     let deadline = deadline.within(options.connect_timeout);
-    let lookups = async {
-        tokio::try_join!(
-            lookup_srv(resolver, &record_name),
-            lookup_txt(resolver, host_name)
-        )
+    lookup.has_srv.store(false, Ordering::Release);
+    let lookup_hosts = async {
+        let records = lookup_srv(resolver, &record_name).await?;
+        lookup.has_srv.store(true, Ordering::Release);
+        Ok(records)
     };
+    let lookups = async { tokio::try_join!(lookup_hosts, lookup_txt(resolver, host_name)) };
     let (records, txt) = match deadline.bound(lookups).await {
         Ok(outcome) => outcome?,
         Err(Elapsed) => {
-            let unanswered = Error::from(SrvError::Unanswered(srv.host_name.clone()));
+            let unanswered = Error::from(lookup.unanswered(srv));
             let error = deadline.timed_out(Wait::Dns);
             return Err(error.caused_by(Some(unanswered)));
         }
     };
     Ok(options.with_records(&records, &txt, &mut random)?)
+}
+
+/// What looks up the records for options, if there are any: the given one, else the system's.
+///
+/// # Errors
+/// There is no host, and none for their look-up either; the system's name servers can't be read.
+pub(super) fn resolver_for(
+    options: &ClientOptions,
+    given: Option<Arc<dyn DnsResolver>>,
+) -> Result<Option<Arc<dyn DnsResolver>>> {
+    let resolver = match (&options.srv, given) {
+        (None, _) => None,
+        (Some(_), Some(given)) => Some(given),
+        (Some(_), None) => default_resolver()?,
+    };
+    match (options.hosts.is_empty(), &options.srv, &resolver) {
+        (true, None, _) => Err(Error::configuration("there is no host")),
+        (true, Some(_), None) => Err(Error::configuration(
+            "`mongodb+srv` needs the feature `dns` of mongo-core, which mongo-deadpool and mongo-bb8 \
+             have as well, or a resolver of your own",
+        )),
+        _ => Ok(resolver),
+    }
+}
+
+#[cfg(feature = "dns")]
+fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
+    let resolver = HickoryResolver::from_system()?;
+    Ok(Some(Arc::new(resolver)))
+}
+
+#[cfg(not(feature = "dns"))]
+fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
+    Ok(None)
 }
 
 async fn lookup_srv(resolver: &dyn DnsResolver, name: &str) -> Result<Vec<SrvRecord>, SrvError> {

@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use super::background::{Alive, Task};
 use super::channel::Channel;
+use super::connector::telling;
 use super::deadline::Deadline;
 use super::establish::first_hello;
 use super::stream::Stream;
 use super::topology::Shared;
 use super::transport::Transport;
 use crate::ServerAddress;
-use crate::error::{ClosedReason, ErrorKind, Result};
+use crate::error::{ClosedReason, ErrorKind, Result, Wait};
 use crate::event::{SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent};
 use crate::handshake::Environment;
 use crate::sdam::{
@@ -237,6 +238,8 @@ type Step = Pin<Box<dyn Future<Output = Result<Stepped>> + Send>>;
 struct Link {
     channel: Option<Channel>,
     step: Option<Step>,
+    /// What the step that opens the connection waits for.
+    opening: Option<Wait>,
 }
 
 enum Stepped {
@@ -258,7 +261,7 @@ impl Link {
     /// The end of the step under way. Safe to drop: the step stays.
     async fn stepped(&mut self) -> Result<Stepped> {
         let outcome = match &mut self.step {
-            Some(step) => step.await,
+            Some(step) => telling(step, |wait| self.opening = Some(wait)).await,
             None => pending().await,
         };
         self.step = None;
@@ -278,6 +281,7 @@ impl Link {
             (Check::NextReply, Some(channel)) => self.begin(next_reply(channel)),
             (Check::Connect, _) | (_, None) => {
                 let (transport, server) = (monitoring.transport.clone(), server.clone());
+                self.opening = None;
                 self.begin(async move {
                     let stream = transport.connect(&server).await?;
                     Ok(match transport.secures() {
@@ -292,6 +296,7 @@ impl Link {
     /// Agrees on TLS.
     fn secure(&mut self, monitoring: &Monitoring, server: &ServerAddress, stream: Stream) {
         let (transport, server) = (monitoring.transport.clone(), server.clone());
+        self.opening = Some(Wait::Tls);
         self.begin(async move {
             let stream = transport.secure(stream, &server).await?;
             Ok(Stepped::Connected(Channel::new(stream)))
@@ -360,7 +365,10 @@ impl Pump {
                 () = self.control.cancel.notified() => heartbeat.handle_cancel(now()),
                 Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
                 stepped = link.stepped() => self.stepped(&mut heartbeat, &mut link, stepped),
-                () = timer.at(heartbeat.poll_timeout()) => heartbeat.handle_timeout(now()),
+                () = timer.at(heartbeat.poll_timeout()) => {
+                    heartbeat.handle_opening(link.opening);
+                    heartbeat.handle_timeout(now());
+                }
                 () = self.control.request.notified() => heartbeat.handle_request(now()),
                 () = running(&mut probe) => probe = None,
             }
@@ -377,10 +385,7 @@ impl Pump {
     fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
         let monitoring = &self.shared.monitoring;
         match stepped {
-            Ok(Stepped::Opened(stream)) => {
-                heartbeat.handle_opened();
-                link.secure(monitoring, &self.settings.server, stream);
-            }
+            Ok(Stepped::Opened(stream)) => link.secure(monitoring, &self.settings.server, stream),
             Ok(Stepped::Connected(channel)) => {
                 let id = monitoring.next_connection.fetch_add(1, Ordering::Relaxed);
                 heartbeat.handle_connected(now(), id);

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::connector::{Connector, SocketConnector};
+use super::connector::{self, Connector, SocketConnector};
 use super::proxy::ProxyConnector;
 use super::runtime;
 use super::stream::Stream;
@@ -86,8 +86,10 @@ impl Transport {
         Ok(runtime)
     }
 
-    /// The connector's part.
+    /// The connector's part. It [tells](connector::telling) what it waits for.
     pub(super) async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+        let wait = guard(CONNECTOR, || self.connector.waits_for());
+        connector::waits_for(wait.unwrap_or(Wait::Connect));
         guard_async(CONNECTOR, || self.connector.connect(address))
             .await
             .map_err(not_connected)?
@@ -110,9 +112,7 @@ impl Transport {
         address: &ServerAddress,
         mut enter: impl FnMut(Wait),
     ) -> Result<Stream> {
-        let waits_for = guard(CONNECTOR, || self.connector.waits_for());
-        enter(waits_for.unwrap_or(Wait::Connect));
-        let stream = self.connect(address).await?;
+        let stream = connector::telling(self.connect(address), &mut enter).await?;
         if self.secures() {
             enter(Wait::Tls);
         }

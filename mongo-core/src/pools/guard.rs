@@ -17,7 +17,8 @@ use crate::select::RunningOperation;
 /// a run of commands, a cursor or a transaction keeps its guard. One that was checked out for
 /// writes fails every command with [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), and
 /// sends nothing, once its server is known to take none. That another connection failed, or a check
-/// of the server, is no reason: what is in hand may be as good as ever.
+/// of the server, is no reason: what is in hand may be as good as ever. Nor is it that SRV records name
+/// the server no more.
 ///
 /// # Cancellation
 /// May be dropped at any time. A connection that was left in the middle of a request, that is

@@ -29,7 +29,11 @@ pub struct RedactedUrl<'a>(pub &'a str);
 impl fmt::Debug for RedactedUrl<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match ConnectionString::parse(self.0) {
-            Ok(parsed) => f.debug_list().entries(parsed.hosts).finish(),
+            Ok(parsed) => f
+                .debug_list()
+                .entries(parsed.srv_host)
+                .entries(parsed.hosts)
+                .finish(),
             Err(_) => f.write_str(".."),
         }
     }
@@ -43,9 +47,11 @@ mod tests {
     fn no_secret_of_a_url_is_shown() {
         let shown = |url| format!("{:?}", RedactedUrl(url));
         assert!(shown("mongodb://user:hid@a:1/db").contains("\"a\""));
+        assert_eq!(shown("mongodb+srv://user:hid@c.d.e/db"), "[\"c.d.e\"]");
         for url in [
             "mongodb://u:hid@a:1/db?x=hid",
             "mongodb://u:hid@hid@a",
+            "mongodb+srv://u:hid@hid@a",
             "mongodb://u:hid?hid@a",
             "mongodb://a/?authMechanismProperties=T:s@hid",
             "u:hid",

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ServerAddress;
+use crate::net::Removal;
 use crate::sdam::{ApplicationError, SdamError, ServerType, TopologyType};
 use crate::select::{SelectionIndex, ServerEntry};
 
@@ -47,11 +48,17 @@ impl Suitable {
         }
     }
 
-    /// A server has left the deployment. Should it come back, that is another one to those who hold
-    /// a connection to it.
-    pub(super) fn left(&self, server: &ServerAddress) {
-        if let Some(suits) = self.lock().remove(server) {
-            suits.store(false, Ordering::Release);
+    /// A server is no longer part of the topology. Should it come back after it has left, that is
+    /// another one to those who hold a connection to it.
+    pub(super) fn removed(&self, server: &ServerAddress, removal: Removal) {
+        match removal {
+            Removal::Left => {
+                if let Some(suits) = self.lock().remove(server) {
+                    suits.store(false, Ordering::Release);
+                }
+            }
+            // It is what it was, as far as is known.
+            Removal::Unlisted | Removal::Disconnected => {}
         }
     }
 
@@ -65,11 +72,9 @@ impl Suitable {
 fn is_out_of_reach(index: &SelectionIndex, address: &ServerAddress) -> bool {
     let topology_type = index.topology().topology_type();
     let Some(entry) = index.server(address) else {
-        // The topology was disconnected, or has not found it again.
-        return matches!(
-            topology_type,
-            TopologyType::Unknown | TopologyType::ReplicaSetNoPrimary
-        );
+        // The topology was disconnected, has not found it again, or its SRV records name the server
+        // no more. One that left in another way has left its entry here, too.
+        return topology_type != TopologyType::ReplicaSetWithPrimary;
     };
     let description = entry.description();
     let has_changed = match &description.error {

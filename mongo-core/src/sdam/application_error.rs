@@ -242,6 +242,9 @@ fn is_of_server(error: &Error) -> bool {
         | ErrorKind::Handshake(_)
         | ErrorKind::Authentication(_)
         | ErrorKind::Dns(_)
+        | ErrorKind::Timeout {
+            wait: Wait::Dns, ..
+        }
         | ErrorKind::Command(_) => true,
         _ => is_network_error(error),
     }

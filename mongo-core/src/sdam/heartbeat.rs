@@ -75,8 +75,8 @@ enum State {
     Checking {
         check: Check,
         started: Instant,
-        /// Whether the transport is open, and TLS is being agreed on.
-        secures: bool,
+        /// What a connection waits for that is being opened.
+        opening: Wait,
         /// When the hello was written, or the stream's next reply was awaited.
         sent: Option<Instant>,
         connection_id: Option<u64>,
@@ -150,14 +150,13 @@ impl Heartbeat {
             State::Checking {
                 check,
                 started,
-                secures,
+                opening,
                 sent,
                 ..
             } => {
-                let wait = match (check, secures, sent) {
-                    (Check::Connect, false, None) => Wait::Connect,
-                    (Check::Connect, true, None) => Wait::Tls,
-                    (Check::Connect, _, Some(_)) => Wait::Handshake,
+                let wait = match (check, sent) {
+                    (Check::Connect, None) => *opening,
+                    (Check::Connect, Some(_)) => Wait::Handshake,
                     _ => Wait::Heartbeat,
                 };
                 let after = now.saturating_duration_since(*started);
@@ -167,15 +166,16 @@ impl Heartbeat {
         }
     }
 
-    /// The transport that [`Check::Connect`] asked for is open, and TLS is about to be agreed on.
-    pub fn handle_opened(&mut self) {
+    /// What the connection that [`Check::Connect`] asked for waits for until it is open, for the error of a
+    /// time-out; `None` is [`Wait::Connect`].
+    pub fn handle_opening(&mut self, wait: Option<Wait>) {
         if let State::Checking {
             check: Check::Connect,
-            secures,
+            opening,
             ..
         } = &mut self.state
         {
-            *secures = true;
+            *opening = wait.unwrap_or(Wait::Connect);
         }
     }
 
@@ -336,7 +336,7 @@ impl Heartbeat {
             sent: (check != Check::Connect).then_some(now),
             check,
             started: now,
-            secures: false,
+            opening: Wait::Connect,
             connection_id: driver_id,
         };
     }

@@ -22,7 +22,8 @@
 //! # By DNS
 //! The seeds of `mongodb+srv` and some of its options are in DNS.
 //! [`ClientOptions::with_records`] takes the records that were looked up, and verifies them;
-//! `mongo_core::net::resolve` does both, the lookups and that.
+//! `mongo_core::net::resolve` does both, the lookups and that. `Pools`, `Topology` and
+//! `OnDemandTopology` do so by themselves.
 //!
 //! # Secrets
 //! No error, warning or `Debug` of this module shows a password, nor an option's value, nor the

@@ -40,8 +40,9 @@ pub struct ClientOptions {
     /// access token, may be used without TLS. Not an option of connection strings: set it by hand, or
     /// in a table. Default: false, and either without TLS is refused before anything is sent.
     pub allow_plain_without_tls: bool,
-    /// `authSource`, also where there is no credential to use it. By hand set
-    /// [`Credential::with_source`] instead.
+    /// `authSource`: the authentication database of all credentials that name none, also of those of a
+    /// `CredentialProvider` or of `Pools::with_credential`. Mechanisms that prove the user elsewhere
+    /// (`$external`) have no use for it. By hand set [`Credential::with_source`] instead.
     pub auth_source: Option<String>,
     /// The database named after the hosts. It has no meaning for a connection but that it is the
     /// default of `authSource`.

@@ -91,8 +91,13 @@ pub enum SrvError {
         error: Arc<io::Error>,
     },
     /// No answer came in time. The error above this one says how long was waited.
-    #[error("no answer yet about {0}")]
-    Unanswered(String),
+    #[error("no answer yet about the {record_type} records of {name}")]
+    Unanswered {
+        /// The records asked for.
+        record_type: RecordType,
+        /// The name asked for.
+        name: String,
+    },
     /// There are no SRV records.
     #[error("{0} has no SRV records")]
     NoRecords(String),

@@ -13,4 +13,5 @@ mod prose;
 mod proxies;
 mod runtimes;
 mod srv;
+mod srv_on_demand;
 mod support;

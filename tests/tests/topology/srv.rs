@@ -20,13 +20,15 @@ use mongo_testkit::{Deployment, SimNetwork};
 use crate::support::LIMIT;
 
 /// The least time between two lookups that succeed.
-const RESCAN: Duration = Duration::from_secs(60);
+pub(crate) const RESCAN: Duration = Duration::from_secs(60);
 
-const TEST1: &str = "mongodb+srv://test1.test.build.10gen.cc/?tls=false";
+pub(crate) const RECORD: &str = "_mongodb._tcp.test1.test.build.10gen.cc";
+
+pub(crate) const TEST1: &str = "mongodb+srv://test1.test.build.10gen.cc/?tls=false";
 
 /// What the name server does.
 #[derive(Clone)]
-enum Zone {
+pub(crate) enum Zone {
     /// One record for each port.
     Ports(Vec<u16>),
     Fails,
@@ -34,7 +36,7 @@ enum Zone {
 }
 
 /// A name server that a test can change.
-struct Dns {
+pub(crate) struct Dns {
     name: &'static str,
     zone: Mutex<Zone>,
     txt: Option<&'static str>,
@@ -42,11 +44,11 @@ struct Dns {
 }
 
 impl Dns {
-    fn new(ports: &[u16]) -> Arc<Self> {
-        Self::of("_mongodb._tcp.test1.test.build.10gen.cc", ports, None)
+    pub(crate) fn new(ports: &[u16]) -> Arc<Self> {
+        Self::of(RECORD, ports, None)
     }
 
-    fn of(name: &'static str, ports: &[u16], txt: Option<&'static str>) -> Arc<Self> {
+    pub(crate) fn of(name: &'static str, ports: &[u16], txt: Option<&'static str>) -> Arc<Self> {
         Arc::new(Self {
             name,
             zone: Mutex::new(Zone::Ports(ports.to_vec())),
@@ -55,15 +57,15 @@ impl Dns {
         })
     }
 
-    fn set(&self, zone: Zone) {
+    pub(crate) fn set(&self, zone: Zone) {
         *self.zone.lock().expect("no panic") = zone;
     }
 
-    fn ports(&self, ports: &[u16]) {
+    pub(crate) fn ports(&self, ports: &[u16]) {
         self.set(Zone::Ports(ports.to_vec()));
     }
 
-    fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
@@ -99,7 +101,7 @@ impl DnsResolver for Dns {
 }
 
 /// Finds the server with the number 0 at port 27017 of any host, and so on.
-struct ByPort(SimNetwork);
+pub(crate) struct ByPort(pub(crate) SimNetwork);
 
 #[async_trait]
 impl Connector for ByPort {

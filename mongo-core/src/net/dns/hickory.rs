@@ -17,11 +17,18 @@ use crate::uri::{MAX_SRV_RECORDS, SrvRecord, TxtRecord};
 #[cfg(test)]
 mod tests;
 
+/// How many CNAME records are followed at most.
+const MAX_ALIASES: usize = 8;
+
 /// Asks the system's name servers, or given ones, by hickory-resolver: UDP first, and TCP where an
 /// answer is too long.
 ///
 /// It keeps no cache: polling is to see a change when it is there, and asks no more often than the
 /// records' time to live. Its own tasks end when it is dropped.
+///
+/// Where a name has no SRV records but a CNAME record, the SRV records of the name that this leads to
+/// are the answer, over 8 such records at most. The specification asks for no support of CNAME
+/// records, and has hosts below the domain of the connection string's name all the same.
 ///
 /// Feature `dns`.
 #[derive(Clone)]
@@ -71,12 +78,22 @@ impl HickoryResolver {
             .and_then(|_| runtime::check_io())
             .map_err(io::Error::other)?;
         // The dot makes the name absolute.
-        match self.0.lookup(format!("{name}."), record_type).await {
+        let name = format!("{}.", name.strip_suffix('.').unwrap_or(name));
+        match self.0.lookup(name, record_type).await {
             Ok(found) => Ok(found.answers().to_vec()),
             Err(error) if error.is_no_records_found() => Ok(Vec::new()),
             Err(NetError::Timeout) => Err(io::ErrorKind::TimedOut.into()),
             Err(error) => Err(io::Error::other(error)),
         }
+    }
+
+    /// The name that a name is an alias of, if it is one.
+    async fn alias(&self, name: &str) -> io::Result<Option<String>> {
+        let answers = self.lookup(name, RecordType::CNAME).await?;
+        Ok(answers.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) => Some(target.to_ascii().to_ascii_lowercase()),
+            _ => None,
+        }))
     }
 }
 
@@ -90,7 +107,17 @@ fn build(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioReso
 #[async_trait]
 impl DnsResolver for HickoryResolver {
     async fn srv_lookup(&self, name: &str) -> io::Result<Vec<SrvRecord>> {
-        let answers = self.lookup(name, RecordType::SRV).await?;
+        let mut answers = self.lookup(name, RecordType::SRV).await?;
+        let mut names = vec![format!("{name}.")];
+        // hickory follows a CNAME record, but not where the SRV records are in the same answer.
+        while answers.is_empty()
+            && names.len() <= MAX_ALIASES
+            && let Some(alias) = self.alias(&names[names.len() - 1]).await?
+            && !names.contains(&alias)
+        {
+            answers = self.lookup(&alias, RecordType::SRV).await?;
+            names.push(alias);
+        }
         let records = answers.iter().filter_map(|record| match &record.data {
             RData::SRV(srv) => Some(SrvRecord {
                 target: srv.target.to_ascii(),

@@ -91,14 +91,31 @@ async fn the_earlier_of_deadline_and_connect_timeout_ends_it() {
     stub.txt.after = Duration::from_secs(3600);
     let quick = "mongodb+srv://c.example.com/?connectTimeoutMS=2000";
     for (uri, bound, wanted) in [(URI, None, 10), (URI, Some(4), 4), (quick, Some(4), 2)] {
-        let deadline = Deadline::never().within(bound.map(Duration::from_secs));
-        let error = run(uri, &stub, deadline).await.expect_err("too slow");
-        assert_eq!(deadline.elapsed(), Duration::from_secs(wanted));
-        assert!(error.is_timeout());
-        let text = error.to_string();
-        assert!(text.contains("looking up hosts in DNS"), "{text}");
-        assert!(text.contains("c.example.com"), "{text}");
+        let (srv, txt) = (
+            "SRV records of _mongodb._tcp.c.example.com",
+            "TXT records of c.example.com",
+        );
+        for (after, name) in [(3600, srv), (0, txt)] {
+            stub.srv.after = Duration::from_secs(after);
+            a_silence_names_its_record(uri, &stub, bound, wanted, name).await;
+        }
     }
+}
+
+async fn a_silence_names_its_record(
+    uri: &str,
+    stub: &Stub,
+    bound: Option<u64>,
+    wanted: u64,
+    name: &str,
+) {
+    let deadline = Deadline::never().within(bound.map(Duration::from_secs));
+    let error = run(uri, stub, deadline).await.expect_err("too slow");
+    assert_eq!(deadline.elapsed(), Duration::from_secs(wanted));
+    assert!(error.is_timeout());
+    let text = error.to_string();
+    assert!(text.contains("looking up hosts in DNS"), "{text}");
+    assert!(text.contains(name), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,6 +173,22 @@ async fn a_factory_takes_resolved_options_and_says_what_others_lack() {
     let error = ConnectionFactory::builder(unresolved).build();
     let error = error.expect_err("no hosts").to_string();
     assert!(error.contains("mongo_core::net::resolve"), "{error}");
+    assert!(error.contains("use `Pools`"), "{error}");
+}
+
+#[cfg(not(feature = "dns"))]
+#[test]
+fn without_a_resolver_the_error_names_the_feature() {
+    use crate::net::{SingleClient, Topology};
+    let options = || ClientOptions::parse("mongodb+srv://c.example.com/?tls=false");
+    let refusals = [
+        Topology::new(options().expect("options")).map(drop),
+        SingleClient::new(options().expect("options")).map(drop),
+    ];
+    for refusal in refusals {
+        let text = refusal.expect_err("no resolver").to_string();
+        assert!(text.contains("the feature `dns`"), "{text}");
+    }
 }
 
 #[test]

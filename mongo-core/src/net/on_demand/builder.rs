@@ -6,6 +6,7 @@ use bson::RawDocumentBuf;
 use bson::oid::ObjectId;
 
 use super::OnDemandTopology;
+use super::srv::{Srv, check_balanced};
 use crate::ServerAddress;
 use crate::callback::guard_handler;
 use crate::error::{Error, Result, Wait};
@@ -16,6 +17,7 @@ use crate::net::Tls;
 use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
 use crate::net::connector::Connector;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
+use crate::net::dns::{DnsResolver, resolver_for};
 use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
@@ -41,12 +43,13 @@ pub struct OnDemandTopologyBuilder {
     selector: Option<ServerSelector>,
     frequency: Option<Duration>,
     try_once: Option<bool>,
+    resolver: Option<Arc<dyn DnsResolver>>,
 }
 
 /// What makes connections to any server.
 pub(super) struct Establishers {
     pub(super) transport: Transport,
-    authenticator: Arc<Authenticator>,
+    pub(super) authenticator: Arc<Authenticator>,
     metadata: Arc<RawDocumentBuf>,
     pub(super) server_api: Option<ServerApi>,
     pub(super) connect_timeout: Option<Duration>,
@@ -89,6 +92,7 @@ impl OnDemandTopologyBuilder {
             selector: None,
             frequency: None,
             try_once: None,
+            resolver: None,
         }
     }
 
@@ -107,6 +111,14 @@ impl OnDemandTopologyBuilder {
     #[must_use]
     pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
         self.transport.tls = Some(tls.into());
+        self
+    }
+
+    /// What looks up the records of `mongodb+srv`. See
+    /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
+    #[must_use]
+    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
+        self.resolver = Some(resolver);
         self
     }
 
@@ -179,17 +191,18 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// The topology, which does not authenticate. No I/O, but that the files of TLS are read.
+    /// The topology, which does not authenticate. No I/O, but that the system's resolver configuration
+    /// and the files of TLS are read where they are needed.
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) for what the options ask and this version
-    /// can't do.
+    /// can't do, and for `mongodb+srv` without a resolver.
     pub fn build(self) -> Result<OnDemandTopology> {
         self.finish(Authenticator::nobody())
     }
 
-    /// The client, which authenticates by the options' credential, if there is one. No I/O, but
-    /// that the files of TLS are read.
+    /// The client, which authenticates by the options' credential, if there is one. No I/O, as with
+    /// [`build`](Self::build).
     ///
     /// # Errors
     /// As [`build`](Self::build); or the credential can't be used.
@@ -199,8 +212,10 @@ impl OnDemandTopologyBuilder {
     }
 
     fn finish(self, authenticator: Authenticator) -> Result<OnDemandTopology> {
-        self.check_options()?;
         let options = self.options;
+        options.validate()?;
+        check_balanced(&options)?;
+        let resolver = resolver_for(&options, self.resolver)?;
         let transport = self.transport.build(&options)?;
         let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
             .map_err(|error| Error::configuration(error.to_string()))?;
@@ -226,6 +241,7 @@ impl OnDemandTopologyBuilder {
             timeout: options.timeout.filter(|timeout| !timeout.is_zero()),
             try_once: self.try_once.or(options.server_selection_try_once) != Some(false),
             is_closed: false,
+            srv: Srv::new(&options, resolver),
             handler: self.handler,
             establishers: Establishers {
                 transport,
@@ -240,26 +256,9 @@ impl OnDemandTopologyBuilder {
                 events: self.events,
             },
         };
-        topology.apply(Input::Connect);
+        if topology.is_open() {
+            topology.apply(Input::Connect);
+        }
         Ok(topology)
-    }
-
-    fn check_options(&self) -> Result<()> {
-        let options = &self.options;
-        options.validate()?;
-        let unsupported =
-            |what: &str| Err(Error::configuration(format!("{what} is not supported yet")));
-        if options.srv.is_some() && options.hosts.is_empty() {
-            return Err(Error::configuration(
-                "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
-            ));
-        }
-        if options.hosts.is_empty() {
-            return Err(Error::configuration("there is no host"));
-        }
-        if options.load_balanced == Some(true) {
-            return unsupported("`loadBalanced=true`");
-        }
-        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 mod builder;
 mod link;
+mod srv;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use self::builder::Establishers;
 use self::link::{Answer, Check, Checked};
+use self::srv::Srv;
 use super::deadline::{Deadline, sleep_until};
 use super::dispatcher::Handler;
 use super::dns::system_random;
@@ -52,10 +54,17 @@ pub(super) use self::link::{Link, LinkState};
 ///
 /// A scan depends on no credential, and its heartbeats are no command events.
 ///
+/// The hosts of `mongodb+srv` are looked up before the first scan, within its time; a look-up that
+/// fails is the error of the selection, and the next one repeats it. As long as the topology is
+/// sharded, or not known to be anything else, a scan first looks the records up again once their time
+/// to live, and at least 60 s, has passed. With `build_client`, `authSource` and `replicaSet` of a TXT
+/// record hold.
+///
 /// It owns one connection for each server, kept from scan to scan. Dropping it closes them.
 ///
 /// Specifications: server discovery and monitoring (single-threaded), server selection
-/// (single-threaded).
+/// (single-threaded), initial DNS seedlist discovery, polling SRV records for mongos discovery
+/// (single-threaded drivers).
 pub struct OnDemandTopology {
     settings: TopologySettings,
     description: Arc<TopologyDescription>,
@@ -70,6 +79,8 @@ pub struct OnDemandTopology {
     is_closed: bool,
     handler: Option<Handler<SdamEvent>>,
     establishers: Establishers,
+    /// Where there are records to look up.
+    srv: Option<Srv>,
 }
 
 /// A server of the topology.
@@ -108,6 +119,7 @@ impl OnDemandTopology {
     ///
     /// # Errors
     /// [`ErrorKind::ServerSelection`]: why there is none, with each server's own last failure;
+    /// [`ErrorKind::Srv`], or a time-out that names the wait for DNS: there is no host yet;
     /// [`ErrorKind::TopologyClosed`]; [`ErrorKind::Configuration`] outside of a Tokio runtime, and on
     /// one without a timer, or without the I/O driver that the built-in connectors need.
     ///
@@ -159,7 +171,7 @@ impl OnDemandTopology {
                     if may_scan.is_err() || deadline.is_over() {
                         return Err(self.no_suitable_server(criterion, begun));
                     }
-                    self.scan(deadline).await;
+                    self.scan(deadline).await?;
                 }
                 Turn::Look => {
                     let found = self.index.select(criterion, deprioritized, system_random());
@@ -219,15 +231,16 @@ impl OnDemandTopology {
 
     /// Closes all connections, for good. Does nothing the second time. Dropping does the same.
     pub fn close(&mut self) {
-        if !std::mem::replace(&mut self.is_closed, true) {
+        if !std::mem::replace(&mut self.is_closed, true) && self.is_open() {
             self.apply(Input::Close);
             self.members.clear();
         }
     }
 
     /// Checks all servers, side by side, no longer than until `deadline`.
-    async fn scan(&mut self, deadline: Deadline) {
+    async fn scan(&mut self, deadline: Deadline) -> Result<()> {
         self.scan.begin(now());
+        self.look_up(deadline).await?;
         let mut running = Together::new();
         let mut is_cut_short = false;
         loop {
@@ -248,6 +261,7 @@ impl OnDemandTopology {
             true => self.scan.end_early(),
             false => self.scan.end(now()),
         }
+        Ok(())
     }
 
     /// Checks one server whose connection was lost or idle. Gives why that failed.

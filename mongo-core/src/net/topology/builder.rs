@@ -13,7 +13,7 @@ use crate::handshake::ClientMetadata;
 use crate::net::Tls;
 use crate::net::connector::Connector;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
-use crate::net::dns::DnsResolver;
+use crate::net::dns::{DnsResolver, resolver_for};
 use crate::net::monitor::Monitoring;
 use crate::net::{PROCESS, TransportBuilder};
 use crate::select::{SelectionOptions, ServerSelector};
@@ -134,19 +134,7 @@ impl TopologyBuilder {
         let options = self.options;
         options.validate()?;
         let transport = self.transport.build(&options)?;
-        let resolver = match (options.srv.is_some(), self.resolver) {
-            (false, _) => None,
-            (true, Some(resolver)) => Some(resolver),
-            (true, None) => default_resolver()?,
-        };
-        if options.hosts.is_empty() && resolver.is_none() {
-            return Err(match options.srv {
-                Some(_) => Error::configuration(
-                    "`mongodb+srv` needs feature `dns` of mongo-core, or a resolver of your own",
-                ),
-                None => Error::configuration("there is no host"),
-            });
-        }
+        let resolver = resolver_for(&options, self.resolver)?;
         let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
             .map_err(|error| Error::configuration(error.to_string()))?;
         let mut selection = SelectionOptions::from(&options);
@@ -163,17 +151,6 @@ impl TopologyBuilder {
                 .unwrap_or_else(|| getrandom::u64().unwrap_or_default()),
         )))
     }
-}
-
-#[cfg(feature = "dns")]
-fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
-    let resolver = crate::net::dns::HickoryResolver::from_system()?;
-    Ok(Some(Arc::new(resolver)))
-}
-
-#[cfg(not(feature = "dns"))]
-fn default_resolver() -> Result<Option<Arc<dyn DnsResolver>>> {
-    Ok(None)
 }
 
 /// The handlers as one; none, if there is none.

@@ -34,8 +34,10 @@ pub(crate) trait TopologyListener: Send + Sync {
 /// Why a server is no longer part of the topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// It left the deployment.
+    /// It left the deployment, by its own answer or because a new primary does not list it.
     Left,
+    /// The SRV records name it no more. Nothing was heard from the server itself.
+    Unlisted,
     /// The topology was disconnected or closed: nothing is known of the server any more.
     Disconnected,
 }

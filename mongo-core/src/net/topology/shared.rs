@@ -25,7 +25,7 @@ use crate::net::dns::DnsResolver;
 use crate::net::monitor::{Monitor, Monitoring};
 use crate::sdam::{ApplicationError, Input, TopologyDescription, TopologySettings};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
-use crate::uri::{ClientOptions, SrvError};
+use crate::uri::ClientOptions;
 
 /// What the waker of a selection's task is called in logs.
 const WAKER: &str = "waker";
@@ -34,6 +34,8 @@ const WAKER: &str = "waker";
 pub(crate) struct Shared {
     /// As they were given: `mongodb+srv` may be still to be looked up.
     pub(super) options: ClientOptions,
+    /// With what was looked up for the current or last opening. Written under the lock.
+    pub(super) resolved: ArcSwap<ClientOptions>,
     pub(in crate::net) monitoring: Monitoring,
     pub(super) resolver: Option<Arc<dyn DnsResolver>>,
     state: Mutex<State>,
@@ -56,8 +58,6 @@ pub(crate) struct Shared {
 pub(super) struct State {
     /// Of the current or last opening.
     pub(super) settings: TopologySettings,
-    /// With what was looked up for it.
-    pub(super) resolved: Arc<ClientOptions>,
     pub(super) phase: Phase,
     pub(super) description: Arc<TopologyDescription>,
     /// In the order of their addresses, so that whatever concerns all replays exactly.
@@ -107,7 +107,6 @@ impl Shared {
             resolver,
             state: Mutex::new(State {
                 settings: TopologySettings::from_options(ObjectId::new(), &options),
-                resolved: Arc::new(options.clone()),
                 phase: Phase::Disconnected,
                 description: description.clone(),
                 monitors: BTreeMap::new(),
@@ -131,6 +130,7 @@ impl Shared {
             tasks: Arc::default(),
             is_running: AtomicBool::new(false),
             chance: AtomicU64::new(random_seed),
+            resolved: ArcSwap::from_pointee(options.clone()),
             options,
         }
     }
@@ -143,8 +143,9 @@ impl Shared {
         self.changed.subscribe()
     }
 
-    pub(super) fn resolved_options(&self) -> Arc<ClientOptions> {
-        self.lock().resolved.clone()
+    /// With what DNS says of a `mongodb+srv` name, once that was looked up. Wait-free.
+    pub(crate) fn resolved_options(&self) -> Arc<ClientOptions> {
+        self.resolved.load_full()
     }
 
     /// Whether it is connected, and its tasks are alive as far as is known. Wait-free.
@@ -194,10 +195,10 @@ impl Shared {
         }
         let former = std::mem::replace(&mut state.phase, Phase::Connected);
         state.settings = TopologySettings::from_options(opening, options);
-        state.resolved = Arc::new(options.clone());
+        let unresolved = self.resolved.swap(Arc::new(options.clone()));
         writing.apply(Input::Connect);
         writing.finish();
-        drop(former);
+        drop((former, unresolved));
     }
 
     /// The first lookup of an opening failed: who waits for a server is told.
@@ -254,7 +255,7 @@ impl Shared {
     pub(super) fn no_suitable_server(&self, criterion: &Criterion, after: Duration) -> Error {
         let state = self.lock();
         if let (Phase::Resolving(first), Some(srv)) = (&state.phase, &self.options.srv) {
-            let unanswered = || SrvError::Unanswered(srv.host_name.clone()).into();
+            let unanswered = || first.lookup.unanswered(srv).into();
             let cause = first.failure.clone().unwrap_or_else(unanswered);
             return Error::timeout(Wait::Dns, after).caused_by(Some(cause));
         }

@@ -10,10 +10,10 @@ use super::shared::Shared;
 use crate::error::Error;
 use crate::net::background::{Alive, Task};
 use crate::net::deadline::{Deadline, Elapsed};
-use crate::net::dns::{DnsResolver, resolve, srv_lookup, system_random};
+use crate::net::dns::{DnsResolver, Lookup, resolve_with, srv_lookup, system_random};
 use crate::net::monitor::{Signal, at, now};
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
-use crate::uri::{ClientOptions, SrvError};
+use crate::uri::{ClientOptions, RecordType, SrvError};
 
 /// The task, as the topology keeps it.
 pub(super) struct Srv {
@@ -30,7 +30,7 @@ impl Srv {
         shared: &Arc<Shared>,
         opening: ObjectId,
         options: ClientOptions,
-        request: Signal,
+        first: &FirstLookup,
     ) -> Option<(Self, Task)> {
         let resolver = shared.resolver.clone()?;
         let alive = shared.tasks.begin();
@@ -49,7 +49,8 @@ impl Srv {
             resolver,
             opening,
             options,
-            request,
+            request: first.request.clone(),
+            lookup: first.lookup.clone(),
             _alive: alive,
         };
         let task = async move {
@@ -71,8 +72,9 @@ struct SrvTask {
     /// Which opening of the topology it works for.
     opening: ObjectId,
     options: ClientOptions,
-    /// Notified when somebody waits for the hosts.
+    /// Notified when a selection waits for the hosts.
     request: Signal,
+    lookup: Arc<Lookup>,
     /// Dropped after everything else of the task, and in this order.
     _lifeline: Lifeline,
     _alive: Alive,
@@ -113,7 +115,8 @@ impl SrvTask {
         loop {
             let options = shared.options.clone();
             let resolver = &*self.resolver;
-            match resolve(options, resolver, system_random, Deadline::never()).await {
+            let (never, lookup) = (Deadline::never(), &*self.lookup);
+            match resolve_with(options, resolver, system_random, never, lookup).await {
                 Ok(options) => {
                     shared.resolved(self.opening, &options);
                     return options;
@@ -152,7 +155,9 @@ impl SrvTask {
                 Ok(Err(error)) => polling.handle_failure(&error, now()),
                 Err(Elapsed) => {
                     let name = polling.record_name().to_owned();
-                    polling.handle_failure(&SrvError::Unanswered(name), now());
+                    let record_type = RecordType::Srv;
+                    let unanswered = SrvError::Unanswered { record_type, name };
+                    polling.handle_failure(&unanswered, now());
                 }
             }
         }
@@ -164,6 +169,7 @@ impl FirstLookup {
     pub(super) fn again(&self) -> Self {
         Self {
             request: self.request.clone(),
+            lookup: self.lookup.clone(),
             ..Self::default()
         }
     }
@@ -173,6 +179,7 @@ impl FirstLookup {
 #[derive(Default)]
 pub(super) struct FirstLookup {
     pub(super) request: Signal,
+    pub(super) lookup: Arc<Lookup>,
     /// Attempts that failed.
     pub(super) failures: u64,
     /// Why the last one did.

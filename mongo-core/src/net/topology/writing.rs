@@ -116,7 +116,7 @@ impl<'a> Writing<'a> {
                     self.start_srv(self.shared.options.clone(), &first);
                 }
                 Phase::Connected => {
-                    let options = ClientOptions::clone(&self.state.resolved);
+                    let options = ClientOptions::clone(&self.shared.resolved.load());
                     self.start_srv(options, &FirstLookup::default());
                 }
                 Phase::Disconnected | Phase::Closed => {}
@@ -126,7 +126,7 @@ impl<'a> Writing<'a> {
 
     fn start_srv(&mut self, options: ClientOptions, first: &FirstLookup) {
         let opening = self.state.settings.topology_id;
-        let started = Srv::new(self.shared, opening, options, first.request.clone());
+        let started = Srv::new(self.shared, opening, options, first);
         if let Some((srv, task)) = started {
             self.state.srv = Some(srv);
             self.tasks.push(task);
@@ -162,7 +162,8 @@ impl<'a> Writing<'a> {
         };
         let removal = match input {
             Input::Close => Removal::Disconnected,
-            _ => Removal::Left,
+            Input::SrvHosts(_) => Removal::Unlisted,
+            Input::Connect | Input::Check(_) | Input::ApplicationError(_) => Removal::Left,
         };
         let transition = apply(&state.settings, &state.description, input);
         for effect in &transition.effects {

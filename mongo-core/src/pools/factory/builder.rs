@@ -52,7 +52,6 @@ pub(in crate::pools) struct Template {
     max_lifetime: Option<Duration>,
     /// Whether anything compares how long a connection was idle.
     pub(super) times_idleness: Arc<AtomicBool>,
-    load_balanced: bool,
     replica_set: Option<Arc<str>>,
     compression: Compression,
     events: EventHandlers,
@@ -62,6 +61,8 @@ pub(in crate::pools) struct Template {
 pub(in crate::pools) struct Place {
     pub(in crate::pools) server: ServerAddress,
     pub(in crate::pools) authenticator: Arc<Authenticator>,
+    /// Whether the server is a load balancer.
+    pub(in crate::pools) load_balanced: bool,
     pub(in crate::pools) state: PoolState,
     pub(in crate::pools) limits: Limits,
     pub(in crate::pools) cap: Option<Arc<ServerCap>>,
@@ -74,10 +75,11 @@ pub(in crate::pools) struct Place {
 
 impl Place {
     /// Of a pool that is alone, and sized by its backend.
-    fn alone(server: ServerAddress, authenticator: Authenticator) -> Self {
+    fn alone(server: ServerAddress, authenticator: Authenticator, load_balanced: bool) -> Self {
         Self {
             server,
             authenticator: Arc::new(authenticator),
+            load_balanced,
             state: PoolState::Ready,
             limits: Limits::default(),
             cap: None,
@@ -206,18 +208,17 @@ impl ConnectionFactoryBuilder {
     /// this version can't do; it names the option. Nothing that a connection should have is left
     /// out silently; read preference, concerns and retries are the application's.
     pub fn build(mut self) -> Result<ConnectionFactory> {
-        let server = self.options.hosts.first().cloned();
         let auth = std::mem::take(&mut self.auth);
-        self.check_options()?;
+        self.options.validate()?;
         let authenticator = Authenticator::new(&self.options, auth)?;
         if let Some((topology, criterion)) = self.floating.take() {
             let floating = Floating::new(topology, criterion, self.template()?, authenticator);
             let source = Source::Floating(floating);
             return Ok(ConnectionFactory { source });
         }
-        let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
-        warn_of_unused_hosts(&self.options);
-        let place = Place::alone(server, authenticator);
+        let server = only_host(&self.options)?;
+        let load_balanced = self.options.load_balanced == Some(true);
+        let place = Place::alone(server, authenticator, load_balanced);
         Ok(self.template()?.shared(place).into())
     }
 
@@ -246,28 +247,34 @@ impl ConnectionFactoryBuilder {
             max_idle_time,
             times_idleness: Arc::new(AtomicBool::new(times_idleness)),
             max_lifetime: config.max_lifetime.filter(|max| !max.is_zero()),
-            load_balanced: options.load_balanced == Some(true),
             replica_set: options.replica_set.as_deref().map(Arc::from),
             compression: Compression::from_options(options),
             events: self.events,
         })
     }
+}
 
-    /// Whether the options ask nothing that is not there yet.
-    pub(in crate::pools) fn check_options(&self) -> Result<()> {
-        let options = &self.options;
-        options.validate()?;
-        if options.srv.is_some() && options.hosts.is_empty() && self.floating.is_none() {
-            return Err(Error::configuration(
-                "mongodb+srv: its hosts are still to be looked up, see `mongo_core::net::resolve`",
-            ));
+/// The host of a pool that has no topology.
+///
+/// # Errors
+/// There is none, or it is still to be looked up.
+pub(in crate::pools) fn only_host(options: &ClientOptions) -> Result<ServerAddress> {
+    match options.hosts.first() {
+        Some(host) => {
+            warn_of_unused_hosts(options);
+            Ok(host.clone())
         }
-        Ok(())
+        None if options.srv.is_some() => Err(Error::configuration(
+            "`mongodb+srv` can't be looked up by a pool of one server, which needs its host when it is \
+             built: use `Pools` (`create_pools` of an adapter's `Config`), or look the hosts up \
+             before, by `mongo_core::net::resolve`",
+        )),
+        None => Err(Error::configuration("there is no host")),
     }
 }
 
 /// A pool that is alone connects to one host. Whoever names more expects a failover.
-pub(in crate::pools) fn warn_of_unused_hosts(options: &ClientOptions) {
+fn warn_of_unused_hosts(options: &ClientOptions) {
     if let [first, unused @ ..] = &*options.hosts
         && !unused.is_empty()
     {
@@ -294,7 +301,7 @@ impl Template {
                 command_timeout: self.command_timeout,
                 drain_timeout: self.drain_timeout,
                 times_idleness: self.times_idleness.clone(),
-                load_balanced: self.load_balanced,
+                load_balanced: place.load_balanced,
                 replica_set: self.replica_set.clone(),
                 compression: self.compression.clone(),
                 events: self.events.clone(),

@@ -234,9 +234,11 @@ impl Floating {
     }
 
     fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<Shared> {
+        let client = self.topology.options();
         let server = self.template.shared(Place {
             server: entry.address().clone(),
-            authenticator: self.authenticator.clone(),
+            authenticator: self.authenticator.resolved(&client),
+            load_balanced: client.load_balanced == Some(true),
             state,
             // The generic pool does the sizing.
             limits: Limits::default(),
@@ -324,10 +326,7 @@ impl TopologyListener for Floating {
     }
 
     fn remove(&self, server: &ServerAddress, removal: Removal) {
-        match removal {
-            Removal::Left => self.suitable.left(server),
-            Removal::Disconnected => {}
-        }
+        self.suitable.removed(server, removal);
         let removed = self.lock().remove(server);
         self.evictions.queue(removed.map(|server| {
             server.make_closed();

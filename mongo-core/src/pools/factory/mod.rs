@@ -29,7 +29,7 @@ mod state;
 mod wait_queue;
 
 pub use builder::ConnectionFactoryBuilder;
-pub(super) use builder::{Place, Template, warn_of_unused_hosts};
+pub(super) use builder::{Place, Template, only_host};
 use connect::{Offered, Waiter};
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
@@ -141,7 +141,8 @@ struct Failure {
 
 impl ConnectionFactory {
     /// A builder over client options, such as [`ClientOptions::parse`] gives, or
-    /// [`resolve`](crate::net::resolve) for `mongodb+srv`: nothing is looked up here.
+    /// [`resolve`](crate::net::resolve) for `mongodb+srv`: nothing is looked up here, except by the
+    /// topology of a factory that [floats](ConnectionFactoryBuilder::floating).
     pub fn builder(options: ClientOptions) -> ConnectionFactoryBuilder {
         ConnectionFactoryBuilder::new(options)
     }

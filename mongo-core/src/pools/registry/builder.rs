@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use super::{Action, Backend, Identity, Life, Pools, Registry, Retired, Tenant};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
 #[cfg(feature = "tls-rustls")]
@@ -18,7 +18,7 @@ use crate::net::{
     DnsResolver, Home, KeyService, OidcCallback, Tasks, Topology, TopologyListener,
     TransportBuilder,
 };
-use crate::pools::factory::{Place, Template, warn_of_unused_hosts};
+use crate::pools::factory::{Place, Template, only_host};
 use crate::pools::options::{PoolOptions, PoolsConfig};
 use crate::pools::server_cap::ServerCaps;
 use crate::pools::suitable::Suitable;
@@ -104,8 +104,8 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// What looks up the records of `mongodb+srv`. See
-    /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
+    /// What looks up the records of `mongodb+srv`. Default: the system's name servers, with feature
+    /// `dns`. See [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
     #[must_use]
     pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
         self.resolver = Some(resolver);
@@ -202,13 +202,12 @@ impl<B: Backend> PoolsBuilder<B> {
     pub fn build_server_pool(self) -> Result<ServerPool<B>> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
-        let server = self.options.hosts.first().cloned();
-        let server = server.ok_or_else(|| Error::configuration("there is no host"))?;
-        warn_of_unused_hosts(&self.options);
+        let server = only_host(&self.options)?;
         let cap = ServerCaps::new(self.config.server_limits()).of(&server);
         let shared = self.template()?.shared(Place {
             server,
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
+            load_balanced: self.options.load_balanced == Some(true),
             state: PoolState::Paused,
             limits: pool_options.limits(),
             cap,
@@ -231,6 +230,7 @@ impl<B: Backend> PoolsBuilder<B> {
     }
 
     fn template(&self) -> Result<Template> {
+        self.options.validate()?;
         let mut factory = ConnectionFactory::builder(self.options.clone())
             .config(self.manager.clone())
             .transport(self.transport.clone())
@@ -238,16 +238,16 @@ impl<B: Backend> PoolsBuilder<B> {
         for driver_info in &self.driver_info {
             factory = factory.driver_info(driver_info.clone());
         }
-        factory.check_options()?;
         factory.template()
     }
 
-    /// The pools. Nothing is connected yet: the first check-out begins that, or
-    /// [`Pools::connect`].
+    /// The pools. Nothing is connected, nor looked up for `mongodb+srv`: the first check-out begins
+    /// that, or [`Pools::connect`].
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), naming the option: for what
-    /// the options ask and this version can't do, and for sizes that contradict each other.
+    /// the options ask and this version can't do, for sizes that contradict each other, and for
+    /// `mongodb+srv` without a resolver.
     pub fn build(mut self) -> Result<Pools<B>> {
         self.config.check()?;
         let pool_options = self.pool_options()?;

@@ -277,7 +277,7 @@ impl<B: Backend> Pools<B> {
             ErrorKind::Connect(_)
             | ErrorKind::Network(_)
             | ErrorKind::Timeout {
-                wait: Wait::Connect | Wait::Handshake | Wait::Authentication,
+                wait: Wait::Dns | Wait::Connect | Wait::Handshake | Wait::Authentication,
                 ..
             } => pool.shared().state() == PoolState::Paused,
             _ => false,

@@ -15,7 +15,8 @@ use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
 
 impl<B: Backend> Pools<B> {
     /// A handle for another credential, on the same topology and monitors. All handles for equal
-    /// credentials share their pools. Nothing is connected: see [`verify`](Self::verify).
+    /// credentials share their pools. Without a source of its own it has that of the options'
+    /// `authSource`, or of a TXT record. Nothing is connected: see [`verify`](Self::verify).
     ///
     /// # Errors
     /// The credential can't be used; [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed).
@@ -163,6 +164,8 @@ impl<B: Backend> Registry<B> {
     ) -> Result<Arc<Authenticator>> {
         let mut options = self.options.clone();
         options.credential = credential;
+        // It is the default for the connection string's own credential only.
+        options.default_database = None;
         let parts = AuthParts {
             provider,
             ..self.auth.clone()

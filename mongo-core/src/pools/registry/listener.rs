@@ -128,11 +128,7 @@ impl<B: Backend> TopologyListener for Registry<B> {
                 .enter(pools.map(|member| (&member.pool, &member.tenant)));
             servers.remove(server)
         };
-        match removal {
-            Removal::Left => self.writable.left(server),
-            // It takes writes as before, as far as is known.
-            Removal::Disconnected => {}
-        }
+        self.writable.removed(server, removal);
         let members = removed.into_iter().flat_map(|server| server.pools);
         self.actions.queue(members.map(|member| Action::Removed {
             was_open: member.pool.shared().make_closed(),

@@ -125,9 +125,11 @@ impl<B: Backend> Registry<B> {
                 registry.wake_to_fill();
             }
         };
+        let client = self.topology.options();
         let shared = self.template.shared(Place {
             server: entry.address().clone(),
-            authenticator: tenant.identity().authenticator.clone(),
+            authenticator: tenant.identity().authenticator.resolved(&client),
+            load_balanced: client.load_balanced == Some(true),
             state: PoolState::Paused,
             limits: self.pool_options.limits(),
             cap,

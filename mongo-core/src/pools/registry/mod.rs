@@ -143,6 +143,9 @@ struct Member<B: Backend> {
 impl<B: Backend> Pools<B> {
     /// Pools for a connection string, all else by default. Nothing is connected yet.
     ///
+    /// With feature `dns` also for `mongodb+srv`: the first check-out looks its records up, within its
+    /// own deadline.
+    ///
     /// # Errors
     /// See [`PoolsBuilder::build`].
     pub fn new(url: &str) -> Result<Self>
@@ -152,7 +155,7 @@ impl<B: Backend> Pools<B> {
         Self::builder(ClientOptions::parse(url)?).build()
     }
 
-    /// A builder over client options. `mongodb+srv` may be still to be looked up.
+    /// A builder over client options. Those of `mongodb+srv` need not be looked up before.
     pub fn builder(options: ClientOptions) -> PoolsBuilder<B>
     where
         B::Config: Default,

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -6,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 
+const TYPE_CNAME: u16 = 5;
 const TYPE_TXT: u16 = 16;
 const TYPE_SRV: u16 = 33;
 const NO_SUCH_NAME: u16 = 3;
@@ -22,9 +24,15 @@ struct NameServer {
 
 impl NameServer {
     async fn start(answers: Answers) -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+            let address = udp.local_addr().expect("bound");
+            // Over TCP the port may be in use.
+            if let Ok(tcp) = TcpListener::bind(address).await {
+                break (udp, tcp);
+            }
+        };
         let address = udp.local_addr().expect("bound");
-        let tcp = TcpListener::bind(address).await.expect("the same port");
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut query = [0; 2048];
@@ -83,7 +91,9 @@ fn respond(query: &[u8], answers: Answers, limit: usize) -> Vec<u8> {
     }
     let question = &query[12..at + 5];
     let record_type = u16::from_be_bytes([query[at + 1], query[at + 2]]);
-    let (code, data) = answers(&labels.join("."), record_type);
+    let name = labels.join(".");
+    let (code, data) = answers(&name, record_type);
+    let record_type = answer_type(&name, record_type);
     let header = |flags: u16, count: usize| {
         let counts = [flags | code, 1, count as u16, 0, 0].map(u16::to_be_bytes);
         [&query[..2], &counts.concat()].concat()
@@ -131,6 +141,46 @@ async fn srv_and_txt_records_come_as_they_are() {
     let found = resolver.txt_lookup("c.example.com").await;
     let strings = vec![b"replicaS".to_vec(), b"et=rs".to_vec()];
     assert_eq!(found.expect("records"), [TxtRecord { strings }]);
+}
+
+/// The record type that an answer has, where it is not the one that was asked for: a CNAME record.
+fn answer_type(name: &str, record_type: u16) -> u16 {
+    match name.starts_with("alias") {
+        true => TYPE_CNAME,
+        false => record_type,
+    }
+}
+
+#[tokio::test]
+async fn cname_records_are_followed_within_a_bound() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let server = NameServer::start(|name, record_type| {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        let next = |number: u32| match number {
+            1 => "c.example.com".to_owned(),
+            number => format!("alias{}.example.com", number - 1),
+        };
+        let number = name
+            .strip_prefix("alias")
+            .and_then(|rest| rest.split('.').next());
+        match (number.map(str::parse::<u32>), record_type) {
+            (Some(Ok(number)), _) => (0, vec![wire_name(&next(number))]),
+            (_, TYPE_SRV) => (0, vec![srv_data(1, "a.example.com")]),
+            _ => (NO_SUCH_NAME, Vec::new()),
+        }
+    })
+    .await;
+    let resolver = server.resolver();
+    for length in [1, 2, 8] {
+        let name = format!("alias{length}.example.com");
+        let found = resolver.srv_lookup(&name).await.expect("records");
+        assert_eq!(found.len(), 1, "{length}");
+        assert_eq!(found[0].target, "a.example.com.");
+    }
+    ASKED.store(0, Ordering::SeqCst);
+    let found = resolver.srv_lookup("alias1000.example.com").await;
+    assert!(found.map_or(true, |found| found.is_empty()));
+    assert!(ASKED.load(Ordering::SeqCst) < 100);
 }
 
 #[tokio::test]
@@ -183,7 +233,8 @@ async fn nothing_is_cached_and_no_search_domain_is_tried() {
         resolver.srv_lookup(name).await.expect("an answer");
     }
     let asked = ASKED.lock().expect("unpoisoned").clone();
-    assert_eq!(asked, ["c.example.com", "c.example.com", "none"]);
+    // The name without records is asked for a CNAME record, too.
+    assert_eq!(asked, ["c.example.com", "c.example.com", "none", "none"]);
 }
 
 #[tokio::test]

@@ -75,6 +75,31 @@ fn never_more_often_than_the_minimum() {
     assert_eq!(drive.due(), None);
 }
 
+/// An attempt to connect that runs out of time says what it was waiting for.
+#[test]
+fn a_connection_that_is_not_opened_in_time_names_its_wait() {
+    use crate::error::Wait;
+    for (opening, wanted) in [
+        (None, "connecting"),
+        (Some(Wait::Dns), "looking up hosts in DNS"),
+        (Some(Wait::Tls), "TLS"),
+    ] {
+        let mut drive = Drive::new(settings());
+        drive.advance(Duration::ZERO);
+        drive.heartbeat.handle_opening(opening);
+        let due = drive.heartbeat.poll_timeout().expect("a limit");
+        drive.heartbeat.handle_timeout(due);
+        let failed = std::iter::from_fn(|| drive.heartbeat.poll_output()).find_map(|output| {
+            let Output::Publish(SdamEvent::ServerHeartbeatFailed(failed)) = output else {
+                return None;
+            };
+            Some(failed.failure.to_string())
+        });
+        let failed = failed.expect("a failure");
+        assert!(failed.contains(wanted), "{failed}");
+    }
+}
+
 /// Whatever happens in whatever order, each check that began has ended exactly once by the next.
 #[test]
 fn every_start_has_one_end() {
