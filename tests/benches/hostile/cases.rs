@@ -12,8 +12,12 @@ use mongo_testkit::{
 use rcgen::{CrlDistributionPoint, CustomExtension};
 
 use crate::attacks::{self, Attack, Moment, PASSWORD, USER, attack, kind};
+use crate::floods::{self, End, Flood};
 use crate::tls::{self, Peer, authority, trusting};
 use crate::{BOUND, client};
+
+/// Bytes of a long reply, of which a message has 48,000,000.
+const LENGTH: usize = 47_000_000;
 
 /// One attack, in one way.
 pub(crate) enum Case {
@@ -22,6 +26,11 @@ pub(crate) enum Case {
         over_tls: bool,
     },
     OnTls(tls::Attack),
+    /// A reply of a command as long as there may be, plain or over TLS.
+    Flood {
+        flood: Flood,
+        over_tls: bool,
+    },
     /// The reply to a command that was given up comes before that of the next one.
     LateReply,
     /// A certificate that asks for revocation to be checked.
@@ -32,7 +41,10 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for over_tls in [false, true] {
         let wire = attacks::all().into_iter().chain([bomb_of_a_gigabyte()]);
+        let wire = wire.chain(floods::of_handshakes_at_length(LENGTH));
         cases.extend(wire.map(|attack| Case::OnTheWire { attack, over_tls }));
+        let floods = floods::all().into_iter();
+        cases.extend(floods.map(|flood| Case::Flood { flood, over_tls }));
     }
     cases.push(Case::LateReply);
     cases.extend(tls::all().into_iter().map(Case::OnTls));
@@ -48,6 +60,10 @@ impl Case {
                 format!("{way}/{}/{}", attack.moment, attack.name)
             }
             Self::OnTls(attack) => format!("tls/{}", attack.name),
+            Self::Flood { flood, over_tls } => {
+                let way = if *over_tls { "over tls" } else { "plain" };
+                format!("{way}/command/flood: {}", flood.name)
+            }
             Self::LateReply => "plain/command/a reply after the command was given up".to_owned(),
             Self::LooksRevoked => "tls/looks revoked".to_owned(),
         }
@@ -59,6 +75,12 @@ impl Case {
             (Self::OnTheWire { attack, .. }, Err(kind)) => (attack.fits)(kind),
             (Self::OnTls(attack), Err(kind)) => (attack.fits)(kind),
             (Self::OnTheWire { .. } | Self::OnTls(_), Ok(())) => false,
+            (Self::Flood { flood, .. }, outcome) => match (flood.end, outcome) {
+                (End::Accepted { .. }, outcome) => outcome.is_ok(),
+                (End::Refused(code), Err(ErrorKind::Command(error))) => error.code == code,
+                (End::Malformed(fits), Err(kind)) => fits(kind),
+                (End::Refused(_) | End::Malformed(_), _) => false,
+            },
             // The connection is given up, where the reply that is owed does not come soon enough.
             (Self::LateReply, Err(kind)) => matches!(
                 kind,
@@ -94,6 +116,14 @@ impl Case {
                     Peer::Tls(tls) => server.tls(tls()),
                     Peer::Raw(rule) => server.rule(rule.clone()),
                 };
+            }
+            Self::Flood { flood, over_tls } => {
+                let reply = Action::Body((flood.reply)(LENGTH));
+                server = server.rule(Matcher::command("ping").then(reply));
+                if *over_tls {
+                    server = server.tls(ServerTls::new(authority().server()));
+                    options += &trusting();
+                }
             }
             Self::LateReply => {
                 let late = Action::Delay(client::PATIENCE * 3);

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::BOUND;
 use crate::cases::Case;
+use crate::floods::End;
 use crate::watch::resident;
 
 /// How long the first of two commands is waited for.
@@ -126,6 +127,17 @@ async fn ours(case: &Case, uri: &str) -> Result<String, Error> {
     let mut connection = factory.establish(Deadline::never()).await?;
     if !matches!(case, Case::LateReply) {
         let reply = connection.run_command("admin", &doc! { "ping": 1 }).await?;
+        if let Case::Flood { flood, .. } = case {
+            // What is in it is the application's to read.
+            let written = reply.check_write().map_err(|error| error.code());
+            let told = reply.write_concern_error().map(|error| error.code);
+            let expected = match flood.end {
+                End::Accepted { write } => write,
+                End::Refused(_) | End::Malformed(_) => None,
+            };
+            assert_eq!(written.err().flatten(), expected, "{told:?}");
+            return Ok(format!("read; {expected:?} {told:?}"));
+        }
         return reply.to_document().map(|reply| reply.to_string());
     }
     let first = doc! { "echo": FIRST };

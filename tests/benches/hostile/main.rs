@@ -21,6 +21,8 @@ mod cases;
 mod client;
 #[path = "../../tests/bad_input/compressed.rs"]
 mod compressed;
+#[path = "../../tests/bad_input/floods.rs"]
+mod floods;
 #[path = "../../tests/bad_input/plain.rs"]
 mod plain;
 #[path = "../../tests/bad_input/tls.rs"]

@@ -3,13 +3,14 @@
 //! The real server knows SCRAM-SHA-256 alone; what needs SCRAM-SHA-1 is asked the scripted one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bson::doc;
 use mongo_core::auth::{AuthError, AuthMechanism};
-use mongo_core::net::SingleClient;
+use mongo_core::net::{KeyService, SingleClient};
 use mongo_core::pools::ConnectionFactory;
 use mongo_core::{ClientOptions, Connection, Error, ErrorKind};
-use mongo_testkit::{Mechanism, RealServer, ScriptedServer, User};
+use mongo_testkit::{Action, Matcher, Mechanism, RealServer, ScramAttack, ScriptedServer, User};
 
 use crate::support::establish;
 
@@ -175,4 +176,41 @@ async fn prepared_passwords_on_the_real_server() {
         let authenticated = by(&server.uri(), login, "").await;
         assert_eq!(authenticated, Some(AuthMechanism::ScramSha256), "{login}");
     }
+}
+
+/// A server that does not know the password, whichever salt it names, takes no place in the service
+/// that other pools share.
+#[tokio::test]
+async fn a_server_that_proves_nothing_fills_no_key_service() {
+    let keys = Arc::new(KeyService::default());
+    let attempt = async |attack: Option<ScramAttack>| {
+        let server = ScriptedServer::builder().user(User::new("app", "secret"));
+        let server = match attack {
+            Some(attack) => server.rule(Matcher::scram().then(Action::Scram(attack))),
+            None => server,
+        };
+        let server = server.start().await;
+        let options = ClientOptions::parse(&server.uri_for("app", "secret")).expect("a URI");
+        let factory = ConnectionFactory::builder(options).keys(keys.clone());
+        let factory = factory.build().expect("built");
+        let first = establish(&factory).await.map(drop);
+        let second = establish(&factory).await.map(drop);
+        (first.and(second), format!("{keys:?}"))
+    };
+    for attack in [
+        ScramAttack::WrongSignature,
+        ScramAttack::NoSignature,
+        ScramAttack::LastMessage("e=other-error".to_owned()),
+        ScramAttack::DoneTooEarly,
+    ] {
+        let (outcome, shown) = attempt(Some(attack)).await;
+        outcome.expect_err("not proved");
+        assert!(shown.contains("cached: 0"), "{shown}");
+    }
+    let (outcome, shown) = attempt(None).await;
+    outcome.expect("authenticated");
+    assert!(shown.contains("cached: 1"), "{shown}");
+    // An exchange that never ends comes after the signature.
+    let (outcome, _) = attempt(Some(ScramAttack::NeverDone)).await;
+    outcome.expect_err("not done");
 }

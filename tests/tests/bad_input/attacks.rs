@@ -10,7 +10,7 @@ use mongo_core::handshake::HandshakeError;
 use mongo_core::wire::WireError;
 use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, payload};
 
-use crate::{authentication, compressed, plain};
+use crate::{authentication, compressed, floods, plain};
 
 /// A user whose password must be seen nowhere.
 pub(crate) const USER: &str = "mallory";
@@ -90,6 +90,7 @@ pub(crate) fn all() -> Vec<Attack> {
     hello
         .into_iter()
         .chain(of_hello())
+        .chain(floods::of_handshakes())
         .chain(authentication::all())
         .chain(plain::all())
         .chain(command)
@@ -287,6 +288,11 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             ..
         }),
     };
+    // Nearly as much as there may be.
+    let announced = match moment {
+        Moment::Hello | Moment::Authentication => ("1 MB announced, 4 KB sent", 1_000_000),
+        Moment::Command => ("47 MB announced, 4 KB sent", 47_000_000),
+    };
     let half = || matcher().then(Action::Keep(Cut::Half));
     vec![
         attack(
@@ -309,11 +315,11 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             waited_out,
         ),
         attack(
-            "47 MB announced, 4 KB sent",
+            announced.0,
             moment,
             matcher()
                 .then(Action::Raw(
-                    [header(47_000_000, 2013), vec![0; 4096]].concat(),
+                    [header(announced.1, 2013), vec![0; 4096]].concat(),
                 ))
                 .then(Action::Hang),
             waited_out,
@@ -388,7 +394,7 @@ fn of_hello() -> Vec<Attack> {
 }
 
 /// A header alone.
-fn header(length: i32, op_code: i32) -> Vec<u8> {
+pub(crate) fn header(length: i32, op_code: i32) -> Vec<u8> {
     [length, 1, 1, op_code]
         .into_iter()
         .flat_map(i32::to_le_bytes)

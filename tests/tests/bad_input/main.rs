@@ -9,6 +9,8 @@ mod attacks;
 mod authentication;
 mod bounds;
 mod compressed;
+mod flooded;
+mod floods;
 mod outcome;
 mod plain;
 mod sources;
@@ -23,6 +25,7 @@ use libtest_mimic::{Arguments, Trial};
 use peak_alloc::PeakAlloc;
 
 use attacks::Attack;
+use floods::Flood;
 use sources::Core;
 
 #[global_allocator]
@@ -61,6 +64,18 @@ fn main() -> ExitCode {
     );
     add("bb8 over tls", outcome::run_over_tls::<mongo_bb8::Pool>);
     add("bounds", bounds::run);
+    let mut add = |way: &str, run: fn(&Flood)| {
+        trials.extend(floods::all().into_iter().map(|flood| {
+            let name = format!("{way}/command/flood: {}", flood.name);
+            Trial::test(name, move || {
+                run(&flood);
+                Ok(())
+            })
+        }));
+    };
+    add("core", flooded::run::<Core>);
+    add("deadpool", flooded::run::<mongo_deadpool::Pool>);
+    add("bb8", flooded::run::<mongo_bb8::Pool>);
     let mut add = |way: &str, run: fn(&tls::Attack)| {
         trials.extend(tls::all().into_iter().map(|attack| {
             let name = format!("{way}/tls/{}", attack.name);

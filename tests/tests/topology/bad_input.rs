@@ -67,9 +67,36 @@ async fn missing_fields_in_a_hello() {
 
 #[tokio::test]
 async fn a_hundred_thousand_hosts() {
-    let hosts: Vec<String> = (0..100_000).map(|host| format!("host{host}:1")).collect();
-    let crowd = Action::Merge(doc! { "hosts": hosts });
-    one_bad_member(crowd, unknown_with("hosts")).await;
+    let crowd = |number| {
+        let hosts: Vec<String> = (0..number).map(|host| format!("host{host}:1")).collect();
+        Action::Merge(doc! { "hosts": hosts })
+    };
+    one_bad_member(crowd(1001), unknown_with("hosts")).await;
+    one_bad_member(crowd(20_000), unknown_with("more than 16384 elements")).await;
+    one_bad_member(crowd(100_000), unknown_with("limit of 1048576 bytes")).await;
+}
+
+#[tokio::test]
+async fn one_tag_twenty_thousand_times() {
+    let tag = b"\x02a\0\x02\0\0\0b\0".repeat(20_000);
+    let tags = [
+        &b"\x03tags\0"[..],
+        &(tag.len() as i32 + 5).to_le_bytes(),
+        &tag,
+        b"\0",
+    ];
+    let tags = tags.concat();
+    let body = [&(tags.len() as i32 + 5).to_le_bytes()[..], &tags, b"\0"];
+    let body = Action::Body(body.concat());
+    one_bad_member(body, unknown_with("more than 16384 elements")).await;
+}
+
+#[tokio::test]
+async fn a_reply_that_is_announced_with_48_mb() {
+    let mut header = 48_000_000_i32.to_le_bytes().to_vec();
+    header.extend([1, 0, 0, 0, 1, 0, 0, 0]);
+    header.extend(2013_i32.to_le_bytes());
+    one_bad_member(Action::Raw(header), unknown_with("limit of 1048576 bytes")).await;
 }
 
 #[tokio::test]
