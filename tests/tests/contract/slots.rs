@@ -171,9 +171,10 @@ async fn several_tenants_take_turns<B: Backend<Config: Default>>() {
     assert_eq!(most_open(&server), 2);
     let served = std::mem::take(&mut *served.lock().expect("no panic"));
     assert_eq!(served.len(), (1 + 4 + 7 + 10) * ROUNDS);
-    // The tenant with a single task gets every fourth turn, whatever the others ask for.
+    // The tenant with a single task gets every fourth turn, whatever the others ask for. Its first one
+    // depends on the order in which the tasks began.
     let done = served.iter().rposition(|tenant| *tenant == 0);
-    assert!(done < Some(6 * ROUNDS), "after {done:?} turns: {served:?}");
+    assert!(done < Some(7 * ROUNDS), "after {done:?} turns: {served:?}");
     pools[0].close().await;
 }
 
