@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Wait};
 use crate::net::{Connection, Deadline, Link, Owner, current_runtime, is_running};
 use crate::pools::server_cap::CapShare;
 
-/// How often a waiter under a cap looks again for what is in its way.
+/// How often a waiter looks again for what is in its way.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// The pool's side of a waiter.
@@ -110,13 +110,10 @@ impl Waiting<'_> {
     async fn served(&mut self, deadline: Deadline) -> Result<Served> {
         loop {
             let due = self.shared.queue().due(self.ticket);
-            // Where the pool lacks a slot, another one may have an attempt that hangs.
-            let recheck = self.shared.cap.as_ref().map(|_| Instant::now() + RECHECK);
-            let due = due.into_iter().chain(recheck).min();
-            let bound = match due {
-                Some(due) => deadline.no_later_than(due),
-                None => deadline,
-            };
+            // It may be given an attempt that hangs in the meantime, and where the pool lacks a slot
+            // another pool may have one.
+            let recheck = Instant::now() + RECHECK;
+            let bound = deadline.no_later_than(due.map_or(recheck, |due| due.min(recheck)));
             match bound.bound(&mut self.served).await {
                 Ok(Ok(served)) => return Ok(served),
                 Ok(Err(_)) => return Err(self.shared.not_ready()),
@@ -246,7 +243,10 @@ impl Shared {
             });
             match next {
                 (Some(Next::Serve(waiter, connection)), _) => {
-                    waiter.serve(Served::Connection(Offered::new(self, connection)));
+                    let offered = Offered::new(self, connection);
+                    // A clear or a close may have missed it on its way.
+                    offered.take_back();
+                    waiter.serve(Served::Connection(offered));
                 }
                 (Some(Next::Begin(number, link, _)), runtime) => {
                     self.spawn(runtime.as_ref(), Attempt::new(self.clone(), number, link));

@@ -58,12 +58,15 @@ impl Shared {
         let checked = match self.recycle_now(connection) {
             Some(verdict) => verdict.and_then(|()| self.check_pool(connection)),
             None => {
-                // It is no idle one meanwhile: nobody else can have it.
+                // It is no idle one until then: nobody else can have it, and it can't make room.
+                let taken = self.take_from_idle(connection);
                 let in_use = self.counters.take();
-                let checked = self.check(connection, deadline, budget).await;
+                let checked = match taken {
+                    Ok(()) => self.check(connection, deadline, budget).await,
+                    Err(evicted) => Err(evicted),
+                };
                 drop(in_use);
-                let checked = checked.and_then(|()| self.check_pool(connection));
-                checked.and_then(|()| self.take_from_idle(connection))
+                checked.and_then(|()| self.check_pool(connection))
             }
         };
         checked.inspect_err(|error| close(connection, error))

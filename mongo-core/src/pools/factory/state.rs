@@ -281,7 +281,6 @@ impl Shared {
         for waiter in waiters {
             waiter.serve(Served::Failed(error.clone()));
         }
-        self.take_back();
         self.paced.notify_waiters();
         self.stir();
         self.sweep();
@@ -297,6 +296,7 @@ impl Shared {
 
     /// Closes idle and available connections that are stale, expired, or of a closed pool.
     pub(in crate::pools) fn sweep(&self) {
+        self.take_back();
         let is_closed = self.state() == PoolState::Closed;
         let now = Instant::now();
         let gone = self.change_queue(|queue| {

@@ -70,7 +70,7 @@ pub(super) struct WaitQueue<W, C, A> {
     waiters: VecDeque<Waiter<W>>,
     /// Pending connections, by their numbers.
     attempts: BTreeMap<u64, Attempt<A>>,
-    /// Tickets and attempts share one sequence: it tells which came first.
+    /// Of tickets and attempts.
     next_number: u64,
     failures: u32,
     not_before: Option<Instant>,
@@ -87,6 +87,9 @@ struct Waiter<W> {
 #[derive(Debug)]
 struct Attempt<A> {
     handle: A,
+    /// The ticket of the waiter that it was begun for.
+    begun_for: Option<u64>,
+    /// The waiter that it serves now: that one, or one that has adopted it.
     waiter: Option<u64>,
     /// The end of its grace period.
     due: Instant,
@@ -180,9 +183,11 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     /// matters to it.
     pub(super) fn due(&self, ticket: u64) -> Option<Instant> {
         let waiter = &self.waiters[self.place(ticket).ok()?];
-        match waiter.attempt {
-            Some(own) if own > ticket => None,
-            Some(adopted) => self.attempts.get(&adopted).map(|own| own.due),
+        match waiter.attempt.map(|number| self.attempts.get(&number)) {
+            Some(attempt) => {
+                let adopted = attempt.filter(|own| own.begun_for != Some(ticket));
+                adopted.map(|own| own.due)
+            }
             None => {
                 let left = self.attempts.values().filter(|own| own.waiter.is_none());
                 left.map(|own| own.due).min()
@@ -266,8 +271,9 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     /// An attempt is about to fail. Removes the waiter that fails with it: the one that it was begun
     /// for. One that adopted it needs another attempt.
     pub(super) fn fail_waiter(&mut self, attempt: u64) -> Option<W> {
-        let ticket = self.attempts.get(&attempt)?.waiter?;
-        let place = self.place(ticket).ok().filter(|_| ticket < attempt)?;
+        let attempt = self.attempts.get(&attempt)?;
+        let ticket = attempt.waiter.filter(|_| attempt.waiter == attempt.begun_for)?;
+        let place = self.place(ticket).ok()?;
         self.remove_waiter(place)
     }
 
@@ -358,8 +364,9 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     /// is over.
     fn adopt(&mut self, now: Instant) {
         for waiter in &mut self.waiters {
-            let adopted = waiter.attempt.filter(|number| *number < waiter.ticket);
-            if let Some(attempt) = adopted.and_then(|number| self.attempts.get_mut(&number))
+            let attempt = waiter.attempt;
+            if let Some(attempt) = attempt.and_then(|number| self.attempts.get_mut(&number))
+                && attempt.begun_for != Some(waiter.ticket)
                 && attempt.due <= now
             {
                 (waiter.attempt, attempt.waiter) = (None, None);
@@ -380,6 +387,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         let begins = self.not_before.map_or(now, |time| time.max(now));
         let attempt = Attempt {
             handle: handle.clone(),
+            begun_for: waiter,
             waiter,
             due: begins + self.grace,
         };

@@ -151,6 +151,10 @@ impl<B: Backend> Pools<B> {
         wanted: Wanted<'_>,
         mut choice: Option<Choice<B>>,
     ) -> Result<PooledConnection<B>> {
+        if choice.is_some() {
+            // Monitors may have ended with their runtime, although their server is known.
+            self.registry().connect()?;
+        }
         let mut cause = None;
         let mut rounds = u32::from(choice.is_some());
         loop {
