@@ -18,6 +18,7 @@ mod frozen;
 mod generations;
 mod handshakes;
 mod held_up;
+mod hostile;
 mod idle_checks;
 mod impatience;
 mod left_over;
