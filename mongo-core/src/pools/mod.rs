@@ -17,6 +17,7 @@ mod server_pool;
 mod source;
 mod status;
 mod suitable;
+mod warm_up;
 
 pub use crate::callback::catch_panics;
 pub use backend::{Backend, BackendStatus};

@@ -6,9 +6,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
-use super::factory::{CheckBudget, ConnectionFactory, PoolState, Shared};
+use super::factory::{ConnectionFactory, PoolState, Shared};
 use super::options::PoolOptions;
-use super::registry::pause;
 use super::status::PoolStatus;
 use super::{Backend, PooledConnection};
 use crate::ServerAddress;
@@ -17,7 +16,7 @@ use crate::event::{
     CheckOutFailedReason, CmapEvent, ConnectionCheckOutFailedEvent, ConnectionCheckOutStartedEvent,
     ConnectionCheckedOutEvent, PoolCreatedEvent,
 };
-use crate::net::{Connection, Deadline, Together};
+use crate::net::{Connection, Deadline};
 
 /// The pool of one server and one credential, over a generic pool.
 ///
@@ -176,66 +175,8 @@ impl<B: Backend> ServerPool<B> {
         counters.in_use() > 0 || counters.waiting() > 0
     }
 
-    /// Waits until `minPoolSize` connections are made, and at least one, whoever makes them, and
-    /// makes those that nobody else does.
-    pub(super) async fn warm(&self, deadline: Deadline) -> Result<()> {
-        self.inner.factory.check_runtime()?;
-        let target = self.inner.options.min_size.max(1);
-        let (mut rounds, mut newest) = (0_u32, 0);
-        loop {
-            self.fill(target, deadline).await?;
-            let (total, pending) = self.shared().total_and_pending();
-            if total.saturating_sub(pending) >= target {
-                return Ok(());
-            }
-            // Others' attempts are in the way, which may come to nothing, or a pause after failures.
-            let timed_out = || self.inner.factory.timed_out(Wait::WaitQueue, deadline);
-            if !self.shared().is_ready() {
-                let cause = timed_out().cause().cloned();
-                return Err(self.shared().not_ready().caused_by(cause));
-            }
-            if deadline.is_over() {
-                return Err(self.explain(timed_out()));
-            }
-            if self.shared().is_server_full() {
-                // As a caller that waits, for whom another pool's idle connection makes room.
-                let mut budget = CheckBudget::default();
-                let served = self.shared().establish(deadline, &mut budget).await;
-                let connection = served.map_err(|error| self.explain(error))?;
-                let id = connection.id();
-                self.shared().offer(connection);
-                // Else it is one that the pool had: at once the same would be served again.
-                if id > newest {
-                    newest = id;
-                    continue;
-                }
-            }
-            pause(rounds, deadline).await;
-            rounds = rounds.saturating_add(1);
-        }
-    }
-
-    /// Makes connections until there are as many, others' attempts included, or no more may be made.
-    async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
-        let mut pending = Together::new();
-        loop {
-            while let Some(outcome) = self.shared().begin_in_advance(target) {
-                pending.push((), outcome);
-            }
-            match deadline.bound(pending.next()).await {
-                Ok(Some(((), Ok(made)))) => made?,
-                Ok(Some(((), Err(_)))) => return Err(self.shared().not_ready()),
-                Ok(None) => return Ok(()),
-                Err(_) => {
-                    let timed_out = self.inner.factory.timed_out(Wait::WaitQueue, deadline);
-                    return Err(self.explain(timed_out));
-                }
-            }
-        }
-    }
-
     /// Says who has the connections, where that is what a wait ran out for.
-    fn explain(&self, error: Error) -> Error {
+    pub(super) fn explain(&self, error: Error) -> Error {
         match error.kind() {
             ErrorKind::Timeout {
                 wait: Wait::WaitQueue,
@@ -354,6 +295,10 @@ impl<B: Backend> ServerPool<B> {
     /// The generic pool.
     pub fn backend(&self) -> &B {
         &self.inner.backend
+    }
+
+    pub(super) fn options(&self) -> &PoolOptions {
+        &self.inner.options
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

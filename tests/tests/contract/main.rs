@@ -18,6 +18,7 @@ mod frozen;
 mod generations;
 mod handshakes;
 mod held_up;
+mod hostile;
 mod identity;
 mod idle_checks;
 mod impatience;

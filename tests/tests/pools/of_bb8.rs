@@ -324,3 +324,46 @@ fn what_is_there_can_be_had_outside_of_any_runtime() {
     runtime.block_on(pools.close());
     drop(server);
 }
+
+/// Callers look for a connection while another one looks through all for the one that it has added.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn connections_that_are_added_hide_no_idle_ones() {
+    use mongo_bb8::bb8::QueueStrategy;
+    const SIZE: u32 = 6;
+    let server = ScriptedServer::start().await;
+    let builder = Pool::builder()
+        .max_size(SIZE)
+        .queue_strategy(QueueStrategy::Fifo)
+        .connection_timeout(Duration::from_secs(5));
+    let pool = pool_of(&server, builder);
+    for round in 0..400 {
+        let mut tasks = JoinSet::new();
+        for task in 0..SIZE {
+            let pool = pool.clone();
+            tasks.spawn(async move {
+                for turn in 0..10 {
+                    let mut got = pool.get().await.expect("a connection");
+                    if (turn + task) % 3 == 0 {
+                        got.close();
+                    }
+                    drop(got);
+                    if turn % 2 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap_or_else(|error| panic!("round {round}: {error}: {:?}", pool.status()));
+        }
+    }
+    let held = async {
+        let mut held = Vec::new();
+        for _ in 0..SIZE {
+            held.push(pool.get().await.expect("a connection"));
+        }
+        held
+    };
+    let held = tokio::time::timeout(Duration::from_secs(10), held).await;
+    assert!(held.is_ok(), "{:?}", pool.status());
+}

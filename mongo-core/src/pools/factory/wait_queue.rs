@@ -272,7 +272,9 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     /// for. One that adopted it needs another attempt.
     pub(super) fn fail_waiter(&mut self, attempt: u64) -> Option<W> {
         let attempt = self.attempts.get(&attempt)?;
-        let ticket = attempt.waiter.filter(|_| attempt.waiter == attempt.begun_for)?;
+        let ticket = attempt
+            .waiter
+            .filter(|_| attempt.waiter == attempt.begun_for)?;
         let place = self.place(ticket).ok()?;
         self.remove_waiter(place)
     }

@@ -335,3 +335,45 @@ fn retain_removes_available_connections() {
     assert_eq!(queue.retain(|connection| *connection != "stale"), ["stale"]);
     assert_eq!(queue.available(), 2);
 }
+
+/// An attempt that was begun for another waiter, later than this one came, has a grace period for it
+/// as well.
+#[test]
+fn an_attempt_that_was_begun_later_for_another_is_adopted_likewise() {
+    let mut queue = queue(100, 2);
+    let first = queue.enter(None, 0);
+    assert_eq!(begun(&mut queue).len(), 1);
+    queue.leave(first);
+    let patient = queue.enter(None, 1);
+    assert_eq!(begun(&mut queue), []);
+    let third = queue.enter(None, 2);
+    let second_attempt = begun(&mut queue)[0];
+    queue.leave(third);
+    // The first attempt fails.
+    let first_attempt = queue.attempt_of(patient).expect("adopted");
+    assert_eq!(queue.fail_waiter(first_attempt), None);
+    queue.failed(first_attempt);
+    assert_eq!(begun(&mut queue), []);
+    assert_eq!(queue.attempt_of(patient), Some(second_attempt));
+    assert!(queue.due(patient).is_some(), "it has a grace period");
+    assert_eq!(queue.fail_waiter(second_attempt), None, "it is another's");
+}
+
+/// The same for a waiter that comes back with its turn.
+#[test]
+fn one_that_comes_back_adopts_the_attempt_of_another() {
+    let mut queue = queue(2, 1);
+    let first = queue.enter(None, 0);
+    let other = queue.enter(None, 1);
+    queue.offer("a");
+    assert!(matches!(
+        steps(&mut queue)[..],
+        [Next::Serve(0, "a"), Next::Begin(..)]
+    ));
+    queue.leave(other);
+    queue.enter(Some(first), 0);
+    steps(&mut queue);
+    let attempt = queue.attempt_of(first).expect("adopted");
+    assert!(queue.due(first).is_some(), "it has a grace period");
+    assert_eq!(queue.fail_waiter(attempt), None, "it is another's");
+}
