@@ -74,7 +74,8 @@
 //!
 //! # Fuzzing
 //! Whatever comes from outside has a target of cargo-fuzz: framing, OP_MSG, OP_COMPRESSED, the hello,
-//! a server's part of SCRAM, connection strings, SRV records, PEM files, a proxy's answers.
+//! a server's part of SCRAM and of MONGODB-AWS, connection strings, SRV records, PEM files, a proxy's
+//! answers, HTTP answers of endpoints for credentials and the JSON in them.
 //! `mongo-core/fuzz/run 1800` runs them all for half an hour and prints how many inputs each has
 //! seen, the most memory, and the slowest input; a crash, more than 64 MB, or more than 100 ms for
 //! one input is a failure.

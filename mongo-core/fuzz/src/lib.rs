@@ -1,5 +1,7 @@
 //! What the targets have in common: the time that an input may take, and messages round bytes.
 
+pub mod endpoint;
+
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
+use crate::auth::reply::ServerError;
 use crate::auth::{
     AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonce,
     Nonces, Secret, command_name,
@@ -192,7 +193,8 @@ impl Handshake {
         match mem::replace(&mut self.state, State::Over) {
             State::Hello(speculative) => self.greeted(reply, speculative),
             State::Authenticating(mut conversation, description) => {
-                let step = conversation.handle_reply(reply).map_err(labelled)?;
+                let handled = conversation.handle_reply(reply);
+                let step = handled.map_err(|error| self.labelled(error))?;
                 Ok(self.follow(step, conversation, description))
             }
             State::New | State::Over => Err(HandshakeError::OutOfOrder.into()),
@@ -283,7 +285,8 @@ impl Handshake {
         let begun = speculative.filter(|begun| begun.mechanism() == mechanism);
         let (step, conversation) = match (read.speculative, begun) {
             (Some(first), Some(mut begun)) => {
-                let step = begun.handle_speculative_reply(first).map_err(labelled)?;
+                let handled = begun.handle_speculative_reply(first);
+                let step = handled.map_err(|error| self.labelled(error))?;
                 (step, begun)
             }
             _ => {
@@ -303,12 +306,61 @@ impl Handshake {
                 if AuthError::is_about_user(error.code) =>
             {
                 let mechanism = credential.mechanism();
-                labelled(AuthError::refused(
+                self.labelled(AuthError::refused(
                     mechanism.unwrap_or(AuthMechanism::ScramSha256),
                     error,
                 ))
             }
-            (HelloFailure::Refused(error), _) => HandshakeError::refused(error),
+            (HelloFailure::Refused(mut error), _) => {
+                let ServerError {
+                    code_name,
+                    message,
+                    labels,
+                    ..
+                } = &mut error;
+                self.withhold([code_name, message].into_iter().chain(labels));
+                HandshakeError::refused(error)
+            }
+        }
+    }
+
+    /// What the server says of the credential, with the labels that it gave.
+    fn labelled(&self, mut error: AuthError) -> Error {
+        let AuthError::Refused {
+            code_name,
+            message,
+            labels,
+            ..
+        } = &mut error
+        else {
+            return error.into();
+        };
+        self.withhold([code_name, message].into_iter().chain(labels.iter_mut()));
+        let labels = labels.clone();
+        labels
+            .into_iter()
+            .fold(Error::from(error), Error::with_label)
+    }
+
+    /// A server may repeat what it was sent: what has the beginning of a password or of an access
+    /// token in it is not told.
+    fn withhold<'a>(&self, texts: impl Iterator<Item = &'a mut String>) {
+        /// What is shorter may be in any text.
+        const SHORTEST: usize = 4;
+        let credential = self.context.credential.as_ref();
+        let password = credential.and_then(|own| own.password());
+        let secrets = [password, self.context.access_token.as_ref()];
+        let beginnings: Vec<_> = secrets
+            .into_iter()
+            .flatten()
+            .map(|secret| secret.expose())
+            .filter(|secret| secret.len() >= SHORTEST)
+            .map(beginning)
+            .collect();
+        for text in texts {
+            if beginnings.iter().any(|beginning| text.contains(beginning)) {
+                "(withheld: it repeats a secret)".clone_into(text);
+            }
         }
     }
 
@@ -350,14 +402,11 @@ impl Handshake {
     }
 }
 
-fn labelled(error: AuthError) -> Error {
-    let labels = match &error {
-        AuthError::Refused { labels, .. } => labels.clone(),
-        _ => Vec::new(),
-    };
-    labels
-        .into_iter()
-        .fold(Error::from(error), Error::with_label)
+/// The first characters of a secret.
+fn beginning(secret: &str) -> &str {
+    const CHARACTERS: usize = 8;
+    let end = secret.char_indices().nth(CHARACTERS);
+    end.map_or(secret, |(end, _)| &secret[..end])
 }
 
 impl fmt::Debug for Handshake {

@@ -274,3 +274,41 @@ async fn a_server_of_another_replica_set_is_refused_before_authentication() {
         assert!(error.is_authentication(), "{error}");
     }
 }
+
+/// What a server says of a credential may repeat it: in its message, its code's name, a label.
+#[tokio::test]
+async fn a_server_that_repeats_a_secret_is_not_quoted() {
+    const JWT: &str = "m4rked.token-of-some-length";
+    let tokens = Tokens::new(&[JWT]);
+    let plain = Credential::new("app", "m4rked-password").with_mechanism(AuthMechanism::Plain);
+    for (credential, secret) in [(oidc(), JWT), (plain, "m4rked-password")] {
+        for command in ["saslStart", "isMaster"] {
+            for (code, name) in [(18, "AuthenticationFailed"), (20, secret)] {
+                let server = ScriptedServer::start().await;
+                let echo = mongo_testkit::ErrorReply::new(code, name, &format!("no \"{secret}\""));
+                let rule = Matcher::command(command).then(mongo_testkit::Action::Error(echo));
+                server.script().add(rule);
+                let is_oidc = secret == JWT;
+                let mut builder =
+                    ConnectionFactory::builder(permitted(&server, credential.clone()));
+                if is_oidc {
+                    builder = builder.oidc_callback(tokens.clone());
+                }
+                let factory = builder.build().expect("built");
+                if is_oidc {
+                    // From here on a token is kept.
+                    establish(&factory).await.expect_err("refused");
+                }
+                let error = establish(&factory).await.expect_err("refused");
+                // A hello without a secret has nothing to repeat.
+                if command == "saslStart" || !is_oidc {
+                    assert!(texts(&error).contains("withheld"), "{error}");
+                    assert_eq!(
+                        error.labels().filter(|label| label.contains(MARK)).count(),
+                        0
+                    );
+                }
+            }
+        }
+    }
+}

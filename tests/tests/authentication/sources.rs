@@ -113,7 +113,7 @@ async fn containers_of_other_kinds() {
 #[tokio::test]
 async fn a_configured_source_that_fails_is_not_passed_over() {
     let server = server().await;
-    let (missing, good_file) = ("/nonexistent/m4rked", File::new("sts", "m4rked.jwt"));
+    let (missing, good_file) = ("/nonexistent/m4rked", File::new("configured", "m4rked.jwt"));
     let (file, role) = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN");
     for (variables, expected) in [
         (
