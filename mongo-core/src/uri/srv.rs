@@ -87,7 +87,6 @@ pub enum SrvError {
         /// The name asked for.
         name: String,
         /// Why.
-        #[source]
         error: Arc<io::Error>,
     },
     /// No answer came in time. The error above this one says how long was waited.
@@ -159,7 +158,6 @@ pub enum SrvError {
         /// The name asked for.
         name: String,
         /// Why.
-        #[source]
         error: UriError,
     },
     /// The options together with those of the records break a rule.
@@ -168,7 +166,6 @@ pub enum SrvError {
         /// The host name of the connection string.
         name: String,
         /// The rule.
-        #[source]
         error: UriError,
     },
 }

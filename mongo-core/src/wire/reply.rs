@@ -1,11 +1,10 @@
-use std::borrow::Cow;
-
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::WireError;
 use super::document::find_element;
 #[cfg(feature = "net")]
 use super::document::find_elements;
+use crate::auth::reply::{MAX_LABELS, ServerError, fields};
 use crate::error::{CommandError, Error};
 
 /// An error that came with an otherwise good answer to a write (`writeConcernError`).
@@ -13,24 +12,24 @@ use crate::error::{CommandError, Error};
 pub struct WriteConcernError {
     /// The server's error code; 0 where it sent none.
     pub code: i32,
-    /// The code's name; empty where the server sent none.
+    /// The code's name, of at most 128 bytes; empty where the server sent none.
     pub code_name: String,
-    /// The server's message.
+    /// The server's message, of at most 1,024 bytes. What is not printable is escaped.
     pub message: String,
-    /// The error's labels and the reply's.
+    /// The reply's labels and the error's: at most 16, each of at most 128 bytes.
     pub labels: Vec<String>,
 }
 
 impl WriteConcernError {
     /// As the error that a command's failure would be: it tells as much about the server.
     pub(crate) fn into_error(self, reply: &RawDocument) -> Error {
-        let error = Error::from(CommandError {
+        let error = CommandError {
             code: self.code,
             code_name: self.code_name,
             message: self.message,
-            reply: reply.to_owned(),
-        });
-        self.labels.into_iter().fold(error, Error::with_label)
+            reply: kept(reply),
+        };
+        with_labels(error, self.labels)
     }
 }
 
@@ -101,22 +100,64 @@ fn judge(reply: &RawDocument, ok: Option<f64>) -> Result<(), Error> {
     }
 }
 
+/// The most of a reply that an error keeps: in bytes, and in fields of a longer one.
+const MAX_KEPT: usize = 64 * 1024;
+const MAX_KEPT_FIELDS: usize = 256;
+
 fn command_error(reply: &RawDocument) -> Error {
-    let text = |key| reply.get_str(key).unwrap_or_default().to_owned();
-    let message = match text("errmsg") {
-        // Very old servers, and OP_REPLY's query failures.
-        empty if empty.is_empty() => text("$err"),
-        message => message,
-    };
-    let error = Error::from(CommandError {
-        code: code(reply),
-        code_name: text("codeName"),
-        message,
-        reply: reply.to_owned(),
-    });
-    labels(reply).fold(error, |error, label| {
-        error.with_label(Cow::Owned(label.to_owned()))
-    })
+    let error = server_error(reply);
+    let labels = error.labels.clone();
+    with_labels(CommandError::new(error, reply), labels)
+}
+
+fn with_labels(error: CommandError, labels: Vec<String>) -> Error {
+    labels
+        .into_iter()
+        .fold(Error::from(error), Error::with_label)
+}
+
+impl CommandError {
+    fn new(error: ServerError, reply: &RawDocument) -> Self {
+        Self {
+            code: error.code,
+            code_name: error.code_name,
+            message: error.message,
+            reply: kept(reply),
+        }
+    }
+}
+
+/// A reply, or what of it an error keeps.
+fn kept(reply: &RawDocument) -> RawDocumentBuf {
+    if reply.as_bytes().len() <= MAX_KEPT {
+        return reply.to_owned();
+    }
+    let mut kept = RawDocumentBuf::new();
+    let elements = reply.iter_elements().take(MAX_KEPT_FIELDS);
+    for element in elements.map_while(Result::ok) {
+        let room = MAX_KEPT.saturating_sub(kept.as_bytes().len());
+        // A type, and the end of the name.
+        if element.key().as_str().len() + element.size() + 2 <= room
+            && let Ok(value) = element.value()
+        {
+            kept.append(element.key(), value);
+        }
+    }
+    kept
+}
+
+/// What a document says of an error, in one pass and within bounds. What is malformed ends the pass.
+fn server_error(document: &RawDocument) -> ServerError {
+    let mut error = ServerError::default();
+    let wanted = |key: &str| ServerError::wants(key) || key == "$err";
+    for (key, value) in fields(document, wanted).map_while(|field| field) {
+        match (key, value) {
+            // Very old servers, and OP_REPLY's query failures.
+            ("$err", value) if error.message.is_empty() => error.take("errmsg", value),
+            _ => error.take(key, value),
+        }
+    }
+    error
 }
 
 /// Says whether an insert, update or delete was done as it was asked, as an error where it was not.
@@ -150,42 +191,14 @@ pub fn write_concern_error(reply: &RawDocument) -> Option<WriteConcernError> {
 
 /// What an error within a reply tells.
 fn told(error: &RawDocument, reply: &RawDocument) -> WriteConcernError {
-    let text = |key| error.get_str(key).unwrap_or_default().to_owned();
+    let error = server_error(error);
+    let mut labels = server_error(reply).labels;
+    labels.extend(error.labels);
+    labels.truncate(MAX_LABELS);
     WriteConcernError {
-        code: code(error),
-        code_name: text("codeName"),
-        message: text("errmsg"),
-        labels: labels(reply)
-            .chain(labels(error))
-            .map(str::to_owned)
-            .collect(),
-    }
-}
-
-fn code(document: &RawDocument) -> i32 {
-    document
-        .get("code")
-        .ok()
-        .flatten()
-        .and_then(number)
-        .map_or(0, |code| code as i32)
-}
-
-fn labels(document: &RawDocument) -> impl Iterator<Item = &str> {
-    document
-        .get_array("errorLabels")
-        .ok()
-        .into_iter()
-        .flatten()
-        .filter_map(|label| label.ok()?.as_str())
-}
-
-fn number(value: RawBsonRef<'_>) -> Option<f64> {
-    match value {
-        RawBsonRef::Double(number) => Some(number),
-        RawBsonRef::Int32(number) => Some(number.into()),
-        RawBsonRef::Int64(number) => Some(number as f64),
-        RawBsonRef::Boolean(flag) => Some(f64::from(u8::from(flag))),
-        _ => None,
+        code: error.code,
+        code_name: error.code_name,
+        message: error.message,
+        labels,
     }
 }

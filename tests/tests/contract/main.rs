@@ -33,5 +33,6 @@ mod slots;
 mod spawned;
 mod storms;
 mod tenants;
+mod told;
 mod undriven;
 mod waiting;
