@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
-    self, DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, ManagerConfig, PoolsBuilder, PoolsConfig,
-    RedactedUrl, UNLIMITED_SIZE, client_options,
+    self, LARGEST_SIZE, ManagerConfig, PoolsBuilder, PoolsConfig, RedactedUrl, client_options,
+    max_size, wait_timeout,
 };
+use mongo_core::settings::{self, FromValue, SettingError, Settings, Value};
 use mongo_core::uri::ClientOptions;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::manager::driver_info;
 use crate::{BackendConfig, ConfigError, Error, MongoConnectionManager, Pool, Pools};
@@ -28,11 +29,12 @@ pub type CreatePoolError = Error;
 /// With feature `dns`, the URL may be one of `mongodb+srv`, for [`create_pools`](Self::create_pools).
 ///
 /// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
-/// and the like, or `{ secs, nanos }`.
+/// and the like, or `{ secs, nanos }`. Keys and the names of choices are read without regard to case,
+/// `_` and `-`. Errors name keys and types, and never a value; a file format's own parser may quote the
+/// line that it can't read.
 ///
 /// `Debug` shows the hosts of the URL and nothing else of it.
-#[derive(Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Default)]
 pub struct Config {
     /// The connection string. Default `mongodb://localhost:27017`.
     pub url: Option<String>,
@@ -43,15 +45,16 @@ pub struct Config {
     pub server_api: Option<ServerApi>,
     /// How connections are made and checked.
     pub manager: Option<ManagerConfig>,
-    /// How they are pooled.
+    /// How they are pooled. What it says goes before the URI, as in `mongo_deadpool`: `max_size` before
+    /// `maxPoolSize`, `timeouts.wait` before `timeoutMS` and `waitQueueTimeoutMS`. A warning says so where
+    /// they differ (`tracing`, level WARN).
     pub pool: Option<PoolConfig>,
     /// For [`create_pools`](Self::create_pools) only: what the pools have in common.
     pub pools: Option<PoolsConfig>,
 }
 
 /// bb8's settings, in the words of `mongo_deadpool` where both have the thing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PoolConfig {
     /// The most connections. Default the URI's `maxPoolSize` (100; 0, "no limit", is 10,000).
     pub max_size: Option<u32>,
@@ -75,23 +78,22 @@ impl PoolConfig {
 }
 
 /// The bounds of a check-out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// Over everything. Not zero. Default the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else
     /// 30 s.
-    #[serde(with = "pools::duration::option")]
+    #[serde(serialize_with = "pools::duration::option::serialize")]
     pub wait: Option<Duration>,
     /// Over making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
-    #[serde(with = "pools::duration::option")]
+    #[serde(serialize_with = "pools::duration::option::serialize")]
     pub create: Option<Duration>,
     /// Over checking an idle connection. Default none of its own.
-    #[serde(with = "pools::duration::option")]
+    #[serde(serialize_with = "pools::duration::option::serialize")]
     pub recycle: Option<Duration>,
 }
 
 /// Which idle connection is taken first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum QueueMode {
     /// The one that has been idle for longest.
     Fifo,
@@ -166,11 +168,7 @@ impl Config {
         options: &ClientOptions,
     ) -> Result<bb8::Builder<MongoConnectionManager>, ConfigError> {
         let pool = self.pool.unwrap_or_default();
-        let max_size = match (pool.max_size, options.max_pool_size) {
-            (Some(max_size), _) => max_size,
-            (None, 0) => UNLIMITED_SIZE,
-            (None, max_size) => max_size,
-        };
+        let max_size = max_size(pool.max_size, None, options);
         if max_size == 0 || max_size > LARGEST_SIZE {
             return Err(Error::configuration(format!(
                 "`pool.max_size` is {max_size}, not from 1 to {LARGEST_SIZE}"
@@ -181,8 +179,7 @@ impl Config {
                 "`pool.min_idle` is more than `pool.max_size`, which is {max_size}"
             )));
         }
-        let wait = pool.timeouts.wait.or(options.wait_timeout());
-        let wait = wait.unwrap_or(DEFAULT_WAIT_TIMEOUT);
+        let wait = wait_timeout(pool.timeouts.wait, options);
         if wait.is_zero() {
             return Err(Error::configuration("`pool.timeouts.wait` is zero"));
         }
@@ -251,6 +248,81 @@ impl From<QueueMode> for bb8::QueueStrategy {
 /// bb8 panics at a bound of zero, which is none here.
 fn bound(bound: Option<Duration>) -> Option<Duration> {
     bound.filter(|bound| !bound.is_zero())
+}
+
+impl Settings for Config {
+    const KEYS: &'static [&'static str] =
+        &["url", "options", "server_api", "manager", "pool", "pools"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        match key {
+            "url" => self.url = value.read()?,
+            "options" => self.options = value.read()?,
+            "server_api" => self.server_api = value.read()?,
+            "manager" => self.manager = value.read()?,
+            "pool" => self.pool = Some(value.read_table()?),
+            _ => self.pools = value.read()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        settings::deserialize_table(deserializer)
+    }
+}
+
+impl Settings for PoolConfig {
+    const KEYS: &'static [&'static str] = &["max_size", "min_idle", "timeouts", "queue_mode"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        match key {
+            "max_size" => self.max_size = value.read()?,
+            "min_idle" => self.min_idle = value.read()?,
+            "timeouts" => self.timeouts = value.read_table()?,
+            _ => self.queue_mode = value.read()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for PoolConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        settings::deserialize_table(deserializer)
+    }
+}
+
+impl Settings for Timeouts {
+    const KEYS: &'static [&'static str] = &["wait", "create", "recycle"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        let timeout = match key {
+            "wait" => &mut self.wait,
+            "create" => &mut self.create,
+            _ => &mut self.recycle,
+        };
+        *timeout = value.read()?;
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Timeouts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        settings::deserialize_table(deserializer)
+    }
+}
+
+impl FromValue for QueueMode {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        value.choose(&[("Fifo", Self::Fifo), ("Lifo", Self::Lifo)])
+    }
+}
+
+impl<'de> Deserialize<'de> for QueueMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        settings::deserialize(deserializer)
+    }
 }
 
 impl fmt::Debug for Config {

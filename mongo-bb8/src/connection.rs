@@ -51,6 +51,18 @@ impl DerefMut for PooledConnection {
     }
 }
 
+impl AsRef<mongo_core::Connection> for PooledConnection {
+    fn as_ref(&self) -> &mongo_core::Connection {
+        self
+    }
+}
+
+impl AsMut<mongo_core::Connection> for PooledConnection {
+    fn as_mut(&mut self) -> &mut mongo_core::Connection {
+        self
+    }
+}
+
 impl Drop for PooledConnection {
     fn drop(&mut self) {
         if let Some(taken) = self.taken.take() {

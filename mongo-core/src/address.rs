@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::settings::{FromValue, SettingError, Value};
+use crate::text::{is_printable, write_printable};
+
 /// The port that MongoDB listens on where an address names none.
 pub const DEFAULT_PORT: u16 = 27017;
 
@@ -30,7 +33,8 @@ pub enum ServerAddress {
     },
 }
 
-/// An address that could not be parsed.
+/// An address that could not be parsed. No message shows a part of it: that may be a password which
+/// stands in the wrong place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
@@ -38,14 +42,15 @@ pub enum AddressError {
     #[error("the host is empty")]
     EmptyHost,
     /// The port is not a number from 1 to 65535.
-    #[error("port {0:?} of host {1:?} is not a number from 1 to 65535")]
-    Port(String, String),
+    #[error("the port is not a number from 1 to 65535")]
+    Port,
     /// An opening bracket of an IPv6 literal has no closing one, or what is inside is no IPv6 address.
-    #[error("{0:?} is not an IPv6 literal in brackets")]
-    Ipv6(String),
-    /// A host holds a character that no host can hold, such as an unescaped `/` or a second colon.
-    #[error("{0:?} is not a host name")]
-    Host(String),
+    #[error("the host is not an IPv6 literal in brackets")]
+    Ipv6,
+    /// A host holds a character that no host can hold, such as an unescaped `/`, white space, or a
+    /// character that is not printable.
+    #[error("the host holds a character that a host can't have")]
+    Host,
 }
 
 impl ServerAddress {
@@ -85,12 +90,15 @@ impl ServerAddress {
     }
 }
 
+/// What is not printable is escaped.
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix { path } => write!(f, "{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => {
+                write_printable(f, format_args!("[{host}]:{port}"))
+            }
+            Self::Tcp { host, port } => write_printable(f, format_args!("{host}:{port}")),
+            Self::Unix { path } => write_printable(f, format_args!("{}", path.display())),
         }
     }
 }
@@ -101,25 +109,22 @@ impl FromStr for ServerAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains(|character| !is_printable(character)) {
+            return Err(AddressError::Host);
+        }
         if text.ends_with(".sock") && text.contains('/') {
             return Ok(Self::unix(text));
         }
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (inner, after) = rest
-                    .split_once(']')
-                    .ok_or_else(|| AddressError::Ipv6(text.to_owned()))?;
+                let (inner, after) = rest.split_once(']').ok_or(AddressError::Ipv6)?;
                 // A zone index ("fe80::1%eth0") is no part of what std parses.
                 let bare = inner.split('%').next().unwrap_or(inner);
                 bare.parse::<std::net::Ipv6Addr>()
-                    .map_err(|_| AddressError::Ipv6(text.to_owned()))?;
+                    .map_err(|_| AddressError::Ipv6)?;
                 let port = match after {
                     "" => None,
-                    _ => Some(
-                        after
-                            .strip_prefix(':')
-                            .ok_or_else(|| AddressError::Ipv6(text.to_owned()))?,
-                    ),
+                    _ => Some(after.strip_prefix(':').ok_or(AddressError::Ipv6)?),
                 };
                 (inner, port)
             }
@@ -131,8 +136,11 @@ impl FromStr for ServerAddress {
         if host.is_empty() {
             return Err(AddressError::EmptyHost);
         }
-        if host.contains(['/', '@', '?', '#', ' ', '\0']) {
-            return Err(AddressError::Host(host.to_owned()));
+        let forbidden = |character: char| {
+            matches!(character, '/' | '@' | '?' | '#') || character.is_whitespace()
+        };
+        if host.contains(forbidden) {
+            return Err(AddressError::Host);
         }
         let port = match port {
             None => DEFAULT_PORT,
@@ -140,7 +148,7 @@ impl FromStr for ServerAddress {
                 .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|digits| digits.parse::<u16>().ok())
                 .filter(|port| *port != 0)
-                .ok_or_else(|| AddressError::Port(digits.to_owned(), host.to_owned()))?,
+                .ok_or(AddressError::Port)?,
         };
         Ok(Self::tcp(host, port))
     }
@@ -152,10 +160,18 @@ impl Serialize for ServerAddress {
     }
 }
 
+impl FromValue for ServerAddress {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        match &value {
+            Value::Text(text) => text.parse().map_err(SettingError::unusable),
+            _ => Err(SettingError::expected("a host and port", &value)),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for ServerAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::settings::deserialize(deserializer)
     }
 }
 
@@ -185,6 +201,47 @@ mod tests {
             "a/b",
         ] {
             assert!(bad.parse::<ServerAddress>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_printable_and_shows_it_escaped() {
+        for character in [
+            '\0', '\n', '\r', '\t', '\u{1b}', '\u{7f}', '\u{85}', '\u{9b}', '\u{a0}', '\u{200e}',
+            '\u{2028}', '\u{2029}', '\u{202e}', '\u{2066}', '\u{3000}',
+        ] {
+            for text in [
+                format!("a{character}b:1"),
+                format!("[fe80::1%{character}]:1"),
+                format!("a:1{character}"),
+            ] {
+                assert!(text.parse::<ServerAddress>().is_err(), "{text:?} was taken");
+            }
+            if !character.is_whitespace() || character.is_control() {
+                let path = format!("/tmp/{character}.sock");
+                assert!(path.parse::<ServerAddress>().is_err(), "{path:?} was taken");
+            }
+        }
+        assert_eq!(
+            ServerAddress::tcp("a\u{1b}[2J\u{202e}", 1).to_string(),
+            "a\\u{1b}[2j\\u{202e}:1"
+        );
+        assert_eq!(ServerAddress::unix("/\n.sock").to_string(), "/\\n.sock");
+    }
+
+    #[test]
+    fn errors_show_no_part_of_the_text() {
+        for text in [
+            "app:S3CRET@db",
+            "S3CRET@db",
+            "[S3CRET",
+            "db:S3CRET",
+            "[::1]S3CRET",
+            "a/S3CRET",
+        ] {
+            let error = text.parse::<ServerAddress>().expect_err(text);
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("S3CRET"), "{shown}");
         }
     }
 }

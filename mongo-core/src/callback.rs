@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::auth::reply::printable;
+use crate::text::printable;
 
 #[cfg(feature = "net")]
 mod call;
@@ -119,7 +119,7 @@ mod tests {
         };
         assert_eq!(
             text(|| panic!("on\n{}", "purpose")),
-            "the application's callback panicked: on purpose"
+            "the application's callback panicked: on\\npurpose"
         );
         assert_eq!(text(|| panic_any(5)), "the application's callback panicked");
         let long = text(|| panic!("{}", "\u{e4}".repeat(10_000)));

@@ -8,11 +8,11 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
-use serde::{Deserialize, Deserializer};
+
+use crate::settings::{FromValue, SettingError, Settings, Value, settings};
 
 /// The isolation of reads. The default is empty: the server decides.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ReadConcern {
     /// The level (`readConcernLevel`). Any text is allowed; the server judges it.
@@ -112,25 +112,15 @@ pub enum WriteConcernError {
 }
 
 /// The acknowledgment of writes. The default is empty: the server decides.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct WriteConcern {
     /// Who must have acknowledged the write (`w`).
-    #[serde(deserialize_with = "w_from_value")]
     pub w: Option<Acknowledgment>,
     /// Whether the write must be in the journal on disk (`journal`).
-    #[serde(alias = "j")]
     pub journal: Option<bool>,
     /// How long the server waits for the acknowledgments (`wTimeoutMS`, in milliseconds); zero is
     /// without end. Deprecated in favour of `timeoutMS`.
-    #[serde(
-        rename = "wtimeoutMS",
-        alias = "wTimeoutMS",
-        alias = "wtimeout",
-        alias = "w_timeout_ms",
-        deserialize_with = "timeout_from_millis"
-    )]
     pub w_timeout: Option<Duration>,
 }
 
@@ -223,33 +213,49 @@ impl WriteConcern {
     }
 }
 
-fn w_from_value<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Acknowledgment>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Value {
-        Number(i64),
-        Text(String),
+settings! { ReadConcern { level } }
+
+impl FromValue for Cow<'static, str> {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        value.read().map(Self::Owned)
     }
-    match Option::<Value>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Value::Number(number)) => Acknowledgment::from_number(number).map(Some),
-        Some(Value::Text(text)) => Acknowledgment::from_text(&text).map(Some),
-    }
-    .map_err(serde::de::Error::custom)
 }
 
-fn timeout_from_millis<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
-    Option::<i64>::deserialize(deserializer)?
-        .map(|millis| {
-            u64::try_from(millis)
-                .map(Duration::from_millis)
-                .map_err(|_| serde::de::Error::custom(WriteConcernError::WTimeout))
-        })
-        .transpose()
+impl Settings for WriteConcern {
+    const KEYS: &'static [&'static str] = &["w", "journal", "j", "wtimeoutMS", "wtimeout"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        match key {
+            "w" => {
+                let w = match &value {
+                    Value::Number(number) => Acknowledgment::from_number(*number),
+                    Value::Text(text) => Acknowledgment::from_text(text),
+                    _ => Err(WriteConcernError::W),
+                };
+                self.w = Some(w.map_err(SettingError::unusable)?);
+            }
+            "journal" | "j" => self.journal = value.read()?,
+            _ => {
+                let millis = value.read().map(Duration::from_millis);
+                let millis =
+                    millis.map_err(|_| SettingError::unusable(WriteConcernError::WTimeout));
+                self.w_timeout = Some(millis?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromValue for WriteConcern {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        value.read_table()
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for WriteConcern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::settings::deserialize_table(deserializer)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod display;
 mod retry;
+mod same;
 mod tls;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use crate::socks5::ProxyError;
 use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
 
+pub(crate) use same::same_system_error;
 pub use tls::{CertificateProblem, TlsError};
 
 /// A result with this crate's [`Error`].
@@ -29,8 +31,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Cheap to clone, so that one failure can be told to every task that waited for it. It names the
 /// server and the user where they are known, and never a password, a key or a token.
 ///
-/// `Display` is one line with the last underlying cause in it; [`std::error::Error::source`] gives
-/// that cause as a value.
+/// `Display` is one line of printable text, with the last underlying cause in it.
+/// [`std::error::Error::source`] is what that cause has for a source, so that a chain of errors repeats
+/// nothing; [`kind`](Self::kind) and [`cause`](Self::cause) give the causes as values.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -146,8 +149,8 @@ pub enum Wait {
     Hook,
 }
 
-/// Who has the connections of a pool. `Display` is the text of the load balancer specification, and
-/// behind it whether the server is full.
+/// Who has the connections of a pool. `Display` says how many there are and, behind a load balancer or
+/// where some are pinned, for what: in the words of the load balancer specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct InUse {
@@ -159,6 +162,8 @@ pub struct InUse {
     pub transactions: usize,
     /// All others.
     pub others: usize,
+    /// Whether the server is a load balancer.
+    pub load_balanced: bool,
     /// The most that the server may have of all credentials together
     /// (`max_connections_per_server`), where it has as many: other credentials have the rest.
     pub server_full: Option<u32>,
@@ -195,14 +200,15 @@ pub enum ClosedReason {
     Closed,
 }
 
-/// A command that the server answered with `ok: 0`.
-#[derive(Clone, Debug)]
+/// A command that the server answered with `ok: 0`. `Debug` shows nothing of the reply.
+#[derive(Clone)]
 pub struct CommandError {
     /// The server's error code; 0 where it sent none.
     pub code: i32,
-    /// The code's name, such as `NotWritablePrimary`; empty where the server sent none.
+    /// The code's name, such as `NotWritablePrimary`, of at most 128 bytes; empty where the server sent
+    /// none. What is not printable is escaped.
     pub code_name: String,
-    /// The server's message.
+    /// The server's message, of at most 1,024 bytes. What is not printable is escaped.
     pub message: String,
     /// The whole reply; of one of more than 1 MiB its `ok`, `errmsg`, `code`, `codeName`,
     /// `errorLabels` and `topologyVersion`, within bounds.
@@ -346,6 +352,12 @@ impl Error {
         matches!(self.0.kind, ErrorKind::Timeout { .. })
     }
 
+    /// Whether all connections of a pool are in use.
+    #[cfg(feature = "net")]
+    pub(crate) fn is_exhausted(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::PoolExhausted(_))
+    }
+
     /// Whether the credential was refused.
     pub fn is_authentication(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Authentication(_))
@@ -406,26 +418,27 @@ impl From<CommandError> for ErrorKind {
     }
 }
 
+/// What `Display` shows already is passed over, as `#[error(transparent)]` does.
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         if let Some(cause) = &self.0.cause {
-            return Some(cause);
+            return cause.source();
         }
         match &self.0.kind {
-            ErrorKind::Uri(error) => Some(error),
-            ErrorKind::Srv(error) => Some(error),
-            ErrorKind::Address(error) => Some(error),
-            ErrorKind::Tls(error) => Some(error),
-            ErrorKind::Proxy(error) => Some(error),
+            ErrorKind::Uri(error) => error.source(),
+            ErrorKind::Srv(error) => error.source(),
+            ErrorKind::Address(error) => error.source(),
+            ErrorKind::Tls(error) => error.source(),
+            ErrorKind::Proxy(error) => error.source(),
             ErrorKind::Connect(error) | ErrorKind::Network(error) | ErrorKind::Dns(error) => {
-                Some(&**error)
+                error.source()
             }
-            ErrorKind::Protocol(error) => Some(error),
-            ErrorKind::Handshake(error) => Some(error),
-            ErrorKind::Authentication(error) => Some(error),
-            ErrorKind::Credential(error) => Some(&**error),
-            ErrorKind::Serialization(error) | ErrorKind::Deserialization(error) => Some(&**error),
-            ErrorKind::ServerSelection(error) => Some(&**error),
+            ErrorKind::Protocol(error) => error.source(),
+            ErrorKind::Handshake(error) => error.source(),
+            ErrorKind::Authentication(error) => error.source(),
+            ErrorKind::Credential(error) => error.source(),
+            ErrorKind::Serialization(error) | ErrorKind::Deserialization(error) => error.source(),
+            ErrorKind::ServerSelection(error) => error.source(),
             ErrorKind::Configuration(_)
             | ErrorKind::TopologyClosed
             | ErrorKind::Timeout { .. }

@@ -14,7 +14,8 @@
 //!   connection.
 //! - [`sdam`]: what is known of a deployment and how it changes; monitors as state machines.
 //!   [`select`]: which server an operation may use. [`event`]: what happened. [`concern`]: read and
-//!   write concerns. [`socks5`]: what a proxy is asked.
+//!   write concerns. [`socks5`]: what a proxy is asked. [`settings`]: how types are read from a
+//!   configuration.
 //!
 //! The shell, behind the default feature `net`, has the sockets, timers and tasks:
 //! - `net`: `Connection`, `Topology`, `OnDemandTopology` and `SingleClient`, and the `Connector` and
@@ -107,7 +108,9 @@ pub mod net;
 pub mod pools;
 pub mod sdam;
 pub mod select;
+pub mod settings;
 pub mod socks5;
+mod text;
 pub mod uri;
 pub mod wire;
 
@@ -116,7 +119,7 @@ pub use bson;
 pub use concern::{ReadConcern, WriteConcern};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "net")]
-pub use net::{Connection, Deadline, Reply};
+pub use net::{Connection, Deadline, OwnedReply, Reply};
 #[cfg(feature = "tls-rustls")]
 pub use rustls;
 pub use uri::ClientOptions;

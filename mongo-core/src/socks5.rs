@@ -7,12 +7,14 @@
 
 use std::fmt;
 use std::io;
+use std::mem::discriminant;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use crate::auth::Secret;
+use crate::error::same_system_error;
 
 const VERSION: u8 = 5;
 const NO_AUTHENTICATION: u8 = 0;
@@ -42,10 +44,10 @@ pub struct ProxyError {
 pub enum ProxyProblem {
     /// The proxy could not be reached.
     #[error("could not connect: {0}")]
-    Connect(#[source] Arc<io::Error>),
+    Connect(Arc<io::Error>),
     /// The proxy closed the connection, or it failed, before there was one to the server.
     #[error("network: {0}")]
-    Network(#[source] Arc<io::Error>),
+    Network(Arc<io::Error>),
     /// It speaks another protocol, which began with this byte.
     #[error("its answer begins with {0}: it is no SOCKS5 proxy")]
     Version(u8),
@@ -94,9 +96,21 @@ impl fmt::Display for ProxyError {
     }
 }
 
-impl std::error::Error for ProxyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.problem)
+impl std::error::Error for ProxyError {}
+
+impl ProxyProblem {
+    /// Allocates and formats nothing.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Connect(one), Self::Connect(other))
+            | (Self::Network(one), Self::Network(other)) => same_system_error(one, other),
+            (Self::Version(one), Self::Version(other))
+            | (Self::Method(one), Self::Method(other))
+            | (Self::Refused(one), Self::Refused(other))
+            | (Self::AddressType(one), Self::AddressType(other)) => one == other,
+            (Self::HostName(one), Self::HostName(other)) => one == other,
+            _ => discriminant(self) == discriminant(other),
+        }
     }
 }
 

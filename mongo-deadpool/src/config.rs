@@ -1,18 +1,18 @@
 use std::fmt;
-use std::time::Duration;
 
 use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
-    self, DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, ManagerConfig, PoolsBuilder, PoolsConfig,
-    RedactedUrl, UNLIMITED_SIZE, client_options,
+    LARGEST_SIZE, ManagerConfig, PoolsBuilder, PoolsConfig, RedactedUrl, client_options, max_size,
+    wait_timeout,
 };
+use mongo_core::settings::{self, SettingError, Settings, Value};
 use mongo_core::uri::ClientOptions;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::manager::driver_info;
 use crate::{
-    BackendConfig, ConfigError, CreatePoolError, Error, Manager, Pool, PoolBuilder, PoolConfig,
-    Pools, QueueMode, Runtime, Timeouts,
+    BackendConfig, BuildError, ConfigError, Error, Manager, Pool, PoolBuilder, PoolConfig, Pools,
+    QueueMode, Runtime, Timeouts,
 };
 
 /// What to connect to, and how to pool it.
@@ -28,11 +28,12 @@ use crate::{
 /// With feature `dns`, the URL may be one of `mongodb+srv`, for [`create_pools`](Self::create_pools).
 ///
 /// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
-/// and the like, or deadpool's own `{ secs, nanos }`.
+/// and the like, or deadpool's own `{ secs, nanos }`. Keys and the names of choices are read without
+/// regard to case, `_` and `-`. Errors name keys and types, and never a value; a file format's own parser
+/// may quote the line that it can't read.
 ///
 /// `Debug` shows the hosts of the URL and nothing else of it.
-#[derive(Clone, Default, Deserialize)]
-#[serde(from = "ConfigFile")]
+#[derive(Clone, Default)]
 pub struct Config {
     /// The connection string. Default `mongodb://localhost:27017`.
     pub url: Option<String>,
@@ -46,9 +47,14 @@ pub struct Config {
     /// deadpool's own configuration. What it leaves out, or all of it: see
     /// [`get_pool_config`](Self::get_pool_config).
     ///
+    /// What it says goes before the URI, as in `mongo_bb8`: `max_size` before `maxPoolSize`,
+    /// `timeouts.wait` before `timeoutMS` and `waitQueueTimeoutMS`. A warning says so where they differ
+    /// (`tracing`, level WARN). deadpool has no way to leave `max_size` open: its own default, which is
+    /// twice the number of processors and that of `PoolConfig::default()`, counts as left open where the
+    /// URI says a `maxPoolSize` other than 100.
+    ///
     /// Read by serde, a table without `max_size` takes it from the URL or the options beside it, or
-    /// else 100: deadpool has no way to leave it open for a URL that is set later. One made in code
-    /// is deadpool's, with its `Fifo` for a default.
+    /// else 100. One made in code is deadpool's, with its `Fifo` for a default.
     pub pool: Option<PoolConfig>,
     /// For [`create_pools`](Self::create_pools) only: what the pools have in common.
     pub pools: Option<PoolsConfig>,
@@ -157,21 +163,19 @@ impl Config {
     }
 
     fn pool_config(&self, options: &ClientOptions) -> PoolConfig {
-        let mut pool = self.pool.unwrap_or_else(|| default_pool(options));
-        let wait = options.wait_timeout().unwrap_or(DEFAULT_WAIT_TIMEOUT);
-        pool.timeouts.wait = pool.timeouts.wait.or(Some(wait));
+        let mut pool = self.pool.unwrap_or(PoolConfig {
+            queue_mode: QueueMode::Lifo,
+            ..PoolConfig::default()
+        });
+        pool.max_size = self.max_size(options);
+        pool.timeouts.wait = Some(wait_timeout(pool.timeouts.wait, options));
         pool
     }
-}
 
-fn default_pool(options: &ClientOptions) -> PoolConfig {
-    let max_size = match options.max_pool_size {
-        0 => UNLIMITED_SIZE,
-        max_size => max_size,
-    };
-    PoolConfig {
-        queue_mode: QueueMode::Lifo,
-        ..PoolConfig::new(max_size as usize)
+    fn max_size(&self, options: &ClientOptions) -> usize {
+        let size = |pool: PoolConfig| u32::try_from(pool.max_size).unwrap_or(u32::MAX);
+        let default = size(PoolConfig::default());
+        max_size(self.pool.map(size), Some(default), options) as usize
     }
 }
 
@@ -189,8 +193,7 @@ impl fmt::Debug for Config {
 }
 
 /// The serialised form, in which any part may be missing.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct ConfigFile {
     url: Option<String>,
     options: Option<ClientOptions>,
@@ -200,30 +203,67 @@ struct ConfigFile {
     pools: Option<PoolsConfig>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+impl Settings for ConfigFile {
+    const KEYS: &'static [&'static str] =
+        &["url", "options", "server_api", "manager", "pool", "pools"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        match key {
+            "url" => self.url = value.read()?,
+            "options" => self.options = value.read()?,
+            "server_api" => self.server_api = value.read()?,
+            "manager" => self.manager = value.read()?,
+            "pool" => self.pool = Some(value.read_table()?),
+            _ => self.pools = value.read()?,
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
 struct PoolFile {
     max_size: Option<usize>,
-    #[serde(default)]
-    timeouts: TimeoutsFile,
-    queue_mode: Option<QueueModeFile>,
+    timeouts: Timeouts,
+    queue_mode: Option<QueueMode>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct TimeoutsFile {
-    #[serde(with = "pools::duration::option")]
-    wait: Option<Duration>,
-    #[serde(with = "pools::duration::option")]
-    create: Option<Duration>,
-    #[serde(with = "pools::duration::option")]
-    recycle: Option<Duration>,
+impl Settings for PoolFile {
+    const KEYS: &'static [&'static str] = &["max_size", "timeouts", "queue_mode"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        match key {
+            "max_size" => self.max_size = value.read()?,
+            "timeouts" => self.timeouts = value.read_table::<TimeoutsFile>()?.0,
+            _ => {
+                let choices = [("Fifo", QueueMode::Fifo), ("Lifo", QueueMode::Lifo)];
+                self.queue_mode = Some(value.choose(&choices)?);
+            }
+        }
+        Ok(())
+    }
 }
 
-#[derive(Deserialize)]
-enum QueueModeFile {
-    Fifo,
-    Lifo,
+#[derive(Default)]
+struct TimeoutsFile(Timeouts);
+
+impl Settings for TimeoutsFile {
+    const KEYS: &'static [&'static str] = &["wait", "create", "recycle"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        let timeout = match key {
+            "wait" => &mut self.0.wait,
+            "create" => &mut self.0.create,
+            _ => &mut self.0.recycle,
+        };
+        *timeout = value.read()?;
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        settings::deserialize_table::<ConfigFile, D>(deserializer).map(Self::from)
+    }
 }
 
 impl From<ConfigFile> for Config {
@@ -231,19 +271,11 @@ impl From<ConfigFile> for Config {
         let pool = file.pool.map(|pool| {
             // A URL that can't be used is `builder`'s to report; until then the defaults do.
             let options = client_options(file.url.as_deref(), file.options.as_ref());
-            let defaults = default_pool(&options.unwrap_or_default());
+            let max_size = || max_size(None, None, &options.unwrap_or_default()) as usize;
             PoolConfig {
-                max_size: pool.max_size.unwrap_or(defaults.max_size),
-                timeouts: Timeouts {
-                    wait: pool.timeouts.wait,
-                    create: pool.timeouts.create,
-                    recycle: pool.timeouts.recycle,
-                },
-                queue_mode: match pool.queue_mode {
-                    Some(QueueModeFile::Fifo) => QueueMode::Fifo,
-                    Some(QueueModeFile::Lifo) => QueueMode::Lifo,
-                    None => defaults.queue_mode,
-                },
+                max_size: pool.max_size.unwrap_or_else(max_size),
+                timeouts: pool.timeouts,
+                queue_mode: pool.queue_mode.unwrap_or(QueueMode::Lifo),
             }
         });
         Self {
@@ -253,6 +285,33 @@ impl From<ConfigFile> for Config {
             manager: file.manager,
             pool,
             pools: file.pools,
+        }
+    }
+}
+
+/// Why a pool could not be built. deadpool's own, but that its source is not what it shows already.
+#[derive(Debug)]
+pub enum CreatePoolError {
+    /// The configuration can't be used.
+    Config(ConfigError),
+    /// deadpool refused to build the pool.
+    Build(BuildError),
+}
+
+impl fmt::Display for CreatePoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Build(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CreatePoolError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(error) => error.source(),
+            Self::Build(error) => error.source(),
         }
     }
 }

@@ -52,6 +52,18 @@ impl DerefMut for Connection {
     }
 }
 
+impl AsRef<mongo_core::Connection> for Connection {
+    fn as_ref(&self) -> &mongo_core::Connection {
+        self
+    }
+}
+
+impl AsMut<mongo_core::Connection> for Connection {
+    fn as_mut(&mut self) -> &mut mongo_core::Connection {
+        self
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         let Some(mut object) = self.object.take() else {

@@ -67,12 +67,12 @@ pub mod managed {
 }
 
 pub use backend::BackendConfig;
-pub use config::Config;
+pub use config::{Config, CreatePoolError};
 pub use connection::Connection;
 pub use deadpool;
 pub use managed::{
-    BuildError, CreatePoolError, Hook, HookError, Metrics, Object, ObjectId, PoolBuilder,
-    PoolConfig, PoolError, QueueMode, Runtime, Status, TimeoutType, Timeouts, WeakPool,
+    BuildError, Hook, HookError, Metrics, Object, ObjectId, PoolBuilder, PoolConfig, PoolError,
+    QueueMode, Runtime, Status, TimeoutType, Timeouts, WeakPool,
 };
 pub use manager::Manager;
 pub use mongo_core;

@@ -233,7 +233,15 @@ impl Pool {
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        self.manager().factory().timed_out(wait, deadline)
+        let factory = self.manager().factory();
+        match wait {
+            Wait::WaitQueue => {
+                let status = self.status();
+                let in_use = status.size.saturating_sub(status.available);
+                factory.exhausted(deadline, in_use, status.max_size)
+            }
+            _ => factory.timed_out(wait, deadline),
+        }
     }
 
     fn explain(&self, error: PoolError, deadline: Deadline) -> Error {

@@ -8,13 +8,17 @@ use serde::{Deserialize, Deserializer};
 
 use super::mechanism::{AuthMechanism, EXTERNAL};
 use super::secret::Secret;
+use crate::settings::{FromValue, SettingError, Settings, Value, shown_key};
 
 /// A credential that can't be used. No message shows a value, only names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialError {
     /// The mechanism's name is not one of [`AuthMechanism`].
-    #[error("the authentication mechanism is not known")]
+    #[error(
+        "the authentication mechanism is none of SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509, PLAIN, \
+         MONGODB-OIDC, MONGODB-AWS and GSSAPI"
+    )]
     UnknownMechanism,
     /// `MONGODB-CR`, which no server since 4.0 has.
     #[error("the authentication mechanism MONGODB-CR was removed; use SCRAM-SHA-256")]
@@ -49,12 +53,12 @@ pub enum CredentialError {
     #[error("the authentication database is empty")]
     SourceEmpty,
     /// The mechanism doesn't have this property.
-    #[error("{} has no property {property}", Named(.mechanism))]
+    #[error("{} has no property {}", Named(.mechanism), property.as_deref().unwrap_or("of this name"))]
     UnknownProperty {
         /// The mechanism.
         mechanism: Option<AuthMechanism>,
-        /// The property's name; cut after 64 characters.
-        property: String,
+        /// The property's name, where it looks like one: it may be a secret in the wrong place.
+        property: Option<String>,
     },
     /// A property is missing, or it has a value that it can't have.
     #[error("{mechanism}: the property {property} {problem}")]
@@ -90,24 +94,14 @@ impl fmt::Display for Named<'_> {
 /// password, nor a mechanism property that may be a secret.
 ///
 /// Specification: authentication.
-#[derive(Clone, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Credential {
-    #[serde(deserialize_with = "username_from_text")]
     username: Option<Arc<str>>,
     password: Option<Secret>,
-    #[serde(alias = "authSource", alias = "auth_source")]
     source: Option<String>,
-    #[serde(alias = "authMechanism", alias = "auth_mechanism")]
     mechanism: Option<AuthMechanism>,
-    #[serde(
-        alias = "authMechanismProperties",
-        alias = "auth_mechanism_properties",
-        deserialize_with = "properties_from_table"
-    )]
     mechanism_properties: BTreeMap<String, Secret>,
-    #[serde(alias = "allowedHosts")]
     allowed_hosts: Option<Vec<String>>,
 }
 
@@ -311,7 +305,7 @@ impl Credential {
             None => Ok(()),
             Some(name) => Err(CredentialError::UnknownProperty {
                 mechanism: self.mechanism,
-                property: name.chars().take(64).collect(),
+                property: shown_key(name).map(str::to_owned),
             }),
         }
     }
@@ -424,20 +418,59 @@ impl fmt::Debug for Credential {
     }
 }
 
-fn username_from_text<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Arc<str>>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(Arc::from))
+impl Settings for Credential {
+    const KEYS: &'static [&'static str] = &[
+        "username",
+        "password",
+        "source",
+        "mechanism",
+        "mechanism_properties",
+        "allowed_hosts",
+        "authSource",
+        "authMechanism",
+        "authMechanismProperties",
+    ];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        match key {
+            "username" => self.username = Some(value.read::<String>()?.into()),
+            "password" => self.password = Some(value.read()?),
+            "source" | "authSource" => self.source = Some(value.read()?),
+            "mechanism" | "authMechanism" => self.mechanism = Some(value.read()?),
+            "allowed_hosts" => self.allowed_hosts = value.read()?,
+            _ => {
+                let Value::Table(fields) = value else {
+                    return Err(SettingError::expected("a table of texts", &value));
+                };
+                for (name, value) in fields {
+                    // A name may be a secret in the wrong place.
+                    let named = |error: SettingError| match shown_key(&name) {
+                        Some(name) => error.within(name),
+                        None => error,
+                    };
+                    let value: Secret = value.read().map_err(named)?;
+                    self.mechanism_properties
+                        .insert(name.to_ascii_uppercase(), value);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
-fn properties_from_table<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, Secret>, D::Error> {
-    let given = BTreeMap::<String, Secret>::deserialize(deserializer)?;
-    Ok(given
-        .into_iter()
-        .map(|(name, value)| (name.to_ascii_uppercase(), value))
-        .collect())
+impl FromValue for Credential {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        match value {
+            Value::Table(_) => value.read_table(),
+            _ => Err(SettingError::expected("a table", &value)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Credential {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::settings::deserialize_table(deserializer)
+    }
 }
 
 #[cfg(test)]

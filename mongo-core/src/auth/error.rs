@@ -52,7 +52,6 @@ pub enum AuthError {
         /// The mechanism.
         mechanism: ScramMechanism,
         /// What was wrong.
-        #[source]
         error: ScramError,
     },
     /// The server is, or says it is, an arbiter, on which nobody can authenticate: a connection that

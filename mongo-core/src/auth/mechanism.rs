@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use super::credential::CredentialError;
+use crate::settings::{FromValue, SettingError, Value, is_named};
 
 /// The database that stands for an authority outside MongoDB: LDAP, Kerberos, certificates.
 pub const EXTERNAL: &str = "$external";
@@ -91,24 +92,33 @@ impl fmt::Display for AuthMechanism {
     }
 }
 
+/// Without regard to case, `_` and `-`.
 impl FromStr for AuthMechanism {
     type Err = CredentialError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
-            .find(|mechanism| mechanism.as_str() == name)
-            .ok_or(match name {
-                "MONGODB-CR" => CredentialError::RemovedMechanism,
-                _ => CredentialError::UnknownMechanism,
+            .find(|mechanism| is_named(name, mechanism.as_str()))
+            .ok_or_else(|| match is_named(name, "MONGODB-CR") {
+                true => CredentialError::RemovedMechanism,
+                false => CredentialError::UnknownMechanism,
             })
+    }
+}
+
+impl FromValue for AuthMechanism {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        match &value {
+            Value::Text(name) => name.parse().map_err(SettingError::unusable),
+            _ => Err(SettingError::expected("the name of a mechanism", &value)),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for AuthMechanism {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        name.parse().map_err(serde::de::Error::custom)
+        crate::settings::deserialize(deserializer)
     }
 }
 
@@ -122,6 +132,7 @@ mod tests {
             assert_eq!(mechanism.as_str().parse(), Ok(mechanism));
         }
         let parse = str::parse::<AuthMechanism>;
+        assert_eq!(parse("scram_sha_256"), Ok(AuthMechanism::ScramSha256));
         assert_eq!(parse("MONGODB-CR"), Err(CredentialError::RemovedMechanism));
         assert_eq!(parse("scram"), Err(CredentialError::UnknownMechanism));
     }

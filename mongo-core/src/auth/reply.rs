@@ -3,9 +3,12 @@
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
 
+use crate::text::printable;
+
 /// How much of an error's text, of a code's name and of a label is kept, in bytes.
 const MAX_MESSAGE_LENGTH: usize = 1024;
 const MAX_NAME_LENGTH: usize = 128;
+/// How many labels are kept, and looked at.
 const MAX_LABELS: usize = 16;
 /// How many fields of a reply, or of a document in it, are looked at.
 const MAX_FIELDS: usize = 16 * 1024;
@@ -95,18 +98,6 @@ pub(crate) fn fields<'a>(
     })
 }
 
-/// A server's own words: cut to a bound, and without control characters.
-pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
-    let end = (0..=max_bytes.min(text.len()))
-        .rev()
-        .find(|end| text.is_char_boundary(*end))
-        .unwrap_or_default();
-    text[..end]
-        .chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use bson::rawdoc;
@@ -126,13 +117,6 @@ mod tests {
         assert_eq!(is_ok(RawBsonRef::Double(0.0)), Some(false));
         assert_eq!(is_ok(RawBsonRef::Int32(2)), Some(false));
         assert_eq!(is_ok(RawBsonRef::Null), None);
-    }
-
-    #[test]
-    fn cuts_text_between_characters() {
-        assert_eq!(printable("a\u{e4}\nb", 10), "a\u{e4} b");
-        assert_eq!(printable("a\u{e4}", 2), "a");
-        assert_eq!(printable("", 2), "");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -71,9 +70,7 @@ impl From<&str> for Secret {
 /// takes it for a number, is one still.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)
-            .map(Self::new)
-            .map_err(|_| D::Error::custom("a secret must be a string"))
+        crate::settings::deserialize(deserializer)
     }
 }
 
@@ -94,7 +91,7 @@ mod tests {
         ] {
             let error = read(wrong).expect_err("no string");
             let shown = format!("{error} {error:?}");
-            assert!(shown.contains("a secret must be a string"), "{shown}");
+            assert!(shown.contains("must be a secret in quotes"), "{shown}");
             assert!(!shown.contains("12345678"), "{shown}");
         }
     }

@@ -3,55 +3,79 @@
 use std::fmt;
 
 use super::{ClosedReason, CommandError, Error, ErrorKind, InUse, Wait};
+use crate::text::{Rounded, write_printable};
 
+/// The text may be a server's, a resolver's or an application's: what is not printable is escaped.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uri(error) => write!(f, "connection string: {error}"),
-            Self::Srv(error) => write!(f, "DNS seed list: {error}"),
-            Self::Address(error) => write!(f, "server address: {error}"),
-            Self::Configuration(text) => write!(f, "configuration: {text}"),
-            Self::Connect(error) => write!(f, "could not connect: {error}"),
-            Self::Proxy(error) => write!(f, "proxy {error}"),
-            Self::Network(error) => write!(f, "network: {error}"),
-            Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::Timeout { wait, after } => write!(f, "timed out after {after:?} {wait}"),
-            Self::Protocol(error) => write!(f, "protocol: {error}"),
-            Self::Handshake(error) => write!(f, "handshake: {error}"),
-            Self::Authentication(error) => write!(f, "authentication: {error}"),
-            Self::Credential(error) => write!(f, "the credential could not be had: {error}"),
-            Self::Command(error) => write!(f, "command failed: {error}"),
-            Self::Serialization(error) => write!(f, "could not write the command: {error}"),
-            Self::Deserialization(error) => write!(f, "could not read the reply: {error}"),
-            Self::ConnectionClosed(reason) => write!(f, "the connection is closed: {reason}"),
-            Self::Cancelled => write!(f, "the command was cancelled"),
-            Self::PoolExhausted(in_use) => in_use.fmt(f),
-            Self::PoolClosed => write!(
+        write_printable(f, format_args!("{}", Raw(self)))
+    }
+}
+
+struct Raw<'a>(&'a ErrorKind);
+
+impl fmt::Display for Raw<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use ErrorKind as Kind;
+        match self.0 {
+            Kind::Uri(error) => write!(f, "connection string: {error}"),
+            Kind::Srv(error) => write!(f, "DNS seed list: {error}"),
+            Kind::Address(error) => write!(f, "server address: {error}"),
+            Kind::Configuration(text) => write!(f, "configuration: {text}"),
+            Kind::Connect(error) => write!(f, "could not connect: {error}"),
+            Kind::Proxy(error) => write!(f, "proxy {error}"),
+            Kind::Network(error) => write!(f, "network: {error}"),
+            Kind::Tls(error) => write!(f, "TLS: {error}"),
+            Kind::Timeout { wait, after } => {
+                write!(f, "timed out after {} {wait}", Rounded(*after))
+            }
+            Kind::Protocol(error) => write!(f, "protocol: {error}"),
+            Kind::Handshake(error) => write!(f, "handshake: {error}"),
+            Kind::Authentication(error) => write!(f, "authentication: {error}"),
+            Kind::Credential(error) => write!(f, "the credential could not be had: {error}"),
+            Kind::Command(error) => write!(f, "command failed: {error}"),
+            Kind::Serialization(error) => write!(f, "could not write the command: {error}"),
+            Kind::Deserialization(error) => write!(f, "could not read the reply: {error}"),
+            Kind::ConnectionClosed(reason) => write!(f, "the connection is closed: {reason}"),
+            Kind::Cancelled => write!(f, "the command was cancelled"),
+            Kind::PoolExhausted(in_use) => in_use.fmt(f),
+            Kind::PoolClosed => write!(
                 f,
                 "attempted to check out a connection from closed connection pool"
             ),
-            Self::PoolCleared => write!(f, "the pool was cleared"),
-            Self::NotWritable => write!(f, "the server takes no writes any more"),
-            Self::Dns(error) => write!(f, "could not look up the host: {error}"),
-            Self::ServerSelection(error) => write!(f, "server selection: {error}"),
-            Self::TopologyClosed => write!(f, "the topology is closed"),
-            Self::Pool(text) => write!(f, "pool: {text}"),
+            Kind::PoolCleared => write!(f, "the pool was cleared"),
+            Kind::NotWritable => write!(f, "the server takes no writes any more"),
+            Kind::Dns(error) => write!(f, "could not look up the host: {error}"),
+            Kind::ServerSelection(error) => write!(f, "server selection: {error}"),
+            Kind::TopologyClosed => write!(f, "the topology is closed"),
+            Kind::Pool(text) => write!(f, "pool: {text}"),
         }
     }
 }
 
 impl fmt::Display for InUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "maxPoolSize: {}, connections in use by cursors: {}, connections in use by \
-             transactions: {}, connections in use by other operations: {}",
-            self.max_pool_size, self.cursors, self.transactions, self.others
-        )?;
+        let max = self.max_pool_size;
+        if self.load_balanced || self.cursors + self.transactions > 0 {
+            write!(
+                f,
+                "maxPoolSize: {max}, connections in use by cursors: {}, connections in use by \
+                 transactions: {}, connections in use by other operations: {}",
+                self.cursors, self.transactions, self.others
+            )?;
+        } else {
+            match self.others {
+                used if max > 0 && used >= max as usize => {
+                    write!(f, "all {used} connections are in use (maxPoolSize={max})")?;
+                }
+                1 => write!(f, "1 connection is in use (maxPoolSize={max})")?,
+                used => write!(f, "{used} connections are in use (maxPoolSize={max})")?,
+            }
+        }
         match self.server_full {
             Some(max) => write!(
                 f,
-                ", and the server has its max_connections_per_server: {max}"
+                ", and the server has all that it may have (max_connections_per_server={max})"
             ),
             None => Ok(()),
         }
@@ -99,11 +123,22 @@ impl fmt::Display for ClosedReason {
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (code {}", self.message, self.code)?;
-        if !self.code_name.is_empty() {
-            write!(f, " {}", self.code_name)?;
+        let (message, code) = (&self.message, self.code);
+        match &*self.code_name {
+            "" => write_printable(f, format_args!("{message} (code {code})")),
+            name => write_printable(f, format_args!("{message} (code {code} {name})")),
         }
-        f.write_str(")")
+    }
+}
+
+/// Without the reply, which shows documents.
+impl fmt::Debug for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandError")
+            .field("code", &self.code)
+            .field("code_name", &self.code_name)
+            .field("message", &self.message)
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use bson::raw::RawBsonRef;
 
-use crate::auth::reply::{fields, integer, printable};
+use crate::auth::reply::{fields, integer};
+use crate::text::printable;
 
 use super::{HandshakeError, TopologyVersion};
 

@@ -2,10 +2,12 @@
 
 use bson::RawDocumentBuf;
 use bson::raw::cstr;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::settings::{FromValue, SettingError, Value, settings};
 
 /// A version of the stable API. With serde it is the version as it goes over the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub enum ServerApiVersion {
     /// Version 1, of MongoDB 5.0 and later.
@@ -29,17 +31,14 @@ impl ServerApiVersion {
 /// application has encoded itself (`Connection::send`) goes as it is.
 ///
 /// Specification: stable API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct ServerApi {
     /// The version.
     pub version: ServerApiVersion,
     /// Whether commands outside the API fail; the server's default is `false`.
-    #[serde(default)]
     pub strict: Option<bool>,
     /// Whether deprecated commands fail; the server's default is `false`.
-    #[serde(default)]
     pub deprecation_errors: Option<bool>,
 }
 
@@ -69,6 +68,53 @@ impl ServerApi {
         if let Some(errors) = self.deprecation_errors {
             command.append(cstr!("apiDeprecationErrors"), errors);
         }
+    }
+}
+
+/// A [`ServerApi`] while it is read: the version has no default.
+#[derive(Default)]
+struct Parts {
+    version: Option<ServerApiVersion>,
+    strict: Option<bool>,
+    deprecation_errors: Option<bool>,
+}
+
+settings! { Parts { version, strict, deprecation_errors } }
+
+impl FromValue for ServerApi {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        let Parts {
+            version,
+            strict,
+            deprecation_errors,
+        } = value.read()?;
+        let missing = || SettingError::unusable("it is missing").within("version");
+        Ok(Self {
+            version: version.ok_or_else(missing)?,
+            strict,
+            deprecation_errors,
+        })
+    }
+}
+
+impl FromValue for ServerApiVersion {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        match value {
+            Value::Number(1) => Ok(Self::V1),
+            value => value.choose(&[("1", Self::V1), ("v1", Self::V1)]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerApi {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::settings::deserialize(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerApiVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::settings::deserialize(deserializer)
     }
 }
 

@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
+use crate::text::is_printable;
+
 /// The most that is shown of a document, in characters, as the logging specification has it.
 const MAX_LENGTH: usize = 1000;
 
@@ -147,7 +149,8 @@ fn write_string(out: Out<'_, '_, '_>, text: &str) -> fmt::Result {
             '\n' => out.write_str("\\n")?,
             '\r' => out.write_str("\\r")?,
             '\t' => out.write_str("\\t")?,
-            control if control < ' ' => write!(out, "\\u{:04x}", u32::from(control))?,
+            // All of them are below U+10000.
+            other if !is_printable(other) => write!(out, "\\u{:04x}", u32::from(other))?,
             other => out.write_char(other)?,
         }
     }
@@ -223,6 +226,7 @@ mod tests {
         is_as_bson_has_it(doc! {
             "double": 1.0, "large": 1e300, "small": -2.5e-7,
             "string": "a\"b\\c\n\r\t\u{1}\u{1f}é\u{1F600}/",
+            "unprintable": "\u{7f}\u{85}\u{9b}\u{200e}\u{2028}\u{2029}\u{202e}\u{2066}",
             "document": { "a": { "b": {} } }, "array": [1, [2, "c"], []],
             "bool": true, "null": null, "int": -7, "long": i64::MIN,
             "oid": id,
@@ -250,6 +254,12 @@ mod tests {
             shown(&late),
             r#"{"date":{"$date":{"$numberLong":"253402300800000"}}}"#
         );
+    }
+
+    #[test]
+    fn what_is_not_printable_is_escaped() {
+        let shown = shown(&doc! { "k\u{202e}": "\u{1b}[2J\u{7f}\u{9b}\u{2028}\u{2066}" });
+        assert_eq!(shown, r#"{"k\u202e":"\u001b[2J\u007f\u009b\u2028\u2066"}"#);
     }
 
     /// The corpus's example: no other way leads to a value of this type.

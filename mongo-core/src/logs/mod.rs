@@ -11,6 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::ServerAddress;
+use crate::text::write_printable;
 
 pub(crate) use cmap::{cmap_event, wants_cmap_events};
 pub(crate) use command::{command_event, wants_command_events, wants_commands};
@@ -23,8 +24,8 @@ pub(crate) struct Host<'a>(pub(crate) &'a ServerAddress);
 impl fmt::Display for Host<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            ServerAddress::Tcp { host, .. } => f.write_str(host),
-            ServerAddress::Unix { path } => path.display().fmt(f),
+            ServerAddress::Tcp { host, .. } => write_printable(f, format_args!("{host}")),
+            ServerAddress::Unix { path } => write_printable(f, format_args!("{}", path.display())),
         }
     }
 }

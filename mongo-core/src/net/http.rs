@@ -11,8 +11,8 @@ use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 
 use super::stream::Stream;
-use crate::auth::reply::printable;
 use crate::error::{Error, Result};
+use crate::text::printable;
 
 /// The longest answer: interim ones, head and all.
 const MAX_LENGTH: usize = 64 * 1024;

@@ -56,7 +56,7 @@ pub use oidc::{AccessToken, KubernetesTokens, OidcCallback, OidcRequest};
 pub use oidc::{AzureTokens, GcpTokens};
 pub use on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub use proxy::ProxyConnector;
-pub use reply::Reply;
+pub use reply::{OwnedReply, Reply};
 pub(crate) use runtime::current as current_runtime;
 pub use single::SingleClient;
 pub use stream::{AsyncStream, Stream};

@@ -6,7 +6,9 @@ use bson::{Document, RawDocument, RawDocumentBuf};
 use serde::Deserialize;
 
 use super::connection::Identity;
+use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::printable;
 use crate::wire::{self, ReplyFields, WriteConcernError};
 
 /// The answer to a command, borrowed from the connection's buffer until the next command.
@@ -38,9 +40,13 @@ impl<'a> Reply<'a> {
         self.body
     }
 
-    /// The raw document, owned.
-    pub fn into_owned(self) -> RawDocumentBuf {
-        self.body.to_owned()
+    /// The reply, owned.
+    pub fn into_owned(self) -> OwnedReply {
+        OwnedReply {
+            body: self.body.to_owned(),
+            server: self.identity.server.clone(),
+            user: self.identity.user.clone(),
+        }
     }
 
     /// The whole reply as a [`Document`].
@@ -83,8 +89,96 @@ impl<'a> Reply<'a> {
     }
 
     fn unreadable(&self, error: bson::error::Error) -> Error {
-        self.identity
-            .name(ErrorKind::Deserialization(Arc::new(error)))
+        self.identity.name(unreadable(error))
+    }
+}
+
+/// The longest text of an error about a reply's type, in bytes: it may quote a value of the reply.
+const MAX_QUOTED: usize = 1024;
+
+fn unreadable(error: bson::error::Error) -> ErrorKind {
+    let text = error.to_string();
+    let error = match text.len() > MAX_QUOTED {
+        true => serde::de::Error::custom(printable(&text, MAX_QUOTED)),
+        false => error,
+    };
+    ErrorKind::Deserialization(Arc::new(error))
+}
+
+/// The answer to a command, by itself. Its errors name the server and the user, as those of [`Reply`].
+///
+/// Dereferences to the raw document.
+#[derive(Clone)]
+pub struct OwnedReply {
+    body: RawDocumentBuf,
+    server: ServerAddress,
+    user: Option<Arc<str>>,
+}
+
+impl OwnedReply {
+    /// The raw document.
+    pub fn into_raw(self) -> RawDocumentBuf {
+        self.body
+    }
+
+    /// See [`Reply::to_document`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn to_document(&self) -> Result<Document> {
+        Document::try_from(&*self.body).map_err(|error| self.name(unreadable(error)))
+    }
+
+    /// See [`Reply::deserialize`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        bson::deserialize_from_slice(self.body.as_bytes())
+            .map_err(|error| self.name(unreadable(error)))
+    }
+
+    /// See [`Reply::check_write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_write(&self) -> Result<()> {
+        wire::check_write(&self.body).map_err(|error| self.name(error))
+    }
+
+    /// See [`Reply::write_concern_error`].
+    pub fn write_concern_error(&self) -> Option<WriteConcernError> {
+        wire::write_concern_error(&self.body)
+    }
+
+    fn name(&self, error: impl Into<Error>) -> Error {
+        error.into().at(&self.server).for_user(self.user.as_ref())
+    }
+}
+
+impl Deref for OwnedReply {
+    type Target = RawDocumentBuf;
+
+    fn deref(&self) -> &RawDocumentBuf {
+        &self.body
+    }
+}
+
+impl From<OwnedReply> for RawDocumentBuf {
+    fn from(reply: OwnedReply) -> Self {
+        reply.body
+    }
+}
+
+impl PartialEq<RawDocumentBuf> for OwnedReply {
+    fn eq(&self, other: &RawDocumentBuf) -> bool {
+        self.body == *other
+    }
+}
+
+impl fmt::Debug for OwnedReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.body, f)
     }
 }
 

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::duration;
+use crate::settings::{FromValue, SettingError, Value, is_named, settings};
 use crate::uri::ClientOptions;
 
 /// How long a command may take where neither the URI nor the manager's configuration says.
@@ -30,29 +31,38 @@ pub const UNLIMITED_SIZE: u32 = 10_000;
 ///
 /// With serde every field may be left out; durations are `"5s"`, `"100ms"` and the like, or
 /// `{ secs, nanos }`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ManagerConfig {
     /// How an idle connection is checked at its check-out. Default [`RecyclingMethod::Fast`].
     pub recycling_method: RecyclingMethod,
     /// For commands that name no deadline. Default: the URI's `timeoutMS`, else its
     /// `socketTimeoutMS`, else 60 s. Zero is no bound.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub command_timeout: Option<Duration>,
     /// How long replies owed to cancelled commands are waited for in one check-out, over all idle
     /// connections that it looks at, before the connections are closed instead. Default 100 ms. Zero
     /// closes at once, unless the reply is there.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub drain_timeout: Option<Duration>,
     /// A connection idle for longer is closed at its check-out. Default: the URI's
     /// `maxIdleTimeMS`, else no bound. Zero is no bound.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub max_idle_time: Option<Duration>,
     /// A connection older than this is closed at its check-out; of each up to a tenth is taken off at
     /// random, so that those made together do not end together. Default no bound. Zero is no bound.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub max_lifetime: Option<Duration>,
+}
+
+settings! {
+    ManagerConfig {
+        recycling_method,
+        command_timeout,
+        drain_timeout,
+        max_idle_time,
+        max_lifetime,
+    }
 }
 
 impl ManagerConfig {
@@ -83,7 +93,10 @@ impl ManagerConfig {
 ///
 /// Whatever the method, a connection of an earlier generation, over its idle or life time, or with
 /// an owed reply that does not come in time is not handed out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// With serde `fast`, `verified`, or a table of `verified_after` and a duration, without regard to case,
+/// `_` and `-`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum RecyclingMethod {
     /// No round trip: the socket must be open and have nothing to read, and its runtime must be alive.
@@ -98,6 +111,32 @@ pub enum RecyclingMethod {
     /// One `ping` round trip at each check-out.
     Verified,
     /// [`Fast`](Self::Fast), and a `ping` where the connection has been idle for as long.
-    #[serde(with = "duration::plain")]
+    #[serde(serialize_with = "duration::plain::serialize")]
     VerifiedAfter(Duration),
+}
+
+impl FromValue for RecyclingMethod {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        const CHOICES: &str = "fast, verified, or a table of verified_after and a duration";
+        let wrong = SettingError::expected(CHOICES, &value);
+        match value {
+            Value::Text(text) if is_named(&text, "fast") => Ok(Self::Fast),
+            Value::Text(text) if is_named(&text, "verified") => Ok(Self::Verified),
+            Value::Table(fields) => match <[_; 1]>::try_from(fields) {
+                Ok([(key, after)]) if is_named(&key, "verified_after") => {
+                    let after: Result<Duration, _> = after.read();
+                    let after = after.map_err(|error| error.within("verified_after"))?;
+                    Ok(Self::VerifiedAfter(after))
+                }
+                Ok(_) | Err(_) => Err(wrong),
+            },
+            _ => Err(wrong),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RecyclingMethod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::settings::deserialize(deserializer)
+    }
 }

@@ -1,60 +1,52 @@
 //! Durations in configuration: `"5s"`, `"1m 30s"`, `"100ms"`, or `{ secs = 5, nanos = 0 }`.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::de::{self, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use crate::settings::{FromValue, SettingError, Settings, Value};
 
-#[derive(Clone, Copy)]
-struct Wrapped(Duration);
+#[derive(Default)]
+struct Parts {
+    secs: Option<u64>,
+    nanos: Option<u32>,
+}
 
-impl<'de> Deserialize<'de> for Wrapped {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DurationVisitor).map(Self)
+impl Settings for Parts {
+    const KEYS: &'static [&'static str] = &["secs", "nanos"];
+
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
+        match key {
+            "secs" => self.secs = Some(value.read()?),
+            _ => self.nanos = Some(value.read()?),
+        }
+        Ok(())
     }
 }
 
-struct DurationVisitor;
-
-impl<'de> Visitor<'de> for DurationVisitor {
-    type Value = Duration;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration such as \"5s\" or \"100ms\", or a table of `secs` and `nanos`")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-        humantime::parse_duration(text)
-            .map_err(|error| E::custom(format!("duration {text:?}: {error}")))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Duration, A::Error> {
-        let (mut secs, mut nanos) = (None::<u64>, None::<u32>);
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "secs" => secs = Some(map.next_value()?),
-                "nanos" => nanos = Some(map.next_value()?),
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    return Err(de::Error::unknown_field(&key, &["secs", "nanos"]));
-                }
-            }
-        }
-        if secs.is_none() && nanos.is_none() {
-            return Err(de::Error::missing_field("secs"));
+impl FromValue for Duration {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        let wrong = SettingError::expected(
+            "a duration such as \"5s\" or \"100ms\", or a table of `secs` and `nanos`",
+            &value,
+        );
+        let parts: Parts = match value {
+            Value::Text(text) => return humantime::parse_duration(&text).map_err(|_| wrong),
+            value @ Value::Table(_) => value.read_table()?,
+            _ => return Err(wrong),
+        };
+        if parts.secs.is_none() && parts.nanos.is_none() {
+            return Err(wrong);
         }
         // `Duration::new` panics where the sum overflows.
-        Duration::from_secs(secs.unwrap_or(0))
-            .checked_add(Duration::from_nanos(nanos.unwrap_or(0).into()))
-            .ok_or_else(|| de::Error::custom("duration out of range"))
+        Self::from_secs(parts.secs.unwrap_or(0))
+            .checked_add(Self::from_nanos(parts.nanos.unwrap_or(0).into()))
+            .ok_or_else(|| SettingError::unusable("the duration is out of range"))
     }
 }
 
 /// For a [`Duration`] field: `#[serde(with = "mongo_core::pools::duration::plain")]`.
 pub mod plain {
-    use super::{Deserialize, Deserializer, Duration, Wrapped};
-    use serde::Serializer;
+    use super::Duration;
+    use serde::{Deserializer, Serializer};
 
     /// Writes the form of `"5s"`.
     ///
@@ -69,14 +61,14 @@ pub mod plain {
     /// # Errors
     /// What is neither.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        Wrapped::deserialize(deserializer).map(|wrapped| wrapped.0)
+        crate::settings::deserialize(deserializer)
     }
 }
 
 /// For an `Option<Duration>` field: `#[serde(default, with = "mongo_core::pools::duration::option")]`.
 pub mod option {
-    use super::{Deserialize, Deserializer, Duration, Wrapped};
-    use serde::Serializer;
+    use super::Duration;
+    use serde::{Deserializer, Serializer};
 
     /// Writes the form of `"5s"`, or nothing.
     ///
@@ -99,6 +91,6 @@ pub mod option {
     pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
-        Option::<Wrapped>::deserialize(deserializer).map(|wrapped| wrapped.map(|wrapped| wrapped.0))
+        crate::settings::deserialize(deserializer)
     }
 }

@@ -107,6 +107,18 @@ impl<B: Backend> DerefMut for PooledConnection<B> {
     }
 }
 
+impl<B: Backend> AsRef<Connection> for PooledConnection<B> {
+    fn as_ref(&self) -> &Connection {
+        self
+    }
+}
+
+impl<B: Backend> AsMut<Connection> for PooledConnection<B> {
+    fn as_mut(&mut self) -> &mut Connection {
+        self
+    }
+}
+
 impl<B: Backend> fmt::Debug for PooledConnection<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PooledConnection").field(&**self).finish()

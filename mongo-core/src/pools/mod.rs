@@ -37,5 +37,5 @@ pub use options::{
 };
 pub use registry::{Pools, PoolsBuilder};
 pub use server_pool::ServerPool;
-pub use source::{RedactedUrl, client_options};
+pub use source::{RedactedUrl, client_options, max_size, wait_timeout};
 pub use status::PoolStatus;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::config::{DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, UNLIMITED_SIZE};
 use super::server_cap::ServerLimits;
 use super::{Limits, duration};
 use crate::error::{Error, Result};
 use crate::event::PoolCreatedOptions;
+use crate::settings::settings;
 use crate::uri::ClientOptions;
 
 /// How often idle connections are looked after.
@@ -24,8 +25,7 @@ pub const DEFAULT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// With serde every field may be left out; durations are `"5s"`, `"100ms"` and the like, or
 /// `{ secs, nanos }`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PoolsConfig {
     /// The most connections to one server, of all credentials together; the monitors' are not
@@ -38,21 +38,32 @@ pub struct PoolsConfig {
     pub max_connecting_per_server: Option<u32>,
     /// The pools of a credential other than the options' own go when they have been unused for as
     /// long. Default 10 min. Zero is never.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub unused_timeout: Option<Duration>,
     /// How often idle connections are looked after: those that are too old are closed, and where
     /// there are less than `minPoolSize`, new ones are made. Default 10 s. Zero is never.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub maintenance_interval: Option<Duration>,
     /// How long a check-out may take in all, selection included. Not zero: for what is there at once
     /// there is [`try_get_with`](super::Pools::try_get_with). Default: the URI's `timeoutMS`, else
     /// its `waitQueueTimeoutMS`, else 30 s.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub wait_timeout: Option<Duration>,
     /// How long a close waits for connections in use, before it interrupts them. Default 10 s. Zero
     /// does not wait.
-    #[serde(with = "duration::option")]
+    #[serde(serialize_with = "duration::option::serialize")]
     pub close_timeout: Option<Duration>,
+}
+
+settings! {
+    PoolsConfig {
+        max_connections_per_server,
+        max_connecting_per_server,
+        unused_timeout,
+        maintenance_interval,
+        wait_timeout,
+        close_timeout,
+    }
 }
 
 impl PoolsConfig {

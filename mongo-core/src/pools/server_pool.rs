@@ -181,7 +181,7 @@ impl<B: Backend> ServerPool<B> {
             ErrorKind::Timeout {
                 wait: Wait::WaitQueue,
                 ..
-            } if error.cause().is_none() => {
+            } if error.cause().is_none_or(Error::is_exhausted) => {
                 let in_use = self.shared().in_use(self.inner.options.max_size);
                 // Else the size of the pool is not the cause.
                 let used = in_use.cursors + in_use.transactions + in_use.others;

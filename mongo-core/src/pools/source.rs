@@ -1,7 +1,10 @@
 use std::fmt;
+use std::time::Duration;
 
+use super::{DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT, UNLIMITED_SIZE};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
+use crate::text::Rounded;
 use crate::uri::{ClientOptions, ConnectionString};
 
 /// The client options of an adapter's `Config`: from its `url` or its `options`, else those of
@@ -19,6 +22,49 @@ pub fn client_options(url: Option<&str>, options: Option<&ClientOptions>) -> Res
             crate::address::DEFAULT_PORT,
         )])),
     }
+}
+
+/// The most connections of an adapter's pool: what its own configuration says, else the URI's
+/// `maxPoolSize`, of which 0, "no limit", is [`UNLIMITED_SIZE`]. Where both say it and differ, a warning
+/// says which one is used (`tracing`, level WARN): the configuration's, unless that is its type's own
+/// `default`, which counts as left open.
+pub fn max_size(configured: Option<u32>, default: Option<u32>, options: &ClientOptions) -> u32 {
+    let of_uri = match options.max_pool_size {
+        0 => UNLIMITED_SIZE,
+        max_size => max_size,
+    };
+    let Some(max_size) = configured else {
+        return of_uri;
+    };
+    if options.max_pool_size == DEFAULT_MAX_SIZE || max_size == of_uri {
+        return max_size;
+    }
+    let used = match configured == default {
+        true => of_uri,
+        false => max_size,
+    };
+    tracing::warn!(
+        "`pool.max_size` is {max_size}, and the URI's maxPoolSize is {}: {used} is used",
+        options.max_pool_size
+    );
+    used
+}
+
+/// The bound of an adapter's check-out: what its own configuration says, else the URI's `timeoutMS` or
+/// `waitQueueTimeoutMS`, else [`DEFAULT_WAIT_TIMEOUT`]. Where both say it and differ, a warning says so
+/// (`tracing`, level WARN).
+pub fn wait_timeout(configured: Option<Duration>, options: &ClientOptions) -> Duration {
+    let of_uri = options.wait_timeout();
+    if let (Some(configured), Some(of_uri)) = (configured, of_uri)
+        && configured != of_uri
+    {
+        tracing::warn!(
+            "`pool.timeouts.wait` is {}, and the URI's bound of a check-out is {}: the former is used",
+            Rounded(configured),
+            Rounded(of_uri)
+        );
+    }
+    configured.or(of_uri).unwrap_or(DEFAULT_WAIT_TIMEOUT)
 }
 
 /// A connection string for `Debug`: only its hosts, and nothing where it can't be parsed, because

@@ -11,7 +11,7 @@ use crate::handshake::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 
 /// Why a server's type is unknown.
 ///
-/// Two are equal if they read the same: so the specification compares server descriptions.
+/// Two are equal if they say the same: so the specification compares server descriptions.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SdamError {
@@ -46,7 +46,25 @@ pub enum SdamError {
 
 impl PartialEq for SdamError {
     fn eq(&self, other: &Self) -> bool {
-        self.to_string() == other.to_string()
+        match (self, other) {
+            (Self::Failed(own), Self::Failed(others)) => own.says_the_same(others),
+            (
+                Self::StalePrimary { stale, max },
+                Self::StalePrimary {
+                    stale: other_stale,
+                    max: other_max,
+                },
+            ) => (stale, max) == (other_stale, other_max),
+            (Self::NewerPrimary, Self::NewerPrimary) => true,
+            (
+                Self::SetName { expected, found },
+                Self::SetName {
+                    expected: other_expected,
+                    found: other_found,
+                },
+            ) => (expected, found) == (other_expected, other_found),
+            _ => false,
+        }
     }
 }
 
@@ -102,4 +120,81 @@ pub enum CompatibilityError {
         /// The highest wire version that it speaks.
         reported: i32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Duration;
+
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::error::{CommandError, ErrorKind, Wait};
+    use crate::socks5::{ProxyError, ProxyProblem};
+
+    fn command(code: i32, message: &str) -> Error {
+        let error = CommandError {
+            code,
+            code_name: String::new(),
+            message: message.to_owned(),
+            reply: rawdoc! {},
+        };
+        Error::from(error).at(&ServerAddress::tcp("a", 1))
+    }
+
+    fn proxy(problem: ProxyProblem) -> Error {
+        let proxy = "p:1".into();
+        ErrorKind::Proxy(ProxyError { proxy, problem }).into()
+    }
+
+    /// As the texts compare, but for what a text of the system's adds to its kind.
+    #[test]
+    fn failures_are_compared_by_what_they_say() {
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let late = |millis| Error::timeout(Wait::Handshake, Duration::from_millis(millis));
+        let failures = [
+            command(91, "bye"),
+            command(92, "bye"),
+            command(91, "by"),
+            command(91, "bye").caused_by(Some(late(1))),
+            command(91, "bye").for_user(Some(&"u".into())),
+            Error::network(reset()),
+            Error::network(io::Error::from_raw_os_error(104)),
+            ErrorKind::Connect(Arc::new(reset())).into(),
+            late(2000),
+            late(3000),
+            Error::timeout(Wait::Connect, Duration::from_millis(2000)),
+            ErrorKind::PoolCleared.into(),
+            ErrorKind::NotWritable.into(),
+            proxy(ProxyProblem::Password),
+            proxy(ProxyProblem::NoMethod),
+            proxy(ProxyProblem::Refused(5)),
+            proxy(ProxyProblem::Refused(6)),
+        ];
+        for (place, one) in failures.iter().enumerate() {
+            for (other_place, other) in failures.iter().enumerate() {
+                let is_same = SdamError::from(one.clone()) == SdamError::from(other.clone());
+                assert_eq!(is_same, place == other_place, "{one} and {other}");
+            }
+        }
+        let again = [
+            (command(91, "bye"), command(91, "bye")),
+            (Error::network(reset()), Error::network(reset())),
+            (late(2000), late(2001)),
+            (
+                proxy(ProxyProblem::Refused(5)),
+                proxy(ProxyProblem::Refused(5)),
+            ),
+        ];
+        for (one, other) in again {
+            assert_eq!(SdamError::from(one), SdamError::from(other));
+        }
+        let labelled = command(91, "bye").with_label("RetryableWriteError");
+        assert_eq!(
+            SdamError::from(labelled),
+            SdamError::from(command(91, "bye"))
+        );
+        assert_ne!(SdamError::from(command(91, "bye")), SdamError::NewerPrimary);
+    }
 }

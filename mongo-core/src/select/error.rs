@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::sdam::{
     CompatibilityError, SdamError, ServerDescription, ServerType, TopologyDescription,
 };
+use crate::text::Rounded;
 
 /// How many servers are shown, those that failed first.
 const MAX_SHOWN: usize = 10;
@@ -142,12 +143,8 @@ impl NoSuitableServer {
     }
 }
 
-impl std::error::Error for NoSuitableServer {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.last_failure()
-            .map(|error| error as &(dyn std::error::Error + 'static))
-    }
-}
+/// `Display` shows the failures; [`SelectionError::last_failure`] gives the last one as a value.
+impl std::error::Error for NoSuitableServer {}
 
 fn obstacle(index: &SelectionIndex, criterion: &Criterion) -> Obstacle {
     let topology = index.topology();
@@ -200,7 +197,7 @@ impl fmt::Display for NoSuitableServer {
         let (criterion, obstacle, topology) = (&self.criterion, self.obstacle, &self.topology);
         f.write_str("no server was found")?;
         if !self.after.is_zero() {
-            write!(f, " within {:?}", self.after)?;
+            write!(f, " within {}", Rounded(self.after))?;
         }
         write!(f, " for {criterion}: {obstacle}. The topology is ")?;
         write!(f, "{}", topology.topology_type())?;
@@ -244,7 +241,7 @@ fn show(server: &ServerDescription, tagged: bool, to: &mut Short<'_, '_>) -> fmt
     write!(to, ")")
 }
 
-/// Lets through so many characters and drops the rest; what would not print becomes a blank.
+/// Lets through so many characters and drops the rest.
 struct Short<'a, 'b> {
     f: &'a mut fmt::Formatter<'b>,
     left: usize,
@@ -268,12 +265,7 @@ impl Write for Short<'_, '_> {
                 break;
             };
             self.left = left;
-            let printed = if character.is_control() {
-                ' '
-            } else {
-                character
-            };
-            self.f.write_char(printed)?;
+            self.f.write_char(character)?;
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::settings::is_named;
+
 /// Tags that a server must have, all of them: names and values. An empty set matches any server.
 pub type TagSet = BTreeMap<String, String>;
 
@@ -51,13 +53,14 @@ impl fmt::Display for ReadPreferenceMode {
     }
 }
 
+/// Without regard to case, `_` and `-`.
 impl FromStr for ReadPreferenceMode {
     type Err = ReadPreferenceError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
-            .find(|mode| mode.as_str() == name)
+            .find(|mode| is_named(name, mode.as_str()))
             .ok_or(ReadPreferenceError::Mode)
     }
 }
@@ -164,8 +167,11 @@ mod tests {
         for mode in ReadPreferenceMode::ALL {
             assert_eq!(mode.as_str().parse(), Ok(mode));
         }
-        let lower = "primarypreferred".parse::<ReadPreferenceMode>();
-        assert_eq!(lower, Err(ReadPreferenceError::Mode));
+        for usual in ["primarypreferred", "primary_preferred", "PRIMARY-PREFERRED"] {
+            assert_eq!(usual.parse(), Ok(ReadPreferenceMode::PrimaryPreferred));
+        }
+        let other = "first".parse::<ReadPreferenceMode>();
+        assert_eq!(other, Err(ReadPreferenceError::Mode));
     }
 
     #[test]

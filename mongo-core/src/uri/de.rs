@@ -1,61 +1,35 @@
 //! Options by serde: a connection string, or a table.
 
-use std::fmt;
-
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::draft::Draft;
 use super::table::{OPTIONS, OptionSpec};
-use super::value::{Kind, Refused, Value};
+use super::value::{Kind, Refused};
 use super::{ClientOptions, UriError, parse};
 use crate::address::ServerAddress;
-use crate::auth::Secret;
+use crate::settings::{FromValue, SettingError, Value, normalised, shown_key};
 
 impl<'de> Deserialize<'de> for ClientOptions {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OptionsVisitor)
+        crate::settings::deserialize(deserializer)
     }
 }
 
-struct OptionsVisitor;
-
-impl<'de> Visitor<'de> for OptionsVisitor {
-    type Value = ClientOptions;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a connection string or a table of options")
-    }
-
-    fn visit_str<E: de::Error>(self, uri: &str) -> Result<ClientOptions, E> {
-        ClientOptions::parse(uri).map_err(E::custom)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ClientOptions, A::Error> {
-        let mut table = Table::default();
-        while let Some(key) = map.next_key::<String>()? {
-            match &*normalised(&key) {
-                "hosts" | "host" => table.hosts = map.next_value::<Hosts>()?.0,
-                "srvhost" => table.srv_host = map.next_value()?,
-                "username" => table.draft.username = map.next_value()?,
-                "password" => table.draft.password = map.next_value::<Option<Secret>>()?,
-                "database" | "defaultdatabase" => {
-                    table.draft.options.default_database = map.next_value()?;
-                }
-                "credential" => table.draft.credential = map.next_value()?,
-                "allowplainwithouttls" => {
-                    table.draft.options.allow_plain_without_tls = map.next_value()?;
-                }
-                "serverapi" => table.draft.options.server_api = map.next_value()?,
-                name => {
-                    let (spec, unit) = find(name).ok_or_else(|| unknown(&key))?;
-                    let Some(value) = map.next_value::<Nullable>()?.0 else {
-                        continue;
-                    };
-                    table.apply(spec, unit, &value).map_err(de::Error::custom)?;
-                }
+impl FromValue for ClientOptions {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        let fields = match value {
+            Value::Text(uri) => return Self::parse(&uri).map_err(SettingError::unusable),
+            Value::Table(fields) => fields,
+            _ => {
+                let expected = "a connection string or a table of options";
+                return Err(SettingError::expected(expected, &value));
             }
+        };
+        let mut table = Table::default();
+        for (key, value) in fields {
+            table.take(&key, value)?;
         }
-        table.finish().map_err(de::Error::custom)
+        table.finish().map_err(SettingError::unusable)
     }
 }
 
@@ -68,6 +42,45 @@ struct Table {
 }
 
 impl Table {
+    fn take(&mut self, key: &str, value: Value) -> Result<(), SettingError> {
+        let draft = &mut self.draft;
+        let options = &mut draft.options;
+        let (key, taken) = match &*normalised(key) {
+            "hosts" | "host" => ("hosts", value.read().map(|Hosts(hosts)| self.hosts = hosts)),
+            "srvhost" => ("srvHost", value.read().map(|name| self.srv_host = name)),
+            "username" => ("username", value.read().map(|name| draft.username = name)),
+            "password" => (
+                "password",
+                value.read().map(|secret| draft.password = secret),
+            ),
+            "database" | "defaultdatabase" => {
+                let taken = value.read().map(|name| options.default_database = name);
+                ("database", taken)
+            }
+            "credential" => ("credential", value.read().map(|own| draft.credential = own)),
+            "allowplainwithouttls" => {
+                let taken = value
+                    .read()
+                    .map(|flag| options.allow_plain_without_tls = flag);
+                ("allow_plain_without_tls", taken)
+            }
+            "serverapi" => (
+                "server_api",
+                value.read().map(|api| options.server_api = api),
+            ),
+            name => {
+                let (spec, unit) = find(name).ok_or_else(|| unknown(key))?;
+                return match value {
+                    Value::Null => Ok(()),
+                    value => self
+                        .apply(spec, unit, &value)
+                        .map_err(SettingError::unusable),
+                };
+            }
+        };
+        taken.map_err(|error| error.within(key))
+    }
+
     fn apply(&mut self, spec: &OptionSpec, unit: Unit, value: &Value) -> Result<(), UriError> {
         let refused = |expected| UriError::Option {
             option: spec.name,
@@ -106,14 +119,6 @@ enum Unit {
     Unnamed,
 }
 
-/// A key without regard to case, underscores and hyphens.
-fn normalised(key: &str) -> String {
-    key.chars()
-        .filter(|character| !matches!(character, '_' | '-'))
-        .map(|character| character.to_ascii_lowercase())
-        .collect()
-}
-
 /// The option of a normalised key. A time can be named without its unit.
 fn find(key: &str) -> Option<(&'static OptionSpec, Unit)> {
     let current = || OPTIONS.iter().filter(|spec| spec.instead.is_none());
@@ -135,97 +140,35 @@ fn stem(name: &'static str, unit: &str) -> &'static str {
     name.strip_suffix(unit).unwrap_or(name)
 }
 
-fn unknown<E: de::Error>(key: &str) -> E {
-    let shown: String = key.chars().take(64).collect();
-    E::custom(format_args!("the option {shown:?} is not known"))
+fn unknown(key: &str) -> SettingError {
+    match shown_key(key) {
+        Some(key) => SettingError::unusable(format_args!("the option {key:?} is not known")),
+        None => SettingError::unusable("an option is not known"),
+    }
 }
 
 /// Hosts as a list, or as one text with commas.
 struct Hosts(Option<Vec<ServerAddress>>);
 
-impl<'de> Deserialize<'de> for Hosts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let texts: Vec<String> = match Nullable::deserialize(deserializer)?.0 {
-            None => return Ok(Self(None)),
-            Some(Value::Text(text)) => text.split(',').map(str::to_owned).collect(),
-            Some(Value::List(items)) => items
-                .into_iter()
-                .map(|item| match item {
-                    Value::Text(text) => Ok(text),
-                    _ => Err(de::Error::custom("a host is not a text")),
-                })
-                .collect::<Result<_, _>>()?,
-            Some(_) => return Err(de::Error::custom("hosts is not a list of texts")),
+impl FromValue for Hosts {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        let hosts = match value {
+            Value::Null => return Ok(Self(None)),
+            Value::Text(text) => text
+                .split(',')
+                .map(|text| Value::Text(text.to_owned()))
+                .collect(),
+            Value::List(items) => items,
+            _ => return Err(SettingError::expected("a list of hosts and ports", &value)),
         };
-        texts
-            .iter()
-            .map(|text| text.parse().map_err(de::Error::custom))
+        let read = |(number, host): (usize, Value)| {
+            host.read().map_err(|error: SettingError| {
+                SettingError::unusable(format_args!("host {}: {error}", number + 1))
+            })
+        };
+        let hosts = hosts.into_iter().enumerate().map(read);
+        hosts
             .collect::<Result<_, _>>()
             .map(|hosts| Self(Some(hosts)))
-    }
-}
-
-/// Any value, or none.
-struct Nullable(Option<Value>);
-
-impl<'de> Deserialize<'de> for Nullable {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Nullable;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a truth value, a whole number, a text, a list or a table")
-    }
-
-    fn visit_unit<E>(self) -> Result<Nullable, E> {
-        Ok(Nullable(None))
-    }
-
-    fn visit_none<E>(self) -> Result<Nullable, E> {
-        Ok(Nullable(None))
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Nullable, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Nullable, E> {
-        Ok(Nullable(Some(Value::Flag(value))))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Nullable, E> {
-        Ok(Nullable(Some(Value::Number(value))))
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Nullable, E> {
-        i64::try_from(value)
-            .map(|value| Nullable(Some(Value::Number(value))))
-            .map_err(|_| E::custom("a number is too large"))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Nullable, E> {
-        Ok(Nullable(Some(Value::Text(value.to_owned()))))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Nullable, A::Error> {
-        let mut items = Vec::new();
-        while let Some(Nullable(item)) = seq.next_element()? {
-            items.extend(item);
-        }
-        Ok(Nullable(Some(Value::List(items))))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Nullable, A::Error> {
-        let mut fields = Vec::new();
-        while let Some((name, Nullable(value))) = map.next_entry()? {
-            fields.extend(value.map(|value| (name, value)));
-        }
-        Ok(Nullable(Some(Value::Table(fields))))
     }
 }

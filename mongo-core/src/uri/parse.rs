@@ -195,7 +195,8 @@ pub(super) fn srv_host(text: &str) -> Result<String, UriError> {
     let hosts = HostList {
         text,
         at: 0,
-        showable: Showable::All,
+        // It may be all of a connection string, its password included.
+        showable: Showable::None,
     };
     hosts.parse_srv()
 }
@@ -259,9 +260,9 @@ fn parse_host(raw: &str) -> Result<ServerAddress, HostProblem> {
     }
     host.parse().map_err(|error| match error {
         AddressError::EmptyHost => HostProblem::Empty,
-        AddressError::Port(..) => HostProblem::Port,
-        AddressError::Ipv6(_) => HostProblem::Ipv6,
-        AddressError::Host(_) => HostProblem::Character,
+        AddressError::Port => HostProblem::Port,
+        AddressError::Ipv6 => HostProblem::Ipv6,
+        AddressError::Host => HostProblem::Character,
     })
 }
 

@@ -87,7 +87,6 @@ pub enum SrvError {
         /// The name asked for.
         name: String,
         /// Why.
-        #[source]
         error: Arc<io::Error>,
     },
     /// No answer came in time. The error above this one says how long was waited.
@@ -164,7 +163,6 @@ pub enum SrvError {
         /// The name asked for.
         name: String,
         /// Why.
-        #[source]
         error: UriError,
     },
     /// The options together with those of the records break a rule.
@@ -173,7 +171,6 @@ pub enum SrvError {
         /// The host name of the connection string.
         name: String,
         /// The rule.
-        #[source]
         error: UriError,
     },
 }

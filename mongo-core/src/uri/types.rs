@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::auth::Secret;
+use crate::settings::is_named;
 
 /// A compression algorithm for messages (`compressors`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,13 +36,14 @@ impl fmt::Display for Compressor {
     }
 }
 
+/// Without regard to case, `_` and `-`.
 impl FromStr for Compressor {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         [Self::Snappy, Self::Zlib, Self::Zstd]
             .into_iter()
-            .find(|compressor| compressor.as_str() == name)
+            .find(|compressor| is_named(name, compressor.as_str()))
             .ok_or(UnknownName)
     }
 }
@@ -70,13 +72,14 @@ impl ServerMonitoringMode {
     }
 }
 
+/// Without regard to case, `_` and `-`.
 impl FromStr for ServerMonitoringMode {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         [Self::Auto, Self::Stream, Self::Poll]
             .into_iter()
-            .find(|mode| mode.as_str() == name)
+            .find(|mode| is_named(name, mode.as_str()))
             .ok_or(UnknownName)
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::draft::Draft;
 use super::error::{UriError, UriWarning};
+use crate::settings::Value;
 
 /// A value that was not taken.
 pub(super) enum Refused {
@@ -49,19 +50,9 @@ pub(super) type Pair<'a> = Result<(&'a str, &'a str), MissingColon>;
 #[derive(Clone, Copy)]
 pub(super) struct MissingColon;
 
-/// A value as serde gives it.
-pub(super) enum Value {
-    Flag(bool),
-    Number(i64),
-    Text(String),
-    List(Vec<Value>),
-    Table(Vec<(String, Value)>),
-}
-
 const NUMBER: Refused = Refused::Value("a number in the allowed range");
 const MILLIS: Refused = Refused::Value("a number of milliseconds in the allowed range");
 const SECONDS: Refused = Refused::Value("-1 or a number of seconds from 90 on");
-const ANOTHER_TYPE: Refused = Refused::Value("of the right type");
 
 impl Kind {
     /// Takes a value as a connection string writes it.
@@ -112,7 +103,7 @@ impl Kind {
                 }
             }
             (Self::Millis(..) | Self::Seconds(..), Value::Table(fields)) => {
-                let duration = duration_from_fields(fields).ok_or(ANOTHER_TYPE)?;
+                let duration = duration_from_fields(fields).ok_or(self.another_type())?;
                 self.apply_duration(draft, duration)
             }
             (_, Value::Text(text)) => self.apply_text(draft, name, text),
@@ -126,21 +117,21 @@ impl Kind {
                 clear(draft);
                 items.iter().try_for_each(|item| match item {
                     Value::Text(text) => set(draft, text),
-                    _ => Err(ANOTHER_TYPE),
+                    _ => Err(self.another_type()),
                 })
             }
             (Self::Pairs(_), Value::List(items)) => items.iter().try_for_each(|item| match item {
-                Value::List(_) => Err(ANOTHER_TYPE),
+                Value::List(_) => Err(self.another_type()),
                 _ => self.apply_value(draft, name, item),
             }),
             (Self::Pairs(set), Value::Table(fields)) => {
                 let pairs = fields.iter().map(|(name, value)| match value {
                     Value::Text(text) => Ok(Ok((name.as_str(), text.as_str()))),
-                    _ => Err(ANOTHER_TYPE),
+                    _ => Err(self.another_type()),
                 });
                 set(draft, pairs.collect::<Result<_, _>>()?)
             }
-            (_, Value::Flag(_) | Value::List(_) | Value::Table(_)) => Err(ANOTHER_TYPE),
+            (_, _) => Err(self.another_type()),
         }
     }
 
@@ -192,8 +183,19 @@ impl Kind {
             Self::Millis(..) => MILLIS,
             Self::Seconds(..) => SECONDS,
             Self::Count(..) | Self::Level(..) => NUMBER,
-            Self::Flag(_) | Self::Text(_) | Self::List(..) | Self::Pairs(_) => ANOTHER_TYPE,
+            Self::Flag(_) | Self::Text(_) | Self::List(..) | Self::Pairs(_) => self.another_type(),
         }
+    }
+
+    fn another_type(self) -> Refused {
+        Refused::Value(match self {
+            Self::Flag(_) => "true or false",
+            Self::Count(..) | Self::Port(_) | Self::Level(..) => "a whole number",
+            Self::Millis(..) | Self::Seconds(..) => "a duration",
+            Self::Text(_) => "a text",
+            Self::List(..) => "a list of texts",
+            Self::Pairs(_) => "a table of texts",
+        })
     }
 }
 
@@ -255,7 +257,7 @@ fn duration_from_fields(fields: &[(String, Value)]) -> Option<Duration> {
         let number = match value {
             Value::Number(number) => u64::try_from(*number).ok()?,
             Value::Text(text) => u64::try_from(read_number(text)?).ok()?,
-            Value::Flag(_) | Value::List(_) | Value::Table(_) => return None,
+            _ => return None,
         };
         match name.as_str() {
             "secs" => secs = Some(number),

@@ -4,14 +4,15 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::document::{MIN_DOCUMENT, find_elements, find_first_elements};
 use super::header::read_i32;
+use crate::text::printable;
 
 /// Elements that are looked at in a document within a reply.
 const MAX_ELEMENTS: usize = 1024;
-/// Bytes of an error's message, and of its code's name, that are kept.
+/// Bytes of an error's message that are kept.
 const MAX_TEXT: usize = 1024;
-/// How many error labels are looked at, and the bytes of a label.
+/// How many error labels are looked at, and the bytes of a label or of a code's name.
 const MAX_LABELS: usize = 16;
-const MAX_LABEL: usize = 128;
+const MAX_NAME: usize = 128;
 /// The longest reply that an error keeps whole, in bytes, and the longest field of a longer one.
 const MAX_KEPT: usize = 1024 * 1024;
 const MAX_KEPT_FIELD: usize = 4096;
@@ -93,13 +94,13 @@ impl ReplyFields {
     }
 
     pub(super) fn code_name(&self, document: &RawDocument) -> String {
-        beginning(document, self.code_name, MAX_TEXT).to_owned()
+        printable(beginning(document, self.code_name, MAX_TEXT), MAX_NAME)
     }
 
     pub(super) fn message(&self, document: &RawDocument) -> String {
         match beginning(document, self.message, MAX_TEXT) {
-            "" => beginning(document, self.old_message, MAX_TEXT).to_owned(),
-            message => message.to_owned(),
+            "" => printable(beginning(document, self.old_message, MAX_TEXT), MAX_TEXT),
+            message => printable(message, MAX_TEXT),
         }
     }
 
@@ -110,9 +111,9 @@ impl ReplyFields {
             return labels;
         };
         let take = |_: &[u8], kind, at| {
-            let label = beginning(list, Some(Place { kind, at }), MAX_LABEL);
+            let label = beginning(list, Some(Place { kind, at }), MAX_NAME);
             if !label.is_empty() {
-                labels.push(label.to_owned());
+                labels.push(printable(label, MAX_NAME));
             }
         };
         // What comes after a malformed label can't be read.

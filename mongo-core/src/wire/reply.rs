@@ -14,11 +14,11 @@ use crate::error::{CommandError, Error};
 pub struct WriteConcernError {
     /// The server's error code; 0 where it sent none.
     pub code: i32,
-    /// The code's name; empty where the server sent none.
+    /// The code's name, of at most 128 bytes; empty where the server sent none.
     pub code_name: String,
-    /// The server's message.
+    /// The server's message, of at most 1,024 bytes. What is not printable is escaped.
     pub message: String,
-    /// The error's labels and the reply's.
+    /// The reply's labels and the error's: at most 16, each of at most 128 bytes.
     pub labels: Vec<String>,
 }
 

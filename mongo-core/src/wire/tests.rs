@@ -335,3 +335,81 @@ fn a_write_that_was_not_done_is_an_error() {
         assert_eq!(refused(&errors).0, 0);
     }
 }
+
+/// A hostile server's words, as a failed command and as the error of a write.
+fn hostile(labels: usize, message: usize) -> [RawDocumentBuf; 3] {
+    let labels: bson::RawArrayBuf = (0..labels)
+        .map(|number| {
+            format!(
+                "{number:0>7}{}",
+                "l".repeat(1000 * usize::from(number < 20))
+            )
+        })
+        .collect();
+    let text = "\u{1b}[2Jfake\n".repeat(message.div_ceil(9));
+    let own = rawdoc! {
+        "code": 91, "codeName": &*text, "errmsg": &*text, "errorLabels": labels.clone(),
+    };
+    let mut failed = rawdoc! { "ok": 0, "topologyVersion": { "counter": 1_i64 } };
+    for (key, value) in own.iter().flatten() {
+        failed.append(key, value);
+    }
+    [
+        failed,
+        rawdoc! { "ok": 1, "writeConcernError": own.clone(), "errorLabels": labels },
+        rawdoc! { "ok": 1, "writeErrors": [own] },
+    ]
+}
+
+/// 100,000 labels took 10.8 s, and a message of megabytes was copied and shown whole.
+#[test]
+fn what_an_error_keeps_of_a_reply_is_bounded_and_printable() {
+    for reply in hostile(100_000, 4_000_000) {
+        let begun = std::time::Instant::now();
+        let error = check_ok(&reply).and_then(|()| check_write(&reply));
+        let error = error.expect_err("an error");
+        let took = begun.elapsed();
+        assert!(took.as_millis() < 1000, "{took:?}");
+        let command = error.command().expect("a command error");
+        assert_eq!(command.code, 91);
+        assert!(command.message.len() <= 1024, "{}", command.message.len());
+        assert!(command.message.starts_with("\\u{1b}[2Jfake\\n"));
+        assert!(
+            command.code_name.len() <= 128,
+            "{}",
+            command.code_name.len()
+        );
+        assert!(error.labels().count() <= 16, "{}", error.labels().count());
+        assert!(error.labels().all(|label| label.len() <= 128));
+        assert!(error.labels().next().is_some());
+        let kept = command.reply.as_bytes().len();
+        assert!(kept <= 64 * 1024, "{kept}");
+        assert!(command.reply.get("ok").expect("BSON").is_some());
+        for shown in [
+            error.to_string(),
+            format!("{error:?}"),
+            format!("{error:#?}"),
+        ] {
+            assert!(shown.len() < 5 * 1024, "{}", shown.len());
+            assert!(
+                !shown.contains('\u{1b}') && !shown.contains("fake\n"),
+                "{shown}"
+            );
+        }
+    }
+    let [failed, ..] = hostile(1, 4_000_000);
+    let error = check_ok(&failed).expect_err("not ok");
+    let reply = error
+        .command()
+        .map(|own| own.reply.clone())
+        .expect("a reply");
+    assert!(reply.get_document("topologyVersion").is_ok());
+}
+
+#[test]
+fn labels_within_the_bounds_are_kept() {
+    let label = "x".repeat(128);
+    let reply = rawdoc! { "ok": 0, "errorLabels": ["a", 5, &*label, "a"] };
+    let error = check_ok(&reply).expect_err("not ok");
+    assert_eq!(error.labels().collect::<Vec<_>>(), ["a", &*label]);
+}

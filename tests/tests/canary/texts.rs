@@ -14,6 +14,8 @@ use mongo_core::socks5::Negotiation;
 use mongo_core::uri::{ConnectionString, ProxyOptions};
 use mongo_core::{ClientOptions, Deadline};
 use mongo_testkit::{Identity, ScriptedServer, Socks5Proxy};
+use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use crate::capture::Capture;
 use crate::secrets::{
@@ -147,6 +149,73 @@ fn tables(capture: &Capture) {
             }
             Err(error) => capture.see_error("a table", &error),
         }
+    }
+    for text in slips() {
+        slip::<mongo_deadpool::Config>(&text, capture, |config| config.create_pools().map(drop));
+        slip::<mongo_bb8::Config>(&text, capture, |config| config.create_pools().map(drop));
+    }
+}
+
+/// The fields of a configuration, by the keys that lead to them.
+const FIELDS: &str = "url options server_api manager pool pools options.hosts options.srvHost \
+    options.username options.password options.database options.credential options.server_api \
+    options.allow_plain_without_tls options.maxPoolSize options.appname options.compressors \
+    options.tls options.tlsCAFile options.connectTimeoutMS options.readPreference options.w \
+    options.readPreferenceTags options.authMechanism options.authMechanismProperties \
+    options.authSource options.proxyHost options.proxyPort options.proxyPassword \
+    options.credential.username options.credential.password options.credential.source \
+    options.credential.mechanism options.credential.mechanism_properties \
+    options.credential.mechanism_properties.TOKEN_RESOURCE options.credential.NAME options.NAME NAME \
+    options.authMechanismProperties.NAME server_api.version server_api.strict server_api.NAME \
+    manager.recycling_method manager.recycling_method.verified_after manager.command_timeout \
+    manager.max_lifetime.secs manager.NAME pool.max_size pool.queue_mode pool.timeouts \
+    pool.timeouts.wait pool.timeouts.create.nanos pool.timeouts.NAME pool.NAME \
+    pools.max_connections_per_server pools.unused_timeout pools.NAME";
+
+/// Configurations with a secret in each wrong place, as text, in a list, as a key, in a connection
+/// string. Where a number is one, it has a fraction: what no place takes.
+fn slips() -> Vec<String> {
+    let url = format!("mongodb://{USER}:{PASSWORD}@h");
+    let values = [
+        json!(PASSWORD),
+        json!(url),
+        json!(format!("{USER}:{PASSWORD}")),
+        json!([PASSWORD]),
+        json!([[url]]),
+        json!({ PASSWORD: 1 }),
+        json!({ "a": { url: PASSWORD } }),
+    ];
+    let mut slips: Vec<_> = values.iter().map(ToString::to_string).collect();
+    for field in FIELDS.split_whitespace() {
+        for value in &values {
+            let keys = field.rsplit('.');
+            let slip = keys.fold(value.clone(), |value, key| match key {
+                "NAME" => json!({ PASSWORD: value }),
+                key => json!({ key: value }),
+            });
+            slips.push(slip.to_string());
+        }
+    }
+    slips
+}
+
+fn slip<C: DeserializeOwned>(
+    text: &str,
+    capture: &Capture,
+    build: impl Fn(&C) -> Result<(), mongo_core::Error>,
+) {
+    match serde_json::from_str::<C>(text) {
+        // A name of a user, an application or a database may be any text, and is shown.
+        Ok(config) => {
+            if let Err(error) = build(&config) {
+                capture.see_error("a configuration", &error);
+            }
+        }
+        Err(error) => capture.see_error("a configuration", &error),
+    }
+    let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    if let Err(error) = serde_json::from_value::<C>(value) {
+        capture.see_error("a configuration", &error);
     }
 }
 

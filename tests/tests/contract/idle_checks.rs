@@ -232,7 +232,7 @@ async fn a_wait_of_several_rounds_tells_all_of_its_time<B: Backend<Config: Defau
         "{text}"
     );
     assert!(
-        text.contains("within 2s") || text.contains("within 2.0"),
+        text.contains("within 2.0 s"),
         "{text}"
     );
     drop(held);

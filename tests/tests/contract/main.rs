@@ -38,5 +38,6 @@ mod srv;
 mod srv_records;
 mod storms;
 mod tenants;
+mod told;
 mod undriven;
 mod waiting;

@@ -66,7 +66,7 @@ fn each_rule_has_its_error() {
             Credential::new("u", "p").with_mechanism_property("x", "y"),
             UnknownProperty {
                 mechanism: None,
-                property: "X".to_owned(),
+                property: Some("X".to_owned()),
             },
         ),
     ];

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::nonce::is_nonce_byte;
-use crate::auth::reply::printable;
+use crate::text::printable;
 
 use super::{
     MAX_ITERATIONS, MAX_PAYLOAD_LENGTH, MAX_SALT_LENGTH, MIN_ITERATIONS, Nonce, ScramError,

@@ -16,6 +16,7 @@ use crate::logs::{Host, Json, milliseconds};
 use crate::net::deadline::Deadline;
 use crate::sdam::TopologyDescription;
 use crate::select::{Criterion, SelectionError};
+use crate::text::Rounded;
 
 /// The specification's component `topology`, and the target that the official driver uses for it.
 const TOPOLOGY: &str = "mongodb::topology";
@@ -162,7 +163,7 @@ impl fmt::Display for Shown<'_> {
             let comma = if place > 0 { ", " } else { "" };
             write!(f, "{comma}{} {}", server.address, server.server_type)?;
             if let Some(average) = server.round_trip_time {
-                write!(f, " in {average:?}")?;
+                write!(f, " in {}", Rounded(average))?;
             }
             if let Some(error) = &server.error {
                 write!(f, " ({error})")?;
@@ -180,7 +181,12 @@ impl fmt::Display for Failure<'_> {
         if let ErrorKind::ServerSelection(error) = self.0.kind()
             && let SelectionError::NoSuitableServer(error) = &**error
         {
-            return write!(f, "no server within {:?}: {}", error.after, error.obstacle);
+            return write!(
+                f,
+                "no server within {}: {}",
+                Rounded(error.after),
+                error.obstacle
+            );
         }
         self.0.fmt(f)
     }

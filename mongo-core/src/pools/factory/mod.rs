@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
 use crate::ServerAddress;
-use crate::error::{Error, Result, Wait};
+use crate::error::{Error, ErrorKind, InUse, Result, Wait};
 use crate::net::{Connection, Deadline, Establisher, Link, TopologyShared, current_runtime};
 use crate::uri::ClientOptions;
 
@@ -404,6 +404,29 @@ impl ConnectionFactory {
             Source::Fixed(shared) => shared.timed_out(wait, deadline),
             Source::Floating(floating) => floating.timed_out(wait, deadline),
         }
+    }
+
+    /// The error for a check-out that found no slot free in time: [`timed_out`](Self::timed_out), whose
+    /// cause, where no connection failed, is that so many of at most `max_size` connections are in use.
+    pub fn exhausted(&self, deadline: Deadline, in_use: usize, max_size: usize) -> Error {
+        let error = self.timed_out(Wait::WaitQueue, deadline);
+        let pending = match &self.source {
+            Source::Fixed(shared) => shared.total_and_pending().1 as usize,
+            Source::Floating(_) => 0,
+        };
+        let others = in_use.saturating_sub(pending);
+        if others == 0 || error.cause().is_some() {
+            return error;
+        }
+        let in_use = InUse {
+            max_pool_size: u32::try_from(max_size).unwrap_or(u32::MAX),
+            cursors: 0,
+            transactions: 0,
+            others,
+            load_balanced: false,
+            server_full: None,
+        };
+        error.caused_by(Some(ErrorKind::PoolExhausted(in_use).into()))
     }
 }
 

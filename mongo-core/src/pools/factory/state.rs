@@ -138,6 +138,7 @@ impl Shared {
             cursors,
             transactions,
             others: in_use.saturating_sub(cursors + transactions),
+            load_balanced: self.establisher.load_balanced,
             server_full: self.cap.as_ref().and_then(CapShare::full),
         }
     }

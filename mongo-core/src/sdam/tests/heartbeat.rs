@@ -379,7 +379,7 @@ fn time_outs_name_what_was_waited_for() {
     drive.advance(ms(3_000));
     assert_eq!(drive.outputs().len(), 3);
     assert!(
-        drive.failure().contains("3s connecting"),
+        drive.failure().contains("3.0 s connecting"),
         "{}",
         drive.failure()
     );
