@@ -343,12 +343,12 @@ fn an_attempt_that_was_begun_later_for_another_is_adopted_likewise() {
     let mut queue = queue(100, 2);
     let first = queue.enter(None, 0);
     assert_eq!(begun(&mut queue).len(), 1);
-    queue.leave(first);
+    assert!(queue.leave(first).is_some());
     let patient = queue.enter(None, 1);
     assert!(begun(&mut queue).is_empty());
     let third = queue.enter(None, 2);
     let second_attempt = begun(&mut queue)[0];
-    queue.leave(third);
+    assert!(queue.leave(third).is_some());
     // The first attempt fails.
     let first_attempt = queue.attempt_of(patient).expect("adopted");
     assert_eq!(queue.fail_waiter(first_attempt), None);
@@ -370,7 +370,7 @@ fn one_that_comes_back_adopts_the_attempt_of_another() {
         steps(&mut queue)[..],
         [Next::Serve(0, "a"), Next::Begin(..)]
     ));
-    queue.leave(other);
+    assert!(queue.leave(other).is_some());
     queue.enter(Some(first), 0);
     steps(&mut queue);
     let attempt = queue.attempt_of(first).expect("adopted");
