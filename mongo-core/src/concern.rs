@@ -222,7 +222,15 @@ impl FromValue for Cow<'static, str> {
 }
 
 impl Settings for WriteConcern {
-    const KEYS: &'static [&'static str] = &["w", "journal", "j", "wtimeoutMS", "wtimeout"];
+    const KEYS: &'static [&'static str] = &[
+        "w",
+        "journal",
+        "j",
+        "wtimeoutMS",
+        "wTimeoutMS",
+        "wtimeout",
+        "w_timeout_ms",
+    ];
 
     fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
         match key {

@@ -5,7 +5,7 @@
 //! An error here names the key, the type that is wanted and the type that was found, never a value; of
 //! keys that are not known only those are shown that look like a name.
 //!
-//! Keys and the names of choices are compared without regard to case, `_` and `-`. A text is read as a
+//! The names of choices are compared without regard to case, `_` and `-`. A text is read as a
 //! number, a truth value or a choice where one is wanted, since an environment variable has nothing
 //! else.
 
@@ -58,7 +58,7 @@ pub trait FromValue: Sized {
 
 /// A type that is read from a table whose fields may all be left out.
 pub trait Settings: Default {
-    /// The keys, as documented. A key of a table is compared without regard to case, `_` and `-`.
+    /// The keys.
     const KEYS: &'static [&'static str];
 
     /// Sets the field of one of the [`KEYS`](Self::KEYS).
@@ -117,11 +117,22 @@ impl SettingError {
         self
     }
 
+    /// The value is none of the choices.
+    pub(crate) fn unknown_choice(choices: impl fmt::Display, found: &Value) -> Self {
+        match found {
+            Value::Text(text) if !text.is_empty() => Self {
+                key: String::new(),
+                problem: format!(" must be {choices}; it is an unknown text"),
+            },
+            _ => Self::expected(choices, found),
+        }
+    }
+
     fn unknown(key: &str, known: &[&str]) -> Self {
         let known = known.join(", ");
         Self::unusable(match shown_key(key) {
-            Some(key) => format!("the key `{key}` is not known; the known ones are {known}"),
-            None => format!("a key is not known; the known ones are {known}"),
+            Some(key) => format!("unknown key `{key}`; the known keys are {known}"),
+            None => format!("an unknown key; the known keys are {known}"),
         })
     }
 
@@ -152,7 +163,7 @@ pub(crate) fn shown_key(key: &str) -> Option<&str> {
     (key.len() <= 40 && key.bytes().all(fits)).then_some(key)
 }
 
-/// A key or a choice without regard to case, underscores and hyphens.
+/// A name without regard to case, underscores and hyphens.
 pub(crate) fn normalised(name: &str) -> String {
     name.chars()
         .filter(|character| !matches!(character, '_' | '-'))
@@ -198,7 +209,7 @@ impl Value {
         };
         named.map(|(_, choice)| *choice).ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            SettingError::expected(format_args!("one of {}", names.join(", ")), self)
+            SettingError::unknown_choice(format_args!("one of {}", names.join(", ")), self)
         })
     }
 
@@ -347,7 +358,7 @@ impl<T: Settings> Default for Fields<T> {
 impl<T: Settings> Fields<T> {
     /// The known key that a table's key is.
     fn enter(&mut self, key: &str) -> Result<&'static str, SettingError> {
-        let known = T::KEYS.iter().find(|known| is_named(key, known));
+        let known = T::KEYS.iter().find(|known| **known == key);
         let known = *known.ok_or_else(|| SettingError::unknown(key, T::KEYS))?;
         if self.seen.contains(&known) {
             return Err(SettingError::repeated(known));

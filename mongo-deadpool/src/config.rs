@@ -28,9 +28,9 @@ use crate::{
 /// With feature `dns`, the URL may be one of `mongodb+srv`, for [`create_pools`](Self::create_pools).
 ///
 /// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
-/// and the like, or deadpool's own `{ secs, nanos }`. Keys and the names of choices are read without
-/// regard to case, `_` and `-`. Errors name keys and types, and never a value; a file format's own parser
-/// may quote the line that it can't read.
+/// and the like, or deadpool's own `{ secs, nanos }`. The names of choices are read without regard
+/// to case, `_` and `-`. Errors name keys and types, and never a value; a file format's own parser may
+/// quote the line that it can't read.
 ///
 /// `Debug` shows the hosts of the URL and nothing else of it.
 #[derive(Clone, Default)]

@@ -366,7 +366,7 @@ macro_rules! for_backend {
                     "__OPTIONS__MAX_POOL_SIZE",
                     "__OPTIONS__TLS",
                     "__OPTIONS__AUTH_MECHANISM",
-                    "__OPTIONS__AUTH_MECHANISM_PROPERTIES__X",
+                    "__OPTIONS__AUTH_MECHANISM_PROPERTIES__X__Y",
                     "__OPTIONS__MAX_IDLE_TIME",
                     "__OPTIONS__READ_PREFERENCE",
                     "__OPTIONS__ALLOW_PLAIN_WITHOUT_TLS",

@@ -427,16 +427,21 @@ impl Settings for Credential {
         "mechanism_properties",
         "allowed_hosts",
         "authSource",
+        "auth_source",
         "authMechanism",
+        "auth_mechanism",
         "authMechanismProperties",
+        "auth_mechanism_properties",
     ];
 
     fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
         match key {
             "username" => self.username = Some(value.read::<String>()?.into()),
             "password" => self.password = Some(value.read()?),
-            "source" | "authSource" => self.source = Some(value.read()?),
-            "mechanism" | "authMechanism" => self.mechanism = Some(value.read()?),
+            "source" | "authSource" | "auth_source" => self.source = Some(value.read()?),
+            "mechanism" | "authMechanism" | "auth_mechanism" => {
+                self.mechanism = Some(value.read()?)
+            }
             "allowed_hosts" => self.allowed_hosts = value.read()?,
             _ => {
                 let Value::Table(fields) = value else {

@@ -65,17 +65,17 @@ impl fmt::Display for InUse {
             )?;
         } else {
             match self.others {
+                0 => write!(f, "no connection of the pool is in use (maxPoolSize={max})")?,
                 used if max > 0 && used >= max as usize => {
                     write!(f, "all {used} connections are in use (maxPoolSize={max})")?;
                 }
-                1 => write!(f, "1 connection is in use (maxPoolSize={max})")?,
                 used => write!(f, "{used} connections are in use (maxPoolSize={max})")?,
             }
         }
         match self.server_full {
             Some(max) => write!(
                 f,
-                ", and the server has all that it may have (max_connections_per_server={max})"
+                ", and the server has its max_connections_per_server: {max}"
             ),
             None => Ok(()),
         }

@@ -118,7 +118,7 @@ pub enum RecyclingMethod {
 impl FromValue for RecyclingMethod {
     fn from_value(value: Value) -> Result<Self, SettingError> {
         const CHOICES: &str = "fast, verified, or a table of verified_after and a duration";
-        let wrong = SettingError::expected(CHOICES, &value);
+        let wrong = SettingError::unknown_choice(CHOICES, &value);
         match value {
             Value::Text(text) if is_named(&text, "fast") => Ok(Self::Fast),
             Value::Text(text) if is_named(&text, "verified") => Ok(Self::Verified),

@@ -29,7 +29,7 @@ impl FromValue for ClientOptions {
         for (key, value) in fields {
             table.take(&key, value)?;
         }
-        table.finish().map_err(SettingError::unusable)
+        table.finish()
     }
 }
 
@@ -72,19 +72,19 @@ impl Table {
                 let (spec, unit) = find(name).ok_or_else(|| unknown(key))?;
                 return match value {
                     Value::Null => Ok(()),
-                    value => self
-                        .apply(spec, unit, &value)
-                        .map_err(SettingError::unusable),
+                    value => self.apply(spec, unit, &value),
                 };
             }
         };
         taken.map_err(|error| error.within(key))
     }
 
-    fn apply(&mut self, spec: &OptionSpec, unit: Unit, value: &Value) -> Result<(), UriError> {
-        let refused = |expected| UriError::Option {
-            option: spec.name,
-            expected,
+    fn apply(&mut self, spec: &OptionSpec, unit: Unit, value: &Value) -> Result<(), SettingError> {
+        let refused = |expected| {
+            SettingError::unusable(UriError::Option {
+                option: spec.name,
+                expected,
+            })
         };
         if let (Unit::Unnamed, Value::Number(_)) = (unit, value) {
             return Err(refused("a duration with its unit, such as \"5s\""));
@@ -92,23 +92,28 @@ impl Table {
         match spec.kind.apply_value(&mut self.draft, spec.name, value) {
             Ok(()) => Ok(()),
             Err(Refused::Value(expected)) => Err(refused(expected)),
-            Err(Refused::Hard(error)) => Err(error),
+            Err(Refused::Hard(error)) => Err(SettingError::unusable(error).within(spec.name)),
         }
     }
 
-    fn finish(mut self) -> Result<ClientOptions, UriError> {
+    fn finish(mut self) -> Result<ClientOptions, SettingError> {
         match (self.srv_host, self.hosts) {
             (Some(_), Some(_)) => {
-                return Err(UriError::Conflict {
+                return Err(SettingError::unusable(UriError::Conflict {
                     first: "srvHost",
                     second: "hosts",
-                });
+                }));
             }
-            (Some(name), None) => self.draft.set_srv(&parse::srv_host(&name)?),
+            (Some(name), None) => {
+                let name = parse::srv_host(&name);
+                let name = name.map_err(|error| SettingError::unusable(error).within("srvHost"))?;
+                self.draft.set_srv(&name);
+            }
             (None, Some(hosts)) => self.draft.options.hosts = hosts,
             (None, None) => {}
         }
-        self.draft.finish()?.checked()
+        let options = self.draft.finish().and_then(ClientOptions::checked);
+        options.map_err(SettingError::unusable)
     }
 }
 
@@ -142,8 +147,8 @@ fn stem(name: &'static str, unit: &str) -> &'static str {
 
 fn unknown(key: &str) -> SettingError {
     match shown_key(key) {
-        Some(key) => SettingError::unusable(format_args!("the option {key:?} is not known")),
-        None => SettingError::unusable("an option is not known"),
+        Some(key) => SettingError::unusable(format_args!("unknown option `{key}`")),
+        None => SettingError::unusable("an unknown option"),
     }
 }
 

@@ -162,7 +162,7 @@ pub enum UriWarning {
     UnknownOption {
         /// Which option, counted from 1.
         number: usize,
-        /// Its name, cut after 64 characters, where it can't be part of a password.
+        /// Its name, where it looks like one and can't be part of a password.
         name: Option<String>,
     },
     /// The option's value, or a part of it, can't be used and is ignored.

@@ -6,6 +6,7 @@ use std::fmt;
 use super::error::{EncodingProblem, HostProblem, UriError, UriWarning};
 use crate::address::{AddressError, ServerAddress};
 use crate::auth::Secret;
+use crate::settings::shown_key;
 
 /// The longest connection string that is read, in bytes: 64 KiB. A longer one is
 /// [`UriError::TooLong`].
@@ -124,9 +125,12 @@ impl RawOption {
 
     /// The warning that this option, the `number`th, is not known.
     pub(super) fn unknown(&self, number: usize) -> UriWarning {
+        // What an unescaped `&` of a value leaves may be a secret; what `&amp;` leaves is no name.
+        let bare = self.name.strip_prefix("amp;").unwrap_or(&self.name);
+        let is_shown = self.showable && shown_key(bare).is_some();
         UriWarning::UnknownOption {
             number,
-            name: self.showable.then(|| self.name.chars().take(64).collect()),
+            name: is_shown.then(|| self.name.clone()),
         }
     }
 }

@@ -156,11 +156,12 @@ fn tables(capture: &Capture) {
     }
 }
 
-/// The fields of a configuration, by the keys that lead to them.
+/// The fields of a configuration, by the keys that lead to them. Not the paths of files, which an error
+/// about a file names.
 const FIELDS: &str = "url options server_api manager pool pools options.hosts options.srvHost \
     options.username options.password options.database options.credential options.server_api \
     options.allow_plain_without_tls options.maxPoolSize options.appname options.compressors \
-    options.tls options.tlsCAFile options.connectTimeoutMS options.readPreference options.w \
+    options.tls options.connectTimeoutMS options.readPreference options.w \
     options.readPreferenceTags options.authMechanism options.authMechanismProperties \
     options.authSource options.proxyHost options.proxyPort options.proxyPassword \
     options.credential.username options.credential.password options.credential.source \

@@ -231,10 +231,7 @@ async fn a_wait_of_several_rounds_tells_all_of_its_time<B: Backend<Config: Defau
         matches!(error.kind(), ErrorKind::ServerSelection(_)),
         "{text}"
     );
-    assert!(
-        text.contains("within 2.0 s"),
-        "{text}"
-    );
+    assert!(text.contains("within 2.0 s"), "{text}");
     drop(held);
     pools.close().await;
 }

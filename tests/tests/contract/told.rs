@@ -31,11 +31,10 @@ mod plain {
                 #[tokio::test]
                 async fn a_full_pool_says_how_many_connections_are_in_use() {
                     let server = mongo_testkit::ScriptedServer::start().await;
-                    let url = format!(
-                        "{}&waitQueueTimeoutMS=100&maxPoolSize=2",
-                        server.uri_for("u", "p")
-                    );
-                    let mut config = $adapter::Config::from_url(url);
+                    let options = mongo_core::ClientOptions::parse(&server.uri());
+                    let mut options = options.expect("a connection string");
+                    options.wait_queue_timeout = Some(Duration::from_millis(100));
+                    let mut config = $adapter::Config::from_options(options);
                     config.pool = Some($adapter::PoolConfig::new(2));
                     let pool = config.create_pool(None).expect("a pool");
                     let mut one = pool.get().await.expect("one");

@@ -123,7 +123,9 @@ async fn a_wait_for_a_slot_runs_out<B: Backend>() {
     let held = pool.get().await.expect("a connection");
     let error = fails_after(&pool, wait).await;
     assert_eq!(waited_for(&error), Some(Wait::WaitQueue), "{error}");
-    assert!(error.cause().is_none(), "{error}");
+    let cause = error.cause().map(ToString::to_string);
+    let expected = "all 1 connections are in use (maxPoolSize=1)";
+    assert_eq!(cause.as_deref(), Some(expected), "{error}");
     assert_named(&error, &server.address());
     drop(held);
     assert!(pool.get().await.is_ok());
