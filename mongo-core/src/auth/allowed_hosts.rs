@@ -1,5 +1,6 @@
 //! The hosts that a credential may be sent to.
 
+#[cfg(any(feature = "net", test))]
 use crate::address::ServerAddress;
 
 /// The hosts that an access token may be sent to which a human is asked for, where the credential
