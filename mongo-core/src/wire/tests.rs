@@ -365,11 +365,8 @@ fn hostile(labels: usize, message: usize) -> [RawDocumentBuf; 3] {
 #[test]
 fn what_an_error_keeps_of_a_reply_is_bounded_and_printable() {
     for reply in hostile(100_000, 4_000_000) {
-        let begun = std::time::Instant::now();
         let error = check_ok(&reply).and_then(|()| check_write(&reply));
         let error = error.expect_err("an error");
-        let took = begun.elapsed();
-        assert!(took.as_millis() < 1000, "{took:?}");
         let command = error.command().expect("a command error");
         assert_eq!(command.code, 91);
         assert!(command.message.len() <= 1024, "{}", command.message.len());
