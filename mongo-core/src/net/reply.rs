@@ -176,6 +176,12 @@ impl PartialEq<RawDocumentBuf> for OwnedReply {
     }
 }
 
+impl PartialEq<OwnedReply> for RawDocumentBuf {
+    fn eq(&self, other: &OwnedReply) -> bool {
+        *self == other.body
+    }
+}
+
 impl fmt::Debug for OwnedReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.body, f)

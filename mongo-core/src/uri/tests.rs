@@ -192,10 +192,7 @@ fn a_mechanism_is_known_or_an_error() {
 fn warnings_say_what_is_left_out() {
     for (query, expected) in [
         ("nope=1", "option 1, \"nope\", is not known and is ignored"),
-        (
-            "w=1&no%70e=1",
-            "option 2, \"no%70e\", is not known and is ignored",
-        ),
+        ("w=1&no%70e=1", "option 2 is not known and is ignored"),
         (
             "retryReads=1",
             "retryReads has a deprecated form; write retryReads=true",
