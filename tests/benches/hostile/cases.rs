@@ -26,6 +26,11 @@ pub(crate) enum Case {
         over_tls: bool,
     },
     OnTls(tls::Attack),
+    /// A reply in a handshake as long as there may be, plain or over TLS.
+    LongHandshake {
+        make: fn(usize) -> Attack,
+        over_tls: bool,
+    },
     /// A reply of a command as long as there may be, plain or over TLS.
     Flood {
         flood: Flood,
@@ -41,8 +46,9 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for over_tls in [false, true] {
         let wire = attacks::all().into_iter().chain([bomb_of_a_gigabyte()]);
-        let wire = wire.chain(floods::of_handshakes_at_length(LENGTH));
         cases.extend(wire.map(|attack| Case::OnTheWire { attack, over_tls }));
+        let long = floods::LONG_HANDSHAKES.into_iter();
+        cases.extend(long.map(|make| Case::LongHandshake { make, over_tls }));
         let floods = floods::all().into_iter();
         cases.extend(floods.map(|flood| Case::Flood { flood, over_tls }));
     }
@@ -60,6 +66,11 @@ impl Case {
                 format!("{way}/{}/{}", attack.moment, attack.name)
             }
             Self::OnTls(attack) => format!("tls/{}", attack.name),
+            Self::LongHandshake { make, over_tls } => Self::OnTheWire {
+                attack: make(0),
+                over_tls: *over_tls,
+            }
+            .name(),
             Self::Flood { flood, over_tls } => {
                 let way = if *over_tls { "over tls" } else { "plain" };
                 format!("{way}/command/flood: {}", flood.name)
@@ -75,6 +86,9 @@ impl Case {
             (Self::OnTheWire { attack, .. }, Err(kind)) => (attack.fits)(kind),
             (Self::OnTls(attack), Err(kind)) => (attack.fits)(kind),
             (Self::OnTheWire { .. } | Self::OnTls(_), Ok(())) => false,
+            (Self::LongHandshake { make, .. }, outcome) => {
+                outcome.is_err_and(|kind| (make(0).fits)(kind))
+            }
             (Self::Flood { flood, .. }, outcome) => match (flood.end, outcome) {
                 (End::Accepted { .. }, outcome) => outcome.is_ok(),
                 (End::Refused(code), Err(ErrorKind::Command(error))) => error.code == code,
@@ -99,7 +113,16 @@ impl Case {
         let (mut options, mut host) = (String::new(), None);
         let mut with_user = false;
         match self {
-            Self::OnTheWire { attack, over_tls } => {
+            Self::OnTheWire { over_tls, .. } | Self::LongHandshake { over_tls, .. } => {
+                let made;
+                let attack = match self {
+                    Self::OnTheWire { attack, .. } => attack,
+                    Self::LongHandshake { make, .. } => {
+                        made = make(LENGTH);
+                        &made
+                    }
+                    _ => unreachable!("one of the two"),
+                };
                 server = server.rule(attack.rule.clone());
                 with_user = attack.with_user();
                 options += attack.option;

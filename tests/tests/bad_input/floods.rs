@@ -165,35 +165,37 @@ fn of_plain(ok: &[u8], too_many: fn() -> Expected, too_long: fn() -> Expected) -
     ]
 }
 
-/// The same as long as a message may be, which is not read.
+/// The same of about so many bytes: as long as a message may be, which is not read. Each is made when
+/// it is needed.
 #[allow(dead_code, reason = "what only the benchmark needs")]
-pub(crate) fn of_handshakes_at_length(length: usize) -> Vec<Attack> {
-    let too_long = || -> Expected { kind!(ErrorKind::Protocol(WireError::TooLong { .. })) };
-    let ok = || elements(rawdoc! { "ok": 1, "maxWireVersion": 21, "setName": "rs" });
-    let of_hello = |name, field: Vec<u8>| {
-        let rule = Matcher::hello().then(Action::Body(document(&[ok(), field])));
-        attack(name, Moment::Hello, rule, too_long())
-    };
-    let host = text("", b"h:1");
-    let proof = elements(rawdoc! { "ok": 1, "conversationId": 1, "done": true });
-    vec![
-        of_hello("47 MB of nulls", nulls(length / 2)),
-        of_hello(
-            "47 MB of one tag",
-            container(3, "tags", &[text("a", b"b").repeat(length / 9)]),
-        ),
-        of_hello(
-            "47 MB of hosts",
-            container(4, "hosts", &[host.repeat(length / host.len())]),
-        ),
+pub(crate) const LONG_HANDSHAKES: [fn(usize) -> Attack; 4] = [
+    |length| long_hello("47 MB of nulls", nulls(length / 2)),
+    |length| {
+        let tags = text("a", b"b").repeat(length / 9);
+        long_hello("47 MB of one tag", container(3, "tags", &[tags]))
+    },
+    |length| {
+        let host = text("", b"h:1");
+        let hosts = host.repeat(length / host.len());
+        long_hello("47 MB of hosts", container(4, "hosts", &[hosts]))
+    },
+    |length| {
+        let done = elements(rawdoc! { "ok": 1, "conversationId": 1, "done": true });
+        let reply = Action::Body(document(&[done, nulls(length / 2)]));
         attack(
             "47 MB for the proof",
             Moment::Authentication,
-            Matcher::command("saslContinue")
-                .then(Action::Body(document(&[proof, nulls(length / 2)]))),
-            too_long(),
-        ),
-    ]
+            Matcher::command("saslContinue").then(reply),
+            kind!(ErrorKind::Protocol(WireError::TooLong { .. })),
+        )
+    },
+];
+
+fn long_hello(name: &'static str, field: Vec<u8>) -> Attack {
+    let ok = elements(rawdoc! { "ok": 1, "maxWireVersion": 21, "setName": "rs" });
+    let rule = Matcher::hello().then(Action::Body(document(&[ok, field])));
+    let too_long: Expected = kind!(ErrorKind::Protocol(WireError::TooLong { .. }));
+    attack(name, Moment::Hello, rule, too_long)
 }
 
 /// What comes of a command that is answered so.
