@@ -240,7 +240,7 @@ mod tests {
             ("404 Not Found", "404 Not Found"),
             ("203 Non-Authoritative", "203 Non-Authoritative"),
             ("500", "500"),
-            ("500 a\tb", "500 a b"),
+            ("500 a\tb", r"500 a\tb"),
             ("101 Switching Protocols", "101 Switching Protocols"),
             (&format!("500 {long}m4rked"), &format!("500 {long}")),
         ] {
