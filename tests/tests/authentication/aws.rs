@@ -249,13 +249,10 @@ async fn a_web_identity_over_tls() {
             true => drop(outcome.expect("a connection")),
             false => {
                 let error = outcome.expect_err("somebody else");
-                assert!(
-                    matches!(error.kind(), ErrorKind::Credential(_)),
-                    "{error:?}"
-                );
-                let source = std::error::Error::source(&error);
-                let cause = source.and_then(|source| source.downcast_ref::<Error>());
-                let kind = cause.map(Error::kind);
+                let ErrorKind::Credential(cause) = error.kind() else {
+                    panic!("{error:?}");
+                };
+                let kind = cause.downcast_ref::<Error>().map(Error::kind);
                 assert!(matches!(kind, Some(ErrorKind::Tls(_))), "{error:?}");
                 texts(&error);
             }

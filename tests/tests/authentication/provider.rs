@@ -239,9 +239,10 @@ async fn a_failure_of_any_kind_is_the_cause_of_one_to_obtain_the_credential() {
     for failure in FAILURES {
         for client in clients(&server, Failing(Some(failure))) {
             let error = fails(client).await;
-            assert!(matches!(error.kind(), ErrorKind::Credential(_)), "{error}");
-            let source = std::error::Error::source(&error);
-            let cause = source.and_then(|source| source.downcast_ref::<Error>());
+            let ErrorKind::Credential(cause) = error.kind() else {
+                panic!("{error}");
+            };
+            let cause = cause.downcast_ref::<Error>();
             let cause = cause.map(|cause| format!("{:?}", cause.kind()));
             assert_eq!(cause, Some(format!("{:?}", failure().kind())));
         }
