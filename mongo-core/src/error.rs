@@ -127,7 +127,7 @@ pub enum Wait {
     Connect,
     /// For TLS to be agreed on (`connectTimeoutMS`).
     Tls,
-    /// For the credential, or a part of it, from whoever is asked for it (`connectTimeoutMS`; an OIDC
+    /// For the credential, or a part of it, from its source (`connectTimeoutMS`; an OIDC
     /// callback has a minute).
     Credential,
     /// For the SOCKS5 proxy to give a connection to the server (`connectTimeoutMS`).
@@ -149,7 +149,7 @@ pub enum Wait {
     Hook,
 }
 
-/// Who has the connections of a pool. `Display` says how many there are and, behind a load balancer or
+/// What the connections of a full pool are used for. `Display` says how many there are and, behind a load balancer or
 /// where some are pinned, for what: in the words of the load balancer specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -199,6 +199,13 @@ pub enum ClosedReason {
     /// The pool gave it up, or its owner closed it.
     Closed,
 }
+
+/// The longest message of a server that an error keeps, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 1024;
+/// The longest code's name, or label, that an error keeps, in bytes.
+pub(crate) const MAX_NAME: usize = 128;
+/// How many labels of a server are looked at, and kept.
+pub(crate) const MAX_LABELS: usize = 16;
 
 /// A command that the server answered with `ok: 0`. `Debug` shows nothing of the reply.
 #[derive(Clone)]

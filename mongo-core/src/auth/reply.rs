@@ -3,13 +3,9 @@
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
 
+use crate::error::{MAX_LABELS, MAX_MESSAGE, MAX_NAME};
 use crate::text::printable;
 
-/// How much of an error's text, of a code's name and of a label is kept, in bytes.
-const MAX_MESSAGE_LENGTH: usize = 1024;
-const MAX_NAME_LENGTH: usize = 128;
-/// How many labels are kept, and looked at.
-const MAX_LABELS: usize = 16;
 /// How many fields of a reply, or of a document in it, are looked at.
 const MAX_FIELDS: usize = 16 * 1024;
 
@@ -33,10 +29,10 @@ impl ServerError {
                     .unwrap_or_default();
             }
             ("codeName", RawBsonRef::String(name)) => {
-                self.code_name = printable(name, MAX_NAME_LENGTH);
+                self.code_name = printable(name, MAX_NAME);
             }
             ("errmsg", RawBsonRef::String(text)) => {
-                self.message = printable(text, MAX_MESSAGE_LENGTH);
+                self.message = printable(text, MAX_MESSAGE);
             }
             ("errorLabels", RawBsonRef::Array(labels)) => {
                 self.labels = labels
@@ -44,7 +40,7 @@ impl ServerError {
                     .map_while(Result::ok)
                     .take(MAX_LABELS)
                     .filter_map(RawBsonRef::as_str)
-                    .map(|label| printable(label, MAX_NAME_LENGTH))
+                    .map(|label| printable(label, MAX_NAME))
                     .collect();
             }
             _ => {}

@@ -78,7 +78,7 @@ pub(super) struct Monitor {
     is_dead: bool,
 }
 
-/// What a task is told. The topology notifies it without its lock.
+/// Wakes a task of the topology's, which notifies it without holding its lock.
 pub(super) type Signal = Arc<Notify>;
 
 #[derive(Clone, Default)]

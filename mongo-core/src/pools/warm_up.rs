@@ -1,4 +1,4 @@
-//! Connections that are made before anybody asks for them.
+//! Connections that are made in advance.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +24,8 @@ impl Drop for Held<'_> {
 }
 
 impl<B: Backend> ServerPool<B> {
-    /// Waits until `minPoolSize` connections are made, and at least one, whoever makes them, and
-    /// makes those that nobody else does.
+    /// Waits until the pool has `minPoolSize` connections, and at least one, made by this call or by
+    /// other callers.
     pub(super) async fn warm(&self, deadline: Deadline) -> Result<()> {
         self.factory().check_runtime()?;
         let target = self.options().min_size.max(1);

@@ -4,15 +4,11 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::document::{MIN_DOCUMENT, find_elements, find_first_elements};
 use super::header::read_i32;
+use crate::error::{MAX_LABELS, MAX_MESSAGE, MAX_NAME};
 use crate::text::printable;
 
 /// Elements that are looked at in a document within a reply.
 const MAX_ELEMENTS: usize = 1024;
-/// Bytes of an error's message that are kept.
-const MAX_TEXT: usize = 1024;
-/// How many error labels are looked at, and the bytes of a label or of a code's name.
-const MAX_LABELS: usize = 16;
-const MAX_NAME: usize = 128;
 /// The longest reply that an error keeps whole, in bytes, and the longest field of a longer one.
 const MAX_KEPT: usize = 1024 * 1024;
 const MAX_KEPT_FIELD: usize = 4096;
@@ -94,13 +90,16 @@ impl ReplyFields {
     }
 
     pub(super) fn code_name(&self, document: &RawDocument) -> String {
-        printable(beginning(document, self.code_name, MAX_TEXT), MAX_NAME)
+        printable(beginning(document, self.code_name, MAX_NAME), MAX_NAME)
     }
 
     pub(super) fn message(&self, document: &RawDocument) -> String {
-        match beginning(document, self.message, MAX_TEXT) {
-            "" => printable(beginning(document, self.old_message, MAX_TEXT), MAX_TEXT),
-            message => printable(message, MAX_TEXT),
+        match beginning(document, self.message, MAX_MESSAGE) {
+            "" => printable(
+                beginning(document, self.old_message, MAX_MESSAGE),
+                MAX_MESSAGE,
+            ),
+            message => printable(message, MAX_MESSAGE),
         }
     }
 

@@ -13,9 +13,9 @@ const STEP: usize = 32 * 1024;
 const CHECKSUM_STEP: usize = 4 * 1024 * 1024;
 
 /// Goes through all documents of a reply, as [`OpMsg::parse`](super::OpMsg::parse) and
-/// [`parse_reply`](super::parse_reply) do, but in steps, for who has other things to do between
-/// them. What is left for those, for [`OpMsg::parse_inspected`](super::OpMsg) and for whoever looks
-/// for the [fields](ReplyFields) that it finds on its way takes no time.
+/// [`parse_reply`](super::parse_reply) do, but in steps, for a task that yields between
+/// them. After it, those, [`OpMsg::parse_inspected`](super::OpMsg) and a look at the
+/// [fields](ReplyFields) that it found do not go through the reply again.
 pub(super) struct Inspection {
     at: usize,
     /// Where the sequence ends that `at` is in.

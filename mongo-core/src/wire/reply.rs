@@ -7,7 +7,7 @@ use super::document::find_elements;
 #[cfg(feature = "net")]
 use super::fields::embedded;
 use super::fields::{ReplyFields, as_number};
-use crate::error::{CommandError, Error};
+use crate::error::{CommandError, Error, MAX_LABELS};
 
 /// An error that came with an otherwise good answer to a write (`writeConcernError`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,14 +104,8 @@ fn known(reply: &RawDocument, fields: Option<&ReplyFields>) -> (ReplyFields, boo
 }
 
 fn command_error(reply: &RawDocument, fields: &ReplyFields) -> Error {
-    let error = Error::from(CommandError {
-        code: fields.code(reply),
-        code_name: fields.code_name(reply),
-        message: fields.message(reply),
-        reply: fields.kept(reply),
-    });
-    let labels = fields.labels(reply);
-    labels.into_iter().fold(error, Error::with_label)
+    let error = told(reply, fields, fields.labels(reply));
+    error.into_error(reply, fields)
 }
 
 /// Says whether an insert, update or delete was done as it was asked, as an error where it was not.
@@ -130,10 +124,10 @@ pub(crate) fn check_write_of(
 ) -> Result<(), Error> {
     let (fields, is_whole) = known(reply, fields);
     let error = match fields.first_write_error(reply) {
-        Some(Some(error)) => Some(told(error, reply, &fields)),
+        Some(Some(error)) => Some(inner(error, reply, &fields)),
         // It can't be read, and is an error all the same.
-        Some(None) => Some(told(&RawDocumentBuf::new(), reply, &fields)),
-        None if !is_whole => Some(told(&RawDocumentBuf::new(), reply, &fields)),
+        Some(None) => Some(inner(&RawDocumentBuf::new(), reply, &fields)),
+        None if !is_whole => Some(inner(&RawDocumentBuf::new(), reply, &fields)),
         None => told_of_write_concern(reply, &fields),
     };
     match error {
@@ -168,18 +162,24 @@ pub(crate) fn write_concern_failure(
 
 fn told_of_write_concern(reply: &RawDocument, fields: &ReplyFields) -> Option<WriteConcernError> {
     let error = fields.write_concern_error(reply)?;
-    Some(told(error, reply, fields))
+    Some(inner(error, reply, fields))
 }
 
-/// What an error within a reply tells.
-fn told(error: &RawDocument, reply: &RawDocument, fields: &ReplyFields) -> WriteConcernError {
+/// The error within a reply, with the labels of both.
+fn inner(error: &RawDocument, reply: &RawDocument, fields: &ReplyFields) -> WriteConcernError {
     let own = ReplyFields::of_beginning(error);
     let mut labels = fields.labels(reply);
     labels.extend(own.labels(error));
+    labels.truncate(MAX_LABELS);
+    told(error, &own, labels)
+}
+
+/// What a document tells of an error.
+fn told(error: &RawDocument, fields: &ReplyFields, labels: Vec<String>) -> WriteConcernError {
     WriteConcernError {
-        code: own.code(error),
-        code_name: own.code_name(error),
-        message: own.message(error),
+        code: fields.code(error),
+        code_name: fields.code_name(error),
+        message: fields.message(error),
         labels,
     }
 }

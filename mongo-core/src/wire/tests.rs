@@ -1,3 +1,4 @@
+use bson::raw::RawArrayBuf;
 use bson::{RawDocumentBuf, doc, rawdoc};
 
 use super::*;
@@ -401,6 +402,21 @@ fn what_an_error_keeps_of_a_reply_is_bounded_and_printable() {
         .map(|own| own.reply.clone())
         .expect("a reply");
     assert!(reply.get_document("topologyVersion").is_ok());
+}
+
+#[test]
+fn the_labels_of_a_reply_and_of_the_error_in_it_have_one_bound() {
+    let labels = |of: &str| -> RawArrayBuf { (0..16).map(|n| format!("{of}{n}")).collect() };
+    let own = rawdoc! { "code": 91, "errmsg": "no", "errorLabels": labels("own") };
+    let outer = labels("outer");
+    let replies = [
+        rawdoc! { "ok": 1, "errorLabels": outer.clone(), "writeConcernError": own.clone() },
+        rawdoc! { "ok": 1, "errorLabels": outer, "writeErrors": [own] },
+    ];
+    for reply in replies {
+        let error = check_write(&reply).expect_err("an error");
+        assert_eq!(error.labels().count(), 16);
+    }
 }
 
 #[test]
