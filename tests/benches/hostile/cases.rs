@@ -13,6 +13,7 @@ use rcgen::{CrlDistributionPoint, CustomExtension};
 
 use crate::attacks::{self, Attack, Moment, PASSWORD, USER, attack, kind};
 use crate::floods::{self, End, Flood};
+use crate::long;
 use crate::tls::{self, Peer, authority, trusting};
 use crate::{BOUND, client};
 
@@ -47,7 +48,7 @@ pub(crate) fn all() -> Vec<Case> {
     for over_tls in [false, true] {
         let wire = attacks::all().into_iter().chain([bomb_of_a_gigabyte()]);
         cases.extend(wire.map(|attack| Case::OnTheWire { attack, over_tls }));
-        let long = floods::LONG_HANDSHAKES.into_iter();
+        let long = long::LONG_HANDSHAKES.into_iter();
         cases.extend(long.map(|make| Case::LongHandshake { make, over_tls }));
         let floods = floods::all().into_iter();
         cases.extend(floods.map(|flood| Case::Flood { flood, over_tls }));

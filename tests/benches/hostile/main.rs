@@ -23,6 +23,7 @@ mod client;
 mod compressed;
 #[path = "../../tests/bad_input/floods.rs"]
 mod floods;
+mod long;
 #[path = "../../tests/bad_input/plain.rs"]
 mod plain;
 #[path = "../../tests/bad_input/tls.rs"]

@@ -15,17 +15,17 @@ use crate::attacks::{Attack, Expected, Moment, attack, header, kind};
 const MANY: usize = 20_000;
 
 /// Elements of a document.
-fn elements(document: RawDocumentBuf) -> Vec<u8> {
+pub(crate) fn elements(document: RawDocumentBuf) -> Vec<u8> {
     let bytes = document.as_bytes();
     bytes[4..bytes.len() - 1].to_vec()
 }
 
 /// So many nulls without a name: two bytes each.
-fn nulls(number: usize) -> Vec<u8> {
+pub(crate) fn nulls(number: usize) -> Vec<u8> {
     [0x0A, 0].repeat(number)
 }
 
-fn document(elements: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn document(elements: &[Vec<u8>]) -> Vec<u8> {
     let elements = elements.concat();
     let mut bytes = (elements.len() as i32 + 5).to_le_bytes().to_vec();
     bytes.extend(elements);
@@ -34,12 +34,12 @@ fn document(elements: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// An element of this type, 3 for a document and 4 for an array, with these elements.
-fn container(kind: u8, name: &str, elements: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn container(kind: u8, name: &str, elements: &[Vec<u8>]) -> Vec<u8> {
     [&[kind], name.as_bytes(), &[0], &document(elements)].concat()
 }
 
 /// An element that is a text.
-fn text(name: &str, text: &[u8]) -> Vec<u8> {
+pub(crate) fn text(name: &str, text: &[u8]) -> Vec<u8> {
     let length = (text.len() as i32 + 1).to_le_bytes();
     [&[2], name.as_bytes(), &[0], &length, text, &[0]].concat()
 }
@@ -163,39 +163,6 @@ fn of_plain(ok: &[u8], too_many: fn() -> Expected, too_long: fn() -> Expected) -
             too_many(),
         ),
     ]
-}
-
-/// The same of about so many bytes: as long as a message may be, which is not read. Each is made when
-/// it is needed.
-#[allow(dead_code, reason = "what only the benchmark needs")]
-pub(crate) const LONG_HANDSHAKES: [fn(usize) -> Attack; 4] = [
-    |length| long_hello("47 MB of nulls", nulls(length / 2)),
-    |length| {
-        let tags = text("a", b"b").repeat(length / 9);
-        long_hello("47 MB of one tag", container(3, "tags", &[tags]))
-    },
-    |length| {
-        let host = text("", b"h:1");
-        let hosts = host.repeat(length / host.len());
-        long_hello("47 MB of hosts", container(4, "hosts", &[hosts]))
-    },
-    |length| {
-        let done = elements(rawdoc! { "ok": 1, "conversationId": 1, "done": true });
-        let reply = Action::Body(document(&[done, nulls(length / 2)]));
-        attack(
-            "47 MB for the proof",
-            Moment::Authentication,
-            Matcher::command("saslContinue").then(reply),
-            kind!(ErrorKind::Protocol(WireError::TooLong { .. })),
-        )
-    },
-];
-
-fn long_hello(name: &'static str, field: Vec<u8>) -> Attack {
-    let ok = elements(rawdoc! { "ok": 1, "maxWireVersion": 21, "setName": "rs" });
-    let rule = Matcher::hello().then(Action::Body(document(&[ok, field])));
-    let too_long: Expected = kind!(ErrorKind::Protocol(WireError::TooLong { .. }));
-    attack(name, Moment::Hello, rule, too_long)
 }
 
 /// What comes of a command that is answered so.

@@ -113,7 +113,6 @@ async fn a_connection_on_its_way_to_an_unpolled_waiter_makes_room<B: Backend<Con
     drop(held.remove(0));
     sleep(Duration::from_millis(50)).await;
     let took = time_to_get(&pools[1]).await;
-    eprintln!("took {took:?}: {:?}", pools[0].status());
     assert!(took < SOON, "{took:?}");
     drop(
         timeout(SOON, waits)

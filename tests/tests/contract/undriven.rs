@@ -55,33 +55,22 @@ fn an_attempt_on_a_runtime_that_nothing_drives_holds_up_no_other<B: Backend<Conf
 }
 
 fn pools_are_not_held_up_by_a_runtime_that_nothing_drives<B: Backend<Config: Default>>() {
-    let world = Elsewhere::of(1);
-    let here = driven_runtime();
-    let pools = builder::<B>(&format!("{}&maxConnecting=1", world.set.uri()))
-        .runtime(here.handle().clone())
-        .build()
-        .expect("pools");
-    drop(here.block_on(pools.get()).expect("known"));
-    let held = here.block_on(pools.get()).expect("held");
-    let gate = Gate::new();
-    let rule = handshake().then(Action::WaitFor(gate.clone()));
-    world.set.server(0).script().add(rule);
-    let idle = Builder::new_current_thread().enable_all().build();
-    let idle = idle.expect("a runtime");
-    let late = idle.block_on(async { timeout(Duration::from_millis(200), pools.get()).await });
-    assert!(late.is_err());
-    gate.open();
-    let got = here.block_on(async { timeout(Duration::from_secs(8), pools.get()).await });
-    drop(got.expect("in time").expect("a connection"));
-    drop((held, idle));
+    pools_are_not_held_up::<B>(true);
 }
 
 fn pools_without_a_named_runtime_are_not_held_up_by_one_that_nothing_drives<
     B: Backend<Config: Default>,
 >() {
+    pools_are_not_held_up::<B>(false);
+}
+
+fn pools_are_not_held_up<B: Backend<Config: Default>>(names_runtime: bool) {
     let world = Elsewhere::of(1);
     let here = driven_runtime();
-    let pools = builder::<B>(&format!("{}&maxConnecting=1", world.set.uri()));
+    let mut pools = builder::<B>(&format!("{}&maxConnecting=1", world.set.uri()));
+    if names_runtime {
+        pools = pools.runtime(here.handle().clone());
+    }
     let pools = pools.build().expect("pools");
     let held = here.block_on(pools.get()).expect("held");
     let gate = Gate::new();
