@@ -20,7 +20,7 @@ pub(crate) struct Idle {
     /// How many are idle. To count one down is to have a claim to a connection. bb8's reaper, where a
     /// pool has one, does not count.
     count: AtomicUsize,
-    /// Held while all are taken out, to be looked through.
+    /// Held while several are taken out, to be looked through.
     looking: Mutex<()>,
     /// bb8 makes a timer for each check-out, even one that does not wait: here, unless it is called
     /// from here.
@@ -51,17 +51,18 @@ impl Idle {
     /// Takes one, in the order that bb8's configuration says.
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
-        match self.claim() {
-            true => self.poll_bb8(),
-            false => self.take_after_look(),
+        let has_claim = self.claim();
+        match has_claim.then(|| self.poll_bb8()).flatten() {
+            Some(taken) => Some(taken),
+            None => self.take_after_look(has_claim),
         }
     }
 
-    /// Another thread may be looking through them.
+    /// Another thread may hold them, looking through them. A claim stays good until then.
     #[cold]
-    fn take_after_look(&self) -> Option<Taken> {
-        drop(self.looking());
-        self.claim().then(|| self.poll_bb8())?
+    fn take_after_look(&self, has_claim: bool) -> Option<Taken> {
+        let _looking = self.looking();
+        (has_claim || self.claim()).then(|| self.poll_bb8())?
     }
 
     #[inline]
@@ -77,6 +78,7 @@ impl Idle {
     /// the new one is not sound any more.
     pub(crate) fn add_and_take(&self, connection: Connection) -> Option<Taken> {
         let id = connection.id();
+        let _looking = self.looking();
         self.bb8.add(connection).ok()?;
         let (mut found, mut others) = (None, Vec::new());
         while found.is_none() && self.bb8.state().idle_connections > 0 {
