@@ -304,5 +304,5 @@ impl<'a> Refusal<'a> {
 fn version_in(reply: &RawDocument) -> Option<TopologyVersion> {
     fields(reply, |key| key == "topologyVersion")
         .map_while(|field| field)
-        .find_map(|(_, value)| topology_version(value).ok())
+        .find_map(|(_, value)| topology_version(value))
 }
