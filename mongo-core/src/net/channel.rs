@@ -21,6 +21,8 @@ pub(super) struct Channel {
     pub(super) exchange: Exchange,
     /// The runtime in which it was made.
     home: Option<runtime::Id>,
+    /// Whether the stream failed before the first byte of the last reply.
+    is_unheard: bool,
 }
 
 impl Channel {
@@ -29,7 +31,13 @@ impl Channel {
             stream,
             exchange: Exchange::new(Limits::default()),
             home: Handle::try_current().ok().map(|handle| handle.id()),
+            is_unheard: false,
         }
+    }
+
+    /// Whether the stream failed before the first byte of the reply that was waited for.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_unheard
     }
 
     /// The runtime that the stream belongs to; `None` if it was made outside of any.
@@ -134,6 +142,7 @@ impl Channel {
 
     fn failed(&mut self, error: io::Error) -> Error {
         let error = explain(Error::network(error));
+        self.is_unheard = true;
         close(&mut self.exchange, &error);
         error
     }
@@ -142,7 +151,10 @@ impl Channel {
     pub(super) async fn read(&mut self, max: usize) -> Result<()> {
         let (stream, exchange) = (&mut self.stream, &mut self.exchange);
         let outcome = read(stream, exchange, max).await.map_err(explain);
-        outcome.inspect_err(|error| close(exchange, error))
+        outcome.inspect_err(|error| {
+            self.is_unheard = exchange.awaits_first_byte();
+            close(exchange, error);
+        })
     }
 
     /// The document of the reply.

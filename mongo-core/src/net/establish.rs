@@ -8,9 +8,11 @@ use tokio::time::Instant;
 use super::authenticator::Authenticator;
 use super::channel::Channel;
 use super::connection::{Connection, Identity};
+use super::connector::Untried;
 use super::conversing::{Conversing, Proof, ask, nonces};
 use super::deadline::{Deadline, Elapsed};
 use super::generations::{Generation, Generations};
+use super::metadata::Metadata;
 use super::tls;
 use super::transport::Transport;
 use crate::ServerAddress;
@@ -27,8 +29,7 @@ pub(crate) struct Establisher {
     pub(crate) transport: Transport,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) server: ServerAddress,
-    /// The `client` document of the handshake.
-    pub(crate) metadata: Arc<RawDocumentBuf>,
+    pub(crate) metadata: Metadata,
     /// For every command.
     pub(crate) server_api: Option<ServerApi>,
     /// Over the whole establishment (`connectTimeoutMS`); `None` is none.
@@ -100,6 +101,7 @@ struct Progress {
 pub(super) struct Opened {
     pub(super) channel: Channel,
     generation: Generation,
+    untried: Untried,
 }
 
 /// A connection that has said hello, and is not authenticated yet.
@@ -176,13 +178,14 @@ impl Establisher {
 
     async fn run(&self, id: u64, progress: &mut Progress) -> Result<Connection> {
         let phase = &mut progress.phase;
-        let mut opened = self.open(|wait| self.enter(phase, wait)).await?;
+        let mut enter = |wait| self.enter(phase, wait);
+        let mut opened = self.open(Untried::default(), &mut enter).await?;
         self.enter(phase, Wait::Credential);
         let credential = self.authenticator.credential().await?;
-        self.enter(phase, Wait::Handshake);
         let user = credential.as_ref().and_then(|own| own.username().cloned());
         let greeted = async {
-            let mut handshake = self.greet(&mut opened.channel, credential).await?;
+            let enter = &mut |wait| self.enter(phase, wait);
+            let mut handshake = self.greet(&mut opened, credential, enter).await?;
             let step = handshake.handle_reply(opened.channel.body()?);
             // First, because the reply may refuse the credential that the hello carried.
             progress.service = self.join_service(&mut opened, &handshake);
@@ -203,25 +206,42 @@ impl Establisher {
     }
 
     /// Opens the transport. `enter` is told what is waited for.
-    pub(super) async fn open(&self, enter: impl FnMut(Wait)) -> Result<Opened> {
+    pub(super) async fn open(
+        &self,
+        mut untried: Untried,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<Opened> {
         let generation = self.generations.begin();
-        let stream = self.transport.open(&self.server, enter).await?;
+        let stream = self.transport.open(&self.server, &mut untried, enter);
         Ok(Opened {
-            channel: Channel::new(stream),
+            channel: Channel::new(stream.await?),
             generation,
+            untried,
         })
     }
 
-    /// Says hello. The channel has the reply, which is not looked at yet.
+    /// Says hello: if the other side closes or resets the connection before it has answered, on one
+    /// to another address of the host. The channel has the reply, which is not looked at yet.
     pub(super) async fn greet(
         &self,
-        channel: &mut Channel,
+        opened: &mut Opened,
         credential: Option<Arc<Credential>>,
+        enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<Handshake> {
-        if !self.compression.compressors.is_empty() {
-            channel.exchange.accept_compressed();
+        loop {
+            let channel = &mut opened.channel;
+            if !self.compression.compressors.is_empty() {
+                channel.exchange.accept_compressed();
+            }
+            enter(Wait::Handshake);
+            match say_hello(channel, self.context(credential.clone())?).await {
+                Err(error) if channel.is_unheard() && opened.untried.is_left_after(&error) => {
+                    let untried = std::mem::take(&mut opened.untried);
+                    *opened = self.open(untried, enter).await?;
+                }
+                greeted => return greeted,
+            }
         }
-        say_hello(channel, self.context(credential)?).await
     }
 
     /// Authenticates on a connection that was greeted without a credential, maybe long ago: by
@@ -315,7 +335,7 @@ impl Establisher {
             server_api: self.server_api,
             load_balanced: self.load_balanced,
             compressors: self.compression.compressors.clone(),
-            ..HandshakeContext::new(self.metadata.clone(), nonces()?)
+            ..HandshakeContext::new(self.metadata.document(), nonces()?)
         })
     }
 }
@@ -349,3 +369,6 @@ async fn say_hello(channel: &mut Channel, context: HandshakeContext) -> Result<H
 async fn ask_first(channel: &mut Channel, request: &Outgoing) -> Result<()> {
     ask(channel, request).await.map_err(tls::explain)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -11,6 +11,7 @@ use super::on_demand::{Link, LinkState, OnDemandTopology};
 use super::reply::Reply;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::handshake::DriverInfo;
 use crate::sdam::{ApplicationError, ErrorPhase, TopologyDescription};
 use crate::select::Criterion;
 use crate::uri::ClientOptions;
@@ -134,6 +135,19 @@ impl SingleClient {
     /// What was known after the last scan.
     pub fn description(&self) -> &Arc<TopologyDescription> {
         self.topology.description()
+    }
+
+    /// Appends who wraps this client to the `client` document of handshakes: connections made
+    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
+    /// appended before is not appended twice.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
+    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    ///
+    /// Specification: handshake, "Metadata updates after MongoClient initialization".
+    pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
+        self.topology.append_metadata(driver_info)
     }
 
     /// Closes all connections, for good.

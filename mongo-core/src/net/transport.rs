@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::connector::{Connector, SocketConnector};
+use super::connector::{Connector, SocketConnector, Untried};
 use super::proxy::ProxyConnector;
 use super::runtime;
 use super::stream::Stream;
@@ -18,6 +18,8 @@ const CONNECTOR: &str = "connector";
 #[derive(Clone)]
 pub(crate) struct Transport {
     connector: Arc<dyn Connector>,
+    /// In place of the connector, where it would be this one: it tries one address after the other.
+    sockets: Option<SocketConnector>,
     /// Whether that opens sockets of tokio's, for sure.
     opens_sockets: bool,
     tls: Option<Tls>,
@@ -37,6 +39,7 @@ impl TransportBuilder {
     /// What they ask for and this build, or this version, can't do; what contradicts itself.
     pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
         let opens_sockets = self.connector.is_none();
+        let is_direct = opens_sockets && options.proxy.is_none();
         let connector: Arc<dyn Connector> = match (self.connector, &options.proxy) {
             (Some(own), _) => own,
             (None, Some(proxy)) => Arc::new(ProxyConnector::new(proxy.clone())?),
@@ -60,6 +63,7 @@ impl TransportBuilder {
         };
         Ok(Transport {
             connector,
+            sockets: is_direct.then(SocketConnector::new),
             opens_sockets,
             tls,
         })
@@ -86,8 +90,15 @@ impl Transport {
         Ok(runtime)
     }
 
-    /// The connector's part.
-    pub(super) async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+    /// The connector's part, to an address of the host that was not tried yet.
+    pub(super) async fn connect(
+        &self,
+        address: &ServerAddress,
+        untried: &mut Untried,
+    ) -> Result<Stream> {
+        if let Some(sockets) = &self.sockets {
+            return sockets.connect_untried(address, untried).await;
+        }
         guard_async(CONNECTOR, || self.connector.connect(address))
             .await
             .map_err(not_connected)?
@@ -108,15 +119,22 @@ impl Transport {
     pub(super) async fn open(
         &self,
         address: &ServerAddress,
-        mut enter: impl FnMut(Wait),
+        untried: &mut Untried,
+        enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<Stream> {
         let waits_for = guard(CONNECTOR, || self.connector.waits_for());
-        enter(waits_for.unwrap_or(Wait::Connect));
-        let stream = self.connect(address).await?;
-        if self.secures() {
-            enter(Wait::Tls);
+        let waits_for = waits_for.unwrap_or(Wait::Connect);
+        loop {
+            enter(waits_for);
+            let stream = self.connect(address, untried).await?;
+            if self.secures() {
+                enter(Wait::Tls);
+            }
+            match self.secure(stream, address).await {
+                Err(error) if untried.is_left_after(&error) => {}
+                secured => return secured,
+            }
         }
-        self.secure(stream, address).await
     }
 }
 

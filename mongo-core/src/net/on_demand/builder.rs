@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
 use bson::oid::ObjectId;
 
 use super::OnDemandTopology;
@@ -10,7 +9,7 @@ use crate::ServerAddress;
 use crate::callback::guard_handler;
 use crate::error::{Error, Result, Wait};
 use crate::event::{EventHandlers, SdamEvent};
-use crate::handshake::{ClientMetadata, ServerApi};
+use crate::handshake::{DriverInfo, ServerApi};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
@@ -20,7 +19,7 @@ use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
 use crate::net::{
-    AwsCredentialProvider, OidcCallback, PROCESS, SingleClient, Transport, TransportBuilder,
+    AwsCredentialProvider, Metadata, OidcCallback, SingleClient, Transport, TransportBuilder,
 };
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
@@ -36,6 +35,7 @@ pub struct OnDemandTopologyBuilder {
     options: ClientOptions,
     transport: TransportBuilder,
     auth: AuthParts,
+    driver_info: Vec<DriverInfo>,
     handler: Option<Handler<SdamEvent>>,
     events: EventHandlers,
     selector: Option<ServerSelector>,
@@ -47,7 +47,7 @@ pub struct OnDemandTopologyBuilder {
 pub(super) struct Establishers {
     pub(super) transport: Transport,
     authenticator: Arc<Authenticator>,
-    metadata: Arc<RawDocumentBuf>,
+    pub(super) metadata: Metadata,
     pub(super) server_api: Option<ServerApi>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) command_timeout: Option<Duration>,
@@ -82,12 +82,20 @@ impl OnDemandTopologyBuilder {
             options,
             transport: TransportBuilder::default(),
             auth: AuthParts::default(),
+            driver_info: Vec::new(),
             handler: None,
             events: EventHandlers::new(),
             selector: None,
             frequency: None,
             try_once: None,
         }
+    }
+
+    /// Names the embedding framework in the handshake's metadata, after those named before.
+    #[must_use]
+    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
+        self.driver_info.push(driver_info);
+        self
     }
 
     /// What opens the transports. Default
@@ -200,8 +208,10 @@ impl OnDemandTopologyBuilder {
         self.check_options()?;
         let options = self.options;
         let transport = self.transport.build(&options)?;
-        let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
-            .map_err(|error| Error::configuration(error.to_string()))?;
+        let metadata = Metadata::of(&options)?;
+        for driver_info in self.driver_info {
+            metadata.append(driver_info)?;
+        }
         let of_monitors = ClientOptions::default().heartbeat_frequency;
         let frequency = match (self.frequency, options.heartbeat_frequency) {
             (Some(frequency), _) => frequency,
@@ -228,7 +238,7 @@ impl OnDemandTopologyBuilder {
             establishers: Establishers {
                 transport,
                 authenticator: Arc::new(authenticator),
-                metadata: Arc::new(metadata.document()),
+                metadata: metadata,
                 server_api: options.server_api,
                 compression: Compression::from_options(&options),
                 connect_timeout: options.connect_timeout,

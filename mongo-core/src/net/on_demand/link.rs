@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::error::{Result, Wait};
 use crate::handshake::ServerApi;
 use crate::net::connection::Connection;
+use crate::net::connector::Untried;
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::establish::{Establisher, Greeted};
 use crate::wire::MsgFlags;
@@ -92,10 +93,13 @@ impl Check {
 }
 
 async fn open(establisher: &Establisher, id: u64, wait: &mut Wait) -> Result<(Answer, Duration)> {
-    let mut opened = establisher.open(|next| *wait = next).await?;
-    *wait = Wait::Handshake;
-    let sent = Instant::now();
-    let handshake = establisher.greet(&mut opened.channel, None).await?;
+    let mut sent = Instant::now();
+    let mut enter = |next| {
+        *wait = next;
+        sent = Instant::now();
+    };
+    let mut opened = establisher.open(Untried::default(), &mut enter).await?;
+    let handshake = establisher.greet(&mut opened, None, &mut enter).await?;
     let duration = sent.elapsed();
     let reply = opened.channel.body()?.to_owned();
     // What the server is shows in its reply, also if nobody can use the connection.

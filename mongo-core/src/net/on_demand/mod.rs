@@ -22,6 +22,7 @@ use crate::event::{
     SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent,
     ServerHeartbeatSucceededEvent,
 };
+use crate::handshake::DriverInfo;
 use crate::sdam::{
     ApplicationError, Effect, Input, MonitorSettings, RoundTripTime, SYSTEM_OVERLOADED_ERROR, Scan,
     SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, Turn, apply,
@@ -192,6 +193,19 @@ impl OnDemandTopology {
             Some(_) => deadline,
             None => deadline.within(Some(self.selection_timeout)),
         }
+    }
+
+    /// Appends who wraps this client to the `client` document of handshakes: connections made
+    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
+    /// appended before is not appended twice.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
+    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    ///
+    /// Specification: handshake, "Metadata updates after MongoClient initialization".
+    pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
+        self.establishers.metadata.append(driver_info)
     }
 
     /// Tells of an error on a connection of the application's, or of a command on one: the server
