@@ -191,11 +191,14 @@ fn explain(error: Error) -> Error {
 
 async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
     while let Some(target) = exchange.read_target(max)? {
-        if stream.read_buf(target).await.map_err(Error::network)? == 0 {
-            return Err(Error::network(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            )));
+        match stream.read_buf(target).await {
+            Ok(1..) => {}
+            Ok(0) => return Err(Error::server_closed()),
+            // So rustls tells of an end without its `close_notify`.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(Error::server_closed());
+            }
+            Err(error) => return Err(Error::network(error)),
         }
     }
     // Others have their turn while much is unpacked and checked; what has been is kept when this is

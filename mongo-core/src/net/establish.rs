@@ -36,6 +36,8 @@ pub(crate) struct Establisher {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
+    /// Whether writes are to be retried (`retryWrites`).
+    pub(crate) retries_writes: bool,
     /// Whether anything compares how long a connection was idle.
     pub(crate) times_idleness: bool,
     /// Whether the server is a load balancer: each connection is to one of its services.
@@ -161,7 +163,7 @@ impl Establisher {
             .unwrap_or_else(|Elapsed| Err(deadline.timed_out(progress.phase)));
         *self.phase() = Wait::Connect;
         outcome.map_err(|error| Failed {
-            error: self.name(error),
+            error: self.name(error).of_check_out(self.retries_writes),
             phase: progress.phase,
             service: progress.service,
         })
@@ -239,7 +241,11 @@ impl Establisher {
                     let untried = std::mem::take(&mut opened.untried);
                     *opened = self.open(untried, enter).await?;
                 }
-                greeted => return greeted,
+                Err(error) => {
+                    self.transport.note_failure(&error).await;
+                    return Err(error);
+                }
+                Ok(handshake) => return Ok(handshake),
             }
         }
     }
@@ -301,6 +307,9 @@ impl Establisher {
             max_message_size: description.max_message_size_bytes,
             ..Limits::default()
         };
+        let is_standalone = description.set_name.is_none() && !description.mongos;
+        let has_sessions = description.logical_session_timeout_minutes.is_some();
+        let can_retry_writes = has_sessions && (!is_standalone || self.load_balanced);
         let identity = Identity {
             id,
             generation,
@@ -316,6 +325,7 @@ impl Establisher {
             server_api: self.server_api.map(|api| api.fields()),
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
+            retries_writes: self.retries_writes && can_retry_writes,
             times_idleness: self.times_idleness,
             created: Instant::now(),
             events: self.events.clone(),

@@ -356,13 +356,17 @@ impl Link {
 
     /// Says hello on a connection that was just opened.
     fn hello(&mut self, monitoring: &Monitoring, mut channel: Channel) {
+        let transport = monitoring.transport.clone();
         let metadata = monitoring.metadata.document();
         let server_api = monitoring.options.server_api;
         self.begin(async move {
             match first_hello(&mut channel, metadata, server_api).await {
                 Ok(()) => Ok(Stepped::Replied(channel)),
                 Err(error) if channel.is_unheard() => Ok(Stepped::CutOff(error)),
-                Err(error) => Err(error),
+                Err(error) => {
+                    transport.note_failure(&error).await;
+                    Err(error)
+                }
             }
         });
     }

@@ -58,7 +58,8 @@ impl<'a> Reply<'a> {
     /// `writeErrors`, or else of its `writeConcernError`. The whole reply is in it; what else it says
     /// was done.
     pub fn check_write(&self) -> Result<()> {
-        wire::check_write(self.body).map_err(|error| self.identity.name(error))
+        wire::check_write(self.body)
+            .map_err(|error| self.identity.label_write_error(self.identity.name(error)))
     }
 
     /// The error of a write that was done but not acknowledged as its write concern asks.

@@ -83,7 +83,7 @@ impl SingleClient {
     /// command.
     ///
     /// The command is sent as it is: a secondary runs it only if it has the `$readPreference` that
-    /// says so. The options' `timeoutMS` bounds all of this call: selection, connecting,
+    /// says so ([`ReadPreference::to_document`](crate::select::ReadPreference::to_document)). The options' `timeoutMS` bounds all of this call: selection, connecting,
     /// authentication and the command. Without it the reply is waited for by `socketTimeoutMS`, else
     /// 60 s; zero is no bound. Nothing is run twice.
     ///

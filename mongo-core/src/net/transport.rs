@@ -106,12 +106,22 @@ impl Transport {
 
     /// The part of TLS, if there is one.
     pub(super) async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
-        match &self.tls {
-            // A `rustls::ClientConfig` of the application's has callbacks.
-            Some(tls) => guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)))
-                .await
-                .map_err(not_connected)?,
-            None => Ok(stream),
+        let Some(tls) = &self.tls else {
+            return Ok(stream);
+        };
+        // A `rustls::ClientConfig` of the application's has callbacks.
+        let secured = guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)));
+        let secured = secured.await.map_err(not_connected)?;
+        if let Err(error) = &secured {
+            self.note_failure(error).await;
+        }
+        secured
+    }
+
+    /// An attempt has failed: if TLS was the cause, certificates may have been renewed on disk.
+    pub(super) async fn note_failure(&self, error: &Error) {
+        if let (Some(tls), ErrorKind::Tls(_)) = (&self.tls, error.kind()) {
+            tls.renew().await;
         }
     }
 

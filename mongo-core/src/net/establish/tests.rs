@@ -79,6 +79,7 @@ fn establisher() -> Establisher {
         connect_timeout: None,
         command_timeout: None,
         drain_timeout: Duration::ZERO,
+        retries_writes: true,
         times_idleness: false,
         load_balanced: false,
         compression: Compression::default(),

@@ -51,6 +51,7 @@ pub(super) struct Establishers {
     pub(super) server_api: Option<ServerApi>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) command_timeout: Option<Duration>,
+    retries_writes: bool,
     compression: Compression,
     events: EventHandlers,
 }
@@ -66,6 +67,7 @@ impl Establishers {
             connect_timeout: self.connect_timeout,
             command_timeout: self.command_timeout,
             drain_timeout: DRAIN_TIMEOUT,
+            retries_writes: self.retries_writes,
             times_idleness: false,
             load_balanced: false,
             compression: self.compression.clone(),
@@ -242,6 +244,7 @@ impl OnDemandTopologyBuilder {
                 server_api: options.server_api,
                 compression: Compression::from_options(&options),
                 connect_timeout: options.connect_timeout,
+                retries_writes: options.retry_writes,
                 command_timeout: command_timeout
                     .or(Some(COMMAND_TIMEOUT))
                     .filter(|bound| !bound.is_zero()),

@@ -10,7 +10,8 @@ use crate::net::connection::Connection;
 use crate::net::connector::Untried;
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::establish::{Establisher, Greeted};
-use crate::wire::MsgFlags;
+use crate::sdam::lacks_hello;
+use crate::wire::{MsgFlags, check_ok};
 
 /// The one connection to a server, which both checks it and runs commands. It authenticates when
 /// it first runs one, with the credential of that time: so a scan costs no more than hellos, depends
@@ -43,12 +44,16 @@ pub(super) struct Answer {
     pub(super) reply: RawDocumentBuf,
     /// `None` if the connection can't be used: the handshake can't be completed.
     pub(super) link: Option<Link>,
+    /// Whether the server has refused `hello`.
+    pub(super) refuses_hello: bool,
 }
 
 /// A check that is to be made.
 pub(super) struct Check {
     pub(super) establisher: Arc<Establisher>,
     pub(super) link: Option<Link>,
+    /// What a server gets that refuses `hello`; `None` if it has to have it.
+    pub(super) legacy_hello: Option<RawDocumentBuf>,
     /// For a connection that is opened.
     pub(super) id: u64,
     /// For a connection that is there, without the fields of the stable API.
@@ -62,6 +67,7 @@ impl Check {
         let Self {
             establisher,
             link,
+            legacy_hello,
             id,
             hello,
         } = self;
@@ -73,7 +79,10 @@ impl Check {
                 && link.is_usable(deadline).await
             {
                 wait = Wait::Heartbeat;
-                return link.say_hello(&hello, establisher.server_api).await;
+                let legacy_hello = legacy_hello.as_ref();
+                return link
+                    .check(&hello, legacy_hello, establisher.server_api)
+                    .await;
             }
             open(&establisher, id, &mut wait).await
         });
@@ -110,7 +119,13 @@ async fn open(establisher: &Establisher, id: u64, wait: &mut Wait) -> Result<(An
         last_use: Instant::now(),
         state: LinkState::Greeted(Box::new(greeted)),
     });
-    Ok((Answer { reply, link }, duration))
+    let refuses_hello = false;
+    let answer = Answer {
+        reply,
+        link,
+        refuses_hello,
+    };
+    Ok((answer, duration))
 }
 
 impl Link {
@@ -135,13 +150,39 @@ impl Link {
         }
     }
 
-    async fn say_hello(
+    async fn check(
         mut self,
         hello: &RawDocumentBuf,
+        legacy_hello: Option<&RawDocumentBuf>,
         server_api: Option<ServerApi>,
     ) -> Result<(Answer, Duration)> {
-        let sent = Instant::now();
-        let reply = match &mut self.state {
+        let mut sent = Instant::now();
+        let mut reply = self.say_hello(hello, server_api).await?;
+        let is_refusal = |reply: &RawDocument| {
+            let found = check_ok(reply).err().and_then(|error| error.code());
+            found.is_some_and(lacks_hello)
+        };
+        let legacy_hello = legacy_hello.filter(|_| is_refusal(&reply));
+        if let Some(legacy_hello) = legacy_hello {
+            sent = Instant::now();
+            reply = self.say_hello(legacy_hello, server_api).await?;
+        }
+        let duration = sent.elapsed();
+        self.last_use = Instant::now();
+        let answer = Answer {
+            reply,
+            link: Some(self),
+            refuses_hello: legacy_hello.is_some(),
+        };
+        Ok((answer, duration))
+    }
+
+    async fn say_hello(
+        &mut self,
+        hello: &RawDocumentBuf,
+        server_api: Option<ServerApi>,
+    ) -> Result<RawDocumentBuf> {
+        Ok(match &mut self.state {
             LinkState::Greeted(greeted) => {
                 let fields = server_api.map(|api| api.fields());
                 let channel = &mut greeted.channel;
@@ -154,11 +195,7 @@ impl Link {
                 let reply = connection.run_quietly(never, "admin", hello).await?;
                 reply.to_owned()
             }
-        };
-        let duration = sent.elapsed();
-        self.last_use = Instant::now();
-        let link = Some(self);
-        Ok((Answer { reply, link }, duration))
+        })
     }
 }
 

@@ -78,6 +78,8 @@ pub(super) struct Member {
     pub(super) establisher: Arc<Establisher>,
     pub(super) link: Option<Link>,
     round_trip_time: RoundTripTime,
+    /// Whether the server has refused `hello`.
+    refuses_hello: bool,
 }
 
 impl OnDemandTopology {
@@ -277,15 +279,19 @@ impl OnDemandTopology {
     fn begin_check(&mut self, server: &ServerAddress) -> Option<Check> {
         let topology_id = self.settings.topology_id;
         let declares_api = self.establishers.server_api.is_some();
-        let is_modern = self.description.server(server)?.hello_ok || declares_api;
+        let hello_ok = self.description.server(server)?.hello_ok;
         let member = self.members.get_mut(server)?;
         let link = member.link.take();
         let id = self.next_connection;
         self.next_connection += 1;
+        let is_modern = hello_ok && !member.refuses_hello || declares_api;
+        let settings = MonitorSettings::new(topology_id, server.clone());
+        let may_choose = is_modern && !declares_api;
         let check = Check {
             establisher: member.establisher.clone(),
             id,
-            hello: MonitorSettings::new(topology_id, server.clone()).hello(is_modern, None),
+            hello: settings.hello(is_modern, None),
+            legacy_hello: may_choose.then(|| settings.hello(false, None)),
             link,
         };
         let event = ServerHeartbeatStartedEvent {
@@ -305,7 +311,11 @@ impl OnDemandTopology {
             duration,
             is_cut_short,
         } = checked;
-        let Answer { reply, link } = match outcome {
+        let Answer {
+            reply,
+            link,
+            refuses_hello,
+        } = match outcome {
             Ok(answer) => answer,
             Err(error) => {
                 self.publish_failure(server, None, duration, &error);
@@ -324,6 +334,7 @@ impl OnDemandTopology {
             return Some(error);
         }
         let member = self.members.get_mut(server)?;
+        member.refuses_hello |= refuses_hello;
         member.round_trip_time.record(duration);
         description.round_trip_time = member.round_trip_time.average();
         description.min_round_trip_time = Some(member.round_trip_time.minimum());
@@ -411,6 +422,7 @@ impl OnDemandTopology {
                     establisher: Arc::new(self.establishers.server(&server)),
                     link: None,
                     round_trip_time: RoundTripTime::new(),
+                    refuses_hello: false,
                 };
                 self.members.insert(server, member);
             }

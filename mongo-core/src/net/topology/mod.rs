@@ -67,7 +67,7 @@ use shared::{Ended, Patience};
 /// `tracing` events have the messages and fields of the logging specification, in the order of the
 /// events, and the targets that the official driver uses too: `mongodb::topology` (DEBUG) and
 /// `mongodb::server_selection` (DEBUG, and INFO once for a selection that has to wait). Replies are
-/// cut after 1000 characters. Where nobody wants them nothing is made up for them.
+/// cut after 1000 characters, or as [`set_max_logged_length`](crate::event::set_max_logged_length) says. Where nobody wants them nothing is made up for them.
 ///
 /// Specifications: server discovery and monitoring, server selection, initial DNS seedlist
 /// discovery, polling SRV records for mongos discovery, load balancers.

@@ -231,7 +231,10 @@ impl Floating {
         });
         self.asked_about.store(NEVER, Ordering::Release);
         self.ask_selectors();
-        added.ok_or_else(|| Error::from(ErrorKind::PoolCleared).at(entry.address()))
+        added.ok_or_else(|| {
+            let cleared = Error::from(ErrorKind::PoolCleared).at(entry.address());
+            cleared.of_check_out(self.template.retries_writes)
+        })
     }
 
     fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<Shared> {

@@ -170,6 +170,10 @@ impl<B: Backend> Pools<B> {
 
     /// Checks out a connection to a server that suits a read preference.
     ///
+    /// Commands are sent as they are: the caller adds the `$readPreference`
+    /// ([`ReadPreference::to_document`]) to each read, without which a secondary refuses it
+    /// (code 13435).
+    ///
     /// # Errors
     /// The parts of the preference do not agree; else see [`get_with`](Self::get_with).
     pub async fn read(&self, preference: ReadPreference) -> Result<super::PooledConnection<B>> {
