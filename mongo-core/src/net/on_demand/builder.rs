@@ -240,7 +240,7 @@ impl OnDemandTopologyBuilder {
             establishers: Establishers {
                 transport,
                 authenticator: Arc::new(authenticator),
-                metadata: metadata,
+                metadata,
                 server_api: options.server_api,
                 compression: Compression::from_options(&options),
                 connect_timeout: options.connect_timeout,

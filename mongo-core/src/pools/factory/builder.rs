@@ -233,7 +233,7 @@ impl ConnectionFactoryBuilder {
         let config = &self.config;
         Ok(Template {
             transport: self.transport.build(options)?,
-            metadata: metadata,
+            metadata,
             server_api: options.server_api,
             connect_timeout: options.connect_timeout,
             command_timeout: config.command_timeout(options),
