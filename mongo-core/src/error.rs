@@ -20,6 +20,8 @@ use crate::socks5::ProxyError;
 use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
 
+#[cfg(feature = "net")]
+pub(crate) use retry::RETRYABLE_WRITE;
 pub(crate) use same::same_system_error;
 pub use tls::{CertificateProblem, TlsError};
 
@@ -177,6 +179,8 @@ pub enum ClosedReason {
     CancelledWrite,
     /// The reply to a cancelled command did not come within the bound.
     CancelledReply,
+    /// The reply to a cancelled command is too long to be read away.
+    LongReply,
     /// A stream of replies (`moreToCome`) was left before its end.
     CancelledStream,
     /// The socket failed, or the server closed it.
@@ -247,6 +251,13 @@ impl Error {
     /// A failure of an open socket.
     pub fn network(error: io::Error) -> Self {
         Self::new(ErrorKind::Network(Arc::new(error)))
+    }
+
+    /// A stream that ended before all that was expected of it.
+    #[cfg(feature = "net")]
+    pub(crate) fn server_closed() -> Self {
+        let text = "the server closed the connection";
+        Self::network(io::Error::new(io::ErrorKind::UnexpectedEof, text))
     }
 
     /// The credential could not be had, for a [`CredentialProvider`](crate::net::CredentialProvider)

@@ -116,7 +116,16 @@ impl Authority {
 
     /// For `names`, signed by its own key instead of the authority's.
     pub fn self_signed(&self, names: &[&str]) -> Identity {
-        let (params, key) = (params(names, |_| ()), new_key());
+        self.self_signed_as(names, |_| ())
+    }
+
+    /// [`self_signed`](Self::self_signed), changed by `change`.
+    pub fn self_signed_as(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
+        let (params, key) = (params(names, change), new_key());
         Identity {
             certificate: params.self_signed(&key).expect("a certificate").pem(),
             key: key.serialize_pem(),

@@ -107,6 +107,7 @@ impl fmt::Display for ClosedReason {
         f.write_str(match self {
             Self::CancelledWrite => "a command was cancelled while it was written",
             Self::CancelledReply => "the reply to a cancelled command did not come in time",
+            Self::LongReply => "the reply it owed was too long",
             Self::CancelledStream => "a stream of replies was left before its end",
             Self::Network => "its socket failed",
             Self::Protocol => "the server broke the protocol",

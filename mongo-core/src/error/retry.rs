@@ -1,7 +1,7 @@
 //! Whether an operation that failed can be tried again.
 
 use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError};
-use crate::sdam::{RETRYABLE_ERROR, is_network_error};
+use crate::sdam::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, is_network_error};
 
 /// The server's codes of errors after which a read can be tried again.
 const RETRYABLE_READ: [i32; 13] = [
@@ -9,17 +9,27 @@ const RETRYABLE_READ: [i32; 13] = [
 ];
 
 /// What the server labels errors with after which a write can be tried again.
-const RETRYABLE_WRITE: &str = "RetryableWriteError";
+pub(crate) const RETRYABLE_WRITE: &str = "RetryableWriteError";
+
+/// The code of a read that a server can't serve yet, and no write.
+#[cfg(feature = "net")]
+const READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET: i32 = 134;
+
+/// From this wire version on (MongoDB 4.4) servers label their errors themselves.
+#[cfg(feature = "net")]
+const LABELS_WRITE_ERRORS: i32 = 9;
 
 impl Error {
     /// Whether a read that failed by this can be tried again, on a server selected anew: the network
     /// failed, a connection was given up, a pool was cleared, or the server's code says so. A wait
     /// for a connection, or for a server, that ran out can not.
     ///
-    /// Specification: retryable reads, "Retryable Error".
+    /// The label `RetryableError` counts only beside `SystemOverloadedError`.
+    ///
+    /// Specifications: retryable reads, "Retryable Error"; client backpressure.
     pub fn is_retryable_read(&self) -> bool {
         match self.kind() {
-            _ if self.has_label(RETRYABLE_ERROR) => true,
+            _ if self.is_retryable_overload() => true,
             ErrorKind::ConnectionClosed(_) | ErrorKind::PoolCleared | ErrorKind::NotWritable => {
                 true
             }
@@ -34,7 +44,9 @@ impl Error {
 
     /// Whether a write that failed by this can be tried again, on a server selected anew: as with
     /// [`is_retryable_read`](Self::is_retryable_read), but of the server's answers those that it
-    /// labels `RetryableWriteError`.
+    /// labels `RetryableWriteError`. Failures of the network have that label as the specification says:
+    /// of a check-out always, of a command if it is a retryable write; with `retryWrites=false` none has
+    /// it.
     ///
     /// The server sees to it that nothing is written twice only where the command has an `lsid` and
     /// a `txnNumber`. Any other write may have been carried out, except by
@@ -47,9 +59,45 @@ impl Error {
     pub fn is_retryable_write(&self) -> bool {
         match self.kind() {
             ErrorKind::Command(_) => {
-                self.has_label(RETRYABLE_WRITE) || self.has_label(RETRYABLE_ERROR)
+                self.has_label(RETRYABLE_WRITE) || self.is_retryable_overload()
             }
             _ => self.has_label(RETRYABLE_WRITE) || self.is_retryable_read(),
+        }
+    }
+
+    /// Whether the server was overloaded, and says that any command can be tried again, after a pause.
+    ///
+    /// Specification: client backpressure, "Retryable Overload Error".
+    fn is_retryable_overload(&self) -> bool {
+        self.has_label(SYSTEM_OVERLOADED_ERROR) && self.has_label(RETRYABLE_ERROR)
+    }
+
+    /// Whether a retryable write that failed by this, on a server of a wire version, gets the label
+    /// `RetryableWriteError` of the client.
+    ///
+    /// Specification: retryable writes, "RetryableWriteError Labels".
+    #[cfg(feature = "net")]
+    pub(crate) fn fails_writes_retryably(&self, max_wire_version: i32) -> bool {
+        match self.kind() {
+            ErrorKind::PoolCleared => true,
+            ErrorKind::ConnectionClosed(reason) => {
+                matches!(reason, super::ClosedReason::Interrupted)
+            }
+            ErrorKind::Command(CommandError { code, .. }) => {
+                max_wire_version < LABELS_WRITE_ERRORS
+                    && *code != READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET
+                    && RETRYABLE_READ.contains(code)
+            }
+            _ => is_network_error(self),
+        }
+    }
+
+    /// Labels the error of a check-out, if the write that it was for can be retried.
+    #[cfg(feature = "net")]
+    pub(crate) fn of_check_out(self, retries_writes: bool) -> Self {
+        match retries_writes && self.fails_writes_retryably(LABELS_WRITE_ERRORS) {
+            true => self.with_label(RETRYABLE_WRITE),
+            false => self,
         }
     }
 }
@@ -118,7 +166,9 @@ mod tests {
             assert!(!timeout(wait).is_retryable_read(), "{wait}");
             assert!(!timeout(wait).is_retryable_write(), "{wait}");
         }
-        let overloaded = timeout(Wait::WaitQueue).with_label(RETRYABLE_ERROR);
+        let half = timeout(Wait::WaitQueue).with_label(RETRYABLE_ERROR);
+        assert!(!half.is_retryable_read() && !half.is_retryable_write());
+        let overloaded = half.with_label(SYSTEM_OVERLOADED_ERROR);
         assert!(overloaded.is_retryable_read() && overloaded.is_retryable_write());
     }
 

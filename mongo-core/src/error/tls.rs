@@ -43,7 +43,11 @@ pub enum CertificateProblem {
     BadSignature,
     /// It can't be read.
     Malformed,
-    /// Anything else, in rustls' words.
+    /// It is one of a certificate authority, and does not itself stand in `tlsCAFile`.
+    OfAuthority,
+    /// It has a version of X.509 before 3.
+    OldVersion,
+    /// Anything else.
     Other(String),
 }
 
@@ -58,6 +62,13 @@ impl fmt::Display for CertificateProblem {
             Self::Revoked => "was revoked",
             Self::BadSignature => "has a wrong signature",
             Self::Malformed => "can't be read",
+            Self::OfAuthority => {
+                "is one of a certificate authority, which a server's must not be unless it stands in \
+                 `tlsCAFile` itself"
+            }
+            Self::OldVersion => {
+                "has a version of X.509 before 3, which is not supported"
+            }
             Self::Other(text) => return write!(f, "is not accepted: {text}"),
         })
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `mongodb::topology`, `mongodb::server_selection` | a topology, its monitors, its selections (which wait at level INFO) |
 //! | `mongodb::connection` | connections and their pools; `user` tells the pools of one server apart |
-//! | `mongodb::command` | commands and replies, as extended JSON of at most 1,000 characters |
+//! | `mongodb::command` | commands and replies, as extended JSON of at most 1,000 characters, or what [`set_max_logged_length`] or the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` says |
 //! | `mongodb::span` | no messages: a span `mongodb.command` for each command, with OpenTelemetry's attributes and nothing that the command says; with [`Pools`](crate::pools::Pools) it is in a span `mongodb.check_out`, from the check-out to the connection's return |
 
 mod cmap;
@@ -18,6 +18,8 @@ mod handlers;
 mod metrics;
 mod sdam;
 
+#[cfg(feature = "net")]
+pub use crate::logs::set_max_logged_length;
 pub use cmap::{
     CheckOutFailedReason, CmapEvent, ConnectionCheckOutFailedEvent, ConnectionCheckOutStartedEvent,
     ConnectionCheckedInEvent, ConnectionCheckedOutEvent, ConnectionClosedEvent,

@@ -3,13 +3,13 @@
 use bson::oid::ObjectId;
 use bson::raw::{RawBsonRef, RawDocument};
 
-use crate::auth::reply::{ServerError, fields, is_ok};
+use crate::auth::reply::{ServerError, integer, is_ok};
 use crate::auth::{AuthMechanism, ScramMechanism};
 use crate::uri::Compressor;
 
 use super::field::{
-    BATCH_SIZE, MESSAGE_SIZE, OBJECT_SIZE, compressors, flag, invalid, name, session_timeout,
-    topology_version, whole, wire_version,
+    BATCH_SIZE, MESSAGE_SIZE, OBJECT_SIZE, compressors, flag, hello_fields, hint, invalid, name,
+    service_id, session_timeout, topology_version, wire_version,
 };
 use super::{HandshakeError, MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 
@@ -76,8 +76,8 @@ pub struct ConnectionDescription {
 #[derive(Debug)]
 pub(super) struct HelloReply<'a> {
     pub(super) description: ConnectionDescription,
-    /// What the server's list of mechanisms comes to; SCRAM-SHA-1 where it sent none.
-    pub(super) negotiated: ScramMechanism,
+    /// What the server's list of mechanisms comes to; `None` where it sent no list.
+    pub(super) negotiated: Option<ScramMechanism>,
     pub(super) speculative: Option<&'a RawDocument>,
 }
 
@@ -101,7 +101,6 @@ struct Collected {
     ok: Option<bool>,
     error: ServerError,
     arbiter_only: bool,
-    has_sha_256: bool,
 }
 
 impl<'a> HelloReply<'a> {
@@ -109,11 +108,11 @@ impl<'a> HelloReply<'a> {
     pub(super) fn read(reply: &'a RawDocument, load_balanced: bool) -> Result<Self, HelloFailure> {
         let mut read = Self {
             description: ConnectionDescription::unknown(),
-            negotiated: ScramMechanism::Sha1,
+            negotiated: None,
             speculative: None,
         };
         let mut collected = Collected::default();
-        for field in fields(reply, is_wanted) {
+        for field in hello_fields(reply, is_wanted) {
             let (key, value) = field.ok_or(HandshakeError::Malformed)?;
             read.take(key, value, &mut collected)?;
         }
@@ -123,9 +122,6 @@ impl<'a> HelloReply<'a> {
             None => return Err(invalid("ok", "a number").into()),
         }
         read.description.arbiter = collected.arbiter_only && read.description.set_name.is_some();
-        if collected.has_sha_256 {
-            read.negotiated = ScramMechanism::Sha256;
-        }
         read.description.check(load_balanced)?;
         Ok(read)
     }
@@ -139,7 +135,7 @@ impl<'a> HelloReply<'a> {
         let description = &mut self.description;
         match key {
             "ok" => collected.ok = is_ok(value),
-            "saslSupportedMechs" => collected.has_sha_256 = lists_sha_256(value),
+            "saslSupportedMechs" => self.negotiated = negotiated(value),
             "speculativeAuthenticate" => self.speculative = value.as_document(),
             "minWireVersion" => {
                 description.min_wire_version = wire_version("minWireVersion", value)?;
@@ -153,26 +149,21 @@ impl<'a> HelloReply<'a> {
             }
             "maxWriteBatchSize" => description.max_write_batch_size = BATCH_SIZE.read(value)?,
             "logicalSessionTimeoutMinutes" => {
-                description.logical_session_timeout_minutes = session_timeout(value)?;
+                description.logical_session_timeout_minutes = session_timeout(value);
             }
-            "helloOk" => description.hello_ok = flag("helloOk", value)?,
+            "helloOk" => description.hello_ok = hint(value),
             "isWritablePrimary" | "ismaster" => {
                 description.is_writable_primary |= flag("isWritablePrimary", value)?;
             }
             "secondary" => description.secondary = flag("secondary", value)?,
             "arbiterOnly" => collected.arbiter_only = flag("arbiterOnly", value)?,
-            "readOnly" => description.read_only = flag("readOnly", value)?,
+            "readOnly" => description.read_only = hint(value),
             "msg" => description.mongos = value.as_str() == Some("isdbgrid"),
             "setName" => description.set_name = Some(name("setName", value)?),
-            "connectionId" => {
-                description.connection_id = Some(whole("connectionId", value)?);
-            }
-            "serviceId" => {
-                let id = value.as_object_id();
-                description.service_id = Some(id.ok_or(invalid("serviceId", "an object id"))?);
-            }
-            "topologyVersion" => description.topology_version = Some(topology_version(value)?),
-            "compression" => description.compression = compressors(value)?,
+            "connectionId" => description.connection_id = integer(value),
+            "serviceId" => description.service_id = service_id(value),
+            "topologyVersion" => description.topology_version = topology_version(value),
+            "compression" => description.compression = compressors(value),
             _ => collected.error.take(key, value),
         }
         Ok(())
@@ -252,14 +243,18 @@ fn is_wanted(key: &str) -> bool {
 /// How many of a server's mechanisms are looked at; there are seven.
 const MAX_MECHANISMS: usize = 128;
 
-/// The list is not validated, as the specification demands: whatever else is in it, or whatever
-/// the field is, only that one name counts.
-fn lists_sha_256(value: RawBsonRef<'_>) -> bool {
-    value.as_array().is_some_and(|list| {
-        list.into_iter()
-            .take(MAX_MECHANISMS)
-            .map_while(Result::ok)
-            .any(|name| name.as_str() == Some(ScramMechanism::Sha256.name()))
+/// The list is not validated, as the specification demands: whatever else is in it, only that one
+/// name counts.
+fn negotiated(value: RawBsonRef<'_>) -> Option<ScramMechanism> {
+    let has_sha_256 = value
+        .as_array()?
+        .into_iter()
+        .take(MAX_MECHANISMS)
+        .map_while(Result::ok)
+        .any(|name| name.as_str() == Some(ScramMechanism::Sha256.name()));
+    Some(match has_sha_256 {
+        true => ScramMechanism::Sha256,
+        false => ScramMechanism::Sha1,
     })
 }
 

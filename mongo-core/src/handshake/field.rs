@@ -1,6 +1,12 @@
-//! The fields of a hello's reply, each within bounds.
+//! The fields of a hello's reply, each within bounds: one rule for the monitor's connection and for
+//! the pools'.
+//!
+//! `null` says the same as an absent field. A field from which the server's type, its members or the
+//! limits of messages follow is an error where it can't be read. Any other field only informs: where
+//! it can't be read, it is taken for absent, and does not cost the server.
 
-use bson::raw::RawBsonRef;
+use bson::oid::ObjectId;
+use bson::raw::{RawBsonRef, RawDocument};
 
 use crate::auth::reply::{fields, integer};
 use crate::text::printable;
@@ -39,6 +45,14 @@ pub(crate) const BATCH_SIZE: Bounds = Bounds {
     minimum: 1,
     maximum: 10_000_000,
 };
+
+/// The fields of a hello's reply that `wanted` names. `None` ends the pass: the reply is malformed.
+pub(crate) fn hello_fields<'a>(
+    reply: &'a RawDocument,
+    wanted: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = Option<(&'a str, RawBsonRef<'a>)>> {
+    fields(reply, wanted).filter(|field| !matches!(field, Some((_, RawBsonRef::Null))))
+}
 
 impl Bounds {
     /// Too small can't be worked with. Too great only means that less is used than could be.
@@ -91,44 +105,44 @@ pub(crate) fn wire_version(
         .ok_or(invalid(field, "a wire version"))
 }
 
-pub(crate) fn session_timeout(value: RawBsonRef<'_>) -> Result<Option<u32>, HandshakeError> {
-    const FIELD: &str = "logicalSessionTimeoutMinutes";
-    match value {
-        RawBsonRef::Null => Ok(None),
-        value => u32::try_from(whole(FIELD, value)?)
-            .map(Some)
-            .map_err(|_| invalid(FIELD, "a number of minutes")),
-    }
+/// A flag that only informs.
+pub(crate) fn hint(value: RawBsonRef<'_>) -> bool {
+    flag("", value).unwrap_or(false)
 }
 
-pub(crate) fn topology_version(value: RawBsonRef<'_>) -> Result<TopologyVersion, HandshakeError> {
-    let wrong = invalid("topologyVersion", "processId and counter");
-    let document = value.as_document().ok_or(wrong.clone())?;
+pub(crate) fn session_timeout(value: RawBsonRef<'_>) -> Option<u32> {
+    integer(value).and_then(|minutes| u32::try_from(minutes).ok())
+}
+
+pub(crate) fn service_id(value: RawBsonRef<'_>) -> Option<ObjectId> {
+    value.as_object_id()
+}
+
+pub(crate) fn topology_version(value: RawBsonRef<'_>) -> Option<TopologyVersion> {
     let (mut process_id, mut counter) = (None, None);
-    for field in fields(document, |key| matches!(key, "processId" | "counter")) {
-        match field.ok_or(HandshakeError::Malformed)? {
+    for field in fields(value.as_document()?, |key| {
+        matches!(key, "processId" | "counter")
+    }) {
+        match field? {
             ("processId", value) => process_id = value.as_object_id(),
             (_, value) => counter = integer(value),
         }
     }
-    match (process_id, counter) {
-        (Some(process_id), Some(counter)) => Ok(TopologyVersion {
-            process_id,
-            counter,
-        }),
-        _ => Err(wrong),
-    }
+    Some(TopologyVersion {
+        process_id: process_id?,
+        counter: counter?,
+    })
 }
 
-pub(crate) fn compressors(value: RawBsonRef<'_>) -> Result<Vec<String>, HandshakeError> {
-    let list = value
-        .as_array()
-        .ok_or(invalid("compression", "a list of names"))?;
+/// The names of a list; whatever else is in it is left out.
+pub(crate) fn compressors(value: RawBsonRef<'_>) -> Vec<String> {
+    let Some(list) = value.as_array() else {
+        return Vec::new();
+    };
     list.into_iter()
         .take(MAX_COMPRESSORS)
-        .map(|name| match name {
-            Ok(RawBsonRef::String(name)) => Ok(printable(name, MAX_NAME_LENGTH)),
-            _ => Err(invalid("compression", "a list of names")),
-        })
+        .map_while(Result::ok)
+        .filter_map(RawBsonRef::as_str)
+        .map(|name| printable(name, MAX_NAME_LENGTH))
         .collect()
 }

@@ -281,8 +281,15 @@ impl Handshake {
         let (Some(credential), false) = (&self.context.credential, read.description.arbiter) else {
             return Ok(Step::Done(read.description));
         };
-        let mechanism = credential.mechanism().unwrap_or(read.negotiated.into());
-        let begun = speculative.filter(|begun| begun.mechanism() == mechanism);
+        let begun = speculative.filter(|_| read.speculative.is_some());
+        let mechanism = match (credential.mechanism(), read.negotiated, &begun) {
+            (Some(given), _, _) => given,
+            (None, Some(negotiated), _) => negotiated.into(),
+            // The answer to the first message says what no list does: that the user has the mechanism.
+            (None, None, Some(begun)) => begun.mechanism(),
+            (None, None, None) => AuthMechanism::ScramSha1,
+        };
+        let begun = begun.filter(|begun| begun.mechanism() == mechanism);
         let (step, conversation) = match (read.speculative, begun) {
             (Some(first), Some(mut begun)) => {
                 let handled = begun.handle_speculative_reply(first);

@@ -1,4 +1,5 @@
 use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
@@ -7,8 +8,49 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use crate::text::is_printable;
 
-/// The most that is shown of a document, in characters, as the logging specification has it.
-const MAX_LENGTH: usize = 1000;
+/// The most that is shown of a document by default, in characters, as the logging specification has
+/// it.
+const DEFAULT_LENGTH: usize = 1000;
+
+/// The specification's environment variable for it.
+const VARIABLE: &str = "MONGODB_LOG_MAX_DOCUMENT_LENGTH";
+
+/// Of the whole process, as the logs are.
+static MAX_LENGTH: AtomicUsize = AtomicUsize::new(UNREAD);
+
+/// The environment was not looked at yet.
+const UNREAD: usize = usize::MAX;
+
+/// Sets how much `tracing` events show of a command or a reply: so many characters of its extended
+/// JSON, and `...` where there is more. For the whole process, from now on.
+///
+/// Default: the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` as it is when the first
+/// document is logged, if it is a whole number, else 1000.
+///
+/// Specification: logging, "Truncation of large documents".
+pub fn set_max_logged_length(characters: usize) {
+    MAX_LENGTH.store(characters.min(UNREAD - 1), Ordering::Relaxed);
+}
+
+fn max_length() -> usize {
+    match MAX_LENGTH.load(Ordering::Relaxed) {
+        UNREAD => {
+            let length = length_in(std::env::var(VARIABLE).ok().as_deref());
+            // What was set meanwhile holds.
+            let set =
+                MAX_LENGTH.compare_exchange(UNREAD, length, Ordering::Relaxed, Ordering::Relaxed);
+            set.err().unwrap_or(length)
+        }
+        length => length,
+    }
+}
+
+/// What the environment says; what can't be read says nothing. No warning: this runs while an event
+/// is written.
+fn length_in(variable: Option<&str>) -> usize {
+    let length = variable.and_then(|text| text.trim().parse::<usize>().ok());
+    length.map_or(DEFAULT_LENGTH, |length| length.min(UNREAD - 1))
+}
 
 /// A document as relaxed extended JSON, cut where it gets long.
 ///
@@ -22,7 +64,7 @@ impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut writer = Bounded {
             out: f,
-            left: MAX_LENGTH,
+            left: max_length(),
             is_cut: false,
         };
         match write_document(&mut writer, self.0) {
@@ -221,6 +263,17 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_says_how_much_is_shown() {
+        assert_eq!(length_in(None), DEFAULT_LENGTH);
+        for (text, length) in [("0", 0), ("5", 5), (" 20000 ", 20_000)] {
+            assert_eq!(length_in(Some(text)), length, "{text}");
+        }
+        for odd in ["", "-1", "1.5", "many"] {
+            assert_eq!(length_in(Some(odd)), DEFAULT_LENGTH, "{odd}");
+        }
+    }
+
+    #[test]
     fn every_type_is_written_as_bson_writes_it() {
         let id = ObjectId::from_bytes([7; 12]);
         is_as_bson_has_it(doc! {
@@ -281,11 +334,11 @@ mod tests {
     #[test]
     fn a_long_document_is_cut_at_a_character() {
         // `{"a":"` and `"}` round it.
-        let fits = shown(&doc! { "a": "é".repeat(MAX_LENGTH - 8) });
-        assert_eq!(fits.chars().count(), MAX_LENGTH);
+        let fits = shown(&doc! { "a": "é".repeat(DEFAULT_LENGTH - 8) });
+        assert_eq!(fits.chars().count(), DEFAULT_LENGTH);
         assert!(fits.ends_with("\"}"));
-        let cut = shown(&doc! { "a": "é".repeat(MAX_LENGTH - 7) });
-        assert_eq!(cut.chars().count(), MAX_LENGTH + 3);
+        let cut = shown(&doc! { "a": "é".repeat(DEFAULT_LENGTH - 7) });
+        assert_eq!(cut.chars().count(), DEFAULT_LENGTH + 3);
         assert!(cut.ends_with("é\"..."), "{cut}");
         let cut = shown(&doc! { "a": "é".repeat(5000) });
         assert!(cut.ends_with("éé..."), "{cut}");
@@ -307,7 +360,7 @@ mod tests {
         }
         let document = RawDocument::from_bytes(&bytes).expect("a document");
         let shown = Json(document).to_string();
-        assert_eq!(shown.len(), MAX_LENGTH + 3);
+        assert_eq!(shown.len(), DEFAULT_LENGTH + 3);
         assert!(shown.starts_with(r#"{"":{"":{"#), "{shown}");
     }
 

@@ -16,6 +16,7 @@ use crate::text::write_printable;
 pub(crate) use cmap::{cmap_event, wants_cmap_events};
 pub(crate) use command::{command_event, wants_command_events, wants_commands};
 pub(crate) use json::Json;
+pub use json::set_max_logged_length;
 pub(crate) use span::{CheckOutSpan, command_span, record_failure, wants_spans};
 
 /// The host, or the path of a Unix domain socket.

@@ -22,6 +22,8 @@ pub(super) struct Channel {
     pub(super) exchange: Exchange,
     /// The runtime in which it was made.
     home: Option<runtime::Id>,
+    /// Whether the stream failed before the first byte of the last reply.
+    is_unheard: bool,
 }
 
 impl Channel {
@@ -33,6 +35,7 @@ impl Channel {
             stream,
             exchange,
             home: Handle::try_current().ok().map(|handle| handle.id()),
+            is_unheard: false,
         }
     }
 
@@ -43,6 +46,11 @@ impl Channel {
             channel: self,
             before,
         }
+    }
+
+    /// Whether the stream failed before the first byte of the reply that was waited for.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_unheard
     }
 
     /// The runtime that the stream belongs to; `None` if it was made outside of any.
@@ -155,6 +163,7 @@ impl Channel {
 
     fn failed(&mut self, error: io::Error) -> Error {
         let error = explain(Error::network(error));
+        self.is_unheard = true;
         close(&mut self.exchange, &error);
         error
     }
@@ -163,7 +172,10 @@ impl Channel {
     pub(super) async fn read(&mut self, max: usize) -> Result<()> {
         let (stream, exchange) = (&mut self.stream, &mut self.exchange);
         let outcome = read(stream, exchange, max).await.map_err(explain);
-        outcome.inspect_err(|error| close(exchange, error))
+        outcome.inspect_err(|error| {
+            self.is_unheard = exchange.awaits_first_byte();
+            close(exchange, error);
+        })
     }
 
     /// The document of the reply.
@@ -226,11 +238,14 @@ fn explain(error: Error) -> Error {
 
 async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
     while let Some(target) = exchange.read_target(max)? {
-        if stream.read_buf(target).await.map_err(Error::network)? == 0 {
-            return Err(Error::network(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            )));
+        match stream.read_buf(target).await {
+            Ok(1..) => {}
+            Ok(0) => return Err(Error::server_closed()),
+            // So rustls tells of an end without its `close_notify`.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(Error::server_closed());
+            }
+            Err(error) => return Err(Error::network(error)),
         }
     }
     // Others have their turn while much is unpacked and checked; what has been is kept when this is

@@ -101,13 +101,17 @@ impl Connection {
     /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. It is
     /// sent as it is: no session, read preference or concern is added to it, as the run-command
     /// specification asks; the fields of the stable API are, where one was declared
-    /// ([`ServerApi`](crate::handshake::ServerApi)).
+    /// ([`ServerApi`](crate::handshake::ServerApi)). A read from a secondary needs a
+    /// `$readPreference` of the caller's: see
+    /// [`ReadPreference::to_document`](crate::select::ReadPreference::to_document).
     ///
     /// The deadline is the connection's `command_timeout`; see
     /// [`run_command_by`](Self::run_command_by) for one of your own.
     ///
     /// # Errors
-    /// - `ok: 0` in the reply: [`ErrorKind::Command`], and the connection stays usable. A
+    /// - `ok: 0` in the reply: [`ErrorKind::Command`], and the connection stays usable; if it says that
+    ///   the server is no longer writable, a pool without a topology does not hand the connection out
+    ///   again. A
     ///   `ReauthenticationRequired` (code 391) is answered by [`reauthenticate`](Self::reauthenticate)
     ///   and the command run again, once, before the same deadline. `writeErrors` and a
     ///   `writeConcernError` are no errors here: see [`Reply::check_write`].
@@ -118,6 +122,10 @@ impl Connection {
     /// - [`ErrorKind::Configuration`]: it has to wait by a deadline, and is not polled within a Tokio
     ///   runtime with a timer. As after a deadline that came, the connection stays usable.
     /// - The socket failed, or the server broke the protocol: the connection is closed.
+    ///
+    /// A failure of the network, or a time-out, of a retryable write (with a `txnNumber`, and no part of
+    /// a transaction but its end) has the label `RetryableWriteError`, unless `retryWrites=false`.
+    ///
     /// - [`ErrorKind::ConnectionClosed`]: it was closed before; or the pool gave it up
     ///   ([`ClosedReason::Interrupted`](crate::error::ClosedReason::Interrupted)), perhaps after the
     ///   command was sent.
@@ -187,7 +195,8 @@ impl Connection {
             }
             let Err(error) = outcome else { break };
             if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {
-                return Err(error);
+                let sent = || bson::serialize_to_raw_document_buf(&command).ok();
+                return Err(self.inner.identity.label_write(error, sent));
             }
             may_run_again = false;
             // Rare, too.
@@ -281,8 +290,10 @@ impl Connection {
     /// Names an error, and tells the pool of it.
     fn failed(&self, error: Error) -> Error {
         let error = self.inner.identity.name(error);
-        if let Some(tie) = &self.inner.identity.tie {
-            tie.owner.failed(&self.inner.identity, &error);
+        if let Some(tie) = &self.inner.identity.tie
+            && !tie.owner.failed(&self.inner.identity, &error)
+        {
+            tie.link.outdate();
         }
         error
     }
@@ -396,6 +407,9 @@ impl Connection {
             }
         };
         if let Err(error) = outcome {
+            if let Readiness::Closed(reason @ ClosedReason::LongReply) = self.readiness() {
+                return Err(self.closed(reason));
+            }
             self.close_for(ClosedReason::CancelledReply);
             return Err(self.inner.identity.name(error));
         }

@@ -98,7 +98,10 @@ pub(super) async fn telling<F: Future>(future: F, mut tell: impl FnMut(Wait)) ->
 /// TCP and Unix domain sockets.
 ///
 /// A host name's addresses are tried in turns of IPv6 and IPv4, the next one 250 ms after the one
-/// before or as soon as that has failed (happy eyeballs, RFC 8305); the first to answer wins. TCP
+/// before or as soon as that has failed (happy eyeballs, RFC 8305); the first to answer wins. If
+/// it closes or resets the connection before the first byte of an answer, to TLS or to the hello, the
+/// others are tried, within the same time; where this connector is used by itself, not in another
+/// one. TCP
 /// sockets have `TCP_NODELAY` set and are kept alive: probes begin after 120 s of silence and follow
 /// each other every 10 s, and after 9 without an answer the socket is closed. (Where the system has
 /// no such settings for a single socket, its own hold.)
@@ -111,6 +114,40 @@ pub(super) async fn telling<F: Future>(future: F, mut tell: impl FnMut(Wait)) ->
 pub struct SocketConnector {
     keep_alive: TcpKeepalive,
     attempt_delay: Duration,
+}
+
+/// The addresses of a host that are left to be tried: first all that it has, then those to which no
+/// connection was opened yet.
+#[derive(Debug, Default)]
+pub(super) struct Untried(Option<Vec<SocketAddr>>);
+
+impl Untried {
+    #[cfg(test)]
+    pub(super) fn of(addresses: Vec<SocketAddr>) -> Self {
+        Self(Some(addresses))
+    }
+
+    /// Whether one is left for a connection that the server closed or reset before the first byte of
+    /// its answer: something accepts connections at the address before, and is no server.
+    pub(super) fn is_left_after(&self, error: &Error) -> bool {
+        let is_left = self.0.as_ref().is_some_and(|left| !left.is_empty());
+        is_left && is_cut_off(error)
+    }
+}
+
+/// Whether the other side closed or reset the connection.
+pub(super) fn is_cut_off(error: &Error) -> bool {
+    let ErrorKind::Network(error) = error.kind() else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+    )
 }
 
 impl Default for SocketConnector {
@@ -131,53 +168,29 @@ impl SocketConnector {
     pub(super) async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         check_io().map_err(io::Error::other)?;
         let addresses = lookup_host((host, port)).await?;
-        self.open(addresses).await
+        Ok(self.open(in_turns(addresses)).await?.0)
     }
 
-    async fn open(&self, addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
-        let stream = self.race(in_turns(addresses)).await?;
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&self.keep_alive)?;
-        Ok(stream)
-    }
-
-    /// Dropping this future ends every attempt under way. Nothing is spawned: who connects may want
-    /// no task in the background.
-    async fn race(&self, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-        let mut attempts = Together::new();
-        let mut addresses = addresses.into_iter();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no addresses");
-        loop {
-            match addresses.next() {
-                Some(address) => attempts.push((), TcpStream::connect(address)),
-                None if attempts.is_empty() => return Err(failure),
-                None => {}
-            }
-            let more = !addresses.as_slice().is_empty();
-            // Both branches are safe to drop: the attempts stay, the sleep starts anew only once its
-            // turn is over.
-            tokio::select! {
-                Some(((), attempt)) = attempts.next() => match attempt {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => failure = error,
-                },
-                () = sleep_until(Instant::now() + self.attempt_delay), if more => {}
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Connector for SocketConnector {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+    /// [`connect`](Connector::connect) to one of the addresses that are left to be tried.
+    pub(super) async fn connect_untried(
+        &self,
+        address: &ServerAddress,
+        untried: &mut Untried,
+    ) -> Result<Stream> {
         check_io()?;
         match address {
             ServerAddress::Tcp { host, port } => {
-                waits_for(Wait::Dns);
-                let addresses = lookup_host((&**host, *port)).await;
+                let addresses = match untried.0.take() {
+                    Some(left) => left,
+                    None => {
+                        waits_for(Wait::Dns);
+                        let addresses = lookup_host((&**host, *port)).await;
+                        in_turns(addresses.map_err(|error| ErrorKind::Dns(Arc::new(error)))?)
+                    }
+                };
                 waits_for(Wait::Connect);
-                let addresses = addresses.map_err(|error| ErrorKind::Dns(Arc::new(error)))?;
-                let stream = self.open(addresses).await.map_err(not_connected)?;
+                let (stream, left) = self.open(addresses).await.map_err(not_connected)?;
+                untried.0 = Some(left);
                 Ok(Stream::Tcp(stream))
             }
             #[cfg(unix)]
@@ -190,6 +203,49 @@ impl Connector for SocketConnector {
                 Err(not_connected(io::Error::from(io::ErrorKind::Unsupported)))
             }
         }
+    }
+
+    /// A stream to the first address that answers, and the addresses that were not tried to the end.
+    async fn open(&self, addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, Vec<SocketAddr>)> {
+        let (stream, left) = self.race(addresses).await?;
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&self.keep_alive)?;
+        Ok((stream, left))
+    }
+
+    /// Dropping this future ends every attempt under way. Nothing is spawned: who connects may want
+    /// no task in the background.
+    async fn race(&self, addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, Vec<SocketAddr>)> {
+        let mut attempts = Together::new();
+        let mut addresses = addresses.into_iter();
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no addresses");
+        loop {
+            match addresses.next() {
+                Some(address) => attempts.push(address, TcpStream::connect(address)),
+                None if attempts.is_empty() => return Err(failure),
+                None => {}
+            }
+            let more = !addresses.as_slice().is_empty();
+            // Both branches are safe to drop: the attempts stay, the sleep starts anew only once its
+            // turn is over.
+            tokio::select! {
+                Some((_, attempt)) = attempts.next() => match attempt {
+                    Ok(stream) => {
+                        let left = attempts.keys().copied().chain(addresses).collect();
+                        return Ok((stream, left));
+                    }
+                    Err(error) => failure = error,
+                },
+                () = sleep_until(Instant::now() + self.attempt_delay), if more => {}
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for SocketConnector {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+        self.connect_untried(address, &mut Untried::default()).await
     }
 }
 
@@ -251,8 +307,14 @@ mod tests {
             let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             closed.local_addr().expect("bound")
         };
-        let stream = SocketConnector::new().race(vec![refusing, good]).await;
-        assert_eq!(stream.expect("connected").peer_addr().expect("peer"), good);
+        let raced = SocketConnector::new().race(vec![refusing, good]).await;
+        let (stream, left) = raced.expect("connected");
+        assert_eq!(stream.peer_addr().expect("peer"), good);
+        assert!(left.is_empty(), "{left:?}");
+        let raced = SocketConnector::new().race(vec![good, refusing]).await;
+        let (stream, left) = raced.expect("connected");
+        assert_eq!(stream.peer_addr().expect("peer"), good);
+        assert_eq!(left, [refusing]);
         let error = SocketConnector::new().race(vec![refusing]).await;
         assert_eq!(
             error.expect_err("refused").kind(),

@@ -10,9 +10,11 @@ use super::authenticator::Authenticator;
 use super::channel::Channel;
 use super::connect_clock::ConnectClock;
 use super::connection::{Connection, Identity};
+use super::connector::Untried;
 use super::conversing::{Conversing, Proof, ask, nonces};
 use super::deadline::{Deadline, Elapsed};
 use super::generations::{Generation, Generations};
+use super::metadata::Metadata;
 use super::tls;
 use super::transport::Transport;
 use crate::ServerAddress;
@@ -31,8 +33,7 @@ pub(crate) struct Establisher {
     pub(crate) transport: Transport,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) server: ServerAddress,
-    /// The `client` document of the handshake.
-    pub(crate) metadata: Arc<RawDocumentBuf>,
+    pub(crate) metadata: Metadata,
     /// For every command.
     pub(crate) server_api: Option<ServerApi>,
     /// Over the whole establishment but the wait for an access token (`connectTimeoutMS`); `None` is
@@ -40,6 +41,8 @@ pub(crate) struct Establisher {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
+    /// Whether writes are to be retried (`retryWrites`).
+    pub(crate) retries_writes: bool,
     /// Whether anything compares how long a connection was idle.
     pub(crate) times_idleness: Arc<AtomicBool>,
     /// Whether the server is a load balancer: each connection is to one of its services.
@@ -107,6 +110,7 @@ struct Progress {
 pub(super) struct Opened {
     pub(super) channel: Channel,
     pub(super) generation: Generation,
+    untried: Untried,
 }
 
 /// A connection that has said hello, and is not authenticated yet.
@@ -174,7 +178,7 @@ impl Establisher {
         };
         *self.phase() = Wait::Connect;
         outcome.map_err(|error| Failed {
-            error: self.name(error),
+            error: self.name(error).of_check_out(self.retries_writes),
             phase: progress.phase,
             service: progress.service,
         })
@@ -196,13 +200,14 @@ impl Establisher {
         clock: &ConnectClock,
     ) -> Result<Agreed> {
         let phase = &mut progress.phase;
-        let opened = opened.insert(self.open(|wait| self.enter(phase, wait)).await?);
+        let mut enter = |wait| self.enter(phase, wait);
+        let opened = opened.insert(self.open(Untried::default(), &mut enter).await?);
         self.enter(phase, Wait::Credential);
         let credential = self.authenticator.credential(&self.server).await?;
-        self.enter(phase, Wait::Handshake);
         let user = credential.as_ref().and_then(|own| own.username().cloned());
         let greeted = async {
-            let mut handshake = self.greet(&mut opened.channel, credential).await?;
+            let enter = &mut |wait| self.enter(phase, wait);
+            let mut handshake = self.greet(opened, credential, enter).await?;
             let step = handshake.handle_reply(opened.channel.body()?);
             // First, because the reply may refuse the credential that the hello carried.
             progress.service = self.join_service(opened, &handshake);
@@ -223,25 +228,46 @@ impl Establisher {
     }
 
     /// Opens the transport. `enter` is told what is waited for.
-    pub(super) async fn open(&self, enter: impl FnMut(Wait)) -> Result<Opened> {
+    pub(super) async fn open(
+        &self,
+        mut untried: Untried,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<Opened> {
         let generation = self.generations.begin();
-        let stream = self.transport.open(&self.server, enter).await?;
+        let stream = self.transport.open(&self.server, &mut untried, enter);
         Ok(Opened {
-            channel: Channel::new(stream),
+            channel: Channel::new(stream.await?),
             generation,
+            untried,
         })
     }
 
-    /// Says hello. The channel has the reply, which is not looked at yet.
+    /// Says hello: if the other side closes or resets the connection before it has answered, on one
+    /// to another address of the host. The channel has the reply, which is not looked at yet.
     pub(super) async fn greet(
         &self,
-        channel: &mut Channel,
+        opened: &mut Opened,
         credential: Option<Arc<Credential>>,
+        enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<Handshake> {
-        if !self.compression.compressors.is_empty() {
-            channel.exchange.accept_compressed();
+        loop {
+            let channel = &mut opened.channel;
+            if !self.compression.compressors.is_empty() {
+                channel.exchange.accept_compressed();
+            }
+            enter(Wait::Handshake);
+            match say_hello(channel, self.context(credential.clone())?).await {
+                Err(error) if channel.is_unheard() && opened.untried.is_left_after(&error) => {
+                    let untried = std::mem::take(&mut opened.untried);
+                    *opened = self.open(untried, enter).await?;
+                }
+                Err(error) => {
+                    self.transport.note_failure(&error).await;
+                    return Err(error);
+                }
+                Ok(handshake) => return Ok(handshake),
+            }
         }
-        say_hello(channel, self.context(credential)?).await
     }
 
     /// Authenticates on a connection that was greeted without a credential, maybe long ago: by
@@ -313,6 +339,7 @@ impl Establisher {
         let Opened {
             mut channel,
             generation,
+            untried: _,
         } = opened;
         let Agreed {
             handshake,
@@ -326,6 +353,9 @@ impl Establisher {
             max_message_size: description.max_message_size_bytes,
             ..Limits::default()
         };
+        let is_standalone = description.set_name.is_none() && !description.mongos;
+        let has_sessions = description.logical_session_timeout_minutes.is_some();
+        let can_retry_writes = has_sessions && (!is_standalone || self.load_balanced);
         let identity = Identity {
             id,
             generation,
@@ -341,6 +371,7 @@ impl Establisher {
             server_api: self.server_api.map(|api| api.fields()),
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
+            retries_writes: self.retries_writes && can_retry_writes,
             times_idleness: self.times_idleness.load(Ordering::Relaxed),
             created: Instant::now(),
             events: self.events.clone(),
@@ -361,7 +392,7 @@ impl Establisher {
             load_balanced: self.load_balanced,
             replica_set: self.replica_set.clone(),
             compressors: self.compression.compressors.clone(),
-            ..HandshakeContext::new(self.metadata.clone(), nonces()?)
+            ..HandshakeContext::new(self.metadata.document(), nonces()?)
         })
     }
 }
@@ -395,3 +426,6 @@ async fn say_hello(channel: &mut Channel, context: HandshakeContext) -> Result<H
 async fn ask_first(channel: &mut Channel, request: &Outgoing) -> Result<()> {
     ask(channel, request).await.map_err(tls::explain)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

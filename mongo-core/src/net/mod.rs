@@ -20,6 +20,7 @@ mod generations;
 #[cfg(feature = "cloud-credentials")]
 mod http;
 mod keys;
+mod metadata;
 mod monitor;
 mod oidc;
 mod on_demand;
@@ -51,6 +52,7 @@ pub use dns::{DnsResolver, resolve, system_random};
 pub(crate) use establish::{Compression, Establisher, Failed, Service};
 pub(crate) use generations::Generations;
 pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
+pub(crate) use metadata::Metadata;
 pub use oidc::{AccessToken, KubernetesTokens, OidcCallback, OidcRequest};
 #[cfg(feature = "cloud-credentials")]
 pub use oidc::{AzureTokens, GcpTokens};

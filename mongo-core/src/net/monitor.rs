@@ -12,14 +12,15 @@ use tokio::time::Instant;
 
 use super::background::{Alive, Task};
 use super::channel::Channel;
-use super::connector::telling;
+use super::connector::{Untried, is_cut_off, telling};
 use super::deadline::Deadline;
 use super::establish::first_hello;
+use super::metadata::Metadata;
 use super::stream::Stream;
 use super::topology::Shared;
 use super::transport::Transport;
 use crate::ServerAddress;
-use crate::error::{ClosedReason, ErrorKind, Result, Wait};
+use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::event::{SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent};
 use crate::handshake::Environment;
 use crate::sdam::{
@@ -36,8 +37,7 @@ const SAMPLES: usize = 8;
 pub(super) struct Monitoring {
     options: ClientOptions,
     transport: Transport,
-    /// The `client` document of the handshake.
-    metadata: Arc<RawDocumentBuf>,
+    pub(super) metadata: Metadata,
     on_faas: bool,
     next_connection: AtomicU64,
 }
@@ -46,13 +46,13 @@ impl Monitoring {
     pub(super) fn new(
         options: &ClientOptions,
         transport: Transport,
-        metadata: RawDocumentBuf,
+        metadata: Metadata,
         environment: &Environment<'_>,
     ) -> Self {
         Self {
             options: options.clone(),
             transport,
-            metadata: Arc::new(metadata),
+            metadata,
             on_faas: environment.is_faas(),
             next_connection: AtomicU64::new(1),
         }
@@ -240,13 +240,25 @@ struct Link {
     step: Option<Step>,
     /// What the step that opens the connection waits for.
     opening: Option<Wait>,
+    untried: Untried,
 }
 
 enum Stepped {
-    /// TLS is still to be agreed on.
-    Opened(Stream),
-    Connected(Channel),
+    /// TLS may still have to be agreed on.
+    Opened(Stream, Untried),
+    Secured(Stream),
+    /// The other side ended the connection before the first byte of an answer.
+    CutOff(Error),
     Replied(Channel),
+}
+
+/// What the end of a step means for a state machine. The step that follows, if any, has begun.
+enum Progress {
+    /// The connection is still being opened.
+    Opening,
+    Connected,
+    Replied,
+    Failed(Error),
 }
 
 impl Link {
@@ -280,17 +292,61 @@ impl Link {
             }
             (Check::NextReply, Some(channel)) => self.begin(next_reply(channel)),
             (Check::Connect, _) | (_, None) => {
-                let (transport, server) = (monitoring.transport.clone(), server.clone());
-                self.opening = None;
-                self.begin(async move {
-                    let stream = transport.connect(&server).await?;
-                    Ok(match transport.secures() {
-                        true => Stepped::Opened(stream),
-                        false => Stepped::Connected(Channel::new(stream)),
-                    })
-                });
+                self.connect(monitoring, server, Untried::default());
             }
         }
+    }
+
+    /// Opens the transport.
+    fn connect(&mut self, monitoring: &Monitoring, server: &ServerAddress, mut untried: Untried) {
+        let (transport, server) = (monitoring.transport.clone(), server.clone());
+        self.opening = None;
+        self.begin(async move {
+            let stream = transport.connect(&server, &mut untried).await?;
+            Ok(Stepped::Opened(stream, untried))
+        });
+    }
+
+    /// Goes on after a step.
+    fn advance(
+        &mut self,
+        monitoring: &Monitoring,
+        server: &ServerAddress,
+        stepped: Result<Stepped>,
+    ) -> Progress {
+        match stepped {
+            Ok(Stepped::Opened(stream, untried)) => {
+                self.untried = untried;
+                if monitoring.transport.secures() {
+                    self.secure(monitoring, server, stream);
+                    return Progress::Opening;
+                }
+                self.hello(monitoring, Channel::new(stream));
+                Progress::Connected
+            }
+            Ok(Stepped::Secured(stream)) => {
+                self.hello(monitoring, Channel::new(stream));
+                Progress::Connected
+            }
+            Ok(Stepped::CutOff(error)) if self.untried.is_left_after(&error) => {
+                let untried = std::mem::take(&mut self.untried);
+                self.connect(monitoring, server, untried);
+                Progress::Opening
+            }
+            Ok(Stepped::Replied(channel)) => {
+                self.channel = Some(channel);
+                Progress::Replied
+            }
+            Ok(Stepped::CutOff(error)) | Err(error) => Progress::Failed(error),
+        }
+    }
+
+    /// The reply that the last step ended with, `ok: 0` included, and whether more follow unasked.
+    fn reply(&self) -> Result<(&RawDocument, bool)> {
+        let Some(channel) = &self.channel else {
+            return Err(ErrorKind::ConnectionClosed(ClosedReason::Closed).into());
+        };
+        Ok((channel.body()?, channel.exchange.is_streaming()))
     }
 
     /// Agrees on TLS.
@@ -298,18 +354,27 @@ impl Link {
         let (transport, server) = (monitoring.transport.clone(), server.clone());
         self.opening = Some(Wait::Tls);
         self.begin(async move {
-            let stream = transport.secure(stream, &server).await?;
-            Ok(Stepped::Connected(Channel::new(stream)))
+            match transport.secure(stream, &server).await {
+                Err(error) if is_cut_off(&error) => Ok(Stepped::CutOff(error)),
+                secured => secured.map(Stepped::Secured),
+            }
         });
     }
 
     /// Says hello on a connection that was just opened.
     fn hello(&mut self, monitoring: &Monitoring, mut channel: Channel) {
-        let metadata = monitoring.metadata.clone();
+        let transport = monitoring.transport.clone();
+        let metadata = monitoring.metadata.document();
         let server_api = monitoring.options.server_api;
         self.begin(async move {
-            first_hello(&mut channel, metadata, server_api).await?;
-            Ok(Stepped::Replied(channel))
+            match first_hello(&mut channel, metadata, server_api).await {
+                Ok(()) => Ok(Stepped::Replied(channel)),
+                Err(error) if channel.is_unheard() => Ok(Stepped::CutOff(error)),
+                Err(error) => {
+                    transport.note_failure(&error).await;
+                    Err(error)
+                }
+            }
         });
     }
 }
@@ -323,11 +388,6 @@ async fn ask(mut channel: Channel, command: RawDocumentBuf, flags: MsgFlags) -> 
 async fn next_reply(mut channel: Channel) -> Result<Stepped> {
     channel.read(usize::MAX).await?;
     Ok(Stepped::Replied(channel))
-}
-
-/// The reply that a check ended with, `ok: 0` included.
-fn reply(channel: &Channel) -> Result<(&RawDocument, bool)> {
-    Ok((channel.body()?, channel.exchange.is_streaming()))
 }
 
 impl Pump {
@@ -384,23 +444,17 @@ impl Pump {
 
     fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
         let monitoring = &self.shared.monitoring;
-        match stepped {
-            Ok(Stepped::Opened(stream)) => link.secure(monitoring, &self.settings.server, stream),
-            Ok(Stepped::Connected(channel)) => {
+        match link.advance(monitoring, &self.settings.server, stepped) {
+            Progress::Connected => {
                 let id = monitoring.next_connection.fetch_add(1, Ordering::Relaxed);
                 heartbeat.handle_connected(now(), id);
-                link.hello(monitoring, channel);
             }
-            Ok(Stepped::Replied(channel)) => {
-                let channel = link.channel.insert(channel);
-                match reply(channel) {
-                    Ok((reply, more_to_come)) => {
-                        heartbeat.handle_reply(now(), reply, more_to_come);
-                    }
-                    Err(error) => heartbeat.handle_error(now(), error),
-                }
-            }
-            Err(error) => heartbeat.handle_error(now(), error),
+            Progress::Replied => match link.reply() {
+                Ok((reply, more_to_come)) => heartbeat.handle_reply(now(), reply, more_to_come),
+                Err(error) => heartbeat.handle_error(now(), error),
+            },
+            Progress::Opening => {}
+            Progress::Failed(error) => heartbeat.handle_error(now(), error),
         }
     }
 
@@ -428,17 +482,14 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
         // As above.
         tokio::select! {
             biased;
-            stepped = link.stepped() => match stepped {
-                Ok(Stepped::Opened(stream)) => link.secure(monitoring, &settings.server, stream),
-                Ok(Stepped::Connected(channel)) => {
-                    probe.handle_connected(now());
-                    link.hello(monitoring, channel);
-                }
-                Ok(Stepped::Replied(channel)) => match reply(link.channel.insert(channel)) {
+            stepped = link.stepped() => match link.advance(monitoring, &settings.server, stepped) {
+                Progress::Connected => probe.handle_connected(now()),
+                Progress::Replied => match link.reply() {
                     Ok((reply, _)) => probe.handle_reply(now(), reply),
                     Err(_) => probe.handle_error(now()),
                 },
-                Err(_) => probe.handle_error(now()),
+                Progress::Opening => {}
+                Progress::Failed(_) => probe.handle_error(now()),
             },
             () = timer.at(probe.poll_timeout()) => probe.handle_timeout(now()),
         }
@@ -490,3 +541,6 @@ async fn running(task: &mut Option<Running>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,8 @@ impl<'a> Reply<'a> {
     /// `writeErrors`, or else of its `writeConcernError`. The reply is in it, as
     /// [`CommandError::reply`](crate::error::CommandError::reply) says; what else it says was done.
     pub fn check_write(&self) -> Result<()> {
-        wire::check_write_of(self.body, self.fields).map_err(|error| self.identity.name(error))
+        wire::check_write_of(self.body, self.fields)
+            .map_err(|error| self.identity.label_write_error(self.identity.name(error)))
     }
 
     /// The error of a write that was done but not acknowledged as its write concern asks.

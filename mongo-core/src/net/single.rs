@@ -12,6 +12,7 @@ use super::on_demand::{Link, LinkState, OnDemandTopology};
 use super::reply::Reply;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::handshake::DriverInfo;
 use crate::sdam::{ApplicationError, ErrorPhase, TopologyDescription};
 use crate::select::Criterion;
 use crate::uri::ClientOptions;
@@ -83,7 +84,7 @@ impl SingleClient {
     /// command.
     ///
     /// The command is sent as it is: a secondary runs it only if it has the `$readPreference` that
-    /// says so. The options' `timeoutMS` bounds all of this call: selection, connecting,
+    /// says so ([`ReadPreference::to_document`](crate::select::ReadPreference::to_document)). The options' `timeoutMS` bounds all of this call: selection, connecting,
     /// authentication and the command. Without it the reply is waited for by `socketTimeoutMS`, else
     /// 60 s; zero is no bound. Nothing is run twice.
     ///
@@ -138,6 +139,19 @@ impl SingleClient {
     /// What was known after the last scan.
     pub fn description(&self) -> &Arc<TopologyDescription> {
         self.topology.description()
+    }
+
+    /// Appends who wraps this client to the `client` document of handshakes: connections made
+    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
+    /// appended before is not appended twice.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
+    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    ///
+    /// Specification: handshake, "Metadata updates after MongoClient initialization".
+    pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
+        self.topology.append_metadata(driver_info)
     }
 
     /// Closes all connections, for good.

@@ -23,10 +23,14 @@ const INTERRUPTED: u8 = 2;
 /// It has left the pool.
 const DETACHED: u8 = 4;
 
+/// It leads to a server that is not what it was.
+const OUTDATED: u8 = 8;
+
 /// What a pool has to know of its connections.
 pub(crate) trait Owner: Send + Sync {
-    /// A command failed, or an otherwise good reply tells of an error.
-    fn failed(&self, identity: &Identity, error: &Error);
+    /// A command failed, or an otherwise good reply tells of an error. Says whether the connection may
+    /// be handed out again, for all that the error tells.
+    fn failed(&self, identity: &Identity, error: &Error) -> bool;
 
     /// A reply has a `$clusterTime`.
     fn cluster_time(&self, cluster_time: &RawDocument);
@@ -68,7 +72,16 @@ impl Link {
     }
 
     pub(crate) fn is_doomed(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & (DOOMED | INTERRUPTED) != 0
+        self.flags.load(Ordering::Acquire) & (DOOMED | INTERRUPTED | OUTDATED) != 0
+    }
+
+    /// The connection is not handed out again, because of what its server is by now.
+    pub(crate) fn outdate(&self) {
+        self.flags.fetch_or(OUTDATED, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & OUTDATED != 0
     }
 
     /// Whether it was idle, and is doomed: it has a slot still.

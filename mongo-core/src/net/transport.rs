@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::connector::{self, Connector, SocketConnector};
+use super::connector::{self, Connector, SocketConnector, Untried};
 use super::proxy::ProxyConnector;
 use super::runtime;
 use super::stream::Stream;
@@ -18,6 +18,8 @@ const CONNECTOR: &str = "connector";
 #[derive(Clone)]
 pub(crate) struct Transport {
     connector: Arc<dyn Connector>,
+    /// In place of the connector, where it would be this one: it tries one address after the other.
+    sockets: Option<SocketConnector>,
     /// Whether that opens sockets of tokio's, for sure.
     opens_sockets: bool,
     tls: Option<Tls>,
@@ -37,6 +39,7 @@ impl TransportBuilder {
     /// What they ask for and this build, or this version, can't do; what contradicts itself.
     pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
         let opens_sockets = self.connector.is_none();
+        let is_direct = opens_sockets && options.proxy.is_none();
         let connector: Arc<dyn Connector> = match (self.connector, &options.proxy) {
             (Some(own), _) => own,
             (None, Some(proxy)) => Arc::new(ProxyConnector::new(proxy.clone())?),
@@ -60,6 +63,7 @@ impl TransportBuilder {
         };
         Ok(Transport {
             connector,
+            sockets: is_direct.then(SocketConnector::new),
             opens_sockets,
             tls,
         })
@@ -86,10 +90,18 @@ impl Transport {
         Ok(runtime)
     }
 
-    /// The connector's part. It [tells](connector::telling) what it waits for.
-    pub(super) async fn connect(&self, address: &ServerAddress) -> Result<Stream> {
+    /// The connector's part, to an address of the host that was not tried yet. It
+    /// [tells](connector::telling) what it waits for.
+    pub(super) async fn connect(
+        &self,
+        address: &ServerAddress,
+        untried: &mut Untried,
+    ) -> Result<Stream> {
         let wait = guard(CONNECTOR, || self.connector.waits_for());
         connector::waits_for(wait.unwrap_or(Wait::Connect));
+        if let Some(sockets) = &self.sockets {
+            return sockets.connect_untried(address, untried).await;
+        }
         guard_async(CONNECTOR, || self.connector.connect(address))
             .await
             .map_err(not_connected)?
@@ -97,12 +109,22 @@ impl Transport {
 
     /// The part of TLS, if there is one.
     pub(super) async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
-        match &self.tls {
-            // A `rustls::ClientConfig` of the application's has callbacks.
-            Some(tls) => guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)))
-                .await
-                .map_err(not_connected)?,
-            None => Ok(stream),
+        let Some(tls) = &self.tls else {
+            return Ok(stream);
+        };
+        // A `rustls::ClientConfig` of the application's has callbacks.
+        let secured = guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)));
+        let secured = secured.await.map_err(not_connected)?;
+        if let Err(error) = &secured {
+            self.note_failure(error).await;
+        }
+        secured
+    }
+
+    /// An attempt has failed: if TLS was the cause, certificates may have been renewed on disk.
+    pub(super) async fn note_failure(&self, error: &Error) {
+        if let (Some(tls), ErrorKind::Tls(_)) = (&self.tls, error.kind()) {
+            tls.renew().await;
         }
     }
 
@@ -110,13 +132,20 @@ impl Transport {
     pub(super) async fn open(
         &self,
         address: &ServerAddress,
-        mut enter: impl FnMut(Wait),
+        untried: &mut Untried,
+        enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<Stream> {
-        let stream = connector::telling(self.connect(address), &mut enter).await?;
-        if self.secures() {
-            enter(Wait::Tls);
+        loop {
+            let connecting = self.connect(address, untried);
+            let stream = connector::telling(connecting, &mut *enter).await?;
+            if self.secures() {
+                enter(Wait::Tls);
+            }
+            match self.secure(stream, address).await {
+                Err(error) if untried.is_left_after(&error) => {}
+                secured => return secured,
+            }
         }
-        self.secure(stream, address).await
     }
 }
 

@@ -1,9 +1,11 @@
 //! What an error on an application's connection tells about the server.
 
+use std::io;
+
 use bson::oid::ObjectId;
 use bson::{RawBsonRef, RawDocument};
 
-use super::{CheckReason, Effect, TopologyVersion};
+use super::{CheckReason, Effect, ServerType, TopologyVersion};
 use crate::address::ServerAddress;
 use crate::auth::{AuthError, ScramError};
 use crate::error::{Error, ErrorKind, Wait};
@@ -16,6 +18,10 @@ pub const SYSTEM_OVERLOADED_ERROR: &str = "SystemOverloadedError";
 
 /// The label of an error after which any operation can be tried again.
 pub const RETRYABLE_ERROR: &str = "RetryableError";
+
+/// `NotPrimaryNoSecondaryOk`: the server takes no reads of those who did not say that a secondary may
+/// answer.
+const NO_SECONDARY_OK: i32 = 13435;
 
 /// How far a connection was when it failed.
 ///
@@ -119,11 +125,23 @@ impl ApplicationError {
         Some(Self::new(server, error, ErrorPhase::Completed))
     }
 
-    /// What follows, if the server's state is known by a version.
-    pub(super) fn consequence(&self, known: Option<TopologyVersion>) -> Consequence {
+    /// What follows, if the server is known as a type, and its state by a version.
+    pub(super) fn consequence(
+        &self,
+        server_type: ServerType,
+        known: Option<TopologyVersion>,
+    ) -> Consequence {
         let refusal = Refusal::of(&self.error);
         let topology_version = refusal.as_ref().and_then(|own| own.topology_version);
         if self.generation < self.pool_generation || is_stale_error(known, topology_version) {
+            return Consequence::None;
+        }
+        // A secondary says so of any read that has no `$readPreference`.
+        if server_type == ServerType::RsSecondary
+            && refusal
+                .as_ref()
+                .is_some_and(|own| own.code == NO_SECONDARY_OK)
+        {
             return Consequence::None;
         }
         let completed = self.phase == ErrorPhase::Completed;
@@ -158,11 +176,18 @@ impl ApplicationError {
 impl ApplicationError {
     /// Whether the server's pool is to be cleared, for who knows nothing else of the server.
     pub(crate) fn clears_pool(&self) -> bool {
-        match self.consequence(None) {
+        match self.consequence(ServerType::Unknown, None) {
             Consequence::None => false,
             Consequence::StateChange { clears_pool, .. } => clears_pool,
             Consequence::Unreachable => true,
         }
+    }
+
+    /// Whether a server says by an error that it is not what it said in the hello: that it was a
+    /// secondary, or was none.
+    pub(crate) fn is_news(error: &Error, was_secondary: bool) -> bool {
+        let is_known = was_secondary && error.code() == Some(NO_SECONDARY_OK);
+        !is_known && Self::is_state_change(error)
     }
 
     /// Whether a server says by an error that it is not what the client takes it for.
@@ -194,7 +219,8 @@ fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersi
 /// A failure to read from or write to a socket, or to open it; time-outs of these are among them.
 pub(crate) fn is_network_error(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Connect(_) | ErrorKind::Proxy(_) | ErrorKind::Network(_) => true,
+        ErrorKind::Connect(error) | ErrorKind::Network(error) => !is_of_process(error),
+        ErrorKind::Proxy(_) => true,
         ErrorKind::Timeout { wait, .. } => match wait {
             Wait::Connect
             | Wait::Tls
@@ -208,6 +234,18 @@ pub(crate) fn is_network_error(error: &Error) -> bool {
         },
         _ => false,
     }
+}
+
+/// Whether the process itself, or its system, has no room for another socket: no server has a part in
+/// that.
+fn is_of_process(error: &io::Error) -> bool {
+    /// `EMFILE` and `ENFILE` of all Unixes; `WSAEMFILE`.
+    const TOO_MANY_FILES: &[i32] = match cfg!(windows) {
+        true => &[10024],
+        false => &[24, 23],
+    };
+    let code = error.raw_os_error();
+    code.is_some_and(|code| TOO_MANY_FILES.contains(&code))
 }
 
 /// Whether a proxy failed, or let wait: no server was there yet that could be overloaded.
@@ -241,11 +279,11 @@ fn is_of_server(error: &Error) -> bool {
         | ErrorKind::Protocol(_)
         | ErrorKind::Handshake(_)
         | ErrorKind::Authentication(_)
-        | ErrorKind::Dns(_)
         | ErrorKind::Timeout {
             wait: Wait::Dns, ..
         }
         | ErrorKind::Command(_) => true,
+        ErrorKind::Dns(error) => !is_of_process(error),
         _ => is_network_error(error),
     }
 }
@@ -284,7 +322,7 @@ impl<'a> Refusal<'a> {
             // InterruptedDueToReplStateChange, NotPrimaryOrSecondary, PrimarySteppedDown.
             11602 | 13436 | 189 => Some(CheckReason::Recovering),
             // NotWritablePrimary, NotPrimaryNoSecondaryOk, LegacyNotPrimary.
-            10107 | 13435 | 10058 => Some(CheckReason::NotWritablePrimary),
+            10107 | NO_SECONDARY_OK | 10058 => Some(CheckReason::NotWritablePrimary),
             0 => self.state_change_in_text(),
             _ => None,
         }
@@ -306,5 +344,5 @@ impl<'a> Refusal<'a> {
 /// than 1,024 other fields.
 fn version_in(reply: &RawDocument) -> Option<TopologyVersion> {
     let version = ReplyFields::of_beginning(reply).topology_version(reply)?;
-    topology_version(RawBsonRef::Document(version)).ok()
+    topology_version(RawBsonRef::Document(version))
 }

@@ -101,6 +101,12 @@ impl MonitorSettings {
     }
 }
 
+/// Whether a server says by a code that it has no command `hello`, whatever its `helloOk` said:
+/// `CommandNotFound` and `CommandNotSupported`.
+pub(crate) fn lacks_hello(code: i32) -> bool {
+    matches!(code, 59 | 115)
+}
+
 /// What is to be done to check a server. The command runs on `admin`.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]

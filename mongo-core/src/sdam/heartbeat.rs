@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bson::RawDocument;
 
 use super::application_error::is_network_error;
-use super::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
+use super::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, lacks_hello};
 use super::pacing::Pacing;
 use super::{RoundTripTime, ServerDescription, TopologyVersion};
 use crate::auth::reply::integer;
@@ -16,6 +16,7 @@ use crate::event::{
     SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent,
     ServerHeartbeatSucceededEvent,
 };
+use crate::handshake::HandshakeError;
 
 /// One server's monitor, as a state machine: it says when to check the server and how, and makes of
 /// the answers the server's descriptions and the heartbeat events.
@@ -44,6 +45,9 @@ pub struct Heartbeat {
     /// Whether the last check was good, and nothing was heard since that makes the server unknown.
     is_known: bool,
     measures: bool,
+    /// Whether the server has refused the command `hello`, whatever its `helloOk` said: it gets the
+    /// legacy one from then on.
+    refuses_hello: bool,
     last_end: Option<Instant>,
     pacing: Pacing,
 }
@@ -106,6 +110,7 @@ impl Heartbeat {
             round_trip_time: RoundTripTime::new(),
             is_known: false,
             measures: false,
+            refuses_hello: false,
             last_end: None,
             pacing: Pacing::default(),
         }
@@ -212,6 +217,9 @@ impl Heartbeat {
         let read = ServerDescription::read_hello(&self.settings.server, reply, now);
         let mut description = match read {
             Ok(description) => description,
+            Err(error) if self.is_refusal_of_hello(&error) => {
+                return self.check_by_legacy_hello(now);
+            }
             Err(error) => return self.fail(now, error),
         };
         if !awaited {
@@ -307,8 +315,28 @@ impl Heartbeat {
         self.round_trip_time.record(sample);
     }
 
-    fn start(&mut self, now: Instant) {
-        let check = match self.connection {
+    fn is_refusal_of_hello(&self, error: &Error) -> bool {
+        let ErrorKind::Handshake(HandshakeError::Refused { code, .. }) = error.kind() else {
+            return false;
+        };
+        let sent_hello = self.connection.is_some_and(|own| own.hello_ok);
+        let may_choose = !self.refuses_hello && self.settings.server_api.is_none();
+        sent_hello && may_choose && lacks_hello(*code)
+    }
+
+    /// Goes on with the check that runs by the legacy hello.
+    fn check_by_legacy_hello(&mut self, now: Instant) {
+        self.refuses_hello = true;
+        let next = self.next_check();
+        if let State::Checking { check, sent, .. } = &mut self.state {
+            (*check, *sent) = (next.clone(), Some(now));
+            self.outputs.push_back(Output::Check(next));
+        }
+    }
+
+    fn next_check(&self) -> Check {
+        let has_hello = |hello_ok| hello_ok && !self.refuses_hello;
+        match self.connection {
             None => Check::Connect,
             Some(Connection {
                 more_to_come: true, ..
@@ -318,10 +346,17 @@ impl Heartbeat {
                 topology_version: Some(version),
                 ..
             }) if self.settings.streaming => {
-                Check::AwaitableHello(self.settings.hello(hello_ok, Some(version)))
+                let hello = self.settings.hello(has_hello(hello_ok), Some(version));
+                Check::AwaitableHello(hello)
             }
-            Some(Connection { hello_ok, .. }) => Check::Hello(self.settings.hello(hello_ok, None)),
-        };
+            Some(Connection { hello_ok, .. }) => {
+                Check::Hello(self.settings.hello(has_hello(hello_ok), None))
+            }
+        }
+    }
+
+    fn start(&mut self, now: Instant) {
+        let check = self.next_check();
         let driver_id = self.connection.and_then(|own| own.driver_id);
         let event = ServerHeartbeatStartedEvent {
             topology_id: self.settings.topology_id,

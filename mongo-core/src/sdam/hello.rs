@@ -11,8 +11,8 @@ use crate::auth::reply::{ServerError, fields, is_ok};
 use crate::error::Error;
 use crate::handshake::HandshakeError;
 use crate::handshake::field::{
-    BATCH_SIZE, MESSAGE_SIZE, OBJECT_SIZE, compressors, flag, invalid, name, session_timeout,
-    topology_version, whole, wire_version,
+    BATCH_SIZE, MESSAGE_SIZE, OBJECT_SIZE, compressors, flag, hello_fields, hint, invalid, name,
+    service_id, session_timeout, topology_version, whole, wire_version,
 };
 use crate::select::TagSet;
 
@@ -27,9 +27,10 @@ impl ServerDescription {
     /// What a server says of itself in the reply to a hello, which may be a legacy one.
     ///
     /// Reads the reply once, and keeps no more of it than is within bounds: 1000 addresses in each
-    /// list, 128 tags, 1024 bytes in each name. A reply that is malformed, beyond those, or has not
-    /// `ok: 1` gives an unknown server with the error. So do addresses that are Unix domain
-    /// sockets: no server sends a client to those.
+    /// list, the first 128 tags, 1024 bytes in each name. A reply that is malformed, beyond those, or
+    /// has not `ok: 1` gives an unknown server with the error. So do addresses in the lists of members
+    /// that are Unix domain sockets: no server sends a client to those. A field that only informs,
+    /// such as `me`, `tags` or `lastWrite`, is taken for absent where it can't be read.
     ///
     /// The round trip time is the caller's to add.
     pub fn from_hello(address: ServerAddress, reply: &RawDocument, now: Instant) -> Self {
@@ -86,12 +87,9 @@ impl Reading {
             error: ServerError::default(),
             symptoms: Symptoms::default(),
         };
-        for field in fields(reply, is_wanted) {
+        for field in hello_fields(reply, is_wanted) {
             let (key, value) = field.ok_or_else(|| named(HandshakeError::Malformed))?;
-            // Null says the same as nothing.
-            if value != RawBsonRef::Null {
-                reading.take(key, value).map_err(named)?;
-            }
+            reading.take(key, value).map_err(named)?;
         }
         match reading.ok {
             Some(true) => {}
@@ -149,22 +147,22 @@ fn take_member(
     value: RawBsonRef<'_>,
 ) -> Result<(), HandshakeError> {
     match key {
-        "me" => description.me = Some(address("me", value)?),
+        "me" => description.me = address("me", value).ok(),
         "hosts" => description.hosts = addresses("hosts", value)?,
         "passives" => description.passives = addresses("passives", value)?,
         "arbiters" => description.arbiters = addresses("arbiters", value)?,
-        "primary" => description.primary = Some(address("primary", value)?),
-        "passive" => description.passive = flag("passive", value)?,
+        "primary" => description.primary = address("primary", value).ok(),
+        "passive" => description.passive = hint(value),
         "hidden" => description.hidden = flag("hidden", value)?,
-        "tags" => description.tags = tags(value)?,
+        "tags" => description.tags = tags(value),
         "setName" => description.set_name = Some(name("setName", value)?.into()),
         "setVersion" => description.set_version = Some(whole("setVersion", value)?),
         "electionId" => {
             let id = value.as_object_id();
             description.election_id = Some(id.ok_or(invalid("electionId", "an object id"))?);
         }
-        "lastWrite" => description.last_write_date = last_write_date(value)?,
-        "topologyVersion" => description.topology_version = Some(topology_version(value)?),
+        "lastWrite" => description.last_write_date = last_write_date(value),
+        "topologyVersion" => description.topology_version = topology_version(value),
         _ => {}
     }
     Ok(())
@@ -180,19 +178,16 @@ fn take_ability(
         "minWireVersion" => description.min_wire_version = wire_version("minWireVersion", value)?,
         "maxWireVersion" => description.max_wire_version = wire_version("maxWireVersion", value)?,
         "logicalSessionTimeoutMinutes" => {
-            description.logical_session_timeout_minutes = session_timeout(value)?;
+            description.logical_session_timeout_minutes = session_timeout(value);
         }
         "maxBsonObjectSize" => description.max_bson_object_size = OBJECT_SIZE.read(value)?,
         "maxMessageSizeBytes" => description.max_message_size_bytes = MESSAGE_SIZE.read(value)?,
         "maxWriteBatchSize" => description.max_write_batch_size = BATCH_SIZE.read(value)?,
-        "compression" => description.compression = compressors(value)?,
-        "helloOk" => description.hello_ok = flag("helloOk", value)?,
-        "readOnly" => description.read_only = flag("readOnly", value)?,
-        "iscryptd" => description.iscryptd = flag("iscryptd", value)?,
-        "serviceId" => {
-            let id = value.as_object_id();
-            description.service_id = Some(id.ok_or(invalid("serviceId", "an object id"))?);
-        }
+        "compression" => description.compression = compressors(value),
+        "helloOk" => description.hello_ok = hint(value),
+        "readOnly" => description.read_only = hint(value),
+        "iscryptd" => description.iscryptd = hint(value),
+        "serviceId" => description.service_id = service_id(value),
         _ => {}
     }
     Ok(())
@@ -266,31 +261,22 @@ fn addresses(
     Ok(addresses)
 }
 
-fn tags(value: RawBsonRef<'_>) -> Result<TagSet, HandshakeError> {
-    let wrong = invalid("tags", "at most 128 names and values");
-    let document = value.as_document().ok_or(wrong.clone())?;
-    let mut tags = TagSet::new();
-    for (place, field) in fields(document, |_| true).enumerate() {
-        // Also of one tag many times over.
-        if place == MAX_TAGS {
-            return Err(wrong);
-        }
-        let (key, value) = field.ok_or(HandshakeError::Malformed)?;
-        let key = name("tags", RawBsonRef::String(key))?;
-        tags.insert(key, name("tags", value)?);
-    }
-    Ok(tags)
+fn tags(value: RawBsonRef<'_>) -> TagSet {
+    let Some(document) = value.as_document() else {
+        return TagSet::new();
+    };
+    fields(document, |_| true)
+        .take(MAX_TAGS)
+        .map_while(|field| field)
+        .filter_map(|(key, value)| {
+            let key = name("tags", RawBsonRef::String(key)).ok()?;
+            Some((key, name("tags", value).ok()?))
+        })
+        .collect()
 }
 
-fn last_write_date(value: RawBsonRef<'_>) -> Result<Option<bson::DateTime>, HandshakeError> {
-    let wrong = invalid("lastWrite", "a document with a date");
-    let document = value.as_document().ok_or(wrong.clone())?;
-    let mut date = None;
-    for field in fields(document, |key| key == "lastWriteDate") {
-        match field.ok_or(HandshakeError::Malformed)? {
-            (_, RawBsonRef::DateTime(at)) => date = Some(at),
-            _ => return Err(wrong),
-        }
-    }
-    Ok(date)
+fn last_write_date(value: RawBsonRef<'_>) -> Option<bson::DateTime> {
+    fields(value.as_document()?, |key| key == "lastWriteDate")
+        .map_while(|field| field)
+        .find_map(|(_, value)| value.as_datetime())
 }

@@ -33,6 +33,8 @@ pub(crate) use application_error::is_network_error;
 pub use application_error::{
     ApplicationError, ErrorPhase, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR,
 };
+#[cfg(feature = "net")]
+pub(crate) use check::lacks_hello;
 pub use check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
 pub use error::{CompatibilityError, ElectionTuple, SdamError};
 pub use heartbeat::{Heartbeat, Output};

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use bson::RawDocument;
 
 use super::ServerDescription;
-use super::check::{Check, MonitorSettings};
+use super::check::{Check, MonitorSettings, lacks_hello};
+use crate::error::ErrorKind;
+use crate::handshake::HandshakeError;
 
 /// Measures the round trip times of one server's hellos on a connection of its own, as a state
 /// machine: needed while the monitor's own hellos are awaited and so tell nothing about the time.
@@ -22,6 +24,8 @@ pub struct RttProbe {
     outputs: VecDeque<ProbeOutput>,
     /// Whether the connection is open, and then whether the server has the command `hello`.
     connected: Option<bool>,
+    /// Whether the server has refused the command `hello`.
+    refuses_hello: bool,
 }
 
 /// What is to be done.
@@ -56,6 +60,7 @@ impl RttProbe {
             state: State::Waiting { until: Some(now) },
             outputs: VecDeque::new(),
             connected: None,
+            refuses_hello: false,
         }
     }
 
@@ -81,7 +86,10 @@ impl RttProbe {
             State::Waiting { .. } => {
                 let check = match self.connected {
                     None => Check::Connect,
-                    Some(hello_ok) => Check::Hello(self.settings.hello(hello_ok, None)),
+                    Some(hello_ok) => {
+                        let has_hello = hello_ok && !self.refuses_hello;
+                        Check::Hello(self.settings.hello(has_hello, None))
+                    }
                 };
                 self.outputs.push_back(ProbeOutput::Check(check));
                 let limit = self.settings.connect_timeout;
@@ -106,7 +114,12 @@ impl RttProbe {
             return;
         };
         match ServerDescription::read_hello(&self.settings.server, reply, now) {
-            Err(_) => self.handle_error(now),
+            Err(error) => {
+                if let ErrorKind::Handshake(HandshakeError::Refused { code, .. }) = error.kind() {
+                    self.refuses_hello |= lacks_hello(*code);
+                }
+                self.handle_error(now);
+            }
             Ok(description) => {
                 let sample = now.saturating_duration_since(sent);
                 self.outputs.push_back(ProbeOutput::Sample(sample));

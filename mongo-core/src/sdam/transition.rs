@@ -222,7 +222,7 @@ fn application_error(
         return Transition::nothing(current);
     };
     let balanced = known.server_type == ServerType::LoadBalancer;
-    let consequence = error.consequence(known.topology_version);
+    let consequence = error.consequence(known.server_type, known.topology_version);
     let (topology_version, clears, check) = match consequence {
         Consequence::None => return Transition::nothing(current),
         Consequence::StateChange {

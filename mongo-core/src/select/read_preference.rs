@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bson::{Bson, Document, doc};
+
 use crate::settings::is_named;
 
 /// Tags that a server must have, all of them: names and values. An empty set matches any server.
@@ -126,6 +128,43 @@ impl ReadPreference {
         self
     }
 
+    /// The value of a command's `$readPreference`: the mode, the tag sets if there are any, and
+    /// `maxStalenessSeconds` in whole seconds, rounded up.
+    ///
+    /// A command is sent as it is, and a secondary refuses a read without this
+    /// (`NotPrimaryNoSecondaryOk`, code 13435). Whoever checks out a connection for another mode than
+    /// [`Primary`](ReadPreferenceMode::Primary) adds it to each read:
+    ///
+    /// ```
+    /// use bson::doc;
+    /// use mongo_core::select::{ReadPreference, ReadPreferenceMode};
+    ///
+    /// let preference = ReadPreference::new(ReadPreferenceMode::SecondaryPreferred);
+    /// let find = doc! { "find": "users", "$readPreference": preference.to_document() };
+    /// # assert_eq!(find.get_document("$readPreference").unwrap(), &doc! { "mode": "secondaryPreferred" });
+    /// ```
+    ///
+    /// A command for one server by its own address gets `primaryPreferred` as the mode, whatever it
+    /// is.
+    ///
+    /// Specification: server selection, "Passing read preference to mongos and load balancers".
+    pub fn to_document(&self) -> Document {
+        let mut document = doc! { "mode": self.mode.as_str() };
+        if !self.tag_sets.is_empty() {
+            let sets = self.tag_sets.iter().map(|set| {
+                let tags = set.iter().map(|(name, value)| (name.clone(), value.into()));
+                Bson::Document(tags.collect())
+            });
+            document.insert("tags", sets.collect::<Vec<_>>());
+        }
+        if let Some(limit) = self.max_staleness {
+            let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+            document.insert("maxStalenessSeconds", seconds);
+        }
+        document
+    }
+
     /// Checks that the parts agree.
     ///
     /// # Errors
@@ -172,6 +211,20 @@ mod tests {
         }
         let other = "first".parse::<ReadPreferenceMode>();
         assert_eq!(other, Err(ReadPreferenceError::Mode));
+    }
+
+    #[test]
+    fn all_parts_go_into_the_document() {
+        let primary = ReadPreference::default().to_document();
+        assert_eq!(primary, doc! { "mode": "primary" });
+        let tags = TagSet::from([("dc".to_owned(), "ny".to_owned())]);
+        let nearest = ReadPreference::new(ReadPreferenceMode::Nearest)
+            .with_tag_sets(vec![tags, TagSet::new()])
+            .with_max_staleness(Duration::from_millis(120_001));
+        let expected = doc! {
+            "mode": "nearest", "tags": [{ "dc": "ny" }, {}], "maxStalenessSeconds": 121_i64,
+        };
+        assert_eq!(nearest.to_document(), expected);
     }
 
     #[test]

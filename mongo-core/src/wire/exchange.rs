@@ -291,7 +291,12 @@ impl Exchange {
             Ok(Some(header)) if self.buf.len() >= header.length => return Ok(None),
             Ok(Some(header)) => header.length - self.buf.len(),
             Err(error) => {
-                self.close(ClosedReason::Protocol);
+                let is_own_bound = max < self.limits.max_message_size
+                    && matches!(error, WireError::TooLong { max: bound, .. } if bound == max);
+                self.close(match is_own_bound {
+                    true => ClosedReason::LongReply,
+                    false => ClosedReason::Protocol,
+                });
                 return Err(error);
             }
         };

@@ -56,7 +56,11 @@ const fn kind(kind: &'static str) -> Row {
     Row { kind, ..AT_ONCE }
 }
 
-const OVERLOADED: &[&str] = &["SystemOverloadedError", "RetryableError"];
+const OVERLOADED: &[&str] = &[
+    "RetryableWriteError",
+    "SystemOverloadedError",
+    "RetryableError",
+];
 
 impl Row {
     fn check(&self, backend: &str, (error, took): &(Error, Duration)) {
@@ -204,7 +208,9 @@ told_alike! {
         ),
         ..late(Wait::WaitQueue, 150)
     };
-    a_cleared_pool: Row { cause: Some("network: the server closed"), ..kind("PoolCleared") };
+    a_cleared_pool: Row {
+        labels: &["RetryableWriteError"], cause: Some("network: the server closed"), ..kind("PoolCleared")
+    };
     a_closed_pool: Row { names_server: false, ..kind("PoolClosed") };
     a_refused_credential: kind("Authentication");
     a_credential_that_is_not_to_be_had: Row { names_user: false, ..kind("Credential") };

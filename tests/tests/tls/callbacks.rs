@@ -67,7 +67,7 @@ async fn scene(panics: usize) -> Scene {
     let trusting = uri(&server, "localhost", &trusting(&authority));
     let trusting = ClientOptions::parse(&trusting).expect("a connection string");
     let tls = Tls::from_options(&trusting.tls).expect("an authority");
-    let mut config = rustls::ClientConfig::clone(tls.config());
+    let mut config = rustls::ClientConfig::clone(&tls.config());
     let panics = AtomicUsize::new(panics);
     config.resumption = Resumption::store(Arc::new(Tickets { panics }));
     let options = uri(&server, "localhost", "&heartbeatFrequencyMS=500");

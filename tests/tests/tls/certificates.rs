@@ -1,18 +1,21 @@
 //! Which certificates are taken, and what the relaxing options relax.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mongo_core::error::{CertificateProblem, TlsError, Wait};
 use mongo_core::net::{SocketConnector, Tls};
 use mongo_core::pools::ConnectionFactory;
 use mongo_core::rustls::{ClientConfig, RootCertStore, crypto, version};
 use mongo_core::{ClientOptions, Deadline, ErrorKind};
-use mongo_testkit::{Authority, ScriptedServer, ServerTls};
-use rcgen::{CrlDistributionPoint, CustomExtension};
+use mongo_testkit::{Authority, Identity, Matcher, ScriptedServer, ServerTls};
+use rcgen::{
+    BasicConstraints, CertificateParams, CrlDistributionPoint, CustomExtension, IsCa, date_time_ymd,
+};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::support::{connect, ping, refusal, server, trusting, uri};
+use crate::support::{connect, escape, ping, refusal, server, trusting, uri};
 
 #[tokio::test]
 async fn names_and_addresses_are_verified() {
@@ -239,4 +242,129 @@ async fn sessions_are_resumed() {
             assert_eq!(seen.resumed, resumed, "{version:?}");
         }
     }
+}
+
+/// As `openssl req -x509` makes them: of an authority, and its own.
+#[tokio::test]
+async fn a_certificate_that_stands_in_the_ca_file_is_its_own_anchor() {
+    let authority = Authority::new();
+    let of_authority = |params: &mut CertificateParams| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.extended_key_usages.clear();
+    };
+    let expired = |params: &mut CertificateParams| {
+        of_authority(params);
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+    };
+    let own = |identity: &Identity| identity.file_of(identity.certificate());
+    let localhost = &["localhost"];
+    let plain = authority.self_signed(localhost);
+    let rooted = authority.self_signed_as(localhost, of_authority);
+    let other = authority.self_signed_as(localhost, of_authority);
+    let elsewhere = authority.self_signed_as(&["db.example"], of_authority);
+    let old = authority.self_signed_as(localhost, expired);
+    for (what, identity, trusted, problem) in [
+        ("no authority", &plain, own(&plain), None),
+        ("an authority", &rooted, own(&rooted), None),
+        (
+            "another one",
+            &rooted,
+            own(&other),
+            Some(CertificateProblem::OfAuthority),
+        ),
+        (
+            "another host",
+            &elsewhere,
+            own(&elsewhere),
+            Some(CertificateProblem::WrongHost),
+        ),
+        (
+            "expired",
+            &old,
+            own(&old),
+            Some(CertificateProblem::Expired),
+        ),
+    ] {
+        let server = server(ServerTls::new(identity.clone())).await;
+        let options = format!("&tlsCAFile={}", escape(&trusted));
+        let connected = connect(&uri(&server, "localhost", &options)).await;
+        match (connected, problem) {
+            (Ok(mut connection), None) => ping(&mut connection).await.expect("a reply"),
+            (Err(error), Some(problem)) => {
+                let text = error.to_string();
+                assert!(!text.contains("CaUsed"), "{what}: {text}");
+                let found = refusal(&error, &server);
+                let unknown = TlsError::Certificate(CertificateProblem::UnknownIssuer);
+                let expected = TlsError::Certificate(problem);
+                assert!(
+                    found == expected || what == "another one" && found == unknown,
+                    "{what}: {text}"
+                );
+            }
+            (outcome, _) => panic!("{what}: {:?}", outcome.map(drop)),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewed_authorities_are_read_again() {
+    let (former, renewed) = (Authority::new(), Authority::new());
+    let server = server(ServerTls::new(renewed.server())).await;
+    let file = former.file();
+    let uri = uri(&server, "localhost", &trusting(&former));
+    let factory = crate::support::factory(&uri).expect("a factory");
+    let connect = async || factory.establish(Deadline::never()).await.map(drop);
+    connect().await.expect_err("not trusted yet");
+    std::fs::write(&file, renewed.pem()).expect("a file");
+    connect().await.expect_err("not read again yet");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    // A file that is half written changes nothing.
+    std::fs::write(&file, "-----BEGIN CERTIFICATE-----").expect("a file");
+    connect().await.expect_err("not trusted");
+    std::fs::write(&file, renewed.pem()).expect("a file");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    connect().await.expect_err("read again after this");
+    connect().await.expect("trusted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewed_certificate_of_the_client_is_read_again() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    for version in [&version::TLS12, &version::TLS13] {
+        let tls = ServerTls::new(authority.server()).version(version);
+        let server = server(tls.clients_of(&authority)).await;
+        let former = stranger.client("app");
+        let file = former.file();
+        let options = format!(
+            "{}&tlsCertificateKeyFile={}",
+            trusting(&authority),
+            escape(&file)
+        );
+        let factory = crate::support::factory(&uri(&server, "localhost", &options));
+        let factory = factory.expect("a factory");
+        let connect = async || factory.establish(Deadline::never()).await.map(drop);
+        let refused = connect().await.expect_err("a stranger").to_string();
+        assert!(refused.contains("the client's certificate"), "{refused}");
+        let renewed = authority.client("app");
+        let text = format!("{}{}", renewed.certificate(), renewed.key());
+        std::fs::write(&file, text).expect("a file");
+        tokio::time::advance(Duration::from_secs(6)).await;
+        connect().await.expect_err("read again after this");
+        connect().await.expect("known");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_is_called_closed_by_the_server() {
+    let authority = Authority::new();
+    let server = server(ServerTls::new(authority.server())).await;
+    let uri = uri(&server, "localhost", &trusting(&authority));
+    let mut connection = connect(&uri).await.expect("a connection");
+    let cut = Matcher::command("ping").once().drop_connection();
+    server.script().add(cut);
+    let error = ping(&mut connection).await.expect_err("cut");
+    let text = error.to_string();
+    assert!(text.contains("the server closed the connection"), "{text}");
+    assert!(!text.contains("close_notify"), "{text}");
 }

@@ -132,7 +132,7 @@ fn errors_name_the_option_and_the_file() {
         (
             key,
             one.file_of(&format!("{}{}", one.certificate(), other.key())),
-            "keys",
+            "does not belong",
         ),
         (
             key,

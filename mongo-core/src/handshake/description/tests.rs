@@ -144,23 +144,9 @@ fn wrong_types_name_their_field() {
         ),
         (rawdoc! { "maxBsonObjectSize": 1e300 }, "maxBsonObjectSize"),
         (rawdoc! { "maxWriteBatchSize": 1.5 }, "maxWriteBatchSize"),
-        (
-            rawdoc! { "logicalSessionTimeoutMinutes": -1 },
-            "logicalSessionTimeoutMinutes",
-        ),
-        (rawdoc! { "helloOk": "yes" }, "helloOk"),
         (rawdoc! { "isWritablePrimary": [] }, "isWritablePrimary"),
         (rawdoc! { "setName": 1 }, "setName"),
         (rawdoc! { "setName": long }, "setName"),
-        (rawdoc! { "connectionId": "x" }, "connectionId"),
-        (rawdoc! { "serviceId": 1 }, "serviceId"),
-        (rawdoc! { "topologyVersion": 1 }, "topologyVersion"),
-        (
-            rawdoc! { "topologyVersion": { "counter": 1 } },
-            "topologyVersion",
-        ),
-        (rawdoc! { "compression": "zlib" }, "compression"),
-        (rawdoc! { "compression": [1] }, "compression"),
     ] {
         match error(&field) {
             HandshakeError::Field { field, .. } => assert_eq!(field, name),
@@ -175,6 +161,28 @@ fn wrong_types_name_their_field() {
     // The length is right, but the number has only two of its four bytes before the end.
     let torn = RawDocument::from_bytes(b"\x0b\0\0\0\x10ok\0\x01\0\0").expect("not looked into");
     assert_eq!(read(torn), Err(HandshakeError::Malformed.into()));
+}
+
+#[test]
+fn a_field_that_only_informs_is_taken_for_absent_where_it_cannot_be_read() {
+    let odd = read(&with(&rawdoc! {
+        "logicalSessionTimeoutMinutes": -1, "helloOk": "yes", "readOnly": [], "connectionId": "x",
+        "serviceId": 1, "topologyVersion": { "counter": 1 }, "compression": "zlib",
+    }));
+    let odd = odd.expect("informs less");
+    assert_eq!(odd.logical_session_timeout_minutes, None);
+    assert!(!odd.hello_ok && !odd.read_only);
+    assert_eq!((odd.connection_id, odd.service_id), (None, None));
+    assert_eq!((odd.topology_version, odd.compression), (None, Vec::new()));
+    let mixed = read(&with(&rawdoc! { "compression": [1, "zlib"] }));
+    assert_eq!(mixed.expect("informs").compression, ["zlib"]);
+    // Behind a load balancer the service decides.
+    let reply = with(&rawdoc! { "serviceId": 1 });
+    let error = HelloFailure::Invalid(HandshakeError::NotLoadBalanced);
+    assert_eq!(
+        HelloReply::read(&reply, true).map(|read| read.description),
+        Err(error)
+    );
 }
 
 #[test]
@@ -223,7 +231,8 @@ fn the_mechanisms_are_not_validated() {
         let reply = with(list);
         HelloReply::read(&reply, false).map(|read| read.negotiated)
     };
-    let (sha_1, sha_256) = (Ok(ScramMechanism::Sha1), Ok(ScramMechanism::Sha256));
+    let sha_1 = Ok(Some(ScramMechanism::Sha1));
+    let sha_256 = Ok(Some(ScramMechanism::Sha256));
     let both = rawdoc! { "saslSupportedMechs": ["SCRAM-SHA-1", "SCRAM-SHA-256"] };
     assert_eq!(negotiated(&both), sha_256);
     let odd = rawdoc! { "saslSupportedMechs": [1, "NEW", { "a": 1 }, "SCRAM-SHA-256"] };
@@ -235,9 +244,13 @@ fn the_mechanisms_are_not_validated() {
     assert_eq!(negotiated(&rawdoc! { "saslSupportedMechs": [] }), sha_1);
     assert_eq!(
         negotiated(&rawdoc! { "saslSupportedMechs": "SCRAM-SHA-256" }),
-        sha_1
+        Ok(None)
     );
-    assert_eq!(negotiated(&rawdoc! {}), sha_1);
+    assert_eq!(
+        negotiated(&rawdoc! { "saslSupportedMechs": null }),
+        Ok(None)
+    );
+    assert_eq!(negotiated(&rawdoc! {}), Ok(None));
 }
 
 #[test]

@@ -178,7 +178,6 @@ fn an_ordinary_conversation_has_a_nonce_of_its_own() {
 #[test]
 fn the_default_mechanism_is_negotiated() {
     for (mechanisms, expected) in [
-        (None, AuthMechanism::ScramSha1),
         (Some(vec![]), AuthMechanism::ScramSha1),
         (Some(vec!["SCRAM-SHA-1"]), AuthMechanism::ScramSha1),
         (Some(vec!["PLAIN"]), AuthMechanism::ScramSha1),
@@ -193,6 +192,43 @@ fn the_default_mechanism_is_negotiated() {
             };
             let outcome = server.establish(authenticating(user("pencil")));
             assert_eq!(by(&outcome), Some(expected), "{mechanisms:?}");
+        }
+    }
+}
+
+#[test]
+fn without_a_list_of_mechanisms_the_answered_speculation_goes_on() {
+    for list in [
+        rawdoc! {},
+        rawdoc! { "saslSupportedMechs": "SCRAM-SHA-1" },
+        rawdoc! { "saslSupportedMechs": null },
+    ] {
+        for (speculates, expected, names) in [
+            (
+                true,
+                AuthMechanism::ScramSha256,
+                &["isMaster", "saslContinue"][..],
+            ),
+            (
+                false,
+                AuthMechanism::ScramSha1,
+                &["isMaster", "saslStart", "saslContinue"],
+            ),
+        ] {
+            let mut hello = rawdoc! { "helloOk": true, "minWireVersion": 0, "maxWireVersion": 25 };
+            for pair in &list {
+                let (key, value) = pair.expect("valid");
+                hello.append(key, value);
+            }
+            let mut server = Server {
+                mechanisms: None,
+                hello,
+                speculates,
+                ..Server::default()
+            };
+            let outcome = server.establish(authenticating(user("pencil")));
+            assert_eq!(by(&outcome), Some(expected), "{list:?}");
+            assert_eq!(outcome.names(), names, "{list:?}");
         }
     }
 }

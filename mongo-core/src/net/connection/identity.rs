@@ -1,11 +1,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 use tokio::time::Instant;
 
 use crate::ServerAddress;
-use crate::error::Error;
+use crate::error::{Error, RETRYABLE_WRITE};
 use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
 use crate::net::conversing::Proof;
@@ -27,6 +27,8 @@ pub(crate) struct Identity {
     /// For commands that name no deadline; `None` is none.
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
+    /// Whether writes on it can be retried, and are to be (`retryWrites`).
+    pub(crate) retries_writes: bool,
     /// Whether anything compares how long the connection was idle.
     pub(crate) times_idleness: bool,
     pub(crate) created: Instant,
@@ -41,6 +43,32 @@ impl Identity {
         error.into().at(&self.server).for_user(self.user.as_ref())
     }
 
+    /// Labels the error of a command that can be retried as a write. `sent` gives the command; it is
+    /// asked only where the error is such.
+    pub(super) fn label_write(
+        &self,
+        error: Error,
+        sent: impl FnOnce() -> Option<RawDocumentBuf>,
+    ) -> Error {
+        let wire_version = self.description.max_wire_version;
+        if !self.retries_writes || !error.fails_writes_retryably(wire_version) {
+            return error;
+        }
+        match sent() {
+            Some(command) if is_retryable_write(&command) => error.with_label(RETRYABLE_WRITE),
+            _ => error,
+        }
+    }
+
+    /// Labels the error within a good reply to a write.
+    pub(in crate::net) fn label_write_error(&self, error: Error) -> Error {
+        let wire_version = self.description.max_wire_version;
+        match self.retries_writes && error.fails_writes_retryably(wire_version) {
+            true => error.with_label(RETRYABLE_WRITE),
+            false => error,
+        }
+    }
+
     /// The same, of no pool, for a connection that nothing can be done with.
     pub(super) fn untied(&self) -> Self {
         Self {
@@ -53,6 +81,7 @@ impl Identity {
             server_api: None,
             command_timeout: self.command_timeout,
             drain_timeout: self.drain_timeout,
+            retries_writes: self.retries_writes,
             times_idleness: self.times_idleness,
             created: self.created,
             events: self.events.clone(),
@@ -65,4 +94,26 @@ impl Identity {
     pub(super) fn link(&self) -> Option<&Link> {
         self.tie.as_ref().map(|tie| &*tie.link)
     }
+}
+
+/// Whether a command is a retryable write: it has a number, and is no part of a transaction but its
+/// end.
+fn is_retryable_write(command: &RawDocument) -> bool {
+    let mut elements = command.iter_elements().map_while(Result::ok);
+    let Some(name) = elements.next() else {
+        return false;
+    };
+    let is_end = matches!(
+        name.key().as_str(),
+        "commitTransaction" | "abortTransaction"
+    );
+    let (mut has_number, mut in_transaction) = (false, false);
+    for element in elements {
+        match element.key().as_str() {
+            "txnNumber" => has_number = true,
+            "autocommit" => in_transaction = true,
+            _ => {}
+        }
+    }
+    has_number && (is_end || !in_transaction)
 }

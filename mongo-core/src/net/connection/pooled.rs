@@ -40,7 +40,7 @@ impl Connection {
     pub fn check_in(&mut self) -> bool {
         self.inner.watch = None;
         if self.inner.channel.exchange.owes_more_than(DRAIN_BYTES) {
-            self.close_for(ClosedReason::CancelledReply);
+            self.close_for(ClosedReason::LongReply);
         }
         if self.is_closed() || self.is_stale() {
             return false;

@@ -43,6 +43,7 @@ fn over(stream: Stream) -> Connection {
         server_api: None,
         command_timeout: None,
         drain_timeout: Duration::from_millis(100),
+        retries_writes: true,
         times_idleness: true,
         created: Instant::now(),
         events: EventHandlers::new(),

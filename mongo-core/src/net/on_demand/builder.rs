@@ -2,16 +2,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
 use bson::oid::ObjectId;
 
 use super::OnDemandTopology;
 use super::srv::{Srv, check_balanced};
 use crate::ServerAddress;
 use crate::callback::guard_handler;
-use crate::error::{Error, Result, Wait};
+use crate::error::{Result, Wait};
 use crate::event::{EventHandlers, SdamEvent};
-use crate::handshake::{ClientMetadata, ServerApi};
+use crate::handshake::{DriverInfo, ServerApi};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::authenticator::{AuthParts, Authenticator, CredentialProvider};
@@ -22,7 +21,7 @@ use crate::net::establish::{Compression, Establisher};
 use crate::net::generations::Generations;
 use crate::net::keys::KeyService;
 use crate::net::{
-    AwsCredentialProvider, OidcCallback, PROCESS, SingleClient, Transport, TransportBuilder,
+    AwsCredentialProvider, Metadata, OidcCallback, SingleClient, Transport, TransportBuilder,
 };
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
@@ -38,6 +37,7 @@ pub struct OnDemandTopologyBuilder {
     options: ClientOptions,
     transport: TransportBuilder,
     auth: AuthParts,
+    driver_info: Vec<DriverInfo>,
     handler: Option<Handler<SdamEvent>>,
     events: EventHandlers,
     selector: Option<ServerSelector>,
@@ -50,10 +50,11 @@ pub struct OnDemandTopologyBuilder {
 pub(super) struct Establishers {
     pub(super) transport: Transport,
     pub(super) authenticator: Arc<Authenticator>,
-    metadata: Arc<RawDocumentBuf>,
+    pub(super) metadata: Metadata,
     pub(super) server_api: Option<ServerApi>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) command_timeout: Option<Duration>,
+    retries_writes: bool,
     compression: Compression,
     events: EventHandlers,
 }
@@ -69,6 +70,7 @@ impl Establishers {
             connect_timeout: self.connect_timeout,
             command_timeout: self.command_timeout,
             drain_timeout: DRAIN_TIMEOUT,
+            retries_writes: self.retries_writes,
             times_idleness: Arc::default(),
             load_balanced: false,
             // The topology compares it.
@@ -87,6 +89,7 @@ impl OnDemandTopologyBuilder {
             options,
             transport: TransportBuilder::default(),
             auth: AuthParts::default(),
+            driver_info: Vec::new(),
             handler: None,
             events: EventHandlers::new(),
             selector: None,
@@ -94,6 +97,13 @@ impl OnDemandTopologyBuilder {
             try_once: None,
             resolver: None,
         }
+    }
+
+    /// Names the embedding framework in the handshake's metadata, after those named before.
+    #[must_use]
+    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
+        self.driver_info.push(driver_info);
+        self
     }
 
     /// What opens the transports. Default
@@ -217,8 +227,10 @@ impl OnDemandTopologyBuilder {
         check_balanced(&options)?;
         let resolver = resolver_for(&options, self.resolver)?;
         let transport = self.transport.build(&options)?;
-        let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
-            .map_err(|error| Error::configuration(error.to_string()))?;
+        let metadata = Metadata::of(&options)?;
+        for driver_info in self.driver_info {
+            metadata.append(driver_info)?;
+        }
         let of_monitors = ClientOptions::default().heartbeat_frequency;
         let frequency = match (self.frequency, options.heartbeat_frequency) {
             (Some(frequency), _) => frequency,
@@ -246,10 +258,11 @@ impl OnDemandTopologyBuilder {
             establishers: Establishers {
                 transport,
                 authenticator: Arc::new(authenticator),
-                metadata: Arc::new(metadata.document()),
+                metadata,
                 server_api: options.server_api,
                 compression: Compression::from_options(&options),
                 connect_timeout: options.connect_timeout,
+                retries_writes: options.retry_writes,
                 command_timeout: command_timeout
                     .or(Some(COMMAND_TIMEOUT))
                     .filter(|bound| !bound.is_zero()),

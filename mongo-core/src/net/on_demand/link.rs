@@ -7,9 +7,11 @@ use tokio::time::Instant;
 use crate::error::{Error, Result, Wait};
 use crate::handshake::{Handshake, ServerApi};
 use crate::net::connection::Connection;
+use crate::net::connector::Untried;
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::establish::{Establisher, Greeted, Opened};
-use crate::wire::MsgFlags;
+use crate::sdam::lacks_hello;
+use crate::wire::{MsgFlags, check_ok};
 
 /// The one connection to a server, which both checks it and runs commands. It authenticates when
 /// it first runs one, with the credential of that time: so a scan costs no more than hellos, depends
@@ -42,12 +44,16 @@ pub(super) struct Answer {
     pub(super) reply: RawDocumentBuf,
     /// `None` if the connection can't be used: the handshake can't be completed.
     pub(super) link: Option<Link>,
+    /// Whether the server has refused `hello`.
+    pub(super) refuses_hello: bool,
 }
 
 /// A check that is to be made.
 pub(super) struct Check {
     pub(super) establisher: Arc<Establisher>,
     pub(super) link: Option<Link>,
+    /// What a server gets that refuses `hello`; `None` if it has to have it.
+    pub(super) legacy_hello: Option<RawDocumentBuf>,
     /// For a connection that is opened.
     pub(super) id: u64,
     /// For a connection that is there, without the fields of the stable API.
@@ -61,6 +67,7 @@ impl Check {
         let Self {
             establisher,
             link,
+            legacy_hello,
             id,
             hello,
         } = self;
@@ -74,8 +81,10 @@ impl Check {
                 && known.is_usable(deadline).await
             {
                 wait = Wait::Heartbeat;
-                let (reply, duration) = known.say_hello(&hello, establisher.server_api).await?;
-                return Ok((reply, duration, None));
+                let legacy_hello = legacy_hello.as_ref();
+                return known
+                    .check(&hello, legacy_hello, establisher.server_api)
+                    .await;
             }
             link = None;
             open(&establisher, &mut opened, &mut wait).await
@@ -83,18 +92,22 @@ impl Check {
         let bounded = bounded.await;
         let is_cut_short = bounded.is_err() && until.is_over();
         let outcome = match bounded.unwrap_or_else(|Elapsed| Err(deadline.timed_out(wait))) {
-            Ok((reply, duration, handshake)) => {
+            Ok(said) => {
                 // What the server is shows in its reply, also if nobody can use the connection.
-                let greeted = handshake.zip(opened);
+                let greeted = said.handshake.zip(opened);
                 let greeted = greeted.and_then(|(own, opened)| opened.greeted(own).ok());
                 let new = greeted.map(|greeted| Link {
                     id,
-                    server_id: server_id(&reply),
+                    server_id: server_id(&said.reply),
                     last_use: Instant::now(),
                     state: LinkState::Greeted(Box::new(greeted)),
                 });
-                let link = link.or(new);
-                Ok((Answer { reply, link }, duration))
+                let answer = Answer {
+                    reply: said.reply,
+                    link: link.or(new),
+                    refuses_hello: said.refuses_hello,
+                };
+                Ok((answer, said.duration))
             }
             Err(error) => Err(match (&opened, &link) {
                 (Some(opened), _) => opened.channel.explain_silence(error),
@@ -114,18 +127,33 @@ impl Check {
     }
 }
 
+/// What came of a hello.
+struct Said {
+    reply: RawDocumentBuf,
+    duration: Duration,
+    refuses_hello: bool,
+    /// On a new connection.
+    handshake: Option<Handshake>,
+}
+
 async fn open(
     establisher: &Establisher,
     opened: &mut Option<Opened>,
     wait: &mut Wait,
-) -> Result<(RawDocumentBuf, Duration, Option<Handshake>)> {
-    let opened = opened.insert(establisher.open(|next| *wait = next).await?);
-    *wait = Wait::Handshake;
-    let sent = Instant::now();
-    let handshake = establisher.greet(&mut opened.channel, None).await?;
-    let duration = sent.elapsed();
-    let reply = opened.channel.body()?.to_owned();
-    Ok((reply, duration, Some(handshake)))
+) -> Result<Said> {
+    let mut sent = Instant::now();
+    let mut enter = |next| {
+        *wait = next;
+        sent = Instant::now();
+    };
+    let opened = opened.insert(establisher.open(Untried::default(), &mut enter).await?);
+    let handshake = establisher.greet(opened, None, &mut enter).await?;
+    Ok(Said {
+        reply: opened.channel.body()?.to_owned(),
+        duration: sent.elapsed(),
+        refuses_hello: false,
+        handshake: Some(handshake),
+    })
 }
 
 impl Link {
@@ -158,13 +186,39 @@ impl Link {
         }
     }
 
+    async fn check(
+        &mut self,
+        hello: &RawDocumentBuf,
+        legacy_hello: Option<&RawDocumentBuf>,
+        server_api: Option<ServerApi>,
+    ) -> Result<Said> {
+        let mut sent = Instant::now();
+        let mut reply = self.say_hello(hello, server_api).await?;
+        let is_refusal = |reply: &RawDocument| {
+            let found = check_ok(reply).err().and_then(|error| error.code());
+            found.is_some_and(lacks_hello)
+        };
+        let legacy_hello = legacy_hello.filter(|_| is_refusal(&reply));
+        if let Some(legacy_hello) = legacy_hello {
+            sent = Instant::now();
+            reply = self.say_hello(legacy_hello, server_api).await?;
+        }
+        let duration = sent.elapsed();
+        self.last_use = Instant::now();
+        Ok(Said {
+            reply,
+            duration,
+            refuses_hello: legacy_hello.is_some(),
+            handshake: None,
+        })
+    }
+
     async fn say_hello(
         &mut self,
         hello: &RawDocumentBuf,
         server_api: Option<ServerApi>,
-    ) -> Result<(RawDocumentBuf, Duration)> {
-        let sent = Instant::now();
-        let reply = match &mut self.state {
+    ) -> Result<RawDocumentBuf> {
+        Ok(match &mut self.state {
             LinkState::Greeted(greeted) => {
                 let fields = server_api.map(|api| api.fields());
                 let channel = &mut greeted.opened.channel;
@@ -177,10 +231,7 @@ impl Link {
                 let reply = connection.run_quietly(never, "admin", hello).await?;
                 reply.to_owned()
             }
-        };
-        let duration = sent.elapsed();
-        self.last_use = Instant::now();
-        Ok((reply, duration))
+        })
     }
 }
 

@@ -24,6 +24,7 @@ use crate::event::{
     SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent,
     ServerHeartbeatSucceededEvent,
 };
+use crate::handshake::DriverInfo;
 use crate::sdam::{
     ApplicationError, Effect, Input, MonitorSettings, RoundTripTime, SYSTEM_OVERLOADED_ERROR, Scan,
     SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, Turn, apply,
@@ -88,6 +89,8 @@ pub(super) struct Member {
     pub(super) establisher: Arc<Establisher>,
     pub(super) link: Option<Link>,
     round_trip_time: RoundTripTime,
+    /// Whether the server has refused `hello`.
+    refuses_hello: bool,
 }
 
 impl OnDemandTopology {
@@ -206,6 +209,19 @@ impl OnDemandTopology {
         }
     }
 
+    /// Appends who wraps this client to the `client` document of handshakes: connections made
+    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
+    /// appended before is not appended twice.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
+    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    ///
+    /// Specification: handshake, "Metadata updates after MongoClient initialization".
+    pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
+        self.establishers.metadata.append(driver_info)
+    }
+
     /// Tells of an error on a connection of the application's, or of a command on one: the server
     /// may be marked unknown, and the next selection may scan.
     ///
@@ -277,15 +293,19 @@ impl OnDemandTopology {
     fn begin_check(&mut self, server: &ServerAddress) -> Option<Check> {
         let topology_id = self.settings.topology_id;
         let declares_api = self.establishers.server_api.is_some();
-        let is_modern = self.description.server(server)?.hello_ok || declares_api;
+        let hello_ok = self.description.server(server)?.hello_ok;
         let member = self.members.get_mut(server)?;
         let link = member.link.take();
         let id = self.next_connection;
         self.next_connection += 1;
+        let is_modern = hello_ok && !member.refuses_hello || declares_api;
+        let settings = MonitorSettings::new(topology_id, server.clone());
+        let may_choose = is_modern && !declares_api;
         let check = Check {
             establisher: member.establisher.clone(),
             id,
-            hello: MonitorSettings::new(topology_id, server.clone()).hello(is_modern, None),
+            hello: settings.hello(is_modern, None),
+            legacy_hello: may_choose.then(|| settings.hello(false, None)),
             link,
         };
         let event = ServerHeartbeatStartedEvent {
@@ -305,7 +325,11 @@ impl OnDemandTopology {
             duration,
             is_cut_short,
         } = checked;
-        let Answer { reply, link } = match outcome {
+        let Answer {
+            reply,
+            link,
+            refuses_hello,
+        } = match outcome {
             Ok(answer) => answer,
             Err(error) => {
                 self.publish_failure(server, None, duration, &error);
@@ -324,6 +348,7 @@ impl OnDemandTopology {
             return Some(error);
         }
         let member = self.members.get_mut(server)?;
+        member.refuses_hello |= refuses_hello;
         member.round_trip_time.record(duration);
         description.round_trip_time = member.round_trip_time.average();
         description.min_round_trip_time = Some(member.round_trip_time.minimum());
@@ -411,6 +436,7 @@ impl OnDemandTopology {
                     establisher: Arc::new(self.establishers.server(&server)),
                     link: None,
                     round_trip_time: RoundTripTime::new(),
+                    refuses_hello: false,
                 };
                 self.members.insert(server, member);
             }

@@ -1,16 +1,20 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::client::WantsClientCert;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::failure;
 use super::pem::Identity;
-use super::roots::roots;
-use super::verify::{AnyCertificate, AnyHost};
+use super::roots::Trusted;
+use super::verify::{AnyCertificate, Verifier};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, TlsError};
 use crate::net::Stream;
@@ -19,15 +23,25 @@ use crate::uri::TlsOptions;
 /// The name that the certificate of a server behind a Unix socket is to be for.
 const LOCAL: &str = "localhost";
 
+/// How long files that were read are not read again.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
 /// TLS 1.2 and 1.3 with servers: whom to trust, and who to be.
 ///
 /// Cloning is cheap, and sessions are resumed among the connections of all clones.
+///
+/// # Renewed files
+/// Where TLS fails, the certificates in `tlsCAFile` and `tlsCertificateKeyFile` are read again, at most
+/// every 5 s: later connections use what is there then. Files that can't be used, such as one that is
+/// half written, change nothing. Connections that are there stay as they are, and so does a
+/// configuration of [your own](Self::new).
 ///
 /// # Whom it trusts
 /// The certificate authorities in `tlsCAFile`; without it those of the operating system (feature
 /// `tls-native-roots`), and where there are none, or without that feature, Mozilla's (feature
 /// `tls-webpki-roots`). A certificate must be for the host name or the IP address that the server is
-/// known by; for a server behind a Unix socket, for `localhost`. A host name is also sent to the
+/// known by; for a server behind a Unix socket, for `localhost`. A certificate that itself stands in
+/// `tlsCAFile`, as a self-signed one does, needs no issuer. A host name is also sent to the
 /// server (SNI). Until a certificate is verified nothing is sent but the TLS handshake.
 ///
 /// Whether a certificate was revoked is not looked at: neither are OCSP responders asked nor stapled
@@ -43,14 +57,26 @@ const LOCAL: &str = "localhost";
 /// Specification: URI options.
 #[derive(Clone)]
 pub struct Tls {
+    state: Arc<Mutex<State>>,
+    /// Where the configuration comes from, if it is of files that may be renewed.
+    files: Option<Arc<TlsOptions>>,
+}
+
+struct State {
     config: Arc<ClientConfig>,
+    /// When the files were read, or were found not to be usable.
+    read: Instant,
 }
 
 impl Tls {
     /// With a configuration of your own, for certificates in memory and all else that rustls can do.
     /// The TLS options of a connection string have no part in it.
     pub fn new(config: Arc<ClientConfig>) -> Self {
-        Self { config }
+        let read = Instant::now();
+        Self {
+            state: Arc::new(Mutex::new(State { config, read })),
+            files: None,
+        }
     }
 
     /// As the options say. Reads their files, of at most 1 MiB each, and the system's roots.
@@ -64,30 +90,45 @@ impl Tls {
     pub fn from_options(options: &TlsOptions) -> Result<Self> {
         options.validate()?;
         warn_of_revocation(options);
-        let provider = Arc::new(provider()?);
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::configuration(format!("TLS versions: {error}")))?;
-        let any_certificate =
-            options.insecure == Some(true) || options.allow_invalid_certificates == Some(true);
-        let config = if any_certificate {
-            config
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(&provider)))
-        } else if options.allow_invalid_hostnames == Some(true) {
-            let verifier = AnyHost::new(roots(options)?, &provider);
-            config
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-        } else {
-            config.with_root_certificates(roots(options)?)
-        };
-        Ok(Self::new(Arc::new(with_identity(config, options)?)))
+        let has_files = options.ca_file.is_some() || options.certificate_key_file.is_some();
+        Ok(Self {
+            files: has_files.then(|| Arc::new(options.clone())),
+            ..Self::new(Arc::new(read(options)?))
+        })
     }
 
-    /// The configuration.
-    pub fn config(&self) -> &Arc<ClientConfig> {
-        &self.config
+    /// The configuration of connections that are made now.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.state().config.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// TLS has failed: reads the files again, if that was not just done.
+    pub(crate) async fn renew(&self) {
+        let Some(options) = self.files.clone() else {
+            return;
+        };
+        let is_due = {
+            let state = &mut *self.state();
+            let is_due = state.read.elapsed() >= RENEWAL_PAUSE;
+            if is_due {
+                state.read = Instant::now();
+            }
+            is_due
+        };
+        if !is_due {
+            return;
+        }
+        // Files may lie on a slow network.
+        match spawn_blocking(move || read(&options)).await {
+            Ok(Ok(config)) => self.state().config = Arc::new(config),
+            Ok(Err(error)) => tracing::warn!("TLS files are not read again: {error}"),
+            // The runtime shuts down.
+            Err(_) => {}
+        }
     }
 
     /// Agrees on TLS over an open transport to `address`. Dropped meanwhile, it closes the
@@ -100,7 +141,7 @@ impl Tls {
         let name = ServerName::try_from(address.host().unwrap_or(LOCAL))
             .map_err(|_| TlsError::HostName)?
             .to_owned();
-        let connector = TlsConnector::from(self.config.clone());
+        let connector = TlsConnector::from(self.config());
         match connector.connect(name, stream).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(error) => Err(failure::explain(Error::network(error))),
@@ -112,6 +153,27 @@ impl From<Arc<ClientConfig>> for Tls {
     fn from(config: Arc<ClientConfig>) -> Self {
         Self::new(config)
     }
+}
+
+/// The configuration that options and their files ask for.
+fn read(options: &TlsOptions) -> Result<ClientConfig> {
+    let provider = Arc::new(provider()?);
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::configuration(format!("TLS versions: {error}")))?;
+    let any_certificate =
+        options.insecure == Some(true) || options.allow_invalid_certificates == Some(true);
+    let verifier: Arc<dyn ServerCertVerifier> = match any_certificate {
+        true => Arc::new(AnyCertificate::new(&provider)),
+        false => {
+            let any_host = options.allow_invalid_hostnames == Some(true);
+            Arc::new(Verifier::new(Trusted::read(options)?, any_host, &provider))
+        }
+    };
+    let config = config
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    with_identity(config, options)
 }
 
 fn with_identity(
@@ -132,7 +194,10 @@ fn with_identity(
             let identity = Identity::read(path, password.as_ref())?;
             config
                 .with_client_auth_cert(identity.certificates, identity.key)
-                .map_err(|error| super::pem::Source::identity(path).error(error))
+                .map_err(|error| {
+                    let problem = failure::own_certificate(&error);
+                    super::pem::Source::identity(path).error(problem)
+                })
         }
     }
 }

@@ -1,23 +1,42 @@
 //! Which certificate authorities are trusted.
 
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 
+use super::failure::own_certificate;
 use super::pem::Source;
 use crate::error::{Error, Result};
 use crate::uri::TlsOptions;
 
-pub(super) fn roots(options: &TlsOptions) -> Result<RootCertStore> {
-    let Some(path) = &options.ca_file else {
-        return default_roots();
-    };
-    let source = Source::authorities(path);
-    let mut roots = RootCertStore::empty();
-    for certificate in source.certificates()? {
-        roots
-            .add(certificate)
-            .map_err(|error| source.error(error))?;
+/// Who is trusted.
+#[derive(Debug)]
+pub(super) struct Trusted {
+    pub(super) roots: RootCertStore,
+    /// The certificates of `tlsCAFile`.
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl Trusted {
+    pub(super) fn read(options: &TlsOptions) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        let Some(path) = &options.ca_file else {
+            let (roots, named) = (default_roots()?, Vec::new());
+            return Ok(Self { roots, named });
+        };
+        let source = Source::authorities(path);
+        let named = source.certificates()?;
+        for certificate in &named {
+            roots
+                .add(certificate.clone())
+                .map_err(|error| source.error(own_certificate(&error)))?;
+        }
+        Ok(Self { roots, named })
     }
-    Ok(roots)
+
+    /// Whether `tlsCAFile` has the very certificate.
+    pub(super) fn has(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.named.iter().any(|named| named == certificate)
+    }
 }
 
 fn default_roots() -> Result<RootCertStore> {

@@ -1,46 +1,63 @@
-//! The verifiers for those who ask for less than all.
+//! The verifiers of servers' certificates.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-/// Verifies all but whom the certificate is for (`tlsAllowInvalidHostnames`).
+use super::failure::is_of_authority;
+use super::roots::Trusted;
+
+/// Verifies as rustls' own verifier does, but that a server's certificate which itself stands in
+/// `tlsCAFile` is its own anchor, and that the host is left out where that is asked for
+/// (`tlsAllowInvalidHostnames`).
 #[derive(Debug)]
-pub(super) struct AnyHost {
-    roots: RootCertStore,
+pub(super) struct Verifier {
+    trusted: Trusted,
+    any_host: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl AnyHost {
-    pub(super) fn new(roots: RootCertStore, provider: &CryptoProvider) -> Self {
+impl Verifier {
+    pub(super) fn new(trusted: Trusted, any_host: bool, provider: &CryptoProvider) -> Self {
         Self {
-            roots,
+            trusted,
+            any_host,
             algorithms: provider.signature_verification_algorithms,
         }
     }
 }
 
-impl ServerCertVerifier for AnyHost {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
+        name: &ServerName<'_>,
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(certificate)?,
-            &self.roots,
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        let verified = verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.trusted.roots,
             intermediates,
             now,
             self.algorithms.all,
-        )?;
+        );
+        match verified {
+            // A self-signed certificate is mostly one of an authority. That it is in force was looked
+            // at before, and that the server has its key is proved by the handshake's signature.
+            Err(error) if is_of_authority(&error) && self.trusted.has(certificate) => {}
+            verified => verified?,
+        }
+        if !self.any_host {
+            verify_server_name(&parsed, name)?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 

@@ -6,14 +6,15 @@ use tokio::sync::broadcast;
 use super::Topology;
 use super::shared::Shared;
 use crate::callback::guard_handler;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::SdamEvent;
-use crate::handshake::ClientMetadata;
+use crate::handshake::DriverInfo;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::connector::Connector;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
 use crate::net::dns::{DnsResolver, resolver_for};
+use crate::net::metadata::Metadata;
 use crate::net::monitor::Monitoring;
 use crate::net::{PROCESS, TransportBuilder};
 use crate::select::{SelectionOptions, ServerSelector};
@@ -28,6 +29,7 @@ pub struct TopologyBuilder {
     selector: Option<ServerSelector>,
     runtime: Option<Handle>,
     random_seed: Option<u64>,
+    driver_info: Vec<DriverInfo>,
 }
 
 impl TopologyBuilder {
@@ -40,7 +42,15 @@ impl TopologyBuilder {
             selector: None,
             runtime: None,
             random_seed: None,
+            driver_info: Vec::new(),
         }
+    }
+
+    /// Names the embedding framework in the handshake's metadata, after those named before.
+    #[must_use]
+    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
+        self.driver_info.push(driver_info);
+        self
     }
 
     /// What opens the monitors' transports. Default
@@ -135,11 +145,13 @@ impl TopologyBuilder {
         options.validate()?;
         let transport = self.transport.build(&options)?;
         let resolver = resolver_for(&options, self.resolver)?;
-        let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
-            .map_err(|error| Error::configuration(error.to_string()))?;
+        let metadata = Metadata::of(&options)?;
+        for driver_info in self.driver_info {
+            metadata.append(driver_info)?;
+        }
         let mut selection = SelectionOptions::from(&options);
         selection.selector = self.selector;
-        let monitoring = Monitoring::new(&options, transport, metadata.document(), &PROCESS);
+        let monitoring = Monitoring::new(&options, transport, metadata, &PROCESS);
         Ok(Topology::of(Shared::new(
             options,
             monitoring,

@@ -5,9 +5,11 @@ use bson::RawDocument;
 use tokio::sync::watch;
 
 use super::deadline::Deadline;
+use super::metadata::Metadata;
 use super::runtime;
 use crate::ServerAddress;
 use crate::error::Result;
+use crate::handshake::DriverInfo;
 use crate::sdam::{ApplicationError, TopologyDescription};
 use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
 use crate::uri::ClientOptions;
@@ -65,7 +67,7 @@ use shared::{Ended, Patience};
 /// `tracing` events have the messages and fields of the logging specification, in the order of the
 /// events, and the targets that the official driver uses too: `mongodb::topology` (DEBUG) and
 /// `mongodb::server_selection` (DEBUG, and INFO once for a selection that has to wait). Replies are
-/// cut after 1000 characters. Where nobody wants them nothing is made up for them.
+/// cut after 1000 characters, or as [`set_max_logged_length`](crate::event::set_max_logged_length) says. Where nobody wants them nothing is made up for them.
 ///
 /// Specifications: server discovery and monitoring, server selection, initial DNS seedlist
 /// discovery, polling SRV records for mongos discovery, load balancers.
@@ -177,6 +179,24 @@ impl Topology {
     /// The options; with `mongodb+srv` those of the last successful first lookup, if there was one.
     pub fn options(&self) -> Arc<ClientOptions> {
         self.owner.0.resolved_options()
+    }
+
+    /// Appends who wraps this client to the `client` document of handshakes, the
+    /// monitors' among them: connections made
+    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
+    /// appended before is not appended twice.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
+    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    ///
+    /// Specification: handshake, "Metadata updates after MongoClient initialization".
+    pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
+        self.metadata().append(driver_info)
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.owner.0.monitoring.metadata
     }
 
     /// What is known now, prepared for selection. Wait-free.

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -13,12 +12,12 @@ use super::{ConnectionFactory, Counters, Floating, Links, Shared, Source, Wake};
 use crate::ServerAddress;
 use crate::error::{Error, Result, Wait};
 use crate::event::EventHandlers;
-use crate::handshake::{ClientMetadata, DriverInfo, ServerApi};
+use crate::handshake::{DriverInfo, ServerApi};
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, AwsCredentialProvider, Compression, Connector, CredentialProvider,
-    Establisher, Generations, KeyService, OidcCallback, PROCESS, Topology, TopologyShared,
+    Establisher, Generations, KeyService, Metadata, OidcCallback, Topology, TopologyShared,
     Transport, TransportBuilder,
 };
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
@@ -33,6 +32,8 @@ pub struct ConnectionFactoryBuilder {
     transport: TransportBuilder,
     auth: AuthParts,
     driver_info: Vec<DriverInfo>,
+    /// Of the topology, where there is one.
+    metadata: Option<Metadata>,
     events: EventHandlers,
     floating: Option<(Topology, Criterion)>,
 }
@@ -41,12 +42,12 @@ pub struct ConnectionFactoryBuilder {
 #[derive(Clone)]
 pub(in crate::pools) struct Template {
     transport: Transport,
-    /// The `client` document of the handshake.
-    metadata: Arc<RawDocumentBuf>,
+    pub(super) metadata: Metadata,
     server_api: Option<ServerApi>,
     connect_timeout: Option<Duration>,
     command_timeout: Option<Duration>,
     drain_timeout: Duration,
+    pub(super) retries_writes: bool,
     recycling_method: RecyclingMethod,
     max_idle_time: Option<Duration>,
     max_lifetime: Option<Duration>,
@@ -99,6 +100,7 @@ impl ConnectionFactoryBuilder {
             transport: TransportBuilder::default(),
             auth: AuthParts::default(),
             driver_info: Vec::new(),
+            metadata: None,
             events: EventHandlers::default(),
             floating: None,
         }
@@ -165,10 +167,17 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// Names the embedding framework in the handshake's metadata, after those named before.
+    /// Names the embedding framework in the handshake's metadata, after those named before; of a
+    /// factory that [floats](Self::floating) also in that of the topology's monitors.
     #[must_use]
     pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
         self.driver_info.push(driver_info);
+        self
+    }
+
+    /// The `client` document of another part of the same client, to which `driver_info` goes.
+    pub(in crate::pools) fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = Some(metadata);
         self
     }
 
@@ -193,6 +202,7 @@ impl ConnectionFactoryBuilder {
     /// none.
     #[must_use]
     pub fn floating(mut self, topology: Topology, criterion: Criterion) -> Self {
+        self.metadata = Some(topology.metadata().clone());
         self.floating = Some((topology, criterion));
         self
     }
@@ -225,12 +235,9 @@ impl ConnectionFactoryBuilder {
     /// What all factories of these options have in common.
     pub(in crate::pools) fn template(self) -> Result<Template> {
         let options = &self.options;
-        let mut metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
-            .map_err(|error| Error::configuration(error.to_string()))?;
+        let metadata = self.metadata.map_or_else(|| Metadata::of(options), Ok)?;
         for driver_info in self.driver_info {
-            metadata
-                .append(driver_info)
-                .map_err(|error| Error::configuration(error.to_string()))?;
+            metadata.append(driver_info)?;
         }
         let config = &self.config;
         let max_idle_time = config.max_idle_time(options);
@@ -238,10 +245,11 @@ impl ConnectionFactoryBuilder {
             || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_));
         Ok(Template {
             transport: self.transport.build(options)?,
-            metadata: Arc::new(metadata.document()),
+            metadata,
             server_api: options.server_api,
             connect_timeout: options.connect_timeout,
             command_timeout: config.command_timeout(options),
+            retries_writes: options.retry_writes,
             drain_timeout: config.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
             recycling_method: config.recycling_method,
             max_idle_time,
@@ -300,6 +308,7 @@ impl Template {
                 connect_timeout: self.connect_timeout,
                 command_timeout: self.command_timeout,
                 drain_timeout: self.drain_timeout,
+                retries_writes: self.retries_writes,
                 times_idleness: self.times_idleness.clone(),
                 load_balanced: place.load_balanced,
                 replica_set: self.replica_set.clone(),

@@ -13,7 +13,8 @@ use super::{CheckBudget, Failure, Shared};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
-    Authenticator, Clear, Connection, Deadline, Dispatcher, Removal, Topology, TopologyListener,
+    Authenticator, Clear, Connection, Deadline, Dispatcher, Metadata, Removal, Topology,
+    TopologyListener,
 };
 use crate::pools::registry::{pause, takes_operations};
 use crate::pools::suitable::Suitable;
@@ -73,6 +74,10 @@ impl Floating {
         let listener: std::sync::Weak<Self> = Arc::downgrade(&floating);
         floating.topology.listen(listener);
         floating
+    }
+
+    pub(super) fn metadata(&self) -> &Metadata {
+        &self.template.metadata
     }
 
     /// Selects a server and makes a connection to it; where the server goes away meanwhile, it
@@ -230,7 +235,10 @@ impl Floating {
         });
         self.asked_about.store(NEVER, Ordering::Release);
         self.ask_selectors();
-        added.ok_or_else(|| Error::from(ErrorKind::PoolCleared).at(entry.address()))
+        added.ok_or_else(|| {
+            let cleared = Error::from(ErrorKind::PoolCleared).at(entry.address());
+            cleared.of_check_out(self.template.retries_writes)
+        })
     }
 
     fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<Shared> {

@@ -14,6 +14,7 @@ use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, InUse, Result, Wait};
+use crate::handshake::DriverInfo;
 use crate::net::{Connection, Deadline, Establisher, Link, TopologyShared, current_runtime};
 use crate::uri::ClientOptions;
 
@@ -371,6 +372,23 @@ impl ConnectionFactory {
             Source::Fixed(shared) => shared.clear_service(id),
             Source::Floating(floating) => floating.clear_service(id),
         }
+    }
+
+    /// Appends who wraps this client to the `client` document of handshakes: connections made
+    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
+    /// appended before is not appended twice.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
+    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    ///
+    /// Specification: handshake, "Metadata updates after MongoClient initialization".
+    pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
+        let metadata = match &self.source {
+            Source::Fixed(shared) => &shared.establisher.metadata,
+            Source::Floating(floating) => floating.metadata(),
+        };
+        metadata.append(driver_info)
     }
 
     /// The server; `None` for one that floats.

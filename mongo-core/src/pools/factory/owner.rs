@@ -123,13 +123,16 @@ impl Shared {
             Some(
                 ClosedReason::CancelledWrite
                 | ClosedReason::CancelledReply
+                | ClosedReason::LongReply
                 | ClosedReason::CancelledStream
                 | ClosedReason::Network
                 | ClosedReason::Protocol
                 | ClosedReason::RuntimeEnded
                 | ClosedReason::Unauthenticated,
             ) => ConnectionClosedReason::Error,
-            Some(ClosedReason::Closed) | None if identity.generation.is_stale() => {
+            Some(ClosedReason::Closed) | None
+                if identity.generation.is_stale() || link.is_outdated() =>
+            {
                 ConnectionClosedReason::Stale
             }
             Some(ClosedReason::Closed) | None if link.is_doomed() => ConnectionClosedReason::Idle,
@@ -172,9 +175,9 @@ impl Shared {
 }
 
 impl Owner for Shared {
-    fn failed(&self, identity: &Identity, error: &Error) {
+    fn failed(&self, identity: &Identity, error: &Error) -> bool {
         if !ApplicationError::is_telling(error) {
-            return;
+            return true;
         }
         let (made_in, current) = (identity.generation.number(), identity.generation.current());
         let told = ApplicationError::new(
@@ -186,6 +189,9 @@ impl Owner for Shared {
             told.with_generations(made_in, current)
                 .with_service_id(identity.description.service_id),
         );
+        // Without a topology nobody else finds out that the address leads to another server by now.
+        let is_secondary = identity.description.secondary;
+        self.topology.is_some() || !ApplicationError::is_news(error, is_secondary)
     }
 
     fn cluster_time(&self, cluster_time: &RawDocument) {

@@ -153,6 +153,7 @@ impl Shared {
             PoolState::Ready | PoolState::Paused => {
                 let cause = self.cleared_for().clone();
                 let cleared = self.establisher.name(ErrorKind::PoolCleared);
+                let cleared = cleared.of_check_out(self.establisher.retries_writes);
                 cleared.caused_by(cause)
             }
         }

@@ -143,7 +143,8 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// Names the embedding framework in the handshake's metadata, after those named before.
+    /// Names the embedding framework in the handshake's metadata, that of the monitors too, after
+    /// those named before.
     #[must_use]
     pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
         self.driver_info.push(driver_info);
@@ -204,7 +205,7 @@ impl<B: Backend> PoolsBuilder<B> {
         let pool_options = self.pool_options()?;
         let server = only_host(&self.options)?;
         let cap = ServerCaps::new(self.config.server_limits()).of(&server);
-        let shared = self.template()?.shared(Place {
+        let shared = self.template(None)?.shared(Place {
             server,
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
             load_balanced: self.options.load_balanced == Some(true),
@@ -229,7 +230,7 @@ impl<B: Backend> PoolsBuilder<B> {
         PoolOptions::new(&self.options, max_lifetime, backend_size, &self.config)
     }
 
-    fn template(&self) -> Result<Template> {
+    fn template(&self, topology: Option<&Topology>) -> Result<Template> {
         self.options.validate()?;
         let mut factory = ConnectionFactory::builder(self.options.clone())
             .config(self.manager.clone())
@@ -237,6 +238,9 @@ impl<B: Backend> PoolsBuilder<B> {
             .event_handlers(self.events.clone());
         for driver_info in &self.driver_info {
             factory = factory.driver_info(driver_info.clone());
+        }
+        if let Some(topology) = topology {
+            factory = factory.metadata(topology.metadata().clone());
         }
         factory.template()
     }
@@ -259,12 +263,12 @@ impl<B: Backend> PoolsBuilder<B> {
         };
         // A provider is for the options' own credential.
         self.auth.provider = None;
-        let template = self.template()?;
         let owns_topology = self.topology.is_none();
         let topology = match self.topology.take() {
             Some(topology) => topology,
             None => self.own_topology()?,
         };
+        let template = self.template(Some(&topology))?;
         let credential = identity.credential.clone();
         let tenant = Arc::new(Tenant::new(identity, true));
         let registry = Arc::new_cyclic(|weak: &Weak<Registry<B>>| Registry {

@@ -103,7 +103,8 @@ impl<B: Backend> Registry<B> {
             Some(()) => Ok(pool),
             None => {
                 let_go.pools.push(pool);
-                Err(Error::from(ErrorKind::PoolCleared).at(entry.address()))
+                let cleared = Error::from(ErrorKind::PoolCleared).at(entry.address());
+                Err(cleared.of_check_out(self.options.retry_writes))
             }
         }
     }

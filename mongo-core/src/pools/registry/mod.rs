@@ -18,6 +18,7 @@ use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
+use crate::handshake::DriverInfo;
 use crate::net::{AuthParts, Deadline, Dispatcher, Home, Tasks, Together, Topology};
 use crate::sdam::TopologyType;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, ServerEntry};
@@ -174,6 +175,10 @@ impl<B: Backend> Pools<B> {
 
     /// Checks out a connection to a server that suits a read preference.
     ///
+    /// Commands are sent as they are: the caller adds the `$readPreference`
+    /// ([`ReadPreference::to_document`]) to each read, without which a secondary refuses it
+    /// (code 13435).
+    ///
     /// # Errors
     /// The parts of the preference do not agree; else see [`get_with`](Self::get_with).
     pub async fn read(&self, preference: ReadPreference) -> Result<super::PooledConnection<B>> {
@@ -257,6 +262,20 @@ impl<B: Backend> Pools<B> {
     /// What is known of the deployment.
     pub fn topology(&self) -> &Topology {
         &self.registry().topology
+    }
+
+    /// Appends who wraps this client to the `client` document of handshakes, the
+    /// monitors' among them: connections made
+    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
+    /// appended before is not appended twice.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
+    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    ///
+    /// Specification: handshake, "Metadata updates after MongoClient initialization".
+    pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
+        self.topology().append_metadata(driver_info)
     }
 
     /// Begins to monitor the deployment, if that has not begun. A check-out that has to wait does so

@@ -222,3 +222,29 @@ fn labels_only_what_a_busy_server_may_cause() {
         assert_eq!(labels(network_error(), phase), [false; 2]);
     }
 }
+
+#[test]
+fn a_process_without_room_for_a_socket_blames_no_server() {
+    for code in [23, 24] {
+        let full = || std::sync::Arc::new(std::io::Error::from_raw_os_error(code));
+        for kind in [
+            ErrorKind::Connect(full()),
+            ErrorKind::Network(full()),
+            ErrorKind::Dns(full()),
+        ] {
+            let error = ErrorPhase::Establishment.label(kind.into());
+            assert_eq!(error.labels().count(), 0, "{error}");
+            assert!(!error.is_retryable_read(), "{error}");
+            let mut run = Run::connected(seeds(&["a"]));
+            run.hello("a", &member("primary"));
+            let before = run.shown();
+            let told = ApplicationError::new(address("a"), error, ErrorPhase::Establishment);
+            run.apply(Input::ApplicationError(told));
+            assert_eq!(run.shown(), before);
+        }
+    }
+    let refused = std::io::Error::from_raw_os_error(111);
+    let refused =
+        ErrorPhase::Establishment.label(ErrorKind::Connect(std::sync::Arc::new(refused)).into());
+    assert!(refused.has_label(SYSTEM_OVERLOADED_ERROR));
+}

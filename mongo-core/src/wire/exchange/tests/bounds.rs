@@ -93,7 +93,7 @@ fn what_is_too_long_to_read_away_shows_with_its_header() {
     let max = length - 1;
     let refused = exchange.read_target(max).expect_err("too long");
     assert_eq!(refused, WireError::TooLong { length, max });
-    assert_eq!(exchange.readiness(), closed(ClosedReason::Protocol));
+    assert_eq!(exchange.readiness(), closed(ClosedReason::LongReply));
     assert!(!exchange.owes_more_than(max), "nothing is owed any more");
 
     let mut exchange = new();
