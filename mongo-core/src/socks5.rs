@@ -5,11 +5,10 @@
 //!
 //! Specifications: SOCKS5 support, RFC 1928, RFC 1929.
 
-use std::fmt;
-use std::io;
 use std::mem::discriminant;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use zeroize::Zeroizing;
 

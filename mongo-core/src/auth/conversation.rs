@@ -1,9 +1,8 @@
 //! One conversation with a server, whatever the mechanism.
 
-use std::fmt;
-use std::mem;
 use std::sync::Arc;
 use std::time::SystemTime;
+use std::{fmt, mem};
 
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 

@@ -4,71 +4,48 @@
 //! handshake sends by [`crate::handshake::Handshake`]; the shell moves their bytes and holds them
 //! to a [`Deadline`].
 
-mod authenticator;
-mod aws;
+mod auth;
 mod background;
-mod channel;
-mod connect_clock;
 mod connection;
-mod connector;
-mod conversing;
 mod deadline;
 mod dispatcher;
-mod dns;
-mod establish;
-mod generations;
-#[cfg(feature = "cloud-credentials")]
-mod http;
-mod keys;
-mod metadata;
-mod monitor;
-mod oidc;
-mod on_demand;
-mod proxy;
-mod reply;
 mod runtime;
 mod single;
-mod stream;
-mod suspicion;
-mod tie;
-mod tls;
-mod together;
 mod topology;
 mod transport;
 
-pub use authenticator::CredentialProvider;
-pub(crate) use authenticator::{AuthParts, Authenticator};
-pub use aws::{AwsCredentialProvider, AwsSources};
+pub use auth::authenticator::CredentialProvider;
+pub(crate) use auth::authenticator::{AuthParts, Authenticator};
+pub use auth::aws::{AwsCredentialProvider, AwsSources};
+pub use auth::keys::{BlockingExecutor, KeyService, TokioBlocking};
+pub use auth::oidc::{AccessToken, KubernetesTokens, OidcCallback, OidcRequest};
+#[cfg(feature = "cloud-credentials")]
+pub use auth::oidc::{AzureTokens, GcpTokens};
 pub(crate) use background::{Alive, Home, Tasks, is_running};
 pub use connection::Connection;
 pub(crate) use connection::Identity;
-pub use connector::{Connector, SocketConnector};
+pub(crate) use connection::establish::{Compression, Establisher, Failed, Service};
+pub(crate) use connection::generations::Generations;
+pub(crate) use connection::metadata::Metadata;
+pub use connection::reply::{OwnedReply, Reply};
+pub(crate) use connection::tie::{Interrupted, Link, Owner, Tie};
 pub(crate) use deadline::sleep_until;
 pub use deadline::{Deadline, Elapsed};
 pub(crate) use dispatcher::Dispatcher;
-#[cfg(feature = "dns")]
-pub use dns::HickoryResolver;
-pub use dns::{DnsResolver, resolve, system_random};
-pub(crate) use establish::{Compression, Establisher, Failed, Service};
-pub(crate) use generations::Generations;
-pub use keys::{BlockingExecutor, KeyService, TokioBlocking};
-pub(crate) use metadata::Metadata;
-pub use oidc::{AccessToken, KubernetesTokens, OidcCallback, OidcRequest};
-#[cfg(feature = "cloud-credentials")]
-pub use oidc::{AzureTokens, GcpTokens};
-pub use on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
-pub use proxy::ProxyConnector;
-pub use reply::{OwnedReply, Reply};
 pub(crate) use runtime::current as current_runtime;
 pub use single::SingleClient;
-pub use stream::{AsyncStream, Stream};
-pub(crate) use tie::{Interrupted, Link, Owner, Tie};
-#[cfg(feature = "tls-rustls")]
-pub use tls::Tls;
-pub(crate) use together::Together;
-pub(crate) use topology::Shared as TopologyShared;
-pub(crate) use topology::{Clear, Removal, TopologyListener};
+pub use single::on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
+pub(crate) use topology::{Clear, Removal, Shared as TopologyShared, TopologyListener};
 pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
+pub use transport::connector::{Connector, SocketConnector};
+#[cfg(feature = "dns")]
+pub use transport::dns::HickoryResolver;
+pub use transport::dns::{DnsResolver, resolve, system_random};
+pub use transport::proxy::ProxyConnector;
+pub use transport::stream::{AsyncStream, Stream};
+#[cfg(feature = "tls-rustls")]
+pub use transport::tls::Tls;
+pub(crate) use transport::together::Together;
 pub(crate) use transport::{Transport, TransportBuilder};
 
 use crate::handshake::Environment;

@@ -2,9 +2,8 @@
 
 mod signature;
 
-use std::fmt;
-use std::mem;
 use std::time::SystemTime;
+use std::{fmt, mem};
 
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::rawdoc;

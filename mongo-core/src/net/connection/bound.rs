@@ -8,9 +8,9 @@ use tokio::runtime::Id;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
+use crate::net::connection::tie::{Interrupted, Link};
 use crate::net::deadline::{Deadline, Elapsed, Expiry};
 use crate::net::runtime;
-use crate::net::tie::{Interrupted, Link};
 
 /// Why something did not come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

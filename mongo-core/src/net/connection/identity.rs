@@ -8,9 +8,9 @@ use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE};
 use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
-use crate::net::conversing::Proof;
-use crate::net::generations::Generation;
-use crate::net::tie::{Link, Tie};
+use crate::net::auth::conversing::Proof;
+use crate::net::connection::generations::Generation;
+use crate::net::connection::tie::{Link, Tie};
 
 /// What stays the same over a connection's life.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Identity {
     }
 
     /// Labels the error within a good reply to a write.
-    pub(in crate::net) fn label_write_error(&self, error: Error) -> Error {
+    pub(crate) fn label_write_error(&self, error: Error) -> Error {
         let wire_version = self.description.max_wire_version;
         match self.retries_writes && error.fails_writes_retryably(wire_version) {
             true => error.with_label(RETRYABLE_WRITE),

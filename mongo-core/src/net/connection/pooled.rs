@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::{Connection, DRAIN_BYTES, Identity, Inner};
 use crate::error::ClosedReason;
-use crate::net::channel::Channel;
-use crate::net::tie::Tie;
+use crate::net::connection::channel::Channel;
+use crate::net::connection::tie::Tie;
 use crate::wire::Limits;
 
 thread_local! {

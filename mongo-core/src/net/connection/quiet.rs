@@ -13,7 +13,7 @@ use crate::wire::MsgFlags;
 impl Connection {
     /// Runs a command that is not the application's, such as a check of the server: no event, log or
     /// span reports it. Returns the reply, `ok: 0` included, which is bounded as that to a hello is.
-    pub(in crate::net) async fn run_quietly<C>(
+    pub(crate) async fn run_quietly<C>(
         &mut self,
         deadline: Deadline,
         database: &str,

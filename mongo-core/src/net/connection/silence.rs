@@ -18,7 +18,7 @@ impl Connection {
     }
 
     /// Adds the cause to a time-out, where it is not the server.
-    pub(in crate::net) fn explain_silence(&self, error: Error) -> Error {
+    pub(crate) fn explain_silence(&self, error: Error) -> Error {
         self.inner.channel.explain_silence(error)
     }
 

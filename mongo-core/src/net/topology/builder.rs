@@ -11,11 +11,11 @@ use crate::event::SdamEvent;
 use crate::handshake::DriverInfo;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
-use crate::net::connector::Connector;
+use crate::net::connection::metadata::Metadata;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
-use crate::net::dns::{DnsResolver, resolver_for};
-use crate::net::metadata::Metadata;
-use crate::net::monitor::Monitoring;
+use crate::net::topology::monitor::Monitoring;
+use crate::net::transport::connector::Connector;
+use crate::net::transport::dns::{DnsResolver, resolver_for};
 use crate::net::{PROCESS, TransportBuilder};
 use crate::select::{SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use bson::RawDocument;
 use tokio::sync::watch;
 
+use super::connection::metadata::Metadata;
 use super::deadline::Deadline;
-use super::metadata::Metadata;
 use super::runtime;
 use crate::ServerAddress;
 use crate::error::Result;
@@ -18,6 +18,7 @@ mod builder;
 mod cluster_time;
 mod listener;
 mod logs;
+pub(super) mod monitor;
 mod paces;
 mod selection;
 mod shared;

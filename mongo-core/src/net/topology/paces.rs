@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::ServerAddress;
-use crate::net::monitor::now;
+use crate::net::topology::monitor::now;
 use crate::sdam::MIN_HEARTBEAT_FREQUENCY;
 
 /// The most servers that are remembered. Beyond that, the oldest ones are forgotten.

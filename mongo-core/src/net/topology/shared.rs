@@ -21,8 +21,8 @@ use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
 use crate::net::background::{Tasks, choose};
 use crate::net::dispatcher::{Dispatcher, Handler};
-use crate::net::dns::DnsResolver;
-use crate::net::monitor::{Monitor, Monitoring};
+use crate::net::topology::monitor::{Monitor, Monitoring};
+use crate::net::transport::dns::DnsResolver;
 use crate::sdam::{ApplicationError, Input, TopologyDescription, TopologySettings};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::uri::ClientOptions;
@@ -36,7 +36,7 @@ pub(crate) struct Shared {
     pub(super) options: ClientOptions,
     /// With what was looked up for the current or last opening. Written under the lock.
     pub(super) resolved: ArcSwap<ClientOptions>,
-    pub(in crate::net) monitoring: Monitoring,
+    pub(crate) monitoring: Monitoring,
     pub(super) resolver: Option<Arc<dyn DnsResolver>>,
     state: Mutex<State>,
     pub(super) index: ArcSwap<SelectionIndex>,
@@ -296,7 +296,7 @@ impl Shared {
 
     /// What monitor number `id` of a server found, with the event that goes before; nothing of one
     /// that was stopped.
-    pub(in crate::net) fn report(
+    pub(crate) fn report(
         self: &Arc<Self>,
         server: &ServerAddress,
         id: u64,
@@ -320,7 +320,7 @@ impl Shared {
 
     /// The task of monitor number `id` has ended: unless it was stopped, selections that wait start
     /// it again.
-    pub(in crate::net) fn monitor_ended(&self, server: &ServerAddress, id: u64) {
+    pub(crate) fn monitor_ended(&self, server: &ServerAddress, id: u64) {
         let mut state = self.lock();
         let monitor = state.monitors.get_mut(server);
         if let Some(monitor) = monitor.filter(|monitor| monitor.id() == id) {

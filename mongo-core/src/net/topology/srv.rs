@@ -10,8 +10,8 @@ use super::shared::Shared;
 use crate::error::Error;
 use crate::net::background::{Alive, Task};
 use crate::net::deadline::{Deadline, Elapsed};
-use crate::net::dns::{DnsResolver, Lookup, resolve_with, srv_lookup, system_random};
-use crate::net::monitor::{Signal, at, now};
+use crate::net::topology::monitor::{Signal, at, now};
+use crate::net::transport::dns::{DnsResolver, Lookup, resolve_with, srv_lookup, system_random};
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
 use crate::uri::{ClientOptions, RecordType, SrvError};
 

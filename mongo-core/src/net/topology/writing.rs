@@ -13,7 +13,7 @@ use super::srv::{FirstLookup, Srv};
 use crate::ServerAddress;
 use crate::error::Error;
 use crate::net::background::Task;
-use crate::net::monitor::{Monitor, Signal};
+use crate::net::topology::monitor::{Monitor, Signal};
 use crate::sdam::{Effect, Input, SdamError, TopologyDescription, TopologySettings, apply};
 use crate::select::SelectionIndex;
 use crate::uri::ClientOptions;

@@ -1,0 +1,410 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use super::aws::{AwsCredentialProvider, AwsSources};
+use super::keys::{Derived, KeyService};
+#[cfg(feature = "cloud-credentials")]
+use super::oidc::{AzureTokens, GcpTokens};
+use super::oidc::{KubernetesTokens, OidcCallback, TestTokens, TokenCache};
+use crate::ServerAddress;
+use crate::auth::{
+    AuthError, AuthMechanism, AuthNeed, Credential, DEFAULT_ALLOWED_HOSTS, Evidence, Secret, allows,
+};
+use crate::callback::{guard, guard_async};
+use crate::error::{Error, Result};
+use crate::uri::ClientOptions;
+
+const AWS_PROVIDER: &str = "provider of AWS credentials";
+
+/// Where a credential comes from whose secret changes: a vault, a file that is rotated, a service
+/// that gives passwords for an hour.
+///
+/// It is asked each time that a connection authenticates, and the connection authenticates with what
+/// it gives then; without a source of its own, in the database of the options' `authSource`. Connections that are open stay authenticated as they are. What it gives is not kept,
+/// so that an implementation whose answer takes long keeps it itself.
+///
+/// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over: it
+/// must leave nothing behind when dropped. The error names that wait
+/// ([`Wait::Credential`](crate::error::Wait::Credential)). Several connections may ask at a time. A
+/// panic in it is caught and logged, and fails the call as
+/// [`ErrorKind::Credential`](crate::ErrorKind::Credential).
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use mongo_core::auth::Credential;
+/// use mongo_core::net::CredentialProvider;
+/// use mongo_core::{Error, Result};
+///
+/// struct PasswordFile;
+///
+/// #[async_trait::async_trait]
+/// impl CredentialProvider for PasswordFile {
+///     async fn credential(&self) -> Result<Arc<Credential>> {
+///         // Not on the runtime's own threads: a file may be slow, too.
+///         let read = || std::fs::read_to_string("/run/secrets/mongodb");
+///         let read = tokio::task::spawn_blocking(read).await;
+///         let password = read.map_err(Error::credential)?.map_err(Error::credential)?;
+///         Ok(Arc::new(Credential::new("app", password.trim_end())))
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait CredentialProvider: Send + Sync + 'static {
+    /// The current credential.
+    ///
+    /// # Errors
+    /// Preferably [`Error::credential`]: any other error becomes the cause of one, and does not count as a failure
+    /// of the MongoDB server. The caller adds the server. The error's text reaches logs, so it must not contain a
+    /// secret.
+    async fn credential(&self) -> Result<Arc<Credential>>;
+}
+
+/// Who authenticates on connections, and with what: shared by all connections of one credential.
+#[derive(Clone)]
+pub(crate) struct Authenticator {
+    source: Source,
+    /// For a credential that names no authentication database.
+    defaults: SourceDefaults,
+    keys: Arc<KeyService>,
+    tokens: Option<Arc<TokenCache>>,
+    aws: Arc<dyn AwsCredentialProvider>,
+    uses_tls: bool,
+    allows_plain_without_tls: bool,
+}
+
+#[derive(Clone)]
+enum Source {
+    Nobody,
+    Fixed(Arc<Credential>),
+    Provider(Arc<dyn CredentialProvider>),
+}
+
+/// The authentication database of credentials that name none.
+#[derive(Clone, Default, PartialEq)]
+struct SourceDefaults {
+    /// `authSource`, of the connection string or of a TXT record.
+    auth_source: Option<String>,
+    /// The connection string's database: for its own credential only.
+    database: Option<String>,
+}
+
+impl SourceDefaults {
+    /// The credential with its authentication database; `None` if it needs none of these defaults.
+    fn complete(&self, credential: &Credential) -> Option<Arc<Credential>> {
+        let database = self.auth_source.as_deref().or(self.database.as_deref());
+        let source = credential.default_source(database);
+        let is_complete = credential.source().is_some() || Some(source) != database;
+        (!is_complete).then(|| Arc::new(credential.clone().with_source(source)))
+    }
+}
+
+/// What an [`Authenticator`] is made of besides the options.
+#[derive(Clone, Default)]
+pub(crate) struct AuthParts {
+    pub(crate) keys: Option<Arc<KeyService>>,
+    pub(crate) provider: Option<Arc<dyn CredentialProvider>>,
+    pub(crate) oidc: Option<Arc<dyn OidcCallback>>,
+    pub(crate) aws: Option<Arc<dyn AwsCredentialProvider>>,
+}
+
+impl Authenticator {
+    /// One for the options' credential.
+    ///
+    /// # Errors
+    /// The credential can't be used, or there are two sources of it.
+    pub(crate) fn new(options: &ClientOptions, parts: AuthParts) -> Result<Self> {
+        let source = match (&options.credential, parts.provider) {
+            (Some(_), Some(_)) => {
+                return Err(Error::configuration(
+                    "both a credential and a credential provider are given",
+                ));
+            }
+            (None, Some(provider)) => Source::Provider(provider),
+            (Some(credential), None) => Source::Fixed(Arc::new(credential.clone())),
+            (None, None) => Source::Nobody,
+        };
+        let tokens = match (parts.oidc, &source) {
+            (Some(_), Source::Fixed(credential)) if !credential.needs_callback() => {
+                return Err(Error::configuration(
+                    "an OIDC callback is for MONGODB-OIDC without an ENVIRONMENT",
+                ));
+            }
+            (Some(callback), _) => Some(callback),
+            (None, Source::Fixed(credential)) => built_in(credential)?,
+            (None, Source::Nobody | Source::Provider(_)) => None,
+        };
+        if let (Some(_), Source::Fixed(credential)) = (&parts.aws, &source)
+            && credential.mechanism() != Some(AuthMechanism::MongoDbAws)
+        {
+            return Err(Error::configuration(
+                "a provider of AWS credentials is for MONGODB-AWS",
+            ));
+        }
+        let defaults = SourceDefaults {
+            auth_source: options.auth_source.clone(),
+            database: match &source {
+                Source::Fixed(_) => options.default_database.clone(),
+                Source::Nobody | Source::Provider(_) => None,
+            },
+        };
+        let authenticator = Self {
+            source,
+            defaults,
+            tokens: tokens
+                .map(|callback| Arc::new(TokenCache::new(callback, token_timeout(options)))),
+            aws: parts.aws.unwrap_or_else(|| Arc::new(AwsSources::new())),
+            keys: parts.keys.unwrap_or_default(),
+            uses_tls: options.uses_tls(),
+            allows_plain_without_tls: options.allow_plain_without_tls,
+        };
+        if let Source::Fixed(credential) = &authenticator.source {
+            authenticator.check(credential)?;
+        }
+        Ok(authenticator)
+    }
+
+    /// This one, for connections of a client whose options are known by now: a TXT record may name
+    /// the authentication database of credentials that name none.
+    pub(crate) fn resolved(self: &Arc<Self>, options: &ClientOptions) -> Arc<Self> {
+        match &options.auth_source {
+            Some(_) if self.defaults.auth_source.is_none() => Arc::new(Self {
+                defaults: SourceDefaults {
+                    auth_source: options.auth_source.clone(),
+                    ..self.defaults.clone()
+                },
+                ..Self::clone(self)
+            }),
+            Some(_) | None => self.clone(),
+        }
+    }
+
+    /// One that authenticates nobody.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            source: Source::Nobody,
+            defaults: SourceDefaults::default(),
+            keys: Arc::default(),
+            tokens: None,
+            aws: Arc::new(AwsSources::new()),
+            uses_tls: false,
+            allows_plain_without_tls: false,
+        }
+    }
+
+    /// Whether the credential is always the same.
+    pub(crate) fn is_fixed(&self) -> bool {
+        match &self.source {
+            Source::Nobody | Source::Fixed(_) => true,
+            Source::Provider(_) => false,
+        }
+    }
+
+    /// The user, where that is known beforehand.
+    pub(crate) fn user(&self) -> Option<&Arc<str>> {
+        match &self.source {
+            Source::Fixed(credential) => credential.username(),
+            Source::Nobody | Source::Provider(_) => None,
+        }
+    }
+
+    /// The credential for a connection to `server` that authenticates now.
+    ///
+    /// # Errors
+    /// It can't be obtained, or can't be used, or must not be sent there.
+    pub(crate) async fn credential(
+        &self,
+        server: &ServerAddress,
+    ) -> Result<Option<Arc<Credential>>> {
+        let credential = self.current().await?;
+        match &credential {
+            Some(credential) if !self.allows(credential, server) => {
+                let error = Error::from(AuthError::HostNotAllowed);
+                Err(error.for_user(credential.username()))
+            }
+            Some(_) | None => Ok(credential),
+        }
+    }
+
+    /// Whether a credential may be sent to a server.
+    fn allows(&self, credential: &Credential, server: &ServerAddress) -> bool {
+        let of_human = credential.mechanism() == Some(AuthMechanism::MongoDbOidc)
+            && self
+                .tokens
+                .as_ref()
+                .is_some_and(|tokens| tokens.asks_human());
+        match credential.allowed_hosts() {
+            Some(allowed) => allows(allowed.iter().map(String::as_str), server),
+            None if of_human => allows(DEFAULT_ALLOWED_HOSTS, server),
+            None => true,
+        }
+    }
+
+    async fn current(&self) -> Result<Option<Arc<Credential>>> {
+        match &self.source {
+            Source::Nobody => Ok(None),
+            Source::Fixed(credential) => Ok(Some(self.complete(credential.clone()))),
+            Source::Provider(provider) => {
+                let given = call_source("credential provider", || provider.credential());
+                let credential = given.await?;
+                self.check(&credential)
+                    .map_err(|error| error.for_user(credential.username()))?;
+                Ok(Some(self.complete(credential)))
+            }
+        }
+    }
+
+    /// With the authentication database, if the credential names none.
+    fn complete(&self, credential: Arc<Credential>) -> Arc<Credential> {
+        self.defaults.complete(&credential).unwrap_or(credential)
+    }
+
+    /// The access token that is kept, for a hello to carry.
+    pub(crate) fn kept_token(&self) -> Option<Secret> {
+        self.tokens.as_ref()?.kept()
+    }
+
+    /// Whether `connectTimeoutMS` does not bound the wait for an access token.
+    pub(crate) fn token_has_own_time(&self) -> bool {
+        let tokens = self.tokens.as_ref();
+        tokens.is_some_and(|tokens| tokens.has_own_time())
+    }
+
+    /// What a conversation about a credential needs from outside. Keys of SCRAM are to be
+    /// [proved](Derived::proved).
+    pub(crate) async fn provide(
+        &self,
+        need: AuthNeed,
+        credential: Option<&Credential>,
+    ) -> Result<(Evidence, Option<Derived>)> {
+        let evidence = match need {
+            AuthNeed::AwsCredentials => Evidence::AwsCredentials {
+                credentials: call_source(AWS_PROVIDER, || self.aws.credentials()).await?,
+                now: SystemTime::now(),
+            },
+            AuthNeed::AccessToken { refused } => {
+                let Some(tokens) = &self.tokens else {
+                    return Err(AuthError::OutOfOrder.into());
+                };
+                if let Some(refused) = refused {
+                    tokens.forget(&refused);
+                }
+                let username = credential
+                    .and_then(Credential::username)
+                    .map(|name| &**name);
+                let (token, is_cached) = tokens.token(username).await?;
+                Evidence::AccessToken { token, is_cached }
+            }
+            AuthNeed::ScramKeys(derivation) => {
+                let derived = self.keys.derive(derivation).await?;
+                let keys = derived.keys().clone();
+                return Ok((Evidence::ScramKeys(keys), Some(derived)));
+            }
+        };
+        Ok((evidence, None))
+    }
+
+    /// Authentication by a mechanism has failed.
+    pub(crate) fn failed(&self, mechanism: Option<AuthMechanism>) {
+        if mechanism == Some(AuthMechanism::MongoDbAws) {
+            let _ = guard(AWS_PROVIDER, || self.aws.failed());
+        }
+    }
+
+    /// Whether a credential can be used over this transport, as far as can be told beforehand.
+    fn check(&self, credential: &Credential) -> Result<()> {
+        let unusable = |text: &str| Err(Error::configuration(text));
+        match credential.mechanism() {
+            Some(AuthMechanism::Plain) if !self.uses_tls && !self.allows_plain_without_tls => {
+                unusable(
+                    "PLAIN sends the password as it is and needs `tls=true`; \
+                     `allow_plain_without_tls` permits it elsewhere",
+                )
+            }
+            Some(AuthMechanism::MongoDbX509) if !self.uses_tls => {
+                unusable("MONGODB-X509 needs `tls=true` and a client certificate")
+            }
+            Some(AuthMechanism::MongoDbOidc) if self.tokens.is_none() => {
+                unusable("MONGODB-OIDC needs an ENVIRONMENT or an OIDC callback")
+            }
+            Some(AuthMechanism::MongoDbOidc)
+                if !self.uses_tls && !self.allows_plain_without_tls =>
+            {
+                unusable(
+                    "MONGODB-OIDC sends the access token as it is and needs `tls=true`; \
+                     `allow_plain_without_tls` permits it elsewhere",
+                )
+            }
+            Some(mechanism @ AuthMechanism::Gssapi) => {
+                Err(AuthError::UnsupportedMechanism(mechanism).into())
+            }
+            Some(
+                AuthMechanism::ScramSha1
+                | AuthMechanism::ScramSha256
+                | AuthMechanism::Plain
+                | AuthMechanism::MongoDbX509
+                | AuthMechanism::MongoDbOidc
+                | AuthMechanism::MongoDbAws,
+            )
+            | None => Ok(credential.validate().map_err(AuthError::from)?),
+        }
+    }
+}
+
+/// Calls a source of credentials: `name` in logs and errors.
+///
+/// # Errors
+/// Whatever the source fails by is a failure to obtain the credential, with the source's own error as its cause:
+/// the network and the server that it fails by are not those of the connection, and change nothing that is known
+/// of the MongoDB server.
+pub(crate) async fn call_source<'a, T>(
+    name: &'static str,
+    begin: impl FnOnce() -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
+) -> Result<T> {
+    let given = guard_async(name, begin).await;
+    given.map_err(Error::credential)?.map_err(Error::of_source)
+}
+
+/// How long a call for an access token may take. Without `timeoutMS` that is `None`, the callback's
+/// own time, as the specification has it.
+fn token_timeout(options: &ClientOptions) -> Option<Duration> {
+    let timeout = options.timeout?;
+    let timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
+    timeout.into_iter().chain(options.connect_timeout).min()
+}
+
+/// The callback of an `ENVIRONMENT`, for a credential that has one.
+fn built_in(credential: &Credential) -> Result<Option<Arc<dyn OidcCallback>>> {
+    if credential.mechanism() != Some(AuthMechanism::MongoDbOidc) {
+        return Ok(None);
+    }
+    match credential.mechanism_property("ENVIRONMENT") {
+        None => Ok(None),
+        Some("k8s") => Ok(Some(Arc::new(KubernetesTokens::new()))),
+        Some("test") => Ok(Some(Arc::new(TestTokens))),
+        #[cfg(feature = "cloud-credentials")]
+        Some(name @ ("azure" | "gcp")) => {
+            let resource = credential.mechanism_property("TOKEN_RESOURCE");
+            let resource = resource.unwrap_or_default();
+            Ok(Some(match name {
+                "azure" => Arc::new(AzureTokens::new(resource)),
+                _ => Arc::new(GcpTokens::new(resource)),
+            }))
+        }
+        Some(name) => Err(Error::configuration(format!(
+            "ENVIRONMENT:{name} needs the feature `cloud-credentials`"
+        ))),
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("user", &self.user())
+            .finish_non_exhaustive()
+    }
+}

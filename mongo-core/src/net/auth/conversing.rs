@@ -1,0 +1,136 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::authenticator::Authenticator;
+use crate::ServerAddress;
+use crate::auth::{AuthNeed, Nonces};
+use crate::error::{Error, Result, Wait};
+use crate::handshake::{ConnectionDescription, Handshake, Outgoing, RequestOp, Step};
+use crate::net::connection::channel::Channel;
+use crate::net::connection::connect_clock::ConnectClock;
+
+/// What a connection was authenticated with, for it to be done again.
+pub(crate) struct Proof {
+    pub(crate) authenticator: Arc<Authenticator>,
+    /// Over, and kept for what it knows.
+    pub(crate) handshake: Handshake,
+}
+
+/// A handshake after the answer to the hello, on its channel.
+pub(crate) struct Conversing<'a> {
+    pub(crate) authenticator: &'a Authenticator,
+    pub(crate) channel: &'a mut Channel,
+    pub(crate) handshake: &'a mut Handshake,
+    /// The time of an attempt to connect, if this is one.
+    pub(crate) clock: Option<&'a ConnectClock>,
+}
+
+impl Conversing<'_> {
+    /// Goes on to the end, and tells what is waited for.
+    pub(crate) async fn finish(
+        mut self,
+        step: Step,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<ConnectionDescription> {
+        let finished = self.go_on(step, enter).await;
+        if finished.is_err() {
+            let credential = self.handshake.credential();
+            self.authenticator
+                .failed(credential.and_then(|own| own.mechanism()));
+        }
+        finished
+    }
+
+    async fn go_on(
+        &mut self,
+        mut step: Step,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<ConnectionDescription> {
+        let mut derived = None;
+        loop {
+            step = match step {
+                Step::Send(request) => {
+                    enter(Wait::Authentication);
+                    ask(self.channel, &request).await?;
+                    self.handshake.handle_reply(self.channel.body()?)?
+                }
+                Step::Need(need) => {
+                    enter(match need {
+                        AuthNeed::ScramKeys(_) => Wait::Authentication,
+                        AuthNeed::AccessToken { .. } | AuthNeed::AwsCredentials => Wait::Credential,
+                    });
+                    let clock = self.clock.filter(|_| {
+                        matches!(need, AuthNeed::AccessToken { .. })
+                            && self.authenticator.token_has_own_time()
+                    });
+                    let credential = self.handshake.credential().cloned();
+                    let provided = self.authenticator.provide(need, credential.as_deref());
+                    let (evidence, keys) = match clock {
+                        Some(clock) => clock.pause(provided).await?,
+                        None => provided.await?,
+                    };
+                    derived = keys;
+                    self.handshake.handle_evidence(evidence)?
+                }
+                Step::Done(description) => {
+                    // Of SCRAM it is the server's signature that leads here.
+                    if let Some(derived) = derived {
+                        derived.proved();
+                    }
+                    return Ok(description);
+                }
+            };
+        }
+    }
+}
+
+impl Proof {
+    /// Authenticates a connection again, without another hello.
+    pub(crate) async fn renew(
+        &mut self,
+        channel: &mut Channel,
+        server: &ServerAddress,
+        description: ConnectionDescription,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<()> {
+        enter(Wait::Credential);
+        let Some(credential) = self.authenticator.credential(server).await? else {
+            return Err(Error::configuration("the connection has no credential"));
+        };
+        let mut channel = channel.narrow();
+        let nonce = nonces()?.ordinary;
+        let step = self
+            .handshake
+            .reauthenticate(description, credential, nonce)?;
+        let conversation = Conversing {
+            authenticator: &self.authenticator,
+            channel: &mut channel,
+            handshake: &mut self.handshake,
+            clock: None,
+        };
+        conversation.finish(step, enter).await.map(drop)
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proof").finish_non_exhaustive()
+    }
+}
+
+/// Nonces that nobody has used yet.
+pub(crate) fn nonces() -> Result<Nonces> {
+    let mut random = [0; Nonces::RANDOM_BYTES];
+    getrandom::fill(&mut random)
+        .map_err(|error| Error::configuration(format!("the system's random generator: {error}")))?;
+    Ok(Nonces::from_random(random))
+}
+
+/// Sends a request. The channel has the reply then.
+pub(crate) async fn ask(channel: &mut Channel, request: &Outgoing) -> Result<()> {
+    match request.op {
+        RequestOp::Msg => channel.encode(&request.database, &request.command)?,
+        RequestOp::Query => channel.encode_legacy(&request.database, &request.command)?,
+    }
+    channel.round_trip().await
+}

@@ -1,0 +1,494 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::watch;
+
+use crate::auth::{CacheKey, KeyCache, KeyDerivation, ScramKeys};
+use crate::callback::guard;
+use crate::error::{Error, Result};
+
+/// Runs work that would block a runtime's worker: the password hashing of SCRAM, 2.5 ms of CPU
+/// with a server's default iteration count.
+///
+/// Give one of your own to use a thread pool that you have already.
+pub trait BlockingExecutor: Send + Sync + 'static {
+    /// Runs `work` on some other thread, soon. Must not run it before it returns. A panic is caught
+    /// and logged, and fails the authentication as [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
+    fn execute(&self, work: Box<dyn FnOnce() + Send>);
+}
+
+/// Tokio's blocking threads ([`tokio::task::spawn_blocking`]).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokioBlocking;
+
+impl BlockingExecutor for TokioBlocking {
+    fn execute(&self, work: Box<dyn FnOnce() + Send>) {
+        // The work tells its own end.
+        drop(tokio::task::spawn_blocking(work));
+    }
+}
+
+/// Derived SCRAM keys, made once for any number of connections that wait for them.
+///
+/// Share one among pools whose credentials repeat. Keys are found by a digest, never a password; the
+/// service keeps at most [`KeyCache::DEFAULT_CAPACITY`] of them, of about 200 bytes each, or
+/// [as many as you say](Self::with_capacity).
+///
+/// A derivation runs on the executor and ends there, also if all connections that wait for it are
+/// given up, or are not polled. Its keys are kept once a server has proved by its signature that it
+/// knows them, so that no other server can fill the service. Until then they serve the connections
+/// that authenticate at the same time.
+pub struct KeyService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Those that a server has proved to know.
+    cache: KeyCache,
+    unproven: Mutex<HashMap<CacheKey, Unproven>>,
+    executor: Arc<dyn BlockingExecutor>,
+}
+
+/// A derivation that is under way, or over and not proved: it is there for as long as anybody has a
+/// lease of it.
+struct Unproven {
+    outcome: Outcome,
+    lease: Weak<Lease>,
+}
+
+/// Takes its entry off the list when it is dropped.
+struct Lease {
+    inner: Arc<Inner>,
+    key: CacheKey,
+}
+
+/// Keys for one connection that authenticates.
+pub(crate) struct Derived {
+    keys: ScramKeys,
+    /// `None` if they are from the cache.
+    lease: Option<Arc<Lease>>,
+}
+
+impl Derived {
+    pub(crate) fn keys(&self) -> &ScramKeys {
+        &self.keys
+    }
+
+    /// Keeps the keys: the server has proved that it knows them.
+    pub(crate) fn proved(self) {
+        if let Some(lease) = self.lease {
+            // Before the lease ends, so that they are always found in one place or the other.
+            lease.inner.cache.insert(lease.key, self.keys);
+        }
+    }
+}
+
+/// What a derivation comes to; closed without keys if the executor dropped the work.
+type Outcome = watch::Receiver<Option<ScramKeys>>;
+
+impl Default for KeyService {
+    fn default() -> Self {
+        Self::new(Arc::new(TokioBlocking))
+    }
+}
+
+impl KeyService {
+    /// An empty cache, filled by `executor`.
+    pub fn new(executor: Arc<dyn BlockingExecutor>) -> Self {
+        Self::over(KeyCache::default(), executor)
+    }
+
+    /// The same with an empty cache for so many keys. Zero keeps none: a derivation then serves
+    /// only the connections that wait for it.
+    #[must_use]
+    pub fn with_capacity(self, capacity: usize) -> Self {
+        Self::over(KeyCache::new(capacity), self.inner.executor.clone())
+    }
+
+    fn over(cache: KeyCache, executor: Arc<dyn BlockingExecutor>) -> Self {
+        let inner = Inner {
+            cache,
+            unproven: Mutex::default(),
+            executor,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The keys of a derivation: from the cache, from a derivation that is under way or not proved
+    /// yet, or derived.
+    ///
+    /// Dropping this future does not stop the derivation. If the executor drops the work of another
+    /// caller, as a runtime does that shuts down, this caller starts it anew.
+    ///
+    /// # Errors
+    /// The executor dropped the work that this caller started.
+    pub(crate) async fn derive(&self, derivation: KeyDerivation) -> Result<Derived> {
+        let key = derivation.key();
+        if let Some(keys) = self.inner.cache.get(&key) {
+            return Ok(Derived { keys, lease: None });
+        }
+        let derivation = Arc::new(derivation);
+        loop {
+            let (mut outcome, lease, is_own) = match self.inner.begin(key) {
+                Begun::Cached(keys) => return Ok(Derived { keys, lease: None }),
+                Begun::ByAnother(outcome, lease) => (outcome, lease, false),
+                Begun::ByThis(outcome, lease, sender) => {
+                    self.start(lease.clone(), derivation.clone(), sender)?;
+                    (outcome, lease, true)
+                }
+            };
+            // Safe to drop: the work goes on without its waiters.
+            if let Ok(keys) = outcome.wait_for(Option::is_some).await
+                && let Some(keys) = &*keys
+            {
+                return Ok(Derived {
+                    keys: keys.clone(),
+                    lease: Some(lease),
+                });
+            }
+            if is_own {
+                return Err(Error::configuration(
+                    "the blocking executor dropped the derivation of a key",
+                ));
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        lease: Arc<Lease>,
+        derivation: Arc<KeyDerivation>,
+        sender: watch::Sender<Option<ScramKeys>>,
+    ) -> Result<()> {
+        // Without a lock: an executor may run the work at once. Dropped, it wakes all waiters.
+        let work = Box::new(move || {
+            sender.send_replace(Some(derivation.run()));
+            drop(lease);
+        });
+        guard("blocking executor", || self.inner.executor.execute(work))
+            .map_err(|panicked| Error::configuration(panicked.to_string()))
+    }
+}
+
+enum Begun {
+    Cached(ScramKeys),
+    ByAnother(Outcome, Arc<Lease>),
+    /// The caller has to start the work.
+    ByThis(Outcome, Arc<Lease>, watch::Sender<Option<ScramKeys>>),
+}
+
+impl Inner {
+    fn begin(self: &Arc<Self>, key: CacheKey) -> Begun {
+        let mut unproven = self.unproven();
+        if let Some(entry) = unproven.get(&key)
+            && !entry.was_dropped()
+            && let Some(lease) = entry.lease.upgrade()
+        {
+            return Begun::ByAnother(entry.outcome.clone(), lease);
+        }
+        // Keys may have been proved since the last look: they are in the cache before they leave
+        // the list.
+        if let Some(keys) = self.cache.get(&key) {
+            return Begun::Cached(keys);
+        }
+        let (sender, outcome) = watch::channel(None);
+        let lease = Arc::new(Lease {
+            inner: self.clone(),
+            key,
+        });
+        let entry = Unproven {
+            outcome: outcome.clone(),
+            lease: Arc::downgrade(&lease),
+        };
+        unproven.insert(key, entry);
+        Begun::ByThis(outcome, lease, sender)
+    }
+
+    fn unproven(&self) -> MutexGuard<'_, HashMap<CacheKey, Unproven>> {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Unproven {
+    /// Whether the executor dropped the work.
+    fn was_dropped(&self) -> bool {
+        self.outcome.has_changed().is_err() && self.outcome.borrow().is_none()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut unproven = self.inner.unproven();
+        // Another may have taken its place.
+        let is_own = |entry: &Unproven| std::ptr::eq(entry.lease.as_ptr(), self);
+        if unproven.get(&self.key).is_some_and(is_own) {
+            unproven.remove(&self.key);
+        }
+    }
+}
+
+impl fmt::Debug for KeyService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyService")
+            .field("cached", &self.inner.cache.len())
+            .field("capacity", &self.inner.cache.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::auth::ScramMechanism;
+    use crate::auth::scram::{ClientFirst, Nonce};
+
+    type Work = Box<dyn FnOnce() + Send>;
+
+    /// Keeps the work until it is asked for.
+    #[derive(Clone, Default)]
+    struct Held(Arc<(Mutex<Vec<Work>>, AtomicUsize)>);
+
+    impl BlockingExecutor for Held {
+        fn execute(&self, work: Work) {
+            self.0.1.fetch_add(1, Ordering::SeqCst);
+            self.0.0.lock().expect("not poisoned").push(work);
+        }
+    }
+
+    impl Held {
+        fn take(&self) -> Vec<Work> {
+            std::mem::take(&mut *self.0.0.lock().expect("not poisoned"))
+        }
+
+        fn asked(&self) -> usize {
+            self.0.1.load(Ordering::SeqCst)
+        }
+    }
+
+    fn service() -> (KeyService, Held) {
+        let held = Held::default();
+        (KeyService::new(Arc::new(held.clone())), held)
+    }
+
+    fn derivation() -> KeyDerivation {
+        derivation_with("c2FsdA==")
+    }
+
+    fn derivation_with(salt: &str) -> KeyDerivation {
+        let nonce = Nonce::from_text("abc").expect("a nonce");
+        let first = ClientFirst::new(ScramMechanism::Sha256, "user", nonce);
+        let challenge = format!("r=abcdef,s={salt},i=4096");
+        let made = first.server_first(challenge.as_bytes(), "user", "pencil");
+        made.expect("within bounds").1
+    }
+
+    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn is_done<F: Future<Output = Result<Derived>>>(future: Pin<&mut F>) -> bool {
+        match poll(future) {
+            Poll::Ready(keys) => keys.is_ok(),
+            Poll::Pending => false,
+        }
+    }
+
+    /// The keys, once they are there.
+    fn derived<F: Future<Output = Result<Derived>>>(future: Pin<&mut F>) -> Derived {
+        match poll(future) {
+            Poll::Ready(Ok(derived)) => derived,
+            Poll::Ready(Err(error)) => panic!("{error}"),
+            Poll::Pending => panic!("not derived"),
+        }
+    }
+
+    #[test]
+    fn one_derivation_serves_all_who_wait_and_all_who_come_later() {
+        let (service, executor) = service();
+        {
+            let mut first = pin!(service.derive(derivation()));
+            let mut second = pin!(service.derive(derivation()));
+            assert!(!is_done(first.as_mut()));
+            assert!(!is_done(second.as_mut()));
+            for work in executor.take() {
+                work();
+            }
+            let first = derived(first.as_mut());
+            assert!(is_done(second.as_mut()));
+            // Who comes before the server has proved itself has the same keys.
+            assert!(is_done(pin!(service.derive(derivation()))));
+            assert!(service.inner.cache.is_empty());
+            first.proved();
+            assert_eq!(service.inner.cache.len(), 1);
+        }
+        assert!(is_done(pin!(service.derive(derivation()))));
+        assert_eq!(executor.asked(), 1);
+        assert!(service.inner.unproven().is_empty());
+    }
+
+    #[test]
+    fn keys_that_no_server_has_proved_are_not_kept() {
+        let (service, executor) = service();
+        for salt in ["YQ==", "Yg==", "Yw=="] {
+            let mut waiting = pin!(service.derive(derivation_with(salt)));
+            assert!(!is_done(waiting.as_mut()));
+            for work in executor.take() {
+                work();
+            }
+            drop(derived(waiting.as_mut()));
+            assert!(service.inner.unproven().is_empty());
+        }
+        assert!(service.inner.cache.is_empty());
+        let mut again = pin!(service.derive(derivation_with("YQ==")));
+        assert!(!is_done(again.as_mut()));
+        assert_eq!(executor.asked(), 4);
+    }
+
+    #[test]
+    fn a_dropped_waiter_does_not_stop_the_derivation() {
+        let (service, executor) = service();
+        {
+            let mut second = pin!(service.derive(derivation()));
+            {
+                let mut first = pin!(service.derive(derivation()));
+                assert!(!is_done(first.as_mut()));
+                assert!(!is_done(second.as_mut()));
+            }
+            for work in executor.take() {
+                work();
+            }
+            assert!(is_done(second.as_mut()));
+        }
+        assert_eq!(executor.asked(), 1);
+        assert!(service.inner.unproven().is_empty());
+    }
+
+    #[test]
+    fn a_waiter_that_is_not_polled_holds_up_no_other() {
+        let (service, executor) = service();
+        let mut unpolled = pin!(service.derive(derivation()));
+        assert!(!is_done(unpolled.as_mut()));
+        for work in executor.take() {
+            work();
+        }
+        assert!(is_done(pin!(service.derive(derivation()))));
+        assert_eq!(executor.asked(), 1);
+        assert!(is_done(unpolled.as_mut()));
+    }
+
+    #[test]
+    fn work_that_one_runtime_drops_is_started_anew_by_another_waiter() {
+        let (service, executor) = service();
+        let mut unpolled = pin!(service.derive(derivation()));
+        let mut other = pin!(service.derive(derivation()));
+        assert!(!is_done(unpolled.as_mut()));
+        assert!(!is_done(other.as_mut()));
+        drop(executor.take());
+        assert!(!is_done(other.as_mut()), "it has started the work");
+        assert_eq!(executor.asked(), 2);
+        for work in executor.take() {
+            work();
+        }
+        assert!(is_done(other.as_mut()));
+    }
+
+    /// The real executor, and a runtime that ends with the work still queued.
+    #[test]
+    fn a_runtime_that_ends_hands_its_derivation_over() {
+        let service = KeyService::default();
+        let narrow = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a runtime");
+        let (begun, is_begun) = std::sync::mpsc::channel();
+        let (end, is_over) = std::sync::mpsc::channel::<()>();
+        narrow.spawn_blocking(move || {
+            let _ = begun.send(());
+            let _ = is_over.recv();
+        });
+        is_begun.recv().expect("the only thread is busy");
+        let mut unpolled = Box::pin(service.derive(derivation()));
+        {
+            let _entered = narrow.enter();
+            assert!(!is_done(unpolled.as_mut()));
+        }
+        narrow.shutdown_background();
+        drop(end);
+        let other = tokio::runtime::Builder::new_current_thread().build();
+        let derived = other
+            .expect("a runtime")
+            .block_on(service.derive(derivation()));
+        derived.expect("keys");
+    }
+
+    #[test]
+    fn the_capacity_bounds_what_is_kept() {
+        let (service, executor) = service();
+        let service = service.with_capacity(0);
+        for round in 1..=2 {
+            let mut waiting = pin!(service.derive(derivation()));
+            assert!(!is_done(waiting.as_mut()));
+            for work in executor.take() {
+                work();
+            }
+            derived(waiting.as_mut()).proved();
+            assert_eq!(executor.asked(), round);
+        }
+        assert!(service.inner.cache.is_empty());
+    }
+
+    #[test]
+    fn work_that_the_executor_drops_is_an_error_and_no_end() {
+        let (service, executor) = service();
+        {
+            let mut first = pin!(service.derive(derivation()));
+            assert!(!is_done(first.as_mut()));
+            drop(executor.take());
+            assert!(matches!(poll(first.as_mut()), Poll::Ready(Err(_))));
+        }
+        let mut second = pin!(service.derive(derivation()));
+        assert!(!is_done(second.as_mut()));
+        for work in executor.take() {
+            work();
+        }
+        assert!(is_done(second.as_mut()));
+    }
+
+    /// Whatever its waiters do, the work itself takes its entry off the list.
+    #[test]
+    fn a_dropped_derivation_leaves_nothing_behind() {
+        let (service, executor) = service();
+        let barrier = Barrier::new(2);
+        let derive_and_drop = || {
+            for round in 0..2000 {
+                let mut waiting = Box::pin(service.derive(derivation()));
+                assert!(!is_done(waiting.as_mut()));
+                barrier.wait();
+                match round % 2 {
+                    0 => drop(waiting),
+                    _ => {
+                        drop(executor.take());
+                        drop(waiting);
+                    }
+                }
+                barrier.wait();
+                drop(executor.take());
+                barrier.wait();
+                assert!(service.inner.unproven().is_empty());
+                barrier.wait();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(derive_and_drop);
+            scope.spawn(derive_and_drop);
+        });
+    }
+}

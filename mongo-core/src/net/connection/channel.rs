@@ -1,0 +1,257 @@
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use bson::{RawDocument, RawDocumentBuf};
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+use tokio::runtime::{self, Handle, is_rt_shutdown_err};
+use tokio::task::yield_now;
+
+use crate::error::{ClosedReason, Error, ErrorKind, Result};
+use crate::net::transport::stream::Stream;
+use crate::wire::{self, Bounds, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker};
+
+/// A stream and the exchange on it: what a connection is before anybody said hello.
+///
+/// Its errors name neither server nor user. Each future may be dropped at any await; what that
+/// means for the next request is the exchange's to say.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    stream: Stream,
+    pub(crate) exchange: Exchange,
+    /// The runtime in which it was made.
+    home: Option<runtime::Id>,
+    /// Whether the stream failed before the first byte of the last reply.
+    is_unheard: bool,
+}
+
+impl Channel {
+    pub(crate) fn new(stream: Stream) -> Self {
+        let mut exchange = Exchange::new(Limits::default());
+        // What comes first is a hello's reply.
+        exchange.narrow();
+        Self {
+            stream,
+            exchange,
+            home: Handle::try_current().ok().map(|handle| handle.id()),
+            is_unheard: false,
+        }
+    }
+
+    /// Accepts only what may come in a handshake until this is dropped.
+    pub(crate) fn narrow(&mut self) -> Narrow<'_> {
+        let before = self.exchange.narrow();
+        Narrow {
+            channel: self,
+            before,
+        }
+    }
+
+    /// Whether the stream failed before the first byte of the reply that was waited for.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.is_unheard
+    }
+
+    /// The runtime that the stream belongs to; `None` if it was made outside of any.
+    pub(crate) fn home(&self) -> Option<runtime::Id> {
+        self.home
+    }
+
+    /// One that nothing can be done with.
+    pub(crate) fn closed() -> Self {
+        let mut channel = Self::new(Stream::custom(tokio::io::join(
+            tokio::io::empty(),
+            tokio::io::sink(),
+        )));
+        channel.exchange.close(ClosedReason::Closed);
+        channel
+    }
+
+    /// Checks the idle stream without waiting: see [`Stream::check_idle`].
+    pub(crate) fn check_idle(&mut self, runs: bool) -> Result<(), ClosedReason> {
+        self.stream.check_idle(runs)
+    }
+
+    /// Adds the cause to a time-out, where it is not the server: a reply waits in the socket of which no
+    /// byte was read. That proves that nothing drives the runtime that the socket belongs to.
+    pub(crate) fn explain_silence(&self, error: Error) -> Error {
+        let is_unseen =
+            error.is_timeout() && self.exchange.awaits_first_byte() && self.stream.is_readable();
+        let cause = is_unseen.then(|| {
+            Error::configuration(
+                "a reply waits in the socket, but nothing drives the runtime that the connection \
+                 belongs to",
+            )
+        });
+        error.caused_by(cause)
+    }
+
+    /// Encodes a command as an OP_MSG. Nothing is sent yet.
+    pub(crate) fn encode<C>(&mut self, database: &str, command: &C) -> Result<()>
+    where
+        C: Serialize + ?Sized,
+    {
+        self.encode_with(MsgFlags::NONE, database, command, None)
+    }
+
+    /// Encodes a command as an OP_MSG with flags, and with more fields.
+    pub(crate) fn encode_with<C>(
+        &mut self,
+        flags: MsgFlags,
+        database: &str,
+        command: &C,
+        fields: Option<&RawDocument>,
+    ) -> Result<()>
+    where
+        C: Serialize + ?Sized,
+    {
+        let max = self.exchange.limits().max_message_size;
+        let (buf, id) = self.begin()?;
+        OpMsgBuilder::new(buf, id, flags)
+            .command_with(database, command, fields)
+            .map_err(|error| ErrorKind::Serialization(Arc::new(error)))?
+            .finish(max)?;
+        Ok(())
+    }
+
+    /// Encodes a command as an OP_QUERY.
+    pub(crate) fn encode_legacy(&mut self, database: &str, command: &RawDocumentBuf) -> Result<()> {
+        let max = self.exchange.limits().max_message_size;
+        let (buf, id) = self.begin()?;
+        Ok(wire::append_query(buf, id, database, command, max)?)
+    }
+
+    fn begin(&mut self) -> Result<(&mut Vec<u8>, i32)> {
+        self.exchange.begin().map_err(|readiness| {
+            let reason = match readiness {
+                Readiness::Closed(reason) => reason,
+                Readiness::Idle | Readiness::Owed => ClosedReason::CancelledReply,
+            };
+            ErrorKind::ConnectionClosed(reason).into()
+        })
+    }
+
+    /// Writes what was encoded and reads the reply to it.
+    pub(crate) async fn round_trip(&mut self) -> Result<()> {
+        while !self.exchange.pack(None) {
+            yield_now().await;
+        }
+        // Before the first byte: from here on a drop leaves a mark.
+        self.exchange.start_writing(Taker::Caller)?;
+        let written = self.stream.send(self.exchange.request()).await;
+        written.map_err(|error| self.failed(error))?;
+        self.exchange.handle_written();
+        self.read(usize::MAX).await
+    }
+
+    /// Writes a whole message of the caller's own.
+    pub(crate) async fn send(&mut self, message: &[u8]) -> Result<()> {
+        // Only for its checks.
+        self.begin()?;
+        while !self.exchange.pack(Some(message)) {
+            yield_now().await;
+        }
+        self.exchange
+            .start_writing_foreign(message, Taker::Anyone)?;
+        let message = self.exchange.packed().unwrap_or(message);
+        let written = self.stream.send(message).await;
+        written.map_err(|error| self.failed(error))?;
+        self.exchange.handle_written();
+        Ok(())
+    }
+
+    fn failed(&mut self, error: io::Error) -> Error {
+        let error = explain(Error::network(error));
+        self.is_unheard = true;
+        close(&mut self.exchange, &error);
+        error
+    }
+
+    /// Reads one whole message of at most `max` bytes. What has come stays when this is dropped.
+    pub(crate) async fn read(&mut self, max: usize) -> Result<()> {
+        let (stream, exchange) = (&mut self.stream, &mut self.exchange);
+        let outcome = read(stream, exchange, max).await.map_err(explain);
+        outcome.inspect_err(|error| {
+            self.is_unheard = exchange.awaits_first_byte();
+            close(exchange, error);
+        })
+    }
+
+    /// The document of the reply.
+    #[inline]
+    pub(crate) fn body(&self) -> Result<&RawDocument> {
+        Ok(self.exchange.reply_body()?)
+    }
+}
+
+/// A channel on which a reply is bounded as those in a handshake are: see [`Exchange::narrow`].
+pub(crate) struct Narrow<'a> {
+    channel: &'a mut Channel,
+    before: Bounds,
+}
+
+impl Deref for Narrow<'_> {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        self.channel
+    }
+}
+
+impl DerefMut for Narrow<'_> {
+    fn deref_mut(&mut self) -> &mut Channel {
+        self.channel
+    }
+}
+
+impl Drop for Narrow<'_> {
+    fn drop(&mut self) {
+        self.channel.exchange.widen(self.before);
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.stream.bid_farewell();
+        self.stream.discard();
+    }
+}
+
+fn close(exchange: &mut Exchange, error: &Error) {
+    exchange.close(match error.kind() {
+        ErrorKind::Protocol(_) => ClosedReason::Protocol,
+        ErrorKind::ConnectionClosed(reason) => *reason,
+        _ => ClosedReason::Network,
+    });
+}
+
+/// Tells the end of the runtime that a socket belongs to from a failure of the network.
+fn explain(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Network(failure) if is_rt_shutdown_err(failure) => {
+            ErrorKind::ConnectionClosed(ClosedReason::RuntimeEnded).into()
+        }
+        _ => error,
+    }
+}
+
+async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
+    while let Some(target) = exchange.read_target(max)? {
+        match stream.read_buf(target).await {
+            Ok(1..) => {}
+            Ok(0) => return Err(Error::server_closed()),
+            // So rustls tells of an end without its `close_notify`.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(Error::server_closed());
+            }
+            Err(error) => return Err(Error::network(error)),
+        }
+    }
+    // Others have their turn while much is unpacked and checked; what has been is kept when this is
+    // dropped.
+    while !exchange.prepare_reply()? {
+        yield_now().await;
+    }
+    Ok(exchange.accept_reply()?)
+}

@@ -1,0 +1,137 @@
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Wait};
+use crate::net::deadline::{Deadline, Elapsed};
+
+/// The time of an attempt to connect: the caller's, and within it `connectTimeoutMS`, which does not
+/// run while the attempt waits for something that has a time of its own.
+pub(crate) struct ConnectClock {
+    caller: Deadline,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    own: Deadline,
+    paused: Option<Instant>,
+}
+
+impl ConnectClock {
+    /// `own` ends no later than `caller`.
+    pub(crate) fn new(caller: Deadline, own: Deadline) -> Self {
+        Self {
+            caller,
+            state: Mutex::new(State { own, paused: None }),
+        }
+    }
+
+    /// Runs a future until the time is over.
+    ///
+    /// # Errors
+    /// [`Elapsed`], once the caller's deadline or the attempt's own has come.
+    pub(crate) async fn bound<F: Future>(&self, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        loop {
+            let deadline = self.current();
+            // Ready also where the clock has been stopped or runs again: the timer is another one then.
+            let turn = poll_fn(|context| match future.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending if self.current().moment() != deadline.moment() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            // Safe to drop: the future stays.
+            if let Some(output) = deadline.bound(turn).await? {
+                return Ok(output);
+            }
+        }
+    }
+
+    /// Awaits what has a time of its own: `connectTimeoutMS` begins again where it stopped.
+    pub(crate) async fn pause<F: Future>(&self, future: F) -> F::Output {
+        self.state().paused = Some(Instant::now());
+        let output = future.await;
+        let mut state = self.state();
+        if let Some(paused) = state.paused.take() {
+            state.own = state.own.later(paused.elapsed(), self.caller);
+        }
+        output
+    }
+
+    /// Why what this bounds is over.
+    pub(crate) fn timed_out(&self, wait: Wait) -> Error {
+        self.current().timed_out(wait)
+    }
+
+    fn current(&self) -> Deadline {
+        let State { own, paused } = *self.state();
+        match paused {
+            // Not `Duration::MAX`, with which no clock could count.
+            Some(_) => own.later(Duration::from_secs(u64::from(u32::MAX)), self.caller),
+            None => own,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn clock(caller: Deadline) -> ConnectClock {
+        ConnectClock::new(caller, caller.within(Some(10 * SECOND)))
+    }
+
+    /// When an attempt ends that waits 5 s, then 30 s with the clock stopped, then for ever.
+    async fn ends_after(caller: Deadline) -> Duration {
+        let begin = Instant::now();
+        let clock = clock(caller);
+        let attempt = async {
+            sleep(5 * SECOND).await;
+            clock.pause(sleep(30 * SECOND)).await;
+            pending::<()>().await;
+        };
+        clock.bound(attempt).await.expect_err("it never ends");
+        begin.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_paused_does_not_count() {
+        assert_eq!(ends_after(Deadline::never()).await, 40 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_callers_time_counts_all() {
+        for (seconds, expected) in [(3, 3), (20, 20), (38, 38), (60, 40)] {
+            let ends = ends_after(Deadline::after(seconds * SECOND)).await;
+            assert_eq!(ends, expected * SECOND);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_pause_it_is_a_deadline() {
+        let begin = Instant::now();
+        let clock = clock(Deadline::never());
+        let output = clock.bound(sleep(SECOND)).await;
+        output.expect("in time");
+        clock
+            .bound(pending::<()>())
+            .await
+            .expect_err("it never ends");
+        assert_eq!(begin.elapsed(), 10 * SECOND);
+    }
+}

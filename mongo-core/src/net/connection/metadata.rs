@@ -1,0 +1,50 @@
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bson::RawDocumentBuf;
+
+use crate::error::{Error, Result};
+use crate::handshake::{ClientMetadata, DriverInfo};
+use crate::net::PROCESS;
+use crate::uri::ClientOptions;
+
+/// The `client` document of all handshakes of one client, its monitors' among them. Cloning is cheap;
+/// clones are the same, and what is appended to one shows in all.
+#[derive(Clone)]
+pub(crate) struct Metadata(Arc<Mutex<State>>);
+
+struct State {
+    metadata: ClientMetadata,
+    document: Arc<RawDocumentBuf>,
+}
+
+impl Metadata {
+    pub(crate) fn of(options: &ClientOptions) -> Result<Self> {
+        let metadata = ClientMetadata::new(options.app_name.as_deref(), &PROCESS)
+            .map_err(|error| Error::configuration(error.to_string()))?;
+        let document = Arc::new(metadata.document());
+        Ok(Self(Arc::new(Mutex::new(State { metadata, document }))))
+    }
+
+    pub(crate) fn document(&self) -> Arc<RawDocumentBuf> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.document.clone()
+    }
+
+    /// See [`ClientMetadata::append`].
+    pub(crate) fn append(&self, driver: DriverInfo) -> Result<bool> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = state.metadata.append(driver);
+        let is_new = is_new.map_err(|error| Error::configuration(error.to_string()))?;
+        if is_new {
+            state.document = Arc::new(state.metadata.document());
+        }
+        Ok(is_new)
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Metadata").field(&self.document()).finish()
+    }
+}

@@ -1,0 +1,204 @@
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bson::{Document, RawDocument, RawDocumentBuf};
+use serde::Deserialize;
+
+use super::Identity;
+use crate::ServerAddress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::printable;
+use crate::wire::{self, ReplyFields, WriteConcernError};
+
+/// The answer to a command, borrowed from the connection's buffer until the next command.
+///
+/// Dereferences to the raw document.
+#[derive(Clone, Copy)]
+pub struct Reply<'a> {
+    body: &'a RawDocument,
+    /// Of a long one: where the fields are that say what came of the command.
+    fields: Option<&'a ReplyFields>,
+    identity: &'a Identity,
+}
+
+impl<'a> Reply<'a> {
+    pub(crate) fn new(
+        body: &'a RawDocument,
+        fields: Option<&'a ReplyFields>,
+        identity: &'a Identity,
+    ) -> Self {
+        Self {
+            body,
+            fields,
+            identity,
+        }
+    }
+
+    /// The raw document, borrowed.
+    pub fn raw(&self) -> &'a RawDocument {
+        self.body
+    }
+
+    /// The reply, owned.
+    pub fn into_owned(self) -> OwnedReply {
+        OwnedReply {
+            body: self.body.to_owned(),
+            server: self.identity.server.clone(),
+            user: self.identity.user.clone(),
+        }
+    }
+
+    /// The whole reply as a [`Document`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Deserialization`] where the server sent malformed BSON.
+    pub fn to_document(&self) -> Result<Document> {
+        Document::try_from(self.body).map_err(|error| self.unreadable(error))
+    }
+
+    /// The reply as any type that serde can read; strings and bytes may be borrowed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Deserialization`] where the reply is not of that type. The connection stays
+    /// usable.
+    pub fn deserialize<T: Deserialize<'a>>(&self) -> Result<T> {
+        bson::deserialize_from_slice(self.body.as_bytes()).map_err(|error| self.unreadable(error))
+    }
+
+    /// Whether an insert, update or delete was done as it was asked: the server says `ok: 1` to one
+    /// that changed nothing, too, because a key was there already or a document was refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Command`], with the code and the message of the first of the reply's
+    /// `writeErrors`, or else of its `writeConcernError`. The reply is in it, as
+    /// [`CommandError::reply`](crate::error::CommandError::reply) says; what else it says was done.
+    pub fn check_write(&self) -> Result<()> {
+        wire::check_write_of(self.body, self.fields)
+            .map_err(|error| self.identity.label_write_error(self.identity.name(error)))
+    }
+
+    /// The error of a write that was done but not acknowledged as its write concern asks.
+    pub fn write_concern_error(&self) -> Option<WriteConcernError> {
+        wire::write_concern_error_of(self.body, self.fields)
+    }
+
+    /// The same as an error, for what it tells about the server.
+    pub(crate) fn write_concern_failure(&self) -> Option<Error> {
+        let error = wire::write_concern_failure(self.body, self.fields)?;
+        Some(self.identity.name(error))
+    }
+
+    fn unreadable(&self, error: bson::error::Error) -> Error {
+        self.identity.name(unreadable(error))
+    }
+}
+
+/// The longest text of an error about a reply's type, in bytes: it may quote a value of the reply.
+const MAX_QUOTED: usize = 1024;
+
+fn unreadable(error: bson::error::Error) -> ErrorKind {
+    let text = error.to_string();
+    let error = match text.len() > MAX_QUOTED {
+        true => serde::de::Error::custom(printable(&text, MAX_QUOTED)),
+        false => error,
+    };
+    ErrorKind::Deserialization(Arc::new(error))
+}
+
+/// The answer to a command, by itself. Its errors name the server and the user, as those of [`Reply`].
+///
+/// Dereferences to the raw document.
+#[derive(Clone)]
+pub struct OwnedReply {
+    body: RawDocumentBuf,
+    server: ServerAddress,
+    user: Option<Arc<str>>,
+}
+
+impl OwnedReply {
+    /// The raw document.
+    pub fn into_raw(self) -> RawDocumentBuf {
+        self.body
+    }
+
+    /// See [`Reply::to_document`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn to_document(&self) -> Result<Document> {
+        Document::try_from(&*self.body).map_err(|error| self.name(unreadable(error)))
+    }
+
+    /// See [`Reply::deserialize`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        bson::deserialize_from_slice(self.body.as_bytes())
+            .map_err(|error| self.name(unreadable(error)))
+    }
+
+    /// See [`Reply::check_write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_write(&self) -> Result<()> {
+        wire::check_write(&self.body).map_err(|error| self.name(error))
+    }
+
+    /// See [`Reply::write_concern_error`].
+    pub fn write_concern_error(&self) -> Option<WriteConcernError> {
+        wire::write_concern_error(&self.body)
+    }
+
+    fn name(&self, error: impl Into<Error>) -> Error {
+        error.into().at(&self.server).for_user(self.user.as_ref())
+    }
+}
+
+impl Deref for OwnedReply {
+    type Target = RawDocumentBuf;
+
+    fn deref(&self) -> &RawDocumentBuf {
+        &self.body
+    }
+}
+
+impl From<OwnedReply> for RawDocumentBuf {
+    fn from(reply: OwnedReply) -> Self {
+        reply.body
+    }
+}
+
+impl PartialEq<RawDocumentBuf> for OwnedReply {
+    fn eq(&self, other: &RawDocumentBuf) -> bool {
+        self.body == *other
+    }
+}
+
+impl PartialEq<OwnedReply> for RawDocumentBuf {
+    fn eq(&self, other: &OwnedReply) -> bool {
+        *self == other.body
+    }
+}
+
+impl fmt::Debug for OwnedReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.body, f)
+    }
+}
+
+impl Deref for Reply<'_> {
+    type Target = RawDocument;
+
+    fn deref(&self) -> &RawDocument {
+        self.body
+    }
+}
+
+impl fmt::Debug for Reply<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.body, f)
+    }
+}

@@ -1,0 +1,248 @@
+//! What ties a connection to the pool that it belongs to.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use bson::RawDocument;
+use tokio::time::Instant;
+
+use super::Identity;
+use crate::error::{ClosedReason, Error, ErrorKind};
+use crate::logs::CheckOutSpan;
+
+/// It is not to be handed out again, whatever its generation.
+const DOOMED: u8 = 1;
+
+/// It is to fail whatever is under way on it.
+const INTERRUPTED: u8 = 2;
+
+/// It has left the pool.
+const DETACHED: u8 = 4;
+
+/// It leads to a server that is not what it was.
+const OUTDATED: u8 = 8;
+
+/// What a pool has to know of its connections.
+pub(crate) trait Owner: Send + Sync {
+    /// A command failed, or an otherwise good reply tells of an error. Says whether the connection may
+    /// be handed out again, for all that the error tells.
+    fn failed(&self, identity: &Identity, error: &Error) -> bool;
+
+    /// A reply has a `$clusterTime`.
+    fn cluster_time(&self, cluster_time: &RawDocument);
+
+    /// A guard gives the connection back.
+    fn checked_in(&self, identity: &Identity);
+
+    /// The connection may be handed out again from now on; not if this says no.
+    fn enter_idle(&self, identity: &Identity, link: &Arc<Link>) -> bool;
+
+    /// The connection is to be handed out; not if this says no.
+    fn leave_idle(&self, link: &Link) -> bool;
+
+    /// The connection leaves the pool, and lives on.
+    fn detached(&self, identity: &Identity, link: &Link);
+
+    /// The connection is gone.
+    fn dropped(&self, identity: &Identity, link: &Link, reason: Option<ClosedReason>);
+}
+
+/// A connection as its pool sees it from elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    flags: AtomicU8,
+    /// Of the task that runs a command.
+    waker: Mutex<Option<Waker>>,
+    /// Its place among the idle connections of its server, by use; 0 while it is in use.
+    pub(crate) idle_place: AtomicU64,
+}
+
+/// The pool gave up what was under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interrupted;
+
+impl Link {
+    /// The connection is not handed out again.
+    pub(crate) fn doom(&self) {
+        self.flags.fetch_or(DOOMED, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & (DOOMED | INTERRUPTED | OUTDATED) != 0
+    }
+
+    /// The connection is not handed out again, because of what its server is by now.
+    pub(crate) fn outdate(&self) {
+        self.flags.fetch_or(OUTDATED, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & OUTDATED != 0
+    }
+
+    /// Whether it was idle, and is doomed: it has a slot still.
+    pub(crate) fn is_to_make_room(&self) -> bool {
+        self.is_doomed() && self.idle_place.load(Ordering::Acquire) != 0
+    }
+
+    /// The connection leaves its pool, and lives on.
+    pub(crate) fn detach(&self) {
+        self.flags.fetch_or(DETACHED, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & DETACHED != 0
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & INTERRUPTED != 0
+    }
+
+    /// Fails what is under way on the connection, and all that would come after it.
+    pub(crate) fn interrupt(&self) {
+        self.flags.fetch_or(DOOMED | INTERRUPTED, Ordering::AcqRel);
+        let waker = self.waker().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Runs what may be [interrupted](Self::interrupt). Costs nothing where it does not wait.
+    pub(crate) async fn interruptible<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Interrupted> {
+        poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Ok(output));
+            }
+            match self.register(context.waker()) {
+                Ok(_) => Poll::Pending,
+                Err(interrupted) => Poll::Ready(Err(interrupted)),
+            }
+        })
+        .await
+    }
+
+    /// Whom an interruption wakes; says whether it was so before.
+    pub(crate) fn register(&self, waker: &Waker) -> Result<bool, Interrupted> {
+        // Before the look at the flag, so that no interruption falls between.
+        let is_known = matches!(&*self.waker(), Some(known) if wakes_the_same(known, waker));
+        if !is_known {
+            // Cloned and dropped without the lock: a waker is an application's, and may come back
+            // here.
+            let waker = waker.clone();
+            let former = self.waker().replace(waker);
+            drop(former);
+        }
+        match self.is_interrupted() {
+            true => Err(Interrupted),
+            false => Ok(is_known),
+        }
+    }
+
+    fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `will_wake` compares the tables of functions by address, and a compiler may duplicate a table: so
+/// it does for the task of tokio's `block_on`.
+#[inline]
+fn wakes_the_same(one: &Waker, other: &Waker) -> bool {
+    one.data() == other.data() && one.vtable() == other.vtable()
+}
+
+/// A connection's tie to its pool.
+pub(crate) struct Tie {
+    pub(crate) owner: Arc<dyn Owner>,
+    pub(crate) link: Arc<Link>,
+    /// Past it the connection is too old.
+    pub(crate) expires: Option<Instant>,
+    /// Whether the server takes writes now.
+    pub(crate) takes_writes: Arc<AtomicBool>,
+    /// Whether it was checked out for writes.
+    pub(crate) for_writes: bool,
+    /// Of the check-out that it is in use by, if anybody wants spans.
+    pub(crate) span: Option<CheckOutSpan>,
+}
+
+impl Tie {
+    /// Whether a command may be sent.
+    #[inline]
+    pub(crate) fn admit(&self) -> Result<(), Error> {
+        if self.link.is_interrupted() {
+            return Err(ErrorKind::ConnectionClosed(ClosedReason::Interrupted).into());
+        }
+        if self.for_writes && !self.takes_writes.load(Ordering::Acquire) {
+            return Err(ErrorKind::NotWritable.into());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Tie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tie")
+            .field("link", &self.link)
+            .field("for_writes", &self.for_writes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_interrupted_at_once() {
+        let link = Arc::new(Link::default());
+        let (waits, interrupts) = (link.clone(), link.clone());
+        let task = tokio::spawn(async move {
+            waits
+                .interruptible(pin!(std::future::pending::<()>()))
+                .await
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!task.is_finished());
+        interrupts.interrupt();
+        assert_eq!(task.await.expect("no panic"), Err(Interrupted));
+        let over = link.interruptible(pin!(std::future::ready(5))).await;
+        assert_eq!(over, Ok(5), "what is over is not lost");
+    }
+
+    /// Interrupts the connection when it is dropped, as one does that drops the last handle of its pool.
+    struct Interrupting(Arc<Link>);
+
+    impl std::task::Wake for Interrupting {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Interrupting {
+        fn drop(&mut self) {
+            self.0.interrupt();
+        }
+    }
+
+    #[test]
+    fn a_former_waker_is_dropped_without_the_lock() {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let link = Arc::new(Link::default());
+            let former = Waker::from(Arc::new(Interrupting(link.clone())));
+            assert_eq!(link.register(&former), Ok(false));
+            assert_eq!(link.register(&former), Ok(true));
+            drop(former);
+            done.send(link.register(Waker::noop()))
+        });
+        let registered = ended.recv_timeout(Duration::from_secs(10));
+        assert_eq!(registered, Ok(Err(Interrupted)), "no deadlock");
+    }
+}

@@ -1,0 +1,277 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+
+use super::OnDemandTopology;
+use super::srv::{Srv, check_balanced};
+use crate::ServerAddress;
+use crate::callback::guard_handler;
+use crate::error::{Result, Wait};
+use crate::event::{EventHandlers, SdamEvent};
+use crate::handshake::{DriverInfo, ServerApi};
+#[cfg(feature = "tls-rustls")]
+use crate::net::Tls;
+use crate::net::auth::authenticator::{AuthParts, Authenticator, CredentialProvider};
+use crate::net::auth::keys::KeyService;
+use crate::net::connection::establish::{Compression, Establisher};
+use crate::net::connection::generations::Generations;
+use crate::net::dispatcher::{Handler, SDAM_HANDLER};
+use crate::net::transport::connector::Connector;
+use crate::net::transport::dns::{DnsResolver, resolver_for};
+use crate::net::{
+    AwsCredentialProvider, Metadata, OidcCallback, SingleClient, Transport, TransportBuilder,
+};
+use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
+use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
+use crate::uri::ClientOptions;
+
+/// How long the reply to a cancelled command is waited for.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// For commands, where the options don't say.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Builds an [`OnDemandTopology`], or the [`SingleClient`] over one.
+pub struct OnDemandTopologyBuilder {
+    options: ClientOptions,
+    transport: TransportBuilder,
+    auth: AuthParts,
+    driver_info: Vec<DriverInfo>,
+    handler: Option<Handler<SdamEvent>>,
+    events: EventHandlers,
+    selector: Option<ServerSelector>,
+    frequency: Option<Duration>,
+    try_once: Option<bool>,
+    resolver: Option<Arc<dyn DnsResolver>>,
+}
+
+/// What makes connections to any server.
+pub(crate) struct Establishers {
+    pub(crate) transport: Transport,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) metadata: Metadata,
+    pub(crate) server_api: Option<ServerApi>,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) command_timeout: Option<Duration>,
+    retries_writes: bool,
+    compression: Compression,
+    events: EventHandlers,
+}
+
+impl Establishers {
+    pub(crate) fn server(&self, server: &ServerAddress) -> Establisher {
+        Establisher {
+            transport: self.transport.clone(),
+            authenticator: self.authenticator.clone(),
+            server: server.clone(),
+            metadata: self.metadata.clone(),
+            server_api: self.server_api,
+            connect_timeout: self.connect_timeout,
+            command_timeout: self.command_timeout,
+            drain_timeout: DRAIN_TIMEOUT,
+            retries_writes: self.retries_writes,
+            times_idleness: Arc::default(),
+            load_balanced: false,
+            // The topology compares it.
+            replica_set: None,
+            compression: self.compression.clone(),
+            events: self.events.clone(),
+            generations: Generations::default(),
+            phase: Mutex::new(Wait::Connect),
+        }
+    }
+}
+
+impl OnDemandTopologyBuilder {
+    pub(crate) fn new(options: ClientOptions) -> Self {
+        Self {
+            options,
+            transport: TransportBuilder::default(),
+            auth: AuthParts::default(),
+            driver_info: Vec::new(),
+            handler: None,
+            events: EventHandlers::new(),
+            selector: None,
+            frequency: None,
+            try_once: None,
+            resolver: None,
+        }
+    }
+
+    /// Names the embedding framework in the handshake's metadata, after those named before.
+    #[must_use]
+    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
+        self.driver_info.push(driver_info);
+        self
+    }
+
+    /// What opens the transports. Default
+    /// [`SocketConnector`](crate::net::SocketConnector), or
+    /// [`ProxyConnector`](crate::net::ProxyConnector) where the options name a proxy.
+    #[must_use]
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.transport.connector = Some(connector);
+        self
+    }
+
+    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
+    /// say.
+    #[cfg(feature = "tls-rustls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
+        self.transport.tls = Some(tls.into());
+        self
+    }
+
+    /// What looks up the records of `mongodb+srv`. See
+    /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
+    #[must_use]
+    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// The cache of derived keys, and the executor that fills it. Default one of its own, on
+    /// tokio's blocking threads.
+    #[must_use]
+    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
+        self.auth.keys = Some(keys);
+        self
+    }
+
+    /// Gives the credential whenever a connection authenticates, which is before its first command;
+    /// the options have none then. For secrets that change. Its failure is the error of the command
+    /// at once, and changes nothing about the server. Default: the options' credential.
+    #[must_use]
+    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
+        self.auth.provider = Some(provider);
+        self
+    }
+
+    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// [`AwsSources`](crate::net::AwsSources).
+    #[must_use]
+    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
+        self.auth.aws = Some(provider);
+        self
+    }
+
+    /// Who gives the access tokens for `MONGODB-OIDC`, where the credential has no `ENVIRONMENT`.
+    #[must_use]
+    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
+        self.auth.oidc = Some(callback);
+        self
+    }
+
+    /// Calls `handler` with each event, in order, on the task that selects.
+    #[must_use]
+    pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
+        self.handler = Some(guard_handler(SDAM_HANDLER, handler));
+        self
+    }
+
+    /// Who is told of the commands of a [`SingleClient`]. It has no pool to tell of. Default nobody.
+    #[must_use]
+    pub fn event_handlers(mut self, events: EventHandlers) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// Asks `selector` at each selection (`serverSelector`).
+    #[must_use]
+    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
+        self.selector = Some(selector);
+        self
+    }
+
+    /// How old what is known may be (`heartbeatFrequencyMS`), at least 500 ms. Default: what the
+    /// options say, if that is not the 10 s which are the default for monitors, and else 60 s.
+    #[must_use]
+    pub fn heartbeat_frequency(mut self, frequency: Duration) -> Self {
+        self.frequency = Some(frequency);
+        self
+    }
+
+    /// Whether a selection scans once and then fails (`serverSelectionTryOnce`), instead of trying
+    /// for `serverSelectionTimeoutMS`. Default: what the options say, and else true.
+    #[must_use]
+    pub fn try_once(mut self, try_once: bool) -> Self {
+        self.try_once = Some(try_once);
+        self
+    }
+
+    /// The topology, which does not authenticate. No I/O, but that the system's resolver configuration
+    /// and the files of TLS are read where they are needed.
+    ///
+    /// # Errors
+    /// [`Configuration`](crate::ErrorKind::Configuration) for what the options ask and this version
+    /// can't do, and for `mongodb+srv` without a resolver.
+    pub fn build(self) -> Result<OnDemandTopology> {
+        self.finish(Authenticator::nobody())
+    }
+
+    /// The client, which authenticates by the options' credential, if there is one. No I/O, as with
+    /// [`build`](Self::build).
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); or the credential can't be used.
+    pub fn build_client(mut self) -> Result<SingleClient> {
+        let authenticator = Authenticator::new(&self.options, std::mem::take(&mut self.auth))?;
+        self.finish(authenticator).map(SingleClient::over)
+    }
+
+    fn finish(self, authenticator: Authenticator) -> Result<OnDemandTopology> {
+        let options = self.options;
+        options.validate()?;
+        check_balanced(&options)?;
+        let resolver = resolver_for(&options, self.resolver)?;
+        let transport = self.transport.build(&options)?;
+        let metadata = Metadata::of(&options)?;
+        for driver_info in self.driver_info {
+            metadata.append(driver_info)?;
+        }
+        let of_monitors = ClientOptions::default().heartbeat_frequency;
+        let frequency = match (self.frequency, options.heartbeat_frequency) {
+            (Some(frequency), _) => frequency,
+            (None, given) if given == of_monitors => SCAN_FREQUENCY,
+            (None, given) => given,
+        };
+        let mut selection = SelectionOptions::from(&options);
+        selection.heartbeat_frequency = frequency;
+        selection.selector = self.selector;
+        let command_timeout = options.timeout.or(options.socket_timeout);
+        let description = Arc::new(TopologyDescription::default());
+        let mut topology = OnDemandTopology {
+            settings: TopologySettings::from_options(ObjectId::new(), &options),
+            index: Arc::new(SelectionIndex::new(description.clone(), selection)),
+            description,
+            scan: Scan::new(frequency),
+            members: BTreeMap::new(),
+            next_connection: 1,
+            selection_timeout: options.server_selection_timeout,
+            timeout: options.timeout.filter(|timeout| !timeout.is_zero()),
+            try_once: self.try_once.or(options.server_selection_try_once) != Some(false),
+            is_closed: false,
+            srv: Srv::new(&options, resolver),
+            handler: self.handler,
+            establishers: Establishers {
+                transport,
+                authenticator: Arc::new(authenticator),
+                metadata,
+                server_api: options.server_api,
+                compression: Compression::from_options(&options),
+                connect_timeout: options.connect_timeout,
+                retries_writes: options.retry_writes,
+                command_timeout: command_timeout
+                    .or(Some(COMMAND_TIMEOUT))
+                    .filter(|bound| !bound.is_zero()),
+                events: self.events,
+            },
+        };
+        if topology.is_open() {
+            topology.apply(Input::Connect);
+        }
+        Ok(topology)
+    }
+}

@@ -1,0 +1,546 @@
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::{RawDocument, RawDocumentBuf};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::Shared;
+use crate::ServerAddress;
+use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
+use crate::event::{SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent};
+use crate::handshake::Environment;
+use crate::net::background::{Alive, Task};
+use crate::net::connection::channel::Channel;
+use crate::net::connection::establish::first_hello;
+use crate::net::connection::metadata::Metadata;
+use crate::net::deadline::Deadline;
+use crate::net::transport::Transport;
+use crate::net::transport::connector::{Untried, is_cut_off, telling};
+use crate::net::transport::stream::Stream;
+use crate::sdam::{
+    Check, Heartbeat, Input, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, Output, ProbeOutput,
+    RttProbe,
+};
+use crate::uri::ClientOptions;
+use crate::wire::MsgFlags;
+
+/// Samples of the round trip time that wait for the monitor, which is quick to take them.
+const SAMPLES: usize = 8;
+
+/// What all monitors of a topology have in common.
+pub(crate) struct Monitoring {
+    options: ClientOptions,
+    transport: Transport,
+    pub(crate) metadata: Metadata,
+    on_faas: bool,
+    next_connection: AtomicU64,
+}
+
+impl Monitoring {
+    pub(crate) fn new(
+        options: &ClientOptions,
+        transport: Transport,
+        metadata: Metadata,
+        environment: &Environment<'_>,
+    ) -> Self {
+        Self {
+            options: options.clone(),
+            transport,
+            metadata,
+            on_faas: environment.is_faas(),
+            next_connection: AtomicU64::new(1),
+        }
+    }
+
+    /// The current runtime, if it can be monitored from.
+    pub(crate) fn runtime(&self) -> Result<Handle> {
+        self.transport.runtime()
+    }
+}
+
+/// The monitor of one server, as the topology keeps it; its task is the [`Pump`].
+pub(crate) struct Monitor {
+    id: u64,
+    control: Control,
+    created: std::time::Instant,
+    /// When its first check began.
+    first_check: Option<std::time::Instant>,
+    /// The first check is due no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after this.
+    paced_from: Option<std::time::Instant>,
+    /// The check whose end was not published yet.
+    under_way: Option<(ServerHeartbeatStartedEvent, std::time::Instant)>,
+    is_dead: bool,
+}
+
+/// Wakes a task of the topology's, which notifies it without holding its lock.
+pub(crate) type Signal = Arc<Notify>;
+
+#[derive(Clone, Default)]
+struct Control {
+    request: Signal,
+    cancel: Signal,
+    stop: Signal,
+}
+
+impl Monitor {
+    /// A monitor, and its task, which is still to be spawned. The first check is due at once, but
+    /// no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after `paced_from`: the [pace](Self::pace) of the former monitor of
+    /// the server.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        server: &ServerAddress,
+        topology_id: ObjectId,
+        alive: Alive,
+        paced_from: Option<std::time::Instant>,
+    ) -> (Self, Task) {
+        let monitoring = &shared.monitoring;
+        let settings = MonitorSettings::from_options(
+            topology_id,
+            server.clone(),
+            &monitoring.options,
+            monitoring.on_faas,
+        );
+        let control = Control::default();
+        let monitor = Self {
+            id: alive.number(),
+            control: control.clone(),
+            created: now(),
+            first_check: None,
+            paced_from,
+            under_way: None,
+            is_dead: false,
+        };
+        let pump = Pump {
+            lifeline: Lifeline {
+                shared: shared.clone(),
+                server: server.clone(),
+                id: monitor.id,
+            },
+            shared: shared.clone(),
+            control,
+            settings,
+            not_before: paced_from.map(|from| from + MIN_HEARTBEAT_FREQUENCY),
+            _alive: alive,
+        };
+        (monitor, Box::pin(pump.run()))
+    }
+
+    /// Tells this monitor from one that watched the same server before.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether its task ended without being [stopped](Self::stop).
+    pub(crate) fn is_dead(&self) -> bool {
+        self.is_dead
+    }
+
+    /// From when the next monitor of the server counts [`MIN_HEARTBEAT_FREQUENCY`]: from the first check of this one,
+    /// so that a server that is removed and added by each reply is not checked in a busy loop; or where the task has
+    /// ended by itself, from its creation, so that a task that panics at once is not started in a busy loop.
+    pub(crate) fn pace(&self) -> Option<std::time::Instant> {
+        match self.is_dead {
+            true => Some(self.created),
+            false => self.first_check.or(self.paced_from),
+        }
+    }
+
+    /// Asks for a check as soon as one may be made. Ignored while one runs.
+    pub(crate) fn check_request(&self) -> Signal {
+        self.control.request.clone()
+    }
+
+    /// Cuts a check short that is under way.
+    pub(crate) fn check_cancellation(&self) -> Signal {
+        self.control.cancel.clone()
+    }
+
+    /// Notes an event that is about to be published.
+    pub(crate) fn note(&mut self, event: &SdamEvent) {
+        match event {
+            SdamEvent::ServerHeartbeatStarted(started) => {
+                let now = now();
+                self.first_check.get_or_insert(now);
+                self.under_way = Some((started.clone(), now));
+            }
+            SdamEvent::ServerHeartbeatSucceeded(_) | SdamEvent::ServerHeartbeatFailed(_) => {
+                self.under_way = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Its signal ends the task at its next await: from anywhere, also from the task itself. The
+    /// event is that of the check that was under way, and is to be published: nothing of the task's
+    /// is any more.
+    pub(crate) fn stop(mut self) -> (Signal, Option<SdamEvent>) {
+        let event = self.cut_short();
+        (self.control.stop, event)
+    }
+
+    /// The task has ended by itself. The event is as with [`stop`](Self::stop).
+    pub(crate) fn died(&mut self) -> Option<SdamEvent> {
+        self.is_dead = true;
+        self.cut_short()
+    }
+
+    fn cut_short(&mut self) -> Option<SdamEvent> {
+        let (started, at) = self.under_way.take()?;
+        Some(SdamEvent::ServerHeartbeatFailed(
+            ServerHeartbeatFailedEvent {
+                topology_id: started.topology_id,
+                address: started.address,
+                driver_connection_id: started.driver_connection_id,
+                server_connection_id: started.server_connection_id,
+                duration: now().saturating_duration_since(at),
+                failure: ErrorKind::ConnectionClosed(ClosedReason::Closed).into(),
+                awaited: started.awaited,
+            },
+        ))
+    }
+}
+
+/// Feeds the monitor's state machine and does what it says. There is nothing to decide here.
+struct Pump {
+    shared: Arc<Shared>,
+    control: Control,
+    settings: MonitorSettings,
+    not_before: Option<std::time::Instant>,
+    /// Dropped after everything else of the task, and in this order.
+    lifeline: Lifeline,
+    _alive: Alive,
+}
+
+/// Reports the end of a monitor's task, also where its runtime drops it or it panics.
+struct Lifeline {
+    shared: Arc<Shared>,
+    server: ServerAddress,
+    id: u64,
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.shared.monitor_ended(&self.server, self.id);
+    }
+}
+
+/// A boxed step of a check, which owns the connection while it runs: dropped, it closes it.
+type Step = Pin<Box<dyn Future<Output = Result<Stepped>> + Send>>;
+
+/// A connection, and what is being done on it.
+#[derive(Default)]
+struct Link {
+    channel: Option<Channel>,
+    step: Option<Step>,
+    /// What the step that opens the connection waits for.
+    opening: Option<Wait>,
+    untried: Untried,
+}
+
+enum Stepped {
+    /// TLS may still have to be agreed on.
+    Opened(Stream, Untried),
+    Secured(Stream),
+    /// The other side ended the connection before the first byte of an answer.
+    CutOff(Error),
+    Replied(Channel),
+}
+
+/// What the end of a step means for a state machine. The step that follows, if any, has begun.
+enum Progress {
+    /// The connection is still being opened.
+    Opening,
+    Connected,
+    Replied,
+    Failed(Error),
+}
+
+impl Link {
+    fn close(&mut self) {
+        *self = Self::default();
+    }
+
+    fn begin(&mut self, step: impl Future<Output = Result<Stepped>> + Send + 'static) {
+        self.step = Some(Box::pin(step));
+    }
+
+    /// The end of the step under way. Safe to drop: the step stays.
+    async fn stepped(&mut self) -> Result<Stepped> {
+        let outcome = match &mut self.step {
+            Some(step) => telling(step, |wait| self.opening = Some(wait)).await,
+            None => pending().await,
+        };
+        self.step = None;
+        outcome
+    }
+
+    /// Begins what a check asks for.
+    fn check(&mut self, monitoring: &Monitoring, server: &ServerAddress, check: Check) {
+        let channel = self.channel.take();
+        match (check, channel) {
+            (Check::Hello(command), Some(channel)) => {
+                self.begin(ask(channel, command, MsgFlags::NONE));
+            }
+            (Check::AwaitableHello(command), Some(channel)) => {
+                self.begin(ask(channel, command, MsgFlags::EXHAUST_ALLOWED));
+            }
+            (Check::NextReply, Some(channel)) => self.begin(next_reply(channel)),
+            (Check::Connect, _) | (_, None) => {
+                self.connect(monitoring, server, Untried::default());
+            }
+        }
+    }
+
+    /// Opens the transport.
+    fn connect(&mut self, monitoring: &Monitoring, server: &ServerAddress, mut untried: Untried) {
+        let (transport, server) = (monitoring.transport.clone(), server.clone());
+        self.opening = None;
+        self.begin(async move {
+            let stream = transport.connect(&server, &mut untried).await?;
+            Ok(Stepped::Opened(stream, untried))
+        });
+    }
+
+    /// Goes on after a step.
+    fn advance(
+        &mut self,
+        monitoring: &Monitoring,
+        server: &ServerAddress,
+        stepped: Result<Stepped>,
+    ) -> Progress {
+        match stepped {
+            Ok(Stepped::Opened(stream, untried)) => {
+                self.untried = untried;
+                if monitoring.transport.secures() {
+                    self.secure(monitoring, server, stream);
+                    return Progress::Opening;
+                }
+                self.hello(monitoring, Channel::new(stream));
+                Progress::Connected
+            }
+            Ok(Stepped::Secured(stream)) => {
+                self.hello(monitoring, Channel::new(stream));
+                Progress::Connected
+            }
+            Ok(Stepped::CutOff(error)) if self.untried.is_left_after(&error) => {
+                let untried = std::mem::take(&mut self.untried);
+                self.connect(monitoring, server, untried);
+                Progress::Opening
+            }
+            Ok(Stepped::Replied(channel)) => {
+                self.channel = Some(channel);
+                Progress::Replied
+            }
+            Ok(Stepped::CutOff(error)) | Err(error) => Progress::Failed(error),
+        }
+    }
+
+    /// The reply that the last step ended with, `ok: 0` included, and whether more follow unasked.
+    fn reply(&self) -> Result<(&RawDocument, bool)> {
+        let Some(channel) = &self.channel else {
+            return Err(ErrorKind::ConnectionClosed(ClosedReason::Closed).into());
+        };
+        Ok((channel.body()?, channel.exchange.is_streaming()))
+    }
+
+    /// Agrees on TLS.
+    fn secure(&mut self, monitoring: &Monitoring, server: &ServerAddress, stream: Stream) {
+        let (transport, server) = (monitoring.transport.clone(), server.clone());
+        self.opening = Some(Wait::Tls);
+        self.begin(async move {
+            match transport.secure(stream, &server).await {
+                Err(error) if is_cut_off(&error) => Ok(Stepped::CutOff(error)),
+                secured => secured.map(Stepped::Secured),
+            }
+        });
+    }
+
+    /// Says hello on a connection that was just opened.
+    fn hello(&mut self, monitoring: &Monitoring, mut channel: Channel) {
+        let transport = monitoring.transport.clone();
+        let metadata = monitoring.metadata.document();
+        let server_api = monitoring.options.server_api;
+        self.begin(async move {
+            match first_hello(&mut channel, metadata, server_api).await {
+                Ok(()) => Ok(Stepped::Replied(channel)),
+                Err(error) if channel.is_unheard() => Ok(Stepped::CutOff(error)),
+                Err(error) => {
+                    transport.note_failure(&error).await;
+                    Err(error)
+                }
+            }
+        });
+    }
+}
+
+async fn ask(mut channel: Channel, command: RawDocumentBuf, flags: MsgFlags) -> Result<Stepped> {
+    channel.encode_with(flags, "admin", &command, None)?;
+    channel.round_trip().await?;
+    Ok(Stepped::Replied(channel))
+}
+
+async fn next_reply(mut channel: Channel) -> Result<Stepped> {
+    channel.read(usize::MAX).await?;
+    Ok(Stepped::Replied(channel))
+}
+
+impl Pump {
+    async fn run(self) {
+        let mut heartbeat = Heartbeat::new(self.settings.clone(), self.first_check());
+        let mut link = Link::default();
+        let (samples, mut sampled) = mpsc::channel(SAMPLES);
+        let mut probe: Option<Running> = None;
+        let mut timer = Timer::default();
+        loop {
+            while let Some(output) = heartbeat.poll_output() {
+                match output {
+                    Output::Publish(event) => self.report(Some(event), None),
+                    Output::Describe(description) => {
+                        self.report(None, Some(Input::Check(description)));
+                    }
+                    Output::Check(check) => {
+                        link.check(&self.shared.monitoring, &self.settings.server, check);
+                    }
+                    Output::Disconnect => link.close(),
+                    Output::StartProbe => {
+                        let (shared, settings) = (self.shared.clone(), self.settings.clone());
+                        probe = Some(Box::pin(measure(shared, settings, samples.clone())));
+                    }
+                    Output::StopProbe => probe = None,
+                }
+            }
+            // Each branch is safe to drop: a step and the probe stay where they are, a notification
+            // that was not taken is kept, so is a sample, and the time comes again. The order is
+            // fixed, so that a simulation replays exactly: what was asked for comes after the reply
+            // that is there, which would else swallow it.
+            tokio::select! {
+                biased;
+                () = self.control.stop.notified() => return,
+                () = self.control.cancel.notified() => heartbeat.handle_cancel(now()),
+                Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
+                stepped = link.stepped() => self.stepped(&mut heartbeat, &mut link, stepped),
+                () = timer.at(heartbeat.poll_timeout()) => {
+                    heartbeat.handle_opening(link.opening);
+                    heartbeat.handle_timeout(now());
+                }
+                () = self.control.request.notified() => heartbeat.handle_request(now()),
+                () = running(&mut probe) => probe = None,
+            }
+        }
+    }
+
+    /// When the first check is due. A clock that was held may be ahead of this runtime's.
+    fn first_check(&self) -> std::time::Instant {
+        let now = now();
+        let latest = now + MIN_HEARTBEAT_FREQUENCY;
+        self.not_before.map_or(now, |at| at.max(now).min(latest))
+    }
+
+    fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
+        let monitoring = &self.shared.monitoring;
+        match link.advance(monitoring, &self.settings.server, stepped) {
+            Progress::Connected => {
+                let id = monitoring.next_connection.fetch_add(1, Ordering::Relaxed);
+                heartbeat.handle_connected(now(), id);
+            }
+            Progress::Replied => match link.reply() {
+                Ok((reply, more_to_come)) => heartbeat.handle_reply(now(), reply, more_to_come),
+                Err(error) => heartbeat.handle_error(now(), error),
+            },
+            Progress::Opening => {}
+            Progress::Failed(error) => heartbeat.handle_error(now(), error),
+        }
+    }
+
+    fn report(&self, event: Option<SdamEvent>, input: Option<Input>) {
+        self.shared
+            .report(&self.settings.server, self.lifeline.id, event, input);
+    }
+}
+
+/// Measures round trip times for as long as it is polled.
+async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::Sender<Duration>) {
+    let monitoring = &shared.monitoring;
+    let mut probe = RttProbe::new(settings.clone(), now());
+    let mut link = Link::default();
+    let mut timer = Timer::default();
+    loop {
+        while let Some(output) = probe.poll_output() {
+            match output {
+                ProbeOutput::Check(check) => link.check(monitoring, &settings.server, check),
+                ProbeOutput::Disconnect => link.close(),
+                // Nobody misses one sample of a monitor that is too busy to take it.
+                ProbeOutput::Sample(sample) => drop(samples.try_send(sample)),
+            }
+        }
+        // As above.
+        tokio::select! {
+            biased;
+            stepped = link.stepped() => match link.advance(monitoring, &settings.server, stepped) {
+                Progress::Connected => probe.handle_connected(now()),
+                Progress::Replied => match link.reply() {
+                    Ok((reply, _)) => probe.handle_reply(now(), reply),
+                    Err(_) => probe.handle_error(now()),
+                },
+                Progress::Opening => {}
+                Progress::Failed(_) => probe.handle_error(now()),
+            },
+            () = timer.at(probe.poll_timeout()) => probe.handle_timeout(now()),
+        }
+    }
+}
+
+/// Tokio's clock, which tests may hold.
+pub(crate) fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// Ends at a time, and after one more turn of the reactor: a `select!` that looks at a step first
+/// takes the reply that a process which stood still finds in its socket.
+pub(crate) async fn at(time: Option<std::time::Instant>) {
+    match time {
+        Some(time) => {
+            let expiry = Deadline::at(Instant::from_std(time)).bound(pending::<()>());
+            let _ = expiry.await;
+        }
+        None => pending().await,
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A time-out over one step of a check after the other.
+#[derive(Default)]
+struct Timer {
+    time: Option<std::time::Instant>,
+    running: Option<Running>,
+}
+
+impl Timer {
+    /// [`at`], which goes on where it was if the time is the same as before: after a standstill all
+    /// steps of a check share the extra time. Safe to drop.
+    async fn at(&mut self, time: Option<std::time::Instant>) {
+        if self.time != time {
+            self.running = time.map(|time| Box::pin(at(Some(time))) as Running);
+            self.time = time;
+        }
+        running(&mut self.running).await;
+        *self = Self::default();
+    }
+}
+
+async fn running(task: &mut Option<Running>) {
+    match task {
+        Some(task) => task.await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::runtime;
+use crate::ServerAddress;
+use crate::callback::{Panicked, TLS_CONFIG, guard, guard_async};
+use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::uri::ClientOptions;
+use connector::{Connector, SocketConnector, Untried};
+use proxy::ProxyConnector;
+use stream::Stream;
+use tls::Tls;
+
+pub(super) mod connector;
+pub(super) mod dns;
+pub(super) mod proxy;
+pub(super) mod stream;
+pub(super) mod tls;
+pub(super) mod together;
+
+const CONNECTOR: &str = "connector";
+
+/// How servers are reached, in layers: a connector opens a stream, and TLS goes on top of it.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    connector: Arc<dyn Connector>,
+    /// In place of the connector, where it would be this one: it tries one address after the other.
+    sockets: Option<SocketConnector>,
+    /// Whether that opens sockets of tokio's, for sure.
+    opens_sockets: bool,
+    tls: Option<Tls>,
+}
+
+/// What a user brings of it.
+#[derive(Clone, Default)]
+pub(crate) struct TransportBuilder {
+    pub(crate) connector: Option<Arc<dyn Connector>>,
+    pub(crate) tls: Option<Tls>,
+}
+
+impl TransportBuilder {
+    /// The layers that the options ask for.
+    ///
+    /// # Errors
+    /// What they ask for and this build, or this version, can't do; what contradicts itself.
+    pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
+        let opens_sockets = self.connector.is_none();
+        let is_direct = opens_sockets && options.proxy.is_none();
+        let connector: Arc<dyn Connector> = match (self.connector, &options.proxy) {
+            (Some(own), _) => own,
+            (None, Some(proxy)) => Arc::new(ProxyConnector::new(proxy.clone())?),
+            (None, None) => Arc::new(SocketConnector::new()),
+        };
+        let is_secure = guard(CONNECTOR, || connector.is_secure()).map_err(not_connected)?;
+        let tls = match self.tls {
+            Some(_) if !options.uses_tls() => {
+                return Err(Error::configuration(
+                    "a TLS configuration of your own, but no `tls=true`",
+                ));
+            }
+            Some(_) if options.tls.implied() => {
+                return Err(Error::configuration(
+                    "another option of TLS than `tls` beside a TLS configuration of your own",
+                ));
+            }
+            Some(own) => Some(own),
+            None if !options.uses_tls() || is_secure => None,
+            None => Some(Tls::from_options(&options.tls)?),
+        };
+        Ok(Transport {
+            connector,
+            sockets: is_direct.then(SocketConnector::new),
+            opens_sockets,
+            tls,
+        })
+    }
+}
+
+impl Transport {
+    /// Whether there is TLS on top of what the connector opens.
+    pub(super) fn secures(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether connections can be made on the current runtime, as far as can be told beforehand:
+    /// which it is then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`]: there is no runtime, it has no timer, or no I/O driver and the
+    /// connector needs one.
+    pub(crate) fn runtime(&self) -> Result<Handle> {
+        let runtime = runtime::current()?;
+        if self.opens_sockets {
+            runtime::check_io()?;
+        }
+        Ok(runtime)
+    }
+
+    /// The connector's part, to an address of the host that was not tried yet. It
+    /// [tells](connector::telling) what it waits for.
+    pub(super) async fn connect(
+        &self,
+        address: &ServerAddress,
+        untried: &mut Untried,
+    ) -> Result<Stream> {
+        let wait = guard(CONNECTOR, || self.connector.waits_for());
+        connector::waits_for(wait.unwrap_or(Wait::Connect));
+        if let Some(sockets) = &self.sockets {
+            return sockets.connect_untried(address, untried).await;
+        }
+        guard_async(CONNECTOR, || self.connector.connect(address))
+            .await
+            .map_err(not_connected)?
+    }
+
+    /// The part of TLS, if there is one.
+    pub(super) async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
+        let Some(tls) = &self.tls else {
+            return Ok(stream);
+        };
+        // A `rustls::ClientConfig` of the application's has callbacks.
+        let secured = guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)));
+        let secured = secured.await.map_err(not_connected)?;
+        if let Err(error) = &secured {
+            self.note_failure(error).await;
+        }
+        secured
+    }
+
+    /// An attempt has failed: if TLS was the cause, certificates may have been renewed on disk.
+    pub(super) async fn note_failure(&self, error: &Error) {
+        if let (Some(tls), ErrorKind::Tls(_)) = (&self.tls, error.kind()) {
+            tls.renew().await;
+        }
+    }
+
+    /// Both, one after the other. `enter` is told what is waited for.
+    pub(super) async fn open(
+        &self,
+        address: &ServerAddress,
+        untried: &mut Untried,
+        enter: &mut (dyn FnMut(Wait) + Send),
+    ) -> Result<Stream> {
+        loop {
+            let connecting = self.connect(address, untried);
+            let stream = connector::telling(connecting, &mut *enter).await?;
+            if self.secures() {
+                enter(Wait::Tls);
+            }
+            match self.secure(stream, address).await {
+                Err(error) if untried.is_left_after(&error) => {}
+                secured => return secured,
+            }
+        }
+    }
+}
+
+/// What fails by a panic of the application's counts as a failure to connect.
+fn not_connected(panicked: Panicked) -> Error {
+    ErrorKind::Connect(Arc::new(panicked.into_io())).into()
+}

@@ -1,0 +1,312 @@
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::{fmt, io};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+#[cfg(feature = "tls-rustls")]
+use crate::callback::TLS_CONFIG;
+use crate::callback::{Panicked, STREAM, discard_stream, guard};
+use crate::error::ClosedReason;
+
+/// Reads of a few KiB each that a server may send over TLS to an idle client: session tickets, mostly.
+#[cfg(feature = "tls-rustls")]
+const MAX_UNASKED_READS: usize = 16;
+
+/// What a custom stream has to be.
+pub trait AsyncStream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> AsyncStream for S {}
+
+/// The transport under a connection.
+///
+/// The two kinds that matter most are called without indirection; any other goes in a box.
+#[non_exhaustive]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix domain socket.
+    #[cfg(unix)]
+    Unix(UnixStream),
+    /// TLS, over any of the others. A panic in a callback of its configuration is caught and logged, and fails the
+    /// stream.
+    #[cfg(feature = "tls-rustls")]
+    Tls(Box<tokio_rustls::client::TlsStream<Stream>>),
+    /// Anything else: a proxy's tunnel, an in-memory pipe.
+    Custom(Box<dyn AsyncStream>),
+}
+
+impl Stream {
+    /// Boxes a custom stream. A panic in it is caught and logged, and fails the stream.
+    pub fn custom(stream: impl AsyncStream) -> Self {
+        Self::Custom(Box::new(stream))
+    }
+
+    /// Writes all of `message` out.
+    pub(crate) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        // Nearly always a socket takes the whole of it at once.
+        let written = match self {
+            Self::Tcp(stream) => stream.try_write(message),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_write(message),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(_) => {
+                let sent = write_out(self, message).await;
+                return sent.map_err(|error| last_words(self).unwrap_or(error));
+            }
+            Self::Custom(_) => Ok(0),
+        };
+        let written = match written {
+            Ok(written) if written == message.len() => return Ok(()),
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        write_out(self, &message[written..]).await
+    }
+
+    /// Checks an idle stream: it has to be open, with nothing to read, and its runtime alive. Says why
+    /// the connection can't be used otherwise.
+    ///
+    /// Looks at the descriptor itself. tokio answers from what its reactor has seen last, which on a
+    /// busy runtime, on one that nothing has driven, or after a freeze of the process is too old. One
+    /// system call costs fewer instructions than the two looks at the clock that it would take to
+    /// leave it out where the connection was used just now. Custom streams are asked by a read
+    /// that does not wait.
+    ///
+    /// `runs`: its runtime is known to be alive, so that it need not be asked.
+    pub(crate) fn check_idle(&mut self, runs: bool) -> Result<(), ClosedReason> {
+        if !runs && self.has_lost_runtime() {
+            return Err(ClosedReason::RuntimeEnded);
+        }
+        let is_quiet = match self {
+            // What TLS says to itself, such as a ticket for the next session, is no byte to read.
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(_) => take_in(self) && is_quiet(try_read(self, &mut [0])),
+            Self::Custom(_) => is_quiet(try_read(self, &mut [0])),
+            Self::Tcp(stream) => is_quiet(peek(&SockRef::from(&*stream))),
+            #[cfg(unix)]
+            Self::Unix(stream) => is_quiet(peek(&SockRef::from(&*stream))),
+        };
+        match is_quiet {
+            true => Ok(()),
+            false => Err(ClosedReason::Network),
+        }
+    }
+
+    /// Whether the descriptor has something to read, its end or an error included, whatever the
+    /// reactor has seen so far. Never true of custom streams.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.socket().is_some_and(|socket| !is_quiet(peek(&socket)))
+    }
+
+    /// The socket below all layers.
+    fn socket(&self) -> Option<SockRef<'_>> {
+        match self {
+            Self::Tcp(stream) => Some(SockRef::from(stream)),
+            #[cfg(unix)]
+            Self::Unix(stream) => Some(SockRef::from(stream)),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => stream.get_ref().0.socket(),
+            Self::Custom(_) => None,
+        }
+    }
+
+    /// Whether the runtime that the socket is registered with has shut down. Never true of custom
+    /// streams.
+    fn has_lost_runtime(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        // An idle socket can be written to, so that nothing is registered. An error of readiness
+        // comes of a shutdown alone.
+        let ready = match self {
+            Self::Tcp(stream) => stream.poll_write_ready(&mut context),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.poll_write_ready(&mut context),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => return stream.get_ref().0.has_lost_runtime(),
+            Self::Custom(_) => return false,
+        };
+        matches!(ready, Poll::Ready(Err(_)))
+    }
+
+    /// Tells the server over TLS that this is the end, so that it can't take it for an attacker's. What
+    /// can't be written at once is left out: nobody waits for a stream that is dropped.
+    pub(crate) fn bid_farewell(&mut self) {
+        #[cfg(feature = "tls-rustls")]
+        if let Self::Tls(_) = self {
+            let mut context = Context::from_waker(Waker::noop());
+            let _ = Pin::new(self).poll_shutdown(&mut context);
+        }
+    }
+
+    /// Drops a custom stream and the state of TLS: the destructors of the application's own parts may panic.
+    pub(crate) fn discard(&mut self) {
+        match self {
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(_) => discard_stream(self),
+            Self::Custom(_) => discard_stream(self),
+            Self::Tcp(_) => {}
+            #[cfg(unix)]
+            Self::Unix(_) => {}
+        }
+    }
+
+    /// Gives up a stream in which the application's code has panicked.
+    #[cold]
+    fn fail(&mut self, panicked: Panicked) -> io::Error {
+        discard_stream(self);
+        panicked.into_io()
+    }
+}
+
+async fn write_out(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
+    stream.write_all(message).await?;
+    // Sockets have nothing to flush; other streams may.
+    stream.flush().await
+}
+
+/// Whether a read that does not wait found nothing: neither a byte, nor an end, nor an error.
+#[inline]
+fn is_quiet(read: io::Result<usize>) -> bool {
+    matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Looks at the next byte, without waiting.
+#[inline]
+fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
+    socket.peek(&mut [MaybeUninit::uninit()])
+}
+
+/// Has TLS take in what lies in the socket, and says whether nothing is wrong with it. Needed because
+/// the stream itself reads only what the reactor has announced.
+#[cfg(feature = "tls-rustls")]
+fn take_in(stream: &mut Stream) -> bool {
+    let Stream::Tls(tls) = stream else {
+        return true;
+    };
+    match guard(TLS_CONFIG, || take_records_in(tls)) {
+        Ok(is_sound) => is_sound,
+        Err(panicked) => {
+            stream.fail(panicked);
+            false
+        }
+    }
+}
+
+#[cfg(feature = "tls-rustls")]
+fn take_records_in(stream: &mut tokio_rustls::client::TlsStream<Stream>) -> bool {
+    let (transport, session) = stream.get_mut();
+    let Some(socket) = transport.socket() else {
+        return true;
+    };
+    for _ in 0..MAX_UNASKED_READS {
+        match session.read_tls(&mut &*socket) {
+            Ok(0) => return false,
+            Ok(_) if session.process_new_packets().is_ok() => {}
+            Ok(_) => return false,
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    false
+}
+
+/// Reads what is there without waiting, as sockets' own `try_read` does.
+fn try_read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut [u8]) -> io::Result<usize> {
+    let mut buf = ReadBuf::new(bytes);
+    let mut context = Context::from_waker(Waker::noop());
+    match Pin::new(stream).poll_read(&mut context, &mut buf) {
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        Poll::Ready(outcome) => outcome.map(|()| buf.filled().len()),
+    }
+}
+
+/// Why a server that takes nothing more has closed, if it has said so.
+#[cfg(feature = "tls-rustls")]
+fn last_words(stream: &mut Stream) -> Option<io::Error> {
+    let error = try_read(stream, &mut [0]).err()?;
+    error.get_ref()?.is::<rustls::Error>().then_some(error)
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(stream) => f.debug_tuple("Tcp").field(stream).finish(),
+            #[cfg(unix)]
+            Self::Unix(stream) => f.debug_tuple("Unix").field(stream).finish(),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => f.debug_tuple("Tls").field(stream.get_ref().0).finish(),
+            Self::Custom(_) => f.write_str("Custom(..)"),
+        }
+    }
+}
+
+macro_rules! delegate {
+    ($self:expr, $stream:ident => $call:expr) => {{
+        let this = $self;
+        let polled = match this {
+            Stream::Tcp($stream) => return $call,
+            #[cfg(unix)]
+            Stream::Unix($stream) => return $call,
+            #[cfg(feature = "tls-rustls")]
+            Stream::Tls($stream) => guard(TLS_CONFIG, || $call),
+            Stream::Custom($stream) => guard(STREAM, || $call),
+        };
+        polled.unwrap_or_else(|panicked| Poll::Ready(Err(this.fail(panicked))))
+    }};
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "tls-rustls")]
+            Self::Tls(stream) => stream.is_write_vectored(),
+            // Wire messages are written from one buffer.
+            Self::Custom(_) => false,
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! What stands in for TLS in a build without it.
+
+use crate::ServerAddress;
+use crate::error::{Error, Result};
+use crate::net::Stream;
+use crate::uri::TlsOptions;
+
+/// There is none.
+#[derive(Clone)]
+pub(crate) enum Tls {}
+
+impl Tls {
+    pub(crate) fn from_options(_options: &TlsOptions) -> Result<Self> {
+        Err(Error::configuration(
+            "TLS (`tls=true`, the default of `mongodb+srv`) needs feature `tls` of mongo-core, or a \
+             connector of your own that does it",
+        ))
+    }
+
+    pub(crate) async fn renew(&self) {
+        match *self {}
+    }
+
+    pub(crate) async fn secure(&self, _stream: Stream, _address: &ServerAddress) -> Result<Stream> {
+        match *self {}
+    }
+}
+
+pub(crate) fn explain(error: Error) -> Error {
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ClientOptions;
+    use crate::net::{SingleClient, Topology};
+    use crate::pools::ConnectionFactory;
+
+    #[test]
+    fn what_asks_for_tls_is_refused_by_name() {
+        for uri in ["mongodb://h/?tls=true", "mongodb://h/?tlsCAFile=ca.pem"] {
+            let options = ClientOptions::parse(uri).expect("options");
+            let refusals = [
+                ConnectionFactory::builder(options.clone())
+                    .build()
+                    .map(drop),
+                Topology::new(options.clone()).map(drop),
+                SingleClient::new(options).map(drop),
+            ];
+            for refusal in refusals {
+                let text = refusal.expect_err("no TLS").to_string();
+                assert!(text.contains("feature `tls` of mongo-core"), "{text}");
+            }
+        }
+    }
+}

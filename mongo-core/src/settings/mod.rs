@@ -1,0 +1,289 @@
+//! Values of a configuration, as serde gives them, and how types are read from them.
+//!
+//! Every type of a configuration is read through these, and not by derived code: serde's own messages
+//! quote the value that is wrong, which may be a connection string or a password in the wrong place.
+//! An error here names the key, the type that is wanted and the type that was found, never a value; of
+//! keys that are not known only those are shown that look like a name.
+//!
+//! The names of choices are compared without regard to case, `_` and `-`. A text is read as a
+//! number, a truth value or a choice where one is wanted, since an environment variable has nothing
+//! else.
+
+mod values;
+mod visit;
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::{Deserializer, de};
+
+use visit::{Fields, TableVisitor, ValueVisitor};
+
+/// A value as serde gives it. `Debug` shows its type.
+#[derive(Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub enum Value {
+    /// Nothing.
+    #[default]
+    Null,
+    /// A truth value.
+    Flag(bool),
+    /// A whole number.
+    Number(i64),
+    /// A text.
+    Text(String),
+    /// A list.
+    List(Vec<Value>),
+    /// A table.
+    Table(Vec<(String, Value)>),
+    /// What no setting is, by the name of its type.
+    Other(&'static str),
+}
+
+/// Why a configuration can't be read. Names keys and types, never a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingError {
+    /// The keys that lead to the value, between dots.
+    key: String,
+    /// What is wrong, from the blank or the colon after the key on.
+    problem: String,
+}
+
+/// A type that is read from a [`Value`].
+pub trait FromValue: Sized {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// The value is not of the type.
+    fn from_value(value: Value) -> Result<Self, SettingError>;
+}
+
+/// A type that is read from a table whose fields may all be left out.
+pub trait Settings: Default {
+    /// The keys.
+    const KEYS: &'static [&'static str];
+
+    /// Sets the field of one of the [`KEYS`](Self::KEYS).
+    ///
+    /// # Errors
+    /// The value can't be the field's.
+    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError>;
+}
+
+/// [`Deserialize::deserialize`](de::Deserialize::deserialize) for a type that is read from any value.
+///
+/// # Errors
+/// As [`FromValue::from_value`].
+pub fn deserialize<'de, T: FromValue, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let value = deserializer.deserialize_any(ValueVisitor)?;
+    T::from_value(value).map_err(de::Error::custom)
+}
+
+/// [`Deserialize::deserialize`](de::Deserialize::deserialize) for a table. A deserializer that adds keys
+/// or places to errors can do so for each field.
+///
+/// # Errors
+/// It is no table, a key is not known or given twice, or as [`Settings::set`].
+pub fn deserialize_table<'de, T: Settings, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_any(TableVisitor(PhantomData))
+}
+
+impl SettingError {
+    /// The value is of another type.
+    pub fn expected(expected: impl fmt::Display, found: &Value) -> Self {
+        Self {
+            key: String::new(),
+            problem: format!(" must be {expected}; it is {}", found.type_name()),
+        }
+    }
+
+    /// The value can't be used, for a reason whose text shows no value.
+    pub fn unusable(reason: impl fmt::Display) -> Self {
+        Self {
+            key: String::new(),
+            problem: format!(": {reason}"),
+        }
+    }
+
+    /// Names the key, in front of those that are named.
+    #[must_use]
+    pub fn within(mut self, key: &str) -> Self {
+        self.key = match &*self.key {
+            "" => key.to_owned(),
+            inner => format!("{key}.{inner}"),
+        };
+        self
+    }
+
+    /// The value is none of the choices.
+    pub(crate) fn unknown_choice(choices: impl fmt::Display, found: &Value) -> Self {
+        match found {
+            Value::Text(text) if !text.is_empty() => Self {
+                key: String::new(),
+                problem: format!(" must be {choices}; it is an unknown text"),
+            },
+            _ => Self::expected(choices, found),
+        }
+    }
+
+    fn unknown(key: &str, known: &[&str]) -> Self {
+        let known = known.join(", ");
+        Self::unusable(match shown_key(key) {
+            Some(key) => format!("unknown key `{key}`; the known keys are {known}"),
+            None => format!("an unknown key; the known keys are {known}"),
+        })
+    }
+
+    fn repeated(key: &str) -> Self {
+        Self::unusable("it is given more than once").within(key)
+    }
+}
+
+impl fmt::Display for SettingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.key {
+            "" => f.write_str(
+                self.problem
+                    .strip_prefix(": ")
+                    .unwrap_or(self.problem.trim_start()),
+            ),
+            key => write!(f, "`{key}`{}", self.problem),
+        }
+    }
+}
+
+impl std::error::Error for SettingError {}
+
+/// A key that is not known, if it looks like the name of one: a connection string or a password may
+/// stand in its place.
+pub(crate) fn shown_key(key: &str) -> Option<&str> {
+    let fits = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'-');
+    (key.len() <= 40 && key.bytes().all(fits)).then_some(key)
+}
+
+/// A name without regard to case, underscores and hyphens.
+pub(crate) fn normalised(name: &str) -> String {
+    name.chars()
+        .filter(|character| !matches!(character, '_' | '-'))
+        .map(|character| character.to_ascii_lowercase())
+        .collect()
+}
+
+/// Whether two names are one, without regard to case, underscores and hyphens.
+pub(crate) fn is_named(text: &str, name: &str) -> bool {
+    normalised(text) == normalised(name)
+}
+
+impl Value {
+    /// Reads the value as a type.
+    ///
+    /// # Errors
+    /// It is not of that type.
+    pub fn read<T: FromValue>(self) -> Result<T, SettingError> {
+        T::from_value(self)
+    }
+
+    /// Reads a table as a type whose fields may be left out.
+    ///
+    /// # Errors
+    /// As [`deserialize_table`].
+    pub fn read_table<T: Settings>(self) -> Result<T, SettingError> {
+        let mut fields = Fields::<T>::default();
+        for (key, value) in self.into_table()? {
+            let key = fields.enter(&key)?;
+            fields.set(key, value)?;
+        }
+        Ok(fields.settings)
+    }
+
+    /// The choice that a text names.
+    ///
+    /// # Errors
+    /// It is another text, or none; the error lists the choices.
+    pub fn choose<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, SettingError> {
+        let named = match self {
+            Self::Text(text) => choices.iter().find(|(name, _)| is_named(text, name)),
+            _ => None,
+        };
+        named.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            SettingError::unknown_choice(format_args!("one of {}", names.join(", ")), self)
+        })
+    }
+
+    pub(crate) fn into_table(self) -> Result<Vec<(String, Self)>, SettingError> {
+        match self {
+            Self::Table(fields) => Ok(fields),
+            // Often the connection string itself, in place of the table with its key.
+            Self::Text(_) => Err(SettingError::expected(
+                "a table (a connection string belongs in its `url`)",
+                &self,
+            )),
+            _ => Err(SettingError::expected("a table", &self)),
+        }
+    }
+
+    /// The name of its type.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Flag(_) => "a truth value",
+            Self::Number(_) => "a whole number",
+            Self::Text(text) if text.is_empty() => "an empty text",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.type_name())
+    }
+}
+
+/// Reads a type from a table: its keys are the names of its fields.
+macro_rules! settings {
+    ($type:ty { $($field:ident),* $(,)? }) => {
+        impl $crate::settings::Settings for $type {
+            const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+
+            fn set(
+                &mut self,
+                key: &'static str,
+                value: $crate::settings::Value,
+            ) -> Result<(), $crate::settings::SettingError> {
+                match key {
+                    $(stringify!($field) => self.$field = value.read()?,)*
+                    _ => {}
+                }
+                Ok(())
+            }
+        }
+
+        impl $crate::settings::FromValue for $type {
+            fn from_value(
+                value: $crate::settings::Value,
+            ) -> Result<Self, $crate::settings::SettingError> {
+                value.read_table()
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::settings::deserialize_table(deserializer)
+            }
+        }
+    };
+}
+
+pub(crate) use settings;
+
+#[cfg(test)]
+mod tests;
