@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::factory::{PinReason, Shared};
+use super::pool::{PinReason, PoolInner};
 use super::{Backend, ServerPool};
 use crate::logs::CheckOutSpan;
 use crate::net::Connection;
@@ -28,7 +28,7 @@ use crate::select::RunningOperation;
 pub struct PooledConnection<B: Backend> {
     /// `None` only while it is dropped.
     guard: Option<B::Guard>,
-    pool: Arc<Shared>,
+    pool: Arc<PoolInner>,
     pinned: Option<PinReason>,
     _operation: Option<RunningOperation>,
 }

@@ -9,15 +9,15 @@ mod backend;
 mod config;
 pub mod duration;
 mod factory;
+mod follow;
 mod guard;
 mod options;
+mod pool;
 mod registry;
 mod server_cap;
 mod server_pool;
 mod source;
 mod status;
-mod suitable;
-mod warm_up;
 
 pub use crate::callback::catch_panics;
 pub use backend::{Backend, BackendStatus};
@@ -26,15 +26,13 @@ pub use config::{
     DEFAULT_COMMAND_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT,
     LARGEST_SIZE, ManagerConfig, RecyclingMethod, UNLIMITED_SIZE,
 };
-use factory::Limits;
-pub use factory::{
-    CheckBudget, ClosedConnections, ConnectionFactory, ConnectionFactoryBuilder, PinReason,
-    PoolState, WAIT_TIME_BOUNDS, WaitTimes,
-};
+pub use factory::{ConnectionFactory, ConnectionFactoryBuilder};
 pub use guard::PooledConnection;
 pub use options::{
     DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAINTENANCE_INTERVAL, DEFAULT_UNUSED_TIMEOUT, PoolsConfig,
 };
+use pool::Limits;
+pub use pool::{CheckBudget, ClosedConnections, PinReason, PoolState, WAIT_TIME_BOUNDS, WaitTimes};
 pub use registry::{Pools, PoolsBuilder};
 pub use server_pool::ServerPool;
 pub use source::{RedactedUrl, client_options, max_size, wait_timeout};

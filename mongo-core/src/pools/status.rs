@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::factory::{ClosedConnections, PoolState, WaitTimes};
+use super::pool::{ClosedConnections, PoolState, WaitTimes};
 use crate::ServerAddress;
 
 /// How full the pool of one server and one credential is, and what it did so far.

@@ -1,27 +1,22 @@
 //! From options to factories.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
-
-use super::wait_queue::{Limits, PoolState, WaitQueue};
-use super::{ConnectionFactory, Counters, Floating, Links, Shared, Source, Wake};
+use super::{ConnectionFactory, Source};
 use crate::ServerAddress;
-use crate::error::{Error, Result, Wait};
+use crate::error::{Error, Result};
 use crate::event::EventHandlers;
-use crate::handshake::{DriverInfo, ServerApi};
+use crate::handshake::DriverInfo;
 #[cfg(feature = "tls-rustls")]
 use crate::net::Tls;
 use crate::net::{
     AuthParts, Authenticator, AwsCredentialProvider, Compression, Connector, CredentialProvider,
-    Establisher, Generations, KeyService, Metadata, OidcCallback, Topology, TopologyShared,
-    Transport, TransportBuilder,
+    KeyService, Metadata, OidcCallback, Topology, TransportBuilder,
 };
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
-use crate::pools::server_cap::ServerCap;
+use crate::pools::follow::Floating;
+use crate::pools::pool::{FactoryConfig, PoolParams};
 use crate::select::Criterion;
 use crate::uri::ClientOptions;
 
@@ -36,60 +31,6 @@ pub struct ConnectionFactoryBuilder {
     metadata: Option<Metadata>,
     events: EventHandlers,
     floating: Option<(Topology, Criterion)>,
-}
-
-/// What the factories of all pools have in common.
-#[derive(Clone)]
-pub(in crate::pools) struct Template {
-    transport: Transport,
-    pub(super) metadata: Metadata,
-    server_api: Option<ServerApi>,
-    connect_timeout: Option<Duration>,
-    command_timeout: Option<Duration>,
-    drain_timeout: Duration,
-    pub(super) retries_writes: bool,
-    recycling_method: RecyclingMethod,
-    max_idle_time: Option<Duration>,
-    max_lifetime: Option<Duration>,
-    /// Whether anything compares how long a connection was idle.
-    pub(super) times_idleness: Arc<AtomicBool>,
-    replica_set: Option<Arc<str>>,
-    compression: Compression,
-    events: EventHandlers,
-}
-
-/// What is a single pool's own.
-pub(in crate::pools) struct Place {
-    pub(in crate::pools) server: ServerAddress,
-    pub(in crate::pools) authenticator: Arc<Authenticator>,
-    /// Whether the server is a load balancer.
-    pub(in crate::pools) load_balanced: bool,
-    pub(in crate::pools) state: PoolState,
-    pub(in crate::pools) limits: Limits,
-    pub(in crate::pools) cap: Option<Arc<ServerCap>>,
-    pub(in crate::pools) takes_writes: Arc<AtomicBool>,
-    pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
-    pub(in crate::pools) wake: Option<Wake>,
-    /// Where attempts run, if the application named it.
-    pub(in crate::pools) runtime: Option<Handle>,
-}
-
-impl Place {
-    /// Of a pool that is alone, and sized by its backend.
-    fn alone(server: ServerAddress, authenticator: Authenticator, load_balanced: bool) -> Self {
-        Self {
-            server,
-            authenticator: Arc::new(authenticator),
-            load_balanced,
-            state: PoolState::Ready,
-            limits: Limits::default(),
-            cap: None,
-            takes_writes: Arc::new(AtomicBool::new(true)),
-            topology: None,
-            wake: None,
-            runtime: None,
-        }
-    }
 }
 
 impl ConnectionFactoryBuilder {
@@ -228,12 +169,12 @@ impl ConnectionFactoryBuilder {
         }
         let server = only_host(&self.options)?;
         let load_balanced = self.options.load_balanced == Some(true);
-        let place = Place::alone(server, authenticator, load_balanced);
+        let place = PoolParams::alone(server, authenticator, load_balanced);
         Ok(self.template()?.shared(place).into())
     }
 
     /// What all factories of these options have in common.
-    pub(in crate::pools) fn template(self) -> Result<Template> {
+    pub(in crate::pools) fn template(self) -> Result<FactoryConfig> {
         let options = &self.options;
         let metadata = self.metadata.map_or_else(|| Metadata::of(options), Ok)?;
         for driver_info in self.driver_info {
@@ -243,7 +184,7 @@ impl ConnectionFactoryBuilder {
         let max_idle_time = config.max_idle_time(options);
         let times_idleness = max_idle_time.is_some()
             || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_));
-        Ok(Template {
+        Ok(FactoryConfig {
             transport: self.transport.build(options)?,
             metadata,
             server_api: options.server_api,
@@ -292,63 +233,5 @@ fn warn_of_unused_hosts(options: &ClientOptions) {
             "a plain pool connects to its first host, {first}; {count} more of the connection string \
              are not used: `Pools`, or a floating manager, follow all of them"
         );
-    }
-}
-
-impl Template {
-    /// What makes the connections of one pool.
-    pub(in crate::pools) fn shared(&self, place: Place) -> Arc<Shared> {
-        Arc::new_cyclic(|this: &Weak<Shared>| Shared {
-            establisher: Establisher {
-                transport: self.transport.clone(),
-                authenticator: place.authenticator,
-                server: place.server,
-                metadata: self.metadata.clone(),
-                server_api: self.server_api,
-                connect_timeout: self.connect_timeout,
-                command_timeout: self.command_timeout,
-                drain_timeout: self.drain_timeout,
-                retries_writes: self.retries_writes,
-                times_idleness: self.times_idleness.clone(),
-                load_balanced: place.load_balanced,
-                replica_set: self.replica_set.clone(),
-                compression: self.compression.clone(),
-                events: self.events.clone(),
-                generations: Generations::default(),
-                phase: Mutex::new(Wait::Connect),
-            },
-            recycling_method: self.recycling_method,
-            max_idle_time: self.max_idle_time,
-            max_lifetime: self.max_lifetime,
-            next_id: AtomicU64::new(1),
-            last_failure: Mutex::default(),
-            cleared_for: Mutex::default(),
-            queue: Mutex::new(WaitQueue::new(place.state, place.limits)),
-            waiters: AtomicUsize::new(0),
-            offered: Mutex::default(),
-            idle_source: OnceLock::new(),
-            paced: Notify::new(),
-            emptied: Notify::new(),
-            runtime: place.runtime,
-            tasks: Mutex::default(),
-            cap: place.cap.map(|cap| cap.join(this.clone())),
-            takes_writes: place.takes_writes,
-            // One that begins ready has nobody who would make it ready again.
-            clears_itself: place.topology.is_none() && place.state == PoolState::Paused,
-            topology: place.topology,
-            links: Links::default(),
-            counters: Counters::default(),
-            is_announced: AtomicBool::new(false),
-            is_settled: AtomicBool::new(false),
-            is_ready: AtomicBool::new(place.state == PoolState::Ready),
-            stirred: Notify::new(),
-            sweeper: OnceLock::new(),
-            wake: place.wake,
-            this: this.clone(),
-        })
-    }
-
-    pub(in crate::pools) fn has_idle_bounds(&self) -> bool {
-        self.max_idle_time.is_some() || self.max_lifetime.is_some()
     }
 }

@@ -1,46 +1,22 @@
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bson::oid::ObjectId;
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
-use super::config::RecyclingMethod;
-use super::server_cap::CapShare;
+use super::follow::Floating;
+use super::pool::{CheckBudget, PoolInner, PoolState};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, InUse, Result, Wait};
 use crate::handshake::DriverInfo;
-use crate::net::{Connection, Deadline, Establisher, Link, TopologyShared, current_runtime};
+use crate::net::{Connection, Deadline, current_runtime};
 use crate::uri::ClientOptions;
 
-mod attempt;
 mod builder;
-mod connect;
-mod counters;
-mod floating;
-mod links;
-mod owner;
-mod recycle;
-mod state;
-mod wait_queue;
 
 pub use builder::ConnectionFactoryBuilder;
-pub(super) use builder::{Place, Template, only_host};
-use connect::{Offered, Waiter};
-pub(super) use counters::Counters;
-pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
-use floating::Floating;
-use links::Links;
-pub use recycle::CheckBudget;
-pub(super) use state::Paused;
-pub(super) use wait_queue::Limits;
-pub use wait_queue::PoolState;
-use wait_queue::WaitQueue;
+pub(super) use builder::only_host;
 
 /// Makes and checks the connections of one pool: one credential, and one server or whichever a
 /// criterion selects.
@@ -65,12 +41,12 @@ enum Source {
 
 /// What the factory's owners hold. The connections that lie in it hold it too: without this they
 /// would keep each other for ever.
-struct Owned(Arc<Shared>);
+struct Owned(Arc<PoolInner>);
 
 impl Deref for Owned {
-    type Target = Arc<Shared>;
+    type Target = Arc<PoolInner>;
 
-    fn deref(&self) -> &Arc<Shared> {
+    fn deref(&self) -> &Arc<PoolInner> {
         &self.0
     }
 }
@@ -79,65 +55,6 @@ impl Drop for Owned {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// What a factory and its connections have in common.
-pub(super) struct Shared {
-    establisher: Establisher,
-    recycling_method: RecyclingMethod,
-    max_idle_time: Option<Duration>,
-    max_lifetime: Option<Duration>,
-    next_id: AtomicU64,
-    last_failure: Mutex<Option<Failure>>,
-    /// The error that it, or a service of it, was last cleared for.
-    cleared_for: Mutex<Option<Error>>,
-    queue: Mutex<Queue>,
-    /// The length of the queue, to be read without its lock.
-    waiters: AtomicUsize,
-    /// Connections on their way to waiters, which may not have been polled since.
-    offered: Mutex<Vec<Weak<Offered>>>,
-    /// Takes an idle connection out of the generic pool, where there is one.
-    idle_source: OnceLock<IdleSource>,
-    /// Notified when the time of the next attempt changes, or the state.
-    paced: Notify,
-    /// Notified when no connection is left.
-    emptied: Notify,
-    /// Where attempts run and sockets live, if the application named it.
-    runtime: Option<Handle>,
-    /// The attempts.
-    tasks: Mutex<Vec<JoinHandle<()>>>,
-    cap: Option<CapShare>,
-    takes_writes: Arc<AtomicBool>,
-    topology: Option<Arc<TopologyShared>>,
-    /// Whether errors clear it though there is no topology that says so.
-    clears_itself: bool,
-    links: Links,
-    pub(super) counters: Counters,
-    /// As the queue says.
-    is_ready: AtomicBool,
-    /// Whether `PoolCreated` was emitted.
-    is_announced: AtomicBool,
-    /// Whether the state counts: that of a new pool does not before `is_announced`.
-    is_settled: AtomicBool,
-    /// Told when all who wait have to look whether there is anything to wait for still.
-    stirred: Notify,
-    /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
-    sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// Told when there may be too few connections.
-    wake: Option<Wake>,
-    this: Weak<Shared>,
-}
-
-type IdleSource = Box<dyn Fn() -> Option<Connection> + Send + Sync>;
-
-type Queue = WaitQueue<Waiter, Connection, Arc<Link>>;
-
-/// Wakes what keeps the smallest size of pools.
-pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
-
-struct Failure {
-    at: Instant,
-    error: Error,
 }
 
 impl ConnectionFactory {
@@ -450,7 +367,7 @@ impl ConnectionFactory {
 
 /// Connections that were available, and are again when this is dropped.
 struct GivenBack<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<PoolInner>,
     connections: Vec<Connection>,
 }
 
@@ -462,18 +379,8 @@ impl Drop for GivenBack<'_> {
     }
 }
 
-impl Failure {
-    /// A failure that was not longer ago.
-    fn since(failure: &Option<Self>, after: Duration) -> Option<Error> {
-        let recent = failure
-            .as_ref()
-            .filter(|failure| failure.at.elapsed() <= after);
-        recent.map(|failure| failure.error.clone())
-    }
-}
-
-impl From<Arc<Shared>> for ConnectionFactory {
-    fn from(shared: Arc<Shared>) -> Self {
+impl From<Arc<PoolInner>> for ConnectionFactory {
+    fn from(shared: Arc<PoolInner>) -> Self {
         let source = Source::Fixed(Arc::new(Owned(shared)));
         Self { source }
     }

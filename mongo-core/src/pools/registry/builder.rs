@@ -18,10 +18,11 @@ use crate::net::{
     DnsResolver, Home, KeyService, OidcCallback, Tasks, Topology, TopologyListener,
     TransportBuilder,
 };
-use crate::pools::factory::{Place, Template, only_host};
+use crate::pools::factory::only_host;
+use crate::pools::follow::Suitable;
 use crate::pools::options::{PoolOptions, PoolsConfig};
+use crate::pools::pool::{FactoryConfig, PoolParams};
 use crate::pools::server_cap::ServerCaps;
-use crate::pools::suitable::Suitable;
 use crate::pools::{ConnectionFactory, ManagerConfig, PoolState, ServerPool};
 use crate::select::{Criterion, ServerSelector};
 use crate::uri::ClientOptions;
@@ -205,7 +206,7 @@ impl<B: Backend> PoolsBuilder<B> {
         let pool_options = self.pool_options()?;
         let server = only_host(&self.options)?;
         let cap = ServerCaps::new(self.config.server_limits()).of(&server);
-        let shared = self.template(None)?.shared(Place {
+        let shared = self.template(None)?.shared(PoolParams {
             server,
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
             load_balanced: self.options.load_balanced == Some(true),
@@ -230,7 +231,7 @@ impl<B: Backend> PoolsBuilder<B> {
         PoolOptions::new(&self.options, max_lifetime, backend_size, &self.config)
     }
 
-    fn template(&self, topology: Option<&Topology>) -> Result<Template> {
+    fn template(&self, topology: Option<&Topology>) -> Result<FactoryConfig> {
         self.options.validate()?;
         let mut factory = ConnectionFactory::builder(self.options.clone())
             .config(self.manager.clone())

@@ -12,7 +12,7 @@ use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::logs::{self, CheckOutSpan};
 use crate::net::{Deadline, SelectedServer, sleep_until};
-use crate::pools::factory::PoolState;
+use crate::pools::pool::PoolState;
 use crate::pools::{Backend, PooledConnection, ServerPool};
 use crate::select::Criterion;
 

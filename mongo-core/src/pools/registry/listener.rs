@@ -9,7 +9,7 @@ use super::{Member, Registry};
 use crate::ServerAddress;
 use crate::error::Error;
 use crate::net::{Clear, Removal, TopologyListener};
-use crate::pools::factory::Paused;
+use crate::pools::pool::Paused;
 use crate::pools::{Backend, ServerPool};
 use crate::select::SelectionIndex;
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::tenant::{ByServer, Tenant};
 use super::{Member, Registry, Server, lock, takes_operations};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pools::factory::{Place, PoolState};
+use crate::pools::pool::{PoolParams, PoolState};
 use crate::pools::{Backend, ServerPool};
 use crate::sdam::SdamError;
 use crate::select::{SelectionIndex, ServerEntry};
@@ -127,7 +127,7 @@ impl<B: Backend> Registry<B> {
             }
         };
         let client = self.topology.options();
-        let shared = self.template.shared(Place {
+        let shared = self.template.shared(PoolParams {
             server: entry.address().clone(),
             authenticator: tenant.identity().authenticator.resolved(&client),
             load_balanced: client.load_balanced == Some(true),

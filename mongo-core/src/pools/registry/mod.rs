@@ -10,10 +10,10 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::factory::Template;
+use super::follow::Suitable;
 use super::options::{PoolOptions, PoolsConfig};
+use super::pool::FactoryConfig;
 use super::server_cap::{ServerCap, ServerCaps};
-use super::suitable::Suitable;
 use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
@@ -92,7 +92,7 @@ struct Registry<B: Backend> {
     config: PoolsConfig,
     pool_options: PoolOptions,
     backend: B::Config,
-    template: Template,
+    template: FactoryConfig,
     /// For further credentials.
     auth: AuthParts,
     write: Criterion,

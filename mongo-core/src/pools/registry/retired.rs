@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::{Tenant, lock};
 use crate::net::Deadline;
-use crate::pools::factory::Shared;
+use crate::pools::pool::PoolInner;
 use crate::pools::{Backend, ServerPool};
 
 /// Pools that are out of use, kept while one of their connections or handles is left.
 pub(super) struct Retired<B: Backend>(Mutex<Vec<Left<B>>>);
 
 struct Left<B: Backend> {
-    pool: Weak<Shared>,
+    pool: Weak<PoolInner>,
     tenant: Weak<Tenant<B>>,
 }
 
@@ -56,7 +56,7 @@ impl<B: Backend> Retired<B> {
         self.of(tenant).iter().for_each(|pool| pool.interrupt());
     }
 
-    fn of(&self, tenant: Option<&Arc<Tenant<B>>>) -> Vec<Arc<Shared>> {
+    fn of(&self, tenant: Option<&Arc<Tenant<B>>>) -> Vec<Arc<PoolInner>> {
         let all = lock(&self.0);
         let own = all.iter().filter(|left| left.is_of(tenant));
         own.filter_map(|left| left.pool.upgrade()).collect()

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bson::RawDocument;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::counters::Waiting;
 use super::wait_queue::PoolState;
 use crate::ServerAddress;
@@ -14,6 +13,7 @@ use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
 };
 use crate::net::{Connection, Identity, Link, Owner};
+use crate::pools::pool::PoolInner;
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
 
@@ -21,7 +21,7 @@ use crate::sdam::{ApplicationError, ErrorPhase};
 /// made together are not to end together.
 const LIFETIME_JITTER: f64 = 0.1;
 
-impl Shared {
+impl PoolInner {
     /// Tells whoever wants to know.
     pub(in crate::pools) fn emit(
         &self,
@@ -33,14 +33,14 @@ impl Shared {
             .emit_cmap(|| event(establisher.server.clone(), establisher.user().cloned()));
     }
 
-    pub(super) fn expiry(&self, created: Instant) -> Option<Instant> {
+    pub(crate) fn expiry(&self, created: Instant) -> Option<Instant> {
         let lifetime = self.max_lifetime?;
         let jitter = self.share() * LIFETIME_JITTER;
         created.checked_add(lifetime - lifetime.mul_f64(jitter))
     }
 
     /// A random share, from 0 to 1.
-    pub(super) fn share(&self) -> f64 {
+    pub(crate) fn share(&self) -> f64 {
         let random = match &self.topology {
             Some(topology) => (topology.random() >> 32) as u32,
             None => getrandom::u32().unwrap_or_default(),
@@ -92,7 +92,7 @@ impl Shared {
     }
 
     /// A slot may be free: here, or for another pool of the server.
-    pub(super) fn slot_is_free(self: &Arc<Self>) {
+    pub(crate) fn slot_is_free(self: &Arc<Self>) {
         if let Some(cap) = &self.cap {
             cap.give_back();
         }
@@ -141,10 +141,10 @@ impl Shared {
     }
 }
 
-impl Shared {
+impl PoolInner {
     /// Takes what an error tells of the server into account: the topology does, or by itself a
     /// pool that is ready and paused without one.
-    pub(super) fn report(&self, told: ApplicationError) {
+    pub(crate) fn report(&self, told: ApplicationError) {
         match &self.topology {
             Some(topology) => topology.handle_error(told),
             None if self.clears_itself && told.clears_pool() => self.clear_for(&told),
@@ -174,7 +174,7 @@ impl Shared {
     }
 }
 
-impl Owner for Shared {
+impl Owner for PoolInner {
     fn failed(&self, identity: &Identity, error: &Error) -> bool {
         if !ApplicationError::is_telling(error) {
             return true;
@@ -270,7 +270,7 @@ impl Owner for Shared {
 
 /// A caller that waits. An idle connection that was kept for it is free once it has left.
 pub(in crate::pools) struct Waits<'a> {
-    shared: &'a Shared,
+    shared: &'a PoolInner,
     waiting: Option<Waiting<'a>>,
 }
 
@@ -281,15 +281,15 @@ impl Drop for Waits<'_> {
     }
 }
 
-impl Participant for Shared {
+impl Participant for PoolInner {
     fn pump(&self) {
         if let Some(shared) = self.this.upgrade() {
-            Shared::pump(&shared);
+            PoolInner::pump(&shared);
         }
     }
 
     fn sweep(&self) {
-        Shared::sweep(self);
+        PoolInner::sweep(self);
     }
 
     fn has_waiters(&self) -> bool {
@@ -306,7 +306,7 @@ impl Participant for Shared {
     }
 }
 
-impl Shared {
+impl PoolInner {
     /// How many check-outs there were so far.
     pub(in crate::pools) fn checked_out_total(&self) -> u64 {
         let times = self.counters.wait_times();

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::factory::{CheckBudget, Shared};
-use super::registry::pause;
-use super::{Backend, ServerPool};
 use crate::error::{Result, Wait};
 use crate::net::{Connection, Deadline, Together};
+use crate::pools::pool::{CheckBudget, PoolInner};
+use crate::pools::registry::pause;
+use crate::pools::{Backend, ServerPool};
 
 /// How long a warm-up waits for room in one round.
 const ROUND: Duration = Duration::from_millis(100);
 
 /// The pool's own connections, kept from callers for a moment. Dropped, they are free.
-struct Held<'a>(&'a Arc<Shared>, Vec<Connection>);
+struct Held<'a>(&'a Arc<PoolInner>, Vec<Connection>);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
@@ -26,7 +26,7 @@ impl Drop for Held<'_> {
 impl<B: Backend> ServerPool<B> {
     /// Waits until the pool has `minPoolSize` connections, and at least one, made by this call or by
     /// other callers.
-    pub(super) async fn warm(&self, deadline: Deadline) -> Result<()> {
+    pub(in crate::pools) async fn warm(&self, deadline: Deadline) -> Result<()> {
         self.factory().check_runtime()?;
         let target = self.options().min_size.max(1);
         let (mut rounds, mut newest) = (0_u32, 0);
@@ -60,7 +60,7 @@ impl<B: Backend> ServerPool<B> {
     }
 
     /// Makes connections until there are as many, others' attempts included, or no more may be made.
-    pub(super) async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
+    pub(in crate::pools) async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
         let mut pending = Together::new();
         loop {
             while let Some(outcome) = self.shared().begin_in_advance(target) {

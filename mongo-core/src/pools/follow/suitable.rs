@@ -12,11 +12,11 @@ use crate::select::{SelectionIndex, ServerEntry};
 /// Whether each server is suitable now, for the connections to it. Those outlive its pools: a server
 /// that is back after its topology was disconnected is the one that it was before.
 #[derive(Default)]
-pub(super) struct Suitable(Mutex<BTreeMap<ServerAddress, Arc<AtomicBool>>>);
+pub(crate) struct Suitable(Mutex<BTreeMap<ServerAddress, Arc<AtomicBool>>>);
 
 impl Suitable {
     /// What says whether a server is suitable: until something else is [noted](Self::note), it is.
-    pub(super) fn of(&self, server: &ServerAddress) -> Arc<AtomicBool> {
+    pub(crate) fn of(&self, server: &ServerAddress) -> Arc<AtomicBool> {
         let mut servers = self.lock();
         let suits = servers.entry(server.clone());
         suits
@@ -25,7 +25,7 @@ impl Suitable {
     }
 
     /// Whether a server to which there are connections is suitable now.
-    pub(super) fn is_suitable(&self, server: &ServerAddress) -> bool {
+    pub(crate) fn is_suitable(&self, server: &ServerAddress) -> bool {
         let servers = self.lock();
         servers
             .get(server)
@@ -36,7 +36,7 @@ impl Suitable {
     ///
     /// A server that could not be reached stays suitable if it was: connections that are checked out
     /// may work, and a transaction must not fail because another connection did.
-    pub(super) fn note(&self, index: &SelectionIndex, suitable: &[&Arc<ServerEntry>]) {
+    pub(crate) fn note(&self, index: &SelectionIndex, suitable: &[&Arc<ServerEntry>]) {
         let mut servers = self.lock();
         // Without a connection, the next pool begins anew.
         servers.retain(|_, suits| Arc::strong_count(suits) > 1);
@@ -50,7 +50,7 @@ impl Suitable {
 
     /// A server is no longer part of the topology. Should it come back after it has left, that is
     /// another one to those who hold a connection to it.
-    pub(super) fn removed(&self, server: &ServerAddress, removal: Removal) {
+    pub(crate) fn removed(&self, server: &ServerAddress, removal: Removal) {
         match removal {
             Removal::Left => {
                 if let Some(suits) = self.lock().remove(server) {

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::connect::{Offered, Served};
 use super::wait_queue::PoolState;
-use super::{Failure, PinReason, Queue, Shared};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, InUse, Wait};
 use crate::event::{CmapEvent, PoolClearedEvent, PoolClosedEvent, PoolReadyEvent};
 use crate::net::{Connection, Deadline};
+use crate::pools::pool::{Failure, PinReason, PoolInner, Queue};
 use crate::pools::server_cap::CapShare;
 
 /// A pool that was paused.
@@ -27,7 +27,7 @@ pub(in crate::pools) struct Paused {
     pub(in crate::pools) was_ready: bool,
 }
 
-impl Shared {
+impl PoolInner {
     pub(in crate::pools) fn server(&self) -> &ServerAddress {
         &self.establisher.server
     }
@@ -41,7 +41,7 @@ impl Shared {
     }
 
     /// The last owner is gone: ends attempts, and closes available connections.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         let available = self.change_queue(|queue| {
             queue.close();
             queue.retain(|_| false)
@@ -51,7 +51,7 @@ impl Shared {
     }
 
     /// Begins a new generation, and does nothing else.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.establisher.generations.clear();
     }
 
@@ -59,20 +59,20 @@ impl Shared {
         self.establisher.generations.clear_service(id);
     }
 
-    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn offered(&self) -> MutexGuard<'_, Vec<Weak<Offered>>> {
+    pub(crate) fn offered(&self) -> MutexGuard<'_, Vec<Weak<Offered>>> {
         self.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+    pub(crate) fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the queue, and publishes what is read without its lock.
-    pub(super) fn change_queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+    pub(crate) fn change_queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
         let mut queue = self.queue();
         let (before, pending) = ((queue.state(), queue.not_before()), queue.pending());
         let result = change(&mut queue);
@@ -111,13 +111,13 @@ impl Shared {
         result
     }
 
-    pub(super) fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
+    pub(crate) fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
         self.last_failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+    pub(crate) fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
         let cause = Failure::since(&self.last_failure(), deadline.elapsed());
         let error = self.establisher.name(deadline.timed_out(wait));
         error.caused_by(cause)
@@ -144,7 +144,7 @@ impl Shared {
     }
 }
 
-impl Shared {
+impl PoolInner {
     /// Why nothing is handed out: of a cleared pool, with the error that it was cleared for.
     pub(in crate::pools) fn not_ready(&self) -> Error {
         let state = self.state();
@@ -321,7 +321,7 @@ impl Shared {
     }
 
     /// Whether an idle connection may be kept. Marks it if it may not for its age.
-    pub(super) fn keeps(&self, connection: &Connection) -> bool {
+    pub(crate) fn keeps(&self, connection: &Connection) -> bool {
         let is_sound = !self.is_stale_or_expired(connection, Instant::now());
         is_sound && self.state() != PoolState::Closed
     }
@@ -362,7 +362,7 @@ impl Shared {
     }
 
     /// Closes a pool that has no registry.
-    pub(super) fn shut(&self) {
+    pub(crate) fn shut(&self) {
         self.make_closed();
         self.clear();
         self.evict(u64::MAX, false);

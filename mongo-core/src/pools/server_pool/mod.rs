@@ -6,10 +6,6 @@ use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
-use super::factory::{ConnectionFactory, PoolState, Shared};
-use super::options::PoolOptions;
-use super::status::PoolStatus;
-use super::{Backend, PooledConnection};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::{
@@ -17,11 +13,18 @@ use crate::event::{
     ConnectionCheckedOutEvent, PoolCreatedEvent,
 };
 use crate::net::{Connection, Deadline};
+use crate::pools::factory::ConnectionFactory;
+use crate::pools::options::PoolOptions;
+use crate::pools::pool::{PoolInner, PoolState};
+use crate::pools::status::PoolStatus;
+use crate::pools::{Backend, PooledConnection};
+
+mod warm_up;
 
 /// The pool of one server and one credential, over a generic pool.
 ///
 /// It begins paused: [`ready`](Self::ready) opens it, [`clear`](Self::clear) makes all connections
-/// stale and pauses it again, [`close`](Self::close) ends it. [`Pools`](super::Pools) does that as
+/// stale and pauses it again, [`close`](Self::close) ends it. [`Pools`](crate::pools::Pools) does that as
 /// its topology says, and [`maintain`](Self::maintain)s it; by itself a pool does nothing in the
 /// background.
 ///
@@ -33,7 +36,7 @@ pub struct ServerPool<B: Backend> {
 }
 
 struct Inner<B: Backend> {
-    shared: Arc<Shared>,
+    shared: Arc<PoolInner>,
     factory: ConnectionFactory,
     backend: B,
     options: PoolOptions,
@@ -45,7 +48,7 @@ impl<B: Backend> ServerPool<B> {
     /// # Errors
     /// The backend's settings can't be used.
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<PoolInner>,
         options: &PoolOptions,
         config: &B::Config,
     ) -> Result<Self> {
@@ -107,7 +110,7 @@ impl<B: Backend> ServerPool<B> {
     }
 
     /// [`get`](Self::get) for as long as it `suits`: nothing if it ceases to. Asked whenever
-    /// somebody [stirs](Shared::stir) the pool. `is_tried`: [`try_get`](Self::try_get) found nothing.
+    /// somebody [stirs](PoolInner::stir) the pool. `is_tried`: [`try_get`](Self::try_get) found nothing.
     pub(super) async fn get_while(
         &self,
         deadline: &Deadline,
@@ -203,7 +206,7 @@ impl<B: Backend> ServerPool<B> {
     /// Makes all connections stale, and pauses the pool: idle connections are closed at once, those in
     /// use when they are returned, or at once if they are to be interrupted. Callers that wait get
     /// [`ErrorKind::PoolCleared`], and so do later ones until the pool is [ready](Self::ready) again:
-    /// [`Pools`](super::Pools) make it ready when a check of the server succeeds that was not
+    /// [`Pools`](crate::pools::Pools) make it ready when a check of the server succeeds that was not
     /// successful before, so that a pool of theirs cleared by hand stays paused until `ready` is called.
     pub fn clear(&self, interrupt_in_use: bool) {
         let paused = self.shared().make_paused(None);
@@ -219,7 +222,7 @@ impl<B: Backend> ServerPool<B> {
     }
 
     /// Closes the pool for good: who waits gets [`ErrorKind::PoolClosed`], what is idle is closed,
-    /// what is in use when it comes back. Where it is one of [`Pools`](super::Pools), these make
+    /// what is in use when it comes back. Where it is one of [`Pools`](crate::pools::Pools), these make
     /// another in its place when it is asked for next.
     pub fn close(&self) {
         if self.shared().make_closed() {
@@ -301,7 +304,7 @@ impl<B: Backend> ServerPool<B> {
         &self.inner.options
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<PoolInner> {
         &self.inner.shared
     }
 }
@@ -324,7 +327,7 @@ impl<B: Backend> fmt::Debug for ServerPool<B> {
 
 /// A check-out that is under way, for those who want to know.
 pub(super) struct CheckOut<'a> {
-    shared: &'a Shared,
+    shared: &'a PoolInner,
     /// Only if somebody wants to know.
     begun: Option<Instant>,
     deadline: &'a Deadline,
@@ -332,7 +335,7 @@ pub(super) struct CheckOut<'a> {
 }
 
 impl<'a> CheckOut<'a> {
-    fn begin(shared: &'a Shared, deadline: &'a Deadline) -> Self {
+    fn begin(shared: &'a PoolInner, deadline: &'a Deadline) -> Self {
         shared.emit(|address, user| {
             CmapEvent::ConnectionCheckOutStarted(ConnectionCheckOutStartedEvent { address, user })
         });

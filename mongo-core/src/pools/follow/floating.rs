@@ -7,30 +7,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bson::oid::ObjectId;
 use tokio::time::Instant;
 
-use super::builder::{Place, Template};
-use super::wait_queue::{Limits, PoolState};
-use super::{CheckBudget, Failure, Shared};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
     Authenticator, Clear, Connection, Deadline, Dispatcher, Metadata, Removal, Topology,
     TopologyListener,
 };
+use crate::pools::follow::Suitable;
+use crate::pools::pool::{
+    CheckBudget, FactoryConfig, Failure, Limits, PoolInner, PoolParams, PoolState,
+};
 use crate::pools::registry::{pause, takes_operations};
-use crate::pools::suitable::Suitable;
 use crate::select::{Criterion, SelectionError, SelectionIndex, ServerEntry};
 
 /// Makes connections to whichever server a criterion selects at the time, and hands none out to one
 /// that it would not select any more.
 ///
-/// Each server has a [`Shared`] of its own, so that generations, errors and clearing are as in a
+/// Each server has a [`PoolInner`] of its own, so that generations, errors and clearing are as in a
 /// pool of that server; the generic pool on top is one for all of them.
-pub(super) struct Floating {
+pub(crate) struct Floating {
     topology: Topology,
     criterion: Criterion,
-    template: Template,
+    template: FactoryConfig,
     authenticator: Arc<Authenticator>,
-    servers: Mutex<BTreeMap<ServerAddress, Arc<Shared>>>,
+    servers: Mutex<BTreeMap<ServerAddress, Arc<PoolInner>>>,
     suitable: Suitable,
     last_failure: Mutex<Option<Failure>>,
     /// How often the user cleared all.
@@ -45,17 +45,17 @@ const NEVER: u64 = u64::MAX;
 
 /// What is left to do without the topology's lock.
 struct Eviction {
-    server: Arc<Shared>,
+    server: Arc<PoolInner>,
     /// The generations up to which connections are given up.
     generation: u64,
     interrupt_in_use: bool,
 }
 
 impl Floating {
-    pub(super) fn new(
+    pub(crate) fn new(
         topology: Topology,
         criterion: Criterion,
-        template: Template,
+        template: FactoryConfig,
         authenticator: Authenticator,
     ) -> Arc<Self> {
         let evict = |own: &Eviction| own.server.evict(own.generation, own.interrupt_in_use);
@@ -76,13 +76,13 @@ impl Floating {
         floating
     }
 
-    pub(super) fn metadata(&self) -> &Metadata {
+    pub(crate) fn metadata(&self) -> &Metadata {
         &self.template.metadata
     }
 
     /// Selects a server and makes a connection to it; where the server goes away meanwhile, it
     /// selects again.
-    pub(super) async fn establish(
+    pub(crate) async fn establish(
         &self,
         deadline: Deadline,
         budget: &mut CheckBudget,
@@ -141,7 +141,7 @@ impl Floating {
         tie.is_some_and(|tie| tie.takes_writes.load(Ordering::Acquire))
     }
 
-    pub(super) async fn recycle(
+    pub(crate) async fn recycle(
         &self,
         connection: &mut Connection,
         deadline: Deadline,
@@ -153,7 +153,7 @@ impl Floating {
         }
     }
 
-    pub(super) fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
+    pub(crate) fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
         match self.of(connection) {
             Ok(server) => server.recycle_now(connection),
             Err(error) => Some(Err(error)),
@@ -161,7 +161,7 @@ impl Floating {
     }
 
     /// The server of a connection that may be handed out as far as its server goes.
-    fn of(&self, connection: &mut Connection) -> Result<Arc<Shared>> {
+    fn of(&self, connection: &mut Connection) -> Result<Arc<PoolInner>> {
         let server = self.lock().get(connection.server()).cloned();
         match server.filter(|_| self.suits(connection)) {
             Some(server) => Ok(server),
@@ -173,46 +173,46 @@ impl Floating {
         }
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.clears.fetch_add(1, Ordering::AcqRel);
         let servers = self.lock();
         servers.values().for_each(|server| server.clear());
     }
 
     /// Closes the pools of all servers; those of later ones begin anew.
-    pub(super) fn shut(&self) {
+    pub(crate) fn shut(&self) {
         let servers: Vec<_> = self.lock().values().cloned().collect();
         servers.iter().for_each(|server| server.shut());
     }
 
-    pub(super) fn clear_service(&self, id: ObjectId) {
+    pub(crate) fn clear_service(&self, id: ObjectId) {
         let servers = self.lock();
         servers.values().for_each(|server| server.clear_service(id));
     }
 
-    pub(super) fn clears(&self) -> u64 {
+    pub(crate) fn clears(&self) -> u64 {
         self.clears.load(Ordering::Acquire)
     }
 
-    pub(super) fn user(&self) -> Option<&Arc<str>> {
+    pub(crate) fn user(&self) -> Option<&Arc<str>> {
         self.authenticator.user()
     }
 
-    pub(super) fn times_idleness(&self) -> &AtomicBool {
+    pub(crate) fn times_idleness(&self) -> &AtomicBool {
         &self.template.times_idleness
     }
 
-    pub(super) fn name(&self, error: impl Into<Error>) -> Error {
+    pub(crate) fn name(&self, error: impl Into<Error>) -> Error {
         error.into().for_user(self.user())
     }
 
-    pub(super) fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+    pub(crate) fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
         let cause = Failure::since(&lock(&self.last_failure), deadline.elapsed());
         self.name(deadline.timed_out(wait)).caused_by(cause)
     }
 
     /// What makes the connections to a server that was selected.
-    fn server(&self, entry: &ServerEntry) -> Result<Arc<Shared>> {
+    fn server(&self, entry: &ServerEntry) -> Result<Arc<PoolInner>> {
         let known = self.lock().get(entry.address()).cloned();
         if let Some(server) = known {
             return Ok(server);
@@ -241,9 +241,9 @@ impl Floating {
         })
     }
 
-    fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<Shared> {
+    fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<PoolInner> {
         let client = self.topology.options();
-        let server = self.template.shared(Place {
+        let server = self.template.shared(PoolParams {
             server: entry.address().clone(),
             authenticator: self.authenticator.resolved(&client),
             load_balanced: client.load_balanced == Some(true),
@@ -301,7 +301,7 @@ impl Floating {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<Shared>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<PoolInner>>> {
         lock(&self.servers)
     }
 }

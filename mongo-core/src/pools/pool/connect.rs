@@ -10,16 +10,16 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
-use super::{CheckBudget, Queue, Shared};
 use crate::error::{Error, Result, Wait};
 use crate::net::{Connection, Deadline, Link, Owner, current_runtime, is_running};
+use crate::pools::pool::{CheckBudget, PoolInner, Queue};
 use crate::pools::server_cap::CapShare;
 
 /// How often a waiter looks again for what is in its way.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// The pool's side of a waiter.
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     served: oneshot::Sender<Served>,
     /// Where its attempt runs, unless the application named a runtime.
     runtime: Handle,
@@ -27,7 +27,7 @@ pub(super) struct Waiter {
 
 /// What a waiter is served with.
 #[derive(Clone)]
-pub(super) enum Served {
+pub(crate) enum Served {
     Connection(Arc<Offered>),
     Failed(Error),
     /// The runtime of its attempt has shut down.
@@ -35,7 +35,7 @@ pub(super) enum Served {
 }
 
 impl Served {
-    pub(super) fn into_error(self, shared: &Shared) -> Error {
+    pub(crate) fn into_error(self, shared: &PoolInner) -> Error {
         match self {
             Self::Connection(_) => shared.not_ready(),
             Self::Failed(error) => error,
@@ -46,20 +46,20 @@ impl Served {
 
 impl Waiter {
     /// A waiter that has left drops what it is served with, which then goes to the next one.
-    pub(super) fn serve(self, served: Served) {
+    pub(crate) fn serve(self, served: Served) {
         drop(self.served.send(served));
     }
 }
 
 /// A connection on its way to a waiter, which may not be polled for long: the pool can take it back.
 /// Dropped, it goes to the next waiter.
-pub(super) struct Offered {
+pub(crate) struct Offered {
     connection: Mutex<Option<Connection>>,
-    shared: Arc<Shared>,
+    shared: Arc<PoolInner>,
 }
 
 impl Offered {
-    fn new(shared: &Arc<Shared>, connection: Connection) -> Arc<Self> {
+    fn new(shared: &Arc<PoolInner>, connection: Connection) -> Arc<Self> {
         let offered = Arc::new(Self {
             connection: Mutex::new(Some(connection)),
             shared: shared.clone(),
@@ -75,7 +75,7 @@ impl Offered {
     }
 
     /// Closes the connection, if its waiter has not taken it and it must not be handed out.
-    pub(super) fn take_back(&self) {
+    pub(crate) fn take_back(&self) {
         let is_over = self.shared.state() == PoolState::Closed;
         // Dropped without the lock.
         let _gone = self
@@ -100,7 +100,7 @@ impl Drop for Offered {
 
 /// A place in the wait queue.
 struct Waiting<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<PoolInner>,
     ticket: u64,
     served: oneshot::Receiver<Served>,
 }
@@ -144,7 +144,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Shared {
+impl PoolInner {
     /// Waits for a connection: an available one, or a new one. The attempt to make one runs in a
     /// task of its own, so that neither its progress nor that of other waiters depends on who polls
     /// this; it goes on when this is dropped, and its connection serves the next caller.
@@ -224,7 +224,7 @@ impl Shared {
     }
 
     /// Serves waiters and begins attempts, as far as the limits allow. To be called without a lock.
-    pub(super) fn pump(self: &Arc<Self>) {
+    pub(crate) fn pump(self: &Arc<Self>) {
         let mut lacks_slot = false;
         while self.waiters.load(Ordering::Acquire) > 0 {
             let now = Instant::now();
@@ -277,7 +277,7 @@ impl Shared {
     }
 
     /// An attempt was abandoned: its place is free, whenever its task ends.
-    pub(super) fn give_up(self: &Arc<Self>, link: &Arc<Link>) {
+    pub(crate) fn give_up(self: &Arc<Self>, link: &Arc<Link>) {
         self.interrupt_attempt(link);
         self.slot_is_free();
     }
@@ -295,7 +295,7 @@ impl Shared {
         tasks.push(task);
     }
 
-    pub(super) fn take_available(self: &Arc<Self>) -> Option<Connection> {
+    pub(crate) fn take_available(self: &Arc<Self>) -> Option<Connection> {
         loop {
             let mut connection = self.change_queue(Queue::take_available)?;
             match self.recycle_now(&mut connection) {
@@ -315,7 +315,7 @@ impl Shared {
     }
 
     /// Offers a connection in one step with another change, so that nothing comes between.
-    pub(super) fn offer_and(
+    pub(crate) fn offer_and(
         self: &Arc<Self>,
         connection: Connection,
         change: impl FnOnce(&mut Queue),

@@ -67,7 +67,7 @@ pub(crate) struct Counters {
     waiting: AtomicUsize,
     at_once: AtomicU64,
     buckets: [AtomicU64; WAIT_TIME_BOUNDS.len() + 1],
-    pub(super) created: AtomicU64,
+    pub(crate) created: AtomicU64,
     stale: AtomicU64,
     idle: AtomicU64,
     error: AtomicU64,
@@ -90,7 +90,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// A connection in use, for as long as it lives.
-pub(super) struct Taken<'a>(&'a Counters);
+pub(crate) struct Taken<'a>(&'a Counters);
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
@@ -99,7 +99,7 @@ impl Drop for Taken<'_> {
 }
 
 impl Counters {
-    pub(super) fn take(&self) -> Taken<'_> {
+    pub(crate) fn take(&self) -> Taken<'_> {
         self.in_use.fetch_add(1, Ordering::Relaxed);
         Taken(self)
     }
@@ -108,7 +108,7 @@ impl Counters {
         self.created.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_closed(&self, reason: ConnectionClosedReason) {
+    pub(crate) fn count_closed(&self, reason: ConnectionClosedReason) {
         let count = match reason {
             ConnectionClosedReason::Stale => &self.stale,
             ConnectionClosedReason::Idle => &self.idle,

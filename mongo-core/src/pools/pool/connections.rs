@@ -7,7 +7,7 @@ use crate::net::Link;
 
 /// The connections of a pool, those that are being made included: to interrupt them.
 #[derive(Debug, Default)]
-pub(super) struct Links {
+pub(crate) struct Links {
     /// By age, which is also the order in which they are interrupted.
     all: Mutex<BTreeMap<u64, Entry>>,
 }
@@ -32,7 +32,7 @@ enum Stage {
 
 impl Links {
     /// One that is being made.
-    pub(super) fn add(&self, id: u64, link: Arc<Link>, generation: u64) {
+    pub(crate) fn add(&self, id: u64, link: Arc<Link>, generation: u64) {
         let entry = Entry {
             link,
             generation,
@@ -42,12 +42,12 @@ impl Links {
     }
 
     /// It is made. Says no if it was given up meanwhile.
-    pub(super) fn made(&self, id: u64) -> bool {
+    pub(crate) fn made(&self, id: u64) -> bool {
         self.turn(id, Stage::Made)
     }
 
     /// It could not be made. Says no if it was given up meanwhile.
-    pub(super) fn failed(&self, id: u64) -> bool {
+    pub(crate) fn failed(&self, id: u64) -> bool {
         self.turn(id, Stage::Failed)
     }
 
@@ -62,13 +62,13 @@ impl Links {
     }
 
     /// Says whether its end is still to be told.
-    pub(super) fn remove(&self, id: u64) -> bool {
+    pub(crate) fn remove(&self, id: u64) -> bool {
         let removed = self.lock().remove(&id);
         removed.is_some_and(|entry| entry.stage != Stage::GivenUp)
     }
 
     /// Interrupts those that are made, of generations up to one.
-    pub(super) fn interrupt_made(&self, generation: u64) {
+    pub(crate) fn interrupt_made(&self, generation: u64) {
         // Who is woken may come back here.
         let made: Vec<_> = {
             let all = self.lock();
@@ -82,12 +82,12 @@ impl Links {
 
     /// Interrupts those that are being made, of generations up to one. `tell` is told of the end of
     /// each before: who waits for one may learn of it on another thread at once.
-    pub(super) fn interrupt_pending(&self, generation: u64, tell: impl Fn(u64)) {
+    pub(crate) fn interrupt_pending(&self, generation: u64, tell: impl Fn(u64)) {
         self.interrupt_making(|own| own.generation <= generation, tell);
     }
 
     /// Interrupts one of them.
-    pub(super) fn interrupt_attempt(&self, link: &Arc<Link>, tell: impl Fn(u64)) {
+    pub(crate) fn interrupt_attempt(&self, link: &Arc<Link>, tell: impl Fn(u64)) {
         self.interrupt_making(|own| Arc::ptr_eq(&own.link, link), tell);
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bson::rawdoc;
 use tokio::time::Instant;
 
-use super::Shared;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{Connection, Deadline};
+use crate::pools::pool::PoolInner;
 use crate::pools::{PoolState, RecyclingMethod};
 use crate::wire::Readiness;
 
@@ -23,7 +23,7 @@ const SUSPECT_BOUND: Duration = Duration::from_secs(1);
 /// new connection takes less time.
 ///
 /// For an adapter: make one for each check-out, and hand it to every
-/// [`recycle`](super::ConnectionFactory::recycle) of it.
+/// [`recycle`](crate::pools::factory::ConnectionFactory::recycle) of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CheckBudget {
     /// When the time of the drains is over; `None` before the first.
@@ -48,8 +48,8 @@ fn share(until: &mut Option<Instant>, bound: Duration, deadline: Deadline) -> De
     until.map_or(deadline, |until| deadline.no_later_than(until))
 }
 
-impl Shared {
-    pub(super) async fn recycle(
+impl PoolInner {
+    pub(crate) async fn recycle(
         &self,
         connection: &mut Connection,
         deadline: Deadline,
@@ -81,7 +81,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
+    pub(crate) fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
         let checked = match (self.needs_ping(connection), connection.readiness()) {
             (Err(error), _) => Err(error),
             (Ok(true), _) | (Ok(_), Readiness::Owed) => return None,
@@ -158,7 +158,7 @@ impl Shared {
     }
 
     /// The last step: from here on the connection makes room for nobody.
-    pub(super) fn take_from_idle(&self, connection: &Connection) -> Result<()> {
+    pub(crate) fn take_from_idle(&self, connection: &Connection) -> Result<()> {
         match connection.tie() {
             Some(tie) if !tie.owner.leave_idle(&tie.link) => self.closed(ClosedReason::Evicted),
             Some(_) | None => Ok(()),

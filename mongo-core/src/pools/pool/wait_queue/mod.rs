@@ -39,7 +39,7 @@ pub(crate) struct Limits {
 
 /// What the owner of the queue has to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<W, C, A> {
+pub(crate) enum Next<W, C, A> {
     /// Hand the connection to the waiter, which has left the queue.
     Serve(W, C),
     /// Make a connection: begin the attempt of this number, for the waiter of this ticket.
@@ -61,7 +61,7 @@ pub(super) enum Next<W, C, A> {
 ///
 /// After consecutive failures the next attempts pause, so that a failing server is not flooded.
 #[derive(Debug)]
-pub(super) struct WaitQueue<W, C, A> {
+pub(crate) struct WaitQueue<W, C, A> {
     state: PoolState,
     limits: Limits,
     total: u32,
@@ -96,7 +96,7 @@ struct Attempt<A> {
 }
 
 impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
-    pub(super) fn new(state: PoolState, limits: Limits) -> Self {
+    pub(crate) fn new(state: PoolState, limits: Limits) -> Self {
         Self {
             state,
             limits,
@@ -111,41 +111,41 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         }
     }
 
-    pub(super) fn state(&self) -> PoolState {
+    pub(crate) fn state(&self) -> PoolState {
         self.state
     }
 
     /// All connections of the pool, pending ones included.
-    pub(super) fn total(&self) -> u32 {
+    pub(crate) fn total(&self) -> u32 {
         self.total
     }
 
     /// Pending connections.
-    pub(super) fn pending(&self) -> u32 {
+    pub(crate) fn pending(&self) -> u32 {
         u32::try_from(self.attempts.len()).unwrap_or(u32::MAX)
     }
 
     /// Connections that [`next`](Self::next) would hand out.
-    pub(super) fn available(&self) -> usize {
+    pub(crate) fn available(&self) -> usize {
         self.available.len()
     }
 
-    pub(super) fn waiters(&self) -> usize {
+    pub(crate) fn waiters(&self) -> usize {
         self.waiters.len()
     }
 
     /// The earliest time of the next attempt, where that is not at once.
-    pub(super) fn not_before(&self) -> Option<Instant> {
+    pub(crate) fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
 
-    pub(super) fn set_max_size(&mut self, max_size: u32) {
+    pub(crate) fn set_max_size(&mut self, max_size: u32) {
         self.limits.max_size = Some(max_size);
     }
 
     /// Adds a waiter; the ticket is for [`leave`](Self::leave). One that comes back with its ticket
     /// has its former place.
-    pub(super) fn enter(&mut self, former: Option<u64>, handle: W) -> u64 {
+    pub(crate) fn enter(&mut self, former: Option<u64>, handle: W) -> u64 {
         let ticket = former.unwrap_or_else(|| self.number());
         let waiter = Waiter {
             ticket,
@@ -159,29 +159,29 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
 
     /// A waiter leaves, if it has not been served. Its handle is to be dropped without a lock.
     #[must_use]
-    pub(super) fn leave(&mut self, ticket: u64) -> Option<W> {
+    pub(crate) fn leave(&mut self, ticket: u64) -> Option<W> {
         let place = self.place(ticket).ok()?;
         self.remove_waiter(place)
     }
 
     /// The attempt that a waiter depends on.
-    pub(super) fn attempt_of(&self, ticket: u64) -> Option<u64> {
+    pub(crate) fn attempt_of(&self, ticket: u64) -> Option<u64> {
         self.waiters[self.place(ticket).ok()?].attempt
     }
 
     /// A waiter's handle.
-    pub(super) fn handle(&self, ticket: u64) -> Option<&W> {
+    pub(crate) fn handle(&self, ticket: u64) -> Option<&W> {
         Some(&self.waiters[self.place(ticket).ok()?].handle)
     }
 
     /// Whether a waiter needs an attempt of its own.
-    pub(super) fn wants_attempt(&self) -> bool {
+    pub(crate) fn wants_attempt(&self) -> bool {
         self.waiters.iter().any(|own| own.attempt.is_none())
     }
 
     /// When a waiter has to have [`next`](Self::next) called, because a grace period ends then that
     /// matters to it.
-    pub(super) fn due(&self, ticket: u64) -> Option<Instant> {
+    pub(crate) fn due(&self, ticket: u64) -> Option<Instant> {
         let waiter = &self.waiters[self.place(ticket).ok()?];
         match waiter.attempt.map(|number| self.attempts.get(&number)) {
             Some(attempt) => {
@@ -197,7 +197,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
 
     /// What is to be done next; `None` if nothing. `has_slot` is asked last, and takes one of the
     /// server's slots if it says yes.
-    pub(super) fn next(
+    pub(crate) fn next(
         &mut self,
         now: Instant,
         has_slot: impl FnOnce() -> bool,
@@ -226,7 +226,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Removes the oldest attempt that has outlived its waiter and its grace period.
-    pub(super) fn abandon(&mut self, now: Instant) -> Option<A> {
+    pub(crate) fn abandon(&mut self, now: Instant) -> Option<A> {
         let overdue = |own: &Attempt<A>| own.waiter.is_none() && own.due <= now;
         let (number, _) = self.attempts.iter().find(|(_, own)| overdue(own))?;
         let abandoned = self.attempts.remove(&number.clone())?;
@@ -236,7 +236,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// An available connection, where there is no waiter.
-    pub(super) fn take_available(&mut self) -> Option<C> {
+    pub(crate) fn take_available(&mut self) -> Option<C> {
         match self.waiters.is_empty() {
             true => self.available.pop_front(),
             false => None,
@@ -244,7 +244,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Begins an attempt in advance, unless it would delay a waiter, and gives its number.
-    pub(super) fn begin_in_advance(
+    pub(crate) fn begin_in_advance(
         &mut self,
         now: Instant,
         has_slot: impl FnOnce() -> bool,
@@ -256,12 +256,12 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Whether an attempt has not been abandoned.
-    pub(super) fn has_attempt(&self, attempt: u64) -> bool {
+    pub(crate) fn has_attempt(&self, attempt: u64) -> bool {
         self.attempts.contains_key(&attempt)
     }
 
     /// An attempt has made its connection.
-    pub(super) fn made(&mut self, attempt: u64) {
+    pub(crate) fn made(&mut self, attempt: u64) {
         self.end(attempt);
         self.failures = 0;
         self.not_before = None;
@@ -270,7 +270,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
 
     /// An attempt is about to fail. Removes the waiter that fails with it: the one that it was begun
     /// for. One that adopted it needs another attempt.
-    pub(super) fn fail_waiter(&mut self, attempt: u64) -> Option<W> {
+    pub(crate) fn fail_waiter(&mut self, attempt: u64) -> Option<W> {
         let attempt = self.attempts.get(&attempt)?;
         let ticket = attempt
             .waiter
@@ -280,7 +280,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// An attempt has failed. Says no if it was abandoned before.
-    pub(super) fn failed(&mut self, attempt: u64) -> bool {
+    pub(crate) fn failed(&mut self, attempt: u64) -> bool {
         let was_there = self.has_attempt(attempt);
         self.end(attempt);
         self.total -= u32::from(was_there);
@@ -290,7 +290,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     /// The server, or the way to it, failed an attempt. The next one may begin at once; after
     /// further consecutive failures attempts pause, for a random share (`0.0..1.0`) of a time that
     /// doubles.
-    pub(super) fn pace(&mut self, now: Instant, share: f64) {
+    pub(crate) fn pace(&mut self, now: Instant, share: f64) {
         let doublings = self.failures.checked_sub(1);
         self.failures = self.failures.saturating_add(1);
         if let Some(doublings) = doublings {
@@ -300,17 +300,17 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// A connection is closed, or has left the pool.
-    pub(super) fn left(&mut self) {
+    pub(crate) fn left(&mut self) {
         self.total -= 1;
     }
 
     /// Adds an available connection.
-    pub(super) fn offer(&mut self, connection: C) {
+    pub(crate) fn offer(&mut self, connection: C) {
         self.available.push_back(connection);
     }
 
     /// Removes the available connections that do not satisfy the predicate.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut C) -> bool) -> Vec<C> {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut C) -> bool) -> Vec<C> {
         let (kept, removed) = self
             .available
             .drain(..)
@@ -324,7 +324,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Goes from paused to ready, and says whether it did.
-    pub(super) fn ready(&mut self) -> bool {
+    pub(crate) fn ready(&mut self) -> bool {
         let becomes_ready = self.state == PoolState::Paused;
         if becomes_ready {
             self.state = PoolState::Ready;
@@ -335,7 +335,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Goes from ready to paused, and says whether it did.
-    pub(super) fn pause(&mut self) -> bool {
+    pub(crate) fn pause(&mut self) -> bool {
         let becomes_paused = self.state == PoolState::Ready;
         if becomes_paused {
             self.state = PoolState::Paused;
@@ -344,12 +344,12 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Closes, and says whether it was open.
-    pub(super) fn close(&mut self) -> bool {
+    pub(crate) fn close(&mut self) -> bool {
         std::mem::replace(&mut self.state, PoolState::Closed) != PoolState::Closed
     }
 
     /// Removes all waiters, to be failed.
-    pub(super) fn evict(&mut self) -> Vec<W> {
+    pub(crate) fn evict(&mut self) -> Vec<W> {
         let mut evicted = Vec::with_capacity(self.waiters.len());
         while let Some(handle) = self.remove_waiter(0) {
             evicted.push(handle);

@@ -10,18 +10,18 @@ use tokio::time::Instant;
 
 use super::connect::{Served, Waiter};
 use super::wait_queue::PoolState;
-use super::{Failure, Queue, Shared};
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
     ConnectionReadyEvent,
 };
 use crate::net::{Connection, Deadline, Failed, Interrupted, Link, Service, Tie, sleep_until};
+use crate::pools::pool::{Failure, PoolInner, Queue};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
 /// One attempt to make a connection, which has its place in the pool already.
-pub(super) struct Attempt {
-    shared: Arc<Shared>,
+pub(crate) struct Attempt {
+    shared: Arc<PoolInner>,
     /// Its number in the wait queue.
     number: u64,
     link: Arc<Link>,
@@ -35,9 +35,9 @@ pub(super) struct Attempt {
     is_over: bool,
 }
 
-impl Shared {
+impl PoolInner {
     /// Fails what is being made, of generations up to one.
-    pub(super) fn interrupt_pending(&self, generation: u64) {
+    pub(crate) fn interrupt_pending(&self, generation: u64) {
         let reason = match self.state() {
             PoolState::Closed => ConnectionClosedReason::PoolClosed,
             PoolState::Ready | PoolState::Paused => ConnectionClosedReason::Stale,
@@ -47,7 +47,7 @@ impl Shared {
     }
 
     /// Interrupts one attempt.
-    pub(super) fn interrupt_attempt(&self, link: &Arc<Link>) {
+    pub(crate) fn interrupt_attempt(&self, link: &Arc<Link>) {
         let reason = ConnectionClosedReason::Error;
         let cancelled = || self.establisher.name(ErrorKind::Cancelled);
         self.links
@@ -55,7 +55,7 @@ impl Shared {
     }
 
     /// The error of an attempt that its runtime has dropped.
-    pub(super) fn shut_down(&self) -> Error {
+    pub(crate) fn shut_down(&self) -> Error {
         let text = "the runtime on which the connection was being made has shut down";
         self.establisher.name(ErrorKind::Pool(text.to_owned()))
     }
@@ -83,7 +83,7 @@ impl Shared {
 }
 
 impl Attempt {
-    pub(super) fn new(shared: Arc<Shared>, number: u64, link: Arc<Link>) -> Self {
+    pub(crate) fn new(shared: Arc<PoolInner>, number: u64, link: Arc<Link>) -> Self {
         Self {
             link,
             generation: shared.establisher.generations.current(),
@@ -98,14 +98,14 @@ impl Attempt {
     }
 
     /// Reports its outcome as well.
-    pub(super) fn with_outcome(mut self) -> (Self, oneshot::Receiver<Result<()>>) {
+    pub(crate) fn with_outcome(mut self) -> (Self, oneshot::Receiver<Result<()>>) {
         let (sender, outcome) = oneshot::channel();
         self.outcome = Some(sender);
         (self, outcome)
     }
 
     /// Makes the connection, for the waiter that has waited longest or else for the next caller.
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         match self.make().await {
             Ok(connection) => {
                 let number = self.number;

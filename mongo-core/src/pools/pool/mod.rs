@@ -1,0 +1,105 @@
+//! The pool of one server and one credential, without the generic pool that keeps its idle connections.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::config::RecyclingMethod;
+use super::server_cap::CapShare;
+use crate::error::Error;
+use crate::net::{Connection, Establisher, Link, TopologyShared};
+
+mod attempt;
+mod connect;
+mod connections;
+mod counters;
+mod hooks;
+mod params;
+mod recycle;
+mod state;
+mod wait_queue;
+
+use connect::{Offered, Waiter};
+use connections::Links;
+pub(super) use counters::Counters;
+pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
+pub(super) use params::{FactoryConfig, PoolParams};
+pub use recycle::CheckBudget;
+pub(super) use state::Paused;
+pub(super) use wait_queue::Limits;
+pub use wait_queue::PoolState;
+use wait_queue::WaitQueue;
+
+/// A pool, as its handles and its connections share it.
+pub(super) struct PoolInner {
+    pub(super) establisher: Establisher,
+    recycling_method: RecyclingMethod,
+    max_idle_time: Option<Duration>,
+    max_lifetime: Option<Duration>,
+    next_id: AtomicU64,
+    last_failure: Mutex<Option<Failure>>,
+    /// The error that it, or a service of it, was last cleared for.
+    cleared_for: Mutex<Option<Error>>,
+    queue: Mutex<Queue>,
+    /// The length of the queue, to be read without its lock.
+    pub(super) waiters: AtomicUsize,
+    /// Connections on their way to waiters, which may not have been polled since.
+    offered: Mutex<Vec<Weak<Offered>>>,
+    /// Takes an idle connection out of the generic pool, where there is one.
+    pub(super) idle_source: OnceLock<IdleSource>,
+    /// Notified when the time of the next attempt changes, or the state.
+    paced: Notify,
+    /// Notified when no connection is left.
+    emptied: Notify,
+    /// Where attempts run and sockets live, if the application named it.
+    runtime: Option<Handle>,
+    /// The attempts.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    cap: Option<CapShare>,
+    takes_writes: Arc<AtomicBool>,
+    topology: Option<Arc<TopologyShared>>,
+    /// Whether errors clear it though there is no topology that says so.
+    clears_itself: bool,
+    links: Links,
+    pub(super) counters: Counters,
+    /// As the queue says.
+    is_ready: AtomicBool,
+    /// Whether `PoolCreated` was emitted.
+    is_announced: AtomicBool,
+    /// Whether the state counts: that of a new pool does not before `is_announced`.
+    is_settled: AtomicBool,
+    /// Told when all who wait have to look whether there is anything to wait for still.
+    stirred: Notify,
+    /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
+    sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Told when there may be too few connections.
+    wake: Option<Wake>,
+    this: Weak<PoolInner>,
+}
+
+pub(super) type IdleSource = Box<dyn Fn() -> Option<Connection> + Send + Sync>;
+
+type Queue = WaitQueue<Waiter, Connection, Arc<Link>>;
+
+/// Wakes what keeps the smallest size of pools.
+pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
+
+pub(super) struct Failure {
+    pub(super) at: Instant,
+    pub(super) error: Error,
+}
+
+impl Failure {
+    /// A failure that was not longer ago.
+    pub(super) fn since(failure: &Option<Self>, after: Duration) -> Option<Error> {
+        let recent = failure
+            .as_ref()
+            .filter(|failure| failure.at.elapsed() <= after);
+        recent.map(|failure| failure.error.clone())
+    }
+}

@@ -1,0 +1,138 @@
+//! What a pool is made from.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::connections::Links;
+use super::counters::Counters;
+use super::wait_queue::{Limits, PoolState, WaitQueue};
+use super::{PoolInner, Wake};
+use crate::ServerAddress;
+use crate::error::Wait;
+use crate::event::EventHandlers;
+use crate::handshake::ServerApi;
+use crate::net::{
+    Authenticator, Compression, Establisher, Generations, Metadata, TopologyShared, Transport,
+};
+use crate::pools::config::RecyclingMethod;
+use crate::pools::server_cap::ServerCap;
+
+/// What all pools of a client have in common.
+#[derive(Clone)]
+pub(in crate::pools) struct FactoryConfig {
+    pub(in crate::pools) transport: Transport,
+    pub(in crate::pools) metadata: Metadata,
+    pub(in crate::pools) server_api: Option<ServerApi>,
+    pub(in crate::pools) connect_timeout: Option<Duration>,
+    pub(in crate::pools) command_timeout: Option<Duration>,
+    pub(in crate::pools) drain_timeout: Duration,
+    pub(in crate::pools) retries_writes: bool,
+    pub(in crate::pools) recycling_method: RecyclingMethod,
+    pub(in crate::pools) max_idle_time: Option<Duration>,
+    pub(in crate::pools) max_lifetime: Option<Duration>,
+    /// Whether anything compares how long a connection was idle.
+    pub(in crate::pools) times_idleness: Arc<AtomicBool>,
+    pub(in crate::pools) replica_set: Option<Arc<str>>,
+    pub(in crate::pools) compression: Compression,
+    pub(in crate::pools) events: EventHandlers,
+}
+
+/// What is a single pool's own.
+pub(in crate::pools) struct PoolParams {
+    pub(in crate::pools) server: ServerAddress,
+    pub(in crate::pools) authenticator: Arc<Authenticator>,
+    /// Whether the server is a load balancer.
+    pub(in crate::pools) load_balanced: bool,
+    pub(in crate::pools) state: PoolState,
+    pub(in crate::pools) limits: Limits,
+    pub(in crate::pools) cap: Option<Arc<ServerCap>>,
+    pub(in crate::pools) takes_writes: Arc<AtomicBool>,
+    pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
+    pub(in crate::pools) wake: Option<Wake>,
+    /// Where attempts run, if the application named it.
+    pub(in crate::pools) runtime: Option<Handle>,
+}
+
+impl PoolParams {
+    /// Of a pool that is alone, and sized by its backend.
+    pub(in crate::pools) fn alone(
+        server: ServerAddress,
+        authenticator: Authenticator,
+        load_balanced: bool,
+    ) -> Self {
+        Self {
+            server,
+            authenticator: Arc::new(authenticator),
+            load_balanced,
+            state: PoolState::Ready,
+            limits: Limits::default(),
+            cap: None,
+            takes_writes: Arc::new(AtomicBool::new(true)),
+            topology: None,
+            wake: None,
+            runtime: None,
+        }
+    }
+}
+
+impl FactoryConfig {
+    /// What makes the connections of one pool.
+    pub(in crate::pools) fn shared(&self, params: PoolParams) -> Arc<PoolInner> {
+        Arc::new_cyclic(|this: &Weak<PoolInner>| PoolInner {
+            establisher: Establisher {
+                transport: self.transport.clone(),
+                authenticator: params.authenticator,
+                server: params.server,
+                metadata: self.metadata.clone(),
+                server_api: self.server_api,
+                connect_timeout: self.connect_timeout,
+                command_timeout: self.command_timeout,
+                drain_timeout: self.drain_timeout,
+                retries_writes: self.retries_writes,
+                times_idleness: self.times_idleness.clone(),
+                load_balanced: params.load_balanced,
+                replica_set: self.replica_set.clone(),
+                compression: self.compression.clone(),
+                events: self.events.clone(),
+                generations: Generations::default(),
+                phase: Mutex::new(Wait::Connect),
+            },
+            recycling_method: self.recycling_method,
+            max_idle_time: self.max_idle_time,
+            max_lifetime: self.max_lifetime,
+            next_id: AtomicU64::new(1),
+            last_failure: Mutex::default(),
+            cleared_for: Mutex::default(),
+            queue: Mutex::new(WaitQueue::new(params.state, params.limits)),
+            waiters: AtomicUsize::new(0),
+            offered: Mutex::default(),
+            idle_source: OnceLock::new(),
+            paced: Notify::new(),
+            emptied: Notify::new(),
+            runtime: params.runtime,
+            tasks: Mutex::default(),
+            cap: params.cap.map(|cap| cap.join(this.clone())),
+            takes_writes: params.takes_writes,
+            // One that begins ready has nobody who would make it ready again.
+            clears_itself: params.topology.is_none() && params.state == PoolState::Paused,
+            topology: params.topology,
+            links: Links::default(),
+            counters: Counters::default(),
+            is_announced: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
+            is_ready: AtomicBool::new(params.state == PoolState::Ready),
+            stirred: Notify::new(),
+            sweeper: OnceLock::new(),
+            wake: params.wake,
+            this: this.clone(),
+        })
+    }
+
+    pub(in crate::pools) fn has_idle_bounds(&self) -> bool {
+        self.max_idle_time.is_some() || self.max_lifetime.is_some()
+    }
+}
