@@ -101,8 +101,8 @@ impl Backend for Pool {
         self.get_by(deadline)
     }
 
-    fn sweep(&self) {
-        self.sweep();
+    fn reap(&self) {
+        self.reap();
     }
 
     fn status(&self) -> BackendStatus {

@@ -70,10 +70,9 @@ pub use bb8;
 pub use config::{Config, CreatePoolError, PoolConfig, QueueMode, Runtime, Timeouts};
 pub use connection::PooledConnection;
 pub use manager::MongoConnectionManager;
-pub use mongo_core;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
 pub use mongo_core::pools::{ManagerConfig, PoolsConfig, RecyclingMethod};
-pub use mongo_core::{Error, ErrorKind};
+pub use mongo_core::{self, Error, ErrorKind};
 pub use pool::{Pool, Status};
 
 /// A connection checked out of a [`Pool`]: `mongo_deadpool`'s name for it.

@@ -304,11 +304,11 @@ impl Pool {
     }
 
     /// Closes the idle connections that the factory does not keep. May be called from anywhere.
-    pub(crate) fn sweep(&self) {
+    pub(crate) fn reap(&self) {
         let factory = self.shared.manager.factory();
         self.shared
             .idle
-            .retain(|connection| factory.keeps(connection));
+            .retain(|connection| factory.should_retain(connection));
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {

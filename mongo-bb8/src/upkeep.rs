@@ -73,7 +73,7 @@ impl Upkeep {
     }
 
     /// Whether an idle connection is within bb8's bounds.
-    fn keeps(&self, connection: &Connection, now: Instant) -> bool {
+    fn should_retain(&self, connection: &Connection, now: Instant) -> bool {
         let within = |since, max: Option<Duration>| {
             max.is_none_or(|max| now.saturating_duration_since(since) < max)
         };
@@ -99,8 +99,8 @@ async fn run(shared: Weak<Shared>, interval: Duration) {
             return;
         };
         let (factory, now) = (shared.manager.factory(), Instant::now());
-        shared
-            .idle
-            .retain(|connection| factory.keeps(connection) && shared.upkeep.keeps(connection, now));
+        shared.idle.retain(|connection| {
+            factory.should_retain(connection) && shared.upkeep.should_retain(connection, now)
+        });
     }
 }

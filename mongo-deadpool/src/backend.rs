@@ -133,10 +133,10 @@ impl Backend for Pool {
         self.queue(deadline, (&self.timeouts()).into())
     }
 
-    fn sweep(&self) {
+    fn reap(&self) {
         let factory = self.manager().factory();
         // What is taken out is dropped here, without deadpool's lock.
-        drop((**self).retain(|connection, _| factory.keeps(connection)));
+        drop((**self).retain(|connection, _| factory.should_retain(connection)));
     }
 
     fn status(&self) -> BackendStatus {

@@ -75,10 +75,9 @@ pub use managed::{
     QueueMode, Runtime, Status, TimeoutType, Timeouts, WeakPool,
 };
 pub use manager::Manager;
-pub use mongo_core;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
 pub use mongo_core::pools::{ManagerConfig, PoolsConfig, RecyclingMethod};
-pub use mongo_core::{Error, ErrorKind};
+pub use mongo_core::{self, Error, ErrorKind};
 pub use pool::Pool;
 
 /// Pools of connections to all servers of a deployment, by credential, over deadpool.

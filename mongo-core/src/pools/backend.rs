@@ -45,9 +45,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// As [`ConnectionFactory::establish`]; or a time-out.
     fn get(&self, deadline: Deadline) -> impl Future<Output = Result<Self::Guard>> + Send;
 
-    /// Closes the idle connections that the factory does not [keep](ConnectionFactory::keeps),
+    /// Closes the idle connections that the factory does not [keep](ConnectionFactory::should_retain),
     /// without a lock of the pool's. To be called from anywhere.
-    fn sweep(&self);
+    fn reap(&self);
 
     /// How full the pool is.
     fn status(&self) -> BackendStatus;

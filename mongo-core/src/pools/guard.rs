@@ -48,16 +48,16 @@ impl<B: Backend> PooledConnection<B> {
     /// The server's count of operations includes it, for as long as it lives.
     pub(super) fn counting(mut self, operation: RunningOperation, for_writes: bool) -> Self {
         self._operation = Some(operation);
-        if let Some(tie) = self.deref_mut().tie_mut() {
-            tie.for_writes = for_writes;
+        if let Some(pool_handle) = self.deref_mut().pool_handle_mut() {
+            pool_handle.for_writes = for_writes;
         }
         self
     }
 
     /// Its commands are nested in the check-out's span, which ends when it is given back.
     pub(super) fn within(mut self, span: CheckOutSpan) -> Self {
-        if let Some(tie) = self.deref_mut().tie_mut() {
-            tie.span = Some(span);
+        if let Some(pool_handle) = self.deref_mut().pool_handle_mut() {
+            pool_handle.span = Some(span);
         }
         self
     }
@@ -131,9 +131,9 @@ impl<B: Backend> Drop for PooledConnection<B> {
         let Some(mut guard) = self.guard.take() else {
             return;
         };
-        if let Some(tie) = guard.tie_mut() {
-            tie.for_writes = false;
-            tie.span = None;
+        if let Some(pool_handle) = guard.pool_handle_mut() {
+            pool_handle.for_writes = false;
+            pool_handle.span = None;
             self.pool.check_in(&guard);
         }
         self.pool.counters.in_use.fetch_sub(1, Ordering::Relaxed);

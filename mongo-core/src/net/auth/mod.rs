@@ -2,7 +2,7 @@
 
 pub(super) mod authenticator;
 pub(super) mod aws;
-pub(super) mod conversing;
+pub(super) mod exchange;
 #[cfg(feature = "cloud-credentials")]
 pub(super) mod http;
 pub(super) mod keys;

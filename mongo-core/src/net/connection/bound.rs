@@ -8,7 +8,7 @@ use tokio::runtime::Id;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
-use crate::net::connection::tie::{Interrupted, Link};
+use crate::net::connection::pool_handle::{ConnectionState, Interrupted};
 use crate::net::deadline::{Deadline, Elapsed, Expiry};
 use crate::net::runtime;
 
@@ -23,7 +23,7 @@ pub(super) enum Ended {
 pub(super) async fn bound<F: Future>(
     alarm: &mut Alarm,
     deadline: Deadline,
-    link: Option<&Link>,
+    link: Option<&ConnectionState>,
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Ended> {
     let mut expiry = deadline.moment().map(Expiry::new);
@@ -121,7 +121,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn wait(alarm: &mut Alarm, link: Option<&Link>, bound: Duration) -> Duration {
+    async fn wait(alarm: &mut Alarm, link: Option<&ConnectionState>, bound: Duration) -> Duration {
         let begun = Instant::now();
         let forever = pin!(pending::<()>());
         let ended = super::bound(alarm, Deadline::after(bound), link, forever);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     /// Waits that end by themselves, before the alarm goes off.
-    async fn short_wait(alarm: &mut Alarm, link: Option<&Link>, bound: Duration) {
+    async fn short_wait(alarm: &mut Alarm, link: Option<&ConnectionState>, bound: Duration) {
         let sleep = pin!(tokio::time::sleep(SECOND / 10));
         let ended = super::bound(alarm, Deadline::after(bound), link, sleep).await;
         assert_eq!(ended, Ok(()));
@@ -140,7 +140,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_wait_has_the_time_that_it_is_given() {
-        let link = Link::default();
+        let link = ConnectionState::default();
         for link in [None, Some(&link)] {
             let mut alarm = Alarm::default();
             for bound in [3, 1, 5, 5, 2] {
@@ -154,7 +154,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_task_that_waits_now_is_woken() {
-        let link = std::sync::Arc::new(Link::default());
+        let link = std::sync::Arc::new(ConnectionState::default());
         let mut alarm = Alarm::default();
         for bound in [Some(5 * SECOND), Some(5 * SECOND), None, Some(5 * SECOND)] {
             let link = link.clone();
@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_the_pool_interrupts_ends_at_once() {
-        let link = std::sync::Arc::new(Link::default());
+        let link = std::sync::Arc::new(ConnectionState::default());
         let waits = link.clone();
         let task = tokio::spawn(async move {
             let mut alarm = Alarm::default();

@@ -213,7 +213,7 @@ impl Drop for Narrow<'_> {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        self.stream.bid_farewell();
+        self.stream.start_tls_shutdown();
         self.stream.discard();
     }
 }

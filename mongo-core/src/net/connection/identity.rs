@@ -8,9 +8,9 @@ use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE};
 use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
-use crate::net::auth::conversing::Proof;
+use crate::net::auth::exchange::ReauthState;
 use crate::net::connection::generations::Generation;
-use crate::net::connection::tie::{Link, Tie};
+use crate::net::connection::pool_handle::{ConnectionState, PoolHandle};
 
 /// What stays the same over a connection's life.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Identity {
     pub(crate) server: ServerAddress,
     pub(crate) user: Option<Arc<str>>,
     /// What it was authenticated with, if it was.
-    pub(crate) proof: Option<Proof>,
+    pub(crate) proof: Option<ReauthState>,
     pub(crate) description: ConnectionDescription,
     /// The fields of the stable API, for every command.
     pub(crate) server_api: Option<RawDocumentBuf>,
@@ -34,7 +34,7 @@ pub(crate) struct Identity {
     pub(crate) created: Instant,
     pub(crate) events: EventHandlers,
     /// To the pool that it belongs to.
-    pub(crate) tie: Option<Tie>,
+    pub(crate) pool_handle: Option<PoolHandle>,
 }
 
 impl Identity {
@@ -85,14 +85,16 @@ impl Identity {
             times_idleness: self.times_idleness,
             created: self.created,
             events: self.events.clone(),
-            tie: None,
+            pool_handle: None,
         }
     }
 
     /// What the pool interrupts it by.
     #[inline]
-    pub(super) fn link(&self) -> Option<&Link> {
-        self.tie.as_ref().map(|tie| &*tie.link)
+    pub(super) fn link(&self) -> Option<&ConnectionState> {
+        self.pool_handle
+            .as_ref()
+            .map(|pool_handle| &*pool_handle.link)
     }
 }
 

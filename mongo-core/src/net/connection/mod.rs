@@ -19,13 +19,13 @@ pub(super) mod generations;
 mod identity;
 mod messages;
 pub(super) mod metadata;
+pub(super) mod pool_handle;
 mod pooled;
 mod quiet;
 mod redaction;
 pub(super) mod reply;
 mod silence;
 pub(super) mod suspicion;
-pub(super) mod tie;
 mod watch;
 
 use bound::{Alarm, Ended, bound};
@@ -259,8 +259,10 @@ impl Connection {
     /// Whether the pool lets a command be sent.
     #[inline]
     fn admit(&self) -> Result<()> {
-        match &self.inner.identity.tie {
-            Some(tie) => tie.admit().map_err(|error| self.inner.identity.name(error)),
+        match &self.inner.identity.pool_handle {
+            Some(pool_handle) => pool_handle
+                .admit()
+                .map_err(|error| self.inner.identity.name(error)),
             None => Ok(()),
         }
     }
@@ -281,11 +283,11 @@ impl Connection {
         let body = self.inner.channel.body()?;
         let fields = self.inner.channel.exchange.reply_fields();
         let glance = wire::glance(body, fields);
-        let Some(tie) = &self.inner.identity.tie else {
+        let Some(pool_handle) = &self.inner.identity.pool_handle else {
             return glance.verdict;
         };
         if let Some(cluster_time) = glance.cluster_time {
-            tie.owner.cluster_time(cluster_time);
+            pool_handle.owner.cluster_time(cluster_time);
         }
         if glance.has_write_concern_error
             && let Some(error) = wire::write_concern_failure(body, fields)
@@ -298,10 +300,10 @@ impl Connection {
     /// Names an error, and tells the pool of it.
     fn failed(&self, error: Error) -> Error {
         let error = self.inner.identity.name(error);
-        if let Some(tie) = &self.inner.identity.tie
-            && !tie.owner.failed(&self.inner.identity, &error)
+        if let Some(pool_handle) = &self.inner.identity.pool_handle
+            && !pool_handle.owner.failed(&self.inner.identity, &error)
         {
-            tie.link.outdate();
+            pool_handle.link.outdate();
         }
         error
     }
@@ -468,8 +470,10 @@ impl Drop for Connection {
         if self.is_put_off() {
             return;
         }
-        if let Some(tie) = &self.inner.identity.tie {
-            tie.owner.dropped(&self.inner.identity, &tie.link, reason);
+        if let Some(pool_handle) = &self.inner.identity.pool_handle {
+            pool_handle
+                .owner
+                .dropped(&self.inner.identity, &pool_handle.link, reason);
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Connection, DRAIN_BYTES, Identity, Inner};
 use crate::error::ClosedReason;
 use crate::net::connection::channel::Channel;
-use crate::net::connection::tie::Tie;
+use crate::net::connection::pool_handle::PoolHandle;
 use crate::wire::Limits;
 
 thread_local! {
@@ -27,8 +27,9 @@ impl Connection {
     /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
     /// the connection was made, or the pool gave the connection up.
     pub fn is_stale(&self) -> bool {
-        let tie = self.inner.identity.tie.as_ref();
-        self.inner.identity.generation.is_stale() || tie.is_some_and(|tie| tie.link.is_doomed())
+        let pool_handle = self.inner.identity.pool_handle.as_ref();
+        self.inner.identity.generation.is_stale()
+            || pool_handle.is_some_and(|pool_handle| pool_handle.link.is_doomed())
     }
 
     /// Prepares the connection to go back to its pool, and says whether it may: not if it is
@@ -45,8 +46,10 @@ impl Connection {
         if self.is_closed() || self.is_stale() {
             return false;
         }
-        if let Some(tie) = &self.inner.identity.tie
-            && !tie.owner.enter_idle(&self.inner.identity, &tie.link)
+        if let Some(pool_handle) = &self.inner.identity.pool_handle
+            && !pool_handle
+                .owner
+                .enter_idle(&self.inner.identity, &pool_handle.link)
         {
             self.close_for(ClosedReason::Evicted);
             return false;
@@ -77,8 +80,10 @@ impl Connection {
     #[must_use]
     pub fn detach(&mut self) -> Self {
         let detached = self.move_out();
-        if let Some(tie) = &detached.inner.identity.tie {
-            tie.owner.detached(&detached.inner.identity, &tie.link);
+        if let Some(pool_handle) = &detached.inner.identity.pool_handle {
+            pool_handle
+                .owner
+                .detached(&detached.inner.identity, &pool_handle.link);
         }
         detached
     }
@@ -102,7 +107,7 @@ impl Connection {
     /// Whether the connection, which is being dropped, was kept for
     /// [`dropped_by`](Self::dropped_by).
     pub(super) fn is_put_off(&mut self) -> bool {
-        if self.inner.identity.tie.is_none() {
+        if self.inner.identity.pool_handle.is_none() {
             return false;
         }
         let put_off = DROPPED.try_with(|dropped| match &mut *dropped.borrow_mut() {
@@ -115,16 +120,16 @@ impl Connection {
         put_off.unwrap_or(false)
     }
 
-    pub(crate) fn tie_to(&mut self, tie: Tie) {
-        self.inner.identity.tie = Some(tie);
+    pub(crate) fn set_pool_handle(&mut self, pool_handle: PoolHandle) {
+        self.inner.identity.pool_handle = Some(pool_handle);
     }
 
-    pub(crate) fn tie(&self) -> Option<&Tie> {
-        self.inner.identity.tie.as_ref()
+    pub(crate) fn pool_handle(&self) -> Option<&PoolHandle> {
+        self.inner.identity.pool_handle.as_ref()
     }
 
-    pub(crate) fn tie_mut(&mut self) -> Option<&mut Tie> {
-        self.inner.identity.tie.as_mut()
+    pub(crate) fn pool_handle_mut(&mut self) -> Option<&mut PoolHandle> {
+        self.inner.identity.pool_handle.as_mut()
     }
 
     pub(crate) fn identity(&self) -> &Identity {

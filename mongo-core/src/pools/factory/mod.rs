@@ -201,9 +201,9 @@ impl ConnectionFactory {
 
     /// Whether an idle connection may be kept: it is not stale nor too old, and the pool is open.
     /// For a generic pool that looks through its idle connections.
-    pub fn keeps(&self, connection: &Connection) -> bool {
+    pub fn should_retain(&self, connection: &Connection) -> bool {
         match &self.source {
-            Source::Fixed(shared) => shared.keeps(connection),
+            Source::Fixed(shared) => shared.should_retain(connection),
             Source::Floating(_) => !connection.is_stale() && !connection.is_closed(),
         }
     }

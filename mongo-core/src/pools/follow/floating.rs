@@ -117,8 +117,8 @@ impl Floating {
             };
             match made {
                 Ok(mut connection) if self.suits(&connection) => {
-                    if let Some(tie) = connection.tie_mut() {
-                        tie.for_writes = self.criterion.is_write();
+                    if let Some(pool_handle) = connection.pool_handle_mut() {
+                        pool_handle.for_writes = self.criterion.is_write();
                     }
                     return Ok(connection);
                 }
@@ -137,8 +137,8 @@ impl Floating {
     /// Whether a connection's server would be selected now, or is out of reach: then the connection
     /// is stale. Wait-free.
     fn suits(&self, connection: &Connection) -> bool {
-        let tie = connection.tie();
-        tie.is_some_and(|tie| tie.takes_writes.load(Ordering::Acquire))
+        let pool_handle = connection.pool_handle();
+        pool_handle.is_some_and(|pool_handle| pool_handle.takes_writes.load(Ordering::Acquire))
     }
 
     pub(crate) async fn recycle(
@@ -230,7 +230,7 @@ impl Floating {
             let server = server
                 .or_insert_with(|| self.new_server(entry, state))
                 .clone();
-            self.note_suitable(index);
+            self.refresh_suitability(index);
             Some(server)
         });
         self.asked_about.store(NEVER, Ordering::Release);
@@ -265,7 +265,7 @@ impl Floating {
     /// Notes for each server whether it would be selected now. Under the topology's lock no selector
     /// of the application is asked: a server that it may exclude is not noted as suitable until
     /// [`ask_selectors`](Self::ask_selectors) has done so.
-    fn note_suitable(&self, index: &SelectionIndex) {
+    fn refresh_suitability(&self, index: &SelectionIndex) {
         if !index.has_selector(&self.criterion) {
             let suitable = index.suitable(&self.criterion, &[]);
             return self.suitable.note(index, &suitable.unwrap_or_default());
@@ -348,7 +348,7 @@ impl TopologyListener for Floating {
     }
 
     fn published(&self, index: &SelectionIndex) {
-        self.note_suitable(index);
+        self.refresh_suitability(index);
     }
 
     fn settle(&self) {

@@ -15,7 +15,9 @@ use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
     ConnectionReadyEvent,
 };
-use crate::net::{Connection, Deadline, Failed, Interrupted, Link, Service, Tie, sleep_until};
+use crate::net::{
+    Connection, ConnectionState, Deadline, Failed, Interrupted, PoolHandle, Service, sleep_until,
+};
 use crate::pools::pool::{Failure, PoolInner, Queue};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
@@ -24,7 +26,7 @@ pub(crate) struct Attempt {
     shared: Arc<PoolInner>,
     /// Its number in the wait queue.
     number: u64,
-    link: Arc<Link>,
+    link: Arc<ConnectionState>,
     /// The pool's generation when it began.
     generation: u64,
     created: Option<(u64, Instant)>,
@@ -47,7 +49,7 @@ impl PoolInner {
     }
 
     /// Interrupts one attempt.
-    pub(crate) fn interrupt_attempt(&self, link: &Arc<Link>) {
+    pub(crate) fn interrupt_attempt(&self, link: &Arc<ConnectionState>) {
         let reason = ConnectionClosedReason::Error;
         let cancelled = || self.establisher.name(ErrorKind::Cancelled);
         self.links
@@ -83,7 +85,7 @@ impl PoolInner {
 }
 
 impl Attempt {
-    pub(crate) fn new(shared: Arc<PoolInner>, number: u64, link: Arc<Link>) -> Self {
+    pub(crate) fn new(shared: Arc<PoolInner>, number: u64, link: Arc<ConnectionState>) -> Self {
         Self {
             link,
             generation: shared.establisher.generations.current(),
@@ -211,7 +213,7 @@ impl Attempt {
             })
         });
         self.is_over = true;
-        connection.tie_to(Tie {
+        connection.set_pool_handle(PoolHandle {
             owner: shared.clone(),
             link: self.link.clone(),
             expires: shared.expiry(connection.created()),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
 use crate::error::{Error, Result, Wait};
-use crate::net::{Connection, Deadline, Link, Owner, current_runtime, is_running};
+use crate::net::{Connection, ConnectionState, Deadline, PoolHooks, current_runtime, is_running};
 use crate::pools::pool::{CheckBudget, PoolInner, Queue};
 use crate::pools::server_cap::CapShare;
 
@@ -277,7 +277,7 @@ impl PoolInner {
     }
 
     /// An attempt was abandoned: its place is free, whenever its task ends.
-    pub(crate) fn give_up(self: &Arc<Self>, link: &Arc<Link>) {
+    pub(crate) fn give_up(self: &Arc<Self>, link: &Arc<ConnectionState>) {
         self.interrupt_attempt(link);
         self.slot_is_free();
     }
@@ -338,7 +338,8 @@ impl PoolInner {
 
     /// Whether an available connection may be kept, as far as the server's cap goes.
     fn rests(&self, connection: &Connection) -> bool {
-        let tie = connection.tie();
-        tie.is_none_or(|tie| self.enter_idle(connection.identity(), &tie.link))
+        let pool_handle = connection.pool_handle();
+        pool_handle
+            .is_none_or(|pool_handle| self.enter_idle(connection.identity(), &pool_handle.link))
     }
 }

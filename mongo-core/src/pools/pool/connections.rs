@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::net::Link;
+use crate::net::ConnectionState;
 
 /// The connections of a pool, those that are being made included: to interrupt them.
 #[derive(Debug, Default)]
-pub(crate) struct Links {
+pub(crate) struct ConnectionSet {
     /// By age, which is also the order in which they are interrupted.
     all: Mutex<BTreeMap<u64, Entry>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    link: Arc<Link>,
+    link: Arc<ConnectionState>,
     /// The pool's generation when it was begun.
     generation: u64,
     stage: Stage,
@@ -30,9 +30,9 @@ enum Stage {
     GivenUp,
 }
 
-impl Links {
+impl ConnectionSet {
     /// One that is being made.
-    pub(crate) fn add(&self, id: u64, link: Arc<Link>, generation: u64) {
+    pub(crate) fn add(&self, id: u64, link: Arc<ConnectionState>, generation: u64) {
         let entry = Entry {
             link,
             generation,
@@ -87,7 +87,7 @@ impl Links {
     }
 
     /// Interrupts one of them.
-    pub(crate) fn interrupt_attempt(&self, link: &Arc<Link>, tell: impl Fn(u64)) {
+    pub(crate) fn interrupt_attempt(&self, link: &Arc<ConnectionState>, tell: impl Fn(u64)) {
         self.interrupt_making(|own| Arc::ptr_eq(&own.link, link), tell);
     }
 
@@ -120,8 +120,8 @@ mod tests {
 
     #[test]
     fn what_is_newer_than_the_clear_is_not_interrupted() {
-        let links = Links::default();
-        let all: Vec<Arc<Link>> = (0..4).map(|_| Arc::default()).collect();
+        let links = ConnectionSet::default();
+        let all: Vec<Arc<ConnectionState>> = (0..4).map(|_| Arc::default()).collect();
         for (id, link) in (0..).zip(&all) {
             // Two of generation 3, then two of generation 4.
             links.add(id, link.clone(), 3 + id / 2);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_has_failed_tells_its_own_end() {
-        let links = Links::default();
+        let links = ConnectionSet::default();
         links.add(1, Arc::default(), 0);
         assert!(links.failed(1));
         links.interrupt_pending(u64::MAX, |id| panic!("{id} has failed already"));

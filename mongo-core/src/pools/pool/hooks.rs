@@ -12,7 +12,7 @@ use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
 };
-use crate::net::{Connection, Identity, Link, Owner};
+use crate::net::{Connection, ConnectionState, Identity, PoolHooks};
 use crate::pools::pool::PoolInner;
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
@@ -56,17 +56,22 @@ impl PoolInner {
     /// What tells whether a connection that is about to come back makes room for others: `None`
     /// without a cap.
     #[inline]
-    pub(in crate::pools) fn on_its_way(&self, connection: &Connection) -> Option<Arc<Link>> {
+    pub(in crate::pools) fn on_its_way(
+        &self,
+        connection: &Connection,
+    ) -> Option<Arc<ConnectionState>> {
         self.cap.as_ref()?;
-        connection.tie().map(|tie| tie.link.clone())
+        connection
+            .pool_handle()
+            .map(|pool_handle| pool_handle.link.clone())
     }
 
     /// It is back, or gone.
     #[inline]
-    pub(in crate::pools) fn after_check_in(&self, link: Option<Arc<Link>>) {
+    pub(in crate::pools) fn after_check_in(&self, link: Option<Arc<ConnectionState>>) {
         // Chosen to make room before it was back, it was not found then.
         if link.is_some_and(|link| link.is_to_make_room()) {
-            self.sweep();
+            self.reap();
         }
         self.make_room();
     }
@@ -111,7 +116,7 @@ impl PoolInner {
     fn closed_reason(
         &self,
         identity: &Identity,
-        link: &Link,
+        link: &ConnectionState,
         reason: Option<ClosedReason>,
     ) -> ConnectionClosedReason {
         if self.state() == PoolState::Closed {
@@ -159,7 +164,7 @@ impl PoolInner {
                 self.note_cleared_for(error.as_ref());
                 self.establisher.generations.clear_service(service_id);
                 self.emit_cleared(Some(service_id), false, error);
-                self.sweep();
+                self.reap();
             }
             // Which service it was is not known.
             None if self.establisher.load_balanced => {}
@@ -174,7 +179,7 @@ impl PoolInner {
     }
 }
 
-impl Owner for PoolInner {
+impl PoolHooks for PoolInner {
     fn failed(&self, identity: &Identity, error: &Error) -> bool {
         if !ApplicationError::is_telling(error) {
             return true;
@@ -212,18 +217,18 @@ impl Owner for PoolInner {
         });
     }
 
-    fn enter_idle(&self, identity: &Identity, link: &Arc<Link>) -> bool {
+    fn enter_idle(&self, identity: &Identity, link: &Arc<ConnectionState>) -> bool {
         let age = || identity.created.elapsed();
         let has_waiters = || self.counters.waiting() > 0;
         let cap = self.cap.as_ref();
         cap.is_none_or(|cap| cap.enter_idle(link, age, has_waiters))
     }
 
-    fn leave_idle(&self, link: &Link) -> bool {
+    fn leave_idle(&self, link: &ConnectionState) -> bool {
         self.cap.as_ref().is_none_or(|cap| cap.leave_idle(link))
     }
 
-    fn detached(&self, identity: &Identity, link: &Link) {
+    fn detached(&self, identity: &Identity, link: &ConnectionState) {
         link.detach();
         self.links.remove(identity.id);
         self.change_queue(|queue| queue.left());
@@ -232,7 +237,7 @@ impl Owner for PoolInner {
         }
     }
 
-    fn dropped(&self, identity: &Identity, link: &Link, reason: Option<ClosedReason>) {
+    fn dropped(&self, identity: &Identity, link: &ConnectionState, reason: Option<ClosedReason>) {
         let closed = reason.map(|reason| identity.name(ErrorKind::ConnectionClosed(reason)));
         let reason = self.closed_reason(identity, link, reason);
         let error = closed.filter(|_| reason == ConnectionClosedReason::Error);
@@ -288,8 +293,8 @@ impl Participant for PoolInner {
         }
     }
 
-    fn sweep(&self) {
-        PoolInner::sweep(self);
+    fn reap(&self) {
+        PoolInner::reap(self);
     }
 
     fn has_waiters(&self) -> bool {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
 use crate::error::Error;
-use crate::net::{Connection, Establisher, Link, TopologyShared};
+use crate::net::{Connection, ConnectionState, Establisher, TopologyShared};
 
 mod attempt;
 mod connect;
@@ -25,7 +25,7 @@ mod state;
 mod wait_queue;
 
 use connect::{Offered, Waiter};
-use connections::Links;
+use connections::ConnectionSet;
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 pub(super) use params::{FactoryConfig, PoolParams};
@@ -65,7 +65,7 @@ pub(super) struct PoolInner {
     topology: Option<Arc<TopologyShared>>,
     /// Whether errors clear it though there is no topology that says so.
     clears_itself: bool,
-    links: Links,
+    links: ConnectionSet,
     pub(super) counters: Counters,
     /// As the queue says.
     is_ready: AtomicBool,
@@ -74,9 +74,9 @@ pub(super) struct PoolInner {
     /// Whether the state counts: that of a new pool does not before `is_announced`.
     is_settled: AtomicBool,
     /// Told when all who wait have to look whether there is anything to wait for still.
-    stirred: Notify,
+    recheck: Notify,
     /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
-    sweeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    reaper: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Told when there may be too few connections.
     wake: Option<Wake>,
     this: Weak<PoolInner>,
@@ -84,7 +84,7 @@ pub(super) struct PoolInner {
 
 pub(super) type IdleSource = Box<dyn Fn() -> Option<Connection> + Send + Sync>;
 
-type Queue = WaitQueue<Waiter, Connection, Arc<Link>>;
+type Queue = WaitQueue<Waiter, Connection, Arc<ConnectionState>>;
 
 /// Wakes what keeps the smallest size of pools.
 pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;

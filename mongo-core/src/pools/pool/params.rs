@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::connections::Links;
+use super::connections::ConnectionSet;
 use super::counters::Counters;
 use super::wait_queue::{Limits, PoolState, WaitQueue};
 use super::{PoolInner, Wake};
@@ -120,13 +120,13 @@ impl FactoryConfig {
             // One that begins ready has nobody who would make it ready again.
             clears_itself: params.topology.is_none() && params.state == PoolState::Paused,
             topology: params.topology,
-            links: Links::default(),
+            links: ConnectionSet::default(),
             counters: Counters::default(),
             is_announced: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             is_ready: AtomicBool::new(params.state == PoolState::Ready),
-            stirred: Notify::new(),
-            sweeper: OnceLock::new(),
+            recheck: Notify::new(),
+            reaper: OnceLock::new(),
             wake: params.wake,
             this: this.clone(),
         })

@@ -95,7 +95,9 @@ impl PoolInner {
     /// Whether a connection has been idle, or alive, for too long.
     pub(in crate::pools) fn is_expired(&self, connection: &Connection, now: Instant) -> bool {
         let idle = now.saturating_duration_since(connection.idle_since());
-        let expires = connection.tie().and_then(|tie| tie.expires);
+        let expires = connection
+            .pool_handle()
+            .and_then(|pool_handle| pool_handle.expires);
         self.max_idle_time.is_some_and(|max| idle > max)
             || expires.is_some_and(|expires| now > expires)
     }
@@ -159,8 +161,10 @@ impl PoolInner {
 
     /// The last step: from here on the connection makes room for nobody.
     pub(crate) fn take_from_idle(&self, connection: &Connection) -> Result<()> {
-        match connection.tie() {
-            Some(tie) if !tie.owner.leave_idle(&tie.link) => self.closed(ClosedReason::Evicted),
+        match connection.pool_handle() {
+            Some(pool_handle) if !pool_handle.owner.leave_idle(&pool_handle.link) => {
+                self.closed(ClosedReason::Evicted)
+            }
             Some(_) | None => Ok(()),
         }
     }

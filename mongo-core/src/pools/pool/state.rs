@@ -176,13 +176,13 @@ impl PoolInner {
     }
 
     /// Has all who wait look whether there is anything to wait for still.
-    pub(in crate::pools) fn stir(&self) {
-        self.stirred.notify_waiters();
+    pub(in crate::pools) fn notify_recheck(&self) {
+        self.recheck.notify_waiters();
     }
 
-    /// Ends with the next [`stir`](Self::stir) from now on, polled before or not.
-    pub(in crate::pools) fn stirred(&self) -> Notified<'_> {
-        self.stirred.notified()
+    /// Ends with the next [`stir`](Self::notify_recheck) from now on, polled before or not.
+    pub(in crate::pools) fn recheck(&self) -> Notified<'_> {
+        self.recheck.notified()
     }
 
     /// Whether connections are handed out. Wait-free.
@@ -213,19 +213,19 @@ impl PoolInner {
     /// From now on the pool's state counts.
     pub(in crate::pools) fn set_settled(&self) {
         self.is_settled.store(true, Ordering::Release);
-        self.stirred.notify_waiters();
+        self.recheck.notify_waiters();
     }
 
     /// Waits until a pool that was just made is ready, or known to be paused.
     pub(in crate::pools) async fn settled(&self, deadline: &Deadline) {
         loop {
-            let mut stirred = pin!(self.stirred());
+            let mut recheck = pin!(self.recheck());
             // Before the look, so that no change falls between.
-            stirred.as_mut().enable();
+            recheck.as_mut().enable();
             if self.is_settled.load(Ordering::Acquire) {
                 return;
             }
-            if deadline.bound(stirred).await.is_err() {
+            if deadline.bound(recheck).await.is_err() {
                 return;
             }
         }
@@ -284,8 +284,8 @@ impl PoolInner {
             waiter.serve(Served::Failed(error.clone()));
         }
         self.paced.notify_waiters();
-        self.stir();
-        self.sweep();
+        self.notify_recheck();
+        self.reap();
     }
 
     /// Takes stale connections back from waiters that have not been polled since.
@@ -297,7 +297,7 @@ impl PoolInner {
     }
 
     /// Closes idle and available connections that are stale, expired, or of a closed pool.
-    pub(in crate::pools) fn sweep(&self) {
+    pub(in crate::pools) fn reap(&self) {
         self.take_back();
         let is_closed = self.state() == PoolState::Closed;
         let now = Instant::now();
@@ -305,8 +305,8 @@ impl PoolInner {
             queue.retain(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
         });
         drop(gone);
-        if let Some(sweep) = self.sweeper.get() {
-            sweep();
+        if let Some(reap) = self.reaper.get() {
+            reap();
         }
     }
 
@@ -316,12 +316,12 @@ impl PoolInner {
     }
 
     /// Has idle connections closed by `sweep`, from now on.
-    pub(in crate::pools) fn sweep_with(&self, sweep: impl Fn() + Send + Sync + 'static) {
-        let _ = self.sweeper.set(Box::new(sweep));
+    pub(in crate::pools) fn reap_with(&self, reap: impl Fn() + Send + Sync + 'static) {
+        let _ = self.reaper.set(Box::new(reap));
     }
 
     /// Whether an idle connection may be kept. Marks it if it may not for its age.
-    pub(crate) fn keeps(&self, connection: &Connection) -> bool {
+    pub(crate) fn should_retain(&self, connection: &Connection) -> bool {
         let is_sound = !self.is_stale_or_expired(connection, Instant::now());
         is_sound && self.state() != PoolState::Closed
     }
@@ -329,8 +329,8 @@ impl PoolInner {
     /// Marks a connection that is too old, so that its event gives that reason.
     fn is_stale_or_expired(&self, connection: &Connection, now: Instant) -> bool {
         let expired = self.is_expired(connection, now);
-        if let (true, Some(tie)) = (expired, connection.tie()) {
-            tie.link.doom();
+        if let (true, Some(pool_handle)) = (expired, connection.pool_handle()) {
+            pool_handle.link.mark_perished();
         }
         expired || connection.is_stale()
     }

@@ -110,7 +110,7 @@ impl<B: Backend> Pools<B> {
             }
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             tenants.insert(credential, self.tenant.clone());
-            self.tenant.become_known_as(identity)
+            self.tenant.set_identity(identity)
         };
         drop(former);
         registry.retire_all(&self.tenant);

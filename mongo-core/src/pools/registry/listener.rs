@@ -70,7 +70,7 @@ impl<B: Backend> Cleared<B> {
             shared.emit_cleared(self.service_id, self.interrupt_in_use, self.error.clone());
         }
         match self.paused {
-            None => shared.sweep(),
+            None => shared.reap(),
             Some(paused) => shared.evict(paused.generation, self.interrupt_in_use),
         }
     }
@@ -144,7 +144,9 @@ impl<B: Backend> TopologyListener for Registry<B> {
     fn settle(&self) {
         // First: a handler may take its time.
         if self.is_recheck_due.swap(false, Ordering::AcqRel) {
-            self.pools().iter().for_each(|pool| pool.shared().stir());
+            self.pools()
+                .iter()
+                .for_each(|pool| pool.shared().notify_recheck());
         }
         self.actions.deliver();
     }

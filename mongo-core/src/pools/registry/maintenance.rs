@@ -39,7 +39,10 @@ async fn run<B: Backend>(
             () = wake.notified() => {}
             _ = next_round.bound(pending::<()>()) => {}
         }
-        let Some(pools) = registry.upgrade().map(|registry| registry.look_after()) else {
+        let Some(pools) = registry
+            .upgrade()
+            .map(|registry| registry.run_maintenance())
+        else {
             return;
         };
         next_round = Deadline::after(interval);
@@ -155,18 +158,18 @@ impl<B: Backend> Registry<B> {
 
     /// Adds the pools that are missing, closes what is too old, ends what is unused, and says which
     /// pools lack connections.
-    fn look_after(self: &Arc<Self>) -> Vec<ServerPool<B>> {
+    fn run_maintenance(self: &Arc<Self>) -> Vec<ServerPool<B>> {
         self.add_missing_pools();
         let now = Instant::now();
         let unused = self.find_unused(now);
         for (pool, tenant) in &unused {
             self.retire(pool, tenant);
         }
-        self.retired.sort_out();
+        self.retired.retain_open();
         self.forget_tenants();
         let pools = self.pools();
         if self.template.has_idle_bounds() {
-            pools.iter().for_each(|pool| pool.shared().sweep());
+            pools.iter().for_each(|pool| pool.shared().reap());
         }
         pools
             .into_iter()

@@ -32,7 +32,7 @@ impl<B: Backend> Retired<B> {
     }
 
     /// Forgets those of which nothing is left.
-    pub(super) fn sort_out(&self) {
+    pub(super) fn retain_open(&self) {
         lock(&self.0).retain(Left::is_there);
     }
 

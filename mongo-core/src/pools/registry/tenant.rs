@@ -59,7 +59,7 @@ impl<B: Backend> Tenant<B> {
 
     /// Goes on as another, and gives what it was, to be dropped without a lock.
     #[must_use]
-    pub(super) fn become_known_as(&self, identity: Identity) -> Arc<Identity> {
+    pub(super) fn set_identity(&self, identity: Identity) -> Arc<Identity> {
         self.identity.swap(Arc::new(identity))
     }
 

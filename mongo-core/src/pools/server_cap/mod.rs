@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ServerAddress;
-use crate::net::Link;
+use crate::net::ConnectionState;
 
 /// How long a busy pool uses a connection before it goes to a pool that has none.
 const QUANTUM: Duration = Duration::from_millis(10);
@@ -20,7 +20,7 @@ pub(in crate::pools) trait Participant: Send + Sync {
     fn pump(&self);
 
     /// One of the pool's idle connections is to make room.
-    fn sweep(&self);
+    fn reap(&self);
 
     /// Whether callers wait for a connection of the pool, and so for those that are idle.
     fn has_waiters(&self) -> bool;
@@ -89,7 +89,7 @@ struct Member {
 }
 
 struct Idle {
-    link: Arc<Link>,
+    link: Arc<ConnectionState>,
     member: u64,
     since: Instant,
 }
@@ -267,8 +267,8 @@ impl CapShare {
         });
         match (link, pools.pop()) {
             (Some(link), Some(pool)) => {
-                link.doom();
-                pool.sweep();
+                link.mark_perished();
+                pool.reap();
             }
             // An attempt that hangs may be in the way.
             _ if is_lacking => self.abandon(),
@@ -290,7 +290,7 @@ impl CapShare {
     /// another pool's. While its own pool has waiters, it does not make room later: they use it.
     pub(super) fn enter_idle(
         &self,
-        link: &Arc<Link>,
+        link: &Arc<ConnectionState>,
         age: impl FnOnce() -> Duration,
         has_waiters: impl FnOnce() -> bool,
     ) -> bool {
@@ -320,7 +320,7 @@ impl CapShare {
     }
 
     /// A connection is handed out, or closed. Says no if it was chosen to make room.
-    pub(super) fn leave_idle(&self, link: &Link) -> bool {
+    pub(super) fn leave_idle(&self, link: &ConnectionState) -> bool {
         match link.idle_place.swap(0, Ordering::AcqRel) {
             0 => !link.is_doomed(),
             place => self.cap.change(|state| {

@@ -32,7 +32,7 @@ impl Pool {
         self.taken.load(Ordering::SeqCst)
     }
 
-    fn enter(&self, link: &Arc<Link>, age: Duration) -> bool {
+    fn enter(&self, link: &Arc<ConnectionState>, age: Duration) -> bool {
         let has_waiters = || self.has_waiters.load(Ordering::SeqCst);
         self.share().enter_idle(link, || age, has_waiters)
     }
@@ -53,7 +53,7 @@ impl Participant for Pool {
         self.has_waiters.load(Ordering::SeqCst)
     }
 
-    fn sweep(&self) {
+    fn reap(&self) {
         self.swept.fetch_add(1, Ordering::SeqCst);
         self.share().free_permits(1);
         self.share().give_back();
@@ -66,7 +66,7 @@ struct Slow;
 impl Participant for Slow {
     fn pump(&self) {}
 
-    fn sweep(&self) {}
+    fn reap(&self) {}
 
     fn abandon(&self) -> bool {
         false
@@ -155,7 +155,10 @@ fn the_least_recently_used_idle_connection_makes_room() {
     let pools = pools::<3>(&cap(2));
     pools[0].pump();
     pools[1].pump();
-    let (old, new) = (Arc::new(Link::default()), Arc::new(Link::default()));
+    let (old, new) = (
+        Arc::new(ConnectionState::default()),
+        Arc::new(ConnectionState::default()),
+    );
     assert!(pools[0].enter(&old, OLD) && pools[1].enter(&new, OLD));
     // Used again, it is the newest.
     assert!(pools[0].share().leave_idle(&old) && pools[0].enter(&old, OLD));
@@ -175,7 +178,7 @@ fn no_more_connections_make_room_than_pools_queue() {
     let (pools, slow_pool) = (pools::<3>(&cap), Arc::new(Slow));
     let participant: Weak<dyn Participant> = Arc::<Slow>::downgrade(&slow_pool);
     let slow = cap.clone().join(participant);
-    let links = [(); 2].map(|()| Arc::new(Link::default()));
+    let links = [(); 2].map(|()| Arc::new(ConnectionState::default()));
     for link in &links {
         assert!(slow.try_take() && slow.enter_idle(link, || OLD, || false));
     }
@@ -198,7 +201,7 @@ fn a_pool_that_leaves_the_queue_needs_no_room() {
     let pools = pools::<2>(&cap(1));
     pools[0].pump();
     pools[1].pump();
-    let link = Arc::new(Link::default());
+    let link = Arc::new(ConnectionState::default());
     assert!(!pools[0].enter(&link, OLD));
     pools[1].share().withdraw();
     assert!(pools[0].enter(&link, OLD));
@@ -213,7 +216,7 @@ fn a_busy_pool_keeps_its_share() {
         pools[place].pump();
     }
     assert_eq!(taken(&pools), [3, 1]);
-    let returned = || Arc::new(Link::default());
+    let returned = || Arc::new(ConnectionState::default());
     assert!(!pools[0].enter(&returned(), OLD), "it has no waiters");
     pools[0].has_waiters.store(true, Ordering::SeqCst);
     assert!(
@@ -232,7 +235,7 @@ fn a_busy_pool_uses_a_connection_for_a_quantum() {
     pools[0].pump();
     pools[1].pump();
     pools[0].has_waiters.store(true, Ordering::SeqCst);
-    let link = Arc::new(Link::default());
+    let link = Arc::new(ConnectionState::default());
     assert!(pools[0].enter(&link, Duration::ZERO));
     pools[1].share().make_room();
     assert!(!link.is_doomed(), "its own waiters use it");

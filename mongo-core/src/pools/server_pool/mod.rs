@@ -60,9 +60,9 @@ impl<B: Backend> ServerPool<B> {
             factory,
         });
         let weak = Arc::downgrade(&inner);
-        inner.shared.sweep_with(move || {
+        inner.shared.reap_with(move || {
             if let Some(inner) = Weak::upgrade(&weak) {
-                inner.backend.sweep();
+                inner.backend.reap();
             }
         });
         Ok(Self { inner })
@@ -110,7 +110,7 @@ impl<B: Backend> ServerPool<B> {
     }
 
     /// [`get`](Self::get) for as long as it `suits`: nothing if it ceases to. Asked whenever
-    /// somebody [stirs](PoolInner::stir) the pool. `is_tried`: [`try_get`](Self::try_get) found nothing.
+    /// somebody [stirs](PoolInner::notify_recheck) the pool. `is_tried`: [`try_get`](Self::try_get) found nothing.
     pub(super) async fn get_while(
         &self,
         deadline: &Deadline,
@@ -140,7 +140,7 @@ impl<B: Backend> ServerPool<B> {
         let generation = shared.generation();
         // In a box: it is large, and all futures around it get moved about.
         let mut got = Box::pin(self.inner.backend.get(*deadline));
-        let mut stirred = pin!(shared.stirred());
+        let mut recheck = pin!(shared.recheck());
         loop {
             // After it began to listen, so that nothing falls between.
             if !shared.is_ready() || shared.generation() != generation {
@@ -157,7 +157,7 @@ impl<B: Backend> ServerPool<B> {
                     let got = got.map(|guard| Some(PooledConnection::new(guard, self)));
                     return got.map_err(|error| self.explain(error));
                 }
-                () = &mut stirred => stirred.set(shared.stirred()),
+                () = &mut recheck => recheck.set(shared.recheck()),
             }
         }
     }
@@ -247,7 +247,7 @@ impl<B: Backend> ServerPool<B> {
         // What is stale is closed already. bb8 can look through idle connections only by taking
         // them out, and whoever comes meanwhile has another one made.
         if self.shared().has_idle_bounds() {
-            self.shared().sweep();
+            self.shared().reap();
         }
         // The pool was told of a failure: the next round is time enough for another attempt.
         let _ = self

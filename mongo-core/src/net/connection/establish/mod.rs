@@ -19,7 +19,7 @@ use crate::handshake::{
     ConnectionDescription, Handshake, HandshakeContext, HandshakeError, Outgoing, ServerApi, Step,
 };
 use crate::net::auth::authenticator::Authenticator;
-use crate::net::auth::conversing::{Conversing, Proof, ask, nonces};
+use crate::net::auth::exchange::{AuthExchange, ReauthState, ask, nonces};
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::transport::connector::Untried;
 use crate::net::transport::{Transport, tls};
@@ -317,7 +317,7 @@ impl Establisher {
         clock: &ConnectClock,
     ) -> Result<Agreed> {
         let mut enter = |next| self.enter(phase, next);
-        let conversation = Conversing {
+        let conversation = AuthExchange {
             authenticator: &self.authenticator,
             channel,
             handshake: &mut handshake,
@@ -362,7 +362,7 @@ impl Establisher {
             user: handshake
                 .credential()
                 .and_then(|own| own.username().cloned()),
-            proof: description.authenticated.map(|_| Proof {
+            proof: description.authenticated.map(|_| ReauthState {
                 authenticator: self.authenticator.clone(),
                 handshake,
             }),
@@ -374,7 +374,7 @@ impl Establisher {
             times_idleness: self.times_idleness.load(Ordering::Relaxed),
             created: Instant::now(),
             events: self.events.clone(),
-            tie: None,
+            pool_handle: None,
         };
         Connection::new(channel, limits, identity)
     }

@@ -47,7 +47,7 @@ fn over(stream: Stream) -> Connection {
         times_idleness: true,
         created: Instant::now(),
         events: EventHandlers::new(),
-        tie: None,
+        pool_handle: None,
     };
     Connection::new(Channel::new(stream), Limits::default(), identity)
 }

@@ -61,7 +61,10 @@ impl CommandWatch {
         let span = match is_sensitive {
             true => Span::none(),
             false => {
-                let check_out = identity.tie.as_ref().and_then(|tie| tie.span.as_ref());
+                let check_out = identity
+                    .pool_handle
+                    .as_ref()
+                    .and_then(|pool_handle| pool_handle.span.as_ref());
                 logs::command_span(&started, collection(message.body()), check_out)
             }
         };

@@ -57,7 +57,7 @@ impl Stream {
             #[cfg(feature = "tls-rustls")]
             Self::Tls(_) => {
                 let sent = write_out(self, message).await;
-                return sent.map_err(|error| last_words(self).unwrap_or(error));
+                return sent.map_err(|error| pending_alert(self).unwrap_or(error));
             }
             Self::Custom(_) => Ok(0),
         };
@@ -87,11 +87,11 @@ impl Stream {
         let is_quiet = match self {
             // What TLS says to itself, such as a ticket for the next session, is no byte to read.
             #[cfg(feature = "tls-rustls")]
-            Self::Tls(_) => take_in(self) && is_quiet(try_read(self, &mut [0])),
-            Self::Custom(_) => is_quiet(try_read(self, &mut [0])),
-            Self::Tcp(stream) => is_quiet(peek(&SockRef::from(&*stream))),
+            Self::Tls(_) => take_in(self) && peek_idle(try_read(self, &mut [0])),
+            Self::Custom(_) => peek_idle(try_read(self, &mut [0])),
+            Self::Tcp(stream) => peek_idle(peek(&SockRef::from(&*stream))),
             #[cfg(unix)]
-            Self::Unix(stream) => is_quiet(peek(&SockRef::from(&*stream))),
+            Self::Unix(stream) => peek_idle(peek(&SockRef::from(&*stream))),
         };
         match is_quiet {
             true => Ok(()),
@@ -102,7 +102,8 @@ impl Stream {
     /// Whether the descriptor has something to read, its end or an error included, whatever the
     /// reactor has seen so far. Never true of custom streams.
     pub(crate) fn is_readable(&self) -> bool {
-        self.socket().is_some_and(|socket| !is_quiet(peek(&socket)))
+        self.socket()
+            .is_some_and(|socket| !peek_idle(peek(&socket)))
     }
 
     /// The socket below all layers.
@@ -136,7 +137,7 @@ impl Stream {
 
     /// Tells the server over TLS that this is the end, so that it can't take it for an attacker's. What
     /// can't be written at once is left out: nobody waits for a stream that is dropped.
-    pub(crate) fn bid_farewell(&mut self) {
+    pub(crate) fn start_tls_shutdown(&mut self) {
         #[cfg(feature = "tls-rustls")]
         if let Self::Tls(_) = self {
             let mut context = Context::from_waker(Waker::noop());
@@ -172,7 +173,7 @@ async fn write_out(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io
 
 /// Whether a read that does not wait found nothing: neither a byte, nor an end, nor an error.
 #[inline]
-fn is_quiet(read: io::Result<usize>) -> bool {
+fn peek_idle(read: io::Result<usize>) -> bool {
     matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
@@ -227,7 +228,7 @@ fn try_read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut [u8]) -> io::Resu
 
 /// Why a server that takes nothing more has closed, if it has said so.
 #[cfg(feature = "tls-rustls")]
-fn last_words(stream: &mut Stream) -> Option<io::Error> {
+fn pending_alert(stream: &mut Stream) -> Option<io::Error> {
     let error = try_read(stream, &mut [0]).err()?;
     error.get_ref()?.is::<rustls::Error>().then_some(error)
 }

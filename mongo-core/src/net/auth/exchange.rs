@@ -10,14 +10,14 @@ use crate::net::connection::channel::Channel;
 use crate::net::connection::connect_clock::ConnectClock;
 
 /// What a connection was authenticated with, for it to be done again.
-pub(crate) struct Proof {
+pub(crate) struct ReauthState {
     pub(crate) authenticator: Arc<Authenticator>,
     /// Over, and kept for what it knows.
     pub(crate) handshake: Handshake,
 }
 
 /// A handshake after the answer to the hello, on its channel.
-pub(crate) struct Conversing<'a> {
+pub(crate) struct AuthExchange<'a> {
     pub(crate) authenticator: &'a Authenticator,
     pub(crate) channel: &'a mut Channel,
     pub(crate) handshake: &'a mut Handshake,
@@ -25,7 +25,7 @@ pub(crate) struct Conversing<'a> {
     pub(crate) clock: Option<&'a ConnectClock>,
 }
 
-impl Conversing<'_> {
+impl AuthExchange<'_> {
     /// Goes on to the end, and tells what is waited for.
     pub(crate) async fn finish(
         mut self,
@@ -84,7 +84,7 @@ impl Conversing<'_> {
     }
 }
 
-impl Proof {
+impl ReauthState {
     /// Authenticates a connection again, without another hello.
     pub(crate) async fn renew(
         &mut self,
@@ -102,7 +102,7 @@ impl Proof {
         let step = self
             .handshake
             .reauthenticate(description, credential, nonce)?;
-        let conversation = Conversing {
+        let conversation = AuthExchange {
             authenticator: &self.authenticator,
             channel: &mut channel,
             handshake: &mut self.handshake,
@@ -112,9 +112,9 @@ impl Proof {
     }
 }
 
-impl fmt::Debug for Proof {
+impl fmt::Debug for ReauthState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proof").finish_non_exhaustive()
+        f.debug_struct("ReauthState").finish_non_exhaustive()
     }
 }
 

@@ -27,7 +27,7 @@ const DETACHED: u8 = 4;
 const OUTDATED: u8 = 8;
 
 /// What a pool has to know of its connections.
-pub(crate) trait Owner: Send + Sync {
+pub(crate) trait PoolHooks: Send + Sync {
     /// A command failed, or an otherwise good reply tells of an error. Says whether the connection may
     /// be handed out again, for all that the error tells.
     fn failed(&self, identity: &Identity, error: &Error) -> bool;
@@ -39,21 +39,21 @@ pub(crate) trait Owner: Send + Sync {
     fn checked_in(&self, identity: &Identity);
 
     /// The connection may be handed out again from now on; not if this says no.
-    fn enter_idle(&self, identity: &Identity, link: &Arc<Link>) -> bool;
+    fn enter_idle(&self, identity: &Identity, link: &Arc<ConnectionState>) -> bool;
 
     /// The connection is to be handed out; not if this says no.
-    fn leave_idle(&self, link: &Link) -> bool;
+    fn leave_idle(&self, link: &ConnectionState) -> bool;
 
     /// The connection leaves the pool, and lives on.
-    fn detached(&self, identity: &Identity, link: &Link);
+    fn detached(&self, identity: &Identity, link: &ConnectionState);
 
     /// The connection is gone.
-    fn dropped(&self, identity: &Identity, link: &Link, reason: Option<ClosedReason>);
+    fn dropped(&self, identity: &Identity, link: &ConnectionState, reason: Option<ClosedReason>);
 }
 
 /// A connection as its pool sees it from elsewhere.
 #[derive(Debug, Default)]
-pub(crate) struct Link {
+pub(crate) struct ConnectionState {
     flags: AtomicU8,
     /// Of the task that runs a command.
     waker: Mutex<Option<Waker>>,
@@ -65,9 +65,9 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interrupted;
 
-impl Link {
+impl ConnectionState {
     /// The connection is not handed out again.
-    pub(crate) fn doom(&self) {
+    pub(crate) fn mark_perished(&self) {
         self.flags.fetch_or(DOOMED, Ordering::AcqRel);
     }
 
@@ -84,7 +84,7 @@ impl Link {
         self.flags.load(Ordering::Acquire) & OUTDATED != 0
     }
 
-    /// Whether it was idle, and is doomed: it has a slot still.
+    /// Whether it was idle, and is perished: it has a slot still.
     pub(crate) fn is_to_make_room(&self) -> bool {
         self.is_doomed() && self.idle_place.load(Ordering::Acquire) != 0
     }
@@ -157,10 +157,10 @@ fn wakes_the_same(one: &Waker, other: &Waker) -> bool {
     one.data() == other.data() && one.vtable() == other.vtable()
 }
 
-/// A connection's tie to its pool.
-pub(crate) struct Tie {
-    pub(crate) owner: Arc<dyn Owner>,
-    pub(crate) link: Arc<Link>,
+/// A connection's pool_handle to its pool.
+pub(crate) struct PoolHandle {
+    pub(crate) owner: Arc<dyn PoolHooks>,
+    pub(crate) link: Arc<ConnectionState>,
     /// Past it the connection is too old.
     pub(crate) expires: Option<Instant>,
     /// Whether the server takes writes now.
@@ -171,7 +171,7 @@ pub(crate) struct Tie {
     pub(crate) span: Option<CheckOutSpan>,
 }
 
-impl Tie {
+impl PoolHandle {
     /// Whether a command may be sent.
     #[inline]
     pub(crate) fn admit(&self) -> Result<(), Error> {
@@ -185,9 +185,9 @@ impl Tie {
     }
 }
 
-impl fmt::Debug for Tie {
+impl fmt::Debug for PoolHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tie")
+        f.debug_struct("PoolHandle")
             .field("link", &self.link)
             .field("for_writes", &self.for_writes)
             .finish_non_exhaustive()
@@ -203,7 +203,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_is_interrupted_at_once() {
-        let link = Arc::new(Link::default());
+        let link = Arc::new(ConnectionState::default());
         let (waits, interrupts) = (link.clone(), link.clone());
         let task = tokio::spawn(async move {
             waits
@@ -219,7 +219,7 @@ mod tests {
     }
 
     /// Interrupts the connection when it is dropped, as one does that drops the last handle of its pool.
-    struct Interrupting(Arc<Link>);
+    struct Interrupting(Arc<ConnectionState>);
 
     impl std::task::Wake for Interrupting {
         fn wake(self: Arc<Self>) {}
@@ -235,7 +235,7 @@ mod tests {
     fn a_former_waker_is_dropped_without_the_lock() {
         let (done, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let link = Arc::new(Link::default());
+            let link = Arc::new(ConnectionState::default());
             let former = Waker::from(Arc::new(Interrupting(link.clone())));
             assert_eq!(link.register(&former), Ok(false));
             assert_eq!(link.register(&former), Ok(true));
