@@ -51,7 +51,7 @@ mod tests {
     use std::time::Duration;
 
     use mongo_core::error::{ClosedReason, Wait};
-    use mongo_core::sdam::RETRYABLE_ERROR;
+    use mongo_core::sdam::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};
 
     use super::*;
 
@@ -63,7 +63,9 @@ mod tests {
             timed_out,
             ErrorKind::PoolCleared.into(),
             ErrorKind::ConnectionClosed(ClosedReason::Interrupted).into(),
-            Error::configuration("x").with_label(RETRYABLE_ERROR),
+            Error::configuration("x")
+                .with_label(RETRYABLE_ERROR)
+                .with_label(SYSTEM_OVERLOADED_ERROR),
         ] {
             let answer = answer(error);
             assert_eq!((answer.status, answer.retry_after), (503, Some(1)));

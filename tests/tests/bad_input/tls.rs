@@ -137,7 +137,7 @@ fn certificates() -> Vec<Attack> {
                 })
             },
             kind!(ErrorKind::Tls(TlsError::Certificate(
-                CertificateProblem::Other(_)
+                CertificateProblem::OfAuthority
             ))),
         ),
     ]

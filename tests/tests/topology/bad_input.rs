@@ -49,10 +49,22 @@ async fn wrong_types_in_a_hello() {
         ("setName", Bson::from(7)),
         ("setVersion", Bson::from("seven")),
         ("maxWireVersion", Bson::from("many")),
-        ("tags", Bson::from(true)),
     ] {
         let wrong = Action::Merge(doc! { field: value });
         one_bad_member(wrong, unknown_with(field)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_field_that_only_informs_is_absent_where_it_has_a_wrong_type() {
+    let secondary = |server: &ServerDescription| server.server_type == ServerType::RsSecondary;
+    for (field, value) in [
+        ("tags", Bson::from(true)),
+        ("me", Bson::from("")),
+        ("lastWrite", Bson::from(7)),
+        ("topologyVersion", Bson::Null),
+    ] {
+        one_bad_member(Action::Merge(doc! { field: value }), secondary).await;
     }
 }
 
