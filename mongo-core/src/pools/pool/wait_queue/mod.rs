@@ -428,3 +428,6 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod properties;
