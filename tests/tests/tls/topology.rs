@@ -12,7 +12,13 @@ use mongo_core::select::Criterion;
 use mongo_core::{ClientOptions, Error, ErrorKind, ServerAddress};
 use mongo_testkit::{Action, Authority, Matcher, ScriptedServer, ServerTls};
 
-use crate::support::{server, trusting, uri};
+use rustls::version;
+use tokio::time::{advance, pause, resume, timeout};
+
+use crate::support::{escape, server, trusting, uri};
+
+/// No test waits for longer, whatever goes wrong.
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn options(uri: &str) -> ClientOptions {
     ClientOptions::parse(uri).expect("options")
@@ -34,6 +40,40 @@ async fn a_topology_is_discovered() {
     let mut client = SingleClient::new(options(&uri)).expect("a client");
     let ping = doc! { "ping": 1 };
     client.run_command("admin", &ping).await.expect("a reply");
+}
+
+/// With TLS 1.3 a server refuses a client's certificate only after the hello.
+#[tokio::test]
+async fn a_monitor_reads_a_renewed_certificate_of_the_client_again() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    for version in [&version::TLS12, &version::TLS13] {
+        let tls = ServerTls::new(authority.server()).version(version);
+        let server = server(tls.clients_of(&authority)).await;
+        let file = stranger.client("app").file();
+        let key = format!("&tlsCertificateKeyFile={}", escape(&file));
+        let more = format!("{}{key}&heartbeatFrequencyMS=500", trusting(&authority));
+        let builder = Topology::builder(options(&uri(&server, "localhost", &more)));
+        let (builder, mut events) = builder.event_channel(100);
+        let topology = builder.build().expect("a topology");
+        topology.connect().expect("connected");
+        let refused = loop {
+            let event = timeout(LIMIT, events.recv()).await.expect("in time");
+            if let SdamEvent::ServerHeartbeatFailed(failed) = event.expect("an event") {
+                break failed.failure;
+            }
+        };
+        assert!(matches!(refused.kind(), ErrorKind::Tls(_)), "{refused}");
+        let renewed = authority.client("app");
+        let text = format!("{}{}", renewed.certificate(), renewed.key());
+        std::fs::write(&file, text).expect("a file");
+        // They are read again every 5 s at most.
+        pause();
+        advance(Duration::from_secs(6)).await;
+        resume();
+        let known = topology.select_by(LIMIT, &Criterion::write(), &[]).await;
+        known.unwrap_or_else(|error| panic!("{version:?}: {error}"));
+        topology.close().await;
+    }
 }
 
 /// The first failed heartbeat of a topology of its own.
