@@ -54,7 +54,7 @@ pub(super) struct Establishers {
     pub(super) server_api: Option<ServerApi>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) command_timeout: Option<Duration>,
-    retries_writes: bool,
+    pub(super) retries_writes: bool,
     compression: Compression,
     events: EventHandlers,
 }
