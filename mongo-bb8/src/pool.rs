@@ -272,6 +272,10 @@ impl Pool {
     }
 
     /// How full the pool is.
+    ///
+    /// bb8's own `statistics` are not shown: this pool looks for idle connections in bb8 in other ways
+    /// than a check-out, and bb8 counts each look as a `get`. How long check-outs took is in the
+    /// [`PoolStatus`](mongo_core::pools::PoolStatus) of [`Pools`](crate::Pools).
     pub fn status(&self) -> Status {
         let bb8 = self.shared.idle.bb8();
         let state = bb8.state();

@@ -21,7 +21,7 @@ use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
 
 #[cfg(feature = "net")]
-pub(crate) use retry::RETRYABLE_WRITE;
+pub(crate) use retry::{LABELS_WRITE_ERRORS, RETRYABLE_WRITE};
 pub(crate) use same::same_system_error;
 pub use tls::{CertificateProblem, TlsError};
 

@@ -17,7 +17,7 @@ const READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET: i32 = 134;
 
 /// From this wire version on (MongoDB 4.4) servers label their errors themselves.
 #[cfg(feature = "net")]
-const LABELS_WRITE_ERRORS: i32 = 9;
+pub(crate) const LABELS_WRITE_ERRORS: i32 = 9;
 
 impl Error {
     /// Whether a read that failed by this can be tried again, on a server selected anew: the network
@@ -84,11 +84,18 @@ impl Error {
                 matches!(reason, super::ClosedReason::Interrupted)
             }
             ErrorKind::Command(CommandError { code, .. }) => {
-                max_wire_version < LABELS_WRITE_ERRORS
-                    && *code != READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET
-                    && RETRYABLE_READ.contains(code)
+                max_wire_version < LABELS_WRITE_ERRORS && is_retryable_write(*code)
             }
             _ => is_network_error(self),
+        }
+    }
+
+    /// Labels the `writeConcernError` of a server that labels none itself.
+    #[cfg(feature = "net")]
+    pub(crate) fn of_write_concern(self) -> Self {
+        match self.code().is_some_and(is_retryable_write) {
+            true => self.with_label(RETRYABLE_WRITE),
+            false => self,
         }
     }
 
@@ -100,6 +107,12 @@ impl Error {
             false => self,
         }
     }
+}
+
+/// Whether a write can be tried again after a code of a server before 4.4.
+#[cfg(feature = "net")]
+fn is_retryable_write(code: i32) -> bool {
+    code != READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET && RETRYABLE_READ.contains(&code)
 }
 
 #[cfg(test)]

@@ -172,15 +172,18 @@ impl Heartbeat {
     }
 
     /// What the connection that [`Check::Connect`] asked for waits for until it is open, for the error of a
-    /// time-out; `None` is [`Wait::Connect`].
-    pub fn handle_opening(&mut self, wait: Option<Wait>) {
+    /// time-out. Default [`Wait::Connect`]. After [`handle_connected`](Self::handle_connected) it means
+    /// that another connection is opened in place of that one, which the other side has cut off.
+    pub fn handle_opening(&mut self, wait: Wait) {
         if let State::Checking {
             check: Check::Connect,
             opening,
+            sent,
+            connection_id,
             ..
         } = &mut self.state
         {
-            *opening = wait.unwrap_or(Wait::Connect);
+            (*opening, *sent, *connection_id) = (wait, None, None);
         }
     }
 
@@ -327,6 +330,10 @@ impl Heartbeat {
     /// Goes on with the check that runs by the legacy hello.
     fn check_by_legacy_hello(&mut self, now: Instant) {
         self.refuses_hello = true;
+        if let Some(connection) = &mut self.connection {
+            // A refusal is the last reply of a stream.
+            connection.more_to_come = false;
+        }
         let next = self.next_check();
         if let State::Checking { check, sent, .. } = &mut self.state {
             (*check, *sent) = (next.clone(), Some(now));

@@ -31,4 +31,4 @@ pub use msg::{DocumentSequence, MsgFlags, OpMsg, OpMsgBuilder};
 pub(crate) use reply::write_concern_failure;
 pub use reply::{WriteConcernError, check_ok, check_write, write_concern_error};
 #[cfg(feature = "net")]
-pub(crate) use reply::{check_write_of, glance, write_concern_error_of};
+pub(crate) use reply::{check_write_of, glance, lacks_write_errors, write_concern_error_of};

@@ -136,6 +136,13 @@ pub(crate) fn check_write_of(
     }
 }
 
+/// Whether [`check_write_of`] tells of a `writeConcernError`, and not of `writeErrors`.
+#[cfg(feature = "net")]
+pub(crate) fn lacks_write_errors(reply: &RawDocument, fields: Option<&ReplyFields>) -> bool {
+    let (fields, is_whole) = known(reply, fields);
+    is_whole && fields.first_write_error(reply).is_none()
+}
+
 /// The `writeConcernError` of a reply, where it has one.
 pub fn write_concern_error(reply: &RawDocument) -> Option<WriteConcernError> {
     told_of_write_concern(reply, &known(reply, None).0)

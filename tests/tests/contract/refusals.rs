@@ -18,6 +18,7 @@ on_both! {
     a_secondary_that_refuses_a_plain_read_is_no_other_server,
     a_reply_that_is_too_long_to_be_read_away_is_named,
     writes_that_can_be_retried_are_labelled,
+    errors_of_servers_before_4_4_are_labelled,
 }
 
 /// Which connection serves the check-out after one whose command was refused by a code.
@@ -198,5 +199,65 @@ async fn writes_that_can_be_retried_are_labelled<B: Backend<Config: Default>>() 
         let paused = paused.expect_err("paused");
         assert!(matches!(paused.kind(), ErrorKind::PoolCleared), "{paused}");
         assert_eq!(is_labelled(&paused), expected, "{options}: {paused}");
+    }
+}
+
+/// Retryable writes, "RetryableWriteError Labels": of a mongod's or a mongos' code, of a mongod's
+/// `writeConcernError`, and of no `writeErrors`; where the server has no labels of its own.
+async fn errors_of_servers_before_4_4_are_labelled<B: Backend<Config: Default>>() {
+    let insert = doc! {"insert": "c", "documents": [{"x": 1}]};
+    let numbered = doc! {"insert": "c", "documents": [{"x": 1}], "txnNumber": 1_i64};
+    let error = |code| Action::Error(ErrorReply::new(code, "Refused", "by the test"));
+    let unconfirmed = |code| doc! {"code": code, "errmsg": "by the test"};
+    let concern = |code| Action::Reply(doc! {"ok": 1, "writeConcernError": unconfirmed(code)});
+    let write_error = doc! {"index": 0, "code": 6, "errmsg": "by the test"};
+    let writes = doc! {"ok": 1, "writeErrors": [write_error]};
+    let mut both = writes.clone();
+    both.insert("writeConcernError", unconfirmed(6));
+    // Whether a mongod's is labelled, and a mongos'.
+    for (command, action, expected) in [
+        (&numbered, error(6), [true, true]),
+        (&insert, error(6), [false, false]),
+        (&numbered, error(134), [false, false]),
+        (&numbered, error(11000), [false, false]),
+        (&insert, concern(6), [true, false]),
+        (&insert, concern(100), [false, false]),
+        (&insert, Action::Reply(writes), [false, false]),
+        (&insert, Action::Reply(both), [false, false]),
+    ] {
+        for (version, is_mongos, options) in [
+            (8, false, ""),
+            (8, true, ""),
+            (9, false, ""),
+            (8, false, "retryWrites=false"),
+        ] {
+            let sim = Sim::of(1).await;
+            let script = sim.set.server(0).script();
+            let mut says = doc! {"maxWireVersion": version};
+            if is_mongos {
+                says.insert("msg", "isdbgrid");
+            }
+            script.add(Matcher::hello().then(Action::Merge(says)));
+            script.add(Matcher::command("insert").then(action.clone()));
+            let pool = pool_of::<B>(&sim, options, ManagerConfig::default());
+            let mut held = pool
+                .get(Deadline::after(LIMIT))
+                .await
+                .expect("a connection");
+            let checked = match held.run_command("db", command).await {
+                Err(error) => [error.clone(), error],
+                Ok(reply) => [
+                    reply.check_write().expect_err("an error"),
+                    reply.into_owned().check_write().expect_err("an error"),
+                ],
+            };
+            let expected = expected[usize::from(is_mongos)] && version < 9 && options.is_empty();
+            for error in checked {
+                let what = format!("{command} {action:?} {version} {is_mongos} {options}");
+                assert_eq!(is_labelled(&error), expected, "{what}: {error}");
+            }
+            drop(held);
+            pool.close();
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mongo_core::auth::Credential;
 use mongo_core::error::Wait;
-use mongo_core::pools::{Backend, PinReason, PooledConnection};
+use mongo_core::pools::{Backend, PinReason, PooledConnection, Pools, PoolsConfig};
 use mongo_core::{Error, ErrorKind};
 use mongo_testkit::{Action, Gate};
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ on_both! {
     nobody_is_overtaken_while_a_pool_grows,
     who_gives_up_leaves_its_turn_to_the_next,
     a_wait_is_counted_where_it_belongs,
+    each_check_out_is_counted_once_and_no_sweep,
 }
 
 async fn who_asks_first_is_served_first<B: Backend<Config: Default>>() {
@@ -205,5 +206,40 @@ async fn a_wait_is_counted_where_it_belongs<B: Backend<Config: Default>>() {
     assert_eq!(after.at_once, before.at_once + 1);
     // From 100 to 500 ms.
     assert_eq!(after.buckets[5], before.buckets[5] + 1, "{after:?}");
+    pools.close().await;
+}
+
+/// However it ends; and what goes on in the pool besides is no check-out.
+async fn each_check_out_is_counted_once_and_no_sweep<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let every_second = PoolsConfig::default().with_maintenance_interval(Duration::from_secs(1));
+    let pools: Pools<B> = sim
+        .builder("maxPoolSize=2&waitQueueTimeoutMS=100")
+        .config(every_second)
+        .build()
+        .expect("pools");
+    let counted = || {
+        let status = status_of(&pools);
+        let times = status.wait_times;
+        let counted = times.at_once + times.buckets.iter().sum::<u64>();
+        (counted, status.waiting, status.in_use, status.idle)
+    };
+    let held = hold(&pools, 2).await;
+    assert_eq!(counted(), (2, 0, 2, 0));
+    let waiting = [(); 3].map(|()| get_in_task(&pools));
+    eventually("they wait", || counted() == (2, 3, 2, 0)).await;
+    for task in waiting {
+        task.abort();
+        drop(task.await.expect_err("cancelled"));
+    }
+    assert_eq!(counted(), (5, 0, 2, 0));
+    pools.get().await.map(drop).expect_err("all are in use");
+    assert_eq!(counted(), (6, 0, 2, 0));
+    drop(held);
+    assert_eq!(counted(), (6, 0, 0, 2));
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(counted(), (6, 0, 0, 2), "after 20 sweeps");
+    drop(hold(&pools, 2).await);
+    assert_eq!(counted(), (8, 0, 0, 2));
     pools.close().await;
 }

@@ -15,7 +15,7 @@ fn factory(uri: &str) -> ConnectionFactory {
     builder.build().expect("a factory")
 }
 
-async fn establish(uri: &str) -> Connection {
+pub(crate) async fn establish(uri: &str) -> Connection {
     let connection = factory(uri).establish(Deadline::never()).await;
     connection.expect("a connection")
 }

@@ -4,6 +4,7 @@
 //! and a test without a subscriber would answer that nobody wants it.
 
 mod connections;
+mod length;
 mod spans;
 mod topology;
 

@@ -64,6 +64,36 @@ async fn min_idle_is_refused_with_its_remedy() {
     config.builder().expect("a bare pool keeps it");
 }
 
+/// bb8 would count each look for an idle connection as a get, and one in vain as pending for ever.
+#[tokio::test]
+async fn bb8s_statistics_are_not_shown() {
+    let server = ScriptedServer::start().await;
+    let wait = Duration::from_millis(100);
+    let pool = pool_of(
+        &server,
+        Pool::builder().max_size(1).connection_timeout(wait),
+    );
+    let held = pool.get().await.expect("a connection");
+    let mut given_up = Box::pin(pool.get());
+    assert!(poll_once(given_up.as_mut()).is_pending());
+    assert_eq!(pool.status().waiting, 1);
+    drop(given_up);
+    pool.get().await.map(drop).expect_err("all are in use");
+    let shown = |available| {
+        let size = "max_size: 1, size: 1";
+        format!("Status {{ {size}, available: {available}, waiting: 0 }}")
+    };
+    assert_eq!(format!("{:?}", pool.status()), shown(0));
+    drop(held);
+    // A sweep takes the idle one out, and puts it back.
+    <Pool as mongo_core::pools::Backend>::sweep(&pool);
+    assert_eq!(format!("{:?}", pool.status()), shown(1));
+    let debug = format!("{pool:?}");
+    for word in ["statistics", "gets", "get_"] {
+        assert!(!debug.contains(word), "{debug}");
+    }
+}
+
 #[derive(Debug)]
 struct Refusing;
 

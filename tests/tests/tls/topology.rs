@@ -1,5 +1,6 @@
 //! Monitors over TLS, and clients without any.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,19 @@ use bson::doc;
 use mongo_core::error::{CertificateProblem, TlsError, Wait};
 use mongo_core::event::SdamEvent;
 use mongo_core::net::{Connector, SingleClient, SocketConnector, Stream, Topology};
+use mongo_core::pools::{Backend, Pools};
 use mongo_core::select::Criterion;
 use mongo_core::{ClientOptions, Error, ErrorKind, ServerAddress};
 use mongo_testkit::{Action, Authority, Matcher, ScriptedServer, ServerTls};
 
-use crate::support::{server, trusting, uri};
+use rustls::{SupportedProtocolVersion, version};
+use tokio::sync::broadcast;
+use tokio::time::{advance, pause, resume, timeout};
+
+use crate::support::{escape, server, trusting, uri};
+
+/// No test waits for longer, whatever goes wrong.
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn options(uri: &str) -> ClientOptions {
     ClientOptions::parse(uri).expect("options")
@@ -34,6 +43,102 @@ async fn a_topology_is_discovered() {
     let mut client = SingleClient::new(options(&uri)).expect("a client");
     let ping = doc! { "ping": 1 };
     client.run_command("admin", &ping).await.expect("a reply");
+}
+
+/// A server for clients of an authority, and a client whose certificate is of a stranger's.
+struct Renewal {
+    authority: Authority,
+    server: ScriptedServer,
+    file: PathBuf,
+    uri: String,
+    /// Its files go with it.
+    _stranger: Authority,
+}
+
+impl Renewal {
+    async fn of(version: &'static SupportedProtocolVersion) -> Self {
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let tls = ServerTls::new(authority.server()).version(version);
+        let server = server(tls.clients_of(&authority)).await;
+        let file = stranger.client("app").file();
+        let key = format!("&tlsCertificateKeyFile={}", escape(&file));
+        let more = format!("{}{key}&heartbeatFrequencyMS=500", trusting(&authority));
+        Self {
+            uri: uri(&server, "localhost", &more),
+            authority,
+            server,
+            file,
+            _stranger: stranger,
+        }
+    }
+
+    /// The authority has issued a certificate for the client, and as much time has passed as files
+    /// are not read again for.
+    async fn renew(&self) {
+        let renewed = self.authority.client("app");
+        let text = format!("{}{}", renewed.certificate(), renewed.key());
+        std::fs::write(&self.file, text).expect("a file");
+        pause();
+        advance(Duration::from_secs(6)).await;
+        resume();
+    }
+}
+
+/// The next failure of a heartbeat.
+async fn refused(events: &mut broadcast::Receiver<SdamEvent>) -> Error {
+    loop {
+        let event = timeout(LIMIT, events.recv()).await.expect("in time");
+        if let SdamEvent::ServerHeartbeatFailed(failed) = event.expect("an event") {
+            return failed.failure;
+        }
+    }
+}
+
+/// With TLS 1.3 a server refuses a client's certificate only after the hello.
+#[tokio::test]
+async fn a_monitor_reads_a_renewed_certificate_of_the_client_again() {
+    for version in [&version::TLS12, &version::TLS13] {
+        let renewal = Renewal::of(version).await;
+        let builder = Topology::builder(options(&renewal.uri));
+        let (builder, mut events) = builder.event_channel(100);
+        let topology = builder.build().expect("a topology");
+        topology.connect().expect("connected");
+        let refused = refused(&mut events).await;
+        assert!(matches!(refused.kind(), ErrorKind::Tls(_)), "{refused}");
+        renewal.renew().await;
+        let known = topology.select_by(LIMIT, &Criterion::write(), &[]).await;
+        known.unwrap_or_else(|error| panic!("{version:?}: {error}"));
+        topology.close().await;
+    }
+}
+
+/// No check-out has to fail first: pools use what their monitors have read.
+async fn pools_use_what_their_monitors_have_read<B: Backend<Config: Default>>() {
+    for version in [&version::TLS12, &version::TLS13] {
+        let renewal = Renewal::of(version).await;
+        let (told, mut events) = broadcast::channel(100);
+        let pools = Pools::<B>::builder(options(&renewal.uri)).on_sdam(move |event| {
+            let _ = told.send(event.clone());
+        });
+        let pools = pools.build().expect("pools");
+        pools.connect().expect("connected");
+        refused(&mut events).await;
+        renewal.renew().await;
+        let got = timeout(LIMIT, pools.get()).await.expect("in time");
+        drop(got.unwrap_or_else(|error| panic!("{version:?}: {error}")));
+        pools.close().await;
+        assert!(renewal.server.look(|seen| seen.protocol_errors.is_empty()));
+    }
+}
+
+#[tokio::test]
+async fn pools_of_deadpool_use_what_their_monitors_have_read() {
+    pools_use_what_their_monitors_have_read::<mongo_deadpool::Pool>().await;
+}
+
+#[tokio::test]
+async fn pools_of_bb8_use_what_their_monitors_have_read() {
+    pools_use_what_their_monitors_have_read::<mongo_bb8::Pool>().await;
 }
 
 /// The first failed heartbeat of a topology of its own.

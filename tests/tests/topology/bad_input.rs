@@ -53,6 +53,11 @@ async fn wrong_types_in_a_hello() {
         let wrong = Action::Merge(doc! { field: value });
         one_bad_member(wrong, unknown_with(field)).await;
     }
+    // It only informs.
+    let untagged = |member: &ServerDescription| {
+        member.server_type == ServerType::RsSecondary && member.tags.is_empty()
+    };
+    one_bad_member(Action::Merge(doc! { "tags": true }), untagged).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod failures;
+mod legacy;
 mod limits;
 
 use std::sync::{Arc, Mutex};

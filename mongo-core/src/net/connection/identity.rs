@@ -5,7 +5,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use tokio::time::Instant;
 
 use crate::ServerAddress;
-use crate::error::{Error, RETRYABLE_WRITE};
+use crate::error::{Error, LABELS_WRITE_ERRORS, RETRYABLE_WRITE};
 use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
 use crate::net::auth::exchange::ReauthState;
@@ -60,13 +60,10 @@ impl Identity {
         }
     }
 
-    /// Labels the error within a good reply to a write.
-    pub(crate) fn label_write_error(&self, error: Error) -> Error {
-        let wire_version = self.description.max_wire_version;
-        match self.retries_writes && error.fails_writes_retryably(wire_version) {
-            true => error.with_label(RETRYABLE_WRITE),
-            false => error,
-        }
+    /// Whether the client labels a `writeConcernError`: of a mongod that labels none itself.
+    pub(crate) fn labels_write_concern_errors(&self) -> bool {
+        let labels_itself = self.description.max_wire_version >= LABELS_WRITE_ERRORS;
+        self.retries_writes && !self.description.mongos && !labels_itself
     }
 
     /// The same, of no pool, for a connection that nothing can be done with.

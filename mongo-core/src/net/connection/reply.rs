@@ -46,6 +46,7 @@ impl<'a> Reply<'a> {
             body: self.body.to_owned(),
             server: self.identity.server.clone(),
             user: self.identity.user.clone(),
+            labels_write_concern_errors: self.identity.labels_write_concern_errors(),
         }
     }
 
@@ -74,8 +75,8 @@ impl<'a> Reply<'a> {
     /// `writeErrors`, or else of its `writeConcernError`. The reply is in it, as
     /// [`CommandError::reply`](crate::error::CommandError::reply) says; what else it says was done.
     pub fn check_write(&self) -> Result<()> {
-        wire::check_write_of(self.body, self.fields)
-            .map_err(|error| self.identity.label_write_error(self.identity.name(error)))
+        let is_labelled = self.identity.labels_write_concern_errors();
+        check_write(self.body, self.fields, is_labelled).map_err(|error| self.identity.name(error))
     }
 
     /// The error of a write that was done but not acknowledged as its write concern asks.
@@ -92,6 +93,18 @@ impl<'a> Reply<'a> {
     fn unreadable(&self, error: bson::error::Error) -> Error {
         self.identity.name(unreadable(error))
     }
+}
+
+/// [`wire::check_write`], with the label of a `writeConcernError` where the client adds it.
+///
+/// Specification: retryable writes, "RetryableWriteError Labels".
+fn check_write(reply: &RawDocument, fields: Option<&ReplyFields>, is_labelled: bool) -> Result<()> {
+    wire::check_write_of(reply, fields).map_err(|error| {
+        match is_labelled && wire::lacks_write_errors(reply, fields) {
+            true => error.of_write_concern(),
+            false => error,
+        }
+    })
 }
 
 /// The longest text of an error about a reply's type, in bytes: it may quote a value of the reply.
@@ -114,6 +127,7 @@ pub struct OwnedReply {
     body: RawDocumentBuf,
     server: ServerAddress,
     user: Option<Arc<str>>,
+    labels_write_concern_errors: bool,
 }
 
 impl OwnedReply {
@@ -144,7 +158,8 @@ impl OwnedReply {
     /// # Errors
     /// As there.
     pub fn check_write(&self) -> Result<()> {
-        wire::check_write(&self.body).map_err(|error| self.name(error))
+        let is_labelled = self.labels_write_concern_errors;
+        check_write(&self.body, None, is_labelled).map_err(|error| self.name(error))
     }
 
     /// See [`Reply::write_concern_error`].

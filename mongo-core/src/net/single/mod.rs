@@ -105,7 +105,8 @@ impl SingleClient {
         C: Serialize + ?Sized,
     {
         let deadline = self.topology.deadline();
-        let server = self.connect(criterion, deadline).await?;
+        let server = self.connect(criterion, deadline).await;
+        let server = server.map_err(|error| self.topology.label_check_out(error))?;
         let link = self.link(&server)?;
         let LinkState::Ready(connection) = &mut link.state else {
             return Err(lost(&server));

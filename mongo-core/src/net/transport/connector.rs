@@ -99,10 +99,11 @@ pub(crate) async fn telling<F: Future>(future: F, mut tell: impl FnMut(Wait)) ->
 ///
 /// A host name's addresses are tried in turns of IPv6 and IPv4, the next one 250 ms after the one
 /// before or as soon as that has failed (happy eyeballs, RFC 8305); the first to answer wins. If
-/// it closes or resets the connection before the first byte of an answer, to TLS or to the hello, the
-/// others are tried, within the same time; where this connector is used by itself, not in another
-/// one. TCP
-/// sockets have `TCP_NODELAY` set and are kept alive: probes begin after 120 s of silence and follow
+/// it closes or resets the connection before TLS is agreed on, or before the first byte of the answer to
+/// the hello, the others are tried, within the same time; where this connector is used by itself, not
+/// in another one.
+///
+/// TCP sockets have `TCP_NODELAY` set and are kept alive: probes begin after 120 s of silence and follow
 /// each other every 10 s, and after 9 without an answer the socket is closed. (Where the system has
 /// no such settings for a single socket, its own hold.)
 ///

@@ -37,14 +37,29 @@ pub(crate) struct Transport {
 pub(crate) struct TransportBuilder {
     pub(crate) connector: Option<Arc<dyn Connector>>,
     pub(crate) tls: Option<Tls>,
+    /// What it has been built into, for all parts of one client.
+    built: Option<Transport>,
 }
 
 impl TransportBuilder {
+    /// Builds it once: monitors and pools read the files of TLS together, and read renewed ones
+    /// together.
+    ///
+    /// # Errors
+    /// See [`build`](Self::build).
+    pub(crate) fn share(&mut self, options: &ClientOptions) -> Result<()> {
+        self.built = Some(self.clone().build(options)?);
+        Ok(())
+    }
+
     /// The layers that the options ask for.
     ///
     /// # Errors
     /// What they ask for and this build, or this version, can't do; what contradicts itself.
     pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
+        if let Some(built) = self.built {
+            return Ok(built);
+        }
         let opens_sockets = self.connector.is_none();
         let is_direct = opens_sockets && options.proxy.is_none();
         let connector: Arc<dyn Connector> = match (self.connector, &options.proxy) {

@@ -267,7 +267,11 @@ impl<B: Backend> PoolsBuilder<B> {
         let owns_topology = self.topology.is_none();
         let topology = match self.topology.take() {
             Some(topology) => topology,
-            None => self.own_topology()?,
+            None => {
+                self.options.validate()?;
+                self.transport.share(&self.options)?;
+                self.own_topology()?
+            }
         };
         let template = self.template(Some(&topology))?;
         let credential = identity.credential.clone();

@@ -7,7 +7,7 @@ use mongo_core::bson::doc;
 use mongo_core::error::ErrorKind;
 use mongo_core::event::SdamEvent;
 use mongo_core::select::Criterion;
-use mongo_testkit::{Deployment, SimNetwork};
+use mongo_testkit::{Deployment, Matcher, SimNetwork, User};
 use tokio::time::{Instant, sleep};
 
 use super::{accepted, client, hellos, over, ping, three};
@@ -149,4 +149,20 @@ async fn a_restarted_server_is_connected_to_again() {
     sleep(Duration::from_millis(10)).await;
     assert_eq!(ping(&mut client).await.expect("again"), set.address(0));
     assert_eq!(accepted(&set), [2, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_failure_of_what_precedes_a_command_is_labelled() {
+    for (options, expected) in [("", true), ("&retryWrites=false", false)] {
+        let network = SimNetwork::new(71);
+        let user = User::new("one", "first").iterations(4096);
+        let set = Deployment::replica_set("rs").members(1).user(user);
+        let set = set.network(&network).start().await;
+        let cut = Matcher::command("saslContinue").drop_connection();
+        set.server(0).script().add(cut);
+        let uri = format!("{}{options}", set.uri_for("one", "first"));
+        let error = ping(&mut client(&uri, &network)).await.expect_err("cut");
+        assert!(matches!(error.kind(), ErrorKind::Network(_)), "{error}");
+        assert_eq!(error.has_label("RetryableWriteError"), expected, "{error}");
+    }
 }

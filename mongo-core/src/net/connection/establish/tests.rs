@@ -68,8 +68,8 @@ async fn serve(mut stream: TcpStream, manner: Manner) -> io::Result<()> {
     }
 }
 
-fn establisher() -> Establisher {
-    let options = ClientOptions::parse("mongodb://db.example").expect("a connection string");
+fn establisher(uri: &str) -> Establisher {
+    let options = ClientOptions::parse(uri).expect("a connection string");
     Establisher {
         transport: TransportBuilder::default().build(&options).expect("TCP"),
         authenticator: Arc::new(Authenticator::nobody()),
@@ -96,7 +96,7 @@ async fn greeted(manners: &[Manner]) -> (Result<()>, usize) {
     for manner in manners {
         addresses.push(server(*manner).await);
     }
-    let establisher = establisher();
+    let establisher = establisher("mongodb://db.example");
     let mut hellos = 0;
     let mut enter = |wait| hellos += usize::from(wait == Wait::Handshake);
     let greeted = async {
@@ -138,4 +138,22 @@ async fn the_last_address_gives_the_error() {
     let failed = failed.expect_err("nobody answers");
     assert!(matches!(failed.kind(), ErrorKind::Network(_)), "{failed}");
     assert_eq!(hellos, 2);
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn an_address_that_ends_connections_before_tls_does_not_hide_another() {
+    let mut addresses = Vec::new();
+    for _ in 0..3 {
+        addresses.push(server(Manner::HangsUp).await);
+    }
+    let establisher = establisher("mongodb://db.example/?tls=true&tlsInsecure=true");
+    let mut waits = Vec::new();
+    let mut enter = |wait| waits.push(wait);
+    let opened = establisher.open(Untried::of(addresses), &mut enter);
+    let opened = tokio::time::timeout(Duration::from_secs(20), opened).await;
+    let failed = opened.expect("in time").map(drop).expect_err("closed");
+    assert!(matches!(failed.kind(), ErrorKind::Network(_)), "{failed}");
+    waits.dedup();
+    assert_eq!(waits, [Wait::Connect, Wait::Tls].repeat(3));
 }

@@ -54,7 +54,7 @@ pub(crate) struct Establishers {
     pub(crate) server_api: Option<ServerApi>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
-    retries_writes: bool,
+    pub(crate) retries_writes: bool,
     compression: Compression,
     events: EventHandlers,
 }

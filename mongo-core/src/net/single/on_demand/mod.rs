@@ -222,6 +222,11 @@ impl OnDemandTopology {
         self.establishers.metadata.append(driver_info)
     }
 
+    /// Labels the error of what precedes a command.
+    pub(super) fn label_check_out(&self, error: Error) -> Error {
+        error.of_check_out(self.establishers.retries_writes)
+    }
+
     /// Tells of an error on a connection of the application's, or of a command on one: the server
     /// may be marked unknown, and the next selection may scan.
     ///

@@ -238,8 +238,9 @@ type Step = Pin<Box<dyn Future<Output = Result<Stepped>> + Send>>;
 struct Link {
     channel: Option<Channel>,
     step: Option<Step>,
-    /// What the step that opens the connection waits for.
+    /// What the step that opens the connection waits for; `None` once it is open.
     opening: Option<Wait>,
+    /// The addresses for a connection that the other side cuts off.
     untried: Untried,
 }
 
@@ -280,6 +281,13 @@ impl Link {
         outcome
     }
 
+    /// Tells what the connection that is being opened waits for.
+    fn tell_opening(&self, heartbeat: &mut Heartbeat) {
+        if let Some(wait) = self.opening {
+            heartbeat.handle_opening(wait);
+        }
+    }
+
     /// Begins what a check asks for.
     fn check(&mut self, monitoring: &Monitoring, server: &ServerAddress, check: Check) {
         let channel = self.channel.take();
@@ -300,7 +308,7 @@ impl Link {
     /// Opens the transport.
     fn connect(&mut self, monitoring: &Monitoring, server: &ServerAddress, mut untried: Untried) {
         let (transport, server) = (monitoring.transport.clone(), server.clone());
-        self.opening = None;
+        self.opening = Some(Wait::Connect);
         self.begin(async move {
             let stream = transport.connect(&server, &mut untried).await?;
             Ok(Stepped::Opened(stream, untried))
@@ -366,10 +374,13 @@ impl Link {
         let transport = monitoring.transport.clone();
         let metadata = monitoring.metadata.document();
         let server_api = monitoring.options.server_api;
+        self.opening = None;
         self.begin(async move {
             match first_hello(&mut channel, metadata, server_api).await {
                 Ok(()) => Ok(Stepped::Replied(channel)),
-                Err(error) if channel.is_unheard() => Ok(Stepped::CutOff(error)),
+                Err(error) if channel.is_unheard() && is_cut_off(&error) => {
+                    Ok(Stepped::CutOff(error))
+                }
                 Err(error) => {
                     transport.note_failure(&error).await;
                     Err(error)
@@ -426,7 +437,7 @@ impl Pump {
                 Some(sample) = sampled.recv() => heartbeat.handle_round_trip(sample),
                 stepped = link.stepped() => self.stepped(&mut heartbeat, &mut link, stepped),
                 () = timer.at(heartbeat.poll_timeout()) => {
-                    heartbeat.handle_opening(link.opening);
+                    link.tell_opening(&mut heartbeat);
                     heartbeat.handle_timeout(now());
                 }
                 () = self.control.request.notified() => heartbeat.handle_request(now()),
@@ -453,7 +464,7 @@ impl Pump {
                 Ok((reply, more_to_come)) => heartbeat.handle_reply(now(), reply, more_to_come),
                 Err(error) => heartbeat.handle_error(now(), error),
             },
-            Progress::Opening => {}
+            Progress::Opening => link.tell_opening(heartbeat),
             Progress::Failed(error) => heartbeat.handle_error(now(), error),
         }
     }

@@ -33,7 +33,8 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// # Renewed files
 /// Where TLS fails, the certificates in `tlsCAFile` and `tlsCertificateKeyFile` are read again, at most
 /// every 5 s: later connections use what is there then. Files that can't be used, such as one that is
-/// half written, change nothing. Connections that are there stay as they are, and so does a
+/// half written, change nothing. [`Pools`](crate::pools::Pools) and their monitors read them together.
+/// Connections that are there stay as they are, and so does a
 /// configuration of [your own](Self::new).
 ///
 /// # Whom it trusts

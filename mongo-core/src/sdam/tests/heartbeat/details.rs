@@ -86,7 +86,9 @@ fn a_connection_that_is_not_opened_in_time_names_its_wait() {
     ] {
         let mut drive = Drive::new(settings());
         drive.advance(Duration::ZERO);
-        drive.heartbeat.handle_opening(opening);
+        if let Some(opening) = opening {
+            drive.heartbeat.handle_opening(opening);
+        }
         let due = drive.heartbeat.poll_timeout().expect("a limit");
         drive.heartbeat.handle_timeout(due);
         let failed = std::iter::from_fn(|| drive.heartbeat.poll_output()).find_map(|output| {
@@ -97,6 +99,82 @@ fn a_connection_that_is_not_opened_in_time_names_its_wait() {
         });
         let failed = failed.expect("a failure");
         assert!(failed.contains(wanted), "{failed}");
+    }
+}
+
+/// The wait, the duration and the number are those of the connection that takes the place of one that
+/// was cut off.
+#[test]
+fn a_connection_in_place_of_one_that_was_cut_off_is_told_of() {
+    use crate::error::Wait;
+    let begun = || {
+        let mut drive = Drive::new(polling());
+        drive.advance(Duration::ZERO);
+        drive.now += ms(1000);
+        drive.heartbeat.handle_connected(drive.now, 8);
+        drive.heartbeat.handle_opening(Wait::Connect);
+        drive.outputs();
+        drive
+    };
+    let mut silent = begun();
+    assert_eq!(silent.due(), Some(2000), "the limit is the check's");
+    silent.advance(ms(2000));
+    silent.outputs();
+    assert!(
+        silent.failure().contains("connecting"),
+        "{}",
+        silent.failure()
+    );
+
+    let mut heard = begun();
+    heard.now += ms(500);
+    heard.heartbeat.handle_connected(heard.now, 9);
+    heard.reply(20, &reply(None), false);
+    let outputs = heard.outputs();
+    assert_eq!(outputs, ["succeeded false 20ms", "describe Standalone"]);
+
+    let mut unheard = begun();
+    unheard.heartbeat.handle_connected(unheard.now, 9);
+    unheard.advance(ms(2000));
+    unheard.outputs();
+    let failure = unheard.failure();
+    assert!(failure.contains("handshake"), "{failure}");
+}
+
+#[test]
+fn a_server_that_refuses_hello_gets_the_legacy_one() {
+    for code in [59, 115] {
+        let refusal = rawdoc! { "ok": 0, "code": code };
+        for streamed in [false, true] {
+            let mut drive = Drive::new(settings());
+            drive.connect(&reply(Some(1)));
+            if streamed {
+                drive.reply(20, &reply(Some(2)), true);
+            }
+            drive.outputs();
+            drive.reply(20, &refusal, false);
+            assert_eq!(drive.outputs(), ["AwaitableHello"], "{code} {streamed}");
+            let command = drive.command.take().expect("a command");
+            assert_eq!(command.get_i32("isMaster").ok(), Some(1), "{command:?}");
+            // It is the same check still.
+            drive.reply(20, &reply(Some(3)), false);
+            let outputs = drive.outputs();
+            assert_eq!(outputs[0], "succeeded true 20ms", "{outputs:?}");
+        }
+        // Another one fails the check, and so does a second refusal.
+        for refusals in [
+            &[rawdoc! { "ok": 0, "code": 13 }][..],
+            &[refusal.clone(), refusal],
+        ] {
+            let mut drive = Drive::new(settings());
+            drive.connect(&reply(Some(1)));
+            for refusal in refusals {
+                drive.outputs();
+                drive.reply(20, refusal, false);
+            }
+            let outputs = drive.outputs();
+            assert!(outputs.contains(&"disconnect".to_owned()), "{outputs:?}");
+        }
     }
 }
 
