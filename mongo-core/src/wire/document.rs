@@ -11,8 +11,11 @@ pub(super) const MIN_DOCUMENT: usize = 5;
 /// The least that one level of nesting takes: type, an empty name, a length, a terminator.
 const BYTES_PER_LEVEL: usize = 7;
 
-/// Bytes of a name that take as long to look at as an element does.
+/// Bytes of a name or of a regular expression that take as long to look at as an element does.
 const BYTES_PER_ELEMENT: usize = 64;
+
+/// The type of a regular expression.
+const REGEX: u8 = 0x0B;
 
 /// Whether a document of `length` bytes can be nested deeper: spares small replies the walk.
 pub(super) fn may_be_deeper(length: usize, max_depth: usize) -> bool {
@@ -59,18 +62,28 @@ pub(super) struct Walk {
     /// Where the containers end that the walk is in.
     ends: Vec<usize>,
     at: usize,
+    /// C strings of a regular expression that come before the next element.
+    texts: usize,
+    /// Bytes of the C string that comes next in which its end was not.
+    looked_at: usize,
 }
 
 impl Walk {
     pub(super) fn new(length: usize) -> Self {
         let mut ends = Vec::with_capacity(8);
         ends.push(length);
-        Self { ends, at: 4 }
+        Self {
+            ends,
+            at: 4,
+            texts: 0,
+            looked_at: 0,
+        }
     }
 
     /// Walks on, over as many elements of the same document as `budget` has, and takes them from it;
     /// says whether that was all. Calls `see` with each element of the top level, as
-    /// [`find_elements`] does. Long names take more of the budget.
+    /// [`find_elements`] does. Long names and regular expressions take more of the budget, and several
+    /// steps if need be.
     pub(super) fn step(
         &mut self,
         document: &[u8],
@@ -85,22 +98,41 @@ impl Walk {
                 return Ok(false);
             }
             *budget -= 1;
+            if self.texts > 0 {
+                let Some(next) = skip_text(document, at, &mut self.looked_at, budget)? else {
+                    self.at = at;
+                    return Ok(false);
+                };
+                at = next;
+                self.texts -= 1;
+                if at >= end {
+                    return Err(WireError::Document(at));
+                }
+                continue;
+            }
             let kind = *document.get(at).ok_or(WireError::Document(at))?;
-            at += 1;
             if kind == 0 {
+                at += 1;
                 if at != end {
                     return Err(WireError::Document(at));
                 }
                 ends.pop();
                 continue;
             }
-            let key = at;
-            at = skip_cstring(document, key)?;
-            *budget = budget.saturating_sub((at - key) / BYTES_PER_ELEMENT);
+            let key = at + 1;
+            let Some(next) = skip_text(document, key, &mut self.looked_at, budget)? else {
+                self.at = at;
+                return Ok(false);
+            };
+            at = next;
             if ends.len() == 1
                 && let Some(name) = document.get(key..at - 1)
             {
                 see(name, kind, at);
+            }
+            if kind == REGEX {
+                self.texts = 2;
+                continue;
             }
             match value(document, at, kind)? {
                 Value::Flat(next) => at = next,
@@ -226,8 +258,8 @@ fn value(bytes: &[u8], at: usize, kind: u8) -> Result<Value, WireError> {
         0x07 => flat(12),
         // Boolean.
         0x08 => flat(1),
-        // Regular expression: two C strings.
-        0x0B => Ok(Value::Flat(skip_cstring(bytes, skip_cstring(bytes, at)?)?)),
+        // Two C strings.
+        REGEX => Ok(Value::Flat(skip_cstring(bytes, skip_cstring(bytes, at)?)?)),
         // DBPointer: a string and an object id.
         0x0C => flat(sized(4 + 12)?),
         // Code with scope: a length, a string, a document that ends where the whole does.
@@ -258,12 +290,13 @@ fn nested(at: usize, skip: usize, length: usize) -> Result<Value, WireError> {
     })
 }
 
-/// Most names are short, and found byte by byte; in a long one words at a time are looked at.
+/// Bytes of a C string that are looked at one by one: most are short. In a longer one words at a time
+/// are.
+const SHORT: usize = 32;
+
 fn skip_cstring(bytes: &[u8], at: usize) -> Result<usize, WireError> {
-    const SHORT: usize = 32;
     let rest = bytes.get(at..).ok_or(WireError::Document(at))?;
-    let short = &rest[..rest.len().min(SHORT)];
-    let length = match short.iter().position(|byte| *byte == 0) {
+    let length = match short_text(rest) {
         Some(length) => length,
         None => {
             let name = CStr::from_bytes_until_nul(rest);
@@ -271,6 +304,44 @@ fn skip_cstring(bytes: &[u8], at: usize) -> Result<usize, WireError> {
         }
     };
     Ok(at + length + 1)
+}
+
+#[inline]
+fn short_text(bytes: &[u8]) -> Option<usize> {
+    let short = &bytes[..bytes.len().min(SHORT)];
+    short.iter().position(|byte| *byte == 0)
+}
+
+/// [`skip_cstring`] in steps: `None` where the budget has no more. `looked_at` bytes were looked at in
+/// earlier steps.
+#[inline]
+fn skip_text(
+    bytes: &[u8],
+    at: usize,
+    looked_at: &mut usize,
+    budget: &mut usize,
+) -> Result<Option<usize>, WireError> {
+    let from = at + *looked_at;
+    let rest = bytes.get(from..).ok_or(WireError::Document(at))?;
+    if let Some(length) = short_text(rest) {
+        *looked_at = 0;
+        return Ok(Some(from + length + 1));
+    }
+    let most = budget.saturating_mul(BYTES_PER_ELEMENT).min(rest.len());
+    match CStr::from_bytes_until_nul(&rest[..most]) {
+        Ok(text) => {
+            let length = text.count_bytes();
+            *looked_at = 0;
+            *budget -= length / BYTES_PER_ELEMENT;
+            Ok(Some(from + length + 1))
+        }
+        Err(_) if most < rest.len() => {
+            *looked_at += most;
+            *budget = 0;
+            Ok(None)
+        }
+        Err(_) => Err(WireError::Document(at)),
+    }
 }
 
 #[cfg(test)]

@@ -120,6 +120,22 @@ pub fn deframe(buf: &[u8], limits: &Limits) -> Result<Option<Header>, WireError>
     Header::parse(buf, limits).map(Some)
 }
 
+/// Once one byte in so many has come, the rest is allocated at once.
+const CLAIM: usize = 64;
+
+/// How many bytes a buffer grows by into which `missing` more are to come after those that have: by as
+/// many again, by `least` at least, or by all.
+///
+/// A buffer that grows is copied, and stands in memory twice meanwhile. So it grows seldom: no more
+/// than a small part of a long message is ever copied. What is allocated for what has not come yet is
+/// address space; it becomes memory with the bytes.
+pub(super) fn ahead(missing: usize, come: usize, least: usize) -> usize {
+    match missing / CLAIM <= come {
+        true => missing,
+        false => missing.min(come.max(least)),
+    }
+}
+
 pub(super) fn read_i32(bytes: &[u8], at: usize) -> Result<i32, WireError> {
     bytes
         .get(at..)

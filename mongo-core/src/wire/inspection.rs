@@ -398,6 +398,29 @@ mod tests {
     }
 
     #[test]
+    fn long_names_and_regular_expressions_take_steps_too() {
+        const LENGTH: usize = 9_000_000;
+        let text = |length: usize| [vec![b'x'; length], vec![0]].concat();
+        let name = [vec![0x0A], text(LENGTH)].concat();
+        let regex = |pattern, options| [vec![0x0B, b'a', 0], text(pattern), text(options)].concat();
+        let many = regex(2000, 2000).repeat(LENGTH / 4000);
+        for elements in [name, regex(LENGTH, 0), regex(0, LENGTH), many] {
+            let length = (elements.len() as i32 + 5).to_le_bytes();
+            let mut body = [&length, &*elements, &[0]].concat();
+            let (outcome, steps) = inspect(&with_body(&body));
+            assert_eq!(outcome, Ok(()));
+            let least = LENGTH / (STEP * 64);
+            assert!((least..least + 3).contains(&steps), "{steps}");
+            // Without its end it is refused, and so it is at once.
+            let end = body.len() - 1;
+            body[end - 4001..end].fill(b'x');
+            let message = with_body(&body);
+            assert!(inspect(&message).0.is_err());
+            assert!(OpMsg::parse(&message, &Limits::default()).is_err());
+        }
+    }
+
+    #[test]
     fn sections_and_checksums_take_steps_too() {
         let mut sections = with_body(rawdoc! { "ok": 1 }.as_bytes());
         sections.extend([1, 5, 0, 0, 0, 0].repeat(100_000));

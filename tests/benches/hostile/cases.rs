@@ -1,5 +1,6 @@
 //! What attacks there are: those of the tests, and those that only make sense in a process of its own.
 
+use std::any::Any;
 use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
@@ -12,8 +13,9 @@ use mongo_testkit::{
 use rcgen::{CrlDistributionPoint, CustomExtension};
 
 use crate::attacks::{self, Attack, Moment, PASSWORD, USER, attack, kind};
+use crate::crowd::{self, Crowd, Servers};
 use crate::floods::{self, End, Flood};
-use crate::long;
+use crate::long::{self, PACKED, Packed};
 use crate::tls::{self, Peer, authority, trusting};
 use crate::{BOUND, client};
 
@@ -37,6 +39,10 @@ pub(crate) enum Case {
         flood: Flood,
         over_tls: bool,
     },
+    /// A reply of a command that came compressed.
+    Packed(Packed),
+    /// Servers without number, none of which any connection is authenticated to.
+    Crowd(Crowd),
     /// The reply to a command that was given up comes before that of the next one.
     LateReply,
     /// A certificate that asks for revocation to be checked.
@@ -53,9 +59,12 @@ pub(crate) fn all() -> Vec<Case> {
         let floods = floods::all().into_iter();
         cases.extend(floods.map(|flood| Case::Flood { flood, over_tls }));
     }
+    cases.extend(PACKED.map(Case::Packed));
     cases.push(Case::LateReply);
     cases.extend(tls::all().into_iter().map(Case::OnTls));
     cases.push(Case::LooksRevoked);
+    cases.push(Case::Crowd(Crowd::LongReplies));
+    cases.extend(["secondary", "primary"].map(|role| Case::Crowd(Crowd::NewHosts { role })));
     cases
 }
 
@@ -76,6 +85,8 @@ impl Case {
                 let way = if *over_tls { "over tls" } else { "plain" };
                 format!("{way}/command/flood: {}", flood.name)
             }
+            Self::Packed(packed) => format!("plain/command/{}", packed.name),
+            Self::Crowd(crowd) => crowd.name(),
             Self::LateReply => "plain/command/a reply after the command was given up".to_owned(),
             Self::LooksRevoked => "tls/looks revoked".to_owned(),
         }
@@ -87,6 +98,10 @@ impl Case {
             (Self::OnTheWire { attack, .. }, Err(kind)) => (attack.fits)(kind),
             (Self::OnTls(attack), Err(kind)) => (attack.fits)(kind),
             (Self::OnTheWire { .. } | Self::OnTls(_), Ok(())) => false,
+            (Self::Packed(packed), Err(ErrorKind::Protocol(WireError::TooLong { .. }))) => {
+                !packed.fits
+            }
+            (Self::Packed(packed), outcome) => packed.fits && outcome.is_ok(),
             (Self::LongHandshake { make, .. }, outcome) => {
                 outcome.is_err_and(|kind| (make(0).fits)(kind))
             }
@@ -104,12 +119,40 @@ impl Case {
                     ..
                 }
             ),
-            (Self::LateReply | Self::LooksRevoked, outcome) => outcome.is_ok(),
+            (Self::LateReply | Self::LooksRevoked | Self::Crowd(_), outcome) => outcome.is_ok(),
+        }
+    }
+
+    /// How many bytes the process may take more than before: a message for each connection that is
+    /// authenticated, if need be to nobody, and 1 MiB for any.
+    pub(crate) fn memory(&self) -> u64 {
+        let is_authenticated = match self {
+            Self::OnTheWire { attack, .. } => matches!(attack.moment, Moment::Command),
+            Self::LongHandshake { .. } | Self::OnTls(_) | Self::Crowd(_) => false,
+            Self::Flood { .. } | Self::Packed(_) | Self::LateReply | Self::LooksRevoked => true,
+        };
+        let connections = match self {
+            Self::Crowd(crowd) => crowd.connections(),
+            _ => 1,
+        };
+        u64::from(is_authenticated) * 48_000_000 + connections * 1024 * 1024
+    }
+
+    /// When it is over.
+    pub(crate) fn bound(&self) -> Duration {
+        match self {
+            Self::Crowd(_) => crowd::TIME,
+            _ => BOUND,
         }
     }
 
     /// The server that makes the attack, and the connection string for it.
-    pub(crate) async fn server(&self, who: &str) -> (ScriptedServer, String) {
+    pub(crate) async fn server(&self, who: &str) -> (Box<dyn Any>, String) {
+        if let Self::Crowd(crowd) = self {
+            let servers = Servers::start(*crowd).await;
+            let uri = servers.uri.clone();
+            return (Box::new(servers), uri);
+        }
         let mut server = ScriptedServer::builder();
         let (mut options, mut host) = (String::new(), None);
         let mut with_user = false;
@@ -149,6 +192,11 @@ impl Case {
                     options += &trusting();
                 }
             }
+            Self::Packed(packed) => {
+                server = server.rule(Matcher::command("ping").then(packed.reply()));
+                options += "&compressors=zlib";
+            }
+            Self::Crowd(_) => unreachable!("it has servers of its own"),
             Self::LateReply => {
                 let late = Action::Delay(client::PATIENCE * 3);
                 server = server.rule(Matcher::command("echo").once().then(late));
@@ -178,7 +226,7 @@ impl Case {
         }
         let bound = BOUND.as_millis();
         uri += &format!("{options}&connectTimeoutMS={bound}&serverSelectionTimeoutMS={bound}");
-        (server, uri)
+        (Box::new(server), uri)
     }
 }
 
@@ -228,5 +276,5 @@ fn bomb_of_a_gigabyte() -> Attack {
     }
 }
 
-/// Longer than any that is waited for.
-pub(crate) const STALLED: Duration = Duration::from_secs(5);
+/// How much longer than to its bound is waited.
+pub(crate) const STALLED: Duration = Duration::from_secs(3);

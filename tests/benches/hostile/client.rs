@@ -13,10 +13,10 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
 
-use crate::BOUND;
 use crate::cases::Case;
 use crate::floods::End;
-use crate::watch::resident;
+use crate::watch::{greatest, resident};
+use crate::{BOUND, crowd};
 
 /// How long the first of two commands is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
@@ -49,7 +49,7 @@ impl Job {
 }
 
 /// Prints `!` when it begins, and then
-/// `<microseconds>|<MiB>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
+/// `<microseconds>|<bytes>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
 pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
     let case = &cases.into_iter().nth(job.case).expect("a case");
     // What making them all has taken is not to be counted.
@@ -60,12 +60,13 @@ pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
         .expect("a runtime");
     let gap = Rc::new(Cell::new(0.0));
     let seen = Rc::clone(&gap);
-    let (took, end, fits, text) = LocalSet::new().block_on(&runtime, async {
+    let (took, memory, end, fits, text) = LocalSet::new().block_on(&runtime, async {
         spawn_local(tick(seen));
         // The ticker's first turns.
         sleep(Duration::from_millis(5)).await;
         print!("!");
         let _ = std::io::stdout().flush();
+        let before = resident("self");
         let begin = Instant::now();
         let (end, fits, text) = match &*job.who {
             "ours" => match ours(case, &job.uri).await {
@@ -84,9 +85,10 @@ pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
         let took = begin.elapsed();
         // Its last.
         sleep(Duration::from_millis(3)).await;
-        (took, end, fits, text)
+        let memory = greatest("self").saturating_sub(before);
+        (took, memory, end, fits, text)
     });
-    let (took, memory, gap) = (took.as_micros(), resident("self"), gap.get());
+    let (took, gap) = (took.as_micros(), gap.get());
     println!("{took}|{memory}|{gap}|{end}|{fits}|{text}");
     let _ = std::io::stdout().flush();
     // Whatever a client still does is of no interest.
@@ -118,6 +120,9 @@ fn told(echo: Option<&str>, reply: &dyn fmt::Display) -> String {
 }
 
 async fn ours(case: &Case, uri: &str) -> Result<String, Error> {
+    if let Case::Crowd(_) = case {
+        return crowd::ours(uri).await;
+    }
     let mut config = ManagerConfig::default();
     config.command_timeout = Some(BOUND);
     let mut options = ClientOptions::parse(uri)?;
@@ -138,6 +143,9 @@ async fn ours(case: &Case, uri: &str) -> Result<String, Error> {
             assert_eq!(written.err().flatten(), expected, "{told:?}");
             return Ok(format!("read; {expected:?} {told:?}"));
         }
+        if let Case::Packed(_) = case {
+            return Ok(format!("{} bytes", reply.raw().as_bytes().len()));
+        }
         return reply.to_document().map(|reply| reply.to_string());
     }
     let first = doc! { "echo": FIRST };
@@ -154,6 +162,9 @@ async fn ours(case: &Case, uri: &str) -> Result<String, Error> {
 }
 
 async fn theirs(case: &Case, uri: &str) -> Result<String, mongodb::error::Error> {
+    if let Case::Crowd(_) = case {
+        return crowd::theirs(uri).await;
+    }
     // Of its own version of bson.
     use mongodb::bson::doc;
     let client = mongodb::Client::with_uri_str(uri).await?;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::cases::STALLED;
 use crate::client::Job;
+use crate::mib;
 
-/// MiB: more is not waited for.
-const MOST: u64 = 1536;
+/// Bytes: more is not waited for.
+const MOST: u64 = 3 * 1024 * 1024 * 1024;
 
 pub(crate) enum End {
     Refused { fits: bool },
@@ -21,7 +22,7 @@ pub(crate) enum End {
 
 pub(crate) struct Watched {
     pub(crate) took: Duration,
-    /// The greatest, in MiB.
+    /// The most that it had over what it had before, in bytes.
     pub(crate) memory: u64,
     /// The longest that others had to wait, in milliseconds.
     pub(crate) gap: f64,
@@ -30,7 +31,7 @@ pub(crate) struct Watched {
 }
 
 /// Runs it to its end, or to one of the bounds.
-pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
+pub(crate) fn watch(who: &str, case: usize, uri: &str, bound: Duration) -> Watched {
     let (name, value) = Job::variable(who, case, uri);
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .env(name, value)
@@ -42,14 +43,14 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
     // It takes a while to get ready, and then says so.
     let mut stdout = child.stdout.take().expect("piped");
     let _ = stdout.read_exact(&mut [0]);
-    let begin = Instant::now();
-    let mut memory = 0;
+    let (begin, id) = (Instant::now(), child.id().to_string());
+    let (before, mut memory) = (resident(&id), 0);
     let broken = loop {
-        memory = memory.max(resident(&child.id().to_string()));
+        memory = memory.max(greatest(&id).saturating_sub(before));
         if child.try_wait().expect("a status").is_some() {
             break None;
         }
-        if begin.elapsed() > STALLED {
+        if begin.elapsed() > bound + STALLED {
             break Some(End::Stalled);
         }
         if memory > MOST {
@@ -125,15 +126,30 @@ impl fmt::Display for Watched {
             End::TooLarge => "MEMORY,",
             End::Died => "DIED,",
         };
-        write!(f, "{took:>8.1} {memory:>8} {gap:>8.2}  {end} {text}")
+        let memory = mib(*memory);
+        // A process that was killed can't say.
+        let gap = match gap {
+            0.0 => "-".to_owned(),
+            gap => format!("{gap:.2}"),
+        };
+        write!(f, "{took:>8.1} {memory:>8.1} {gap:>8}  {end} {text}")
     }
 }
 
-/// The greatest resident memory of a process, by its id or `self`, since it was counted anew, in MiB.
+/// The resident memory of a process, by its id or `self`, in bytes.
 pub(crate) fn resident(id: &str) -> u64 {
+    status(id, "VmRSS:")
+}
+
+/// The greatest since it was counted anew.
+pub(crate) fn greatest(id: &str) -> u64 {
+    status(id, "VmHWM:")
+}
+
+fn status(id: &str, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let figure = line.and_then(|line| line.split_whitespace().next());
     let kib: u64 = figure.and_then(|figure| figure.parse().ok()).unwrap_or(0);
-    kib / 1024
+    kib * 1024
 }

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use bson::{RawDocument, RawDocumentBuf};
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::{self, Handle, is_rt_shutdown_err};
 use tokio::task::yield_now;
 
 use crate::error::{ClosedReason, Error, ErrorKind, Result};
 use crate::net::transport::stream::Stream;
 use crate::wire::{self, Bounds, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker};
+
+/// Bytes that are read before other tasks have their turn: a fraction of a millisecond's worth.
+const AT_ONCE: usize = 1024 * 1024;
 
 /// A stream and the exchange on it: what a connection is before anybody said hello.
 ///
@@ -237,16 +240,20 @@ fn explain(error: Error) -> Error {
 }
 
 async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
+    // Nearly always one read is all.
+    if let Some(target) = exchange.read_target(max)? {
+        fill(stream, target).await?;
+    }
+    let mut at_once = 0;
     while let Some(target) = exchange.read_target(max)? {
-        match stream.read_buf(target).await {
-            Ok(1..) => {}
-            Ok(0) => return Err(Error::server_closed()),
-            // So rustls tells of an end without its `close_notify`.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(Error::server_closed());
-            }
-            Err(error) => return Err(Error::network(error)),
+        // A server that fills the socket as fast as it is read does not hold other tasks up.
+        if at_once >= AT_ONCE {
+            at_once = 0;
+            yield_now().await;
         }
+        let before = target.len();
+        fill(&mut stream.take(AT_ONCE as u64), target).await?;
+        at_once += target.len() - before;
     }
     // Others have their turn while much is unpacked and checked; what has been is kept when this is
     // dropped.
@@ -254,4 +261,65 @@ async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Resul
         yield_now().await;
     }
     Ok(exchange.accept_reply()?)
+}
+
+/// Reads once.
+async fn fill(stream: &mut (impl AsyncRead + Unpin), target: &mut Vec<u8>) -> Result<()> {
+    match stream.read_buf(target).await {
+        Ok(1..) => Ok(()),
+        Ok(0) => Err(Error::server_closed()),
+        // So rustls tells of an end without its `close_notify`.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::server_closed()),
+        Err(error) => Err(Error::network(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Cursor;
+
+    use bson::rawdoc;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// How many turns another task has while a reply with so long a text is read from a stream that
+    /// never has to be waited for.
+    async fn turns(length: usize) -> usize {
+        let mut reply = Vec::new();
+        let body = rawdoc! { "ok": 1, "text": "x".repeat(length) };
+        let message = OpMsgBuilder::new(&mut reply, 9, MsgFlags::NONE).body(&body);
+        message.finish(usize::MAX).expect("a message");
+        // It answers the first request.
+        reply[8..12].copy_from_slice(&1_i32.to_le_bytes());
+        let stream = tokio::io::join(Cursor::new(reply), tokio::io::sink());
+        let mut channel = Channel::new(Stream::custom(stream));
+        channel.exchange.set_limits(Limits::default());
+        let ping = rawdoc! { "ping": 1 };
+        channel.encode("admin", &ping).expect("a command");
+        let turns = Cell::new(0);
+        let count = async {
+            loop {
+                turns.set(turns.get() + 1);
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            read = channel.round_trip() => read.expect("a reply"),
+            () = count => unreachable!("it has no end"),
+        }
+        assert_eq!(channel.body().expect("a body"), &*body);
+        turns.get()
+    }
+
+    #[tokio::test]
+    async fn other_tasks_have_a_turn_with_every_mib_that_is_read() {
+        assert_eq!(turns(100).await, 0);
+        for mib in [4, 16, 40] {
+            let turns = turns(mib * 1024 * 1024).await;
+            assert!((mib - 1..=mib + 1).contains(&turns), "{turns} of {mib}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use absent as zlib;
 use absent as zstd;
 
 use super::WireError;
-use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
+use super::header::{HEADER_LEN, Header, Limits, OpCode, ahead, patch_length, read_i32};
 use super::msg::command_name;
 use crate::uri::Compressor;
 
@@ -108,8 +108,8 @@ pub fn compress(
 ///
 /// # Errors
 /// A compressor that is unknown or not in this build, content that it can't read or that goes on
-/// after its end, a size other than the declared one or over `max_message_size`, an OP_COMPRESSED
-/// in the OP_COMPRESSED. What is in `out` then is of no use.
+/// after its end, a size other than the declared one, more than `max_message_size` bytes of both
+/// messages together, an OP_COMPRESSED in the OP_COMPRESSED. What is in `out` then is of no use.
 pub fn decompress(message: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), WireError> {
     let mut unpacking = Unpacking::begin(message, limits, out)?;
     while !unpacking.step(message, out)? {}
@@ -240,10 +240,13 @@ impl Unpacking {
         }
         let declared = read_i32(message, HEADER_LEN + 4)?;
         let size = usize::try_from(declared).map_err(|_| WireError::UncompressedSize(declared))?;
+        // Both stand in memory, so both together are held to what one message may have. No server
+        // comes near: its replies are documents of 16 MiB at most.
         let length = size.saturating_add(HEADER_LEN);
-        if length > limits.max_message_size {
+        let together = length.saturating_add(message.len());
+        if together > limits.max_message_size {
             return Err(WireError::TooLong {
-                length,
+                length: together,
                 max: limits.max_message_size,
             });
         }
@@ -284,7 +287,7 @@ impl Unpacking {
         let missing = self.size.saturating_sub(written) + 1;
         let room = missing.min(written.clamp(AHEAD, STEP));
         if out.capacity() - out.len() < room {
-            out.reserve_exact(missing.min(written.max(AHEAD)));
+            out.reserve_exact(ahead(missing, written, AHEAD));
         }
         let progress = match &mut self.decoder {
             Decoder::Snappy(decoder) => decoder.step(rest, room, out),

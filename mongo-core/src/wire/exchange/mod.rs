@@ -4,7 +4,7 @@ use bson::RawDocument;
 
 #[cfg(feature = "net")]
 use super::ReplyFields;
-use super::header::{Header, Limits, OpCode, deframe};
+use super::header::{Header, Limits, OpCode, ahead, deframe};
 use super::msg::{MsgFlags, OpMsg};
 use super::{Inspection, WireError, parse_reply};
 use crate::error::ClosedReason;
@@ -302,7 +302,7 @@ impl Exchange {
         };
         if self.buf.capacity() == self.buf.len() {
             self.buf
-                .reserve_exact(missing.min(self.buf.len().max(READ_AHEAD)));
+                .reserve_exact(ahead(missing, self.buf.len(), READ_AHEAD));
         }
         Ok(Some(&mut self.buf))
     }

@@ -284,3 +284,37 @@ fn read(packed: &[u8]) -> Vec<u8> {
     decompress(packed, &Limits::default(), &mut out).expect("readable");
     out
 }
+
+#[test]
+fn a_reply_and_what_it_came_in_are_bounded_together() {
+    // Nothing of it can be made shorter.
+    let mut random = 1_u64;
+    let text: String = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005) + 1;
+        char::from(b'!' + ((random >> 33) % 90) as u8)
+    })
+    .take(1_000_000)
+    .collect();
+    for compressor in [Compressor::Snappy, Compressor::Zlib, Compressor::Zstd] {
+        let mut outcomes = Vec::new();
+        for less in [0, 1] {
+            let mut exchange = new();
+            exchange.accept_compressed();
+            let id = request(&mut exchange, Taker::Caller);
+            let reply = reply_with(9, id, MsgFlags::NONE, &text);
+            let packed = wrapped(&reply, compressor);
+            let together = packed.len() + reply.len();
+            exchange.set_limits(Limits {
+                max_message_size: together - less,
+                ..Limits::default()
+            });
+            feed(&mut exchange, &packed);
+            let is_read = exchange.accept_reply().map(|()| exchange.reply() == reply);
+            outcomes.push((is_read, together));
+        }
+        let (read, length) = outcomes[0].clone();
+        assert_eq!(read, Ok(true), "{compressor:?}");
+        let max = length - 1;
+        assert_eq!(outcomes[1].0, Err(WireError::TooLong { length, max }));
+    }
+}
