@@ -12,10 +12,10 @@ use crate::error::{ClosedReason, Error, ErrorKind, Result};
 use crate::net::transport::stream::Stream;
 use crate::wire::{self, Bounds, Exchange, Limits, MsgFlags, OpMsgBuilder, Readiness, Taker};
 
-/// A stream and the exchange on it: what a connection is before anybody said hello.
+/// A stream and the wire exchange on it: a connection before the hello.
 ///
-/// Its errors name neither server nor user. Each future may be dropped at any await; what that
-/// means for the next request is the exchange's to say.
+/// Its errors name neither server nor user. Each future may be dropped at any await; the exchange
+/// decides what that means for the next request.
 #[derive(Debug)]
 pub(crate) struct Channel {
     stream: Stream,
@@ -29,7 +29,7 @@ pub(crate) struct Channel {
 impl Channel {
     pub(crate) fn new(stream: Stream) -> Self {
         let mut exchange = Exchange::new(Limits::default());
-        // What comes first is a hello's reply.
+        // The first message is the reply to a hello.
         exchange.narrow();
         Self {
             stream,
@@ -39,7 +39,7 @@ impl Channel {
         }
     }
 
-    /// Accepts only what may come in a handshake until this is dropped.
+    /// Bounds replies as in a handshake, until the result is dropped.
     pub(crate) fn narrow(&mut self) -> Narrow<'_> {
         let before = self.exchange.narrow();
         Narrow {
@@ -48,7 +48,7 @@ impl Channel {
         }
     }
 
-    /// Whether the stream failed before the first byte of the reply that was waited for.
+    /// Whether the stream failed before the first byte of the expected reply.
     pub(crate) fn is_unheard(&self) -> bool {
         self.is_unheard
     }
@@ -58,7 +58,7 @@ impl Channel {
         self.home
     }
 
-    /// One that nothing can be done with.
+    /// A closed channel.
     pub(crate) fn closed() -> Self {
         let mut channel = Self::new(Stream::custom(tokio::io::join(
             tokio::io::empty(),
@@ -73,8 +73,8 @@ impl Channel {
         self.stream.check_idle(runs)
     }
 
-    /// Adds the cause to a time-out, where it is not the server: a reply waits in the socket of which no
-    /// byte was read. That proves that nothing drives the runtime that the socket belongs to.
+    /// Adds a cause to a time-out that is not the server's fault: a reply is waiting in the socket,
+    /// and none of it was read. That proves that nothing drives the socket's runtime.
     pub(crate) fn explain_silence(&self, error: Error) -> Error {
         let is_unseen =
             error.is_timeout() && self.exchange.awaits_first_byte() && self.stream.is_readable();
@@ -95,7 +95,7 @@ impl Channel {
         self.encode_with(MsgFlags::NONE, database, command, None)
     }
 
-    /// Encodes a command as an OP_MSG with flags, and with more fields.
+    /// Encodes a command as an OP_MSG, with flags and additional fields.
     pub(crate) fn encode_with<C>(
         &mut self,
         flags: MsgFlags,
@@ -132,12 +132,12 @@ impl Channel {
         })
     }
 
-    /// Writes what was encoded and reads the reply to it.
+    /// Writes the encoded command and reads its reply.
     pub(crate) async fn round_trip(&mut self) -> Result<()> {
         while !self.exchange.pack(None) {
             yield_now().await;
         }
-        // Before the first byte: from here on a drop leaves a mark.
+        // Before the first byte: from here on the exchange notices that this future was dropped.
         self.exchange.start_writing(Taker::Caller)?;
         let written = self.stream.send(self.exchange.request()).await;
         written.map_err(|error| self.failed(error))?;
@@ -145,7 +145,7 @@ impl Channel {
         self.read(usize::MAX).await
     }
 
-    /// Writes a whole message of the caller's own.
+    /// Writes a complete message of the caller.
     pub(crate) async fn send(&mut self, message: &[u8]) -> Result<()> {
         // Only for its checks.
         self.begin()?;
@@ -168,7 +168,8 @@ impl Channel {
         error
     }
 
-    /// Reads one whole message of at most `max` bytes. What has come stays when this is dropped.
+    /// Reads one complete message of at most `max` bytes. Bytes that were read are kept if this
+    /// future is dropped.
     pub(crate) async fn read(&mut self, max: usize) -> Result<()> {
         let (stream, exchange) = (&mut self.stream, &mut self.exchange);
         let outcome = read(stream, exchange, max).await.map_err(explain);
@@ -185,7 +186,7 @@ impl Channel {
     }
 }
 
-/// A channel on which a reply is bounded as those in a handshake are: see [`Exchange::narrow`].
+/// A channel on which replies are bounded as in a handshake: see [`Exchange::narrow`].
 pub(crate) struct Narrow<'a> {
     channel: &'a mut Channel,
     before: Bounds,
@@ -226,7 +227,7 @@ fn close(exchange: &mut Exchange, error: &Error) {
     });
 }
 
-/// Tells the end of the runtime that a socket belongs to from a failure of the network.
+/// Distinguishes the shutdown of the socket's runtime from a network error.
 fn explain(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Network(failure) if is_rt_shutdown_err(failure) => {
@@ -241,15 +242,15 @@ async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Resul
         match stream.read_buf(target).await {
             Ok(1..) => {}
             Ok(0) => return Err(Error::server_closed()),
-            // So rustls tells of an end without its `close_notify`.
+            // rustls reports an end without `close_notify` like this.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(Error::server_closed());
             }
             Err(error) => return Err(Error::network(error)),
         }
     }
-    // Others have their turn while much is unpacked and checked; what has been is kept when this is
-    // dropped.
+    // Other tasks run while a large reply is decompressed and checked. Progress is kept if this
+    // future is dropped.
     while !exchange.prepare_reply()? {
         yield_now().await;
     }
