@@ -307,11 +307,7 @@ async fn endpoints_that_play_foul() {
     let server = server().await;
     let foul = |body: &'static str| Endpoint::start(move |_| answer(200, body));
     for (endpoint, in_container, expected) in [
-        (
-            foul("m4rked").await,
-            true,
-            "no readable credentials",
-        ),
+        (foul("m4rked").await, true, "no readable credentials"),
         (
             foul("{\"AccessKeyId\": \"m4rked\"}").await,
             true,

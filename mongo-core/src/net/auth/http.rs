@@ -161,7 +161,8 @@ impl Framing {
     fn of(headers: &[httparse::Header<'_>]) -> Result<Self, &'static str> {
         let mut framing = Self::ToTheEnd;
         for header in headers {
-            let value = std::str::from_utf8(header.value).map_err(|_| "a header is not valid UTF-8")?;
+            let value =
+                std::str::from_utf8(header.value).map_err(|_| "a header is not valid UTF-8")?;
             let found = if header.name.eq_ignore_ascii_case("content-length") {
                 Self::Length(value.trim().parse().map_err(|_| "invalid Content-Length")?)
             } else if header.name.eq_ignore_ascii_case("transfer-encoding") {

@@ -50,7 +50,7 @@ pub(super) async fn bound<F: Future>(
 /// One timer for many consecutive waits.
 ///
 /// Setting and resetting a timer costs more than the rest of a short wait, so the timer stays set
-/// when a wait ends. If it is too early for a later wait, it is reset only when it goes off: if all
+/// when a wait ends. If it is too early for a later wait, it is reset only when it fires: if all
 /// waits have the same bound, once in the time of that bound. Until then it may wake the task of
 /// the last wait once, spuriously.
 #[derive(Debug, Default)]
@@ -132,7 +132,7 @@ mod tests {
         begun.elapsed()
     }
 
-    /// Waits that end by themselves, before the alarm goes off.
+    /// A wait that ends by itself, before the alarm fires.
     async fn short_wait(alarm: &mut Alarm, link: Option<&ConnectionState>, bound: Duration) {
         let sleep = pin!(tokio::time::sleep(SECOND / 10));
         let ended = super::bound(alarm, Deadline::after(bound), link, sleep).await;

@@ -2,7 +2,7 @@ use super::*;
 use crate::net::TransportBuilder;
 use crate::net::connection::establish::tests::{Manner, server};
 
-/// How the first check of a host ends whose addresses have servers of these manners.
+/// The result of the first check of a host whose addresses have servers that behave as given.
 async fn checked(manners: &[Manner]) -> Progress {
     let mut addresses = Vec::new();
     for manner in manners {

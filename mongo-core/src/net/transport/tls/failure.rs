@@ -48,7 +48,9 @@ pub(crate) fn own_certificate(error: &RustlsError) -> impl fmt::Display {
 fn refusal(alert: AlertDescription) -> String {
     let problem = match alert {
         AlertDescription::CertificateRequired => {
-            return format!("{alert:?}: it requires a client certificate (`tlsCertificateKeyFile`)");
+            return format!(
+                "{alert:?}: it requires a client certificate (`tlsCertificateKeyFile`)"
+            );
         }
         AlertDescription::BadCertificate => "is not accepted",
         AlertDescription::UnsupportedCertificate => "is of a kind that it does not support",
