@@ -1,4 +1,4 @@
-//! Tasks in the background: the runtime that they run on, and which of them are alive.
+//! Background tasks: their runtime, and which of them are alive.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -11,14 +11,14 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 
-/// A task that is still to be spawned.
+/// A task that has not been spawned yet.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The runtime of the tasks in the background.
+/// The runtime of the background tasks.
 pub(crate) struct Home {
-    /// Named by the application.
+    /// The runtime that the application named.
     named: Option<Handle>,
-    /// The one that was chosen last.
+    /// The runtime that was chosen last.
     used: Mutex<Option<Handle>>,
 }
 
@@ -35,26 +35,26 @@ impl Home {
         self.named.as_ref()
     }
 
-    /// The runtime that was chosen last, else the named one. Either may have ended.
+    /// The runtime that was chosen last, else the named one. It may have shut down.
     pub(crate) fn known(&self) -> Option<Handle> {
         self.used().clone().or_else(|| self.named.clone())
     }
 
-    /// Chooses a runtime that has not ended: the named one, else the one that was chosen before,
-    /// else the current one. To be called without a lock, and only where tasks are to be started.
+    /// Chooses a runtime that has not shut down: the named one, else the previously chosen one,
+    /// else the current one. Must be called without a lock, and only before tasks are started.
     ///
     /// # Errors
-    /// None of them is there.
+    /// None of them is available.
     pub(crate) fn choose(&self) -> Result<Handle> {
         let used = self.used().clone();
         let chosen = choose([self.named.clone(), used])?;
         let former = self.used().replace(chosen.clone());
-        // Without the lock: it may be the last handle.
+        // Without the lock, because it may be the last handle.
         drop(former);
         Ok(chosen)
     }
 
-    /// The next choice does not depend on this one.
+    /// Forgets the chosen runtime, so that the next choice does not depend on it.
     pub(crate) fn forget(&self) {
         let former = self.used().take();
         drop(former);
@@ -65,10 +65,11 @@ impl Home {
     }
 }
 
-/// The first runtime of these that has not ended, else the current one. To be called without a lock.
+/// The first of these runtimes that has not shut down, else the current one. Must be called without
+/// a lock.
 ///
 /// # Errors
-/// None of them is there.
+/// None of them is available.
 pub(crate) fn choose(known: [Option<Handle>; 2]) -> Result<Handle> {
     let current = Handle::try_current().ok();
     let known = known.into_iter().flatten().chain(current);
@@ -77,7 +78,8 @@ pub(crate) fn choose(known: [Option<Handle>; 2]) -> Result<Handle> {
     })
 }
 
-/// Whether a runtime still takes tasks. One that has ended drops them when they are spawned.
+/// Whether a runtime still accepts tasks. A runtime that has shut down drops tasks when they are
+/// spawned.
 pub(crate) fn is_running(runtime: &Handle) -> bool {
     let probe = runtime.spawn(pending::<()>());
     let is_running = !probe.is_finished();
@@ -85,7 +87,7 @@ pub(crate) fn is_running(runtime: &Handle) -> bool {
     is_running
 }
 
-/// The tasks of one owner that are alive.
+/// The live tasks of one owner.
 #[derive(Default)]
 pub(crate) struct Tasks {
     /// By number, in the order in which they began.
@@ -94,12 +96,12 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Counts a task that is about to be spawned as alive, until what is returned is dropped.
+    /// Counts a task that is about to be spawned as alive, until the result is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Alive {
         let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
         self.alive.send_if_modified(|alive| {
             alive.insert(number);
-            // Waiters wait for an end.
+            // Waiters only wait for the end of tasks.
             false
         });
         Alive {
@@ -113,19 +115,19 @@ impl Tasks {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Waits until no task is alive that began before or with number `newest`, whoever stopped it.
+    /// Waits until all tasks with numbers up to `newest` have ended, for whatever reason.
     ///
     /// May be dropped at any time.
     pub(crate) async fn ended(&self, newest: u64) {
         let mut alive = self.alive.subscribe();
-        // The sender is borrowed for as long.
+        // This can't fail, because the sender is borrowed.
         let _ = alive
             .wait_for(|alive| alive.first().is_none_or(|oldest| *oldest > newest))
             .await;
     }
 }
 
-/// A task that is alive: owned by it, and dropped as the last thing of it.
+/// A live task. The task owns this and drops it last.
 pub(crate) struct Alive {
     number: u64,
     tasks: Arc<Tasks>,

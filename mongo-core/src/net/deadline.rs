@@ -11,39 +11,38 @@ use tokio::time::{Instant, Sleep};
 use super::runtime;
 use crate::error::{Error, Wait};
 
-/// A timer that goes off later than this by so much says that the process, or its runtime, stood
-/// still.
+/// A timer that fires late by this much indicates that the process, or its runtime, was suspended.
 const STANDSTILL: Duration = Duration::from_millis(10);
 
-/// The most time that a future has after a standstill.
+/// The maximum grace time of a future after a suspension.
 const MAX_GRACE: Duration = Duration::from_secs(1);
 
-/// The one moment by which everything below a call has to end.
+/// The time by which all parts of a call must complete.
 ///
-/// It is made once and handed down, from the wait for a connection to the last read on its socket,
-/// so that no retry or second phase starts the clock anew. It keeps the moment it was made, for
-/// errors that say how long was waited.
+/// It is created once and passed down, from the wait for a connection to the last read on its
+/// socket, so that no retry or later phase restarts the clock. It also holds its time of creation,
+/// for errors that report the elapsed time.
 ///
 /// `Duration` and `Instant` convert into it.
 ///
-/// # A process that stood still
-/// A timer that has expired does not prove that the server is silent: the process may have been
-/// frozen, or starved of CPU, and the reply may wait in the socket. A future that is
-/// [bound](Self::bound) by a deadline is therefore polled once more, after the reactor's next turn,
-/// before it fails. If the timer went off late by 10 ms or more, the future has as much time again as
-/// the timer was late, and 1 s at most, so that a handshake of several round trips can end too.
+/// # Suspended processes
+/// An expired timer does not prove that the server is silent: the process may have been suspended
+/// or starved of CPU time, and the reply may be waiting in the socket. Therefore a future that is
+/// [bound](Self::bound) by a deadline is polled once more before it fails, after the reactor's next
+/// turn. If the timer fired at least 10 ms late, the future gets as much additional time as the
+/// timer was late, at most 1 s, so that a handshake of several round trips can also complete.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     since: Instant,
     at: Option<Instant>,
 }
 
-/// The deadline has come.
+/// The deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed;
 
 impl Deadline {
-    /// No bound. For callers that set one of their own.
+    /// A deadline that never passes, for callers that set their own.
     pub fn never() -> Self {
         Self {
             since: Instant::now(),
@@ -51,7 +50,7 @@ impl Deadline {
         }
     }
 
-    /// From now on for `bound`; [`never`](Self::never) where that is past what a clock can tell.
+    /// A deadline `bound` from now; [`never`](Self::never) if that overflows the clock.
     pub fn after(bound: Duration) -> Self {
         let since = Instant::now();
         Self {
@@ -60,7 +59,7 @@ impl Deadline {
         }
     }
 
-    /// At `at`.
+    /// A deadline at `at`.
     pub fn at(at: Instant) -> Self {
         Self {
             since: Instant::now(),
@@ -68,7 +67,7 @@ impl Deadline {
         }
     }
 
-    /// From now on for `bound`, but never past this deadline. `None` adds no bound.
+    /// A deadline `bound` from now, but no later than this one. `None` adds no bound.
     #[must_use]
     pub fn within(self, bound: Option<Duration>) -> Self {
         let Some(bound) = bound else { return self };
@@ -83,8 +82,8 @@ impl Deadline {
         }
     }
 
-    /// [`within`](Self::within), for one of several rounds of a wait: [`elapsed`](Self::elapsed)
-    /// counts all of them.
+    /// Like [`within`](Self::within), for one of several rounds of a wait:
+    /// [`elapsed`](Self::elapsed) counts all rounds.
     #[must_use]
     pub(crate) fn round(self, bound: Option<Duration>) -> Self {
         Self {
@@ -93,7 +92,7 @@ impl Deadline {
         }
     }
 
-    /// The earlier one of this deadline and a moment, which may have passed already.
+    /// The earlier of this deadline and a time, which may have passed already.
     #[must_use]
     pub(crate) fn no_later_than(self, moment: Instant) -> Self {
         Self {
@@ -102,7 +101,7 @@ impl Deadline {
         }
     }
 
-    /// Later by so much, but never past `outer`.
+    /// This deadline moved later by `by`, but no later than `outer`.
     #[must_use]
     pub(super) fn later(self, by: Duration, outer: Deadline) -> Self {
         let at = self.at.and_then(|at| at.checked_add(by));
@@ -115,35 +114,35 @@ impl Deadline {
         }
     }
 
-    /// How long has been waited.
+    /// The time since the deadline was created.
     pub fn elapsed(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// What is left, `None` without a bound.
+    /// The remaining time; `None` if the deadline never passes.
     pub fn remaining(&self) -> Option<Duration> {
         self.at
             .map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// When it comes, `None` if never.
+    /// The time of the deadline; `None` if it never passes.
     pub(crate) fn moment(&self) -> Option<Instant> {
         self.at
     }
 
-    /// Whether it has come.
+    /// Whether the deadline has passed.
     pub fn is_over(&self) -> bool {
         self.at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Runs `future` until the deadline, and polls it once more then (see
-    /// [above](Self#a-process-that-stood-still)). Costs no timer where it does not have to wait.
+    /// Runs `future` until the deadline, and then polls it once more (see
+    /// [above](Self#suspended-processes)). Sets no timer if the future does not have to wait.
     ///
-    /// A bounded wait needs the timer of the Tokio runtime that polls it (`enable_time`). Where there is
-    /// none the wait is over at once: the deadline could not be kept.
+    /// A bounded wait needs the timer of the Tokio runtime that polls it (`enable_time`). Without a
+    /// timer the wait ends at once, because the deadline can't be enforced.
     ///
     /// # Errors
-    /// [`Elapsed`] once the deadline has come.
+    /// [`Elapsed`] once the deadline has passed.
     pub fn bound<F: Future>(self, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
         Bounded {
             future,
@@ -153,8 +152,8 @@ impl Deadline {
         }
     }
 
-    /// Why what this bounds is over: a time-out that names the wait, unless there was no timer to
-    /// wait with.
+    /// The error of a wait that this deadline ended: a time-out that names the wait, unless there
+    /// was no timer.
     pub(crate) fn timed_out(&self, wait: Wait) -> Error {
         match runtime::current() {
             Err(error) if !self.is_over() => error,
@@ -163,7 +162,7 @@ impl Deadline {
     }
 }
 
-/// Ends at a moment. Where there is no timer it does not end: whatever bounds it does then.
+/// Completes at a time. Without a timer it never completes; the deadline around it ends it.
 pub(crate) async fn sleep_until(at: Instant) {
     let deadline = Deadline::at(at);
     let _ = deadline.bound(pending::<()>()).await;
@@ -172,11 +171,12 @@ pub(crate) async fn sleep_until(at: Instant) {
     }
 }
 
-/// The end of a future's time. When the timer goes off, the future is polled once more before its
+/// The expiry of a future's time. When the timer fires, the future is polled once more before its
 /// time is over.
 ///
-/// The reactor may have handled timers and no I/O in its last turn (a signal interrupts the wait for
-/// I/O, `SIGCONT` among them), or the I/O may have come between the reactor's turn and this poll.
+/// In its last turn, the reactor may have processed timers but no I/O (a signal, such as `SIGCONT`,
+/// interrupts the wait for I/O), or the I/O may have arrived between the reactor's turn and this
+/// poll.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expiry {
     at: Instant,
@@ -189,7 +189,7 @@ enum Stage {
     New,
     /// The timer runs.
     Waiting,
-    /// The timer went off, and the next poll of the future is its last.
+    /// The timer has fired, and the next poll of the future is its last.
     Last,
 }
 
@@ -202,8 +202,8 @@ impl Expiry {
         }
     }
 
-    /// Ready once the time is over. To be polled after the future, with what polls a timer for a
-    /// moment.
+    /// Ready once the time is over. Must be polled after the future. `timer` polls a timer that
+    /// fires at a given time.
     #[inline]
     pub(super) fn poll(
         &mut self,
@@ -219,7 +219,7 @@ impl Expiry {
         self.went_off(context, timer)
     }
 
-    /// The timer has gone off.
+    /// Handles the timer's firing.
     fn went_off(
         &mut self,
         context: &mut Context<'_>,
@@ -228,33 +228,33 @@ impl Expiry {
         let has_waited = match self.stage {
             Stage::Last => return Poll::Ready(Elapsed),
             Stage::Waiting => true,
-            // It was over from the beginning, which tells nothing of the process.
+            // The time was over from the start, which says nothing about the process.
             Stage::New => false,
         };
         self.stage = Stage::Last;
         let now = Instant::now();
         let late = now.saturating_duration_since(self.at);
         if has_waited && late >= STANDSTILL {
-            // The timer can't go off before the reactor has taken in what came.
+            // The timer can't fire before the reactor has processed pending I/O.
             self.at = now + late.min(MAX_GRACE);
             return timer(self.at, context).map(|()| Elapsed);
         }
-        // Wakes the task after the reactor's next turn; on a paused clock no time passes.
+        // Wakes the task after the reactor's next turn. With a paused clock, no time passes.
         let _ = pin!(yield_now()).poll(context);
         Poll::Pending
     }
 }
 
 pin_project! {
-    /// A future that is not polled past a deadline. A type of its own, because an `async fn` would
-    /// keep its argument twice, and each wait within a wait would double.
+    /// A future that is not polled after a deadline. It is a separate type, because an `async fn`
+    /// would store its argument twice, and each nested wait would double the size.
     struct Bounded<F> {
         #[pin]
         future: F,
         expiry: Option<Expiry>,
         #[pin]
         timer: Option<Sleep>,
-        // The one that the timer is of: another's might not go off while this one runs.
+        // The runtime of the timer: another runtime's timer might not fire while this one runs.
         runtime: Option<Id>,
     }
 }
@@ -278,14 +278,14 @@ impl<F: Future> Future for Bounded<F> {
                 this.timer.set(timer);
                 *this.runtime = here;
             }
-            // Without a timer it can't wait.
+            // It can't wait without a timer.
             let Some(mut timer) = this.timer.as_mut().as_pin_mut() else {
                 return Poll::Ready(());
             };
             if timer.deadline() != at {
                 timer.as_mut().reset(at);
             }
-            // Whatever the future has left of the task's budget: it is not to outlast its time.
+            // Regardless of the task's budget: the future must not outlast its time.
             pin!(unconstrained(timer)).poll(context)
         };
         expiry.poll(context, timer).map(Err)
@@ -324,7 +324,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_bound_ends_what_uses_up_its_budget() {
         let busy = std::future::poll_fn(|context| {
-            // As a socket does that always has something to read.
+            // Like a socket that is always readable.
             while let Poll::Ready(proceed) = tokio::task::coop::poll_proceed(context) {
                 proceed.made_progress();
             }
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(pin!(deadline.bound(busy)).await, Err(Elapsed));
     }
 
-    /// What came by the deadline, and is seen only by one more poll.
+    /// A result that arrived by the deadline, but is ready only after more polls.
     async fn late_by_polls(at: Instant, polls: usize) {
         let mut left = polls;
         std::future::poll_fn(|_| {
@@ -357,12 +357,12 @@ mod tests {
         let at = begun + Duration::from_secs(3);
         assert_eq!(deadline.bound(late_by_polls(at, 2)).await, Ok(()));
         assert_eq!(begun.elapsed(), Duration::from_secs(3));
-        // Also where a wait is within another.
+        // Also with nested waits.
         let deadline = Deadline::after(Duration::from_secs(3));
         let at = Instant::now() + Duration::from_secs(3);
         let within = async { deadline.bound(late_by_polls(at, 2)).await };
         assert_eq!(deadline.bound(within).await, Ok(Ok(())));
-        // And over from the beginning.
+        // Also with a deadline that had already passed.
         let over = Deadline::at(begun);
         assert_eq!(over.bound(late_by_polls(begun, 2)).await, Ok(()));
         assert_eq!(over.bound(late_by_polls(begun, 3)).await, Err(Elapsed));

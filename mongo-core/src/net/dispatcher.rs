@@ -3,10 +3,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::callback::guard;
 
-/// What callbacks for a topology's events are called in logs.
+/// The name of callbacks for topology events in logs.
 pub(crate) const SDAM_HANDLER: &str = "topology event handler";
 
-/// What may still panic where the callbacks are guarded, in logs.
+/// The name, in logs, of other code that may panic although the callbacks are guarded.
 const OTHERS: &str = "tracing subscriber or generic pool";
 
 /// A handler of events, called one event at a time.
@@ -14,11 +14,11 @@ pub(crate) type Handler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 
 /// Delivers events in the order in which they were queued, outside every lock.
 ///
-/// Whoever holds the lock that orders the events calls [`queue`](Self::queue) under it, and
-/// [`deliver`](Self::deliver) once it is released. One thread delivers at a time; what another one
-/// queues meanwhile, or the handler itself by what it calls, is delivered by the first. A handler
-/// may so do all that others may do: select servers, report errors, close the topology. A panic in a
-/// handler costs it that event.
+/// The holder of the lock that orders the events calls [`queue`](Self::queue) under it, and
+/// [`deliver`](Self::deliver) once it is released. One thread delivers at a time. It also delivers
+/// the events that other threads, or the handler itself, queue in the meantime. So a handler may do
+/// everything that other callers may do: select servers, report errors, close the topology. If a
+/// handler panics, it loses that event.
 pub(crate) struct Dispatcher<E> {
     handler: Option<Handler<E>>,
     queue: Mutex<Queue<E>>,
@@ -40,14 +40,14 @@ impl<E> Dispatcher<E> {
         }
     }
 
-    /// Adds events behind those that wait. Nobody listens, nothing is kept.
+    /// Appends events to the queue. Without a handler, nothing is queued.
     pub(crate) fn queue(&self, events: impl IntoIterator<Item = E>) {
         if self.handler.is_some() {
             self.lock().waiting.extend(events);
         }
     }
 
-    /// Delivers what waits, unless another call is doing so already.
+    /// Delivers the queued events, unless another call is already doing so.
     pub(crate) fn deliver(&self) {
         let Some(handler) = &self.handler else { return };
         if std::mem::replace(&mut self.lock().delivering, true) {
@@ -58,7 +58,8 @@ impl<E> Dispatcher<E> {
         }
     }
 
-    /// The next event; without one, the turn ends under the same lock, so that none is left behind.
+    /// The next event. If there is none, the delivery ends under the same lock, so that no event is
+    /// left behind.
     fn next(&self) -> Option<E> {
         let mut queue = self.lock();
         let event = queue.waiting.pop_front();

@@ -1,8 +1,8 @@
 //! The shell: the only place with sockets, timers and tasks.
 //!
-//! It is thin. What a connection may do next is decided by [`crate::wire::Exchange`], what a
-//! handshake sends by [`crate::handshake::Handshake`]; the shell moves their bytes and holds them
-//! to a [`Deadline`].
+//! The shell is thin. [`crate::wire::Exchange`] decides what a connection may do next, and
+//! [`crate::handshake::Handshake`] decides what a handshake sends. The shell moves their bytes and
+//! enforces a [`Deadline`].
 
 mod auth;
 mod background;
@@ -56,12 +56,12 @@ pub(crate) const PROCESS: Environment<'static> = Environment {
     file_exists: &|path| std::path::Path::new(path).exists(),
 };
 
-/// A text as a part of a URL.
+/// Percent-encodes a text for use in a URL.
 #[cfg(feature = "cloud-credentials")]
 fn encoded(text: &str) -> percent_encoding::PercentEncode<'_> {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-    /// All but the unreserved characters of RFC 3986.
+    /// All characters except the unreserved ones of RFC 3986.
     const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')
         .remove(b'.')

@@ -1,4 +1,5 @@
-//! What the runtime that polls a future offers: tokio has no query for its drivers, and panics where one is missing.
+//! Detects the drivers of the current runtime. tokio has no query for them, and panics if one is
+//! missing.
 
 use std::io;
 use std::panic::catch_unwind;
@@ -10,27 +11,29 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::{Error, Result};
 
-/// How many runtimes without a driver are remembered.
+/// The maximum number of remembered runtimes without a driver.
 const REMEMBERED: usize = 16;
 
-/// Runtimes that lack a driver. To find that out costs a panic, which the process's panic hook reports: once for each
-/// runtime and driver. tokio numbers runtimes, and does not use a number again.
+/// Runtimes that lack a driver. Detecting that costs a panic, which the process's panic hook
+/// reports; so it is done once for each runtime and driver. tokio numbers runtimes and does not
+/// reuse a number.
 static LACKING: Mutex<Vec<(Id, Driver)>> = Mutex::new(Vec::new());
 
-/// Whether there is any.
+/// Whether any runtime lacks a driver.
 static IS_ANY_LACKING: AtomicBool = AtomicBool::new(false);
 
-/// A part of a runtime that its builder may leave out.
+/// A driver that a runtime's builder may leave out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Driver {
     Time,
     Io,
 }
 
-/// The current runtime, which has a timer.
+/// The current runtime, if it has a timer.
 ///
 /// # Errors
-/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is none, or it has no timer.
+/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if there is no runtime, or if it
+/// has no timer.
 pub(crate) fn current() -> Result<Handle> {
     let runtime = within_tokio()?;
     match timer(&runtime, Instant::now()) {
@@ -41,10 +44,11 @@ pub(crate) fn current() -> Result<Handle> {
     }
 }
 
-/// Whether sockets can be opened on the current runtime.
+/// Checks that sockets can be opened on the current runtime.
 ///
 /// # Errors
-/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is no runtime, or it has no I/O driver.
+/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if there is no runtime, or if it
+/// has no I/O driver.
 pub(super) fn check_io() -> Result<()> {
     match Driver::Io.of(&within_tokio()?, register) {
         Some(_) => Ok(()),
@@ -54,12 +58,12 @@ pub(super) fn check_io() -> Result<()> {
     }
 }
 
-/// A timer of a runtime; `None` where it has none to give. To be called within that runtime.
+/// A timer of a runtime; `None` if the runtime has no timer. Must be called within that runtime.
 pub(super) fn timer(runtime: &Handle, at: Instant) -> Option<Sleep> {
     Driver::Time.of(runtime, move || sleep_until(at))
 }
 
-/// The runtime that polls, if there is one.
+/// The current runtime, if there is one.
 pub(super) fn polling() -> Option<Handle> {
     Handle::try_current().ok()
 }
@@ -68,7 +72,7 @@ fn within_tokio() -> Result<Handle> {
     polling().ok_or_else(|| Error::configuration("must be called within a Tokio runtime"))
 }
 
-/// Registers a socket of no use with the reactor. Whether it can be opened does not matter.
+/// Registers an unused socket with the reactor. It does not matter whether it can be opened.
 fn register() -> io::Result<()> {
     #[cfg(unix)]
     return tokio::net::UnixDatagram::unbound().map(drop);
@@ -81,7 +85,8 @@ fn register() -> io::Result<()> {
 }
 
 impl Driver {
-    /// What `ask` gets of this driver of a runtime; `None` where it panics, because there is none.
+    /// The result of `ask`, which uses this driver of a runtime; `None` if it panics because the
+    /// driver is missing.
     fn of<R>(
         self,
         runtime: &Handle,
@@ -120,7 +125,7 @@ mod tests {
             .expect("a runtime");
         let text = |error: Error| error.to_string();
         runtime.block_on(async {
-            // Twice: the second time it is remembered.
+            // Twice, because the second call uses the remembered result.
             let _ = (current(), check_io());
             (current().err().map(text), check_io().err().map(text))
         })

@@ -48,7 +48,7 @@ async fn an_access_token_goes_over_tls_unless_asked_otherwise() {
     let builder = ConnectionFactory::builder(options.clone()).oidc_callback(tokens.clone());
     let text = texts(&builder.build().map(drop).expect_err("refused"));
     assert!(
-        text.contains("MONGODB-OIDC sends the access token as it is"),
+        text.contains("MONGODB-OIDC sends the access token in plain text"),
         "{text}"
     );
     assert!(text.contains("allow_plain_without_tls"), "{text}");

@@ -20,17 +20,18 @@ use crate::uri::ClientOptions;
 
 const AWS_PROVIDER: &str = "provider of AWS credentials";
 
-/// Where a credential comes from whose secret changes: a vault, a file that is rotated, a service
-/// that gives passwords for an hour.
+/// Supplies a credential whose secret rotates: from a vault, a rotated file, or a service that
+/// issues short-lived passwords.
 ///
-/// It is asked each time that a connection authenticates, and the connection authenticates with what
-/// it gives then; without a source of its own, in the database of the options' `authSource`. Connections that are open stay authenticated as they are. What it gives is not kept,
-/// so that an implementation whose answer takes long keeps it itself.
+/// It is called each time a connection authenticates, and the connection authenticates with the
+/// result. A credential without a source of its own uses the database of the options' `authSource`.
+/// Open connections stay authenticated as they are. The result is not cached, so an implementation
+/// that is slow should cache it itself.
 ///
-/// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over: it
-/// must leave nothing behind when dropped. The error names that wait
-/// ([`Wait::Credential`](crate::error::Wait::Credential)). Several connections may ask at a time. A
-/// panic in it is caught and logged, and fails the call as
+/// The caller bounds the call with `connectTimeoutMS` and then drops the future, which must leave
+/// nothing behind. The time-out error names that wait
+/// ([`Wait::Credential`](crate::error::Wait::Credential)). Several connections may call it
+/// concurrently. A panic in it is caught and logged, and fails the call with
 /// [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
 /// ```
@@ -58,17 +59,17 @@ pub trait CredentialProvider: Send + Sync + 'static {
     /// The current credential.
     ///
     /// # Errors
-    /// Preferably [`Error::credential`]: any other error becomes the cause of one, and does not count as a failure
-    /// of the MongoDB server. The caller adds the server. The error's text reaches logs, so it must not contain a
-    /// secret.
+    /// Preferably [`Error::credential`]. Any other error becomes the cause of one, and does not
+    /// count as a failure of the MongoDB server. The caller adds the server. The error's text
+    /// reaches logs, so it must not contain a secret.
     async fn credential(&self) -> Result<Arc<Credential>>;
 }
 
-/// Who authenticates on connections, and with what: shared by all connections of one credential.
+/// Authenticates connections. Shared by all connections with the same credential.
 #[derive(Clone)]
 pub(crate) struct Authenticator {
     source: Source,
-    /// For a credential that names no authentication database.
+    /// The defaults for a credential that names no authentication database.
     defaults: SourceDefaults,
     keys: Arc<KeyService>,
     tokens: Option<Arc<TokenCache>>,
@@ -87,9 +88,9 @@ enum Source {
 /// The authentication database of credentials that name none.
 #[derive(Clone, Default, PartialEq)]
 struct SourceDefaults {
-    /// `authSource`, of the connection string or of a TXT record.
+    /// `authSource` from the connection string or a TXT record.
     auth_source: Option<String>,
-    /// The connection string's database: for its own credential only.
+    /// The connection string's database. Only for the connection string's own credential.
     database: Option<String>,
 }
 
@@ -103,7 +104,7 @@ impl SourceDefaults {
     }
 }
 
-/// What an [`Authenticator`] is made of besides the options.
+/// The parts of an [`Authenticator`] besides the options.
 #[derive(Clone, Default)]
 pub(crate) struct AuthParts {
     pub(crate) keys: Option<Arc<KeyService>>,
@@ -113,10 +114,10 @@ pub(crate) struct AuthParts {
 }
 
 impl Authenticator {
-    /// One for the options' credential.
+    /// Creates an authenticator for the options' credential.
     ///
     /// # Errors
-    /// The credential can't be used, or there are two sources of it.
+    /// The credential can't be used, or there are two sources for it.
     pub(crate) fn new(options: &ClientOptions, parts: AuthParts) -> Result<Self> {
         let source = match (&options.credential, parts.provider) {
             (Some(_), Some(_)) => {
@@ -131,7 +132,7 @@ impl Authenticator {
         let tokens = match (parts.oidc, &source) {
             (Some(_), Source::Fixed(credential)) if !credential.needs_callback() => {
                 return Err(Error::configuration(
-                    "an OIDC callback is for MONGODB-OIDC without an ENVIRONMENT",
+                    "an OIDC callback requires MONGODB-OIDC without an ENVIRONMENT",
                 ));
             }
             (Some(callback), _) => Some(callback),
@@ -142,7 +143,7 @@ impl Authenticator {
             && credential.mechanism() != Some(AuthMechanism::MongoDbAws)
         {
             return Err(Error::configuration(
-                "a provider of AWS credentials is for MONGODB-AWS",
+                "a provider of AWS credentials requires MONGODB-AWS",
             ));
         }
         let defaults = SourceDefaults {
@@ -168,8 +169,8 @@ impl Authenticator {
         Ok(authenticator)
     }
 
-    /// This one, for connections of a client whose options are known by now: a TXT record may name
-    /// the authentication database of credentials that name none.
+    /// This authenticator with resolved options: a TXT record may name the authentication database
+    /// of credentials that name none.
     pub(crate) fn resolved(self: &Arc<Self>, options: &ClientOptions) -> Arc<Self> {
         match &options.auth_source {
             Some(_) if self.defaults.auth_source.is_none() => Arc::new(Self {
@@ -183,7 +184,7 @@ impl Authenticator {
         }
     }
 
-    /// One that authenticates nobody.
+    /// An authenticator without a credential.
     pub(crate) fn nobody() -> Self {
         Self {
             source: Source::Nobody,
@@ -196,7 +197,7 @@ impl Authenticator {
         }
     }
 
-    /// Whether the credential is always the same.
+    /// Whether the credential never changes.
     pub(crate) fn is_fixed(&self) -> bool {
         match &self.source {
             Source::Nobody | Source::Fixed(_) => true,
@@ -204,7 +205,7 @@ impl Authenticator {
         }
     }
 
-    /// The user, where that is known beforehand.
+    /// The user, if it is known beforehand.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         match &self.source {
             Source::Fixed(credential) => credential.username(),
@@ -212,10 +213,10 @@ impl Authenticator {
         }
     }
 
-    /// The credential for a connection to `server` that authenticates now.
+    /// The current credential for a connection to `server`.
     ///
     /// # Errors
-    /// It can't be obtained, or can't be used, or must not be sent there.
+    /// The credential can't be obtained, can't be used, or must not be sent to the server.
     pub(crate) async fn credential(
         &self,
         server: &ServerAddress,
@@ -258,12 +259,12 @@ impl Authenticator {
         }
     }
 
-    /// With the authentication database, if the credential names none.
+    /// Adds the authentication database, if the credential names none.
     fn complete(&self, credential: Arc<Credential>) -> Arc<Credential> {
         self.defaults.complete(&credential).unwrap_or(credential)
     }
 
-    /// The access token that is kept, for a hello to carry.
+    /// The cached access token, for a hello.
     pub(crate) fn kept_token(&self) -> Option<Secret> {
         self.tokens.as_ref()?.kept()
     }
@@ -274,8 +275,8 @@ impl Authenticator {
         tokens.is_some_and(|tokens| tokens.has_own_time())
     }
 
-    /// What a conversation about a credential needs from outside. Keys of SCRAM are to be
-    /// [proved](Derived::proved).
+    /// Provides the external input of an authentication conversation. The caller must mark SCRAM
+    /// keys as [proved](Derived::proved).
     pub(crate) async fn provide(
         &self,
         need: AuthNeed,
@@ -308,21 +309,21 @@ impl Authenticator {
         Ok((evidence, None))
     }
 
-    /// Authentication by a mechanism has failed.
+    /// Called when authentication with a mechanism has failed.
     pub(crate) fn failed(&self, mechanism: Option<AuthMechanism>) {
         if mechanism == Some(AuthMechanism::MongoDbAws) {
             let _ = guard(AWS_PROVIDER, || self.aws.failed());
         }
     }
 
-    /// Whether a credential can be used over this transport, as far as can be told beforehand.
+    /// Checks, as far as possible beforehand, that a credential can be used over this transport.
     fn check(&self, credential: &Credential) -> Result<()> {
         let unusable = |text: &str| Err(Error::configuration(text));
         match credential.mechanism() {
             Some(AuthMechanism::Plain) if !self.uses_tls && !self.allows_plain_without_tls => {
                 unusable(
-                    "PLAIN sends the password as it is and needs `tls=true`; \
-                     `allow_plain_without_tls` permits it elsewhere",
+                    "PLAIN sends the password in plain text and needs `tls=true`; \
+                     `allow_plain_without_tls` permits it without TLS",
                 )
             }
             Some(AuthMechanism::MongoDbX509) if !self.uses_tls => {
@@ -335,8 +336,8 @@ impl Authenticator {
                 if !self.uses_tls && !self.allows_plain_without_tls =>
             {
                 unusable(
-                    "MONGODB-OIDC sends the access token as it is and needs `tls=true`; \
-                     `allow_plain_without_tls` permits it elsewhere",
+                    "MONGODB-OIDC sends the access token in plain text and needs `tls=true`; \
+                     `allow_plain_without_tls` permits it without TLS",
                 )
             }
             Some(mechanism @ AuthMechanism::Gssapi) => {
@@ -355,12 +356,12 @@ impl Authenticator {
     }
 }
 
-/// Calls a source of credentials: `name` in logs and errors.
+/// Calls a source of credentials, which is called `name` in logs and errors.
 ///
 /// # Errors
-/// Whatever the source fails by is a failure to obtain the credential, with the source's own error as its cause:
-/// the network and the server that it fails by are not those of the connection, and change nothing that is known
-/// of the MongoDB server.
+/// Any failure of the source is a failure to obtain the credential, with the source's error as its
+/// cause. A network or server error of the source is not one of the connection, and does not change
+/// the description of the MongoDB server.
 pub(crate) async fn call_source<'a, T>(
     name: &'static str,
     begin: impl FnOnce() -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
@@ -369,15 +370,15 @@ pub(crate) async fn call_source<'a, T>(
     given.map_err(Error::credential)?.map_err(Error::of_source)
 }
 
-/// How long a call for an access token may take. Without `timeoutMS` that is `None`, the callback's
-/// own time, as the specification has it.
+/// The time-out for a call for an access token. Without `timeoutMS` it is `None`: the callback has
+/// its own time-out, as the specification requires.
 fn token_timeout(options: &ClientOptions) -> Option<Duration> {
     let timeout = options.timeout?;
     let timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
     timeout.into_iter().chain(options.connect_timeout).min()
 }
 
-/// The callback of an `ENVIRONMENT`, for a credential that has one.
+/// The built-in callback for a credential with an `ENVIRONMENT`.
 fn built_in(credential: &Credential) -> Result<Option<Arc<dyn OidcCallback>>> {
     if credential.mechanism() != Some(AuthMechanism::MongoDbOidc) {
         return Ok(None);

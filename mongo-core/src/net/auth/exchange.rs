@@ -9,24 +9,24 @@ use crate::handshake::{ConnectionDescription, Handshake, Outgoing, RequestOp, St
 use crate::net::connection::channel::Channel;
 use crate::net::connection::connect_clock::ConnectClock;
 
-/// What a connection was authenticated with, for it to be done again.
+/// The state for authenticating a connection again.
 pub(crate) struct ReauthState {
     pub(crate) authenticator: Arc<Authenticator>,
-    /// Over, and kept for what it knows.
+    /// The completed handshake, kept for its results.
     pub(crate) handshake: Handshake,
 }
 
-/// A handshake after the answer to the hello, on its channel.
+/// A handshake on its channel, after the reply to the hello.
 pub(crate) struct AuthExchange<'a> {
     pub(crate) authenticator: &'a Authenticator,
     pub(crate) channel: &'a mut Channel,
     pub(crate) handshake: &'a mut Handshake,
-    /// The time of an attempt to connect, if this is one.
+    /// The clock of the attempt to connect, if this is one.
     pub(crate) clock: Option<&'a ConnectClock>,
 }
 
 impl AuthExchange<'_> {
-    /// Goes on to the end, and tells what is waited for.
+    /// Completes the authentication. Calls `enter` with each wait.
     pub(crate) async fn finish(
         mut self,
         step: Step,
@@ -73,7 +73,8 @@ impl AuthExchange<'_> {
                     self.handshake.handle_evidence(evidence)?
                 }
                 Step::Done(description) => {
-                    // Of SCRAM it is the server's signature that leads here.
+                    // With SCRAM, this point is reached only after the server's signature was
+                    // verified.
                     if let Some(derived) = derived {
                         derived.proved();
                     }
@@ -118,7 +119,7 @@ impl fmt::Debug for ReauthState {
     }
 }
 
-/// Nonces that nobody has used yet.
+/// New nonces.
 pub(crate) fn nonces() -> Result<Nonces> {
     let mut random = [0; Nonces::RANDOM_BYTES];
     getrandom::fill(&mut random)
@@ -126,7 +127,7 @@ pub(crate) fn nonces() -> Result<Nonces> {
     Ok(Nonces::from_random(random))
 }
 
-/// Sends a request. The channel has the reply then.
+/// Sends a request and receives the reply, which the channel holds.
 pub(crate) async fn ask(channel: &mut Channel, request: &Outgoing) -> Result<()> {
     match request.op {
         RequestOp::Msg => channel.encode(&request.database, &request.command)?,

@@ -1,8 +1,8 @@
-//! As much of an HTTP client as a platform's own endpoints for credentials need: one request on one
-//! connection, an answer of a bounded length, no redirects.
+//! A minimal HTTP client for the credential endpoints of platforms: one request for each
+//! connection, an answer of bounded length, no redirects.
 //!
-//! The clients there are bring dozens of crates for what this has no use for. Reading the head, which
-//! is the part that is easy to get wrong, is `httparse`'s, the parser of hyper.
+//! Existing clients depend on dozens of crates that this does not need. `httparse`, hyper's parser,
+//! parses the head, which is easy to get wrong.
 
 use std::fmt::Write as _;
 
@@ -14,16 +14,16 @@ use crate::error::{Error, Result};
 use crate::net::transport::stream::Stream;
 use crate::text::printable;
 
-/// The longest answer: interim ones, head and all.
+/// The maximum length of an answer, with its interim answers and head.
 const MAX_LENGTH: usize = 64 * 1024;
 const MAX_HEADERS: usize = 64;
-/// How much of a reason phrase is shown, in bytes.
+/// The maximum length of a reason phrase in errors, in bytes.
 const MAX_REASON: usize = 64;
 
 /// A request without a body.
 pub(crate) struct Request<'a> {
     pub(crate) method: &'static str,
-    /// The host, and the port where it is not the scheme's own.
+    /// The host, and the port if it is not the scheme's default.
     pub(crate) host: &'a str,
     /// The path and the query, encoded.
     pub(crate) target: &'a str,
@@ -34,8 +34,8 @@ impl Request<'_> {
     /// Sends the request and returns the body of an answer whose status is 200. It may be a secret.
     ///
     /// # Errors
-    /// Of an answer with another status the error has the status and the reason, never the body: it
-    /// may hold a secret, or the request's own.
+    /// For an answer with another status, the error contains the status and the reason, but never
+    /// the body, which may contain a secret, such as the request's own.
     pub(crate) async fn send(&self, mut stream: Stream) -> Result<Zeroizing<Vec<u8>>> {
         let failed = |text: &str| Error::credential(format!("{}: {text}", self.host));
         let request = self
@@ -45,7 +45,7 @@ impl Request<'_> {
             .send(request.as_bytes())
             .await
             .map_err(|error| failed(&error.to_string()))?;
-        // All at once, so that no copy of a secret is left behind where it grew.
+        // One allocation: a growing buffer would leave copies of a secret behind.
         let mut answer = Zeroizing::new(Vec::with_capacity(MAX_LENGTH));
         let mut begin = 0;
         loop {
@@ -74,7 +74,7 @@ impl Request<'_> {
         }
     }
 
-    /// `None` if a part would end its line.
+    /// `None` if a part contains a line break or another character that is not allowed.
     fn encode(&self) -> Option<Zeroizing<String>> {
         let is_text = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         let is_safe = is_text(self.host)
@@ -95,21 +95,21 @@ impl Request<'_> {
     }
 }
 
-/// What has come of an answer.
+/// The parsed part of an answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
-    /// More is to come.
+    /// The answer is incomplete.
     Partial,
-    /// An interim answer of this length, before another one (RFC 9110, 15.2).
+    /// An interim answer of this length, followed by another answer (RFC 9110, 15.2).
     Interim(usize),
     /// The body of a final answer whose status is 200.
     Body(Zeroizing<Vec<u8>>),
 }
 
-/// Why an answer is none that can be used.
+/// Why an answer can't be used.
 #[derive(Debug, PartialEq, Eq)]
 enum Problem {
-    /// What is wrong with it.
+    /// The problem.
     Malformed(&'static str),
     /// The status and the reason.
     Status(String),
@@ -132,7 +132,7 @@ impl Parsed {
         };
         match status {
             200 => {}
-            // Nobody asked for another protocol: 101 is final.
+            // No upgrade was requested, so 101 is final.
             100 | 102..=199 => return Ok(Self::Interim(start)),
             _ => {
                 let reason = printable(head.reason.unwrap_or_default(), MAX_REASON);
@@ -150,7 +150,7 @@ impl Parsed {
     }
 }
 
-/// How the end of a body is told.
+/// How the end of a body is determined.
 enum Framing {
     Length(usize),
     Chunks,
@@ -161,20 +161,21 @@ impl Framing {
     fn of(headers: &[httparse::Header<'_>]) -> Result<Self, &'static str> {
         let mut framing = Self::ToTheEnd;
         for header in headers {
-            let value = std::str::from_utf8(header.value).map_err(|_| "a header is no text")?;
+            let value =
+                std::str::from_utf8(header.value).map_err(|_| "a header is not valid UTF-8")?;
             let found = if header.name.eq_ignore_ascii_case("content-length") {
-                Self::Length(value.trim().parse().map_err(|_| "no valid length")?)
+                Self::Length(value.trim().parse().map_err(|_| "invalid Content-Length")?)
             } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
                 match value.trim().eq_ignore_ascii_case("chunked") {
                     true => Self::Chunks,
-                    false => return Err("an encoding that is not known"),
+                    false => return Err("unsupported Transfer-Encoding"),
                 }
             } else {
                 continue;
             };
             match framing {
                 Self::ToTheEnd => framing = found,
-                Self::Length(_) | Self::Chunks => return Err("two lengths"),
+                Self::Length(_) | Self::Chunks => return Err("more than one length"),
             }
         }
         Ok(framing)
@@ -182,13 +183,13 @@ impl Framing {
 }
 
 fn chunks(mut bytes: &[u8]) -> Option<Result<Vec<u8>, &'static str>> {
-    // No longer than what it is made of.
+    // The body is no longer than its chunks.
     let mut body = Vec::with_capacity(bytes.len());
     loop {
         let (start, size) = match httparse::parse_chunk_size(bytes) {
             Ok(Status::Complete((start, size))) => (start, usize::try_from(size).ok()?),
             Ok(Status::Partial) => return None,
-            Err(_) => return Some(Err("no valid chunk")),
+            Err(_) => return Some(Err("invalid chunk")),
         };
         if size == 0 {
             return Some(Ok(body));
@@ -197,7 +198,7 @@ fn chunks(mut bytes: &[u8]) -> Option<Result<Vec<u8>, &'static str>> {
         body.extend_from_slice(bytes.get(start..end)?);
         bytes = match bytes.get(end..end.checked_add(2)?)? {
             b"\r\n" => bytes.get(end + 2..)?,
-            _ => return Some(Err("no valid chunk")),
+            _ => return Some(Err("invalid chunk")),
         };
     }
 }
@@ -232,7 +233,7 @@ mod tests {
         }
     }
 
-    /// Whatever is in the body, or in a header.
+    /// With any content of the body or a header.
     #[test]
     fn of_another_status_only_it_and_its_reason_are_told() {
         let long = "x".repeat(MAX_REASON);

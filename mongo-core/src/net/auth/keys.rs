@@ -8,13 +8,14 @@ use crate::auth::{CacheKey, KeyCache, KeyDerivation, ScramKeys};
 use crate::callback::guard;
 use crate::error::{Error, Result};
 
-/// Runs work that would block a runtime's worker: the password hashing of SCRAM, 2.5 ms of CPU
-/// with a server's default iteration count.
+/// Runs work that would block a runtime's worker thread: SCRAM password hashing, which takes 2.5 ms
+/// of CPU time with a server's default iteration count.
 ///
-/// Give one of your own to use a thread pool that you have already.
+/// Implement it to use an existing thread pool.
 pub trait BlockingExecutor: Send + Sync + 'static {
-    /// Runs `work` on some other thread, soon. Must not run it before it returns. A panic is caught
-    /// and logged, and fails the authentication as [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
+    /// Runs `work` on another thread, soon. It must not run before this method returns. A panic is
+    /// caught and logged, and fails the authentication with
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
     fn execute(&self, work: Box<dyn FnOnce() + Send>);
 }
 
@@ -24,40 +25,41 @@ pub struct TokioBlocking;
 
 impl BlockingExecutor for TokioBlocking {
     fn execute(&self, work: Box<dyn FnOnce() + Send>) {
-        // The work tells its own end.
+        // The work itself reports its end.
         drop(tokio::task::spawn_blocking(work));
     }
 }
 
-/// Derived SCRAM keys, made once for any number of connections that wait for them.
+/// Caches derived SCRAM keys. Each key is derived once for any number of connections that wait for
+/// it.
 ///
-/// Share one among pools whose credentials repeat. Keys are found by a digest, never a password; the
-/// service keeps at most [`KeyCache::DEFAULT_CAPACITY`] of them, of about 200 bytes each, or
-/// [as many as you say](Self::with_capacity).
+/// Share one service among pools that use the same credentials. Keys are found by a digest, never
+/// by a password. The service keeps at most [`KeyCache::DEFAULT_CAPACITY`] keys, of about 200 bytes
+/// each, or the number set by [`with_capacity`](Self::with_capacity).
 ///
-/// A derivation runs on the executor and ends there, also if all connections that wait for it are
-/// given up, or are not polled. Its keys are kept once a server has proved by its signature that it
-/// knows them, so that no other server can fill the service. Until then they serve the connections
-/// that authenticate at the same time.
+/// A derivation runs to completion on the executor, even if all connections that wait for it are
+/// dropped or not polled. Its keys are cached once a server has proved with its signature that it
+/// knows them, so that no other server can fill the cache. Until then they are used only for
+/// connections that authenticate at the same time.
 pub struct KeyService {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Those that a server has proved to know.
+    /// The keys that a server has proved to know.
     cache: KeyCache,
     unproven: Mutex<HashMap<CacheKey, Unproven>>,
     executor: Arc<dyn BlockingExecutor>,
 }
 
-/// A derivation that is under way, or over and not proved: it is there for as long as anybody has a
-/// lease of it.
+/// A derivation that is running, or is complete but not proved. It exists as long as there is a
+/// lease on it.
 struct Unproven {
     outcome: Outcome,
     lease: Weak<Lease>,
 }
 
-/// Takes its entry off the list when it is dropped.
+/// Removes its entry from the map when dropped.
 struct Lease {
     inner: Arc<Inner>,
     key: CacheKey,
@@ -75,16 +77,16 @@ impl Derived {
         &self.keys
     }
 
-    /// Keeps the keys: the server has proved that it knows them.
+    /// Caches the keys, because the server has proved that it knows them.
     pub(crate) fn proved(self) {
         if let Some(lease) = self.lease {
-            // Before the lease ends, so that they are always found in one place or the other.
+            // Before the lease ends, so that the keys are always found in one of the two places.
             lease.inner.cache.insert(lease.key, self.keys);
         }
     }
 }
 
-/// What a derivation comes to; closed without keys if the executor dropped the work.
+/// The result of a derivation. The channel is closed without keys if the executor dropped the work.
 type Outcome = watch::Receiver<Option<ScramKeys>>;
 
 impl Default for KeyService {
@@ -94,13 +96,13 @@ impl Default for KeyService {
 }
 
 impl KeyService {
-    /// An empty cache, filled by `executor`.
+    /// Creates an empty cache that `executor` fills.
     pub fn new(executor: Arc<dyn BlockingExecutor>) -> Self {
         Self::over(KeyCache::default(), executor)
     }
 
-    /// The same with an empty cache for so many keys. Zero keeps none: a derivation then serves
-    /// only the connections that wait for it.
+    /// Replaces the cache with an empty one for `capacity` keys. With zero, no keys are cached: a
+    /// derivation is then used only for the connections that wait for it.
     #[must_use]
     pub fn with_capacity(self, capacity: usize) -> Self {
         Self::over(KeyCache::new(capacity), self.inner.executor.clone())
@@ -117,11 +119,11 @@ impl KeyService {
         }
     }
 
-    /// The keys of a derivation: from the cache, from a derivation that is under way or not proved
-    /// yet, or derived.
+    /// The keys of a derivation: from the cache, from a derivation that is running or not proved
+    /// yet, or newly derived.
     ///
     /// Dropping this future does not stop the derivation. If the executor drops the work of another
-    /// caller, as a runtime does that shuts down, this caller starts it anew.
+    /// caller, as a runtime that shuts down does, this caller starts it again.
     ///
     /// # Errors
     /// The executor dropped the work that this caller started.
@@ -151,7 +153,7 @@ impl KeyService {
             }
             if is_own {
                 return Err(Error::configuration(
-                    "the blocking executor dropped the derivation of a key",
+                    "the blocking executor dropped a key derivation",
                 ));
             }
         }
@@ -163,7 +165,8 @@ impl KeyService {
         derivation: Arc<KeyDerivation>,
         sender: watch::Sender<Option<ScramKeys>>,
     ) -> Result<()> {
-        // Without a lock: an executor may run the work at once. Dropped, it wakes all waiters.
+        // Without a lock, because an executor may run the work at once. If the work is dropped, all
+        // waiters are woken.
         let work = Box::new(move || {
             sender.send_replace(Some(derivation.run()));
             drop(lease);
@@ -176,7 +179,7 @@ impl KeyService {
 enum Begun {
     Cached(ScramKeys),
     ByAnother(Outcome, Arc<Lease>),
-    /// The caller has to start the work.
+    /// The caller must start the work.
     ByThis(Outcome, Arc<Lease>, watch::Sender<Option<ScramKeys>>),
 }
 
@@ -189,8 +192,8 @@ impl Inner {
         {
             return Begun::ByAnother(entry.outcome.clone(), lease);
         }
-        // Keys may have been proved since the last look: they are in the cache before they leave
-        // the list.
+        // Keys may have been proved since the last check. They are in the cache before they leave
+        // the map.
         if let Some(keys) = self.cache.get(&key) {
             return Begun::Cached(keys);
         }
@@ -222,7 +225,7 @@ impl Unproven {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut unproven = self.inner.unproven();
-        // Another may have taken its place.
+        // Another entry may have replaced it.
         let is_own = |entry: &Unproven| std::ptr::eq(entry.lease.as_ptr(), self);
         if unproven.get(&self.key).is_some_and(is_own) {
             unproven.remove(&self.key);
@@ -252,7 +255,7 @@ mod tests {
 
     type Work = Box<dyn FnOnce() + Send>;
 
-    /// Keeps the work until it is asked for.
+    /// Keeps the work until it is taken.
     #[derive(Clone, Default)]
     struct Held(Arc<(Mutex<Vec<Work>>, AtomicUsize)>);
 
@@ -301,7 +304,7 @@ mod tests {
         }
     }
 
-    /// The keys, once they are there.
+    /// The keys, which must be ready.
     fn derived<F: Future<Output = Result<Derived>>>(future: Pin<&mut F>) -> Derived {
         match poll(future) {
             Poll::Ready(Ok(derived)) => derived,
@@ -323,7 +326,7 @@ mod tests {
             }
             let first = derived(first.as_mut());
             assert!(is_done(second.as_mut()));
-            // Who comes before the server has proved itself has the same keys.
+            // A caller before the proof gets the same keys.
             assert!(is_done(pin!(service.derive(derivation()))));
             assert!(service.inner.cache.is_empty());
             first.proved();
@@ -400,7 +403,7 @@ mod tests {
         assert!(is_done(other.as_mut()));
     }
 
-    /// The real executor, and a runtime that ends with the work still queued.
+    /// The real executor, with a runtime that shuts down while the work is queued.
     #[test]
     fn a_runtime_that_ends_hands_its_derivation_over() {
         let service = KeyService::default();
@@ -462,7 +465,7 @@ mod tests {
         assert!(is_done(second.as_mut()));
     }
 
-    /// Whatever its waiters do, the work itself takes its entry off the list.
+    /// The work itself removes its entry from the map, whatever its waiters do.
     #[test]
     fn a_dropped_derivation_leaves_nothing_behind() {
         let (service, executor) = service();

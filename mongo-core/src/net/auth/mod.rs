@@ -1,4 +1,4 @@
-//! Proving who a client is: credentials, keys and tokens, and where they come from.
+//! Authentication: credentials, keys and tokens, and their sources.
 
 pub(super) mod authenticator;
 pub(super) mod aws;

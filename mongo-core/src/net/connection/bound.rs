@@ -1,4 +1,4 @@
-//! What bounds a command that is under way: its deadline, and the pool, which may give it up.
+//! Bounds of a running command: its deadline, and an interruption by the pool.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -12,14 +12,14 @@ use crate::net::connection::pool_handle::{ConnectionState, Interrupted};
 use crate::net::deadline::{Deadline, Elapsed, Expiry};
 use crate::net::runtime;
 
-/// Why something did not come to its end.
+/// Why a future did not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     Elapsed,
     Interrupted,
 }
 
-/// Runs what the pool may interrupt, if there is one, until the deadline.
+/// Runs a future until the deadline, or until the pool interrupts it.
 pub(super) async fn bound<F: Future>(
     alarm: &mut Alarm,
     deadline: Deadline,
@@ -47,28 +47,29 @@ pub(super) async fn bound<F: Future>(
     .await
 }
 
-/// One timer for many waits, one after the other.
+/// One timer for many consecutive waits.
 ///
-/// To set a timer and to take it back costs more than the rest of a short wait. So it is left as it
-/// is when a wait ends. Where a later wait finds it too early, it is set anew only when it goes off:
-/// where all waits have the same bound, once in the time of that bound. Until then it may wake, once
-/// and for nothing, the task that waited last.
+/// Setting and resetting a timer costs more than the rest of a short wait, so the timer stays set
+/// when a wait ends. If it is too early for a later wait, it is reset only when it fires: if all
+/// waits have the same bound, once in the time of that bound. Until then it may wake the task of
+/// the last wait once, spuriously.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
     timer: Option<(Id, Pin<Box<Sleep>>)>,
-    /// Whether the task that it wakes is known to be the one that waits.
+    /// Whether the timer is known to wake the waiting task.
     wakes_this_task: bool,
 }
 
 impl Alarm {
-    /// Whether a timer runs on a runtime: one that shuts down fires all of its timers.
+    /// Whether the timer is still running on the given runtime. A runtime that shuts down fires all
+    /// of its timers.
     #[inline]
     pub(super) fn runs_on(&self, runtime: Option<Id>) -> bool {
         let timer = self.timer.as_ref();
         timer.is_some_and(|(there, timer)| Some(*there) == runtime && !timer.is_elapsed())
     }
 
-    /// Ready from `at` on, or where no runtime with a timer polls it.
+    /// Ready from `at` on, or if no runtime with a timer polls it.
     fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
         // The same task is on the same runtime.
         if let Some((_, timer)) = &self.timer
@@ -78,14 +79,14 @@ impl Alarm {
         {
             return Poll::Pending;
         }
-        // Without a timer it can't wait.
+        // It can't wait without a timer.
         let Some(runtime) = runtime::polling() else {
             return Poll::Ready(());
         };
         let here = runtime.id();
         let timer = match &mut self.timer {
             Some((there, timer)) if *there == here => timer,
-            // A timer of another runtime might not go off while this one runs.
+            // The timer of another runtime might not fire while this one runs.
             timer => {
                 self.wakes_this_task = false;
                 match runtime::timer(&runtime, at) {
@@ -100,7 +101,7 @@ impl Alarm {
         }
         self.wakes_this_task = true;
         loop {
-            // Whatever the task's budget: what waits is not to outlast its time.
+            // Regardless of the task's budget: the wait must not outlast its bound.
             ready!(pin!(unconstrained(timer.as_mut())).poll(context));
             if timer.deadline() >= at {
                 return Poll::Ready(());
@@ -125,13 +126,13 @@ mod tests {
         let begun = Instant::now();
         let forever = pin!(pending::<()>());
         let ended = super::bound(alarm, Deadline::after(bound), link, forever);
-        // Looks once more, for who was not woken.
+        // Polls once more, in case the task was not woken.
         let ended = timeout(60 * SECOND, ended).await;
         assert_eq!(ended, Ok(Err(Ended::Elapsed)));
         begun.elapsed()
     }
 
-    /// Waits that end by themselves, before the alarm goes off.
+    /// A wait that ends by itself, before the alarm fires.
     async fn short_wait(alarm: &mut Alarm, link: Option<&ConnectionState>, bound: Duration) {
         let sleep = pin!(tokio::time::sleep(SECOND / 10));
         let ended = super::bound(alarm, Deadline::after(bound), link, sleep).await;
@@ -162,7 +163,7 @@ mod tests {
                 if let Some(bound) = bound {
                     assert_eq!(wait(&mut alarm, Some(&link), bound).await, bound);
                 }
-                // Leaves the timer as it is, for the next task.
+                // Leaves the timer set, for the next task.
                 short_wait(&mut alarm, Some(&link), bound.unwrap_or(Duration::MAX)).await;
                 alarm
             });
@@ -180,12 +181,12 @@ mod tests {
         let (first, second) = (runtime(), runtime());
         let mut alarm = Alarm::default();
         first.block_on(short_wait(&mut alarm, None, 5 * SECOND));
-        // The first one does not run meanwhile.
+        // The first runtime does not run during this wait.
         let waited = second.block_on(wait(&mut alarm, None, 5 * SECOND));
         assert_eq!(waited, 5 * SECOND);
     }
 
-    /// Whether the timer is new, or left from a wait before.
+    /// With a new timer, and with one left from an earlier wait.
     #[tokio::test(start_paused = true)]
     async fn a_command_is_polled_once_more_when_its_timer_goes_off() {
         let mut alarm = Alarm::default();

@@ -17,8 +17,8 @@ const AT_ONCE: usize = 1024 * 1024;
 
 /// A stream and the exchange on it: what a connection is before anybody said hello.
 ///
-/// Its errors name neither server nor user. Each future may be dropped at any await; what that
-/// means for the next request is the exchange's to say.
+/// Its errors name neither server nor user. Each future may be dropped at any await; the exchange
+/// decides what that means for the next request.
 #[derive(Debug)]
 pub(crate) struct Channel {
     stream: Stream,
@@ -32,7 +32,7 @@ pub(crate) struct Channel {
 impl Channel {
     pub(crate) fn new(stream: Stream) -> Self {
         let mut exchange = Exchange::new(Limits::default());
-        // What comes first is a hello's reply.
+        // The first message is the reply to a hello.
         exchange.narrow();
         Self {
             stream,
@@ -42,7 +42,7 @@ impl Channel {
         }
     }
 
-    /// Accepts only what may come in a handshake until this is dropped.
+    /// Bounds replies as in a handshake, until the result is dropped.
     pub(crate) fn narrow(&mut self) -> Narrow<'_> {
         let before = self.exchange.narrow();
         Narrow {
@@ -51,7 +51,7 @@ impl Channel {
         }
     }
 
-    /// Whether the stream failed before the first byte of the reply that was waited for.
+    /// Whether the stream failed before the first byte of the expected reply.
     pub(crate) fn is_unheard(&self) -> bool {
         self.is_unheard
     }
@@ -61,7 +61,7 @@ impl Channel {
         self.home
     }
 
-    /// One that nothing can be done with.
+    /// A closed channel.
     pub(crate) fn closed() -> Self {
         let mut channel = Self::new(Stream::custom(tokio::io::join(
             tokio::io::empty(),
@@ -76,8 +76,8 @@ impl Channel {
         self.stream.check_idle(runs)
     }
 
-    /// Adds the cause to a time-out, where it is not the server: a reply waits in the socket of which no
-    /// byte was read. That proves that nothing drives the runtime that the socket belongs to.
+    /// Adds a cause to a time-out that is not the server's fault: a reply is waiting in the socket,
+    /// and none of it was read. That proves that nothing drives the socket's runtime.
     pub(crate) fn explain_silence(&self, error: Error) -> Error {
         let is_unseen =
             error.is_timeout() && self.exchange.awaits_first_byte() && self.stream.is_readable();
@@ -98,7 +98,7 @@ impl Channel {
         self.encode_with(MsgFlags::NONE, database, command, None)
     }
 
-    /// Encodes a command as an OP_MSG with flags, and with more fields.
+    /// Encodes a command as an OP_MSG, with flags and additional fields.
     pub(crate) fn encode_with<C>(
         &mut self,
         flags: MsgFlags,
@@ -135,12 +135,12 @@ impl Channel {
         })
     }
 
-    /// Writes what was encoded and reads the reply to it.
+    /// Writes the encoded command and reads its reply.
     pub(crate) async fn round_trip(&mut self) -> Result<()> {
         while !self.exchange.pack(None) {
             yield_now().await;
         }
-        // Before the first byte: from here on a drop leaves a mark.
+        // Before the first byte: from here on the exchange notices that this future was dropped.
         self.exchange.start_writing(Taker::Caller)?;
         let written = self.stream.send(self.exchange.request()).await;
         written.map_err(|error| self.failed(error))?;
@@ -148,7 +148,7 @@ impl Channel {
         self.read(usize::MAX).await
     }
 
-    /// Writes a whole message of the caller's own.
+    /// Writes a complete message of the caller.
     pub(crate) async fn send(&mut self, message: &[u8]) -> Result<()> {
         // Only for its checks.
         self.begin()?;
@@ -171,7 +171,8 @@ impl Channel {
         error
     }
 
-    /// Reads one whole message of at most `max` bytes. What has come stays when this is dropped.
+    /// Reads one complete message of at most `max` bytes. Bytes that were read are kept if this
+    /// future is dropped.
     pub(crate) async fn read(&mut self, max: usize) -> Result<()> {
         let (stream, exchange) = (&mut self.stream, &mut self.exchange);
         let outcome = read(stream, exchange, max).await.map_err(explain);
@@ -188,7 +189,7 @@ impl Channel {
     }
 }
 
-/// A channel on which a reply is bounded as those in a handshake are: see [`Exchange::narrow`].
+/// A channel on which replies are bounded as in a handshake: see [`Exchange::narrow`].
 pub(crate) struct Narrow<'a> {
     channel: &'a mut Channel,
     before: Bounds,
@@ -229,7 +230,7 @@ fn close(exchange: &mut Exchange, error: &Error) {
     });
 }
 
-/// Tells the end of the runtime that a socket belongs to from a failure of the network.
+/// Distinguishes the shutdown of the socket's runtime from a network error.
 fn explain(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Network(failure) if is_rt_shutdown_err(failure) => {
@@ -255,8 +256,8 @@ async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Resul
         fill(&mut stream.take(AT_ONCE as u64), target).await?;
         at_once += target.len() - before;
     }
-    // Others have their turn while much is unpacked and checked; what has been is kept when this is
-    // dropped.
+    // Other tasks run while a large reply is decompressed and checked. Progress is kept if this
+    // future is dropped.
     while !exchange.prepare_reply()? {
         yield_now().await;
     }

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::error::{Error, Wait};
 use crate::net::deadline::{Deadline, Elapsed};
 
-/// The time of an attempt to connect: the caller's, and within it `connectTimeoutMS`, which does not
-/// run while the attempt waits for something that has a time of its own.
+/// The deadlines of an attempt to connect: the caller's, and within it `connectTimeoutMS`. The
+/// latter is paused while the attempt waits for something that has its own time-out.
 pub(crate) struct ConnectClock {
     caller: Deadline,
     state: Mutex<State>,
@@ -23,7 +23,7 @@ struct State {
 }
 
 impl ConnectClock {
-    /// `own` ends no later than `caller`.
+    /// `own` must not be later than `caller`.
     pub(crate) fn new(caller: Deadline, own: Deadline) -> Self {
         Self {
             caller,
@@ -31,28 +31,28 @@ impl ConnectClock {
         }
     }
 
-    /// Runs a future until the time is over.
+    /// Runs a future until a deadline passes.
     ///
     /// # Errors
-    /// [`Elapsed`], once the caller's deadline or the attempt's own has come.
+    /// [`Elapsed`], once the caller's deadline or the attempt's own has passed.
     pub(crate) async fn bound<F: Future>(&self, future: F) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
         loop {
             let deadline = self.current();
-            // Ready also where the clock has been stopped or runs again: the timer is another one then.
+            // Also ready when the clock was paused or resumed, which needs another timer.
             let turn = poll_fn(|context| match future.as_mut().poll(context) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
                 Poll::Pending if self.current().moment() != deadline.moment() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             });
-            // Safe to drop: the future stays.
+            // Safe to drop: the future is kept.
             if let Some(output) = deadline.bound(turn).await? {
                 return Ok(output);
             }
         }
     }
 
-    /// Awaits what has a time of its own: `connectTimeoutMS` begins again where it stopped.
+    /// Awaits a future that has its own time-out. `connectTimeoutMS` is paused and then resumes.
     pub(crate) async fn pause<F: Future>(&self, future: F) -> F::Output {
         self.state().paused = Some(Instant::now());
         let output = future.await;
@@ -63,7 +63,7 @@ impl ConnectClock {
         output
     }
 
-    /// Why what this bounds is over.
+    /// The time-out error for a wait that this clock bounds.
     pub(crate) fn timed_out(&self, wait: Wait) -> Error {
         self.current().timed_out(wait)
     }
@@ -71,7 +71,7 @@ impl ConnectClock {
     fn current(&self) -> Deadline {
         let State { own, paused } = *self.state();
         match paused {
-            // Not `Duration::MAX`, with which no clock could count.
+            // Not `Duration::MAX`, which overflows an `Instant`.
             Some(_) => own.later(Duration::from_secs(u64::from(u32::MAX)), self.caller),
             None => own,
         }
@@ -96,7 +96,8 @@ mod tests {
         ConnectClock::new(caller, caller.within(Some(10 * SECOND)))
     }
 
-    /// When an attempt ends that waits 5 s, then 30 s with the clock stopped, then for ever.
+    /// The time until an attempt ends that waits 5 s, then 30 s with the clock paused, then
+    /// forever.
     async fn ends_after(caller: Deadline) -> Duration {
         let begin = Instant::now();
         let clock = clock(caller);

@@ -6,36 +6,37 @@ use bson::oid::ObjectId;
 
 use super::suspicion::Suspicion;
 
-/// The generations of one pool: a connection that was made before the last clear is stale.
+/// The generations of one pool. A connection that was made before the last clear is stale.
 ///
-/// Behind a load balancer each service has generations of its own besides, as one address stands
-/// for many servers.
+/// Behind a load balancer each service also has its own generation, because one address stands for
+/// many servers.
 ///
 /// Specifications: connection monitoring and pooling, load balancers.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
     all: Arc<AtomicU64>,
     services: Mutex<Services>,
-    /// Of all connections alike.
+    /// Shared by all connections.
     suspicion: Arc<Suspicion>,
 }
 
 #[derive(Debug, Default)]
 struct Services {
-    /// Those that have a connection: a load balancer that keeps making up new ones fills nothing.
+    /// Only services that have a connection, so that a load balancer that invents service ids can't
+    /// fill the map.
     current: HashMap<ObjectId, Weak<AtomicU64>>,
-    /// How often any was cleared. A service begins with that number, so that it never goes back
-    /// when it is forgotten meanwhile.
+    /// How often any service was cleared. A service begins with this number, so that its generation
+    /// never decreases after its entry was removed.
     clears: u64,
 }
 
 impl Generations {
-    /// The generation of all connections together.
+    /// The generation of the whole pool.
     pub(crate) fn current(&self) -> u64 {
         self.all.load(Ordering::Acquire)
     }
 
-    /// Makes all connections stale, and says which generation has ended by that.
+    /// Makes all connections stale, and returns the generation that this ends.
     pub(crate) fn clear(&self) -> u64 {
         self.all.fetch_add(1, Ordering::AcqRel)
     }
@@ -49,7 +50,8 @@ impl Generations {
         }
     }
 
-    /// Of a connection that is about to be made: cleared meanwhile, it is stale from the beginning.
+    /// The generation of a connection that is about to be made. If the pool is cleared before that,
+    /// the connection is stale from the start.
     pub(crate) fn begin(&self) -> Generation {
         Generation {
             all: Stamp::of(self.all.clone()),
@@ -58,7 +60,7 @@ impl Generations {
         }
     }
 
-    /// Of a connection that turned out to lead to a service.
+    /// Adds the generation of a service, once the connection is known to lead to it.
     pub(crate) fn join(&self, generation: &mut Generation, service: ObjectId) {
         let mut services = self.services();
         let known = services.current.get(&service).and_then(Weak::upgrade);
@@ -91,18 +93,18 @@ struct Stamp {
 }
 
 impl Generation {
-    /// The service's, where there is one.
+    /// The service's generation if there is one, else the pool's.
     pub(crate) fn number(&self) -> u64 {
         self.service.as_ref().unwrap_or(&self.all).made_in
     }
 
-    /// The number that it would have, were the connection made now.
+    /// The number of a connection that is made now.
     pub(crate) fn current(&self) -> u64 {
         let stamp = self.service.as_ref().unwrap_or(&self.all);
         stamp.current.load(Ordering::Acquire)
     }
 
-    /// What is known of idle connections of the same pool.
+    /// What is known about idle connections of the same pool.
     #[inline]
     pub(crate) fn suspicion(&self) -> &Suspicion {
         &self.suspicion

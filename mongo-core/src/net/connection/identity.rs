@@ -12,39 +12,39 @@ use crate::net::auth::exchange::ReauthState;
 use crate::net::connection::generations::Generation;
 use crate::net::connection::pool_handle::{ConnectionState, PoolHandle};
 
-/// What stays the same over a connection's life.
+/// The properties of a connection that do not change during its life.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) id: u64,
     pub(crate) generation: Generation,
     pub(crate) server: ServerAddress,
     pub(crate) user: Option<Arc<str>>,
-    /// What it was authenticated with, if it was.
+    /// The state for a reauthentication, if the connection was authenticated.
     pub(crate) proof: Option<ReauthState>,
     pub(crate) description: ConnectionDescription,
-    /// The fields of the stable API, for every command.
+    /// The stable API fields, added to every command.
     pub(crate) server_api: Option<RawDocumentBuf>,
-    /// For commands that name no deadline; `None` is none.
+    /// For commands without a deadline of their own. `None` means no time-out.
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
-    /// Whether writes on it can be retried, and are to be (`retryWrites`).
+    /// Whether writes on it are retryable (`retryWrites`, and supported by the server).
     pub(crate) retries_writes: bool,
-    /// Whether anything compares how long the connection was idle.
+    /// Whether the time of check-in is recorded.
     pub(crate) times_idleness: bool,
     pub(crate) created: Instant,
     pub(crate) events: EventHandlers,
-    /// To the pool that it belongs to.
+    /// The handle to its pool.
     pub(crate) pool_handle: Option<PoolHandle>,
 }
 
 impl Identity {
-    /// Adds to an error what it is about.
+    /// Adds the server and the user to an error.
     pub(crate) fn name(&self, error: impl Into<Error>) -> Error {
         error.into().at(&self.server).for_user(self.user.as_ref())
     }
 
-    /// Labels the error of a command that can be retried as a write. `sent` gives the command; it is
-    /// asked only where the error is such.
+    /// Labels the error of a retryable write. `sent` returns the command; it is called only for an
+    /// error that allows a retry.
     pub(super) fn label_write(
         &self,
         error: Error,
@@ -66,7 +66,7 @@ impl Identity {
         self.retries_writes && !self.description.mongos && !labels_itself
     }
 
-    /// The same, of no pool, for a connection that nothing can be done with.
+    /// The same identity without a pool, for a closed connection.
     pub(super) fn untied(&self) -> Self {
         Self {
             id: self.id,
@@ -86,7 +86,7 @@ impl Identity {
         }
     }
 
-    /// What the pool interrupts it by.
+    /// The state by which the pool interrupts it.
     #[inline]
     pub(super) fn link(&self) -> Option<&ConnectionState> {
         self.pool_handle
@@ -95,8 +95,8 @@ impl Identity {
     }
 }
 
-/// Whether a command is a retryable write: it has a number, and is no part of a transaction but its
-/// end.
+/// Whether a command is a retryable write: it has a `txnNumber`, and is outside a transaction or
+/// ends one.
 fn is_retryable_write(command: &RawDocument) -> bool {
     let mut elements = command.iter_elements().map_while(Result::ok);
     let Some(name) = elements.next() else {

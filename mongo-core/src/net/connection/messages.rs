@@ -1,4 +1,4 @@
-//! Whole wire messages of the caller's own.
+//! Raw wire messages of the caller.
 
 use std::pin::pin;
 
@@ -8,14 +8,14 @@ use crate::net::deadline::Deadline;
 use crate::wire::Readiness;
 
 impl Connection {
-    /// Sends one whole wire message of the caller's own: an OP_MSG or an OP_QUERY.
+    /// Sends one complete wire message: an OP_MSG or an OP_QUERY.
     ///
     /// With OP_MSG's `moreToCome` flag no reply is expected; otherwise call
-    /// [`receive`](Self::receive) next. A reply that nobody received is read away before the next
-    /// request, like that of a cancelled command.
+    /// [`receive`](Self::receive) next. A reply that is not received is drained before the next
+    /// request, like the reply to a cancelled command.
     ///
     /// # Errors
-    /// A message whose header does not fit it is refused before anything is sent. Else as
+    /// A message that does not match its header is rejected before anything is sent. Otherwise see
     /// [`run_command`](Self::run_command).
     pub async fn send(&mut self, message: &[u8], deadline: impl Into<Deadline>) -> Result<()> {
         let deadline = deadline.into();
@@ -43,14 +43,15 @@ impl Connection {
         outcome
     }
 
-    /// Receives the whole wire message, header and all, that answers the last
+    /// Receives the complete wire message, header included, that replies to the last
     /// [`send`](Self::send). While the server streams (`moreToCome` in its reply), call it again.
     ///
-    /// May be dropped and called again without losing anything.
+    /// If the future is dropped, nothing is lost; the method may be called again.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if no reply is expected. Else as
-    /// [`run_command`](Self::run_command); `ok` is the caller's to look at.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if no reply is expected.
+    /// Otherwise see [`run_command`](Self::run_command), except that the reply's `ok` is not
+    /// checked.
     pub async fn receive(&mut self, deadline: impl Into<Deadline>) -> Result<&[u8]> {
         let deadline = deadline.into();
         if !self.inner.channel.exchange.is_receivable() {
@@ -59,7 +60,7 @@ impl Connection {
                 Readiness::Idle | Readiness::Owed => self
                     .inner
                     .identity
-                    .name(Error::configuration("no message was sent that is answered")),
+                    .name(Error::configuration("no sent message expects a reply")),
             });
         }
         let link = self.inner.identity.link();
@@ -72,7 +73,7 @@ impl Connection {
         .await;
         let is_over = outcome.is_ok();
         let outcome = self.finish(outcome, deadline);
-        // A reply that did not come in time can still be received.
+        // After a time-out the reply can still be received.
         if is_over && let Some(watch) = self.inner.watch.take() {
             match (&outcome, self.inner.channel.body()) {
                 (Ok(()), Ok(reply)) => {

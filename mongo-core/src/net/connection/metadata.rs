@@ -8,8 +8,8 @@ use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::net::PROCESS;
 use crate::uri::ClientOptions;
 
-/// The `client` document of all handshakes of one client, its monitors' among them. Cloning is cheap;
-/// clones are the same, and what is appended to one shows in all.
+/// The `client` document of all handshakes of one client, monitors included. Cloning is cheap.
+/// Clones share the document: metadata appended to one shows in all.
 #[derive(Clone)]
 pub(crate) struct Metadata(Arc<Mutex<State>>);
 

@@ -32,39 +32,41 @@ use bound::{Alarm, Ended, bound};
 pub(crate) use identity::Identity;
 use watch::CommandWatch;
 
-/// Bytes of an abandoned reply that are read away at most; a longer one costs the connection.
+/// The longest abandoned reply that is drained, in bytes. A longer one closes the connection.
 const DRAIN_BYTES: usize = 1024 * 1024;
 
 /// The server's code for a credential that has expired: `ReauthenticationRequired`.
 const REAUTHENTICATION_REQUIRED: i32 = 391;
 
-/// A connection to one server: handshaken, authenticated, made for raw commands.
+/// A connection to one server that has completed the handshake and authentication. It runs raw
+/// commands.
 ///
-/// The I/O is done by the task that calls; nothing is spawned, and one buffer serves each command
-/// and its reply. Requests are not pipelined: a connection is a run of commands, one at a time.
+/// The calling task does the I/O; nothing is spawned. One buffer serves each command and its reply.
+/// Requests are not pipelined: a connection runs one command at a time.
 ///
 /// # Cancellation
-/// Any future of this type may be dropped at any time, and any may run into its deadline, and no
-/// later command can ever read the reply of an earlier one. If the request had not been written
-/// whole, the connection is closed. If it had, the reply is owed: the next command, or the pool at
-/// the next check-out, reads it away within a bound (`drain_timeout`, default 100 ms, and 1 MiB)
-/// or closes the connection. A connection that is closed fails every command with
-/// [`ErrorKind::ConnectionClosed`]; a pool does not hand it out again.
+/// Every future of this type may be dropped at any time, and may time out at any time. A later
+/// command never reads the reply to an earlier one. If the request was not fully written, the
+/// connection is closed. If it was, its reply is outstanding: the next command, or the pool at the
+/// next check-out, drains it within a limit (`drain_timeout`, default 100 ms, and 1 MiB) or closes
+/// the connection. A closed connection fails every command with [`ErrorKind::ConnectionClosed`]; a
+/// pool does not hand it out again.
 ///
 /// # Large messages
-/// A reply of many megabytes is unpacked and checked in steps of a millisecond or two, and a command
-/// compressed in such steps, between which other tasks have their turn. Serialising a command, and
-/// deserialising a reply, is done at once.
+/// A reply of many megabytes is decompressed and checked in steps of one or two milliseconds, and a
+/// command is compressed in such steps. Other tasks run between the steps. Serialising a command
+/// and deserialising a reply are not split into steps.
 ///
 /// # Events
-/// Each command is told of to [`EventHandlers`](crate::event::EventHandlers), logs and spans, if
-/// anybody wants to know: that it starts, and that it succeeded or failed. One whose future is
-/// dropped fails then, by [`ErrorKind::Cancelled`]. Likewise each OP_MSG of [`send`](Self::send): it
-/// succeeds by its first reply, or at once if none is asked for; if its reply is given up, by
-/// another command or a check-in, it was cancelled. What was never sent never started.
+/// Each command is reported to [`EventHandlers`](crate::event::EventHandlers), logs and spans, if
+/// any of them is enabled: its start, and its success or failure. A command whose future is dropped
+/// fails with [`ErrorKind::Cancelled`]. Each OP_MSG of [`send`](Self::send) is reported likewise:
+/// it succeeds with its first reply, or at once if it expects none. If another command or a
+/// check-in discards its reply, it fails with `Cancelled`. A command that is never sent is not
+/// reported.
 #[derive(Debug)]
 pub struct Connection {
-    // In a box: pools move their connections about at every check-out and check-in.
+    // Boxed, because pools move their connections at every check-out and check-in.
     inner: Box<Inner>,
 }
 
@@ -72,19 +74,20 @@ pub struct Connection {
 struct Inner {
     channel: Channel,
     identity: Identity,
-    /// The command that was sent, and whose reply is still to be received.
+    /// The command that was sent and whose reply has not been received yet.
     watch: Option<Box<CommandWatch>>,
-    /// For the time its commands have.
+    /// The timer that bounds its commands.
     alarm: Alarm,
     idle_since: Instant,
-    /// The number of its last check-in, and of the pool's last one when a command began on it.
+    /// The number of this connection's last check-in, and the number of the pool's last check-in
+    /// when a command began on it.
     checked_in: u64,
     begun: u64,
     is_new: bool,
 }
 
 impl Connection {
-    /// A connection over a channel on which the handshake is over.
+    /// A connection over a channel whose handshake is complete.
     pub(super) fn new(mut channel: Channel, limits: Limits, identity: Identity) -> Self {
         channel.exchange.set_limits(limits);
         channel.exchange.release();
@@ -106,37 +109,38 @@ impl Connection {
     /// Runs a command on a database and returns its reply, borrowed from the connection's buffer.
     ///
     /// The command is anything that serialises to a document: a [`bson::Document`], a
-    /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. It is
-    /// sent as it is: no session, read preference or concern is added to it, as the run-command
-    /// specification asks; the fields of the stable API are, where one was declared
-    /// ([`ServerApi`](crate::handshake::ServerApi)). A read from a secondary needs a
-    /// `$readPreference` of the caller's: see
+    /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. As
+    /// the run-command specification requires, no session, read preference or concern is added. The
+    /// fields of the stable API are added if one was declared
+    /// ([`ServerApi`](crate::handshake::ServerApi)). To read from a secondary, the caller must add
+    /// a `$readPreference`: see
     /// [`ReadPreference::to_document`](crate::select::ReadPreference::to_document).
     ///
-    /// The deadline is the connection's `command_timeout`; see
-    /// [`run_command_by`](Self::run_command_by) for one of your own.
+    /// The deadline is the connection's `command_timeout`; to set another one, use
+    /// [`run_command_by`](Self::run_command_by).
     ///
     /// # Errors
-    /// - `ok: 0` in the reply: [`ErrorKind::Command`], and the connection stays usable; if it says that
-    ///   the server is no longer writable, a pool without a topology does not hand the connection out
-    ///   again. A
-    ///   `ReauthenticationRequired` (code 391) is answered by [`reauthenticate`](Self::reauthenticate)
-    ///   and the command run again, once, before the same deadline. `writeErrors` and a
-    ///   `writeConcernError` are no errors here: see [`Reply::check_write`].
-    /// - The deadline came: [`ErrorKind::Timeout`].
-    /// - A command that can't be written as BSON, or is longer than the server takes:
-    ///   [`ErrorKind::Serialization`], [`ErrorKind::Protocol`]; nothing was sent, and the connection
-    ///   stays usable.
-    /// - [`ErrorKind::Configuration`]: it has to wait by a deadline, and is not polled within a Tokio
-    ///   runtime with a timer. As after a deadline that came, the connection stays usable.
+    /// - `ok: 0` in the reply: [`ErrorKind::Command`]. The connection stays usable. If the error
+    ///   says that the server is no longer writable, a pool without a topology does not hand the
+    ///   connection out again. On `ReauthenticationRequired` (code 391),
+    ///   [`reauthenticate`](Self::reauthenticate) is called and the command is run again, once,
+    ///   before the same deadline. `writeErrors` and a `writeConcernError` are not errors here: see
+    ///   [`Reply::check_write`].
+    /// - The deadline passed: [`ErrorKind::Timeout`].
+    /// - The command can't be serialised to BSON ([`ErrorKind::Serialization`]), or is longer than
+    ///   the server accepts ([`ErrorKind::Protocol`]). Nothing was sent, and the connection stays
+    ///   usable.
+    /// - [`ErrorKind::Configuration`]: the command must wait with a deadline, but is not polled
+    ///   within a Tokio runtime that has a timer. As after a time-out, the connection stays usable.
     /// - The socket failed, or the server broke the protocol: the connection is closed.
     ///
-    /// A failure of the network, or a time-out, of a retryable write (with a `txnNumber`, and no part of
-    /// a transaction but its end) has the label `RetryableWriteError`, unless `retryWrites=false`.
+    /// A network error or a time-out of a retryable write has the label `RetryableWriteError`,
+    /// unless `retryWrites=false`. A retryable write has a `txnNumber`, and is outside a
+    /// transaction or ends one.
     ///
-    /// - [`ErrorKind::ConnectionClosed`]: it was closed before; or the pool gave it up
-    ///   ([`ClosedReason::Interrupted`](crate::error::ClosedReason::Interrupted)), perhaps after the
-    ///   command was sent.
+    /// - [`ErrorKind::ConnectionClosed`]: the connection was closed before, or the pool interrupted
+    ///   it ([`ClosedReason::Interrupted`](crate::error::ClosedReason::Interrupted)), possibly
+    ///   after the command was sent.
     pub async fn run_command<C>(&mut self, database: &str, command: &C) -> Result<Reply<'_>>
     where
         C: Serialize + ?Sized,
@@ -175,12 +179,12 @@ impl Connection {
     {
         if self.readiness() != Readiness::Idle {
             self.admit()?;
-            // Rare: not to be a part of every command's future.
+            // Rare, so boxed: it does not enlarge the future of every command.
             Box::pin(self.drain(deadline)).await?;
         }
         let mut may_run_again = self.inner.identity.proof.is_some();
         loop {
-            // After all that is waited for: meanwhile the server may have become another.
+            // After all waits: the server may have changed during them.
             self.admit()?;
             let fields = self.inner.identity.server_api.as_deref();
             self.inner
@@ -207,26 +211,25 @@ impl Connection {
                 return Err(self.inner.identity.label_write(error, sent));
             }
             may_run_again = false;
-            // Rare, too.
+            // Also rare.
             Box::pin(self.reauthenticate(deadline)).await?;
         }
         self.last_reply()
     }
 
-    /// Authenticates again, on this connection and without another hello, with the current
-    /// credential.
+    /// Authenticates this connection again with the current credential, without another hello.
     ///
-    /// [`run_command`](Self::run_command) does so by itself where the server answers that it wants
-    /// it (`ReauthenticationRequired`, code 391), and runs the command again, once. This is for
-    /// whoever uses [`send`](Self::send) and [`receive`](Self::receive).
+    /// [`run_command`](Self::run_command) calls this if the server answers
+    /// `ReauthenticationRequired` (code 391), and then runs the command again, once. Callers of
+    /// [`send`](Self::send) and [`receive`](Self::receive) have to call it themselves.
     ///
-    /// Dropped half-way it may be called again.
+    /// If the future is dropped, the method may be called again.
     ///
     /// # Errors
-    /// - The server refuses the credential, or it is another user's by now: the connection is
-    ///   closed.
-    /// - The credential could not be had, or the deadline came: the connection is as after a command
-    ///   that was cancelled.
+    /// - The server rejects the credential, or the credential is now another user's: the connection
+    ///   is closed.
+    /// - The credential can't be obtained, or the deadline passed: the connection is in the same
+    ///   state as after a cancelled command.
     /// - [`ErrorKind::Configuration`] if the connection was never authenticated.
     ///
     /// Specification: authentication, "Reauthentication".
@@ -251,12 +254,12 @@ impl Connection {
             if error.is_authentication() {
                 self.close_for(ClosedReason::Unauthenticated);
             }
-            // It tells of the server what the failure of a command does.
+            // It is reported to the pool like the failure of a command.
             self.failed(error)
         })
     }
 
-    /// Whether the pool lets a command be sent.
+    /// Checks that the pool allows a command to be sent.
     #[inline]
     fn admit(&self) -> Result<()> {
         match &self.inner.identity.pool_handle {
@@ -267,7 +270,7 @@ impl Connection {
         }
     }
 
-    /// Whether the reply says `ok: 1`. The pool is told what else it says of the server.
+    /// Checks that the reply has `ok: 1`, and reports its cluster time and errors to the pool.
     #[inline]
     fn judge(&mut self) -> Result<()> {
         let Err(error) = self.look_at_reply() else {
@@ -297,7 +300,7 @@ impl Connection {
         glance.verdict
     }
 
-    /// Names an error, and tells the pool of it.
+    /// Adds context to an error, and reports it to the pool.
     fn failed(&self, error: Error) -> Error {
         let error = self.inner.identity.name(error);
         if let Some(pool_handle) = &self.inner.identity.pool_handle
@@ -308,7 +311,7 @@ impl Connection {
         error
     }
 
-    /// The reply to the last command, while nothing was done with the connection since.
+    /// The reply to the last command. The connection must not have been used since.
     pub(super) fn last_reply(&self) -> Result<Reply<'_>> {
         let fields = self.inner.channel.exchange.reply_fields();
         let body = self.inner.channel.body();
@@ -316,7 +319,7 @@ impl Connection {
             .map_err(|error| self.inner.identity.name(error))
     }
 
-    /// Begins to watch the command of a request, if anybody wants to know of it.
+    /// Starts to observe the command of a request, if events, logs or spans are enabled.
     #[inline]
     fn watch_command(&self, request: &[u8]) -> Option<Box<CommandWatch>> {
         CommandWatch::begin(
@@ -326,13 +329,13 @@ impl Connection {
         )
     }
 
-    /// The connection's number: from 1, in the order of creation, within one pool.
+    /// The connection's number within its pool. Numbers start at 1, in order of creation.
     pub fn id(&self) -> u64 {
         self.inner.identity.id
     }
 
-    /// The pool generation in which the connection was made; behind a load balancer that of its
-    /// service ([`ConnectionDescription::service_id`]).
+    /// The pool generation in which the connection was made. Behind a load balancer, it is the
+    /// generation of its service ([`ConnectionDescription::service_id`]).
     pub fn generation(&self) -> u64 {
         self.inner.identity.generation.number()
     }
@@ -347,7 +350,7 @@ impl Connection {
         self.inner.identity.user.as_deref()
     }
 
-    /// What the server said of itself in this connection's handshake.
+    /// The description of the server from this connection's handshake.
     pub fn description(&self) -> &ConnectionDescription {
         &self.inner.identity.description
     }
@@ -357,21 +360,22 @@ impl Connection {
         self.inner.identity.created
     }
 
-    /// Whether the connection was never given back to a pool.
+    /// Whether the connection has never been checked in to a pool.
     pub fn is_new(&self) -> bool {
         self.inner.is_new
     }
 
-    /// When the connection was last given back, or made.
+    /// When the connection was last checked in, or else when it was made.
     ///
-    /// It is kept up only where something compares it: a `max_idle_time`, or
-    /// [`RecyclingMethod::VerifiedAfter`](crate::pools::RecyclingMethod::VerifiedAfter). Elsewhere a
-    /// check-in is spared the clock, and this is when the connection was made.
+    /// It is updated only if something reads it: a `max_idle_time`, or
+    /// [`RecyclingMethod::VerifiedAfter`](crate::pools::RecyclingMethod::VerifiedAfter). Otherwise
+    /// a check-in does not read the clock, and this is when the connection was made.
     pub fn idle_since(&self) -> Instant {
         self.inner.idle_since
     }
 
-    /// Whether the connection can run a command: now, or after reading away an owed reply.
+    /// Whether the connection can run a command now, can run one after draining an outstanding
+    /// reply, or is closed.
     pub fn readiness(&self) -> Readiness {
         self.inner.channel.exchange.readiness()
     }
@@ -381,8 +385,8 @@ impl Connection {
         matches!(self.readiness(), Readiness::Closed(_))
     }
 
-    /// Gives the connection up. The socket is closed when it is dropped, over TLS after telling the
-    /// server so (`close_notify`).
+    /// Closes the connection. The socket is closed when the connection is dropped; over TLS, a
+    /// `close_notify` alert is sent first.
     pub fn close(&mut self) {
         self.close_for(ClosedReason::Closed);
     }
@@ -391,25 +395,25 @@ impl Connection {
         self.inner.channel.exchange.close(reason);
     }
 
-    /// Reads away the reply that is owed to a cancelled command, if there is one.
+    /// Drains the outstanding reply to a cancelled command, if there is one.
     ///
-    /// Dropped half-way it may be called again.
+    /// If the future is dropped, the method may be called again.
     ///
     /// # Errors
-    /// The reply did not come within `drain_timeout` (or the deadline, if that is earlier), or is
-    /// longer than 1 MiB, or is the first of a stream: the connection is closed then.
+    /// The connection is closed if the reply does not arrive within `drain_timeout` (or before the
+    /// deadline, if that is earlier), is longer than 1 MiB, or is the first of a stream.
     pub async fn drain(&mut self, deadline: Deadline) -> Result<()> {
         match self.readiness() {
             Readiness::Idle => return Ok(()),
             Readiness::Closed(reason) => return Err(self.closed(reason)),
-            // Nobody receives it any more.
+            // The reply is discarded.
             Readiness::Owed => self.inner.watch = None,
         }
         let deadline = deadline.within(Some(self.inner.identity.drain_timeout));
         let outcome = match deadline.bound(self.inner.channel.read(DRAIN_BYTES)).await {
             Ok(outcome) => outcome,
             Err(Elapsed) => {
-                // Where it was cut short, that says nothing.
+                // An earlier deadline of the caller proves nothing about the server.
                 if deadline.elapsed() >= self.inner.identity.drain_timeout {
                     self.suspect_others();
                 }
@@ -424,7 +428,7 @@ impl Connection {
             return Err(self.inner.identity.name(error));
         }
         match self.readiness() {
-            // Whatever was owed announced more to come: nobody knows how much.
+            // The drained reply announced more (`moreToCome`), of unknown number.
             Readiness::Closed(reason) => {
                 self.close_for(reason);
                 Err(self.closed(reason))
@@ -461,7 +465,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // A command that is under way ends before its connection.
+        // A running command is reported as ended before its connection.
         self.inner.watch = None;
         let reason = match self.readiness() {
             Readiness::Closed(reason) => Some(reason),

@@ -1,4 +1,4 @@
-//! What ties a connection to the pool that it belongs to.
+//! The handle of a connection to its pool, and the state that both share.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -14,59 +14,59 @@ use super::Identity;
 use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::logs::CheckOutSpan;
 
-/// It is not to be handed out again, whatever its generation.
+/// The connection is perished: it must not be handed out again, whatever its generation.
 const DOOMED: u8 = 1;
 
-/// It is to fail whatever is under way on it.
+/// The operation in progress on the connection must fail.
 const INTERRUPTED: u8 = 2;
 
-/// It has left the pool.
+/// The connection has left the pool.
 const DETACHED: u8 = 4;
 
-/// It leads to a server that is not what it was.
+/// The connection's server has changed.
 const OUTDATED: u8 = 8;
 
-/// What a pool has to know of its connections.
+/// The notifications from connections to their pool.
 pub(crate) trait PoolHooks: Send + Sync {
-    /// A command failed, or an otherwise good reply tells of an error. Says whether the connection may
-    /// be handed out again, for all that the error tells.
+    /// A command failed, or a reply with `ok: 1` contains an error. Returns whether the error
+    /// allows the connection to be handed out again.
     fn failed(&self, identity: &Identity, error: &Error) -> bool;
 
-    /// A reply has a `$clusterTime`.
+    /// A reply contains a `$clusterTime`.
     fn cluster_time(&self, cluster_time: &RawDocument);
 
-    /// A guard gives the connection back.
+    /// A guard checks the connection in.
     fn checked_in(&self, identity: &Identity);
 
-    /// The connection may be handed out again from now on; not if this says no.
+    /// The connection becomes idle. If this returns false, it must not be handed out again.
     fn enter_idle(&self, identity: &Identity, link: &Arc<ConnectionState>) -> bool;
 
-    /// The connection is to be handed out; not if this says no.
+    /// The connection is about to be handed out. If this returns false, it must not be.
     fn leave_idle(&self, link: &ConnectionState) -> bool;
 
-    /// The connection leaves the pool, and lives on.
+    /// The connection leaves the pool and stays open.
     fn detached(&self, identity: &Identity, link: &ConnectionState);
 
-    /// The connection is gone.
+    /// The connection was dropped.
     fn dropped(&self, identity: &Identity, link: &ConnectionState, reason: Option<ClosedReason>);
 }
 
-/// A connection as its pool sees it from elsewhere.
+/// The state of a connection that its pool can access from other tasks.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionState {
     flags: AtomicU8,
-    /// Of the task that runs a command.
+    /// Wakes the task that runs a command.
     waker: Mutex<Option<Waker>>,
     /// Its place among the idle connections of its server, by use; 0 while it is in use.
     pub(crate) idle_place: AtomicU64,
 }
 
-/// The pool gave up what was under way.
+/// The pool interrupted the operation in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interrupted;
 
 impl ConnectionState {
-    /// The connection is not handed out again.
+    /// Marks the connection as perished: it is not handed out again.
     pub(crate) fn mark_perished(&self) {
         self.flags.fetch_or(DOOMED, Ordering::AcqRel);
     }
@@ -75,7 +75,7 @@ impl ConnectionState {
         self.flags.load(Ordering::Acquire) & (DOOMED | INTERRUPTED | OUTDATED) != 0
     }
 
-    /// The connection is not handed out again, because of what its server is by now.
+    /// Marks the connection as perished because its server has changed.
     pub(crate) fn outdate(&self) {
         self.flags.fetch_or(OUTDATED, Ordering::AcqRel);
     }
@@ -84,7 +84,7 @@ impl ConnectionState {
         self.flags.load(Ordering::Acquire) & OUTDATED != 0
     }
 
-    /// Whether it was idle, and is perished: it has a slot still.
+    /// Whether the connection is idle and perished, and so still occupies a slot.
     pub(crate) fn is_to_make_room(&self) -> bool {
         self.is_doomed() && self.idle_place.load(Ordering::Acquire) != 0
     }
@@ -102,7 +102,7 @@ impl ConnectionState {
         self.flags.load(Ordering::Acquire) & INTERRUPTED != 0
     }
 
-    /// Fails what is under way on the connection, and all that would come after it.
+    /// Fails the operation in progress on the connection, and all later ones.
     pub(crate) fn interrupt(&self) {
         self.flags.fetch_or(DOOMED | INTERRUPTED, Ordering::AcqRel);
         let waker = self.waker().take();
@@ -111,7 +111,8 @@ impl ConnectionState {
         }
     }
 
-    /// Runs what may be [interrupted](Self::interrupt). Costs nothing where it does not wait.
+    /// Runs a future until it completes or is [interrupted](Self::interrupt). Costs nothing if the
+    /// future does not wait.
     pub(crate) async fn interruptible<F: Future>(
         &self,
         mut future: Pin<&mut F>,
@@ -128,13 +129,13 @@ impl ConnectionState {
         .await
     }
 
-    /// Whom an interruption wakes; says whether it was so before.
+    /// Sets the waker for an interruption. Returns whether it was registered already.
     pub(crate) fn register(&self, waker: &Waker) -> Result<bool, Interrupted> {
-        // Before the look at the flag, so that no interruption falls between.
+        // Registered before the flag is checked, so that no interruption is missed.
         let is_known = matches!(&*self.waker(), Some(known) if wakes_the_same(known, waker));
         if !is_known {
-            // Cloned and dropped without the lock: a waker is an application's, and may come back
-            // here.
+            // Cloned and dropped without the lock: a waker is application code, and may call this
+            // again.
             let waker = waker.clone();
             let former = self.waker().replace(waker);
             drop(former);
@@ -150,29 +151,29 @@ impl ConnectionState {
     }
 }
 
-/// `will_wake` compares the tables of functions by address, and a compiler may duplicate a table: so
-/// it does for the task of tokio's `block_on`.
+/// `will_wake` compares vtables by address. A compiler may duplicate a vtable, and does so for the
+/// task of tokio's `block_on`. So this compares their contents.
 #[inline]
 fn wakes_the_same(one: &Waker, other: &Waker) -> bool {
     one.data() == other.data() && one.vtable() == other.vtable()
 }
 
-/// A connection's pool_handle to its pool.
+/// A connection's handle to its pool.
 pub(crate) struct PoolHandle {
     pub(crate) owner: Arc<dyn PoolHooks>,
     pub(crate) link: Arc<ConnectionState>,
-    /// Past it the connection is too old.
+    /// After this the connection is too old.
     pub(crate) expires: Option<Instant>,
-    /// Whether the server takes writes now.
+    /// Whether the server is writable now.
     pub(crate) takes_writes: Arc<AtomicBool>,
     /// Whether it was checked out for writes.
     pub(crate) for_writes: bool,
-    /// Of the check-out that it is in use by, if anybody wants spans.
+    /// The span of the current check-out, if spans are enabled.
     pub(crate) span: Option<CheckOutSpan>,
 }
 
 impl PoolHandle {
-    /// Whether a command may be sent.
+    /// Checks that a command may be sent.
     #[inline]
     pub(crate) fn admit(&self) -> Result<(), Error> {
         if self.link.is_interrupted() {
@@ -218,7 +219,8 @@ mod tests {
         assert_eq!(over, Ok(5), "what is over is not lost");
     }
 
-    /// Interrupts the connection when it is dropped, as one does that drops the last handle of its pool.
+    /// Interrupts the connection when it is dropped, like a waker that holds the last handle of its
+    /// pool.
     struct Interrupting(Arc<ConnectionState>);
 
     impl std::task::Wake for Interrupting {

@@ -1,4 +1,4 @@
-//! What a pool does with its connections.
+//! Operations of a pool on its connections.
 
 use std::cell::RefCell;
 
@@ -11,30 +11,30 @@ use crate::net::connection::pool_handle::PoolHandle;
 use crate::wire::Limits;
 
 thread_local! {
-    /// The pooled connections that the thread has dropped, while they are kept.
+    /// The pooled connections that the thread has dropped, while [`Connection::dropped_by`] runs.
     static DROPPED: RefCell<Option<Vec<Connection>>> = const { RefCell::new(None) };
 }
 
 impl Connection {
-    /// Checks the idle connection without waiting: its socket is open, with nothing to read, and the
-    /// runtime that it belongs to is alive. Says why it can't be used otherwise.
+    /// Checks the idle connection without waiting: its socket must be open, with nothing to read,
+    /// and its runtime must be alive. The error is the reason why it can't be used.
     pub(crate) fn check_idle(&mut self) -> Result<(), ClosedReason> {
         let Inner { channel, alarm, .. } = &mut *self.inner;
         let runs = alarm.runs_on(channel.home());
         channel.check_idle(runs)
     }
 
-    /// Whether the pool, or all of it that leads to the connection's service, has been cleared since
-    /// the connection was made, or the pool gave the connection up.
+    /// Whether the pool, or the part of it for the connection's service, has been cleared since the
+    /// connection was made, or the pool has marked the connection as perished.
     pub fn is_stale(&self) -> bool {
         let pool_handle = self.inner.identity.pool_handle.as_ref();
         self.inner.identity.generation.is_stale()
             || pool_handle.is_some_and(|pool_handle| pool_handle.link.is_doomed())
     }
 
-    /// Prepares the connection to go back to its pool, and says whether it may: not if it is
-    /// closed, was left in the middle of a request, owes a reply that is too long to be read away,
-    /// or is stale. Its idle clock starts, and a large buffer is given back.
+    /// Prepares the connection for its return to the pool. Returns false if it must not be
+    /// returned: it is closed, was left in the middle of a request, has an outstanding reply that
+    /// is too long to be drained, or is stale. Its idle clock starts, and a large buffer is freed.
     ///
     /// For the check-in of a generic pool.
     #[must_use]
@@ -63,8 +63,8 @@ impl Connection {
         true
     }
 
-    /// The connection itself, with a closed one left in its place: for a generic pool that would
-    /// not let it go. It counts still as one of its pool's.
+    /// Takes the connection out and leaves a closed one in its place, for a generic pool that does
+    /// not release its connections. The pool still counts it as its own.
     #[must_use]
     pub fn move_out(&mut self) -> Self {
         let left = Self::new(
@@ -75,8 +75,8 @@ impl Connection {
         std::mem::replace(self, left)
     }
 
-    /// [`move_out`](Self::move_out), and out of the pool, which may make another in its place. For a
-    /// generic pool whose guard lets a connection go for good.
+    /// Like [`move_out`](Self::move_out), but the connection also leaves the pool, which may make
+    /// another one. For a generic pool whose guard releases a connection permanently.
     #[must_use]
     pub fn detach(&mut self) -> Self {
         let detached = self.move_out();
@@ -88,9 +88,10 @@ impl Connection {
         detached
     }
 
-    /// Runs what may drop pooled connections under a lock, and gives the connections that this
-    /// thread dropped: they are closed, and their events emitted, when the result is dropped. For a
-    /// generic pool that closes idle connections under its lock. If it panics, they are closed.
+    /// Runs a closure that may drop pooled connections under a lock, and returns the connections
+    /// that this thread dropped. They are closed, and their events emitted, when the result is
+    /// dropped. For a generic pool that closes idle connections under its lock. If the closure
+    /// panics, they are closed.
     #[must_use = "what is not kept is closed at once"]
     pub fn dropped_by(run: impl FnOnce()) -> Vec<Self> {
         struct Restore(Option<Vec<Connection>>);
@@ -104,8 +105,8 @@ impl Connection {
         DROPPED.take().unwrap_or_default()
     }
 
-    /// Whether the connection, which is being dropped, was kept for
-    /// [`dropped_by`](Self::dropped_by).
+    /// Hands the connection, which is being dropped, to [`dropped_by`](Self::dropped_by), if that
+    /// is running on this thread. Returns whether it did.
     pub(super) fn is_put_off(&mut self) -> bool {
         if self.inner.identity.pool_handle.is_none() {
             return false;

@@ -1,4 +1,4 @@
-//! Commands of the client's own.
+//! Commands that the client runs for itself.
 
 use std::pin::pin;
 
@@ -11,8 +11,9 @@ use crate::net::deadline::Deadline;
 use crate::wire::MsgFlags;
 
 impl Connection {
-    /// Runs a command that is not the application's, such as a check of the server: no event, log or
-    /// span reports it. Returns the reply, `ok: 0` included, which is bounded as that to a hello is.
+    /// Runs a command that is not the application's, such as a check of the server: no event, log
+    /// or span reports it. Returns the reply, `ok: 0` included. The reply is bounded like the reply
+    /// to a hello.
     pub(crate) async fn run_quietly<C>(
         &mut self,
         deadline: Deadline,

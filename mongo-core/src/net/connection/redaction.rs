@@ -1,4 +1,4 @@
-//! What nobody is told of commands that carry secrets.
+//! Redaction of commands that carry secrets.
 //!
 //! Specification: command logging and monitoring, security.
 
@@ -6,7 +6,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::{CommandError, Error, ErrorKind};
 
-/// The commands that are sensitive whatever they say.
+/// The commands that are always sensitive.
 const SENSITIVE: [&str; 9] = [
     "authenticate",
     "saslStart",
@@ -19,26 +19,26 @@ const SENSITIVE: [&str; 9] = [
     "copydb",
 ];
 
-/// The commands that are sensitive where they authenticate, too.
+/// The commands that are sensitive if they authenticate.
 const HELLO: [&str; 2] = ["hello", "isMaster"];
 
-/// Of a server's error, what may be told of it.
+/// The fields of a server's error that may be reported.
 const TOLD: [&str; 3] = ["code", "codeName", "errorLabels"];
 
-/// How many of its fields are looked at for those.
+/// How many fields of the error are searched for those.
 const LOOKED_AT: usize = 1024;
 
-/// Whether a command, or its reply, may carry a secret. In any letter case: the server takes the
+/// Whether a command, or its reply, may carry a secret. Ignores letter case: the server accepts the
 /// legacy hello in two.
 pub(super) fn is_sensitive(name: &str, command: &RawDocument) -> bool {
     let is_one_of = |names: &[&str]| names.iter().any(|own| own.eq_ignore_ascii_case(name));
-    // Malformed is as bad as there.
+    // A malformed command is treated as sensitive.
     let speculates = || !matches!(command.get("speculativeAuthenticate"), Ok(None));
     is_one_of(&SENSITIVE) || is_one_of(&HELLO) && speculates()
 }
 
-/// An error as it may be told of a sensitive command: of what the server said, the code, its name
-/// and the labels.
+/// The error of a sensitive command, redacted for reports: of the server's reply, only the code,
+/// its name and the labels are kept.
 pub(super) fn redacted(error: &Error) -> Error {
     let Some(told) = error.command() else {
         return error.clone();

@@ -11,13 +11,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::text::printable;
 use crate::wire::{self, ReplyFields, WriteConcernError};
 
-/// The answer to a command, borrowed from the connection's buffer until the next command.
+/// The reply to a command, borrowed from the connection's buffer until the next command.
 ///
 /// Dereferences to the raw document.
 #[derive(Clone, Copy)]
 pub struct Reply<'a> {
     body: &'a RawDocument,
-    /// Of a long one: where the fields are that say what came of the command.
+    /// For a long reply: the positions of the fields that hold the command's outcome.
     fields: Option<&'a ReplyFields>,
     identity: &'a Identity,
 }
@@ -53,38 +53,39 @@ impl<'a> Reply<'a> {
     /// The whole reply as a [`Document`].
     ///
     /// # Errors
-    /// [`ErrorKind::Deserialization`] where the server sent malformed BSON.
+    /// [`ErrorKind::Deserialization`] if the server sent malformed BSON.
     pub fn to_document(&self) -> Result<Document> {
         Document::try_from(self.body).map_err(|error| self.unreadable(error))
     }
 
-    /// The reply as any type that serde can read; strings and bytes may be borrowed.
+    /// The reply as any type that serde can deserialise. Strings and bytes may be borrowed.
     ///
     /// # Errors
-    /// [`ErrorKind::Deserialization`] where the reply is not of that type. The connection stays
+    /// [`ErrorKind::Deserialization`] if the reply does not match that type. The connection stays
     /// usable.
     pub fn deserialize<T: Deserialize<'a>>(&self) -> Result<T> {
         bson::deserialize_from_slice(self.body.as_bytes()).map_err(|error| self.unreadable(error))
     }
 
-    /// Whether an insert, update or delete was done as it was asked: the server says `ok: 1` to one
-    /// that changed nothing, too, because a key was there already or a document was refused.
+    /// Checks that an insert, update or delete succeeded. The server replies `ok: 1` even if the
+    /// write failed because of a duplicate key or a rejected document.
     ///
     /// # Errors
     /// [`ErrorKind::Command`], with the code and the message of the first of the reply's
-    /// `writeErrors`, or else of its `writeConcernError`. The reply is in it, as
-    /// [`CommandError::reply`](crate::error::CommandError::reply) says; what else it says was done.
+    /// `writeErrors`, or else of its `writeConcernError`. The error contains the reply (see
+    /// [`CommandError::reply`](crate::error::CommandError::reply)), which also lists the writes
+    /// that succeeded.
     pub fn check_write(&self) -> Result<()> {
         let is_labelled = self.identity.labels_write_concern_errors();
         check_write(self.body, self.fields, is_labelled).map_err(|error| self.identity.name(error))
     }
 
-    /// The error of a write that was done but not acknowledged as its write concern asks.
+    /// The error of a write that was done, but not acknowledged as its write concern requires.
     pub fn write_concern_error(&self) -> Option<WriteConcernError> {
         wire::write_concern_error_of(self.body, self.fields)
     }
 
-    /// The same as an error, for what it tells about the server.
+    /// The write concern error as an [`Error`], for what it says about the server.
     pub(crate) fn write_concern_failure(&self) -> Option<Error> {
         let error = wire::write_concern_failure(self.body, self.fields)?;
         Some(self.identity.name(error))
@@ -119,7 +120,7 @@ fn unreadable(error: bson::error::Error) -> ErrorKind {
     ErrorKind::Deserialization(Arc::new(error))
 }
 
-/// The answer to a command, by itself. Its errors name the server and the user, as those of [`Reply`].
+/// The owned reply to a command. Like those of [`Reply`], its errors name the server and the user.
 ///
 /// Dereferences to the raw document.
 #[derive(Clone)]

@@ -22,17 +22,17 @@ pub(super) mod on_demand;
 /// How long a connection may be idle before a ping checks it (`socketCheckIntervalMS`).
 const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a server is selected for one command: a connection that turns out to be broken, and
-/// then one that was closed, each lead to another selection.
+/// The maximum number of selections for one command. A broken connection, and then a closed one,
+/// each lead to another selection.
 const SELECTIONS: usize = 3;
 
-/// A client for one task, without any in the background: it owns one connection for each server,
-/// which both checks the server and runs commands on it.
+/// A client for one task, without background tasks. It owns one connection for each server, which
+/// both checks the server and runs commands on it.
 ///
-/// A server is selected for each command as [`OnDemandTopology`] says, and how long that may take.
-/// A connection authenticates before its first command, with the credential of that time. One that was idle for 5 s
-/// (`socketCheckIntervalMS`) is checked by a ping first; if that fails, the server is unknown, and
-/// another one is selected, once.
+/// A server is selected for each command as described for [`OnDemandTopology`], within the same
+/// time limits. A connection authenticates before its first command, with the credential at that
+/// time. A connection that was idle for 5 s (`socketCheckIntervalMS`) is first checked with a ping.
+/// If that fails, the server is marked unknown, and another server is selected, once.
 ///
 /// ```no_run
 /// use mongo_core::ClientOptions;
@@ -50,15 +50,15 @@ const SELECTIONS: usize = 3;
 /// ```
 ///
 /// # Cancellation
-/// Any future of it may be dropped at any time, and no later command can read the reply of an
-/// earlier one: a connection on which one is owed is drained, or closed and opened again.
+/// Every future of this type may be dropped at any time. A later command never reads the reply to
+/// an earlier one: a connection with an outstanding reply is drained, or closed and reopened.
 pub struct SingleClient {
     topology: OnDemandTopology,
 }
 
 impl SingleClient {
-    /// A client of the options' hosts and credential, all else by default;
-    /// [`OnDemandTopology::builder`] is for more. No I/O.
+    /// A client of the options' hosts and credential, with defaults for all else. To set more, use
+    /// [`OnDemandTopology::builder`]. No I/O.
     ///
     /// # Errors
     /// See [`OnDemandTopologyBuilder::build_client`](super::OnDemandTopologyBuilder::build_client).
@@ -70,7 +70,7 @@ impl SingleClient {
         Self { topology }
     }
 
-    /// Runs a command on a server that takes writes. See [`run_command_on`](Self::run_command_on).
+    /// Runs a command on a writable server. See [`run_command_on`](Self::run_command_on).
     ///
     /// # Errors
     /// See [`run_command_on`](Self::run_command_on).
@@ -85,16 +85,18 @@ impl SingleClient {
     /// Selects a server, runs a command on it and returns its reply, borrowed until the next
     /// command.
     ///
-    /// The command is sent as it is: a secondary runs it only if it has the `$readPreference` that
-    /// says so ([`ReadPreference::to_document`](crate::select::ReadPreference::to_document)). The options' `timeoutMS` bounds all of this call: selection, connecting,
-    /// authentication and the command. Without it the reply is waited for by `socketTimeoutMS`, else
-    /// 60 s; zero is no bound. Nothing is run twice.
+    /// The command is sent unchanged: a secondary runs it only if it has a suitable
+    /// `$readPreference`
+    /// ([`ReadPreference::to_document`](crate::select::ReadPreference::to_document)). The options'
+    /// `timeoutMS` bounds the whole call: selection, connecting, authentication and the command.
+    /// Without it, `socketTimeoutMS` bounds the wait for the reply; the default is 60 s, and zero
+    /// means no bound. Nothing is run twice.
     ///
     /// # Errors
-    /// As [`OnDemandTopology::select`], and as
-    /// [`Connection::run_command`](super::Connection::run_command); or the server could not be
-    /// authenticated with. What an error tells about the server is taken into account. A credential
-    /// that can't be obtained is the error at once, and tells nothing about the server.
+    /// Those of [`OnDemandTopology::select`] and of
+    /// [`Connection::run_command`](super::Connection::run_command), and failures of authentication.
+    /// The description of the server is updated by the error. A credential that can't be obtained
+    /// fails the call at once, and does not change the description of the server.
     pub async fn run_command_on<C>(
         &mut self,
         criterion: &Criterion,
@@ -127,7 +129,8 @@ impl SingleClient {
             }
             Ok(write_concern_error) => {
                 link.last_use = Instant::now();
-                // The connection has the reply still, and is closed at its next use if it is to be.
+                // The connection still holds the reply. If it must be closed, that happens at its
+                // next use.
                 if let Some(told) = write_concern_error {
                     self.topology.note_error(told);
                 }
@@ -139,25 +142,25 @@ impl SingleClient {
         }
     }
 
-    /// What was known after the last scan.
+    /// The description of the topology after the last scan.
     pub fn description(&self) -> &Arc<TopologyDescription> {
         self.topology.description()
     }
 
-    /// Appends who wraps this client to the `client` document of handshakes: connections made
-    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
-    /// appended before is not appended twice.
+    /// Appends the name of a wrapping library to the `client` document of handshakes. New
+    /// connections send it; existing connections do not change. Returns whether it was appended:
+    /// the same driver info is appended only once.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
-    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if it contains a `|`, or if
+    /// the names and versions would no longer fit into 512 bytes. Nothing is appended then.
     ///
     /// Specification: handshake, "Metadata updates after MongoClient initialization".
     pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
         self.topology.append_metadata(driver_info)
     }
 
-    /// Closes all connections, for good.
+    /// Closes all connections permanently.
     pub fn close(&mut self) {
         self.topology.close();
     }
@@ -182,8 +185,8 @@ impl SingleClient {
         Err(failure.unwrap_or_else(|| ErrorKind::TopologyClosed.into()))
     }
 
-    /// Makes a server's connection ready for a command. If it is not, the server was checked
-    /// instead, and one is to be selected again.
+    /// Prepares a server's connection for a command. If this returns false, the server was checked
+    /// instead, and a server must be selected again.
     async fn prepare(
         &mut self,
         server: &ServerAddress,
@@ -206,7 +209,7 @@ impl SingleClient {
             (Some(true), true) => Ok(true),
             (Some(true), false) => self.authenticate(server, until, deadline).await,
             (Some(false), true) => Ok(self.ping(server, deadline).await),
-            // A hello tells as much as a ping.
+            // A hello verifies the connection as well as a ping does.
             (Some(false), false) | (None, _) => {
                 *failure = self.topology.check(server, until).await;
                 Ok(false)
@@ -214,7 +217,7 @@ impl SingleClient {
         }
     }
 
-    /// Authenticates on a connection that has said hello.
+    /// Authenticates a connection after its hello.
     async fn authenticate(
         &mut self,
         server: &ServerAddress,
@@ -231,7 +234,7 @@ impl SingleClient {
             .await
             .unwrap_or_else(|Elapsed| Err(Error::timeout(Wait::Credential, deadline.elapsed())))
             .map_err(|error| establisher.name(error))?;
-        // Taken, it is closed by a drop of this future.
+        // Taken, so that dropping this future closes it.
         let Some(link) = member.link.take() else {
             return Ok(false);
         };
@@ -260,7 +263,7 @@ impl SingleClient {
                 Ok(true)
             }
             Err(error) => {
-                // That the caller had no more time tells nothing about the server.
+                // The end of the caller's time says nothing about the server.
                 if !(error.is_timeout() && until.is_over()) {
                     self.failed(server, &error, ErrorPhase::Authentication);
                 }
@@ -269,7 +272,8 @@ impl SingleClient {
         }
     }
 
-    /// Whether an idle connection still works. If not, its server is unknown.
+    /// Checks with a ping that an idle connection still works. If not, its server is marked
+    /// unknown.
     async fn ping(&mut self, server: &ServerAddress, deadline: Deadline) -> bool {
         let Ok(link) = self.link(server) else {
             return false;
@@ -280,7 +284,7 @@ impl SingleClient {
         let ping = rawdoc! { "ping": 1_i32 };
         let answered = connection.run_quietly(deadline, "admin", &ping).await;
         match answered.map(drop) {
-            // The server answered: the connection is alive, whatever it thinks of a ping.
+            // The server answered: the connection is alive, whatever the reply is.
             Ok(()) => {
                 link.last_use = Instant::now();
                 true

@@ -46,24 +46,25 @@ impl TopologyBuilder {
         }
     }
 
-    /// Names the embedding framework in the handshake's metadata, after those named before.
+    /// Adds the name of the embedding framework to the handshake's metadata, after the names added
+    /// before.
     #[must_use]
     pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
         self.driver_info.push(driver_info);
         self
     }
 
-    /// What opens the monitors' transports. Default
+    /// Sets the connector that opens the monitors' transports. Default:
     /// [`SocketConnector`](crate::net::SocketConnector), or
-    /// [`ProxyConnector`](crate::net::ProxyConnector) where the options name a proxy.
+    /// [`ProxyConnector`](crate::net::ProxyConnector) if the options name a proxy.
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.transport.connector = Some(connector);
         self
     }
 
-    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
-    /// say.
+    /// Sets the TLS configuration: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: as
+    /// set in the options.
     #[cfg(feature = "tls-rustls")]
     #[must_use]
     pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
@@ -76,48 +77,48 @@ impl TopologyBuilder {
         self
     }
 
-    /// What looks up the records of `mongodb+srv`, first and again while the topology is polled
-    /// for. Default `HickoryResolver` with the system's name servers under feature `dns`, else
-    /// none; not used without `mongodb+srv`.
+    /// Sets the resolver that looks up and polls the records of `mongodb+srv`. Default:
+    /// `HickoryResolver` with the system's name servers under feature `dns`, else none. Not used
+    /// without `mongodb+srv`.
     #[must_use]
     pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
         self.resolver = Some(resolver);
         self
     }
 
-    /// Calls `handler` with each event, one at a time and in order, on whichever task or thread
-    /// caused it. It holds no lock of the topology's, and may use the topology; but monitoring
-    /// waits for it, so that it must not block. With several, each event goes to them in the order
-    /// in which they were given. A panic in a handler is caught and logged: the event is lost for
-    /// that handler, and nothing else changes.
+    /// Calls `handler` with each event, one at a time and in order, on the task or thread that
+    /// caused the event. The handler holds no lock of the topology and may use the topology, but
+    /// must not block, because monitoring waits for it. Several handlers get each event in the
+    /// order in which they were added. A panic in a handler is caught and logged: that handler
+    /// loses the event, and nothing else changes.
     #[must_use]
     pub fn event_handler(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
         self.handlers.push(guard_handler(SDAM_HANDLER, handler));
         self
     }
 
-    /// Sends each event, in order, into a channel that holds `capacity` of them, at least one.
-    /// Monitoring never waits for it: a receiver that falls behind by more is told how many events
-    /// it missed ([`Lagged`](broadcast::error::RecvError::Lagged)).
+    /// Sends each event, in order, to a channel with a capacity of `capacity` events, at least one.
+    /// Monitoring never waits for the receiver: a receiver that lags behind gets the number of
+    /// events it missed ([`Lagged`](broadcast::error::RecvError::Lagged)).
     pub fn event_channel(self, capacity: usize) -> (Self, broadcast::Receiver<SdamEvent>) {
         let (sender, receiver) = broadcast::channel(capacity.max(1));
         let builder = self.event_handler(move |event| {
-            // Nobody may be listening any more.
+            // The receiver may have been dropped.
             let _ = sender.send(event.clone());
         });
         (builder, receiver)
     }
 
-    /// Asks `selector` at each selection (`serverSelector`).
+    /// Sets a function that filters the suitable servers of each selection (`serverSelector`).
     #[must_use]
     pub fn server_selector(mut self, selector: ServerSelector) -> Self {
         self.selector = Some(selector);
         self
     }
 
-    /// The runtime on which monitors, their sockets, and the task of `mongodb+srv` live. Default
-    /// the one that [`Topology::connect`] is called in. Name one that outlives the others where
-    /// runtimes come and go. Once it has ended, the default applies. See
+    /// Sets the runtime for monitors, their sockets, and the task for `mongodb+srv`. Default: the
+    /// runtime in which [`Topology::connect`] is called. If runtimes come and go, name one that
+    /// outlives the others. Once the named runtime has shut down, the default applies. See
     /// [Runtimes](Topology#runtimes).
     #[must_use]
     pub fn runtime(mut self, runtime: Handle) -> Self {
@@ -125,21 +126,21 @@ impl TopologyBuilder {
         self
     }
 
-    /// What chance starts from: which of several servers is chosen, how long pools pause after
-    /// failures, and how much is taken off a lifetime. For runs that are to replay. Default: the
-    /// system's randomness.
+    /// Sets the seed for random choices: the server among several suitable ones, the pause of pools
+    /// after failures, and the reduction of a connection's lifetime. For reproducible runs.
+    /// Default: the system's randomness.
     #[must_use]
     pub fn random_seed(mut self, seed: u64) -> Self {
         self.random_seed = Some(seed);
         self
     }
 
-    /// The topology, not connected yet. No I/O, but that the system's resolver configuration and
-    /// the files of TLS are read where they are needed.
+    /// Builds the topology, not connected yet. The only I/O is to read the system's resolver
+    /// configuration and TLS files, if they are needed.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
-    /// this version can't do, and for `mongodb+srv` without a resolver.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for options that this version
+    /// does not support, and for `mongodb+srv` without a resolver.
     pub fn build(self) -> Result<Topology> {
         let options = self.options;
         options.validate()?;
@@ -165,7 +166,7 @@ impl TopologyBuilder {
     }
 }
 
-/// The handlers as one; none, if there is none.
+/// Combines the handlers into one; `None` if there are none.
 fn all(mut handlers: Vec<Handler<SdamEvent>>) -> Option<Handler<SdamEvent>> {
     match handlers.len() {
         0 | 1 => handlers.pop(),

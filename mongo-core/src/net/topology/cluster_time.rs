@@ -5,11 +5,11 @@ use arc_swap::ArcSwapOption;
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
-/// The longest `$clusterTime` that is kept, in bytes. What servers send has about 150, and whatever
-/// is kept goes out with every command.
+/// The longest `$clusterTime` that is kept, in bytes. Servers send about 150 bytes, and the kept
+/// one is sent with every command.
 const MAX_LENGTH: usize = 1024;
 
-/// A `$clusterTime` that a server sent: to be sent along, as it is, with commands to the deployment.
+/// A `$clusterTime` that a server sent. It is sent unchanged with commands to the deployment.
 ///
 /// Specification: driver sessions, gossipping the cluster time.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct ClusterTime {
 }
 
 impl ClusterTime {
-    /// Its `clusterTime`: what decides which of two is newer.
+    /// Its `clusterTime`, which decides which of two is newer.
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp
     }
@@ -30,7 +30,7 @@ impl ClusterTime {
     }
 }
 
-/// Keeps the newest of all. Nobody waits for anybody.
+/// Keeps the newest cluster time. Lock-free.
 #[derive(Default)]
 pub(super) struct ClusterClock(ArcSwapOption<ClusterTime>);
 
@@ -41,7 +41,7 @@ impl ClusterClock {
 
     /// Takes a `$clusterTime` if it is newer. Allocates only then.
     pub(super) fn advance(&self, document: &RawDocument) -> bool {
-        // First, so that no more than that is ever looked at.
+        // First, so that a longer one is not examined.
         if document.as_bytes().len() > MAX_LENGTH {
             return false;
         }
@@ -60,7 +60,7 @@ impl ClusterClock {
             timestamp,
             document: document.to_owned(),
         });
-        // Looks again for as long as others come in between.
+        // Retries after concurrent updates.
         let before = self.0.rcu(|known| match is_newer(known.as_deref()) {
             true => Some(newer.clone()),
             false => known.clone(),

@@ -1,4 +1,4 @@
-//! What is told to `tracing`, by the messages and fields of the specifications.
+//! `tracing` events, with the messages and fields of the specifications.
 //!
 //! Specifications: logging; server discovery and monitoring, logging and monitoring; server
 //! selection, logging.
@@ -24,17 +24,17 @@ const TOPOLOGY: &str = "mongodb::topology";
 /// The specification's component `serverSelection`, likewise.
 const SELECTION: &str = "mongodb::server_selection";
 
-/// Whether anybody wants to know of events. Without a subscriber this costs next to nothing.
+/// Whether logs of events are enabled. Without a subscriber this costs next to nothing.
 pub(super) fn wants_events() -> bool {
     enabled!(target: TOPOLOGY, Level::DEBUG)
 }
 
-/// Whether anybody wants to know of selections.
+/// Whether logs of selections are enabled.
 pub(super) fn wants_selections() -> bool {
     enabled!(target: SELECTION, Level::DEBUG)
 }
 
-/// Tells of an event.
+/// Logs an event.
 pub(super) fn event(event: &SdamEvent) {
     if !wants_events() {
         return;
@@ -66,7 +66,7 @@ pub(super) fn event(event: &SdamEvent) {
             topologyId = topology_id, serverHost = host, serverPort = port,
             "Stopped server monitoring"
         ),
-        // Left out on purpose: the change of the topology says it all.
+        // Left out on purpose: the log of the topology's change includes it.
         SdamEvent::ServerDescriptionChanged(_) => {}
         SdamEvent::ServerHeartbeatStarted(event) => debug!(
             target: TOPOLOGY,
@@ -99,10 +99,10 @@ pub(super) fn event(event: &SdamEvent) {
     }
 }
 
-/// One selection. `operation` and `operationId` are left out: what the server is selected for is
-/// known to the caller alone.
+/// The logs of one selection. `operation` and `operationId` are left out, because only the caller
+/// knows them.
 ///
-/// What the messages show is looked up and formatted only where somebody wants them.
+/// The fields are looked up and formatted only if the logs are enabled.
 pub(super) struct Selection<'a> {
     pub(super) criterion: &'a Criterion,
     pub(super) shared: &'a Shared,
@@ -118,7 +118,7 @@ impl Selection<'_> {
         );
     }
 
-    /// To be told of once for each selection.
+    /// Called at most once for each selection.
     pub(super) fn waits(&self, deadline: Deadline) {
         info!(
             target: SELECTION,
@@ -173,7 +173,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// An error without the topology, which stands beside it.
+/// An error without the topology, which is a field of its own.
 struct Failure<'a>(&'a Error);
 
 impl fmt::Display for Failure<'_> {

@@ -35,40 +35,43 @@ use logs::Selection;
 pub(crate) use shared::Shared;
 use shared::{Ended, Patience};
 
-/// A deployment: discovered, watched and selected from.
+/// A MongoDB deployment: discovers and monitors its servers, and selects among them.
 ///
-/// Made without I/O; [`connect`](Self::connect) starts one monitor for each server,
-/// [`disconnect`](Self::disconnect) ends them, and [`close`](Self::close) ends them for good.
-/// Cloning is cheap, clones are the same topology; when the last is dropped, everything ends.
+/// Creating it does no I/O. [`connect`](Self::connect) starts one monitor for each server,
+/// [`disconnect`](Self::disconnect) stops the monitors, and [`close`](Self::close) stops them
+/// permanently. Cloning is cheap, and clones are the same topology. When the last clone is dropped,
+/// the topology is closed.
 ///
-/// There is one writer: what a monitor or an application's error tells goes through
-/// [`sdam::apply`](crate::sdam::apply) under one lock, which is held for that long and no longer.
-/// Readers take [snapshots](Self::snapshot), without waiting for anybody.
+/// There is one writer: the reports of monitors and the errors of applications go through
+/// [`sdam::apply`](crate::sdam::apply) under one lock, which is held only for that. Readers take
+/// [snapshots](Self::snapshot) without waiting.
 ///
 /// # SRV records
-/// Options of `mongodb+srv` without hosts are [resolved](super::resolve) first, by a task of the
-/// topology. Until that has succeeded nothing is monitored and there are no events. An attempt that
-/// fails is told to every selection that waits for it; it is repeated after `heartbeatFrequencyMS`,
-/// or 500 ms later if somebody selects meanwhile. The records are polled for as long as the
-/// topology is sharded, or not known to be anything else. Options that were resolved before begin
-/// with their hosts, and are polled for as well if there is a resolver.
+/// A task of the topology first [resolves](super::resolve) `mongodb+srv` options that have no
+/// hosts. Until that succeeds, nothing is monitored and there are no events. A failed attempt is
+/// the error of every selection that waits for it. It is repeated after `heartbeatFrequencyMS`, or
+/// after 500 ms if a selection is waiting. The records are polled while the topology is sharded or
+/// of unknown type. Options that were resolved before start with their hosts; their records are
+/// also polled if there is a resolver.
 ///
 /// # Load balancers
-/// With `loadBalanced=true` nothing is monitored: the balancer can be selected at once.
+/// With `loadBalanced=true` nothing is monitored: the load balancer can be selected at once.
 ///
 /// # Runtimes
-/// Monitors, their sockets, and the task of `mongodb+srv` live on one Tokio runtime: the
-/// [named](TopologyBuilder::runtime) one, else the one that [`connect`](Self::connect) was called
-/// in. If that runtime ends, they end with it; the next call of `connect`, and a selection that
-/// finds no suitable server, start them again, on the named runtime if it still runs, else on the
-/// current one. The same goes for a task that has panicked. A runtime that exists and that nothing
-/// drives cannot be told from a busy one: name a runtime that outlives the others.
+/// Monitors, their sockets, and the task for `mongodb+srv` run on one Tokio runtime: the
+/// [named](TopologyBuilder::runtime) one, else the one in which [`connect`](Self::connect) was
+/// called. If that runtime shuts down, they end with it. The next call of `connect`, or a selection
+/// that finds no suitable server, restarts them on the named runtime if it still runs, else on the
+/// current one. A task that has panicked is restarted likewise. A runtime that nothing drives can't
+/// be distinguished from a busy one: name a runtime that outlives the others.
 ///
 /// # Logs
 /// `tracing` events have the messages and fields of the logging specification, in the order of the
-/// events, and the targets that the official driver uses too: `mongodb::topology` (DEBUG) and
+/// events. Their targets are those of the official driver: `mongodb::topology` (DEBUG) and
 /// `mongodb::server_selection` (DEBUG, and INFO once for a selection that has to wait). Replies are
-/// cut after 1000 characters, or as [`set_max_logged_length`](crate::event::set_max_logged_length) says. Where nobody wants them nothing is made up for them.
+/// truncated after 1000 characters, or as set by
+/// [`set_max_logged_length`](crate::event::set_max_logged_length). Nothing is formatted for a
+/// disabled target.
 ///
 /// Specifications: server discovery and monitoring, server selection, initial DNS seedlist
 /// discovery, polling SRV records for mongos discovery, load balancers.
@@ -77,21 +80,22 @@ pub struct Topology {
     owner: Arc<Owner>,
 }
 
-/// Ends everything when the last [`Topology`] goes; monitors hold only what is inside.
+/// Closes the topology when the last [`Topology`] is dropped. Monitors hold only the [`Shared`]
+/// part.
 struct Owner(Arc<Shared>);
 
-/// A server that was selected, with the operation that it was selected for: the server's operation
-/// count includes it until this is dropped.
+/// A selected server, with the operation that it was selected for. The server's operation count
+/// includes that operation until this is dropped.
 #[derive(Debug)]
 pub struct SelectedServer {
     entry: Arc<ServerEntry>,
     operation: RunningOperation,
-    /// Of the view in which it was selected.
+    /// The revision of the snapshot in which it was selected.
     revision: u64,
 }
 
 impl SelectedServer {
-    /// A server that was selected in a view, for an operation that has begun.
+    /// A server that was selected in a snapshot, for an operation that has begun.
     pub(crate) fn of(
         index: &SelectionIndex,
         entry: &Arc<ServerEntry>,
@@ -113,14 +117,14 @@ impl SelectedServer {
         self.operation
     }
 
-    /// The server, as the selection saw it.
+    /// The server, as it was when selected.
     pub fn entry(&self) -> &Arc<ServerEntry> {
         &self.entry
     }
 }
 
 impl Topology {
-    /// A topology of the options' hosts, that tells nobody of its events.
+    /// A topology of the options' hosts, without event handlers.
     ///
     /// # Errors
     /// See [`TopologyBuilder::build`].
@@ -139,35 +143,36 @@ impl Topology {
         }
     }
 
-    /// Starts monitoring, with `mongodb+srv` after a lookup. Returns at once; selections wait for
-    /// what the monitors find. If it is connected already, this starts only the tasks again that
+    /// Starts monitoring; with `mongodb+srv`, after a lookup. Returns at once; selections wait for
+    /// the monitors' results. If the topology is already connected, this only restarts tasks that
     /// have [ended with their runtime](Self#runtimes).
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a Tokio runtime, if
-    /// none was [named](TopologyBuilder::runtime), and on one without a timer, or without the I/O
-    /// driver that the built-in connectors need;
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a Tokio runtime if
+    /// none was [named](TopologyBuilder::runtime), and on a runtime without a timer, or without the
+    /// I/O driver that the built-in connectors need;
     /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
     pub fn connect(&self) -> Result<()> {
         self.owner.0.connect()
     }
 
-    /// Ends monitoring, and waits until every task and socket of it is gone, also where another call
-    /// has ended it. What was known is forgotten. [`connect`](Self::connect) begins anew, with
-    /// another topology id.
+    /// Stops monitoring and waits until all its tasks and sockets are gone, even if another call
+    /// stopped them. All that is known of the servers is discarded. [`connect`](Self::connect)
+    /// starts again, with a new topology id.
     ///
-    /// The tasks end on their [own runtime](Self#runtimes): if that runtime exists and nothing drives it, this waits
-    /// for as long. Bound it by a time-out where that may be.
+    /// The tasks end on their [own runtime](Self#runtimes). If nothing drives that runtime, this
+    /// waits indefinitely; if that is possible, bound the wait with a time-out.
     ///
-    /// Dropping this future does not keep the tasks alive: a later call waits for them.
+    /// If this future is dropped, the tasks still end, and a later call waits for them.
     pub async fn disconnect(&self) {
         self.end(Ended::Disconnected).await;
     }
 
-    /// [`disconnect`](Self::disconnect) for good: who waits for a server, and who selects one
-    /// later, gets [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
+    /// Like [`disconnect`](Self::disconnect), but permanent: current and later selections fail with
+    /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
     ///
-    /// As [`disconnect`](Self::disconnect), this waits without end for tasks on a runtime that nothing drives.
+    /// Like [`disconnect`](Self::disconnect), this waits indefinitely for tasks on a runtime that
+    /// nothing drives.
     pub async fn close(&self) {
         self.end(Ended::Closed).await;
     }
@@ -177,19 +182,19 @@ impl Topology {
         self.owner.0.tasks.ended(newest).await;
     }
 
-    /// The options; with `mongodb+srv` those of the last successful first lookup, if there was one.
+    /// The options. With `mongodb+srv`, they are those of the last successful initial lookup, if
+    /// there was one.
     pub fn options(&self) -> Arc<ClientOptions> {
         self.owner.0.resolved_options()
     }
 
-    /// Appends who wraps this client to the `client` document of handshakes, the
-    /// monitors' among them: connections made
-    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
-    /// appended before is not appended twice.
+    /// Appends the name of a wrapping library to the `client` document of handshakes, those of
+    /// monitors included. New connections send it; existing connections do not change. Returns
+    /// whether it was appended: the same driver info is appended only once.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
-    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if it contains a `|`, or if
+    /// the names and versions would no longer fit into 512 bytes. Nothing is appended then.
     ///
     /// Specification: handshake, "Metadata updates after MongoClient initialization".
     pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
@@ -200,18 +205,19 @@ impl Topology {
         &self.owner.0.monitoring.metadata
     }
 
-    /// What is known now, prepared for selection. Wait-free.
+    /// The current description of the topology, indexed for selection. Wait-free.
     pub fn snapshot(&self) -> Arc<SelectionIndex> {
         Arc::clone(&self.owner.0.index())
     }
 
-    /// What is known now.
+    /// The current description of the topology.
     pub fn description(&self) -> Arc<TopologyDescription> {
         self.owner.0.index().topology().clone()
     }
 
-    /// Follows what is known: the receiver sees the newest description, and may miss others. What
-    /// it lends is to be cloned and let go at once: nothing changes while it is borrowed.
+    /// Subscribes to descriptions: the receiver sees the newest one, and may miss others. Clone a
+    /// borrowed description and release the borrow at once: the topology can't change while it is
+    /// held.
     pub fn subscribe(&self) -> watch::Receiver<Arc<TopologyDescription>> {
         self.owner.0.subscribe()
     }
@@ -220,18 +226,19 @@ impl Topology {
     /// suitable server is known, without waiting for the others.
     ///
     /// # Errors
-    /// [`ErrorKind::ServerSelection`](crate::ErrorKind::ServerSelection): why there is none, with each server's own last failure;
-    /// [`ErrorKind::Srv`](crate::ErrorKind::Srv), or a time-out that names the wait for DNS: there is no host yet;
+    /// [`ErrorKind::ServerSelection`](crate::ErrorKind::ServerSelection) if there is no suitable
+    /// server, with each server's last failure; [`ErrorKind::Srv`](crate::ErrorKind::Srv), or a
+    /// time-out that names the wait for DNS, if there is no host yet;
     /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed).
     ///
     /// # Cancellation
-    /// May be dropped at any time.
+    /// The future may be dropped at any time.
     pub async fn select(&self, criterion: &Criterion) -> Result<SelectedServer> {
         let deadline = Deadline::after(self.owner.0.options.server_selection_timeout);
         self.select_by(deadline, criterion, &[]).await
     }
 
-    /// [`select`](Self::select) with a deadline of the caller's, and servers to avoid: those that
+    /// Like [`select`](Self::select), with a deadline, and with servers to avoid because they
     /// failed this operation before.
     ///
     /// # Errors
@@ -266,7 +273,7 @@ impl Topology {
         log: &Selection<'_>,
     ) -> Result<SelectedServer> {
         let shared = &self.owner.0;
-        // Before the next look, so that no change between the two is missed.
+        // Before the next attempt, so that no change between the two is missed.
         let mut changed = shared.subscribe();
         let mut patience = Patience::default();
         let mut is_told = false;
@@ -278,7 +285,7 @@ impl Topology {
             if !std::mem::replace(&mut is_told, true) {
                 log.waits(deadline);
             }
-            // Safe to drop: a change that was not seen is seen by the next look.
+            // Safe to drop: the next attempt sees a change that was not received.
             if deadline.bound(changed.changed()).await.is_err() {
                 if !deadline.is_over() {
                     // There is no timer to wait with.
@@ -289,26 +296,26 @@ impl Topology {
         }
     }
 
-    /// The newest `$clusterTime` that [`advance_cluster_time`](Self::advance_cluster_time) was given
+    /// The newest `$clusterTime` passed to [`advance_cluster_time`](Self::advance_cluster_time)
     /// since [`connect`](Self::connect). Wait-free.
     ///
-    /// To be sent along with commands to the deployment, but not with those that shake hands,
-    /// authenticate or run without an acknowledgement, nor to servers without cluster times.
+    /// Send it with commands to the deployment, except with handshake, authentication and
+    /// unacknowledged commands, and except to servers without cluster times.
     ///
     /// Specification: driver sessions, gossipping the cluster time.
     pub fn cluster_time(&self) -> Option<Arc<ClusterTime>> {
         self.owner.0.clock.newest()
     }
 
-    /// Takes the value of a reply's `$clusterTime`, and says whether it was newer, by its timestamp,
-    /// than what was known; one longer than 1 KiB is left out. No lock, no new snapshot, and without
-    /// allocating where it is not newer. To be called with each reply on connections for
-    /// applications; replies to monitors don't count, and are not looked at.
+    /// Takes the value of a reply's `$clusterTime`, and returns whether its timestamp was newer
+    /// than the known one. A value longer than 1 KiB is ignored. This takes no lock, makes no new
+    /// snapshot, and allocates only for a newer value. Call it with each reply on connections of
+    /// applications. Replies to monitors do not count, and are not examined.
     pub fn advance_cluster_time(&self, cluster_time: &RawDocument) -> bool {
         self.owner.0.clock.advance(cluster_time)
     }
 
-    /// Has a listener told of what concerns its pools, from now on, for as long as it lives.
+    /// Adds a listener, which is notified of changes to its pools for as long as it is alive.
     pub(crate) fn listen(&self, listener: std::sync::Weak<dyn TopologyListener>) {
         self.owner.0.listen(listener);
     }
@@ -317,8 +324,8 @@ impl Topology {
         &self.owner.0
     }
 
-    /// Tells of an error on a connection of the application's, or of a command on one: the server
-    /// may be marked unknown and checked.
+    /// Reports an error of an application's connection, or of a command on one. The server may be
+    /// marked unknown and checked.
     ///
     /// Specification: server discovery and monitoring, application errors.
     pub fn handle_error(&self, error: ApplicationError) {

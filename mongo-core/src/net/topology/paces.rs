@@ -1,4 +1,4 @@
-//! How soon a server that was removed may be checked again.
+//! How soon a removed server may be checked again.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,16 +7,17 @@ use crate::ServerAddress;
 use crate::net::topology::monitor::now;
 use crate::sdam::MIN_HEARTBEAT_FREQUENCY;
 
-/// The most servers that are remembered. Beyond that, the oldest ones are forgotten.
+/// The maximum number of remembered servers. Beyond it, the oldest ones are forgotten.
 const MAX_REMEMBERED: usize = 1000;
 
-/// The paces of removed monitors, by server: a server that each reply of another one removes and adds again has a
-/// new monitor each time. None is remembered for longer than it matters.
+/// The paces of removed monitors, by server. A server that is removed and added again by each reply
+/// of another server has a new monitor each time. No pace is remembered for longer than it matters.
 #[derive(Default)]
 pub(super) struct Paces(BTreeMap<ServerAddress, Instant>);
 
 impl Paces {
-    /// Remembers from when the next monitor of a server counts [`MIN_HEARTBEAT_FREQUENCY`].
+    /// Remembers the time from which the next monitor of a server counts
+    /// [`MIN_HEARTBEAT_FREQUENCY`].
     pub(super) fn keep(&mut self, server: &ServerAddress, pace: Option<Instant>) {
         let now = now();
         self.0.retain(|_, pace| matters(*pace, now));

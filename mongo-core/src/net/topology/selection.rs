@@ -1,4 +1,4 @@
-//! Selections in what is known now.
+//! Selections in the current snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,8 +22,8 @@ impl Shared {
         Ok(selected.map(|entry| SelectedServer::of(&index, entry, entry.begin_operation())))
     }
 
-    /// A selection that waits for nothing, and tells nobody: what `take` makes of a suitable server.
-    /// `None` if none is, or somebody wants to be told.
+    /// A selection without waiting and without logs: returns the result of `take` for a suitable
+    /// server. `None` if there is no suitable server, or if selections have to be logged.
     pub(crate) fn select_quietly<R>(
         &self,
         criterion: &Criterion,
@@ -40,7 +40,7 @@ impl Shared {
             .map(|entry| take(&index, entry))
     }
 
-    /// Whether a server that was selected before suits still.
+    /// Whether a server that was selected before is still suitable.
     pub(crate) fn is_suitable(
         &self,
         selected: &SelectedServer,
@@ -55,7 +55,7 @@ impl Shared {
         suitable.iter().any(|own| own.id() == selected.entry.id())
     }
 
-    /// Uniform enough to choose servers by, and free: SplitMix64 over a counter.
+    /// A random number, uniform enough to choose servers, and cheap: SplitMix64 over a counter.
     pub(crate) fn random(&self) -> u64 {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut word = self

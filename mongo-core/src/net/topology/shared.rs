@@ -27,42 +27,42 @@ use crate::sdam::{ApplicationError, Input, TopologyDescription, TopologySettings
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::uri::ClientOptions;
 
-/// What the waker of a selection's task is called in logs.
+/// The name of a selection's waker in logs.
 const WAKER: &str = "waker";
 
-/// What the topology and its tasks share.
+/// The state that the topology and its tasks share.
 pub(crate) struct Shared {
-    /// As they were given: `mongodb+srv` may be still to be looked up.
+    /// The options as given. With `mongodb+srv` they may be unresolved.
     pub(super) options: ClientOptions,
-    /// With what was looked up for the current or last opening. Written under the lock.
+    /// The options as resolved for the current or last opening. Written under the lock.
     pub(super) resolved: ArcSwap<ClientOptions>,
     pub(crate) monitoring: Monitoring,
     pub(super) resolver: Option<Arc<dyn DnsResolver>>,
     state: Mutex<State>,
     pub(super) index: ArcSwap<SelectionIndex>,
-    /// The index's, to be asked for by itself.
+    /// The revision of the index, readable without the index.
     pub(super) revision: AtomicU64,
     pub(super) changed: watch::Sender<Arc<TopologyDescription>>,
     pub(super) clock: ClusterClock,
     has_handler: bool,
     pub(super) dispatcher: Dispatcher<SdamEvent>,
-    /// The runtime for the tasks that the application named.
+    /// The runtime that the application named for the tasks.
     named_runtime: Option<Handle>,
     pub(super) tasks: Arc<Tasks>,
-    /// Whether it is connected, and no task has ended that was not stopped. Changed under the lock.
+    /// Whether it is connected and no task has ended without being stopped. Changed under the lock.
     is_running: AtomicBool,
-    /// Where [`random`](Self::random) is.
+    /// The state of [`random`](Self::random).
     pub(super) chance: AtomicU64,
 }
 
 pub(super) struct State {
-    /// Of the current or last opening.
+    /// The settings of the current or last opening.
     pub(super) settings: TopologySettings,
     pub(super) phase: Phase,
     pub(super) description: Arc<TopologyDescription>,
-    /// In the order of their addresses, so that whatever concerns all replays exactly.
+    /// Ordered by address, so that operations on all monitors are reproducible.
     pub(super) monitors: BTreeMap<ServerAddress, Monitor>,
-    /// Of monitors that were removed.
+    /// The paces of removed monitors.
     pub(super) paces: Paces,
     /// The runtime of the tasks of the current opening. It may have ended.
     pub(super) runtime: Option<Handle>,
@@ -72,7 +72,7 @@ pub(super) struct State {
 
 pub(super) enum Phase {
     Disconnected,
-    /// There is no host yet: nothing was opened, and nobody told of it.
+    /// There is no host yet: nothing was opened, and there are no events.
     Resolving(FirstLookup),
     Connected,
     Closed,
@@ -84,7 +84,8 @@ pub(super) enum Ended {
     Closed,
 }
 
-/// What a selection has seen of the first lookup: it fails by the next failure, not by an older one.
+/// The failures of the first lookup that a selection has seen. The selection fails with the next
+/// failure, not with an older one.
 #[derive(Default)]
 pub(super) struct Patience {
     failures: Option<u64>,
@@ -143,17 +144,17 @@ impl Shared {
         self.changed.subscribe()
     }
 
-    /// With what DNS says of a `mongodb+srv` name, once that was looked up. Wait-free.
+    /// The options; with `mongodb+srv`, as resolved once DNS has answered. Wait-free.
     pub(crate) fn resolved_options(&self) -> Arc<ClientOptions> {
         self.resolved.load_full()
     }
 
-    /// Whether it is connected, and its tasks are alive as far as is known. Wait-free.
+    /// Whether it is connected and no task is known to have ended. Wait-free.
     pub(crate) fn is_running(&self) -> bool {
         self.is_running.load(Ordering::Acquire)
     }
 
-    /// Begins, or starts tasks again that have ended with their runtime or by a panic.
+    /// Connects, or restarts tasks that have ended with their runtime or by a panic.
     pub(super) fn connect(self: &Arc<Self>) -> Result<()> {
         if self.is_running() {
             return Ok(());
@@ -171,8 +172,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Chooses the runtime for the tasks, if it has what they need. To be called without the lock:
-    /// what a runtime lacks is found out by a panic.
+    /// Chooses the runtime for the tasks, and checks that it has the drivers that they need. Must
+    /// be called without the lock: a missing driver is detected by a panic.
     fn choose_runtime(&self) -> Result<Handle> {
         let used = self.lock().runtime.clone();
         let runtime = choose([self.named_runtime.clone(), used])?;
@@ -180,13 +181,13 @@ impl Shared {
         Ok(runtime)
     }
 
-    /// Whether a runtime has what monitors need.
+    /// Checks that a runtime has the drivers that monitors need.
     pub(crate) fn check_runtime(&self, runtime: &Handle) -> Result<()> {
         let _entered = runtime.enter();
         self.monitoring.runtime().map(drop)
     }
 
-    /// The first lookup of an opening gave hosts: begin.
+    /// The first lookup of an opening returned hosts: starts monitoring.
     pub(super) fn resolved(self: &Arc<Self>, opening: ObjectId, options: &ClientOptions) {
         let mut writing = self.write();
         let state = &mut *writing.state;
@@ -201,7 +202,7 @@ impl Shared {
         drop((former, unresolved));
     }
 
-    /// The first lookup of an opening failed: who waits for a server is told.
+    /// The first lookup of an opening failed: fails the waiting selections.
     pub(super) fn not_resolved(&self, opening: ObjectId, error: Error) {
         let mut former = Some(error);
         let mut state = self.lock();
@@ -214,7 +215,7 @@ impl Shared {
         }
     }
 
-    /// What polling found for an opening.
+    /// Applies the hosts that SRV polling found for an opening.
     pub(super) fn srv_hosts(self: &Arc<Self>, opening: ObjectId, hosts: Vec<ServerAddress>) {
         let mut writing = self.write();
         let state = &writing.state;
@@ -224,8 +225,8 @@ impl Shared {
         }
     }
 
-    /// Nothing suits: every monitor checks as soon as it may, and DNS is asked again. Tasks that
-    /// have ended are started again.
+    /// There is no suitable server: requests a check from every monitor and another DNS lookup, and
+    /// restarts tasks that have ended.
     pub(super) fn request_checks(self: &Arc<Self>, patience: &mut Patience) -> Result<()> {
         let mut signals = Vec::new();
         let is_connected = {
@@ -251,7 +252,7 @@ impl Shared {
         }
     }
 
-    /// Nothing suited for as long as could be waited.
+    /// The error of a selection that found no suitable server in time.
     pub(super) fn no_suitable_server(&self, criterion: &Criterion, after: Duration) -> Error {
         let state = self.lock();
         if let (Phase::Resolving(first), Some(srv)) = (&state.phase, &self.options.srv) {
@@ -267,7 +268,7 @@ impl Shared {
         error.caused_by(is_disconnected.then(cause))
     }
 
-    /// What an application met.
+    /// Applies an error of an application.
     pub(crate) fn handle_error(self: &Arc<Self>, error: ApplicationError) {
         self.apply(Input::ApplicationError(error));
     }
@@ -276,7 +277,7 @@ impl Shared {
         self.clock.advance(cluster_time)
     }
 
-    /// Runs what must not miss, nor overtake, what listeners are told.
+    /// Runs a closure under the lock, in order with the notifications of listeners.
     pub(crate) fn with_description<R>(&self, run: impl FnOnce(&SelectionIndex) -> R) -> R {
         let state = self.lock();
         let result = run(&self.index.load());
@@ -294,8 +295,8 @@ impl Shared {
         writing.finish();
     }
 
-    /// What monitor number `id` of a server found, with the event that goes before; nothing of one
-    /// that was stopped.
+    /// Applies a result of monitor number `id` of a server, after queueing its event. Ignored if
+    /// that monitor was stopped.
     pub(crate) fn report(
         self: &Arc<Self>,
         server: &ServerAddress,
@@ -318,8 +319,8 @@ impl Shared {
         writing.finish();
     }
 
-    /// The task of monitor number `id` has ended: unless it was stopped, selections that wait start
-    /// it again.
+    /// The task of monitor number `id` has ended. Unless it was stopped, waiting selections restart
+    /// it.
     pub(crate) fn monitor_ended(&self, server: &ServerAddress, id: u64) {
         let mut state = self.lock();
         let monitor = state.monitors.get_mut(server);
@@ -329,7 +330,7 @@ impl Shared {
         }
     }
 
-    /// As [`monitor_ended`](Self::monitor_ended), for the task that looks up records.
+    /// Like [`monitor_ended`](Self::monitor_ended), for the task that looks up records.
     pub(super) fn srv_ended(&self, number: u64) {
         let mut state = self.lock();
         if let Some(srv) = state.srv.as_mut().filter(|srv| srv.number == number) {
@@ -341,9 +342,10 @@ impl Shared {
     fn task_died(&self, state: MutexGuard<'_, State>) {
         self.is_running.store(false, Ordering::Release);
         drop(state);
-        // Selections that wait find that out.
+        // Waiting selections notice that.
         self.notify_subscribers();
-        // A handler that panics now would end the process: the next one delivers.
+        // A handler that panics now would abort the process: the events are left to the next
+        // delivery.
         if !std::thread::panicking() {
             self.dispatcher.deliver();
         }
@@ -355,7 +357,7 @@ impl Shared {
         }
     }
 
-    /// Ends monitoring, and gives the number of the last task to wait for.
+    /// Stops monitoring, and returns the number of the last task to wait for.
     pub(super) fn end(self: &Arc<Self>, ended: Ended) -> u64 {
         let mut writing = self.write();
         if matches!(writing.state.phase, Phase::Connected) {
@@ -370,26 +372,26 @@ impl Shared {
             }
         };
         let former = std::mem::replace(&mut state.phase, next);
-        // The next opening chooses anew. It may begin as soon as the lock is released.
+        // The next opening chooses a runtime again. It may start as soon as the lock is released.
         let runtime = state.runtime.take();
         self.is_running.store(false, Ordering::Release);
         self.clock.forget();
         let newest = self.tasks.newest();
         writing.finish();
-        // Those that wait for a server look again, and find the topology closed.
+        // Waiting selections retry, and find the topology closed.
         self.notify_subscribers();
         drop((former, runtime));
         newest
     }
 
-    /// Publishes the newest description, and wakes all that follow it: to be called without a lock, because a waker
-    /// is an application's and may drop the last topology.
+    /// Publishes the newest description and wakes its subscribers. Must be called without a lock,
+    /// because a waker is application code and may drop the last topology.
     pub(super) fn notify_subscribers(&self) {
         let _ = guard(WAKER, || {
-            // Dropped without the channel's lock, too.
+            // Also dropped without the channel's lock.
             let (mut index, mut former) = (None, None);
             self.changed.send_modify(|known| {
-                // Read under the channel's lock, so that no older one comes after it.
+                // Read under the channel's lock, so that no older one is published after it.
                 let newest = index.insert(self.index.load_full()).topology();
                 former = Some(std::mem::replace(known, newest.clone()));
             });

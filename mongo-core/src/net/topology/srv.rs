@@ -15,7 +15,7 @@ use crate::net::transport::dns::{DnsResolver, Lookup, resolve_with, srv_lookup, 
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
 use crate::uri::{ClientOptions, RecordType, SrvError};
 
-/// The task, as the topology keeps it.
+/// The topology's handle to the task.
 pub(super) struct Srv {
     pub(super) number: u64,
     pub(super) stop: Signal,
@@ -24,8 +24,8 @@ pub(super) struct Srv {
 }
 
 impl Srv {
-    /// With its task, which is still to be spawned; `None` if there is nothing to look up. Options
-    /// without hosts are looked up first.
+    /// Creates the handle and the task, which the caller spawns; `None` if there is nothing to look
+    /// up. Options without hosts are looked up first.
     pub(super) fn new(
         shared: &Arc<Shared>,
         opening: ObjectId,
@@ -54,7 +54,7 @@ impl Srv {
             _alive: alive,
         };
         let task = async move {
-            // Safe to drop: nothing is left of a lookup.
+            // Safe to drop: a dropped lookup leaves nothing behind.
             tokio::select! {
                 biased;
                 () = stop.notified() => {}
@@ -65,22 +65,22 @@ impl Srv {
     }
 }
 
-/// What the task works on. Nothing that it finds counts once its opening is over.
+/// The state of the task. Its results are ignored once its opening is over.
 struct SrvTask {
     shared: Arc<Shared>,
     resolver: Arc<dyn DnsResolver>,
-    /// Which opening of the topology it works for.
+    /// The opening of the topology that it belongs to.
     opening: ObjectId,
     options: ClientOptions,
     /// Notified when a selection waits for the hosts.
     request: Signal,
     lookup: Arc<Lookup>,
-    /// Dropped after everything else of the task, and in this order.
+    /// Dropped after all other fields, and in this order.
     _lifeline: Lifeline,
     _alive: Alive,
 }
 
-/// Reports the end of the task, also where its runtime drops it or it panics.
+/// Reports the end of the task, even if its runtime drops it or it panics.
 struct Lifeline {
     shared: Arc<Shared>,
     number: u64,
@@ -93,8 +93,8 @@ impl Drop for Lifeline {
 }
 
 impl SrvTask {
-    /// Looks up the hosts if there are none yet, then polls for as long as the topology's type asks
-    /// for that, or may yet do so. Ends only when it is stopped: an end of another kind is a
+    /// Looks up the hosts if there are none yet, then polls for as long as the topology's type
+    /// requires it or may still require it. Ends only when it is stopped: any other end is a
     /// failure.
     async fn run(self) {
         let options = match self.options.hosts.is_empty() {
@@ -107,9 +107,8 @@ impl SrvTask {
         }
     }
 
-    /// The first lookup, again after each failure: `heartbeatFrequencyMS` later, or once somebody
-    /// waits for a server, but no sooner than after
-    /// [`MIN_HEARTBEAT_FREQUENCY`].
+    /// The first lookup, repeated after each failure: `heartbeatFrequencyMS` later, or once a
+    /// selection waits for a server, but no sooner than after [`MIN_HEARTBEAT_FREQUENCY`].
     async fn first_hosts(&self) -> ClientOptions {
         let shared = &self.shared;
         loop {
@@ -128,7 +127,8 @@ impl SrvTask {
             }
             sleep(MIN_HEARTBEAT_FREQUENCY).await;
             let rest = shared.options.heartbeat_frequency;
-            // Both are safe to drop: time goes on, and a notification that was not taken is kept.
+            // Both are safe to drop: the time is absolute, and a notification that was not received
+            // is kept.
             tokio::select! {
                 () = sleep(rest.saturating_sub(MIN_HEARTBEAT_FREQUENCY)) => {}
                 () = self.request.notified() => {}
@@ -140,7 +140,7 @@ impl SrvTask {
         let mut changed = self.shared.subscribe();
         loop {
             let topology_type = changed.borrow_and_update().topology_type();
-            // Both are safe to drop: the time comes again, and a change stays to be seen.
+            // Both are safe to drop: the time is absolute, and a change remains visible.
             tokio::select! {
                 () = at(polling.poll_at(topology_type)) => {}
                 _ = changed.changed() => continue,
@@ -165,7 +165,7 @@ impl SrvTask {
 }
 
 impl FirstLookup {
-    /// For a task that goes on with it.
+    /// The state for a task that continues it.
     pub(super) fn again(&self) -> Self {
         Self {
             request: self.request.clone(),
@@ -175,13 +175,13 @@ impl FirstLookup {
     }
 }
 
-/// How far the first lookup of an opening has got.
+/// The progress of the first lookup of an opening.
 #[derive(Default)]
 pub(super) struct FirstLookup {
     pub(super) request: Signal,
     pub(super) lookup: Arc<Lookup>,
     /// Attempts that failed.
     pub(super) failures: u64,
-    /// Why the last one did.
+    /// The last failure.
     pub(super) failure: Option<Error>,
 }

@@ -9,10 +9,10 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::sdam::{ErrorPhase, Input, ServerDescription};
 
-/// No test waits for longer.
+/// The time limit of each test.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// When the owner of a listener goes.
+/// The notification during which the owner of a listener is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {
     Ready,
@@ -20,7 +20,8 @@ enum When {
     Cleared,
 }
 
-/// A listener that has the topology, as pools have it, and whose owner goes while it is called.
+/// A listener that holds the topology, like a pool, and whose owner is dropped during a
+/// notification.
 struct Leaving {
     _topology: Topology,
     owner: Arc<Mutex<Option<Arc<Leaving>>>>,
@@ -59,7 +60,7 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// Runs something that must not deadlock.
+/// Runs a closure that must not deadlock.
 fn in_time<R: Send + 'static>(run: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, result) = mpsc::channel();
     thread::spawn(move || done.send(run()));
@@ -102,17 +103,17 @@ fn the_last_owner_of_a_listener_may_go_while_it_is_called() {
             let hello = rawdoc! { "ok": 1, "msg": "isdbgrid", "maxWireVersion": 25 };
             let now = std::time::Instant::now();
             let found = ServerDescription::from_hello(server(), &hello, now);
-            // The first monitor.
+            // Number 1 is the first monitor.
             shared.report(&server(), 1, None, Some(Input::Check(Arc::new(found))));
             shared.handle_error(network_error());
-            // The end of the last owner has closed the topology.
+            // Dropping the last owner has closed the topology.
             weak.upgrade().is_none() && shared.index().topology().servers().is_empty()
         });
         assert!(gone, "{when:?}");
     }
 }
 
-/// An error as an application's connector may give it: it looks at the topology when it is dropped.
+/// An error of an application's connector, which uses the topology when it is dropped.
 #[derive(Debug)]
 struct Looking(Topology);
 
@@ -143,7 +144,7 @@ fn an_error_may_use_the_topology_when_it_is_dropped() {
             let error = ErrorKind::Network(Arc::new(error)).into();
             ApplicationError::new(server(), error, ErrorPhase::Completed)
         };
-        // The second takes the place of the first; the third is of a server that is not there.
+        // The second error replaces the first; the third is for an unknown server.
         topology.handle_error(error());
         topology.handle_error(error());
         let mut elsewhere = error();
@@ -165,7 +166,7 @@ fn tasks_may_be_started_on_a_runtime_that_has_ended() {
         }
         drop(first);
         assert!(!topology.shared().is_running());
-        // A server that is found starts a monitor where the others were.
+        // The monitor of a discovered server is started on the runtime of the others.
         let shared = topology.shared().clone();
         {
             let _entered = second.enter();
@@ -178,7 +179,7 @@ fn tasks_may_be_started_on_a_runtime_that_has_ended() {
         };
         let now = std::time::Instant::now();
         let found = Arc::new(ServerDescription::from_hello(server(), &hello, now));
-        // The first of the second two.
+        // Number 3 is the first monitor of the second opening.
         shared.report(&server(), 3, None, Some(Input::Check(found)));
         assert_eq!(topology.description().servers().len(), 3);
         assert!(!shared.is_running());

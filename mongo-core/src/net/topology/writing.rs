@@ -1,4 +1,4 @@
-//! The one writer of what is known.
+//! The only writer of the topology's description.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, Weak};
@@ -18,14 +18,15 @@ use crate::sdam::{Effect, Input, SdamError, TopologyDescription, TopologySetting
 use crate::select::SelectionIndex;
 use crate::uri::ClientOptions;
 
-/// The state under its lock, and what has to wait until the lock is released: tasks to spawn and to
-/// signal, selections to wake, and references that may be the last ones. A waker is an application's: it may drop
-/// its task, and with it the last topology. To drop the last reference to a listener ends the topology,
-/// which takes the lock. A runtime that has ended drops the tasks that are spawned on it, which take
-/// the lock too. A handle may be the last one of its runtime; an error may be an application's own.
+/// The locked state, and the work that must wait until the lock is released: tasks to spawn and to
+/// signal, selections to wake, and references that may be the last ones. A waker is application
+/// code: it may drop its task, and with it the last topology. Dropping the last reference to a
+/// listener closes the topology, which takes the lock. A runtime that has shut down drops the tasks
+/// that are spawned on it, which also take the lock. A handle may be the last one of its runtime.
+/// An error may be a type of the application.
 pub(super) struct Writing<'a> {
     shared: &'a Arc<Shared>,
-    // Fields are dropped in their order: the lock before all that follow.
+    // Fields are dropped in order: the lock before all that follow.
     pub(super) state: MutexGuard<'a, State>,
     listeners: Vec<Arc<dyn TopologyListener>>,
     superseded: Vec<Arc<SelectionIndex>>,
@@ -60,7 +61,7 @@ impl<'a> Writing<'a> {
         };
     }
 
-    /// Releases the lock, and does what waited for that.
+    /// Releases the lock, and does the work that waited for that.
     pub(super) fn finish(self) {
         let Self {
             shared,
@@ -86,7 +87,7 @@ impl<'a> Writing<'a> {
         listeners.iter().for_each(|listener| listener.settle());
     }
 
-    /// Begins anew.
+    /// Starts a new opening.
     pub(super) fn open(&mut self) {
         let options = &self.shared.options;
         let opening = ObjectId::new();
@@ -101,7 +102,7 @@ impl<'a> Writing<'a> {
         self.apply(Input::Connect);
     }
 
-    /// Starts what has ended without being stopped.
+    /// Restarts tasks that have ended without being stopped.
     pub(super) fn revive(&mut self) {
         let monitors = self.state.monitors.iter();
         let dead = monitors.filter(|(_, monitor)| monitor.is_dead());
@@ -150,12 +151,12 @@ impl<'a> Writing<'a> {
         self.tasks.push(task);
     }
 
-    /// Takes an input, publishes what is known from then on, and carries out what follows.
+    /// Applies an input, publishes the new description, and carries out its effects.
     pub(super) fn apply(&mut self, input: Input) {
         let shared = self.shared;
         let state = &mut *self.state;
         self.inputs.push(input.clone());
-        // Of a load balancer, no description keeps it.
+        // The description of a load balancer does not keep the error.
         let cause = match &input {
             Input::ApplicationError(reported) => Some(reported.error.clone()),
             _ => None,
@@ -177,13 +178,13 @@ impl<'a> Writing<'a> {
             state.description = transition.description;
             let index = Arc::new(shared.index.load().next(state.description.clone()));
             self.superseded.push(shared.index.swap(index.clone()));
-            // Before anybody is told of it: whoever is told compares this.
+            // Before any notification: the notified tasks compare this.
             shared.revision.store(index.revision(), Ordering::Release);
             self.listeners
                 .iter()
                 .for_each(|listener| listener.published(&index));
         }
-        // A check that is cut short has failed before what follows from the end of its monitor.
+        // A cancelled check fails before the effects of its monitor's end.
         for effect in &transition.effects {
             if let Effect::StopMonitor { server } = effect
                 && let Some(monitor) = state.monitors.remove(server)
@@ -195,7 +196,7 @@ impl<'a> Writing<'a> {
             }
         }
         if let Removal::Disconnected = removal {
-            // Another opening checks at once.
+            // The next opening checks at once.
             state.paces = Paces::default();
         }
         shared.queue(transition.events);
@@ -220,7 +221,7 @@ impl<'a> Writing<'a> {
                 self.signals
                     .extend(monitor.map(Monitor::check_cancellation));
             }
-            // Before the description and the events were published.
+            // Done before the description and the events were published.
             Effect::ReadyPool { .. } | Effect::StopMonitor { .. } => {}
             Effect::ClearPool {
                 server,
@@ -246,7 +247,7 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// What a server failed by last.
+/// The last failure of a server.
 fn failure<'a>(description: &'a TopologyDescription, server: &ServerAddress) -> Option<&'a Error> {
     match &description.server(server)?.error {
         Some(SdamError::Failed(error)) => Some(error),

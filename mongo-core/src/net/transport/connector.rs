@@ -18,12 +18,12 @@ use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::net::deadline::sleep_until;
 use crate::net::runtime::check_io;
 
-/// Opens the transport to a server: the seam for proxies, in-memory networks and a framework's own
-/// sockets. TLS goes on top of what it opens, where that is asked for.
+/// Opens the transport to a server. Implement it for proxies, in-memory networks and a framework's
+/// own sockets. If the options ask for TLS, it runs on top of the stream that the connector opens.
 ///
-/// The caller bounds the call with `connectTimeoutMS` and drops the future when that is over, so
-/// an implementation needs no time-out of its own, but must leave nothing behind when dropped. A
-/// panic in it is caught and logged, and fails the attempt as [`ErrorKind::Connect`].
+/// The caller bounds the call with `connectTimeoutMS` and then drops the future. So an
+/// implementation needs no time-out of its own, but must leave nothing behind when dropped. A panic
+/// in it is caught and logged, and fails the attempt with [`ErrorKind::Connect`].
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,31 +56,32 @@ pub trait Connector: Send + Sync + 'static {
     /// Preferably [`ErrorKind::Connect`]; the caller adds the server's address.
     async fn connect(&self, address: &ServerAddress) -> Result<Stream>;
 
-    /// Whether its streams are encrypted, and the servers verified, already: then no TLS is put on
-    /// top of them where the options ask for it. Default false.
+    /// Whether its streams are already encrypted and the servers verified. If so, no TLS is added,
+    /// even if the options ask for it. Default: false.
     fn is_secure(&self) -> bool {
         false
     }
 
-    /// What [`connect`](Self::connect) was waiting for, for the error of one that is cut short.
-    /// Default [`Wait::Connect`]. Where it calls a [`SocketConnector`] on the same task, that one's
-    /// look-ups in DNS are [`Wait::Dns`] all the same.
+    /// What [`connect`](Self::connect) waits for, named in the error of a time-out. Default:
+    /// [`Wait::Connect`]. If it calls a [`SocketConnector`] on the same task, that connector's DNS
+    /// lookups are still reported as [`Wait::Dns`].
     fn waits_for(&self) -> Wait {
         Wait::Connect
     }
 }
 
 tokio::task_local! {
-    /// What the connector that is being polled waits for: those of applications are in between.
+    /// The current wait of the connector that is being polled. Task-local, because an application's
+    /// connector may be in between.
     static WAITS: Cell<Option<Wait>>;
 }
 
-/// Notes what is waited for from now on, for [`telling`].
+/// Sets the current wait, for [`telling`].
 pub(crate) fn waits_for(wait: Wait) {
     let _ = WAITS.try_with(|own| own.set(Some(wait)));
 }
 
-/// Runs something, and tells what it waits for whenever that changes.
+/// Runs a future, and calls `tell` with its current wait.
 pub(crate) async fn telling<F: Future>(future: F, mut tell: impl FnMut(Wait)) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -107,17 +108,17 @@ pub(crate) async fn telling<F: Future>(future: F, mut tell: impl FnMut(Wait)) ->
 /// each other every 10 s, and after 9 without an answer the socket is closed. (Where the system has
 /// no such settings for a single socket, its own hold.)
 ///
-/// On a runtime without an I/O driver (`enable_io`) it fails, with [`ErrorKind::Configuration`].
+/// On a runtime without an I/O driver (`enable_io`), it fails with [`ErrorKind::Configuration`].
 ///
-/// The system looks host names up (`getaddrinfo`), on Tokio's blocking threads. A look-up that is not
-/// answered in time is a [`Wait::Dns`].
+/// Host names are looked up by the system (`getaddrinfo`) on Tokio's blocking threads. A lookup
+/// that times out is reported as [`Wait::Dns`].
 #[derive(Clone, Debug)]
 pub struct SocketConnector {
     keep_alive: TcpKeepalive,
     attempt_delay: Duration,
 }
 
-/// The addresses of a host that are left to be tried: first all that it has, then those to which no
+/// The addresses of a host that are still to be tried: at first all of them, then those to which no
 /// connection was opened yet.
 #[derive(Debug, Default)]
 pub(crate) struct Untried(Option<Vec<SocketAddr>>);
@@ -128,15 +129,15 @@ impl Untried {
         Self(Some(addresses))
     }
 
-    /// Whether one is left for a connection that the server closed or reset before the first byte of
-    /// its answer: something accepts connections at the address before, and is no server.
+    /// Whether an address is left after the peer closed or reset a connection before the first byte
+    /// of its answer. In that case the peer accepts connections, but is not a server.
     pub(crate) fn is_left_after(&self, error: &Error) -> bool {
         let is_left = self.0.as_ref().is_some_and(|left| !left.is_empty());
         is_left && is_cut_off(error)
     }
 }
 
-/// Whether the other side closed or reset the connection.
+/// Whether the peer closed or reset the connection.
 pub(crate) fn is_cut_off(error: &Error) -> bool {
     let ErrorKind::Network(error) = error.kind() else {
         return false;
@@ -161,7 +162,7 @@ impl Default for SocketConnector {
 }
 
 impl SocketConnector {
-    /// The defaults above.
+    /// A connector with the defaults [above](Self).
     pub fn new() -> Self {
         Self::default()
     }
@@ -172,7 +173,7 @@ impl SocketConnector {
         Ok(self.open(in_turns(addresses)).await?.0)
     }
 
-    /// [`connect`](Connector::connect) to one of the addresses that are left to be tried.
+    /// Like [`connect`](Connector::connect), to one of the addresses that are still to be tried.
     pub(crate) async fn connect_untried(
         &self,
         address: &ServerAddress,
@@ -206,7 +207,8 @@ impl SocketConnector {
         }
     }
 
-    /// A stream to the first address that answers, and the addresses that were not tried to the end.
+    /// Returns a stream to the first address that connects, and the addresses whose attempts did
+    /// not finish.
     async fn open(&self, addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, Vec<SocketAddr>)> {
         let (stream, left) = self.race(addresses).await?;
         stream.set_nodelay(true)?;
@@ -214,8 +216,8 @@ impl SocketConnector {
         Ok((stream, left))
     }
 
-    /// Dropping this future ends every attempt under way. Nothing is spawned: who connects may want
-    /// no task in the background.
+    /// Dropping this future ends all running attempts. Nothing is spawned, because a caller may not
+    /// want background tasks.
     async fn race(&self, addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, Vec<SocketAddr>)> {
         let mut attempts = Together::new();
         let mut addresses = addresses.into_iter();
@@ -227,8 +229,8 @@ impl SocketConnector {
                 None => {}
             }
             let more = !addresses.as_slice().is_empty();
-            // Both branches are safe to drop: the attempts stay, the sleep starts anew only once its
-            // turn is over.
+            // Both branches are safe to drop: the attempts are kept, and the sleep restarts only
+            // for the next address.
             tokio::select! {
                 Some((_, attempt)) = attempts.next() => match attempt {
                     Ok(stream) => {
@@ -250,8 +252,8 @@ impl Connector for SocketConnector {
     }
 }
 
-/// What MongoDB recommends to clients. The system's own interval and number, 75 s and 9 on Linux,
-/// would take eleven minutes more.
+/// MongoDB's recommendation for clients. With the system's own interval and count, 75 s and 9 on
+/// Linux, it would take eleven minutes more.
 fn keep_alive() -> TcpKeepalive {
     let keep_alive = TcpKeepalive::new().with_time(Duration::from_secs(120));
     #[cfg(any(

@@ -21,18 +21,19 @@ pub(super) mod together;
 
 const CONNECTOR: &str = "connector";
 
-/// How servers are reached, in layers: a connector opens a stream, and TLS goes on top of it.
+/// The transport layers: a connector opens a stream, and TLS runs on top of it.
 #[derive(Clone)]
 pub(crate) struct Transport {
     connector: Arc<dyn Connector>,
-    /// In place of the connector, where it would be this one: it tries one address after the other.
+    /// Used instead of the connector if no other one was set, because it can try one address after
+    /// the other.
     sockets: Option<SocketConnector>,
-    /// Whether that opens sockets of tokio's, for sure.
+    /// Whether the connector is a built-in one, which opens tokio sockets.
     opens_sockets: bool,
     tls: Option<Tls>,
 }
 
-/// What a user brings of it.
+/// The parts that the user has set.
 #[derive(Clone, Default)]
 pub(crate) struct TransportBuilder {
     pub(crate) connector: Option<Arc<dyn Connector>>,
@@ -55,7 +56,7 @@ impl TransportBuilder {
     /// The layers that the options ask for.
     ///
     /// # Errors
-    /// What they ask for and this build, or this version, can't do; what contradicts itself.
+    /// The options are not supported by this build or version, or contradict each other.
     pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
         if let Some(built) = self.built {
             return Ok(built);
@@ -71,12 +72,12 @@ impl TransportBuilder {
         let tls = match self.tls {
             Some(_) if !options.uses_tls() => {
                 return Err(Error::configuration(
-                    "a TLS configuration of your own, but no `tls=true`",
+                    "a custom TLS configuration needs `tls=true`",
                 ));
             }
             Some(_) if options.tls.implied() => {
                 return Err(Error::configuration(
-                    "another option of TLS than `tls` beside a TLS configuration of your own",
+                    "a custom TLS configuration can't be combined with TLS options other than `tls`",
                 ));
             }
             Some(own) => Some(own),
@@ -93,13 +94,13 @@ impl TransportBuilder {
 }
 
 impl Transport {
-    /// Whether there is TLS on top of what the connector opens.
+    /// Whether TLS runs on top of the connector's streams.
     pub(super) fn secures(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether connections can be made on the current runtime, as far as can be told beforehand:
-    /// which it is then.
+    /// Checks, as far as possible beforehand, that connections can be made on the current runtime,
+    /// and returns that runtime.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`]: there is no runtime, it has no timer, or no I/O driver and the
@@ -112,8 +113,8 @@ impl Transport {
         Ok(runtime)
     }
 
-    /// The connector's part, to an address of the host that was not tried yet. It
-    /// [tells](connector::telling) what it waits for.
+    /// Runs the connector, to an address of the host that was not tried yet. It
+    /// [reports](connector::telling) what it waits for.
     pub(super) async fn connect(
         &self,
         address: &ServerAddress,
@@ -129,12 +130,12 @@ impl Transport {
             .map_err(not_connected)?
     }
 
-    /// The part of TLS, if there is one.
+    /// Does the TLS handshake, if TLS is enabled.
     pub(super) async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
         let Some(tls) = &self.tls else {
             return Ok(stream);
         };
-        // A `rustls::ClientConfig` of the application's has callbacks.
+        // An application's `rustls::ClientConfig` has callbacks.
         let secured = guard_async(TLS_CONFIG, || Box::pin(tls.secure(stream, address)));
         let secured = secured.await.map_err(not_connected)?;
         if let Err(error) = &secured {
@@ -143,14 +144,14 @@ impl Transport {
         secured
     }
 
-    /// An attempt has failed: if TLS was the cause, certificates may have been renewed on disk.
+    /// An attempt has failed. If TLS was the cause, the certificate files may have been renewed.
     pub(super) async fn note_failure(&self, error: &Error) {
         if let (Some(tls), ErrorKind::Tls(_)) = (&self.tls, error.kind()) {
             tls.renew().await;
         }
     }
 
-    /// Both, one after the other. `enter` is told what is waited for.
+    /// Connects, then does the TLS handshake. Calls `enter` with each wait.
     pub(super) async fn open(
         &self,
         address: &ServerAddress,
@@ -171,7 +172,7 @@ impl Transport {
     }
 }
 
-/// What fails by a panic of the application's counts as a failure to connect.
+/// A panic in application code counts as a failure to connect.
 fn not_connected(panicked: Panicked) -> Error {
     ErrorKind::Connect(Arc::new(panicked.into_io())).into()
 }

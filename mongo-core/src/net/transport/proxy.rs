@@ -14,27 +14,26 @@ use crate::uri::ProxyOptions;
 
 /// TCP through a SOCKS5 proxy; Unix domain sockets directly.
 ///
-/// The proxy is told the server's host name as it is, and looks it up itself. What fails with the
-/// proxy is [`ErrorKind::Proxy`], which names it, and never counts as a sign of an overloaded
-/// server.
+/// The server's host name is sent to the proxy, which looks it up. A failure of the proxy is
+/// [`ErrorKind::Proxy`], which names the proxy. It never counts as a sign of an overloaded server.
 ///
 /// Specification: SOCKS5 support.
 #[derive(Clone, Debug)]
 pub struct ProxyConnector {
     sockets: SocketConnector,
     proxy: ProxyOptions,
-    /// What errors call the proxy.
+    /// The proxy's name in errors.
     name: Arc<str>,
 }
 
 impl ProxyConnector {
-    /// A connector through a proxy.
+    /// Creates a connector that uses a proxy.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`]: a user name or a password that is empty or has more than 255
+    /// [`ErrorKind::Configuration`] if the user name or the password is empty or longer than 255
     /// bytes.
     pub fn new(proxy: ProxyOptions) -> Result<Self> {
-        // Any server shows whether the credential can be told.
+        // The credential is validated for any server.
         Negotiation::new("", 0, proxy.credential.as_ref())
             .map_err(|problem| Error::configuration(format!("proxy: {problem}")))?;
         let address = ServerAddress::tcp(&proxy.host, proxy.port);

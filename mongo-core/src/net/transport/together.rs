@@ -2,10 +2,10 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Futures that run side by side on the task that waits for them: nothing is spawned, and dropped
-/// they all end.
+/// Futures that run concurrently on the task that waits for them. Nothing is spawned, and dropping
+/// this drops them all.
 ///
-/// Each wake polls all of them: meant for tens, not for thousands.
+/// Each wake polls all of them, so this is meant for tens of futures, not thousands.
 pub(crate) struct Together<K, T> {
     running: Vec<(K, Running<T>)>,
 }
@@ -31,12 +31,13 @@ impl<K, T> Together<K, T> {
         self.running.iter().map(|(key, _)| key)
     }
 
-    /// Drops those that are not to be kept.
+    /// Drops the futures for which `keep` returns false.
     pub(crate) fn retain(&mut self, keep: impl Fn(&K) -> bool) {
         self.running.retain(|(key, _)| keep(key));
     }
 
-    /// The next one to end; `None` if there is none. Safe to drop: they all stay.
+    /// Waits for the next future to complete; `None` if there are none. Safe to drop: all futures
+    /// are kept.
     pub(crate) async fn next(&mut self) -> Option<(K, T)> {
         poll_fn(|context| {
             if self.running.is_empty() {

@@ -1,4 +1,4 @@
-//! Where credentials of AWS are asked for: which endpoint the environment's variables name.
+//! The endpoints for AWS credentials, as set by environment variables.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ const REGIONAL: &str = "AWS_STS_REGIONAL_ENDPOINTS";
 
 const GLOBAL_TOKEN_SERVICE: &str = "sts.amazonaws.com";
 
-/// The regions that use the global endpoint by `AWS_STS_REGIONAL_ENDPOINTS=legacy`.
+/// The regions that use the global endpoint with `AWS_STS_REGIONAL_ENDPOINTS=legacy`.
 const LEGACY_REGIONS: [&str; 16] = [
     "ap-northeast-1",
     "ap-south-1",
@@ -48,20 +48,20 @@ const PARTITIONS: [(&str, &str); 6] = [
 /// The longest label of a host name.
 const MAX_REGION_LENGTH: usize = 63;
 
-/// An endpoint of HTTP.
+/// An HTTP endpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// Whether it is reached by TLS.
+    /// Whether it uses TLS.
     pub(crate) is_secure: bool,
     pub(crate) address: ServerAddress,
-    /// The host, and the port where the URL names one.
+    /// The host, and the port if the URL names one.
     pub(crate) host: String,
     /// The path and the query.
     pub(crate) target: String,
 }
 
 impl Endpoint {
-    /// An endpoint of the machine's own, without TLS.
+    /// A local endpoint, without TLS.
     pub(crate) fn plain(host: &str, target: impl Into<String>) -> Self {
         Self {
             is_secure: false,
@@ -80,10 +80,10 @@ impl Endpoint {
         }
     }
 
-    /// The container's, where the variables name one.
+    /// The container endpoint, if the variables name one.
     ///
     /// # Errors
-    /// The variable is no URL that can be used. What is in it is not shown.
+    /// The variable is not a usable URL. Its value is not shown.
     pub(crate) fn of_container(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         match (variable(RELATIVE_URI), variable(FULL_URI)) {
             (Some(path), _) => {
@@ -95,10 +95,10 @@ impl Endpoint {
         }
     }
 
-    /// That of the token service (STS).
+    /// The endpoint of the token service (STS).
     ///
     /// # Errors
-    /// What the variables say can't be followed.
+    /// The variables are invalid.
     pub(crate) fn of_token_service(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let is_true = |name| variable(name).is_some_and(|it| it.eq_ignore_ascii_case("true"));
         if !is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") {
@@ -120,18 +120,18 @@ impl Endpoint {
         let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
         match (region, is_legacy) {
             (None, Some(false)) => Err(Error::credential(format!(
-                "{REGIONAL} is regional, and neither AWS_REGION nor AWS_DEFAULT_REGION is set"
+                "{REGIONAL} is regional, but neither AWS_REGION nor AWS_DEFAULT_REGION is set"
             ))),
             (None, _) => Ok(Self::secure(GLOBAL_TOKEN_SERVICE.to_owned())),
             (Some(region), is_legacy) => {
                 let host = token_service(&region, is_legacy == Some(true));
                 host.map(Self::secure)
-                    .ok_or_else(|| Error::credential("AWS_REGION is not the name of a region"))
+                    .ok_or_else(|| Error::credential("AWS_REGION is not a valid region name"))
             }
         }
     }
 
-    /// What a variable names.
+    /// The endpoint that a variable names.
     fn of_url(variable: &str, url: &str) -> Result<Self> {
         let wrong = |text| Error::credential(format!("{variable} {text}"));
         let (is_secure, rest) = match url.split_once("://") {
@@ -141,14 +141,14 @@ impl Endpoint {
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (host, target) = rest.split_at(end);
-        // A fragment is no part of a request.
+        // A fragment is not part of a request.
         let (target, _) = target.split_once('#').unwrap_or((target, ""));
         let address = address(host, if is_secure { 443 } else { 80 })
-            .ok_or_else(|| wrong("has no host, and maybe a port, after its scheme"))?;
+            .ok_or_else(|| wrong("has no valid host and optional port after its scheme"))?;
         if !is_secure && !is_local(&address) {
             return Err(wrong(
-                "needs https:// for a host that is neither on the loopback nor AWS's own for \
-                 containers",
+                "needs https:// for a host that is neither a loopback address nor an AWS container \
+                 endpoint",
             ));
         }
         Ok(Self {
@@ -163,7 +163,8 @@ impl Endpoint {
     }
 }
 
-/// `None` for what is no region: the name goes into that of a host.
+/// The host of a region's token service. `None` if the name is not a region, because it becomes
+/// part of a host name.
 fn token_service(region: &str, is_legacy: bool) -> Option<String> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if region.len() > MAX_REGION_LENGTH || !region.bytes().all(fits) {
@@ -179,7 +180,7 @@ fn token_service(region: &str, is_legacy: bool) -> Option<String> {
     Some(format!("sts.{region}.{domain}"))
 }
 
-/// The host of a URL, with the scheme's port where it names none.
+/// The host of a URL, with the scheme's default port if it names none.
 fn address(host: &str, port: u16) -> Option<ServerAddress> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
     if !host.bytes().all(fits) {
@@ -196,7 +197,7 @@ fn address(host: &str, port: u16) -> Option<ServerAddress> {
     }
 }
 
-/// Whether what goes there stays on the machine.
+/// Whether requests to the address stay on the machine.
 fn is_local(address: &ServerAddress) -> bool {
     let host = address.host().unwrap_or_default();
     let is_loopback = |address: IpAddr| address.is_loopback();

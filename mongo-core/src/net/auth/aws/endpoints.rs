@@ -18,9 +18,9 @@ use crate::uri::TlsOptions;
 const INSTANCE: &str = "169.254.169.254";
 const INSTANCE_ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What the instance's token is for takes no longer: seconds.
+/// The lifetime of the instance's session token in seconds, longer than its use takes.
 const INSTANCE_TOKEN_LIFE: &str = "30";
-/// The longest role name that AWS has.
+/// The maximum length of an AWS role name.
 const MAX_ROLE_LENGTH: usize = 64;
 
 const TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
@@ -36,7 +36,7 @@ enum Source {
 }
 
 impl AwsSources {
-    /// Asks whichever endpoint the variables say.
+    /// Requests credentials from the endpoint that the variables configure.
     pub(crate) async fn fetch(&self) -> Result<AwsCredentials> {
         let deadline = Deadline::after(ENDPOINT_TIMEOUT);
         let fetched = async {
@@ -52,7 +52,7 @@ impl AwsSources {
             .unwrap_or_else(|Elapsed| Err(deadline.timed_out(Wait::Credential)))
     }
 
-    /// Half a configuration is an error: what comes after it would be another identity.
+    /// A partial configuration is an error, because the next source would give another identity.
     fn source(&self) -> Result<Source> {
         let refused = |text: String| Err(Error::credential(text));
         match (self.variable(TOKEN_FILE), self.variable(ROLE)) {
@@ -75,7 +75,7 @@ impl AwsSources {
         ];
         if let Some(name) = of_others.iter().find(|name| self.variable(name).is_some()) {
             return refused(format!(
-                "{name} is set, but no source of credentials that it could be for"
+                "{name} is set, but no source of credentials that uses it"
             ));
         }
         let disabled = self.variable("AWS_EC2_METADATA_DISABLED");
@@ -90,7 +90,7 @@ impl AwsSources {
             self.variable(AUTHORIZATION_FILE),
             self.variable(AUTHORIZATION),
         ) {
-            // Read anew each time, as it is replaced.
+            // Read again each time, because the file is replaced.
             (Some(file), _) => Some(read(AUTHORIZATION_FILE, file.into()).await?),
             (None, token) => token.map(Secret::from),
         };
@@ -162,7 +162,7 @@ impl AwsSources {
     }
 }
 
-/// What an endpoint answers, as far as it matters.
+/// The used fields of an endpoint's answer.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
@@ -173,7 +173,7 @@ struct Answer {
     expiration: Option<Value>,
 }
 
-/// What the token service answers, as far as it matters.
+/// The used fields of the token service's answer.
 #[derive(Deserialize)]
 struct Nested {
     #[serde(rename = "AssumeRoleWithWebIdentityResponse")]
@@ -200,7 +200,7 @@ impl Answer {
         answer.into_credentials()
     }
 
-    /// The token service's answer: as AWS gives it, or as the specification shows it.
+    /// Reads the token service's answer, in AWS's format or in the specification's.
     fn read_nested(body: &[u8]) -> Result<AwsCredentials> {
         let answer: Nested = serde_json::from_slice(body).map_err(|_| unreadable())?;
         let of_aws = answer.response.map(|response| response.result.credentials);
@@ -233,9 +233,9 @@ fn time(value: &Value) -> Option<SystemTime> {
     }
 }
 
-/// What is wrong is not told: there may be a secret in it.
+/// The error shows no details, because they may contain a secret.
 fn unreadable() -> Error {
-    Error::credential("the answer of AWS's endpoint has no credentials that can be read")
+    Error::credential("the answer of the AWS endpoint has no readable credentials")
 }
 
 fn text(body: &[u8]) -> Result<&str> {

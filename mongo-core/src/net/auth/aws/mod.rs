@@ -1,4 +1,4 @@
-//! Where the credentials of MONGODB-AWS come from.
+//! Sources of credentials for MONGODB-AWS.
 
 #[cfg(feature = "cloud-credentials")]
 mod endpoint;
@@ -13,13 +13,13 @@ pub use sources::AwsSources;
 use crate::auth::AwsCredentials;
 use crate::error::Result;
 
-/// Gives credentials of AWS for `MONGODB-AWS`: the specification's custom credential provider. Put
-/// AWS's own SDK behind it to have all of its sources.
+/// Supplies AWS credentials for `MONGODB-AWS`: the specification's custom credential provider. To
+/// use all sources of the AWS SDK, implement it with the SDK.
 ///
-/// It is asked each time that a connection is made; an implementation whose answer takes long keeps
-/// it itself. The caller bounds the call with `connectTimeoutMS` and drops the future when that is
-/// over: it must leave nothing behind when dropped. Several connections may ask at a time. A panic
-/// in it is caught and logged, and fails the call as
+/// It is called each time a connection is made; an implementation that is slow should cache the
+/// credentials itself. The caller bounds the call with `connectTimeoutMS` and then drops the
+/// future, which must leave nothing behind. Several connections may call it concurrently. A panic
+/// in it is caught and logged, and fails the call with
 /// [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
 /// Specification: authentication, "Custom Credential Providers".
@@ -28,11 +28,12 @@ pub trait AwsCredentialProvider: Send + Sync + 'static {
     /// The current credentials.
     ///
     /// # Errors
-    /// Preferably [`Error::credential`](crate::Error::credential): any other error becomes the cause of one, and
-    /// does not count as a failure of the MongoDB server. The error's text reaches logs, so it must not contain a
-    /// secret.
+    /// Preferably [`Error::credential`](crate::Error::credential). Any other error becomes the
+    /// cause of one, and does not count as a failure of the MongoDB server. The error's text
+    /// reaches logs, so it must not contain a secret.
     async fn credentials(&self) -> Result<AwsCredentials>;
 
-    /// Authentication has failed, for whatever reason: what is kept is not to be given again.
+    /// Called when authentication has failed, for whatever reason. Cached credentials must not be
+    /// returned again.
     fn failed(&self) {}
 }

@@ -10,31 +10,33 @@ use crate::error::{Error, Result};
 use crate::net::auth::oidc::{Variables, of_process};
 use crate::net::transport::connector::{Connector, SocketConnector};
 
-/// Credentials that end sooner are not used any more.
+/// Credentials that expire sooner are not used.
 const LEAST_VALIDITY: Duration = Duration::from_secs(5 * 60);
 
-/// The sources of credentials that AWS gives a program, in the specification's order:
-/// - the variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, read anew
+/// The standard sources of AWS credentials, in the specification's order:
+/// - the variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, read again
 ///   each time;
-/// - a web identity, where `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN` are set, from AWS's token
-///   service (STS): that of the region of `AWS_REGION` or else `AWS_DEFAULT_REGION`, or the global
-///   one where neither is set, or `AWS_STS_REGIONAL_ENDPOINTS` is `legacy` and the region is one that
-///   uses it; or what `AWS_ENDPOINT_URL_STS` or else `AWS_ENDPOINT_URL` names;
-/// - the container's endpoint: for ECS, where `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is set; for
-///   EKS Pod Identity and others, where `AWS_CONTAINER_CREDENTIALS_FULL_URI` is set. The token in the
-///   file of `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, or else that of
-///   `AWS_CONTAINER_AUTHORIZATION_TOKEN`, goes with the request. Without `https` the endpoint has to
-///   be on the loopback, or AWS's own for containers;
-/// - the instance's metadata service (EC2, version 2), unless `AWS_EC2_METADATA_DISABLED` is `true`.
+/// - a web identity, if `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN` are set, from AWS's token
+///   service (STS). Its endpoint is set by `AWS_ENDPOINT_URL_STS` or else `AWS_ENDPOINT_URL`.
+///   Otherwise it is that of the region in `AWS_REGION` or else `AWS_DEFAULT_REGION`; or the global
+///   one if neither is set, or if `AWS_STS_REGIONAL_ENDPOINTS` is `legacy` and the region uses the
+///   global one in that case;
+/// - the container endpoint: for ECS, if `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is set; for EKS
+///   Pod Identity and others, if `AWS_CONTAINER_CREDENTIALS_FULL_URI` is set. The request carries
+///   the token in the file that `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` names, or else the token
+///   in `AWS_CONTAINER_AUTHORIZATION_TOKEN`. Without `https`, the endpoint must be a loopback
+///   address or AWS's own container endpoint;
+/// - the instance's metadata service (EC2, version 2), unless `AWS_EC2_METADATA_DISABLED` is
+///   `true`.
 ///
-/// The first source that any of its variables configures is used, and its failure is the error:
+/// The first source with any of its variables set is used, and its failure is the error, because
 /// another source would give another identity. An empty variable counts as not set. Profiles
-/// (`AWS_PROFILE`, `AWS_SHARED_CREDENTIALS_FILE`) are not read, and where they are named the
-/// instance's service is not asked.
+/// (`AWS_PROFILE`, `AWS_SHARED_CREDENTIALS_FILE`) are not read; if one is named, the instance's
+/// service is not asked.
 ///
-/// All but the first need the feature `cloud-credentials`, and `https` the feature `tls` besides. What
-/// they give is kept until 5 minutes before it ends, or until authentication fails, and goes before
-/// the variables then. A source has 10 s to answer.
+/// All but the first source need the feature `cloud-credentials`; `https` also needs the feature
+/// `tls`. Their credentials are cached until 5 minutes before they expire, or until authentication
+/// fails. Cached credentials take precedence over the variables. A source has 10 s to answer.
 pub struct AwsSources {
     pub(crate) variables: Variables,
     pub(crate) connector: Arc<dyn Connector>,
@@ -44,7 +46,7 @@ pub struct AwsSources {
 }
 
 impl AwsSources {
-    /// By this process's environment variables.
+    /// Uses this process's environment variables.
     pub fn new() -> Self {
         Self {
             variables: of_process(),
@@ -55,7 +57,7 @@ impl AwsSources {
         }
     }
 
-    /// By other variables than the process's.
+    /// Uses the given variables instead of the process's.
     #[must_use]
     pub fn with_variables(
         mut self,
@@ -65,15 +67,16 @@ impl AwsSources {
         self
     }
 
-    /// What opens the transports to the endpoints. Default [`SocketConnector`].
+    /// Sets the connector that opens the transports to the endpoints. Default: [`SocketConnector`].
     #[must_use]
     pub fn with_connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.connector = connector;
         self
     }
 
-    /// Whom the token service's endpoint has to prove itself to be by, as for a proxy with an authority
-    /// of its own. Default: the system's roots, or Mozilla's where they are built in instead.
+    /// Sets the TLS configuration that verifies the token service's endpoint, for example for a
+    /// proxy with its own CA. Default: the system's roots, or Mozilla's if they are built in
+    /// instead.
     #[cfg(all(feature = "cloud-credentials", feature = "tls-rustls"))]
     #[must_use]
     pub fn with_tls(mut self, tls: impl Into<crate::net::Tls>) -> Self {
@@ -109,7 +112,7 @@ impl AwsSources {
     #[cfg(not(feature = "cloud-credentials"))]
     async fn fetch(&self) -> Result<AwsCredentials> {
         Err(Error::credential(
-            "AWS_ACCESS_KEY_ID is not set, and the endpoints of AWS need the feature `cloud-credentials`",
+            "AWS_ACCESS_KEY_ID is not set, and the AWS endpoints need the feature `cloud-credentials`",
         ))
     }
 
@@ -134,7 +137,7 @@ impl AwsCredentialProvider for AwsSources {
         if let Some(credentials) = self.in_variables()? {
             return Ok(credentials);
         }
-        // Nobody waits for another one's request, as the specification has it.
+        // No caller waits for another caller's request, as the specification requires.
         let fetched = self.fetch().await?;
         *self.kept() = Some(fetched.clone()).filter(|fetched| fetched.expiration.is_some());
         Ok(fetched)

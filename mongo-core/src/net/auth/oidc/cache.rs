@@ -13,22 +13,22 @@ use crate::net::auth::authenticator::call_source;
 use crate::net::current_runtime;
 use crate::net::deadline::{Deadline, Elapsed, sleep_until};
 
-/// From the beginning of one call to that of the next.
+/// The minimum time between the starts of two calls.
 const CALL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The bound of a call, and that of one that asks a human.
+/// The time-outs of a call, and of a call that asks a human.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const HUMAN_CALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 const CALLBACK: &str = "OIDC callback";
 
-/// The most recent access token of one credential, and whoever gives the next one: what the
-/// specification calls the client's cache.
+/// The most recent access token of one credential, and the callback for the next one. The
+/// specification calls this the client cache.
 pub(crate) struct TokenCache {
     callback: Arc<dyn OidcCallback>,
-    /// How long a call of the callback may take. Callers may wait for less.
+    /// The time-out of a call of the callback. Callers may have shorter ones.
     call_timeout: Duration,
-    /// Whether that is the callback's own time, in which nothing else counts.
+    /// Whether that is the callback's own time-out, during which no other one applies.
     has_own_time: bool,
     asks_human: bool,
     state: Mutex<State>,
@@ -38,15 +38,16 @@ pub(crate) struct TokenCache {
 struct State {
     token: Option<Secret>,
     called: Option<Instant>,
-    /// The call that is under way. Closed without an outcome, it ended with its runtime, or the
-    /// callback panicked.
+    /// The running call. If the channel is closed without an outcome, the runtime has shut down or
+    /// the callback has panicked.
     call: Option<watch::Receiver<Option<Result<Secret>>>>,
 }
 
 impl TokenCache {
-    /// `call_timeout`: default one minute, and five where a human is asked, whatever it says.
+    /// `call_timeout` defaults to one minute. If the callback asks a human, it is always five
+    /// minutes.
     pub(crate) fn new(callback: Arc<dyn OidcCallback>, call_timeout: Option<Duration>) -> Self {
-        // One that can't tell is held to the stricter rules.
+        // If that call panics, the stricter rules apply.
         let asks_human = guard(CALLBACK, || callback.asks_human()).unwrap_or(true);
         Self {
             callback,
@@ -60,7 +61,7 @@ impl TokenCache {
         }
     }
 
-    /// Whether a call has a time of its own, which `connectTimeoutMS` does not bound.
+    /// Whether a call has its own time-out, which `connectTimeoutMS` does not bound.
     pub(crate) fn has_own_time(&self) -> bool {
         self.has_own_time
     }
@@ -70,12 +71,12 @@ impl TokenCache {
         self.asks_human
     }
 
-    /// The token that is kept.
+    /// The cached token.
     pub(crate) fn kept(&self) -> Option<Secret> {
         self.state().token.clone()
     }
 
-    /// Forgets a token, unless there is a newer one by now.
+    /// Removes a token from the cache, unless there is a newer one.
     pub(crate) fn forget(&self, refused: &Secret) {
         let mut state = self.state();
         if state.token.as_ref() == Some(refused) {
@@ -83,11 +84,12 @@ impl TokenCache {
         }
     }
 
-    /// The token that is kept, or that of the call under way, or of a new call; and whether another
-    /// caller got it.
+    /// The cached token, or the token of the running call or of a new call; and whether another
+    /// caller obtained it.
     ///
-    /// The callback runs in a task of its own: a caller that is dropped, or not polled, holds up no
-    /// other. A call that fails is the error of the caller that began it; others begin the next one.
+    /// The callback runs in its own task, so that a caller that is dropped or not polled does not
+    /// block others. A failed call is the error of the caller that began it; the other callers
+    /// begin the next call.
     pub(crate) async fn token(self: &Arc<Self>, username: Option<&str>) -> Result<(Secret, bool)> {
         if let Some(token) = self.kept() {
             return Ok((token, true));
@@ -105,7 +107,7 @@ impl TokenCache {
                     None => (self.begin(&mut state, &runtime, username), true),
                 }
             };
-            // Safe to drop: the call goes on.
+            // Safe to drop: the call continues.
             let given = match outcome.wait_for(Option::is_some).await {
                 Ok(given) => given.clone(),
                 Err(_) => None,
@@ -144,9 +146,9 @@ impl TokenCache {
             if let Ok(token) = &given {
                 state.token = Some(token.clone());
             }
-            // In one step with the token, so that nobody begins another call between.
+            // Together with the token, so that no other call begins in between.
             state.call = None;
-            // Without the lock: the wakers are an application's.
+            // Without the lock, because the wakers are application code.
             drop(state);
             sender.send_replace(Some(given));
         });
@@ -182,7 +184,7 @@ mod tests {
     use super::super::AccessToken;
     use super::*;
 
-    /// Numbers its tokens, takes a while, and counts who calls at a time.
+    /// Numbers its tokens, takes some time, and counts concurrent calls.
     #[derive(Default)]
     struct Numbered {
         calls: AtomicUsize,
@@ -258,7 +260,7 @@ mod tests {
         );
     }
 
-    /// Polls a caller once, as one that begins the call, and then not again.
+    /// Polls a caller once, which begins the call, and then not again.
     fn begin_only<F: Future>(caller: std::pin::Pin<&mut F>) {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(caller.poll(&mut context).is_pending());
@@ -296,7 +298,7 @@ mod tests {
         assert_eq!(callback.calls.load(Ordering::SeqCst), 1);
     }
 
-    /// Never answers its first call, or panics in it.
+    /// Never completes its first call, or panics in it.
     struct Faulty {
         calls: AtomicUsize,
         panics: bool,

@@ -11,23 +11,24 @@ use super::{AccessToken, OidcCallback, OidcRequest};
 use crate::auth::Secret;
 use crate::error::{Error, Result};
 
-/// Where Kubernetes puts the token of a pod's service account.
+/// The path of a pod's service account token in Kubernetes.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// No token is as long; what is longer is not read.
+/// The maximum length of a token file. A longer file is not read.
 const MAX_LENGTH: u64 = 64 * 1024;
 
 /// A process's environment variables.
 pub(crate) type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 pub(crate) fn of_process() -> Variables {
-    // What is no UTF-8 is set all the same: what it names then fails, instead of counting as absent.
+    // A value that is not UTF-8 counts as set: using it then fails, instead of treating it as
+    // absent.
     Arc::new(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
 }
 
-/// The token of a pod's service account in Kubernetes: `ENVIRONMENT:k8s`.
+/// Reads the token of a pod's service account in Kubernetes: `ENVIRONMENT:k8s`.
 ///
-/// Read from the file that the variable `AZURE_FEDERATED_TOKEN_FILE` names (AKS), else
+/// The file is the one that the variable `AZURE_FEDERATED_TOKEN_FILE` names (AKS), else
 /// `AWS_WEB_IDENTITY_TOKEN_FILE` (EKS), else `/var/run/secrets/kubernetes.io/serviceaccount/token`.
 ///
 /// Specification: authentication, "Built-in OIDC Environment Integrations".
@@ -35,12 +36,12 @@ pub(crate) fn of_process() -> Variables {
 pub struct KubernetesTokens(Variables);
 
 impl KubernetesTokens {
-    /// By this process's environment variables.
+    /// Uses this process's environment variables.
     pub fn new() -> Self {
         Self(of_process())
     }
 
-    /// By other variables than the process's.
+    /// Uses the given variables instead of the process's.
     pub fn with_variables(
         variables: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
@@ -72,8 +73,7 @@ impl OidcCallback for KubernetesTokens {
     }
 }
 
-/// `ENVIRONMENT:test`, which is there for the tests of drivers: the file that `OIDC_TOKEN_FILE`
-/// names.
+/// `ENVIRONMENT:test`, for the tests of drivers: the file that `OIDC_TOKEN_FILE` names.
 pub(crate) struct TestTokens;
 
 #[async_trait]
@@ -87,8 +87,8 @@ impl OidcCallback for TestTokens {
     }
 }
 
-/// A secret that is all there is in a file, but for white space at its end. `name` is what names the
-/// file: errors show that, as by mistake the secret itself may stand in place of the path.
+/// Reads a secret from a file, without trailing white space. `name` is the variable that names the
+/// file. Errors show it instead of the path, because the value may by mistake be the secret itself.
 pub(crate) async fn read(name: &str, path: PathBuf) -> Result<Secret> {
     let read = tokio::task::spawn_blocking(move || read_now(&path));
     let text = read

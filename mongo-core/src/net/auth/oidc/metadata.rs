@@ -12,10 +12,10 @@ use crate::net::auth::http::Request;
 use crate::net::encoded;
 use crate::net::transport::connector::{Connector, SocketConnector};
 
-/// The tokens of a virtual machine's identity in Azure: `ENVIRONMENT:azure`.
+/// Requests tokens of a virtual machine's identity in Azure: `ENVIRONMENT:azure`.
 ///
-/// Asked for at the instance metadata service, `169.254.169.254`. The credential's user name, if it
-/// has one, is the identity's client id.
+/// They come from the instance metadata service, `169.254.169.254`. The credential's user name, if
+/// it has one, is the identity's client id.
 ///
 /// Specification: authentication, "Built-in OIDC Environment Integrations".
 pub struct AzureTokens {
@@ -24,7 +24,7 @@ pub struct AzureTokens {
 }
 
 impl AzureTokens {
-    /// Tokens for a resource (`TOKEN_RESOURCE`): any text, a comma in it too.
+    /// Requests tokens for a resource (`TOKEN_RESOURCE`), which may be any text, commas included.
     pub fn new(resource: impl Into<String>) -> Self {
         Self {
             resource: resource.into(),
@@ -32,7 +32,8 @@ impl AzureTokens {
         }
     }
 
-    /// What opens the transport to the metadata service. Default [`SocketConnector`].
+    /// Sets the connector that opens the transport to the metadata service. Default:
+    /// [`SocketConnector`].
     #[must_use]
     pub fn with_connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.connector = connector;
@@ -40,9 +41,9 @@ impl AzureTokens {
     }
 }
 
-/// The tokens of a virtual machine's service account in Google Cloud: `ENVIRONMENT:gcp`.
+/// Requests tokens of a virtual machine's service account in Google Cloud: `ENVIRONMENT:gcp`.
 ///
-/// Asked for at the metadata server, which is called `metadata`.
+/// They come from the metadata server, whose host name is `metadata`.
 ///
 /// Specification: authentication, "Built-in OIDC Environment Integrations".
 pub struct GcpTokens {
@@ -51,7 +52,7 @@ pub struct GcpTokens {
 }
 
 impl GcpTokens {
-    /// Tokens for an audience (`TOKEN_RESOURCE`): any text, a comma in it too.
+    /// Requests tokens for an audience (`TOKEN_RESOURCE`), which may be any text, commas included.
     pub fn new(resource: impl Into<String>) -> Self {
         Self {
             resource: resource.into(),
@@ -59,7 +60,8 @@ impl GcpTokens {
         }
     }
 
-    /// What opens the transport to the metadata server. Default [`SocketConnector`].
+    /// Sets the connector that opens the transport to the metadata server. Default:
+    /// [`SocketConnector`].
     #[must_use]
     pub fn with_connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.connector = connector;
@@ -67,7 +69,7 @@ impl GcpTokens {
     }
 }
 
-/// What Azure answers, as far as it matters.
+/// The used field of Azure's answer.
 #[derive(Deserialize)]
 struct AzureAnswer {
     access_token: Secret,
@@ -95,7 +97,7 @@ impl OidcCallback for AzureTokens {
             .connect(&ServerAddress::tcp(HOST, 80))
             .await?;
         let body = request.send(stream).await?;
-        // What is wrong with it is not told: it may have the token in it.
+        // The error shows no details, because they may contain the token.
         let answer: AzureAnswer = serde_json::from_slice(&body)
             .map_err(|_| Error::credential("Azure's answer has no access token"))?;
         Ok(AccessToken::new(answer.access_token))
@@ -122,7 +124,7 @@ impl OidcCallback for GcpTokens {
             .await?;
         let body = request.send(stream).await?;
         let token = std::str::from_utf8(&body)
-            .map_err(|_| Error::credential("Google's answer is no token"))?;
+            .map_err(|_| Error::credential("Google's answer is not a token"))?;
         Ok(AccessToken::new(token.trim()))
     }
 }

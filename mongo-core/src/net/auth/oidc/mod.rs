@@ -1,4 +1,4 @@
-//! Where the access tokens of MONGODB-OIDC come from.
+//! Sources of access tokens for MONGODB-OIDC.
 
 mod cache;
 mod files;
@@ -20,18 +20,19 @@ pub use metadata::{AzureTokens, GcpTokens};
 use crate::auth::Secret;
 use crate::error::Result;
 
-/// Gives access tokens for `MONGODB-OIDC`: the machine callback of the specification.
+/// Supplies access tokens for `MONGODB-OIDC`: the specification's machine callback.
 ///
-/// It is called when a connection is made and no token is kept, or the server has refused the one
-/// that was; one call at a time, and the next one no sooner than 100 ms after the last began. What it
-/// gives is kept, for all connections of the pool or client, until the server refuses it.
+/// It is called when a connection is made and no token is cached, or when the server has rejected
+/// the cached token. There is one call at a time, and the next call starts at least 100 ms after
+/// the previous one started. The token is cached for all connections of the pool or client until
+/// the server rejects it.
 ///
-/// Each call runs in a task of its own on the current Tokio runtime, so that it serves all
-/// connections that wait for a token, whatever becomes of the one that began it. It is bounded by one
-/// minute, or, where `timeoutMS` is set, by that and `connectTimeoutMS`. That minute does not count as
-/// time of `connectTimeoutMS`. The future is dropped then, and when its
-/// runtime ends: it must leave nothing behind when dropped. A panic in it is caught and logged, and
-/// fails the call as [`ErrorKind::Credential`](crate::ErrorKind::Credential).
+/// Each call runs in its own task on the current Tokio runtime. So it serves all connections that
+/// wait for a token, even if the one that began it is dropped. It is bounded by one minute, or, if
+/// `timeoutMS` is set, by that and `connectTimeoutMS`. The one minute does not count against
+/// `connectTimeoutMS`. The future is dropped at the end of that time, or when its runtime shuts
+/// down; it must leave nothing behind. A panic in it is caught and logged, and fails the call with
+/// [`ErrorKind::Credential`](crate::ErrorKind::Credential).
 ///
 /// ```
 /// use mongo_core::net::{AccessToken, OidcCallback, OidcRequest};
@@ -51,40 +52,40 @@ use crate::error::Result;
 /// Specification: authentication, "OIDC Callback".
 #[async_trait]
 pub trait OidcCallback: Send + Sync + 'static {
-    /// A new access token.
+    /// Returns a new access token.
     ///
     /// # Errors
-    /// Preferably [`Error::credential`](crate::Error::credential): any other error becomes the cause of one, and
-    /// does not count as a failure of the MongoDB server. The caller adds the server and the user. The error's text
-    /// reaches logs, so it must not contain a secret.
+    /// Preferably [`Error::credential`](crate::Error::credential). Any other error becomes the
+    /// cause of one, and does not count as a failure of the MongoDB server. The caller adds the
+    /// server and the user. The error's text reaches logs, so it must not contain a secret.
     async fn token(&self, request: OidcRequest<'_>) -> Result<AccessToken>;
 
-    /// Whether a human is asked, in a browser for one. Then the token is sent to the credential's
-    /// [allowed hosts](crate::auth::Credential::with_allowed_hosts) only, which by default are those
-    /// of MongoDB's cloud and the machine itself
-    /// ([`DEFAULT_ALLOWED_HOSTS`](crate::auth::DEFAULT_ALLOWED_HOSTS)), and a call is bounded by five
-    /// minutes, whatever `timeoutMS` says. Asked once. Default false.
+    /// Whether the callback asks a human, for example in a browser. If so, the token is sent only
+    /// to the credential's [allowed hosts](crate::auth::Credential::with_allowed_hosts), by default
+    /// those of MongoDB's cloud and the local machine
+    /// ([`DEFAULT_ALLOWED_HOSTS`](crate::auth::DEFAULT_ALLOWED_HOSTS)). A call is then bounded by
+    /// five minutes, regardless of `timeoutMS`. This method is called once. Default: false.
     ///
-    /// Specification: authentication, "OIDC Human Callback", of which this is no more than that.
+    /// Specification: authentication, "OIDC Human Callback", of which only this is implemented.
     fn asks_human(&self) -> bool {
         false
     }
 }
 
-/// What an [`OidcCallback`] is told.
+/// The input of an [`OidcCallback`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct OidcRequest<'a> {
-    /// The credential's user name, if it has one. What it means is the provider's business.
+    /// The credential's user name, if it has one. Its meaning depends on the provider.
     pub username: Option<&'a str>,
-    /// How long the answer may take.
+    /// The time-out of the call.
     pub timeout: Duration,
-    /// The version of this interface: 1. A greater number says that something was added.
+    /// The version of this interface: 1. A greater number means that something was added.
     pub version: u32,
 }
 
 impl<'a> OidcRequest<'a> {
-    /// A request of this version of the interface, for a callback that is called by hand.
+    /// A request with this version of the interface, for calling a callback directly.
     pub fn new(username: Option<&'a str>, timeout: Duration) -> Self {
         Self {
             username,
@@ -94,19 +95,19 @@ impl<'a> OidcRequest<'a> {
     }
 }
 
-/// What an [`OidcCallback`] gives.
+/// The result of an [`OidcCallback`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AccessToken {
-    /// The token, which is not looked into. It must not be empty.
+    /// The token, which is not parsed. It must not be empty.
     pub access_token: Secret,
-    /// How long it is valid; `None` is not known. Not used yet: a token is kept until a server
-    /// refuses it, as the specification has it.
+    /// How long the token is valid; `None` if unknown. Not used yet: as the specification requires,
+    /// a token is cached until a server rejects it.
     pub expires_in: Option<Duration>,
 }
 
 impl AccessToken {
-    /// A token whose end is not known.
+    /// A token whose expiry is unknown.
     pub fn new(access_token: impl Into<Secret>) -> Self {
         Self {
             access_token: access_token.into(),

@@ -26,47 +26,47 @@ use crate::net::transport::{Transport, tls};
 use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
 
-/// Makes connections to one server for one authenticator: opens the transport, says hello,
+/// Makes connections to one server with one authenticator: opens the transport, sends the hello,
 /// authenticates.
 pub(crate) struct Establisher {
     pub(crate) transport: Transport,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) server: ServerAddress,
     pub(crate) metadata: Metadata,
-    /// For every command.
+    /// Added to every command.
     pub(crate) server_api: Option<ServerApi>,
-    /// Over the whole establishment but the wait for an access token (`connectTimeoutMS`); `None` is
-    /// none.
+    /// Bounds the whole establishment except the wait for an access token (`connectTimeoutMS`).
+    /// `None` means no time-out.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) command_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
-    /// Whether writes are to be retried (`retryWrites`).
+    /// Whether writes are retryable (`retryWrites`).
     pub(crate) retries_writes: bool,
-    /// Whether anything compares how long a connection was idle.
+    /// Whether connections record the time of check-in.
     pub(crate) times_idleness: Arc<AtomicBool>,
-    /// Whether the server is a load balancer: each connection is to one of its services.
+    /// Whether the server is a load balancer: each connection leads to one of its services.
     pub(crate) load_balanced: bool,
-    /// The replica set that the server has to belong to, where nothing else makes sure of it.
+    /// The replica set that the server must belong to, if no topology checks it.
     pub(crate) replica_set: Option<Arc<str>>,
     pub(crate) compression: Compression,
-    /// Who is told of the connections and their commands.
+    /// The handlers for the events of connections and their commands.
     pub(crate) events: EventHandlers,
     pub(crate) generations: Generations,
-    /// What the attempt that moved on last is waiting for.
+    /// The current wait of the attempt that made progress last.
     pub(crate) phase: Mutex<Wait>,
 }
 
-/// What a client compresses with.
+/// The compression settings of a client.
 #[derive(Clone, Default)]
 pub(crate) struct Compression {
-    /// What it offers, the preferred one first; all in this build.
+    /// The compressors to offer, in order of preference. All are in this build.
     compressors: Vec<Compressor>,
     zlib_level: i8,
 }
 
 impl Compression {
-    /// As the options say, but for compressors that are not in this build: each is a warning, as
-    /// one that nobody knows would be.
+    /// As configured in the options, without compressors that are not in this build. Each of those
+    /// logs a warning, as an unknown compressor does.
     pub(crate) fn from_options(options: &ClientOptions) -> Self {
         let (compressors, absent): (Vec<_>, Vec<_>) = options
             .compressors
@@ -82,9 +82,9 @@ impl Compression {
     }
 }
 
-/// Why a connection was not made, and how far the attempt came.
+/// Why a connection was not made, and the progress of the attempt.
 pub(crate) struct Failed {
-    /// With the server and the user.
+    /// Names the server and the user.
     pub(crate) error: Error,
     /// The phase that failed.
     pub(crate) phase: Wait,
@@ -92,16 +92,16 @@ pub(crate) struct Failed {
 }
 
 /// The service behind a load balancer that a connection leads to, and the connection's generation:
-/// that of the service when the hello named it.
+/// the generation of the service when the hello named it.
 pub(crate) struct Service {
     pub(crate) id: ObjectId,
     pub(crate) generation: Generation,
 }
 
-/// How far an attempt came.
+/// The progress of an attempt.
 struct Progress {
     phase: Wait,
-    /// Once the hello has named it.
+    /// Known once the hello has named it.
     service: Option<Service>,
 }
 
@@ -112,21 +112,21 @@ pub(crate) struct Opened {
     untried: Untried,
 }
 
-/// A connection that has said hello, and is not authenticated yet.
+/// A connection after the hello, not authenticated yet.
 pub(crate) struct Greeted {
     pub(crate) opened: Opened,
     handshake: Handshake,
     step: Step,
 }
 
-/// What a handshake has come to.
+/// The result of a handshake.
 struct Agreed {
     handshake: Handshake,
     description: ConnectionDescription,
 }
 
 impl Opened {
-    /// Takes the reply to the hello into account, which the channel has.
+    /// Processes the reply to the hello, which the channel holds.
     pub(crate) fn greeted(self, mut handshake: Handshake) -> Result<Greeted> {
         let step = handshake.handle_reply(self.channel.body()?)?;
         Ok(Greeted {
@@ -138,20 +138,20 @@ impl Opened {
 }
 
 impl Establisher {
-    /// The user, where that is known beforehand.
+    /// The user, if it is known beforehand.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         self.authenticator.user()
     }
 
-    /// Adds to an error what it is about.
+    /// Adds the server and the user to an error.
     pub(crate) fn name(&self, error: impl Into<Error>) -> Error {
         error.into().at(&self.server).for_user(self.user())
     }
 
-    /// Makes one connection. Dropped at any await, it leaves nothing behind but a closed socket.
+    /// Makes one connection. If the future is dropped at any await, it only leaves a closed socket.
     ///
     /// # Errors
-    /// By the phase that failed. A time-out names the phase that it cut short.
+    /// Depend on the phase that failed. A time-out names the phase that it ended.
     pub(crate) async fn establish(
         &self,
         id: u64,
@@ -163,7 +163,7 @@ impl Establisher {
             service: None,
         };
         self.enter(&mut progress.phase, Wait::Connect);
-        // It outlives what the deadline cuts short.
+        // Outlives the future that the deadline bounds.
         let mut opened = None;
         let bounded = clock
             .bound(self.run(&mut opened, &mut progress, &clock))
@@ -208,7 +208,7 @@ impl Establisher {
             let enter = &mut |wait| self.enter(phase, wait);
             let mut handshake = self.greet(opened, credential, enter).await?;
             let step = handshake.handle_reply(opened.channel.body()?);
-            // First, because the reply may refuse the credential that the hello carried.
+            // First, because the reply may reject the credential in the hello.
             progress.service = self.join_service(opened, &handshake);
             self.finish(&mut opened.channel, handshake, step?, phase, clock)
                 .await
@@ -216,7 +216,7 @@ impl Establisher {
         greeted.await.map_err(|error| error.for_user(user.as_ref()))
     }
 
-    /// From the hello on, a connection belongs to the generation of its service.
+    /// After the hello, a connection belongs to the generation of its service.
     fn join_service(&self, opened: &mut Opened, handshake: &Handshake) -> Option<Service> {
         let id = handshake.service_id().filter(|_| self.load_balanced)?;
         self.generations.join(&mut opened.generation, id);
@@ -226,7 +226,7 @@ impl Establisher {
         })
     }
 
-    /// Opens the transport. `enter` is told what is waited for.
+    /// Opens the transport. Calls `enter` with each phase.
     pub(crate) async fn open(
         &self,
         mut untried: Untried,
@@ -241,8 +241,8 @@ impl Establisher {
         })
     }
 
-    /// Says hello: if the other side closes or resets the connection before it has answered, on one
-    /// to another address of the host. The channel has the reply, which is not looked at yet.
+    /// Sends the hello. If the peer closes or resets the connection before it has answered, another
+    /// address of the host is tried. The channel holds the reply, which is not checked yet.
     pub(crate) async fn greet(
         &self,
         opened: &mut Opened,
@@ -269,9 +269,9 @@ impl Establisher {
         }
     }
 
-    /// Authenticates on a connection that was greeted without a credential, maybe long ago: by
-    /// another hello, which negotiates the mechanism and carries the first message. Cancelled and
-    /// failing as [`establish`](Self::establish) is, and bounded by the clock alone.
+    /// Authenticates a connection whose hello was sent without a credential, maybe long ago.
+    /// Another hello negotiates the mechanism and carries the first message. Cancellation and
+    /// errors are as with [`establish`](Self::establish). Only the clock bounds it.
     pub(crate) async fn complete(
         &self,
         id: u64,
@@ -324,7 +324,7 @@ impl Establisher {
             clock: Some(clock),
         };
         let description = conversation.finish(step, &mut enter).await?;
-        // No server may talk itself out of proving who it is.
+        // A server must not be able to skip authentication.
         if handshake.credential().is_some() && description.authenticated.is_none() {
             return Err(AuthError::Arbiter.into());
         }
@@ -396,13 +396,13 @@ impl Establisher {
     }
 }
 
-/// Says hello as a monitor does: without a credential, and with the reply left to the caller.
+/// Sends a monitor's hello: without a credential, and with the reply left to the caller.
 pub(crate) async fn first_hello(
     channel: &mut Channel,
     metadata: Arc<RawDocumentBuf>,
     server_api: Option<ServerApi>,
 ) -> Result<()> {
-    // Nothing is proved without a credential, so that no nonce goes out.
+    // Without a credential there is no authentication, so that no nonce is sent.
     let nonces = Nonces::from_random([0; Nonces::RANDOM_BYTES]);
     let context = HandshakeContext {
         server_api,
@@ -411,7 +411,7 @@ pub(crate) async fn first_hello(
     say_hello(channel, context).await.map(drop)
 }
 
-/// Sends the first message of a handshake. The channel has the reply.
+/// Sends the first message of a handshake. The channel holds the reply.
 async fn say_hello(channel: &mut Channel, context: HandshakeContext) -> Result<Handshake> {
     let mut handshake = Handshake::new(context);
     match handshake.start()? {
@@ -421,7 +421,7 @@ async fn say_hello(channel: &mut Channel, context: HandshakeContext) -> Result<H
     Ok(handshake)
 }
 
-/// A server that refuses the client's certificate says so only here, with TLS 1.3.
+/// With TLS 1.3, a server that rejects the client's certificate reports it only here.
 async fn ask_first(channel: &mut Channel, request: &Outgoing) -> Result<()> {
     ask(channel, request).await.map_err(tls::explain)
 }

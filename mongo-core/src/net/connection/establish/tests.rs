@@ -14,7 +14,7 @@ use crate::error::ErrorKind;
 use crate::net::TransportBuilder;
 use crate::wire::{MsgFlags, OpMsgBuilder};
 
-/// What a server does with each of its connections.
+/// The behaviour of a server on each of its connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Manner {
     Answers,
@@ -26,7 +26,7 @@ pub(crate) enum Manner {
     BreaksOff,
 }
 
-/// The address of a server.
+/// Starts a server and returns its address.
 pub(crate) async fn server(manner: Manner) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -90,7 +90,8 @@ fn establisher(uri: &str) -> Establisher {
     }
 }
 
-/// The hello to a host whose addresses have servers of these manners, and how often one was sent.
+/// The result of the hello to a host whose addresses have servers that behave as given, and the
+/// number of hellos sent.
 async fn greeted(manners: &[Manner]) -> (Result<()>, usize) {
     let mut addresses = Vec::new();
     for manner in manners {
@@ -135,7 +136,7 @@ async fn a_server_that_has_begun_to_answer_is_not_left_for_another_address() {
 #[tokio::test]
 async fn the_last_address_gives_the_error() {
     let (failed, hellos) = greeted(&[Manner::HangsUp, Manner::HangsUp]).await;
-    let failed = failed.expect_err("nobody answers");
+    let failed = failed.expect_err("no server answers");
     assert!(matches!(failed.kind(), ErrorKind::Network(_)), "{failed}");
     assert_eq!(hellos, 2);
 }

@@ -52,7 +52,7 @@ fn over(stream: Stream) -> Connection {
     Connection::new(Channel::new(stream), Limits::default(), identity)
 }
 
-/// A reply to the request of this number.
+/// A reply to the request with the given id.
 pub(super) fn reply(response_to: i32, text: &str) -> Vec<u8> {
     let mut message = Vec::new();
     OpMsgBuilder::new(&mut message, 9, MsgFlags::NONE)
@@ -108,7 +108,7 @@ async fn what_can_not_be_sent_leaves_the_connection_usable() {
         "{error}"
     );
     assert_eq!(connection.readiness(), Readiness::Idle);
-    // Each of the three took a number.
+    // Each of the three used a request id.
     server
         .write_all(&reply(4, "fourth"))
         .await
@@ -170,7 +170,7 @@ async fn what_may_go_back_to_its_pool() {
     assert!(is_closed_for(&error, ClosedReason::Closed), "{error}");
 }
 
-/// Where an application cuts its commands off itself, no command times out.
+/// If the application drops its commands' futures itself, no command times out.
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_takes_all_its_time_raises_suspicion() {
     for (bound, is_suspect) in [(100, true), (99, false)] {
@@ -191,7 +191,8 @@ async fn a_drain_that_takes_all_its_time_raises_suspicion() {
     }
 }
 
-/// A reply owed goes back, unless it is known already that nobody could read it away.
+/// A connection with an outstanding reply is returned, unless the reply is known to be too long to
+/// drain.
 #[tokio::test(start_paused = true)]
 async fn a_reply_owed_goes_back_if_it_is_short() {
     for (length, may_go_back) in [(1_000_000, true), (1_100_000, false)] {
@@ -205,7 +206,7 @@ async fn a_reply_owed_goes_back_if_it_is_short() {
         assert!(cut.expect_err("most is missing").is_timeout());
         assert_eq!(connection.readiness(), Readiness::Owed);
         assert_eq!(connection.check_in(), may_go_back);
-        // Whoever stays on it learns the same at once.
+        // Draining a reply that is too long fails at once.
         let drained = connection.drain(Deadline::never()).await;
         let error = drained.expect_err("the rest does not come");
         assert_eq!(error.is_timeout(), may_go_back, "{error}");

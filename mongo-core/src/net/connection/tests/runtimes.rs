@@ -13,7 +13,7 @@ fn runtime() -> Runtime {
     builder.enable_all().build().expect("a runtime")
 }
 
-/// A connection over what `wrap` makes of a socket, and the server's end.
+/// A connection over a socket wrapped by `wrap`, and the server's end.
 async fn over_tcp(wrap: impl Fn(tokio::net::TcpStream) -> Stream) -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -57,7 +57,7 @@ fn a_runtime_that_has_shut_down_is_no_failure_of_the_network() {
     }
 }
 
-/// A timer of a runtime that is alive proves nothing of another one.
+/// A timer of a live runtime proves nothing about another runtime.
 #[test]
 fn an_idle_connection_shows_that_its_own_runtime_has_shut_down() {
     let other = runtime();
@@ -106,12 +106,12 @@ fn a_time_out_tells_of_a_runtime_that_nothing_drives() {
         let text = error.to_string();
         assert_eq!(text.contains("nothing drives"), is_answered, "{text}");
         drop(answered.map(|answered| answered.join().expect("no panic")));
-        // A drain meets the same.
+        // A drain fails in the same way.
         let drained = runtime().block_on(connection.drain(Deadline::never()));
         let text = drained.expect_err("the same").to_string();
         assert_eq!(text.contains("nothing drives"), is_answered, "{text}");
     }
-    // Driven, it works.
+    // If the runtime is driven, it works.
     let (mut connection, server) = opened.block_on(over_tcp(Stream::Tcp));
     let answered = answer(server);
     let ran = opened.block_on(async {

@@ -1,4 +1,4 @@
-//! One command that somebody watches.
+//! One observed command.
 
 use bson::raw::RawArrayBuf;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
@@ -14,13 +14,13 @@ use crate::event::{
 use crate::logs;
 use crate::wire::{Limits, OpMsg, ReplyFields, WireError, glance};
 
-/// From the start of a command to its end, of which it tells exactly once: whoever drops it before,
-/// because the command's future was dropped or its reply is not wanted any more, has it tell that
-/// the command was cancelled.
+/// Observes a command from its start to its end, and reports the end exactly once. If it is dropped
+/// before, because the command's future was dropped or its reply was discarded, it reports the
+/// command as cancelled.
 #[derive(Debug)]
 pub(super) struct CommandWatch {
     handlers: EventHandlers,
-    /// Without the command. The end takes it away.
+    /// The event without the command. Taken when the end is reported.
     started: Option<CommandStartedEvent>,
     is_sensitive: bool,
     since: Instant,
@@ -28,8 +28,8 @@ pub(super) struct CommandWatch {
 }
 
 impl CommandWatch {
-    /// Tells of the start of the command in a request that is about to be written, if anybody wants
-    /// to know.
+    /// Reports the start of the command in a request that is about to be written, if events, logs
+    /// or spans are enabled.
     #[inline]
     pub(super) fn begin(identity: &Identity, request: &[u8], limits: &Limits) -> Option<Box<Self>> {
         match identity.events.wants_commands() {
@@ -38,7 +38,7 @@ impl CommandWatch {
         }
     }
 
-    /// Fails for what is no OP_MSG.
+    /// Fails if the request is not an OP_MSG.
     fn start(identity: &Identity, request: &[u8], limits: &Limits) -> Result<Self, WireError> {
         let message = OpMsg::parse(request, limits)?;
         let malformed = |_| WireError::Document(0);
@@ -86,7 +86,7 @@ impl CommandWatch {
         })
     }
 
-    /// Tells of the end: what came of it, and the reply if one came.
+    /// Reports the end, with the outcome and the reply if there is one.
     pub(super) fn end(mut self, outcome: &Result<()>, reply: Option<&RawDocument>) {
         match outcome {
             Ok(()) => self.succeed(reply),
@@ -94,7 +94,7 @@ impl CommandWatch {
         }
     }
 
-    /// Tells of the end by a reply that nobody has judged.
+    /// Reports the end by a reply whose `ok` was not checked yet.
     pub(super) fn end_by_reply(
         self,
         identity: &Identity,
@@ -172,7 +172,7 @@ impl Drop for CommandWatch {
     }
 }
 
-/// The collection that a command is run on: its first value, but for those on a cursor.
+/// The collection that a command runs on: its first value, except for commands on a cursor.
 fn collection(command: &RawDocument) -> Option<&str> {
     let named = command.get_str("collection").ok();
     named.or_else(|| command.iter().next()?.ok()?.1.as_str())
@@ -186,7 +186,7 @@ fn whole_command(message: &OpMsg<'_>) -> RawDocumentBuf {
         for document in sequence.documents() {
             documents.push(document);
         }
-        // A name of the message's own, which ends at the first zero byte.
+        // The message's own name, which ends at the first zero byte.
         if let Ok(name) = <&bson::raw::CStr>::try_from(sequence.identifier()) {
             command.append(name, documents);
         }

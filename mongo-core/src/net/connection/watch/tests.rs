@@ -14,7 +14,7 @@ use crate::wire::{MsgFlags, OpMsgBuilder};
 
 const BOUND: Duration = Duration::from_secs(5);
 
-/// What a connection's handler was told.
+/// The events that a connection's handler received.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<CommandEvent>>>);
 
@@ -23,7 +23,7 @@ impl Told {
         self.0.lock().expect("no panic")
     }
 
-    /// Each event in a word, with its request id; what was told before is forgotten.
+    /// The name and request id of each event since the last call.
     fn words(&self) -> Vec<(&'static str, i32)> {
         let words = |event: CommandEvent| match &event {
             CommandEvent::Started(_) => ("started", event.request_id()),
@@ -131,7 +131,7 @@ async fn a_reply_that_says_no_is_a_failure() {
         ("find", "app")
     );
     assert_eq!(told.words(), [("started", 1), ("failed", 1)]);
-    // A reply that says neither breaks the protocol.
+    // A reply without `ok` violates the protocol.
     let message = body(2, &rawdoc! { "n": 1 }, MsgFlags::NONE);
     server.write_all(&message).await.expect("written");
     let error = connection.run_command("app", &rawdoc! { "ping": 1 }).await;
@@ -144,7 +144,7 @@ async fn a_command_that_is_dropped_or_late_has_failed() {
     let (mut connection, mut server, told) = watched();
     let ping = rawdoc! { "ping": 1 };
     poll_once(connection.run_command("admin", &ping)).await;
-    // At once, and not when its reply is read away.
+    // At once, not when its reply is drained.
     let event = told.failure();
     assert!(matches!(event.failure.kind(), ErrorKind::Cancelled));
     assert_eq!(event.failure.user(), Some("app"));
@@ -174,7 +174,7 @@ async fn what_the_socket_or_the_server_breaks_has_failed() {
     let error = connection.run_command("admin", &ping).await;
     assert!(told.failure().failure.is_same(&error.expect_err("gone")));
     assert_eq!(told.words(), [("started", 1), ("failed", 1)]);
-    // Nothing is sent any more, and so nothing begins.
+    // Nothing is sent, so no event is emitted.
     let closed = connection.run_command("admin", &ping).await;
     closed.expect_err("closed");
     assert_eq!(told.words(), []);
@@ -258,7 +258,7 @@ async fn a_message_of_the_callers_own_is_told_as_a_command() {
     connection.receive(BOUND).await.expect("an answer");
     assert_eq!(told.words(), [("started", 77), ("succeeded", 77)]);
 
-    // That the server refuses it is no error of `receive`, and a failure all the same.
+    // A rejection by the server is not an error of `receive`, but the command has failed.
     connection.send(&message, BOUND).await.expect("sent");
     let refused = body(77, &rawdoc! { "ok": 0, "code": 13 }, MsgFlags::NONE);
     server.write_all(&refused).await.expect("written");
@@ -298,7 +298,7 @@ async fn a_reply_that_nobody_receives_is_that_of_a_cancelled_command() {
     let message = insert(MsgFlags::NONE);
     connection.send(&message, BOUND).await.expect("sent");
     server.write_all(&reply(77, "a")).await.expect("written");
-    // As the next command does first.
+    // Like the next command, which drains first.
     connection.drain(Deadline::never()).await.expect("drained");
     assert_eq!(told.words(), [("started", 77), ("failed", 77)]);
     connection.send(&message, BOUND).await.expect("sent");

@@ -27,9 +27,9 @@ use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySett
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;
 
-/// How long the reply to a cancelled command is waited for.
+/// The time-out for draining the reply to a cancelled command.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// For commands, where the options don't say.
+/// The time-out for commands, if the options set none.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Builds an [`OnDemandTopology`], or the [`SingleClient`] over one.
@@ -46,7 +46,7 @@ pub struct OnDemandTopologyBuilder {
     resolver: Option<Arc<dyn DnsResolver>>,
 }
 
-/// What makes connections to any server.
+/// Creates the [`Establisher`] of any server.
 pub(crate) struct Establishers {
     pub(crate) transport: Transport,
     pub(crate) authenticator: Arc<Authenticator>,
@@ -73,7 +73,7 @@ impl Establishers {
             retries_writes: self.retries_writes,
             times_idleness: Arc::default(),
             load_balanced: false,
-            // The topology compares it.
+            // The topology checks it.
             replica_set: None,
             compression: self.compression.clone(),
             events: self.events.clone(),
@@ -99,24 +99,25 @@ impl OnDemandTopologyBuilder {
         }
     }
 
-    /// Names the embedding framework in the handshake's metadata, after those named before.
+    /// Adds the name of the embedding framework to the handshake's metadata, after the names added
+    /// before.
     #[must_use]
     pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
         self.driver_info.push(driver_info);
         self
     }
 
-    /// What opens the transports. Default
+    /// Sets the connector that opens the transports. Default:
     /// [`SocketConnector`](crate::net::SocketConnector), or
-    /// [`ProxyConnector`](crate::net::ProxyConnector) where the options name a proxy.
+    /// [`ProxyConnector`](crate::net::ProxyConnector) if the options name a proxy.
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.transport.connector = Some(connector);
         self
     }
 
-    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
-    /// say.
+    /// Sets the TLS configuration: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: as
+    /// set in the options.
     #[cfg(feature = "tls-rustls")]
     #[must_use]
     pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
@@ -124,7 +125,7 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// What looks up the records of `mongodb+srv`. See
+    /// Sets the resolver that looks up the records of `mongodb+srv`. See
     /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
     #[must_use]
     pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
@@ -132,24 +133,25 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// The cache of derived keys, and the executor that fills it. Default one of its own, on
-    /// tokio's blocking threads.
+    /// Sets the cache of derived keys and the executor that fills it. Default: a new cache, filled
+    /// on tokio's blocking threads.
     #[must_use]
     pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
         self.auth.keys = Some(keys);
         self
     }
 
-    /// Gives the credential whenever a connection authenticates, which is before its first command;
-    /// the options have none then. For secrets that change. Its failure is the error of the command
-    /// at once, and changes nothing about the server. Default: the options' credential.
+    /// Sets the provider of the credential, for secrets that rotate. It is called whenever a
+    /// connection authenticates, which is before its first command. The options must not have a
+    /// credential then. A failure of the provider fails the command at once, and does not change
+    /// the description of the server. Default: the options' credential.
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
         self
     }
 
-    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// Sets the provider of AWS credentials for `MONGODB-AWS`. Default:
     /// [`AwsSources`](crate::net::AwsSources).
     #[must_use]
     pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
@@ -157,7 +159,8 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// Who gives the access tokens for `MONGODB-OIDC`, where the credential has no `ENVIRONMENT`.
+    /// Sets the callback that returns access tokens for `MONGODB-OIDC`, for a credential without an
+    /// `ENVIRONMENT`.
     #[must_use]
     pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
         self.auth.oidc = Some(callback);
@@ -171,51 +174,52 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// Who is told of the commands of a [`SingleClient`]. It has no pool to tell of. Default nobody.
+    /// Sets the handlers for the command events of a [`SingleClient`]. It has no pool events.
+    /// Default: no handlers.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
         self.events = events;
         self
     }
 
-    /// Asks `selector` at each selection (`serverSelector`).
+    /// Sets a function that filters the suitable servers of each selection (`serverSelector`).
     #[must_use]
     pub fn server_selector(mut self, selector: ServerSelector) -> Self {
         self.selector = Some(selector);
         self
     }
 
-    /// How old what is known may be (`heartbeatFrequencyMS`), at least 500 ms. Default: what the
-    /// options say, if that is not the 10 s which are the default for monitors, and else 60 s.
+    /// Sets the maximum age of the description (`heartbeatFrequencyMS`), at least 500 ms. Default:
+    /// the options' value unless it is 10 s, the default for monitors; else 60 s.
     #[must_use]
     pub fn heartbeat_frequency(mut self, frequency: Duration) -> Self {
         self.frequency = Some(frequency);
         self
     }
 
-    /// Whether a selection scans once and then fails (`serverSelectionTryOnce`), instead of trying
-    /// for `serverSelectionTimeoutMS`. Default: what the options say, and else true.
+    /// Sets whether a selection fails after one scan (`serverSelectionTryOnce`), instead of
+    /// retrying for `serverSelectionTimeoutMS`. Default: the options' value, else true.
     #[must_use]
     pub fn try_once(mut self, try_once: bool) -> Self {
         self.try_once = Some(try_once);
         self
     }
 
-    /// The topology, which does not authenticate. No I/O, but that the system's resolver configuration
-    /// and the files of TLS are read where they are needed.
+    /// Builds the topology, which does not authenticate. The only I/O is to read the system's
+    /// resolver configuration and TLS files, if they are needed.
     ///
     /// # Errors
-    /// [`Configuration`](crate::ErrorKind::Configuration) for what the options ask and this version
-    /// can't do, and for `mongodb+srv` without a resolver.
+    /// [`Configuration`](crate::ErrorKind::Configuration) for options that this version does not
+    /// support, and for `mongodb+srv` without a resolver.
     pub fn build(self) -> Result<OnDemandTopology> {
         self.finish(Authenticator::nobody())
     }
 
-    /// The client, which authenticates by the options' credential, if there is one. No I/O, as with
-    /// [`build`](Self::build).
+    /// Builds the client, which authenticates with the options' credential, if there is one. Its
+    /// I/O is that of [`build`](Self::build).
     ///
     /// # Errors
-    /// As [`build`](Self::build); or the credential can't be used.
+    /// Those of [`build`](Self::build); also if the credential can't be used.
     pub fn build_client(mut self) -> Result<SingleClient> {
         let authenticator = Authenticator::new(&self.options, std::mem::take(&mut self.auth))?;
         self.finish(authenticator).map(SingleClient::over)

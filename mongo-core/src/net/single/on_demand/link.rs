@@ -13,12 +13,12 @@ use crate::net::transport::connector::Untried;
 use crate::sdam::lacks_hello;
 use crate::wire::{MsgFlags, check_ok};
 
-/// The one connection to a server, which both checks it and runs commands. It authenticates when
-/// it first runs one, with the credential of that time: so a scan costs no more than hellos, depends
-/// on no credential, and can check arbiters.
+/// The only connection to a server, which both checks it and runs commands. It authenticates before
+/// its first command, with the credential at that time. So a scan sends only hellos, needs no
+/// credential, and can check arbiters.
 pub(crate) struct Link {
     pub(crate) id: u64,
-    /// The server's number for it.
+    /// The server's id for the connection.
     pub(crate) server_id: Option<i64>,
     /// When the server last answered.
     pub(crate) last_use: Instant,
@@ -30,16 +30,16 @@ pub(crate) enum LinkState {
     Ready(Connection),
 }
 
-/// How a check ended.
+/// The result of a check.
 pub(crate) struct Checked {
     pub(crate) outcome: Result<Answer>,
-    /// From the start of the check on, or for an answer, from the hello on.
+    /// Measured from the start of the check, or, for an answer, from the hello.
     pub(crate) duration: Duration,
-    /// Whether it ran out of the time of the selection that it was for, not of its own.
+    /// Whether the deadline of the selection ended it, not its own time-out.
     pub(crate) is_cut_short: bool,
 }
 
-/// What a server said, `ok: 0` included.
+/// The reply of a server, `ok: 0` included.
 pub(crate) struct Answer {
     pub(crate) reply: RawDocumentBuf,
     /// `None` if the connection can't be used: the handshake can't be completed.
@@ -48,21 +48,21 @@ pub(crate) struct Answer {
     pub(crate) refuses_hello: bool,
 }
 
-/// A check that is to be made.
+/// A check to be made.
 pub(crate) struct Check {
     pub(crate) establisher: Arc<Establisher>,
     pub(crate) link: Option<Link>,
-    /// What a server gets that refuses `hello`; `None` if it has to have it.
+    /// The command for a server that refuses `hello`; `None` if there is no alternative.
     pub(crate) legacy_hello: Option<RawDocumentBuf>,
-    /// For a connection that is opened.
+    /// The id for a new connection.
     pub(crate) id: u64,
-    /// For a connection that is there, without the fields of the stable API.
+    /// The hello for an existing connection, without the fields of the stable API.
     pub(crate) hello: RawDocumentBuf,
 }
 
 impl Check {
-    /// Says hello on the connection that is there, or on a new one. Bounded by `connectTimeoutMS`
-    /// and by `until`, whichever is earlier; dropped, it closes the connection.
+    /// Sends a hello on the existing connection, or on a new one. Bounded by `connectTimeoutMS` and
+    /// `until`, whichever is earlier. If dropped, it closes the connection.
     pub(crate) async fn run(self, until: Deadline) -> Checked {
         let Self {
             establisher,
@@ -74,7 +74,7 @@ impl Check {
         let begun = Deadline::never();
         let deadline = until.within(establisher.connect_timeout);
         let mut wait = Wait::Connect;
-        // They outlive what the deadline cuts short.
+        // They outlive the future that the deadline bounds.
         let (mut link, mut opened) = (link, None);
         let bounded = deadline.bound(async {
             if let Some(known) = &mut link
@@ -93,7 +93,7 @@ impl Check {
         let is_cut_short = bounded.is_err() && until.is_over();
         let outcome = match bounded.unwrap_or_else(|Elapsed| Err(deadline.timed_out(wait))) {
             Ok(said) => {
-                // What the server is shows in its reply, also if nobody can use the connection.
+                // The reply describes the server even if the connection can't be used.
                 let greeted = said.handshake.zip(opened);
                 let greeted = greeted.and_then(|(own, opened)| opened.greeted(own).ok());
                 let new = greeted.map(|greeted| Link {
@@ -127,12 +127,12 @@ impl Check {
     }
 }
 
-/// What came of a hello.
+/// The result of a hello.
 struct Said {
     reply: RawDocumentBuf,
     duration: Duration,
     refuses_hello: bool,
-    /// On a new connection.
+    /// Set on a new connection.
     handshake: Option<Handshake>,
 }
 
@@ -157,8 +157,8 @@ async fn open(
 }
 
 impl Link {
-    /// Whether a command can be sent: the server has not closed the connection, and what was owed
-    /// to a cancelled command came in time. Neither tells anything about the server.
+    /// Whether a command can be sent: the server has not closed the connection, and an outstanding
+    /// reply was drained in time. Neither says anything about the server.
     pub(crate) async fn is_usable(&mut self, deadline: Deadline) -> bool {
         match &mut self.state {
             LinkState::Greeted(greeted) => greeted.opened.channel.check_idle(false).is_ok(),
@@ -170,7 +170,7 @@ impl Link {
         }
     }
 
-    /// Whether it is not to be used again.
+    /// Whether it must not be used again.
     pub(crate) fn is_over(&self) -> bool {
         match &self.state {
             LinkState::Greeted(greeted) => greeted.opened.generation.is_stale(),
@@ -178,7 +178,7 @@ impl Link {
         }
     }
 
-    /// Adds the cause to a time-out, where it is not the server.
+    /// Adds a cause to a time-out that is not the server's fault.
     fn explain_silence(&self, error: Error) -> Error {
         match &self.state {
             LinkState::Greeted(greeted) => greeted.opened.channel.explain_silence(error),

@@ -35,33 +35,34 @@ use crate::uri::ClientOptions;
 pub use self::builder::OnDemandTopologyBuilder;
 pub(crate) use self::link::{Link, LinkState};
 
-/// A deployment that is looked at only when somebody selects a server: for functions as a service,
-/// command-line tools, and processes that fork. There is no background task.
+/// A deployment whose servers are checked only when a server is selected. For functions as a
+/// service, command-line tools, and processes that fork. There is no background task.
 ///
-/// A selection first scans all servers, side by side on its own task, if what is known is older
-/// than `heartbeatFrequencyMS` (60 s in this mode), if an application's error said so, or if no
-/// suitable server is known; at most every 500 ms. A scan ends when every server has answered or
-/// failed, those too that are discovered meanwhile. It takes up to `connectTimeoutMS`, twice that
-/// where a server that was known has to be tried again. A server that can't be reached is left alone
-/// for 5 s then.
+/// A selection first scans all servers, concurrently on its own task, if the description is older
+/// than `heartbeatFrequencyMS` (60 s in this mode), if an application's error requested it, or if
+/// no suitable server is known; at most every 500 ms. A scan ends when every server has answered or
+/// failed, including servers that are discovered during the scan. It takes up to
+/// `connectTimeoutMS`, and twice that if a server that was known has to be retried. A server that
+/// can't be reached is not checked again for 5 s.
 ///
-/// `serverSelectionTryOnce` is true by default: a selection then takes up to the time of one scan,
-/// and 500 ms, whatever `serverSelectionTimeoutMS` says. If it is false, a selection takes up to
-/// that time-out, and the time of a scan. Where `connectTimeoutMS` is 0, `serverSelectionTimeoutMS`
-/// bounds all of a selection.
+/// `serverSelectionTryOnce` is true by default: a selection then takes up to the time of one scan
+/// plus 500 ms, regardless of `serverSelectionTimeoutMS`. If it is false, a selection takes up to
+/// that time-out plus the time of a scan. If `connectTimeoutMS` is 0, `serverSelectionTimeoutMS`
+/// bounds the whole selection.
 ///
-/// `timeoutMS`, or the deadline of [`select_by`](Self::select_by), bounds all of a selection, scans
-/// included. A server whose check it cuts short is unknown, and is checked again by the next scan.
+/// `timeoutMS`, or the deadline of [`select_by`](Self::select_by), bounds the whole selection,
+/// scans included. A server whose check it interrupts is marked unknown, and the next scan checks
+/// it again.
 ///
-/// A scan depends on no credential, and its heartbeats are no command events.
+/// A scan needs no credential, and its heartbeats emit no command events.
 ///
-/// The hosts of `mongodb+srv` are looked up before the first scan, within its time; a look-up that
-/// fails is the error of the selection, and the next one repeats it. As long as the topology is
-/// sharded, or not known to be anything else, a scan first looks the records up again once their time
-/// to live, and at least 60 s, has passed. With `build_client`, `authSource` and `replicaSet` of a TXT
-/// record hold.
+/// The hosts of `mongodb+srv` are looked up before the first scan, within its time. A failed lookup
+/// is the error of the selection, and the next selection repeats it. While the topology is sharded
+/// or of unknown type, a scan first repeats the lookup once the records' time to live, and at least
+/// 60 s, has passed. With `build_client`, `authSource` and `replicaSet` of a TXT record apply.
 ///
-/// It owns one connection for each server, kept from scan to scan. Dropping it closes them.
+/// The topology owns one connection for each server, and keeps it between scans. Dropping the
+/// topology closes them.
 ///
 /// Specifications: server discovery and monitoring (single-threaded), server selection
 /// (single-threaded), initial DNS seedlist discovery, polling SRV records for mongos discovery
@@ -74,13 +75,13 @@ pub struct OnDemandTopology {
     members: BTreeMap<ServerAddress, Member>,
     next_connection: u64,
     selection_timeout: Duration,
-    /// `timeoutMS`; `None` is no bound.
+    /// `timeoutMS`; `None` means no bound.
     timeout: Option<Duration>,
     try_once: bool,
     is_closed: bool,
     handler: Option<Handler<SdamEvent>>,
     establishers: Establishers,
-    /// Where there are records to look up.
+    /// Set if there are records to look up.
     srv: Option<Srv>,
 }
 
@@ -94,7 +95,7 @@ pub(crate) struct Member {
 }
 
 impl OnDemandTopology {
-    /// A topology of the options' hosts, all else by default. No I/O.
+    /// A topology of the options' hosts, with defaults for all else. No I/O.
     ///
     /// # Errors
     /// See [`OnDemandTopologyBuilder::build`].
@@ -107,33 +108,35 @@ impl OnDemandTopology {
         OnDemandTopologyBuilder::new(options)
     }
 
-    /// What was known after the last scan, prepared for selection.
+    /// The description of the topology after the last scan, indexed for selection.
     pub fn snapshot(&self) -> &Arc<SelectionIndex> {
         &self.index
     }
 
-    /// What was known after the last scan.
+    /// The description of the topology after the last scan.
     pub fn description(&self) -> &Arc<TopologyDescription> {
         &self.description
     }
 
-    /// Selects a server, after a scan if there is need for one. How long that takes is said
-    /// [above](Self).
+    /// Selects a server, after a scan if one is needed. For its time limits see [above](Self).
     ///
     /// # Errors
-    /// [`ErrorKind::ServerSelection`]: why there is none, with each server's own last failure;
-    /// [`ErrorKind::Srv`], or a time-out that names the wait for DNS: there is no host yet;
-    /// [`ErrorKind::TopologyClosed`]; [`ErrorKind::Configuration`] outside of a Tokio runtime, and on
-    /// one without a timer, or without the I/O driver that the built-in connectors need.
+    /// [`ErrorKind::ServerSelection`] if there is no suitable server, with each server's last
+    /// failure; [`ErrorKind::Srv`], or a time-out that names the wait for DNS, if there is no host
+    /// yet; [`ErrorKind::TopologyClosed`]; [`ErrorKind::Configuration`] outside of a Tokio runtime,
+    /// and on a runtime without a timer, or without the I/O driver that the built-in connectors
+    /// need.
     ///
     /// # Cancellation
-    /// Dropped in a scan, it closes the connections whose checks were under way, and the next
-    /// selection scans anew. The checks' end has no event then.
+    /// If the future is dropped during a scan, the connections of the unfinished checks are closed,
+    /// and the next selection starts another scan. The unfinished checks emit no event for their
+    /// end.
     pub async fn select(&mut self, criterion: &Criterion) -> Result<Arc<ServerEntry>> {
         self.select_other(criterion, &[]).await
     }
 
-    /// [`select`](Self::select), with servers to avoid: those that failed this operation before.
+    /// Like [`select`](Self::select), with servers to avoid because they failed this operation
+    /// before.
     ///
     /// # Errors
     /// See [`select`](Self::select).
@@ -146,8 +149,7 @@ impl OnDemandTopology {
             .await
     }
 
-    /// [`select_other`](Self::select_other) by a deadline of the caller's, whatever `timeoutMS`
-    /// says.
+    /// Like [`select_other`](Self::select_other), with a deadline instead of `timeoutMS`.
     ///
     /// # Errors
     /// See [`select`](Self::select).
@@ -182,7 +184,7 @@ impl OnDemandTopology {
                         return Ok(entry.clone());
                     }
                     selection.missed(&mut self.scan);
-                    // What no waiting helps against.
+                    // Waiting does not help against an error.
                     found.map_err(|error| ErrorKind::ServerSelection(Arc::new(error)))?;
                 }
                 Turn::GiveUp => return Err(self.no_suitable_server(criterion, begun)),
@@ -195,12 +197,12 @@ impl OnDemandTopology {
         ErrorKind::ServerSelection(Arc::new(error)).into()
     }
 
-    /// By when an operation that begins now has to end (`timeoutMS`).
+    /// The deadline of an operation that begins now (`timeoutMS`).
     pub(crate) fn deadline(&self) -> Deadline {
         Deadline::never().within(self.timeout)
     }
 
-    /// Bounds a selection, and what makes a connection ready after it, if `connectTimeoutMS` does
+    /// Bounds a selection, and the preparation of a connection after it, if `connectTimeoutMS` does
     /// not.
     pub(crate) fn bounded(&self, deadline: Deadline) -> Deadline {
         match self.establishers.connect_timeout {
@@ -209,13 +211,13 @@ impl OnDemandTopology {
         }
     }
 
-    /// Appends who wraps this client to the `client` document of handshakes: connections made
-    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
-    /// appended before is not appended twice.
+    /// Appends the name of a wrapping library to the `client` document of handshakes. New
+    /// connections send it; existing connections do not change. Returns whether it was appended:
+    /// the same driver info is appended only once.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
-    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if it contains a `|`, or if
+    /// the names and versions would no longer fit into 512 bytes. Nothing is appended then.
     ///
     /// Specification: handshake, "Metadata updates after MongoClient initialization".
     pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
@@ -237,20 +239,21 @@ impl OnDemandTopology {
         self.sweep(&server);
     }
 
-    /// [`handle_error`](Self::handle_error), without closing a connection: if it is to be, it is not
-    /// used again.
+    /// Like [`handle_error`](Self::handle_error), but does not close a connection at once. A
+    /// connection that must be closed is not used again.
     pub(crate) fn note_error(&mut self, error: ApplicationError) {
         self.apply(Input::ApplicationError(error));
     }
 
-    /// Closes a server's connection if it is not to be used again.
+    /// Closes a server's connection if it must not be used again.
     pub(crate) fn sweep(&mut self, server: &ServerAddress) {
         if let Some(member) = self.members.get_mut(server) {
             member.link.take_if(|link| link.is_over());
         }
     }
 
-    /// Closes all connections, for good. Does nothing the second time. Dropping does the same.
+    /// Closes all connections permanently. A second call does nothing. Dropping the topology does
+    /// the same.
     pub fn close(&mut self) {
         if !std::mem::replace(&mut self.is_closed, true) && self.is_open() {
             self.apply(Input::Close);
@@ -258,7 +261,7 @@ impl OnDemandTopology {
         }
     }
 
-    /// Checks all servers, side by side, no longer than until `deadline`.
+    /// Checks all servers concurrently, at most until `deadline`.
     async fn scan(&mut self, deadline: Deadline) -> Result<()> {
         self.scan.begin(now());
         self.look_up(deadline).await?;
@@ -270,7 +273,7 @@ impl OnDemandTopology {
                     running.push(server, check.run(deadline));
                 }
             }
-            // Nothing is lost by a drop here but the checks under way.
+            // A drop here loses only the unfinished checks.
             let Some((server, checked)) = running.next().await else {
                 break;
             };
@@ -285,7 +288,7 @@ impl OnDemandTopology {
         Ok(())
     }
 
-    /// Checks one server whose connection was lost or idle. Gives why that failed.
+    /// Checks one server whose connection was lost or idle. Returns the error if that failed.
     pub(crate) async fn check(
         &mut self,
         server: &ServerAddress,
@@ -339,7 +342,7 @@ impl OnDemandTopology {
             Err(error) => {
                 self.publish_failure(server, None, duration, &error);
                 match is_cut_short {
-                    // It had too little time to count as out of reach.
+                    // It had too little time to count as unreachable.
                     true => self.mark_unknown(server, error.clone()),
                     false => self.fail_check(server, None, error.clone()),
                 }
@@ -400,7 +403,7 @@ impl OnDemandTopology {
         let Some(member) = self.members.get_mut(server) else {
             return;
         };
-        // It has too much to do, and is what it was.
+        // The server is overloaded, and its description stays valid.
         if was_known && error.has_label(SYSTEM_OVERLOADED_ERROR) {
             member.link = link;
             return self.scan.handle_answer(server);
@@ -410,7 +413,7 @@ impl OnDemandTopology {
         self.mark_unknown(server, error);
     }
 
-    /// As a failed check does.
+    /// Marks a server unknown, as a failed check does.
     pub(crate) fn mark_unknown(&mut self, server: &ServerAddress, error: Error) {
         let failed = ServerDescription::failed(server.clone(), error, now());
         self.apply(Input::Check(Arc::new(failed)));
@@ -454,7 +457,7 @@ impl OnDemandTopology {
                 }
             }
             Effect::RequestCheck { reason, .. } => self.scan.handle_request(reason),
-            // A connection is opened when it is needed.
+            // Connections are opened on demand.
             Effect::ReadyPool { .. } => {}
         }
     }
@@ -480,7 +483,7 @@ impl fmt::Debug for OnDemandTopology {
     }
 }
 
-/// Tokio's clock, which tests may hold.
+/// The current time by Tokio's clock, which tests may pause.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }

@@ -1,4 +1,4 @@
-//! The look-ups of `mongodb+srv`, before a scan.
+//! The lookups of `mongodb+srv`, before a scan.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::net::transport::dns::{DnsResolver, resolve, srv_lookup, system_random
 use crate::sdam::{Input, SrvPolling, TopologySettings};
 use crate::uri::{ClientOptions, RecordType, SrvError};
 
-/// What is looked up, and by whom.
+/// The records to look up, and the resolver.
 pub(crate) struct Srv {
     pub(crate) resolver: Arc<dyn DnsResolver>,
     pub(crate) records: Records,
@@ -38,7 +38,7 @@ impl Srv {
     }
 }
 
-/// What no on-demand topology can do.
+/// Rejects options that an on-demand topology does not support.
 pub(crate) fn check_balanced(options: &ClientOptions) -> Result<()> {
     match options.load_balanced {
         Some(true) => Err(Error::configuration(
@@ -55,8 +55,8 @@ impl OnDemandTopology {
         !matches!(records, Some(Records::Unresolved(_)))
     }
 
-    /// Looks up the hosts if there are none yet, else again if it is time for that. A failure of the
-    /// latter changes nothing. May be dropped at any time.
+    /// Looks up the hosts if there are none yet, or again if a lookup is due. A failure of a
+    /// repeated lookup changes nothing. May be dropped at any time.
     pub(crate) async fn look_up(&mut self, deadline: Deadline) -> Result<()> {
         let Some(srv) = &mut self.srv else {
             return Ok(());
@@ -97,7 +97,7 @@ impl OnDemandTopology {
         Ok(())
     }
 
-    /// Begins with the hosts and options that were looked up.
+    /// Opens the topology with the hosts and options that were looked up.
     fn open(&mut self, options: &ClientOptions) {
         self.settings = TopologySettings::from_options(self.settings.topology_id, options);
         self.establishers.authenticator = self.establishers.authenticator.resolved(options);

@@ -30,10 +30,11 @@ use crate::sdam::{
 use crate::uri::ClientOptions;
 use crate::wire::MsgFlags;
 
-/// Samples of the round trip time that wait for the monitor, which is quick to take them.
+/// The capacity of the channel for samples of the round trip time. The monitor receives them
+/// quickly.
 const SAMPLES: usize = 8;
 
-/// What all monitors of a topology have in common.
+/// The state that all monitors of a topology share.
 pub(crate) struct Monitoring {
     options: ClientOptions,
     transport: Transport,
@@ -58,27 +59,27 @@ impl Monitoring {
         }
     }
 
-    /// The current runtime, if it can be monitored from.
+    /// The current runtime, if it has the drivers that monitors need.
     pub(crate) fn runtime(&self) -> Result<Handle> {
         self.transport.runtime()
     }
 }
 
-/// The monitor of one server, as the topology keeps it; its task is the [`Pump`].
+/// The topology's handle to the monitor of one server; its task is the [`Pump`].
 pub(crate) struct Monitor {
     id: u64,
     control: Control,
     created: std::time::Instant,
-    /// When its first check began.
+    /// The start of its first check.
     first_check: Option<std::time::Instant>,
     /// The first check is due no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after this.
     paced_from: Option<std::time::Instant>,
-    /// The check whose end was not published yet.
+    /// The check in progress, whose end was not published yet.
     under_way: Option<(ServerHeartbeatStartedEvent, std::time::Instant)>,
     is_dead: bool,
 }
 
-/// Wakes a task of the topology's, which notifies it without holding its lock.
+/// Wakes a task of the topology. The topology notifies it without holding its lock.
 pub(crate) type Signal = Arc<Notify>;
 
 #[derive(Clone, Default)]
@@ -89,9 +90,9 @@ struct Control {
 }
 
 impl Monitor {
-    /// A monitor, and its task, which is still to be spawned. The first check is due at once, but
-    /// no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after `paced_from`: the [pace](Self::pace) of the former monitor of
-    /// the server.
+    /// Creates the monitor and its task, which the caller spawns. The first check is due at once,
+    /// but no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after `paced_from`: the [pace](Self::pace) of
+    /// the server's previous monitor.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         server: &ServerAddress,
@@ -131,7 +132,7 @@ impl Monitor {
         (monitor, Box::pin(pump.run()))
     }
 
-    /// Tells this monitor from one that watched the same server before.
+    /// Distinguishes this monitor from earlier ones of the same server.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -141,9 +142,10 @@ impl Monitor {
         self.is_dead
     }
 
-    /// From when the next monitor of the server counts [`MIN_HEARTBEAT_FREQUENCY`]: from the first check of this one,
-    /// so that a server that is removed and added by each reply is not checked in a busy loop; or where the task has
-    /// ended by itself, from its creation, so that a task that panics at once is not started in a busy loop.
+    /// The time from which the next monitor of the server counts [`MIN_HEARTBEAT_FREQUENCY`]. It is
+    /// the start of this one's first check, so that a server that is removed and added by each
+    /// reply is not checked in a busy loop. If the task has ended by itself, it is the creation of
+    /// this one, so that a task that panics at once is not restarted in a busy loop.
     pub(crate) fn pace(&self) -> Option<std::time::Instant> {
         match self.is_dead {
             true => Some(self.created),
@@ -151,12 +153,12 @@ impl Monitor {
         }
     }
 
-    /// Asks for a check as soon as one may be made. Ignored while one runs.
+    /// Requests a check as soon as one is allowed. Ignored while one runs.
     pub(crate) fn check_request(&self) -> Signal {
         self.control.request.clone()
     }
 
-    /// Cuts a check short that is under way.
+    /// Cancels the check in progress.
     pub(crate) fn check_cancellation(&self) -> Signal {
         self.control.cancel.clone()
     }
@@ -176,15 +178,15 @@ impl Monitor {
         }
     }
 
-    /// Its signal ends the task at its next await: from anywhere, also from the task itself. The
-    /// event is that of the check that was under way, and is to be published: nothing of the task's
-    /// is any more.
+    /// Stops the monitor. The signal ends the task at its next await, even if the task itself sends
+    /// it. The event ends the check in progress and must be published, because the task's own
+    /// events are ignored from now on.
     pub(crate) fn stop(mut self) -> (Signal, Option<SdamEvent>) {
         let event = self.cut_short();
         (self.control.stop, event)
     }
 
-    /// The task has ended by itself. The event is as with [`stop`](Self::stop).
+    /// The task has ended by itself. The event is the same as that of [`stop`](Self::stop).
     pub(crate) fn died(&mut self) -> Option<SdamEvent> {
         self.is_dead = true;
         self.cut_short()
@@ -206,18 +208,18 @@ impl Monitor {
     }
 }
 
-/// Feeds the monitor's state machine and does what it says. There is nothing to decide here.
+/// Drives the monitor's state machine and carries out its outputs. It makes no decisions.
 struct Pump {
     shared: Arc<Shared>,
     control: Control,
     settings: MonitorSettings,
     not_before: Option<std::time::Instant>,
-    /// Dropped after everything else of the task, and in this order.
+    /// Dropped after all other fields, and in this order.
     lifeline: Lifeline,
     _alive: Alive,
 }
 
-/// Reports the end of a monitor's task, also where its runtime drops it or it panics.
+/// Reports the end of a monitor's task, even if its runtime drops it or it panics.
 struct Lifeline {
     shared: Arc<Shared>,
     server: ServerAddress,
@@ -230,10 +232,10 @@ impl Drop for Lifeline {
     }
 }
 
-/// A boxed step of a check, which owns the connection while it runs: dropped, it closes it.
+/// A boxed step of a check. It owns the connection while it runs, and closes it if dropped.
 type Step = Pin<Box<dyn Future<Output = Result<Stepped>> + Send>>;
 
-/// A connection, and what is being done on it.
+/// A connection, and the step in progress on it.
 #[derive(Default)]
 struct Link {
     channel: Option<Channel>,
@@ -245,15 +247,15 @@ struct Link {
 }
 
 enum Stepped {
-    /// TLS may still have to be agreed on.
+    /// The TLS handshake may follow.
     Opened(Stream, Untried),
     Secured(Stream),
-    /// The other side ended the connection before the first byte of an answer.
+    /// The peer ended the connection before the first byte of an answer.
     CutOff(Error),
     Replied(Channel),
 }
 
-/// What the end of a step means for a state machine. The step that follows, if any, has begun.
+/// The meaning of a completed step for a state machine. The next step, if any, has begun.
 enum Progress {
     /// The connection is still being opened.
     Opening,
@@ -271,7 +273,7 @@ impl Link {
         self.step = Some(Box::pin(step));
     }
 
-    /// The end of the step under way. Safe to drop: the step stays.
+    /// Waits for the current step. Safe to drop: the step is kept.
     async fn stepped(&mut self) -> Result<Stepped> {
         let outcome = match &mut self.step {
             Some(step) => telling(step, |wait| self.opening = Some(wait)).await,
@@ -315,7 +317,7 @@ impl Link {
         });
     }
 
-    /// Goes on after a step.
+    /// Continues after a step.
     fn advance(
         &mut self,
         monitoring: &Monitoring,
@@ -349,7 +351,7 @@ impl Link {
         }
     }
 
-    /// The reply that the last step ended with, `ok: 0` included, and whether more follow unasked.
+    /// The reply of the last step, `ok: 0` included, and whether more follow (`moreToCome`).
     fn reply(&self) -> Result<(&RawDocument, bool)> {
         let Some(channel) = &self.channel else {
             return Err(ErrorKind::ConnectionClosed(ClosedReason::Closed).into());
@@ -357,7 +359,7 @@ impl Link {
         Ok((channel.body()?, channel.exchange.is_streaming()))
     }
 
-    /// Agrees on TLS.
+    /// Does the TLS handshake.
     fn secure(&mut self, monitoring: &Monitoring, server: &ServerAddress, stream: Stream) {
         let (transport, server) = (monitoring.transport.clone(), server.clone());
         self.opening = Some(Wait::Tls);
@@ -369,7 +371,7 @@ impl Link {
         });
     }
 
-    /// Says hello on a connection that was just opened.
+    /// Sends the hello on a new connection.
     fn hello(&mut self, monitoring: &Monitoring, mut channel: Channel) {
         let transport = monitoring.transport.clone();
         let metadata = monitoring.metadata.document();
@@ -426,10 +428,10 @@ impl Pump {
                     Output::StopProbe => probe = None,
                 }
             }
-            // Each branch is safe to drop: a step and the probe stay where they are, a notification
-            // that was not taken is kept, so is a sample, and the time comes again. The order is
-            // fixed, so that a simulation replays exactly: what was asked for comes after the reply
-            // that is there, which would else swallow it.
+            // Each branch is safe to drop: the step and the probe are kept, a notification or a
+            // sample that was not received is kept, and the time is absolute. The order is fixed,
+            // so that a simulation is reproducible. A requested check comes after a reply that has
+            // arrived, because the reply would otherwise consume the request.
             tokio::select! {
                 biased;
                 () = self.control.stop.notified() => return,
@@ -446,7 +448,7 @@ impl Pump {
         }
     }
 
-    /// When the first check is due. A clock that was held may be ahead of this runtime's.
+    /// The time of the first check. A paused clock may be ahead of this runtime's clock.
     fn first_check(&self) -> std::time::Instant {
         let now = now();
         let latest = now + MIN_HEARTBEAT_FREQUENCY;
@@ -486,7 +488,7 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
             match output {
                 ProbeOutput::Check(check) => link.check(monitoring, &settings.server, check),
                 ProbeOutput::Disconnect => link.close(),
-                // Nobody misses one sample of a monitor that is too busy to take it.
+                // A monitor that is too busy to receive a sample can do without it.
                 ProbeOutput::Sample(sample) => drop(samples.try_send(sample)),
             }
         }
@@ -507,13 +509,13 @@ async fn measure(shared: Arc<Shared>, settings: MonitorSettings, samples: mpsc::
     }
 }
 
-/// Tokio's clock, which tests may hold.
+/// The current time by Tokio's clock, which tests may pause.
 pub(crate) fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// Ends at a time, and after one more turn of the reactor: a `select!` that looks at a step first
-/// takes the reply that a process which stood still finds in its socket.
+/// Completes at a time, and after one more turn of the reactor. So, after the process was
+/// suspended, a `select!` that polls a step first receives a reply that is waiting in the socket.
 pub(crate) async fn at(time: Option<std::time::Instant>) {
     match time {
         Some(time) => {
@@ -526,7 +528,7 @@ pub(crate) async fn at(time: Option<std::time::Instant>) {
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A time-out over one step of a check after the other.
+/// A time-out over the consecutive steps of a check.
 #[derive(Default)]
 struct Timer {
     time: Option<std::time::Instant>,
@@ -534,8 +536,8 @@ struct Timer {
 }
 
 impl Timer {
-    /// [`at`], which goes on where it was if the time is the same as before: after a standstill all
-    /// steps of a check share the extra time. Safe to drop.
+    /// Like [`at`], but continues if the time is the same as before: after a suspension of the
+    /// process, all steps of a check share the grace time. Safe to drop.
     async fn at(&mut self, time: Option<std::time::Instant>) {
         if self.time != time {
             self.running = time.map(|time| Box::pin(at(Some(time))) as Running);

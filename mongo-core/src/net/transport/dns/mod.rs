@@ -21,38 +21,38 @@ use crate::uri::{ClientOptions, RecordType, SrvError, SrvOptions, SrvRecord, Txt
 
 const RESOLVER: &str = "DNS resolver";
 
-/// Asks DNS for SRV and TXT records: the seam for a resolver of your own. With feature `dns` there
-/// is `HickoryResolver`.
+/// Looks up SRV and TXT records in DNS. Implement it to use another resolver. Feature `dns`
+/// provides `HickoryResolver`.
 ///
-/// Names are absolute, without a dot at their end: no search domain is to be added. The caller
-/// bounds the call and drops the future when that is over. What comes back is verified by the
-/// caller; an implementation bounds what it reads, as DNS does by itself with messages of at most
-/// 64 KiB. A panic in it is caught and logged, and counts as a failed lookup.
+/// Names are absolute, without a trailing dot: an implementation must not append search domains.
+/// The caller bounds the call and then drops the future. The caller verifies the records; an
+/// implementation bounds what it reads, as DNS itself does with messages of at most 64 KiB. A panic
+/// in it is caught and logged, and counts as a failed lookup.
 #[async_trait]
 pub trait DnsResolver: Send + Sync + 'static {
-    /// The SRV records of a name; none if there are none, or no such name.
+    /// The SRV records of a name; empty if there are none, or if the name does not exist.
     ///
     /// # Errors
     /// Why DNS could not be asked, or did not answer.
     async fn srv_lookup(&self, name: &str) -> io::Result<Vec<SrvRecord>>;
 
-    /// The TXT records of a name; none if there are none, or no such name.
+    /// The TXT records of a name; empty if there are none, or if the name does not exist.
     ///
     /// # Errors
     /// Why DNS could not be asked, or did not answer.
     async fn txt_lookup(&self, name: &str) -> io::Result<Vec<TxtRecord>>;
 }
 
-/// Makes a `mongodb+srv` connection string into options with hosts: looks up its SRV and TXT
-/// records, side by side, and takes them by [`ClientOptions::with_records`].
+/// Resolves the options of a `mongodb+srv` connection string to options with hosts: looks up the
+/// SRV and TXT records concurrently, and applies them with [`ClientOptions::with_records`].
 ///
-/// `random` chooses the hosts where `srvMaxHosts` allows fewer than there are:
-/// [`system_random`] unless a test wants the same ones again. Options that name their hosts come
-/// back as they are, and DNS is not asked. Bounded by `connectTimeoutMS` (default 10 s) and by the
-/// deadline, whichever is earlier. Dropped meanwhile, it leaves nothing behind.
+/// `random` chooses the hosts if `srvMaxHosts` allows fewer than there are. Use [`system_random`],
+/// except in reproducible tests. Options that already have hosts are returned unchanged, without a
+/// lookup. The call is bounded by `connectTimeoutMS` (default 10 s) and by the deadline, whichever
+/// is earlier. If it is dropped, it leaves nothing behind.
 ///
-/// `Pools` and `Topology` do this by themselves. A pool of one server is made from options with
-/// hosts, so this comes before:
+/// `Pools` and `Topology` do this themselves. A pool of one server needs options with hosts, so
+/// call this first:
 /// ```no_run
 /// use mongo_core::net::{DnsResolver, resolve, system_random};
 /// use mongo_core::pools::ConnectionFactory;
@@ -67,8 +67,8 @@ pub trait DnsResolver: Send + Sync + 'static {
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::Srv`](crate::ErrorKind::Srv) that names the record, or a time-out that names the
-/// record that was not answered.
+/// [`ErrorKind::Srv`](crate::ErrorKind::Srv), which names the record, or a time-out, which names
+/// the record that was not answered.
 pub async fn resolve(
     options: ClientOptions,
     resolver: &dyn DnsResolver,
@@ -78,7 +78,7 @@ pub async fn resolve(
     resolve_with(options, resolver, random, deadline, &Lookup::default()).await
 }
 
-/// Which records a lookup still waits for.
+/// The records that a lookup still waits for.
 #[derive(Default)]
 pub(crate) struct Lookup {
     has_srv: AtomicBool,
@@ -98,7 +98,7 @@ impl Lookup {
     }
 }
 
-/// [`resolve`], where others can see what it waits for.
+/// Like [`resolve`], with its progress visible to others in `lookup`.
 pub(crate) async fn resolve_with(
     options: ClientOptions,
     resolver: &dyn DnsResolver,
@@ -129,10 +129,12 @@ pub(crate) async fn resolve_with(
     Ok(options.with_records(&records, &txt, &mut random)?)
 }
 
-/// What looks up the records for options, if there are any: the given one, else the system's.
+/// The resolver for the options, if they have records to look up: the given one, else one with the
+/// system's name servers.
 ///
 /// # Errors
-/// There is no host, and none for their look-up either; the system's name servers can't be read.
+/// The options have neither hosts nor records, or there is no resolver for the records, or the
+/// system's name servers can't be read.
 pub(crate) fn resolver_for(
     options: &ClientOptions,
     given: Option<Arc<dyn DnsResolver>>,
@@ -146,7 +148,7 @@ pub(crate) fn resolver_for(
         (true, None, _) => Err(Error::configuration("there is no host")),
         (true, Some(_), None) => Err(Error::configuration(
             "`mongodb+srv` needs the feature `dns` of mongo-core, which mongo-deadpool and mongo-bb8 \
-             have as well, or a resolver of your own",
+             also have, or a custom resolver",
         )),
         _ => Ok(resolver),
     }
@@ -174,7 +176,7 @@ async fn lookup_txt(resolver: &dyn DnsResolver, name: &str) -> Result<Vec<TxtRec
     outcome.map_err(|error| failed(RecordType::Txt, name, error))
 }
 
-/// Asks the resolver for SRV records.
+/// Looks up SRV records.
 pub(crate) async fn srv_lookup(
     resolver: &dyn DnsResolver,
     name: &str,
@@ -191,8 +193,8 @@ fn failed(record_type: RecordType, name: &str, error: io::Error) -> SrvError {
     }
 }
 
-/// A number at random, uniform over all `u64`: good enough to spread load, not for secrets.
+/// A random number, uniform over all `u64`. It is good enough to spread load, but not for secrets.
 pub fn system_random() -> u64 {
-    // Every new state has other keys, made from the system's randomness.
+    // Every new state has different keys, derived from the system's randomness.
     RandomState::new().hash_one(())
 }

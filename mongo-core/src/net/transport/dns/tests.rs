@@ -4,7 +4,7 @@ use super::*;
 use crate::ErrorKind;
 use crate::pools::ConnectionFactory;
 
-/// Answers a lookup after a while.
+/// Answers lookups after a delay.
 struct Stub {
     srv: Answer<SrvRecord>,
     txt: Answer<TxtRecord>,

@@ -14,18 +14,19 @@ use crate::callback::TLS_CONFIG;
 use crate::callback::{Panicked, STREAM, discard_stream, guard};
 use crate::error::ClosedReason;
 
-/// Reads of a few KiB each that a server may send over TLS to an idle client: session tickets, mostly.
+/// The maximum number of reads, of a few KiB each, for TLS records sent to an idle client: mostly
+/// session tickets.
 #[cfg(feature = "tls-rustls")]
 const MAX_UNASKED_READS: usize = 16;
 
-/// What a custom stream has to be.
+/// The bounds of a custom stream.
 pub trait AsyncStream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> AsyncStream for S {}
 
 /// The transport under a connection.
 ///
-/// The two kinds that matter most are called without indirection; any other goes in a box.
+/// The two most important kinds are called without indirection; a custom stream is boxed.
 #[non_exhaustive]
 pub enum Stream {
     /// TCP.
@@ -33,8 +34,8 @@ pub enum Stream {
     /// A Unix domain socket.
     #[cfg(unix)]
     Unix(UnixStream),
-    /// TLS, over any of the others. A panic in a callback of its configuration is caught and logged, and fails the
-    /// stream.
+    /// TLS, over any other kind. A panic in a callback of its configuration is caught and logged,
+    /// and fails the stream.
     #[cfg(feature = "tls-rustls")]
     Tls(Box<tokio_rustls::client::TlsStream<Stream>>),
     /// Anything else: a proxy's tunnel, an in-memory pipe.
@@ -47,9 +48,9 @@ impl Stream {
         Self::Custom(Box::new(stream))
     }
 
-    /// Writes all of `message` out.
+    /// Writes the whole of `message`.
     pub(crate) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        // Nearly always a socket takes the whole of it at once.
+        // Nearly always a socket accepts all of it at once.
         let written = match self {
             Self::Tcp(stream) => stream.try_write(message),
             #[cfg(unix)]
@@ -70,22 +71,22 @@ impl Stream {
         write_out(self, &message[written..]).await
     }
 
-    /// Checks an idle stream: it has to be open, with nothing to read, and its runtime alive. Says why
-    /// the connection can't be used otherwise.
+    /// Checks an idle stream: it must be open, with nothing to read, and its runtime must be alive.
+    /// The error is the reason why the connection can't be used.
     ///
-    /// Looks at the descriptor itself. tokio answers from what its reactor has seen last, which on a
-    /// busy runtime, on one that nothing has driven, or after a freeze of the process is too old. One
-    /// system call costs fewer instructions than the two looks at the clock that it would take to
-    /// leave it out where the connection was used just now. Custom streams are asked by a read
-    /// that does not wait.
+    /// This checks the descriptor itself. tokio answers with the last state that its reactor has
+    /// seen, which may be outdated: on a busy runtime, on one that nothing has driven, or after the
+    /// process was suspended. One system call costs fewer instructions than the two clock readings
+    /// needed to skip it for a recently used connection. Custom streams are checked with a
+    /// non-blocking read.
     ///
-    /// `runs`: its runtime is known to be alive, so that it need not be asked.
+    /// `runs`: the stream's runtime is known to be alive and need not be checked.
     pub(crate) fn check_idle(&mut self, runs: bool) -> Result<(), ClosedReason> {
         if !runs && self.has_lost_runtime() {
             return Err(ClosedReason::RuntimeEnded);
         }
         let is_quiet = match self {
-            // What TLS says to itself, such as a ticket for the next session, is no byte to read.
+            // TLS's own messages, such as session tickets, do not count as bytes to read.
             #[cfg(feature = "tls-rustls")]
             Self::Tls(_) => take_in(self) && peek_idle(try_read(self, &mut [0])),
             Self::Custom(_) => peek_idle(try_read(self, &mut [0])),
@@ -99,14 +100,14 @@ impl Stream {
         }
     }
 
-    /// Whether the descriptor has something to read, its end or an error included, whatever the
-    /// reactor has seen so far. Never true of custom streams.
+    /// Whether the descriptor is readable, end of stream and errors included, regardless of the
+    /// reactor's state. Never true of custom streams.
     pub(crate) fn is_readable(&self) -> bool {
         self.socket()
             .is_some_and(|socket| !peek_idle(peek(&socket)))
     }
 
-    /// The socket below all layers.
+    /// The socket underneath all layers.
     fn socket(&self) -> Option<SockRef<'_>> {
         match self {
             Self::Tcp(stream) => Some(SockRef::from(stream)),
@@ -122,8 +123,8 @@ impl Stream {
     /// streams.
     fn has_lost_runtime(&self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        // An idle socket can be written to, so that nothing is registered. An error of readiness
-        // comes of a shutdown alone.
+        // An idle socket is writable, so that no waker is registered. A readiness error only
+        // results from a shutdown.
         let ready = match self {
             Self::Tcp(stream) => stream.poll_write_ready(&mut context),
             #[cfg(unix)]
@@ -135,8 +136,8 @@ impl Stream {
         matches!(ready, Poll::Ready(Err(_)))
     }
 
-    /// Tells the server over TLS that this is the end, so that it can't take it for an attacker's. What
-    /// can't be written at once is left out: nobody waits for a stream that is dropped.
+    /// Over TLS, sends `close_notify`, so that the server can distinguish the end from a truncation
+    /// attack. Nothing waits for a dropped stream, so what can't be written at once is not sent.
     pub(crate) fn start_tls_shutdown(&mut self) {
         #[cfg(feature = "tls-rustls")]
         if let Self::Tls(_) = self {
@@ -145,7 +146,7 @@ impl Stream {
         }
     }
 
-    /// Drops a custom stream and the state of TLS: the destructors of the application's own parts may panic.
+    /// Drops a custom stream and the TLS state. The destructors of application code may panic.
     pub(crate) fn discard(&mut self) {
         match self {
             #[cfg(feature = "tls-rustls")]
@@ -157,7 +158,7 @@ impl Stream {
         }
     }
 
-    /// Gives up a stream in which the application's code has panicked.
+    /// Discards a stream in which application code has panicked.
     #[cold]
     fn fail(&mut self, panicked: Panicked) -> io::Error {
         discard_stream(self);
@@ -171,20 +172,20 @@ async fn write_out(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io
     stream.flush().await
 }
 
-/// Whether a read that does not wait found nothing: neither a byte, nor an end, nor an error.
+/// Whether a non-blocking read found nothing: no byte, no end of stream, and no error.
 #[inline]
 fn peek_idle(read: io::Result<usize>) -> bool {
     matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Looks at the next byte, without waiting.
+/// Peeks at the next byte without waiting.
 #[inline]
 fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
     socket.peek(&mut [MaybeUninit::uninit()])
 }
 
-/// Has TLS take in what lies in the socket, and says whether nothing is wrong with it. Needed because
-/// the stream itself reads only what the reactor has announced.
+/// Processes the TLS records in the socket, and returns whether they are valid. Needed because the
+/// stream itself only reads after the reactor has reported readiness.
 #[cfg(feature = "tls-rustls")]
 fn take_in(stream: &mut Stream) -> bool {
     let Stream::Tls(tls) = stream else {
@@ -216,7 +217,7 @@ fn take_records_in(stream: &mut tokio_rustls::client::TlsStream<Stream>) -> bool
     false
 }
 
-/// Reads what is there without waiting, as sockets' own `try_read` does.
+/// Reads available bytes without waiting, like `try_read` of sockets.
 fn try_read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut [u8]) -> io::Result<usize> {
     let mut buf = ReadBuf::new(bytes);
     let mut context = Context::from_waker(Waker::noop());
@@ -226,7 +227,7 @@ fn try_read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut [u8]) -> io::Resu
     }
 }
 
-/// Why a server that takes nothing more has closed, if it has said so.
+/// The alert of a server that has closed the connection, if there is one.
 #[cfg(feature = "tls-rustls")]
 fn pending_alert(stream: &mut Stream) -> Option<io::Error> {
     let error = try_read(stream, &mut [0]).err()?;
@@ -295,7 +296,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => stream.is_write_vectored(),
             #[cfg(feature = "tls-rustls")]
             Self::Tls(stream) => stream.is_write_vectored(),
-            // Wire messages are written from one buffer.
+            // A wire message is written from one buffer.
             Self::Custom(_) => false,
         }
     }

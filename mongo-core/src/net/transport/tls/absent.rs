@@ -1,11 +1,11 @@
-//! What stands in for TLS in a build without it.
+//! The replacement for TLS in a build without it.
 
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::net::Stream;
 use crate::uri::TlsOptions;
 
-/// There is none.
+/// Has no values.
 #[derive(Clone)]
 pub(crate) enum Tls {}
 
@@ -13,7 +13,7 @@ impl Tls {
     pub(crate) fn from_options(_options: &TlsOptions) -> Result<Self> {
         Err(Error::configuration(
             "TLS (`tls=true`, the default of `mongodb+srv`) needs feature `tls` of mongo-core, or a \
-             connector of your own that does it",
+             connector that provides it",
         ))
     }
 

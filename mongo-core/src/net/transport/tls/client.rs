@@ -20,15 +20,16 @@ use crate::error::{Error, ErrorKind, Result, TlsError};
 use crate::net::Stream;
 use crate::uri::TlsOptions;
 
-/// The name that the certificate of a server behind a Unix socket is to be for.
+/// The name in the certificate of a server behind a Unix socket.
 const LOCAL: &str = "localhost";
 
-/// How long files that were read are not read again.
+/// The minimum time between two reads of the files.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
-/// TLS 1.2 and 1.3 with servers: whom to trust, and who to be.
+/// The TLS configuration for connections to servers (TLS 1.2 and 1.3): trusted certificates and the
+/// client's identity.
 ///
-/// Cloning is cheap, and sessions are resumed among the connections of all clones.
+/// Cloning is cheap. Sessions are resumed across the connections of all clones.
 ///
 /// # Renewed files
 /// Where TLS fails, the certificates in `tlsCAFile` and `tlsCertificateKeyFile` are read again, at most
@@ -37,41 +38,42 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// Connections that are there stay as they are, and so does a
 /// configuration of [your own](Self::new).
 ///
-/// # Whom it trusts
-/// The certificate authorities in `tlsCAFile`; without it those of the operating system (feature
-/// `tls-native-roots`), and where there are none, or without that feature, Mozilla's (feature
-/// `tls-webpki-roots`). A certificate must be for the host name or the IP address that the server is
-/// known by; for a server behind a Unix socket, for `localhost`. A certificate that itself stands in
-/// `tlsCAFile`, as a self-signed one does, needs no issuer. A host name is also sent to the
-/// server (SNI). Until a certificate is verified nothing is sent but the TLS handshake.
+/// # Trusted certificates
+/// The certificate authorities in `tlsCAFile`. Without it, those of the operating system (feature
+/// `tls-native-roots`); if there are none, or without that feature, Mozilla's (feature
+/// `tls-webpki-roots`). A certificate must match the host name or IP address of the server; for a
+/// server behind a Unix socket, it must match `localhost`. A certificate that is itself in
+/// `tlsCAFile`, such as a self-signed one, needs no issuer. A host name is also sent to the server
+/// (SNI). Until a certificate is verified, only the TLS handshake is sent.
 ///
-/// Whether a certificate was revoked is not looked at: neither are OCSP responders asked nor stapled
-/// answers or revocation lists read. So `tlsDisableOCSPEndpointCheck` and
-/// `tlsDisableCertificateRevocationCheck` have nothing to turn off.
+/// Certificate revocation is not checked: OCSP responders are not asked, and stapled responses and
+/// revocation lists are not read. So `tlsDisableOCSPEndpointCheck` and
+/// `tlsDisableCertificateRevocationCheck` have no effect.
 ///
-/// # What `true` relaxes
-/// - `tlsAllowInvalidHostnames`: the certificate may be for any host. All else is verified.
-/// - `tlsAllowInvalidCertificates`: the server may have any certificate, so that whom it is for
-///   means nothing, either. Whoever is in between can read all.
-/// - `tlsInsecure`: the same.
+/// # Relaxed verification
+/// - `tlsAllowInvalidHostnames=true`: the certificate may be for any host. Everything else is
+///   verified.
+/// - `tlsAllowInvalidCertificates=true`: any certificate is accepted, so that its host name proves
+///   nothing either. An attacker between client and server can read everything.
+/// - `tlsInsecure=true`: the same.
 ///
 /// Specification: URI options.
 #[derive(Clone)]
 pub struct Tls {
     state: Arc<Mutex<State>>,
-    /// Where the configuration comes from, if it is of files that may be renewed.
+    /// The source of the configuration, if it consists of files that may be renewed.
     files: Option<Arc<TlsOptions>>,
 }
 
 struct State {
     config: Arc<ClientConfig>,
-    /// When the files were read, or were found not to be usable.
+    /// The last time that the files were read, successfully or not.
     read: Instant,
 }
 
 impl Tls {
-    /// With a configuration of your own, for certificates in memory and all else that rustls can do.
-    /// The TLS options of a connection string have no part in it.
+    /// Uses a custom configuration, for certificates in memory and other features of rustls. The
+    /// TLS options of a connection string do not apply to it.
     pub fn new(config: Arc<ClientConfig>) -> Self {
         let read = Instant::now();
         Self {
@@ -80,14 +82,15 @@ impl Tls {
         }
     }
 
-    /// As the options say. Reads their files, of at most 1 MiB each, and the system's roots.
+    /// Creates the configuration from options. Reads their files, of at most 1 MiB each, and the
+    /// system's roots.
     ///
-    /// The provider of cryptography is aws-lc-rs with feature `tls-aws-lc-rs`, else ring with
-    /// feature `tls-ring`; rustls' default for the process is neither used nor set.
+    /// The crypto provider is aws-lc-rs with feature `tls-aws-lc-rs`, else ring with feature
+    /// `tls-ring`. rustls' process-wide default provider is neither used nor set.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] names the option and the file of what can't be used, or the
-    /// feature that is missing.
+    /// [`ErrorKind::Configuration`], which names the option and the file that can't be used, or the
+    /// missing feature.
     pub fn from_options(options: &TlsOptions) -> Result<Self> {
         options.validate()?;
         warn_of_revocation(options);
@@ -98,7 +101,7 @@ impl Tls {
         })
     }
 
-    /// The configuration of connections that are made now.
+    /// The current configuration for new connections.
     pub fn config(&self) -> Arc<ClientConfig> {
         self.state().config.clone()
     }
@@ -107,7 +110,7 @@ impl Tls {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// TLS has failed: reads the files again, if that was not just done.
+    /// Reads the files again after a TLS failure, unless they were just read.
     pub(crate) async fn renew(&self) {
         let Some(options) = self.files.clone() else {
             return;
@@ -123,20 +126,20 @@ impl Tls {
         if !is_due {
             return;
         }
-        // Files may lie on a slow network.
+        // Files may be on a slow network.
         match spawn_blocking(move || read(&options)).await {
             Ok(Ok(config)) => self.state().config = Arc::new(config),
-            Ok(Err(error)) => tracing::warn!("TLS files are not read again: {error}"),
-            // The runtime shuts down.
+            Ok(Err(error)) => tracing::warn!("failed to reload TLS files: {error}"),
+            // The runtime is shutting down.
             Err(_) => {}
         }
     }
 
-    /// Agrees on TLS over an open transport to `address`. Dropped meanwhile, it closes the
-    /// transport.
+    /// Does the TLS handshake over an open transport to `address`. If the future is dropped, the
+    /// transport is closed.
     ///
     /// # Errors
-    /// [`ErrorKind::Tls`] if the server's certificate is not accepted, or it speaks no TLS that is;
+    /// [`ErrorKind::Tls`] if the server's certificate or its TLS is not accepted;
     /// [`ErrorKind::Network`] if the transport fails.
     pub async fn secure(&self, stream: Stream, address: &ServerAddress) -> Result<Stream> {
         let name = ServerName::try_from(address.host().unwrap_or(LOCAL))
@@ -156,7 +159,7 @@ impl From<Arc<ClientConfig>> for Tls {
     }
 }
 
-/// The configuration that options and their files ask for.
+/// Creates the configuration from options and their files.
 fn read(options: &TlsOptions) -> Result<ClientConfig> {
     let provider = Arc::new(provider()?);
     let config = ClientConfig::builder_with_provider(provider.clone())
@@ -203,7 +206,7 @@ fn with_identity(
     }
 }
 
-/// Who says that revocation is to be checked has to hear that it is not.
+/// Warns if the options ask for revocation checks, which are not supported.
 fn warn_of_revocation(options: &TlsOptions) {
     for (name, disabled) in [
         (
@@ -216,7 +219,7 @@ fn warn_of_revocation(options: &TlsOptions) {
         ),
     ] {
         if disabled == Some(false) {
-            tracing::warn!("`{name}=false`: whether a certificate was revoked is not checked");
+            tracing::warn!("`{name}=false` has no effect: certificate revocation is not checked");
         }
     }
 }
@@ -234,7 +237,7 @@ fn provider() -> Result<CryptoProvider> {
 #[cfg(not(any(feature = "tls-ring", feature = "tls-aws-lc-rs")))]
 fn provider() -> Result<CryptoProvider> {
     Err(Error::configuration(
-        "TLS needs feature `tls-ring` or `tls-aws-lc-rs` of mongo-core, or a configuration of your own",
+        "TLS needs feature `tls-ring` or `tls-aws-lc-rs` of mongo-core, or a custom configuration",
     ))
 }
 

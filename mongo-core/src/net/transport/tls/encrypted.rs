@@ -1,4 +1,4 @@
-//! Private keys that are encrypted.
+//! Encrypted private keys.
 
 use rustls::pki_types::PrivateKeyDer;
 
@@ -6,10 +6,10 @@ use crate::auth::Secret;
 
 const BEGIN: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
 const END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
-/// A line of OpenSSL's own format.
+/// A line of OpenSSL's traditional format.
 const TRADITIONAL: &str = "Proc-Type: 4,ENCRYPTED";
 
-/// The file's key, if it is encrypted; or why it can't be had.
+/// The file's key, if it is encrypted, or the reason why it can't be decrypted.
 pub(crate) fn decrypt(
     pem: &[u8],
     password: Option<&Secret>,

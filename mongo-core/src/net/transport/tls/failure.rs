@@ -1,4 +1,4 @@
-//! What rustls' errors mean.
+//! The interpretation of rustls' errors.
 
 use std::{fmt, io};
 
@@ -6,8 +6,8 @@ use rustls::{AlertDescription, CertificateError, Error as RustlsError};
 
 use crate::error::{CertificateProblem, Error, ErrorKind, TlsError};
 
-/// Tells a failure of TLS from one of the network: both come as I/O errors. For errors of the
-/// establishment; later a stream that breaks is a network that does, whatever breaks it.
+/// Distinguishes a TLS failure from a network error, as both are I/O errors. Only for errors during
+/// establishment: later, a broken stream is a network error, whatever the cause.
 pub(crate) fn explain(error: Error) -> Error {
     let ErrorKind::Network(io) = error.kind() else {
         return error;
@@ -22,7 +22,7 @@ pub(crate) fn explain(error: Error) -> Error {
     }
 }
 
-/// Whether a certificate was not taken for a server's because it is one of an authority.
+/// Whether a server's certificate was rejected because it is a CA certificate.
 pub(crate) fn is_of_authority(error: &RustlsError) -> bool {
     let problem = match error {
         RustlsError::InvalidCertificate(error) => CertificateProblem::from(error),
@@ -31,8 +31,7 @@ pub(crate) fn is_of_authority(error: &RustlsError) -> bool {
     problem == CertificateProblem::OfAuthority
 }
 
-/// What is wrong with a certificate, or a key, of the client's own files: rustls' texts call it the
-/// peer's.
+/// The problem of a certificate or key in the client's own files. rustls' texts call it the peer's.
 pub(crate) fn own_certificate(error: &RustlsError) -> impl fmt::Display {
     match error {
         RustlsError::InvalidCertificate(error) => {
@@ -45,18 +44,20 @@ pub(crate) fn own_certificate(error: &RustlsError) -> impl fmt::Display {
     }
 }
 
-/// What a server says by an alert, in words where it is about the client's certificate.
+/// Describes a server's alert; in plain words if it is about the client's certificate.
 fn refusal(alert: AlertDescription) -> String {
     let problem = match alert {
         AlertDescription::CertificateRequired => {
-            return format!("{alert:?}: it wants a client's certificate (`tlsCertificateKeyFile`)");
+            return format!(
+                "{alert:?}: it requires a client certificate (`tlsCertificateKeyFile`)"
+            );
         }
         AlertDescription::BadCertificate => "is not accepted",
         AlertDescription::UnsupportedCertificate => "is of a kind that it does not support",
         AlertDescription::CertificateRevoked => "was revoked",
         AlertDescription::CertificateExpired => "has expired, or is not valid yet",
         AlertDescription::CertificateUnknown => "is not accepted",
-        AlertDescription::UnknownCA => "was issued by nobody whom it trusts",
+        AlertDescription::UnknownCA => "was issued by an authority that it does not trust",
         other => return format!("{other:?}"),
     };
     format!("{alert:?}: the client's certificate {problem}")
@@ -70,13 +71,13 @@ impl From<&RustlsError> for TlsError {
                 Self::Certificate(CertificateProblem::Malformed)
             }
             RustlsError::AlertReceived(alert) => Self::Refused(refusal(*alert)),
-            // Their texts are rustls' own: nothing in them comes from the server.
+            // Their texts are rustls' own and contain nothing from the server.
             other => Self::Protocol(other.to_string()),
         }
     }
 }
 
-/// Without the names and times in rustls' own texts, which are the server's to choose.
+/// Leaves out the names and times in rustls' own texts, which the server can choose.
 impl From<&CertificateError> for CertificateProblem {
     fn from(error: &CertificateError) -> Self {
         match error {
@@ -111,7 +112,7 @@ impl From<&CertificateError> for CertificateProblem {
     }
 }
 
-/// The name of an error of webpki's that rustls has none of its own for.
+/// The name of a webpki error that has no equivalent in rustls.
 fn webpki_name(error: &rustls::OtherError) -> Option<&'static str> {
     let text = error.to_string();
     ["CaUsedAsEndEntity", "UnsupportedCertVersion"]

@@ -1,7 +1,7 @@
-//! TLS, by rustls: on top of whatever opened the transport.
+//! TLS with rustls, on top of any transport.
 //!
-//! The one place that knows rustls. Without feature `tls-rustls` there is a [`Tls`] that can't be
-//! made, so that nobody else has to ask.
+//! The only module that depends on rustls. Without feature `tls-rustls`, [`Tls`] is a type that
+//! can't be constructed, so that other modules need no conditional code.
 
 #[cfg(not(feature = "tls-rustls"))]
 mod absent;

@@ -1,4 +1,4 @@
-//! The files of certificates and keys that options name.
+//! The certificate and key files that options name.
 
 use std::fmt;
 use std::fs::File;
@@ -13,7 +13,7 @@ use super::encrypted;
 use crate::auth::Secret;
 use crate::error::{Error, Result};
 
-/// The longest file. A system's whole bundle of authorities has a quarter of that.
+/// The maximum length of a file. A system's whole CA bundle has a quarter of that.
 const MAX_SIZE: u64 = 1024 * 1024;
 
 /// An option and the file that it names.
@@ -52,7 +52,7 @@ impl<'a> Source<'a> {
             .collect::<Result<_, _>>()
             .map_err(|_| self.error("a PEM section can't be read"))?;
         match certificates.is_empty() {
-            true => Err(self.error("there is no PEM certificate")),
+            true => Err(self.error("no PEM certificate was found")),
             false => Ok(certificates),
         }
     }
@@ -60,31 +60,31 @@ impl<'a> Source<'a> {
 
 fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = File::open(path)?;
-    // All of it at once: a buffer that grows would leave copies behind.
+    // One allocation: a growing buffer would leave copies of the secret behind.
     let size = file.metadata()?.len().min(MAX_SIZE) as usize;
     let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
     file.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > MAX_SIZE {
-        true => Err(io::Error::other("it is over 1 MiB")),
+        true => Err(io::Error::other("the file is longer than 1 MiB")),
         false => Ok(bytes),
     }
 }
 
-/// The client's certificate, with those of its issuers, and its private key.
+/// The client's certificate chain and its private key.
 pub(crate) struct Identity {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
 impl Identity {
-    /// A password does nothing for a key that is not encrypted.
+    /// A password is ignored if the key is not encrypted.
     pub(crate) fn read(path: &Path, password: Option<&Secret>) -> Result<Self> {
         let source = Source::identity(path);
         let pem = source.read()?;
         let key = match encrypted::decrypt(&pem, password) {
             Some(decrypted) => decrypted.map_err(|problem| source.error(problem))?,
             None => PrivateKeyDer::from_pem_slice(&pem)
-                .map_err(|_| source.error("there is no PEM private key that can be read"))?,
+                .map_err(|_| source.error("no readable PEM private key was found"))?,
         };
         Ok(Self {
             certificates: source.certificates_in(&pem)?,

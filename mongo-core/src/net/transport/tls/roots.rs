@@ -1,4 +1,4 @@
-//! Which certificate authorities are trusted.
+//! The trusted certificate authorities.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -8,7 +8,7 @@ use super::pem::Source;
 use crate::error::{Error, Result};
 use crate::uri::TlsOptions;
 
-/// Who is trusted.
+/// The trusted certificates.
 #[derive(Debug)]
 pub(crate) struct Trusted {
     pub(crate) roots: RootCertStore,
@@ -33,7 +33,7 @@ impl Trusted {
         Ok(Self { roots, named })
     }
 
-    /// Whether `tlsCAFile` has the very certificate.
+    /// Whether `tlsCAFile` contains exactly this certificate.
     pub(crate) fn has(&self, certificate: &CertificateDer<'_>) -> bool {
         self.named.iter().any(|named| named == certificate)
     }
@@ -50,12 +50,12 @@ fn default_roots() -> Result<RootCertStore> {
     }
 }
 
-/// The system's, as far as they can be read; `None` if there are none.
+/// The system's roots, as far as they can be read; `None` if there are none.
 #[cfg(feature = "tls-native-roots")]
 fn system() -> Option<RootCertStore> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Systems have some that are too old or too odd to be used.
+    // Systems contain some roots that can't be used.
     roots.add_parsable_certificates(found.certs);
     (!roots.is_empty()).then_some(roots)
 }

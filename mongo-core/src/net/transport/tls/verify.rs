@@ -1,4 +1,4 @@
-//! The verifiers of servers' certificates.
+//! The verifiers of server certificates.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -12,9 +12,9 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use super::failure::is_of_authority;
 use super::roots::Trusted;
 
-/// Verifies as rustls' own verifier does, but that a server's certificate which itself stands in
-/// `tlsCAFile` is its own anchor, and that the host is left out where that is asked for
-/// (`tlsAllowInvalidHostnames`).
+/// Verifies like rustls' own verifier, with two differences: a server certificate that is itself in
+/// `tlsCAFile` is its own trust anchor, and the host name is not verified with
+/// `tlsAllowInvalidHostnames`.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     trusted: Trusted,
@@ -50,8 +50,8 @@ impl ServerCertVerifier for Verifier {
             self.algorithms.all,
         );
         match verified {
-            // A self-signed certificate is mostly one of an authority. That it is in force was looked
-            // at before, and that the server has its key is proved by the handshake's signature.
+            // A self-signed certificate is mostly a CA certificate. Its validity period was checked
+            // before, and the handshake's signature proves that the server has its key.
             Err(error) if is_of_authority(&error) && self.trusted.has(certificate) => {}
             verified => verified?,
         }
@@ -84,9 +84,9 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Verifies nothing (`tlsAllowInvalidCertificates`, `tlsInsecure`). Nor are signatures looked at:
-/// they prove nothing where anybody's do, and some certificates that can't be read could not be
-/// taken.
+/// Verifies nothing (`tlsAllowInvalidCertificates`, `tlsInsecure`). Signatures are not verified
+/// either: with any certificate accepted they prove nothing, and certificates that can't be parsed
+/// would have to be rejected.
 #[derive(Debug)]
 pub(crate) struct AnyCertificate {
     schemes: Vec<SignatureScheme>,

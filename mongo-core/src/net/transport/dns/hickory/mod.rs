@@ -17,28 +17,29 @@ use crate::uri::{MAX_SRV_RECORDS, SrvRecord, TxtRecord};
 #[cfg(test)]
 mod tests;
 
-/// How many CNAME records are followed at most.
+/// The maximum number of CNAME records to follow.
 const MAX_ALIASES: usize = 8;
 
-/// Asks the system's name servers, or given ones, by hickory-resolver: UDP first, and TCP where an
-/// answer is too long.
+/// Queries the system's name servers, or given ones, with hickory-resolver: over UDP first, and
+/// over TCP if an answer is too long.
 ///
-/// It keeps no cache: polling is to see a change when it is there, and asks no more often than the
-/// records' time to live. Its own tasks end when it is dropped.
+/// It has no cache, so that polling sees a change at once; polling is no more frequent than the
+/// records' time to live. Its tasks end when it is dropped.
 ///
-/// Where a name has no SRV records but a CNAME record, the SRV records of the name that this leads to
-/// are the answer, over 8 such records at most. The specification asks for no support of CNAME
-/// records, and has hosts below the domain of the connection string's name all the same.
+/// If a name has no SRV records but a CNAME record, the CNAME record is followed to find the SRV
+/// records, through at most 8 such records. The specification does not require support of CNAME
+/// records. It does require hosts below the domain of the connection string's name, also in this
+/// case.
 ///
 /// Feature `dns`.
 #[derive(Clone)]
 pub struct HickoryResolver(TokioResolver);
 
 impl HickoryResolver {
-    /// With the system's name servers (`/etc/resolv.conf`, or what the platform has instead).
+    /// Uses the system's name servers (`/etc/resolv.conf`, or the platform's equivalent).
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), if that can't be read.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if they can't be read.
     pub fn from_system() -> Result<Self> {
         TokioResolver::builder_tokio()
             .and_then(build)
@@ -46,14 +47,14 @@ impl HickoryResolver {
             .map_err(|error| Error::configuration(format!("the system's name servers: {error}")))
     }
 
-    /// With name servers of your own.
+    /// Uses the given name servers.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), if none is given.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if none is given.
     pub fn with_name_servers(servers: &[SocketAddr]) -> Result<Self> {
         let wrong = |error: String| Error::configuration(format!("the name servers: {error}"));
         if servers.is_empty() {
-            return Err(wrong("there is none".to_owned()));
+            return Err(wrong("the list is empty".to_owned()));
         }
         let servers = servers.iter().map(|server| {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut way| {
@@ -71,13 +72,13 @@ impl HickoryResolver {
         .map_err(|error| wrong(error.to_string()))
     }
 
-    /// The answers of one type; none where the name has none, or is not there.
+    /// The answers of one type; empty if the name has none, or does not exist.
     async fn lookup(&self, name: &str, record_type: RecordType) -> io::Result<Vec<Record>> {
-        // Without a timer, or a driver for I/O, hickory panics.
+        // Without a timer or an I/O driver, hickory panics.
         runtime::current()
             .and_then(|_| runtime::check_io())
             .map_err(io::Error::other)?;
-        // The dot makes the name absolute.
+        // The trailing dot makes the name absolute.
         let name = format!("{}.", name.strip_suffix('.').unwrap_or(name));
         match self.0.lookup(name, record_type).await {
             Ok(found) => Ok(found.answers().to_vec()),
@@ -87,7 +88,7 @@ impl HickoryResolver {
         }
     }
 
-    /// The name that a name is an alias of, if it is one.
+    /// The target of a name's CNAME record, if it has one.
     async fn alias(&self, name: &str) -> io::Result<Option<String>> {
         let answers = self.lookup(name, RecordType::CNAME).await?;
         Ok(answers.iter().find_map(|record| match &record.data {
@@ -109,7 +110,7 @@ impl DnsResolver for HickoryResolver {
     async fn srv_lookup(&self, name: &str) -> io::Result<Vec<SrvRecord>> {
         let mut answers = self.lookup(name, RecordType::SRV).await?;
         let mut names = vec![format!("{name}.")];
-        // hickory follows a CNAME record, but not where the SRV records are in the same answer.
+        // hickory itself follows a CNAME record only if the SRV records are not in the same answer.
         while answers.is_empty()
             && names.len() <= MAX_ALIASES
             && let Some(alias) = self.alias(&names[names.len() - 1]).await?
@@ -128,7 +129,7 @@ impl DnsResolver for HickoryResolver {
             }),
             _ => None,
         });
-        // One too many is enough to refuse them.
+        // One record too many is enough to reject them.
         Ok(records.take(MAX_SRV_RECORDS + 1).collect())
     }
 

@@ -13,10 +13,10 @@ const TYPE_SRV: u16 = 33;
 const NO_SUCH_NAME: u16 = 3;
 const SERVER_FAILURE: u16 = 2;
 
-/// What a name server says to a query: a response code, and the data of its answers.
+/// The response of a name server to a query: a response code, and the data of its answers.
 type Answers = fn(name: &str, record_type: u16) -> (u16, Vec<Vec<u8>>);
 
-/// A name server on loopback, over UDP and TCP, that writes each byte itself.
+/// A name server on loopback, over UDP and TCP, that encodes its responses itself.
 struct NameServer {
     address: SocketAddr,
     _tasks: JoinSet<()>,
@@ -27,7 +27,7 @@ impl NameServer {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
             let address = udp.local_addr().expect("bound");
-            // Over TCP the port may be in use.
+            // The port may be in use over TCP.
             if let Ok(tcp) = TcpListener::bind(address).await {
                 break (udp, tcp);
             }
@@ -80,7 +80,7 @@ fn srv_data(port: u16, target: &str) -> Vec<u8> {
     [numbers, wire_name(target)].concat()
 }
 
-/// The response to a query (RFC 1035); truncated where it would be longer than `limit`.
+/// The response to a query (RFC 1035), truncated if it would be longer than `limit`.
 fn respond(query: &[u8], answers: Answers, limit: usize) -> Vec<u8> {
     let mut labels = Vec::new();
     let mut at = 12;
@@ -143,7 +143,7 @@ async fn srv_and_txt_records_come_as_they_are() {
     assert_eq!(found.expect("records"), [TxtRecord { strings }]);
 }
 
-/// The record type that an answer has, where it is not the one that was asked for: a CNAME record.
+/// The record type of an answer, which may be CNAME instead of the requested type.
 fn answer_type(name: &str, record_type: u16) -> u16 {
     match name.starts_with("alias") {
         true => TYPE_CNAME,
@@ -233,7 +233,7 @@ async fn nothing_is_cached_and_no_search_domain_is_tried() {
         resolver.srv_lookup(name).await.expect("an answer");
     }
     let asked = ASKED.lock().expect("unpoisoned").clone();
-    // The name without records is asked for a CNAME record, too.
+    // For the name without records, the CNAME record is looked up too.
     assert_eq!(asked, ["c.example.com", "c.example.com", "none", "none"]);
 }
 
@@ -265,7 +265,7 @@ async fn its_tasks_end_when_it_is_dropped() {
     assert!(ended.is_ok(), "{} tasks are left", alive() - before);
 }
 
-/// On a runtime that lacks a part.
+/// On runtimes that lack a driver.
 #[test]
 fn a_runtime_without_a_timer_or_without_io_is_an_error() {
     use tokio::runtime::Builder;

@@ -11,7 +11,7 @@ fn runtime() -> Runtime {
     builder.enable_all().build().expect("a runtime")
 }
 
-/// A socket, and the server's end, which no runtime sees.
+/// A socket, and the server's end, which is registered with no runtime.
 async fn tcp() -> (Stream, Box<dyn Write + Send>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -36,7 +36,7 @@ async fn sockets() -> Vec<(Stream, Box<dyn Write + Send>)> {
     ]
 }
 
-/// The runtime has no turn between the server's last act and the check.
+/// The runtime does not run between the server's last action and the check.
 #[tokio::test]
 async fn an_end_or_a_byte_that_the_reactor_has_not_seen_is_seen() {
     for (mut stream, server) in sockets().await {
@@ -50,7 +50,7 @@ async fn an_end_or_a_byte_that_the_reactor_has_not_seen_is_seen() {
     for (mut stream, mut server) in sockets().await {
         server.write_all(&[0]).expect("written");
         assert_eq!(stream.check_idle(false), Err(ClosedReason::Network));
-        // Only looked at.
+        // The check only peeks.
         assert_eq!(stream.check_idle(false), Err(ClosedReason::Network));
     }
 }
@@ -76,7 +76,7 @@ fn a_socket_of_a_runtime_that_has_shut_down_is_told_from_a_closed_one() {
     });
 }
 
-/// Where the task has used up its budget, tokio answers that nothing is ready.
+/// If the task has used up its budget, tokio reports that nothing is ready.
 #[tokio::test]
 async fn a_busy_task_loses_no_connection() {
     for (mut stream, _server) in sockets().await {

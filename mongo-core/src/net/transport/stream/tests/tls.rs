@@ -15,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 
-/// A certificate that signs itself, and its key, for tests alone.
+/// A self-signed certificate and its key, for tests only.
 const IDENTITY: &[u8] = include_bytes!("identity.pem");
 
 /// Trusts any server.
@@ -58,7 +58,7 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
-/// Keeps no session. May panic at a ticket for one.
+/// Stores no sessions. May panic when it gets a ticket.
 #[derive(Debug)]
 struct Tickets {
     panics: bool,
@@ -108,7 +108,8 @@ fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config.expect("a configuration")))
 }
 
-/// A stream whose server has sent its tickets, which the client has not read; and what ends the server.
+/// A stream whose server has sent session tickets that the client has not read, and a sender that
+/// ends the server.
 async fn stream(panics: bool) -> (Stream, mpsc::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -128,7 +129,7 @@ async fn stream(panics: bool) -> (Stream, mpsc::Sender<()>) {
     let transport = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
     let name = ServerName::try_from("localhost").expect("a name");
     let connected = connector(panics).connect(name, transport).await;
-    // Without a turn of the client's runtime.
+    // The client's runtime does not run here.
     let waited = is_sent.recv_timeout(Duration::from_secs(10));
     waited.expect("tickets");
     (Stream::Tls(Box::new(connected.expect("TLS"))), end)
@@ -147,7 +148,7 @@ async fn a_callback_that_panics_in_an_idle_check_fails_the_stream() {
     for _ in 0..2 {
         assert_eq!(stream.check_idle(false), Err(ClosedReason::Network));
     }
-    // What rustls has left is not used again.
+    // The rustls session is not used again.
     let written = stream.write_all(b"x").await.expect_err("gone");
     let read = stream.read(&mut [0]).await.expect_err("gone");
     for error in [written, read] {
