@@ -175,8 +175,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// Checks an idle connection that is about to be handed out, and drains the replies that it is
-    /// owed, by the deadline and within the budget of the check-out.
+    /// Checks an idle connection that is about to be handed out, and drains outstanding replies, by
+    /// the deadline and within the budget of the check-out.
     ///
     /// # Errors
     /// Why it must not be handed out. The connection is then closed. If this future is dropped, the
