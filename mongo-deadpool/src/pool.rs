@@ -67,7 +67,7 @@ impl Pool {
     ///
     /// # Cancellation
     /// May be dropped at any time: its slot or connection is free at once. An attempt to make a
-    /// connection goes on, and its connection serves the next caller.
+    /// connection continues, and its connection serves the next caller.
     pub async fn get(&self) -> Result<Connection, Error> {
         self.timeout_get(&self.inner.timeouts()).await
     }

@@ -73,7 +73,7 @@ impl ConnectionFactory {
     /// deadline bounds only the wait.
     ///
     /// # Cancellation
-    /// May be dropped at any time. The attempt goes on, and its connection is kept for the next
+    /// May be dropped at any time. The attempt continues, and its connection is kept for the next
     /// caller; it ends with the pool, or when the pool is cleared.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub(crate) struct Floating {
 /// No view of a topology.
 const NEVER: u64 = u64::MAX;
 
-/// What remains to be done without the topology's lock.
+/// The rest of a clear or a removal, to be done without the topology's lock.
 struct Eviction {
     server: Arc<PoolInner>,
     /// The last generation whose connections are given up.

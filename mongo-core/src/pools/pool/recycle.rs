@@ -42,7 +42,7 @@ impl CheckBudget {
     }
 }
 
-/// What is left of a bound that began with its first use, within the deadline.
+/// The rest of a bound that begins with its first use, within the deadline.
 fn share(until: &mut Option<Instant>, bound: Duration, deadline: Deadline) -> Deadline {
     *until = until.or_else(|| Deadline::after(bound).moment());
     until.map_or(deadline, |until| deadline.no_later_than(until))

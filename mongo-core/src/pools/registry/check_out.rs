@@ -335,7 +335,7 @@ struct Choice<B: Backend> {
     is_tried: bool,
 }
 
-/// What a check-out asks for.
+/// The request of a check-out.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) criterion: &'a Criterion,

@@ -13,8 +13,8 @@ use crate::pools::pool::Paused;
 use crate::pools::{Backend, ServerPool};
 use crate::select::SelectionIndex;
 
-/// What remains to be done without the topology's lock. It owns what was read under the lock, so
-/// that the last reference is not dropped there.
+/// The rest of a change, to be done without the topology's lock. It owns the values that were read
+/// under the lock, so that the last reference is not dropped there.
 pub(super) enum Action<B: Backend> {
     /// A check of a server succeeded.
     Found,

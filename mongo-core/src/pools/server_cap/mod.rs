@@ -19,7 +19,7 @@ pub(in crate::pools) trait Participant: Send + Sync {
     /// A slot may be free.
     fn pump(&self);
 
-    /// One of the pool's idle connections is to make room.
+    /// One of the pool's idle connections has to make room.
     fn reap(&self);
 
     /// Whether callers wait for a connection of the pool. They would take idle ones.

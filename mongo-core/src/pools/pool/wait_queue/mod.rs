@@ -39,7 +39,7 @@ pub(crate) struct Limits {
     pub(crate) max_connecting: Option<u32>,
 }
 
-/// What the owner of the queue has to do next.
+/// The next step for the owner of the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<W, C, A> {
     /// Hand the connection to the waiter, which has left the queue.
