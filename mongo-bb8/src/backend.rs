@@ -1,4 +1,4 @@
-//! bb8 under [`Pools`](crate::Pools).
+//! bb8 as the backend of [`Pools`](crate::Pools).
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use mongo_core::{Deadline, Error};
 
 use crate::{MongoConnectionManager, Pool, PoolConfig, PooledConnection, QueueMode};
 
-/// In place of bb8's own bound over a check-out, which always has one: the deadline comes first.
+/// Replaces bb8's bound of a check-out, which is mandatory: the deadline ends before it.
 const NO_BOUND: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Settings of the bb8 pools under [`Pools`](crate::Pools).
@@ -16,12 +16,12 @@ const NO_BOUND: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub struct BackendConfig {
     /// The most connections of one pool. Default: the URI's `maxPoolSize`.
     pub max_size: Option<u32>,
-    /// Which idle connection is taken. Default [`QueueMode::Lifo`], so that a quiet pool can
+    /// Which idle connection is taken first. Default [`QueueMode::Lifo`], so that a quiet pool can
     /// shrink.
     pub queue_mode: QueueMode,
-    /// Over making a connection, beside `connectTimeoutMS` (10 s). Default none.
+    /// The bound of making a connection, beside `connectTimeoutMS` (10 s). Default none.
     pub create_timeout: Option<Duration>,
-    /// Over checking an idle connection. Default none of its own.
+    /// The bound of checking an idle connection. Default none of its own.
     pub recycle_timeout: Option<Duration>,
 }
 
@@ -81,7 +81,8 @@ impl Backend for Pool {
             .max_size(max_size)
             .queue_strategy(config.queue_mode.into())
             .connection_timeout(NO_BOUND)
-            // What is too old is found by the pools' own maintenance, which tells why.
+            // The pools' own maintenance closes connections that are too old, and reports the
+            // reason.
             .idle_timeout(None)
             .max_lifetime(None);
         let create = config.create_timeout.unwrap_or(Duration::MAX);

@@ -16,7 +16,7 @@ use crate::{BackendConfig, ConfigError, Error, MongoConnectionManager, Pool, Poo
 /// Why a pool could not be built.
 pub type CreatePoolError = Error;
 
-/// What to connect to, and how to pool it.
+/// The configuration: what to connect to, and how to pool it.
 ///
 /// # From the environment or a file
 /// With the [`config`](https://crates.io/crates/config) crate, whose separator is set to `__`:
@@ -26,40 +26,39 @@ pub type CreatePoolError = Error;
 /// MONGO__POOL__TIMEOUTS__CREATE=5s
 /// MONGO__MANAGER__RECYCLING_METHOD=Verified
 /// ```
-/// With feature `dns`, the URL may be one of `mongodb+srv`, for [`create_pools`](Self::create_pools).
+/// With feature `dns`, [`create_pools`](Self::create_pools) also accepts a URL of `mongodb+srv`.
 ///
 /// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
-/// and the like, or `{ secs, nanos }`. The names of choices are read without regard to case, `_` and
-/// `-`. Errors name keys and types, and never a value; a file format's own parser may quote the
-/// line that it can't read.
+/// and the like, or `{ secs, nanos }`. The names of choices ignore case, `_` and `-`. Errors name
+/// keys and types, never a value; a file format's own parser may quote a line that it can't parse.
 ///
-/// `Debug` shows the hosts of the URL and nothing else of it.
+/// `Debug` shows only the hosts of the URL.
 #[derive(Clone, Default)]
 pub struct Config {
     /// The connection string. Default `mongodb://localhost:27017`.
     pub url: Option<String>,
     /// Client options, instead of a connection string.
     pub options: Option<ClientOptions>,
-    /// The stable API that every command is to keep to, in place of that of
+    /// The stable API that every command declares, instead of the one in
     /// [`options`](Self::options). A connection string can't declare it.
     pub server_api: Option<ServerApi>,
     /// How connections are made and checked.
     pub manager: Option<ManagerConfig>,
-    /// How they are pooled. What it says goes before the URI, as in `mongo_deadpool`: `max_size` before
-    /// `maxPoolSize`, `timeouts.wait` before `timeoutMS` and `waitQueueTimeoutMS`. A warning says so where
-    /// they differ (`tracing`, level WARN).
+    /// How they are pooled. It overrides the URI, as in `mongo_deadpool`: `max_size` overrides
+    /// `maxPoolSize`, `timeouts.wait` overrides `timeoutMS` and `waitQueueTimeoutMS`. A warning
+    /// says so if they differ (`tracing`, level WARN).
     pub pool: Option<PoolConfig>,
-    /// For [`create_pools`](Self::create_pools) only: what the pools have in common.
+    /// For [`create_pools`](Self::create_pools) only: the settings that all pools share.
     pub pools: Option<PoolsConfig>,
 }
 
-/// bb8's settings, in the words of `mongo_deadpool` where both have the thing.
+/// bb8's settings, with the names of `mongo_deadpool` where both have the setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PoolConfig {
     /// The most connections. Default the URI's `maxPoolSize` (100; 0, "no limit", is 10,000).
     pub max_size: Option<u32>,
-    /// For [`Config::builder`] only: the idle connections that a bare bb8 pool keeps ready. Default
-    /// none. Elsewhere set `minPoolSize` in the URI, and use [`Config::create_pools`].
+    /// For [`Config::builder`] only: the smallest number of idle connections of a bare bb8 pool.
+    /// Default none. Otherwise set `minPoolSize` in the URI, and use [`Config::create_pools`].
     pub min_idle: Option<u32>,
     /// The bounds of a check-out.
     pub timeouts: Timeouts,
@@ -80,14 +79,14 @@ impl PoolConfig {
 /// The bounds of a check-out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
-    /// Over everything. Not zero. Default the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else
-    /// 30 s.
+    /// The bound of the whole check-out. Not zero. Default the URI's `timeoutMS`, else its
+    /// `waitQueueTimeoutMS`, else 30 s.
     #[serde(serialize_with = "pools::duration::option::serialize")]
     pub wait: Option<Duration>,
-    /// Over making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
+    /// The bound of making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
     #[serde(serialize_with = "pools::duration::option::serialize")]
     pub create: Option<Duration>,
-    /// Over checking an idle connection. Default none of its own.
+    /// The bound of checking an idle connection. Default none of its own.
     #[serde(serialize_with = "pools::duration::option::serialize")]
     pub recycle: Option<Duration>,
 }
@@ -95,14 +94,14 @@ pub struct Timeouts {
 /// Which idle connection is taken first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum QueueMode {
-    /// The one that has been idle for longest.
+    /// The one that has been idle longest.
     Fifo,
-    /// The one that came back last.
+    /// The one that was returned last.
     #[default]
     Lifo,
 }
 
-/// The runtimes that a pool can run on: named so that a call reads the same on either backend.
+/// The runtimes that a pool can run on, named so that a call is the same on either backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Runtime {
@@ -127,7 +126,7 @@ impl Config {
         }
     }
 
-    /// Builds a pool. No connection is made before the first check-out.
+    /// Builds a pool. Does not connect before the first check-out.
     ///
     /// # Errors
     /// The connection string or an option can't be used, the pool's size is 0 or over 100,000, there
@@ -152,8 +151,8 @@ impl Config {
         Pool::build(builder, manager)
     }
 
-    /// A builder for a bare bb8 pool, with this configuration's sizes and times. The manager, which
-    /// bb8 takes when it builds, is yours to make with [`MongoConnectionManager::from_config`]:
+    /// A builder for a bare bb8 pool, with this configuration's sizes and times. Make the manager,
+    /// which bb8 takes when it builds, with [`MongoConnectionManager::from_config`]:
     /// [`server_api`](Self::server_api), `timeouts.create` and `timeouts.recycle` are not in the
     /// builder.
     ///
@@ -189,26 +188,27 @@ impl Config {
             .min_idle(pool.min_idle)
             .test_on_check_out(true)
             .connection_timeout(wait)
-            // Checked at check-out as well; the reaper closes what nobody checks out.
+            // These are also checked at check-out; the reaper closes connections that are not
+            // checked out.
             .idle_timeout(bound(manager.max_idle_time.or(options.max_idle_time)))
             .max_lifetime(bound(manager.max_lifetime))
             .queue_strategy(pool.queue_mode.into()))
     }
 
-    /// Builds pools of connections to all servers of the deployment, by credential. Nothing is
-    /// connected yet.
+    /// Builds pools of connections to all servers of the deployment, by credential. Does not
+    /// connect yet.
     ///
-    /// `pool.max_size` and `pool.timeouts` are those of each pool, or of each check-out.
-    /// `pool.min_idle` is not: `minPoolSize` is what these pools keep.
+    /// `pool.max_size` applies to each pool, and `pool.timeouts` to each check-out. `pool.min_idle`
+    /// is not supported: these pools keep up `minPoolSize`.
     ///
     /// # Errors
-    /// The connection string or an option can't be used, sizes contradict each other, or there is
-    /// `pool.min_idle`.
+    /// The connection string or an option can't be used, sizes contradict each other, or
+    /// `pool.min_idle` is set.
     pub fn create_pools(&self) -> Result<Pools, ConfigError> {
         self.pools_builder()?.build()
     }
 
-    /// [`create_pools`](Self::create_pools), still to be built.
+    /// The builder of [`create_pools`](Self::create_pools).
     ///
     /// # Errors
     /// See [`create_pools`](Self::create_pools).
@@ -245,7 +245,7 @@ impl From<QueueMode> for bb8::QueueStrategy {
     }
 }
 
-/// bb8 panics at a bound of zero, which is none here.
+/// bb8 panics at a bound of zero, which here means none.
 fn bound(bound: Option<Duration>) -> Option<Duration> {
     bound.filter(|bound| !bound.is_zero())
 }

@@ -8,19 +8,19 @@ use crate::shared::{Shared, Slot};
 /// bb8's own guard.
 pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
 
-/// A connection checked out of a [`Pool`](crate::Pool): a guard that gives it back when dropped.
+/// A connection checked out of a [`Pool`](crate::Pool): a guard that returns it when dropped.
 ///
 /// Dereferences to [`mongo_core::Connection`].
 ///
 /// # Cancellation
 /// May be dropped at any time, and anywhere. A connection that was left in the middle of a request,
-/// that is closed, or of an earlier generation than the pool's, does not go back: it is closed, and
+/// is closed, or is of an earlier generation than the pool's, does not go back: it is closed, and
 /// its slot is free at once.
 #[must_use]
 pub struct PooledConnection {
     /// `None` only while it is dropped.
     taken: Option<Taken>,
-    // Dropped last: the next caller finds the connection back in the pool.
+    // Dropped last, so that the next caller finds the connection in the pool.
     slot: Slot,
 }
 

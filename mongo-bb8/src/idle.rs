@@ -1,4 +1,4 @@
-//! The idle connections, which bb8 keeps.
+//! The idle connections, which bb8 holds.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,18 +12,18 @@ use tokio::runtime::Handle;
 use crate::MongoConnectionManager;
 use crate::connection::Taken;
 
-/// bb8's pool, asked only for connections that are there: asked in vain, it would connect in a task
-/// of its own.
+/// bb8's pool. Connections are taken only if there is an idle one: otherwise bb8 would connect in
+/// its own task.
 #[derive(Debug)]
 pub(crate) struct Idle {
     bb8: bb8::Pool<MongoConnectionManager>,
-    /// How many are idle. To count one down is to have a claim to a connection. bb8's reaper, where a
-    /// pool has one, does not count.
+    /// The number of idle connections. A decrement is a claim to one of them. bb8's reaper, if a
+    /// pool has one, does not update it.
     count: AtomicUsize,
-    /// Held while several are taken out, to be looked through.
+    /// Held while several connections are taken out to be inspected.
     looking: Mutex<()>,
-    /// bb8 makes a timer for each check-out, even one that does not wait: here, unless it is called
-    /// from here.
+    /// bb8 creates a timer for each check-out, even if it does not wait. Callers outside of this
+    /// runtime enter it for that.
     runtime: Handle,
 }
 
@@ -41,14 +41,14 @@ impl Idle {
         &self.bb8
     }
 
-    /// Puts one back that is sound.
+    /// Puts back a connection that passed its check.
     #[inline]
     pub(crate) fn put(&self, taken: Taken) {
         drop(taken);
         self.count.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Takes one, in the order that bb8's configuration says.
+    /// Takes a connection, in the order of bb8's configuration.
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
         let has_claim = self.claim();
@@ -58,7 +58,7 @@ impl Idle {
         }
     }
 
-    /// Another thread may hold them, looking through them. A claim stays good until then.
+    /// Another thread may be inspecting the connections. A claim stays valid until it has finished.
     #[cold]
     fn take_after_look(&self, has_claim: bool) -> Option<Taken> {
         let _looking = self.looking();
@@ -74,8 +74,8 @@ impl Idle {
         claimed.is_ok()
     }
 
-    /// Adds a new connection and takes it; where another caller was faster, another one. `None` where
-    /// the new one is not sound any more.
+    /// Adds a new connection and takes it, or another one if another caller was faster. `None` if
+    /// the new one can no longer be used.
     pub(crate) fn add_and_take(&self, connection: Connection) -> Option<Taken> {
         let id = connection.id();
         let _looking = self.looking();
@@ -89,7 +89,7 @@ impl Idle {
             }
         }
         let found = found.or_else(|| others.pop());
-        // They are counted already. In bb8's order.
+        // They are already counted. Put back in bb8's order.
         if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
             others.reverse();
         }

@@ -1,9 +1,9 @@
 //! # MongoDB connections in a bb8 pool
 //!
 //! A [`Pool`] hands out [`Connection`]s to one MongoDB server: handshaken, authenticated, and made
-//! for raw commands. The pooling is [bb8](https://docs.rs/bb8)'s own; this crate is a
-//! [`MongoConnectionManager`] for it, a front that makes its waits bounded and its errors true, and
-//! a configuration.
+//! for raw commands. The pooling is [bb8](https://docs.rs/bb8)'s own. This crate adds a
+//! [`MongoConnectionManager`], a front with bounded waits and errors that name the cause, and a
+//! configuration.
 //!
 //! ```no_run
 //! use bson::doc;
@@ -22,9 +22,9 @@
 //! # }
 //! ```
 //!
-//! For a whole deployment, with failover and any number of credentials, there is [`Pools`], and
-//! [`Config::create_pools`]: one bb8 for each server and credential, over one topology. With features
-//! `dns` and `tls` that is also what a connection string of MongoDB Atlas needs:
+//! For a whole deployment, with failover and any number of credentials, use [`Pools`] or
+//! [`Config::create_pools`]: one bb8 pool for each server and credential, over one topology. With
+//! features `dns` and `tls` they accept a connection string of MongoDB Atlas:
 //!
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")]
@@ -37,24 +37,25 @@
 //! ```
 //!
 //! # What this adds to a bare bb8
-//! - **The right error at once.** A bare bb8 connects in a task of its own, reports a failed connect
-//!   to its error sink, and lets the caller wait for its whole time-out to say `TimedOut`. Here the
+//! - **Errors at once.** A bare bb8 connects in a task of its own, reports a failed connect to its
+//!   error sink, and lets the caller wait for its whole time-out, to return `TimedOut`. Here the
 //!   caller's own task waits for the connection, and gets the failure itself, when it happens.
 //! - **Every wait has one deadline** (`timeouts.wait`, default the URI's `timeoutMS`, else its
-//!   `waitQueueTimeoutMS`, else 30 s), and the error says which wait it was, with the server, the user and the last failure.
-//! - **First in, first out.** Callers queue in front of bb8, in which a late caller may overtake an
-//!   earlier one. A connection that is returned goes to the caller that has waited longest for one
-//!   to be made.
+//!   `waitQueueTimeoutMS`, else 30 s), and the error names the wait, the server, the user and the
+//!   last failure.
+//! - **First in, first out.** Callers queue in front of bb8, because in bb8 a late caller may
+//!   overtake an earlier one. A connection that is returned goes to the caller that has waited
+//!   longest for one to be made.
 //! - **Cancellation is safe.** A connection whose command was dropped half-way is closed when its
-//!   guard is dropped; one that only owes a reply is drained when it is next checked out. An attempt
-//!   to make a connection outlives its caller, and serves the next one.
-//! - [`Pool::close`], which bb8 has not got.
+//!   guard is dropped; one with only an outstanding reply is drained at its next check-out. An
+//!   attempt to make a connection outlives its caller, and serves the next one.
+//! - [`Pool::close`], which bb8 lacks.
 //!
-//! The manager is there for a bare `bb8::Pool` too, which then behaves as bb8 does. With
-//! settings of bb8's that [`Config`] has not got, use [`Pool::build`].
+//! The manager also works with a bare `bb8::Pool`, which then behaves as bb8 does. For bb8 settings
+//! that [`Config`] lacks, use [`Pool::build`].
 //!
-//! The names are those of `mongo_deadpool`, so that a feature flag of your own can swap the two by
-//! one `use`.
+//! The names are those of `mongo_deadpool`, so that your own feature flag can swap the two crates
+//! with one `use`.
 
 mod backend;
 mod config;

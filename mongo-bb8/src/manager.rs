@@ -11,22 +11,22 @@ use mongo_core::uri::ClientOptions;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
 
 tokio::task_local! {
-    /// What a [`Pool`](crate::Pool) connects for: bb8 can't pass it to the manager.
+    /// The check-out for which a [`Pool`](crate::Pool) connects: bb8 can't pass it to the manager.
     static CONNECT: Connect;
 }
 
-/// One connect on the caller's own task.
+/// One connect on the caller's task.
 struct Connect {
     deadline: Deadline,
     budget: Cell<CheckBudget>,
-    /// A connection that was returned, and has been customized before.
+    /// A returned connection, which has already been customized.
     returned: Cell<Option<Connection>>,
 }
 
 /// bb8's [`ManageConnection`](bb8::ManageConnection) for the connections to one server.
 ///
 /// It serves the first host of the URI, as with `directConnection=true`. Clones share their state:
-/// give each pool a manager of its own.
+/// give each pool its own manager.
 #[derive(Clone, Debug)]
 pub struct MongoConnectionManager {
     shared: Arc<Shared>,
@@ -37,8 +37,8 @@ struct Shared {
     factory: ConnectionFactory,
     create_timeout: Duration,
     recycle_timeout: Option<Duration>,
-    /// Whether a [`Pool`](crate::Pool) connects and checks on its callers' tasks: then bb8 does
-    /// neither by itself.
+    /// Whether a [`Pool`](crate::Pool) connects and checks on its callers' tasks; bb8 then does
+    /// neither itself.
     has_front: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ impl MongoConnectionManager {
     /// A manager for a connection string, with the default configuration.
     ///
     /// # Errors
-    /// The connection string can't be used, or asks what is not supported yet.
+    /// The connection string can't be used, or needs a feature that is not supported.
     pub fn new(url: &str) -> Result<Self, Error> {
         Self::from_config(ClientOptions::parse(url)?, ManagerConfig::default())
     }
@@ -54,12 +54,12 @@ impl MongoConnectionManager {
     /// A manager for client options.
     ///
     /// # Errors
-    /// The options ask what is not supported yet.
+    /// The options need a feature that is not supported.
     pub fn from_config(options: ClientOptions, config: ManagerConfig) -> Result<Self, Error> {
         Self::with_timeouts(options, config, None, None)
     }
 
-    /// What makes and checks the connections.
+    /// The factory that makes and checks the connections.
     pub fn factory(&self) -> &ConnectionFactory {
         &self.shared.factory
     }
@@ -102,7 +102,8 @@ impl MongoConnectionManager {
         self.shared.has_front.load(Ordering::Relaxed)
     }
 
-    /// Has bb8 make and customize a connection on the current task, or gives one that was returned.
+    /// Makes and customizes a connection through bb8, on the current task, or returns one that was
+    /// given back.
     ///
     /// Safe to drop: the factory keeps what it makes.
     pub(crate) async fn connect_in(
@@ -135,17 +136,17 @@ impl MongoConnectionManager {
         budget: &mut CheckBudget,
     ) -> Result<(), Error> {
         let deadline = deadline.within(self.shared.recycle_timeout);
-        // Rare: not to be a part of every check-out's future.
+        // Boxed: rare, and would enlarge every check-out's future.
         Box::pin(self.shared.factory.recycle(connection, deadline, budget)).await
     }
 }
 
-/// What the server's log says of this crate.
+/// This crate's entry in the handshake's metadata, which the server logs.
 pub(crate) fn driver_info() -> DriverInfo {
     DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"))
 }
 
-/// A manager with a connector, an executor or a name of your own: build the factory first.
+/// For a manager with your own connector, executor or name: build the factory first.
 impl From<ConnectionFactory> for MongoConnectionManager {
     fn from(factory: ConnectionFactory) -> Self {
         Self::bounded(factory, None, None)
@@ -161,9 +162,9 @@ impl bb8::ManageConnection for MongoConnectionManager {
         let front = CONNECT.try_with(|connect| connect.deadline);
         let deadline = match front {
             Ok(deadline) => deadline,
-            // bb8 would connect in a task of its own, for a caller that does so itself.
+            // bb8 would connect in its own task, for a caller that connects itself.
             Err(_) if self.has_front() => {
-                let text = "bb8 connects only on the tasks of its callers";
+                let text = "this pool connects only on the tasks of its callers";
                 return Err(factory.name(ErrorKind::Pool(text.to_owned())));
             }
             Err(_) => Deadline::never(),
@@ -195,7 +196,7 @@ impl bb8::ManageConnection for MongoConnectionManager {
         }
     }
 
-    /// Called when a connection comes back, and before one is added.
+    /// Called when a connection is returned, and before one is added.
     #[inline]
     fn has_broken(&self, connection: &mut Connection) -> bool {
         match self.has_front() {

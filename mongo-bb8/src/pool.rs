@@ -15,19 +15,19 @@ use crate::shared::{Counted, Shared, Slot};
 use crate::upkeep::Upkeep;
 use crate::{MongoConnectionManager, PooledConnection};
 
-/// A pool of connections to one server: bb8's, with a fair queue in front of it, one deadline for a
+/// A pool of connections to one server: a bb8 pool behind a fair queue, with one deadline for a
 /// check-out, and errors that name the cause.
 ///
 /// bb8 keeps the idle connections and limits their number; connections are made and checked on the
-/// tasks of the callers. A handler of events must not call this pool where its builder has an
-/// `idle_timeout` or a `max_lifetime`: bb8's reaper closes connections under the pool's lock.
-/// [`Pools`](crate::Pools) have neither.
+/// tasks of the callers. An event handler must not call this pool if its builder has an
+/// `idle_timeout` or a `max_lifetime`: bb8's reaper closes connections under the pool's lock. The
+/// pools under [`Pools`](crate::Pools) have neither.
 ///
 /// # Runtimes
 /// bb8's reaper runs on the runtime that the pool was built on, and ends with it. On each other
-/// runtime that the pool connects on, a task of the pool closes connections by the same bounds, at
-/// the interval of bb8's `reaper_rate` (default 30 s). It ends with the pool. A bare `bb8::Pool` has
-/// the reaper alone.
+/// runtime on which the pool connects, a task of the pool closes connections by the same bounds, at
+/// the interval of bb8's `reaper_rate` (default 30 s). It ends with the pool. A bare `bb8::Pool`
+/// has only the reaper.
 ///
 /// Cloning is cheap; clones are the same pool.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Pool {
     shared: Arc<Shared>,
 }
 
-/// How full a pool is, in deadpool's words.
+/// The status of a pool, with deadpool's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
@@ -55,7 +55,7 @@ impl Pool {
         bb8::Pool::builder()
     }
 
-    /// A pool with bb8 settings of your own, and a manager that serves this pool alone.
+    /// Builds a pool with your own bb8 settings, and a manager that serves only this pool.
     ///
     /// bb8's `connection_timeout` (default 30 s) is the bound of [`get`](Self::get). Its
     /// `error_sink` and `retry_connection` are not used: a failure goes to the caller, at once. A
@@ -63,13 +63,13 @@ impl Pool {
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`]: there is no Tokio runtime with a timer; or the builder has a
-    /// `min_idle`, which bb8 would fill by tasks of its own: set `minPoolSize` and use
+    /// `min_idle`, which bb8 would fill with tasks of its own: set `minPoolSize` and use
     /// [`Pools`](crate::Pools).
     pub fn build(
         builder: bb8::Builder<MongoConnectionManager>,
         manager: MongoConnectionManager,
     ) -> Result<Self, Error> {
-        // bb8 would panic.
+        // bb8 would panic without one.
         manager.factory().check_runtime()?;
         let runtime = Handle::current();
         manager.set_front();
@@ -106,11 +106,11 @@ impl Pool {
         Ok(Self { shared })
     }
 
-    /// Checks a connection out: an idle one that passes its check, or a new one.
+    /// Checks out a connection: an idle one that passes its check, or a new one.
     ///
-    /// Waits, first in, first out, while all are in use. All of it ends within `timeouts.wait` of the
-    /// configuration, default 30 s; making a connection also within `connectTimeoutMS` (10 s) and
-    /// `timeouts.create`, checking one within `timeouts.recycle`.
+    /// While all are in use it waits, first in, first out. The whole check-out ends within
+    /// `timeouts.wait` of the configuration, default 30 s; making a connection also within
+    /// `connectTimeoutMS` (10 s) and `timeouts.create`, checking one within `timeouts.recycle`.
     ///
     /// # Errors
     /// - [`ErrorKind::Timeout`]: names the wait; its cause is the last failure since the wait began.
@@ -119,19 +119,19 @@ impl Pool {
     ///
     /// # Cancellation
     /// May be dropped at any time: its slot or connection is free at once. An attempt to make a
-    /// connection goes on, and its connection serves the next caller.
+    /// connection continues, and its connection serves the next caller.
     pub async fn get(&self) -> Result<PooledConnection, Error> {
         self.get_within(self.shared.wait).await
     }
 
-    /// [`get`](Self::get) with another bound than the configured one. Zero does not wait for a
-    /// slot; a connection may still have to be made, within the configured bound.
+    /// [`get`](Self::get) with a bound other than the configured one. With zero it does not wait
+    /// for a slot; a connection may still have to be made, within the configured bound.
     ///
     /// # Errors
     /// See [`get`](Self::get).
     pub async fn get_within(&self, wait: Duration) -> Result<PooledConnection, Error> {
         let slot = match Slot::try_take(&self.shared) {
-            // Almost always there is an idle connection: then there is no wait to bound.
+            // Usually there is an idle connection: then there is no wait to bound.
             Ok(slot) => match self.take_now(slot) {
                 Ok(connection) => return Ok(connection),
                 Err(slot) => Ok(slot),
@@ -144,7 +144,7 @@ impl Pool {
             wait
         };
         let deadline = Deadline::after(bound);
-        // In a box, not to make every check-out's future larger.
+        // Boxed, so that every check-out's future stays small.
         Box::pin(async {
             let slot = match slot {
                 Ok(slot) => slot,
@@ -159,7 +159,7 @@ impl Pool {
         .await
     }
 
-    /// Checks a connection out without waiting for a slot.
+    /// Checks out a connection without waiting for a slot.
     ///
     /// # Errors
     /// See [`get`](Self::get).
@@ -167,13 +167,13 @@ impl Pool {
         self.get_within(Duration::ZERO).await
     }
 
-    /// An idle connection that is sound, if there is one.
+    /// Takes an idle connection that passes its check without I/O, if there is one.
     pub(crate) fn get_now(&self) -> Option<PooledConnection> {
         let slot = Slot::try_take(&self.shared).ok()?;
         self.take_now(slot).ok()
     }
 
-    /// A connection by a deadline, first in, first out.
+    /// Waits for a connection by a deadline, first in, first out.
     pub(crate) async fn get_by(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
         let slot = match Slot::try_take(&self.shared) {
             Ok(slot) => slot,
@@ -194,7 +194,7 @@ impl Pool {
         }
     }
 
-    /// With a slot: an idle connection that is sound without I/O.
+    /// With a slot: an idle connection that passes its check without I/O.
     #[inline]
     fn take_now(&self, slot: Slot) -> Result<PooledConnection, Slot> {
         let shared = &*self.shared;
@@ -206,7 +206,7 @@ impl Pool {
             match shared.check_now(&mut taken) {
                 Some(Ok(())) => return Ok(PooledConnection::new(taken, slot)),
                 Some(Err(_)) => drop(taken),
-                // It takes I/O: for a caller that can wait for it.
+                // The check needs I/O: left for a caller that can wait.
                 None => {
                     shared.idle.put(taken);
                     break;
@@ -243,7 +243,7 @@ impl Pool {
         }
     }
 
-    /// A connection that the factory makes, or that is returned before.
+    /// Waits for a connection that the factory makes, or that is returned before that.
     async fn connect(
         &self,
         deadline: Deadline,
@@ -252,7 +252,7 @@ impl Pool {
         let shared = &*self.shared;
         let runtime = shared.upkeep.missing();
         if runtime.is_some() {
-            // Its task compares that, and bb8's own clock can't be read.
+            // Its task compares the idle time, and bb8's own clock can't be read.
             shared.manager.factory().time_idleness();
         }
         let connecting = shared
@@ -266,7 +266,7 @@ impl Pool {
                 }
                 connected
             }
-            // The factory keeps the deadline by itself: it was the customizer.
+            // The factory itself keeps the deadline: the customizer exceeded it.
             Err(_) => Err(self.timed_out(Wait::Hook, deadline)),
         }
     }
@@ -307,7 +307,7 @@ impl Pool {
         &self.shared.manager
     }
 
-    /// Closes the idle connections that the factory does not keep. May be called from anywhere.
+    /// Closes the idle connections that the factory does not retain. May be called from anywhere.
     pub(crate) fn reap(&self) {
         let factory = self.shared.manager.factory();
         self.shared

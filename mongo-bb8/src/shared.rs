@@ -11,13 +11,13 @@ use crate::connection::Taken;
 use crate::idle::Idle;
 use crate::upkeep::Upkeep;
 
-/// What a pool and its guards share.
+/// The state that a pool and its guards share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) manager: MongoConnectionManager,
     pub(crate) idle: Idle,
-    /// One permit for each connection that the pool may hold: a caller with a permit never waits for
-    /// another's connection.
+    /// One permit for each connection that the pool may hold: a caller with a permit never waits
+    /// for another caller's connection.
     pub(crate) slots: Semaphore,
     /// Callers that wait for a slot.
     pub(crate) waiting: AtomicUsize,
@@ -28,7 +28,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The verdict on an idle connection, where it takes no I/O.
+    /// The result of checking an idle connection, if that needs no I/O.
     #[inline]
     pub(crate) fn check_now(&self, taken: &mut Taken) -> Option<Result<(), Error>> {
         if self.is_too_old(taken) {
@@ -43,7 +43,7 @@ impl Shared {
         })
     }
 
-    /// Checks an idle connection. Dropped, it gives the connection back.
+    /// Checks an idle connection. If this is dropped, the connection goes back.
     pub(crate) async fn check(
         &self,
         mut taken: Taken,
@@ -62,14 +62,14 @@ impl Shared {
         returned.taken.take().filter(|_| checked.is_ok())
     }
 
-    /// Whether a connection has outlived bb8's own setting.
+    /// Whether a connection has outlived bb8's `max_lifetime`.
     #[inline]
     fn is_too_old(&self, connection: &Connection) -> bool {
         self.max_lifetime
             .is_some_and(|max| connection.created().elapsed() >= max)
     }
 
-    /// Takes back a connection that was in use.
+    /// Returns a connection that was in use to the pool.
     #[inline]
     pub(crate) fn put_back(&self, mut taken: Taken) {
         let factory = self.manager.factory();
@@ -85,7 +85,7 @@ impl Shared {
             return;
         }
         self.idle.put(taken);
-        // A caller may have begun to wait, or the pool been closed, since it looked.
+        // A caller may have begun to wait, or the pool may have been closed, since the check.
         if factory.has_waiters()
             && let Some(connection) = self.take_idle()
         {
@@ -104,13 +104,13 @@ impl Shared {
 
     fn offer(&self, mut taken: Taken) {
         let connection = taken.move_out();
-        // First, so that bb8 has a place for it.
+        // First, so that bb8 has room for it.
         drop(taken);
         self.manager.factory().offer(connection);
     }
 }
 
-/// A connection that goes back unless it is taken.
+/// A connection that goes back to the pool unless it is taken.
 struct Returned<'a> {
     shared: &'a Shared,
     taken: Option<Taken>,
@@ -124,7 +124,7 @@ impl Drop for Returned<'_> {
     }
 }
 
-/// A permit of a pool's slots.
+/// A permit for one of the pool's slots.
 #[derive(Debug)]
 pub(crate) struct Slot {
     shared: Arc<Shared>,
@@ -138,7 +138,7 @@ impl Slot {
         })
     }
 
-    /// Waits for it, first in, first out; `None` if the pool is closed.
+    /// Waits for a slot, first in, first out; `None` if the pool is closed.
     pub(crate) async fn take(shared: &Arc<Shared>) -> Option<Self> {
         shared.slots.acquire().await.ok()?.forget();
         Some(Self {
@@ -157,7 +157,7 @@ impl Drop for Slot {
     }
 }
 
-/// Counts its own life.
+/// Counts up as long as it lives.
 pub(crate) struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {

@@ -1,4 +1,4 @@
-//! What closes idle connections on runtimes other than the one that a pool was built on.
+//! Closing idle connections on runtimes other than the one that a pool was built on.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::shared::Shared;
 
-/// bb8's reaper ends with the runtime that a pool was built on, and can't be started again. Connections live on the
-/// runtimes of their callers: each other one on which the pool connects has a task that does the same.
+/// bb8's reaper ends with the runtime that a pool was built on, and can't be restarted. Connections
+/// live on the runtimes of their callers, so each other runtime on which the pool connects has a
+/// task that does the same.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     /// The runtime of bb8's reaper.
@@ -23,7 +24,7 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
-    /// With bb8's bounds and the interval of its reaper.
+    /// Uses bb8's bounds and the interval of its reaper.
     pub(crate) fn new(
         home: Id,
         idle_timeout: Option<Duration>,

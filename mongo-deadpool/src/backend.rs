@@ -1,4 +1,4 @@
-//! deadpool under [`Pools`](crate::Pools).
+//! deadpool as the backend of [`Pools`](crate::Pools).
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -13,11 +13,11 @@ use crate::pool::AT_ONCE;
 use crate::{Connection, Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts, managed};
 
 thread_local! {
-    /// The manager whose pool has a check-out under way that does not wait for anything.
+    /// The manager of the pool whose non-waiting check-out is being polled.
     static NOW: Cell<*const Manager> = const { Cell::new(ptr::null()) };
 }
 
-/// A handler may call this pool or another one in the middle.
+/// Restores the former value: a handler may call this pool or another one during the check-out.
 struct Restore(*const Manager);
 
 impl Drop for Restore {
@@ -26,12 +26,12 @@ impl Drop for Restore {
     }
 }
 
-/// Whether the current thread's check-out from this manager's pool does not wait for anything.
+/// Whether the current thread polls a non-waiting check-out of this manager's pool.
 pub(crate) fn is_now(manager: &Manager) -> bool {
     ptr::eq(NOW.get(), manager)
 }
 
-/// Polls a check-out that may wait, though a handler polls it in the middle of one that does not.
+/// Polls a check-out that may wait, even if a handler polls it during one that does not.
 pub(crate) fn may_wait<R>(poll: impl FnOnce() -> R) -> R {
     let _restore = Restore(NOW.replace(ptr::null()));
     poll()
@@ -43,11 +43,12 @@ pub(crate) fn may_wait<R>(poll: impl FnOnce() -> R) -> R {
 pub struct BackendConfig {
     /// The most connections of one pool. Default: the URI's `maxPoolSize`.
     pub max_size: Option<u32>,
-    /// Which idle connection is taken. Default [`QueueMode::Lifo`], so that a quiet pool can shrink.
+    /// Which idle connection is taken first. Default [`QueueMode::Lifo`], so that a quiet pool can
+    /// shrink.
     pub queue_mode: QueueMode,
-    /// Over making a connection, beside `connectTimeoutMS` (10 s). Default none.
+    /// The bound of making a connection, beside `connectTimeoutMS` (10 s). Default none.
     pub create_timeout: Option<Duration>,
-    /// Over checking an idle connection. Default none of its own.
+    /// The bound of checking an idle connection. Default none of its own.
     pub recycle_timeout: Option<Duration>,
 }
 
@@ -121,7 +122,7 @@ impl Backend for Pool {
 
     fn try_get(&self) -> Option<Connection> {
         let _restore = Restore(NOW.replace(self.manager()));
-        // Whatever it would wait for, the manager refuses instead; dropped, it gives back all.
+        // The manager fails instead of waiting. When this future is dropped, everything goes back.
         let got = pin!((**self).timeout_get(&AT_ONCE));
         match got.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(got) => got.ok(),
@@ -135,7 +136,7 @@ impl Backend for Pool {
 
     fn reap(&self) {
         let factory = self.manager().factory();
-        // What is taken out is dropped here, without deadpool's lock.
+        // The removed connections are dropped here, without deadpool's lock.
         drop((**self).retain(|connection, _| factory.should_retain(connection)));
     }
 

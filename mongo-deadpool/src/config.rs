@@ -15,7 +15,7 @@ use crate::{
     QueueMode, Runtime, Timeouts,
 };
 
-/// What to connect to, and how to pool it.
+/// The configuration: what to connect to, and how to pool it.
 ///
 /// # From the environment or a file
 /// With the [`config`](https://crates.io/crates/config) crate, whose separator is set to `__`:
@@ -25,38 +25,37 @@ use crate::{
 /// MONGO__POOL__TIMEOUTS__CREATE=5s
 /// MONGO__MANAGER__RECYCLING_METHOD=Verified
 /// ```
-/// With feature `dns`, the URL may be one of `mongodb+srv`, for [`create_pools`](Self::create_pools).
+/// With feature `dns`, [`create_pools`](Self::create_pools) also accepts a URL of `mongodb+srv`.
 ///
 /// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
-/// and the like, or deadpool's own `{ secs, nanos }`. The names of choices are read without regard
-/// to case, `_` and `-`. Errors name keys and types, and never a value; a file format's own parser may
-/// quote the line that it can't read.
+/// and the like, or deadpool's own `{ secs, nanos }`. The names of choices ignore case, `_` and
+/// `-`. Errors name keys and types, never a value; a file format's own parser may quote a line that
+/// it can't parse.
 ///
-/// `Debug` shows the hosts of the URL and nothing else of it.
+/// `Debug` shows only the hosts of the URL.
 #[derive(Clone, Default)]
 pub struct Config {
     /// The connection string. Default `mongodb://localhost:27017`.
     pub url: Option<String>,
     /// Client options, instead of a connection string.
     pub options: Option<ClientOptions>,
-    /// The stable API that every command is to keep to, in place of that of
+    /// The stable API that every command declares, instead of the one in
     /// [`options`](Self::options). A connection string can't declare it.
     pub server_api: Option<ServerApi>,
     /// How connections are made and checked.
     pub manager: Option<ManagerConfig>,
-    /// deadpool's own configuration. What it leaves out, or all of it: see
+    /// deadpool's own configuration. For the defaults, see
     /// [`get_pool_config`](Self::get_pool_config).
     ///
-    /// What it says goes before the URI, as in `mongo_bb8`: `max_size` before `maxPoolSize`,
-    /// `timeouts.wait` before `timeoutMS` and `waitQueueTimeoutMS`. A warning says so where they differ
-    /// (`tracing`, level WARN). deadpool has no way to leave `max_size` open: its own default, which is
-    /// twice the number of processors and that of `PoolConfig::default()`, counts as left open where the
-    /// URI says a `maxPoolSize` other than 100.
+    /// It overrides the URI, as in `mongo_bb8`: `max_size` overrides `maxPoolSize`, `timeouts.wait`
+    /// overrides `timeoutMS` and `waitQueueTimeoutMS`. A warning says so if they differ (`tracing`,
+    /// level WARN). deadpool's `max_size` can't be left unset: the size of `PoolConfig::default()`,
+    /// twice the number of processors, counts as unset if the URI's `maxPoolSize` is not 100.
     ///
-    /// Read by serde, a table without `max_size` takes it from the URL or the options beside it, or
-    /// else 100. One made in code is deadpool's, with its `Fifo` for a default.
+    /// With serde, a table without `max_size` takes it from the URL or the options beside it, or
+    /// else 100. A configuration made in code has deadpool's default of `Fifo`.
     pub pool: Option<PoolConfig>,
-    /// For [`create_pools`](Self::create_pools) only: what the pools have in common.
+    /// For [`create_pools`](Self::create_pools) only: the settings that all pools share.
     pub pools: Option<PoolsConfig>,
 }
 
@@ -77,10 +76,10 @@ impl Config {
         }
     }
 
-    /// Builds a pool. No connection is made yet.
+    /// Builds a pool. Does not connect yet.
     ///
-    /// The runtime is for deadpool's own time-outs, which only a bare pool uses; `None` is
-    /// [`Runtime::Tokio1`], since connections need tokio anyway.
+    /// The runtime is for deadpool's own time-outs, which only a bare pool uses. `None` means
+    /// [`Runtime::Tokio1`]: connections need Tokio anyway.
     ///
     /// # Errors
     /// The connection string or an option can't be used, or the pool's size is 0 or over 100,000.
@@ -93,7 +92,7 @@ impl Config {
             .map_err(CreatePoolError::Build)
     }
 
-    /// A builder for a bare deadpool, with this configuration and tokio's runtime.
+    /// A builder for a bare deadpool, with this configuration and the Tokio runtime.
     ///
     /// # Errors
     /// See [`create_pool`](Self::create_pool).
@@ -105,11 +104,12 @@ impl Config {
         Ok(Pool::builder(manager).config(pool).runtime(Runtime::Tokio1))
     }
 
-    /// deadpool's configuration, complete.
+    /// The complete configuration of deadpool.
     ///
-    /// Where [`pool`](Self::pool) is `None`: `max_size` is the URI's `maxPoolSize` (100; 0, "no
-    /// limit", is 10,000) and `queue_mode` is LIFO, so that a quiet pool can shrink. `timeouts.wait`
-    /// is the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s, wherever it is `None`.
+    /// If [`pool`](Self::pool) is `None`, `max_size` is the URI's `maxPoolSize` (100; 0, "no
+    /// limit", is 10,000) and `queue_mode` is LIFO, so that a quiet pool can shrink.
+    /// `timeouts.wait` is the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s, whenever
+    /// it is `None`.
     ///
     /// # Errors
     /// The connection string can't be used.
@@ -118,10 +118,10 @@ impl Config {
         Ok(self.pool_config(&options))
     }
 
-    /// Builds pools of connections to all servers of the deployment, by credential. Nothing is
-    /// connected yet.
+    /// Builds pools of connections to all servers of the deployment, by credential. Does not
+    /// connect yet.
     ///
-    /// `pool.max_size` and `pool.timeouts` are those of each pool, or of each check-out.
+    /// `pool.max_size` applies to each pool, and `pool.timeouts` to each check-out.
     ///
     /// # Errors
     /// The connection string or an option can't be used, sizes contradict each other, or
@@ -130,7 +130,7 @@ impl Config {
         self.pools_builder()?.build()
     }
 
-    /// [`create_pools`](Self::create_pools), still to be built.
+    /// The builder of [`create_pools`](Self::create_pools).
     ///
     /// # Errors
     /// See [`create_pools`](Self::create_pools).
@@ -140,7 +140,7 @@ impl Config {
         let pool = self.checked_pool_config(&options)?;
         let mut pools = self.pools.clone().unwrap_or_default();
         pools.wait_timeout = pools.wait_timeout.or(pool.timeouts.wait);
-        // Without a size of its own it is the options'.
+        // Without a configuration, the options' size applies.
         let backend = match self.pool {
             Some(_) => BackendConfig::from(pool),
             None => BackendConfig::default(),
@@ -192,7 +192,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// The serialised form, in which any part may be missing.
+/// The serialized form, in which any part may be missing.
 #[derive(Default)]
 struct ConfigFile {
     url: Option<String>,
@@ -269,7 +269,7 @@ impl<'de> Deserialize<'de> for Config {
 impl From<ConfigFile> for Config {
     fn from(file: ConfigFile) -> Self {
         let pool = file.pool.map(|pool| {
-            // A URL that can't be used is `builder`'s to report; until then the defaults do.
+            // `builder` reports a URL that can't be used; until then the defaults apply.
             let options = client_options(file.url.as_deref(), file.options.as_ref());
             let max_size = || max_size(None, None, &options.unwrap_or_default()) as usize;
             PoolConfig {
@@ -289,7 +289,8 @@ impl From<ConfigFile> for Config {
     }
 }
 
-/// Why a pool could not be built. deadpool's own, but that its source is not what it shows already.
+/// Why a pool could not be built. As deadpool's own, except that `source` does not repeat the error
+/// that `Display` shows.
 #[derive(Debug)]
 pub enum CreatePoolError {
     /// The configuration can't be used.

@@ -2,14 +2,14 @@ use std::ops::{Deref, DerefMut};
 
 use crate::{Manager, Object};
 
-/// A connection checked out of a [`Pool`](crate::Pool): a guard that gives it back when dropped.
+/// A connection checked out of a [`Pool`](crate::Pool): a guard that returns it when dropped.
 ///
 /// Dereferences to [`mongo_core::Connection`].
 ///
 /// # Cancellation
-/// May be dropped at any time. A connection that was left in the middle of a request, that is
-/// closed, or of an earlier generation than the pool's, does not go back: it is closed, and its
-/// slot is free at once.
+/// May be dropped at any time. A connection that was left in the middle of a request, is closed, or
+/// is of an earlier generation than the pool's, does not go back: it is closed, and its slot is
+/// free at once.
 #[derive(Debug)]
 #[must_use]
 pub struct Connection {
@@ -18,9 +18,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Takes the connection out of the pool for good; the pool may make another in its place.
+    /// Takes the connection out of the pool for good; the pool may make another one in its place.
     pub fn take(mut this: Self) -> mongo_core::Connection {
-        // The guard finds a closed one in its place.
+        // Leaves a closed connection in the guard.
         this.detach()
     }
 
@@ -70,7 +70,7 @@ impl Drop for Connection {
             return;
         };
         if !object.check_in() {
-            // deadpool has no hook at check-in: a connection that must not come back is taken out.
+            // deadpool has no hook at check-in: a connection that must not go back is taken out.
             drop(Object::take(object));
             return;
         }
@@ -80,11 +80,12 @@ impl Drop for Connection {
         };
         let factory = pool.manager().factory();
         match factory.has_waiters() {
-            // Past deadpool's own queue, a caller that waits for a new connection takes this one.
+            // A caller that waits for a new connection is no longer in deadpool's queue: it gets
+            // this one directly.
             true => factory.offer(Object::take(object)),
             false => drop(object),
         }
-        // A caller may have begun to wait since.
+        // A caller may have begun to wait since the check.
         if factory.has_waiters()
             && let Some(connection) = take_idle(&pool)
         {

@@ -1,8 +1,8 @@
 //! # MongoDB connections in a deadpool
 //!
 //! A [`Pool`] hands out [`Connection`]s to one MongoDB server: handshaken, authenticated, and made
-//! for raw commands. The pooling is [deadpool](https://docs.rs/deadpool)'s own; this crate is a
-//! [`Manager`] for it, a guard, and a configuration in the shape of the other deadpool crates.
+//! for raw commands. The pooling is [deadpool](https://docs.rs/deadpool)'s own. This crate adds a
+//! [`Manager`], a guard, and a configuration like those of the other deadpool crates.
 //!
 //! ```no_run
 //! use bson::doc;
@@ -21,9 +21,9 @@
 //! # }
 //! ```
 //!
-//! For a whole deployment, with failover and any number of credentials, there is [`Pools`], and
+//! For a whole deployment, with failover and any number of credentials, use [`Pools`] or
 //! [`Config::create_pools`]: one deadpool for each server and credential, over one topology. With
-//! features `dns` and `tls` that is also what a connection string of MongoDB Atlas needs:
+//! features `dns` and `tls` they accept a connection string of MongoDB Atlas:
 //!
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")]
@@ -36,20 +36,21 @@
 //! ```
 //!
 //! # What this adds to a bare deadpool
-//! - **No wait is endless.** [`Pool::get`] ends within one deadline (`timeouts.wait`, default the
-//!   URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s) that flows through waiting, checking and connecting.
-//! - **Errors tell the truth**: [`Error`] names the wait that ran out, the server, the user and
-//!   the last failure behind it. deadpool's own `Timeout(Wait)` names nothing.
+//! - **No wait is unbounded.** [`Pool::get`] ends within one deadline (`timeouts.wait`, default the
+//!   URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s) over waiting, checking and
+//!   connecting.
+//! - **Errors name the cause.** [`Error`] names the wait that timed out, the server, the user and
+//!   the last failure. deadpool's own `Timeout(Wait)` names none of these.
 //! - **Cancellation is safe.** A connection whose command was dropped half-way leaves the pool when
-//!   its guard is dropped, and its slot is free at once; one that only owes a reply is drained when
-//!   it is next checked out.
+//!   its guard is dropped, and its slot is free at once; one with only an outstanding reply is
+//!   drained at its next check-out.
 //! - Idle connections are taken last in, first out, so that a quiet pool can shrink; a
-//!   [`PoolConfig`] made in code says `Fifo` unless told otherwise, as deadpool's own does.
+//!   [`PoolConfig`] made in code has deadpool's default, `Fifo`.
 //!
-//! # Where it differs from the other deadpool crates
-//! [`Pool`] is a type of its own round `deadpool::managed::Pool<Manager, Connection>`, to which it
-//! dereferences, because deadpool's errors have no room for what the list above promises. The bare
-//! pool is there for who wants it: [`Config::builder`] builds one, and `Pool::from` takes one.
+//! # Differences from the other deadpool crates
+//! [`Pool`] is a newtype around `deadpool::managed::Pool<Manager, Connection>`, to which it
+//! dereferences, because deadpool's errors can't hold the details listed above. [`Config::builder`]
+//! builds a bare pool, and `Pool::from` wraps one.
 
 mod backend;
 mod config;

@@ -12,28 +12,28 @@ use crate::Timeouts;
 use crate::backend::is_now;
 
 tokio::task_local! {
-    /// The check-out that the current task is in: deadpool has no way to hand it to the manager.
+    /// The current task's check-out: deadpool can't pass it to the manager.
     static CHECK_OUT: CheckOut;
 }
 
 /// The bounds of one check-out.
 pub(crate) struct CheckOut {
-    /// Over everything.
+    /// The bound of the whole check-out.
     bound: Duration,
-    /// Made of that when it is first asked for: a connection that is had at once costs no look at
-    /// the clock.
+    /// Computed from the bound when it is first needed: an immediate check-out does not read the
+    /// clock.
     deadline: Cell<Option<Deadline>>,
     steps: Steps,
-    /// Of the checks of all connections that it looks at.
+    /// The budget of the checks of idle connections.
     budget: Cell<CheckBudget>,
 }
 
-/// The bounds of its steps, where they are less than what is left.
+/// The bounds of single steps, which apply if they are less than the time left.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
-    /// Over making a connection.
+    /// The bound of making a connection.
     create: Option<Duration>,
-    /// Over checking a connection.
+    /// The bound of checking a connection.
     recycle: Option<Duration>,
 }
 
@@ -56,7 +56,7 @@ impl CheckOut {
         }
     }
 
-    /// One that ends by a deadline of the caller's.
+    /// A check-out with a deadline of the caller.
     pub(crate) fn by(deadline: Deadline, steps: Steps) -> Self {
         Self {
             bound: Duration::MAX,
@@ -66,7 +66,7 @@ impl CheckOut {
         }
     }
 
-    /// The one deadline over all that is left of the check-out.
+    /// The one deadline of the check-out.
     fn deadline(&self) -> Deadline {
         let deadline = self
             .deadline
@@ -81,8 +81,8 @@ impl CheckOut {
         CHECK_OUT.scope(self, future)
     }
 
-    /// What the current task's check-out has for one step of it; none but the manager's own bounds
-    /// in a pool that is not asked through [`Pool::get`](crate::Pool::get).
+    /// The deadline of one step of the current task's check-out. Unbounded in a bare pool, which is
+    /// not called through [`Pool::get`](crate::Pool::get): only the manager's own bounds apply.
     fn current(step: impl FnOnce(&Steps) -> Option<Duration>) -> Deadline {
         CHECK_OUT
             .try_with(|current| current.deadline().within(step(&current.steps)))
@@ -91,7 +91,7 @@ impl CheckOut {
 }
 
 impl CheckOut {
-    /// What is left for the checks of the current task's check-out.
+    /// What is left of the check budget of the current task's check-out.
     fn budget() -> CheckBudget {
         let budget = CHECK_OUT.try_with(|current| current.budget.get());
         budget.unwrap_or_default()
@@ -114,7 +114,7 @@ impl Manager {
     /// A manager for a connection string, with the default configuration.
     ///
     /// # Errors
-    /// The connection string can't be used, or asks what is not supported yet.
+    /// The connection string can't be used, or needs a feature that is not supported.
     pub fn new(url: &str) -> Result<Self, Error> {
         Self::from_config(ClientOptions::parse(url)?, ManagerConfig::default())
     }
@@ -122,7 +122,7 @@ impl Manager {
     /// A manager for client options.
     ///
     /// # Errors
-    /// The options ask what is not supported yet.
+    /// The options need a feature that is not supported.
     pub fn from_config(options: ClientOptions, config: ManagerConfig) -> Result<Self, Error> {
         let factory = ConnectionFactory::builder(options)
             .config(config)
@@ -131,18 +131,18 @@ impl Manager {
         Ok(Self { factory })
     }
 
-    /// What makes and checks the connections.
+    /// The factory that makes and checks the connections.
     pub fn factory(&self) -> &ConnectionFactory {
         &self.factory
     }
 }
 
-/// What the server's log says of this crate.
+/// This crate's entry in the handshake's metadata, which the server logs.
 pub(crate) fn driver_info() -> DriverInfo {
     DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"))
 }
 
-/// A manager with a connector, an executor or a name of your own: build the factory first.
+/// For a manager with your own connector, executor or name: build the factory first.
 impl From<ConnectionFactory> for Manager {
     fn from(factory: ConnectionFactory) -> Self {
         Self { factory }
@@ -155,12 +155,12 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Self::Type, Error> {
         if is_now(self) {
-            let nothing = ErrorKind::Pool("no connection is there".to_owned());
+            let nothing = ErrorKind::Pool("no idle connection is available".to_owned());
             return self.factory.take_available().ok_or_else(|| nothing.into());
         }
         let deadline = CheckOut::current(|steps| steps.create);
         let mut budget = CheckOut::budget();
-        // Rare: not to be a part of every check-out's future.
+        // Boxed: rare, and would enlarge every check-out's future.
         let established = self.factory.establish_within(deadline, &mut budget);
         let established = Box::pin(established).await;
         CheckOut::set_budget(budget);
@@ -170,22 +170,24 @@ impl managed::Manager for Manager {
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
         let recycled = match self.factory.recycle_now(connection) {
             Some(recycled) => recycled,
-            // It takes I/O: for one that can wait for it.
+            // The check needs I/O: left for a check-out that can wait.
             None if is_now(self) => {
                 self.factory.offer(connection.move_out());
-                return Err(RecycleError::message("it can't be checked at once"));
+                return Err(RecycleError::message(
+                    "the check of the connection needs I/O",
+                ));
             }
             None => {
                 let deadline = CheckOut::current(|steps| steps.recycle);
                 let mut budget = CheckOut::budget();
-                // Rare, too.
+                // Boxed, too.
                 let check = self.factory.recycle(connection, deadline, &mut budget);
                 let recycled = Box::pin(check).await;
                 CheckOut::set_budget(budget);
                 recycled
             }
         };
-        // deadpool swallows the error and goes on to the next connection.
+        // deadpool discards the error and tries the next connection.
         recycled.map_err(RecycleError::Backend)
     }
 }

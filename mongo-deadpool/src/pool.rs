@@ -19,67 +19,68 @@ use crate::{
 
 type RetainResult = deadpool::managed::RetainResult<mongo_core::Connection>;
 
-/// What deadpool calls of the application's.
+/// The name of the application's code that deadpool calls.
 const HOOK: &str = "pool hook";
 
-/// Asks deadpool for what is to be had without waiting for a slot, with no timers of its own.
+/// Makes deadpool try without waiting for a slot, and without timers of its own.
 pub(crate) const AT_ONCE: Timeouts = Timeouts {
     wait: Some(Duration::ZERO),
     create: None,
     recycle: None,
 };
 
-/// No time-outs of deadpool's own, which cover the queue alone; ours cover what comes after it too.
+/// No time-outs of deadpool: its `wait` covers only the queue; ours cover the whole check-out.
 const UNBOUNDED: Timeouts = Timeouts {
     wait: None,
     create: None,
     recycle: None,
 };
 
-/// A pool of connections to one server: deadpool's, with bounded waits and errors that tell the
-/// truth.
+/// A pool of connections to one server: a deadpool with bounded waits and errors that name the
+/// cause.
 ///
 /// Cloning is cheap; clones are the same pool. Dereferences to [`managed::Pool`] for everything
-/// that is not here, such as `manager`.
+/// else, such as `manager`.
 #[derive(Clone, Debug)]
 pub struct Pool {
     inner: managed::Pool,
 }
 
 impl Pool {
-    /// A builder for a bare [`managed::Pool`], with hooks and all that deadpool offers. Turn what
-    /// it builds into a `Pool` with `Pool::from`.
+    /// A builder for a bare [`managed::Pool`], with hooks and everything else that deadpool offers.
+    /// Convert its pool with `Pool::from`.
     pub fn builder(manager: Manager) -> PoolBuilder {
         managed::Pool::builder(manager)
     }
 
-    /// Checks a connection out: an idle one that passes its check, or a new one.
+    /// Checks out a connection: an idle one that passes its check, or a new one.
     ///
-    /// Waits, in turn, while all are in use. All of it ends within `timeouts.wait` of the
-    /// configuration, default 30 s; making a connection also within `connectTimeoutMS` (10 s) and
-    /// `timeouts.create`, checking one within `timeouts.recycle`.
+    /// While all are in use it waits, first in, first out. The whole check-out ends within
+    /// `timeouts.wait` of the configuration, default 30 s; making a connection also within
+    /// `connectTimeoutMS` (10 s) and `timeouts.create`, checking one within `timeouts.recycle`.
     ///
     /// # Errors
-    /// - [`ErrorKind::Timeout`]: which wait it was, with what kept failing meanwhile as its cause.
+    /// - [`ErrorKind::Timeout`]: names the wait; its cause is the last failure since the wait
+    ///   began.
     /// - [`ErrorKind::Connect`], [`ErrorKind::Authentication`], … from making a connection, at once.
-    /// - [`ErrorKind::PoolClosed`]; [`ErrorKind::Pool`] from a hook, one that panics included.
+    /// - [`ErrorKind::PoolClosed`]; [`ErrorKind::Pool`] from a hook, also from one that panics.
     ///
     /// # Cancellation
     /// May be dropped at any time: its slot or connection is free at once. An attempt to make a
-    /// connection goes on, and its connection serves the next caller.
+    /// connection continues, and its connection serves the next caller.
     pub async fn get(&self) -> Result<Connection, Error> {
         self.timeout_get(&self.inner.timeouts()).await
     }
 
-    /// [`get`](Self::get) with other time-outs than the configured ones. `wait: None` is the
-    /// default of 30 s, `wait: Some(ZERO)` does not wait for a slot.
+    /// [`get`](Self::get) with time-outs other than the configured ones. `wait: None` is the
+    /// default of 30 s; with `wait: Some(ZERO)` it does not wait for a slot.
     ///
     /// # Errors
     /// See [`get`](Self::get).
     pub async fn timeout_get(&self, timeouts: &Timeouts) -> Result<Connection, Error> {
         let wait = timeouts.wait.unwrap_or(DEFAULT_WAIT_TIMEOUT);
         let only_now = wait.is_zero();
-        // Not to wait for a slot does not mean to have no time for a connection.
+        // A zero wait applies to the slot only; making a connection still has time.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
         let steps = Steps::from(timeouts);
         let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
@@ -89,16 +90,16 @@ impl Pool {
         let first = poll_fn(|context| Poll::Ready(first(context))).await;
         let got = match first {
             Poll::Ready(got) => got,
-            // It has a permit from before the pool was made smaller.
+            // It has a permit from before a `resize` to a smaller size.
             Poll::Pending if only_now && self.is_over_full() => {
                 return Err(self.timed_out(Wait::WaitQueue, Deadline::after(bound)));
             }
-            // In boxes from here on, not to make every check-out's future larger.
+            // Boxed from here on, so that every check-out's future stays small.
             Poll::Pending => return Box::pin(self.finish(at_once, Deadline::after(bound))).await,
         };
         match got {
             Ok(connection) => Ok(connection),
-            // There was no wait so far.
+            // It has not waited yet.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
                 Box::pin(self.queue(Deadline::after(bound), steps)).await
             }
@@ -106,7 +107,7 @@ impl Pool {
         }
     }
 
-    /// Checks a connection out without waiting for a slot. A connection may still have to be made.
+    /// Checks out a connection without waiting for a slot. A connection may still have to be made.
     ///
     /// # Errors
     /// See [`get`](Self::get).
@@ -114,7 +115,7 @@ impl Pool {
         self.timeout_get(&AT_ONCE).await
     }
 
-    /// Every slot is in use: waits in turn for one.
+    /// Every slot is in use: waits for one, first in, first out.
     pub(crate) async fn queue(
         &self,
         deadline: Deadline,
@@ -139,7 +140,7 @@ impl Pool {
         }
     }
 
-    /// What a check-out waits for that deadpool or the factory does not end by itself.
+    /// The wait of a check-out that neither deadpool nor the factory has ended by itself.
     fn wait(&self) -> Wait {
         match self.status().waiting {
             0 => Wait::Hook,
@@ -147,15 +148,15 @@ impl Pool {
         }
     }
 
-    /// Whether there are more callers, those with connections included, than slots: deadpool keeps
-    /// the permits of slots that had no connection when it was made smaller.
+    /// Whether there are more callers, including those with connections, than slots: when deadpool
+    /// is made smaller, it keeps the permits of slots without a connection.
     fn is_over_full(&self) -> bool {
         let status = self.inner.status();
         let users = status.size + status.waiting - status.available;
         users > status.max_size && !self.inner.is_closed()
     }
 
-    /// How full the pool is, with the connections that were made for callers that have left.
+    /// The pool's status, including connections that were made for callers that have left.
     pub fn status(&self) -> Status {
         let available = self.manager().factory().available();
         let status = self.inner.status();
@@ -166,13 +167,13 @@ impl Pool {
         }
     }
 
-    /// Closes the idle connections that do not satisfy the predicate, and gives them.
+    /// Removes the idle connections that do not satisfy the predicate, and returns them.
     ///
-    /// The predicate runs under deadpool's lock, as in deadpool's own `retain`: it must not call the
-    /// pool, nor block.
+    /// The predicate runs under deadpool's lock, as in deadpool's own `retain`: it must neither
+    /// call the pool nor block.
     ///
     /// # Panics
-    /// If the predicate does. The connections that it was not asked about stay.
+    /// If the predicate panics. Connections for which it was not called stay.
     pub fn retain(
         &self,
         mut predicate: impl FnMut(&mongo_core::Connection, Metrics) -> bool,
@@ -199,11 +200,11 @@ impl Pool {
         result
     }
 
-    /// Changes the most connections that the pool may hold. Surplus idle ones are closed, surplus
+    /// Changes the largest size of the pool. Surplus idle connections are closed at once, surplus
     /// ones in use when they are returned. May be called from anywhere.
     ///
-    /// deadpool keeps the permits of slots that have no connection when the pool is made smaller:
-    /// callers with such a permit wait for room. Over a factory that
+    /// When the pool is made smaller, deadpool keeps the permits of slots without a connection:
+    /// callers with such a permit wait for room. With a factory that
     /// [floats](mongo_core::pools::ConnectionFactoryBuilder::floating), which has no limit of its
     /// own, they get connections instead, which are closed when they are returned.
     pub fn resize(&self, max_size: usize) {
@@ -227,7 +228,8 @@ impl Pool {
     /// and those in use when they are returned. May be called from anywhere.
     pub fn close(&self) {
         self.manager().factory().close();
-        // deadpool drops idle ones under its lock, and leaves those that a caller was about to take.
+        // deadpool drops idle connections under its lock, except those that a caller is about to
+        // take.
         drop(mongo_core::Connection::dropped_by(|| self.inner.close()));
         drop(self.retain(|_, _| false));
     }
@@ -263,7 +265,7 @@ impl Pool {
     }
 }
 
-/// A bare pool, built by hand.
+/// Wraps a bare pool.
 impl From<managed::Pool> for Pool {
     fn from(inner: managed::Pool) -> Self {
         let max_size = u32::try_from(inner.status().max_size).unwrap_or(u32::MAX);

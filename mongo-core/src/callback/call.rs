@@ -1,11 +1,11 @@
-//! Callbacks that are futures.
+//! Asynchronous callbacks.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::{Panicked, guard};
 
-/// What `async_trait` makes of an asynchronous callback.
+/// The future that `async_trait` returns for an asynchronous callback.
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Calls the application's asynchronous code. `callback` names it in logs and errors.
@@ -50,7 +50,7 @@ impl<T> Future for Call<'_, T> {
 }
 
 impl<T> Call<'_, T> {
-    /// Drops the future, whose destructors are the application's too.
+    /// Drops the future, whose destructors also belong to the application.
     fn end(&mut self) {
         if let Some(future) = self.future.take() {
             let _ = guard(self.callback, || drop(future));
@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics when it is dropped, as a guard of the application's may.
+    /// Panics when it is dropped, as a guard of the application may.
     struct Bomb;
 
     impl Drop for Bomb {

@@ -1,4 +1,4 @@
-//! Hooks that a generic pool calls by itself.
+//! Application hooks that a generic pool calls.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,12 +8,12 @@ use pin_project_lite::pin_project;
 use super::guard;
 use crate::error::{Error, ErrorKind};
 
-/// Runs what a generic pool does and what may call the application's code, such as hooks and customizers.
-/// `callback` names that code in logs and errors. For adapters.
+/// Runs a future of a generic pool that may call the application's code, such as hooks and
+/// customizers. `callback` names that code in logs and errors. For adapters.
 ///
 /// # Errors
-/// As the future; or [`ErrorKind::Pool`]: the callback panicked, which has been logged. The future is not polled
-/// again.
+/// Those of the future; or [`ErrorKind::Pool`]: the callback panicked, which has been logged. The
+/// future is not polled again.
 pub fn catch_panics<T, E: From<Error>>(
     callback: &'static str,
     future: impl Future<Output = Result<T, E>>,

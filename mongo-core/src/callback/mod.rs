@@ -1,4 +1,5 @@
-//! The one way into an application's code: a panic in a callback is caught and logged, and changes nothing else.
+//! Calls into the application's code. A panic in a callback is caught and logged, and has no other
+//! effect.
 
 use std::any::Any;
 use std::fmt;
@@ -27,7 +28,7 @@ const MAX_MESSAGE: usize = 256;
 #[derive(Clone, Debug)]
 pub(crate) struct Panicked {
     callback: &'static str,
-    /// Empty where the payload is no string.
+    /// Empty if the payload is not a string.
     message: String,
 }
 
@@ -38,12 +39,12 @@ pub(crate) struct Panicked {
 /// # Errors
 /// It panicked, which has been logged.
 pub(crate) fn guard<R>(callback: &'static str, call: impl FnOnce() -> R) -> Result<R, Panicked> {
-    // What the callback leaves behind is its own; nothing of ours is borrowed mutably by it but what the caller
-    // gives up after an error.
+    // State that the callback leaves behind belongs to the application. It borrows none of ours
+    // mutably, except what the caller discards after an error.
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| Panicked::log(callback, payload))
 }
 
-/// Calls an event handler. Where it panics, the event is lost for this handler.
+/// Wraps an event handler. If it panics, this handler loses the event.
 pub(crate) fn guard_handler<E>(
     callback: &'static str,
     handler: impl Fn(&E) + Send + Sync + 'static,
@@ -66,7 +67,7 @@ impl Panicked {
             message: printable(message, MAX_MESSAGE),
         };
         discard(payload);
-        // A subscriber may be what panics.
+        // A subscriber may panic, too.
         let log = || tracing::error!(callback, message = panicked.message, "{panicked}");
         if let Err(payload) = catch_unwind(AssertUnwindSafe(log)) {
             discard(payload);
@@ -74,7 +75,7 @@ impl Panicked {
         panicked
     }
 
-    /// As an error of the network.
+    /// Converts it to an I/O error.
     #[cfg(feature = "net")]
     pub(crate) fn into_io(self) -> std::io::Error {
         std::io::Error::other(self)

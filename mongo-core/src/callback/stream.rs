@@ -15,14 +15,14 @@ pub(crate) const STREAM: &str = "transport stream";
 /// The name of the callbacks of a TLS configuration in logs and errors.
 pub(crate) const TLS_CONFIG: &str = "TLS configuration";
 
-/// Drops a stream, and leaves one in its place that fails. To be called after a panic in the stream, which may have
-/// left it in an inconsistent state.
+/// Drops a stream, and replaces it by one that fails. To be called after a panic in the stream,
+/// which may have left it in an inconsistent state.
 pub(crate) fn discard_stream(stream: &mut Stream) {
     let stream = std::mem::replace(stream, Stream::Custom(Box::new(Broken)));
     let _ = guard(STREAM, || drop(stream));
 }
 
-/// A stream that is gone.
+/// The replacement of a dropped stream.
 struct Broken;
 
 impl Broken {

@@ -6,25 +6,26 @@ use super::duration;
 use crate::settings::{FromValue, SettingError, Value, is_named, settings};
 use crate::uri::ClientOptions;
 
-/// How long a command may take where neither the URI nor the manager's configuration says.
+/// How long a command may take if neither the URI nor the manager's configuration sets a bound.
 pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the reply to a cancelled command is waited for, at the next check-out.
+/// How long the next check-out waits for the reply to a cancelled command.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long a check-out may take in all where neither the URI nor the pool's configuration says.
+/// How long a check-out may take in all if neither the URI nor the pool's configuration sets a
+/// bound.
 pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The connections of a pool where neither the URI nor the pool's configuration says, as the
-/// connection monitoring and pooling specification has it.
+/// The largest number of connections of a pool if neither the URI nor the pool's configuration sets
+/// one: the default of the connection monitoring and pooling specification.
 pub const DEFAULT_MAX_SIZE: u32 = 100;
 
-/// The most connections that a pool may be asked to hold: a generic pool may make room for all of
-/// them when it is built.
+/// The upper limit of a pool's largest size: a generic pool may allocate for all of its connections
+/// when it is built.
 pub const LARGEST_SIZE: u32 = 100_000;
 
-/// What stands in for "no limit" (`maxPoolSize=0`): the generic pools need a number, and allocate
-/// or hang by it.
+/// The size that stands for "no limit" (`maxPoolSize=0`): the generic pools need a number, and
+/// allocate or hang by it.
 pub const UNLIMITED_SIZE: u32 = 10_000;
 
 /// How a manager makes and checks connections. The same on either backend.
@@ -36,21 +37,22 @@ pub const UNLIMITED_SIZE: u32 = 10_000;
 pub struct ManagerConfig {
     /// How an idle connection is checked at its check-out. Default [`RecyclingMethod::Fast`].
     pub recycling_method: RecyclingMethod,
-    /// For commands that name no deadline. Default: the URI's `timeoutMS`, else its
+    /// The time-out of commands that name no deadline. Default: the URI's `timeoutMS`, else its
     /// `socketTimeoutMS`, else 60 s. Zero is no bound.
     #[serde(serialize_with = "duration::option::serialize")]
     pub command_timeout: Option<Duration>,
-    /// How long replies owed to cancelled commands are waited for in one check-out, over all idle
-    /// connections that it looks at, before the connections are closed instead. Default 100 ms. Zero
-    /// closes at once, unless the reply is there.
+    /// How long one check-out waits for the replies to cancelled commands, over all idle
+    /// connections that it checks, before it closes the connections instead. Default 100 ms. Zero
+    /// closes at once, unless the reply has arrived.
     #[serde(serialize_with = "duration::option::serialize")]
     pub drain_timeout: Option<Duration>,
     /// A connection idle for longer is closed at its check-out. Default: the URI's
     /// `maxIdleTimeMS`, else no bound. Zero is no bound.
     #[serde(serialize_with = "duration::option::serialize")]
     pub max_idle_time: Option<Duration>,
-    /// A connection older than this is closed at its check-out; of each up to a tenth is taken off at
-    /// random, so that those made together do not end together. Default no bound. Zero is no bound.
+    /// A connection older than this is closed at its check-out. For each connection the bound is
+    /// shortened at random by up to a tenth, so that connections made together do not end together.
+    /// Default no bound. Zero is no bound.
     #[serde(serialize_with = "duration::option::serialize")]
     pub max_lifetime: Option<Duration>,
 }
@@ -91,26 +93,27 @@ impl ManagerConfig {
 
 /// How an idle connection is checked when it is checked out.
 ///
-/// Whatever the method, a connection of an earlier generation, over its idle or life time, or with
-/// an owed reply that does not come in time is not handed out.
+/// With every method, a connection is not handed out if it is of an earlier generation, past its
+/// idle time or lifetime, or if the reply to a cancelled command does not arrive in time.
 ///
-/// With serde `fast`, `verified`, or a table of `verified_after` and a duration, without regard to case,
-/// `_` and `-`.
+/// With serde: `fast`, `verified`, or a table of `verified_after` and a duration; case, `_` and `-`
+/// are ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum RecyclingMethod {
-    /// No round trip: the socket must be open and have nothing to read, and its runtime must be alive.
-    /// Costs one system call. Does not see a peer that vanished without a word, such as behind a
-    /// firewall that has forgotten the connection.
+    /// No round trip: the socket must be open and have nothing to read, and its runtime must be
+    /// alive. Costs one system call. Does not detect a peer that vanished silently, such as behind
+    /// a firewall that has dropped the connection.
     ///
-    /// Once a command has timed out on one connection, all that have been idle since before that
-    /// command began are pinged before they are handed out, within 1 s (or `connectTimeoutMS`, if that
-    /// is less) in one check-out: so a firewall costs one time-out, and not one for each connection.
+    /// Once a command has timed out on one connection, connections that have been idle since before
+    /// that command began are pinged before they are handed out. One check-out pings for at most 1
+    /// s (or `connectTimeoutMS`, if that is less). So a firewall costs one time-out, not one for
+    /// each connection.
     #[default]
     Fast,
     /// One `ping` round trip at each check-out.
     Verified,
-    /// [`Fast`](Self::Fast), and a `ping` where the connection has been idle for as long.
+    /// [`Fast`](Self::Fast), and a `ping` if the connection has been idle for at least this long.
     #[serde(serialize_with = "duration::plain::serialize")]
     VerifiedAfter(Duration),
 }

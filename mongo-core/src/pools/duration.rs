@@ -43,7 +43,8 @@ impl FromValue for Duration {
     }
 }
 
-/// For a [`Duration`] field: `#[serde(with = "mongo_core::pools::duration::plain")]`.
+/// Serde functions for a [`Duration`] field:
+/// `#[serde(with = "mongo_core::pools::duration::plain")]`.
 pub mod plain {
     use super::Duration;
     use serde::{Deserializer, Serializer};
@@ -59,18 +60,19 @@ pub mod plain {
     /// Reads either form.
     ///
     /// # Errors
-    /// What is neither.
+    /// The value has neither form.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         crate::settings::deserialize(deserializer)
     }
 }
 
-/// For an `Option<Duration>` field: `#[serde(default, with = "mongo_core::pools::duration::option")]`.
+/// Serde functions for an `Option<Duration>` field:
+/// `#[serde(default, with = "mongo_core::pools::duration::option")]`.
 pub mod option {
     use super::Duration;
     use serde::{Deserializer, Serializer};
 
-    /// Writes the form of `"5s"`, or nothing.
+    /// Writes the form of `"5s"`, or none.
     ///
     /// # Errors
     /// The serializer's own.
@@ -87,7 +89,7 @@ pub mod option {
     /// Reads either form, or nothing.
     ///
     /// # Errors
-    /// What is neither.
+    /// The value has neither form.
     pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {

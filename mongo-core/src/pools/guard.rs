@@ -11,19 +11,19 @@ use crate::logs::CheckOutSpan;
 use crate::net::Connection;
 use crate::select::RunningOperation;
 
-/// A connection checked out of [`Pools`](super::Pools): a guard that gives it back when dropped.
+/// A connection checked out of [`Pools`](super::Pools): a guard that returns it when dropped.
 ///
-/// Dereferences to [`Connection`]. It stays with one server and one socket for as long as it lives:
-/// a run of commands, a cursor or a transaction keeps its guard. One that was checked out for
-/// writes fails every command with [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), and
-/// sends nothing, once its server is known to take none. That another connection failed, or a check
-/// of the server, is no reason: what is in hand may be as good as ever. Nor is it that SRV records name
-/// the server no more.
+/// Dereferences to [`Connection`]. It stays with one server and one socket as long as it lives:
+/// keep the guard for a series of commands, a cursor or a transaction. If it was checked out for
+/// writes, every command fails with [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), and
+/// is not sent, once its server is known to be no longer writable. The failure of another
+/// connection or of a server check has no such effect: this connection may still work. Nor has the
+/// removal of the server from the SRV records.
 ///
 /// # Cancellation
-/// May be dropped at any time. A connection that was left in the middle of a request, that is
-/// closed, or of an earlier generation than the pool's, does not go back: it is closed, and its
-/// slot is free at once.
+/// May be dropped at any time. A connection that was left in the middle of a request, is closed, or
+/// is of an earlier generation than the pool's, does not go back: it is closed, and its slot is
+/// free at once.
 #[must_use]
 pub struct PooledConnection<B: Backend> {
     /// `None` only while it is dropped.
@@ -45,7 +45,7 @@ impl<B: Backend> PooledConnection<B> {
         }
     }
 
-    /// The server's count of operations includes it, for as long as it lives.
+    /// Counts it among the server's operations as long as it lives.
     pub(super) fn counting(mut self, operation: RunningOperation, for_writes: bool) -> Self {
         self._operation = Some(operation);
         if let Some(pool_handle) = self.deref_mut().pool_handle_mut() {
@@ -54,7 +54,7 @@ impl<B: Backend> PooledConnection<B> {
         self
     }
 
-    /// Its commands are nested in the check-out's span, which ends when it is given back.
+    /// Nests its commands in the check-out's span, which ends when the connection is returned.
     pub(super) fn within(mut self, span: CheckOutSpan) -> Self {
         if let Some(pool_handle) = self.deref_mut().pool_handle_mut() {
             pool_handle.span = Some(span);
@@ -62,7 +62,8 @@ impl<B: Backend> PooledConnection<B> {
         self
     }
 
-    /// Says what the connection is kept for: an error about a wait for a connection then tells.
+    /// Marks the connection as pinned, for a reason that is counted in the error of a check-out
+    /// that finds no free connection.
     ///
     /// Specification: load balancers.
     pub fn pin(&mut self, reason: PinReason) {
@@ -74,7 +75,7 @@ impl<B: Backend> PooledConnection<B> {
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The connection is kept for nothing any more.
+    /// Removes the mark of [`pin`](Self::pin).
     pub fn unpin(&mut self) {
         if let Some(reason) = self.pinned.take() {
             self.pool
@@ -84,10 +85,10 @@ impl<B: Backend> PooledConnection<B> {
         }
     }
 
-    /// Takes the connection out of its pool for good; the pool may make another in its place. It
-    /// counts towards `max_connections_per_server` until it is dropped.
+    /// Takes the connection out of its pool for good; the pool may make another one in its place.
+    /// It counts towards `max_connections_per_server` until it is dropped.
     pub fn detach(mut this: Self) -> Connection {
-        // It is in use no longer, as far as events and metrics go.
+        // For events and metrics it is no longer in use.
         this.pool.check_in(&this);
         this.deref_mut().detach()
     }

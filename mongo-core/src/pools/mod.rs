@@ -1,9 +1,62 @@
-//! Pools of connections, over a generic pool of the user's choice, and what such a pool needs.
+//! Connection pools over a generic pool of the user's choice, and the parts that such a pool needs.
 //!
-//! The generic pool does the sizing, the waiting and the keeping. A [`ConnectionFactory`] makes the
-//! connections, says whether one may be handed out, and names what went wrong; a [`ServerPool`] is
-//! the specification's pool of one server and one credential, over a [`Backend`]; [`Pools`] keeps
-//! those of a whole deployment.
+//! The generic pool limits the size, queues callers and keeps idle connections. A
+//! [`ConnectionFactory`] makes the connections, checks them before they are handed out, and adds
+//! the server and the user to errors. A [`ServerPool`] is the specification's pool of one server
+//! and one credential, over a [`Backend`]. [`Pools`] holds the pools of a whole deployment.
+//!
+//! # The path of one `get()`
+//! Paths are relative to this directory; `deadpool` and `bb8` are the `src` directories of the
+//! adapters.
+//!
+//! 1. `Pools::get` (`registry/mod.rs`) calls `get_with` (`registry/check_out.rs`) for writes.
+//! 2. `Pools::begin` (`registry/check_out.rs`) selects a server (`select_quietly`) and tries its
+//!    pool: `ServerPool::try_get` (`server_pool/mod.rs`) calls `Backend::try_get`.
+//!    - deadpool: `try_get` (`deadpool/backend.rs`) polls `timeout_get` once.
+//!    - bb8: `get_now`, `take_now` (`bb8/pool.rs`) take a slot and an idle connection.
+//!    - Both call `PoolInner::recycle_now` (`pool/recycle.rs`), a check without I/O.
+//! 3. Otherwise `Pools::find` (`registry/check_out.rs`) loops within one deadline: `choose` selects
+//!    a server and finds its pool (`Registry::pool`, `registry/members.rs`).
+//! 4. `ServerPool::get_while`, `wait` (`server_pool/mod.rs`) emit events and poll `Backend::get`.
+//!    They stop once the pool is paused, cleared or closed, or its server is no longer suitable.
+//!    - deadpool: `Pool::queue` (`deadpool/pool.rs`), then `Manager::recycle` for an idle
+//!      connection or `Manager::create` (`deadpool/manager.rs`).
+//!    - bb8: `get_by`, `take` (`bb8/pool.rs`), then `check` (`bb8/shared.rs`) for an idle
+//!      connection or `connect_in`, `connect` (`bb8/manager.rs`).
+//! 5. `PoolInner::recycle` (`pool/recycle.rs`) checks an idle connection: drain, socket, ping.
+//! 6. Otherwise `PoolInner::establish` (`pool/connect.rs`) enters the wait queue. `pump` serves the
+//!    first waiter with an available connection, or spawns an `Attempt`.
+//! 7. `Attempt::run` (`pool/attempt.rs`) makes the connection with `Establisher::establish`, adds
+//!    its `PoolHandle`, and offers it to the queue. A failure goes to the waiter, and to the
+//!    topology unless it is the credential's.
+//! 8. `PooledConnection::new` (`guard.rs`) wraps the backend's guard and counts it as in use.
+//! 9. Its `Drop` calls `PoolInner::check_in` (`pool/hooks.rs`) and drops the backend's guard
+//!    (`deadpool/connection.rs`; `put_back`, `bb8/shared.rs`). `Connection::check_in` says whether
+//!    the connection may go back. If so, it goes to a waiter (`ConnectionFactory::offer`) or
+//!    becomes idle; else it is closed (`PoolHooks::dropped`). `after_check_in` makes room for other
+//!    pools.
+//!
+//! # Glossary
+//! - `Pools`: a handle for one credential on a registry of pools, over one topology.
+//! - `Registry`: the state that all handles share: servers, tenants, topology, background tasks.
+//! - `Tenant`: one credential and its pools, by server.
+//! - `ServerPool`: the pool of one server and one credential.
+//! - `Backend`: a generic pool (deadpool or bb8) under a `ServerPool`.
+//! - `ConnectionFactory`: makes and checks connections for a generic pool.
+//! - `PoolInner`: the state of a `ServerPool` that its handles and its connections share.
+//! - `Establisher`: opens the transport, says hello and authenticates.
+//! - `WaitQueue`: orders waiters, available connections and attempts; it does no I/O.
+//! - `Waiter`: a caller in the wait queue, known by its ticket.
+//! - `Attempt`: a task that makes one connection; it outlives its waiter.
+//! - `Offered`: a connection sent to a waiter that has not taken it yet.
+//! - `PoolHandle`: a connection's reference to its pool, with its expiry and its span.
+//! - `ConnectionState`: flags that a pool sets on its connection: perished, interrupted, detached.
+//! - `PoolHooks`: the calls of a connection to its pool: failed, checked in, idle, dropped.
+//! - `ConnectionSet`: all connections of a pool, pending ones included, to interrupt them.
+//! - `ServerCap`: the limits of one server across the pools of all credentials.
+//! - `CheckBudget`: the time that drains and pings may take in one check-out.
+//! - `Deadline`: the one moment by which a check-out must end.
+//! - `Generation`: the clear count at which a connection was made; a later clear makes it stale.
 
 mod backend;
 mod config;

@@ -12,45 +12,45 @@ use crate::event::PoolCreatedOptions;
 use crate::settings::settings;
 use crate::uri::ClientOptions;
 
-/// How often idle connections are looked after.
+/// The interval of maintenance.
 pub const DEFAULT_MAINTENANCE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long the pools of a credential may be unused before they go.
+/// How long the pools of a credential may be unused before they are closed.
 pub const DEFAULT_UNUSED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// How long [`Pools::close`](super::Pools::close) waits for connections in use.
 pub const DEFAULT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What [`Pools`](super::Pools) can be told besides the client's options.
+/// Settings of [`Pools`](super::Pools) beside the client's options.
 ///
 /// With serde every field may be left out; durations are `"5s"`, `"100ms"` and the like, or
 /// `{ secs, nanos }`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PoolsConfig {
-    /// The most connections to one server, of all credentials together; the monitors' are not
-    /// counted. Where it is reached, the idle connection that was used least recently makes room,
-    /// whosever it is. At least `minPoolSize`. Default no limit.
+    /// The most connections to one server, of all credentials together; those of monitors are not
+    /// counted. If it is reached, the least recently used idle connection of any credential makes
+    /// room. At least `minPoolSize`. Default no limit.
     pub max_connections_per_server: Option<u32>,
     /// The most pending connections to one server, of all credentials together, beside
-    /// `maxConnecting` of each pool. Pools that wait for it are served first in, first out. Default
-    /// no limit.
+    /// `maxConnecting` of each pool. Waiting pools are served first in, first out. Default no
+    /// limit.
     pub max_connecting_per_server: Option<u32>,
-    /// The pools of a credential other than the options' own go when they have been unused for as
-    /// long. Default 10 min. Zero is never.
+    /// The pools of a credential other than the one in the options are closed when they have been
+    /// unused for this long. Default 10 min. Zero is never.
     #[serde(serialize_with = "duration::option::serialize")]
     pub unused_timeout: Option<Duration>,
-    /// How often idle connections are looked after: those that are too old are closed, and where
-    /// there are less than `minPoolSize`, new ones are made. Default 10 s. Zero is never.
+    /// The interval of maintenance: it closes idle connections that are too old, and makes new ones
+    /// up to `minPoolSize`. Default 10 s. Zero is never.
     #[serde(serialize_with = "duration::option::serialize")]
     pub maintenance_interval: Option<Duration>,
-    /// How long a check-out may take in all, selection included. Not zero: for what is there at once
-    /// there is [`try_get_with`](super::Pools::try_get_with). Default: the URI's `timeoutMS`, else
-    /// its `waitQueueTimeoutMS`, else 30 s.
+    /// How long a check-out may take in all, selection included. Not zero: use
+    /// [`try_get_with`](super::Pools::try_get_with) for a check-out that does not wait. Default:
+    /// the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s.
     #[serde(serialize_with = "duration::option::serialize")]
     pub wait_timeout: Option<Duration>,
-    /// How long a close waits for connections in use, before it interrupts them. Default 10 s. Zero
-    /// does not wait.
+    /// How long `close` waits for connections in use before it interrupts them. Default 10 s. With
+    /// zero it does not wait.
     #[serde(serialize_with = "duration::option::serialize")]
     pub close_timeout: Option<Duration>,
 }
@@ -112,17 +112,17 @@ impl PoolsConfig {
     pub(super) fn check(&self) -> Result<()> {
         if self.max_connections_per_server == Some(0) {
             return Err(Error::configuration(
-                "`max_connections_per_server` is 0: nothing could ever be connected",
+                "`max_connections_per_server` is 0: no connection can be made",
             ));
         }
         if self.max_connecting_per_server == Some(0) {
             return Err(Error::configuration(
-                "`max_connecting_per_server` is 0: no connection could ever be made",
+                "`max_connecting_per_server` is 0: no connection can be made",
             ));
         }
         if self.wait_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::configuration(
-                "the wait time-out of a check-out is zero: no connection could ever be waited for",
+                "the wait time-out of a check-out is zero: no check-out can wait for a connection",
             ));
         }
         Ok(())
@@ -156,12 +156,12 @@ impl PoolsConfig {
     }
 }
 
-/// What all pools of a registry are bounded by.
+/// The limits that all pools of a registry share.
 #[derive(Clone, Debug)]
 pub(super) struct PoolOptions {
     /// 0 is no limit.
     pub(super) max_size: u32,
-    /// How many connections the generic pool needs room for: it can't have more than the server.
+    /// How many connections the generic pool needs room for: at most the server's cap.
     room: u32,
     pub(super) min_size: u32,
     max_connecting: u32,
@@ -169,11 +169,11 @@ pub(super) struct PoolOptions {
 }
 
 impl PoolOptions {
-    /// The client's, but for the largest size, where the backend's settings have a say.
+    /// The client's options, except that the backend's settings may override the largest size.
     ///
     /// # Errors
-    /// The smallest size is over the largest, or over what a server may have; the largest is over
-    /// 100,000; or nothing could ever be connected.
+    /// The smallest size is over the largest, or over the server's cap; the largest is over 100,000
+    /// or is 0 in the backend's settings; or `maxConnecting` is 0.
     pub(super) fn new(
         options: &ClientOptions,
         max_lifetime: Option<Duration>,
@@ -185,7 +185,7 @@ impl PoolOptions {
         if backend_size == Some(0) {
             return Err(Error::configuration("the pool's `max_size` is 0"));
         }
-        // A generic pool may make room for all of them when it is built.
+        // A generic pool may allocate for all of them when it is built.
         if max_size > LARGEST_SIZE {
             return Err(Error::configuration(format!(
                 "the pool's largest size is {max_size}, over {LARGEST_SIZE}"
@@ -227,7 +227,7 @@ impl PoolOptions {
         })
     }
 
-    /// For a generic pool, which needs a number, and may allocate by it.
+    /// The size of the generic pool, which needs a number and may allocate by it.
     pub(super) fn backend_size(&self) -> u32 {
         self.room
     }

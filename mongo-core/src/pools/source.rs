@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::text::Rounded;
 use crate::uri::{ClientOptions, ConnectionString};
 
-/// The client options of an adapter's `Config`: from its `url` or its `options`, else those of
+/// The client options of an adapter's `Config`: its `url` or its `options`, else those of
 /// `mongodb://localhost:27017`.
 ///
 /// # Errors
@@ -24,10 +24,10 @@ pub fn client_options(url: Option<&str>, options: Option<&ClientOptions>) -> Res
     }
 }
 
-/// The most connections of an adapter's pool: what its own configuration says, else the URI's
-/// `maxPoolSize`, of which 0, "no limit", is [`UNLIMITED_SIZE`]. Where both say it and differ, a warning
-/// says which one is used (`tracing`, level WARN): the configuration's, unless that is its type's own
-/// `default`, which counts as left open.
+/// The largest size of an adapter's pool: the one in its own configuration, else the URI's
+/// `maxPoolSize`, of which 0, "no limit", is [`UNLIMITED_SIZE`]. If both are set and differ, a
+/// warning names the one that is used (`tracing`, level WARN): the configuration's, unless that is
+/// the `default` of its type, which counts as unset.
 pub fn max_size(configured: Option<u32>, default: Option<u32>, options: &ClientOptions) -> u32 {
     let of_uri = match options.max_pool_size {
         0 => UNLIMITED_SIZE,
@@ -50,16 +50,16 @@ pub fn max_size(configured: Option<u32>, default: Option<u32>, options: &ClientO
     used
 }
 
-/// The bound of an adapter's check-out: what its own configuration says, else the URI's `timeoutMS` or
-/// `waitQueueTimeoutMS`, else [`DEFAULT_WAIT_TIMEOUT`]. Where both say it and differ, a warning says so
-/// (`tracing`, level WARN).
+/// The bound of an adapter's check-out: the one in its own configuration, else the URI's
+/// `timeoutMS` or `waitQueueTimeoutMS`, else [`DEFAULT_WAIT_TIMEOUT`]. If both are set and differ,
+/// a warning says so (`tracing`, level WARN).
 pub fn wait_timeout(configured: Option<Duration>, options: &ClientOptions) -> Duration {
     let of_uri = options.wait_timeout();
     if let (Some(configured), Some(of_uri)) = (configured, of_uri)
         && configured != of_uri
     {
         tracing::warn!(
-            "`pool.timeouts.wait` is {}, and the URI's bound of a check-out is {}: the former is used",
+            "`pool.timeouts.wait` is {}, and the URI's bound of a check-out is {}: `pool.timeouts.wait` is used",
             Rounded(configured),
             Rounded(of_uri)
         );
@@ -67,8 +67,8 @@ pub fn wait_timeout(configured: Option<Duration>, options: &ClientOptions) -> Du
     configured.or(of_uri).unwrap_or(DEFAULT_WAIT_TIMEOUT)
 }
 
-/// A connection string for `Debug`: only its hosts, and nothing where it can't be parsed, because
-/// any part of it may then be one of the password.
+/// A connection string for `Debug`: shows only its hosts, and nothing if it can't be parsed,
+/// because any part of it may then belong to the password.
 #[derive(Clone, Copy)]
 pub struct RedactedUrl<'a>(pub &'a str);
 

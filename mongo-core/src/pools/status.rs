@@ -1,13 +1,13 @@
-//! How full pools are, and what they did so far.
+//! The status of pools: their size and their counters.
 
 use std::sync::Arc;
 
 use super::pool::{ClosedConnections, PoolState, WaitTimes};
 use crate::ServerAddress;
 
-/// How full the pool of one server and one credential is, and what it did so far.
+/// The status of the pool of one server and one credential: its size and its counters.
 ///
-/// The numbers are read one after the other: while the pool is used they may not add up.
+/// The numbers are read one after the other, so they may not add up while the pool is in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStatus {
@@ -15,27 +15,27 @@ pub struct PoolStatus {
     pub server: ServerAddress,
     /// The credential's user.
     pub user: Option<Arc<str>>,
-    /// What the pool does at the moment.
+    /// The state of the pool.
     pub state: PoolState,
     /// The generation that new connections belong to.
     pub generation: u64,
     /// The largest number of connections (`maxPoolSize`); 0 is no limit.
     pub max_size: u32,
-    /// The number of connections that is kept (`minPoolSize`).
+    /// The smallest number of connections (`minPoolSize`).
     pub min_size: u32,
-    /// The connections there are: idle, in use, and those that are being made.
+    /// All connections: idle, in use and pending.
     pub size: usize,
-    /// Those that are idle.
+    /// Idle connections.
     pub idle: usize,
-    /// Those that are in use, or checked for somebody who asked for one.
+    /// Connections in use, including those that are being checked for a caller.
     pub in_use: usize,
-    /// Those that are being made.
+    /// Pending connections: those that are being made.
     pub pending: usize,
-    /// The callers that wait for a connection, given back or made.
+    /// The callers that wait for a returned or a new connection.
     pub waiting: usize,
-    /// The connections that were begun to be made so far.
+    /// The connections created so far, counted when they begin to be made.
     pub created: u64,
-    /// The connections that were closed so far, by reason.
+    /// The connections closed so far, by reason.
     pub closed: ClosedConnections,
     /// How long check-outs took so far.
     pub wait_times: WaitTimes,

@@ -1,4 +1,4 @@
-//! From options to factories.
+//! The builder of connection factories.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,7 +27,7 @@ pub struct ConnectionFactoryBuilder {
     transport: TransportBuilder,
     auth: AuthParts,
     driver_info: Vec<DriverInfo>,
-    /// Of the topology, where there is one.
+    /// The topology's metadata, if there is a topology.
     metadata: Option<Metadata>,
     events: EventHandlers,
     floating: Option<(Topology, Criterion)>,
@@ -47,24 +47,24 @@ impl ConnectionFactoryBuilder {
         }
     }
 
-    /// How connections are checked and bounded. Default [`ManagerConfig::default`].
+    /// Sets how connections are checked and bounded. Default [`ManagerConfig::default`].
     #[must_use]
     pub fn config(mut self, config: ManagerConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// What opens the transport. Default
+    /// Sets the connector that opens the transport. Default
     /// [`SocketConnector`](crate::net::SocketConnector), or
-    /// [`ProxyConnector`](crate::net::ProxyConnector) where the options name a proxy.
+    /// [`ProxyConnector`](crate::net::ProxyConnector) if the options name a proxy.
     #[must_use]
     pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
         self.transport.connector = Some(connector);
         self
     }
 
-    /// TLS of your own: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: what the options
-    /// say.
+    /// Sets the TLS configuration: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default:
+    /// from the options.
     #[cfg(feature = "tls-rustls")]
     #[must_use]
     pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
@@ -77,23 +77,23 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// The cache of derived keys, and the executor that fills it. Default one of its own, on
-    /// tokio's blocking threads.
+    /// Sets the cache of derived keys and the executor that computes them. Default: a cache of its
+    /// own, on tokio's blocking threads.
     #[must_use]
     pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
         self.auth.keys = Some(keys);
         self
     }
 
-    /// Who gives the credential whenever a connection is made; the options have none then. For
-    /// secrets that change. Default: the options' credential.
+    /// Sets the provider that supplies the credential whenever a connection is made, for secrets
+    /// that rotate; the options must then have none. Default: the options' credential.
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
         self
     }
 
-    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// Sets the provider of AWS credentials for `MONGODB-AWS`. Default
     /// [`AwsSources`](crate::net::AwsSources).
     #[must_use]
     pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
@@ -101,46 +101,49 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// Who gives the access tokens for `MONGODB-OIDC`, where the credential has no `ENVIRONMENT`.
+    /// Sets the callback that supplies access tokens for `MONGODB-OIDC` if the credential has no
+    /// `ENVIRONMENT`.
     #[must_use]
     pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
         self.auth.oidc = Some(callback);
         self
     }
 
-    /// Names the embedding framework in the handshake's metadata, after those named before; of a
-    /// factory that [floats](Self::floating) also in that of the topology's monitors.
+    /// Appends the embedding framework to the handshake's metadata, after those appended before;
+    /// for a factory that [floats](Self::floating), also to that of the topology's monitors.
     #[must_use]
     pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
         self.driver_info.push(driver_info);
         self
     }
 
-    /// The `client` document of another part of the same client, to which `driver_info` goes.
+    /// Sets the `client` document, shared with another part of the same client, to which
+    /// `driver_info` is appended.
     pub(in crate::pools) fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    /// Who is told of the connections and of the commands that are run on them. Default nobody.
+    /// Sets the handlers for events of connections and of commands on them. Default none.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
         self.events = events;
         self
     }
 
-    /// Follows a topology: each connection is to whichever server `criterion` selects at the time,
-    /// and none is handed out again whose server it would not select any more. What connections
-    /// meet is told to the topology, and what the topology finds out makes connections stale.
+    /// Makes the factory follow a topology: each new connection is to the server that `criterion`
+    /// selects at the time, and a connection is not handed out again if its server would no longer
+    /// be selected. Errors of connections update the topology, and changes of the topology make
+    /// connections stale.
     ///
-    /// For a generic pool of the user's own, with its configuration and hooks: as many connections
-    /// are made at a time as that pool asks for. Of the options, the hosts are not used. The
-    /// topology is connected with the first connection, if it is not; it ends with its last handle,
-    /// of which the factory has one.
+    /// For a generic pool of the user's own, with its configuration and hooks. That pool alone
+    /// limits how many connections are made at a time. The hosts in the options are not used. The
+    /// first connection connects the topology, if it is not connected. The topology ends with its
+    /// last handle; the factory holds one.
     ///
-    /// A connection for a criterion of writes runs no command, by
-    /// [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), once its server is known to take
-    /// none.
+    /// With a criterion for writes, commands fail with
+    /// [`ErrorKind::NotWritable`](crate::ErrorKind::NotWritable), and are not sent, once the server
+    /// is known to be no longer writable.
     #[must_use]
     pub fn floating(mut self, topology: Topology, criterion: Criterion) -> Self {
         self.metadata = Some(topology.metadata().clone());
@@ -148,16 +151,17 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// The factory. No I/O, but that the files of TLS are read.
+    /// Builds the factory. The only I/O is reading TLS files.
     ///
-    /// If it is not [floating](Self::floating), it connects to the first host alone: others get a
-    /// warning (`tracing`). With `replicaSet` a server that gives another name, or none, is refused by
+    /// Unless it is [floating](Self::floating), it connects to the first host only; a warning
+    /// (`tracing`) tells of further hosts. With `replicaSet`, a server that reports another name,
+    /// or none, is refused with
     /// [`HandshakeError::OtherReplicaSet`](crate::handshake::HandshakeError::OtherReplicaSet).
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for what the options ask and
-    /// this version can't do; it names the option. Nothing that a connection should have is left
-    /// out silently; read preference, concerns and retries are the application's.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) this version does not support
+    /// an option, which the error names. No option of a connection is ignored silently; read
+    /// preference, concerns and retries are up to the application.
     pub fn build(mut self) -> Result<ConnectionFactory> {
         let auth = std::mem::take(&mut self.auth);
         self.options.validate()?;
@@ -173,7 +177,7 @@ impl ConnectionFactoryBuilder {
         Ok(self.template()?.shared(place).into())
     }
 
-    /// What all factories of these options have in common.
+    /// The configuration that all factories of these options share.
     pub(in crate::pools) fn template(self) -> Result<FactoryConfig> {
         let options = &self.options;
         let metadata = self.metadata.map_or_else(|| Metadata::of(options), Ok)?;
@@ -206,7 +210,7 @@ impl ConnectionFactoryBuilder {
 /// The host of a pool that has no topology.
 ///
 /// # Errors
-/// There is none, or it is still to be looked up.
+/// There is no host, or it has yet to be looked up.
 pub(in crate::pools) fn only_host(options: &ClientOptions) -> Result<ServerAddress> {
     match options.hosts.first() {
         Some(host) => {
@@ -214,15 +218,16 @@ pub(in crate::pools) fn only_host(options: &ClientOptions) -> Result<ServerAddre
             Ok(host.clone())
         }
         None if options.srv.is_some() => Err(Error::configuration(
-            "`mongodb+srv` can't be looked up by a pool of one server, which needs its host when it is \
-             built: use `Pools` (`create_pools` of an adapter's `Config`), or look the hosts up \
-             before, by `mongo_core::net::resolve`",
+            "a pool of one server does not look up `mongodb+srv`, because it needs its host when it is \
+             built: use `Pools` (`create_pools` of an adapter's `Config`), or resolve the hosts \
+             first with `mongo_core::net::resolve`",
         )),
         None => Err(Error::configuration("there is no host")),
     }
 }
 
-/// A pool that is alone connects to one host. Whoever names more expects a failover.
+/// Warns of unused hosts: a connection string with several hosts suggests that failover is
+/// expected.
 fn warn_of_unused_hosts(options: &ClientOptions) {
     if let [first, unused @ ..] = &*options.hosts
         && !unused.is_empty()
@@ -230,8 +235,8 @@ fn warn_of_unused_hosts(options: &ClientOptions) {
         let count = unused.len();
         tracing::warn!(
             target: "mongodb::connection",
-            "a plain pool connects to its first host, {first}; {count} more of the connection string \
-             are not used: `Pools`, or a floating manager, follow all of them"
+            "a plain pool connects to its first host only, {first}; {count} more in the connection \
+             string are not used: use `Pools` or a floating manager to follow all hosts"
         );
     }
 }

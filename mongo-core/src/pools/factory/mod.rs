@@ -18,14 +18,14 @@ mod builder;
 pub use builder::ConnectionFactoryBuilder;
 pub(super) use builder::only_host;
 
-/// Makes and checks the connections of one pool: one credential, and one server or whichever a
-/// criterion selects.
+/// Makes and checks the connections of one pool: for one credential, and for one server or the
+/// servers that a criterion selects.
 ///
-/// Both adapters' managers are thin translations of this, so that a connection means the same on
+/// Both adapters' managers are thin wrappers around this, so that connections behave the same on
 /// either backend. By default it serves the first host of its options, as with
 /// `directConnection=true`; with `loadBalanced=true` that is the load balancer, and each connection
-/// is to one of its services. One that [floats](ConnectionFactoryBuilder::floating) over a topology
-/// follows a failover by itself.
+/// is to one of its services. A factory that [floats](ConnectionFactoryBuilder::floating) over a
+/// topology follows failovers.
 ///
 /// Cloning is cheap; clones are the same factory.
 #[derive(Clone)]
@@ -39,8 +39,8 @@ enum Source {
     Floating(Arc<Floating>),
 }
 
-/// What the factory's owners hold. The connections that lie in it hold it too: without this they
-/// would keep each other for ever.
+/// Ends the pool with the last factory. Available connections hold the `PoolInner` that holds them:
+/// without this, the cycle would leak.
 struct Owned(Arc<PoolInner>);
 
 impl Deref for Owned {
@@ -58,9 +58,9 @@ impl Drop for Owned {
 }
 
 impl ConnectionFactory {
-    /// A builder over client options, such as [`ClientOptions::parse`] gives, or
-    /// [`resolve`](crate::net::resolve) for `mongodb+srv`: nothing is looked up here, except by the
-    /// topology of a factory that [floats](ConnectionFactoryBuilder::floating).
+    /// A builder over client options, from [`ClientOptions::parse`], or from
+    /// [`resolve`](crate::net::resolve) for `mongodb+srv`: a factory looks nothing up, except
+    /// through the topology of one that [floats](ConnectionFactoryBuilder::floating).
     pub fn builder(options: ClientOptions) -> ConnectionFactoryBuilder {
         ConnectionFactoryBuilder::new(options)
     }
@@ -69,33 +69,34 @@ impl ConnectionFactory {
     /// one that is [offered](Self::offer), whichever comes first. Callers are served first in, first
     /// out.
     ///
-    /// The attempt to make one runs in a task of its own, within `connectTimeoutMS` (default 10 s);
-    /// the deadline bounds the wait alone.
+    /// The attempt to make one runs in its own task, within `connectTimeoutMS` (default 10 s); the
+    /// deadline bounds only the wait.
     ///
     /// # Cancellation
-    /// May be dropped at any time. The attempt goes on, and its connection is kept for the next
+    /// May be dropped at any time. The attempt continues, and its connection is kept for the next
     /// caller; it ends with the pool, or when the pool is cleared.
     ///
     /// # Errors
-    /// By what failed: [`ErrorKind::Dns`](crate::ErrorKind::Dns),
-    /// [`ErrorKind::Connect`](crate::ErrorKind::Connect), [`ErrorKind::Tls`](crate::ErrorKind::Tls),
+    /// By the step that failed: [`ErrorKind::Dns`](crate::ErrorKind::Dns),
+    /// [`ErrorKind::Connect`](crate::ErrorKind::Connect),
+    /// [`ErrorKind::Tls`](crate::ErrorKind::Tls),
     /// [`ErrorKind::Credential`](crate::ErrorKind::Credential),
     /// [`ErrorKind::Handshake`](crate::ErrorKind::Handshake),
     /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication),
     /// [`ErrorKind::Network`](crate::ErrorKind::Network),
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol), or a
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) that names the phase; always with the
-    /// server and the user. [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside of a
-    /// Tokio runtime, and on one without the timer or the I/O driver that it needs.
+    /// server and the user. [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) outside
+    /// of a Tokio runtime, or on one that lacks the timer or the I/O driver that it needs.
     /// [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
-    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) where its pool makes none.
+    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) if its pool was cleared or closed.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
         let mut budget = CheckBudget::default();
         self.establish_within(deadline, &mut budget).await
     }
 
-    /// [`establish`](Self::establish), where the check of a connection that was offered has what the
-    /// budget of the check-out has left.
+    /// [`establish`](Self::establish), with the check-out's budget for the check of an offered
+    /// connection.
     ///
     /// # Errors
     /// See [`establish`](Self::establish).
@@ -104,26 +105,27 @@ impl ConnectionFactory {
         deadline: Deadline,
         budget: &mut CheckBudget,
     ) -> Result<Connection> {
-        // Before it waits for what could never come.
+        // Before a wait that could never end.
         self.check_runtime()?;
-        // In a box: by size it would dominate the future of every check-out, which gets moved about.
+        // Boxed: it would make up most of the size of every check-out's future, which is moved.
         match &self.source {
             Source::Fixed(shared) => Box::pin(shared.establish(deadline, budget)).await,
             Source::Floating(floating) => Box::pin(floating.establish(deadline, budget)).await,
         }
     }
 
-    /// Has a caller that begins to wait in [`establish`](Self::establish) look for an idle connection
-    /// once more: one may have been returned since the generic pool looked. `take` takes one out of
-    /// it, and must not call the factory.
+    /// Sets the source of idle connections. A caller that begins to wait in
+    /// [`establish`](Self::establish) tries it once more, because a connection may have been
+    /// returned since the generic pool was tried. `take` takes an idle connection out of the
+    /// generic pool, and must not call the factory.
     pub fn set_idle_source(&self, take: impl Fn() -> Option<Connection> + Send + Sync + 'static) {
         if let Source::Fixed(shared) = &self.source {
             let _ = shared.idle_source.set(Box::new(take));
         }
     }
 
-    /// From now on [`idle_since`](Connection::idle_since) of new connections is kept up, whatever the configuration
-    /// says. For a generic pool that closes idle connections by itself.
+    /// From now on [`idle_since`](Connection::idle_since) of new connections is updated, regardless
+    /// of the configuration. For a generic pool that closes idle connections by itself.
     pub fn time_idleness(&self) {
         let times_idleness = match &self.source {
             Source::Fixed(shared) => &shared.establisher.times_idleness,
@@ -132,19 +134,20 @@ impl ConnectionFactory {
         times_idleness.store(true, Ordering::Relaxed);
     }
 
-    /// Whether connections can be made where this is called, as far as can be told beforehand. For a
-    /// generic pool that has timers or tasks of its own.
+    /// Checks whether connections can be made on the current runtime, as far as is known
+    /// beforehand. For a generic pool that has timers or tasks of its own.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it is not called within a Tokio
-    /// runtime, or within one that has no timer (`enable_time`).
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it is called outside of a
+    /// Tokio runtime, or within one that has no timer (`enable_time`).
     pub fn check_runtime(&self) -> Result<()> {
         current_runtime()
             .map(drop)
             .map_err(|error| self.name(error))
     }
 
-    /// An available connection: one that was made in advance, or for a caller that has left. No I/O.
+    /// Takes an available connection: one that was made in advance, or for a caller that has left.
+    /// No I/O.
     pub fn take_available(&self) -> Option<Connection> {
         match &self.source {
             Source::Fixed(shared) => shared.take_available(),
@@ -152,19 +155,19 @@ impl ConnectionFactory {
         }
     }
 
-    /// Whether a caller of [`establish`](Self::establish) waits, who would be served by a connection
-    /// that is [offered](Self::offer).
+    /// Whether a caller waits in [`establish`](Self::establish), which a connection that is
+    /// [offered](Self::offer) would serve.
     #[inline]
     pub fn has_waiters(&self) -> bool {
         match &self.source {
             Source::Fixed(shared) => shared.waiters.load(Ordering::SeqCst) > 0,
-            // Its callers don't wait for connections of others: the generic pool alone limits them.
+            // Its callers don't wait for returned connections: only the generic pool limits them.
             Source::Floating(_) => false,
         }
     }
 
-    /// Gives a connection to the caller that waits longest in [`establish`](Self::establish). If no
-    /// caller waits, it is kept for the next one.
+    /// Hands a connection to the caller that has waited longest in [`establish`](Self::establish).
+    /// If no caller waits, it is kept for the next one.
     pub fn offer(&self, connection: Connection) {
         match &self.source {
             Source::Fixed(shared) => shared.offer(connection),
@@ -172,12 +175,12 @@ impl ConnectionFactory {
         }
     }
 
-    /// Checks an idle connection that is about to be handed out, and reads away what it owes, by the
-    /// deadline and within what the budget of the check-out has left.
+    /// Checks an idle connection that is about to be handed out, and drains outstanding replies, by
+    /// the deadline and within the budget of the check-out.
     ///
     /// # Errors
-    /// Why it must not be handed out. The connection is closed then. Dropped meanwhile, the
-    /// connection stays as safe as any whose command was cancelled.
+    /// Why it must not be handed out. The connection is then closed. If this future is dropped, the
+    /// connection is as safe as one whose command was cancelled.
     pub async fn recycle(
         &self,
         connection: &mut Connection,
@@ -190,8 +193,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// The verdict of [`recycle`](Self::recycle) where it takes no I/O; `None` where it does. Reads
-    /// the clock only if there is a bound to compare with.
+    /// The result of [`recycle`](Self::recycle) if it needs no I/O; `None` if it does. Reads the
+    /// clock only if there is a bound to compare with.
     pub fn recycle_now(&self, connection: &mut Connection) -> Option<Result<()>> {
         match &self.source {
             Source::Fixed(shared) => shared.recycle_now(connection),
@@ -199,8 +202,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// Whether an idle connection may be kept: it is not stale nor too old, and the pool is open.
-    /// For a generic pool that looks through its idle connections.
+    /// Whether an idle connection may be kept: it is neither stale nor too old, and the pool is
+    /// open. For a generic pool that inspects its idle connections.
     pub fn should_retain(&self, connection: &Connection) -> bool {
         match &self.source {
             Source::Fixed(shared) => shared.should_retain(connection),
@@ -208,8 +211,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// Limits the connections of a generic pool that stands alone, pending ones included: without it
-    /// an attempt that outlives its caller is not counted. It waits for room in
+    /// Limits the connections of a generic pool without a registry, including pending ones: without
+    /// this limit, an attempt that outlives its caller is not counted. Callers wait for room in
     /// [`establish`](Self::establish).
     pub fn set_max_size(&self, max_size: u32) {
         if let Source::Fixed(shared) = &self.source {
@@ -226,12 +229,12 @@ impl ConnectionFactory {
         }
     }
 
-    /// Closes the available connections that do not satisfy the predicate, and gives them. If the
-    /// predicate panics, all stay.
+    /// Removes the available connections that do not satisfy the predicate, and returns them. If
+    /// the predicate panics, all stay.
     pub fn retain(&self, keep: impl FnMut(&Connection) -> bool) -> Vec<Connection> {
         match &self.source {
             Source::Fixed(shared) => {
-                // Without a lock: the predicate is the application's.
+                // Without a lock: the predicate belongs to the application.
                 let mut all = GivenBack {
                     shared,
                     connections: shared.change_queue(|queue| queue.retain(|_| false)),
@@ -245,7 +248,7 @@ impl ConnectionFactory {
         }
     }
 
-    /// Makes no connection any more, for good: callers that wait get
+    /// Closes the factory for good: it makes no more connections, callers that wait get
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed), attempts are interrupted, and
     /// existing connections become stale. May be called from anywhere.
     pub fn close(&self) {
@@ -255,7 +258,7 @@ impl ConnectionFactory {
         }
     }
 
-    /// What the pool does at the moment; without a registry it is always ready.
+    /// The state of the pool; without a registry it is always ready.
     pub fn state(&self) -> PoolState {
         match &self.source {
             Source::Fixed(shared) => shared.state(),
@@ -263,8 +266,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// The generation that new connections belong to; behind a load balancer their service's is
-    /// another one. Of one that floats, how often it was [cleared](Self::clear).
+    /// The generation that new connections belong to; behind a load balancer, each service has its
+    /// own. For a factory that floats, how often it was [cleared](Self::clear).
     pub fn generation(&self) -> u64 {
         match &self.source {
             Source::Fixed(shared) => shared.generation(),
@@ -272,7 +275,7 @@ impl ConnectionFactory {
         }
     }
 
-    /// Begins a new generation: no connection made before is handed out again.
+    /// Begins a new generation: connections made before are not handed out again.
     pub fn clear(&self) {
         match &self.source {
             Source::Fixed(shared) => shared.clear(),
@@ -280,8 +283,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// Begins a new generation of the connections to one service behind a load balancer: none made
-    /// before is handed out again. Those to other services stay.
+    /// Begins a new generation for one service behind a load balancer: its connections made before
+    /// are not handed out again. Those to other services stay.
     ///
     /// Specification: load balancers.
     pub fn clear_service(&self, id: ObjectId) {
@@ -291,13 +294,13 @@ impl ConnectionFactory {
         }
     }
 
-    /// Appends who wraps this client to the `client` document of handshakes: connections made
-    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
-    /// appended before is not appended twice.
+    /// Appends the metadata of a library that wraps this client to the `client` document of
+    /// handshakes. Only connections made from now on send it. Returns whether it was appended:
+    /// metadata that was appended before is not appended twice.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
-    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it contains a `|`, or the
+    /// names and versions would no longer fit into 512 bytes. Nothing is appended then.
     ///
     /// Specification: handshake, "Metadata updates after MongoClient initialization".
     pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
@@ -308,7 +311,7 @@ impl ConnectionFactory {
         metadata.append(driver_info)
     }
 
-    /// The server; `None` for one that floats.
+    /// The server; `None` for a factory that floats.
     pub fn server(&self) -> Option<&ServerAddress> {
         match &self.source {
             Source::Fixed(shared) => Some(shared.server()),
@@ -324,7 +327,7 @@ impl ConnectionFactory {
         }
     }
 
-    /// Adds the server and the user to an error that has none.
+    /// Adds the server and the user to an error that lacks them.
     pub fn name(&self, error: impl Into<Error>) -> Error {
         match &self.source {
             Source::Fixed(shared) => shared.establisher.name(error),
@@ -332,8 +335,8 @@ impl ConnectionFactory {
         }
     }
 
-    /// The error for a wait that ran out, with the last failure to make a connection if that was
-    /// since the wait began: what a bare "timed out" would hide.
+    /// The error for a wait that timed out. Its cause is the last failure to make a connection
+    /// since the wait began.
     pub fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
         match &self.source {
             Source::Fixed(shared) => shared.timed_out(wait, deadline),
@@ -341,8 +344,9 @@ impl ConnectionFactory {
         }
     }
 
-    /// The error for a check-out that found no slot free in time: [`timed_out`](Self::timed_out), whose
-    /// cause, where no connection failed, is that so many of at most `max_size` connections are in use.
+    /// The error for a check-out that found no free slot in time: [`timed_out`](Self::timed_out),
+    /// whose cause, if no connection failed, is that `in_use` of at most `max_size` connections are
+    /// in use.
     pub fn exhausted(&self, deadline: Deadline, in_use: usize, max_size: usize) -> Error {
         let error = self.timed_out(Wait::WaitQueue, deadline);
         let pending = match &self.source {
@@ -365,7 +369,7 @@ impl ConnectionFactory {
     }
 }
 
-/// Connections that were available, and are again when this is dropped.
+/// Available connections that were taken out; dropping this offers them again.
 struct GivenBack<'a> {
     shared: &'a Arc<PoolInner>,
     connections: Vec<Connection>,

@@ -1,4 +1,4 @@
-//! A factory that follows what a criterion selects.
+//! A factory whose connections follow the selection of a criterion.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,11 +20,11 @@ use crate::pools::pool::{
 use crate::pools::registry::{pause, takes_operations};
 use crate::select::{Criterion, SelectionError, SelectionIndex, ServerEntry};
 
-/// Makes connections to whichever server a criterion selects at the time, and hands none out to one
-/// that it would not select any more.
+/// Makes connections to the server that a criterion selects at the time, and hands out no
+/// connection whose server would no longer be selected.
 ///
-/// Each server has a [`PoolInner`] of its own, so that generations, errors and clearing are as in a
-/// pool of that server; the generic pool on top is one for all of them.
+/// Each server has its own [`PoolInner`], so that generations, errors and clearing work as in a
+/// pool of that server. There is one generic pool on top for all of them.
 pub(crate) struct Floating {
     topology: Topology,
     criterion: Criterion,
@@ -33,20 +33,20 @@ pub(crate) struct Floating {
     servers: Mutex<BTreeMap<ServerAddress, Arc<PoolInner>>>,
     suitable: Suitable,
     last_failure: Mutex<Option<Failure>>,
-    /// How often the user cleared all.
+    /// How often the application called `clear`.
     clears: AtomicU64,
     evictions: Dispatcher<Eviction>,
-    /// The view of the topology that selectors of the application were asked about last.
+    /// The last view of the topology for which the application's selector was called.
     asked_about: AtomicU64,
 }
 
 /// No view of a topology.
 const NEVER: u64 = u64::MAX;
 
-/// What is left to do without the topology's lock.
+/// The rest of a clear or a removal, to be done without the topology's lock.
 struct Eviction {
     server: Arc<PoolInner>,
-    /// The generations up to which connections are given up.
+    /// The last generation whose connections are given up.
     generation: u64,
     interrupt_in_use: bool,
 }
@@ -80,8 +80,8 @@ impl Floating {
         &self.template.metadata
     }
 
-    /// Selects a server and makes a connection to it; where the server goes away meanwhile, it
-    /// selects again.
+    /// Selects a server and makes a connection to it; selects again if the server goes away before
+    /// that.
     pub(crate) async fn establish(
         &self,
         deadline: Deadline,
@@ -134,8 +134,8 @@ impl Floating {
         Err(timed_out.caused_by(cause))
     }
 
-    /// Whether a connection's server would be selected now, or is out of reach: then the connection
-    /// is stale. Wait-free.
+    /// Whether a connection's server would be selected now, or is out of reach; in the latter case
+    /// the connection is stale anyway. Wait-free.
     fn suits(&self, connection: &Connection) -> bool {
         let pool_handle = connection.pool_handle();
         pool_handle.is_some_and(|pool_handle| pool_handle.takes_writes.load(Ordering::Acquire))
@@ -160,7 +160,8 @@ impl Floating {
         }
     }
 
-    /// The server of a connection that may be handed out as far as its server goes.
+    /// The pool of a connection's server. Closes the connection if its server is no longer
+    /// suitable.
     fn of(&self, connection: &mut Connection) -> Result<Arc<PoolInner>> {
         let server = self.lock().get(connection.server()).cloned();
         match server.filter(|_| self.suits(connection)) {
@@ -179,7 +180,7 @@ impl Floating {
         servers.values().for_each(|server| server.clear());
     }
 
-    /// Closes the pools of all servers; those of later ones begin anew.
+    /// Closes the pools of all servers. Servers that are found later get new pools.
     pub(crate) fn shut(&self) {
         let servers: Vec<_> = self.lock().values().cloned().collect();
         servers.iter().for_each(|server| server.shut());
@@ -211,13 +212,13 @@ impl Floating {
         self.name(deadline.timed_out(wait)).caused_by(cause)
     }
 
-    /// What makes the connections to a server that was selected.
+    /// The pool of a server that was selected.
     fn server(&self, entry: &ServerEntry) -> Result<Arc<PoolInner>> {
         let known = self.lock().get(entry.address()).cloned();
         if let Some(server) = known {
             return Ok(server);
         }
-        // Under the topology's lock, so that nothing is missed that is told of the server.
+        // Under the topology's lock, so that no change of the server is missed.
         let added = self.topology.shared().with_description(|index| {
             let known = index.server(entry.address())?;
             let topology_type = index.topology().topology_type();
@@ -248,7 +249,7 @@ impl Floating {
             authenticator: self.authenticator.resolved(&client),
             load_balanced: client.load_balanced == Some(true),
             state,
-            // The generic pool does the sizing.
+            // The generic pool limits the size.
             limits: Limits::default(),
             cap: None,
             takes_writes: self.suitable.of(entry.address()),
@@ -256,15 +257,15 @@ impl Floating {
             wake: None,
             runtime: None,
         });
-        // It has no event of its own.
+        // There is no `PoolCreated` event to wait for.
         server.set_announced();
         server.set_settled();
         server
     }
 
-    /// Notes for each server whether it would be selected now. Under the topology's lock no selector
-    /// of the application is asked: a server that it may exclude is not noted as suitable until
-    /// [`ask_selectors`](Self::ask_selectors) has done so.
+    /// Updates for each server whether it would be selected now. The application's selector is not
+    /// called under the topology's lock: a server that it may exclude does not become suitable
+    /// before [`ask_selectors`](Self::ask_selectors) has called it.
     fn refresh_suitability(&self, index: &SelectionIndex) {
         if !index.has_selector(&self.criterion) {
             let suitable = index.suitable(&self.criterion, &[]);
@@ -275,8 +276,8 @@ impl Floating {
         self.suitable.note(index, &suitable);
     }
 
-    /// Asks the selectors of the application about each new view of the topology, without a lock.
-    /// Where one panics, all stays as it was.
+    /// Calls the application's selector for each new view of the topology, without a lock. If it
+    /// panics, nothing changes.
     fn ask_selectors(&self) {
         loop {
             let index = self.topology.snapshot();

@@ -1,4 +1,4 @@
-//! Sets of servers that are kept in step with a topology.
+//! Sets of servers that follow a topology.
 
 mod floating;
 mod suitable;

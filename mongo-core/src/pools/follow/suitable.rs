@@ -1,4 +1,4 @@
-//! Whether connections in somebody's hands are still to servers that suit.
+//! Whether the servers of connections in use are still suitable.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +9,14 @@ use crate::net::Removal;
 use crate::sdam::{ApplicationError, SdamError, ServerType, TopologyType};
 use crate::select::{SelectionIndex, ServerEntry};
 
-/// Whether each server is suitable now, for the connections to it. Those outlive its pools: a server
-/// that is back after its topology was disconnected is the one that it was before.
+/// Whether each server is suitable now, for its connections. These outlive its pools: a server that
+/// is found again after its topology was disconnected counts as the same server.
 #[derive(Default)]
 pub(crate) struct Suitable(Mutex<BTreeMap<ServerAddress, Arc<AtomicBool>>>);
 
 impl Suitable {
-    /// What says whether a server is suitable: until something else is [noted](Self::note), it is.
+    /// The flag that says whether a server is suitable. It is true until [`note`](Self::note)
+    /// changes it.
     pub(crate) fn of(&self, server: &ServerAddress) -> Arc<AtomicBool> {
         let mut servers = self.lock();
         let suits = servers.entry(server.clone());
@@ -32,13 +33,13 @@ impl Suitable {
             .is_some_and(|suits| suits.load(Ordering::Acquire))
     }
 
-    /// Notes which servers are suitable. There is one writer: whoever publishes.
+    /// Updates which servers are suitable. There is one writer: the publisher of the topology.
     ///
-    /// A server that could not be reached stays suitable if it was: connections that are checked out
-    /// may work, and a transaction must not fail because another connection did.
+    /// A server that could not be reached stays suitable if it was: checked-out connections may
+    /// still work, and a transaction must not fail because another connection did.
     pub(crate) fn note(&self, index: &SelectionIndex, suitable: &[&Arc<ServerEntry>]) {
         let mut servers = self.lock();
-        // Without a connection, the next pool begins anew.
+        // Without a connection, the next pool gets a new flag.
         servers.retain(|_, suits| Arc::strong_count(suits) > 1);
         for (address, suits) in &*servers {
             let is_suitable = suitable.iter().any(|entry| entry.address() == address);
@@ -48,8 +49,8 @@ impl Suitable {
         }
     }
 
-    /// A server is no longer part of the topology. Should it come back after it has left, that is
-    /// another one to those who hold a connection to it.
+    /// A server is no longer part of the topology. If it left and comes back, it counts as another
+    /// server for existing connections.
     pub(crate) fn removed(&self, server: &ServerAddress, removal: Removal) {
         match removal {
             Removal::Left => {
@@ -57,7 +58,7 @@ impl Suitable {
                     suits.store(false, Ordering::Release);
                 }
             }
-            // It is what it was, as far as is known.
+            // As far as is known, it has not changed.
             Removal::Unlisted | Removal::Disconnected => {}
         }
     }
@@ -67,13 +68,13 @@ impl Suitable {
     }
 }
 
-/// Whether nothing is known of a server, and nothing speaks against what it was before: it did not
-/// say itself that it changed, and no other one took its place.
+/// Whether a server is unknown and nothing contradicts its last known state: it did not report a
+/// change itself, and no other server took its place.
 fn is_out_of_reach(index: &SelectionIndex, address: &ServerAddress) -> bool {
     let topology_type = index.topology().topology_type();
     let Some(entry) = index.server(address) else {
-        // The topology was disconnected, has not found it again, or its SRV records name the server
-        // no more. One that left in another way has left its entry here, too.
+        // The topology was disconnected and has not found it again, or its SRV records no longer
+        // list it. A server that left in another way has no entry here.
         return topology_type != TopologyType::ReplicaSetWithPrimary;
     };
     let description = entry.description();

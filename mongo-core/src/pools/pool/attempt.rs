@@ -1,5 +1,5 @@
-//! One attempt to make a connection: its pause, its events, its end, and what its failure says of the
-//! server.
+//! One attempt to make a connection: its pause, its events, its end, and how its failure is
+//! reported.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::net::{
 use crate::pools::pool::{Failure, PoolInner, Queue};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
-/// One attempt to make a connection, which has its place in the pool already.
+/// One attempt to make a connection, which is already counted in the pool.
 pub(crate) struct Attempt {
     shared: Arc<PoolInner>,
     /// Its number in the wait queue.
@@ -30,7 +30,7 @@ pub(crate) struct Attempt {
     /// The pool's generation when it began.
     generation: u64,
     created: Option<(u64, Instant)>,
-    /// Fail with it.
+    /// Waiters that fail with this attempt.
     waiters: Vec<Waiter>,
     failure: Option<Error>,
     outcome: Option<oneshot::Sender<Result<()>>>,
@@ -38,7 +38,7 @@ pub(crate) struct Attempt {
 }
 
 impl PoolInner {
-    /// Fails what is being made, of generations up to one.
+    /// Interrupts pending connections of generations up to the given one.
     pub(crate) fn interrupt_pending(&self, generation: u64) {
         let reason = match self.state() {
             PoolState::Closed => ConnectionClosedReason::PoolClosed,
@@ -56,13 +56,13 @@ impl PoolInner {
             .interrupt_attempt(link, |id| self.tell_not_made(id, reason, Some(cancelled())));
     }
 
-    /// The error of an attempt that its runtime has dropped.
+    /// The error of an attempt whose runtime has shut down.
     pub(crate) fn shut_down(&self) -> Error {
         let text = "the runtime on which the connection was being made has shut down";
         self.establisher.name(ErrorKind::Pool(text.to_owned()))
     }
 
-    /// Tells that a connection was not made in the end.
+    /// Counts and reports the end of a connection that was not made.
     fn tell_not_made(
         &self,
         driver_connection_id: u64,
@@ -99,19 +99,19 @@ impl Attempt {
         }
     }
 
-    /// Reports its outcome as well.
+    /// Also sends its outcome to a receiver.
     pub(crate) fn with_outcome(mut self) -> (Self, oneshot::Receiver<Result<()>>) {
         let (sender, outcome) = oneshot::channel();
         self.outcome = Some(sender);
         (self, outcome)
     }
 
-    /// Makes the connection, for the waiter that has waited longest or else for the next caller.
+    /// Makes the connection, for the longest waiter or else for the next caller.
     pub(crate) async fn run(mut self) {
         match self.make().await {
             Ok(connection) => {
                 let number = self.number;
-                // In one step: else another attempt would begin for a waiter first.
+                // In one step: otherwise another attempt would begin for a waiter first.
                 self.shared
                     .offer_and(connection, |queue| queue.made(number));
                 if let Some(outcome) = self.outcome.take() {
@@ -145,18 +145,18 @@ impl Attempt {
         }
         match self.establish(id).await {
             Ok(Ok(connection)) if shared.links.made(id) => Ok(self.succeed(connection)),
-            // First, so that a clear that comes of it does not interrupt it.
+            // First, so that a clear caused by this failure does not interrupt it.
             Ok(Err(failed)) if shared.links.failed(id) => Err(self.fail(failed)),
             Ok(_) | Err(Interrupted) => Err(shared.not_ready()),
         }
     }
 
-    /// Waits while attempts pause after failures.
+    /// Waits while attempts are paused after failures.
     async fn pause(&self) {
         let shared = &self.shared;
         loop {
             let mut changed = pin!(shared.paced.notified());
-            // Before the look, so that no change falls between.
+            // Before the check, so that no change is missed.
             changed.as_mut().enable();
             let until = {
                 let queue = shared.queue();
@@ -166,7 +166,7 @@ impl Attempt {
             let Some(until) = until.filter(|until| *until > Instant::now()) else {
                 return;
             };
-            // Both are safe to drop: the time is looked at again.
+            // Both are safe to drop: the time is checked again.
             tokio::select! {
                 () = changed => {}
                 () = sleep_until(until) => return,
@@ -224,7 +224,7 @@ impl Attempt {
         connection
     }
 
-    /// Takes a failure into account, before the connection counts as closed.
+    /// Records and reports a failure, before the connection counts as closed.
     fn fail(&mut self, failed: Failed) -> Error {
         let shared = self.shared.clone();
         let phase = phase_of(&failed.error, failed.phase);
@@ -234,7 +234,7 @@ impl Attempt {
             error: error.clone(),
         });
         if matches!(error.kind(), ErrorKind::Authentication(own) if own.is_of_credential()) {
-            // It is about no other credential. Unless a provider changes that, the answer would be the
+            // It concerns only this credential. With a fixed credential, the result would be the
             // same for all waiters.
             match shared.establisher.authenticator.is_fixed() {
                 true => self.waiters = shared.change_queue(Queue::evict),
@@ -245,7 +245,7 @@ impl Attempt {
             }
             return error;
         }
-        // It fails with this error, even if that clears the pool.
+        // The waiter fails with this error, even if the error clears the pool.
         let waiter = shared.change_queue(|queue| {
             if shared.topology.is_some() {
                 queue.pace(Instant::now(), shared.share());
@@ -307,11 +307,11 @@ impl Drop for Attempt {
     }
 }
 
-/// How far a connection was that could not be made.
+/// The phase in which making a connection failed.
 fn phase_of(error: &Error, wait: Wait) -> ErrorPhase {
     match (error.kind(), wait) {
         (ErrorKind::Dns(_) | ErrorKind::Tls(_), _) | (_, Wait::Dns) => ErrorPhase::Resolution,
-        // Nor is a busy server the cause where a credential can't be had.
+        // A busy server is not the cause if the credential could not be obtained.
         (_, Wait::Credential) => ErrorPhase::Resolution,
         (_, Wait::Authentication) => ErrorPhase::Authentication,
         (_, _) => ErrorPhase::Establishment,

@@ -1,4 +1,4 @@
-//! The wait for a connection: a place in the wait queue, and what serves it.
+//! The wait for a connection: entering the wait queue, and serving it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,17 +15,17 @@ use crate::net::{Connection, ConnectionState, Deadline, PoolHooks, current_runti
 use crate::pools::pool::{CheckBudget, PoolInner, Queue};
 use crate::pools::server_cap::CapShare;
 
-/// How often a waiter looks again for what is in its way.
+/// How often a waiter checks again for overdue attempts and free slots.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// The pool's side of a waiter.
 pub(crate) struct Waiter {
     served: oneshot::Sender<Served>,
-    /// Where its attempt runs, unless the application named a runtime.
+    /// The runtime of its attempt, unless the application named one.
     runtime: Handle,
 }
 
-/// What a waiter is served with.
+/// The outcome that a waiter is served with.
 #[derive(Clone)]
 pub(crate) enum Served {
     Connection(Arc<Offered>),
@@ -45,14 +45,15 @@ impl Served {
 }
 
 impl Waiter {
-    /// A waiter that has left drops what it is served with, which then goes to the next one.
+    /// Serves the waiter. If it has left, the connection is dropped here and goes to the next
+    /// waiter.
     pub(crate) fn serve(self, served: Served) {
         drop(self.served.send(served));
     }
 }
 
-/// A connection on its way to a waiter, which may not be polled for long: the pool can take it back.
-/// Dropped, it goes to the next waiter.
+/// A connection sent to a waiter. The waiter may not be polled for a long time, so the pool can
+/// take the connection back. Dropping this offers it to the next waiter.
 pub(crate) struct Offered {
     connection: Mutex<Option<Connection>>,
     shared: Arc<PoolInner>,
@@ -74,7 +75,7 @@ impl Offered {
         self.lock().take()
     }
 
-    /// Closes the connection, if its waiter has not taken it and it must not be handed out.
+    /// Closes the connection if its waiter has not taken it and it must not be handed out.
     pub(crate) fn take_back(&self) {
         let is_over = self.shared.state() == PoolState::Closed;
         // Dropped without the lock.
@@ -110,8 +111,8 @@ impl Waiting<'_> {
     async fn served(&mut self, deadline: Deadline) -> Result<Served> {
         loop {
             let due = self.shared.queue().due(self.ticket);
-            // It may be given an attempt that hangs in the meantime, and where the pool lacks a slot
-            // another pool may have one.
+            // During the wait it may adopt an attempt that hangs, and another pool may hold the
+            // slot that this pool lacks.
             let recheck = Instant::now() + RECHECK;
             let bound = deadline.no_later_than(due.map_or(recheck, |due| due.min(recheck)));
             match bound.bound(&mut self.served).await {
@@ -120,13 +121,13 @@ impl Waiting<'_> {
                 Err(_) if deadline.is_over() => {
                     return Err(self.shared.timed_out(self.phase(), deadline));
                 }
-                // The grace period of an attempt is over, which may be in the way.
+                // The grace period of an attempt that holds up others may be over.
                 Err(_) => self.shared.pump(),
             }
         }
     }
 
-    /// What it has been waiting for.
+    /// The phase that it has been waiting for.
     fn phase(&self) -> Wait {
         match self.shared.queue().attempt_of(self.ticket) {
             Some(_) => *self.shared.establisher.phase(),
@@ -145,9 +146,9 @@ impl Drop for Waiting<'_> {
 }
 
 impl PoolInner {
-    /// Waits for a connection: an available one, or a new one. The attempt to make one runs in a
-    /// task of its own, so that neither its progress nor that of other waiters depends on who polls
-    /// this; it goes on when this is dropped, and its connection serves the next caller.
+    /// Waits for an available or a new connection. The attempt to make one runs in its own task, so
+    /// that its progress and that of other waiters do not depend on polling this future. It
+    /// continues when this is dropped, and its connection serves the next caller.
     pub(in crate::pools) async fn establish(
         self: &Arc<Self>,
         deadline: Deadline,
@@ -157,7 +158,7 @@ impl PoolInner {
         let (mut ticket, mut was_hung_up) = (None, false);
         loop {
             if deadline.is_over() {
-                // There is no time left to make one.
+                // No time is left to make one.
                 return Err(self.timed_out(Wait::WaitQueue, deadline));
             }
             let runtime = current_runtime().map_err(|error| self.establisher.name(error))?;
@@ -167,7 +168,7 @@ impl PoolInner {
             let served = waiting.served(deadline).await?;
             let offered = match served {
                 Served::Connection(offered) => offered,
-                // Since then it has moved to another one.
+                // The caller has moved to another runtime since then.
                 Served::RuntimeEnded if current_runtime().is_ok_and(|here| here.id() != id) => {
                     continue;
                 }
@@ -179,7 +180,8 @@ impl PoolInner {
             };
             let is_new = connection.is_new() && connection.created() >= since;
             let checked = match is_new {
-                // Once: a server that hangs up after hello must not cost one attempt after another.
+                // Only once: a server that hangs up after hello must not cost attempt after
+                // attempt.
                 true if !was_hung_up && connection.check_idle().is_err() => {
                     was_hung_up = true;
                     drop(connection);
@@ -215,7 +217,7 @@ impl PoolInner {
             served,
             shared: self,
         };
-        // One that was returned before it was in the queue.
+        // A connection that was returned before the waiter was in the queue.
         if let Some(idle) = self.idle_source.get().and_then(|source| source()) {
             self.offer(idle);
         }
@@ -244,7 +246,7 @@ impl PoolInner {
             match next {
                 (Some(Next::Serve(waiter, connection)), _) => {
                     let offered = Offered::new(self, connection);
-                    // A clear or a close may have missed it on its way.
+                    // A clear or a close may have missed it before it was registered.
                     offered.take_back();
                     waiter.serve(Served::Connection(offered));
                 }
@@ -260,7 +262,8 @@ impl PoolInner {
         }
     }
 
-    /// Begins an attempt in advance, up to a size, if that delays no waiter; gives its outcome.
+    /// Begins an attempt in advance, up to a size, if that delays no waiter; returns a receiver of
+    /// its outcome.
     pub(in crate::pools) fn begin_in_advance(
         self: &Arc<Self>,
         min_size: u32,
@@ -276,13 +279,13 @@ impl PoolInner {
         Some(outcome)
     }
 
-    /// An attempt was abandoned: its place is free, whenever its task ends.
+    /// An attempt was abandoned: its slot is free at once, even before its task ends.
     pub(crate) fn give_up(self: &Arc<Self>, link: &Arc<ConnectionState>) {
         self.interrupt_attempt(link);
         self.slot_is_free();
     }
 
-    /// Runs an attempt in a task of its own, which ends with the pool.
+    /// Runs an attempt in its own task, which ends with the pool.
     fn spawn(&self, runtime: Option<&Handle>, attempt: Attempt) {
         let named = self.runtime.as_ref().filter(|named| is_running(named));
         let Some(runtime) = named.or(runtime) else {
@@ -301,7 +304,7 @@ impl PoolInner {
             match self.recycle_now(&mut connection) {
                 Some(Ok(())) => return Some(connection),
                 Some(Err(_)) => drop(connection),
-                // It takes I/O: for a caller that can wait for it.
+                // The check needs I/O: left for a caller that can wait.
                 None => {
                     self.offer(connection);
                     return None;
@@ -314,7 +317,7 @@ impl PoolInner {
         self.offer_and(connection, |_| {});
     }
 
-    /// Offers a connection in one step with another change, so that nothing comes between.
+    /// Offers a connection together with another change of the queue, in one step.
     pub(crate) fn offer_and(
         self: &Arc<Self>,
         connection: Connection,
@@ -336,7 +339,7 @@ impl PoolInner {
         self.pump();
     }
 
-    /// Whether an available connection may be kept, as far as the server's cap goes.
+    /// Whether the server's cap allows keeping an available connection.
     fn rests(&self, connection: &Connection) -> bool {
         let pool_handle = connection.pool_handle();
         pool_handle

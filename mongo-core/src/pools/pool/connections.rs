@@ -1,21 +1,21 @@
-//! The connections of a pool, wherever they are.
+//! The set of a pool's connections.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::net::ConnectionState;
 
-/// The connections of a pool, those that are being made included: to interrupt them.
+/// All connections of a pool, including pending ones, to interrupt them.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionSet {
-    /// By age, which is also the order in which they are interrupted.
+    /// By number, so by age, which is also the order in which they are interrupted.
     all: Mutex<BTreeMap<u64, Entry>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     link: Arc<ConnectionState>,
-    /// The pool's generation when it was begun.
+    /// The pool's generation when the attempt began.
     generation: u64,
     stage: Stage,
 }
@@ -24,14 +24,14 @@ struct Entry {
 enum Stage {
     Making,
     Made,
-    /// It could not be made: its end is about to be told.
+    /// It could not be made: its end is about to be reported.
     Failed,
-    /// Interrupted while it was made: its end has been told.
+    /// Interrupted while it was made: its end has been reported.
     GivenUp,
 }
 
 impl ConnectionSet {
-    /// One that is being made.
+    /// Adds a pending connection.
     pub(crate) fn add(&self, id: u64, link: Arc<ConnectionState>, generation: u64) {
         let entry = Entry {
             link,
@@ -41,12 +41,12 @@ impl ConnectionSet {
         self.lock().insert(id, entry);
     }
 
-    /// It is made. Says no if it was given up meanwhile.
+    /// Marks it as made. Returns false if it was interrupted before that.
     pub(crate) fn made(&self, id: u64) -> bool {
         self.turn(id, Stage::Made)
     }
 
-    /// It could not be made. Says no if it was given up meanwhile.
+    /// Marks it as failed. Returns false if it was interrupted before that.
     pub(crate) fn failed(&self, id: u64) -> bool {
         self.turn(id, Stage::Failed)
     }
@@ -61,15 +61,15 @@ impl ConnectionSet {
         }
     }
 
-    /// Says whether its end is still to be told.
+    /// Removes it. Returns whether its end has yet to be reported.
     pub(crate) fn remove(&self, id: u64) -> bool {
         let removed = self.lock().remove(&id);
         removed.is_some_and(|entry| entry.stage != Stage::GivenUp)
     }
 
-    /// Interrupts those that are made, of generations up to one.
+    /// Interrupts the connections that are made, of generations up to the given one.
     pub(crate) fn interrupt_made(&self, generation: u64) {
-        // Who is woken may come back here.
+        // Without the lock: a woken task may call back here.
         let made: Vec<_> = {
             let all = self.lock();
             let made = all
@@ -80,13 +80,13 @@ impl ConnectionSet {
         made.iter().for_each(|link| link.interrupt());
     }
 
-    /// Interrupts those that are being made, of generations up to one. `tell` is told of the end of
-    /// each before: who waits for one may learn of it on another thread at once.
+    /// Interrupts pending connections, of generations up to the given one. `tell` is called for
+    /// each before its interruption, because its waiter may see that at once on another thread.
     pub(crate) fn interrupt_pending(&self, generation: u64, tell: impl Fn(u64)) {
         self.interrupt_making(|own| own.generation <= generation, tell);
     }
 
-    /// Interrupts one of them.
+    /// Interrupts one pending connection.
     pub(crate) fn interrupt_attempt(&self, link: &Arc<ConnectionState>, tell: impl Fn(u64)) {
         self.interrupt_making(|own| Arc::ptr_eq(&own.link, link), tell);
     }

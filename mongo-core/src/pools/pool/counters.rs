@@ -1,4 +1,4 @@
-//! What a pool counts.
+//! The counters of a pool.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,28 +19,28 @@ pub const WAIT_TIME_BOUNDS: [Duration; 8] = [
     Duration::from_secs(5),
 ];
 
-/// How long check-outs took: a histogram.
+/// A histogram of the duration of check-outs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WaitTimes {
-    /// Those that found a connection at once.
+    /// Check-outs that found a connection at once.
     pub at_once: u64,
-    /// Those that took no longer than the [`WAIT_TIME_BOUNDS`] of the same place, and longer than
-    /// the one before; the last is of those that took longer still. Failed ones are among them.
+    /// Check-outs that took no longer than the [`WAIT_TIME_BOUNDS`] of the same index, and longer
+    /// than the one before; the last bucket is for longer ones. Failed check-outs are included.
     pub buckets: [u64; WAIT_TIME_BOUNDS.len() + 1],
 }
 
-/// The connections that were closed, by the specification's reasons.
+/// The number of closed connections, by the specification's reasons.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClosedConnections {
     /// The pool was cleared.
     pub stale: u64,
-    /// Idle or alive for too long, or in the way of another credential's.
+    /// They were idle or alive for too long, or made room for another credential's connection.
     pub idle: u64,
-    /// They failed, or were left in the middle of a request; those that could not be made too.
+    /// They failed, were left in the middle of a request, or could not be made.
     pub error: u64,
-    /// The pool was closed, or gave them up.
+    /// The pool was closed, or discarded them.
     pub pool_closed: u64,
 }
 
@@ -50,20 +50,20 @@ pub struct ClosedConnections {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PinReason {
-    /// A cursor is read on it.
+    /// A cursor uses it.
     Cursor,
-    /// A transaction is run on it.
+    /// A transaction uses it.
     Transaction,
 }
 
-/// What each check-out counts comes first: it is in one cache line, and in none with what is only
-/// read.
+/// The fields that each check-out writes come first: they share one cache line, and not with
+/// read-only data.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct Counters {
-    /// The connections in use, those that are checked for somebody included.
+    /// The connections in use, including those that are being checked for a caller.
     pub(in crate::pools) in_use: AtomicUsize,
-    /// The callers that wait.
+    /// The waiting callers.
     waiting: AtomicUsize,
     at_once: AtomicU64,
     buckets: [AtomicU64; WAIT_TIME_BOUNDS.len() + 1],
@@ -76,7 +76,7 @@ pub(crate) struct Counters {
     transactions: AtomicUsize,
 }
 
-/// One that waits, for as long as it lives.
+/// Counts a waiting caller as long as it lives.
 pub(in crate::pools) struct Waiting<'a> {
     counters: &'a Counters,
     begun: Instant,
@@ -89,7 +89,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection in use, for as long as it lives.
+/// Counts a connection as in use as long as it lives.
 pub(crate) struct Taken<'a>(&'a Counters);
 
 impl Drop for Taken<'_> {
@@ -132,7 +132,7 @@ impl Counters {
         self.at_once.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a wait, however it ends, and how long it is.
+    /// Counts a wait and its duration, however it ends.
     pub(in crate::pools) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting {

@@ -1,4 +1,4 @@
-//! What a pool does about its connections, wherever they are.
+//! How a pool reacts to events of its connections, in use or idle.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::pools::pool::PoolInner;
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
 
-/// By how much a lifetime is shortened at random at most, as a share of it: connections that were
-/// made together are not to end together.
+/// The largest share by which a lifetime is shortened at random, so that connections made together
+/// do not end together.
 const LIFETIME_JITTER: f64 = 0.1;
 
 impl PoolInner {
-    /// Tells whoever wants to know.
+    /// Emits an event, if there is a handler.
     pub(in crate::pools) fn emit(
         &self,
         event: impl FnOnce(ServerAddress, Option<Arc<str>>) -> CmapEvent,
@@ -48,13 +48,13 @@ impl PoolInner {
         f64::from(random) / f64::from(u32::MAX)
     }
 
-    /// A guard gives its connection back.
+    /// A guard returns its connection.
     pub(in crate::pools) fn check_in(&self, connection: &Connection) {
         self.checked_in(connection.identity());
     }
 
-    /// What tells whether a connection that is about to come back makes room for others: `None`
-    /// without a cap.
+    /// The state of a connection that is about to be returned, for
+    /// [`after_check_in`](Self::after_check_in); `None` without a cap.
     #[inline]
     pub(in crate::pools) fn on_its_way(
         &self,
@@ -66,17 +66,17 @@ impl PoolInner {
             .map(|pool_handle| pool_handle.link.clone())
     }
 
-    /// It is back, or gone.
+    /// The connection was returned or closed.
     #[inline]
     pub(in crate::pools) fn after_check_in(&self, link: Option<Arc<ConnectionState>>) {
-        // Chosen to make room before it was back, it was not found then.
+        // If it was chosen to make room before it was returned, `reap` did not find it then.
         if link.is_some_and(|link| link.is_to_make_room()) {
             self.reap();
         }
         self.make_room();
     }
 
-    /// Counts a caller that waits, for as long as what is returned lives.
+    /// Counts a waiting caller, as long as the result lives.
     pub(in crate::pools) fn wait(&self) -> Waits<'_> {
         Waits {
             shared: self,
@@ -84,19 +84,19 @@ impl PoolInner {
         }
     }
 
-    /// Whether somebody wants to know of each step.
+    /// Whether a handler observes each step.
     #[inline]
     pub(in crate::pools) fn is_watched(&self) -> bool {
         self.establisher.events.wants_cmap()
     }
 
-    /// Fails all that is under way.
+    /// Interrupts all connections, including pending ones.
     pub(in crate::pools) fn interrupt(&self) {
         self.interrupt_pending(u64::MAX);
         self.links.interrupt_made(u64::MAX);
     }
 
-    /// A slot may be free: here, or for another pool of the server.
+    /// A slot may be free, in this pool or for another pool of the server.
     pub(crate) fn slot_is_free(self: &Arc<Self>) {
         if let Some(cap) = &self.cap {
             cap.give_back();
@@ -104,7 +104,7 @@ impl PoolInner {
         self.pump();
     }
 
-    /// Makes room for others, if they wait for it.
+    /// Makes room for other pools, if they queue.
     #[inline]
     fn make_room(&self) {
         if let Some(cap) = &self.cap {
@@ -112,7 +112,7 @@ impl PoolInner {
         }
     }
 
-    /// Why a connection was closed, in the specification's words.
+    /// The specification's reason for the close of a connection.
     fn closed_reason(
         &self,
         identity: &Identity,
@@ -147,8 +147,8 @@ impl PoolInner {
 }
 
 impl PoolInner {
-    /// Takes what an error tells of the server into account: the topology does, or by itself a
-    /// pool that is ready and paused without one.
+    /// Reports an error of the server to the topology. Without one, the pool clears itself if it is
+    /// one that can be paused.
     pub(crate) fn report(&self, told: ApplicationError) {
         match &self.topology {
             Some(topology) => topology.handle_error(told),
@@ -166,7 +166,7 @@ impl PoolInner {
                 self.emit_cleared(Some(service_id), false, error);
                 self.reap();
             }
-            // Which service it was is not known.
+            // The service is not known.
             None if self.establisher.load_balanced => {}
             None => {
                 let paused = self.make_paused(error.as_ref());
@@ -194,7 +194,7 @@ impl PoolHooks for PoolInner {
             told.with_generations(made_in, current)
                 .with_service_id(identity.description.service_id),
         );
-        // Without a topology nobody else finds out that the address leads to another server by now.
+        // Without a topology nothing else detects that the address now leads to another server.
         let is_secondary = identity.description.secondary;
         self.topology.is_some() || !ApplicationError::is_news(error, is_secondary)
     }
@@ -243,7 +243,7 @@ impl PoolHooks for PoolInner {
         let error = closed.filter(|_| reason == ConnectionClosedReason::Error);
         self.counters.count_closed(reason);
         self.links.remove(identity.id);
-        // Idle until now, it makes room no more.
+        // If it was idle until now, it no longer makes room.
         self.leave_idle(link);
         self.emit(|address, user| {
             CmapEvent::ConnectionClosed(ConnectionClosedEvent {
@@ -273,7 +273,7 @@ impl PoolHooks for PoolInner {
     }
 }
 
-/// A caller that waits. An idle connection that was kept for it is free once it has left.
+/// A waiting caller. Once it leaves, an idle connection that was kept for it can make room.
 pub(in crate::pools) struct Waits<'a> {
     shared: &'a PoolInner,
     waiting: Option<Waiting<'a>>,

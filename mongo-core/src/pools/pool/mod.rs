@@ -35,7 +35,7 @@ pub(super) use wait_queue::Limits;
 pub use wait_queue::PoolState;
 use wait_queue::WaitQueue;
 
-/// A pool, as its handles and its connections share it.
+/// The state of a pool that its handles and its connections share.
 pub(super) struct PoolInner {
     pub(super) establisher: Establisher,
     recycling_method: RecyclingMethod,
@@ -43,41 +43,41 @@ pub(super) struct PoolInner {
     max_lifetime: Option<Duration>,
     next_id: AtomicU64,
     last_failure: Mutex<Option<Failure>>,
-    /// The error that it, or a service of it, was last cleared for.
+    /// The error that last cleared the pool or one of its services.
     cleared_for: Mutex<Option<Error>>,
     queue: Mutex<Queue>,
-    /// The length of the queue, to be read without its lock.
+    /// The length of the queue, readable without its lock.
     pub(super) waiters: AtomicUsize,
-    /// Connections on their way to waiters, which may not have been polled since.
+    /// Connections sent to waiters that may not have been polled since.
     offered: Mutex<Vec<Weak<Offered>>>,
-    /// Takes an idle connection out of the generic pool, where there is one.
+    /// Takes an idle connection out of the generic pool, if it has one.
     pub(super) idle_source: OnceLock<IdleSource>,
-    /// Notified when the time of the next attempt changes, or the state.
+    /// Notified when the time of the next attempt or the state changes.
     paced: Notify,
     /// Notified when no connection is left.
     emptied: Notify,
-    /// Where attempts run and sockets live, if the application named it.
+    /// The runtime of attempts and sockets, if the application named one.
     runtime: Option<Handle>,
-    /// The attempts.
+    /// The tasks of attempts.
     tasks: Mutex<Vec<JoinHandle<()>>>,
     cap: Option<CapShare>,
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,
-    /// Whether errors clear it though there is no topology that says so.
+    /// Whether errors clear the pool even without a topology.
     clears_itself: bool,
     links: ConnectionSet,
     pub(super) counters: Counters,
-    /// As the queue says.
+    /// A copy of the queue's state, readable without its lock.
     is_ready: AtomicBool,
     /// Whether `PoolCreated` was emitted.
     is_announced: AtomicBool,
-    /// Whether the state counts: that of a new pool does not before `is_announced`.
+    /// Whether the state is final: a new pool's state is not before `is_announced`.
     is_settled: AtomicBool,
-    /// Told when all who wait have to look whether there is anything to wait for still.
+    /// Notified when waiters have to check the pool's state again.
     recheck: Notify,
-    /// Closes the idle connections that are not to be kept, where somebody has a pool of them.
+    /// Closes idle connections of the generic pool that must not be kept, if there is one.
     reaper: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// Told when there may be too few connections.
+    /// Called when there may be too few connections.
     wake: Option<Wake>,
     this: Weak<PoolInner>,
 }
@@ -86,7 +86,7 @@ pub(super) type IdleSource = Box<dyn Fn() -> Option<Connection> + Send + Sync>;
 
 type Queue = WaitQueue<Waiter, Connection, Arc<ConnectionState>>;
 
-/// Wakes what keeps the smallest size of pools.
+/// Wakes the task that keeps up the smallest size of pools.
 pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 
 pub(super) struct Failure {
@@ -95,7 +95,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// A failure that was not longer ago.
+    /// The failure, if it is not older than `after`.
     pub(super) fn since(failure: &Option<Self>, after: Duration) -> Option<Error> {
         let recent = failure
             .as_ref()

@@ -1,4 +1,4 @@
-//! What a pool is made from.
+//! The parameters of a pool.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -21,7 +21,7 @@ use crate::net::{
 use crate::pools::config::RecyclingMethod;
 use crate::pools::server_cap::ServerCap;
 
-/// What all pools of a client have in common.
+/// The configuration that all pools of a client share.
 #[derive(Clone)]
 pub(in crate::pools) struct FactoryConfig {
     pub(in crate::pools) transport: Transport,
@@ -34,14 +34,14 @@ pub(in crate::pools) struct FactoryConfig {
     pub(in crate::pools) recycling_method: RecyclingMethod,
     pub(in crate::pools) max_idle_time: Option<Duration>,
     pub(in crate::pools) max_lifetime: Option<Duration>,
-    /// Whether anything compares how long a connection was idle.
+    /// Whether the idle time of connections is compared with any bound.
     pub(in crate::pools) times_idleness: Arc<AtomicBool>,
     pub(in crate::pools) replica_set: Option<Arc<str>>,
     pub(in crate::pools) compression: Compression,
     pub(in crate::pools) events: EventHandlers,
 }
 
-/// What is a single pool's own.
+/// The parameters of a single pool.
 pub(in crate::pools) struct PoolParams {
     pub(in crate::pools) server: ServerAddress,
     pub(in crate::pools) authenticator: Arc<Authenticator>,
@@ -53,12 +53,12 @@ pub(in crate::pools) struct PoolParams {
     pub(in crate::pools) takes_writes: Arc<AtomicBool>,
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
     pub(in crate::pools) wake: Option<Wake>,
-    /// Where attempts run, if the application named it.
+    /// The runtime of attempts, if the application named one.
     pub(in crate::pools) runtime: Option<Handle>,
 }
 
 impl PoolParams {
-    /// Of a pool that is alone, and sized by its backend.
+    /// The parameters of a pool without a registry, whose size its backend limits.
     pub(in crate::pools) fn alone(
         server: ServerAddress,
         authenticator: Authenticator,
@@ -80,7 +80,7 @@ impl PoolParams {
 }
 
 impl FactoryConfig {
-    /// What makes the connections of one pool.
+    /// Builds the state of one pool.
     pub(in crate::pools) fn shared(&self, params: PoolParams) -> Arc<PoolInner> {
         Arc::new_cyclic(|this: &Weak<PoolInner>| PoolInner {
             establisher: Establisher {
@@ -117,7 +117,7 @@ impl FactoryConfig {
             tasks: Mutex::default(),
             cap: params.cap.map(|cap| cap.join(this.clone())),
             takes_writes: params.takes_writes,
-            // One that begins ready has nobody who would make it ready again.
+            // Nothing would make a pool ready again that began ready.
             clears_itself: params.topology.is_none() && params.state == PoolState::Paused,
             topology: params.topology,
             links: ConnectionSet::default(),

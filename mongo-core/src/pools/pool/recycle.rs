@@ -11,24 +11,24 @@ use crate::pools::pool::PoolInner;
 use crate::pools::{PoolState, RecyclingMethod};
 use crate::wire::Readiness;
 
-/// The time that the pings of suspect connections have in one check-out, all together; or
-/// `connectTimeoutMS`, if that is less.
+/// The time for all pings of suspect connections in one check-out; or `connectTimeoutMS`, if that
+/// is less.
 const SUSPECT_BOUND: Duration = Duration::from_secs(1);
 
-/// The time that the checks of one check-out may take, over all the connections that it looks at.
+/// The time for the checks of one check-out, over all connections that it checks.
 ///
-/// Idle connections that owe a reply have the `drain_timeout` together, and suspect ones (after a
-/// command has timed out on another) 1 s, or `connectTimeoutMS` if that is less. Once such a time is
-/// over, further connections of that kind are closed at once, unless the reply has already come: a
-/// new connection takes less time.
+/// Idle connections with an outstanding reply share the `drain_timeout`. Suspect ones (after a
+/// command has timed out on another) share 1 s, or `connectTimeoutMS` if that is less. Once such a
+/// time is over, further connections of that kind are closed at once, unless the reply has already
+/// arrived: a new connection takes less time.
 ///
-/// For an adapter: make one for each check-out, and hand it to every
+/// For adapters: create one for each check-out, and pass it to every
 /// [`recycle`](crate::pools::factory::ConnectionFactory::recycle) of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CheckBudget {
-    /// When the time of the drains is over; `None` before the first.
+    /// The end of the time for drains; `None` before the first drain.
     drains: Option<Instant>,
-    /// The same of the pings.
+    /// The same for pings.
     pings: Option<Instant>,
 }
 
@@ -42,7 +42,7 @@ impl CheckBudget {
     }
 }
 
-/// What is left of a bound that began with its first use, within the deadline.
+/// The rest of a bound that begins with its first use, within the deadline.
 fn share(until: &mut Option<Instant>, bound: Duration, deadline: Deadline) -> Deadline {
     *until = until.or_else(|| Deadline::after(bound).moment());
     until.map_or(deadline, |until| deadline.no_later_than(until))
@@ -58,7 +58,8 @@ impl PoolInner {
         let checked = match self.recycle_now(connection) {
             Some(verdict) => verdict.and_then(|()| self.check_pool(connection)),
             None => {
-                // It is no idle one until then: nobody else can have it, and it can't make room.
+                // During the check it does not count as idle: no other caller gets it, and it can't
+                // make room.
                 let taken = self.take_from_idle(connection);
                 let in_use = self.counters.take();
                 let checked = match taken {
@@ -72,8 +73,8 @@ impl PoolInner {
         checked.inspect_err(|error| close(connection, error))
     }
 
-    /// The pool may have been cleared or closed while the server was asked, or while the connection
-    /// was on its way.
+    /// Fails if the pool was cleared or closed during the check, or before the waiter took the
+    /// connection.
     fn check_pool(&self, connection: &Connection) -> Result<()> {
         match connection.is_stale() || self.state() == PoolState::Closed {
             true => self.closed(ClosedReason::Stale),
@@ -129,13 +130,13 @@ impl PoolInner {
         self.ping(connection, pinged_by, deadline).await
     }
 
-    /// Whether the server has to be asked, too; an error if the connection is stale or too old.
+    /// Whether a ping is needed; an error if the connection is stale or too old.
     fn needs_ping(&self, connection: &Connection) -> Result<bool> {
         if connection.is_stale() {
             return self.closed(ClosedReason::Stale);
         }
         let idle = match (self.recycling_method, self.max_idle_time, self.max_lifetime) {
-            // Nothing to compare: spares the clock.
+            // There is no bound to compare with: the clock is not read.
             (RecyclingMethod::Fast | RecyclingMethod::Verified, None, None) => Duration::ZERO,
             _ => {
                 let now = Instant::now();
@@ -159,7 +160,7 @@ impl PoolInner {
             .or_else(|reason| self.closed(reason))
     }
 
-    /// The last step: from here on the connection makes room for nobody.
+    /// The last step: from here on the connection can't be chosen to make room.
     pub(crate) fn take_from_idle(&self, connection: &Connection) -> Result<()> {
         match connection.pool_handle() {
             Some(pool_handle) if !pool_handle.owner.leave_idle(&pool_handle.link) => {
@@ -183,7 +184,7 @@ impl PoolInner {
         let answered = connection.run_command_by(pinged_by, "admin", &ping).await;
         match answered {
             Ok(_) => Ok(()),
-            // The server answered: the connection is alive, whatever it thinks of a ping.
+            // The server answered, even if with an error: the connection is alive.
             Err(error) if error.command().is_some() => Ok(()),
             Err(error) if error.is_timeout() => {
                 let cut = Error::timeout(Wait::Recycle, deadline.elapsed());

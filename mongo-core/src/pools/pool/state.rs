@@ -1,4 +1,4 @@
-//! The state of a pool: ready, paused or closed, and what follows from a change.
+//! The state of a pool (ready, paused or closed) and its transitions.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -18,12 +18,12 @@ use crate::net::{Connection, Deadline};
 use crate::pools::pool::{Failure, PinReason, PoolInner, Queue};
 use crate::pools::server_cap::CapShare;
 
-/// A pool that was paused.
+/// The result of pausing a pool.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::pools) struct Paused {
     /// The generation that ended.
     pub(in crate::pools) generation: u64,
-    /// Whether it was ready until then.
+    /// Whether it was ready before.
     pub(in crate::pools) was_ready: bool,
 }
 
@@ -40,7 +40,7 @@ impl PoolInner {
         self.establisher.generations.current()
     }
 
-    /// The last owner is gone: ends attempts, and closes available connections.
+    /// The last owner was dropped: ends attempts, and closes available connections.
     pub(crate) fn end(&self) {
         let available = self.change_queue(|queue| {
             queue.close();
@@ -71,7 +71,7 @@ impl PoolInner {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the queue, and publishes what is read without its lock.
+    /// Changes the queue, and publishes the fields that are read without its lock.
     pub(crate) fn change_queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
         let mut queue = self.queue();
         let (before, pending) = ((queue.state(), queue.not_before()), queue.pending());
@@ -83,7 +83,7 @@ impl PoolInner {
             && cap.is_wanted()
             && !queue.wants_attempt()
         {
-            // Else others would give up a connection for nothing.
+            // Otherwise other pools would close a connection for nothing.
             cap.withdraw();
         }
         let ended = pending.saturating_sub(queue.pending());
@@ -102,7 +102,7 @@ impl PoolInner {
         result
     }
 
-    /// Changes the state alone, which wakes nothing: it is called under the topology's lock.
+    /// Changes only the state and wakes nothing: it is called under the topology's lock.
     fn change_state<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
         let mut queue = self.queue();
         let result = change(&mut queue);
@@ -123,7 +123,7 @@ impl PoolInner {
         error.caused_by(cause)
     }
 
-    /// Whether the server's cap lets no connection be made.
+    /// Whether the server's cap is reached.
     pub(in crate::pools) fn is_server_full(&self) -> bool {
         self.cap.as_ref().and_then(CapShare::full).is_some()
     }
@@ -145,7 +145,8 @@ impl PoolInner {
 }
 
 impl PoolInner {
-    /// Why nothing is handed out: of a cleared pool, with the error that it was cleared for.
+    /// The error of a pool that hands out no connections; for a cleared pool, its cause is the
+    /// error that cleared it.
     pub(in crate::pools) fn not_ready(&self) -> Error {
         let state = self.state();
         match state {
@@ -165,22 +166,25 @@ impl PoolInner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what the pool, or a service of it, is cleared for: before it is.
+    /// Records the error that clears the pool or one of its services. To be called before the
+    /// clear.
     pub(in crate::pools) fn note_cleared_for(&self, error: Option<&Error>) {
         *self.cleared_for() = error.cloned();
     }
 
-    /// The error of a check-out whose server ceased to be suitable: as if the pool had been cleared.
+    /// The error of a check-out whose server is no longer suitable: as if the pool had been
+    /// cleared.
     pub(in crate::pools) fn unsuitable(&self) -> Error {
         self.establisher.name(ErrorKind::PoolCleared)
     }
 
-    /// Has all who wait look whether there is anything to wait for still.
+    /// Wakes all waiters so that they check the pool's state again.
     pub(in crate::pools) fn notify_recheck(&self) {
         self.recheck.notify_waiters();
     }
 
-    /// Ends with the next [`stir`](Self::notify_recheck) from now on, polled before or not.
+    /// Completes at the next [`notify_recheck`](Self::notify_recheck) from now on, even if it was
+    /// not polled before that.
     pub(in crate::pools) fn recheck(&self) -> Notified<'_> {
         self.recheck.notified()
     }
@@ -195,7 +199,7 @@ impl PoolInner {
         self.queue().state()
     }
 
-    /// The connections there are, and those of them that are being made.
+    /// The number of connections, and of pending ones among them.
     pub(in crate::pools) fn total_and_pending(&self) -> (u32, u32) {
         let queue = self.queue();
         (queue.total(), queue.pending())
@@ -205,22 +209,22 @@ impl PoolInner {
         self.queue().total()
     }
 
-    /// From now on the pool can become ready: its creation has been reported.
+    /// Marks the creation as reported: from now on the pool can become ready.
     pub(in crate::pools) fn set_announced(&self) {
         self.is_announced.store(true, Ordering::Release);
     }
 
-    /// From now on the pool's state counts.
+    /// Marks the pool's state as final.
     pub(in crate::pools) fn set_settled(&self) {
         self.is_settled.store(true, Ordering::Release);
         self.recheck.notify_waiters();
     }
 
-    /// Waits until a pool that was just made is ready, or known to be paused.
+    /// Waits until the state of a new pool is settled, as ready or paused.
     pub(in crate::pools) async fn settled(&self, deadline: &Deadline) {
         loop {
             let mut recheck = pin!(self.recheck());
-            // Before the look, so that no change falls between.
+            // Before the check, so that no change is missed.
             recheck.as_mut().enable();
             if self.is_settled.load(Ordering::Acquire) {
                 return;
@@ -231,20 +235,20 @@ impl PoolInner {
         }
     }
 
-    /// Makes the pool ready, and says whether it was paused. What follows from it is
-    /// [`finish_ready`](Self::finish_ready)'s, to be called without a lock.
+    /// Makes the pool ready, and returns whether it was paused. To be followed by
+    /// [`finish_ready`](Self::finish_ready), without a lock.
     pub(in crate::pools) fn make_ready(&self) -> bool {
         self.is_announced.load(Ordering::Acquire) && self.change_state(|queue| queue.ready())
     }
 
-    /// Wakes attempts that pause, and emits the event of a pool that became ready.
+    /// Wakes paused attempts, and emits the event of a pool that became ready.
     pub(in crate::pools) fn finish_ready(&self) {
         self.paced.notify_waiters();
         self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
     }
 
-    /// Begins a new generation, and pauses, for an error if there is one. What follows from it is
-    /// [`evict`](Self::evict)'s, to be called without a lock.
+    /// Begins a new generation and pauses the pool, with the error that caused it. To be followed
+    /// by [`evict`](Self::evict), without a lock.
     pub(in crate::pools) fn make_paused(&self, error: Option<&Error>) -> Paused {
         self.note_cleared_for(error);
         self.change_state(|queue| Paused {
@@ -270,10 +274,11 @@ impl PoolInner {
         });
     }
 
-    /// Sends all who wait away, gives up what is being made, of generations up to one, and closes
-    /// the connections that must not be kept; those in use as well, if they are to be interrupted.
+    /// Fails all waiters, interrupts pending connections of generations up to the given one, and
+    /// closes idle connections that must not be kept. With `interrupt_in_use`, also interrupts
+    /// those in use.
     pub(in crate::pools) fn evict(&self, generation: u64, interrupt_in_use: bool) {
-        // Made for nothing, it would hold up what is made once the pool is ready again.
+        // They are useless, and would hold up attempts once the pool is ready again.
         self.interrupt_pending(generation);
         if interrupt_in_use {
             self.links.interrupt_made(generation);
@@ -288,7 +293,7 @@ impl PoolInner {
         self.reap();
     }
 
-    /// Takes stale connections back from waiters that have not been polled since.
+    /// Takes stale connections back from waiters that have not taken them yet.
     fn take_back(&self) {
         let all: Vec<_> = self.offered().iter().filter_map(Weak::upgrade).collect();
         for offered in all {
@@ -315,18 +320,18 @@ impl PoolInner {
         self.max_idle_time.is_some() || self.max_lifetime.is_some()
     }
 
-    /// Has idle connections closed by `sweep`, from now on.
+    /// Sets the function that closes idle connections of the generic pool.
     pub(in crate::pools) fn reap_with(&self, reap: impl Fn() + Send + Sync + 'static) {
         let _ = self.reaper.set(Box::new(reap));
     }
 
-    /// Whether an idle connection may be kept. Marks it if it may not for its age.
+    /// Whether an idle connection may be kept. An expired one is marked as perished.
     pub(crate) fn should_retain(&self, connection: &Connection) -> bool {
         let is_sound = !self.is_stale_or_expired(connection, Instant::now());
         is_sound && self.state() != PoolState::Closed
     }
 
-    /// Marks a connection that is too old, so that its event gives that reason.
+    /// Marks an expired connection, so that its event names that reason.
     fn is_stale_or_expired(&self, connection: &Connection, now: Instant) -> bool {
         let expired = self.is_expired(connection, now);
         if let (true, Some(pool_handle)) = (expired, connection.pool_handle()) {
@@ -335,7 +340,8 @@ impl PoolInner {
         expired || connection.is_stale()
     }
 
-    /// Closes the pool, and says whether it was open. As with [`make_paused`](Self::make_paused).
+    /// Closes the pool, and returns whether it was open. To be followed by [`evict`](Self::evict),
+    /// as with [`make_paused`](Self::make_paused).
     pub(in crate::pools) fn make_closed(&self) -> bool {
         self.change_state(|queue| queue.close())
     }
@@ -344,11 +350,12 @@ impl PoolInner {
         self.emit(|address, user| CmapEvent::PoolClosed(PoolClosedEvent { address, user }));
     }
 
-    /// Ends once no connection is left, pending ones included. To be called once the pool is closed.
+    /// Completes once no connection is left, including pending ones. To be called once the pool is
+    /// closed.
     pub(in crate::pools) async fn drained(&self) {
         loop {
             let mut emptied = pin!(self.emptied.notified());
-            // Before the look, so that no change falls between.
+            // Before the check, so that no change is missed.
             emptied.as_mut().enable();
             if self.total() == 0 {
                 break;
@@ -361,7 +368,7 @@ impl PoolInner {
         }
     }
 
-    /// Closes a pool that has no registry.
+    /// Closes a pool without a registry.
     pub(crate) fn shut(&self) {
         self.make_closed();
         self.clear();

@@ -1,4 +1,4 @@
-//! From options to pools.
+//! The builder of pools.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -66,28 +66,28 @@ impl<B: Backend> PoolsBuilder<B> {
         }
     }
 
-    /// What the pools have in common. Default [`PoolsConfig::default`].
+    /// Sets the settings that all pools share. Default [`PoolsConfig::default`].
     #[must_use]
     pub fn config(mut self, config: PoolsConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// How connections are checked and bounded. Default [`ManagerConfig::default`].
+    /// Sets how connections are checked and bounded. Default [`ManagerConfig::default`].
     #[must_use]
     pub fn manager_config(mut self, manager: ManagerConfig) -> Self {
         self.manager = manager;
         self
     }
 
-    /// The generic pools' own settings.
+    /// Sets the generic pools' own settings.
     #[must_use]
     pub fn pool_config(mut self, backend: B::Config) -> Self {
         self.backend = backend;
         self
     }
 
-    /// What opens the transports, those of monitors too. Default
+    /// Sets the connector that opens transports, also for monitors. Default
     /// [`SocketConnector`](crate::net::SocketConnector), or with `proxyHost`
     /// [`ProxyConnector`](crate::net::ProxyConnector).
     #[must_use]
@@ -96,8 +96,8 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// TLS of your own, for monitors too: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`.
-    /// Default: what the options say.
+    /// Sets the TLS configuration, also for monitors: a [`Tls`], or an `Arc` of a
+    /// `rustls::ClientConfig`. Default: from the options.
     #[cfg(feature = "tls-rustls")]
     #[must_use]
     pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
@@ -105,30 +105,31 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// What looks up the records of `mongodb+srv`. Default: the system's name servers, with feature
-    /// `dns`. See [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
+    /// Sets the resolver of the records of `mongodb+srv`. Default: the system's name servers, with
+    /// feature `dns`. See [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
     #[must_use]
     pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
         self.resolver = Some(resolver);
         self
     }
 
-    /// The cache of derived keys, and the executor that fills it; shared by all credentials.
-    /// Default one of its own, on tokio's blocking threads.
+    /// Sets the cache of derived keys and the executor that computes them, shared by all
+    /// credentials. Default: a cache of its own, on tokio's blocking threads.
     #[must_use]
     pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
         self.auth.keys = Some(keys);
         self
     }
 
-    /// Who gives the credential whenever a connection is made; the options have none then.
+    /// Sets the provider that supplies the credential whenever a connection is made; the options
+    /// must then have none.
     #[must_use]
     pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.auth.provider = Some(provider);
         self
     }
 
-    /// Who gives the credentials of AWS for `MONGODB-AWS`. Default
+    /// Sets the provider of AWS credentials for `MONGODB-AWS`. Default
     /// [`AwsSources`](crate::net::AwsSources).
     #[must_use]
     pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
@@ -136,30 +137,30 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// Who gives the access tokens for `MONGODB-OIDC`, where a credential has no `ENVIRONMENT`; for
-    /// all credentials.
+    /// Sets the callback that supplies access tokens for `MONGODB-OIDC` if a credential has no
+    /// `ENVIRONMENT`; for all credentials.
     #[must_use]
     pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
         self.auth.oidc = Some(callback);
         self
     }
 
-    /// Names the embedding framework in the handshake's metadata, that of the monitors too, after
-    /// those named before.
+    /// Appends the embedding framework to the metadata of handshakes, including those of monitors,
+    /// after those appended before.
     #[must_use]
     pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
         self.driver_info.push(driver_info);
         self
     }
 
-    /// Who is told of what pools, connections and commands do. Default nobody.
+    /// Sets the handlers for pool, connection and command events. Default none.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
         self.events = events;
         self
     }
 
-    /// Who is told of what the topology does. See
+    /// Adds a handler for events of the topology. See
     /// [`TopologyBuilder::event_handler`](crate::net::TopologyBuilder::event_handler).
     #[must_use]
     pub fn on_sdam(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
@@ -167,37 +168,38 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// Asks `selector` at each selection (`serverSelector`).
+    /// Sets the application's server selector (`serverSelector`), which is called at each
+    /// selection.
     #[must_use]
     pub fn server_selector(mut self, selector: ServerSelector) -> Self {
         self.selector = Some(selector);
         self
     }
 
-    /// Uses a topology that is there, and whose options these are to be, instead of one of its own.
-    /// It is not closed with the pools. A resolver, a selector and handlers of its events are the
-    /// topology's own then.
+    /// Uses an existing topology, which must have the same options, instead of a new one. It is not
+    /// closed with the pools. The resolver, the selector and the handlers of its events are then
+    /// those of the topology.
     #[must_use]
     pub fn topology(mut self, topology: Topology) -> Self {
         self.topology = Some(topology);
         self
     }
 
-    /// The runtime on which monitors, maintenance and the sockets of both live, and what the generic
-    /// pools spawn. Default the one in which the pools are used first. Name one that outlives the
-    /// others where runtimes come and go: those of actix-web's workers, or one for each test. Once it
-    /// has ended, the default applies. The tasks of a given [topology](Self::topology) live where
-    /// [that](crate::net::TopologyBuilder::runtime) says.
+    /// Sets the runtime of monitors, of maintenance, of the sockets of both, and of tasks that the
+    /// generic pools spawn. Default: the one in which the pools are first used. Name one that
+    /// outlives the others where runtimes come and go: those of actix-web's workers, or one for
+    /// each test. Once it has ended, the default applies. The tasks of a given
+    /// [topology](Self::topology) run on [its own runtime](crate::net::TopologyBuilder::runtime).
     #[must_use]
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// One pool alone, of the first host of the options and their credential, without a topology:
-    /// for who monitors the server by other means. It begins paused, clears itself for errors that
-    /// tell of the server, until it is made [`ready`](ServerPool::ready) again, and does nothing in
-    /// the background: see [`ServerPool`].
+    /// Builds a single pool, for the first host and the credential of the options, without a
+    /// topology: for applications that monitor the server by other means. It begins paused. Errors
+    /// of the server clear and pause it, until it is made [`ready`](ServerPool::ready) again. It
+    /// does nothing in the background: see [`ServerPool`].
     ///
     /// # Errors
     /// See [`build`](Self::build).
@@ -246,13 +248,13 @@ impl<B: Backend> PoolsBuilder<B> {
         factory.template()
     }
 
-    /// The pools. Nothing is connected, nor looked up for `mongodb+srv`: the first check-out begins
-    /// that, or [`Pools::connect`].
+    /// Builds the pools. Does not connect, and looks up nothing for `mongodb+srv`: the first
+    /// check-out, or [`Pools::connect`], starts that.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), naming the option: for what
-    /// the options ask and this version can't do, for sizes that contradict each other, and for
-    /// `mongodb+srv` without a resolver.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), naming the option: this
+    /// version does not support it, sizes contradict each other, or there is no resolver for
+    /// `mongodb+srv`.
     pub fn build(mut self) -> Result<Pools<B>> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
@@ -262,7 +264,7 @@ impl<B: Backend> PoolsBuilder<B> {
             credential: self.options.credential.clone(),
             authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
         };
-        // A provider is for the options' own credential.
+        // The provider is only for the credential of the options.
         self.auth.provider = None;
         let owns_topology = self.topology.is_none();
         let topology = match self.topology.take() {

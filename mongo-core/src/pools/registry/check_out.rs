@@ -1,4 +1,4 @@
-//! From a criterion to a connection.
+//! Check-outs: from a criterion to a connection.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -16,36 +16,36 @@ use crate::pools::pool::PoolState;
 use crate::pools::{Backend, PooledConnection, ServerPool};
 use crate::select::Criterion;
 
-/// The pause after a second check-out in a row that came to nothing; it doubles after each.
+/// The pause after the second fruitless round of a check-out; it doubles after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
-/// How often a check-out selects again at most.
+/// The most selections of one check-out.
 const MAX_SELECTIONS: u32 = 32;
 
 impl<B: Backend> Pools<B> {
     /// Selects a server and checks out a connection to it, within the configured wait time-out
     /// (`timeoutMS`, else `waitQueueTimeoutMS`, else 30 s): an idle one that passes its check, or a
-    /// new one. Of that,
-    /// a server may be looked for for `serverSelectionTimeoutMS` (30 s) at most, and a connection
-    /// be made for `connectTimeoutMS` (10 s).
+    /// new one. Within that, server selection is bounded by `serverSelectionTimeoutMS` (30 s), and
+    /// making a connection by `connectTimeoutMS` (10 s).
     ///
-    /// Where the server, or its pool, goes away before there is a connection, it selects again, 32
-    /// times at most: nothing has been sent by then. With [`get_by`](Self::get_by) it does not.
+    /// If the server or its pool goes away before there is a connection, it selects again, up to 32
+    /// times: nothing has been sent by then. [`get_by`](Self::get_by) does not.
     ///
     /// # Errors
-    /// - [`ErrorKind::ServerSelection`]: no server suits, with each server's own last failure.
-    /// - [`ErrorKind::Timeout`]: which wait it was; the cause is [`ErrorKind::PoolExhausted`], or
-    ///   what kept failing meanwhile.
+    /// - [`ErrorKind::ServerSelection`]: no server is suitable; names the last failure of each
+    ///   server.
+    /// - [`ErrorKind::Timeout`]: names the wait; the cause is [`ErrorKind::PoolExhausted`], or the
+    ///   last failure during the wait.
     /// - [`ErrorKind::Authentication`], [`ErrorKind::Connect`], … from making a connection, at
-    ///   once. Failures that a busy server may be the cause of have the labels
-    ///   `SystemOverloadedError` and `RetryableError`.
-    /// - [`ErrorKind::PoolClosed`]: these pools were closed, or the credential logged out.
-    /// - [`ErrorKind::Srv`]: `mongodb+srv` could not be looked up.
-    /// - [`ErrorKind::Configuration`]: it is not polled within a Tokio runtime, or within one without
-    ///   the timer or the I/O driver that it needs.
+    ///   once. Failures that a busy server may cause have the labels `SystemOverloadedError` and
+    ///   `RetryableError`.
+    /// - [`ErrorKind::PoolClosed`]: these pools were closed, or the credential was logged out.
+    /// - [`ErrorKind::Srv`]: the records of `mongodb+srv` could not be looked up.
+    /// - [`ErrorKind::Configuration`]: it is polled outside of a Tokio runtime, or within one that
+    ///   lacks the timer or the I/O driver that it needs.
     ///
     /// # Cancellation
-    /// May be dropped at any time: a slot or a connection it had gets free.
+    /// May be dropped at any time: its slot or connection is free at once.
     pub async fn get_with(&self, criterion: &Criterion) -> Result<PooledConnection<B>> {
         match self.begin(criterion) {
             Ok(connection) => Ok(connection),
@@ -61,14 +61,14 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    /// [`get_with`](Self::get_with) by a deadline of the caller's, and with servers to avoid: those
-    /// that failed this operation before. For callers that retry by themselves: it selects once, and
-    /// fails as the specifications say where the server goes away.
+    /// [`get_with`](Self::get_with) with a deadline of the caller, and with servers to avoid: those
+    /// on which this operation failed before. For callers that retry by themselves: it selects
+    /// once, and fails as the specifications say if the server goes away.
     ///
     /// # Errors
-    /// See [`get_with`](Self::get_with); and [`ErrorKind::PoolCleared`]: the server, which the error
-    /// names, went away. [`Error::is_retryable_read`] and [`Error::is_retryable_write`] tell whether
-    /// to try again, with that server among `deprioritized`.
+    /// See [`get_with`](Self::get_with); and [`ErrorKind::PoolCleared`]: the server, which the
+    /// error names, went away. If [`Error::is_retryable_read`] or [`Error::is_retryable_write`] is
+    /// true, try again with that server in `deprioritized`.
     pub async fn get_by(
         &self,
         deadline: impl Into<Deadline>,
@@ -90,10 +90,11 @@ impl<B: Backend> Pools<B> {
         self.look_for(deadline.into(), wanted, choice).await
     }
 
-    /// A connection that is there, to a server that is known; `None` where anything would have to
-    /// be waited for, and where somebody wants to know of each step. To be called from anywhere.
+    /// Checks out an idle connection to a known server, without waiting. `None` if that would need
+    /// a wait, or if a handler or a subscriber observes the steps of check-outs. May be called from
+    /// anywhere.
     pub fn try_get_with(&self, criterion: &Criterion) -> Option<PooledConnection<B>> {
-        // A generic pool may ask for a runtime even where it does not wait.
+        // A generic pool may need a runtime even if it does not wait.
         let runtime = match Handle::try_current() {
             Ok(_) => None,
             Err(_) => Some(self.registry().home.known()?),
@@ -102,8 +103,8 @@ impl<B: Backend> Pools<B> {
         self.begin(criterion).ok()
     }
 
-    /// All of a check-out that there is to do without waiting. Fails with the pool to wait for, if
-    /// there is one; neither tries nor chooses where somebody wants to know of each step.
+    /// The part of a check-out that does not wait. Fails with the pool to wait for, if there is
+    /// one. If the steps of check-outs are observed, it neither selects a server nor tries a pool.
     #[inline]
     fn begin(&self, criterion: &Criterion) -> Result<PooledConnection<B>, Option<Choice<B>>> {
         if logs::wants_spans() {
@@ -129,8 +130,8 @@ impl<B: Backend> Pools<B> {
         begun.flatten().unwrap_or(Err(None))
     }
 
-    /// [`find`](Self::find), in a span where anybody wants one. Of no type of its own: spawned from
-    /// deep within an application's futures, it would meet the compiler's recursion limit.
+    /// [`find`](Self::find), in a span if a subscriber wants one. The type is erased: spawned from
+    /// deep within an application's futures, it would reach the compiler's recursion limit.
     fn look_for<'a>(
         &'a self,
         deadline: Deadline,
@@ -143,8 +144,8 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    // What it awaits borrows what is its own, and what is rare is in a box: as many of these futures
-    // as there are callers wait at a time.
+    // Awaited futures borrow from this one, and rare ones are boxed, to keep it small: every
+    // waiting caller has one.
     async fn find(
         &self,
         deadline: Deadline,
@@ -152,7 +153,7 @@ impl<B: Backend> Pools<B> {
         mut choice: Option<Choice<B>>,
     ) -> Result<PooledConnection<B>> {
         if choice.is_some() {
-            // Monitors may have ended with their runtime, although their server is known.
+            // Monitors may have ended with their runtime, even though their server is known.
             self.registry().connect()?;
         }
         let mut cause = None;
@@ -181,7 +182,7 @@ impl<B: Backend> Pools<B> {
                     let operation = selected.into_operation();
                     return Ok(connection.counting(operation, wanted.criterion.is_write()));
                 }
-                // Its server does not suit any more.
+                // Its server is no longer suitable.
                 Ok(None) if rounds < wanted.selections => {}
                 Ok(None) => return Err(because(pool.shared().unsuitable(), &cause)),
                 Err(error) if !self.selects_again(&pool, &error) => {
@@ -190,7 +191,7 @@ impl<B: Backend> Pools<B> {
                 Err(error) if rounds < wanted.selections => {
                     cause = Some(self.unless_over(&deadline, error)?);
                 }
-                // That pool alone was closed: its server has left, or its credential was rotated.
+                // Only that pool was closed: its server has left, or its credential was rotated.
                 Err(error) if matches!(error.kind(), ErrorKind::PoolClosed) => {
                     return Err(because(pool.shared().unsuitable(), &cause));
                 }
@@ -199,7 +200,7 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    /// Why to look once more; fails if there is no time left.
+    /// Returns the error, as the reason to select again; fails if the deadline has passed.
     fn unless_over(&self, deadline: &Deadline, error: Error) -> Result<Error> {
         if !deadline.is_over() {
             return Ok(error);
@@ -208,7 +209,8 @@ impl<B: Backend> Pools<B> {
         Err(self.name(timed_out).caused_by(Some(error)))
     }
 
-    /// Selects a server, after so many rounds that came to nothing, and gives its pool.
+    /// Selects a server and finds its pool, after a pause that depends on the fruitless rounds so
+    /// far.
     async fn choose(
         &self,
         rounds: u32,
@@ -226,8 +228,8 @@ impl<B: Backend> Pools<B> {
         })
     }
 
-    /// Makes a connection to a selected server, for the next check-out. Says no if the pool may make
-    /// none now, or the server is not good any more.
+    /// Makes a connection to a selected server, for the next check-out. Returns false if the pool
+    /// may make none now, or the server is no longer available.
     pub(super) async fn make_one(&self, deadline: Deadline, criterion: &Criterion) -> Result<bool> {
         let wanted = Wanted {
             criterion,
@@ -253,7 +255,7 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    /// A connection of the chosen pool; `None` if its server does not suit any more.
+    /// Waits for a connection of the chosen pool; `None` if its server is no longer suitable.
     async fn take(
         &self,
         choice: &Choice<B>,
@@ -268,12 +270,12 @@ impl<B: Backend> Pools<B> {
         Ok(got.filter(|_| suits()))
     }
 
-    /// Whether an error of a check-out is reason to look for another server, or for this one when
-    /// it is back; all others the caller gets at once.
+    /// Whether to select again after an error of a check-out: for another server, or for this one
+    /// once it is back. All other errors go to the caller at once.
     fn selects_again(&self, pool: &ServerPool<B>, error: &Error) -> bool {
         match error.kind() {
-            // Its pool made room for another: the credential was rotated, the server came back, or
-            // somebody closed the pool alone.
+            // Its pool was replaced: the credential was rotated, the server came back, or only this
+            // pool was closed.
             ErrorKind::PoolClosed => {
                 self.registry().check_open().is_ok() && self.tenant.check().is_ok()
             }
@@ -295,7 +297,8 @@ impl<B: Backend> Pools<B> {
     ) -> Result<SelectedServer> {
         let registry = self.registry();
         let deadline = deadline.round(Some(registry.options.server_selection_timeout));
-        // Told from now on, polled before or not: nothing falls between them and the looks.
+        // Created before the checks, so that no notification is missed, even if they are polled
+        // later.
         let closed = registry.closed.notified();
         let left = self.tenant.left();
         registry.check_open()?;
@@ -328,20 +331,20 @@ impl<B: Backend> Pools<B> {
 struct Choice<B: Backend> {
     selected: SelectedServer,
     pool: ServerPool<B>,
-    /// Whether it was asked already for what is there.
+    /// Whether it was already tried for an idle connection.
     is_tried: bool,
 }
 
-/// What a check-out is for.
+/// The request of a check-out.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) criterion: &'a Criterion,
     pub(super) deprioritized: &'a [ServerAddress],
-    /// How often to select at most.
+    /// The most selections.
     pub(super) selections: u32,
 }
 
-/// A check-out in a span, in which the commands of its connection will be.
+/// Runs a check-out in a span; the commands on its connection are nested in it.
 async fn traced<B: Backend>(
     finding: impl Future<Output = Result<PooledConnection<B>>>,
 ) -> Result<PooledConnection<B>> {
@@ -360,7 +363,7 @@ async fn traced<B: Backend>(
     }
 }
 
-/// Adds what failed before, if nothing else is known.
+/// Adds an earlier failure as the cause, if the error has none.
 fn because(error: Error, cause: &Option<Error>) -> Error {
     match error.cause() {
         Some(_) => error,
@@ -368,7 +371,7 @@ fn because(error: Error, cause: &Option<Error>) -> Error {
     }
 }
 
-/// A check-out that comes to nothing again and again does not keep the processor busy.
+/// Pauses after repeated fruitless rounds, so that a check-out does not keep the processor busy.
 pub(in crate::pools) async fn pause(rounds: u32, deadline: Deadline) {
     if let Some(doublings) = rounds.checked_sub(2) {
         let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(6));
@@ -377,7 +380,7 @@ pub(in crate::pools) async fn pause(rounds: u32, deadline: Deadline) {
 }
 
 impl<B: Backend> Registry<B> {
-    /// Whether a server that was selected would be suitable still.
+    /// Whether a server that was selected is still suitable.
     fn suits(&self, selected: &SelectedServer, wanted: Wanted<'_>) -> bool {
         let topology = self.topology.shared();
         topology.is_suitable(selected, wanted.criterion, wanted.deprioritized)

@@ -1,4 +1,4 @@
-//! Credentials: handles for them, whether they are good, their change and their end.
+//! Credentials: handles, verification, rotation and logout.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,8 +15,8 @@ use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
 
 impl<B: Backend> Pools<B> {
     /// A handle for another credential, on the same topology and monitors. All handles for equal
-    /// credentials share their pools. Without a source of its own it has that of the options'
-    /// `authSource`, or of a TXT record. Nothing is connected: see [`verify`](Self::verify).
+    /// credentials share their pools. If it has no source, the `authSource` of the options or of a
+    /// TXT record applies. Does not connect: see [`verify`](Self::verify).
     ///
     /// # Errors
     /// The credential can't be used; [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed).
@@ -37,9 +37,9 @@ impl<B: Backend> Pools<B> {
         Ok(self.with_tenant(tenant))
     }
 
-    /// A handle for what a provider tells, on the same topology and monitors. Each call gives a
-    /// handle with pools of its own, which end with [`logout`](Self::logout), or when they have been
-    /// unused for the configured time (10 min).
+    /// A handle for the credential of a provider, on the same topology and monitors. Each call
+    /// returns a handle with pools of its own, which end with [`logout`](Self::logout), or when
+    /// they have been unused for the configured time (10 min).
     ///
     /// # Errors
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed).
@@ -55,14 +55,14 @@ impl<B: Backend> Pools<B> {
         Ok(self.with_tenant(Arc::new(Tenant::new(identity, false))))
     }
 
-    /// Authenticates with a server, whichever is nearest: whether the credential is good now. That
-    /// is on a new connection, or anew on an idle one; if that was made for a former user of the
-    /// credential's provider, it is closed, and a new connection is made within `maxPoolSize` and
-    /// `maxConnecting`, which then serves the pool. Without a credential, it is enough that there is
-    /// a connection.
+    /// Verifies the credential: authenticates with the nearest server, on a new connection or again
+    /// on an idle one. If the idle one was made for a former user of the credential's provider, it
+    /// is closed, and a new connection is made within `maxPoolSize` and `maxConnecting`, which then
+    /// stays in the pool. Without a credential, it suffices to check out a connection.
     ///
     /// # Errors
-    /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication), or why the server could not be asked.
+    /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication), or the failure to reach the
+    /// server.
     pub async fn verify(&self) -> Result<()> {
         let begun = Instant::now();
         let deadline = Deadline::after(self.registry().wait_timeout);
@@ -78,21 +78,21 @@ impl<B: Backend> Pools<B> {
                 Err(error) if is_of_other_user(&error) => drop(connection),
                 verdict => return verdict,
             }
-            // The next idle one may be of the former user, too.
+            // The next idle connection may also be of the former user.
             if self.make_one(deadline, &nearest).await? {
                 return Ok(());
             }
         }
     }
 
-    /// Goes on with another secret, or another credential altogether: the pools of this handle's
-    /// credential are closed, and connections are made with the new one from now on. Requests in
-    /// flight go on, on their connections, until all pools are closed; who waits for one waits for a
-    /// new one. All handles for the old credential follow.
+    /// Replaces the secret, or the whole credential: the pools of this handle's credential are
+    /// closed, and connections are made with the new one from now on. Requests in flight continue
+    /// on their connections until all pools are closed. Waiting check-outs wait for a connection
+    /// with the new credential. All handles for the old credential switch to the new one.
     ///
     /// # Errors
-    /// The credential can't be used, or there are handles for it already;
-    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed), after a logout too.
+    /// The credential can't be used, or there are already handles for it;
+    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed), also after a logout.
     pub fn rotate(&self, credential: Credential) -> Result<()> {
         let registry = self.registry();
         registry.check_open()?;
@@ -104,7 +104,7 @@ impl<B: Backend> Pools<B> {
                 return match Arc::ptr_eq(other, &self.tenant) {
                     true => Ok(()),
                     false => Err(Error::configuration(
-                        "there are handles for the new credential already",
+                        "there are already handles for the new credential",
                     )),
                 };
             }
@@ -117,14 +117,14 @@ impl<B: Backend> Pools<B> {
         Ok(())
     }
 
-    /// Gives the credential up: its pools are closed, and connections in use when they come back,
-    /// those too that were made before a [rotation](Self::rotate), which is waited for, for at most
-    /// the configured close time-out (10 s); what is left then is interrupted. Who logs out at the
-    /// same time waits likewise. Every handle for it gets
+    /// Gives up the credential: its pools are closed at once, and connections in use when they are
+    /// returned. Waits for these, also for those made before a [rotation](Self::rotate), for at
+    /// most the configured close time-out (10 s), and then interrupts them. Concurrent calls wait
+    /// likewise. Every handle for the credential gets
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) from now on;
-    /// [`with_credential`](Self::with_credential) begins anew.
+    /// [`with_credential`](Self::with_credential) makes a new handle.
     ///
-    /// Dropped meanwhile, what is in use goes on.
+    /// Dropping this future does not affect connections in use.
     pub async fn logout(&self) {
         let registry = self.registry();
         {
@@ -132,7 +132,7 @@ impl<B: Backend> Pools<B> {
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             self.tenant.set_gone();
         }
-        // Without the lock: the wakers are an application's.
+        // Without the lock: the wakers belong to the application.
         self.tenant.notify_left();
         registry.retire_all(&self.tenant);
         let deadline = Deadline::after(registry.config.close_timeout());

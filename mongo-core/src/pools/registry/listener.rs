@@ -1,4 +1,4 @@
-//! What follows for the pools from what happens to the topology.
+//! How pools react to changes of the topology.
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -13,10 +13,10 @@ use crate::pools::pool::Paused;
 use crate::pools::{Backend, ServerPool};
 use crate::select::SelectionIndex;
 
-/// What is left to do without the topology's lock. It holds whatever was looked at under the lock:
-/// there it would perhaps be the last that is dropped.
+/// The rest of a change, to be done without the topology's lock. It owns the values that were read
+/// under the lock, so that the last reference is not dropped there.
 pub(super) enum Action<B: Backend> {
-    /// A server was found good.
+    /// A check of a server succeeded.
     Found,
     Ready {
         pool: ServerPool<B>,
@@ -31,7 +31,7 @@ pub(super) enum Action<B: Backend> {
 
 pub(super) struct Cleared<B: Backend> {
     pool: ServerPool<B>,
-    /// `None` where one service was cleared alone.
+    /// `None` if only one service was cleared.
     paused: Option<Paused>,
     service_id: Option<ObjectId>,
     interrupt_in_use: bool,
@@ -65,7 +65,7 @@ impl<B: Backend> Action<B> {
 impl<B: Backend> Cleared<B> {
     fn carry_out(&self) {
         let shared = self.pool.shared();
-        // Who is paused already is not cleared anew.
+        // A pool that was already paused emits no further event.
         if self.paused.is_none_or(|paused| paused.was_ready) {
             shared.emit_cleared(self.service_id, self.interrupt_in_use, self.error.clone());
         }
@@ -153,10 +153,9 @@ impl<B: Backend> TopologyListener for Registry<B> {
 }
 
 impl<B: Backend> Registry<B> {
-    /// Notes for each server whether it takes writes, for those who hold a connection to it.
+    /// Updates for each server whether it is writable, for its connections.
     pub(super) fn note_writable(&self, index: &SelectionIndex) {
-        // Not what an application would rather have: a server that it passes over takes writes
-        // still.
+        // Without the application's selector: a server that it excludes is still writable.
         self.writable
             .note(index, &index.unfiltered(&self.write, &[]));
     }

@@ -1,4 +1,4 @@
-//! What is done in the background.
+//! Maintenance in the background.
 
 use std::future::pending;
 use std::sync::atomic::Ordering;
@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::net::{Alive, Deadline, Together};
 use crate::pools::{Backend, ServerPool};
 
-/// The task: a round at once and at each interval, and whenever a pool may be missing or lack
-/// connections.
+/// The maintenance task: runs a round at once, at each interval, and whenever a pool may be missing
+/// or lack connections.
 async fn run<B: Backend>(
     registry: Weak<Registry<B>>,
     wake: Arc<Notify>,
@@ -24,10 +24,10 @@ async fn run<B: Backend>(
 ) {
     wake.notify_one();
     let mut next_round = Deadline::after(interval);
-    // Over several rounds: a server that does not answer holds up no other.
+    // Lives across rounds: a server that does not answer does not hold up the others.
     let mut filling: Together<Fill<B>, ()> = Together::new();
     loop {
-        // All are safe to drop: a wake that was not seen is kept, and who is filled stays.
+        // All are safe to drop: an unseen wake is kept, and `filling` keeps its futures.
         tokio::select! {
             biased;
             Some((fill, ())) = filling.next() => {
@@ -58,7 +58,7 @@ async fn run<B: Backend>(
 /// A pool that is being filled.
 struct Fill<B: Backend> {
     pool: ServerPool<B>,
-    /// When it began.
+    /// The pool's generation when the fill began.
     generation: u64,
 }
 
@@ -70,14 +70,14 @@ impl<B: Backend> Fill<B> {
         }
     }
 
-    /// Whether it came to nothing because the pool was cleared, which is ready again by now.
+    /// Whether it was cut short by a clear of the pool, which is ready again by now.
     fn is_to_be_repeated(&self) -> bool {
         self.pool.shared().generation() != self.generation && self.pool.lacks_connections()
     }
 }
 
 impl<B: Backend> Registry<B> {
-    /// Whether the task is there, if there is to be one: without an interval there is none.
+    /// Whether the task runs; always true without an interval, which means no task.
     pub(super) fn is_maintained(&self) -> bool {
         let is_alive = || {
             let maintenance = self.maintenance();
@@ -86,7 +86,7 @@ impl<B: Backend> Registry<B> {
         self.config.maintenance_interval().is_none() || is_alive()
     }
 
-    /// Starts the task, unless it is there. One that has ended with its runtime, or by a panic, is
+    /// Starts the task, unless it runs. One that ended with its runtime, or by a panic, is
     /// replaced.
     pub(super) fn maintain(self: &Arc<Self>) -> Result<()> {
         let Some(interval) = self.config.maintenance_interval() else {
@@ -94,7 +94,8 @@ impl<B: Backend> Registry<B> {
         };
         let runtime = self.home.choose()?;
         let (registry, wake) = (Arc::downgrade(self), self.wake.clone());
-        // Without the lock: on a runtime that has ended since, it is dropped at once, which wakes those that close.
+        // Without the lock: on a runtime that has ended, the task is dropped at once, which wakes
+        // callers of `close`.
         let mut task = Some(runtime.spawn(run(registry, wake, interval, self.tasks.begin())));
         let outcome = {
             let mut maintenance = self.maintenance();
@@ -105,7 +106,7 @@ impl<B: Backend> Registry<B> {
             }
             outcome
         };
-        // The former one, or one too many.
+        // The former task, or a surplus one.
         if let Some(task) = task {
             task.abort();
         }
@@ -120,22 +121,22 @@ impl<B: Backend> Registry<B> {
         }
     }
 
-    /// Has a round of maintenance begin now, where pools may be missing or lack connections, and
-    /// starts the task again if it has ended.
+    /// Starts a round of maintenance now, because pools may be missing or lack connections, and
+    /// restarts the task if it has ended.
     pub(super) fn wake_to_fill(self: &Arc<Self>) {
         if self.pool_options.min_size == 0 {
             return;
         }
         self.wake.notify_one();
         if self.topology.shared().is_running() && !self.is_maintained() {
-            // Where that is not possible, the next check-out does it.
+            // If that fails, the next check-out does it.
             let _ = self.maintain();
         }
     }
 
-    /// Adds the pools of the options' own credential that are missing. One that was closed alone is
-    /// replaced only when it is asked for. Without a credential there are none in advance once there
-    /// was a handle for one: connections that are not authenticated would be of no use.
+    /// Adds the missing pools of the credential in the options. A pool that was closed by its
+    /// handle is replaced only at its next use. If the options have no credential, no pools are
+    /// added once there was a handle for one: unauthenticated connections would be useless.
     ///
     /// Specification: server discovery and monitoring, connection pool management.
     fn add_missing_pools(self: &Arc<Self>) {
@@ -151,13 +152,13 @@ impl<B: Backend> Registry<B> {
                 && takes_operations(entry, topology_type)
                 && let Err(error) = self.pool(&self.tenant, entry)
             {
-                tracing::debug!("no pool for {}: {error}", entry.address());
+                tracing::debug!("failed to add a pool for {}: {error}", entry.address());
             }
         }
     }
 
-    /// Adds the pools that are missing, closes what is too old, ends what is unused, and says which
-    /// pools lack connections.
+    /// Adds missing pools, closes expired connections and unused pools, and returns the pools that
+    /// lack connections.
     fn run_maintenance(self: &Arc<Self>) -> Vec<ServerPool<B>> {
         self.add_missing_pools();
         let now = Instant::now();
@@ -177,9 +178,9 @@ impl<B: Backend> Registry<B> {
             .collect()
     }
 
-    /// Forgets the credentials that have no handle and no pool.
+    /// Removes the credentials that have no handle and no pool.
     fn forget_tenants(&self) {
-        // What may be the last of something is dropped without the lock.
+        // A reference that may be the last one is dropped without the lock.
         let mut looked_at = Vec::new();
         let gone: Vec<_> = {
             let mut tenants = self.tenants();
@@ -194,7 +195,8 @@ impl<B: Backend> Registry<B> {
         drop((gone, looked_at));
     }
 
-    /// The pools of other credentials than the options' own that nobody has used for too long.
+    /// The pools of credentials other than the one in the options that have been unused for too
+    /// long.
     fn find_unused(&self, now: Instant) -> Vec<(ServerPool<B>, Arc<super::Tenant<B>>)> {
         let Some(timeout) = self.config.unused_timeout() else {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! Pools as they come and go.
+//! Adding and removing pools.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,14 +13,14 @@ use crate::pools::{Backend, ServerPool};
 use crate::sdam::SdamError;
 use crate::select::{SelectionIndex, ServerEntry};
 
-/// What is to be dropped only once no lock is held.
+/// Values to be dropped only once no lock is held.
 struct LetGo<B: Backend> {
     pools: Vec<ServerPool<B>>,
     lists: Vec<Arc<ByServer<B>>>,
 }
 
 impl<B: Backend> Registry<B> {
-    /// The pool of a server for a tenant. One that somebody closed by its handle is replaced.
+    /// The pool of a server for a tenant. A pool that was closed by its handle is replaced.
     pub(super) fn pool(
         self: &Arc<Self>,
         tenant: &Arc<Tenant<B>>,
@@ -32,8 +32,8 @@ impl<B: Backend> Registry<B> {
         }
     }
 
-    /// Adds the pool, unless another caller does. It stays paused until its `PoolCreated` is emitted,
-    /// which needs that no lock is held.
+    /// Adds the pool, unless another caller does. It stays paused until its `PoolCreated` is
+    /// emitted, which is done without a lock.
     fn add_pool(
         self: &Arc<Self>,
         tenant: &Arc<Tenant<B>>,
@@ -47,7 +47,7 @@ impl<B: Backend> Registry<B> {
             let _adding = lock(&self.adding);
             match tenant.pool(entry.id()) {
                 Some(pool) if !pool.is_closed() => return Ok(pool),
-                // Whatever else closes one takes it from its tenant before.
+                // Everything else that closes a pool first removes it from its tenant.
                 Some(closed) => {
                     let_go.lists.push(self.take_out(&closed, tenant));
                     let_go.pools.push(closed);
@@ -91,7 +91,7 @@ impl<B: Backend> Registry<B> {
         self.check_open()?;
         tenant.check().map_err(|error| error.at(entry.address()))?;
         let pool = self.new_pool(tenant, entry)?;
-        // Under the topology's lock, so that nothing is missed that is told of the server.
+        // Under the topology's lock, so that no change of the server is missed.
         let added = self.topology.shared().with_description(|index| {
             let known = index.server(entry.address());
             known.filter(|known| known.id() == entry.id())?;
@@ -136,17 +136,17 @@ impl<B: Backend> Registry<B> {
             cap,
             takes_writes: self.writable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
-            // Without a smallest size none can lack any.
+            // Without a smallest size no pool can lack connections.
             wake: (self.pool_options.min_size > 0).then(|| Arc::new(wake) as _),
             runtime: self.home.named().cloned(),
         });
-        // What asks may run on another, which ends before the pools do.
+        // The caller may be on another runtime, which ends before the pools do.
         let runtime = self.home.choose().ok();
         let _entered = runtime.as_ref().map(|runtime| runtime.enter());
         ServerPool::new(shared, &self.pool_options, &self.backend)
     }
 
-    /// Enters a pool where its server's pools are.
+    /// Adds a pool to its server's pools.
     fn enter(&self, tenant: &Arc<Tenant<B>>, pool: &ServerPool<B>, index: &SelectionIndex) {
         let mut servers = self.servers();
         let server = servers
@@ -160,13 +160,13 @@ impl<B: Backend> Registry<B> {
         self.note_writable(index);
     }
 
-    /// Closes a pool and forgets it. Connections in use go on.
+    /// Closes a pool and removes it. Connections in use are not interrupted.
     pub(super) fn retire(&self, pool: &ServerPool<B>, tenant: &Arc<Tenant<B>>) {
         drop(self.take_out(pool, tenant));
         pool.close();
     }
 
-    /// Forgets a pool; what it gives is to be dropped without a lock.
+    /// Removes a pool; the result is to be dropped without a lock.
     #[must_use]
     fn take_out(&self, pool: &ServerPool<B>, tenant: &Arc<Tenant<B>>) -> Arc<ByServer<B>> {
         self.retired.enter([(pool, tenant)]);
@@ -179,7 +179,7 @@ impl<B: Backend> Registry<B> {
         let pools = {
             let _adding = lock(&self.adding);
             let pools = tenant.take_all();
-            // Under this lock, so that who does the same at the same time finds them here.
+            // Under this lock, so that a concurrent call finds them in `retired`.
             self.retired
                 .enter(pools.iter().map(|(_, pool)| (pool, tenant)));
             pools
@@ -205,7 +205,7 @@ impl<B: Backend> Registry<B> {
             let mut servers = self.servers();
             let members = servers.values().flat_map(|server| &server.pools);
             let members = members.map(|member| (&member.pool, &member.tenant));
-            // Under this lock, so that who does the same at the same time finds them here.
+            // Under this lock, so that a concurrent call finds them in `retired`.
             self.retired.enter(members);
             let servers = std::mem::take(&mut *servers);
             servers

@@ -40,38 +40,35 @@ use listener::Action;
 use retired::Retired;
 use tenant::{Identity, Tenant};
 
-/// Pools of connections to all servers of a deployment, for one credential: a handle on a registry
-/// that keeps one pool for each server and credential, over one topology and its one set of
+/// Pools of connections to all servers of a deployment, for one credential. This is a handle on a
+/// registry that has one pool for each server and credential, over one topology with one set of
 /// monitors.
 ///
 /// Cloning is cheap; clones are the same pools. [`with_credential`](Self::with_credential) gives a
-/// handle for another credential on the same topology. When the last handle is dropped, everything
-/// ends; [`close`](Self::close) waits for that.
+/// handle for another credential on the same topology. When the last handle is dropped, pools,
+/// monitors and background tasks end; [`close`](Self::close) waits for that.
 ///
-/// # What it does by itself
-/// - A check-out selects a server and takes a connection of its pool, within one deadline. Where
-///   the server, or its pool, goes away meanwhile, it selects again.
-/// - What a connection's errors tell about its server goes to the topology; pools are cleared,
-///   paused and made ready as it says.
-/// - With `minPoolSize`, each server that is found has a pool for the options' own credential, which
-///   is filled without any check-out. If the options have no credential, that ends with the first
-///   handle for one.
-/// - In the background idle connections that are too old are closed, `minPoolSize` is kept, and the
-///   pools of credentials that nobody uses go.
+/// # Automatic behavior
+/// - A check-out selects a server and takes a connection from its pool, within one deadline. If the
+///   server or its pool goes away before that, it selects again.
+/// - Errors of connections update the topology, which clears and pauses pools and makes them ready.
+/// - With `minPoolSize`, each discovered server gets a pool for the credential in the options,
+///   which is filled before any check-out. If the options have no credential, this ends once there
+///   is a handle for one.
+/// - Maintenance in the background closes idle connections that are too old, keeps up
+///   `minPoolSize`, and closes the pools of unused credentials.
 ///
 /// # Runtimes
-/// Monitors with their sockets, the maintenance of pools, and what a generic pool itself spawns live
+/// Monitors and their sockets, the maintenance of pools, and tasks that a generic pool spawns run
 /// on one Tokio runtime: the [named](PoolsBuilder::runtime) one, else the one in which these pools
-/// were used first. If it ends, they end with it; the next [`connect`](Self::connect), or check-out
-/// that has to wait, starts monitors and maintenance again, on the named runtime if it still runs,
-/// else on its own. A runtime that exists and that nothing drives cannot be told from a busy one:
-/// where runtimes come and go, as with the workers of actix-web or with tests, name one that
-/// outlives the others.
+/// were first used. They end with that runtime. The next [`connect`](Self::connect), or check-out
+/// that has to wait, restarts monitors and maintenance, on the named runtime if it still runs, else
+/// on its own. A runtime that exists but is not driven looks like a busy one: where runtimes come
+/// and go, as with the workers of actix-web or with tests, name one that outlives the others.
 ///
-/// # Where it departs from the specification
-/// A credential that a server refuses is the problem of who uses it: the error goes to the caller
-/// at once, and the server is neither marked unknown nor its pools cleared, because they serve other
-/// credentials as well.
+/// # Deviation from the specification
+/// If a server refuses a credential, the error goes to the caller at once. The server is not marked
+/// unknown and its pools are not cleared, because they serve other credentials as well.
 ///
 /// Specifications: connection monitoring and pooling, server selection, server discovery and
 /// monitoring, load balancers, client backpressure.
@@ -80,72 +77,73 @@ pub struct Pools<B: Backend> {
     tenant: Arc<Tenant<B>>,
 }
 
-/// Ends everything when the last handle goes.
+/// Closes everything when the last handle is dropped.
 struct Life<B: Backend>(Arc<Registry<B>>);
 
-/// What all handles have in common.
+/// The state that all handles share.
 struct Registry<B: Backend> {
     topology: Topology,
-    /// Whether to close the topology as well.
+    /// Whether `close` closes the topology as well.
     owns_topology: bool,
     options: ClientOptions,
     config: PoolsConfig,
     pool_options: PoolOptions,
     backend: B::Config,
     template: FactoryConfig,
-    /// For further credentials.
+    /// The parts of authenticators for further credentials.
     auth: AuthParts,
     write: Criterion,
     wait_timeout: Duration,
-    /// The options' own.
+    /// The tenant of the credential in the options.
     tenant: Arc<Tenant<B>>,
-    /// Whether the options have no credential, nor a provider of one.
+    /// Whether there is neither a credential in the options nor a credential provider.
     is_anonymous: bool,
-    /// Whether there was a handle for another credential.
+    /// Whether a handle for another credential was ever made.
     has_tenants: AtomicBool,
     tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
     servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
-    /// Which servers take writes.
+    /// Which servers are writable.
     writable: Suitable,
     /// No lock is taken where this is held.
     retired: Retired<B>,
     caps: ServerCaps,
-    /// One pool is added at a time.
+    /// Serializes the adding of pools.
     adding: Mutex<()>,
     actions: Dispatcher<Action<B>>,
-    /// Whether waiters are to check whether their servers are suitable still.
+    /// Whether waiters have to check again whether their servers are suitable.
     is_recheck_due: AtomicBool,
     wake: Arc<Notify>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
-    /// Where pools and the task live, whichever runtime asks for one.
+    /// The runtime of the pools and of maintenance, whichever runtime the caller is on.
     home: Home,
     tasks: Arc<Tasks>,
     is_closed: AtomicBool,
     /// Notified when `is_closed` is set.
     closed: Notify,
-    /// One permit: its holder waits for the tasks; other calls of `close` wait for the permit.
+    /// One permit: its holder waits for the tasks to end; other calls of `close` wait for the
+    /// permit.
     ending: Semaphore,
 }
 
-/// What the pools of one server have in common.
+/// The state that the pools of one server share.
 struct Server<B: Backend> {
     cap: Option<Arc<ServerCap>>,
     pools: Vec<Member<B>>,
 }
 
-/// A pool, and whose it is.
+/// A pool and its tenant.
 struct Member<B: Backend> {
     pool: ServerPool<B>,
     tenant: Arc<Tenant<B>>,
-    /// How many check-outs it had when it was last found used, and when that was.
+    /// The number of check-outs when it was last found used, and the time of that.
     used: (u64, Instant),
 }
 
 impl<B: Backend> Pools<B> {
-    /// Pools for a connection string, all else by default. Nothing is connected yet.
+    /// Creates pools for a connection string, with default settings. Does not connect yet.
     ///
-    /// With feature `dns` also for `mongodb+srv`: the first check-out looks its records up, within its
-    /// own deadline.
+    /// With feature `dns` also for `mongodb+srv`: the first check-out looks up the records, within
+    /// its own deadline.
     ///
     /// # Errors
     /// See [`PoolsBuilder::build`].
@@ -156,7 +154,7 @@ impl<B: Backend> Pools<B> {
         Self::builder(ClientOptions::parse(url)?).build()
     }
 
-    /// A builder over client options. Those of `mongodb+srv` need not be looked up before.
+    /// A builder over client options. The hosts of `mongodb+srv` need not be looked up before.
     pub fn builder(options: ClientOptions) -> PoolsBuilder<B>
     where
         B::Config: Default,
@@ -164,8 +162,8 @@ impl<B: Backend> Pools<B> {
         PoolsBuilder::new(options)
     }
 
-    /// Checks out a connection to the server that takes writes: the primary, any `mongos`, a
-    /// standalone server. See [`get_with`](Self::get_with).
+    /// Checks out a connection to a writable server: the primary, any `mongos`, or a standalone
+    /// server. See [`get_with`](Self::get_with).
     ///
     /// # Errors
     /// See [`get_with`](Self::get_with).
@@ -180,25 +178,24 @@ impl<B: Backend> Pools<B> {
     /// (code 13435).
     ///
     /// # Errors
-    /// The parts of the preference do not agree; else see [`get_with`](Self::get_with).
+    /// The parts of the preference contradict each other; else see [`get_with`](Self::get_with).
     pub async fn read(&self, preference: ReadPreference) -> Result<super::PooledConnection<B>> {
         let criterion =
             Criterion::read(preference).map_err(|error| Error::configuration(error.to_string()))?;
         self.get_with(&criterion).await
     }
 
-    /// The pool of one server of the deployment and this handle's credential. It is the same for
-    /// all who ask, until the server leaves the deployment, or somebody [closes](ServerPool::close)
-    /// it.
+    /// The pool of one server of the deployment and this handle's credential. All calls return the
+    /// same pool until the server leaves the deployment or the pool is [closed](ServerPool::close).
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`]: there is no such server in the deployment now;
-    /// [`ErrorKind::PoolClosed`]; the backend's settings can't be used.
+    /// [`ErrorKind::Configuration`]: the deployment has no such server now, or the backend's
+    /// settings can't be used; [`ErrorKind::PoolClosed`].
     pub fn for_server(&self, address: &ServerAddress) -> Result<ServerPool<B>> {
         self.registry().connect()?;
         let index = self.topology().snapshot();
         let Some(entry) = index.server(address) else {
-            let text = format!("{address} is no server of the deployment");
+            let text = format!("{address} is not a server of the deployment");
             return Err(Error::configuration(text));
         };
         self.registry().pool(&self.tenant, entry)
@@ -212,17 +209,17 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Makes connections in advance: `minPoolSize`, and at least one, to each server that takes
-    /// operations. Waits for the first such server, and then until all these connections are there,
-    /// whoever made them, within the configured wait time-out (`timeoutMS`, else
-    /// `waitQueueTimeoutMS`, else 30 s) in all.
+    /// operations. Waits for the first such server, and then until all these connections exist,
+    /// including those made by other callers. All of it ends within the configured wait time-out
+    /// (`timeoutMS`, else `waitQueueTimeoutMS`, else 30 s).
     ///
     /// # Errors
-    /// Why there is no such server, or why a connection could not be made; of several failures the
-    /// first. [`ErrorKind::Timeout`], with [`ErrorKind::PoolExhausted`] as its cause where other
-    /// credentials have all connections that the server may have.
+    /// Why there is no such server, or the first failure to make a connection.
+    /// [`ErrorKind::Timeout`], with [`ErrorKind::PoolExhausted`] as its cause if other credentials
+    /// hold all connections that the server may have.
     ///
     /// # Cancellation
-    /// May be dropped at any time: what is made stays.
+    /// May be dropped at any time: connections made so far stay.
     pub async fn warm_up(&self) -> Result<()> {
         let registry = self.registry();
         registry.connect()?;
@@ -248,67 +245,66 @@ impl<B: Backend> Pools<B> {
         Ok(())
     }
 
-    /// How full each pool is, of all servers and credentials.
+    /// The status of each pool, of all servers and credentials.
     pub fn status(&self) -> Vec<PoolStatus> {
         let pools = self.registry().pools();
         pools.iter().map(ServerPool::status).collect()
     }
 
-    /// The user of this handle's credential, where it is known beforehand.
+    /// The user of this handle's credential, if it is known before authentication.
     pub fn user(&self) -> Option<Arc<str>> {
         self.tenant.identity().authenticator.user().cloned()
     }
 
-    /// What is known of the deployment.
+    /// The topology of the deployment.
     pub fn topology(&self) -> &Topology {
         &self.registry().topology
     }
 
-    /// Appends who wraps this client to the `client` document of handshakes, the
-    /// monitors' among them: connections made
-    /// from now on say it, those that are there stay as they are. Says whether that is new: what was
-    /// appended before is not appended twice.
+    /// Appends the metadata of a library that wraps this client to the `client` document of
+    /// handshakes, including those of monitors. Only connections made from now on send it. Returns
+    /// whether it was appended: metadata that was appended before is not appended twice.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a `|` in it, or the
-    /// names and versions would not fit into 512 bytes any more. Nothing is appended then.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it contains a `|`, or the
+    /// names and versions would no longer fit into 512 bytes. Nothing is appended then.
     ///
     /// Specification: handshake, "Metadata updates after MongoClient initialization".
     pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
         self.topology().append_metadata(driver_info)
     }
 
-    /// Begins to monitor the deployment, if that has not begun. A check-out that has to wait does so
-    /// too. See [Runtimes](Self#runtimes) for where the tasks run. This also connects a given
-    /// [topology](PoolsBuilder::topology) again that was disconnected, and starts tasks again that
-    /// have ended with their runtime.
+    /// Starts monitoring the deployment, unless it has started. A check-out that has to wait does
+    /// the same. See [Runtimes](Self#runtimes) for where the tasks run. This also reconnects a
+    /// given [topology](PoolsBuilder::topology) that was disconnected, and restarts tasks that
+    /// ended with their runtime.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`]: there is no Tokio runtime, neither the current one nor one that
-    /// was [named](PoolsBuilder::runtime), or it has no timer, or not the I/O driver that the built-in
-    /// connectors need; [`ErrorKind::PoolClosed`];
+    /// [`ErrorKind::Configuration`]: there is neither a current nor a
+    /// [named](PoolsBuilder::runtime) Tokio runtime, or it lacks the timer, or the I/O driver that
+    /// the built-in connectors need; [`ErrorKind::PoolClosed`];
     /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed): the given topology was
     /// closed.
     pub fn connect(&self) -> Result<()> {
         self.registry().connect()
     }
 
-    /// Closes everything, for all handles: who waits gets [`ErrorKind::PoolClosed`], and so does who
-    /// asks from now on. Connections in use are waited for, for at most the configured close
-    /// time-out (10 s), those of pools too that went before, with a server or a credential; what is
-    /// left then is interrupted. Returns when all connections are closed that nobody holds, and
-    /// monitors and tasks have ended, or when that time is over: where nobody drives their runtime,
-    /// tasks don't end. Outside of a Tokio runtime it does not wait. Who closes it at the same time waits likewise. A topology that was given
-    /// stays.
+    /// Closes everything, for all handles. Check-outs that wait, and later ones, get
+    /// [`ErrorKind::PoolClosed`]. Waits for connections in use, also those of pools that were
+    /// closed before with a server or a credential, for at most the configured close time-out
+    /// (10 s), and then interrupts them. Returns when all connections are closed except those held
+    /// by callers, and monitors and tasks have ended, or when that time is over: tasks do not end
+    /// if their runtime is not driven. Does not wait outside of a Tokio runtime. Concurrent calls
+    /// wait likewise. A topology that was given is not closed.
     ///
-    /// Dropping this future does not affect connections in use, and all else ends all the same; a
-    /// later call waits for it.
+    /// Dropping this future does not affect connections in use. Everything else ends all the same,
+    /// and a later call waits for it.
     pub async fn close(&self) {
         let registry = self.registry();
         let deadline = Deadline::after(registry.config.close_timeout());
         registry.end();
         let ended = async {
-            // First, because all are told to end before anything is waited for.
+            // First, so that all tasks are stopped before anything is awaited.
             registry.end_tasks().await;
             registry.retired.drained(None).await;
         };
@@ -327,7 +323,7 @@ impl<B: Backend> Pools<B> {
     }
 }
 
-/// Whether a server, as it is known, takes operations.
+/// Whether a server takes operations, by its description.
 pub(super) fn takes_operations(entry: &ServerEntry, topology_type: TopologyType) -> bool {
     let server_type = entry.description().server_type;
     match topology_type {
@@ -349,7 +345,7 @@ impl<B: Backend> Registry<B> {
         lock(&self.servers)
     }
 
-    /// The pools of all servers and credentials, to be used and dropped without a lock.
+    /// The pools of all servers and credentials. To be used and dropped without a lock.
     fn pools(&self) -> Vec<ServerPool<B>> {
         let servers = self.servers();
         let members = servers.values().flat_map(|server| &server.pools);
@@ -367,8 +363,8 @@ impl<B: Backend> Registry<B> {
         }
     }
 
-    /// Begins to monitor, and to maintain; also again, where the topology was disconnected or tasks
-    /// have ended with their runtime.
+    /// Starts monitoring and maintenance; also again if the topology was disconnected or tasks have
+    /// ended with their runtime.
     fn connect(self: &Arc<Self>) -> Result<()> {
         self.check_open()?;
         if self.topology.shared().is_running() && self.is_maintained() {
@@ -380,8 +376,8 @@ impl<B: Backend> Registry<B> {
             return Err(error);
         }
         {
-            // Of several at once it does something for one, and for all on the same runtime. It
-            // tells handlers, who may come back here: without a lock.
+            // Of concurrent calls only the first has an effect, and all use the same runtime. It
+            // calls handlers, which may call back here: without a lock.
             let _entered = runtime.enter();
             self.topology.connect().or_else(|error| {
                 self.check_open()?;
@@ -391,8 +387,8 @@ impl<B: Backend> Registry<B> {
         self.maintain()
     }
 
-    /// Stops what is in the background, when it is polled first, and waits until it has ended,
-    /// whoever stopped it.
+    /// Stops background tasks when it is first polled, and waits until they have ended, even if
+    /// another call stopped them.
     async fn end_tasks(&self) {
         self.abort_maintenance();
         let newest = self.tasks.newest();

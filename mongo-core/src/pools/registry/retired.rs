@@ -1,4 +1,4 @@
-//! What is left of pools that were closed: connections in use.
+//! Closed pools that still have connections in use.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -7,7 +7,7 @@ use crate::net::Deadline;
 use crate::pools::pool::PoolInner;
 use crate::pools::{Backend, ServerPool};
 
-/// Pools that are out of use, kept while one of their connections or handles is left.
+/// Closed pools, tracked while one of their connections or handles is left.
 pub(super) struct Retired<B: Backend>(Mutex<Vec<Left<B>>>);
 
 struct Left<B: Backend> {
@@ -16,8 +16,8 @@ struct Left<B: Backend> {
 }
 
 impl<B: Backend> Retired<B> {
-    /// Enters pools. To be called before they are taken from where they were, so that who closes
-    /// everything finds them here or there.
+    /// Adds pools. To be called before they are removed from the registry, so that a concurrent
+    /// close finds them in one of the two.
     pub(super) fn enter<'a>(
         &self,
         pools: impl IntoIterator<Item = (&'a ServerPool<B>, &'a Arc<Tenant<B>>)>,
@@ -31,27 +31,27 @@ impl<B: Backend> Retired<B> {
         all.extend(entered);
     }
 
-    /// Forgets those of which nothing is left.
+    /// Removes the pools of which nothing is left.
     pub(super) fn retain_open(&self) {
         lock(&self.0).retain(Left::is_there);
     }
 
-    /// Waits until no connection is left, of a tenant or of all, and interrupts those that are in
-    /// the way then.
+    /// Waits until no connection is left, of a tenant or of all, and interrupts those that are left
+    /// at the deadline.
     pub(super) async fn drain(&self, tenant: Option<&Arc<Tenant<B>>>, deadline: Deadline) {
         if deadline.bound(self.drained(tenant)).await.is_err() {
             self.interrupt(tenant);
         }
     }
 
-    /// Ends once no connection is left of a tenant, or of all.
+    /// Completes once no connection is left, of a tenant or of all.
     pub(super) async fn drained(&self, tenant: Option<&Arc<Tenant<B>>>) {
         for pool in self.of(tenant) {
             pool.drained().await;
         }
     }
 
-    /// Fails all that is under way of a tenant, or of all.
+    /// Interrupts all connections, of a tenant or of all.
     pub(super) fn interrupt(&self, tenant: Option<&Arc<Tenant<B>>>) {
         self.of(tenant).iter().for_each(|pool| pool.interrupt());
     }
@@ -70,8 +70,8 @@ impl<B: Backend> Default for Retired<B> {
 }
 
 impl<B: Backend> Left<B> {
-    /// Whether anything of it is left. Without a reference to it, which might be the last: this is
-    /// asked under locks.
+    /// Whether anything of it is left. Takes no reference, which could become the last one: this is
+    /// called under locks.
     fn is_there(&self) -> bool {
         self.pool.strong_count() > 0
     }

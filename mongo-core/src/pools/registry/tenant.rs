@@ -20,19 +20,19 @@ pub(super) type ByServer<B> = Vec<(u64, ServerPool<B>)>;
 pub(super) struct Tenant<B: Backend> {
     identity: ArcSwap<Identity>,
     pools: ArcSwap<ByServer<B>>,
-    /// Servers leave, pools are added and go for want of use: one change at a time.
+    /// Serializes changes: servers leave, and pools are added or closed because they are unused.
     changing: Mutex<()>,
-    /// Whether it is the options' own: its pools stay when they are unused.
+    /// Whether it is the credential of the options, whose pools stay when they are unused.
     is_default: bool,
-    /// Once its credential was logged out.
+    /// Whether its credential was logged out.
     is_gone: AtomicBool,
-    /// Told then.
+    /// Notified when `is_gone` is set.
     left: Notify,
 }
 
-/// Who a tenant is.
+/// The credential of a tenant, and its authenticator.
 pub(super) struct Identity {
-    /// `None` for nobody, and for one that a provider tells.
+    /// `None` without a credential, and with a credential provider.
     pub(super) credential: Option<Credential>,
     pub(super) authenticator: Arc<Authenticator>,
 }
@@ -57,7 +57,7 @@ impl<B: Backend> Tenant<B> {
         self.identity.load_full()
     }
 
-    /// Goes on as another, and gives what it was, to be dropped without a lock.
+    /// Replaces the identity and returns the former one, to be dropped without a lock.
     #[must_use]
     pub(super) fn set_identity(&self, identity: Identity) -> Arc<Identity> {
         self.identity.swap(Arc::new(identity))
@@ -68,7 +68,7 @@ impl<B: Backend> Tenant<B> {
         self.with_pool(server, ServerPool::clone)
     }
 
-    /// Runs something on the pool of a server, without taking a share in it.
+    /// Calls a closure with the pool of a server, without cloning it.
     #[inline]
     pub(super) fn with_pool<R>(
         &self,
@@ -80,7 +80,7 @@ impl<B: Backend> Tenant<B> {
         place.ok().map(|place| run(&pools[place].1))
     }
 
-    /// Adds a pool, and gives the former list, to be dropped without a lock.
+    /// Adds a pool and returns the former list, to be dropped without a lock.
     #[must_use]
     pub(super) fn add(&self, server: u64, pool: &ServerPool<B>) -> Arc<ByServer<B>> {
         self.change(|pools| {
@@ -89,13 +89,13 @@ impl<B: Backend> Tenant<B> {
         })
     }
 
-    /// Removes a pool, and gives the former list, to be dropped without a lock.
+    /// Removes a pool and returns the former list, to be dropped without a lock.
     #[must_use]
     pub(super) fn remove(&self, pool: &ServerPool<B>) -> Arc<ByServer<B>> {
         self.change(|pools| pools.retain(|(_, own)| !own.is_same(pool)))
     }
 
-    /// All pools, which are the tenant's no more.
+    /// Removes all pools and returns them.
     pub(super) fn take_all(&self) -> Arc<ByServer<B>> {
         self.change(Vec::clear)
     }
@@ -105,18 +105,19 @@ impl<B: Backend> Tenant<B> {
         self.pools.load_full()
     }
 
-    /// Its credential is logged out.
+    /// Marks the credential as logged out.
     pub(super) fn set_gone(&self) {
         self.is_gone.store(true, Ordering::Release);
     }
 
-    /// Wakes those that wait for a connection of a credential that was [logged out](Self::set_gone). To be called
-    /// without a lock.
+    /// Wakes the callers that wait for a connection of a credential that was [logged
+    /// out](Self::set_gone). To be called without a lock.
     pub(super) fn notify_left(&self) {
         self.left.notify_waiters();
     }
 
-    /// Ends when the credential is logged out. To be had before it is [checked](Self::check).
+    /// Completes when the credential is logged out. To be created before [`check`](Self::check) is
+    /// called.
     pub(super) fn left(&self) -> Notified<'_> {
         self.left.notified()
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::ServerAddress;
 use crate::net::ConnectionState;
 
-/// How long a busy pool uses a connection before it goes to a pool that has none.
+/// How long a busy pool uses a connection before it makes room for a pool that has none.
 const QUANTUM: Duration = Duration::from_millis(10);
 
 /// A pool under a cap.
@@ -19,14 +19,14 @@ pub(in crate::pools) trait Participant: Send + Sync {
     /// A slot may be free.
     fn pump(&self);
 
-    /// One of the pool's idle connections is to make room.
+    /// One of the pool's idle connections has to make room.
     fn reap(&self);
 
-    /// Whether callers wait for a connection of the pool, and so for those that are idle.
+    /// Whether callers wait for a connection of the pool. They would take idle ones.
     fn has_waiters(&self) -> bool;
 
-    /// Another pool is short of a permit: abandons an attempt that has outlived its waiter and its
-    /// grace period. Says no if there is none.
+    /// Another pool lacks a permit: abandons an attempt that has outlived its waiter and its grace
+    /// period. Returns false if there is none.
     fn abandon(&self) -> bool;
 }
 
@@ -39,8 +39,8 @@ pub(in crate::pools) struct ServerLimits {
     pub(in crate::pools) max_connecting: Option<u32>,
 }
 
-/// The caps of all servers. A server that leaves and returns keeps its cap for as long as a
-/// connection of its former pools is left.
+/// The caps of all servers. A server that leaves and returns keeps its cap while a connection of
+/// its former pools is left.
 #[derive(Debug)]
 pub(in crate::pools) struct ServerCaps {
     limits: ServerLimits,
@@ -49,18 +49,18 @@ pub(in crate::pools) struct ServerCaps {
 
 /// A cap on the connections to one server. Pools that lack a slot queue for it, first in, first out.
 ///
-/// Where all slots are used, the least recently used idle connection makes room, whichever pool has
-/// it. Where none is idle, a connection that is returned makes room, unless its own pool has waiters
-/// and no more than its share.
+/// If all slots are used, the least recently used idle connection of any pool makes room. If none
+/// is idle, a returned connection makes room, unless its own pool has waiters and no more than its
+/// share.
 #[derive(Debug)]
 pub(in crate::pools) struct ServerCap {
     limits: ServerLimits,
     state: Mutex<State>,
-    /// How many pools queue: a check-in reads this alone.
+    /// How many pools queue: a check-in reads only this.
     queued: AtomicUsize,
 }
 
-/// The part that one pool takes in a cap.
+/// One pool's membership in a cap.
 #[derive(Debug)]
 pub(in crate::pools) struct CapShare {
     cap: Arc<ServerCap>,
@@ -74,12 +74,12 @@ struct State {
     members: BTreeMap<u64, Member>,
     next_member: u64,
     queue: VecDeque<u64>,
-    /// Pools for which a slot was taken, until they take it over.
+    /// Pools for which a slot is reserved, until they take it.
     reserved: Vec<u64>,
     /// By last use, the least recent first.
     idle: BTreeMap<u64, Idle>,
     next_place: u64,
-    /// Connections that were chosen to make room, and have not been closed yet.
+    /// Connections that were chosen to make room and are not closed yet.
     making_room: usize,
 }
 
@@ -145,12 +145,12 @@ impl ServerCap {
         while let Some((id, pool)) = self.reserve() {
             pool.pump();
             drop(pool);
-            // It wants none any more; if it wants another, it is behind the others.
+            // It no longer needs the slot. If it needs another one, it has queued again at the end.
             self.change(|state| state.release(id));
         }
     }
 
-    /// Takes a slot for the pool that has queued longest.
+    /// Reserves a slot for the pool that has queued longest.
     fn reserve(&self) -> Option<(u64, Arc<dyn Participant>)> {
         self.change(|state| {
             while state.has_room(&self.limits) {
@@ -198,7 +198,7 @@ impl CapShare {
         })
     }
 
-    /// Takes a slot if one is free for which no pool queues.
+    /// Takes a free slot if no pool queues.
     pub(super) fn try_take_free(&self) -> bool {
         self.cap.change(|state| {
             let is_free = state.queue.is_empty() && state.has_room(&self.cap.limits);
@@ -227,7 +227,7 @@ impl CapShare {
         self.cap.limits.max.filter(|max| used >= *max)
     }
 
-    /// So many attempts are over. To be called without a lock.
+    /// `count` attempts are over. To be called without a lock.
     pub(super) fn free_permits(&self, count: u32) {
         self.cap.change(|state| state.connecting -= count);
         self.cap.serve();
@@ -240,7 +240,7 @@ impl CapShare {
     }
 
     /// Closes the least recently used idle connection that no waiter of its own pool takes, if more
-    /// pools lack a slot than have one closed for them already. Where there is none, or where pools
+    /// pools lack a slot than connections are already making room. If there is none, or if pools
     /// lack a permit, abandons an attempt whose waiter has left. To be called without a lock.
     pub(super) fn make_room(&self) {
         if !self.is_wanted() {
@@ -257,7 +257,7 @@ impl CapShare {
             let mut idle = state.idle.iter().filter(|_| is_lacking);
             let place = idle.find_map(|(place, idle)| {
                 let pool = state.members.get(&idle.member)?.pool.upgrade()?;
-                // Waiters that leave it where it is for that long are not polled.
+                // Waiters that have not taken it for that long are not polled.
                 let is_free = !pool.has_waiters() || idle.since.elapsed() >= QUANTUM;
                 pools.push(pool);
                 is_free.then_some(*place)
@@ -270,13 +270,13 @@ impl CapShare {
                 link.mark_perished();
                 pool.reap();
             }
-            // An attempt that hangs may be in the way.
+            // An attempt that hangs may hold a slot.
             _ if is_lacking => self.abandon(),
             _ => {}
         }
     }
 
-    /// Has an attempt abandoned whose caller has left.
+    /// Abandons one attempt whose waiter has left, of any pool.
     fn abandon(&self) {
         let pools: Vec<_> = {
             let state = self.cap.lock();
@@ -286,8 +286,8 @@ impl CapShare {
         pools.iter().any(|pool| pool.abandon());
     }
 
-    /// A connection of an age is returned, and is idle from now on. Says no if it has to make room for
-    /// another pool's. While its own pool has waiters, it does not make room later: they use it.
+    /// A returned connection becomes idle. Returns false if it has to make room for another pool.
+    /// While its own pool has waiters, it does not make room later: they use it.
     pub(super) fn enter_idle(
         &self,
         link: &Arc<ConnectionState>,
@@ -319,7 +319,7 @@ impl CapShare {
         })
     }
 
-    /// A connection is handed out, or closed. Says no if it was chosen to make room.
+    /// A connection is handed out or closed. Returns false if it was chosen to make room.
     pub(super) fn leave_idle(&self, link: &ConnectionState) -> bool {
         match link.idle_place.swap(0, Ordering::AcqRel) {
             0 => !link.is_doomed(),
@@ -375,7 +375,7 @@ impl State {
         }
     }
 
-    /// Frees a reserved slot that its pool has not taken over.
+    /// Frees a reserved slot that its pool has not taken.
     fn release(&mut self, id: u64) {
         if let Some(place) = self.reserved.iter().position(|own| *own == id) {
             self.reserved.swap_remove(place);

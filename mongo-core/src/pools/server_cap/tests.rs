@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 
-/// Takes a slot when one may be free, and closes an idle connection when swept.
+/// Takes a slot when one may be free, and closes an idle connection when it is reaped.
 #[derive(Default)]
 struct Pool {
     share: OnceLock<CapShare>,
@@ -144,7 +144,7 @@ fn pending_connections_are_limited_across_pools() {
     assert_eq!(taken(&pools), [1, 1, 0, 0]);
     pools[0].share().free_permits(1);
     assert_eq!(taken(&pools), [1, 1, 1, 0]);
-    // One that fails gives both back.
+    // A failed attempt gives both back.
     pools[1].share().free_permits(1);
     pools[1].share().give_back();
     assert_eq!(taken(&pools), [1, 1, 1, 1]);

@@ -23,10 +23,10 @@ mod warm_up;
 
 /// The pool of one server and one credential, over a generic pool.
 ///
-/// It begins paused: [`ready`](Self::ready) opens it, [`clear`](Self::clear) makes all connections
-/// stale and pauses it again, [`close`](Self::close) ends it. [`Pools`](crate::pools::Pools) does that as
-/// its topology says, and [`maintain`](Self::maintain)s it; by itself a pool does nothing in the
-/// background.
+/// It begins paused: [`ready`](Self::ready) makes it ready, [`clear`](Self::clear) makes all
+/// connections stale and pauses it again, [`close`](Self::close) closes it.
+/// [`Pools`](crate::pools::Pools) calls these as its topology changes, and runs
+/// [`maintain`](Self::maintain). A pool does nothing in the background by itself.
 ///
 /// Cloning is cheap; clones are the same pool.
 ///
@@ -43,7 +43,7 @@ struct Inner<B: Backend> {
 }
 
 impl<B: Backend> ServerPool<B> {
-    /// A pool over connections of a factory that a registry made.
+    /// Builds a pool over a generic pool.
     ///
     /// # Errors
     /// The backend's settings can't be used.
@@ -68,7 +68,7 @@ impl<B: Backend> ServerPool<B> {
         Ok(Self { inner })
     }
 
-    /// Tells that it was made.
+    /// Emits the event of the pool's creation.
     pub(super) fn announce(&self) {
         let options = self.inner.options.created_options();
         self.shared().emit(|address, user| {
@@ -80,8 +80,8 @@ impl<B: Backend> ServerPool<B> {
         });
     }
 
-    /// Checks a connection out, if there is one to be had without waiting. To be called within
-    /// tokio's runtime, for which a generic pool may ask all the same.
+    /// Checks out a connection, if that needs no wait. Must be called within a Tokio runtime, which
+    /// a generic pool may need even so.
     pub fn try_get(&self) -> Option<PooledConnection<B>> {
         if !self.shared().is_ready() {
             return None;
@@ -91,33 +91,34 @@ impl<B: Backend> ServerPool<B> {
         Some(PooledConnection::new(guard, self))
     }
 
-    /// Checks a connection out, by a deadline.
+    /// Checks out a connection, by a deadline.
     ///
     /// # Errors
-    /// - [`ErrorKind::PoolCleared`]: the pool is paused, or was cleared meanwhile. Look for another
-    ///   server, or try again later.
+    /// - [`ErrorKind::PoolCleared`]: the pool is paused, or was cleared during the wait. Select
+    ///   another server, or try again later.
     /// - [`ErrorKind::PoolClosed`].
     /// - [`ErrorKind::Timeout`], with [`ErrorKind::PoolExhausted`] or the last failure to make a
     ///   connection as its cause.
-    /// - Whatever making a connection failed by.
+    /// - The failure to make a connection.
     ///
     /// # Cancellation
     /// May be dropped at any time.
     pub async fn get(&self, deadline: Deadline) -> Result<PooledConnection<B>> {
         let got = self.get_while(&deadline, false, &|| true).await?;
-        // It suits whoever waits for it.
+        // The condition always holds, so this is never `None`.
         got.ok_or_else(|| self.shared().not_ready())
     }
 
-    /// [`get`](Self::get) for as long as it `suits`: nothing if it ceases to. Asked whenever
-    /// somebody [stirs](PoolInner::notify_recheck) the pool. `is_tried`: [`try_get`](Self::try_get) found nothing.
+    /// [`get`](Self::get) while `suits` returns true; `None` once it returns false. It is called
+    /// again after each [`notify_recheck`](PoolInner::notify_recheck). `is_tried`:
+    /// [`try_get`](Self::try_get) found nothing.
     pub(super) async fn get_while(
         &self,
         deadline: &Deadline,
         is_tried: bool,
         suits: &impl Fn() -> bool,
     ) -> Result<Option<PooledConnection<B>>> {
-        // Dropped, it has failed too.
+        // If it is dropped, the check-out has failed too.
         let check_out = CheckOut::begin(self.shared(), deadline);
         if !is_tried && let Some(connection) = self.try_get() {
             check_out.end(Ok(Some(&connection)));
@@ -128,7 +129,7 @@ impl<B: Backend> ServerPool<B> {
         outcome
     }
 
-    /// Checks a connection out that is not there yet; `None` once it does not suit any more.
+    /// Waits for a connection; `None` once `suits` returns false.
     async fn wait(
         &self,
         deadline: &Deadline,
@@ -138,11 +139,11 @@ impl<B: Backend> ServerPool<B> {
         shared.settled(deadline).await;
         let _waiting = shared.wait();
         let generation = shared.generation();
-        // In a box: it is large, and all futures around it get moved about.
+        // Boxed: it is large, and the futures around it are moved.
         let mut got = Box::pin(self.inner.backend.get(*deadline));
         let mut recheck = pin!(shared.recheck());
         loop {
-            // After it began to listen, so that nothing falls between.
+            // After the listener was created, so that no change is missed.
             if !shared.is_ready() || shared.generation() != generation {
                 return Err(shared.not_ready());
             }
@@ -150,8 +151,8 @@ impl<B: Backend> ServerPool<B> {
                 return Ok(None);
             }
             tokio::select! {
-                // First what the attempt itself says. Both are safe to drop: a backend keeps what
-                // nobody took.
+                // The backend's result first. Both are safe to drop: a backend keeps a connection
+                // that was not taken.
                 biased;
                 got = &mut got => {
                     let got = got.map(|guard| Some(PooledConnection::new(guard, self)));
@@ -162,7 +163,7 @@ impl<B: Backend> ServerPool<B> {
         }
     }
 
-    /// Whether somebody wants to know of each step.
+    /// Whether a handler observes each step.
     #[inline]
     pub(super) fn is_watched(&self) -> bool {
         self.shared().is_watched()
@@ -172,13 +173,14 @@ impl<B: Backend> ServerPool<B> {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Whether a connection is in use, or waited for.
+    /// Whether a connection is in use, or a caller waits for one.
     pub(super) fn is_busy(&self) -> bool {
         let counters = &self.shared().counters;
         counters.in_use() > 0 || counters.waiting() > 0
     }
 
-    /// Says who has the connections, where that is what a wait ran out for.
+    /// Adds to a time-out of the wait queue what the connections are in use for, if the pool or the
+    /// server is full.
     pub(super) fn explain(&self, error: Error) -> Error {
         match error.kind() {
             ErrorKind::Timeout {
@@ -186,7 +188,7 @@ impl<B: Backend> ServerPool<B> {
                 ..
             } if error.cause().is_none_or(Error::is_exhausted) => {
                 let in_use = self.shared().in_use(self.inner.options.max_size);
-                // Else the size of the pool is not the cause.
+                // Otherwise the size of the pool is not the cause.
                 let used = in_use.cursors + in_use.transactions + in_use.others;
                 let is_full = used > 0 || in_use.server_full.is_some();
                 let exhausted = is_full.then(|| ErrorKind::PoolExhausted(in_use).into());
@@ -196,18 +198,19 @@ impl<B: Backend> ServerPool<B> {
         }
     }
 
-    /// Lets connections be made and checked out. To be called after [`clear`](Self::clear) by hand.
+    /// Makes the pool ready: connections can be made and checked out. To be called after a
+    /// [`clear`](Self::clear) by the application.
     pub fn ready(&self) {
         if self.shared().make_ready() {
             self.shared().finish_ready();
         }
     }
 
-    /// Makes all connections stale, and pauses the pool: idle connections are closed at once, those in
-    /// use when they are returned, or at once if they are to be interrupted. Callers that wait get
-    /// [`ErrorKind::PoolCleared`], and so do later ones until the pool is [ready](Self::ready) again:
-    /// [`Pools`](crate::pools::Pools) make it ready when a check of the server succeeds that was not
-    /// successful before, so that a pool of theirs cleared by hand stays paused until `ready` is called.
+    /// Makes all connections stale, and pauses the pool. Idle connections are closed at once; those
+    /// in use when they are returned, or at once with `interrupt_in_use`. Callers that wait, and
+    /// later ones, get [`ErrorKind::PoolCleared`] until the pool is [ready](Self::ready) again.
+    /// [`Pools`](crate::pools::Pools) makes a pool ready when a check of the server succeeds after
+    /// a failure, so a pool that the application has cleared stays paused until it calls `ready`.
     pub fn clear(&self, interrupt_in_use: bool) {
         let paused = self.shared().make_paused(None);
         if paused.was_ready {
@@ -216,21 +219,21 @@ impl<B: Backend> ServerPool<B> {
         self.shared().evict(paused.generation, interrupt_in_use);
     }
 
-    /// Whether it was closed, for good.
+    /// Whether it was closed.
     pub(super) fn is_closed(&self) -> bool {
         !self.shared().is_ready() && self.shared().state() == PoolState::Closed
     }
 
-    /// Closes the pool for good: who waits gets [`ErrorKind::PoolClosed`], what is idle is closed,
-    /// what is in use when it comes back. Where it is one of [`Pools`](crate::pools::Pools), these make
-    /// another in its place when it is asked for next.
+    /// Closes the pool for good: callers that wait get [`ErrorKind::PoolClosed`], idle connections
+    /// are closed, and those in use when they are returned. If it belongs to
+    /// [`Pools`](crate::pools::Pools), the next use of that server replaces it by a new pool.
     pub fn close(&self) {
         if self.shared().make_closed() {
             self.finish_close();
         }
     }
 
-    /// What follows once the pool counts as closed.
+    /// The remaining steps of a close, once the state is closed.
     pub(super) fn finish_close(&self) {
         let shared = self.shared();
         shared.evict(u64::MAX, false);
@@ -238,18 +241,17 @@ impl<B: Backend> ServerPool<B> {
         shared.emit_closed();
     }
 
-    /// Closes idle connections that are too old, and makes new ones in advance until there are
-    /// `minPoolSize`, as many at a time as `maxConnecting` says. Returns when there is nothing left
-    /// to do.
+    /// Closes idle connections that are too old, and makes new ones up to `minPoolSize`, at most
+    /// `maxConnecting` at a time. Returns when nothing is left to do.
     ///
     /// May be dropped at any time.
     pub async fn maintain(&self) {
-        // What is stale is closed already. bb8 can look through idle connections only by taking
-        // them out, and whoever comes meanwhile has another one made.
+        // Stale connections are already closed. bb8 has to take out idle connections to inspect
+        // them, and a caller that comes during that makes a new one.
         if self.shared().has_idle_bounds() {
             self.shared().reap();
         }
-        // The pool was told of a failure: the next round is time enough for another attempt.
+        // A failure has been recorded in the pool; the next round tries again.
         let _ = self
             .fill(self.inner.options.min_size, Deadline::never())
             .await;
@@ -261,7 +263,7 @@ impl<B: Backend> ServerPool<B> {
             && self.shared().total() < self.inner.options.min_size
     }
 
-    /// How full the pool is, and what it did so far.
+    /// The pool's size and counters.
     pub fn status(&self) -> PoolStatus {
         let shared = self.shared();
         let (total, pending) = shared.total_and_pending();
@@ -290,7 +292,7 @@ impl<B: Backend> ServerPool<B> {
         self.shared().server()
     }
 
-    /// What makes the connections.
+    /// The factory that makes the connections.
     pub fn factory(&self) -> &ConnectionFactory {
         &self.inner.factory
     }
@@ -325,10 +327,10 @@ impl<B: Backend> fmt::Debug for ServerPool<B> {
     }
 }
 
-/// A check-out that is under way, for those who want to know.
+/// The events of a check-out that is under way.
 pub(super) struct CheckOut<'a> {
     shared: &'a PoolInner,
-    /// Only if somebody wants to know.
+    /// Only if a handler observes it.
     begun: Option<Instant>,
     deadline: &'a Deadline,
     is_over: bool,
@@ -351,7 +353,7 @@ impl<'a> CheckOut<'a> {
         self.is_over = true;
         match outcome {
             Ok(Some(connection)) => self.succeeded(connection),
-            // Its server changed: as if the pool had been cleared.
+            // Its server is no longer suitable: as if the pool had been cleared.
             Ok(None) => self.failed(CheckOutFailedReason::ConnectionError, None),
             Err(error) => self.failed(self.failed_reason(error), Some(error)),
         }
@@ -378,7 +380,7 @@ impl<'a> CheckOut<'a> {
     fn failed_reason(&self, error: &Error) -> CheckOutFailedReason {
         match error.kind() {
             ErrorKind::PoolClosed => CheckOutFailedReason::PoolClosed,
-            // Whatever it waited for when its own time was over.
+            // Whatever it waited for when its own deadline passed.
             ErrorKind::Timeout { .. } if self.deadline.is_over() => CheckOutFailedReason::Timeout,
             ErrorKind::Timeout {
                 wait: Wait::WaitQueue | Wait::Drain | Wait::Recycle,

@@ -1,4 +1,4 @@
-//! Connections that are made in advance.
+//! Making connections in advance.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::pools::{Backend, ServerPool};
 /// How long a warm-up waits for room in one round.
 const ROUND: Duration = Duration::from_millis(100);
 
-/// The pool's own connections, kept from callers for a moment. Dropped, they are free.
+/// Connections of the pool that are held back from callers. Dropping it offers them again.
 struct Held<'a>(&'a Arc<PoolInner>, Vec<Connection>);
 
 impl Drop for Held<'_> {
@@ -24,13 +24,14 @@ impl Drop for Held<'_> {
 }
 
 impl<B: Backend> ServerPool<B> {
-    /// Waits until the pool has `minPoolSize` connections, and at least one, made by this call or by
-    /// other callers.
+    /// Waits until the pool has `minPoolSize` connections, and at least one, made by this call or
+    /// by others.
     pub(in crate::pools) async fn warm(&self, deadline: Deadline) -> Result<()> {
         self.factory().check_runtime()?;
         let target = self.options().min_size.max(1);
         let (mut rounds, mut newest) = (0_u32, 0);
-        // Two warm-ups that do not both fit must not take connections from each other for ever.
+        // Bounds the turns: two warm-ups that do not both fit must not take connections from each
+        // other for ever.
         let mut turns = target;
         loop {
             self.fill(target, deadline).await?;
@@ -38,7 +39,7 @@ impl<B: Backend> ServerPool<B> {
             if total.saturating_sub(pending) >= target {
                 return Ok(());
             }
-            // Others' attempts are in the way, which may come to nothing, or a pause after failures.
+            // Attempts of others, which may fail, or a pause after failures hold this up.
             let timed_out = || self.factory().timed_out(Wait::WaitQueue, deadline);
             if !self.shared().is_ready() {
                 let cause = timed_out().cause().cloned();
@@ -59,7 +60,8 @@ impl<B: Backend> ServerPool<B> {
         }
     }
 
-    /// Makes connections until there are as many, others' attempts included, or no more may be made.
+    /// Makes connections up to the target, counting attempts of others, or until no more may be
+    /// made.
     pub(in crate::pools) async fn fill(&self, target: u32, deadline: Deadline) -> Result<()> {
         let mut pending = Together::new();
         loop {
@@ -78,10 +80,10 @@ impl<B: Backend> ServerPool<B> {
         }
     }
 
-    /// Waits for a new connection as a caller does, for whom another pool's idle connection makes
-    /// room. Says whether there is one, by its number.
+    /// Waits for a new connection as a caller does, so that another pool's idle connection makes
+    /// room. Returns whether there is a new one, with a higher number than `newest`.
     async fn take_room(&self, newest: &mut u64, deadline: Deadline) -> Result<bool> {
-        // What the pool has would be served first.
+        // Available connections of the pool would be served first.
         let mut held = Held(self.shared(), Vec::new());
         let round = deadline.within(Some(ROUND));
         loop {

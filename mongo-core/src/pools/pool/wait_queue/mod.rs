@@ -1,11 +1,13 @@
-//! The wait queue of one pool: which waiter gets a connection next, and when one is made. Pure.
+//! The wait queue of one pool: decides which waiter gets a connection next, and when one is made.
+//! No I/O, no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest pause after the second failure in a row; each further failure doubles it.
+/// The upper bound of the pause after the second consecutive failure; each further failure doubles
+/// it.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The longest pause between two attempts to make a connection.
@@ -20,44 +22,44 @@ const LONGEST_GRACE: Duration = Duration::from_secs(60);
 /// The state of a pool. Specification: connection monitoring and pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PoolState {
-    /// The server is not known to be available: the pool makes no connection and hands none out.
+    /// The server is not known to be available: the pool neither makes nor hands out connections.
     Paused,
     /// The pool makes connections and hands them out.
     Ready,
-    /// The pool makes no connection and hands none out, for good.
+    /// The pool never makes or hands out connections again.
     Closed,
 }
 
 /// The limits of a pool. `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Over all connections of the pool, pending ones included.
+    /// On all connections of the pool, including pending ones.
     pub(crate) max_size: Option<u32>,
-    /// Over pending connections (`maxConnecting`).
+    /// On pending connections (`maxConnecting`).
     pub(crate) max_connecting: Option<u32>,
 }
 
-/// What the owner of the queue has to do next.
+/// The next step for the owner of the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<W, C, A> {
     /// Hand the connection to the waiter, which has left the queue.
     Serve(W, C),
     /// Make a connection: begin the attempt of this number, for the waiter of this ticket.
     Begin(u64, A, u64),
-    /// Interrupt an attempt that was in the way of a waiter, and has left the queue.
+    /// Interrupt an attempt that held up a waiter; it has left the queue.
     Abandon(A),
 }
 
 /// The queue: `W` is a handle on a waiter, `C` a connection, `A` a handle on an attempt.
 ///
-/// Waiters are served first in, first out. Available connections (made in advance, made for a waiter
-/// that has left, or returned while the generic pool had waiters) go before new ones.
+/// Waiters are served first in, first out. Available connections (made in advance, made for a
+/// waiter that has left, or returned while the generic pool had waiters) are used before new ones.
 ///
-/// An attempt belongs to the waiter that it was begun for. Where that waiter leaves, or is served by
-/// another connection, the attempt goes on, and the next waiter that has none adopts it. If it takes
-/// longer than its grace period, and a waiter is short of its permit or its place, it is abandoned.
-/// Each time the grace period doubles, until an attempt succeeds: else impatient callers would never
-/// get a connection to a slow server.
+/// An attempt belongs to the waiter that it was begun for. If that waiter leaves, or is served by
+/// another connection, the attempt continues, and the next waiter without an attempt adopts it. If
+/// it takes longer than its grace period, and a waiter needs its permit or its slot, it is
+/// abandoned. The grace period doubles each time, until an attempt succeeds: otherwise callers with
+/// short deadlines would never get a connection to a slow server.
 ///
 /// After consecutive failures the next attempts pause, so that a failing server is not flooded.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ pub(crate) struct WaitQueue<W, C, A> {
     waiters: VecDeque<Waiter<W>>,
     /// Pending connections, by their numbers.
     attempts: BTreeMap<u64, Attempt<A>>,
-    /// Of tickets and attempts.
+    /// The last number of a ticket or an attempt.
     next_number: u64,
     failures: u32,
     not_before: Option<Instant>,
@@ -89,7 +91,7 @@ struct Attempt<A> {
     handle: A,
     /// The ticket of the waiter that it was begun for.
     begun_for: Option<u64>,
-    /// The waiter that it serves now: that one, or one that has adopted it.
+    /// The waiter that it serves now: the same one, or one that has adopted it.
     waiter: Option<u64>,
     /// The end of its grace period.
     due: Instant,
@@ -115,7 +117,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.state
     }
 
-    /// All connections of the pool, pending ones included.
+    /// All connections of the pool, including pending ones.
     pub(crate) fn total(&self) -> u32 {
         self.total
     }
@@ -134,7 +136,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.waiters.len()
     }
 
-    /// The earliest time of the next attempt, where that is not at once.
+    /// The earliest time of the next attempt, if attempts are paused.
     pub(crate) fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
@@ -143,8 +145,8 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.limits.max_size = Some(max_size);
     }
 
-    /// Adds a waiter; the ticket is for [`leave`](Self::leave). One that comes back with its ticket
-    /// has its former place.
+    /// Adds a waiter and returns its ticket. A waiter that returns with its former ticket gets its
+    /// former place.
     pub(crate) fn enter(&mut self, former: Option<u64>, handle: W) -> u64 {
         let ticket = former.unwrap_or_else(|| self.number());
         let waiter = Waiter {
@@ -157,7 +159,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         ticket
     }
 
-    /// A waiter leaves, if it has not been served. Its handle is to be dropped without a lock.
+    /// Removes a waiter, unless it has been served. Its handle is to be dropped without a lock.
     #[must_use]
     pub(crate) fn leave(&mut self, ticket: u64) -> Option<W> {
         let place = self.place(ticket).ok()?;
@@ -179,8 +181,8 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.waiters.iter().any(|own| own.attempt.is_none())
     }
 
-    /// When a waiter has to have [`next`](Self::next) called, because a grace period ends then that
-    /// matters to it.
+    /// When [`next`](Self::next) must be called for a waiter, because a grace period that affects
+    /// it ends.
     pub(crate) fn due(&self, ticket: u64) -> Option<Instant> {
         let waiter = &self.waiters[self.place(ticket).ok()?];
         match waiter.attempt.map(|number| self.attempts.get(&number)) {
@@ -195,8 +197,8 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         }
     }
 
-    /// What is to be done next; `None` if nothing. `has_slot` is asked last, and takes one of the
-    /// server's slots if it says yes.
+    /// The next step; `None` if there is none. `has_slot` is called last, and takes one of the
+    /// server's slots if it returns true.
     pub(crate) fn next(
         &mut self,
         now: Instant,
@@ -235,7 +237,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         Some(abandoned.handle)
     }
 
-    /// An available connection, where there is no waiter.
+    /// Takes an available connection, if there is no waiter.
     pub(crate) fn take_available(&mut self) -> Option<C> {
         match self.waiters.is_empty() {
             true => self.available.pop_front(),
@@ -243,7 +245,8 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         }
     }
 
-    /// Begins an attempt in advance, unless it would delay a waiter, and gives its number.
+    /// Begins an attempt in advance, unless it would delay a waiter, and returns its number and
+    /// handle.
     pub(crate) fn begin_in_advance(
         &mut self,
         now: Instant,
@@ -268,8 +271,8 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.grace = GRACE;
     }
 
-    /// An attempt is about to fail. Removes the waiter that fails with it: the one that it was begun
-    /// for. One that adopted it needs another attempt.
+    /// An attempt is about to fail. Removes the waiter that fails with it, if it was begun for that
+    /// waiter. A waiter that adopted it needs another attempt.
     pub(crate) fn fail_waiter(&mut self, attempt: u64) -> Option<W> {
         let attempt = self.attempts.get(&attempt)?;
         let ticket = attempt
@@ -279,7 +282,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.remove_waiter(place)
     }
 
-    /// An attempt has failed. Says no if it was abandoned before.
+    /// An attempt has failed. Returns false if it was abandoned before.
     pub(crate) fn failed(&mut self, attempt: u64) -> bool {
         let was_there = self.has_attempt(attempt);
         self.end(attempt);
@@ -287,9 +290,9 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         was_there
     }
 
-    /// The server, or the way to it, failed an attempt. The next one may begin at once; after
-    /// further consecutive failures attempts pause, for a random share (`0.0..1.0`) of a time that
-    /// doubles.
+    /// An attempt failed because of the server or the network. The next one may begin at once.
+    /// After further consecutive failures attempts pause, for a random share (`0.0..1.0`) of a time
+    /// that doubles.
     pub(crate) fn pace(&mut self, now: Instant, share: f64) {
         let doublings = self.failures.checked_sub(1);
         self.failures = self.failures.saturating_add(1);
@@ -299,7 +302,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         }
     }
 
-    /// A connection is closed, or has left the pool.
+    /// A connection was closed or has left the pool.
     pub(crate) fn left(&mut self) {
         self.total -= 1;
     }
@@ -323,7 +326,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
             .collect()
     }
 
-    /// Goes from paused to ready, and says whether it did.
+    /// Changes from paused to ready, and returns whether it did.
     pub(crate) fn ready(&mut self) -> bool {
         let becomes_ready = self.state == PoolState::Paused;
         if becomes_ready {
@@ -334,7 +337,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         becomes_ready
     }
 
-    /// Goes from ready to paused, and says whether it did.
+    /// Changes from ready to paused, and returns whether it did.
     pub(crate) fn pause(&mut self) -> bool {
         let becomes_paused = self.state == PoolState::Ready;
         if becomes_paused {
@@ -343,12 +346,12 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         becomes_paused
     }
 
-    /// Closes, and says whether it was open.
+    /// Closes the queue, and returns whether it was open.
     pub(crate) fn close(&mut self) -> bool {
         std::mem::replace(&mut self.state, PoolState::Closed) != PoolState::Closed
     }
 
-    /// Removes all waiters, to be failed.
+    /// Removes all waiters, which are to fail.
     pub(crate) fn evict(&mut self) -> Vec<W> {
         let mut evicted = Vec::with_capacity(self.waiters.len());
         while let Some(handle) = self.remove_waiter(0) {
@@ -362,8 +365,8 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         below(self.total, self.limits.max_size) && below(self.pending(), self.limits.max_connecting)
     }
 
-    /// Lets waiters without an attempt adopt those without a waiter, until the grace period of these
-    /// is over.
+    /// Lets waiters without an attempt adopt attempts without a waiter whose grace period is not
+    /// over. Adopted attempts whose grace period is over lose their waiter.
     fn adopt(&mut self, now: Instant) {
         for waiter in &mut self.waiters {
             let attempt = waiter.attempt;

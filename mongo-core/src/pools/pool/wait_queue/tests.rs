@@ -16,7 +16,7 @@ fn queue(max_size: u32, max_connecting: u32) -> Queue {
     WaitQueue::new(PoolState::Ready, limits)
 }
 
-/// A clock that stands still but for what a test adds.
+/// A clock that only a test advances.
 fn now() -> Instant {
     static NOW: OnceLock<Instant> = OnceLock::new();
     *NOW.get_or_init(Instant::now)
@@ -330,8 +330,7 @@ fn retain_removes_available_connections() {
     assert_eq!(queue.available(), 2);
 }
 
-/// An attempt that was begun for another waiter, later than this one came, has a grace period for it
-/// as well.
+/// An attempt that was begun for another waiter after this one came also has a grace period for it.
 #[test]
 fn an_attempt_that_was_begun_later_for_another_is_adopted_likewise() {
     let mut queue = queue(100, 2);
@@ -353,7 +352,7 @@ fn an_attempt_that_was_begun_later_for_another_is_adopted_likewise() {
     assert_eq!(queue.fail_waiter(second_attempt), None, "it is another's");
 }
 
-/// The same for a waiter that comes back with its turn.
+/// The same for a waiter that returns with its former ticket.
 #[test]
 fn one_that_comes_back_adopts_the_attempt_of_another() {
     let mut queue = queue(2, 1);
