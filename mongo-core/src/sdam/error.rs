@@ -35,8 +35,8 @@ pub enum SdamError {
     /// The server of a direct connection does not belong to the replica set that `replicaSet`
     /// names.
     #[error(
-        "the server is {}, not a member of the replica set {expected:?} that was asked for",
-        found.as_ref().map_or_else(|| "no member of a replica set".to_owned(), |name| format!("a member of the replica set {name:?}"))
+        "the server belongs to {}, not to the replica set {expected:?} (replicaSet)",
+        found.as_ref().map_or_else(|| "no replica set".to_owned(), |name| format!("the replica set {name:?}"))
     )]
     SetName {
         /// The value of `replicaSet`.
