@@ -21,7 +21,7 @@ use crate::handshake::HandshakeError;
 /// One server's monitor, as a state machine: it decides when and how to check the server, and turns
 /// the replies into server descriptions and heartbeat events.
 ///
-/// The driver of this machine calls a `handle_` function for each thing that happens, then carries
+/// The driver of this machine calls a `handle_` method for each thing that happens, then carries
 /// out each [`Output`] of [`poll_output`](Self::poll_output) in order, and calls
 /// [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout). One check runs
 /// at a time. Results of a check that has already ended are ignored.
@@ -116,7 +116,7 @@ impl Heartbeat {
         }
     }
 
-    /// The next action; `None` until a `handle_` function is called.
+    /// The next action; `None` until a `handle_` method is called.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -265,7 +265,7 @@ impl Heartbeat {
         }
     }
 
-    /// Requests an immediate check. Ignored while a check runs.
+    /// Requests a check as soon as [`MIN_HEARTBEAT_FREQUENCY`] allows. Ignored while a check runs.
     pub fn handle_request(&mut self, now: Instant) {
         if let State::Waiting { until } = &mut self.state {
             let earliest = match self.last_end {

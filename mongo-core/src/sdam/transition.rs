@@ -295,7 +295,7 @@ fn srv_hosts(
     change.finish(next)
 }
 
-/// Handles a server's new description, whatever its source.
+/// Handles a server's new description, from any source.
 fn server_changed(
     settings: &TopologySettings,
     current: &Arc<TopologyDescription>,

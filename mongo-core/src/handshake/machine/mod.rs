@@ -34,9 +34,8 @@ pub struct HandshakeContext {
     pub load_balanced: bool,
     /// The replica set that the server must belong to (`replicaSet`). `None` accepts any server.
     pub replica_set: Option<Arc<str>>,
-    /// Whether the legacy hello is sent as OP_QUERY. Servers before 3.6 need that: the client then
-    /// reports that they are too old, instead of a failed connection. The command `hello` is never
-    /// sent as OP_QUERY.
+    /// Whether the legacy hello is sent as OP_QUERY. Servers before 3.6 need that, so that the
+    /// client can report that they are too old. The command `hello` is never sent as OP_QUERY.
     pub legacy_op_query: bool,
     /// The compressors to offer, in order of preference, limited to those that this build
     /// [has](Compressor::is_built_in). Empty by default.
