@@ -3,8 +3,8 @@
 #[cfg(any(feature = "net", test))]
 use crate::address::ServerAddress;
 
-/// The hosts that an access token may be sent to which a human is asked for, where the credential
-/// says nothing (`ALLOWED_HOSTS`).
+/// The default hosts that the access token of a human flow may be sent to, if the credential sets
+/// none (`ALLOWED_HOSTS`).
 ///
 /// Specification: authentication, "MONGODB-OIDC".
 pub const DEFAULT_ALLOWED_HOSTS: [&str; 8] = [
@@ -18,8 +18,8 @@ pub const DEFAULT_ALLOWED_HOSTS: [&str; 8] = [
     "*.mongo.com",
 ];
 
-/// Whether a server's host, or the path of its socket, is one of these. `*.` at the beginning stands
-/// for any name under a domain, but not for the domain itself. Ports don't count.
+/// Whether a server's host, or the path of its socket, matches one of these. A leading `*.` matches
+/// any name under a domain, but not the domain itself. Ports are ignored.
 #[cfg(any(feature = "net", test))]
 pub(crate) fn allows<'a>(
     allowed: impl IntoIterator<Item = &'a str>,
@@ -33,7 +33,7 @@ pub(crate) fn allows<'a>(
                 .and_then(|it| it.strip_suffix(']'));
             let allowed = inner.unwrap_or(allowed).to_lowercase();
             match allowed.strip_prefix('*') {
-                // What is before the dot must be there.
+                // The label before the dot must not be empty.
                 Some(domain) if domain.starts_with('.') => host
                     .strip_suffix(domain)
                     .is_some_and(|name| !name.is_empty()),

@@ -1,4 +1,4 @@
-//! One conversation with a server, whatever the mechanism.
+//! One authentication conversation with a server, for any mechanism.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,34 +15,34 @@ use super::{
     ScramMechanism, Secret, plain, x509,
 };
 
-/// What a conversation asks for next. `Debug` shows of a command which it is, and nothing else.
+/// The next step of a conversation. `Debug` shows only a command's name.
 pub enum AuthStep {
-    /// Send a command to the authentication database, and give the reply to
+    /// Send a command to the authentication database, and pass the reply to
     /// [`Conversation::handle_reply`]. The command has no `$db` yet.
     Send(RawDocumentBuf),
-    /// Get what is needed, and give it to [`Conversation::handle_evidence`].
+    /// Obtain the evidence, and pass it to [`Conversation::handle_evidence`].
     Need(AuthNeed),
-    /// The server takes the client for whom it says it is, and has proved itself if the mechanism
-    /// has it do so.
+    /// The client is authenticated. The server has proved its identity too, if the mechanism
+    /// includes that.
     Done,
 }
 
-/// What a conversation needs from outside.
+/// The evidence that a conversation needs from the caller.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AuthNeed {
     /// The keys of a derivation, by [`KeyDerivation::run`] or from a cache.
     ScramKeys(KeyDerivation),
-    /// An OpenID Connect access token, from a cache or from whoever issues them.
+    /// An OpenID Connect access token, from a cache or from the identity provider.
     AccessToken {
-        /// A token that the server has refused: if a cache has this one, it is to forget it first.
+        /// A token that the server has refused. If the cache holds it, remove it first.
         refused: Option<Secret>,
     },
-    /// Credentials of AWS, and the time.
+    /// AWS credentials, and the current time.
     AwsCredentials,
 }
 
-/// What a conversation needed. `Debug` shows no secret.
+/// The evidence for an [`AuthNeed`]. `Debug` shows no secret.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Evidence {
@@ -52,21 +52,22 @@ pub enum Evidence {
     AccessToken {
         /// The token.
         token: Secret,
-        /// Whether it is from a cache: if the server refuses it, another one is asked for.
+        /// Whether it is from a cache. If the server refuses a cached token, the conversation
+        /// requests another one.
         is_cached: bool,
     },
     /// For [`AuthNeed::AwsCredentials`].
     AwsCredentials {
         /// The credentials.
         credentials: AwsCredentials,
-        /// What time it is: AWS takes signatures of the last few minutes only.
+        /// The current time. AWS accepts only signatures of the last few minutes.
         now: SystemTime,
     },
 }
 
 /// One conversation with a server, as a state machine without I/O.
 ///
-/// It has a bounded number of exchanges, three at most. After an error, each further call fails with
+/// It has at most three exchanges. After an error, each further call fails with
 /// [`AuthError::OutOfOrder`].
 pub struct Conversation {
     mechanism: AuthMechanism,
@@ -86,12 +87,12 @@ enum State {
     PlainSent,
     Oidc(OidcConversation),
     Aws(AwsConversation),
-    /// Over, well or badly.
+    /// Ended, with or without success.
     Over,
 }
 
 impl Conversation {
-    /// A conversation about a credential.
+    /// A conversation for a credential.
     ///
     /// # Errors
     /// [`AuthError::Credential`] if the credential is not complete,
@@ -155,9 +156,9 @@ impl Conversation {
         Ok(AuthStep::Send(command))
     }
 
-    /// Begins the conversation inside the handshake: the command that goes into its field
-    /// `speculativeAuthenticate`, with the authentication database in it. `None` where the mechanism
-    /// has none such, or needs an access token, and `token` is none.
+    /// Begins the conversation inside the handshake. Returns the command for the hello's field
+    /// `speculativeAuthenticate`, with the authentication database in it. `None` if the mechanism
+    /// does not support this, or if it needs an access token and `token` is `None`.
     ///
     /// # Errors
     /// [`AuthError::OutOfOrder`] if the conversation has begun.
@@ -185,7 +186,7 @@ impl Conversation {
     /// Takes the reply to the last command, `ok: 0` included.
     ///
     /// # Errors
-    /// [`AuthError`] says what is wrong with it.
+    /// [`AuthError`] if the reply is invalid, or is a refusal.
     pub fn handle_reply(&mut self, reply: &RawDocument) -> Result<AuthStep, AuthError> {
         self.handle(reply, Place::Command)
     }
@@ -193,15 +194,15 @@ impl Conversation {
     /// Takes the `speculativeAuthenticate` field of the handshake's reply, which has no `ok`.
     ///
     /// # Errors
-    /// [`AuthError`] says what is wrong with it.
+    /// [`AuthError`] if the reply is invalid, or is a refusal.
     pub fn handle_speculative_reply(&mut self, reply: &RawDocument) -> Result<AuthStep, AuthError> {
         self.handle(reply, Place::Hello)
     }
 
-    /// Takes what an [`AuthStep::Need`] asked for.
+    /// Takes the evidence for an [`AuthStep::Need`].
     ///
     /// # Errors
-    /// [`AuthError::OutOfOrder`] if nothing, or something else, was asked for.
+    /// [`AuthError::OutOfOrder`] if no evidence, or other evidence, was needed.
     pub fn handle_evidence(&mut self, evidence: Evidence) -> Result<AuthStep, AuthError> {
         match (&mut self.state, evidence) {
             (State::Scram(scram), Evidence::ScramKeys(keys)) => scram.handle_keys(&keys),
@@ -242,7 +243,7 @@ impl fmt::Debug for AuthStep {
     }
 }
 
-/// Which command a document is; empty where it is none.
+/// The name of a command; empty if the document is not a command.
 pub(crate) fn command_name(command: &RawDocument) -> &str {
     match command.iter_elements().next() {
         Some(Ok(first)) => first.key().as_str(),

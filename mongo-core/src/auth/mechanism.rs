@@ -8,13 +8,13 @@ use serde::{Deserialize, Deserializer};
 use super::credential::CredentialError;
 use crate::settings::{FromValue, SettingError, Value, is_named};
 
-/// The database that stands for an authority outside MongoDB: LDAP, Kerberos, certificates.
+/// The authentication database for users outside MongoDB: LDAP, Kerberos, certificates.
 pub const EXTERNAL: &str = "$external";
 
-/// The database that SCRAM users live in where nothing else is said.
+/// The default authentication database of SCRAM users.
 pub const ADMIN: &str = "admin";
 
-/// An authentication mechanism, by the names of the authentication specification.
+/// An authentication mechanism, named as in the authentication specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum AuthMechanism {
@@ -24,7 +24,7 @@ pub enum AuthMechanism {
     ScramSha256,
     /// `MONGODB-X509`: the client certificate of the TLS connection.
     MongoDbX509,
-    /// `PLAIN`: a user name and a password, checked by LDAP. Sent as they are: use TLS.
+    /// `PLAIN`: a user name and a password, checked by LDAP. They are sent in clear text: use TLS.
     Plain,
     /// `MONGODB-OIDC`: an OpenID Connect access token.
     MongoDbOidc,
@@ -45,7 +45,7 @@ impl AuthMechanism {
         Self::Gssapi,
     ];
 
-    /// The name that goes over the wire and stands in a connection string.
+    /// The name, on the wire and in a connection string.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ScramSha1 => "SCRAM-SHA-1",
@@ -58,9 +58,9 @@ impl AuthMechanism {
         }
     }
 
-    /// The authentication database where none is given: `$external` for the mechanisms that prove
-    /// the user elsewhere; for `PLAIN` and SCRAM the connection string's database, else `$external`
-    /// and `admin`.
+    /// The authentication database if none is given. For `PLAIN` and SCRAM it is the connection
+    /// string's database, else `$external` and `admin` respectively. For all other mechanisms it is
+    /// `$external`.
     pub fn default_source(self, database: Option<&str>) -> &str {
         match self {
             Self::ScramSha1 | Self::ScramSha256 => database.unwrap_or(ADMIN),
@@ -69,11 +69,11 @@ impl AuthMechanism {
         }
     }
 
-    /// The mechanism properties that may be given.
+    /// The mechanism properties that the mechanism allows.
     pub(super) fn properties(self) -> &'static [&'static str] {
         match self {
             Self::ScramSha1 | Self::ScramSha256 | Self::MongoDbX509 | Self::Plain => &[],
-            // Credentials given by hand were withdrawn by the specification in September 2025.
+            // The specification removed explicit credentials in September 2025.
             Self::MongoDbAws => &[],
             Self::MongoDbOidc => &["ENVIRONMENT", "TOKEN_RESOURCE"],
             Self::Gssapi => &[
@@ -92,7 +92,7 @@ impl fmt::Display for AuthMechanism {
     }
 }
 
-/// Without regard to case, `_` and `-`.
+/// Ignores case, `_` and `-`.
 impl FromStr for AuthMechanism {
     type Err = CredentialError;
 

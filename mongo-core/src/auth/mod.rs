@@ -1,10 +1,11 @@
-//! Credentials, and proving them to a server.
+//! Credentials and authentication.
 //!
-//! Everything here is pure: no sockets, no clock, and the randomness is given by the caller. A
-//! [`Conversation`] turns replies into commands; the handshake
-//! ([`Handshake`](crate::handshake::Handshake)) drives one, and usually nobody else has to.
+//! Everything here is pure: no sockets, no clock, and the caller supplies the randomness. A
+//! [`Conversation`] turns replies into commands. The handshake
+//! ([`Handshake`](crate::handshake::Handshake)) drives it, so most code does not use it directly.
 //!
-//! All of [`AuthMechanism`] are there but `GSSAPI`, which gives [`AuthError::UnsupportedMechanism`].
+//! All mechanisms of [`AuthMechanism`] are supported except `GSSAPI`, which fails with
+//! [`AuthError::UnsupportedMechanism`].
 //!
 //! Specification: authentication.
 

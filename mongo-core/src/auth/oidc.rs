@@ -1,4 +1,4 @@
-//! MONGODB-OIDC: an OpenID Connect access token, in the conversation of one step.
+//! MONGODB-OIDC: an OpenID Connect access token, in a one-step conversation.
 
 use std::mem;
 
@@ -10,21 +10,22 @@ use super::{AuthError, AuthMechanism, AuthNeed, AuthStep, Secret};
 
 const MECHANISM: AuthMechanism = AuthMechanism::MongoDbOidc;
 
-/// The server refuses the user, or what proves him.
+/// The server refuses the user or the token.
 const AUTHENTICATION_FAILED: i32 = 18;
 
-/// At most two tokens are sent: one from the cache, and where the server refuses that, another one.
+/// Sends at most two tokens: one from the cache and, if the server refuses that, another one.
 pub(super) struct OidcConversation(State);
 
 enum State {
     New,
-    /// A token from the cache went out with the hello.
+    /// A token from the cache was sent with the hello.
     Speculating,
-    /// A token is asked for; whether another one may be, if it is from the cache and refused.
+    /// A token was requested. `may_ask_again`: another one may be requested if this one is from the
+    /// cache and refused.
     Wanted {
         may_ask_again: bool,
     },
-    /// A token went out.
+    /// A token was sent.
     Sent {
         token: Secret,
         may_ask_again: bool,
@@ -37,7 +38,7 @@ impl OidcConversation {
         Self(State::New)
     }
 
-    /// A token is asked for.
+    /// Requests a token.
     pub(super) fn begin(&mut self) -> Result<AuthStep, AuthError> {
         match mem::replace(&mut self.0, State::Over) {
             State::New => Ok(self.ask(None, true)),
@@ -45,7 +46,7 @@ impl OidcConversation {
         }
     }
 
-    /// The command for the handshake.
+    /// The command for the hello.
     pub(super) fn speculate(&mut self, token: &Secret) -> RawDocumentBuf {
         self.0 = State::Speculating;
         command(token)
@@ -79,7 +80,7 @@ impl OidcConversation {
             (State::Speculating | State::Sent { .. }, Ok(reply)) if reply.done => {
                 Ok(AuthStep::Done)
             }
-            // A speculation that comes to nothing tells nothing about the token.
+            // A failed speculative authentication does not mean that the token is invalid.
             (State::Speculating, _) => Ok(self.ask(None, true)),
             (
                 State::Sent {
@@ -102,7 +103,7 @@ impl OidcConversation {
         AuthStep::Need(AuthNeed::AccessToken { refused })
     }
 
-    /// Where the conversation is, for `Debug`.
+    /// The conversation's current step, for `Debug`.
     pub(super) fn position(&self) -> &'static str {
         match self.0 {
             State::New => "new",

@@ -1,4 +1,4 @@
-//! PLAIN (RFC 4616): user name and password as they are.
+//! PLAIN (RFC 4616): user name and password in clear text.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use zeroize::Zeroizing;
@@ -8,8 +8,8 @@ use super::{AuthError, AuthMechanism, AuthStep, Credential};
 
 const MECHANISM: AuthMechanism = AuthMechanism::Plain;
 
-/// The `saslStart` command, which is all there is. Neither part has a NUL, which
-/// [`Credential::validate`] sees to: it stands between them.
+/// The `saslStart` command, the only one. A NUL separates the user name and the password;
+/// [`Credential::validate`] makes sure that neither contains one.
 pub(super) fn command(credential: &Credential) -> RawDocumentBuf {
     let username = credential.username().map_or("", |name| name);
     let password = credential.password().map_or("", |secret| secret.expose());

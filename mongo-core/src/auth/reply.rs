@@ -1,4 +1,4 @@
-//! What every reply of a server has in common: `ok`, and an error's code and text.
+//! The fields that all replies have in common: `ok`, and an error's code and message.
 
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
@@ -6,10 +6,10 @@ use bson::raw::RawBsonRef;
 use crate::error::{MAX_LABELS, MAX_MESSAGE, MAX_NAME};
 use crate::text::printable;
 
-/// How many fields of a reply, or of a document in it, are looked at.
+/// The maximum number of fields that are read in a reply, or in a document in it.
 const MAX_FIELDS: usize = 16 * 1024;
 
-/// An answer with `ok: 0`, within bounds.
+/// A reply with `ok: 0`, within bounds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServerError {
     pub(crate) code: i32,
@@ -19,8 +19,8 @@ pub(crate) struct ServerError {
 }
 
 impl ServerError {
-    /// Takes a field of a reply, if it belongs to an error. Whatever has the wrong type is left
-    /// out: the error itself must not be lost over it.
+    /// Takes a field of a reply, if it belongs to an error. A field of the wrong type is ignored,
+    /// so that the error itself is not lost.
     pub(crate) fn take(&mut self, key: &str, value: RawBsonRef<'_>) {
         match (key, value) {
             ("code", value) => {
@@ -47,7 +47,7 @@ impl ServerError {
         }
     }
 
-    /// Whether a field is one that [`take`](Self::take) wants.
+    /// Whether [`take`](Self::take) uses a field.
     pub(crate) fn wants(key: &str) -> bool {
         matches!(key, "code" | "codeName" | "errmsg" | "errorLabels")
     }
@@ -63,7 +63,7 @@ pub(crate) fn is_ok(value: RawBsonRef<'_>) -> Option<bool> {
 
 /// A whole number of any numeric type.
 pub(crate) fn integer(value: RawBsonRef<'_>) -> Option<i64> {
-    /// Up to here every whole number has a `f64` of its own.
+    /// Up to here an `f64` can represent every whole number exactly.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {
         RawBsonRef::Int32(number) => Some(number.into()),
@@ -75,8 +75,8 @@ pub(crate) fn integer(value: RawBsonRef<'_>) -> Option<i64> {
     }
 }
 
-/// Each field of a reply that `wanted` names, and only those are read as values: what nobody asked
-/// for is skipped unread. `None` ends the pass: the reply is malformed, or has more than 16,384 fields.
+/// The fields of a reply that `wanted` selects. The values of all others are skipped. `None` ends
+/// the pass: the reply is malformed, or has more than 16,384 fields.
 pub(crate) fn fields<'a>(
     reply: &'a RawDocument,
     wanted: impl Fn(&str) -> bool,

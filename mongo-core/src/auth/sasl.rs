@@ -1,4 +1,4 @@
-//! The commands that SASL travels in, `saslStart` and `saslContinue`, and their replies.
+//! The SASL commands `saslStart` and `saslContinue`, and their replies.
 
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::spec::BinarySubtype;
@@ -7,7 +7,7 @@ use bson::{RawBinaryRef, rawdoc};
 use super::reply::{ServerError, fields, integer, is_ok};
 use super::{AuthError, AuthMechanism};
 
-/// The number by which the server knows a conversation, sent back as the type that it came in.
+/// The server's conversation id, sent back with the BSON type that it came with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum ConversationId {
     Int32(i32),
@@ -15,12 +15,12 @@ pub(super) enum ConversationId {
     Double(f64),
 }
 
-/// Where a reply stands.
+/// Where a reply comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// By itself: it has an `ok`.
+    /// A command's own reply, which has an `ok`.
     Command,
-    /// In the field `speculativeAuthenticate` of the hello's reply, which has none.
+    /// The field `speculativeAuthenticate` of the hello's reply, which has no `ok`.
     Hello,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct SaslReply<'a> {
 }
 
 impl<'a> SaslReply<'a> {
-    /// Reads a reply. Of a conversation that goes on, the id is `expected`.
+    /// Reads a reply. `expected` is the id of a conversation that continues.
     pub(super) fn read(
         mechanism: AuthMechanism,
         reply: &'a RawDocument,
@@ -59,7 +59,7 @@ impl<'a> SaslReply<'a> {
     }
 }
 
-/// Whether the server agrees; `take` gets the fields that SASL has.
+/// Checks that the command succeeded. `take` gets the fields of SASL.
 pub(super) fn check<'a>(
     mechanism: AuthMechanism,
     reply: &'a RawDocument,

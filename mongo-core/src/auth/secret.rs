@@ -1,4 +1,4 @@
-//! A string that is wiped from memory and never shown.
+//! A string that is wiped from memory on drop and never shown.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,27 +8,28 @@ use serde::{Deserialize, Deserializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A secret string: a password, a token, the pass phrase of a key.
+/// A secret string: a password, a token, a key's passphrase.
 ///
-/// The text is overwritten when the last clone goes away. `Debug` prints `Secret(..)`; there is no
-/// `Display` and no `Serialize`, so that a secret can't reach a log or a file by accident. Cloning
-/// is cheap and copies no text. Comparing takes the same time wherever the texts differ.
+/// The string is overwritten when the last clone is dropped. `Debug` prints `Secret(..)`. There is
+/// no `Display` and no `Serialize`, so that a secret can't reach a log or a file by accident.
+/// Cloning is cheap and does not copy the string. Comparison takes the same time wherever the
+/// strings differ.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
 impl Secret {
-    /// Takes a text over. A `String` is moved; of a `&str` a copy is made, and wiping the original
-    /// stays the caller's business.
+    /// Wraps a string. A `String` is moved. A `&str` is copied, and the caller has to wipe the
+    /// original.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Arc::new(Zeroizing::new(text.into())))
     }
 
-    /// The text. Don't log it.
+    /// Returns the string. Don't log it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether the text is empty.
+    /// Whether the string is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -66,8 +67,8 @@ impl From<&str> for Secret {
     }
 }
 
-/// A string. What is none is refused without being quoted: a password of digits alone, in a file that
-/// takes it for a number, is one still.
+/// Accepts only a string. The error for another type does not show the value: a password of digits
+/// that a file format reads as a number is still a secret.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         crate::settings::deserialize(deserializer)

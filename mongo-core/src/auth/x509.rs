@@ -1,5 +1,4 @@
-//! MONGODB-X509: the client certificate has proved everything while TLS was set up, and one command
-//! says that it is to count.
+//! MONGODB-X509: TLS has verified the client certificate, and one command authenticates with it.
 
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
@@ -8,8 +7,8 @@ use super::{AuthError, AuthMechanism, AuthStep, Credential};
 
 const MECHANISM: AuthMechanism = AuthMechanism::MongoDbX509;
 
-/// The `authenticate` command. A user name is sent only if one was given; the server takes the
-/// certificate's subject for it.
+/// The `authenticate` command. The user name is sent only if one was given; otherwise the server
+/// uses the certificate's subject.
 pub(super) fn command(credential: &Credential) -> RawDocumentBuf {
     let mut command = RawDocumentBuf::new();
     command.append(cstr!("authenticate"), 1);
@@ -20,7 +19,7 @@ pub(super) fn command(credential: &Credential) -> RawDocumentBuf {
     command
 }
 
-/// The server proves nothing here: TLS has done so. It only can disagree.
+/// The server proves nothing here, since TLS has verified it. It can only refuse.
 pub(super) fn handle(reply: &RawDocument, place: Place) -> Result<AuthStep, AuthError> {
     sasl::check(MECHANISM, reply, place, |_, _| {})?;
     Ok(AuthStep::Done)

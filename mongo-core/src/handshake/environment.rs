@@ -1,17 +1,17 @@
-//! Where the process runs: a function service, a container, an operating system.
+//! The runtime environment: a function service, a container, an operating system.
 
 use std::fmt;
 
 use bson::RawDocumentBuf;
 use bson::raw::cstr;
 
-/// What the metadata wants to know of the world. Everything is asked through it, so that building
-/// the metadata does no I/O of its own.
+/// Access to the process's environment for the metadata. The metadata uses only these functions, so
+/// that building it does no I/O of its own.
 #[derive(Clone, Copy)]
 pub struct Environment<'a> {
-    /// An environment variable by its name; `None` if it is unset, or is no UTF-8.
+    /// An environment variable by its name; `None` if it is unset or not UTF-8.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// Whether a file exists, by its absolute path. Asked for `/.dockerenv`.
+    /// Whether a file exists, by its absolute path. Called with `/.dockerenv`.
     pub file_exists: &'a dyn Fn(&str) -> bool,
 }
 
@@ -35,7 +35,7 @@ impl Environment<'_> {
         FunctionService::detect(self).is_some()
     }
 
-    /// A variable that is set to something.
+    /// A variable that is set and not empty.
     fn populated(&self, name: &str) -> Option<String> {
         (self.variable)(name).filter(|value| !value.is_empty())
     }
@@ -46,7 +46,7 @@ impl Environment<'_> {
     }
 }
 
-/// The function services that the handshake specification knows.
+/// The function services of the handshake specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FunctionService {
     AwsLambda,
@@ -65,8 +65,8 @@ impl FunctionService {
         }
     }
 
-    /// The one service that the process runs in. Vercel runs on AWS; of any other mixture nothing
-    /// can be said.
+    /// The service that the process runs in. Vercel runs on AWS; any other combination gives
+    /// `None`.
     fn detect(environment: &Environment<'_>) -> Option<Self> {
         let set = |name| environment.populated(name).is_some();
         let lambda = environment
@@ -125,7 +125,7 @@ impl Surroundings {
         read
     }
 
-    /// Only the service's name, the last field to be given up.
+    /// Only the service's name, which is the last field to be left out.
     pub(super) fn name_only(&self) -> Self {
         Self {
             name: self.name,
@@ -133,7 +133,7 @@ impl Surroundings {
         }
     }
 
-    /// The `env` document; `None` if no field would be in it.
+    /// The `env` document; `None` if it would be empty.
     pub(super) fn document(&self) -> Option<RawDocumentBuf> {
         let mut env = RawDocumentBuf::new();
         if let Some(name) = self.name {
@@ -162,7 +162,7 @@ impl Surroundings {
     }
 }
 
-/// The operating system's name as `uname -s` gives it.
+/// The operating system's name, as `uname -s` prints it.
 pub(super) fn os_type() -> &'static str {
     match std::env::consts::OS {
         "linux" | "android" => "Linux",
@@ -184,7 +184,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// An environment of some variables, in docker or not.
+    /// An environment with some variables, in Docker or not.
     pub(in crate::handshake) fn with<R>(
         variables: &[(&str, &str)],
         docker: bool,
@@ -222,7 +222,7 @@ pub(super) mod tests {
         let containers = rawdoc! {
             "container": { "runtime": "docker", "orchestrator": "kubernetes" }
         };
-        // No service can be told, but where the process runs still can.
+        // The service is ambiguous, but the other fields are still known.
         let both = [
             ("K_SERVICE", "x"),
             ("FUNCTIONS_WORKER_RUNTIME", "y"),

@@ -6,29 +6,28 @@ use super::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 use crate::auth::reply::ServerError;
 use crate::error::Error;
 
-/// Why a handshake failed, but for authentication, which has
-/// [`AuthError`](crate::auth::AuthError).
+/// Why a handshake failed. Errors of authentication are [`AuthError`](crate::auth::AuthError).
 ///
 /// Specification: handshake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The client's description of itself can't be sent.
+    /// The client metadata can't be sent.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// The server answered the hello with `ok: 0`.
     #[error("the server refused the hello: {message} (code {code}{}{code_name})", if code_name.is_empty() { "" } else { " " })]
     Refused {
-        /// The server's error code; 0 where it sent none.
+        /// The server's error code; 0 if it sent none.
         code: i32,
-        /// The code's name; empty where the server sent none.
+        /// The code's name; empty if the server sent none.
         code_name: String,
         /// The server's message, cut to 1024 bytes.
         message: String,
-        /// The error labels that the server gave, at most 16.
+        /// The error labels that the server sent, at most 16.
         labels: Vec<String>,
     },
-    /// The reply is no well-formed document.
+    /// The reply is not a well-formed document.
     #[error("the server's answer to the hello is malformed BSON")]
     Malformed,
     /// A field of the reply is missing or has the wrong type.
@@ -36,17 +35,17 @@ pub enum HandshakeError {
     Field {
         /// The field.
         field: &'static str,
-        /// What should have been there.
+        /// What was expected.
         expected: &'static str,
     },
-    /// A number in the reply is too small to work with.
+    /// A number in the reply is too small.
     #[error("the server's answer to the hello has {field} {value}, less than {minimum}")]
     TooSmall {
         /// The field.
         field: &'static str,
         /// Its value.
         value: i64,
-        /// The least that is accepted.
+        /// The minimum that is accepted.
         minimum: i64,
     },
     /// The server is too old.
@@ -54,7 +53,7 @@ pub enum HandshakeError {
         "the server reports wire version {reported}, but this version of mongo-core requires at least {MIN_WIRE_VERSION} (MongoDB 4.2)"
     )]
     ServerTooOld {
-        /// The highest wire version that the server speaks.
+        /// The highest wire version that the server supports.
         reported: i32,
     },
     /// The server is too new.
@@ -62,10 +61,11 @@ pub enum HandshakeError {
         "the server requires wire version {required}, but this version of mongo-core only supports up to {MAX_WIRE_VERSION}"
     )]
     ServerTooNew {
-        /// The lowest wire version that the server speaks.
+        /// The lowest wire version that the server supports.
         required: i32,
     },
-    /// `loadBalanced=true` was asked for, and no load balancer answered: there is no `serviceId`.
+    /// `loadBalanced=true` is set, but the reply has no `serviceId`: the server is not behind a
+    /// load balancer.
     #[error(
         "Driver attempted to initialize in load balancing mode, but the server does not support this mode."
     )]
@@ -76,17 +76,17 @@ pub enum HandshakeError {
         ReplicaSet(.found)
     )]
     OtherReplicaSet {
-        /// The name that the options give.
+        /// The name in the options.
         expected: String,
-        /// The name that the server gives; `None` if it gives none.
+        /// The name that the server reported; `None` if it reported none.
         found: Option<String>,
     },
-    /// A step was asked for that the handshake has not come to: a mistake of the caller.
-    #[error("the handshake is not at this step")]
+    /// The caller called a method out of order.
+    #[error("handshake method called out of order")]
     OutOfOrder,
 }
 
-/// The replica set that a server names, if it does.
+/// The replica set that a server names, if any.
 struct ReplicaSet<'a>(&'a Option<String>);
 
 impl fmt::Display for ReplicaSet<'_> {
@@ -99,7 +99,7 @@ impl fmt::Display for ReplicaSet<'_> {
 }
 
 impl HandshakeError {
-    /// A hello that the server answered with `ok: 0`, with the labels that it gave.
+    /// The error of a hello that the server answered with `ok: 0`, with the server's labels.
     pub(crate) fn refused(error: ServerError) -> Error {
         let labels = error.labels.clone();
         let error = Error::from(Self::Refused {
@@ -112,7 +112,7 @@ impl HandshakeError {
     }
 }
 
-/// Why the client's description of itself can't be sent.
+/// Why the client metadata can't be sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetadataError {
@@ -122,16 +122,17 @@ pub enum MetadataError {
         /// Its length in bytes.
         length: usize,
     },
-    /// A string of the driver information has a `|`, which stands between the strings of several.
-    #[error("the driver information's {field} has a `|` in it")]
+    /// A string of the driver information contains a `|`, the delimiter between the strings of
+    /// several libraries.
+    #[error("the driver information's {field} contains a `|`")]
     Delimiter {
         /// The field: `name`, `version` or `platform`.
         field: &'static str,
     },
-    /// With this driver information, not even the fields that can't be left out would fit.
+    /// With this driver information, even the fields that can't be left out would not fit.
     #[error("the client metadata would have {length} bytes, more than 512")]
     TooLong {
-        /// The length in bytes that the fields take which can't be left out.
+        /// The length in bytes of the fields that can't be left out.
         length: usize,
     },
 }

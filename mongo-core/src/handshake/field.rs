@@ -1,9 +1,9 @@
-//! The fields of a hello's reply, each within bounds: one rule for the monitor's connection and for
-//! the pools'.
+//! The fields of a hello's reply, each within bounds, with the same rules for monitor and pool
+//! connections.
 //!
-//! `null` says the same as an absent field. A field from which the server's type, its members or the
-//! limits of messages follow is an error where it can't be read. Any other field only informs: where
-//! it can't be read, it is taken for absent, and does not cost the server.
+//! `null` counts as an absent field. A field that determines the server's type, its members or the
+//! limits of messages is an error if it can't be read. Any other field is informational: if it
+//! can't be read, it counts as absent and does not make the server unknown.
 
 use bson::oid::ObjectId;
 use bson::raw::{RawBsonRef, RawDocument};
@@ -13,11 +13,11 @@ use crate::text::printable;
 
 use super::{HandshakeError, TopologyVersion};
 
-/// The longest name that is kept, in bytes, and the most compressors.
+/// The maximum length of a name, in bytes, and the maximum number of compressors.
 const MAX_NAME_LENGTH: usize = 1024;
 const MAX_COMPRESSORS: usize = 16;
 
-/// A number that has to lie within bounds.
+/// A number that must be within bounds.
 pub(crate) struct Bounds {
     field: &'static str,
     pub(crate) default: usize,
@@ -46,7 +46,8 @@ pub(crate) const BATCH_SIZE: Bounds = Bounds {
     maximum: 10_000_000,
 };
 
-/// The fields of a hello's reply that `wanted` names. `None` ends the pass: the reply is malformed.
+/// The fields of a hello's reply that `wanted` selects. `None` ends the pass: the reply is
+/// malformed.
 pub(crate) fn hello_fields<'a>(
     reply: &'a RawDocument,
     wanted: impl Fn(&str) -> bool,
@@ -55,7 +56,8 @@ pub(crate) fn hello_fields<'a>(
 }
 
 impl Bounds {
-    /// Too small can't be worked with. Too great only means that less is used than could be.
+    /// A number that is too small is an error. A number that is too great is lowered to the
+    /// maximum.
     pub(crate) fn read(&self, value: RawBsonRef<'_>) -> Result<usize, HandshakeError> {
         let value = whole(self.field, value)?;
         match usize::try_from(value) {
@@ -105,7 +107,7 @@ pub(crate) fn wire_version(
         .ok_or(invalid(field, "a wire version"))
 }
 
-/// A flag that only informs.
+/// An informational flag.
 pub(crate) fn hint(value: RawBsonRef<'_>) -> bool {
     flag("", value).unwrap_or(false)
 }
@@ -134,7 +136,7 @@ pub(crate) fn topology_version(value: RawBsonRef<'_>) -> Option<TopologyVersion>
     })
 }
 
-/// The names of a list; whatever else is in it is left out.
+/// The names in a list; other elements are ignored.
 pub(crate) fn compressors(value: RawBsonRef<'_>) -> Vec<String> {
     let Some(list) = value.as_array() else {
         return Vec::new();

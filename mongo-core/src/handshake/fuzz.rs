@@ -1,4 +1,4 @@
-//! Replies changed at random, from a fixed seed: whatever comes, there is an answer and no panic.
+//! Replies changed at random, from a fixed seed: none of them causes a panic.
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Random {
         bytes
     }
 
-    /// The same with the document's length put right, so that more of it is read.
+    /// The same with the document's length corrected, so that more of it is read.
     fn mutate_document(&mut self, document: &RawDocument) -> Vec<u8> {
         let mut bytes = self.mutate(document.as_bytes());
         if let (length, Some(head)) = (bytes.len() as i32, bytes.first_chunk_mut::<4>()) {
@@ -109,7 +109,7 @@ fn no_hello_reply_makes_it_panic() {
             None => refused += 1,
         }
     }
-    // The changes are neither too small to matter nor so great that nothing is read.
+    // The changes are neither too small to have an effect nor so great that nothing is read.
     assert!(
         refused > 1000 && derivations > 1000,
         "{refused} {derivations}"

@@ -5,11 +5,11 @@ use bson::{RawArrayBuf, RawDocumentBuf};
 
 use super::machine::HandshakeContext;
 
-/// The only version of the client backpressure specification there is. A string, not a number.
+/// The only version of the client backpressure specification. It is a string, not a number.
 const BACKPRESSURE: &str = "2";
 
-/// Whether the first message is the command `hello`, which only newer servers have, and not the
-/// legacy one.
+/// Whether the first message is the command `hello`, which only newer servers support, instead of
+/// the legacy one.
 pub(super) fn is_modern(context: &HandshakeContext) -> bool {
     context.server_api.is_some() || context.load_balanced
 }

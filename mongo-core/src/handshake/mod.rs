@@ -1,8 +1,9 @@
-//! The first exchange on every connection: what the client says about itself, what the server
-//! answers, and authentication, part of which travels along.
+//! The handshake on every connection: the client's metadata, the server's reply, and
+//! authentication, which may begin in the hello.
 //!
-//! Everything here is pure: [`Handshake`] says what to send and takes the replies. The client's
-//! part is [`ClientMetadata`], the server's is read into a [`ConnectionDescription`].
+//! Everything here is pure: [`Handshake`] returns the commands to send and takes the replies. The
+//! client sends its [`ClientMetadata`]; the server's reply is read into a
+//! [`ConnectionDescription`].
 //!
 //! Specifications: handshake, authentication, load balancers, stable API.
 
@@ -27,8 +28,9 @@ pub use machine::{Handshake, HandshakeContext, Outgoing, RequestOp, Step};
 pub use metadata::{ClientMetadata, DriverInfo};
 pub use server_api::{ServerApi, ServerApiVersion};
 
-/// The lowest wire version that this crate speaks: 8, MongoDB 4.2.
+/// The lowest wire version that this crate supports: 8, MongoDB 4.2.
 pub const MIN_WIRE_VERSION: i32 = 8;
 
-/// The highest wire version that this crate speaks: 27, MongoDB 8.2. Newer servers still speak it.
+/// The highest wire version that this crate supports: 27, MongoDB 8.2. Newer servers still support
+/// it.
 pub const MAX_WIRE_VERSION: i32 = 27;

@@ -1,5 +1,5 @@
-//! A server for the unit tests: it answers hellos and is the other side of SCRAM, written apart
-//! from the client's, and it can be told to lie.
+//! A server for the unit tests: it answers hellos and implements the server's side of SCRAM
+//! independently of the client's. It can be made to lie.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,10 +16,10 @@ use crate::error::Error;
 
 use super::{ConnectionDescription, Handshake, HandshakeContext, Outgoing, Step};
 
-/// Changes a message of the server's.
+/// Changes a message of the server.
 pub(super) type Edit = fn(String) -> String;
 
-/// Changes a whole reply, of which the number is given.
+/// Changes a whole reply, given its number.
 pub(super) type EditReply = fn(usize, RawDocumentBuf) -> RawDocumentBuf;
 
 pub(super) struct Server {
@@ -27,7 +27,7 @@ pub(super) struct Server {
     pub(super) password: &'static str,
     /// The user's mechanisms; `None` sends no list.
     pub(super) mechanisms: Option<Vec<&'static str>>,
-    /// Mechanisms that `saslStart` is answered for.
+    /// The mechanisms that `saslStart` supports.
     pub(super) scram: Vec<&'static str>,
     pub(super) speculates: bool,
     pub(super) skips_empty_exchange: bool,
@@ -39,7 +39,7 @@ pub(super) struct Server {
     pub(super) heard: Heard,
 }
 
-/// What the server remembers of a conversation.
+/// The server's state of a conversation.
 #[derive(Default)]
 pub(super) struct Heard {
     replies: usize,
@@ -48,14 +48,14 @@ pub(super) struct Heard {
     mechanism: String,
 }
 
-/// How an establishment went.
+/// The outcome of an establishment.
 pub(super) struct Outcome {
     pub(super) result: Result<ConnectionDescription, Error>,
     /// The commands, in order.
     pub(super) sent: Vec<Outgoing>,
-    /// How often keys were to be derived.
+    /// How often keys were needed.
     pub(super) derived: usize,
-    /// Whether authentication was what was waited for at the end.
+    /// Whether authentication was under way at the end.
     pub(super) was_authenticating: bool,
 }
 
@@ -125,7 +125,7 @@ impl Server {
                 }
             };
         };
-        // Over is over, well or badly.
+        // It has ended, with or without success.
         assert!(handshake.start().is_err());
         assert!(handshake.handle_reply(&rawdoc! { "ok": 1 }).is_err());
         Outcome {
@@ -162,7 +162,7 @@ impl Server {
             Ok(start) if self.speculates => {
                 assert!(start.get_str("db").is_ok());
                 let first = self.sasl_start(start);
-                // A speculation that fails is passed over in silence.
+                // A failed speculative authentication is ignored.
                 if first.get("ok").expect("valid").is_none() {
                     reply.append(bson::raw::cstr!("speculativeAuthenticate"), first);
                 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::settings::{FromValue, SettingError, Value, settings};
 
-/// A version of the stable API. With serde it is the version as it goes over the wire.
+/// A version of the stable API. With serde it is the string that is sent to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub enum ServerApiVersion {
@@ -16,7 +16,7 @@ pub enum ServerApiVersion {
 }
 
 impl ServerApiVersion {
-    /// The version as it goes over the wire.
+    /// The string that is sent to the server.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V1 => "1",
@@ -24,11 +24,12 @@ impl ServerApiVersion {
     }
 }
 
-/// What the stable API is asked for with every command, the handshake's and the monitors' included.
+/// The stable API settings, sent with every command, including those of the handshake and the
+/// monitors.
 ///
-/// It is not looked for in the commands of the application, as the specification asks: a command
-/// that has such fields of its own then has them twice, which servers refuse. A message that the
-/// application has encoded itself (`Connection::send`) goes as it is.
+/// The application's commands are not checked for these fields, as the specification requires: a
+/// command that already has such fields then has them twice, which servers refuse. A message that
+/// the application has encoded itself (`Connection::send`) is sent unchanged.
 ///
 /// Specification: stable API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -71,7 +72,7 @@ impl ServerApi {
     }
 }
 
-/// A [`ServerApi`] while it is read: the version has no default.
+/// The fields of a [`ServerApi`] while it is parsed: the version has no default.
 #[derive(Default)]
 struct Parts {
     version: Option<ServerApiVersion>,

@@ -1,4 +1,4 @@
-//! What an error on an application's connection tells about the server.
+//! The conclusions from an error on an application's connection about its server.
 
 use std::io;
 
@@ -13,35 +13,34 @@ use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;
 use crate::wire::{ReplyFields, write_concern_failure};
 
-/// The label of an error that comes from a server with too much to do.
+/// The label of an error that an overloaded server caused.
 pub const SYSTEM_OVERLOADED_ERROR: &str = "SystemOverloadedError";
 
-/// The label of an error after which any operation can be tried again.
+/// The label of an error after which any operation can be retried.
 pub const RETRYABLE_ERROR: &str = "RetryableError";
 
-/// `NotPrimaryNoSecondaryOk`: the server takes no reads of those who did not say that a secondary may
-/// answer.
+/// `NotPrimaryNoSecondaryOk`: a secondary refuses reads that don't allow secondaries.
 const NO_SECONDARY_OK: i32 = 13435;
 
-/// How far a connection was when it failed.
+/// The phase that a connection was in when it failed.
 ///
 /// Specifications: server discovery and monitoring, connection monitoring and pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorPhase {
-    /// What a busy server can't be the cause of: looking up its name, a proxy's negotiation, the
+    /// Steps that a busy server can't make fail: the lookup of its name, a proxy's negotiation, the
     /// verification of its certificate and host name.
     Resolution,
     /// Opening the socket, the I/O of TLS, the hello.
     Establishment,
     /// Authentication.
     Authentication,
-    /// The handshake is completed: a command was run.
+    /// After the handshake, while a command ran.
     Completed,
 }
 
 impl ErrorPhase {
-    /// Adds the labels of backpressure to an error, if a busy server may be its cause: a failure
-    /// of the network, or a time-out, of a connection that was to be established.
+    /// Adds the labels of backpressure to an error that an overloaded server may have caused: a
+    /// network error or a timeout while the connection was being established.
     #[must_use]
     pub fn label(self, error: Error) -> Error {
         match self {
@@ -61,33 +60,33 @@ impl ErrorPhase {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ApplicationError {
-    /// The server that the connection goes, or was to go, to.
+    /// The server of the connection, or of the attempt to connect.
     pub server: ServerAddress,
-    /// What failed.
+    /// The error.
     pub error: Error,
-    /// How far the connection was.
+    /// The connection's phase.
     pub phase: ErrorPhase,
-    /// The generation of the connection; before the handshake is completed, that of the pool when
-    /// the attempt began. Behind a load balancer: that of the service.
+    /// The generation of the connection. Before the handshake is completed, it is the generation of
+    /// the pool when the attempt began. Behind a load balancer, it is that of the service.
     pub generation: u64,
-    /// The generation of the pool, or of the service, now: read by the one who clears it.
+    /// The current generation of the pool, or of the service, read by the code that clears it.
     pub pool_generation: u64,
     /// The service behind a load balancer, once the hello has named it.
     pub service_id: Option<ObjectId>,
 }
 
-/// What follows from an error.
+/// The consequence of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Consequence {
     /// Nothing.
     None,
-    /// The server is not what it was.
+    /// The server's state has changed.
     StateChange {
         topology_version: Option<TopologyVersion>,
         reason: CheckReason,
         clears_pool: bool,
     },
-    /// The server can't be reached, or not be authenticated with.
+    /// The server can't be reached, or authentication with it failed.
     Unreachable,
 }
 
@@ -104,7 +103,7 @@ impl ApplicationError {
         }
     }
 
-    /// Sets the generations of the connection, and of its pool now.
+    /// Sets the generation of the connection and the current one of its pool.
     #[must_use]
     pub fn with_generations(mut self, connection: u64, pool: u64) -> Self {
         (self.generation, self.pool_generation) = (connection, pool);
@@ -118,14 +117,14 @@ impl ApplicationError {
         self
     }
 
-    /// The error in an otherwise good reply to a write (`writeConcernError`), if there is one:
-    /// it tells as much about the server as a command's failure. `writeErrors` don't.
+    /// The `writeConcernError` in an otherwise successful reply to a write, if there is one. It
+    /// counts like a command's failure; `writeErrors` don't.
     pub fn from_write_concern_error(server: ServerAddress, reply: &RawDocument) -> Option<Self> {
         let error = write_concern_failure(reply, None)?.at(&server);
         Some(Self::new(server, error, ErrorPhase::Completed))
     }
 
-    /// What follows, if the server is known as a type, and its state by a version.
+    /// The consequence, given the type and the topology version that are known of the server.
     pub(super) fn consequence(
         &self,
         server_type: ServerType,
@@ -136,7 +135,7 @@ impl ApplicationError {
         if self.generation < self.pool_generation || is_stale_error(known, topology_version) {
             return Consequence::None;
         }
-        // A secondary says so of any read that has no `$readPreference`.
+        // A secondary gives this error to every read without a `$readPreference`.
         if server_type == ServerType::RsSecondary
             && refusal
                 .as_ref()
@@ -150,7 +149,8 @@ impl ApplicationError {
             Some(reason) => Consequence::StateChange {
                 topology_version,
                 reason,
-                // Whatever fails before the handshake is completed clears, unless overloaded.
+                // A failure before the handshake is completed clears the pool, unless the server is
+                // overloaded.
                 clears_pool: reason == CheckReason::ShuttingDown || !completed && !overloaded,
             },
             None if overloaded => Consequence::None,
@@ -171,10 +171,10 @@ impl ApplicationError {
     }
 }
 
-/// For pools, which are told of every error, and ask before they tell the topology.
+/// For pools: they get every error, and check it before they report it to the topology.
 #[cfg(feature = "net")]
 impl ApplicationError {
-    /// Whether the server's pool is to be cleared, for who knows nothing else of the server.
+    /// Whether the server's pool is to be cleared, if nothing else is known of the server.
     pub(crate) fn clears_pool(&self) -> bool {
         match self.consequence(ServerType::Unknown, None) {
             Consequence::None => false,
@@ -183,20 +183,21 @@ impl ApplicationError {
         }
     }
 
-    /// Whether a server says by an error that it is not what it said in the hello: that it was a
-    /// secondary, or was none.
+    /// Whether an error is a state change error that the server's hello does not explain, unlike
+    /// `NotPrimaryNoSecondaryOk` from a secondary (`was_secondary`).
     pub(crate) fn is_news(error: &Error, was_secondary: bool) -> bool {
         let is_known = was_secondary && error.code() == Some(NO_SECONDARY_OK);
         !is_known && Self::is_state_change(error)
     }
 
-    /// Whether a server says by an error that it is not what the client takes it for.
+    /// Whether an error is a state change error: the server is not in the state that the client
+    /// assumes.
     #[cfg(feature = "net")]
     pub(crate) fn is_state_change(error: &Error) -> bool {
         Refusal::of(error).is_some_and(|refusal| refusal.state_change().is_some())
     }
 
-    /// Whether an error of a command may tell anything about its server: most don't.
+    /// Whether a command's error may change what is known of its server. Most don't.
     pub(crate) fn is_telling(error: &Error) -> bool {
         match Refusal::of(error) {
             Some(refusal) => refusal.state_change().is_some(),
@@ -205,8 +206,8 @@ impl ApplicationError {
     }
 }
 
-/// An error of the same process that is no newer than what is known: any change of state has a
-/// version of its own.
+/// Whether an error is stale: from the same process and no newer than the known version. Every
+/// change of state has its own version.
 fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersion>) -> bool {
     match (known, reported) {
         (Some(known), Some(reported)) => {
@@ -216,7 +217,7 @@ fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersi
     }
 }
 
-/// A failure to read from or write to a socket, or to open it; time-outs of these are among them.
+/// A failure to open a socket, to read from it or to write to it, timeouts included.
 pub(crate) fn is_network_error(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Connect(error) | ErrorKind::Network(error) => !is_of_process(error),
@@ -236,10 +237,9 @@ pub(crate) fn is_network_error(error: &Error) -> bool {
     }
 }
 
-/// Whether the process itself, or its system, has no room for another socket: no server has a part in
-/// that.
+/// Whether this process or its system can't open another socket. No server causes that.
 fn is_of_process(error: &io::Error) -> bool {
-    /// `EMFILE` and `ENFILE` of all Unixes; `WSAEMFILE`.
+    /// `EMFILE` and `ENFILE` on all Unixes; `WSAEMFILE` on Windows.
     const TOO_MANY_FILES: &[i32] = match cfg!(windows) {
         true => &[10024],
         false => &[24, 23],
@@ -248,7 +248,8 @@ fn is_of_process(error: &io::Error) -> bool {
     code.is_some_and(|code| TOO_MANY_FILES.contains(&code))
 }
 
-/// Whether a proxy failed, or let wait: no server was there yet that could be overloaded.
+/// Whether a proxy failed or timed out. The connection had not reached a server that could be
+/// overloaded.
 fn is_of_proxy(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -260,8 +261,8 @@ fn is_of_proxy(error: &Error) -> bool {
     )
 }
 
-/// Whether the server had a part in the failure to connect to it: a credential, say, that can't be
-/// used with any server tells nothing about this one.
+/// Whether the server had a part in the failure to connect to it. A credential that can't be used
+/// with any server, for example, tells nothing about this one.
 fn is_of_server(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Handshake(HandshakeError::Metadata(_) | HandshakeError::OutOfOrder) => false,
@@ -288,7 +289,7 @@ fn is_of_server(error: &Error) -> bool {
     }
 }
 
-/// What a server said when it refused a command.
+/// A server's answer when it refuses a command.
 struct Refusal<'a> {
     /// 0 for none.
     code: i32,
@@ -313,8 +314,7 @@ impl<'a> Refusal<'a> {
         })
     }
 
-    /// Whether the server says that it is not what the client takes it for. The text counts only
-    /// where there is no code.
+    /// The reason, if this is a state change error. The text counts only if there is no code.
     fn state_change(&self) -> Option<CheckReason> {
         match self.code {
             // InterruptedAtShutdown, ShutdownInProgress.
@@ -340,7 +340,7 @@ impl<'a> Refusal<'a> {
     }
 }
 
-/// A version that can't be read is none: the error must not be lost over it. So is one behind more
+/// A version that can't be read is ignored, so that the error is not lost. So is one behind more
 /// than 1,024 other fields.
 fn version_in(reply: &RawDocument) -> Option<TopologyVersion> {
     let version = ReplyFields::of_beginning(reply).topology_version(reply)?;

@@ -14,7 +14,7 @@ use crate::event::{
 
 type Server = Arc<ServerDescription>;
 
-/// The servers of two descriptions side by side, each with itself: both are sorted by address.
+/// Pairs the servers of two descriptions by address. Both are sorted by address.
 fn pairs<'t>(
     before: &'t TopologyDescription,
     now: &'t TopologyDescription,
@@ -35,7 +35,7 @@ fn pairs<'t>(
     })
 }
 
-/// Collects what follows from the difference of two descriptions.
+/// Collects the events and effects of the difference between two descriptions.
 pub(super) struct Change<'a> {
     topology_id: ObjectId,
     load_balanced: bool,
@@ -55,8 +55,8 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// The server that was heard from first. It may be gone for what it told, which is an event
-    /// even so.
+    /// Starts with the server that was heard from. Its own hello may have removed it, which is an
+    /// event too.
     pub(super) fn servers_changed(&mut self, next: &TopologyDescription, heard: Option<&Server>) {
         let current = self.current;
         if let Some(heard) = heard

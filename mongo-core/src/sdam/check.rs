@@ -1,4 +1,4 @@
-//! What a monitor is asked to do, and the commands for it.
+//! A monitor's checks and their commands.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,35 +12,36 @@ use crate::address::ServerAddress;
 use crate::handshake::ServerApi;
 use crate::uri::{ClientOptions, ServerMonitoringMode};
 
-/// The least time from the end of one check of a server to the next (`minHeartbeatFrequencyMS`).
+/// The minimum time from the end of one check of a server to the next (`minHeartbeatFrequencyMS`).
 pub const MIN_HEARTBEAT_FREQUENCY: Duration = Duration::from_millis(500);
 
-/// What a monitor keeps to.
+/// The settings of a monitor.
 ///
 /// Specification: server monitoring.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MonitorSettings {
-    /// The topology that the events name.
+    /// The topology's id in the events.
     pub topology_id: ObjectId,
     /// The server.
     pub server: ServerAddress,
-    /// The time from the end of one check to the next (`heartbeatFrequencyMS`), and the time that
-    /// the server may wait for a change before it answers. Less than
-    /// [`MIN_HEARTBEAT_FREQUENCY`] counts as that. Default 10 s.
+    /// The time from the end of one check to the next (`heartbeatFrequencyMS`), and how long the
+    /// server may wait for a change before it answers. A value below [`MIN_HEARTBEAT_FREQUENCY`] is
+    /// raised to it. Default 10 s.
     pub heartbeat_frequency: Duration,
-    /// How long opening a connection with its handshake may take, and how long the answer to a
-    /// hello (`connectTimeoutMS`); an awaited one may take `heartbeat_frequency` more. `None` is
-    /// without end, for these too. Default 10 s.
+    /// The timeout for opening a connection with its handshake, and for the reply to a hello
+    /// (`connectTimeoutMS`). An awaited reply may take `heartbeat_frequency` longer. `None` is no
+    /// timeout, for awaited replies too. Default 10 s.
     pub connect_timeout: Option<Duration>,
-    /// Whether the server is to answer when something changes, if it can. Default true.
+    /// Whether to use the streaming protocol if the server supports it: it then answers when its
+    /// state changes. Default true.
     pub streaming: bool,
-    /// The stable API, if it was asked for.
+    /// The stable API, if it is used.
     pub server_api: Option<ServerApi>,
 }
 
 impl MonitorSettings {
-    /// Settings by default.
+    /// Default settings.
     pub fn new(topology_id: ObjectId, server: ServerAddress) -> Self {
         Self {
             topology_id,
@@ -52,8 +53,8 @@ impl MonitorSettings {
         }
     }
 
-    /// What the options say. `on_faas` is whether this process runs on a function-as-a-service
-    /// platform, on which `serverMonitoringMode=auto` does not stream.
+    /// Settings from the options. `on_faas` is whether this process runs on a function-as-a-service
+    /// platform, where `serverMonitoringMode=auto` does not stream.
     pub fn from_options(
         topology_id: ObjectId,
         server: ServerAddress,
@@ -77,7 +78,7 @@ impl MonitorSettings {
         self.heartbeat_frequency.max(MIN_HEARTBEAT_FREQUENCY)
     }
 
-    /// The hello for a connection that has shaken hands, without `$db`.
+    /// The hello for a connection whose handshake is completed, without `$db`.
     pub(crate) fn hello(&self, hello_ok: bool, awaits: Option<TopologyVersion>) -> RawDocumentBuf {
         let mut command = RawDocumentBuf::new();
         if hello_ok || self.server_api.is_some() {
@@ -101,30 +102,30 @@ impl MonitorSettings {
     }
 }
 
-/// Whether a server says by a code that it has no command `hello`, whatever its `helloOk` said:
+/// Whether an error code says that the server has no command `hello`, whatever its `helloOk` said:
 /// `CommandNotFound` and `CommandNotSupported`.
 pub(crate) fn lacks_hello(code: i32) -> bool {
     matches!(code, 59 | 115)
 }
 
-/// What is to be done to check a server. The command runs on `admin`.
+/// A step of a server check. The command runs on `admin`.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Check {
-    /// Open a connection, say so just before the hello is written, and give the hello's reply. It
-    /// must not authenticate, and the hello must not ask for mechanisms.
+    /// Open a connection, report it just before the hello is written, and pass in the hello's
+    /// reply. The connection must not authenticate, and the hello must not request mechanisms.
     Connect,
-    /// Send a hello, and give the reply.
+    /// Send a hello, and pass in the reply.
     Hello(RawDocumentBuf),
-    /// Send a hello with the flag `exhaustAllowed`, and give the reply, which may be the first of a
-    /// stream.
+    /// Send a hello with the flag `exhaustAllowed`, and pass in the reply, which may be the first
+    /// of a stream.
     AwaitableHello(RawDocumentBuf),
-    /// Send nothing, and give the next reply of the stream.
+    /// Send nothing, and pass in the next reply of the stream.
     NextReply,
 }
 
 impl Check {
-    /// Whether the server answers only when something changes, or a time is over.
+    /// Whether the server answers only when its state changes or its wait is over.
     pub fn is_awaited(&self) -> bool {
         match self {
             Self::Connect | Self::Hello(_) => false,

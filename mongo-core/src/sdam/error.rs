@@ -11,33 +11,35 @@ use crate::handshake::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 
 /// Why a server's type is unknown.
 ///
-/// Two are equal if they say the same: so the specification compares server descriptions.
+/// Two errors are equal if their messages are equal: this is how the specification compares server
+/// descriptions.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SdamError {
     /// A check of the server, or an application's command, failed.
     #[error(transparent)]
     Failed(#[from] Error),
-    /// The server calls itself primary, and a later election is known.
+    /// The server calls itself primary, but a later election is known.
     #[error(
         "primary marked stale due to electionId/setVersion mismatch, {stale} is stale compared to {max}"
     )]
     StalePrimary {
         /// What the server reported.
         stale: ElectionTuple,
-        /// The greatest that any primary reported.
+        /// The greatest tuple that any primary reported.
         max: ElectionTuple,
     },
     /// The server was the primary until another one was found.
     #[error("primary marked stale due to discovery of newer primary")]
     NewerPrimary,
-    /// The one server of a direct connection is not of the replica set that `replicaSet` names.
+    /// The server of a direct connection does not belong to the replica set that `replicaSet`
+    /// names.
     #[error(
-        "the server is {}, not a member of the replica set {expected:?} that was asked for",
-        found.as_ref().map_or_else(|| "no member of a replica set".to_owned(), |name| format!("a member of the replica set {name:?}"))
+        "the server belongs to {}, not to the replica set {expected:?} (replicaSet)",
+        found.as_ref().map_or_else(|| "no replica set".to_owned(), |name| format!("the replica set {name:?}"))
     )]
     SetName {
-        /// The name that was asked for.
+        /// The value of `replicaSet`.
         expected: Arc<str>,
         /// The name that the server reported.
         found: Option<Arc<str>>,
@@ -70,8 +72,8 @@ impl PartialEq for SdamError {
 
 impl Eq for SdamError {}
 
-/// A replica set's count of its elections and of its configurations, as a primary reports them.
-/// What is missing is less than any value.
+/// The election and the version of a replica set's configuration, as a primary reports them. A
+/// missing value is less than any other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElectionTuple {
     /// The election that made the server primary.
@@ -93,8 +95,8 @@ impl fmt::Display for ElectionTuple {
     }
 }
 
-/// A server whose wire versions don't overlap with those of this crate: while the topology has one,
-/// no operation can run.
+/// A server's wire versions don't overlap with those of this crate. While the topology has such a
+/// server, no operation can run.
 ///
 /// Specification: server discovery and monitoring, checking wire protocol compatibility.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,7 +150,8 @@ mod tests {
         ErrorKind::Proxy(ProxyError { proxy, problem }).into()
     }
 
-    /// As the texts compare, but for what a text of the system's adds to its kind.
+    /// Errors compare as their messages do, except for what an error message of the operating
+    /// system adds to its kind.
     #[test]
     fn failures_are_compared_by_what_they_say() {
         let reset = || io::Error::from(io::ErrorKind::ConnectionReset);

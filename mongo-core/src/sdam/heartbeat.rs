@@ -18,20 +18,20 @@ use crate::event::{
 };
 use crate::handshake::HandshakeError;
 
-/// One server's monitor, as a state machine: it says when to check the server and how, and makes of
-/// the answers the server's descriptions and the heartbeat events.
+/// One server's monitor, as a state machine: it decides when and how to check the server, and turns
+/// the replies into server descriptions and heartbeat events.
 ///
-/// The pump that drives it calls a `handle_` function for whatever happens, then carries out each
-/// [`Output`] of [`poll_output`](Self::poll_output) in order, and calls
+/// The driver of this machine calls a `handle_` method for each thing that happens, then carries
+/// out each [`Output`] of [`poll_output`](Self::poll_output) in order, and calls
 /// [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout). One check runs
-/// at a time. What comes of a check after it has ended otherwise is ignored.
+/// at a time. Results of a check that has already ended are ignored.
 ///
-/// Some checks follow the one before without a pause. A server cannot make of that a busy loop:
-/// - an awaited reply that comes within [`MIN_HEARTBEAT_FREQUENCY`] and brings no newer topology
-///   version, or is one of many such in a row, is followed by the next check only
-///   `MIN_HEARTBEAT_FREQUENCY` after its own began;
-/// - of connections that break within that time, only the first is replaced at once, the next ones
-///   after `MIN_HEARTBEAT_FREQUENCY`.
+/// Some checks follow the previous one without a pause. A server cannot turn that into a busy loop:
+/// - if an awaited reply comes within [`MIN_HEARTBEAT_FREQUENCY`] and brings no newer topology
+///   version, or is one of many such replies in a row, the next check begins
+///   `MIN_HEARTBEAT_FREQUENCY` after this one began;
+/// - of connections that break within that time, only the first is replaced at once. The next ones
+///   are replaced after `MIN_HEARTBEAT_FREQUENCY`.
 ///
 /// Specification: server monitoring.
 #[derive(Debug)]
@@ -39,35 +39,35 @@ pub struct Heartbeat {
     settings: MonitorSettings,
     state: State,
     outputs: VecDeque<Output>,
-    /// The connection, once it has answered its first hello.
+    /// The connection, once its first hello was answered.
     connection: Option<Connection>,
     round_trip_time: RoundTripTime,
-    /// Whether the last check was good, and nothing was heard since that makes the server unknown.
+    /// Whether the last check succeeded and nothing has made the server unknown since.
     is_known: bool,
     measures: bool,
-    /// Whether the server has refused the command `hello`, whatever its `helloOk` said: it gets the
-    /// legacy one from then on.
+    /// Whether the server has refused the command `hello`, whatever its `helloOk` said. It then
+    /// gets the legacy hello.
     refuses_hello: bool,
     last_end: Option<Instant>,
     pacing: Pacing,
 }
 
-/// What is to be done.
+/// An action for the driver of a [`Heartbeat`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Output {
     /// Publish an event.
     Publish(SdamEvent),
-    /// Check the server. The machine keeps the time itself, so the pump needs no time-outs.
+    /// Check the server. The machine keeps the time itself: the driver needs no timeouts.
     Check(Check),
-    /// Close the connection, if there is one, or give up opening it.
+    /// Close the connection, if there is one, or stop opening it.
     Disconnect,
-    /// Give this to the topology: [`Input::Check`](super::Input::Check).
+    /// Pass this to the topology as [`Input::Check`](super::Input::Check).
     Describe(Arc<ServerDescription>),
-    /// Measure round trip times on another connection ([`RttProbe`](super::RttProbe)), and give
-    /// them to [`Heartbeat::handle_round_trip`].
+    /// Start measuring round trip times on another connection ([`RttProbe`](super::RttProbe)), and
+    /// pass them to [`Heartbeat::handle_round_trip`].
     StartProbe,
-    /// Measure no more.
+    /// Stop measuring.
     StopProbe,
 }
 
@@ -79,7 +79,7 @@ enum State {
     Checking {
         check: Check,
         started: Instant,
-        /// What a connection waits for that is being opened.
+        /// What a connection that is being opened waits for.
         opening: Wait,
         /// When the hello was written, or the stream's next reply was awaited.
         sent: Option<Instant>,
@@ -90,7 +90,7 @@ enum State {
 
 #[derive(Clone, Copy, Debug)]
 struct Connection {
-    /// When it had answered its first hello.
+    /// When its first hello was answered.
     since: Instant,
     driver_id: Option<u64>,
     server_id: Option<i64>,
@@ -100,7 +100,7 @@ struct Connection {
 }
 
 impl Heartbeat {
-    /// A monitor whose first check is due at a time.
+    /// A monitor whose first check is due at `due`.
     pub fn new(settings: MonitorSettings, due: Instant) -> Self {
         Self {
             settings,
@@ -116,18 +116,17 @@ impl Heartbeat {
         }
     }
 
-    /// The next thing to be done; `None` until something happens or a time comes.
+    /// The next action; `None` until a `handle_` method is called.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout); `None` for never, unless something
-    /// happens.
+    /// When to call [`handle_timeout`](Self::handle_timeout); `None` if no timeout is pending.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting { until } => *until,
             State::Checking { check, started, .. } => {
-                // A time beyond what the clock can show never comes.
+                // A time that `Instant` can't represent never comes.
                 self.time_limit(check)
                     .and_then(|limit| started.checked_add(limit))
             }
@@ -135,7 +134,7 @@ impl Heartbeat {
         }
     }
 
-    /// Whether it was stopped: nothing is to be done any more, once all outputs were taken.
+    /// Whether the monitor was stopped. Once all outputs were taken, no more follow.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
     }
@@ -145,7 +144,8 @@ impl Heartbeat {
         &self.round_trip_time
     }
 
-    /// A time has come. Too early does nothing.
+    /// The time of [`poll_timeout`](Self::poll_timeout) has come. A call that is too early does
+    /// nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|at| now < at) {
             return;
@@ -187,8 +187,8 @@ impl Heartbeat {
         }
     }
 
-    /// The connection that [`Check::Connect`] asked for is open, under this number, and its hello
-    /// is about to be written.
+    /// The connection of [`Check::Connect`] is open, with this id, and its hello is about to be
+    /// written.
     pub fn handle_connected(&mut self, now: Instant, driver_connection_id: u64) {
         if let State::Checking {
             check: Check::Connect,
@@ -201,8 +201,8 @@ impl Heartbeat {
         }
     }
 
-    /// The reply that the check asked for, `ok: 0` included, and whether its flag `moreToCome` says
-    /// that another one follows by itself.
+    /// The reply to the check, `ok: 0` included. `more_to_come` is the reply's flag `moreToCome`:
+    /// another reply follows without a request.
     pub fn handle_reply(&mut self, now: Instant, reply: &RawDocument, more_to_come: bool) {
         let (awaited, began, duration, driver_id) = match &self.state {
             State::Checking {
@@ -268,7 +268,7 @@ impl Heartbeat {
         }
     }
 
-    /// Somebody wants to know more about the server, now. Ignored while a check runs.
+    /// Requests a check as soon as [`MIN_HEARTBEAT_FREQUENCY`] allows. Ignored while a check runs.
     pub fn handle_request(&mut self, now: Instant) {
         if let State::Waiting { until } = &mut self.state {
             let earliest = match self.last_end {
@@ -280,8 +280,8 @@ impl Heartbeat {
         }
     }
 
-    /// A connection to the server broke, which makes the server unknown: what a check is still
-    /// waiting for won't come, and the monitor's connection is no better.
+    /// A connection to the server broke, which makes the server unknown. Cancels the check that is
+    /// under way and closes the monitor's connection.
     pub fn handle_cancel(&mut self, now: Instant) {
         match self.state {
             State::Stopped => return,
@@ -299,7 +299,7 @@ impl Heartbeat {
         self.forget();
     }
 
-    /// The server is not to be monitored any more.
+    /// Stops monitoring the server.
     pub fn handle_stop(&mut self, now: Instant) {
         if let State::Checking { .. } = self.state {
             let stopped = ErrorKind::ConnectionClosed(ClosedReason::Closed);
@@ -327,7 +327,7 @@ impl Heartbeat {
         sent_hello && may_choose && lacks_hello(*code)
     }
 
-    /// Goes on with the check that runs by the legacy hello.
+    /// Continues the current check with the legacy hello.
     fn check_by_legacy_hello(&mut self, now: Instant) {
         self.refuses_hello = true;
         if let Some(connection) = &mut self.connection {
@@ -383,8 +383,8 @@ impl Heartbeat {
         };
     }
 
-    /// The server is unknown. If it was known, and the network is to blame, one more check follows
-    /// at once, on a new connection; where connections break again and again, after a pause.
+    /// Makes the server unknown. If it was known and this is a network error, one more check
+    /// follows at once on a new connection, or after a pause if connections keep breaking.
     fn fail(&mut self, now: Instant, error: Error) {
         let error = error.at(&self.settings.server);
         let again = self.is_known && is_network_error(&error);
@@ -413,7 +413,7 @@ impl Heartbeat {
 
     fn wait(&mut self, now: Instant) {
         self.last_end = Some(now);
-        // A frequency beyond what the clock can show never comes.
+        // A time that `Instant` can't represent never comes.
         let until = now.checked_add(self.settings.frequency());
         self.state = State::Waiting { until };
     }
@@ -467,7 +467,7 @@ impl Heartbeat {
         self.publish(SdamEvent::ServerHeartbeatSucceeded(event));
     }
 
-    /// Of the check that runs.
+    /// Publishes the failure of the current check.
     fn publish_failure(&mut self, now: Instant, failure: Error) {
         let State::Checking {
             check,

@@ -16,7 +16,7 @@ use crate::handshake::field::{
 };
 use crate::select::TagSet;
 
-/// The most members that one list may name, and the most tags. A replica set has 50 members.
+/// The maximum number of members in one list, and of tags. A replica set has at most 50 members.
 const MAX_MEMBERS: usize = 1000;
 const MAX_TAGS: usize = 128;
 
@@ -24,21 +24,21 @@ const MAX_TAGS: usize = 128;
 const MAX_ADDRESS_LENGTH: usize = 1024;
 
 impl ServerDescription {
-    /// What a server says of itself in the reply to a hello, which may be a legacy one.
+    /// The description of a server from its reply to a hello, which may be a legacy one.
     ///
-    /// Reads the reply once, and keeps no more of it than is within bounds: 1000 addresses in each
-    /// list, the first 128 tags, 1024 bytes in each name. A reply that is malformed, beyond those, or
-    /// has not `ok: 1` gives an unknown server with the error. So do addresses in the lists of members
-    /// that are Unix domain sockets: no server sends a client to those. A field that only informs,
-    /// such as `me`, `tags` or `lastWrite`, is taken for absent where it can't be read.
+    /// Reads the reply once, and keeps no more than these bounds: 1000 addresses in each list, the
+    /// first 128 tags, 1024 bytes in each name. A reply that is malformed, exceeds the bounds, or
+    /// lacks `ok: 1` gives an unknown server with the error. So does a Unix domain socket in the
+    /// lists of members: no server directs a client to one. An informational field, such as `me`,
+    /// `tags` or `lastWrite`, counts as absent if it can't be read.
     ///
-    /// The round trip time is the caller's to add.
+    /// The caller adds the round trip time.
     pub fn from_hello(address: ServerAddress, reply: &RawDocument, now: Instant) -> Self {
         Self::read_hello(&address, reply, now)
             .unwrap_or_else(|error| Self::failed(address, error, now))
     }
 
-    /// As [`from_hello`](Self::from_hello), with the error apart.
+    /// Like [`from_hello`](Self::from_hello), but returns the error separately.
     pub(super) fn read_hello(
         address: &ServerAddress,
         reply: &RawDocument,
@@ -49,7 +49,7 @@ impl ServerDescription {
         Ok(description)
     }
 
-    /// A server whose check failed, or that an application's error made unknown.
+    /// An unknown server, because its check failed or because of an application's error.
     pub fn failed(address: ServerAddress, error: impl Into<SdamError>, now: Instant) -> Self {
         Self {
             error: Some(error.into()),
@@ -59,7 +59,7 @@ impl ServerDescription {
     }
 }
 
-/// What the pass collects.
+/// What one pass over the reply collects.
 struct Reading {
     description: ServerDescription,
     ok: Option<bool>,
@@ -67,7 +67,7 @@ struct Reading {
     symptoms: Symptoms,
 }
 
-/// The fields from which the type follows.
+/// The fields that determine the server's type.
 #[derive(Default)]
 struct Symptoms {
     is_replica_set: bool,
@@ -140,7 +140,7 @@ impl Symptoms {
     }
 }
 
-/// Takes what a server says of its place in a deployment.
+/// Takes a field about the server's place in the deployment.
 fn take_member(
     description: &mut ServerDescription,
     key: &str,
@@ -168,7 +168,7 @@ fn take_member(
     Ok(())
 }
 
-/// Takes what a server says that it can do.
+/// Takes a field about the server's capabilities.
 fn take_ability(
     description: &mut ServerDescription,
     key: &str,
@@ -241,7 +241,7 @@ fn address(field: &'static str, value: RawBsonRef<'_>) -> Result<ServerAddress, 
     }
 }
 
-/// A list of addresses, sorted, each once.
+/// A list of addresses, sorted, without duplicates.
 fn addresses(
     field: &'static str,
     value: RawBsonRef<'_>,

@@ -1,9 +1,9 @@
 //! Server discovery and monitoring: what is known of a deployment, and how it changes.
 //!
-//! Everything here is pure: no I/O, no clock, no task. [`apply`] takes what is known
-//! ([`TopologyDescription`]) and an [`Input`], and gives what is known then, the events, and the
-//! [`Effect`]s that are for the owner of the monitors and pools to carry out. [`Heartbeat`] is one
-//! server's monitor, and [`RttProbe`] measures its round trip times meanwhile.
+//! Everything here is pure: no I/O, no clock, no task. [`apply`] takes the current
+//! [`TopologyDescription`] and an [`Input`]. It returns the next description, the events, and the
+//! [`Effect`]s, which the owner of the monitors and pools carries out. [`Heartbeat`] is one
+//! server's monitor, and [`RttProbe`] measures its round trip times while hellos are awaited.
 //!
 //! Specification: server discovery and monitoring.
 

@@ -1,26 +1,26 @@
-//! When a check may follow the one before without a pause.
+//! When a check may follow the previous one without a pause.
 
 use std::time::Instant;
 
 use super::TopologyVersion;
 use super::check::MIN_HEARTBEAT_FREQUENCY;
 
-/// Awaited replies in a row that may each follow the one before within [`MIN_HEARTBEAT_FREQUENCY`],
-/// if they bring a newer topology version: an election brings a few.
+/// How many awaited replies in a row may each follow the previous one within
+/// [`MIN_HEARTBEAT_FREQUENCY`], if they bring a newer topology version. An election causes a few.
 const HURRIED_REPLIES: u32 = 10;
 
-/// Keeps a server from making a busy loop of the checks that follow without a pause.
+/// Keeps a server from turning checks without a pause into a busy loop.
 #[derive(Debug, Default)]
 pub(super) struct Pacing {
-    /// Awaited replies in a row that came soon.
+    /// How many awaited replies in a row came within [`MIN_HEARTBEAT_FREQUENCY`].
     hurried: u32,
-    /// Connections in a row that broke soon.
+    /// How many connections in a row broke within [`MIN_HEARTBEAT_FREQUENCY`].
     broken: u32,
 }
 
 impl Pacing {
-    /// When the check may begin that follows an awaited reply: `None` is at once. The reply is to a
-    /// check that began at `began`.
+    /// When the check after an awaited reply may begin; `None` is at once. `began` is when the
+    /// answered check began.
     pub(super) fn after_reply(
         &mut self,
         now: Instant,
@@ -45,8 +45,8 @@ impl Pacing {
         is_paced.then_some(earliest)
     }
 
-    /// When the connection may be replaced that has just broken, and had answered its first hello
-    /// at `since`: `None` is at once.
+    /// When a connection that has just broken may be replaced; `None` is at once. `since` is when
+    /// its first hello was answered.
     pub(super) fn after_break(&mut self, now: Instant, since: Option<Instant>) -> Option<Instant> {
         let is_soon = since.is_some_and(|since| now < since + MIN_HEARTBEAT_FREQUENCY);
         self.broken = match is_soon {

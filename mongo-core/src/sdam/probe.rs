@@ -1,4 +1,4 @@
-//! The measurement of round trip times while hellos are awaited, as a state machine without I/O.
+//! Measures round trip times while hellos are awaited, as a state machine without I/O.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use super::check::{Check, MonitorSettings, lacks_hello};
 use crate::error::ErrorKind;
 use crate::handshake::HandshakeError;
 
-/// Measures the round trip times of one server's hellos on a connection of its own, as a state
-/// machine: needed while the monitor's own hellos are awaited and so tell nothing about the time.
+/// Measures the round trip times of one server's hellos on a dedicated connection, as a state
+/// machine. It is needed while the monitor's hellos are awaited, since the duration of those is not
+/// a round trip time.
 ///
-/// It is driven as [`Heartbeat`](super::Heartbeat) is. Its failures tell nothing about the server,
-/// and it has no events. It has nothing to finish: to stop, drop it and its connection.
+/// It is driven as [`Heartbeat`](super::Heartbeat) is. Its failures don't change what is known of
+/// the server, and it has no events. To stop it, drop it and its connection.
 ///
 /// Specification: server monitoring, measuring RTT.
 #[derive(Debug)]
@@ -22,22 +23,22 @@ pub struct RttProbe {
     settings: MonitorSettings,
     state: State,
     outputs: VecDeque<ProbeOutput>,
-    /// Whether the connection is open, and then whether the server has the command `hello`.
+    /// Whether the server has the command `hello`; `None` while no connection is open.
     connected: Option<bool>,
     /// Whether the server has refused the command `hello`.
     refuses_hello: bool,
 }
 
-/// What is to be done.
+/// An action for the driver of an [`RttProbe`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ProbeOutput {
-    /// Open a connection or send a hello, and give the reply: [`Check::Connect`] or
+    /// Open a connection or send a hello, and pass in the reply: [`Check::Connect`] or
     /// [`Check::Hello`].
     Check(Check),
-    /// Close the connection, if there is one, or give up opening it.
+    /// Close the connection, if there is one, or stop opening it.
     Disconnect,
-    /// A round trip time: for [`Heartbeat::handle_round_trip`](super::Heartbeat::handle_round_trip).
+    /// A round trip time for [`Heartbeat::handle_round_trip`](super::Heartbeat::handle_round_trip).
     Sample(Duration),
 }
 
@@ -64,7 +65,7 @@ impl RttProbe {
         }
     }
 
-    /// The next thing to be done.
+    /// The next action.
     pub fn poll_output(&mut self) -> Option<ProbeOutput> {
         self.outputs.pop_front()
     }
@@ -76,7 +77,8 @@ impl RttProbe {
         }
     }
 
-    /// A time has come. Too early does nothing.
+    /// The time of [`poll_timeout`](Self::poll_timeout) has come. A call that is too early does
+    /// nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|at| now < at) {
             return;

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How many samples the minimum looks back on.
+/// How many samples the minimum covers.
 const WINDOW: usize = 10;
 
-/// How much a new sample counts in the average, as one over this number: 0.2.
+/// The inverse of a new sample's weight in the average, which is 0.2.
 const INVERSE_ALPHA: u32 = 5;
 
-/// The round trip times of one server's hellos: their average, which weighs new ones more, and the
-/// least of the last ten.
+/// The round trip times of one server's hellos: their exponentially weighted moving average and the
+/// minimum of the last ten.
 ///
 /// Specifications: server selection (the average), server monitoring (the minimum).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct RoundTripTime {
 }
 
 impl RoundTripTime {
-    /// Without a sample.
+    /// Round trip times without a sample.
     pub const fn new() -> Self {
         Self {
             average: None,
@@ -28,12 +28,12 @@ impl RoundTripTime {
         }
     }
 
-    /// Takes a sample into account. The average becomes 0.2 times the sample and 0.8 times what it
-    /// was; the first sample is taken as it is.
+    /// Takes a sample into account. The average becomes 0.2 times the sample plus 0.8 times the
+    /// previous average. The first sample is the first average.
     pub fn record(&mut self, sample: Duration) {
         self.average = Some(match self.average {
             None => sample,
-            // Dividing first keeps clear of an overflow; what it cuts off is under 10 ns.
+            // Dividing first avoids an overflow; the rounding error is under 10 ns.
             Some(average) if sample >= average => average + (sample - average) / INVERSE_ALPHA,
             Some(average) => average - (average - sample) / INVERSE_ALPHA,
         });
@@ -43,7 +43,7 @@ impl RoundTripTime {
         self.recent.push_back(sample);
     }
 
-    /// Forgets all samples: the server could not be checked.
+    /// Removes all samples, because the server could not be checked.
     pub fn reset(&mut self) {
         *self = Self::new();
     }
@@ -53,7 +53,7 @@ impl RoundTripTime {
         self.average
     }
 
-    /// The least of the last ten samples; zero while there are fewer than two.
+    /// The minimum of the last ten samples; zero while there are fewer than two.
     pub fn minimum(&self) -> Duration {
         match self.recent.len() {
             0 | 1 => Duration::ZERO,

@@ -1,4 +1,4 @@
-//! When the servers are scanned by a client without monitors, and which of them.
+//! Scans of the servers by a client without monitors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use super::{CheckReason, ServerDescription, ServerType, TopologyDescription};
 use crate::address::ServerAddress;
 use crate::error::Error;
 
-/// How long a server that could not be reached is not tried again (`cooldownMS`).
+/// How long an unreachable server is not checked again (`cooldownMS`).
 pub const COOL_DOWN: Duration = Duration::from_secs(5);
 
-/// The time from the end of one scan to the next, by default (`heartbeatFrequencyMS`).
+/// The default time from the end of one scan to the next (`heartbeatFrequencyMS`).
 pub const SCAN_FREQUENCY: Duration = Duration::from_secs(60);
 
-/// The scans of a client without monitors, as a state machine: it says when what is known is too
-/// old to select from, and which servers a scan checks, side by side.
+/// The scans of a client without monitors, as a state machine: it decides when the topology is too
+/// old to select from, and which servers a scan checks concurrently.
 ///
-/// The one who drives it makes a [`Selection`] for each operation and does what its turns say. A
-/// scan is [begun](Self::begin); then, until none is under way, the [next checks](Self::next_checks)
-/// are started, and each is told of as it ends; then it is [ended](Self::end). A scan that was given
-/// up half-way is begun anew, no sooner than another scan could be.
+/// The driver makes a [`Selection`] for each operation and does what its turns say. It
+/// [begins](Self::begin) a scan and starts the [next checks](Self::next_checks). It reports the end
+/// of each check, and starts the next checks until none is under way. Then it [ends](Self::end) the
+/// scan. A scan that was interrupted is begun again, no sooner than another scan could be.
 ///
 /// Specifications: server monitoring (single-threaded monitoring), server selection (single-threaded
 /// server selection).
@@ -29,24 +29,24 @@ pub const SCAN_FREQUENCY: Duration = Duration::from_secs(60);
 pub struct Scan {
     frequency: Duration,
     is_stale: bool,
-    /// Of the last scan; until it ends, its beginning.
+    /// The end of the last scan; its beginning while it runs.
     last_end: Option<Instant>,
-    /// How many have ended, to tell whether a selection had one.
+    /// How many scans have ended, to see whether one ended during a selection.
     ended: u64,
     is_running: bool,
     /// Servers that are being checked.
     running: BTreeSet<ServerAddress>,
-    /// Servers that this scan has checked, or checks.
+    /// Servers that this scan has checked or is checking.
     checked: BTreeSet<ServerAddress>,
-    /// Servers that this scan has checked once more, or is to.
+    /// Servers that this scan has checked a second time, or will.
     repeated: BTreeSet<ServerAddress>,
-    /// Servers of this scan that are to be checked once more, now.
+    /// Servers of this scan that are to be checked a second time now.
     again: BTreeSet<ServerAddress>,
-    /// When servers could not be reached last.
+    /// When each server was last unreachable.
     unreachable: BTreeMap<ServerAddress, Instant>,
 }
 
-/// One operation's way to a server.
+/// The selection of a server for one operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Selection {
     until: Option<Instant>,
@@ -55,19 +55,22 @@ pub struct Selection {
     missed: bool,
 }
 
-/// What a selection is to do.
+/// The next step of a selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Scan all servers at this time, which may be over; then ask again.
+    /// Scan all servers at this time, which may have passed; then call [`turn`](Selection::turn)
+    /// again.
     Scan(Instant),
-    /// Look for a suitable server; if there is none, [say so](Selection::missed) and ask again.
+    /// Look for a suitable server. If there is none, call [`missed`](Selection::missed), then
+    /// [`turn`](Selection::turn) again.
     Look,
-    /// There is none.
+    /// No suitable server was found.
     GiveUp,
 }
 
 impl Scan {
-    /// Nothing is known. A frequency less than [`MIN_HEARTBEAT_FREQUENCY`] counts as that.
+    /// A state before the first scan. A frequency below [`MIN_HEARTBEAT_FREQUENCY`] is raised to
+    /// it.
     pub fn new(frequency: Duration) -> Self {
         Self {
             frequency: frequency.max(MIN_HEARTBEAT_FREQUENCY),
@@ -85,13 +88,13 @@ impl Scan {
 
     /// Whether the servers are to be scanned before the next selection.
     pub fn is_stale(&self, now: Instant) -> bool {
-        // A time beyond what the clock can show never comes.
+        // A time that `Instant` can't represent never comes.
         let is_old = |end: Instant| end.checked_add(self.frequency).is_some_and(|at| at < now);
         self.is_stale || self.last_end.is_none_or(is_old)
     }
 
-    /// An application's error asks for a check: the next selection scans. A server that is
-    /// recovering is likely to be so still, and makes none.
+    /// Handles an application error's request for a check: the next selection scans. A recovering
+    /// server causes no scan, since it is likely to be recovering still.
     pub fn handle_request(&mut self, reason: CheckReason) {
         match reason {
             CheckReason::NewerPrimary
@@ -114,13 +117,13 @@ impl Scan {
             .retain(|_, at| now.saturating_duration_since(*at) < COOL_DOWN);
     }
 
-    /// The servers to start checking now, beside those that are being checked: the primary first,
-    /// or else the one that is said to be; then those that are known, and then all others, each from
-    /// the one whose last check is the longest ago.
+    /// The servers to start checking now, in addition to those that are being checked. The primary
+    /// or else the possible primary comes first, then the servers of known type, then all others;
+    /// within each group, the server with the oldest check comes first.
     ///
-    /// None of those that could not be reached a short while ago ([`COOL_DOWN`]). Each server is
-    /// given once in a scan; a second time if its check failed by the network and it was known
-    /// before, and if another primary was found meanwhile which makes it unknown.
+    /// Servers that were unreachable within the last [`COOL_DOWN`] are left out. A scan checks each
+    /// server once. It checks a server a second time if its check failed with a network error and
+    /// its type was known before, or if a newer primary made it unknown.
     pub fn next_checks(&mut self, topology: &TopologyDescription) -> Vec<ServerAddress> {
         self.running
             .retain(|address| topology.server(address).is_some());
@@ -149,7 +152,7 @@ impl Scan {
         due
     }
 
-    /// Whether a server is to be checked now. That is noted.
+    /// Decides whether a server is to be checked now, and records it.
     fn takes(&mut self, server: &ServerDescription) -> bool {
         let address = &server.address;
         let is_unknown = server.server_type == ServerType::Unknown;
@@ -162,7 +165,7 @@ impl Scan {
             }
             return self.checked.insert(address.clone());
         }
-        // A former primary has lost the time of its check.
+        // A former primary has no time of its last check any more.
         let is_former_primary = is_unknown && server.last_update_time.is_none();
         (self.again.remove(address) || is_former_primary && server.error.is_some())
             && self.repeated.insert(address.clone())
@@ -201,9 +204,9 @@ impl Scan {
         }
     }
 
-    /// The selection that the scan was for has run out of time, and with it checks that were under
-    /// way. The next selection looks at what was found; if it misses, it may scan as soon as if this
-    /// scan had ended when it began.
+    /// The selection that the scan was for timed out, and with it the checks that were under way.
+    /// The next selection uses the results so far. If it finds no server, it may scan as soon as if
+    /// this scan had ended when it began.
     pub fn end_early(&mut self) {
         if std::mem::take(&mut self.is_running) {
             self.is_stale = false;
@@ -211,8 +214,9 @@ impl Scan {
         }
     }
 
-    /// A selection begins, which is to find a server until then; with `try_once` it scans once at
-    /// most after it found none, however long that takes (`serverSelectionTryOnce`).
+    /// Begins a selection that must find a server by `until`. With `try_once`
+    /// (`serverSelectionTryOnce`), it scans at most once after it found none, however long that
+    /// takes.
     pub fn select(&mut self, now: Instant, until: Option<Instant>, try_once: bool) -> Selection {
         self.is_stale = self.is_stale(now);
         Selection {
@@ -249,7 +253,7 @@ impl Selection {
         }
     }
 
-    /// No suitable server is known.
+    /// Reports that no suitable server is known.
     pub fn missed(&mut self, scan: &mut Scan) {
         self.missed = true;
         scan.is_stale = true;
@@ -301,7 +305,7 @@ mod tests {
         assert_eq!(hosts(&checks), ["c:27017", "b:27017", "a:27017"]);
         assert_eq!(next(&mut scan, &known), 0);
         scan.handle_answer(&address("c"));
-        // A server that is discovered meanwhile belongs to the scan.
+        // A server that is discovered during the scan belongs to it.
         let grown = topology(&[("c", ServerType::RsPrimary), ("d", ServerType::Unknown)]);
         assert_eq!(hosts(&scan.next_checks(&grown)), ["d:27017"]);
     }
@@ -321,7 +325,7 @@ mod tests {
             scan.begin(begun + seconds(after));
             assert_eq!(next(&mut scan, &unknown), checks, "after {after} s");
         }
-        // It answered, though not as it should.
+        // The server answered, though not correctly.
         let refused = Error::new(ErrorKind::PoolClosed);
         scan.handle_failure(&address("a"), &refused, false, begun + seconds(5));
         scan.begin(begun + seconds(6));
@@ -375,7 +379,7 @@ mod tests {
         let begun = Instant::now();
         assert!(scan.is_stale(begun));
         scan.begin(begun);
-        assert!(scan.is_stale(begun), "given up half-way, it does not count");
+        assert!(scan.is_stale(begun), "an interrupted scan does not count");
         scan.end(begun);
         assert!(!scan.is_stale(begun + seconds(60)));
         assert!(scan.is_stale(begun + seconds(61)));
@@ -396,7 +400,7 @@ mod tests {
         assert_eq!(selection.turn(&scan, begun), Turn::Look);
         selection.missed(&mut scan);
         assert_eq!(selection.turn(&scan, begun), Turn::GiveUp);
-        // Fresh, it is looked at first; the scan waits for its time.
+        // The topology is fresh: the selection looks at it first, and the scan waits for its time.
         let mut selection = scan.select(begun, None, true);
         let at = begun + MIN_HEARTBEAT_FREQUENCY;
         assert_eq!(selection.turn(&scan, begun), Turn::Scan(at));

@@ -10,12 +10,12 @@ use super::{SdamError, ServerType, TopologyVersion};
 use crate::address::ServerAddress;
 use crate::select::TagSet;
 
-/// What is known of one server: what its last hello said, or why there is none.
+/// What is known of one server: the content of its last hello, or the error if there is none.
 ///
-/// Equal are two descriptions of one address whose fields are equal that the specification
-/// compares; those are marked (=). The others change with each check.
+/// Two descriptions of one address are equal if the fields that the specification compares are
+/// equal; those are marked (=). The others change with each check.
 ///
-/// How to talk to a server is each connection's own hello to tell, not this one
+/// The limits and features of a connection come from its own hello, not from this description
 /// ([`ConnectionDescription`](crate::handshake::ConnectionDescription)).
 ///
 /// Specification: server discovery and monitoring, ServerDescription.
@@ -24,34 +24,34 @@ use crate::select::TagSet;
 pub struct ServerDescription {
     /// Where the client reaches the server (=).
     pub address: ServerAddress,
-    /// What the server is (=).
+    /// The server's type (=).
     pub server_type: ServerType,
     /// Why the server is unknown (=).
     pub error: Option<SdamError>,
     /// The average round trip time of its hellos; `None` while its type is unknown.
     pub round_trip_time: Option<Duration>,
-    /// The least round trip time of its last ten hellos; zero while there are fewer than two,
+    /// The minimum round trip time of its last ten hellos; zero while there are fewer than two,
     /// `None` while its type is unknown.
     pub min_round_trip_time: Option<Duration>,
-    /// When it was last checked; `None` for never.
+    /// When it was last checked; `None` if never.
     pub last_update_time: Option<Instant>,
-    /// The date of the last write that it has (`lastWrite.lastWriteDate`).
+    /// The date of its last write (`lastWrite.lastWriteDate`).
     pub last_write_date: Option<DateTime>,
-    /// The lowest wire version that it speaks (=). Default 0.
+    /// The lowest wire version that it supports (=). Default 0.
     pub min_wire_version: i32,
-    /// The highest wire version that it speaks (=). Default 0.
+    /// The highest wire version that it supports (=). Default 0.
     pub max_wire_version: i32,
-    /// The address that the replica set's configuration has for it (=).
+    /// Its address in the replica set's configuration (=).
     pub me: Option<ServerAddress>,
-    /// The members that can become primary, as it knows them, sorted (=).
+    /// The members that it lists as able to become primary, sorted (=).
     pub hosts: Vec<ServerAddress>,
-    /// The members that can't, sorted (=).
+    /// The members that it lists as unable to become primary, sorted (=).
     pub passives: Vec<ServerAddress>,
     /// The arbiters, sorted (=).
     pub arbiters: Vec<ServerAddress>,
-    /// The primary, as it knows it (=).
+    /// The primary that it names (=).
     pub primary: Option<ServerAddress>,
-    /// Whether it is one of the members that can't become primary.
+    /// Whether it is a member that can't become primary.
     pub passive: bool,
     /// Whether it is hidden from applications.
     pub hidden: bool,
@@ -61,32 +61,32 @@ pub struct ServerDescription {
     pub set_name: Option<Arc<str>>,
     /// The version of the replica set's configuration (=).
     pub set_version: Option<i64>,
-    /// The election that made it primary (=).
+    /// The id of the election that made it primary (=).
     pub election_id: Option<ObjectId>,
-    /// How long a session lives, in minutes (=); `None` if it has no sessions.
+    /// The session timeout, in minutes (=); `None` if it has no sessions.
     pub logical_session_timeout_minutes: Option<u32>,
-    /// Its version of its own state (=).
+    /// Its topology version (=).
     pub topology_version: Option<TopologyVersion>,
     /// Whether it is a `mongocryptd` (=).
     pub iscryptd: bool,
-    /// The largest document that can be stored, in bytes. Default 16 MiB.
+    /// The maximum size of a stored document, in bytes. Default 16 MiB.
     pub max_bson_object_size: usize,
-    /// The largest message, in bytes. Default 48,000,000.
+    /// The maximum size of a message, in bytes. Default 48,000,000.
     pub max_message_size_bytes: usize,
-    /// The most writes in one command. Default 100,000.
+    /// The maximum number of writes in one command. Default 100,000.
     pub max_write_batch_size: usize,
-    /// The compressors of the client's list that it has too.
+    /// The compressors of the client's list that it supports.
     pub compression: Vec<String>,
-    /// Whether it has the command `hello` (`helloOk`).
+    /// Whether it supports the command `hello` (`helloOk`).
     pub hello_ok: bool,
-    /// Whether it only reads.
+    /// Whether it is read-only.
     pub read_only: bool,
     /// The service behind a load balancer.
     pub service_id: Option<ObjectId>,
 }
 
 impl ServerDescription {
-    /// A server that was not checked yet: of type unknown, all else by default.
+    /// A server that was not checked yet: its type is unknown, all else is the default.
     pub fn unknown(address: ServerAddress) -> Self {
         Self {
             address,
@@ -122,7 +122,7 @@ impl ServerDescription {
         }
     }
 
-    /// The load balancer of a topology of that type, which is never checked.
+    /// The load balancer of a load-balanced topology, which is never checked.
     pub fn load_balancer(address: ServerAddress) -> Self {
         Self {
             server_type: ServerType::LoadBalancer,
@@ -130,7 +130,7 @@ impl ServerDescription {
         }
     }
 
-    /// The name that the deployment has for the server: `me`, or else the address.
+    /// The server's name in the deployment: `me`, or else the address.
     pub fn canonical_address(&self) -> &ServerAddress {
         self.me.as_ref().unwrap_or(&self.address)
     }

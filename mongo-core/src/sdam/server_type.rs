@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-/// What a server is, as its last hello told.
+/// A server's type, from its last hello.
 ///
-/// The specification's `PossiblePrimary` is left out: it is the same as `Unknown` but for the order
-/// in which a single-threaded client scans, and for that the topology knows it
+/// The specification's `PossiblePrimary` is left out. It differs from `Unknown` only in the order
+/// of a single-threaded client's scans, and the topology keeps it for that
 /// ([`TopologyDescription::possible_primary`](super::TopologyDescription::possible_primary)).
 ///
 /// Specification: server discovery and monitoring, ServerType.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ServerType {
-    /// Not checked yet, or the last check failed. The default.
+    /// Not checked yet, or the last check failed. This is the default.
     #[default]
     Unknown,
-    /// A `mongod` outside of any replica set.
+    /// A `mongod` that belongs to no replica set.
     Standalone,
     /// A router of a sharded cluster.
     Mongos,
@@ -61,7 +61,7 @@ impl ServerType {
         }
     }
 
-    /// Whether applications can get data from such a server.
+    /// Whether a server of this type is data-bearing.
     pub const fn is_data_bearing(self) -> bool {
         match self {
             Self::Standalone
@@ -80,16 +80,16 @@ impl fmt::Display for ServerType {
     }
 }
 
-/// What a deployment is, as far as is known.
+/// A deployment's type, as far as it is known.
 ///
 /// Specification: server discovery and monitoring, TopologyType.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TopologyType {
-    /// Nothing is known yet. The default.
+    /// Nothing is known yet. This is the default.
     #[default]
     Unknown,
-    /// One server, whatever it is: asked for by `directConnection=true`, or a single seed that
-    /// turned out to be a standalone.
+    /// A single server of any type: set by `directConnection=true`, or the only seed is a
+    /// standalone.
     Single,
     /// A replica set of which no primary is known.
     ReplicaSetNoPrimary,

@@ -1,4 +1,4 @@
-//! What a topology starts from.
+//! The settings of a topology.
 
 use std::sync::Arc;
 
@@ -8,28 +8,28 @@ use super::{ServerDescription, TopologyDescription, TopologyType};
 use crate::address::ServerAddress;
 use crate::uri::ClientOptions;
 
-/// What a topology starts from and keeps to, from its opening to its closing.
+/// The settings of a topology, fixed from its opening to its closing.
 ///
 /// Specification: server discovery and monitoring, configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopologySettings {
-    /// Names the topology in its events: unique, and another one for each opening.
+    /// Identifies the topology in its events. Unique: each opening has its own.
     pub topology_id: ObjectId,
-    /// The servers to begin with.
+    /// The initial servers.
     pub seeds: Vec<ServerAddress>,
-    /// The replica set that the servers must belong to (`replicaSet`).
+    /// The name of the replica set that the servers must belong to (`replicaSet`).
     pub replica_set: Option<Arc<str>>,
-    /// Whether to use the one seed, whatever it is (`directConnection`).
+    /// Whether to use only the one seed, whatever its type (`directConnection`).
     pub direct_connection: bool,
     /// Whether the one seed is a load balancer (`loadBalanced`).
     pub load_balanced: bool,
-    /// The most servers that SRV records may bring (`srvMaxHosts`). Zero is no limit.
+    /// The maximum number of servers from SRV records (`srvMaxHosts`). Zero is no limit.
     pub srv_max_hosts: usize,
 }
 
 impl TopologySettings {
-    /// Settings for the given seeds, all else by default.
+    /// Settings for the given seeds, with defaults for all else.
     pub fn new(topology_id: ObjectId, seeds: impl IntoIterator<Item = ServerAddress>) -> Self {
         Self {
             topology_id,
@@ -41,8 +41,8 @@ impl TopologySettings {
         }
     }
 
-    /// What the options say. With `mongodb+srv`, [`seeds`](Self::seeds) are still to be set to what
-    /// was looked up.
+    /// Settings from the options. With `mongodb+srv`, set [`seeds`](Self::seeds) to the hosts that
+    /// were looked up.
     pub fn from_options(topology_id: ObjectId, options: &ClientOptions) -> Self {
         Self {
             replica_set: options.replica_set.as_deref().map(Arc::from),
@@ -67,7 +67,7 @@ impl TopologySettings {
         }
     }
 
-    /// What is known before any server was checked: the seeds, each of them unknown.
+    /// The description before any server was checked: the seeds, each of them unknown.
     pub fn initial_description(&self) -> TopologyDescription {
         TopologyDescription::new(
             self.initial_type(),

@@ -9,8 +9,8 @@ use crate::select::{Criterion, ReadPreference, SelectionIndex, SelectionOptions}
 
 /// What is known of a deployment: an immutable snapshot, which the next one replaces.
 ///
-/// Equal are two with the same type, set name, election, and equal servers as
-/// [`ServerDescription`] compares them.
+/// Two descriptions are equal if their types, set names, elections and servers are equal; see
+/// [`ServerDescription`] for how servers compare.
 ///
 /// Specification: server discovery and monitoring, TopologyDescription.
 #[derive(Clone, Debug, Default)]
@@ -22,12 +22,13 @@ pub struct TopologyDescription {
     pub(super) servers: Vec<Arc<ServerDescription>>,
     pub(super) compatibility_error: Option<CompatibilityError>,
     pub(super) logical_session_timeout_minutes: Option<u32>,
-    /// Who a member of the replica set last said is primary, until that one was checked.
+    /// The server that a member of the replica set last named as primary, until that server was
+    /// checked.
     pub(super) possible_primary: Option<ServerAddress>,
 }
 
 impl TopologyDescription {
-    /// A topology of a type with the given servers. Of several descriptions of one address the
+    /// A topology of this type with the given servers. Of several descriptions of one address the
     /// first counts.
     pub fn new(
         topology_type: TopologyType,
@@ -47,12 +48,13 @@ impl TopologyDescription {
         topology
     }
 
-    /// What the deployment is.
+    /// The deployment's type.
     pub fn topology_type(&self) -> TopologyType {
         self.topology_type
     }
 
-    /// The replica set's name: as asked for, else as its first member told.
+    /// The replica set's name: the one in the settings, else the one that its first member
+    /// reported.
     pub fn set_name(&self) -> Option<&Arc<str>> {
         self.set_name.as_ref()
     }
@@ -81,8 +83,8 @@ impl TopologyDescription {
             .find(|server| server.server_type == ServerType::RsPrimary)
     }
 
-    /// The server that a member of the replica set took for its primary when none was known, and
-    /// that was not checked since: the one to check first. The specification's `PossiblePrimary`.
+    /// The server that a member of the replica set named as primary while none was known, and that
+    /// was not checked since. It is checked first. The specification's `PossiblePrimary`.
     pub fn possible_primary(&self) -> Option<&Arc<ServerDescription>> {
         self.server(self.possible_primary.as_ref()?)
             .filter(|server| server.server_type == ServerType::Unknown)
@@ -93,23 +95,24 @@ impl TopologyDescription {
         self.compatibility_error.as_ref()
     }
 
-    /// How long a session lives on any server with data, in minutes; `None` if one has no sessions.
+    /// The lowest session timeout of all data-bearing servers, in minutes; `None` if one of them
+    /// has no sessions.
     pub fn logical_session_timeout_minutes(&self) -> Option<u32> {
         self.logical_session_timeout_minutes
     }
 
-    /// Whether there is a server for a read, round trip times aside. An invalid read preference, and
-    /// a maximum staleness under its minimum, suit none.
+    /// Whether a server is suitable for a read, leaving round trip times aside. False for an
+    /// invalid read preference, and for a maximum staleness under its minimum.
     ///
     /// The staleness is estimated with the default of `heartbeatFrequencyMS`, 10 s. Meant for
-    /// events: to select servers there is [`SelectionIndex`].
+    /// events; to select servers, use [`SelectionIndex`].
     ///
     /// Specification: server discovery and monitoring, logging and monitoring.
     pub fn has_readable_server(&self, read_preference: &ReadPreference) -> bool {
         Criterion::read(read_preference.clone()).is_ok_and(|criterion| self.suits(&criterion))
     }
 
-    /// Whether there is a server for a write. See
+    /// Whether a server is suitable for a write. See
     /// [`has_readable_server`](Self::has_readable_server).
     pub fn has_writable_server(&self) -> bool {
         self.suits(&Criterion::write())
@@ -122,16 +125,16 @@ impl TopologyDescription {
             .is_ok_and(|servers| !servers.is_empty())
     }
 
-    /// Where an address is among the servers, or belongs.
+    /// The index of an address in the servers, or the index to insert it at.
     pub(super) fn position(&self, address: &ServerAddress) -> Result<usize, usize> {
         self.servers
             .binary_search_by(|server| server.address.cmp(address))
     }
 
-    /// Works out what follows from all servers together.
+    /// Computes the fields that depend on all servers.
     pub(super) fn summarize(&mut self) {
         self.compatibility_error = self.servers.iter().find_map(|server| incompatible(server));
-        // `None` is the least, and so stays where any server has it.
+        // `None` is less than any number: the result is `None` if any server has it.
         self.logical_session_timeout_minutes = self
             .servers
             .iter()
@@ -155,7 +158,7 @@ impl Eq for TopologyDescription {}
 
 fn incompatible(server: &ServerDescription) -> Option<CompatibilityError> {
     match server.server_type {
-        // Neither was asked.
+        // Neither was checked.
         ServerType::Unknown | ServerType::LoadBalancer => None,
         _ if server.min_wire_version > MAX_WIRE_VERSION => Some(CompatibilityError::TooNew {
             server: server.address.clone(),

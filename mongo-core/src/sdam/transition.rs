@@ -15,37 +15,37 @@ use super::{
 use crate::address::ServerAddress;
 use crate::event::{SdamEvent, TopologyClosedEvent, TopologyOpeningEvent};
 
-/// What a topology is told.
+/// An input to a topology.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Input {
-    /// Begin: monitor the seeds. To be given once, and again only after [`Input::Close`]; the
-    /// current description is then the [default](TopologyDescription::default).
+    /// Start monitoring the seeds. Pass it once, and again only after [`Input::Close`]. The current
+    /// description must be the [default](TopologyDescription::default).
     Connect,
-    /// End: nothing is known any more, nothing monitored.
+    /// Close the topology: it has no servers and no monitors any more.
     Close,
-    /// A server was checked, or a connection for an application has shaken hands with it:
+    /// A server was checked, or an application's connection completed its handshake:
     /// [`ServerDescription::from_hello`] or, for checks only, [`ServerDescription::failed`].
     ///
-    /// Not of a monitor that was stopped meanwhile, and not of a connection that is older than the
-    /// pool's generation: it makes the pool ready, and the server known.
+    /// It makes the pool ready and the server known, so don't pass one from a monitor that was
+    /// stopped or from a connection that is older than the pool's generation.
     ///
-    /// Without a round trip time, the one that is known stays.
+    /// Without a round trip time, the known one stays.
     Check(Arc<ServerDescription>),
-    /// A connection for an application failed, or a command on it.
+    /// An application's connection failed, or a command on it.
     ApplicationError(ApplicationError),
-    /// The hosts of an SRV record, those that were verified, in random order: with `srvMaxHosts`,
-    /// the first are taken. An empty list changes nothing.
+    /// The verified hosts of the SRV records, in random order: with `srvMaxHosts`, the first are
+    /// taken. An empty list changes nothing.
     SrvHosts(Vec<ServerAddress>),
 }
 
-/// What is to be done besides publishing the new description and the events.
+/// An action to carry out besides publishing the new description and the events.
 ///
-/// In their order, by the one who holds the lock on the topology: [`Effect::ReadyPool`] before the
-/// new description is published, so that no selected server has a paused pool; all others after it,
-/// so that a server is unknown before its pool is cleared.
+/// The holder of the topology's lock carries them out in order. [`Effect::ReadyPool`] comes before
+/// the new description is published, so that no selected server has a paused pool. All others come
+/// after it, so that a server is unknown before its pool is cleared.
 ///
-/// Monitors and pools that are not there are ignored.
+/// An effect on a monitor or pool that doesn't exist is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
@@ -54,7 +54,7 @@ pub enum Effect {
         /// The server.
         server: ServerAddress,
     },
-    /// Stop monitoring a server; what its last check brings is ignored.
+    /// Stop monitoring a server. The result of its last check is ignored.
     StopMonitor {
         /// The server.
         server: ServerAddress,
@@ -68,17 +68,17 @@ pub enum Effect {
         /// Why.
         reason: CheckReason,
     },
-    /// Cut short a check that is under way, and close the monitor's connection.
+    /// Cancel a check that is under way, and close the monitor's connection.
     CancelCheck {
         /// The server.
         server: ServerAddress,
     },
-    /// Let connections be made and checked out.
+    /// Mark the pool as ready: connections can be established and checked out.
     ReadyPool {
         /// The server.
         server: ServerAddress,
     },
-    /// Make all connections stale, and pause.
+    /// Clear the pool: mark all connections as stale, and pause the pool.
     ClearPool {
         /// The server.
         server: ServerAddress,
@@ -94,33 +94,33 @@ pub enum Effect {
     },
 }
 
-/// Why a check is asked for.
+/// Why a check is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CheckReason {
     /// The server was the primary until another one was found.
     NewerPrimary,
-    /// The server is no primary any more.
+    /// The server is no longer the primary.
     NotWritablePrimary,
-    /// The server is recovering: it is there and can't be used.
+    /// The server is recovering: it is reachable but can't be used.
     Recovering,
-    /// The server shuts down.
+    /// The server is shutting down.
     ShuttingDown,
 }
 
-/// The next description of a topology, and what follows from it.
+/// The next description of a topology, with its events and effects.
 #[derive(Clone, Debug)]
 pub struct Transition {
-    /// What is known from now on: the same `Arc` if nothing is to be published.
+    /// The new description; the same `Arc` if there is nothing to publish.
     pub description: Arc<TopologyDescription>,
-    /// What happened, in order.
+    /// The events, in order.
     pub events: Vec<SdamEvent>,
-    /// What is to be done, in order.
+    /// The actions to carry out, in order.
     pub effects: Vec<Effect>,
 }
 
-/// Says what follows from an input. To be called by one writer at a time, who gives the description
-/// that the last call returned.
+/// Applies an input to a topology. Only one writer may call it at a time, with the description that
+/// the last call returned.
 ///
 /// Specifications: server discovery and monitoring, its logging and monitoring, load balancers,
 /// polling SRV records.
@@ -143,7 +143,7 @@ fn connect(settings: &TopologySettings) -> Transition {
     let unknown = Arc::new(TopologyDescription::default());
     let initial = Arc::new(settings.initial_description());
     if initial.servers.is_empty() {
-        tracing::warn!("there are no seeds: no server can ever be found");
+        tracing::warn!("the topology has no seeds; server selection will always fail");
     }
     let mut change = Change::new(settings, &unknown);
     let opening = TopologyOpeningEvent { topology_id };
@@ -153,7 +153,7 @@ fn connect(settings: &TopologySettings) -> Transition {
     if initial.topology_type != TopologyType::LoadBalanced {
         return change.finish(initial);
     }
-    // The load balancer is never checked: it is what the options say.
+    // The load balancer is never checked: its type comes from the options.
     let balancers = settings.seeds.iter().cloned();
     let balanced = Arc::new(TopologyDescription::new(
         TopologyType::LoadBalanced,
@@ -240,7 +240,8 @@ fn application_error(
         }
     };
     if balanced {
-        // It stays what it is, and has no monitor. Without a service there is nothing to clear.
+        // The load balancer's type never changes, and it has no monitor. Without a service there is
+        // nothing to clear.
         let mut transition = Transition::nothing(current);
         let clear = error.service_id.map(|id| error.clear_pool(Some(id)));
         transition.effects.extend(clear.filter(|_| clears));
@@ -259,7 +260,7 @@ fn application_error(
     transition
 }
 
-/// Only a topology that is, or may yet turn out to be, sharded follows its record.
+/// Only a topology that is sharded, or may still become so, follows its SRV records.
 fn srv_hosts(
     settings: &TopologySettings,
     current: &Arc<TopologyDescription>,
@@ -276,7 +277,7 @@ fn srv_hosts(
     }
     let mut update = Update::new(settings, current);
     let mut seen = BTreeSet::new();
-    // In their own order, which is a random one where `srvMaxHosts` chooses among them.
+    // In the order given, which is random if `srvMaxHosts` limits them.
     let listed: Vec<_> = hosts.iter().filter(|host| seen.insert(*host)).collect();
     update.retain(|address| seen.contains(address));
     let limit = match settings.srv_max_hosts {
@@ -294,7 +295,7 @@ fn srv_hosts(
     change.finish(next)
 }
 
-/// A server's new description, whatever it came from.
+/// Handles a server's new description, from any source.
 fn server_changed(
     settings: &TopologySettings,
     current: &Arc<TopologyDescription>,
@@ -307,7 +308,7 @@ fn server_changed(
     next.summarize();
     if next.servers.is_empty() {
         let last = &description.address;
-        tracing::warn!("{last} was the last server of the topology, and does not belong to it");
+        tracing::warn!("removed the last server, {last}: it does not belong to the topology");
     }
     let next = Arc::new(next);
     let mut change = Change::new(settings, current);
@@ -315,7 +316,7 @@ fn server_changed(
     change.servers_added(&next);
     change.servers_removed(&next);
     change.topology_changed(&next);
-    // It may have been removed by the same hello.
+    // The same hello may have removed it.
     if let Some(server) = former_primary.filter(|server| next.server(server).is_some()) {
         let reason = CheckReason::NewerPrimary;
         change.effects.push(Effect::RequestCheck { server, reason });
@@ -323,7 +324,7 @@ fn server_changed(
     change.finish(next)
 }
 
-/// A reply of the same process that is older than what is known.
+/// Whether a reply is stale: from the same process and older than the known version.
 fn is_stale_hello(known: Option<TopologyVersion>, reported: Option<TopologyVersion>) -> bool {
     match (known, reported) {
         (Some(known), Some(reported)) => {
@@ -342,7 +343,8 @@ impl Transition {
         }
     }
 
-    /// After a good check, if the server can be used, or is what the user wants to use.
+    /// After a successful check, if the server is data-bearing, or of any known type in a topology
+    /// of type `Single`.
     fn ready_pool(&self, address: &ServerAddress) -> Option<Effect> {
         let server_type = self.description.server(address)?.server_type;
         let direct = self.description.topology_type == TopologyType::Single;

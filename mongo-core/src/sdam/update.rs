@@ -1,5 +1,5 @@
-//! What a server's new description makes of the topology: the specification's TopologyType table
-//! and its actions, under their names there.
+//! Updates the topology for a server's new description: the specification's TopologyType table and
+//! its actions, with the specification's names.
 
 use std::sync::Arc;
 
@@ -9,17 +9,18 @@ use super::{
 };
 use crate::address::ServerAddress;
 
-/// From this wire version on (MongoDB 6.0), `electionId` counts before `setVersion`.
+/// From this wire version on (MongoDB 6.0), `electionId` takes precedence over `setVersion`.
 const ELECTION_ID_FIRST: i32 = 17;
 
-/// The most servers that a topology has by what servers and DNS say. A replica set has 50 members.
+/// The maximum number of servers that a topology grows to through server replies and DNS. A replica
+/// set has at most 50 members.
 pub(super) const MAX_SERVERS: usize = 1000;
 
 /// A topology that is being changed.
 pub(super) struct Update<'a> {
     settings: &'a TopologySettings,
     pub(super) next: TopologyDescription,
-    /// The former primary, which is to be checked at once.
+    /// The former primary, to be checked at once.
     pub(super) former_primary: Option<ServerAddress>,
 }
 
@@ -32,7 +33,7 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Replaces the description of a server of the topology, and does what the table says.
+    /// Replaces the description of a server of the topology, and applies the table.
     pub(super) fn server(&mut self, description: &Arc<ServerDescription>) {
         use ServerType::{
             LoadBalancer, Mongos, RsArbiter, RsGhost, RsOther, RsPrimary, RsSecondary, Standalone,
@@ -84,7 +85,7 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Keeps the servers that are to be kept.
+    /// Keeps the servers for which `keep` returns true.
     pub(super) fn retain(&mut self, keep: impl Fn(&ServerAddress) -> bool) {
         self.next.servers.retain(|server| keep(&server.address));
     }
@@ -170,13 +171,14 @@ impl<'a> Update<'a> {
         }
         self.invalidate_former_primary(&description.address);
         let members = members(description);
-        // First, so that servers that are no members take no member's place.
+        // First, so that servers that are not members don't take a member's place.
         self.retain(|address| members.binary_search(&address).is_ok());
         self.add_all(&members, MAX_SERVERS);
         self.check_if_has_primary();
     }
 
-    /// Set names must agree; the first one heard of counts.
+    /// Whether the set name agrees with the topology's. The first set name that is reported becomes
+    /// the topology's.
     fn takes_set_name(&mut self, description: &ServerDescription) -> bool {
         match &self.next.set_name {
             None => {
@@ -187,7 +189,7 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// There should be none or one. Its pool is left alone.
+    /// Makes the former primary unknown; there is at most one. Its pool is not cleared.
     fn invalidate_former_primary(&mut self, newer: &ServerAddress) {
         for server in &mut self.next.servers {
             if server.server_type == ServerType::RsPrimary && server.address != *newer {
@@ -200,7 +202,7 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// A member's opinion of who the primary is, while nobody knows.
+    /// Records the primary that a member names, while none is known.
     fn hint_at_primary(&mut self, description: &ServerDescription) {
         if let Some(primary) = &description.primary
             && let Some(server) = self.next.server(primary)
@@ -217,8 +219,8 @@ impl<'a> Update<'a> {
         };
     }
 
-    /// Adds those that are not there yet, each named once, up to so many servers in all; a warning
-    /// says that there are more.
+    /// Adds the servers that the topology doesn't have yet, up to `limit` servers in all. Logs a
+    /// warning if there are more. `addresses` has no duplicates.
     pub(super) fn add_all(&mut self, addresses: &[&ServerAddress], limit: usize) {
         let room = limit.saturating_sub(self.next.servers.len());
         let mut new: Vec<_> = addresses
@@ -228,7 +230,7 @@ impl<'a> Update<'a> {
             .collect();
         if new.len() > room && limit == MAX_SERVERS {
             let surplus = new.len() - room;
-            tracing::warn!("{surplus} servers are ignored: the topology has at most {MAX_SERVERS}");
+            tracing::warn!("ignored {surplus} servers: a topology has at most {MAX_SERVERS}");
         }
         new.truncate(room);
         if !new.is_empty() {
@@ -237,7 +239,8 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Forgets what a server told. When it told it stays known, so that one scan asks it once.
+    /// Makes a server unknown, but keeps the time of its last check, so that one scan checks it
+    /// once.
     fn replace_with_unknown(&mut self, description: &ServerDescription, error: SdamError) {
         self.replace(Arc::new(ServerDescription {
             error: Some(error),
@@ -262,8 +265,7 @@ fn is_known_by_another_name(description: &ServerDescription) -> bool {
         .is_some_and(|me| *me != description.address)
 }
 
-/// The greatest election from now on; `None` if what a primary reported is older than what is
-/// known.
+/// The new greatest election; `None` if the primary reported an older one than the known one.
 ///
 /// Specification: using electionId and setVersion to detect stale primaries.
 fn newer_election(

@@ -8,7 +8,7 @@ use super::header::read_i32;
 /// The smallest document: a length and a terminator.
 pub(super) const MIN_DOCUMENT: usize = 5;
 
-/// The least that one level of nesting takes: type, an empty name, a length, a terminator.
+/// The minimum size of one level of nesting: type, empty name, length, terminator.
 const BYTES_PER_LEVEL: usize = 7;
 
 /// Bytes of a name or of a regular expression that take as long to look at as an element does.
@@ -46,7 +46,8 @@ pub(super) fn split_document(
     Ok((document, rest))
 }
 
-/// Walks a document's raw bytes with a stack of its own, so that no depth can exhaust the thread's.
+/// Walks a document's raw bytes with an explicit stack, so that no nesting can overflow the
+/// thread's stack.
 ///
 /// # Errors
 /// A document nested deeper than `max_depth`, or one whose elements do not fit their containers.
@@ -59,7 +60,7 @@ pub fn check_depth(document: &[u8], max_depth: usize) -> Result<(), WireError> {
 
 /// [`check_depth`] in steps.
 pub(super) struct Walk {
-    /// Where the containers end that the walk is in.
+    /// The ends of the containers that the walk is in.
     ends: Vec<usize>,
     at: usize,
     /// C strings of a regular expression that come before the next element.
@@ -155,11 +156,11 @@ impl Walk {
     }
 }
 
-/// The last element of a document's top level that is called `name`: its type, and where its value
-/// begins. Decodes nothing on the way.
+/// The last element with this name at a document's top level: its type and the start of its value.
+/// Decodes nothing.
 ///
 /// # Errors
-/// An element that does not fit the document, or is of no known type.
+/// An element that does not fit the document, or has an unknown type.
 pub(super) fn find_element(document: &[u8], name: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
     let mut found = None;
     find_elements(document, |key, kind, at| {
@@ -170,11 +171,11 @@ pub(super) fn find_element(document: &[u8], name: &[u8]) -> Result<Option<(u8, u
     Ok(found)
 }
 
-/// Calls `see` with each element of a document's top level: its name, its type, and where its value
-/// begins. Decodes nothing on the way.
+/// Calls `see` with each element of a document's top level: its name, its type, and the start of
+/// its value. Decodes nothing.
 ///
 /// # Errors
-/// An element that does not fit the document, or is of no known type.
+/// An element that does not fit the document, or has an unknown type.
 #[inline]
 pub(super) fn find_elements(
     document: &[u8],
@@ -185,7 +186,7 @@ pub(super) fn find_elements(
     Ok(())
 }
 
-/// [`find_elements`] among the first `max` elements; what comes after them is not looked at.
+/// [`find_elements`] for the first `max` elements only.
 ///
 /// # Errors
 /// See [`find_elements`].
@@ -203,7 +204,7 @@ pub(super) fn find_first_elements(
     Ok(())
 }
 
-/// Goes on to the next element; says whether there was one.
+/// Advances to the next element. Returns whether there was one.
 #[inline]
 fn next_element(
     document: &[u8],
@@ -237,7 +238,7 @@ enum Value {
 
 fn value(bytes: &[u8], at: usize, kind: u8) -> Result<Value, WireError> {
     let flat = |size: usize| Ok(Value::Flat(at.saturating_add(size)));
-    // A length that stands at `at` and counts from `from` on.
+    // The length at `at`, plus `extra` bytes that it does not count.
     let sized = |extra: usize| {
         let length = read_i32(bytes, at).map_err(|_| WireError::Document(at))?;
         usize::try_from(length)
@@ -262,7 +263,7 @@ fn value(bytes: &[u8], at: usize, kind: u8) -> Result<Value, WireError> {
         REGEX => Ok(Value::Flat(skip_cstring(bytes, skip_cstring(bytes, at)?)?)),
         // DBPointer: a string and an object id.
         0x0C => flat(sized(4 + 12)?),
-        // Code with scope: a length, a string, a document that ends where the whole does.
+        // Code with scope: a length, a string, and a document up to the end of the value.
         0x0F => {
             let total = sized(0)?;
             let text =
@@ -280,7 +281,7 @@ fn value(bytes: &[u8], at: usize, kind: u8) -> Result<Value, WireError> {
 
 /// A container at `at` of `length` bytes whose elements begin `skip` bytes in.
 fn nested(at: usize, skip: usize, length: usize) -> Result<Value, WireError> {
-    // At least the terminator comes after what is skipped.
+    // At least the terminator follows the skipped bytes.
     if length <= skip {
         return Err(WireError::Document(at));
     }
@@ -410,7 +411,7 @@ mod tests {
         let bytes = document.to_vec().expect("BSON");
         assert_eq!(check_depth(&bytes, 8), Ok(()));
         assert_eq!(check_depth(&bytes, 3), Err(WireError::TooDeep(3)));
-        // Every truncation and every single wrong byte is answered, not panicked at.
+        // No truncation and no single wrong byte causes a panic.
         for cut in 0..bytes.len() {
             let _ = check_depth(&bytes[..cut], 8);
         }

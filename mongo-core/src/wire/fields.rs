@@ -1,4 +1,4 @@
-//! The fields of a reply that this crate looks for.
+//! The fields of a reply that this crate uses.
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
@@ -7,31 +7,32 @@ use super::header::read_i32;
 use crate::error::{MAX_LABELS, MAX_MESSAGE, MAX_NAME};
 use crate::text::printable;
 
-/// Elements that are looked at in a document within a reply.
+/// The maximum number of elements that are read in a document within a reply.
 const MAX_ELEMENTS: usize = 1024;
-/// The longest reply that an error keeps whole, in bytes, and the longest field of a longer one.
+/// The maximum length of a reply that an error keeps whole, in bytes, and of a field of a longer
+/// one.
 const MAX_KEPT: usize = 1024 * 1024;
 const MAX_KEPT_FIELD: usize = 4096;
 
-/// Where an element's value is, and its type.
+/// The type of an element and the position of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     kind: u8,
     at: usize,
 }
 
-/// The fields of a document that this crate looks for, by where their values are. Of several with
-/// one name the last counts.
+/// The positions of the fields of a document that this crate uses. Of several fields with one name
+/// the last counts.
 ///
-/// They are collected in one pass, which [`Inspection`](super::Inspection) makes in steps. What is
-/// read of them later depends on neither the reply's length nor its number of elements.
+/// They are collected in one pass, which [`Inspection`](super::Inspection) makes in steps. Reading
+/// them later takes a time that does not depend on the reply's length or its number of elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReplyFields {
     ok: Option<Place>,
     code: Option<Place>,
     code_name: Option<Place>,
     message: Option<Place>,
-    /// Of very old servers, and OP_REPLY's query failures: `$err`.
+    /// `$err`, from very old servers and query failures of OP_REPLY.
     old_message: Option<Place>,
     labels: Option<Place>,
     cluster_time: Option<Place>,
@@ -41,8 +42,8 @@ pub(crate) struct ReplyFields {
 }
 
 impl ReplyFields {
-    /// Those of a whole document, or of its beginning up to where it is malformed; and whether it is
-    /// whole.
+    /// The fields of a document, up to the point where it is malformed; and whether it is
+    /// well-formed.
     pub(super) fn of(document: &RawDocument) -> (Self, bool) {
         let mut fields = Self::default();
         let note = |name: &[u8], kind, at| fields.note(name, kind, at);
@@ -50,11 +51,11 @@ impl ReplyFields {
         (fields, found.is_ok())
     }
 
-    /// Those among the first 1,024 elements of a document.
+    /// The fields among the first 1,024 elements of a document.
     pub(crate) fn of_beginning(document: &RawDocument) -> Self {
         let mut fields = Self::default();
         let note = |name: &[u8], kind, at| fields.note(name, kind, at);
-        // What comes after a malformed element can't be found.
+        // Elements after a malformed one can't be found.
         let _ = find_first_elements(document.as_bytes(), MAX_ELEMENTS, note);
         fields
     }
@@ -83,7 +84,7 @@ impl ReplyFields {
         as_number(document.as_bytes(), place.kind, place.at)
     }
 
-    /// An error's code; 0 where there is none.
+    /// An error's code; 0 if there is none.
     pub(super) fn code(&self, document: &RawDocument) -> i32 {
         let number = |place: Place| as_number(document.as_bytes(), place.kind, place.at);
         self.code.and_then(number).map_or(0, |code| code as i32)
@@ -103,7 +104,7 @@ impl ReplyFields {
         }
     }
 
-    /// An error's labels: of the list's first 16 elements, those that are labels.
+    /// An error's labels: the strings among the list's first 16 elements.
     pub(super) fn labels(&self, document: &RawDocument) -> Vec<String> {
         let mut labels = Vec::new();
         let Some(list) = container(document, self.labels, 0x04) else {
@@ -115,7 +116,7 @@ impl ReplyFields {
                 labels.push(printable(label, MAX_NAME));
             }
         };
-        // What comes after a malformed label can't be read.
+        // Labels after a malformed one can't be read.
         let _ = find_first_elements(list.as_bytes(), MAX_LABELS, take);
         labels
     }
@@ -137,7 +138,7 @@ impl ReplyFields {
         container(document, self.write_concern_error, 0x03)
     }
 
-    /// The first of `writeErrors`: `Some(None)` where it is no document.
+    /// The first of `writeErrors`; `Some(None)` if it is not a document.
     pub(super) fn first_write_error<'a>(
         &self,
         document: &'a RawDocument,
@@ -152,7 +153,7 @@ impl ReplyFields {
         }
     }
 
-    /// The value of `topologyVersion`, unless it is longer than any such.
+    /// The value of `topologyVersion`, unless it is too long to be valid.
     pub(crate) fn topology_version<'a>(
         &self,
         document: &'a RawDocument,
@@ -161,7 +162,8 @@ impl ReplyFields {
             .filter(|version| version.as_bytes().len() <= MAX_KEPT_FIELD)
     }
 
-    /// What an error keeps of its reply: all of it, or of more than 1 MiB what is read of errors.
+    /// The reply that an error keeps: the whole reply, or only the error's fields if it is longer
+    /// than 1 MiB.
     pub(super) fn kept(&self, document: &RawDocument) -> RawDocumentBuf {
         if document.as_bytes().len() <= MAX_KEPT {
             return document.to_owned();
@@ -197,7 +199,7 @@ pub(super) fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
     })
 }
 
-/// The document, or array, at a place that holds one.
+/// The document or array at this position.
 pub(super) fn embedded(bytes: &[u8], at: usize) -> Option<&RawDocument> {
     let value = bytes.get(at..)?;
     let length = usize::try_from(read_i32(value, 0).ok()?).ok()?;
@@ -210,8 +212,7 @@ fn container(document: &RawDocument, place: Option<Place>, kind: u8) -> Option<&
     embedded(document.as_bytes(), place.at)
 }
 
-/// The beginning of a text, of at most `max` bytes, up to where it is not UTF-8; empty where there is
-/// no text.
+/// The valid UTF-8 at the beginning of a string, at most `max` bytes; empty if it is not a string.
 fn beginning(document: &RawDocument, place: Option<Place>, max: usize) -> &str {
     let text = || {
         let place = place.filter(|place| place.kind == 0x02)?;

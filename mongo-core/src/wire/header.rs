@@ -3,12 +3,14 @@ use super::WireError;
 /// Bytes of a message header.
 pub const HEADER_LEN: usize = 16;
 
-/// What is accepted on a connection.
+/// The limits for messages on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a whole message, its header included (`maxMessageSizeBytes`). Default 48,000,000.
+    /// The maximum size of a message in bytes, its header included (`maxMessageSizeBytes`). Default
+    /// 48,000,000.
     pub max_message_size: usize,
-    /// Levels of nested documents and arrays. Default 256; a server stores at most 200.
+    /// The maximum nesting of documents and arrays. Default 256. A server stores at most 200
+    /// levels.
     pub max_depth: usize,
 }
 
@@ -21,21 +23,21 @@ impl Default for Limits {
     }
 }
 
-/// The operations that a driver of today meets.
+/// The operations that current drivers use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OpCode {
-    /// The answer to an `OP_QUERY`.
+    /// The reply to an `OP_QUERY`.
     Reply,
     /// The legacy request, used for the first hello to old servers.
     Query,
     /// A compressed message.
     Compressed,
-    /// Everything else.
+    /// Any other message.
     Msg,
 }
 
 impl OpCode {
-    /// The number on the wire.
+    /// The operation code on the wire.
     pub const fn code(self) -> i32 {
         match self {
             Self::Reply => 1,
@@ -61,11 +63,11 @@ impl OpCode {
 pub struct Header {
     /// Bytes of the whole message, this header included.
     pub length: usize,
-    /// The sender's number for this message.
+    /// The sender's id for this message.
     pub request_id: i32,
     /// The request that this message answers; 0 in a request.
     pub response_to: i32,
-    /// What the message is.
+    /// The message's operation.
     pub op_code: OpCode,
 }
 
@@ -73,7 +75,7 @@ impl Header {
     /// Reads a header from the start of `bytes`.
     ///
     /// # Errors
-    /// Less than 16 bytes, a length below 16 or over the limit, an unknown operation.
+    /// Fewer than 16 bytes, a length below 16 or over the limit, an unknown operation.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, WireError> {
         let int = |at: usize| read_i32(bytes, at);
         let length = int(0)?;
@@ -97,7 +99,7 @@ impl Header {
         })
     }
 
-    /// Appends a header; its length is written by [`patch_length`] once it is known.
+    /// Appends a header. [`patch_length`] writes the length once it is known.
     pub(super) fn append(buf: &mut Vec<u8>, request_id: i32, op_code: OpCode) {
         let mut header = [0; HEADER_LEN];
         header[4..8].copy_from_slice(&request_id.to_le_bytes());
@@ -106,9 +108,9 @@ impl Header {
     }
 }
 
-/// Looks for the first whole message at the start of `buf`: `None` while bytes are missing.
+/// Parses the header at the start of `buf`; `None` while its bytes are incomplete.
 ///
-/// The header is checked as soon as its 16 bytes are there, before anything is allocated for the
+/// The header is checked as soon as its 16 bytes have arrived, before anything is allocated for the
 /// rest.
 ///
 /// # Errors
@@ -147,7 +149,7 @@ pub(super) fn read_i32(bytes: &[u8], at: usize) -> Result<i32, WireError> {
         })
 }
 
-/// Writes the length of what stands from `start` to the end of `buf` into its first four bytes.
+/// Writes the number of bytes from `start` to the end of `buf` into the four bytes at `start`.
 ///
 /// # Errors
 /// A length over `max`.

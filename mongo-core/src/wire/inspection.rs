@@ -5,40 +5,41 @@ use super::header::{HEADER_LEN, Limits};
 use super::legacy::REPLY_BODY;
 use super::msg::{MsgFlags, Section};
 
-/// Bytes of a message that [`OpMsg::parse`](super::OpMsg::parse) may go through at once.
+/// The maximum length in bytes of a message that [`OpMsg::parse`](super::OpMsg::parse) may parse at
+/// once.
 const AT_ONCE: usize = 256 * 1024;
-/// Elements of a step: a millisecond's worth at most.
+/// Elements in a step, which takes a millisecond at most.
 const STEP: usize = 32 * 1024;
-/// Bytes of a step that are summed up for a checksum.
+/// Bytes in a step of the checksum.
 const CHECKSUM_STEP: usize = 4 * 1024 * 1024;
 
-/// Goes through all documents of a reply, as [`OpMsg::parse`](super::OpMsg::parse) and
-/// [`parse_reply`](super::parse_reply) do, but in steps, for a task that yields between
-/// them. After it, those, [`OpMsg::parse_inspected`](super::OpMsg) and a look at the
-/// [fields](ReplyFields) that it found do not go through the reply again.
+/// Walks all documents of a reply, as [`OpMsg::parse`](super::OpMsg::parse) and
+/// [`parse_reply`](super::parse_reply) do, but in steps, for a task that yields between them. After
+/// that, those two, [`OpMsg::parse_inspected`](super::OpMsg) and access to the
+/// [fields](ReplyFields) that it found do not walk the reply again.
 pub(super) struct Inspection {
     at: usize,
-    /// Where the sequence ends that `at` is in.
+    /// The end of the sequence that `at` is in.
     sequence_end: usize,
-    /// Of the document that begins at `at`, and where that ends.
+    /// The walk of the document that begins at `at`, and the document's end.
     walk: Option<(Walk, usize)>,
-    /// How many elements, documents and sections there may be, and how many there were.
+    /// The maximum number of elements, documents and sections, and the number so far.
     max_elements: usize,
     elements: usize,
-    /// Where the body begins and ends.
+    /// The range of the body.
     body: Option<(usize, usize)>,
-    /// Those of the body, unless that is short.
+    /// The fields of the body, unless the body is short.
     fields: Option<ReplyFields>,
-    /// What the checksum comes to, of so many bytes.
+    /// The checksum so far, and the number of bytes that it covers.
     checksum: (u32, usize),
     is_legacy: bool,
     is_over: bool,
 }
 
 impl Inspection {
-    /// Whether a message can be gone through at once.
+    /// Whether a message can be parsed at once.
     pub(super) fn is_short(message: &[u8], max_elements: usize) -> bool {
-        // An element has two bytes at least.
+        // An element has at least two bytes.
         message.len() <= AT_ONCE.min(max_elements)
     }
 
@@ -65,10 +66,10 @@ impl Inspection {
         }))
     }
 
-    /// Goes on with the same message, and says whether that was all.
+    /// Continues with the same message. Returns whether it is finished.
     ///
     /// # Errors
-    /// Those of the documents and sections; more elements than there may be.
+    /// Malformed documents and sections; more elements than allowed.
     pub(super) fn step(&mut self, message: &[u8], limits: &Limits) -> Result<bool, WireError> {
         let has_checksum =
             !self.is_legacy && MsgFlags::of(message)?.contains(MsgFlags::CHECKSUM_PRESENT);
@@ -154,7 +155,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// Walks the document that begins here, or passes it by if it is too short to be too deep.
+    /// Walks the document that begins here, or skips it if it is too short to be nested too deep.
     fn enter(&mut self, length: usize, max_depth: usize) {
         let end = self.at + length;
         match may_be_deeper(length, max_depth) {
@@ -163,22 +164,22 @@ impl Inspection {
         }
     }
 
-    /// Whether nothing is left to be done.
+    /// Whether the inspection is finished.
     pub(super) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Where the body of an OP_MSG begins and ends.
+    /// The range of an OP_MSG's body.
     pub(super) fn body(&self) -> Option<(usize, usize)> {
         self.body
     }
 
-    /// What the checksum of a message that has one comes to.
+    /// The computed checksum of a message that has one.
     pub(super) fn checksum(&self) -> u32 {
         self.checksum.0
     }
 
-    /// The fields of the body; `None` if that is short.
+    /// The fields of the body; `None` if the body is short.
     #[cfg(feature = "net")]
     pub(super) fn fields(&self) -> Option<&ReplyFields> {
         self.fields.as_ref()
@@ -192,7 +193,7 @@ mod tests {
     use super::super::{OpMsg, OpMsgBuilder};
     use super::*;
 
-    /// What comes out, and after how many steps.
+    /// The result, and the number of steps.
     fn inspect(message: &[u8]) -> (Result<(), WireError>, usize) {
         let mut inspection = Inspection::begin(message, false, usize::MAX).expect("long");
         let limits = Limits::default();
@@ -302,7 +303,7 @@ mod tests {
         inspection
     }
 
-    /// What was found on the walk is read without another one: nothing else is left to be read.
+    /// The fields that the walk found are read without another walk.
     #[cfg(feature = "net")]
     #[test]
     fn the_fields_are_found_in_the_one_walk() {
@@ -352,7 +353,7 @@ mod tests {
         assert_eq!((command.code, command.message.len()), (10107, 1024));
         assert!(command.reply.as_bytes().len() < 4096);
         assert_eq!(command.reply.get_i32("code").ok(), Some(10107));
-        // What is within a reply is looked at up to its 1,024th element, and of labels 16.
+        // In a document within a reply the first 1,024 elements are read, and of the labels 16.
         let inner = among_nulls(2000, &rawdoc! { "code": 1 }, &rawdoc! { "code": 2 });
         let inner = RawDocumentBuf::from_bytes(inner).expect("a document");
         let mut labels = RawArrayBuf::new();
@@ -380,7 +381,7 @@ mod tests {
         // `ok`, the document and its end, and two sections count as well.
         assert_eq!(outcome(&with_body(&body(MOST - 5)), false), Ok(true));
         assert_eq!(outcome(&with_body(&body(MOST - 4)), false), too_many);
-        // In any document of it.
+        // In any document of the message.
         let inner = RawDocumentBuf::from_bytes(body(MOST)).expect("a document");
         let nested = message(MsgFlags::NONE, &rawdoc! { "tags": inner }, 0);
         assert_eq!(outcome(&nested, false), too_many);
@@ -427,7 +428,7 @@ mod tests {
         let length = (sections.len() as i32).to_le_bytes();
         sections[..4].copy_from_slice(&length);
         assert_eq!(inspect(&sections), (Ok(()), 100_000 / STEP + 1));
-        // The body is where it was, without another look at the sections.
+        // The body is found without another walk of the sections.
         let inspection = walked(&sections);
         sections[60..].fill(0xEE);
         let parsed = OpMsg::parse_inspected(&sections, &Limits::default(), &inspection);

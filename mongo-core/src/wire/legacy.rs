@@ -7,7 +7,7 @@ use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
 /// The document of an OP_REPLY begins after its flags, cursor, offset and count.
 pub(super) const REPLY_BODY: usize = HEADER_LEN + 20;
 
-/// Appends an OP_QUERY that runs `command`, as servers before OP_MSG need it for the first hello.
+/// Appends an OP_QUERY that runs `command`. Servers without OP_MSG need it for the first hello.
 ///
 /// # Errors
 /// A message over `max_message_size` bytes.
@@ -20,7 +20,7 @@ pub fn append_query(
 ) -> Result<(), WireError> {
     let start = buf.len();
     Header::append(buf, request_id, OpCode::Query);
-    // secondaryOk: a hello is answered by every member.
+    // secondaryOk: every member answers a hello.
     buf.extend_from_slice(&4_i32.to_le_bytes());
     buf.extend_from_slice(database.as_bytes());
     buf.extend_from_slice(b".$cmd\0");
@@ -33,7 +33,8 @@ pub fn append_query(
 /// The one document of an OP_REPLY.
 ///
 /// # Errors
-/// Another operation, a count other than 1, a truncated or too deep document, bytes after it.
+/// Another operation, a count other than 1, a truncated document, one nested too deep, trailing
+/// bytes.
 pub fn parse_reply<'a>(
     message: &'a [u8],
     limits: &Limits,

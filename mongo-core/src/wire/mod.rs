@@ -1,9 +1,9 @@
-//! The wire protocol: OP_MSG, the OP_COMPRESSED round it, and the OP_QUERY and OP_REPLY that old
-//! servers need for a first hello.
+//! The wire protocol: OP_MSG, OP_COMPRESSED, and the OP_QUERY and OP_REPLY that old servers need
+//! for the first hello.
 //!
-//! Everything here is pure: bytes in, values out. Documents are borrowed from the bytes they came
-//! in. What is malformed is refused with a [`WireError`]; nothing is allocated by a length that a
-//! peer merely claims.
+//! Everything here is pure: bytes in, values out. Documents are borrowed from the message's bytes.
+//! Malformed messages are refused with a [`WireError`]. No allocation depends only on a length that
+//! a peer claims.
 
 mod compression;
 mod document;

@@ -7,7 +7,7 @@ use super::document::{MIN_DOCUMENT, split_document};
 use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
 use super::{Inspection, WireError};
 
-/// The longest identifier of a document sequence, in bytes: it names a field of a command.
+/// The maximum length of a document sequence's identifier, in bytes. It names a field of a command.
 const MAX_IDENTIFIER: usize = 1024;
 
 /// The flags of an OP_MSG.
@@ -17,9 +17,9 @@ pub struct MsgFlags(u32);
 impl MsgFlags {
     /// No flag.
     pub const NONE: Self = Self(0);
-    /// The message ends with a CRC-32C of all that stands before it.
+    /// The message ends with a CRC-32C of all preceding bytes.
     pub const CHECKSUM_PRESENT: Self = Self(1);
-    /// In a request: no reply is wanted. In a reply: another one follows unasked.
+    /// In a request: no reply is expected. In a reply: another one follows without a request.
     pub const MORE_TO_COME: Self = Self(1 << 1);
     /// In a request: several replies may come ([`MORE_TO_COME`](Self::MORE_TO_COME)).
     pub const EXHAUST_ALLOWED: Self = Self(1 << 16);
@@ -38,7 +38,7 @@ impl MsgFlags {
         Self(self.0 | other.0)
     }
 
-    /// Those of a message.
+    /// The flags of a message.
     pub(super) fn of(message: &[u8]) -> Result<Self, WireError> {
         Self::parse(read_i32(message, HEADER_LEN)? as u32)
     }
@@ -58,7 +58,7 @@ impl fmt::Debug for MsgFlags {
     }
 }
 
-/// A whole OP_MSG, borrowed from the bytes it came in.
+/// A whole OP_MSG, borrowed from its bytes.
 #[derive(Clone, Copy)]
 pub struct OpMsg<'a> {
     header: Header,
@@ -99,8 +99,7 @@ impl<'a> OpMsg<'a> {
         })
     }
 
-    /// [`parse`](Self::parse) of a message that an [`Inspection`] has gone through: no loop over
-    /// anything.
+    /// [`parse`](Self::parse) of a message that an [`Inspection`] has walked. Contains no loop.
     pub(super) fn parse_inspected(
         message: &'a [u8],
         limits: &Limits,
@@ -117,7 +116,7 @@ impl<'a> OpMsg<'a> {
             flags,
             body: RawDocument::from_bytes(body).map_err(|_| WireError::Document(start))?,
             sections,
-            // They have been walked.
+            // The inspection has checked the depth.
             max_depth: usize::MAX,
         })
     }
@@ -172,7 +171,7 @@ impl<'a> OpMsg<'a> {
         let mut rest = self.sections;
         std::iter::from_fn(move || {
             while !rest.is_empty() {
-                // `parse` has walked them all.
+                // `parse` has checked them all.
                 let (section, after) = Section::split(rest, max_depth).ok()?;
                 rest = after;
                 if let Section::Sequence(sequence) = section {
@@ -249,7 +248,7 @@ impl<'a> DocumentSequence<'a> {
         Ok((sequence, rest))
     }
 
-    /// Bytes of the documents.
+    /// The number of bytes of the documents.
     pub(super) fn length(&self) -> usize {
         self.documents.len()
     }
@@ -275,7 +274,7 @@ impl<'a> DocumentSequence<'a> {
             if rest.is_empty() {
                 return None;
             }
-            // `check` has walked them all.
+            // `check` has checked them all.
             let (document, after) = split_document(rest, max_depth).ok()?;
             rest = after;
             Some(document)
@@ -305,8 +304,8 @@ pub struct OpMsgBuilder<'b> {
 }
 
 impl<'b> OpMsgBuilder<'b> {
-    /// Appends the header and the flags. With [`MsgFlags::CHECKSUM_PRESENT`] a checksum is added at
-    /// the end.
+    /// Appends the header and the flags. With [`MsgFlags::CHECKSUM_PRESENT`],
+    /// [`finish`](Self::finish) appends a checksum.
     pub fn new(buf: &'b mut Vec<u8>, request_id: i32, flags: MsgFlags) -> Self {
         let start = buf.len();
         Header::append(buf, request_id, OpCode::Msg);
@@ -321,8 +320,8 @@ impl<'b> OpMsgBuilder<'b> {
     /// Appends a command as the body, with `$db` added. The command is encoded once, in place.
     ///
     /// # Errors
-    /// What can't be written as a BSON document; an empty command. The buffer is as before the
-    /// message then.
+    /// The command can't be written as a BSON document, or is empty. The buffer is then as before
+    /// the message.
     pub fn command<C>(self, database: &str, command: &C) -> Result<Self, bson::error::Error>
     where
         C: Serialize + ?Sized,
@@ -330,8 +329,8 @@ impl<'b> OpMsgBuilder<'b> {
         self.command_with(database, command, None)
     }
 
-    /// [`command`](Self::command), with the fields of another document added too, whatever the
-    /// command has.
+    /// [`command`](Self::command), with the fields of another document added too, even if the
+    /// command already has them.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -358,7 +357,7 @@ impl<'b> OpMsgBuilder<'b> {
         Ok(self)
     }
 
-    /// Appends a body as it is, `$db` and all.
+    /// Appends a body unchanged. It must contain `$db`.
     #[must_use]
     pub fn body(self, body: &RawDocument) -> Self {
         self.buf.push(0);
@@ -381,7 +380,8 @@ impl<'b> OpMsgBuilder<'b> {
         for document in documents {
             self.buf.extend_from_slice(document.as_bytes());
         }
-        // Over i32::MAX the whole message is refused by `finish`, so that this can't be seen.
+        // If the length is over i32::MAX, `finish` refuses the whole message, so that this value is
+        // never used.
         let size = i32::try_from(self.buf.len() - start).unwrap_or(i32::MAX);
         self.buf[start..start + 4].copy_from_slice(&size.to_le_bytes());
         self
@@ -390,7 +390,7 @@ impl<'b> OpMsgBuilder<'b> {
     /// Ends the message and writes its length.
     ///
     /// # Errors
-    /// A message over `max_message_size` bytes; the buffer is as before the message then.
+    /// A message over `max_message_size` bytes. The buffer is then as before the message.
     pub fn finish(self, max_message_size: usize) -> Result<(), WireError> {
         if self.checksum {
             self.buf.extend_from_slice(&[0; 4]);
@@ -408,7 +408,8 @@ impl<'b> OpMsgBuilder<'b> {
     }
 }
 
-/// The command's name, in what follows a message's header: the first key of the section of kind 0.
+/// The command's name, in the contents after a message's header: the first key of the section of
+/// kind 0.
 pub(super) fn command_name(contents: &[u8]) -> Option<&[u8]> {
     let mut sections = contents.get(4..)?;
     while let Some((kind, section)) = sections.split_first() {
@@ -423,10 +424,9 @@ pub(super) fn command_name(contents: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Adds other fields, and `$db`, a string, to the document that stands from `start` to the end of
-/// `buf`.
+/// Appends other fields, and the string `$db`, to the document from `start` to the end of `buf`.
 fn append_fields(buf: &mut Vec<u8>, start: usize, database: &str, fields: Option<&RawDocument>) {
-    // In place of the document's end.
+    // The document's end is appended again below.
     buf.pop();
     if let Some([_, _, _, _, elements @ .., _]) = fields.map(RawDocument::as_bytes) {
         buf.extend_from_slice(elements);
@@ -435,7 +435,7 @@ fn append_fields(buf: &mut Vec<u8>, start: usize, database: &str, fields: Option
     buf.extend_from_slice(&(database.len() as i32 + 1).to_le_bytes());
     buf.extend_from_slice(database.as_bytes());
     buf.extend_from_slice(&[0, 0]);
-    // A document over i32::MAX is refused by `finish`.
+    // `finish` refuses a document over i32::MAX.
     let length = i32::try_from(buf.len() - start).unwrap_or(i32::MAX);
     buf[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }

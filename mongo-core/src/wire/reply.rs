@@ -9,21 +9,22 @@ use super::fields::embedded;
 use super::fields::{ReplyFields, as_number};
 use crate::error::{CommandError, Error, MAX_LABELS};
 
-/// An error that came with an otherwise good answer to a write (`writeConcernError`).
+/// The `writeConcernError` of an otherwise successful reply to a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteConcernError {
-    /// The server's error code; 0 where it sent none.
+    /// The server's error code; 0 if it sent none.
     pub code: i32,
-    /// The code's name, of at most 128 bytes; empty where the server sent none.
+    /// The code's name, at most 128 bytes; empty if the server sent none.
     pub code_name: String,
-    /// The server's message, of at most 1,024 bytes. What is not printable is escaped.
+    /// The server's message, at most 1,024 bytes. Characters that are not printable are escaped.
     pub message: String,
-    /// The reply's labels and the error's: at most 16, each of at most 128 bytes.
+    /// The labels of the reply and of the error: at most 16, each at most 128 bytes.
     pub labels: Vec<String>,
 }
 
 impl WriteConcernError {
-    /// As the error that a command's failure would be: it tells as much about the server.
+    /// Converts it to the same error as a command's failure, since it counts the same for the
+    /// server's state.
     fn into_error(self, reply: &RawDocument, fields: &ReplyFields) -> Error {
         let error = Error::from(CommandError {
             code: self.code,
@@ -35,10 +36,10 @@ impl WriteConcernError {
     }
 }
 
-/// Says whether a reply has `ok: 1`, as an error where it has not.
+/// Checks that a reply has `ok: 1`.
 ///
 /// # Errors
-/// `ok: 0` is a [`CommandError`] with its labels; a reply without `ok` is a protocol error.
+/// `ok: 0` is a [`CommandError`] with the reply's labels. A reply without `ok` is a protocol error.
 pub fn check_ok(reply: &RawDocument) -> Result<(), Error> {
     let bytes = reply.as_bytes();
     let ok = find_element(bytes, b"ok")?;
@@ -46,11 +47,11 @@ pub fn check_ok(reply: &RawDocument) -> Result<(), Error> {
     judge(reply, ok, None)
 }
 
-/// What a pool wants to know of a reply, had in one pass.
+/// The fields of a reply that a pool needs, read in one pass.
 #[cfg(feature = "net")]
 #[derive(Debug)]
 pub(crate) struct Glance<'a> {
-    /// As [`check_ok`] says.
+    /// The result of [`check_ok`].
     pub(crate) verdict: Result<(), Error>,
     /// The value of `$clusterTime`.
     pub(crate) cluster_time: Option<&'a RawDocument>,
@@ -58,8 +59,7 @@ pub(crate) struct Glance<'a> {
     pub(crate) has_write_concern_error: bool,
 }
 
-/// Looks at what a reply says of its server: at its `fields`, where they are known, as they are of a
-/// long one.
+/// Reads what a reply says about its server. `fields` are known for a long reply.
 #[cfg(feature = "net")]
 pub(crate) fn glance<'a>(reply: &'a RawDocument, fields: Option<&ReplyFields>) -> Glance<'a> {
     if let Some(fields) = fields {
@@ -94,8 +94,8 @@ fn judge(reply: &RawDocument, ok: Option<f64>, fields: Option<&ReplyFields>) -> 
     }
 }
 
-/// The fields of a reply: those that are known, or else those that are found; and whether it could
-/// be read to its end.
+/// The known fields of a reply, or else those that are found; and whether the reply could be read
+/// to its end.
 fn known(reply: &RawDocument, fields: Option<&ReplyFields>) -> (ReplyFields, bool) {
     match fields {
         Some(fields) => (*fields, true),
@@ -108,10 +108,10 @@ fn command_error(reply: &RawDocument, fields: &ReplyFields) -> Error {
     error.into_error(reply, fields)
 }
 
-/// Says whether an insert, update or delete was done as it was asked, as an error where it was not.
+/// Checks that an insert, update or delete succeeded completely.
 ///
 /// # Errors
-/// A [`CommandError`] of the first of the reply's `writeErrors`, or else of its
+/// A [`CommandError`] for the first of the reply's `writeErrors`, or else for its
 /// `writeConcernError`, with its labels.
 pub fn check_write(reply: &RawDocument) -> Result<(), Error> {
     check_write_of(reply, None)
@@ -125,7 +125,7 @@ pub(crate) fn check_write_of(
     let (fields, is_whole) = known(reply, fields);
     let error = match fields.first_write_error(reply) {
         Some(Some(error)) => Some(inner(error, reply, &fields)),
-        // It can't be read, and is an error all the same.
+        // The write error can't be read, but is an error nevertheless.
         Some(None) => Some(inner(&RawDocumentBuf::new(), reply, &fields)),
         None if !is_whole => Some(inner(&RawDocumentBuf::new(), reply, &fields)),
         None => told_of_write_concern(reply, &fields),
@@ -157,7 +157,7 @@ pub(crate) fn write_concern_error_of(
     told_of_write_concern(reply, &known(reply, fields).0)
 }
 
-/// The `writeConcernError` of a reply, as the error that a command's failure would be.
+/// The `writeConcernError` of a reply, as the same error as a command's failure.
 pub(crate) fn write_concern_failure(
     reply: &RawDocument,
     fields: Option<&ReplyFields>,
@@ -181,7 +181,7 @@ fn inner(error: &RawDocument, reply: &RawDocument, fields: &ReplyFields) -> Writ
     told(error, &own, labels)
 }
 
-/// What a document tells of an error.
+/// The error that a document describes.
 fn told(error: &RawDocument, fields: &ReplyFields, labels: Vec<String>) -> WriteConcernError {
     WriteConcernError {
         code: fields.code(error),

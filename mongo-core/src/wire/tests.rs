@@ -71,7 +71,7 @@ fn a_checksum_covers_every_byte() {
         .finish(MAX)
         .expect("small");
     assert!(OpMsg::parse(&buf, &Limits::default()).is_ok());
-    // Past the length, the operation and the flags any flipped bit is the checksum's to find.
+    // Beyond the length, the operation and the flags, the checksum detects any flipped bit.
     for at in (4..12).chain(20..buf.len()) {
         let mut wrong = buf.clone();
         wrong[at] ^= 1;
@@ -197,7 +197,7 @@ fn no_truncation_or_byte_makes_it_panic() {
         .finish(MAX)
         .expect("small");
     let whole = OpMsg::parse(&buf, &Limits::default()).expect("a message");
-    // Header, flags, kind, document: a message of its own when cut there.
+    // Header, flags, kind, document: a valid message if it is cut there.
     let end_of_body = HEADER_LEN + 4 + 1 + whole.body().as_bytes().len();
     for cut in 0..buf.len() {
         assert!(OpMsg::parse(&buf[..cut], &Limits::default()).is_err());
@@ -218,7 +218,7 @@ fn no_truncation_or_byte_makes_it_panic() {
     }
 }
 
-/// A prefix whose header tells its true length, so that the contents are what is truncated.
+/// A prefix whose header has its actual length, so that the contents are truncated.
 fn with_length_of(bytes: &[u8]) -> Vec<u8> {
     match bytes.len() {
         short if short < 4 => bytes.to_vec(),
@@ -316,7 +316,7 @@ fn a_write_that_was_not_done_is_an_error() {
     let (code, message, error) = refused(&concern);
     assert_eq!((code, &*message), (91, "bye"));
     assert!(error.has_label("RetryableWriteError"));
-    // What was not written at all goes before what was not acknowledged.
+    // A failed write takes precedence over one that was not acknowledged.
     let both = rawdoc! {
         "ok": 1, "n": 1, "writeConcernError": { "code": 91, "errmsg": "bye" },
         "writeErrors": [
@@ -328,7 +328,7 @@ fn a_write_that_was_not_done_is_an_error() {
     assert_eq!((code, &*message), (11000, "duplicate key"));
     assert!(!error.is_retryable_write());
     assert_eq!(error.command().map(|own| own.reply.clone()), Some(both));
-    // What can't be read is no success.
+    // An error that can't be read is not a success.
     for errors in [
         rawdoc! { "ok": 1, "writeErrors": [5] },
         rawdoc! { "ok": 1, "writeErrors": [{}] },
@@ -337,7 +337,7 @@ fn a_write_that_was_not_done_is_an_error() {
     }
 }
 
-/// A hostile server's words, as a failed command and as the error of a write.
+/// A hostile server's message and labels, in a failed command and in the errors of a write.
 fn hostile(labels: usize, message: usize) -> [RawDocumentBuf; 3] {
     let labels: bson::RawArrayBuf = (0..labels)
         .map(|number| {
@@ -362,7 +362,8 @@ fn hostile(labels: usize, message: usize) -> [RawDocumentBuf; 3] {
     ]
 }
 
-/// 100,000 labels took 10.8 s, and a message of megabytes was copied and shown whole.
+/// Without bounds, 100,000 labels took 10.8 s, and a message of megabytes was copied and shown
+/// whole.
 #[test]
 fn what_an_error_keeps_of_a_reply_is_bounded_and_printable() {
     for reply in hostile(100_000, 4_000_000) {

@@ -1,4 +1,4 @@
-//! MONGODB-AWS: a request to AWS's own service that the client signs, and the server sends to it.
+//! MONGODB-AWS: the client signs a request to AWS's token service, and the server sends it there.
 
 mod signature;
 
@@ -15,34 +15,34 @@ use super::{AuthError, AuthMechanism, AuthNeed, AuthStep, Nonce, Secret};
 
 const MECHANISM: AuthMechanism = AuthMechanism::MongoDbAws;
 
-/// The length of each side's nonce; the server's comes after the client's.
+/// The length of each side's nonce. The server's follows the client's.
 const NONCE_LENGTH: usize = 32;
 
 /// No channel binding: the character `n`.
 const NO_BINDING: i32 = 110;
 
-/// The longest host name there is (RFC 1035).
+/// The maximum length of a host name (RFC 1035).
 const MAX_HOST_LENGTH: usize = 255;
 
-/// The longest first message of a server, in bytes: a nonce and a host name.
+/// The maximum length of a server's first message, in bytes. It has a nonce and a host name.
 const MAX_PAYLOAD: usize = 4096;
 
-/// What AWS knows an application by. `Debug` shows no secret.
+/// AWS credentials. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AwsCredentials {
-    /// The access key's id, which is no secret.
+    /// The access key's id, which is not secret.
     pub access_key_id: String,
-    /// The access key.
+    /// The secret access key.
     pub secret_access_key: Secret,
-    /// The token that temporary credentials have.
+    /// The session token of temporary credentials.
     pub session_token: Option<Secret>,
-    /// When temporary credentials end, if that is known.
+    /// When temporary credentials expire, if known.
     pub expiration: Option<SystemTime>,
 }
 
 impl AwsCredentials {
-    /// Credentials that do not end.
+    /// Credentials that do not expire.
     pub fn new(access_key_id: impl Into<String>, secret_access_key: impl Into<Secret>) -> Self {
         Self {
             access_key_id: access_key_id.into(),
@@ -52,14 +52,14 @@ impl AwsCredentials {
         }
     }
 
-    /// Adds the token of temporary credentials.
+    /// Adds the session token of temporary credentials.
     #[must_use]
     pub fn with_session_token(mut self, session_token: impl Into<Secret>) -> Self {
         self.session_token = Some(session_token.into());
         self
     }
 
-    /// Says when they end.
+    /// Sets when they expire.
     #[must_use]
     pub fn with_expiration(mut self, expiration: SystemTime) -> Self {
         self.expiration = Some(expiration);
@@ -76,13 +76,13 @@ impl fmt::Debug for AwsCredentials {
     }
 }
 
-/// What the server's first message names.
+/// The content of the server's first message.
 struct Challenge {
     nonce: [u8; 2 * NONCE_LENGTH],
     host: String,
 }
 
-/// Two exchanges: nonces, and the signed request.
+/// A conversation of two exchanges: nonces, then the signed request.
 pub(super) struct AwsConversation(State);
 
 enum State {
@@ -154,7 +154,7 @@ impl AwsConversation {
         Ok(AuthStep::Send(sasl::continuation(id, second.as_bytes())))
     }
 
-    /// Where the conversation is, for `Debug`.
+    /// The conversation's current step, for `Debug`.
     pub(super) fn position(&self) -> &'static str {
         match self.0 {
             State::New(_) => "new",
@@ -194,7 +194,7 @@ impl Challenge {
     }
 }
 
-/// Labels with something in them, of characters that end no line: the name goes into what is signed.
+/// Non-empty labels without line breaks, because the name becomes part of the signed text.
 fn is_host(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     name.len() <= MAX_HOST_LENGTH

@@ -1,4 +1,4 @@
-//! AWS Signature Version 4 of the one request that the server may send on the client's behalf.
+//! AWS Signature Version 4 for the request that the server sends on the client's behalf.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{AwsCredentials, Secret};
 
-/// Who the credentials belong to is all that AWS is asked.
+/// The request only asks AWS for the owner of the credentials.
 const BODY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "sts";
@@ -22,7 +22,7 @@ pub(super) struct Signed {
     pub(super) date: String,
 }
 
-/// Signs the request; `None` where there is no region, or no date.
+/// Signs the request; `None` if there is no region or no date.
 pub(super) fn sign(
     host: &str,
     nonce: &[u8],
@@ -36,7 +36,7 @@ pub(super) fn sign(
     let token = credentials.session_token.as_ref();
     let length = BODY.len().to_string();
     let nonce = STANDARD.encode(nonce);
-    // By name, as AWS wants them sorted.
+    // Sorted by name, as AWS requires.
     let headers = [
         ("content-length", Some(&*length)),
         ("content-type", Some("application/x-www-form-urlencoded")),
@@ -79,8 +79,7 @@ fn signing_key(secret: &Secret, day: &str, region: &str, service: &str) -> Zeroi
     hmac(&*key, "aws4_request")
 }
 
-/// The region that a host of AWS's token service is in: its second label, as the specification has
-/// it.
+/// The region of an AWS token service host: its second label, as the specification requires.
 fn region(host: &str) -> Option<&str> {
     match host {
         "" => None,
@@ -131,8 +130,8 @@ mod tests {
         assert_eq!(hex(&*key), expected);
     }
 
-    /// The authentication specification's example, by a key of AWS's documentation; the signatures
-    /// were made by Python's `hmac`.
+    /// The authentication specification's example, with a key from AWS's documentation. The
+    /// signatures were computed with Python's `hmac`.
     #[test]
     fn the_request_is_signed() {
         let nonce = "dzw1U2IwSEtgaWI0IUxZMVJqc2xuQzNCcUxBc05wZjIGS0J9EgLwzEZ9dIzr/hnnK2mgd4D7F52t8g9yTC5cIA==";
@@ -162,7 +161,7 @@ mod tests {
         }
     }
 
-    /// The specification's table; what is no host at all never comes here.
+    /// The specification's table. Invalid host names are rejected earlier.
     #[test]
     fn regions() {
         for (host, expected) in [

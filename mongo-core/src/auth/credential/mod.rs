@@ -1,4 +1,4 @@
-//! Who connects, and how that is proved.
+//! Credentials.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,11 +16,11 @@ use crate::settings::{FromValue, SettingError, Settings, Value, shown_key};
 pub enum CredentialError {
     /// The mechanism's name is not one of [`AuthMechanism`].
     #[error(
-        "the authentication mechanism is none of SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509, PLAIN, \
-         MONGODB-OIDC, MONGODB-AWS and GSSAPI"
+        "the authentication mechanism must be one of SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509, \
+         PLAIN, MONGODB-OIDC, MONGODB-AWS and GSSAPI"
     )]
     UnknownMechanism,
-    /// `MONGODB-CR`, which no server since 4.0 has.
+    /// `MONGODB-CR`, which servers do not support since 4.0.
     #[error("the authentication mechanism MONGODB-CR was removed; use SCRAM-SHA-256")]
     RemovedMechanism,
     /// The mechanism needs a user name.
@@ -29,16 +29,16 @@ pub enum CredentialError {
     /// A user name was given and is empty.
     #[error("the user name is empty")]
     UsernameEmpty,
-    /// The mechanism, or its environment, takes no user name.
+    /// The mechanism, or its `ENVIRONMENT`, does not allow a user name.
     #[error("{0} takes no user name here")]
     UsernameNotAllowed(AuthMechanism),
     /// The mechanism needs a password.
     #[error("{} needs a password", Named(.0))]
     PasswordMissing(Option<AuthMechanism>),
-    /// The user name or the password has a NUL in it, which stands between the two in `PLAIN`.
+    /// The user name or the password contains a NUL, which separates the two in `PLAIN`.
     #[error("{0} takes no user name or password with a NUL")]
     Nul(AuthMechanism),
-    /// The mechanism takes no password.
+    /// The mechanism does not allow a password.
     #[error("{0} takes no password")]
     PasswordNotAllowed(AuthMechanism),
     /// The mechanism works with one authentication database only.
@@ -57,22 +57,23 @@ pub enum CredentialError {
     UnknownProperty {
         /// The mechanism.
         mechanism: Option<AuthMechanism>,
-        /// The property's name, where it looks like one: it may be a secret in the wrong place.
+        /// The property's name; `None` if it does not look like a name, since it may be a misplaced
+        /// secret.
         property: Option<String>,
     },
-    /// A property is missing, or it has a value that it can't have.
+    /// A property is missing or has an invalid value.
     #[error("{mechanism}: the property {property} {problem}")]
     Property {
         /// The mechanism.
         mechanism: AuthMechanism,
         /// The property.
         property: &'static str,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: &'static str,
     },
 }
 
-/// A mechanism's name, or words for the one that is still to be negotiated.
+/// A mechanism's name, or "the default mechanism" if it is to be negotiated.
 struct Named<'a>(&'a Option<AuthMechanism>);
 
 impl fmt::Display for Named<'_> {
@@ -84,14 +85,14 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-/// Who connects, and how that is proved: the specification's `MongoCredential`.
+/// The credential of a user: the specification's `MongoCredential`.
 ///
-/// Built by hand with [`Credential::new`] and the `with_*` methods, from a connection string, or by
-/// serde from a table with `username`, `password`, `source`, `mechanism`, `mechanism_properties` and
-/// `allowed_hosts`. Nothing is checked until [`validate`](Self::validate).
+/// Build it with [`Credential::new`] and the `with_*` methods, from a connection string, or with
+/// serde from a table with `username`, `password`, `source`, `mechanism`, `mechanism_properties`
+/// and `allowed_hosts`. Only [`validate`](Self::validate) checks it.
 ///
 /// Cloning is cheap. Two credentials are equal if all their parts are. `Debug` never shows the
-/// password, nor a mechanism property that may be a secret.
+/// password or a mechanism property that may be a secret.
 ///
 /// Specification: authentication.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -105,7 +106,7 @@ pub struct Credential {
     allowed_hosts: Option<Vec<String>>,
 }
 
-/// The properties whose values are no secrets; every other value is hidden.
+/// The properties whose values are not secret. `Debug` hides every other value.
 const PUBLIC_PROPERTIES: [&str; 6] = [
     "CANONICALIZE_HOST_NAME",
     "ENVIRONMENT",
@@ -116,19 +117,19 @@ const PUBLIC_PROPERTIES: [&str; 6] = [
 ];
 
 impl Credential {
-    /// A user and a password, the mechanism to be negotiated with the server.
+    /// A user name and a password. The mechanism is negotiated with the server.
     pub fn new(username: impl Into<Arc<str>>, password: impl Into<Secret>) -> Self {
         Self::default()
             .with_username(username)
             .with_password(password)
     }
 
-    /// A mechanism without a user name or password.
+    /// A credential for a mechanism, without a user name or password.
     pub fn from_mechanism(mechanism: AuthMechanism) -> Self {
         Self::default().with_mechanism(mechanism)
     }
 
-    /// Sets the user name. It is sent as it is, never prepared or normalised.
+    /// Sets the user name. It is sent unchanged: no SASLprep, no normalization.
     #[must_use]
     pub fn with_username(mut self, username: impl Into<Arc<str>>) -> Self {
         self.username = Some(username.into());
@@ -149,15 +150,15 @@ impl Credential {
         self
     }
 
-    /// Sets the mechanism (`authMechanism`). Unset, the server is asked which of SCRAM-SHA-256 and
-    /// SCRAM-SHA-1 the user has.
+    /// Sets the mechanism (`authMechanism`). If unset, it is negotiated: the server reports whether
+    /// the user has SCRAM-SHA-256 or SCRAM-SHA-1.
     #[must_use]
     pub fn with_mechanism(mut self, mechanism: AuthMechanism) -> Self {
         self.mechanism = Some(mechanism);
         self
     }
 
-    /// Sets one mechanism property (`authMechanismProperties`). The name's case doesn't matter.
+    /// Sets one mechanism property (`authMechanismProperties`). The name is case-insensitive.
     #[must_use]
     pub fn with_mechanism_property(mut self, name: &str, value: impl Into<Secret>) -> Self {
         self.mechanism_properties
@@ -165,14 +166,14 @@ impl Credential {
         self
     }
 
-    /// Sets the only hosts that the credential may be sent to, in place of any: a server that another
-    /// server names has the password or the access token else. `*.` at the beginning stands for any
-    /// name under a domain (`*.example.net`); ports don't count; none allows no host. A connection
-    /// to another host fails, with [`AuthError::HostNotAllowed`](super::AuthError::HostNotAllowed),
-    /// before its first hello.
+    /// Restricts the hosts that the credential may be sent to. Without this, a server that is
+    /// discovered through another one gets the password or the access token too. A leading `*.`
+    /// matches any name under a domain (`*.example.net`). Ports are ignored. An empty list allows
+    /// no host. A connection to another host fails with
+    /// [`AuthError::HostNotAllowed`](super::AuthError::HostNotAllowed) before its first hello.
     ///
-    /// Specification: authentication, `ALLOWED_HOSTS`, here for every mechanism. No connection string
-    /// can set them.
+    /// Specification: authentication, `ALLOWED_HOSTS`, which this crate supports for every
+    /// mechanism. A connection string can't set them.
     #[must_use]
     pub fn with_allowed_hosts<S: Into<String>>(
         mut self,
@@ -182,8 +183,9 @@ impl Credential {
         self
     }
 
-    /// The only hosts that the credential may be sent to; `None` is any, or, where an access token is
-    /// asked of a human, [`DEFAULT_ALLOWED_HOSTS`](super::DEFAULT_ALLOWED_HOSTS).
+    /// The hosts that the credential may be sent to. `None` allows any host, except with a human
+    /// flow for access tokens, which then allows only
+    /// [`DEFAULT_ALLOWED_HOSTS`](super::DEFAULT_ALLOWED_HOSTS).
     pub fn allowed_hosts(&self) -> Option<&[String]> {
         self.allowed_hosts.as_deref()
     }
@@ -209,29 +211,28 @@ impl Credential {
         self.source().unwrap_or(self.default_source(None))
     }
 
-    /// The authentication database for this mechanism where none is given, `database` being the
-    /// connection string's. See [`AuthMechanism::default_source`]; without a mechanism SCRAM's
-    /// rule holds.
+    /// The authentication database for this mechanism if none is given. `database` is the
+    /// connection string's. See [`AuthMechanism::default_source`]; without a mechanism, the rule
+    /// for SCRAM applies.
     pub fn default_source<'a>(&self, database: Option<&'a str>) -> &'a str {
         self.mechanism
             .unwrap_or(AuthMechanism::ScramSha256)
             .default_source(database)
     }
 
-    /// The mechanism; `None` is to be negotiated.
+    /// The mechanism; `None` if it is to be negotiated.
     pub fn mechanism(&self) -> Option<AuthMechanism> {
         self.mechanism
     }
 
-    /// Whether the credential alone does not tell where its tokens come from: `MONGODB-OIDC` without
-    /// an `ENVIRONMENT` needs a callback.
+    /// Whether a callback must supply the tokens: `MONGODB-OIDC` without an `ENVIRONMENT`.
     pub(crate) fn needs_callback(&self) -> bool {
         self.mechanism == Some(AuthMechanism::MongoDbOidc)
             && self.mechanism_property("ENVIRONMENT").is_none()
     }
 
-    /// A mechanism property by its name in any case, with its default: `SERVICE_NAME` of `GSSAPI`
-    /// is `mongodb`.
+    /// A mechanism property by its case-insensitive name, or its default: `SERVICE_NAME` of
+    /// `GSSAPI` defaults to `mongodb`.
     pub fn mechanism_property(&self, name: &str) -> Option<&str> {
         let name = name.to_ascii_uppercase();
         match (self.mechanism_properties.get(&name), self.mechanism) {
@@ -241,19 +242,18 @@ impl Credential {
         }
     }
 
-    /// The mechanism properties that were given, by their names in upper case.
+    /// The mechanism properties that were set, with their names in upper case.
     pub fn mechanism_properties(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.mechanism_properties
             .iter()
             .map(|(name, value)| (&**name, value))
     }
 
-    /// Checks that the mechanism has all that it needs and nothing that it doesn't take. Whether
-    /// `MONGODB-OIDC` without an `ENVIRONMENT` has a callback is for whoever uses the credential to
-    /// see to.
+    /// Checks that the mechanism has all that it needs and nothing that it does not allow. It does
+    /// not check that `MONGODB-OIDC` without an `ENVIRONMENT` has a callback.
     ///
     /// # Errors
-    /// The first rule of the authentication specification that is broken.
+    /// The first violation of the authentication specification.
     pub fn validate(&self) -> Result<(), CredentialError> {
         if self.username.as_deref() == Some("") {
             return Err(CredentialError::UsernameEmpty);
@@ -316,7 +316,7 @@ impl Credential {
             Some(_) => Err(CredentialError::Property {
                 mechanism,
                 property: "CANONICALIZE_HOST_NAME",
-                problem: "is none of none, forward, forwardAndReverse, true and false",
+                problem: "must be none, forward, forwardAndReverse, true or false",
             }),
         }
     }
@@ -333,17 +333,17 @@ impl Credential {
         let resource = self.mechanism_property("TOKEN_RESOURCE");
         match (environment, resource) {
             (None, Some(_)) => wrong("TOKEN_RESOURCE", "is only for azure and gcp"),
-            // A callback then, which is not part of a credential, or nothing that works.
+            // This needs a callback, which is not part of a credential.
             (None, None) => Ok(()),
             (Some("azure" | "gcp"), None) => {
-                wrong("TOKEN_RESOURCE", "is missing, which azure and gcp need")
+                wrong("TOKEN_RESOURCE", "is missing; azure and gcp need it")
             }
             (Some("test" | "k8s"), Some(_)) => wrong("TOKEN_RESOURCE", "is only for azure and gcp"),
             (Some("azure"), Some(_)) => Ok(()),
             (Some("gcp"), Some(_)) | (Some("test" | "k8s"), None) => {
                 self.takes_no_username(mechanism)
             }
-            (Some(_), _) => wrong("ENVIRONMENT", "is none of test, azure, gcp and k8s"),
+            (Some(_), _) => wrong("ENVIRONMENT", "must be test, azure, gcp or k8s"),
         }
     }
 
@@ -448,7 +448,7 @@ impl Settings for Credential {
                     return Err(SettingError::expected("a table of texts", &value));
                 };
                 for (name, value) in fields {
-                    // A name may be a secret in the wrong place.
+                    // A name may be a misplaced secret.
                     let named = |error: SettingError| match shown_key(&name) {
                         Some(name) => error.within(name),
                         None => error,

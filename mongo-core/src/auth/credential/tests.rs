@@ -1,4 +1,4 @@
-//! What a credential shows, and the rule that each error stands for.
+//! The `Debug` output of a credential, and the rule behind each error.
 
 use super::*;
 

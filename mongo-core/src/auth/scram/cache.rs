@@ -1,4 +1,4 @@
-//! Derived keys, kept so that the next connection need not derive them again.
+//! A cache of derived keys, so that the next connection need not derive them again.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ScramKeys;
 
-/// What keys are found by in a [`KeyCache`]: a SHA-256 digest of the mechanism, the prepared
-/// password, the salt and the iteration count. It is not shown, because a password could be
-/// guessed from it faster than from what a server stores.
+/// The key of an entry in a [`KeyCache`]: a SHA-256 digest of the mechanism, the prepared password,
+/// the salt and the iteration count. `Debug` does not show it, because it allows faster guessing of
+/// the password than the data that a server stores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheKey([u8; 32]);
 
@@ -24,18 +24,18 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// Derived keys, at most [`capacity`](Self::capacity) of them. It holds no password, and keys are
+/// A cache of at most [`capacity`](Self::capacity) derived keys. It holds no password, and keys are
 /// wiped when they are dropped.
 ///
-/// One cache may serve any number of servers and credentials: an entry is found by the password, the
-/// salt and the iteration count. Members of a replica set give a user the same salt, so that a user
-/// needs one entry, of about 200 bytes. Each method holds a lock for as long as a look-up takes;
-/// [`insert`](Self::insert) into a full cache takes one pass over it.
+/// One cache may serve any number of servers and credentials: an entry is found by the password,
+/// the salt and the iteration count. The members of a replica set use the same salt for a user, so
+/// that a user needs one entry, of about 200 bytes. Each method holds a lock for the duration of a
+/// look-up. [`insert`](Self::insert) into a full cache takes one pass over it.
 ///
-/// A full cache keeps what is used again. A new entry replaces the least recently used one only if
-/// that one was not used for 4 × `capacity` uses of the cache; else it replaces the newest entry that
-/// was not used since its insertion. So a rotation of more users than there are entries misses only
-/// for those that exceed the capacity, where plain LRU would miss for all.
+/// A full cache keeps entries that are reused. A new entry replaces the least recently used one
+/// only if that one was not used for 4 × `capacity` uses of the cache. Otherwise it replaces the
+/// newest entry that was not used since its insertion. So if more users than the capacity take
+/// turns, only those that exceed the capacity miss, where plain LRU would miss for all.
 pub struct KeyCache {
     capacity: usize,
     entries: Mutex<Entries>,
@@ -52,19 +52,19 @@ struct Entry {
     keys: ScramKeys,
     /// The clock at the last use.
     used: u64,
-    /// Whether it was found since its insertion.
+    /// Whether a look-up has found it since its insertion.
     is_reused: bool,
 }
 
 impl KeyCache {
-    /// How many keys a cache holds by default: 1,024, about 200 KB when full.
+    /// The default capacity: 1,024 keys, about 200 KB when full.
     pub const DEFAULT_CAPACITY: usize = 1024;
 
-    /// How many uses of the cache, in multiples of its capacity, an entry may go without one before
-    /// any new entry replaces it.
+    /// For how many uses of the cache, in multiples of its capacity, an entry may stay unused
+    /// before any new entry replaces it.
     const PATIENCE: u64 = 4;
 
-    /// An empty cache for so many keys; 0 keeps none.
+    /// An empty cache with a capacity; 0 keeps no keys.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -84,7 +84,7 @@ impl KeyCache {
         Some(keys)
     }
 
-    /// Keeps keys. In a full cache they replace [another entry](Self).
+    /// Inserts keys. In a full cache they replace [another entry](Self).
     pub fn insert(&self, key: CacheKey, keys: ScramKeys) {
         if self.capacity == 0 {
             return;
@@ -106,34 +106,34 @@ impl KeyCache {
         entries.by_key.insert(key, entry);
     }
 
-    /// Drops keys, such as those that a server refused.
+    /// Removes keys, such as those that a server refused.
     pub fn remove(&self, key: &CacheKey) {
         self.lock().by_key.remove(key);
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.lock().by_key.len()
     }
 
-    /// Whether there are none.
+    /// Whether the cache has no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many keys there can be.
+    /// The maximum number of keys.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        // Whatever a panic interrupted, the map is whole: at worst an entry is missing.
+        // A panic leaves the map consistent: at worst an entry is missing.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Entries {
-    /// Which entry makes room for a new one.
+    /// The entry that a new one replaces.
     fn victim(&self, capacity: usize) -> Option<CacheKey> {
         let oldest = self.by_key.iter().min_by_key(|(_, entry)| entry.used)?;
         let patience = KeyCache::PATIENCE.saturating_mul(capacity as u64);
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(cache.len(), 2, "an entry that is there needs no room");
         cache.remove(&key(1));
         assert_eq!(cache.len(), 1);
-        // All used again: the least recently used one makes room.
+        // All were reused: the least recently used one is replaced.
         assert_eq!(misses(&cache, &keys, [3, 4, 4, 5]), 2);
         assert!(cache.get(&key(3)).is_none() && cache.get(&key(4)).is_some());
     }
@@ -239,7 +239,7 @@ mod tests {
         for _ in 0..3 {
             misses(&cache, &keys, 0..64);
         }
-        // Other users in their place: after a while none of them is derived again.
+        // Other users replace them: after a while all of those hit.
         let missed: Vec<_> = (0..20).map(|_| misses(&cache, &keys, 100..164)).collect();
         assert_eq!(missed.last(), Some(&0), "{missed:?}");
         // One pass over many others takes no more than one entry from them.

@@ -1,4 +1,4 @@
-//! The conversation itself. Each step consumes the one before, so that no step can be left out.
+//! The SCRAM conversation. Each step consumes the previous one, so that no step can be left out.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::keys::Hashed;
 use super::message::{escape_name, server_final, server_first};
 use super::{KeyDerivation, Nonce, ScramError, ScramKeys, ScramMechanism};
 
-/// No channel binding, which MongoDB does not have, and no other identity to act as.
+/// No channel binding, which MongoDB does not support, and no authorization identity.
 const GS2_HEADER: &str = "n,,";
 
 /// The beginning of a conversation: the first message is the client's.
@@ -21,7 +21,7 @@ pub struct ClientFirst {
 }
 
 impl ClientFirst {
-    /// Begins a conversation for a user, whose name is sent as it is but for escaping.
+    /// Begins a conversation for a user. The name is only escaped, not prepared.
     pub fn new(mechanism: ScramMechanism, username: &str, nonce: Nonce) -> Self {
         let name = escape_name(username);
         Self {
@@ -41,12 +41,12 @@ impl ClientFirst {
         &self.message
     }
 
-    /// Reads the server-first-message. Nothing is hashed but, for SCRAM-SHA-1, MongoDB's MD5 of
-    /// the password, and that only where all that the server asks for is within bounds.
+    /// Reads the server-first-message. Hashes nothing except, for SCRAM-SHA-1, MongoDB's MD5 digest
+    /// of the password, and that only if the message is within bounds.
     ///
     /// # Errors
-    /// [`ScramError::Password`] where SASLprep does not allow the password; every other one says
-    /// what is wrong with the server's message.
+    /// [`ScramError::Password`] if SASLprep does not allow the password. Every other error
+    /// describes what is wrong with the server's message.
     pub fn server_first(
         self,
         payload: &[u8],
@@ -83,10 +83,10 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// The client-final-message, and what the server has to answer it with.
+    /// The client-final-message, and the proof that the server has to answer with.
     ///
     /// # Errors
-    /// [`ScramError::Keys`] if the keys are another mechanism's.
+    /// [`ScramError::Keys`] if the keys belong to another mechanism.
     pub fn answer(self, keys: &ScramKeys) -> Result<(String, ExpectedProof), ScramError> {
         if keys.mechanism() != self.mechanism {
             return Err(ScramError::Keys);
@@ -110,7 +110,7 @@ impl fmt::Debug for Challenge {
     }
 }
 
-/// The signature that the server has to give, which proves that it knows the password's keys.
+/// The signature that the server has to send, which proves that it knows the user's keys.
 pub struct ExpectedProof(Hashed);
 
 impl ExpectedProof {
@@ -118,7 +118,7 @@ impl ExpectedProof {
     ///
     /// # Errors
     /// [`ScramError::Signature`] if it is wrong, [`ScramError::NoSignature`] if there is none, and
-    /// whatever else is wrong with the message.
+    /// other errors if the message is invalid.
     pub fn server_final(self, payload: &[u8]) -> Result<(), ScramError> {
         let given = server_final(payload)?;
         match bool::from(given.ct_eq(self.0.as_slice())) {
@@ -152,7 +152,7 @@ mod tests {
 
     /// User `user`, password `pencil`.
     const TRANSCRIPTS: [Transcript; 2] = [
-        // The authentication specification's, which is RFC 5802's with MongoDB's digest.
+        // From the authentication specification: RFC 5802's, with MongoDB's digest.
         Transcript {
             mechanism: ScramMechanism::Sha1,
             nonce: "fyko+d2lbbFgONRv9qkxdawL",
@@ -225,7 +225,7 @@ mod tests {
         let answered = |payload: &str| replay(sha_256).server_final(payload.as_bytes());
         let wrong = sha_256.server_final.replace("6rri", "7rri");
         assert_eq!(answered(&wrong), Err(ScramError::Signature));
-        // A right beginning is not enough, nor is nothing.
+        // A correct prefix is not enough, nor is an empty signature.
         assert_eq!(answered("v=6rriTRBi23WpRR8="), Err(ScramError::Signature));
         assert_eq!(answered("v="), Err(ScramError::Signature));
         assert_eq!(answered("x=1"), Err(ScramError::NoSignature));

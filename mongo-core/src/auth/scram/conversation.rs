@@ -10,8 +10,8 @@ use super::{Challenge, ClientFirst, ExpectedProof, Nonce, ScramError, ScramKeys,
 use crate::auth::sasl::{self, ConversationId, Place, SaslReply};
 use crate::auth::{AuthError, AuthNeed, AuthStep, Credential};
 
-/// At most three exchanges: the first message, the final one, and the empty one that servers before
-/// 4.4 need.
+/// A conversation of at most three exchanges: the first message, the final message, and the empty
+/// one that servers before 4.4 need.
 pub(in crate::auth) struct ScramConversation {
     mechanism: ScramMechanism,
     credential: Arc<Credential>,
@@ -21,13 +21,13 @@ pub(in crate::auth) struct ScramConversation {
 enum State {
     /// The first message is being sent.
     First(ClientFirst),
-    /// The server's challenge waits for the keys.
+    /// The keys for the server's challenge are needed.
     Keys(ConversationId, Challenge),
     /// The final message is being sent.
     Final(ConversationId, ExpectedProof),
-    /// The server has proved itself; only the empty exchange is left.
+    /// The server's signature is verified; only the empty exchange is left.
     Empty(ConversationId),
-    /// Over, well or badly.
+    /// Ended, with or without success.
     Over,
 }
 
@@ -46,7 +46,7 @@ impl ScramConversation {
         }
     }
 
-    /// The `saslStart` command. Any number of calls give the same.
+    /// The `saslStart` command. Each call returns the same.
     pub(in crate::auth) fn start(&self) -> Result<RawDocumentBuf, AuthError> {
         let State::First(first) = &self.state else {
             return Err(AuthError::OutOfOrder);
@@ -77,7 +77,7 @@ impl ScramConversation {
     ) -> Result<AuthStep, AuthError> {
         let mechanism = self.mechanism.into();
         let read = |id| SaslReply::read(mechanism, reply, place, id);
-        // Whatever fails from here on leaves the conversation over.
+        // Any failure from here on ends the conversation.
         match mem::replace(&mut self.state, State::Over) {
             State::First(first) => self.challenged(first, &read(None)?),
             State::Final(id, expected) => {
@@ -126,7 +126,7 @@ impl ScramConversation {
         }
     }
 
-    /// Where the conversation is, for `Debug`.
+    /// The conversation's current step, for `Debug`.
     pub(in crate::auth) fn position(&self) -> &'static str {
         match &self.state {
             State::First(_) => "first message",

@@ -1,16 +1,16 @@
-//! What can be wrong in a SCRAM conversation.
+//! Errors of a SCRAM conversation.
 
 use super::{MAX_ITERATIONS, MAX_PAYLOAD_LENGTH, MAX_SALT_LENGTH, MIN_ITERATIONS};
 
-/// What was wrong in a SCRAM conversation. All of it but [`ScramError::Password`] and
-/// [`ScramError::Keys`] is the server's doing.
+/// An error in a SCRAM conversation. The server causes all of them except [`ScramError::Password`]
+/// and [`ScramError::Keys`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScramError {
-    /// SASLprep forbids a character or a mixture of directions in the password.
+    /// SASLprep forbids a character in the password, or its mixture of text directions.
     #[error("SASLprep does not allow the password")]
     Password,
-    /// A message of the server has no bytes.
+    /// A message of the server is empty.
     #[error("the server's {message} is empty")]
     Empty {
         /// The message's name in RFC 5802.
@@ -24,16 +24,16 @@ pub enum ScramError {
         /// Its length in bytes.
         length: usize,
     },
-    /// A message of the server is not what RFC 5802 allows there.
+    /// A message of the server violates RFC 5802.
     #[error("the server's {message} is malformed: {expected} expected")]
     Malformed {
         /// The message's name in RFC 5802.
         message: &'static str,
-        /// What should have been there.
+        /// What was expected.
         expected: &'static str,
     },
-    /// The server demands an extension (`m=`), and there is none that this client knows.
-    #[error("the server demands an extension of SCRAM")]
+    /// The server requires an extension (`m=`). This client supports none.
+    #[error("the server requires a SCRAM extension, which is not supported")]
     MandatoryExtension,
     /// The server's nonce does not begin with the client's, or adds nothing to it.
     #[error("the server's nonce does not extend the client's")]
@@ -50,19 +50,20 @@ pub enum ScramError {
     /// The keys that were given belong to another hash function.
     #[error("the derived keys belong to another mechanism")]
     Keys,
-    /// The server ended the conversation with an error of its own (`e=`).
-    #[error("the server answered: {0}")]
+    /// The server ended the conversation with an error (`e=`).
+    #[error("the server reported an error: {0}")]
     Server(String),
-    /// The server's last message has no signature, so that it did not prove to know the password.
-    #[error("the server gave no signature")]
+    /// The server's last message has no signature, so that the server did not prove that it knows
+    /// the user's keys.
+    #[error("the server sent no signature")]
     NoSignature,
-    /// The server's signature is wrong: it does not know the password.
+    /// The server's signature is wrong: the server does not know the user's keys.
     #[error("the server's signature is wrong")]
     Signature,
-    /// The server said that the conversation was over before it had given its signature.
-    #[error("the server ended the conversation before it gave its signature")]
+    /// The server ended the conversation before it sent its signature.
+    #[error("the server ended the conversation before it sent its signature")]
     DoneTooEarly,
-    /// The server does not end the conversation after all that SCRAM has to say was said.
-    #[error("the server does not end the conversation")]
+    /// The server does not end the conversation after the last SCRAM message.
+    #[error("the server did not end the conversation")]
     NotDone,
 }

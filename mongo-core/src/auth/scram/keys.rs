@@ -1,4 +1,4 @@
-//! Deriving the keys from the password, and what is computed with them.
+//! Derivation of the keys from the password, and signatures with them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{CacheKey, ScramError, ScramMechanism};
 
-/// The output of a hash function, wiped when it goes away.
+/// The output of a hash function, wiped on drop.
 pub(super) struct Hashed {
     bytes: Zeroizing<[u8; 32]>,
     length: usize,
@@ -35,12 +35,12 @@ impl Hashed {
     }
 }
 
-/// The slow step of SCRAM: PBKDF2 over the password, with the salt and the iteration count that
-/// the server gave. Both are within bounds already.
+/// The slow step of SCRAM: PBKDF2 over the password, with the salt and the iteration count from the
+/// server. Both are known to be within bounds.
 ///
 /// [`run`](Self::run) takes 2 to 5 ms of CPU for 15,000 iterations, and up to about a second for
-/// [`MAX_ITERATIONS`](super::MAX_ITERATIONS): keep it off an asynchronous runtime's workers. The
-/// password is a copy, wiped when the value goes away.
+/// [`MAX_ITERATIONS`](super::MAX_ITERATIONS). Don't run it on an asynchronous runtime's worker
+/// threads. The password is a copy, wiped on drop.
 pub struct KeyDerivation {
     mechanism: ScramMechanism,
     password: Zeroizing<Vec<u8>>,
@@ -49,8 +49,8 @@ pub struct KeyDerivation {
 }
 
 impl KeyDerivation {
-    /// Prepares the password as the mechanism wants it: SASLprep for SCRAM-SHA-256, MongoDB's MD5
-    /// digest of user and password, neither of them prepared, for SCRAM-SHA-1.
+    /// Prepares the password for the mechanism: SASLprep for SCRAM-SHA-256; for SCRAM-SHA-1,
+    /// MongoDB's MD5 digest of user name and password, neither of them prepared.
     pub(super) fn new(
         mechanism: ScramMechanism,
         username: &str,
@@ -81,7 +81,7 @@ impl KeyDerivation {
         }
     }
 
-    /// Derives the keys. Blocks the thread for as long as that takes.
+    /// Derives the keys. Blocks the thread.
     pub fn run(&self) -> ScramKeys {
         let mut salted = Hashed::zero(self.mechanism.output_length());
         let derive = match self.mechanism {
@@ -101,11 +101,12 @@ impl KeyDerivation {
         }))
     }
 
-    /// What the keys are found by in a [`KeyCache`](super::KeyCache): a digest of mechanism,
-    /// password, salt and iteration count.
+    /// The key of the entry in a [`KeyCache`](super::KeyCache): a digest of mechanism, password,
+    /// salt and iteration count.
     pub fn key(&self) -> CacheKey {
         let mut hash = Sha256::new();
-        // Every part but the last has a length before it, so that no two inputs run together.
+        // Every part but the last is prefixed with its length, so that different inputs have
+        // different encodings.
         for part in [
             self.mechanism.name().as_bytes(),
             &self.iterations.to_be_bytes(),
@@ -138,9 +139,9 @@ impl fmt::Debug for KeyDerivation {
     }
 }
 
-/// The client's and the server's key: whoever has them can authenticate without the password.
+/// The client's and the server's key. They are enough to authenticate without the password.
 ///
-/// Cloning is cheap and copies no key. They are wiped when the last clone goes away.
+/// Cloning is cheap and does not copy the keys. They are wiped when the last clone is dropped.
 #[derive(Clone)]
 pub struct ScramKeys(Arc<Keys>);
 
@@ -156,7 +157,7 @@ impl ScramKeys {
         self.0.mechanism
     }
 
-    /// What the client proves itself with: its key, masked by a signature of the conversation.
+    /// The client's proof: its key, XORed with a signature of the conversation.
     pub(super) fn client_proof(&self, conversation: &str) -> Hashed {
         let stored = hashed(self.0.mechanism, self.0.client.as_slice());
         let mut proof = keyed(self.0.mechanism, stored.as_slice(), conversation.as_bytes());
@@ -170,7 +171,7 @@ impl ScramKeys {
         proof
     }
 
-    /// What the server has to prove itself with.
+    /// The signature that the server has to send.
     pub(super) fn server_signature(&self, conversation: &str) -> Hashed {
         keyed(
             self.0.mechanism,
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(key("IX"), key("\u{2168}"));
         assert_eq!(key("IV"), key("I\u{ad}V"));
         assert_ne!(key("IX"), key("ix"));
-        // The user is no part of what is derived.
+        // The user name is not part of the derivation.
         let other = derivation(ScramMechanism::Sha256, "\u{2168}", "IX").key();
         assert_eq!(key("IX"), other);
     }
@@ -253,7 +254,7 @@ mod tests {
         for bad in ["a\u{7}b", "\u{627}1", "a\u{e000}"] {
             let made = KeyDerivation::new(ScramMechanism::Sha256, "u", bad, vec![1], 4096);
             assert_eq!(made.map(|_| ()), Err(ScramError::Password));
-            // SCRAM-SHA-1 hashes whatever there is.
+            // SCRAM-SHA-1 hashes any password.
             derivation(ScramMechanism::Sha1, "u", bad);
         }
     }

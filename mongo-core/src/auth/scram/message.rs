@@ -1,4 +1,4 @@
-//! The server's two messages, read as strictly as RFC 5802 writes them, and the escaping of names.
+//! Strict parsing of the server's two messages (RFC 5802), and the escaping of names.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,14 +13,14 @@ use super::{
 pub(super) const SERVER_FIRST: &str = "server-first-message";
 pub(super) const SERVER_FINAL: &str = "server-final-message";
 
-/// How much of the server's own error text is kept, in bytes.
+/// The maximum length of the server's error text that is kept, in bytes.
 const MAX_ERROR_LENGTH: usize = 256;
 
-/// What the server asks for, within bounds.
+/// The content of the server-first-message, within bounds.
 pub(super) struct ServerFirst<'a> {
-    /// The message as it came.
+    /// The unchanged message.
     pub(super) text: &'a str,
-    /// Both nonces: ours, and what the server added.
+    /// Both nonces: the client's, followed by the server's.
     pub(super) nonce: &'a str,
     pub(super) salt: Vec<u8>,
     pub(super) iterations: u32,
@@ -74,7 +74,7 @@ pub(super) fn server_final(payload: &[u8]) -> Result<Vec<u8>, ScramError> {
         .map_err(|_| malformed(SERVER_FINAL, "a signature in base64"))
 }
 
-/// RFC 5802's `saslname`: a comma and an equals sign can't stand for themselves.
+/// RFC 5802's `saslname`: commas and equals signs are escaped.
 pub(super) fn escape_name(name: &str) -> String {
     name.replace('=', "=3D").replace(',', "=2C")
 }
@@ -105,7 +105,7 @@ fn read_salt(encoded: &str) -> Result<Vec<u8>, ScramError> {
     }
 }
 
-/// A number without sign and leading zero. One that no `u64` holds is too great in any case.
+/// A number without a sign or a leading zero. One that exceeds `u64` is too large in any case.
 fn read_iterations(digits: &str) -> Result<u32, ScramError> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit())
         || digits.is_empty()
@@ -121,8 +121,8 @@ fn read_iterations(digits: &str) -> Result<u32, ScramError> {
     }
 }
 
-/// Optional extensions are to be ignored, but only where they are ones: a letter that RFC 5802
-/// gives no meaning, each once, with a value.
+/// Ignores optional extensions if they are valid: a letter that RFC 5802 does not define, each at
+/// most once, with a value.
 fn extensions(parts: std::str::Split<'_, char>, message: &'static str) -> Result<(), ScramError> {
     let wrong = malformed(
         message,
@@ -150,7 +150,7 @@ fn extensions(parts: std::str::Split<'_, char>, message: &'static str) -> Result
     Ok(())
 }
 
-/// The server's own words, cut to a bound and free of control characters.
+/// The server's error text, truncated and without control characters.
 fn server_error(text: &str) -> ScramError {
     let text = text.split(',').next().unwrap_or_default();
     ScramError::Server(printable(text, MAX_ERROR_LENGTH))

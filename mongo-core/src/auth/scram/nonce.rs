@@ -5,21 +5,21 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// A client's nonce: what makes a conversation different from every other.
+/// A client's nonce, which makes a conversation unique.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Nonce(String);
 
 impl Nonce {
-    /// How many random bytes a nonce is made of.
+    /// The number of random bytes in a nonce.
     pub const RANDOM_BYTES: usize = 24;
 
-    /// A nonce from bytes of the operating system's generator. They must never be used again.
+    /// A nonce from bytes of the operating system's generator. Never reuse them.
     pub fn from_random(bytes: [u8; Self::RANDOM_BYTES]) -> Self {
         Self(STANDARD.encode(bytes))
     }
 
-    /// A nonce that is known beforehand, to replay a recorded conversation. `None` unless it is
-    /// printable ASCII without a comma, and not empty.
+    /// A given nonce, to replay a recorded conversation. `None` unless it is non-empty printable
+    /// ASCII without a comma.
     pub fn from_text(text: &str) -> Option<Self> {
         (!text.is_empty() && text.bytes().all(is_nonce_byte)).then(|| Self(text.to_owned()))
     }
@@ -35,8 +35,8 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// The nonces for one connection: the speculative conversation's, and the one that an ordinary
-/// conversation takes where speculation came to nothing.
+/// The nonces for one connection: one for the speculative conversation, and one for an ordinary
+/// conversation if the speculative one fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nonces {
     /// For the conversation that begins inside the handshake.
@@ -46,10 +46,10 @@ pub struct Nonces {
 }
 
 impl Nonces {
-    /// How many random bytes the nonces are made of.
+    /// The number of random bytes in the nonces.
     pub const RANDOM_BYTES: usize = 2 * Nonce::RANDOM_BYTES;
 
-    /// Nonces from bytes of the operating system's generator. They must never be used again.
+    /// Nonces from bytes of the operating system's generator. Never reuse them.
     pub fn from_random(bytes: [u8; Self::RANDOM_BYTES]) -> Self {
         let (mut first, mut second) = ([0; Nonce::RANDOM_BYTES], [0; Nonce::RANDOM_BYTES]);
         first.copy_from_slice(&bytes[..Nonce::RANDOM_BYTES]);

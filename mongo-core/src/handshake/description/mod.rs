@@ -1,4 +1,4 @@
-//! The server's answer to the hello.
+//! The server's reply to the hello.
 
 use bson::oid::ObjectId;
 use bson::raw::{RawBsonRef, RawDocument};
@@ -13,75 +13,76 @@ use super::field::{
 };
 use super::{HandshakeError, MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 
-/// A process's version of its own topology: what is newer can be told only within one process.
+/// A server process's version of its topology. Versions of different processes can't be compared.
 ///
 /// Specification: server discovery and monitoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TopologyVersion {
     /// The server process.
     pub process_id: ObjectId,
-    /// Counts up with each change.
+    /// The counter, incremented with each change.
     pub counter: i64,
 }
 
-/// What a server says of itself on one connection, within bounds.
+/// The server's description on one connection, from its reply to the hello, within bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionDescription {
-    /// The lowest wire version that the server speaks.
+    /// The lowest wire version that the server supports.
     pub min_wire_version: i32,
-    /// The highest wire version that the server speaks.
+    /// The highest wire version that the server supports.
     pub max_wire_version: i32,
-    /// The largest document that can be stored, in bytes. Default 16 MiB; not accepted below 1 KiB,
-    /// and taken for 64 MiB above that.
+    /// The maximum size of a stored document, in bytes. Default 16 MiB. A value below 1 KiB is an
+    /// error; a value above 64 MiB is lowered to it.
     pub max_bson_object_size: usize,
-    /// The largest message, in bytes. Default 48,000,000; not accepted below 4 KiB, and taken for
-    /// 48,000,000 above that: no server sends more, and a hostile one shall not have more memory.
+    /// The maximum size of a message, in bytes. Default 48,000,000. A value below 4 KiB is an
+    /// error. A value above 48,000,000 is lowered to it: no server sends more, and a hostile one
+    /// must not make the client allocate more.
     pub max_message_size_bytes: usize,
-    /// The most writes in one command. Default 100,000; not accepted below 1, and taken for
-    /// 10,000,000 above that.
+    /// The maximum number of writes in one command. Default 100,000. A value below 1 is an error; a
+    /// value above 10,000,000 is lowered to it.
     pub max_write_batch_size: usize,
-    /// How long a session lives, in minutes; `None` if the server has no sessions.
+    /// The session timeout, in minutes; `None` if the server has no sessions.
     pub logical_session_timeout_minutes: Option<u32>,
-    /// Whether later hellos can be `hello`: the server has the command (`helloOk`).
+    /// Whether later hellos can use the command `hello`: the server supports it (`helloOk`).
     pub hello_ok: bool,
-    /// Whether the server takes writes (`isWritablePrimary`).
+    /// Whether the server is writable (`isWritablePrimary`).
     pub is_writable_primary: bool,
     /// Whether the server is a secondary of a replica set.
     pub secondary: bool,
-    /// Whether the server is a replica set's arbiter, on which nobody can authenticate.
+    /// Whether the server is a replica set's arbiter, which does not support authentication.
     pub arbiter: bool,
     /// Whether the server is a `mongos`.
     pub mongos: bool,
     /// The replica set's name.
     pub set_name: Option<String>,
-    /// Whether the server only reads.
+    /// Whether the server is read-only.
     pub read_only: bool,
-    /// The server's number for this connection, as it stands in its log.
+    /// The server's id for this connection, as in its log.
     pub connection_id: Option<i64>,
-    /// The service behind a load balancer; always there if `loadBalanced=true`.
+    /// The service behind a load balancer; always set with `loadBalanced=true`.
     pub service_id: Option<ObjectId>,
-    /// The server's version of its topology.
+    /// The server's topology version.
     pub topology_version: Option<TopologyVersion>,
-    /// The compressors of the client's list that the server has too.
+    /// The compressors of the client's list that the server supports.
     pub compression: Vec<String>,
-    /// What requests are compressed with: the first of the client's list that is in the server's.
+    /// The compressor for requests: the first of the client's list that the server supports.
     pub compressor: Option<Compressor>,
     /// How the connection was authenticated; `None` if it was not: without a credential, or on an
     /// arbiter.
     pub authenticated: Option<AuthMechanism>,
 }
 
-/// The reply in one pass: the description, and what authentication needs.
+/// The content of the reply, read in one pass: the description, and the fields for authentication.
 #[derive(Debug)]
 pub(super) struct HelloReply<'a> {
     pub(super) description: ConnectionDescription,
-    /// What the server's list of mechanisms comes to; `None` where it sent no list.
+    /// The mechanism negotiated from the server's list; `None` if it sent no list.
     pub(super) negotiated: Option<ScramMechanism>,
     pub(super) speculative: Option<&'a RawDocument>,
 }
 
-/// A reply that can't be used.
+/// A reply that makes the handshake fail.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HelloFailure {
     /// `ok: 0`.
@@ -95,7 +96,7 @@ impl From<HandshakeError> for HelloFailure {
     }
 }
 
-/// What the pass collects and the end of it weighs.
+/// The fields that the pass collects and its end evaluates.
 #[derive(Default)]
 struct Collected {
     ok: Option<bool>,
@@ -171,7 +172,7 @@ impl<'a> HelloReply<'a> {
 }
 
 impl ConnectionDescription {
-    /// What holds where a server says nothing.
+    /// The defaults for fields that a server does not send.
     fn unknown() -> Self {
         Self {
             min_wire_version: 0,
@@ -240,11 +241,11 @@ fn is_wanted(key: &str) -> bool {
     ) || ServerError::wants(key)
 }
 
-/// How many of a server's mechanisms are looked at; there are seven.
+/// The maximum number of a server's mechanisms that are read; seven exist.
 const MAX_MECHANISMS: usize = 128;
 
-/// The list is not validated, as the specification demands: whatever else is in it, only that one
-/// name counts.
+/// The list is not validated, as the specification requires: only the name of SCRAM-SHA-256
+/// matters.
 fn negotiated(value: RawBsonRef<'_>) -> Option<ScramMechanism> {
     let has_sha_256 = value
         .as_array()?

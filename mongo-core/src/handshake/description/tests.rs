@@ -1,4 +1,4 @@
-//! What a hello reply may say, and what not.
+//! Valid and invalid replies to a hello.
 
 use bson::{RawDocumentBuf, rawdoc};
 
@@ -26,7 +26,7 @@ fn primary() -> RawDocumentBuf {
     }
 }
 
-/// The reply with one field put in place of its namesake, or added.
+/// The reply with one field replaced, or added.
 fn with(field: &RawDocument) -> RawDocumentBuf {
     let replaced: Vec<&str> = field
         .iter_elements()
@@ -176,7 +176,7 @@ fn a_field_that_only_informs_is_taken_for_absent_where_it_cannot_be_read() {
     assert_eq!((odd.topology_version, odd.compression), (None, Vec::new()));
     let mixed = read(&with(&rawdoc! { "compression": [1, "zlib"] }));
     assert_eq!(mixed.expect("informs").compression, ["zlib"]);
-    // Behind a load balancer the service decides.
+    // Behind a load balancer `serviceId` is required.
     let reply = with(&rawdoc! { "serviceId": 1 });
     let error = HelloFailure::Invalid(HandshakeError::NotLoadBalanced);
     assert_eq!(
@@ -201,7 +201,7 @@ fn wire_versions_must_overlap() {
     }
     let error = HandshakeError::ServerTooNew { required: 28 };
     assert_eq!(versions(28, 30), Err(error.into()));
-    // A server that does not say what it speaks is as old as can be.
+    // A server that does not report its wire versions counts as the oldest.
     let error = HandshakeError::ServerTooOld { reported: 0 };
     assert_eq!(read(&rawdoc! { "ok": 1 }), Err(error.into()));
 }

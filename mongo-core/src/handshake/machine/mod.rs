@@ -1,4 +1,4 @@
-//! The state machine of one connection's establishment.
+//! The state machine that establishes one connection.
 
 use std::sync::Arc;
 use std::{fmt, mem};
@@ -17,34 +17,34 @@ use crate::uri::Compressor;
 use super::description::{HelloFailure, HelloReply};
 use super::{ConnectionDescription, HandshakeError, ServerApi, hello};
 
-/// What a handshake is about.
+/// The settings of a handshake.
 #[derive(Clone, Debug)]
 pub struct HandshakeContext {
     /// The `client` document: [`ClientMetadata::document`](super::ClientMetadata::document). `None`
-    /// on a connection that has sent it already: a server takes it once.
+    /// on a connection that has already sent it: a server accepts it only once.
     pub metadata: Option<Arc<RawDocumentBuf>>,
-    /// Who authenticates. `None` for connections that don't, a monitor's for one.
+    /// The credential to authenticate with. `None` for connections that don't authenticate, such as
+    /// a monitor's.
     pub credential: Option<Arc<Credential>>,
-    /// The access token in the cache, if the credential is one that needs such: it goes out with the
-    /// hello.
+    /// The cached access token, if the credential needs one. It is sent with the hello.
     pub access_token: Option<Secret>,
-    /// The stable API, if it was asked for.
+    /// The stable API, if it is used.
     pub server_api: Option<ServerApi>,
     /// Whether a load balancer is in front of the servers (`loadBalanced`).
     pub load_balanced: bool,
-    /// The replica set that the server has to belong to (`replicaSet`). `None` takes any server.
+    /// The replica set that the server must belong to (`replicaSet`). `None` accepts any server.
     pub replica_set: Option<Arc<str>>,
-    /// Whether the legacy hello goes out as OP_QUERY, which servers before 3.6 need, if only to be
-    /// told that they are too old. The command `hello` never does.
+    /// Whether the legacy hello is sent as OP_QUERY. Servers before 3.6 need that, so that the
+    /// client can report that they are too old. The command `hello` is never sent as OP_QUERY.
     pub legacy_op_query: bool,
-    /// The compressors to offer, the preferred one first, of those that this build
-    /// [has](Compressor::is_built_in). None, by default.
+    /// The compressors to offer, in order of preference, limited to those that this build
+    /// [has](Compressor::is_built_in). Empty by default.
     pub compressors: Vec<Compressor>,
-    /// The nonces, made for this connection alone.
+    /// The nonces, used only for this connection.
     pub nonces: Nonces,
 }
 
-/// How a command is to be framed.
+/// The message type of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RequestOp {
     /// OP_MSG.
@@ -56,7 +56,7 @@ pub enum RequestOp {
 /// A command to send.
 #[derive(Clone, PartialEq)]
 pub struct Outgoing {
-    /// How it is framed.
+    /// The message type.
     pub op: RequestOp,
     /// The database that it runs on.
     pub database: Arc<str>,
@@ -64,25 +64,25 @@ pub struct Outgoing {
     pub command: RawDocumentBuf,
 }
 
-/// What a handshake asks for next.
+/// The next step of a handshake.
 #[derive(Debug)]
 pub enum Step {
-    /// Send a command and give the reply to [`Handshake::handle_reply`].
+    /// Send a command and pass the reply to [`Handshake::handle_reply`].
     Send(Outgoing),
-    /// Get what authentication needs, and give it to [`Handshake::handle_evidence`].
+    /// Obtain the evidence for authentication, and pass it to [`Handshake::handle_evidence`].
     Need(AuthNeed),
-    /// The connection can be used.
+    /// The connection is established.
     Done(ConnectionDescription),
 }
 
 /// The establishment of one connection, from the first hello to the end of authentication, as a
 /// state machine without I/O.
 ///
-/// [`start`](Self::start) gives the first [`Step`]; each step says what to call next. An error ends
-/// the handshake: the connection is to be closed, and each further call fails with
+/// [`start`](Self::start) returns the first [`Step`]; each step names the method to call next. An
+/// error ends the handshake: close the connection. Each further call fails with
 /// [`HandshakeError::OutOfOrder`]. Errors are [`ErrorKind::Handshake`](crate::ErrorKind::Handshake)
-/// or [`ErrorKind::Authentication`](crate::ErrorKind::Authentication), with the error labels that
-/// the server gave; the server and the user are for the caller to add.
+/// or [`ErrorKind::Authentication`](crate::ErrorKind::Authentication), with the error labels from
+/// the server. The caller adds the server and the user.
 ///
 /// Specifications: handshake, authentication.
 pub struct Handshake {
@@ -93,15 +93,15 @@ pub struct Handshake {
 
 enum State {
     New,
-    /// The answer to the hello is awaited, and in it maybe that of the conversation which the hello
-    /// began.
+    /// The reply to the hello is awaited. It may include the reply to the conversation that the
+    /// hello began.
     Hello(Option<Conversation>),
     Authenticating(Conversation, ConnectionDescription),
     Over,
 }
 
 impl HandshakeContext {
-    /// A handshake without a credential, stable API and load balancer.
+    /// A handshake without a credential, stable API or load balancer.
     pub fn new(metadata: impl Into<Arc<RawDocumentBuf>>, nonces: Nonces) -> Self {
         Self {
             metadata: Some(metadata.into()),
@@ -127,29 +127,29 @@ impl Handshake {
         }
     }
 
-    /// Who authenticates.
+    /// The credential.
     pub fn credential(&self) -> Option<&Arc<Credential>> {
         self.context.credential.as_ref()
     }
 
-    /// The service behind a load balancer, once the reply to the hello has named it: also if the rest
-    /// of that reply made the handshake fail.
+    /// The service behind a load balancer, once the reply to the hello has named it. It is set even
+    /// if the rest of that reply made the handshake fail.
     pub fn service_id(&self) -> Option<ObjectId> {
         self.service_id
     }
 
-    /// The access token that was sent last, if the mechanism has them: what the specification calls
+    /// The access token that was sent last, if the mechanism uses them. The specification calls it
     /// the connection's cache.
     pub fn access_token(&self) -> Option<&Secret> {
         self.context.access_token.as_ref()
     }
 
-    /// Whether the hello is answered, and authentication is what is waited for.
+    /// Whether the hello is answered and authentication is under way.
     pub fn is_authenticating(&self) -> bool {
         matches!(self.state, State::Authenticating(..))
     }
 
-    /// The first step: to send the hello.
+    /// Returns the first step, which sends the hello.
     ///
     /// # Errors
     /// [`AuthError::Credential`] and [`AuthError::UnsupportedMechanism`] if the credential can't be
@@ -187,7 +187,7 @@ impl Handshake {
     /// Takes the reply to the last command, `ok: 0` included.
     ///
     /// # Errors
-    /// What is wrong with it, or what the server refused.
+    /// The reply is invalid, or is a refusal.
     pub fn handle_reply(&mut self, reply: &RawDocument) -> Result<Step> {
         match mem::replace(&mut self.state, State::Over) {
             State::Hello(speculative) => self.greeted(reply, speculative),
@@ -200,10 +200,10 @@ impl Handshake {
         }
     }
 
-    /// Takes what a [`Step::Need`] asked for.
+    /// Takes the evidence for a [`Step::Need`].
     ///
     /// # Errors
-    /// [`AuthError::OutOfOrder`] if nothing, or something else, was asked for.
+    /// [`AuthError::OutOfOrder`] if no evidence, or other evidence, was needed.
     pub fn handle_evidence(&mut self, evidence: Evidence) -> Result<Step> {
         if let Evidence::AccessToken { token, .. } = &evidence {
             self.context.access_token = Some(token.clone());
@@ -217,9 +217,9 @@ impl Handshake {
         }
     }
 
-    /// Authenticates again on a connection that is established, without another hello: the first
-    /// step. The server wants it when it answers a command with `ReauthenticationRequired`
-    /// (code 391). The mechanism stays, and an access token that was used is not used again.
+    /// Reauthenticates an established connection without another hello, and returns the first step.
+    /// A server requires this when it answers a command with `ReauthenticationRequired` (code 391).
+    /// The mechanism stays the same, and a used access token is not used again.
     ///
     /// # Errors
     /// [`HandshakeError::OutOfOrder`] if the connection was not authenticated,
@@ -248,7 +248,8 @@ impl Handshake {
         Ok(self.follow(step, conversation, description))
     }
 
-    /// The conversation that the hello carries: in the credential's mechanism, else SCRAM-SHA-256.
+    /// The speculative conversation in the hello: with the credential's mechanism, else
+    /// SCRAM-SHA-256.
     fn speculate(&self, credential: &Arc<Credential>) -> Result<Conversation, AuthError> {
         let mechanism = credential.mechanism();
         let mechanism = mechanism.unwrap_or(AuthMechanism::ScramSha256);
@@ -284,7 +285,8 @@ impl Handshake {
         let mechanism = match (credential.mechanism(), read.negotiated, &begun) {
             (Some(given), _, _) => given,
             (None, Some(negotiated), _) => negotiated.into(),
-            // The answer to the first message says what no list does: that the user has the mechanism.
+            // No list was sent, but the reply to the first message shows that the user has the
+            // mechanism.
             (None, None, Some(begun)) => begun.mechanism(),
             (None, None, None) => AuthMechanism::ScramSha1,
         };
@@ -304,7 +306,7 @@ impl Handshake {
         Ok(self.follow(step, conversation, read.description))
     }
 
-    /// A server that refuses the user at once refuses the credential, not the hello.
+    /// A refusal of the user in the hello's reply is a refusal of the credential, not of the hello.
     fn refused(&self, failure: HelloFailure) -> Error {
         match (failure, &self.context.credential) {
             (HelloFailure::Invalid(error), _) => error.into(),
@@ -330,7 +332,7 @@ impl Handshake {
         }
     }
 
-    /// What the server says of the credential, with the labels that it gave.
+    /// An authentication error from the server, with the server's labels.
     fn labelled(&self, mut error: AuthError) -> Error {
         let AuthError::Refused {
             code_name,
@@ -348,10 +350,10 @@ impl Handshake {
             .fold(Error::from(error), Error::with_label)
     }
 
-    /// A server may repeat what it was sent: what has the beginning of a password or of an access
-    /// token in it is not told.
+    /// A server may repeat what it was sent. Texts that contain the beginning of a password or of
+    /// an access token are withheld.
     fn withhold<'a>(&self, texts: impl Iterator<Item = &'a mut String>) {
-        /// What is shorter may be in any text.
+        /// A shorter secret may occur in any text by chance.
         const SHORTEST: usize = 4;
         let credential = self.context.credential.as_ref();
         let password = credential.and_then(|own| own.password());
@@ -365,7 +367,7 @@ impl Handshake {
             .collect();
         for text in texts {
             if beginnings.iter().any(|beginning| text.contains(beginning)) {
-                "(withheld: it repeats a secret)".clone_into(text);
+                "(withheld: it contains a secret)".clone_into(text);
             }
         }
     }
@@ -429,7 +431,7 @@ impl fmt::Debug for Handshake {
     }
 }
 
-/// Shows which command it is, not what is in it.
+/// Shows the command's name, not its content.
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outgoing")

@@ -1,4 +1,4 @@
-//! What the client says about itself: the `client` document of the hello.
+//! The client metadata: the `client` document of the hello.
 
 use bson::raw::cstr;
 use bson::{RawDocumentBuf, rawdoc};
@@ -6,15 +6,16 @@ use bson::{RawDocumentBuf, rawdoc};
 use super::MetadataError;
 use super::environment::{Environment, Surroundings, os_type};
 
-/// The longest `client` document that servers accept, in bytes of BSON.
+/// The maximum length of a `client` document that servers accept, in bytes of BSON.
 const MAX_LENGTH: usize = 512;
 
-/// The longest application name that servers accept, in bytes.
+/// The maximum length of an application name that servers accept, in bytes.
 const MAX_APPLICATION_NAME: usize = 128;
 
 const DELIMITER: char = '|';
 
-/// Who wraps this crate: a framework, an adapter, a library. Empty strings count as unset.
+/// A library that wraps this crate, such as a framework or an adapter. Empty strings count as
+/// unset.
 ///
 /// Specification: handshake, `DriverInfoOptions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -25,7 +26,7 @@ pub struct DriverInfo {
 }
 
 impl DriverInfo {
-    /// A library by its name.
+    /// The information of a library, with its name.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: set(name),
@@ -33,14 +34,14 @@ impl DriverInfo {
         }
     }
 
-    /// Adds its version.
+    /// Adds the library's version.
     #[must_use]
     pub fn with_version(mut self, version: impl Into<String>) -> Self {
         self.version = set(version);
         self
     }
 
-    /// Adds what it runs on.
+    /// Adds the library's platform.
     #[must_use]
     pub fn with_platform(mut self, platform: impl Into<String>) -> Self {
         self.platform = set(platform);
@@ -73,23 +74,23 @@ fn set(text: impl Into<String>) -> Option<String> {
     Some(text.into()).filter(|text| !text.is_empty())
 }
 
-/// What the client says about itself in the first hello on each connection: the application, this
-/// crate and whoever wraps it, the operating system, and where the process runs.
+/// The client metadata in the first hello on each connection: the application, this crate and the
+/// libraries that wrap it, the operating system, and the runtime environment.
 ///
-/// The document never has more than 512 bytes: what does not fit is left out in the specification's
-/// order, first `env` but for its name, then `os` but for its type, then the rest of `env`, and
-/// then the end of `platform`.
+/// The document never has more than 512 bytes. If it would be longer, fields are left out in the
+/// specification's order: first `env` except its name, then `os` except its type, then the rest of
+/// `env`, and then the end of `platform`.
 ///
 /// Specification: handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientMetadata {
     application: Option<String>,
-    /// This crate first, then whoever was appended, each once.
+    /// This crate first, then the appended libraries, without duplicates.
     drivers: Vec<DriverInfo>,
     surroundings: Surroundings,
 }
 
-/// How much is left out to stay within the limit, in order.
+/// The fields that are left out to stay within the limit, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Omit {
     Nothing,
@@ -100,7 +101,7 @@ enum Omit {
 }
 
 impl ClientMetadata {
-    /// The metadata of a process, and of an application if it has a name (`appName`).
+    /// The metadata of a process. `application_name` is the `appName`.
     ///
     /// # Errors
     /// [`MetadataError::ApplicationName`] if the name has more than 128 bytes.
@@ -125,12 +126,12 @@ impl ClientMetadata {
         }
     }
 
-    /// Adds who wraps this crate; connections made from then on say it. Says whether anything was
-    /// added: what is there already is not added twice.
+    /// Appends the information of a library that wraps this crate. New connections send it. Returns
+    /// whether anything was added: duplicates are ignored.
     ///
     /// # Errors
-    /// [`MetadataError::Delimiter`] if there is a `|` in it, [`MetadataError::TooLong`] if the
-    /// names and versions would not fit any more. The metadata is as before then.
+    /// [`MetadataError::Delimiter`] if it contains a `|`, [`MetadataError::TooLong`] if the names
+    /// and versions would no longer fit. The metadata is then unchanged.
     pub fn append(&mut self, driver: DriverInfo) -> Result<bool, MetadataError> {
         driver.validate()?;
         if driver == DriverInfo::default() || self.drivers.contains(&driver) {
@@ -154,7 +155,7 @@ impl ClientMetadata {
                 return document;
             }
         }
-        // A field costs its name and length too, so that an empty one is better left out.
+        // A field takes space for its name and length too, so an empty one is left out.
         let excess =
             (self.attempt(Omit::Env, &platform).as_bytes().len()).saturating_sub(MAX_LENGTH);
         let end = (0..=platform.len().saturating_sub(excess))

@@ -105,8 +105,8 @@ fn library() -> DriverInfo {
     info("library", "1.2", "Library Platform")
 }
 
-/// The client document after each of `infos` was appended, and what its joined fields say after
-/// this crate's own part.
+/// The client document after each of `infos` was appended, and its joined fields after this crate's
+/// own part.
 fn appended(infos: &[DriverInfo]) -> (RawDocumentBuf, [String; 3]) {
     let mut metadata = metadata(&[LAMBDA], true);
     for info in infos {
@@ -312,7 +312,7 @@ fn what_can_never_fit_is_refused_and_changes_nothing() {
     let refused = metadata.append(DriverInfo::new("n".repeat(600)));
     assert!(matches!(refused, Err(MetadataError::TooLong { length }) if length > 600));
     assert_eq!(metadata.document(), before);
-    // As long as names and versions fit, the platform makes room down to nothing.
+    // As long as names and versions fit, the platform is truncated, down to nothing.
     let bare = metadata.attempt(Omit::Platform, "").as_bytes().len();
     let full = DriverInfo::new("n".repeat(MAX_LENGTH - bare - 1));
     assert_eq!(metadata.append(full), Ok(true));

@@ -11,16 +11,16 @@ use crate::uri::{ClientOptions, SrvError, SrvOptions, SrvRecord, check_count, ch
 #[cfg(test)]
 mod tests;
 
-/// When the SRV records of a deployment are to be looked up again, and which hosts they then give.
+/// Decides when to look up the SRV records of a deployment again, and which of their hosts to use.
 ///
-/// Pure: the shell asks DNS for [`record_name`](Self::record_name) once
-/// [`poll_at`](Self::poll_at) has come, hands in the answer, and gives the hosts to the topology. A
+/// Pure: the caller looks up [`record_name`](Self::record_name) in DNS at
+/// [`poll_at`](Self::poll_at), passes the answer in, and passes the hosts on to the topology. A
 /// client without background tasks does so before it scans its servers.
 ///
-/// Time runs from the end of one lookup to the next: the lowest time to live of the records, at
-/// least [60 s](Self::MIN_INTERVAL), or `heartbeatFrequencyMS` after a lookup without a usable
-/// record. Such a lookup, and a host that must not be used, change nothing and are `tracing`
-/// events of level WARN.
+/// The interval from the end of one lookup to the next is the lowest TTL of the records, at least
+/// [60 s](Self::MIN_INTERVAL), or `heartbeatFrequencyMS` after a lookup without a usable record.
+/// Such a lookup changes nothing, and a host that must not be used is left out. Both are logged as
+/// `tracing` events of level WARN.
 ///
 /// Specification: polling SRV records for mongos discovery.
 #[derive(Clone, Debug)]
@@ -37,8 +37,8 @@ impl SrvPolling {
     /// The shortest time from one successful lookup to the next.
     pub const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-    /// Polling for options whose records were looked up at `now`. `None` where there is nothing to
-    /// poll: without `mongodb+srv`, with a name that DNS can't have, and for a load balancer.
+    /// Polling for options whose records were looked up at `now`. `None` if there is nothing to
+    /// poll: without `mongodb+srv`, with a name that is invalid in DNS, and for a load balancer.
     pub fn new(options: &ClientOptions, now: Instant) -> Option<Self> {
         let srv = options.srv.clone()?;
         if options.load_balanced == Some(true) {
@@ -53,13 +53,13 @@ impl SrvPolling {
         })
     }
 
-    /// The name whose SRV records are to be looked up.
+    /// The name of the SRV records to look up.
     pub fn record_name(&self) -> &str {
         &self.record_name
     }
 
-    /// When to look them up again. `None` in a topology that is not polled for; the type may change,
-    /// so ask again when it does.
+    /// When to look the records up again. `None` for a topology type that is not polled. Call again
+    /// when the type changes.
     pub fn poll_at(&self, topology_type: TopologyType) -> Option<Instant> {
         match topology_type {
             TopologyType::Unknown | TopologyType::Sharded => self.since.checked_add(self.interval),
@@ -70,11 +70,12 @@ impl SrvPolling {
         }
     }
 
-    /// Takes the records that a lookup gave, which ended at `now`. Returns the verified hosts for
-    /// [`Input::SrvHosts`](super::Input::SrvHosts); none if none may be used, which changes nothing.
+    /// Takes the records of a lookup that ended at `now`. Returns the verified hosts for
+    /// [`Input::SrvHosts`](super::Input::SrvHosts). If no host may be used, the list is empty and
+    /// nothing changes.
     ///
-    /// With `srvMaxHosts` they are in random order, as the first ones get what room there is.
-    /// `random` is to give numbers that are uniform over all `u64`.
+    /// With `srvMaxHosts` they are in random order, because the first ones fill the places that are
+    /// left. `random` must return numbers that are uniform over all `u64`.
     pub fn handle_records(
         &mut self,
         records: &[SrvRecord],
@@ -97,15 +98,15 @@ impl SrvPolling {
         }
     }
 
-    /// Takes note of a lookup that failed or timed out at `now`. Nothing changes but when the next
-    /// one is.
+    /// Handles a lookup that failed or timed out at `now`. Only the time of the next lookup
+    /// changes.
     pub fn handle_failure(&mut self, reason: &dyn fmt::Display, now: Instant) {
         self.since = now;
         self.interval = self.heartbeat_frequency;
-        tracing::warn!("SRV polling changes nothing: {reason}");
+        tracing::warn!("SRV polling failed, the hosts stay as they are: {reason}");
     }
 
-    /// The hosts that may be used, each once, in their order.
+    /// The hosts that may be used, without duplicates, in the order of the records.
     fn valid_hosts(&self, records: &[SrvRecord]) -> Result<Vec<ServerAddress>, SrvError> {
         check_count(&self.record_name, records)?;
         let mut seen = HashSet::new();
@@ -116,7 +117,7 @@ impl SrvPolling {
                 Ok(host) if seen.insert(host.clone()) => hosts.push(host),
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!("SRV polling leaves a host out: {error}");
+                    tracing::warn!("SRV polling ignores a host: {error}");
                     refused = Some(error);
                 }
             }

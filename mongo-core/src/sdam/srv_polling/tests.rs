@@ -27,7 +27,7 @@ fn ports(ports: &[u16]) -> Vec<SrvRecord> {
     ports.iter().map(|port| record(HOST, *port)).collect()
 }
 
-/// What DNS says: records by their name, or why there is no answer.
+/// The content of DNS: records by their name, or the error of the lookup.
 type Dns = HashMap<&'static str, Result<Vec<SrvRecord>, &'static str>>;
 
 fn dns() -> Dns {
@@ -38,7 +38,7 @@ fn dns() -> Dns {
     ])
 }
 
-/// A client whose clock only moves when it is told to, and DNS beside it.
+/// A client with a manual clock, and its DNS.
 struct Client {
     dns: Dns,
     now: Instant,
@@ -50,7 +50,7 @@ struct Client {
 }
 
 impl Client {
-    /// Looks up the seeds, and finds routers there.
+    /// Looks up the seeds, which are routers.
     fn new(uri: &str) -> Self {
         let (dns, now) = (dns(), Instant::now());
         let options = ClientOptions::parse(uri).expect("options");
@@ -75,7 +75,7 @@ impl Client {
         }
     }
 
-    /// Lets time pass, with all lookups that fall due.
+    /// Advances the clock, and runs all lookups that are due.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(polling) = &mut self.polling {
@@ -101,7 +101,7 @@ impl Client {
         self.now = until;
     }
 
-    /// Changes what DNS says, and waits for two lookups to be over.
+    /// Changes the content of DNS, and waits for two lookups.
     fn change(&mut self, name: &'static str, answer: Result<Vec<SrvRecord>, &'static str>) {
         self.dns.insert(name, answer);
         self.pass(2 * DAY);
@@ -160,7 +160,7 @@ fn prose_5_replacement_of_both_existing_dns_records_with_two_new_records() {
     changes(URI, &[27019, 27020]);
 }
 
-/// Nothing changes, and the next lookups come at the heartbeat's pace, until one succeeds.
+/// Nothing changes, and lookups follow at `heartbeatFrequencyMS` until one succeeds.
 #[track_caller]
 fn changes_nothing(answer: Result<Vec<SrvRecord>, &'static str>) {
     let mut client = Client::new(URI);
@@ -198,7 +198,7 @@ fn prose_9_srv_polling_is_not_done_for_load_balanced_clusters() {
     assert!(client.polling.is_none());
     client.change(TEST3, Ok(ports(&[27017, 27018])));
     assert_eq!((client.lookups, client.ports()), (0, [27017].into()));
-    // Nor where only the topology says so.
+    // Nor if only the topology is of that type.
     let polling = SrvPolling::new(&ClientOptions::parse(URI).expect("options"), client.now);
     assert_eq!(
         polling
@@ -282,7 +282,7 @@ fn the_interval_is_the_lowest_ttl_but_at_least_a_minute() {
         client.pass(Duration::from_secs(1));
         assert_eq!(client.lookups, 2);
     }
-    // A time to live past what a clock can tell is never over, and no panic.
+    // A TTL that `Instant` can't represent never ends, and causes no panic.
     let mut options = ClientOptions::parse(URI).expect("options");
     options.srv.as_mut().expect("srv").lowest_ttl = Some(Duration::MAX);
     let polling = SrvPolling::new(&options, Instant::now()).expect("polling");
@@ -296,7 +296,7 @@ fn only_unknown_and_sharded_topologies_are_polled_for() {
     for topology_type in TopologyType::ALL {
         let polled = matches!(topology_type, TopologyType::Unknown | TopologyType::Sharded);
         assert_eq!(polling.poll_at(topology_type).is_some(), polled);
-        // An answer that comes when the topology has found out what it is.
+        // An answer that comes after the topology's type has become known.
         let hosts = polling.handle_records(&ports(&[1]), &mut || 0, client.now);
         let before = topology(topology_type, [ServerAddress::tcp(HOST, 27017)]);
         let after = apply(&client.settings, &before, Input::SrvHosts(hosts)).description;

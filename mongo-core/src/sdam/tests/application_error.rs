@@ -27,7 +27,7 @@ fn timeout() -> Error {
     Error::timeout(Wait::Command, Duration::from_secs(1))
 }
 
-/// What an error does to the primary a: whether it stays known, and the effects in short.
+/// The effects of an error on the primary a: whether it stays known, and the effects in short.
 fn effects(error: Error, phase: ErrorPhase) -> (bool, String) {
     let mut run = replica_set();
     let error = ApplicationError::new(address("a"), error, phase);
@@ -105,7 +105,7 @@ fn state_changes_by_code_else_by_text() {
     let nothing = (true, String::new());
     assert_eq!(effects(refusal(1, "not master"), Completed), nothing);
     assert_eq!(effects(refusal(0, "something else"), Completed), nothing);
-    // Whatever fails a handshake clears the pool.
+    // Any failure of a handshake clears the pool.
     let during = effects(refusal(10107, ""), ErrorPhase::Authentication);
     assert_eq!(
         during,
@@ -140,7 +140,7 @@ fn keeps_the_version_and_ignores_what_is_no_newer() {
             assert_eq!(found.topology_version.map(|own| own.counter), Some(counter));
         }
     }
-    // A version that can't be read is none.
+    // A version that can't be read is ignored.
     let mut odd = error(1, 1);
     odd.error = Error::from(CommandError {
         code: 10107,

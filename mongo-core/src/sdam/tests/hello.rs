@@ -142,7 +142,7 @@ fn says_what_is_wrong() {
     }
 }
 
-/// What a pool's connection makes of a reply.
+/// The description that a pool's connection reads from a reply.
 fn on_connection(reply: &RawDocumentBuf) -> crate::handshake::ConnectionDescription {
     use crate::auth::Nonces;
     use crate::handshake::{Handshake, HandshakeContext, Step};

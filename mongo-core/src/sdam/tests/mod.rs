@@ -1,4 +1,4 @@
-//! The tests of server discovery and monitoring, and what they have in common.
+//! The tests of server discovery and monitoring, and their common code.
 
 mod application_error;
 mod heartbeat;
@@ -60,7 +60,7 @@ fn checked(server: &str, reply: &RawDocumentBuf) -> Arc<ServerDescription> {
     Arc::new(ServerDescription::from_hello(server, reply, Instant::now()))
 }
 
-/// A topology with all that came of it since it was last looked at.
+/// A topology with its events and effects since the last look.
 struct Run {
     settings: TopologySettings,
     description: Arc<TopologyDescription>,
@@ -103,7 +103,7 @@ impl Run {
         )
     }
 
-    /// The topology's type, and its servers with theirs.
+    /// The topology's type, and its servers with their types.
     fn shown(&self) -> String {
         let mut shown = self.description.topology_type().to_string();
         for server in self.description.servers() {

@@ -1,4 +1,4 @@
-//! What holds whatever the servers say, in whatever order.
+//! Properties that hold for any replies of the servers, in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// What the events and effects so far add up to.
+/// The sum of the events and effects so far.
 #[derive(Default)]
 struct Sum {
     monitored: BTreeSet<ServerAddress>,
@@ -90,7 +90,7 @@ impl Sum {
                 self.pools.remove(server);
             }
             Effect::RequestCheck { server, .. } => assert!(self.monitored.contains(server)),
-            // Of a server that its own error removed there may be a clearing left.
+            // These may concern a server that its own error removed.
             Effect::CancelCheck { .. } | Effect::ClearPool { .. } => {}
         }
     }
@@ -112,7 +112,7 @@ impl Sum {
             | TopologyType::Sharded
             | TopologyType::LoadBalanced => assert_eq!(primaries, 0),
         }
-        // A ghost from before stays until it is checked again.
+        // An earlier ghost stays until it is checked again.
         let routers = types().all(|own| {
             matches!(
                 own,
@@ -123,7 +123,7 @@ impl Sum {
     }
 }
 
-/// Anything that a server may say; mostly a member of the replica set.
+/// Any reply of a server; mostly of a member of the replica set.
 fn reply(random: &mut Random, wire_version: i32) -> RawDocumentBuf {
     let mut reply = rawdoc! { "ok": 1, "maxWireVersion": wire_version };
     match random.below(12) {
@@ -235,7 +235,7 @@ fn hold_for_any_stream_of_inputs() {
         take(&mut topology, Input::Close);
         assert!(sum.monitored.is_empty() && sum.pools.is_empty() && !sum.is_open);
     }
-    // The streams are no use unless they come everywhere.
+    // The random inputs must reach all topology types.
     assert_eq!(seen.len(), 5, "{seen:?}");
     assert!(seen.values().all(|count| *count > 300), "{seen:?}");
 }

@@ -35,7 +35,7 @@ fn clear(server: &str, interrupt_in_use: bool) -> Effect {
     }
 }
 
-/// Connected to a, with a as its primary.
+/// A replica set whose primary is a.
 fn replica_set() -> Run {
     let mut run = Run::connected(seeds(&["a"]));
     run.hello("a", &member("primary"));
@@ -81,7 +81,7 @@ fn an_equal_hello_is_no_event_and_keeps_the_times_up_to_date() {
         run.server("a").round_trip_time,
         Some(Duration::from_millis(7))
     );
-    // An application's connection has no sample: the known one stays.
+    // An application's connection has no round trip time: the known one stays.
     run.hello("a", &member("primary"));
     assert_eq!(
         run.server("a").round_trip_time,
@@ -115,7 +115,7 @@ fn a_new_primary_makes_the_former_unknown_and_has_it_checked() {
     };
     assert_eq!(effects, [request, ready("b")]);
     assert_eq!(run.server("a").error, Some(SdamError::NewerPrimary));
-    // The former primary still believes in itself.
+    // The former primary still reports itself as primary.
     run.hello("a", &member("primary"));
     let error = run.server("a").error.as_ref().map(ToString::to_string);
     let expected = format!(
@@ -182,7 +182,7 @@ fn only_servers_with_data_get_a_pool_unless_connected_to_directly() {
     run.take();
     run.hello("a", &ghost);
     assert_eq!(run.take().1, [ready("a")]);
-    // The wrong replica set is no server to use.
+    // A server of the wrong replica set is not used.
     direct.replica_set = Some("other".into());
     let mut run = Run::connected(direct);
     run.take();
@@ -192,8 +192,7 @@ fn only_servers_with_data_get_a_pool_unless_connected_to_directly() {
     assert_eq!(
         error.as_deref(),
         Some(
-            "the server is a member of the replica set \"rs\", not a member of the replica set \
-             \"other\" that was asked for"
+            "the server belongs to the replica set \"rs\", not to the replica set \"other\" (replicaSet)"
         )
     );
 }
@@ -366,7 +365,7 @@ fn names_hosts(role: &str, hello: usize, passives: bool) -> RawDocumentBuf {
 
 #[test]
 fn no_number_of_hosts_named_by_servers_grows_a_topology_over_a_thousand() {
-    // Without a primary, names only ever come in addition.
+    // Without a primary, new names are only added.
     let mut run = Run::connected(seeds(&["a", "b"]));
     run.hello("a", &names_hosts("secondary", 0, false));
     assert_eq!(run.description.servers().len(), 992);
@@ -377,7 +376,7 @@ fn no_number_of_hosts_named_by_servers_grows_a_topology_over_a_thousand() {
     let started = |effect: &&Effect| matches!(effect, Effect::StartMonitor { .. });
     assert_eq!(run.take().1.iter().filter(started).count(), 1000);
     assert!(run.description.server(&address("b")).is_some());
-    // A primary's list replaces what was there, and takes no more.
+    // A primary's list replaces the servers, and adds no more.
     for hello in 0..5 {
         run.hello("a", &names_hosts("primary", hello, false));
         let named = address(&format!("h-{hello}-989"));

@@ -1,4 +1,4 @@
-//! What stands for a compressor that is not in this build: there is none, and none is asked.
+//! A placeholder for a compressor that is not in this build. It is never used.
 
 use super::{Fault, Progress};
 

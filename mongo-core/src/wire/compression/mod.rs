@@ -1,4 +1,4 @@
-//! OP_COMPRESSED: which messages are wrapped in one, and what is taken out of one.
+//! OP_COMPRESSED: compression and decompression of messages.
 //!
 //! Specification: wire compression.
 
@@ -23,18 +23,20 @@ use super::header::{HEADER_LEN, Header, Limits, OpCode, ahead, patch_length, rea
 use super::msg::command_name;
 use crate::uri::Compressor;
 
-/// A header, the wrapped operation, its size and the compressor's number.
+/// A header, the original operation code, the uncompressed size and the compressor's id.
 const PREFIX: usize = HEADER_LEN + 9;
 
-/// What is allocated ahead of the content that has come out: a size that a server merely declares
+/// The maximum number of bytes allocated ahead of the decompressed content. A false declared size
 /// costs no more than this.
 const AHEAD: usize = 64 * 1024;
 
-/// Bytes that one step takes in at most, or lets out: a millisecond or two of the slowest
-/// compressor. Of a multiple of 64 KiB snappy makes the same as of all at once.
+/// The maximum number of input or output bytes of one step: a millisecond or two of the slowest
+/// compressor. With a multiple of 64 KiB, snappy's output is the same as for the whole message at
+/// once.
 const STEP: usize = 256 * 1024;
 
-/// Commands that show who somebody is, or that come before it is known what the server can read.
+/// Commands that must not be compressed: they contain authentication data or precede the
+/// negotiation of a compressor.
 const NEVER: [&[u8]; 11] = [
     b"hello",
     b"isMaster",
@@ -50,7 +52,7 @@ const NEVER: [&[u8]; 11] = [
 ];
 
 impl Compressor {
-    /// Whether this build has it: each is a feature of this crate.
+    /// Whether this build supports it: each compressor is a feature of this crate.
     pub const fn is_built_in(self) -> bool {
         match self {
             Self::Snappy => cfg!(feature = "snappy"),
@@ -59,7 +61,7 @@ impl Compressor {
         }
     }
 
-    /// The number in OP_COMPRESSED.
+    /// The compressor's id in OP_COMPRESSED.
     pub const fn id(self) -> u8 {
         match self {
             Self::Snappy => 1,
@@ -76,11 +78,11 @@ impl Compressor {
     }
 }
 
-/// Wraps an OP_MSG into an OP_COMPRESSED at the end of `out`, and says whether it did: not if its
-/// command must not be compressed, or the result would be longer than `max_message_size` bytes.
-/// `out` is as before then.
+/// Compresses an OP_MSG into an OP_COMPRESSED at the end of `out`. Returns false, with `out`
+/// unchanged, if its command must not be compressed or the result would be longer than
+/// `max_message_size` bytes.
 ///
-/// `zlib_level` is that of `zlibCompressionLevel`, -1 to 9; nothing else has a level.
+/// `zlib_level` is `zlibCompressionLevel`, -1 to 9. The other compressors have no level.
 pub fn compress(
     message: &[u8],
     compressor: Compressor,
@@ -103,8 +105,8 @@ pub fn compress(
     done
 }
 
-/// Takes the message out of an OP_COMPRESSED, which must be as long as its header says. In `out`
-/// stands the whole message afterwards, with the header that it would have had by itself.
+/// Decompresses an OP_COMPRESSED, which must be as long as its header says. `out` then holds the
+/// whole original message, with its own header.
 ///
 /// # Errors
 /// A compressor that is unknown or not in this build, content that it can't read or that goes on
@@ -122,17 +124,17 @@ enum Encoder {
     Zstd(zstd::Encoder),
 }
 
-/// [`compress`] in steps of at most 256 KiB, for who has other things to do between them.
+/// [`compress`] in steps of at most 256 KiB, so that the caller can yield between them.
 pub(super) struct Packing {
     encoder: Encoder,
-    /// Bytes of the message.
+    /// How many bytes of the message were read.
     read: usize,
-    /// Where in the buffer the result begins.
+    /// The start of the result in the buffer.
     start: usize,
 }
 
 impl Packing {
-    /// Appends what comes before the content; `None` for a message that must stay as it is.
+    /// Appends the part before the content; `None` for a message that must stay uncompressed.
     pub(super) fn begin(
         message: &[u8],
         compressor: Compressor,
@@ -167,8 +169,8 @@ impl Packing {
         })
     }
 
-    /// Takes the next piece of the same message, appends to the same buffer, and says whether that
-    /// was all; `None` if the message must stay as it is.
+    /// Compresses the next piece of the same message into the same buffer. Returns whether it is
+    /// finished; `None` if the message must stay uncompressed.
     pub(super) fn step(
         &mut self,
         message: &[u8],
@@ -191,14 +193,14 @@ impl Packing {
     }
 }
 
-/// What is wrong with content.
+/// An error of the content.
 enum Fault {
     Unreadable,
-    /// It is longer or shorter than was declared.
+    /// It is longer or shorter than declared.
     Size,
 }
 
-/// What a decoder has done in a step.
+/// The progress of a decoder in a step.
 struct Progress {
     read: usize,
     is_end: bool,
@@ -210,18 +212,18 @@ enum Decoder {
     Zstd(zstd::Decoder),
 }
 
-/// [`decompress`] in steps of at most 256 KiB, for who has other things to do between them.
+/// [`decompress`] in steps of at most 256 KiB, so that the caller can yield between them.
 pub(super) struct Unpacking {
     compressor: Compressor,
     decoder: Decoder,
     declared: i32,
     size: usize,
-    /// Bytes of the message.
+    /// How many bytes of the message were read.
     read: usize,
 }
 
 impl Unpacking {
-    /// Puts the header of the message that is wrapped in `message` into `out`.
+    /// Writes the header of the original message in `message` to `out`.
     pub(super) fn begin(
         message: &[u8],
         limits: &Limits,
@@ -268,8 +270,8 @@ impl Unpacking {
         })
     }
 
-    /// Appends what comes next out of the same message to the same buffer, and says whether that was
-    /// all.
+    /// Decompresses the next part of the same message into the same buffer. Returns whether it is
+    /// finished.
     pub(super) fn step(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<bool, WireError> {
         let is_end = self
             .try_step(message, out)
@@ -283,7 +285,7 @@ impl Unpacking {
     fn try_step(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<bool, Fault> {
         let rest = message.get(self.read..).unwrap_or_default();
         let written = out.len() - HEADER_LEN;
-        // One byte more than there may be shows that there is more.
+        // One byte more than allowed shows that the content is too long.
         let missing = self.size.saturating_sub(written) + 1;
         let room = missing.min(written.clamp(AHEAD, STEP));
         if out.capacity() - out.len() < room {
@@ -312,7 +314,7 @@ fn error(fault: Fault, compressor: Compressor, declared: i32) -> WireError {
     }
 }
 
-/// Appends what a decoder that fills slices makes of a piece of `rest`.
+/// Decodes a piece of `rest` into `out`, for a decoder that fills slices.
 #[cfg(any(feature = "zlib", feature = "zstd"))]
 fn fill(
     rest: &[u8],
@@ -326,7 +328,7 @@ fn fill(
     let (progress, written) = decode(piece, &mut out[start..]).ok_or(Fault::Unreadable)?;
     out.truncate(start + written.min(room));
     match (&progress, written) {
-        // It wants more than there is.
+        // It needs more input.
         (
             Progress {
                 read: 0,

@@ -2,7 +2,7 @@ use snap::raw::{self, decompress_len, max_compress_len};
 
 use super::{Fault, HEADER_LEN, Progress, STEP};
 
-/// The most that one byte can stand for: a copy of 64 bytes takes 3.
+/// The maximum number of output bytes for an input byte: a copy of 64 bytes takes 3.
 const MAX_RATIO: usize = 22;
 
 pub(super) struct Encoder {
@@ -18,10 +18,10 @@ impl Encoder {
         })
     }
 
-    /// Appends what becomes of the next piece.
+    /// Compresses the next piece into `out`.
     ///
-    /// Nothing that is compressed refers to what is farther back than its own block of 64 KiB, of
-    /// which every piece but the last is a multiple: pieces may be compressed by themselves.
+    /// Compressed data refers only to its own block of 64 KiB, and every piece but the last is a
+    /// multiple of that. So pieces can be compressed separately.
     pub(super) fn step(&mut self, piece: &[u8], is_last: bool, out: &mut Vec<u8>) -> Option<()> {
         let start = out.len();
         out.resize(start + max_compress_len(piece.len()), 0);
@@ -31,7 +31,7 @@ impl Encoder {
         if !self.has_begun && is_last {
             return Some(());
         }
-        // The length is that of all, once.
+        // The whole content has only one length, at its start.
         let own = start..start + prefix(piece.len()).count();
         match std::mem::replace(&mut self.has_begun, true) {
             true => drop(out.drain(own)),
@@ -41,7 +41,7 @@ impl Encoder {
     }
 }
 
-/// A length, 7 bits at a time.
+/// A length, encoded 7 bits at a time.
 fn prefix(length: usize) -> impl Iterator<Item = u8> {
     let pieces = std::iter::successors(Some(length), |left| {
         Some(left >> 7).filter(|left| *left > 0)
@@ -49,11 +49,11 @@ fn prefix(length: usize) -> impl Iterator<Item = u8> {
     pieces.map(|left| (left & 0x7F) as u8 | if left > 0x7F { 0x80 } else { 0 })
 }
 
-/// The library reads all or nothing: what is too much for one step is read here.
+/// Decodes in steps. The library only decodes content as a whole.
 pub(super) struct Decoder {
     size: usize,
     has_begun: bool,
-    /// Of the literal that was begun.
+    /// The bytes left of the current literal.
     literal: usize,
 }
 
@@ -62,7 +62,8 @@ impl Decoder {
         if decompress_len(content).map_err(|_| Fault::Unreadable)? != size {
             return Err(Fault::Size);
         }
-        // Room for a step is made at once: not more than what has come can fill.
+        // Memory is reserved in advance, so the size must not exceed the maximum output of the
+        // content.
         if size / MAX_RATIO > content.len() {
             return Err(Fault::Unreadable);
         }
@@ -97,7 +98,7 @@ impl Decoder {
         (written.ok()? == self.size).then_some(content.len())
     }
 
-    /// Reads until `room` bytes have come out, or a few more: as many as an element stands for.
+    /// Decodes until `room` bytes were appended, or slightly more, up to the end of an element.
     fn read_some(&mut self, content: &[u8], room: usize, out: &mut Vec<u8>) -> Option<usize> {
         let mut rest = content;
         if !self.has_begun {
@@ -134,7 +135,7 @@ impl Decoder {
                 }
             };
         }
-        // A literal that was announced must come.
+        // An announced literal must be complete.
         (self.literal == 0 || !rest.is_empty()).then_some(content.len() - rest.len())
     }
 }
@@ -149,7 +150,7 @@ fn number(bytes: &[u8], count: usize) -> Option<(usize, &[u8])> {
     ))
 }
 
-/// Appends what came out `offset` bytes ago; a copy that is longer runs into itself.
+/// Appends a copy of the output from `offset` bytes ago. A longer copy overlaps with itself.
 fn copy(out: &mut Vec<u8>, offset: usize, length: usize) -> Option<()> {
     let from = out.len().checked_sub(offset)?;
     if offset == 0 || from < HEADER_LEN {
@@ -167,7 +168,7 @@ fn copy(out: &mut Vec<u8>, offset: usize, length: usize) -> Option<()> {
 mod tests {
     use super::*;
 
-    /// What is read in steps of `room` bytes.
+    /// The content, decoded in steps of `room` bytes.
     fn in_steps(content: &[u8], room: usize) -> Option<Vec<u8>> {
         let size = decompress_len(content).ok()?;
         let mut decoder = Decoder::new(content, size).ok()?;
@@ -199,7 +200,7 @@ mod tests {
             (self.0 >> 33) as usize % end
         }
 
-        /// What has short and long repetitions, near and far.
+        /// A text with short and long repetitions, near and far.
         fn text(&mut self, length: usize) -> Vec<u8> {
             let mut text = vec![0];
             while text.len() < length {

@@ -46,7 +46,7 @@ fn read(message: &[u8]) -> Result<Vec<u8>, WireError> {
     Ok(out)
 }
 
-/// An OP_COMPRESSED of an OP_MSG that says what it is told.
+/// An OP_COMPRESSED of an OP_MSG with the given fields and content.
 fn made_up(id: u8, size: i32, content: &[u8]) -> Vec<u8> {
     let mut made = Vec::new();
     for number in [(PREFIX + content.len()) as i32, 1, 2, 2012, 2013, size] {
@@ -204,7 +204,7 @@ fn nothing_is_allocated_by_what_is_declared() {
             out.capacity()
         );
     }
-    // A snappy stream that itself says 40 MB.
+    // A snappy stream that itself declares 40 MB.
     let mut content = vec![0x80, 0xb4, 0x89, 0x13];
     content.extend_from_slice(&[0xfe; 64]);
     let mut out = Vec::new();
@@ -247,7 +247,7 @@ fn every_cut_and_every_wrong_byte_is_answered() {
             for value in [0, 1, 0x7F, 0x80, 0xFF] {
                 let mut wrong = made.clone();
                 wrong[at] = value;
-                // Nothing is promised but that what comes out is bounded and has its own length.
+                // The only guarantees: the output is bounded and has its own length.
                 if let Ok(out) = read(&wrong) {
                     assert_eq!(out.len(), plain.len());
                     let _ = OpMsg::parse(&out, &Limits::default());
@@ -290,7 +290,7 @@ fn a_zstd_frame_may_not_ask_for_a_large_window() {
 #[test]
 fn an_error_of_zstd_before_the_last_piece_ends_it() {
     let (tell, told) = std::sync::mpsc::channel();
-    // On a thread of its own, for one that goes round for ever.
+    // On a separate thread, in case one loops forever.
     std::thread::spawn(move || {
         let mut encoder = zstd::Encoder::new(0, 10).expect("a context");
         let longer_than_pledged = vec![7; STEP];

@@ -10,7 +10,7 @@ impl Encoder {
         Some(Self(Compress::new(level, true)))
     }
 
-    /// Appends what becomes of the next piece, or a part of it: some is kept until the last.
+    /// Compresses the next piece into `out`. Some output is kept back until the last piece.
     pub(super) fn step(
         &mut self,
         mut piece: &[u8],
@@ -22,7 +22,8 @@ impl Encoder {
             false => FlushCompress::None,
         };
         loop {
-            // Incompressible content gets 5 bytes for each 32 KB, and 6 for header and checksum.
+            // Incompressible content grows by 5 bytes for each 32 KB, plus 6 for header and
+            // checksum.
             out.reserve(piece.len() + piece.len() / 4096 + 64);
             let before = self.0.total_in();
             let status = self.0.compress_vec(piece, out, flush).ok()?;

@@ -4,14 +4,14 @@ use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, compress_bound};
 
 use super::{Fault, Progress, fill};
 
-/// Bytes of the window that a decoder may have to keep, as a power of two: 8 MiB, which RFC 8878
-/// asks every decoder for, and every encoder to stay within.
+/// The maximum window of a decoder, as a power of two in bytes: 8 MiB. RFC 8878 recommends that
+/// every decoder supports it and no encoder exceeds it.
 const WINDOW_LOG_MAX: u32 = 23;
 
 pub(super) struct Encoder(CCtx<'static>);
 
 impl Encoder {
-    /// At the default level, for a frame that says how long its content is.
+    /// An encoder at the default level, for a frame with a content size.
     pub(super) fn new(_level: i8, size: usize) -> Option<Self> {
         let mut context = CCtx::try_create()?;
         let level = CParameter::CompressionLevel(zstd::DEFAULT_COMPRESSION_LEVEL);
@@ -21,7 +21,7 @@ impl Encoder {
         Some(Self(context))
     }
 
-    /// Appends what becomes of the next piece, or a part of it: some is kept until the last.
+    /// Compresses the next piece into `out`. Some output is kept back until the last piece.
     pub(super) fn step(&mut self, piece: &[u8], is_last: bool, out: &mut Vec<u8>) -> Option<()> {
         let directive = match is_last {
             true => ZSTD_EndDirective::ZSTD_e_end,
@@ -53,7 +53,7 @@ impl Decoder {
         Ok(Self(decoder))
     }
 
-    /// One frame, and no more.
+    /// Decodes one frame, and refuses more.
     pub(super) fn step(
         &mut self,
         rest: &[u8],

@@ -1,10 +1,10 @@
-//! What is kept for messages that may be compressed.
+//! The state for compressed messages.
 
 use super::KEEP;
 use crate::uri::Compressor;
 use crate::wire::{Limits, Packing, Unpacking, WireError};
 
-/// How far something is that is done in steps.
+/// The progress of work that is done in steps.
 #[derive(Default)]
 pub(super) enum Stage<T> {
     #[default]
@@ -13,21 +13,21 @@ pub(super) enum Stage<T> {
     Over,
 }
 
-/// What a connection has besides where messages may be compressed.
+/// The additional state of a connection on which messages may be compressed.
 #[derive(Default)]
 pub(super) struct Compression {
-    /// For requests, once it is negotiated; with zlib's level.
+    /// The negotiated compressor for requests, with the zlib level.
     pub(super) compressor: Option<(Compressor, i8)>,
     pub(super) packing: Stage<Packing>,
-    /// The request, where it is one that is compressed and `packing` is over.
+    /// The compressed request, if it is compressed and `packing` is over.
     pub(super) packed: Vec<u8>,
     pub(super) unpacking: Stage<Unpacking>,
-    /// The reply, where it came compressed and `unpacking` is over.
+    /// The decompressed reply, if it was compressed and `unpacking` is over.
     pub(super) unpacked: Vec<u8>,
 }
 
 impl Compression {
-    /// Compresses some more of a request, and says whether that was all.
+    /// Compresses the next part of a request. Returns whether it is finished.
     pub(super) fn pack(&mut self, message: &[u8], limits: &Limits) -> bool {
         if let Stage::Ahead = self.packing {
             let begun = self.compressor.and_then(|(compressor, level)| {
@@ -41,14 +41,14 @@ impl Compression {
         match packing.step(message, limits.max_message_size, &mut self.packed) {
             Some(false) => return false,
             Some(true) => {}
-            // It stays as it is.
+            // The request stays uncompressed.
             None => self.packed.clear(),
         }
         self.packing = Stage::Over;
         true
     }
 
-    /// Unpacks some more of a reply, and says whether that was all.
+    /// Decompresses the next part of a reply. Returns whether it is finished.
     pub(super) fn unpack(&mut self, message: &[u8], limits: &Limits) -> Result<bool, WireError> {
         if let Stage::Ahead = self.unpacking {
             let begun = Unpacking::begin(message, limits, &mut self.unpacked)?;
@@ -63,7 +63,7 @@ impl Compression {
         Ok(true)
     }
 
-    /// Forgets a request.
+    /// Clears the state of a request.
     pub(super) fn forget_request(&mut self) {
         self.packing = Stage::Ahead;
         self.packed.clear();

@@ -18,64 +18,65 @@ use owed::{Owed, owed_reply};
 
 pub use owed::Taker;
 
-/// Capacity that an idle exchange may keep.
+/// The maximum buffer capacity of an idle exchange.
 const KEEP: usize = 1024;
-/// Free space that a request or a read finds at least.
+/// The minimum free space for a request or a read.
 const STEP: usize = 512;
-/// Bytes allocated ahead of those that have come: a length that a server merely claims costs no
-/// more than this.
+/// The maximum number of bytes allocated ahead of the received ones. A false length in a header
+/// costs no more than this.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// Bytes of a reply to a hello, or of one in an authentication, and elements in it: what comes from a
-/// server that has proved nothing yet. A thousand members take a tenth of it.
+/// The maximum size of a reply to a hello or during authentication, in bytes and in elements,
+/// because the server is not authenticated yet. A thousand members take a tenth of it.
 const HANDSHAKE_BYTES: usize = 1024 * 1024;
 const HANDSHAKE_ELEMENTS: usize = 16 * 1024;
 
 /// Whether an exchange can take another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It can.
+    /// It can take a request.
     Idle,
-    /// It can, once the reply owed to an abandoned request has been read away.
+    /// It can take a request once the pending reply to an abandoned request has been drained.
     Owed,
-    /// It can't, ever.
+    /// It can't take a request any more.
     Closed(ClosedReason),
 }
 
-/// Where a connection stands between request and reply.
+/// The state of a connection between request and reply.
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Nothing is owed in either direction.
+    /// No request is being written and no reply is pending.
     Idle,
-    /// A request is being written; `None` wants no reply.
+    /// A request is being written; `None` if it expects no reply.
     Writing(Option<Owed>),
-    /// A request was wholly written; its reply is to come, or has come in part.
+    /// A request was written completely; its reply has not arrived, or only in part.
     Owed(Owed),
     Closed(ClosedReason),
 }
 
-/// A reply that was checked and still stands in the buffer.
+/// A reply that was checked and is still in the buffer.
 #[derive(Clone, Copy, Debug)]
 struct Accepted {
     end: usize,
-    /// Whether the message came compressed: the body is in what was unpacked then.
+    /// Whether the message was compressed: the body is then in the decompressed buffer.
     unpacked: bool,
     body: (usize, usize),
 }
 
-/// Request and reply on one connection, without the I/O. It carries the mark of invariant I1.
+/// Request and reply on one connection, without the I/O. Its state upholds invariant I1: a command
+/// that is cancelled at any moment never lets a later one read its reply.
 ///
-/// Every step that lets a byte move changes the state before the shell awaits. A future dropped at
-/// any await so leaves behind a state that says what may be done: nothing was sent (use it), a
-/// reply is owed (drain it), anything else (close it).
+/// Every step that sends or receives a byte changes the state before the caller awaits. So a future
+/// that is dropped at any await leaves a state that determines what to do with the connection:
+/// reuse it if nothing was sent, drain it if a reply is pending, else close it.
 ///
-/// One buffer serves a request and then its reply. It grows with the bytes that come, and is given
-/// back by [`release`](Self::release). Where messages may be compressed there is one more for each
-/// direction, and nothing of it where they may not.
+/// One buffer holds a request and then its reply. It grows with the received bytes, and
+/// [`release`](Self::release) frees it. If messages may be compressed, there is one more buffer for
+/// each direction.
 pub struct Exchange {
     buf: Vec<u8>,
     compression: Option<Box<Compression>>,
-    /// Of a reply that is not short: under way, or what it has found.
+    /// The inspection of a reply that is not short: under way, or its result.
     inspection: Option<Box<Inspection>>,
     accepted: Option<Accepted>,
     state: State,
@@ -84,7 +85,7 @@ pub struct Exchange {
     max_elements: usize,
 }
 
-/// What an exchange accepted before it was [narrowed](Exchange::narrow).
+/// The bounds of an exchange before it was [narrowed](Exchange::narrow).
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     limits: Limits,
@@ -92,7 +93,7 @@ pub struct Bounds {
 }
 
 impl Exchange {
-    /// An exchange in which nothing is owed.
+    /// An exchange without a pending reply.
     pub fn new(limits: Limits) -> Self {
         Self {
             buf: Vec::new(),
@@ -106,8 +107,8 @@ impl Exchange {
         }
     }
 
-    /// Accepts only what a reply to a hello, or one in an authentication, may be: 1 MiB and 16,384
-    /// elements, nested ones included. Gives back what was accepted before.
+    /// Lowers the bounds to those of a reply to a hello or during authentication: 1 MiB and 16,384
+    /// elements, nested ones included. Returns the previous bounds.
     pub fn narrow(&mut self) -> Bounds {
         let before = Bounds {
             limits: self.limits,
@@ -118,36 +119,37 @@ impl Exchange {
         before
     }
 
-    /// Accepts what was accepted before [`narrow`](Self::narrow).
+    /// Restores the bounds from before [`narrow`](Self::narrow).
     pub fn widen(&mut self, before: Bounds) {
         self.limits = before.limits;
         self.max_elements = before.max_elements;
     }
 
-    /// What is accepted.
+    /// The limits for messages.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Takes over the limits of the connection's own hello, in place of those of a handshake.
+    /// Sets the limits of the connection's own hello, in place of those of a handshake.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.max_elements = usize::MAX;
     }
 
-    /// Lets replies come compressed: by any compressor of this build, as a server may once it was
-    /// offered one. Else they are refused.
+    /// Accepts compressed replies, from any compressor of this build: a server may compress once it
+    /// was offered one. Without this, they are refused.
     pub fn accept_compressed(&mut self) {
         self.compression.get_or_insert_default();
     }
 
-    /// Compresses requests from now on, but for those that must not be; see [`compress`](super::compress).
+    /// Compresses all following requests except those that must not be; see
+    /// [`compress`](super::compress).
     pub fn compress_with(&mut self, compressor: Compressor, zlib_level: i8) {
         let compression = self.compression.get_or_insert_default();
         compression.compressor = Some((compressor, zlib_level));
     }
 
-    /// Whether another request can be begun.
+    /// Whether another request can begin.
     pub fn readiness(&self) -> Readiness {
         match self.state {
             State::Idle => Readiness::Idle,
@@ -160,7 +162,7 @@ impl Exchange {
         }
     }
 
-    /// Whether a reply is to come that [`Taker::Anyone`] may take.
+    /// Whether a reply is pending that [`Taker::Anyone`] may take.
     pub fn is_receivable(&self) -> bool {
         matches!(
             self.state,
@@ -171,12 +173,12 @@ impl Exchange {
         )
     }
 
-    /// Whether the server goes on with another reply, unasked (`moreToCome`).
+    /// Whether the server sends another reply without a request (`moreToCome`).
     pub fn is_streaming(&self) -> bool {
         matches!(self.state, State::Owed(owed) if owed.previous.is_some())
     }
 
-    /// Whether a request was written whole, and no byte of its reply has come.
+    /// Whether a request was written completely and no byte of its reply has arrived.
     pub fn awaits_first_byte(&self) -> bool {
         matches!(self.state, State::Owed(_)) && self.buf.is_empty()
     }
@@ -192,10 +194,10 @@ impl Exchange {
         self.compression = None;
     }
 
-    /// The empty buffer to encode a request into, and the request's id.
+    /// Returns the empty buffer to encode a request into, and the request's id.
     ///
     /// # Errors
-    /// What stands in the way of a request.
+    /// The readiness, if it is not [`Readiness::Idle`].
     pub fn begin(&mut self) -> Result<(&mut Vec<u8>, i32), Readiness> {
         match self.readiness() {
             Readiness::Idle => {
@@ -215,10 +217,10 @@ impl Exchange {
         }
     }
 
-    /// Compresses the request in the buffer, or the message that the caller keeps, where that is to
-    /// be done: up to 256 KiB of it, and says whether nothing is left. For who has other things to do
-    /// in between; [`start_writing`](Self::start_writing) does what was not done. A request that is
-    /// given up here can be followed by another.
+    /// Compresses up to 256 KiB of the request in the buffer, or of the caller's message, if it is
+    /// to be compressed. Returns whether it is finished. This lets the caller yield in between;
+    /// [`start_writing`](Self::start_writing) does the rest. A request that is abandoned here can
+    /// be followed by another.
     #[inline]
     pub fn pack(&mut self, foreign: Option<&[u8]>) -> bool {
         let message = foreign.unwrap_or(&self.buf);
@@ -228,11 +230,11 @@ impl Exchange {
         }
     }
 
-    /// Marks that the request in the buffer is about to be written: until
-    /// [`handle_written`](Self::handle_written), a drop leaves a connection that can't be used.
+    /// Marks the request in the buffer as about to be written: a drop before
+    /// [`handle_written`](Self::handle_written) leaves an unusable connection.
     ///
     /// # Errors
-    /// A message that is none, or that can't be a request. The exchange is as it was then.
+    /// The message is malformed or can't be a request. The exchange is then unchanged.
     pub fn start_writing(&mut self, taker: Taker) -> Result<(), WireError> {
         let owed = owed_reply(&self.buf, &self.limits, taker)?;
         while !self.pack(None) {}
@@ -240,8 +242,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// The same for a message that the caller keeps, so that it need not be copied. What is to be
-    /// written is [`packed`](Self::packed), or else that message.
+    /// Like [`start_writing`](Self::start_writing), for a message that the caller owns, so that it
+    /// need not be copied. Write [`packed`](Self::packed), or else that message.
     ///
     /// # Errors
     /// See [`start_writing`](Self::start_writing).
@@ -252,19 +254,19 @@ impl Exchange {
         Ok(())
     }
 
-    /// The request to be written.
+    /// The request to write.
     pub fn request(&self) -> &[u8] {
         self.packed().unwrap_or(&self.buf)
     }
 
-    /// The request in its compressed form, if it is one that is compressed.
+    /// The compressed form of the request, if it has one.
     pub fn packed(&self) -> Option<&[u8]> {
         let compression = self.compression.as_ref()?;
         let is_over = matches!(compression.packing, Stage::Over);
         (is_over && !compression.packed.is_empty()).then_some(&compression.packed)
     }
 
-    /// The whole request was handed to the socket.
+    /// The request was written completely to the socket.
     pub fn handle_written(&mut self) {
         if let State::Writing(owed) = self.state {
             self.buf.clear();
@@ -275,13 +277,12 @@ impl Exchange {
         }
     }
 
-    /// The buffer to read into, with free space, or `None` once a whole message is there.
+    /// The buffer to read into, with free space, or `None` once a whole message has arrived.
     ///
     /// # Errors
-    /// A header that is refused, or that announces more than `max` bytes. The exchange is closed
-    /// then.
+    /// The header is invalid, or announces more than `max` bytes. The exchange is then closed.
     pub fn read_target(&mut self, max: usize) -> Result<Option<&mut Vec<u8>>, WireError> {
-        // While the server streams, what was accepted before makes room.
+        // While the server streams, the previously accepted message is removed.
         if let Some(accepted) = self.accepted.take() {
             self.inspection = None;
             self.buf.drain(..accepted.end);
@@ -307,7 +308,7 @@ impl Exchange {
         Ok(Some(&mut self.buf))
     }
 
-    /// The header of the message that is coming, once it is there.
+    /// The header of the next message, once it has arrived.
     fn announced(&self, max: usize) -> Result<Option<Header>, WireError> {
         let header = deframe(&self.buf, &self.limits)?;
         match header {
@@ -316,18 +317,18 @@ impl Exchange {
         }
     }
 
-    /// Whether a reply is owed of which it is known already that it can't be read with this `max`.
+    /// Whether a reply is pending whose header already shows that it can't be read with this `max`.
     pub fn owes_more_than(&self, max: usize) -> bool {
         matches!(self.state, State::Owed(_)) && self.announced(max).is_err()
     }
 
-    /// Begins with what is to be done with the whole message that [`read_target`](Self::read_target)
-    /// found: unpacks it, and goes through it. Takes a millisecond or two, and says whether nothing
-    /// is left. For who has other things to do in between; [`accept_reply`](Self::accept_reply) does
-    /// what was not done. Until then the reply is owed.
+    /// Decompresses and walks a part of the message that [`read_target`](Self::read_target) found,
+    /// for a millisecond or two. Returns whether it is finished. This lets the caller yield in
+    /// between; [`accept_reply`](Self::accept_reply) does the rest. Until then the reply is
+    /// pending.
     ///
     /// # Errors
-    /// See [`accept_reply`](Self::accept_reply). The exchange is closed then.
+    /// See [`accept_reply`](Self::accept_reply). The exchange is then closed.
     #[inline]
     pub fn prepare_reply(&mut self) -> Result<bool, WireError> {
         if self.is_plain() {
@@ -337,7 +338,7 @@ impl Exchange {
             .inspect_err(|_| self.close(ClosedReason::Protocol))
     }
 
-    /// Whether the reply is what nearly all are: short, and not compressed.
+    /// Whether the reply is short and not compressed, as nearly all are.
     fn is_plain(&self) -> bool {
         self.compression.is_none() && Inspection::is_short(&self.buf, self.max_elements)
     }
@@ -361,23 +362,23 @@ impl Exchange {
         };
         if self.inspection.is_none() {
             let op_code = Header::parse(message, &self.limits)?.op_code;
-            // What is of another operation is refused later.
+            // Another operation is refused later.
             if matches!(op_code, OpCode::Msg) != owed.legacy {
                 self.inspection = Inspection::begin(message, owed.legacy, self.max_elements);
             }
         }
         match &mut self.inspection {
             Some(inspection) if !inspection.is_over() => inspection.step(message, &self.limits),
-            // It needs none, or is over.
+            // It needs no inspection, or the inspection is finished.
             Some(_) | None => Ok(true),
         }
     }
 
-    /// Checks the whole message that [`read_target`](Self::read_target) found, and that it answers
-    /// the request.
+    /// Checks the message that [`read_target`](Self::read_target) found, and that it answers the
+    /// request.
     ///
     /// # Errors
-    /// Whatever is wrong with it. The exchange is closed then.
+    /// The message is invalid or does not answer the request. The exchange is then closed.
     pub fn accept_reply(&mut self) -> Result<(), WireError> {
         self.try_accept()
             .inspect_err(|_| self.close(ClosedReason::Protocol))
@@ -407,7 +408,7 @@ impl Exchange {
         let (header, body, more_to_come) = if owed.legacy {
             let mut limits = self.limits;
             if self.inspection.is_some() {
-                // It has been walked.
+                // The inspection has checked the depth.
                 limits.max_depth = usize::MAX;
             }
             let (header, body) = parse_reply(message, &limits)?;
@@ -448,7 +449,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// The message that was accepted last, whole; empty where there is none.
+    /// The whole message that was accepted last; empty if there is none.
     pub fn reply(&self) -> &[u8] {
         match (self.accepted, &self.compression) {
             (None, _) => None,
@@ -460,24 +461,24 @@ impl Exchange {
         .unwrap_or_default()
     }
 
-    /// The document of the message that was accepted last.
+    /// The body of the message that was accepted last.
     ///
     /// # Errors
-    /// There is none.
+    /// No message was accepted.
     pub fn reply_body(&self) -> Result<&RawDocument, WireError> {
         let (start, end) = self.accepted.ok_or(WireError::NoBody)?.body;
         let bytes = self.reply().get(start..end).ok_or(WireError::NoBody)?;
         RawDocument::from_bytes(bytes).map_err(|_| WireError::Document(start))
     }
 
-    /// Where the fields of the [body](Self::reply_body) are, if that is long.
+    /// The fields of the [body](Self::reply_body), if it is long.
     #[cfg(feature = "net")]
     #[inline]
     pub(crate) fn reply_fields(&self) -> Option<&ReplyFields> {
         self.inspection.as_ref()?.fields()
     }
 
-    /// Gives a large buffer back; for when the connection is about to be idle.
+    /// Frees large buffers before the connection becomes idle.
     pub fn release(&mut self) {
         if matches!(self.state, State::Idle) {
             self.accepted = None;
@@ -493,7 +494,7 @@ impl Exchange {
     }
 }
 
-/// Shows how much is in the buffer, and nothing of it: that is the application's, or a proof.
+/// Shows the buffer's length, not its content, which is application data or authentication data.
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange")

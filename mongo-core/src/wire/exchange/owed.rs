@@ -1,22 +1,22 @@
-//! What is owed for a request.
+//! The pending reply to a request.
 
 use crate::wire::WireError;
 use crate::wire::header::{HEADER_LEN, Header, Limits, OpCode};
 
-/// Who takes the reply to a request.
+/// The taker of the reply to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taker {
-    /// The future that wrote the request, and nobody after it.
+    /// Only the future that wrote the request.
     Caller,
-    /// Whoever asks for the next message (`send` and `receive`).
+    /// Any caller that receives the next message (`send` and `receive`).
     Anyone,
 }
 
-/// A reply that is owed.
+/// A pending reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Owed {
     pub(super) request_id: i32,
-    /// The id of the reply before this one, while the server streams. Servers answer either id.
+    /// The id of the previous reply, while the server streams. Servers may answer either id.
     pub(super) previous: Option<i32>,
     /// Whether the request allows a stream of replies (`exhaustAllowed`).
     pub(super) may_stream: bool,
@@ -24,7 +24,7 @@ pub(super) struct Owed {
     pub(super) taker: Taker,
 }
 
-/// The reply that a message asks for, by its own header and flags.
+/// The reply that a message expects, from its header and flags.
 pub(super) fn owed_reply(
     message: &[u8],
     limits: &Limits,

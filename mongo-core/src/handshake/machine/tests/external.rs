@@ -1,15 +1,15 @@
-//! The mechanisms of `$external`, by recorded transcripts.
+//! The mechanisms of `$external`, with recorded transcripts.
 
 use bson::{Document, RawDocumentBuf, rawdoc};
 
 use super::*;
 
-/// What an establishment came to with a server that gives these replies, whatever it is asked.
+/// The outcome of an establishment with a server that sends these replies to any commands.
 struct Recorded {
     result: Result<ConnectionDescription>,
-    /// The databases and the commands, without the fields of the hello that are the same always.
+    /// The databases and the commands, without the constant fields of the hello.
     sent: Vec<(String, Document)>,
-    /// The tokens that were refused, for each time that one was asked for.
+    /// The refused token in each request for a token.
     needs: Vec<Option<String>>,
 }
 
@@ -21,7 +21,7 @@ fn replay(credential: Credential, replies: &[RawDocumentBuf]) -> Recorded {
     )
 }
 
-/// The same, with what the conversations need, the last of it first.
+/// The same, with the evidence for the conversations in reverse order.
 fn replay_with(
     handshake: &mut Handshake,
     replies: &[RawDocumentBuf],
@@ -152,7 +152,7 @@ fn plain_has_one_message_of_its_own() {
     assert!(recorded.result.is_ok());
 }
 
-/// The password is not for a server that asks for it out of turn, or never has enough.
+/// A server that replies out of turn, or never finishes, does not get the password again.
 #[test]
 fn plain_ends_with_its_only_message() {
     let again = || rawdoc! { "ok": 1, "conversationId": 1, "done": false, "payload": binary("") };
@@ -226,7 +226,7 @@ fn oidc_speculates_with_a_token_that_is_kept() {
     assert_eq!(handshake.access_token(), Some(&Secret::from("kept")));
 }
 
-/// Nothing is said about the token: it is sent again.
+/// The failure does not concern the token: it is sent again.
 #[test]
 fn oidc_goes_on_where_a_speculation_comes_to_nothing() {
     let unfinished = rawdoc! { "conversationId": 1, "done": false, "payload": binary("") };
@@ -253,7 +253,7 @@ fn oidc_asks_for_another_token_once() {
     let replies = [hello(), refusal(), refusal()];
     let refused = error(replay_with(&mut oidc(None), &replies, &mut evidence()));
     assert!(matches!(refused, AuthError::Refused { code: 18, .. }));
-    // Not for a token that is new, and not for another error.
+    // Not with a new token, and not after another error.
     let replies = [hello(), refusal()];
     let refused = error(replay_with(
         &mut oidc(None),

@@ -105,7 +105,7 @@ fn a_server_without_the_password_is_found_out() {
     }
 }
 
-/// A reply of SCRAM with `fields` put in place of their namesakes.
+/// A reply of SCRAM with `fields` replaced.
 fn with(reply: &RawDocument, fields: &RawDocument) -> RawDocumentBuf {
     let mut changed = RawDocumentBuf::new();
     for pair in reply {
@@ -128,7 +128,7 @@ fn the_conversation_ends_when_it_must() {
             assert_eq!(auth_error(outcome), sha_256(ScramError::DoneTooEarly));
         },
     );
-    // Done for the client's proof, without the server's.
+    // Done after the client's proof, without the server's.
     let lie = |index, reply: RawDocumentBuf| match index {
         0 => reply,
         _ => with(&reply, &rawdoc! { "payload": binary("") }),

@@ -1,4 +1,4 @@
-//! Handshakes with the scripted server: honest, old and odd. See `hostile` for the rest.
+//! Handshakes with the scripted server: honest, old and unusual. See `hostile` for a lying one.
 
 mod external;
 mod hostile;
@@ -183,7 +183,7 @@ fn the_default_mechanism_is_negotiated() {
         (Some(vec!["PLAIN"]), AuthMechanism::ScramSha1),
         (Some(vec!["SCRAM-SHA-256"]), AuthMechanism::ScramSha256),
     ] {
-        // Even where the speculation succeeded in another mechanism.
+        // Even if the speculative authentication succeeded with another mechanism.
         for speculates in [true, false] {
             let mut server = Server {
                 mechanisms: mechanisms.clone(),
@@ -246,7 +246,7 @@ fn a_given_mechanism_is_not_negotiated() {
         assert_eq!(outcome.names(), ["isMaster", "saslContinue"]);
         let hello = &outcome.sent[0].command;
         assert!(hello.get("saslSupportedMechs").expect("valid").is_none());
-        // The user who has only the other one is refused.
+        // A user with only the other one is refused.
         let mut server = Server {
             scram: vec!["none"],
             ..server
@@ -312,7 +312,7 @@ fn passwords_are_prepared() {
             assert_eq!(by(&outcome), Some(AuthMechanism::ScramSha256));
         }
     }
-    // A password that SASLprep forbids is no matter where SHA-256 is not used.
+    // A password that SASLprep forbids is valid without SCRAM-SHA-256.
     let mut server = Server {
         password: "a\u{7}",
         ..Server::default()
@@ -405,7 +405,7 @@ fn steps_out_of_order_are_errors() {
     let mut server = Handshake::new(context());
     assert!(server.handle_reply(&rawdoc! { "ok": 1 }).is_err());
     assert!(server.start().is_err(), "an error is the end");
-    // Keys that nobody asked for.
+    // Keys that were not requested.
     let keys = derivation().run();
     let mut handshake = Handshake::new(authenticating(user("pencil")));
     handshake.start().expect("begun");
@@ -419,7 +419,7 @@ fn steps_out_of_order_are_errors() {
     ));
 }
 
-/// A derivation that a server asked for.
+/// A derivation from a server's challenge.
 fn derivation() -> KeyDerivation {
     let mut handshake = Handshake::new(authenticating(user("pencil")));
     handshake.start().expect("begun");

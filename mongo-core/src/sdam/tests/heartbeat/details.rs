@@ -75,7 +75,7 @@ fn never_more_often_than_the_minimum() {
     assert_eq!(drive.due(), None);
 }
 
-/// An attempt to connect that runs out of time says what it was waiting for.
+/// The error of an attempt to connect that times out names what it was waiting for.
 #[test]
 fn a_connection_that_is_not_opened_in_time_names_its_wait() {
     use crate::error::Wait;

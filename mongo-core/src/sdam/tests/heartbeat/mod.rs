@@ -7,7 +7,7 @@ use bson::rawdoc;
 use super::*;
 use crate::auth::reply::integer;
 
-/// A monitor on a clock that only the test moves.
+/// A monitor with a manual clock.
 struct Drive {
     heartbeat: Heartbeat,
     start: Instant,
@@ -103,7 +103,7 @@ impl Drive {
         outputs
     }
 
-    /// The next time-out, in milliseconds from now.
+    /// The next timeout, in milliseconds from now.
     fn due(&self) -> Option<u128> {
         let at = self.heartbeat.poll_timeout()?;
         Some(at.saturating_duration_since(self.now).as_millis())
@@ -166,7 +166,7 @@ fn streams_without_a_pause() {
         "maxAwaitTimeMS": 10_000_i64,
     };
     assert_eq!(command, expected);
-    // A stream, which ends without a word about more.
+    // A stream, whose last reply has no `moreToCome`.
     drive.reply(10_000, &reply(Some(1)), true);
     let next = [
         "succeeded true 10s",
@@ -188,7 +188,7 @@ fn streams_without_a_pause() {
     let version = command.get_document("topologyVersion").expect("a version");
     let counter = version.get("counter").ok().flatten();
     assert_eq!(counter.and_then(integer), Some(2));
-    // Awaited replies tell nothing about the time, the probe does.
+    // Awaited replies give no round trip time; the probe does.
     let known = drive.description.clone().expect("a description");
     assert_eq!(known.round_trip_time, Some(ms(20)));
     drive.heartbeat.handle_round_trip(ms(120));
@@ -260,7 +260,7 @@ fn an_awaited_reply_without_a_newer_version_is_followed_after_half_a_second() {
         let outputs = drive.outputs();
         assert_eq!(outputs, ["succeeded true 1ms", "describe Standalone"]);
         assert_eq!(drive.due(), Some(499));
-        // A request does not make it sooner.
+        // A request does not make it earlier.
         drive.heartbeat.handle_request(drive.now);
         assert_eq!(drive.due(), Some(499));
         drive.advance(ms(499));
@@ -271,7 +271,7 @@ fn an_awaited_reply_without_a_newer_version_is_followed_after_half_a_second() {
         };
         assert_eq!(drive.outputs(), ["started true", next]);
     }
-    // As late as that, it is what it should be.
+    // A reply after 500 ms is followed by the next check at once.
     drive.reply(500, &reply(Some(6)), true);
     let outputs = drive.outputs();
     assert_eq!(outputs[2..], ["started true", "NextReply"]);
@@ -325,7 +325,7 @@ fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
         drive
             .heartbeat
             .handle_reply(drive.now, &reply(Some(1)), false);
-        // Whether or not it says something before.
+        // Even if another reply comes before the loss.
         drive
             .heartbeat
             .handle_reply(drive.now, &reply(Some(2)), false);

@@ -1,10 +1,10 @@
-//! What a reply may make the client allocate, keep and read.
+//! Bounds on the data of a reply that the client allocates, keeps and reads.
 
 use super::*;
 
 #[test]
 fn a_claimed_length_is_not_allocated() {
-    // As a server may ask for in its hello.
+    // Limits that a server may set in its hello.
     let limits = Limits {
         max_message_size: i32::MAX as usize,
         ..Limits::default()
@@ -27,7 +27,7 @@ fn a_claimed_length_is_not_allocated() {
         target.resize(target.capacity(), 0);
         received = target.len();
     }
-    // With the limits of every other server it is refused at sight, and takes nothing.
+    // With the usual limits it is refused by its header, and nothing is allocated.
     let mut exchange = new();
     request(&mut exchange, Taker::Caller);
     feed(&mut exchange, &head);
@@ -57,7 +57,7 @@ fn the_buffer_grows_with_a_reply_and_is_given_back() {
     exchange.release();
     assert_eq!(exchange.buf.capacity(), 0);
     assert_eq!(exchange.reply(), b"");
-    // A small one is worth keeping.
+    // A small buffer is kept.
     let id = request(&mut exchange, Taker::Caller);
     feed(&mut exchange, &reply(id));
     exchange.accept_reply().expect("own");

@@ -42,7 +42,7 @@ fn requests_are_compressed_once_that_is_agreed() {
     feed(&mut exchange, &reply(id));
     exchange.accept_reply().expect("it may come plain");
 
-    // What must not be compressed, in between.
+    // In between, a command that must not be compressed.
     let (buf, id) = exchange.begin().expect("idle");
     *buf = message(id, MsgFlags::NONE, &rawdoc! { "saslStart": 1 });
     exchange.start_writing(Taker::Caller).expect("a request");
@@ -60,7 +60,7 @@ fn a_message_of_the_callers_own_is_compressed_too() {
     let packed = exchange.packed().expect("compressed").to_vec();
     assert_eq!(packed, wrapped(&foreign, Compressor::Snappy));
     exchange.handle_written();
-    // Its flags count: the reply may be a stream.
+    // The flags of the compressed message count: the reply may be a stream.
     feed(
         &mut exchange,
         &reply_with(500, -77, MsgFlags::MORE_TO_COME, ""),
@@ -88,7 +88,7 @@ fn a_reply_is_read_by_its_own_compressor() {
         let body = exchange.reply_body().expect("a document");
         assert_eq!(body.get_str("text").expect("a text"), "own");
         assert_eq!(exchange.readiness(), Readiness::Idle);
-        // The next one is plain, and nothing of the last one shows.
+        // The next one is uncompressed, and no data of the last one is left.
         let id = request(&mut exchange, Taker::Caller);
         assert_eq!(exchange.reply(), b"");
         feed(&mut exchange, &reply(id));
@@ -133,7 +133,7 @@ fn what_was_not_asked_for_is_refused() {
     );
     assert_eq!(exchange.readiness(), closed(ClosedReason::Protocol));
 
-    // Nor does a wrapper hide that a reply is somebody else's.
+    // A compressed reply to another request is refused too.
     let mut exchange = new();
     exchange.accept_compressed();
     let id = request(&mut exchange, Taker::Caller);
@@ -150,7 +150,7 @@ fn what_was_not_asked_for_is_refused() {
     feed(&mut exchange, &[packed_reply(id), vec![0]].concat());
     assert_eq!(exchange.accept_reply(), Err(WireError::Unsolicited(1)));
 
-    // An OP_REPLY in a wrapper answers no OP_MSG.
+    // An OP_REPLY in an OP_COMPRESSED does not answer an OP_MSG.
     let mut exchange = new();
     exchange.accept_compressed();
     let id = request(&mut exchange, Taker::Caller);
@@ -188,7 +188,7 @@ fn buffers_are_given_back() {
     assert!(exchange.compression.is_none());
 }
 
-/// Bytes that are neither packed nor unpacked in one step.
+/// A text that takes more than one step to compress or decompress.
 fn long_text() -> String {
     "0123456789".repeat(200_000)
 }
@@ -205,7 +205,7 @@ fn a_long_reply_is_owed_until_its_last_step() {
         while !exchange.prepare_reply().expect("readable") {
             assert_eq!(exchange.readiness(), Readiness::Owed);
             assert_eq!(exchange.reply(), b"");
-            // Who comes next, after a drop, finds the same message.
+            // The next caller, after a drop, finds the same message.
             assert!(is_whole(&mut exchange));
             steps += 1;
         }
@@ -214,7 +214,7 @@ fn a_long_reply_is_owed_until_its_last_step() {
         exchange.accept_reply().expect("own");
         assert_eq!(exchange.reply(), long);
 
-        // Given up half-way, it is not mixed up with another.
+        // An abandoned request is not mixed up with the next one.
         let id = request(&mut exchange, Taker::Caller);
         let long = reply_with(9, id, MsgFlags::NONE, &long_text());
         feed(&mut exchange, &wrapped(&long, compressor));
@@ -269,7 +269,7 @@ fn a_long_request_can_be_given_up_while_it_is_packed() {
         assert!(packed.len() < 200_000);
         assert_eq!(read(&packed), message(id, MsgFlags::NONE, &long));
 
-        // The same again, but given up: the next one is as if nothing had been.
+        // The same again, but abandoned: the next one is not affected.
         let (buf, id) = exchange.begin().expect("idle");
         *buf = message(id, MsgFlags::NONE, &long);
         assert!(!exchange.pack(None));

@@ -28,7 +28,7 @@ fn reply(response_to: i32) -> Vec<u8> {
     reply_with(1000, response_to, MsgFlags::NONE, "own")
 }
 
-/// Encodes a request and marks it; it is not written yet.
+/// Encodes a request and marks it as about to be written.
 fn mark(exchange: &mut Exchange, flags: MsgFlags, taker: Taker) -> i32 {
     let (buf, id) = exchange.begin().expect("idle");
     OpMsgBuilder::new(buf, id, flags)
@@ -45,7 +45,7 @@ fn request(exchange: &mut Exchange, taker: Taker) -> i32 {
     id
 }
 
-/// Gives bytes to an exchange as a socket would, whatever their bounds are.
+/// Feeds bytes to an exchange as a socket would, regardless of its bounds.
 fn feed(exchange: &mut Exchange, bytes: &[u8]) {
     let target = exchange.read_target(ANY).expect("a good header");
     target.expect("room").extend_from_slice(bytes);
@@ -69,7 +69,7 @@ fn each_step_leaves_what_a_drop_there_means() {
     assert_eq!(exchange.readiness(), Readiness::Idle);
     let (buf, id) = exchange.begin().expect("idle");
     *buf = message(id, MsgFlags::NONE, &rawdoc! { "ping": 1 });
-    // Nothing is on its way yet.
+    // Nothing is being written yet.
     assert_eq!(exchange.readiness(), Readiness::Idle);
     exchange.start_writing(Taker::Caller).expect("a request");
     assert_eq!(
@@ -126,7 +126,7 @@ fn a_request_without_a_reply_is_over_when_it_is_written() {
     exchange.handle_written();
     assert_eq!(exchange.readiness(), Readiness::Idle);
     assert!(!exchange.is_receivable());
-    // A reply all the same is nobody's.
+    // A reply that comes nevertheless is unsolicited.
     feed(&mut exchange, &reply(1));
     assert!(is_whole(&mut exchange));
     let length = reply(1).len();
@@ -188,7 +188,7 @@ fn a_second_reply_is_refused_whenever_it_comes() {
     feed(&mut exchange, &[&*reply(id), &[0]].concat());
     assert_eq!(exchange.accept_reply(), Err(WireError::Unsolicited(1)));
 
-    // Later, it meets the next request.
+    // A later one arrives during the next request.
     let mut exchange = new();
     let first = request(&mut exchange, Taker::Caller);
     feed(&mut exchange, &reply(first));
@@ -305,7 +305,7 @@ fn a_message_of_the_callers_own_keeps_its_id() {
     feed(&mut exchange, &reply(-77));
     exchange.accept_reply().expect("own");
     assert_eq!(exchange.readiness(), Readiness::Idle);
-    // Our own go on counting.
+    // The exchange's own ids continue.
     assert_eq!(request(&mut exchange, Taker::Caller), 1);
 }
 
