@@ -1,12 +1,10 @@
 //! The authentication mechanisms.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-use super::credential::CredentialError;
-use crate::settings::{FromValue, SettingError, Value, is_named};
+use crate::settings::{FromValue, SettingError, Value};
 
 /// The authentication database for users outside MongoDB: LDAP, Kerberos, certificates.
 pub const EXTERNAL: &str = "$external";
@@ -35,7 +33,7 @@ pub enum AuthMechanism {
 }
 
 impl AuthMechanism {
-    const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::ScramSha1,
         Self::ScramSha256,
         Self::MongoDbX509,
@@ -92,21 +90,6 @@ impl fmt::Display for AuthMechanism {
     }
 }
 
-/// Ignores case, `_` and `-`.
-impl FromStr for AuthMechanism {
-    type Err = CredentialError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|mechanism| is_named(name, mechanism.as_str()))
-            .ok_or_else(|| match is_named(name, "MONGODB-CR") {
-                true => CredentialError::RemovedMechanism,
-                false => CredentialError::UnknownMechanism,
-            })
-    }
-}
-
 impl FromValue for AuthMechanism {
     fn from_value(value: Value) -> Result<Self, SettingError> {
         match &value {
@@ -125,6 +108,7 @@ impl<'de> Deserialize<'de> for AuthMechanism {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::CredentialError;
 
     #[test]
     fn mechanisms_read_what_they_write() {

@@ -3,7 +3,7 @@
 use bson::raw::cstr;
 use bson::{RawArrayBuf, RawDocumentBuf};
 
-use super::machine::HandshakeContext;
+use super::context::HandshakeContext;
 
 /// The only version of the client backpressure specification. It is a string, not a number.
 const BACKPRESSURE: &str = "2";

@@ -7,6 +7,7 @@
 //!
 //! Specifications: handshake, authentication, load balancers, stable API.
 
+mod context;
 mod description;
 mod environment;
 mod error;
@@ -21,10 +22,11 @@ mod fuzz;
 #[cfg(test)]
 mod scripted;
 
+pub use context::HandshakeContext;
 pub use description::{ConnectionDescription, TopologyVersion};
 pub use environment::Environment;
 pub use error::{HandshakeError, MetadataError};
-pub use machine::{Handshake, HandshakeContext, Outgoing, RequestOp, Step};
+pub use machine::{Handshake, Outgoing, RequestOp, Step};
 pub use metadata::{ClientMetadata, DriverInfo};
 pub use server_api::{ServerApi, ServerApiVersion};
 

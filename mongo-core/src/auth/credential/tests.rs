@@ -22,8 +22,8 @@ fn debug_hides_the_password_and_the_token() {
 
 #[test]
 fn each_rule_has_its_error() {
-    use AuthMechanism::*;
-    use CredentialError::*;
+    use super::AuthMechanism::*;
+    use super::CredentialError::*;
     let of = Credential::from_mechanism;
     let env = |name: &str| of(MongoDbOidc).with_mechanism_property("ENVIRONMENT", name);
     let cases: [(Credential, CredentialError); 12] = [

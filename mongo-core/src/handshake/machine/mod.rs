@@ -9,40 +9,13 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use crate::auth::reply::ServerError;
 use crate::auth::{
     AuthError, AuthMechanism, AuthNeed, AuthStep, Conversation, Credential, Evidence, Nonce,
-    Nonces, Secret, command_name,
+    Secret, command_name,
 };
 use crate::error::{Error, Result};
-use crate::uri::Compressor;
 
+use super::context::HandshakeContext;
 use super::description::{HelloFailure, HelloReply};
-use super::{ConnectionDescription, HandshakeError, ServerApi, hello};
-
-/// The settings of a handshake.
-#[derive(Clone, Debug)]
-pub struct HandshakeContext {
-    /// The `client` document: [`ClientMetadata::document`](super::ClientMetadata::document). `None`
-    /// on a connection that has already sent it: a server accepts it only once.
-    pub metadata: Option<Arc<RawDocumentBuf>>,
-    /// The credential to authenticate with. `None` for connections that don't authenticate, such as
-    /// a monitor's.
-    pub credential: Option<Arc<Credential>>,
-    /// The cached access token, if the credential needs one. It is sent with the hello.
-    pub access_token: Option<Secret>,
-    /// The stable API, if it is used.
-    pub server_api: Option<ServerApi>,
-    /// Whether a load balancer is in front of the servers (`loadBalanced`).
-    pub load_balanced: bool,
-    /// The replica set that the server must belong to (`replicaSet`). `None` accepts any server.
-    pub replica_set: Option<Arc<str>>,
-    /// Whether the legacy hello is sent as OP_QUERY. Servers before 3.6 need that, so that the
-    /// client can report that they are too old. The command `hello` is never sent as OP_QUERY.
-    pub legacy_op_query: bool,
-    /// The compressors to offer, in order of preference, limited to those that this build
-    /// [has](Compressor::is_built_in). Empty by default.
-    pub compressors: Vec<Compressor>,
-    /// The nonces, used only for this connection.
-    pub nonces: Nonces,
-}
+use super::{ConnectionDescription, HandshakeError, hello};
 
 /// The message type of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,23 +71,6 @@ enum State {
     Hello(Option<Conversation>),
     Authenticating(Conversation, ConnectionDescription),
     Over,
-}
-
-impl HandshakeContext {
-    /// A handshake without a credential, stable API or load balancer.
-    pub fn new(metadata: impl Into<Arc<RawDocumentBuf>>, nonces: Nonces) -> Self {
-        Self {
-            metadata: Some(metadata.into()),
-            credential: None,
-            access_token: None,
-            server_api: None,
-            load_balanced: false,
-            replica_set: None,
-            legacy_op_query: false,
-            compressors: Vec::new(),
-            nonces,
-        }
-    }
 }
 
 impl Handshake {

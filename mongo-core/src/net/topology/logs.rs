@@ -5,17 +5,17 @@
 
 use std::fmt;
 
+use arc_swap::ArcSwap;
 use tracing::{Level, debug, enabled, info};
 
 use super::SelectedServer;
-use super::shared::Shared;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::SdamEvent;
 use crate::logs::{Host, Json, milliseconds};
 use crate::net::deadline::Deadline;
 use crate::sdam::TopologyDescription;
-use crate::select::{Criterion, SelectionError};
+use crate::select::{Criterion, SelectionError, SelectionIndex};
 use crate::text::Rounded;
 
 /// The specification's component `topology`, and the target that the official driver uses for it.
@@ -105,7 +105,7 @@ pub(super) fn event(event: &SdamEvent) {
 /// The fields are looked up and formatted only if the logs are enabled.
 pub(super) struct Selection<'a> {
     pub(super) criterion: &'a Criterion,
-    pub(super) shared: &'a Shared,
+    pub(super) index: &'a ArcSwap<SelectionIndex>,
 }
 
 impl Selection<'_> {
@@ -113,7 +113,7 @@ impl Selection<'_> {
         debug!(
             target: SELECTION,
             selector = %self.criterion,
-            topologyDescription = %Shown(self.shared.index().topology()),
+            topologyDescription = %Shown(self.index.load().topology()),
             "Server selection started"
         );
     }
@@ -123,7 +123,7 @@ impl Selection<'_> {
         info!(
             target: SELECTION,
             selector = %self.criterion,
-            topologyDescription = %Shown(self.shared.index().topology()),
+            topologyDescription = %Shown(self.index.load().topology()),
             remainingTimeMS = deadline.remaining().map(milliseconds),
             "Waiting for suitable server to become available"
         );
@@ -134,14 +134,14 @@ impl Selection<'_> {
             Ok(selected) => debug!(
                 target: SELECTION,
                 selector = %self.criterion,
-                topologyDescription = %Shown(self.shared.index().topology()),
+                topologyDescription = %Shown(self.index.load().topology()),
                 serverHost = %Host(selected.address()), serverPort = selected.address().port(),
                 "Server selection succeeded"
             ),
             Err(error) => debug!(
                 target: SELECTION,
                 selector = %self.criterion,
-                topologyDescription = %Shown(self.shared.index().topology()),
+                topologyDescription = %Shown(self.index.load().topology()),
                 failure = %Failure(error),
                 "Server selection failed"
             ),

@@ -23,6 +23,7 @@ mod paces;
 mod selection;
 mod shared;
 mod srv;
+mod srv_state;
 mod writing;
 
 #[cfg(test)]
@@ -250,7 +251,10 @@ impl Topology {
         deprioritized: &[ServerAddress],
     ) -> Result<SelectedServer> {
         let shared = &*self.owner.0;
-        let log = Selection { criterion, shared };
+        let log = Selection {
+            criterion,
+            index: &shared.index,
+        };
         log.started();
         let outcome = match shared.select_now(criterion, deprioritized) {
             Ok(Some(selected)) => Ok(selected),

@@ -13,17 +13,16 @@ use super::cluster_time::ClusterClock;
 use super::listener::TopologyListener;
 use super::logs;
 use super::paces::Paces;
-use super::srv::{FirstLookup, Srv};
-use super::writing::Writing;
+use super::srv_state::{FirstLookup, Srv};
 use crate::ServerAddress;
 use crate::callback::guard;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
-use crate::net::background::{Tasks, choose};
+use crate::net::background::Tasks;
 use crate::net::dispatcher::{Dispatcher, Handler};
 use crate::net::topology::monitor::{Monitor, Monitoring};
 use crate::net::transport::dns::DnsResolver;
-use crate::sdam::{ApplicationError, Input, TopologyDescription, TopologySettings};
+use crate::sdam::{TopologyDescription, TopologySettings};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::uri::ClientOptions;
 
@@ -47,10 +46,10 @@ pub(crate) struct Shared {
     has_handler: bool,
     pub(super) dispatcher: Dispatcher<SdamEvent>,
     /// The runtime that the application named for the tasks.
-    named_runtime: Option<Handle>,
+    pub(super) named_runtime: Option<Handle>,
     pub(super) tasks: Arc<Tasks>,
     /// Whether it is connected and no task has ended without being stopped. Changed under the lock.
-    is_running: AtomicBool,
+    pub(super) is_running: AtomicBool,
     /// The state of [`random`](Self::random).
     pub(super) chance: AtomicU64,
 }
@@ -88,7 +87,7 @@ pub(super) enum Ended {
 /// failure, not with an older one.
 #[derive(Default)]
 pub(super) struct Patience {
-    failures: Option<u64>,
+    pub(super) failures: Option<u64>,
 }
 
 impl Shared {
@@ -154,52 +153,10 @@ impl Shared {
         self.is_running.load(Ordering::Acquire)
     }
 
-    /// Connects, or restarts tasks that have ended with their runtime or by a panic.
-    pub(super) fn connect(self: &Arc<Self>) -> Result<()> {
-        if self.is_running() {
-            return Ok(());
-        }
-        let runtime = self.choose_runtime()?;
-        let mut writing = self.write();
-        match writing.state.phase {
-            Phase::Connected | Phase::Resolving(_) => writing.revive(),
-            Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
-            Phase::Disconnected => writing.open(),
-        }
-        writing.spawn_on(runtime);
-        self.is_running.store(true, Ordering::Release);
-        writing.finish();
-        Ok(())
-    }
-
-    /// Chooses the runtime for the tasks, and checks that it has the drivers that they need. Must
-    /// be called without the lock: a missing driver is detected by a panic.
-    fn choose_runtime(&self) -> Result<Handle> {
-        let used = self.lock().runtime.clone();
-        let runtime = choose([self.named_runtime.clone(), used])?;
-        self.check_runtime(&runtime)?;
-        Ok(runtime)
-    }
-
     /// Checks that a runtime has the drivers that monitors need.
     pub(crate) fn check_runtime(&self, runtime: &Handle) -> Result<()> {
         let _entered = runtime.enter();
         self.monitoring.runtime().map(drop)
-    }
-
-    /// The first lookup of an opening returned hosts: starts monitoring.
-    pub(super) fn resolved(self: &Arc<Self>, opening: ObjectId, options: &ClientOptions) {
-        let mut writing = self.write();
-        let state = &mut *writing.state;
-        if !matches!(state.phase, Phase::Resolving(_)) || state.settings.topology_id != opening {
-            return;
-        }
-        let former = std::mem::replace(&mut state.phase, Phase::Connected);
-        state.settings = TopologySettings::from_options(opening, options);
-        let unresolved = self.resolved.swap(Arc::new(options.clone()));
-        writing.apply(Input::Connect);
-        writing.finish();
-        drop((former, unresolved));
     }
 
     /// The first lookup of an opening failed: fails the waiting selections.
@@ -212,43 +169,6 @@ impl Shared {
             std::mem::swap(&mut first.failure, &mut former);
             drop(state);
             self.notify_subscribers();
-        }
-    }
-
-    /// Applies the hosts that SRV polling found for an opening.
-    pub(super) fn srv_hosts(self: &Arc<Self>, opening: ObjectId, hosts: Vec<ServerAddress>) {
-        let mut writing = self.write();
-        let state = &writing.state;
-        if state.settings.topology_id == opening && matches!(state.phase, Phase::Connected) {
-            writing.apply(Input::SrvHosts(hosts));
-            writing.finish();
-        }
-    }
-
-    /// There is no suitable server: requests a check from every monitor and another DNS lookup, and
-    /// restarts tasks that have ended.
-    pub(super) fn request_checks(self: &Arc<Self>, patience: &mut Patience) -> Result<()> {
-        let mut signals = Vec::new();
-        let is_connected = {
-            let state = self.lock();
-            match &state.phase {
-                Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
-                Phase::Resolving(first) => {
-                    let seen = *patience.failures.get_or_insert(first.failures);
-                    match &first.failure {
-                        Some(failure) if first.failures > seen => return Err(failure.clone()),
-                        Some(_) | None => signals.push(first.request.clone()),
-                    }
-                }
-                Phase::Disconnected | Phase::Connected => {}
-            }
-            signals.extend(state.monitors.values().map(Monitor::check_request));
-            !matches!(state.phase, Phase::Disconnected)
-        };
-        signals.iter().for_each(|signal| signal.notify_one());
-        match is_connected && !self.is_running() {
-            true => self.connect(),
-            false => Ok(()),
         }
     }
 
@@ -268,11 +188,6 @@ impl Shared {
         error.caused_by(is_disconnected.then(cause))
     }
 
-    /// Applies an error of an application.
-    pub(crate) fn handle_error(self: &Arc<Self>, error: ApplicationError) {
-        self.apply(Input::ApplicationError(error));
-    }
-
     pub(crate) fn advance_cluster_time(&self, cluster_time: &RawDocument) -> bool {
         self.clock.advance(cluster_time)
     }
@@ -287,36 +202,6 @@ impl Shared {
 
     pub(super) fn listen(&self, listener: Weak<dyn TopologyListener>) {
         self.lock().listeners.push(listener);
-    }
-
-    fn apply(self: &Arc<Self>, input: Input) {
-        let mut writing = self.write();
-        writing.apply(input);
-        writing.finish();
-    }
-
-    /// Applies a result of monitor number `id` of a server, after queueing its event. Ignored if
-    /// that monitor was stopped.
-    pub(crate) fn report(
-        self: &Arc<Self>,
-        server: &ServerAddress,
-        id: u64,
-        event: Option<SdamEvent>,
-        input: Option<Input>,
-    ) {
-        let mut writing = self.write();
-        let monitor = writing.state.monitors.get_mut(server);
-        let Some(monitor) = monitor.filter(|monitor| monitor.id() == id) else {
-            return;
-        };
-        if let Some(event) = &event {
-            monitor.note(event);
-        }
-        self.queue(event);
-        if let Some(input) = input {
-            writing.apply(input);
-        }
-        writing.finish();
     }
 
     /// The task of monitor number `id` has ended. Unless it was stopped, waiting selections restart
@@ -357,33 +242,6 @@ impl Shared {
         }
     }
 
-    /// Stops monitoring, and returns the number of the last task to wait for.
-    pub(super) fn end(self: &Arc<Self>, ended: Ended) -> u64 {
-        let mut writing = self.write();
-        if matches!(writing.state.phase, Phase::Connected) {
-            writing.apply(Input::Close);
-        }
-        writing.stop_srv();
-        let state = &mut *writing.state;
-        let next = match (ended, &state.phase) {
-            (Ended::Closed, _) | (Ended::Disconnected, Phase::Closed) => Phase::Closed,
-            (Ended::Disconnected, Phase::Disconnected | Phase::Resolving(_) | Phase::Connected) => {
-                Phase::Disconnected
-            }
-        };
-        let former = std::mem::replace(&mut state.phase, next);
-        // The next opening chooses a runtime again. It may start as soon as the lock is released.
-        let runtime = state.runtime.take();
-        self.is_running.store(false, Ordering::Release);
-        self.clock.forget();
-        let newest = self.tasks.newest();
-        writing.finish();
-        // Waiting selections retry, and find the topology closed.
-        self.notify_subscribers();
-        drop((former, runtime));
-        newest
-    }
-
     /// Publishes the newest description and wakes its subscribers. Must be called without a lock,
     /// because a waker is application code and may drop the last topology.
     pub(super) fn notify_subscribers(&self) {
@@ -398,11 +256,7 @@ impl Shared {
         });
     }
 
-    fn write(self: &Arc<Self>) -> Writing<'_> {
-        Writing::new(self, self.lock())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

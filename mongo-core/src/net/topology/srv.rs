@@ -7,7 +7,7 @@ use bson::oid::ObjectId;
 use tokio::time::sleep;
 
 use super::shared::Shared;
-use crate::error::Error;
+use super::srv_state::{FirstLookup, Srv};
 use crate::net::background::{Alive, Task};
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::topology::monitor::{Signal, at, now};
@@ -15,54 +15,44 @@ use crate::net::transport::dns::{DnsResolver, Lookup, resolve_with, srv_lookup, 
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
 use crate::uri::{ClientOptions, RecordType, SrvError};
 
-/// The topology's handle to the task.
-pub(super) struct Srv {
-    pub(super) number: u64,
-    pub(super) stop: Signal,
-    /// Whether it ended without being stopped.
-    pub(super) is_dead: bool,
-}
-
-impl Srv {
-    /// Creates the handle and the task, which the caller spawns; `None` if there is nothing to look
-    /// up. Options without hosts are looked up first.
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        opening: ObjectId,
-        options: ClientOptions,
-        first: &FirstLookup,
-    ) -> Option<(Self, Task)> {
-        let resolver = shared.resolver.clone()?;
-        let alive = shared.tasks.begin();
-        let srv = Self {
-            number: alive.number(),
-            stop: Arc::default(),
-            is_dead: false,
-        };
-        let stop = srv.stop.clone();
-        let task = SrvTask {
-            _lifeline: Lifeline {
-                shared: shared.clone(),
-                number: srv.number,
-            },
+/// Creates the handle and the task, which the caller spawns; `None` if there is nothing to look up.
+/// Options without hosts are looked up first.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    opening: ObjectId,
+    options: ClientOptions,
+    first: &FirstLookup,
+) -> Option<(Srv, Task)> {
+    let resolver = shared.resolver.clone()?;
+    let alive = shared.tasks.begin();
+    let srv = Srv {
+        number: alive.number(),
+        stop: Arc::default(),
+        is_dead: false,
+    };
+    let stop = srv.stop.clone();
+    let task = SrvTask {
+        _lifeline: Lifeline {
             shared: shared.clone(),
-            resolver,
-            opening,
-            options,
-            request: first.request.clone(),
-            lookup: first.lookup.clone(),
-            _alive: alive,
-        };
-        let task = async move {
-            // Safe to drop: a dropped lookup leaves nothing behind.
-            tokio::select! {
-                biased;
-                () = stop.notified() => {}
-                () = task.run() => {}
-            }
-        };
-        Some((srv, Box::pin(task)))
-    }
+            number: srv.number,
+        },
+        shared: shared.clone(),
+        resolver,
+        opening,
+        options,
+        request: first.request.clone(),
+        lookup: first.lookup.clone(),
+        _alive: alive,
+    };
+    let task = async move {
+        // Safe to drop: a dropped lookup leaves nothing behind.
+        tokio::select! {
+            biased;
+            () = stop.notified() => {}
+            () = task.run() => {}
+        }
+    };
+    Some((srv, Box::pin(task)))
 }
 
 /// The state of the task. Its results are ignored once its opening is over.
@@ -162,26 +152,4 @@ impl SrvTask {
             }
         }
     }
-}
-
-impl FirstLookup {
-    /// The state for a task that continues it.
-    pub(super) fn again(&self) -> Self {
-        Self {
-            request: self.request.clone(),
-            lookup: self.lookup.clone(),
-            ..Self::default()
-        }
-    }
-}
-
-/// The progress of the first lookup of an opening.
-#[derive(Default)]
-pub(super) struct FirstLookup {
-    pub(super) request: Signal,
-    pub(super) lookup: Arc<Lookup>,
-    /// Attempts that failed.
-    pub(super) failures: u64,
-    /// The last failure.
-    pub(super) failure: Option<Error>,
 }

@@ -8,13 +8,17 @@ use tokio::runtime::Handle;
 
 use super::listener::{Clear, Removal, TopologyListener};
 use super::paces::Paces;
-use super::shared::{Phase, Shared, State};
-use super::srv::{FirstLookup, Srv};
+use super::shared::{Ended, Patience, Phase, Shared, State};
+use super::srv;
+use super::srv_state::FirstLookup;
 use crate::ServerAddress;
-use crate::error::Error;
-use crate::net::background::Task;
-use crate::net::topology::monitor::{Monitor, Signal};
-use crate::sdam::{Effect, Input, SdamError, TopologyDescription, TopologySettings, apply};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::SdamEvent;
+use crate::net::background::{Task, choose};
+use crate::net::topology::monitor::{Monitor, Signal, pump};
+use crate::sdam::{
+    ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
+};
 use crate::select::SelectionIndex;
 use crate::uri::ClientOptions;
 
@@ -127,7 +131,7 @@ impl<'a> Writing<'a> {
 
     fn start_srv(&mut self, options: ClientOptions, first: &FirstLookup) {
         let opening = self.state.settings.topology_id;
-        let started = Srv::new(self.shared, opening, options, first);
+        let started = srv::start(self.shared, opening, options, first);
         if let Some((srv, task)) = started {
             self.state.srv = Some(srv);
             self.tasks.push(task);
@@ -146,7 +150,7 @@ impl<'a> Writing<'a> {
         let removed = state.paces.take(&server);
         let paced_from = former.as_ref().map_or(removed, Monitor::pace);
         let topology_id = state.settings.topology_id;
-        let (monitor, task) = Monitor::new(self.shared, &server, topology_id, alive, paced_from);
+        let (monitor, task) = pump::start(self.shared, &server, topology_id, alive, paced_from);
         state.monitors.insert(server, monitor);
         self.tasks.push(task);
     }
@@ -244,6 +248,153 @@ impl<'a> Writing<'a> {
                     .for_each(|listener| listener.remove(&server, removal));
             }
         }
+    }
+}
+
+impl Shared {
+    /// Connects, or restarts tasks that have ended with their runtime or by a panic.
+    pub(super) fn connect(self: &Arc<Self>) -> Result<()> {
+        if self.is_running() {
+            return Ok(());
+        }
+        let runtime = self.choose_runtime()?;
+        let mut writing = self.write();
+        match writing.state.phase {
+            Phase::Connected | Phase::Resolving(_) => writing.revive(),
+            Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
+            Phase::Disconnected => writing.open(),
+        }
+        writing.spawn_on(runtime);
+        self.is_running.store(true, Ordering::Release);
+        writing.finish();
+        Ok(())
+    }
+
+    /// Chooses the runtime for the tasks, and checks that it has the drivers that they need. Must
+    /// be called without the lock: a missing driver is detected by a panic.
+    fn choose_runtime(&self) -> Result<Handle> {
+        let used = self.lock().runtime.clone();
+        let runtime = choose([self.named_runtime.clone(), used])?;
+        self.check_runtime(&runtime)?;
+        Ok(runtime)
+    }
+
+    /// The first lookup of an opening returned hosts: starts monitoring.
+    pub(super) fn resolved(self: &Arc<Self>, opening: ObjectId, options: &ClientOptions) {
+        let mut writing = self.write();
+        let state = &mut *writing.state;
+        if !matches!(state.phase, Phase::Resolving(_)) || state.settings.topology_id != opening {
+            return;
+        }
+        let former = std::mem::replace(&mut state.phase, Phase::Connected);
+        state.settings = TopologySettings::from_options(opening, options);
+        let unresolved = self.resolved.swap(Arc::new(options.clone()));
+        writing.apply(Input::Connect);
+        writing.finish();
+        drop((former, unresolved));
+    }
+
+    /// Applies the hosts that SRV polling found for an opening.
+    pub(super) fn srv_hosts(self: &Arc<Self>, opening: ObjectId, hosts: Vec<ServerAddress>) {
+        let mut writing = self.write();
+        let state = &writing.state;
+        if state.settings.topology_id == opening && matches!(state.phase, Phase::Connected) {
+            writing.apply(Input::SrvHosts(hosts));
+            writing.finish();
+        }
+    }
+
+    /// There is no suitable server: requests a check from every monitor and another DNS lookup, and
+    /// restarts tasks that have ended.
+    pub(super) fn request_checks(self: &Arc<Self>, patience: &mut Patience) -> Result<()> {
+        let mut signals = Vec::new();
+        let is_connected = {
+            let state = self.lock();
+            match &state.phase {
+                Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
+                Phase::Resolving(first) => {
+                    let seen = *patience.failures.get_or_insert(first.failures);
+                    match &first.failure {
+                        Some(failure) if first.failures > seen => return Err(failure.clone()),
+                        Some(_) | None => signals.push(first.request.clone()),
+                    }
+                }
+                Phase::Disconnected | Phase::Connected => {}
+            }
+            signals.extend(state.monitors.values().map(Monitor::check_request));
+            !matches!(state.phase, Phase::Disconnected)
+        };
+        signals.iter().for_each(|signal| signal.notify_one());
+        match is_connected && !self.is_running() {
+            true => self.connect(),
+            false => Ok(()),
+        }
+    }
+
+    /// Applies an error of an application.
+    pub(crate) fn handle_error(self: &Arc<Self>, error: ApplicationError) {
+        self.apply(Input::ApplicationError(error));
+    }
+
+    fn apply(self: &Arc<Self>, input: Input) {
+        let mut writing = self.write();
+        writing.apply(input);
+        writing.finish();
+    }
+
+    /// Applies a result of monitor number `id` of a server, after queueing its event. Ignored if
+    /// that monitor was stopped.
+    pub(crate) fn report(
+        self: &Arc<Self>,
+        server: &ServerAddress,
+        id: u64,
+        event: Option<SdamEvent>,
+        input: Option<Input>,
+    ) {
+        let mut writing = self.write();
+        let monitor = writing.state.monitors.get_mut(server);
+        let Some(monitor) = monitor.filter(|monitor| monitor.id() == id) else {
+            return;
+        };
+        if let Some(event) = &event {
+            monitor.note(event);
+        }
+        self.queue(event);
+        if let Some(input) = input {
+            writing.apply(input);
+        }
+        writing.finish();
+    }
+
+    /// Stops monitoring, and returns the number of the last task to wait for.
+    pub(super) fn end(self: &Arc<Self>, ended: Ended) -> u64 {
+        let mut writing = self.write();
+        if matches!(writing.state.phase, Phase::Connected) {
+            writing.apply(Input::Close);
+        }
+        writing.stop_srv();
+        let state = &mut *writing.state;
+        let next = match (ended, &state.phase) {
+            (Ended::Closed, _) | (Ended::Disconnected, Phase::Closed) => Phase::Closed,
+            (Ended::Disconnected, Phase::Disconnected | Phase::Resolving(_) | Phase::Connected) => {
+                Phase::Disconnected
+            }
+        };
+        let former = std::mem::replace(&mut state.phase, next);
+        // The next opening chooses a runtime again. It may start as soon as the lock is released.
+        let runtime = state.runtime.take();
+        self.is_running.store(false, Ordering::Release);
+        self.clock.forget();
+        let newest = self.tasks.newest();
+        writing.finish();
+        // Waiting selections retry, and find the topology closed.
+        self.notify_subscribers();
+        drop((former, runtime));
+        newest
+    }
+
+    fn write(self: &Arc<Self>) -> Writing<'_> {
+        Writing::new(self, self.lock())
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connect::{Served, Waiter};
 use super::wait_queue::PoolState;
+use super::waiter::{Served, Waiter};
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,

@@ -1,7 +1,7 @@
 //! The wait for a connection: entering the wait queue, and serving it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -10,94 +10,14 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::wait_queue::{Next, PoolState};
-use crate::error::{Error, Result, Wait};
+use super::waiter::{Offered, Served, Waiter};
+use crate::error::{Result, Wait};
 use crate::net::{Connection, ConnectionState, Deadline, PoolHooks, current_runtime, is_running};
 use crate::pools::pool::{CheckBudget, PoolInner, Queue};
 use crate::pools::server_cap::CapShare;
 
 /// How often a waiter checks again for overdue attempts and free slots.
 const RECHECK: Duration = Duration::from_secs(1);
-
-/// The pool's side of a waiter.
-pub(crate) struct Waiter {
-    served: oneshot::Sender<Served>,
-    /// The runtime of its attempt, unless the application named one.
-    runtime: Handle,
-}
-
-/// The outcome that a waiter is served with.
-#[derive(Clone)]
-pub(crate) enum Served {
-    Connection(Arc<Offered>),
-    Failed(Error),
-    /// The runtime of its attempt has shut down.
-    RuntimeEnded,
-}
-
-impl Served {
-    pub(crate) fn into_error(self, shared: &PoolInner) -> Error {
-        match self {
-            Self::Connection(_) => shared.not_ready(),
-            Self::Failed(error) => error,
-            Self::RuntimeEnded => shared.shut_down(),
-        }
-    }
-}
-
-impl Waiter {
-    /// Serves the waiter. If it has left, the connection is dropped here and goes to the next
-    /// waiter.
-    pub(crate) fn serve(self, served: Served) {
-        drop(self.served.send(served));
-    }
-}
-
-/// A connection sent to a waiter. The waiter may not be polled for a long time, so the pool can
-/// take the connection back. Dropping this offers it to the next waiter.
-pub(crate) struct Offered {
-    connection: Mutex<Option<Connection>>,
-    shared: Arc<PoolInner>,
-}
-
-impl Offered {
-    fn new(shared: &Arc<PoolInner>, connection: Connection) -> Arc<Self> {
-        let offered = Arc::new(Self {
-            connection: Mutex::new(Some(connection)),
-            shared: shared.clone(),
-        });
-        let mut all = shared.offered();
-        all.retain(|own| own.strong_count() > 0);
-        all.push(Arc::downgrade(&offered));
-        offered
-    }
-
-    fn take(&self) -> Option<Connection> {
-        self.lock().take()
-    }
-
-    /// Closes the connection if its waiter has not taken it and it must not be handed out.
-    pub(crate) fn take_back(&self) {
-        let is_over = self.shared.state() == PoolState::Closed;
-        // Dropped without the lock.
-        let _gone = self
-            .lock()
-            .take_if(|connection| is_over || connection.is_stale());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Offered {
-    fn drop(&mut self) {
-        if let Some(connection) = self.take() {
-            self.shared.offer(connection);
-        }
-    }
-}
 
 /// A place in the wait queue.
 struct Waiting<'a> {

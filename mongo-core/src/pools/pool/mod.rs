@@ -23,8 +23,8 @@ mod params;
 mod recycle;
 mod state;
 mod wait_queue;
+mod waiter;
 
-use connect::{Offered, Waiter};
 use connections::ConnectionSet;
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
@@ -34,6 +34,7 @@ pub(super) use state::Paused;
 pub(super) use wait_queue::Limits;
 pub use wait_queue::PoolState;
 use wait_queue::WaitQueue;
+use waiter::{Offered, Waiter};
 
 /// The state of a pool that its handles and its connections share.
 pub(super) struct PoolInner {

@@ -9,8 +9,8 @@ use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connect::{Offered, Served};
 use super::wait_queue::PoolState;
+use super::waiter::{Offered, Served};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, InUse, Wait};
 use crate::event::{CmapEvent, PoolClearedEvent, PoolClosedEvent, PoolReadyEvent};

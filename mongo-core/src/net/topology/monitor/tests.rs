@@ -1,6 +1,12 @@
+use std::time::Duration;
+
+use super::link::{Link, Progress};
 use super::*;
+use crate::ServerAddress;
+use crate::error::Wait;
 use crate::net::TransportBuilder;
 use crate::net::connection::establish::tests::{Manner, server};
+use crate::net::transport::connector::Untried;
 
 const PLAIN: &str = "mongodb://db.example";
 
