@@ -104,7 +104,7 @@ pub enum WriteConcernError {
     #[error("w is neither a number from 0 to 2147483647 nor a tag")]
     W,
     /// `wTimeoutMS` is negative, or too large for 64 bits.
-    #[error("wTimeoutMS is not a number of milliseconds from 0 on")]
+    #[error("wTimeoutMS is negative or too large")]
     WTimeout,
     /// `w: 0` requests no acknowledgment, `journal: true` requests one.
     #[error("w=0 and journal=true contradict each other")]
