@@ -65,9 +65,7 @@ impl fmt::Display for CertificateProblem {
             Self::OfAuthority => {
                 "is a CA certificate, which a server may present only if `tlsCAFile` contains it"
             }
-            Self::OldVersion => {
-                "has an X.509 version below 3, which is not supported"
-            }
+            Self::OldVersion => "has an X.509 version below 3, which is not supported",
             Self::Other(text) => return write!(f, "is not accepted: {text}"),
         })
     }
