@@ -139,7 +139,8 @@ async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>
     Ok(Json(service::notes(&mut connection).await?))
 }
 
-/// Checks out its connection after the body has arrived, so that no connection waits for a slow client.
+/// Checks out its connection after the body has arrived, so that no connection waits for a slow
+/// client.
 async fn put_note(
     ThinData(pools): ThinData<Pools>,
     id: web::Path<String>,

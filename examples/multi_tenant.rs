@@ -1,8 +1,8 @@
 //! Two hundred credentials for one deployment: one topology, one set of monitors, and a cap on the
 //! connections to each server across all credentials.
 //!
-//! Needs no server: the test kit's embedded replica set is started, which has a user for each tenant and
-//! counts the connections.
+//! Needs no server: the test kit's embedded replica set is started, which has a user for each
+//! tenant and counts the connections.
 //!
 //! ```sh
 //! cargo run --example multi_tenant

@@ -1,7 +1,7 @@
 //! Checks out connections from a pool concurrently, and runs commands on them.
 //!
-//! Needs no server: the test kit's embedded one is started unless `MONGODB_URI` is set. All documents
-//! in `quickstart.things` are deleted first.
+//! Needs no server: the test kit's embedded one is started unless `MONGODB_URI` is set. All
+//! documents in `quickstart.things` are deleted first.
 //!
 //! ```sh
 //! cargo run --example quickstart

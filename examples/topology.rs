@@ -1,9 +1,9 @@
 //! A live view of a deployment: a table that shows elections, failures and recoveries.
 //!
 //! Needs no server: the test kit's embedded replica set is started unless `MONGODB_URI` is set. It
-//! goes through a failover: a step-down, an election, a kill, a restart. Then the
-//! program ends; with a URI it runs until it is stopped. If the output is not a terminal, each event
-//! is printed, and a table at each change.
+//! goes through a failover: a step-down, an election, a kill, a restart. Then the program ends;
+//! with a URI it runs until it is stopped. If the output is not a terminal, each event is printed,
+//! and a table at each change.
 //!
 //! ```sh
 //! cargo run --example topology

@@ -1,4 +1,5 @@
-//! A web service on axum that stores notes: pools in its state, and everything needed to operate it.
+//! A web service on axum that stores notes: pools in its state, and everything needed to operate
+//! it.
 //!
 //! | path | purpose |
 //! |---|---|
@@ -129,7 +130,8 @@ async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>
     Ok(Json(service::notes(&mut connection).await?))
 }
 
-/// Checks out its connection after the body has arrived, so that no connection waits for a slow client.
+/// Checks out its connection after the body has arrived, so that no connection waits for a slow
+/// client.
 async fn put_note(
     State(pools): State<Pools>,
     Path(id): Path<String>,

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 /// A database that stores values by key.
 #[async_trait]
 pub(crate) trait Database: Display + Send + Sync {
-    /// Acquires a session, within a deadline of the configuration. It is released when it is dropped.
+    /// Acquires a session, within a deadline of the configuration. It is released when it is
+    /// dropped.
     async fn acquire(&self) -> Result<Box<dyn Session>, DatabaseError>;
 
     /// The health that is known now, without a request.

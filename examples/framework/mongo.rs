@@ -75,8 +75,8 @@ impl Database for Mongo {
     }
 }
 
-/// Can be dropped at any time, even in the middle of a command: the pool ensures that the reply does not
-/// reach another command.
+/// Can be dropped at any time, even in the middle of a command: the pool ensures that the reply
+/// does not reach another command.
 struct MongoSession(PoolsConnection);
 
 #[async_trait]
@@ -99,8 +99,8 @@ impl Session for MongoSession {
     }
 }
 
-/// The reply to a `find`, with only the fields that are used here. A reply of another form is an error,
-/// and not "no value".
+/// The reply to a `find`, with only the fields that are used here. A reply of another form is an
+/// error, and not "no value".
 #[derive(Deserialize)]
 struct Found {
     cursor: Cursor,

@@ -44,7 +44,8 @@ pub enum AddressError {
     /// The port is not a number from 1 to 65535.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// An opening bracket of an IPv6 literal has no closing one, or the text inside is no IPv6 address.
+    /// An opening bracket of an IPv6 literal has no closing one, or the text inside is no IPv6
+    /// address.
     #[error("the host is not an IPv6 literal in brackets")]
     Ipv6,
     /// The host contains an invalid character, such as an unescaped `/`, white space, or an

@@ -188,8 +188,8 @@ impl WriteConcern {
         }
     }
 
-    /// The value of a command's `writeConcern`. Numbers that are too large for the wire format, which
-    /// [`validate`](Self::validate) refuses, are clamped.
+    /// The value of a command's `writeConcern`. Numbers that are too large for the wire format,
+    /// which [`validate`](Self::validate) refuses, are clamped.
     pub fn to_document(&self) -> Document {
         let mut document = Document::new();
         match &self.w {

@@ -1,15 +1,15 @@
 //! # MongoDB connections for generic pools
 //!
 //! The layer below `mongo-deadpool` and `mongo-bb8`: connections to a MongoDB server that are
-//! handshaken, authenticated and ready for raw commands. Use one of those two crates for a pool. Use
-//! this one to adapt another generic pool, or to speak the protocol without I/O.
+//! handshaken, authenticated and ready for raw commands. Use one of those two crates for a pool.
+//! Use this one to adapt another generic pool, or to speak the protocol without I/O.
 //!
 //! # Modules
 //! Pure code takes bytes, the time and randomness as arguments and returns values; it does not need
 //! tokio (`--no-default-features`):
 //! - [`uri`]: connection strings and [`ClientOptions`].
-//! - [`wire`]: messages, and [`wire::Exchange`], which tracks whether a connection can be used after
-//!   a command was cancelled.
+//! - [`wire`]: messages, and [`wire::Exchange`], which tracks whether a connection can be used
+//!   after a command was cancelled.
 //! - [`auth`]: credentials and authentication conversations. [`handshake`]: from the first hello to
 //!   an authenticated connection.
 //! - [`sdam`]: the description of a deployment and its transitions; monitors as state machines.
@@ -43,27 +43,27 @@
 //! The shell needs a Tokio runtime with a timer (`enable_time`) and, for sockets, an I/O driver
 //! (`enable_io`). If the polling thread lacks a runtime or driver that an operation needs, the
 //! operation fails at once with [`ErrorKind::Configuration`], whose text names what is missing. It
-//! does not panic, and the error has no effect on the server's description. This also holds outside of
-//! any runtime, on any executor. An operation that does not wait needs no runtime: a snapshot of the
-//! topology, the check-out of an idle connection.
+//! does not panic, and the error has no effect on the server's description. This also holds outside
+//! of any runtime, on any executor. An operation that does not wait needs no runtime: a snapshot of
+//! the topology, the check-out of an idle connection.
 //!
-//! tokio has no query for drivers. A missing driver is detected by a panic in tokio, which is caught;
-//! the process's panic hook reports it, once for each runtime.
+//! tokio has no query for drivers. A missing driver is detected by a panic in tokio, which is
+//! caught; the process's panic hook reports it, once for each runtime.
 //!
 //! # Callbacks
 //! The application's own code (event handlers, connectors and their streams, resolvers, credential
-//! providers, OIDC and AWS callbacks, executors, server selectors, callbacks in a TLS configuration) is
-//! called without a lock. A panic in a callback is caught, and logged by `tracing` at level ERROR with the
-//! name of the callback and the message. It fails that call alone: one handler misses an event, or an
-//! attempt to connect or a selection fails with an error that names the panic. With `panic = "abort"` no
-//! panic can be caught.
+//! providers, OIDC and AWS callbacks, executors, server selectors, callbacks in a TLS
+//! configuration) is called without a lock. A panic in a callback is caught, and logged by
+//! `tracing` at level ERROR with the name of the callback and the message. It fails that call
+//! alone: one handler misses an event, or an attempt to connect or a selection fails with an error
+//! that names the panic. With `panic = "abort"` no panic can be caught.
 //!
 //! # Features
 //! - `net`, the default: the shell.
 //! - `dns`: a resolver for `mongodb+srv`, by the system's name servers.
-//! - `tls`: TLS by rustls, with `tls-ring` and `tls-native-roots`. The single features: `tls-rustls`
-//!   is TLS with a `rustls::ClientConfig` of your own, and is enabled by all others. `tls-ring` and
-//!   `tls-aws-lc-rs` are cryptography providers; the latter is used if both are on.
+//! - `tls`: TLS by rustls, with `tls-ring` and `tls-native-roots`. The single features:
+//!   `tls-rustls` is TLS with a `rustls::ClientConfig` of your own, and is enabled by all others.
+//!   `tls-ring` and `tls-aws-lc-rs` are cryptography providers; the latter is used if both are on.
 //!   `tls-native-roots` and `tls-webpki-roots` are the trust anchors without `tlsCAFile`.
 //!   `tls-encrypted-keys` is for `tlsCertificateKeyFilePassword`. See `net::Tls`. No process-wide
 //!   provider is used or set.
@@ -75,9 +75,9 @@
 //! - `metrics`: events as metrics of the `metrics` facade (`event::EventHandlers::with_metrics`).
 //!
 //! # Fuzzing
-//! Each parser of external input has a cargo-fuzz target: framing, OP_MSG, OP_COMPRESSED, the hello,
-//! a server's part of SCRAM and of MONGODB-AWS, connection strings, SRV records, PEM files, a proxy's
-//! replies, HTTP responses of credential endpoints and the JSON in them.
+//! Each parser of external input has a cargo-fuzz target: framing, OP_MSG, OP_COMPRESSED, the
+//! hello, a server's part of SCRAM and of MONGODB-AWS, connection strings, SRV records, PEM files,
+//! a proxy's replies, HTTP responses of credential endpoints and the JSON in them.
 //! `mongo-core/fuzz/run 1800` runs them all for half an hour and prints for each the number of
 //! inputs, the peak memory and the slowest input. A crash, more than 64 MB, or more than 100 ms for
 //! one input is a failure.
@@ -86,9 +86,9 @@
 //! - The handshake is a directory, not a file, with four parts: metadata, environment, description
 //!   and state machine.
 //! - The one MongoDB type that a generic pool needs is `pools::ConnectionFactory`, not a trait of
-//!   callbacks. It admits check-outs (`maxConnecting`, connections that were made in advance or checked
-//!   in while a caller waits), and follows each connection until it is dropped. Counting, clearing and
-//!   events are therefore the same on every backend, whatever hooks it has.
+//!   callbacks. It admits check-outs (`maxConnecting`, connections that were made in advance or
+//!   checked in while a caller waits), and follows each connection until it is dropped. Counting,
+//!   clearing and events are therefore the same on every backend, whatever hooks it has.
 //! - A refused credential neither marks the server unknown nor clears its pools, as the
 //!   specification requires of a client with one credential. The error is reported to the users of
 //!   that credential.

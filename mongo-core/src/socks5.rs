@@ -1,7 +1,7 @@
 //! The client's side of SOCKS5: the handshake with a proxy that connects to a server.
 //!
-//! Everything here is pure. [`Negotiation`] returns the bytes to write and the number of bytes to read
-//! next: at most 257, and never past the end of the proxy's replies.
+//! Everything here is pure. [`Negotiation`] returns the bytes to write and the number of bytes to
+//! read next: at most 257, and never past the end of the proxy's replies.
 //!
 //! Specifications: SOCKS5 support, RFC 1928, RFC 1929.
 
@@ -44,7 +44,8 @@ pub enum ProxyProblem {
     /// The proxy could not be reached.
     #[error("could not connect: {0}")]
     Connect(Arc<io::Error>),
-    /// The connection to the proxy failed, or the proxy closed it, before it connected to the server.
+    /// The connection to the proxy failed, or the proxy closed it, before it connected to the
+    /// server.
     #[error("network: {0}")]
     Network(Arc<io::Error>),
     /// It speaks another protocol: its reply begins with this byte.
@@ -141,8 +142,8 @@ impl Negotiation {
     /// The most bytes of one read.
     pub const MAX_WANTED: usize = u8::MAX as usize + 2;
 
-    /// Begins the negotiation of a connection to a host. The host name is sent as it is: only the proxy
-    /// looks it up.
+    /// Begins the negotiation of a connection to a host. The host name is sent as it is: only the
+    /// proxy looks it up.
     ///
     /// # Errors
     /// [`ProxyProblem::HostName`], [`ProxyProblem::Credential`].
@@ -181,8 +182,8 @@ impl Negotiation {
         }
     }
 
-    /// Handles the [`wanted`](Self::wanted) bytes. Returns `true` at the end of the negotiation: the next
-    /// byte is the server's.
+    /// Handles the [`wanted`](Self::wanted) bytes. Returns `true` at the end of the negotiation:
+    /// the next byte is the server's.
     ///
     /// # Errors
     /// The proxy refused, or speaks another protocol. The connection must be closed.

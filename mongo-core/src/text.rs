@@ -3,8 +3,8 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-/// Whether a character needs no escape in a line of text: it is no control character (C0, DEL, C1), no
-/// line or paragraph separator, and no bidirectional control.
+/// Whether a character needs no escape in a line of text: it is no control character (C0, DEL, C1),
+/// no line or paragraph separator, and no bidirectional control.
 pub(crate) fn is_printable(character: char) -> bool {
     !character.is_control()
         && !matches!(
@@ -44,7 +44,8 @@ pub(crate) fn write_printable(
     Printable(f).write_fmt(arguments)
 }
 
-/// At most `max_bytes` bytes of the beginning of an external text, with unprintable characters escaped.
+/// At most `max_bytes` bytes of the beginning of an external text, with unprintable characters
+/// escaped.
 pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
     let mut shown = String::new();
     for character in text.chars() {

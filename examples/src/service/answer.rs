@@ -1,11 +1,12 @@
 use mongo_core::{Error, ErrorKind};
 
-/// The HTTP response to an error. It says nothing about the deployment; details are only in the log.
+/// The HTTP response to an error. It says nothing about the deployment; details are only in the
+/// log.
 ///
-/// A 503 invites the client to retry, although the request may have been executed: its reply may have
-/// been lost. This is safe because all requests of these services are idempotent: the client chooses
-/// the name of a note. A request that is not idempotent, such as a `POST` that inserts under a new
-/// `_id`, should get a 500, unless nothing was sent: see [`Error::is_retryable_write`].
+/// A 503 invites the client to retry, although the request may have been executed: its reply may
+/// have been lost. This is safe because all requests of these services are idempotent: the client
+/// chooses the name of a note. A request that is not idempotent, such as a `POST` that inserts
+/// under a new `_id`, should get a 500, unless nothing was sent: see [`Error::is_retryable_write`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status: 503 if the error is transient, else 500.

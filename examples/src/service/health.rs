@@ -29,8 +29,8 @@ impl Health {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// `Ok` if the monitors currently know a writable server. Does not wait and does not check out a
-    /// connection: a full pool is no reason for a restart.
+    /// `Ok` if the monitors currently know a writable server. Does not wait and does not check out
+    /// a connection: a full pool is no reason for a restart.
     ///
     /// # Errors
     /// The reason why the service is not ready.
@@ -49,9 +49,9 @@ impl Health {
 /// The time limit of [`verify`].
 const VERIFY: Duration = Duration::from_secs(5);
 
-/// Verifies the credential with a server. Monitors do not authenticate: with a wrong password
-/// the service would be ready, and every request would fail. If the database is unavailable, the service
-/// starts nevertheless, and is not ready until the database is available.
+/// Verifies the credential with a server. Monitors do not authenticate: with a wrong password the
+/// service would be ready, and every request would fail. If the database is unavailable, the
+/// service starts nevertheless, and is not ready until the database is available.
 ///
 /// # Errors
 /// The server refuses the credential.

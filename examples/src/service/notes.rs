@@ -35,8 +35,8 @@ pub async fn notes(connection: &mut Connection) -> Result<Vec<Note>> {
     Ok(found.cursor.first_batch)
 }
 
-/// Stores a note under the id that the client has chosen. It is idempotent, so it can be retried after
-/// any failure.
+/// Stores a note under the id that the client has chosen. It is idempotent, so it can be retried
+/// after any failure.
 ///
 /// # Errors
 /// As [`Connection::run_command`]; or the server refuses the note.

@@ -33,8 +33,8 @@ setInterval(async () => {
   }
 }, 500);";
 
-/// A page that shows the deployment and its pools, and updates itself. Does not wait and does not check
-/// out a connection.
+/// A page that shows the deployment and its pools, and updates itself. Does not wait and does not
+/// check out a connection.
 pub fn page(pools: &Pools) -> String {
     let known = pools.topology().description();
     let (servers, pools) = (Servers(&known), PoolTable(pools.status()));

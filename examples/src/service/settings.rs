@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::backend::Config;
 
-/// The default time limit of a check-out. The default of the pools, 30 s, is longer than a client of a
-/// web service waits, and without a primary all requests would pile up.
+/// The default time limit of a check-out. The default of the pools, 30 s, is longer than a client
+/// of a web service waits, and without a primary all requests would pile up.
 const WAIT: Duration = Duration::from_secs(2);
 
 /// A service's configuration: from the file `service.toml`, if there is one, overridden by the
@@ -27,27 +27,27 @@ const WAIT: Duration = Duration::from_secs(2);
 /// ```
 ///
 /// # Shutdown
-/// After a stop signal a service runs for `drain`, then for at most `grace`, then for at most the pools'
-/// `close_timeout`: 5 s, 10 s and 10 s by default. The sum must be less than the time before a kill:
-/// in Kubernetes that is `terminationGracePeriodSeconds`, 30 s by default, less the duration of a
-/// `preStop` hook.
+/// After a stop signal a service runs for `drain`, then for at most `grace`, then for at most the
+/// pools' `close_timeout`: 5 s, 10 s and 10 s by default. The sum must be less than the time before
+/// a kill: in Kubernetes that is `terminationGracePeriodSeconds`, 30 s by default, less the
+/// duration of a `preStop` hook.
 #[derive(Debug, Deserialize)]
 pub struct Settings {
     /// The address to listen on; with port 0 the system chooses one. Default `127.0.0.1:3000`.
     pub listen: String,
-    /// The address for operators: probes, metrics, the page. They show hosts, users and errors, so the
-    /// address must not be public. Default `127.0.0.1:3001`; in a Kubernetes pod, whose probes come from
-    /// outside, use `0.0.0.0:3001`.
+    /// The address for operators: probes, metrics, the page. They show hosts, users and errors, so
+    /// the address must not be public. Default `127.0.0.1:3001`; in a Kubernetes pod, whose probes
+    /// come from outside, use `0.0.0.0:3001`.
     pub admin: String,
-    /// How long the service still accepts requests after it became not ready, so that the load balancer
-    /// notices. Default 5 s.
+    /// How long the service still accepts requests after it became not ready, so that the load
+    /// balancer notices. Default 5 s.
     #[serde(with = "duration::plain")]
     pub drain: Duration,
     /// The time limit of requests in flight after that. Default 10 s.
     #[serde(with = "duration::plain")]
     pub grace: Duration,
-    /// The deployment and its pools. The time limit of a check-out is 2 s, unless this or the URL sets
-    /// one.
+    /// The deployment and its pools. The time limit of a check-out is 2 s, unless this or the URL
+    /// sets one.
     #[serde(default)]
     pub mongo: Config,
 }
@@ -92,8 +92,8 @@ impl Settings {
     }
 }
 
-/// Starts the test kit's replica set of three members, unless a deployment is configured, and sets it in
-/// the settings. A `replSetStepDown` makes it elect another primary.
+/// Starts the test kit's replica set of three members, unless a deployment is configured, and sets
+/// it in the settings. A `replSetStepDown` makes it elect another primary.
 pub async fn start_embedded(settings: &mut Settings) -> Option<Deployment> {
     if settings.mongo.url.is_some() || settings.mongo.options.is_some() {
         return None;

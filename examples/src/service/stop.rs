@@ -36,7 +36,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the signal handlers. From then on the signals no longer end the process by themselves.
+    /// Installs the signal handlers. From then on the signals no longer end the process by
+    /// themselves.
     ///
     /// # Errors
     /// The system refuses.
@@ -47,10 +48,10 @@ impl Signals {
         })
     }
 
-    /// Runs a server until a stop signal, then shuts it down in steps with time limits. First it is not
-    /// ready and still serves for [`drain`](Settings::drain). Then `stop` makes it refuse new requests,
-    /// and requests in flight have [`grace`](Settings::grace) to end. The rest are cut off. A second
-    /// signal ends the process at once.
+    /// Runs a server until a stop signal, then shuts it down in steps with time limits. First it is
+    /// not ready and still serves for [`drain`](Settings::drain). Then `stop` makes it refuse new
+    /// requests, and requests in flight have [`grace`](Settings::grace) to end. The rest are cut
+    /// off. A second signal ends the process at once.
     ///
     /// # Errors
     /// The server's errors.

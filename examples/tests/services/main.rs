@@ -20,7 +20,8 @@ const LONG: Duration = Duration::from_secs(15);
 /// The address of the primary in a page.
 const PRIMARY: &str = "document.querySelector('tr.RSPrimary td')?.textContent";
 
-/// Makes the embedded deployment elect another primary, as an operator would, and returns its address.
+/// Makes the embedded deployment elect another primary, as an operator would, and returns its
+/// address.
 async fn step_down(uri: &str) -> String {
     let pools = Pools::new(uri).expect("pools");
     let mut primary = pools.get().await.expect("a primary");

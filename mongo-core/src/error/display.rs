@@ -5,7 +5,8 @@ use std::fmt;
 use super::{ClosedReason, CommandError, Error, ErrorKind, InUse, Wait};
 use crate::text::{Rounded, write_printable};
 
-/// The text may come from a server, a resolver or the application. Unprintable characters are escaped.
+/// The text may come from a server, a resolver or the application. Unprintable characters are
+/// escaped.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_printable(f, format_args!("{}", Raw(self)))

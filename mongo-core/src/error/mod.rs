@@ -30,12 +30,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error, with its kind, server, user and cause.
 ///
-/// Cheap to clone, so that one failure can be reported to all tasks that waited for it. It names the
-/// server and the user where they are known, and never a password, a key or a token.
+/// Cheap to clone, so that one failure can be reported to all tasks that waited for it. It names
+/// the server and the user where they are known, and never a password, a key or a token.
 ///
 /// `Display` is one line of printable text that includes the last underlying cause.
-/// [`std::error::Error::source`] is the source of that cause, so that a printed chain of errors repeats
-/// nothing. [`kind`](Self::kind) and [`cause`](Self::cause) return the causes as values.
+/// [`std::error::Error::source`] is the source of that cause, so that a printed chain of errors
+/// repeats nothing. [`kind`](Self::kind) and [`cause`](Self::cause) return the causes as values.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -62,8 +62,8 @@ pub enum ErrorKind {
     Configuration(String),
     /// The server could not be reached: the socket could not be opened.
     Connect(Arc<io::Error>),
-    /// The SOCKS5 proxy could not be reached, or did not connect to the server. This is no sign of an
-    /// overloaded server.
+    /// The SOCKS5 proxy could not be reached, or did not connect to the server. This is no sign of
+    /// an overloaded server.
     Proxy(ProxyError),
     /// An open socket failed, or the server closed it.
     Network(Arc<io::Error>),
@@ -90,8 +90,9 @@ pub enum ErrorKind {
     Serialization(Arc<bson::error::Error>),
     /// A reply could not be read as the requested type. The connection stays usable.
     Deserialization(Arc<bson::error::Error>),
-    /// The connection is closed, for this reason, and runs no more commands. It was closed before the
-    /// command was sent, except with [`ClosedReason::Interrupted`] and [`ClosedReason::RuntimeEnded`].
+    /// The connection is closed, for this reason, and runs no more commands. It was closed before
+    /// the command was sent, except with [`ClosedReason::Interrupted`] and
+    /// [`ClosedReason::RuntimeEnded`].
     ConnectionClosed(ClosedReason),
     /// The future of a command was dropped before its reply arrived. Only in events and logs.
     Cancelled,
@@ -99,8 +100,9 @@ pub enum ErrorKind {
     PoolExhausted(InUse),
     /// The pool was closed.
     PoolClosed,
-    /// The pool was cleared during the check-out, or was cleared before and is paused. The cause is the
-    /// error that it was cleared for, if there is one. Nothing was sent: the operation can be retried.
+    /// The pool was cleared during the check-out, or was cleared before and is paused. The cause is
+    /// the error that it was cleared for, if there is one. Nothing was sent: the operation can be
+    /// retried.
     PoolCleared,
     /// The connection was checked out for writes, and its server is no longer writable. Nothing was
     /// sent: the operation can be retried with another connection.
@@ -138,8 +140,8 @@ pub enum Wait {
     Authentication,
     /// For a command's reply.
     Command,
-    /// For the reply to a heartbeat (`connectTimeoutMS`, plus `heartbeatFrequencyMS` for an awaitable
-    /// hello).
+    /// For the reply to a heartbeat (`connectTimeoutMS`, plus `heartbeatFrequencyMS` for an
+    /// awaitable hello).
     Heartbeat,
     /// For the outstanding reply to a cancelled command.
     Drain,
@@ -149,8 +151,8 @@ pub enum Wait {
     Hook,
 }
 
-/// The connections in use of a full pool. `Display` shows their number and, behind a load balancer or if some are
-/// pinned, their uses in the words of the load balancer specification.
+/// The connections in use of a full pool. `Display` shows their number and, behind a load balancer
+/// or if some are pinned, their uses in the words of the load balancer specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct InUse {
@@ -192,8 +194,8 @@ pub enum ClosedReason {
     RuntimeEnded,
     /// The pool was cleared after the connection was made.
     Stale,
-    /// The pool was cleared for a server that does not answer, or closed, while the connection was in
-    /// use.
+    /// The pool was cleared for a server that does not answer, or closed, while the connection was
+    /// in use.
     Interrupted,
     /// It was evicted for a connection of another credential.
     Evicted,
@@ -265,8 +267,8 @@ impl Error {
         Self::new(ErrorKind::Credential(Arc::from(error.into())))
     }
 
-    /// Wraps the error of a credential source as [`credential`](Self::credential) does, unless it is a time-out of
-    /// [`Wait::Credential`].
+    /// Wraps the error of a credential source as [`credential`](Self::credential) does, unless it
+    /// is a time-out of [`Wait::Credential`].
     #[cfg(feature = "net")]
     pub(crate) fn of_source(self) -> Self {
         match self.kind() {

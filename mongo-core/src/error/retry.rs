@@ -20,9 +20,9 @@ const READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET: i32 = 134;
 const LABELS_WRITE_ERRORS: i32 = 9;
 
 impl Error {
-    /// Whether a read that failed with this error can be retried, after another server selection: the
-    /// network failed, a connection was closed, a pool was cleared, or the server's error code is
-    /// retryable. A time-out of the wait for a connection or for a server is not retryable.
+    /// Whether a read that failed with this error can be retried, after another server selection:
+    /// the network failed, a connection was closed, a pool was cleared, or the server's error code
+    /// is retryable. A time-out of the wait for a connection or for a server is not retryable.
     ///
     /// The label `RetryableError` counts only beside `SystemOverloadedError`.
     ///
@@ -42,18 +42,18 @@ impl Error {
         }
     }
 
-    /// Whether a write that failed with this error can be retried, after another server selection. It is
-    /// as with [`is_retryable_read`](Self::is_retryable_read), but an error reply of the server counts
-    /// only with the label `RetryableWriteError`. Network errors have that label as the specification
-    /// requires: those of a check-out always, those of a command if it is a retryable write, and none
-    /// with `retryWrites=false`.
+    /// Whether a write that failed with this error can be retried, after another server selection.
+    /// It is as with [`is_retryable_read`](Self::is_retryable_read), but an error reply of the
+    /// server counts only with the label `RetryableWriteError`. Network errors have that label as
+    /// the specification requires: those of a check-out always, those of a command if it is a
+    /// retryable write, and none with `retryWrites=false`.
     ///
-    /// The server prevents a second execution only if the command has an `lsid` and a `txnNumber`. Any
-    /// other write may have been executed, except with [`ErrorKind::PoolCleared`],
+    /// The server prevents a second execution only if the command has an `lsid` and a `txnNumber`.
+    /// Any other write may have been executed, except with [`ErrorKind::PoolCleared`],
     /// [`ErrorKind::NotWritable`], [`ErrorKind::ConnectionClosed`] for any reason but
     /// [`Interrupted`](super::ClosedReason::Interrupted) and
-    /// [`RuntimeEnded`](super::ClosedReason::RuntimeEnded), and the errors of a check-out: with those,
-    /// nothing was sent.
+    /// [`RuntimeEnded`](super::ClosedReason::RuntimeEnded), and the errors of a check-out: with
+    /// those, nothing was sent.
     ///
     /// Specification: retryable writes, "Determining Retryable Errors".
     pub fn is_retryable_write(&self) -> bool {
@@ -92,7 +92,8 @@ impl Error {
         }
     }
 
-    /// Labels the error of a check-out `RetryableWriteError`, if `retryWrites` is on and it is retryable.
+    /// Labels the error of a check-out `RetryableWriteError`, if `retryWrites` is on and it is
+    /// retryable.
     #[cfg(feature = "net")]
     pub(crate) fn of_check_out(self, retries_writes: bool) -> Self {
         match retries_writes && self.fails_writes_retryably(LABELS_WRITE_ERRORS) {

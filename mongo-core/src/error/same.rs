@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::{Error, ErrorKind, InUse};
 
 impl Error {
-    /// Whether two errors report the same failure of the same server and user, apart from labels. It
-    /// neither allocates nor formats, because it is called under the topology's lock.
+    /// Whether two errors report the same failure of the same server and user, apart from labels.
+    /// It neither allocates nor formats, because it is called under the topology's lock.
     ///
-    /// System errors are compared by kind and number. Errors of the application, and errors that are
-    /// too large to compare, are equal only if they are clones of one error.
+    /// System errors are compared by kind and number. Errors of the application, and errors that
+    /// are too large to compare, are equal only if they are clones of one error.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         if self.is_same(other) {
             return true;

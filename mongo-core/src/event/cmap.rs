@@ -9,8 +9,8 @@ use bson::oid::ObjectId;
 use crate::address::ServerAddress;
 use crate::error::Error;
 
-/// One event of connection monitoring and pooling. A pool is for one server and one credential: if a
-/// client has several credentials, `user` distinguishes their pools.
+/// One event of connection monitoring and pooling. A pool is for one server and one credential: if
+/// a client has several credentials, `user` distinguishes their pools.
 ///
 /// Specification: connection monitoring and pooling.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use crate::error::Error;
 /// the same request id on the same connection.
 ///
 /// There are none for the commands of handshakes, of authentication by the client, and of monitors.
-/// Sensitive commands (such as `createUser`) are redacted: their documents are empty, and an error of
-/// the server has only the code, its name and the labels.
+/// Sensitive commands (such as `createUser`) are redacted: their documents are empty, and an error
+/// of the server has only the code, its name and the labels.
 ///
 /// Specification: command logging and monitoring.
 #[derive(Clone, Debug)]

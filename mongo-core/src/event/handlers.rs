@@ -12,9 +12,10 @@ pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 /// The handlers of command and pool events. Cheap to clone. Without a handler, no event is
 /// constructed.
 ///
-/// A handler is called synchronously, on the task that runs the command or checks out the connection: it
-/// must not block. It may use the client, but not wait for it. A panic in a handler is
-/// caught and logged (`tracing`, ERROR): that handler misses the event, and nothing else changes.
+/// A handler is called synchronously, on the task that runs the command or checks out the
+/// connection: it must not block. It may use the client, but not wait for it. A panic in a handler
+/// is caught and logged (`tracing`, ERROR): that handler misses the event, and nothing else
+/// changes.
 ///
 /// ```
 /// use mongo_core::event::{CommandEvent, EventHandlers};

@@ -1,8 +1,8 @@
 //! Events of topologies, pools, connections and commands.
 //!
 //! Events of a topology go to the topology's handlers, those of pools, connections and commands to
-//! [`EventHandlers`]. All of them are also logged by `tracing` at level DEBUG, with the messages and
-//! fields of the specifications, with or without handlers:
+//! [`EventHandlers`]. All of them are also logged by `tracing` at level DEBUG, with the messages
+//! and fields of the specifications, with or without handlers:
 //!
 //! | target | contents |
 //! |---|---|

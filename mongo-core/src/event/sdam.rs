@@ -85,8 +85,8 @@ pub struct ServerDescriptionChangedEvent {
     pub address: ServerAddress,
     /// The previous description.
     pub previous_description: Arc<ServerDescription>,
-    /// The new description. For a server that is removed because of its reply, the description by that
-    /// reply.
+    /// The new description. For a server that is removed because of its reply, the description by
+    /// that reply.
     pub new_description: Arc<ServerDescription>,
 }
 
@@ -100,8 +100,8 @@ pub struct ServerClosedEvent {
     pub address: ServerAddress,
 }
 
-/// See [`SdamEvent::ServerHeartbeatStarted`]. If the monitor has no connection, it is published before the
-/// socket is opened.
+/// See [`SdamEvent::ServerHeartbeatStarted`]. If the monitor has no connection, it is published
+/// before the socket is opened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerHeartbeatStartedEvent {
@@ -129,8 +129,8 @@ pub struct ServerHeartbeatSucceededEvent {
     pub driver_connection_id: Option<u64>,
     /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// The time from sending the hello to its reply. Unless `awaited`, it is a sample of the round trip
-    /// time.
+    /// The time from sending the hello to its reply. Unless `awaited`, it is a sample of the round
+    /// trip time.
     pub duration: Duration,
     /// The reply.
     pub reply: RawDocumentBuf,

@@ -15,8 +15,8 @@ pub(crate) fn wants_cmap_events() -> bool {
     enabled!(target: CONNECTION, Level::DEBUG)
 }
 
-/// Logs an event. In addition to the specification's fields there is `user`, which distinguishes the
-/// pools of one server.
+/// Logs an event. In addition to the specification's fields there is `user`, which distinguishes
+/// the pools of one server.
 pub(crate) fn cmap_event(event: &CmapEvent) {
     let (host, port) = (display(Host(event.address())), event.address().port());
     let user = event.user().map(|user| &**user);

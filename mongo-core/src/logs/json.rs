@@ -20,8 +20,9 @@ static MAX_LENGTH: AtomicUsize = AtomicUsize::new(UNREAD);
 /// The environment variable has not been read yet.
 const UNREAD: usize = usize::MAX;
 
-/// Sets the maximum length of a command or a reply in `tracing` events, in characters of its extended
-/// JSON. A longer one is truncated and ends with `...`. Applies to the whole process, from now on.
+/// Sets the maximum length of a command or a reply in `tracing` events, in characters of its
+/// extended JSON. A longer one is truncated and ends with `...`. Applies to the whole process, from
+/// now on.
 ///
 /// Default: the value of the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` when the first
 /// document is logged, if it is a whole number, else 1000.
@@ -44,8 +45,8 @@ fn max_length() -> usize {
     }
 }
 
-/// The length in the environment variable; an invalid one is ignored. There is no warning, because this
-/// runs while an event is written.
+/// The length in the environment variable; an invalid one is ignored. There is no warning, because
+/// this runs while an event is written.
 fn length_in(variable: Option<&str>) -> usize {
     let length = variable.and_then(|text| text.trim().parse::<usize>().ok());
     length.map_or(DEFAULT_LENGTH, |length| length.min(UNREAD - 1))

@@ -13,8 +13,8 @@ use crate::ServerAddress;
 use crate::error::Error;
 use crate::event::CommandStartedEvent;
 
-/// A separate target: `mongodb::span=debug` enables the spans without the messages, which show parts of
-/// the application's documents.
+/// A separate target: `mongodb::span=debug` enables the spans without the messages, which show
+/// parts of the application's documents.
 const SPAN: &str = "mongodb::span";
 
 /// Whether any subscriber is interested in spans. Without one, the cost is negligible.
@@ -23,8 +23,8 @@ pub(crate) fn wants_spans() -> bool {
     LevelFilter::current() >= LevelFilter::DEBUG && enabled!(target: SPAN, Level::DEBUG)
 }
 
-/// The span of a connection's use, from its check-out to its check-in. It is the operation span of the
-/// specification; the spans of its commands are nested in it.
+/// The span of a connection's use, from its check-out to its check-in. It is the operation span of
+/// the specification; the spans of its commands are nested in it.
 pub(crate) struct CheckOutSpan {
     span: Span,
     /// The parent span.
@@ -86,9 +86,9 @@ impl CheckOutSpan {
     }
 }
 
-/// The span of one command, within the span of its connection's check-out or the current one. It is not
-/// entered while the command waits, so that it is free if no subscriber is interested. It ends with the
-/// command.
+/// The span of one command, within the span of its connection's check-out or the current one. It is
+/// not entered while the command waits, so that it is free if no subscriber is interested. It ends
+/// with the command.
 pub(crate) fn command_span(
     command: &CommandStartedEvent,
     collection: Option<&str>,

@@ -7,8 +7,8 @@ use super::{ReadPreference, ReadPreferenceError, ReadPreferenceMode, SelectionEr
 use crate::callback::guard;
 use crate::sdam::ServerDescription;
 
-/// The criterion of a server selection: a writable server or a read preference, and optionally a server
-/// selector of the application.
+/// The criterion of a server selection: a writable server or a read preference, and optionally a
+/// server selector of the application.
 ///
 /// Specification: server selection.
 #[derive(Clone, Debug, Default)]
@@ -96,12 +96,12 @@ type Select = dyn for<'a> Fn(&[&'a ServerDescription]) -> Vec<&'a ServerDescript
 
 /// A function of the application that filters servers (`serverSelector`). Cloning is cheap.
 ///
-/// It gets the suitable servers and returns those that it accepts; one of them within the latency window
-/// is selected. It is called for each selection that finds a suitable server, on the caller's task and
-/// without a lock; it should not block. If it returns no server, the selection waits for the topology to
-/// change, as if no server were suitable. A factory that floats over a topology
-/// (`ConnectionFactoryBuilder::floating`) also calls it for each change of the topology, on the task
-/// that causes the change.
+/// It gets the suitable servers and returns those that it accepts; one of them within the latency
+/// window is selected. It is called for each selection that finds a suitable server, on the
+/// caller's task and without a lock; it should not block. If it returns no server, the selection
+/// waits for the topology to change, as if no server were suitable. A factory that floats over a
+/// topology (`ConnectionFactoryBuilder::floating`) also calls it for each change of the topology,
+/// on the task that causes the change.
 ///
 /// A panic in it is caught and logged. The selection then fails at once with
 /// [`SelectionError::Selector`], because any server might be one that the application excludes.

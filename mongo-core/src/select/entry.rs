@@ -37,7 +37,8 @@ impl ServerEntry {
         }
     }
 
-    /// The server's id: the same in all views while the server is in its topology, and never reused.
+    /// The server's id: the same in all views while the server is in its topology, and never
+    /// reused.
     pub fn id(&self) -> u64 {
         self.id
     }

@@ -22,8 +22,8 @@ const MAX_SHOWN_LENGTH: usize = 300;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectionError {
-    /// A server has no wire version in common with this crate. Every selection fails at once, for any
-    /// criterion.
+    /// A server has no wire version in common with this crate. Every selection fails at once, for
+    /// any criterion.
     #[error(transparent)]
     Incompatible(CompatibilityError),
     /// The maximum staleness is too small for a replica set. The selection fails at once.
@@ -39,9 +39,9 @@ pub enum SelectionError {
         /// The smallest allowed one.
         smallest: Duration,
     },
-    /// A selector of the application ([`ServerSelector`](super::ServerSelector)) panicked, with this
-    /// message. The selection fails at once, because any server might be one that the application
-    /// excludes.
+    /// A selector of the application ([`ServerSelector`](super::ServerSelector)) panicked, with
+    /// this message. The selection fails at once, because any server might be one that the
+    /// application excludes.
     #[error("{0}")]
     Selector(String),
     /// No server became suitable in time.
@@ -50,7 +50,8 @@ pub enum SelectionError {
 }
 
 impl SelectionError {
-    /// The most recent failure of a heartbeat of any server, or of a command that made a server unknown.
+    /// The most recent failure of a heartbeat of any server, or of a command that made a server
+    /// unknown.
     pub fn last_failure(&self) -> Option<&Error> {
         match self {
             Self::Incompatible(_) | Self::MaxStalenessTooSmall { .. } | Self::Selector(_) => None,
@@ -106,8 +107,8 @@ pub enum Obstacle {
 
 /// No server became suitable in time: the criterion, and the last description of the deployment.
 ///
-/// `Display` is one line: the criterion, the obstacle with advice, the topology's type, and the type and
-/// last failure of at most ten servers.
+/// `Display` is one line: the criterion, the obstacle with advice, the topology's type, and the
+/// type and last failure of at most ten servers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NoSuitableServer {

@@ -21,8 +21,8 @@ const CACHED: usize = 8;
 /// Servers to choose from.
 type Window = Arc<[Arc<ServerEntry>]>;
 
-/// The servers within the latency window, without tags and maximum staleness. In topologies other than
-/// replica sets all three windows are the same.
+/// The servers within the latency window, without tags and maximum staleness. In topologies other
+/// than replica sets all three windows are the same.
 #[derive(Clone)]
 struct Windows {
     primary: Window,
@@ -45,8 +45,8 @@ impl Windows {
 
 /// One view of the topology, prepared for selection: immutable, and shared by all selections.
 ///
-/// [`next`](Self::next) makes a new view whenever the description changes, even if only a round trip
-/// time has changed. It takes time linear in the number of servers.
+/// [`next`](Self::next) makes a new view whenever the description changes, even if only a round
+/// trip time has changed. It takes time linear in the number of servers.
 pub struct SelectionIndex {
     /// The number of earlier views.
     revision: u64,
@@ -69,7 +69,8 @@ impl SelectionIndex {
         Self::prepare(0, topology, Arc::new(options), servers)
     }
 
-    /// The view of the topology's next description. Servers in both views keep their operation counts.
+    /// The view of the topology's next description. Servers in both views keep their operation
+    /// counts.
     #[must_use]
     pub fn next(&self, topology: Arc<TopologyDescription>) -> Self {
         let mut before = self.servers.iter().peekable();
@@ -161,24 +162,24 @@ impl SelectionIndex {
     }
 
     /// Selects one server: of two random ones within the latency window the one that runs fewer
-    /// operations. `None` if no server is suitable now. The caller then waits for the next view, and
-    /// at its deadline calls [`no_suitable_server`](Self::no_suitable_server) for the error.
+    /// operations. `None` if no server is suitable now. The caller then waits for the next view,
+    /// and at its deadline calls [`no_suitable_server`](Self::no_suitable_server) for the error.
     ///
     /// `deprioritized` are the servers on which this operation failed before: others are preferred.
     /// `random` must be uniform over all numbers. The caller counts the operation with
     /// [`begin_operation`](ServerEntry::begin_operation).
     ///
     /// It neither waits nor allocates, and takes constant time for any number of servers, except:
-    /// - the first selection with a read preference that has tags or a maximum staleness inspects all
-    ///   servers, and concurrent ones wait for it; with more than eight such read preferences
+    /// - the first selection with a read preference that has tags or a maximum staleness inspects
+    ///   all servers, and concurrent ones wait for it; with more than eight such read preferences
     ///   in one view, the later ones do so each time, without allocating or waiting;
     /// - with deprioritized servers it inspects all servers, without allocating;
     /// - with a selector of the application it inspects all servers and allocates.
     ///
     /// # Errors
     /// A server has no wire version in common with this crate; the topology is a replica set and
-    /// the maximum staleness is too small; or a selector of the application panicked. Waiting cannot
-    /// resolve these.
+    /// the maximum staleness is too small; or a selector of the application panicked. Waiting
+    /// cannot resolve these.
     pub fn select(
         &self,
         criterion: &Criterion,
@@ -252,8 +253,8 @@ impl SelectionIndex {
         }
     }
 
-    /// The window for a criterion without selectors and deprioritized servers: prepared, or computed
-    /// and cached. `None` if the cache is full.
+    /// The window for a criterion without selectors and deprioritized servers: prepared, or
+    /// computed and cached. `None` if the cache is full.
     fn prepared(&self, criterion: &Criterion) -> Option<&[Arc<ServerEntry>]> {
         let restricted = match criterion.read_preference() {
             Some(read) if is_replica_set(self.topology.topology_type()) => {

@@ -1,10 +1,10 @@
 //! Server selection.
 //!
-//! A [`SelectionIndex`] is built once for each [`TopologyDescription`](crate::sdam::TopologyDescription)
-//! when it is published. It has, for each mode of a [`ReadPreference`], the servers within the
-//! latency window. [`SelectionIndex::select`] chooses from such a window, without waiting,
-//! allocating or inspecting the other servers. The code is pure: randomness and the duration of the
-//! wait are arguments.
+//! A [`SelectionIndex`] is built once for each
+//! [`TopologyDescription`](crate::sdam::TopologyDescription) when it is published. It has, for each
+//! mode of a [`ReadPreference`], the servers within the latency window. [`SelectionIndex::select`]
+//! chooses from such a window, without waiting, allocating or inspecting the other servers. The
+//! code is pure: randomness and the duration of the wait are arguments.
 //!
 //! Specifications: server selection, max staleness.
 

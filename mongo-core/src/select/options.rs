@@ -9,13 +9,13 @@ use crate::uri::ClientOptions;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SelectionOptions {
-    /// The width of the latency window: how much slower than the fastest suitable server a server may
-    /// be (`localThresholdMS`). Default 15 ms.
+    /// The width of the latency window: how much slower than the fastest suitable server a server
+    /// may be (`localThresholdMS`). Default 15 ms.
     pub local_threshold: Duration,
     /// The time between two checks of a server (`heartbeatFrequencyMS`). Default 10 s.
     pub heartbeat_frequency: Duration,
-    /// The application's selector (`serverSelector`). Every selection calls it, before the criterion's
-    /// own. None by default.
+    /// The application's selector (`serverSelector`). Every selection calls it, before the
+    /// criterion's own. None by default.
     pub selector: Option<ServerSelector>,
 }
 

@@ -88,7 +88,8 @@ pub enum ReadPreferenceError {
     ZeroMaxStaleness,
 }
 
-/// A read preference: the members of a replica set that may be read from. The default is the primary.
+/// A read preference: the members of a replica set that may be read from. The default is the
+/// primary.
 ///
 /// Specification: server selection, max staleness. The deprecated `hedge` is not supported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -99,9 +100,9 @@ pub struct ReadPreference {
     /// Tag sets in order of preference: the first one that matches an eligible server is used
     /// (`readPreferenceTags`). Empty matches all.
     pub tag_sets: Vec<TagSet>,
-    /// How far a secondary may lag behind (`maxStalenessSeconds`). `None` is no limit. With a replica
-    /// set it must be at least 90 s, and at least the heartbeat frequency plus 10 s; server selection
-    /// checks this.
+    /// How far a secondary may lag behind (`maxStalenessSeconds`). `None` is no limit. With a
+    /// replica set it must be at least 90 s, and at least the heartbeat frequency plus 10 s; server
+    /// selection checks this.
     pub max_staleness: Option<Duration>,
 }
 
@@ -132,8 +133,8 @@ impl ReadPreference {
     /// `maxStalenessSeconds` in whole seconds, rounded up.
     ///
     /// A command is sent as it is, and a secondary refuses a read without this
-    /// (`NotPrimaryNoSecondaryOk`, code 13435). Add it to each read on a connection that was checked out
-    /// for another mode than [`Primary`](ReadPreferenceMode::Primary):
+    /// (`NotPrimaryNoSecondaryOk`, code 13435). Add it to each read on a connection that was
+    /// checked out for another mode than [`Primary`](ReadPreferenceMode::Primary):
     ///
     /// ```
     /// use bson::doc;
@@ -144,8 +145,8 @@ impl ReadPreference {
     /// # assert_eq!(find.get_document("$readPreference").unwrap(), &doc! { "mode": "secondaryPreferred" });
     /// ```
     ///
-    /// For a command to one server by its address, use the mode `primaryPreferred`, which a server of
-    /// any type accepts.
+    /// For a command to one server by its address, use the mode `primaryPreferred`, which a server
+    /// of any type accepts.
     ///
     /// Specification: server selection, "Passing read preference to mongos and load balancers".
     pub fn to_document(&self) -> Document {

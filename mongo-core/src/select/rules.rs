@@ -23,8 +23,8 @@ pub(super) enum Candidates {
 }
 
 impl Candidates {
-    /// The eligible groups, in the order in which they are tried. A write counts as a read with the mode
-    /// primary.
+    /// The eligible groups, in the order in which they are tried. A write counts as a read with the
+    /// mode primary.
     pub(super) fn of(topology: TopologyType, mode: ReadPreferenceMode) -> &'static [Self] {
         match topology {
             TopologyType::Unknown => &[],

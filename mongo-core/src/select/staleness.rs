@@ -12,8 +12,9 @@ const SMALLEST: Duration = Duration::from_secs(90);
 /// How often an idle primary writes (`idleWritePeriodMS`).
 const IDLE_WRITE_PERIOD: Duration = Duration::from_secs(10);
 
-/// The smallest maximum staleness that a replica set allows: 90 s, and at least the heartbeat frequency
-/// plus the 10 s after which an idle primary writes. With less, every secondary could appear stale.
+/// The smallest maximum staleness that a replica set allows: 90 s, and at least the heartbeat
+/// frequency plus the 10 s after which an idle primary writes. With less, every secondary could
+/// appear stale.
 ///
 /// Specification: max staleness.
 pub(super) fn smallest_limit(heartbeat_frequency: Duration) -> Duration {
@@ -90,8 +91,8 @@ pub(super) struct StalenessLimit {
 }
 
 impl StalenessLimit {
-    /// Whether a server is fresh enough. A secondary of unknown staleness is not; a server that is not a
-    /// secondary always is.
+    /// Whether a server is fresh enough. A secondary of unknown staleness is not; a server that is
+    /// not a secondary always is.
     pub(super) fn admits(&self, server: &ServerDescription) -> bool {
         server.server_type != ServerType::RsSecondary
             || self

@@ -1,12 +1,12 @@
 //! Deserialization of configurations with serde.
 //!
 //! The types of a configuration do not derive `Deserialize`, because serde's own messages quote the
-//! invalid value, which may be a misplaced connection string or password. An error of this module names
-//! the key, the expected type and the type that was found, never a value. It shows an unknown key only
-//! if the key has the form of a name.
+//! invalid value, which may be a misplaced connection string or password. An error of this module
+//! names the key, the expected type and the type that was found, never a value. It shows an unknown
+//! key only if the key has the form of a name.
 //!
-//! The names of choices are compared without regard to case, `_` and `-`. Numbers, booleans and choices
-//! can also be read from a text, because environment variables have only text.
+//! The names of choices are compared without regard to case, `_` and `-`. Numbers, booleans and
+//! choices can also be read from a text, because environment variables have only text.
 
 mod values;
 mod visit;
@@ -157,8 +157,8 @@ impl fmt::Display for SettingError {
 
 impl std::error::Error for SettingError {}
 
-/// An unknown key, if it has the form of a name. Otherwise it may be a misplaced connection string or
-/// password.
+/// An unknown key, if it has the form of a name. Otherwise it may be a misplaced connection string
+/// or password.
 pub(crate) fn shown_key(key: &str) -> Option<&str> {
     let fits = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'-');
     (key.len() <= 40 && key.bytes().all(fits)).then_some(key)

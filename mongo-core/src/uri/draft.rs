@@ -198,8 +198,8 @@ impl Draft {
         Ok(())
     }
 
-    /// Sets the credential, if there is a user name, a password, a mechanism or a whole credential. A
-    /// database, `authSource` or properties alone make none.
+    /// Sets the credential, if there is a user name, a password, a mechanism or a whole credential.
+    /// A database, `authSource` or properties alone make none.
     fn finish_credential(&mut self) -> Result<(), UriError> {
         if let Some(name) = self.gssapi_service_name.take() {
             self.properties

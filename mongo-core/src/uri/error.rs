@@ -1,7 +1,8 @@
 //! Errors of connection strings, and warnings of ignored options.
 //!
 //! No message shows a password, a token, an option's value or the whole string. Where a piece of
-//! text might be part of a password that was not percent-encoded, the message shows only its position.
+//! text might be part of a password that was not percent-encoded, the message shows only its
+//! position.
 
 use std::fmt;
 
@@ -61,9 +62,10 @@ pub enum UriError {
         /// Where it begins, in bytes from the start of the string.
         at: usize,
     },
-    /// An option has an invalid value. In a connection string this is an error for `tls` and `ssl`, the
-    /// files and the pass phrase of TLS, `replicaSet` and the proxy, because without them a secret or a
-    /// write could go to the wrong server. For other options it is a [`UriWarning::BadValue`].
+    /// An option has an invalid value. In a connection string this is an error for `tls` and `ssl`,
+    /// the files and the pass phrase of TLS, `replicaSet` and the proxy, because without them a
+    /// secret or a write could go to the wrong server. For other options it is a
+    /// [`UriWarning::BadValue`].
     #[error("the option {option} is not {expected}")]
     Option {
         /// The option.

@@ -17,8 +17,8 @@ use crate::select::ReadPreference;
 /// The typed options of a client, each with the name that it has in a connection string.
 ///
 /// Made from a connection string ([`ClientOptions::parse`]), in code ([`Default`] and the public
-/// fields, then [`validate`](Self::validate)), or with serde from a connection string or a table, see the
-/// [module](super).
+/// fields, then [`validate`](Self::validate)), or with serde from a connection string or a table,
+/// see the [module](super).
 ///
 /// `Debug` shows no password.
 ///
@@ -36,17 +36,18 @@ pub struct ClientOptions {
     /// has no source until the records are looked up, because they may name one.
     pub credential: Option<Credential>,
     /// Whether `PLAIN`, which sends the password in plain text, and `MONGODB-OIDC`, which sends the
-    /// access token so, are allowed without TLS. Not an option of connection strings: set it in code or
-    /// in a table. Default: false; either without TLS is then refused before anything is sent.
+    /// access token so, are allowed without TLS. Not an option of connection strings: set it in
+    /// code or in a table. Default: false; either without TLS is then refused before anything is
+    /// sent.
     pub allow_plain_without_tls: bool,
-    /// `authSource`: the authentication database of all credentials that name none, including those of a
-    /// `CredentialProvider` or of `Pools::with_credential`. Mechanisms of the source `$external` ignore
-    /// it. In code, set [`Credential::with_source`] instead.
+    /// `authSource`: the authentication database of all credentials that name none, including those
+    /// of a `CredentialProvider` or of `Pools::with_credential`. Mechanisms of the source
+    /// `$external` ignore it. In code, set [`Credential::with_source`] instead.
     pub auth_source: Option<String>,
     /// The database after the hosts. For a connection it is only the default of `authSource`.
     pub default_database: Option<String>,
-    /// The stable API that every command declares. The specification does not allow it in connection
-    /// strings. Default: none.
+    /// The stable API that every command declares. The specification does not allow it in
+    /// connection strings. Default: none.
     pub server_api: Option<ServerApi>,
     /// The application's name, sent to the server (`appname`). At most 128 bytes. Default: none.
     pub app_name: Option<String>,
@@ -58,8 +59,8 @@ pub struct ClientOptions {
     /// The time limit for making a connection: socket, TLS, handshake and authentication together
     /// (`connectTimeoutMS`). `None`, in a connection string 0, is no limit. Default 10 s.
     pub connect_timeout: Option<Duration>,
-    /// The time limit of an application's command, from the first byte written to the last byte read
-    /// (`socketTimeoutMS`). `None`, in a connection string 0, leaves it to the pool (60 s).
+    /// The time limit of an application's command, from the first byte written to the last byte
+    /// read (`socketTimeoutMS`). `None`, in a connection string 0, leaves it to the pool (60 s).
     /// Default: none. Deprecated in favour of `timeoutMS`.
     pub socket_timeout: Option<Duration>,
     /// The time limit of a check-out, and of a command (`timeoutMS`). It applies to each of them
@@ -71,11 +72,11 @@ pub struct ClientOptions {
     /// The time from the end of one check of a server to the next (`heartbeatFrequencyMS`). At least
     /// 500 ms. Default 10 s.
     pub heartbeat_frequency: Duration,
-    /// The width of the latency window: how much slower than the fastest suitable server a server may
-    /// be (`localThresholdMS`). Default 15 ms.
+    /// The width of the latency window: how much slower than the fastest suitable server a server
+    /// may be (`localThresholdMS`). Default 15 ms.
     pub local_threshold: Duration,
-    /// The time limit of server selection (`serverSelectionTimeoutMS`). With zero, a selection does not
-    /// wait for a suitable server. Default 30 s.
+    /// The time limit of server selection (`serverSelectionTimeoutMS`). With zero, a selection does
+    /// not wait for a suitable server. Default 30 s.
     pub server_selection_timeout: Duration,
     /// Whether a selection without background tasks scans the servers only once
     /// (`serverSelectionTryOnce`). Other selections ignore it. Default: true.
@@ -92,18 +93,18 @@ pub struct ClientOptions {
     /// The largest number of connections that a pool establishes concurrently (`maxConnecting`). At
     /// least 1. Default 2.
     pub max_connecting: u32,
-    /// The time limit of a check-out (`waitQueueTimeoutMS`). `None`, in a connection string 0, leaves
-    /// it to the pool. Default: none. Deprecated in favour of `timeoutMS`.
+    /// The time limit of a check-out (`waitQueueTimeoutMS`). `None`, in a connection string 0,
+    /// leaves it to the pool. Default: none. Deprecated in favour of `timeoutMS`.
     pub wait_queue_timeout: Option<Duration>,
-    /// The read preference (`readPreference`, `readPreferenceTags`, `maxStalenessSeconds`). Default: the
-    /// primary. The application applies it: `Pools::get` always selects the primary, `Pools::read`
-    /// takes a read preference.
+    /// The read preference (`readPreference`, `readPreferenceTags`, `maxStalenessSeconds`).
+    /// Default: the primary. The application applies it: `Pools::get` always selects the primary,
+    /// `Pools::read` takes a read preference.
     pub read_preference: ReadPreference,
     /// The read concern (`readConcernLevel`). Default: the server's. The application adds it to
     /// commands.
     pub read_concern: ReadConcern,
-    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's. The application adds it
-    /// to commands.
+    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's. The application
+    /// adds it to commands.
     pub write_concern: WriteConcern,
     /// The name of the replica set (`replicaSet`). Default: none.
     pub replica_set: Option<String>,
@@ -191,15 +192,15 @@ impl ClientOptions {
 
     /// Parses a connection string. No I/O: the seeds of `mongodb+srv` are not looked up.
     ///
-    /// Unknown options and most invalid values are ignored, as the specification requires. Each gives a
-    /// [warning](Self::warnings) and a `tracing` event of level WARN.
+    /// Unknown options and most invalid values are ignored, as the specification requires. Each
+    /// gives a [warning](Self::warnings) and a `tracing` event of level WARN.
     ///
     /// # Errors
-    /// Invalid syntax, options that exclude each other, a credential that its mechanism can't
-    /// use, and an invalid value of an option without which a secret or a write could go to the wrong
+    /// Invalid syntax, options that exclude each other, a credential that its mechanism can't use,
+    /// and an invalid value of an option without which a secret or a write could go to the wrong
     /// server ([`UriError::Option`]), such as a `tls` that is neither `true` nor `false`. A missing
-    /// password is no error here, because it may be added later; [`validate`](Self::validate) requires
-    /// it.
+    /// password is no error here, because it may be added later; [`validate`](Self::validate)
+    /// requires it.
     pub fn parse(uri: &str) -> Result<Self, UriError> {
         let parts = ConnectionString::parse(uri)?;
         let options = Draft::from_connection_string(parts)?.finish()?.checked()?;
@@ -214,8 +215,8 @@ impl ClientOptions {
         &self.warnings
     }
 
-    /// Whether connections use TLS: the value of `tls`, else true for `mongodb+srv` and if another TLS
-    /// option implies it (see [`TlsOptions`]).
+    /// Whether connections use TLS: the value of `tls`, else true for `mongodb+srv` and if another
+    /// TLS option implies it (see [`TlsOptions`]).
     pub fn uses_tls(&self) -> bool {
         self.tls
             .enabled

@@ -124,7 +124,8 @@ impl RawOption {
 
     /// The warning that this option, the `number`th, is unknown.
     pub(super) fn unknown(&self, number: usize) -> UriWarning {
-        // The text after an unescaped `&` of a value may be a secret; `amp;` is not part of the name.
+        // The text after an unescaped `&` of a value may be a secret; `amp;` is not part of the
+        // name.
         let bare = self.name.strip_prefix("amp;").unwrap_or(&self.name);
         let is_shown = self.showable && shown_key(bare).is_some();
         UriWarning::UnknownOption {
@@ -144,8 +145,8 @@ impl fmt::Debug for RawOption {
     }
 }
 
-/// Characters that are ignored at the end of a connection string and not allowed in an option's name:
-/// white space, control characters, the byte order mark.
+/// Characters that are ignored at the end of a connection string and not allowed in an option's
+/// name: white space, control characters, the byte order mark.
 fn is_blank(character: char) -> bool {
     character.is_whitespace() || character.is_control() || character == '\u{feff}'
 }

@@ -303,7 +303,8 @@ fn set_service_name(draft: &mut Draft, value: &str) -> Outcome {
     }
 }
 
-/// A tag set with an invalid part is ignored as a whole; without that part it would match more servers.
+/// A tag set with an invalid part is ignored as a whole; without that part it would match more
+/// servers.
 fn add_tag_set(draft: &mut Draft, pairs: Vec<Pair<'_>>) -> Outcome {
     let tags: TagSet = pairs
         .into_iter()

@@ -7,9 +7,9 @@ use crate::auth::Secret;
 
 /// The TLS options. An option that is `None` was not given.
 ///
-/// `enabled` says whether TLS is used. Without it, TLS is used for a `mongodb+srv` connection string,
-/// and if any other option here is set to anything but `false`; in a connection string even if that
-/// value is invalid.
+/// `enabled` says whether TLS is used. Without it, TLS is used for a `mongodb+srv` connection
+/// string, and if any other option here is set to anything but `false`; in a connection string even
+/// if that value is invalid.
 ///
 /// Specification: URI options, OCSP support.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -31,11 +31,12 @@ pub struct TlsOptions {
     /// A PEM file with the client's certificate and private key (`tlsCertificateKeyFile`), of at
     /// most 1 MiB. The key may be in PKCS#8, PKCS#1 or SEC 1 format.
     pub certificate_key_file: Option<PathBuf>,
-    /// The pass phrase of an encrypted PKCS#8 private key (`tlsCertificateKeyFilePassword`). It requires
-    /// the feature `tls-encrypted-keys`.
+    /// The pass phrase of an encrypted PKCS#8 private key (`tlsCertificateKeyFilePassword`). It
+    /// requires the feature `tls-encrypted-keys`.
     pub certificate_key_file_password: Option<Secret>,
-    /// Disables the check whether a certificate was revoked (`tlsDisableCertificateRevocationCheck`).
-    /// This crate never checks it; `false` gives a warning.
+    /// Disables the check whether a certificate was revoked
+    /// (`tlsDisableCertificateRevocationCheck`). This crate never checks it; `false` gives a
+    /// warning.
     pub disable_certificate_revocation_check: Option<bool>,
     /// Disables requests to OCSP responders (`tlsDisableOCSPEndpointCheck`). This crate makes none;
     /// `false` gives a warning.

@@ -244,11 +244,12 @@ impl SrvOptions {
 }
 
 impl ClientOptions {
-    /// Returns these options with the hosts and options of the DNS records of their `mongodb+srv` name.
+    /// Returns these options with the hosts and options of the DNS records of their `mongodb+srv`
+    /// name.
     ///
     /// `records` are the SRV records of [`SrvOptions::record_name`], `txt` the TXT records of
-    /// [`SrvOptions::host_name`]. Options that are already set override a TXT record. If there
-    /// are more hosts than `srvMaxHosts`, that many are chosen at random; `random` must return numbers
+    /// [`SrvOptions::host_name`]. Options that are already set override a TXT record. If there are
+    /// more hosts than `srvMaxHosts`, that many are chosen at random; `random` must return numbers
     /// that are uniform over all `u64`. TLS is enabled, unless `tls` is already set.
     ///
     /// `srv` is kept, for polling. Options without `srv` are returned unchanged.
@@ -334,8 +335,8 @@ pub(crate) fn lowest_ttl(records: &[SrvRecord]) -> Option<Duration> {
     records.iter().map(|record| record.ttl).min()
 }
 
-/// Chooses `count` items at random and in random order, or all if there are fewer: the first steps of
-/// a Fisher-Yates shuffle.
+/// Chooses `count` items at random and in random order, or all if there are fewer: the first steps
+/// of a Fisher-Yates shuffle.
 pub(crate) fn choose<T>(mut items: Vec<T>, count: u32, random: &mut dyn FnMut() -> u64) -> Vec<T> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let count = count.min(items.len());

@@ -31,8 +31,8 @@ fn a_tls_that_cannot_be_read_is_an_error() {
     refused("mongodb://h/?ssl=on&tls=true");
 }
 
-/// If these were ignored, TLS would be off or would trust other authorities, the proxy would be bypassed,
-/// or a write would go to any set.
+/// If these were ignored, TLS would be off or would trust other authorities, the proxy would be
+/// bypassed, or a write would go to any set.
 #[test]
 fn options_that_say_where_secrets_and_writes_go_are_never_ignored() {
     for (option, value) in [
@@ -53,8 +53,8 @@ fn options_that_say_where_secrets_and_writes_go_are_never_ignored() {
     }
 }
 
-/// A warning, as in the specification's test cases. The relaxation stays off. TLS is on, because the
-/// option implies it.
+/// A warning, as in the specification's test cases. The relaxation stays off. TLS is on, because
+/// the option implies it.
 #[test]
 fn relaxations_of_tls_that_cannot_be_read_stay_off_and_leave_tls_on() {
     for option in [
