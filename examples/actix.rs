@@ -32,7 +32,7 @@ async fn main() -> Result<(), Fatal> {
     service::start_tracing();
     let mut settings = Settings::load()?;
     let _embedded = service::start_embedded(&mut settings).await;
-    // What is in it ends with it.
+    // Its tasks are aborted when it is dropped.
     let mut background = JoinSet::new();
     // Before the first event.
     let metrics = service::start_metrics(&mut background)?;
@@ -41,8 +41,8 @@ async fn main() -> Result<(), Fatal> {
         .pools_builder()?
         .event_handlers(EventHandlers::new().with_metrics())
         .build()?;
-    // From here, so that what is in the background lives on this runtime: each of actix's workers
-    // has one of its own, which ends before the pools are closed.
+    // Connects here, so that background tasks run on this runtime: each of actix's workers
+    // has a runtime of its own, which ends before the pools are closed.
     pools.connect()?;
     service::verify(&pools).await?;
     let health = Health::new(&pools);
@@ -52,10 +52,10 @@ async fn main() -> Result<(), Fatal> {
     background.spawn(start_admin(&settings, admin)?);
     let server = start(&settings, pools.clone())?;
     let handle = server.handle();
-    // It is sent at once; its own end is the server's.
+    // `stop` sends its message at once. Its future ends with the server and is not needed.
     let stop = || drop(handle.stop(true));
     signals.serve(server, stop, &health, &settings).await?;
-    // Connections are closed, those of requests that were cut off too, and the monitors have ended.
+    // Closes all connections, including those of requests that were cut off, and ends the monitors.
     pools.close().await;
     println!("stopped");
     Ok(())
@@ -69,7 +69,7 @@ fn start(settings: &Settings, pools: Pools) -> io::Result<Server> {
             .route("/{id}", web::put().to(put_note));
         app.service(notes);
     };
-    // Cheap to clone, and so without the `Arc` of `web::Data`.
+    // Cheap to clone, so it does not need the `Arc` of `web::Data`.
     let app = move || {
         App::new()
             .app_data(ThinData(pools.clone()))
@@ -78,7 +78,7 @@ fn start(settings: &Settings, pools: Pools) -> io::Result<Server> {
     let server = HttpServer::new(app)
         .bind(&settings.listen)?
         .disable_signals()
-        // In whole seconds: `serve` is more exact, and comes first.
+        // In whole seconds. `serve` is more precise, and times out first.
         .shutdown_timeout(settings.grace.as_secs().saturating_add(1));
     for address in server.addrs() {
         println!("listening at http://{address}");
@@ -86,7 +86,7 @@ fn start(settings: &Settings, pools: Pools) -> io::Result<Server> {
     Ok(server.run())
 }
 
-/// What is asked for all the time, and so is not traced.
+/// Routes that are polled frequently, and therefore not traced.
 fn start_admin(
     settings: &Settings,
     (pools, health, metrics): (Pools, Health, PrometheusHandle),
@@ -106,12 +106,12 @@ fn start_admin(
         .bind(&settings.admin)?
         .disable_signals();
     for address in server.addrs() {
-        println!("for who runs it: http://{address}");
+        println!("for operators: http://{address}");
     }
     Ok(server.run())
 }
 
-/// A span for each request, in which those of the database are.
+/// A span for each request, the parent of the database's spans.
 async fn traced(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
@@ -139,7 +139,8 @@ async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>
     Ok(Json(service::notes(&mut connection).await?))
 }
 
-/// Takes its connection after the body has come, so that none waits for a slow client.
+/// Checks out its connection after the body has arrived, so that no connection waits for a slow
+/// client.
 async fn put_note(
     ThinData(pools): ThinData<Pools>,
     id: web::Path<String>,
@@ -150,8 +151,8 @@ async fn put_note(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// A connection to the primary for the time of a request. Dropped, with the request if need be, it
-/// goes back to its pool.
+/// A connection to the primary for the duration of a request. It is returned to its pool when it is
+/// dropped, also with a cancelled request.
 struct Connection(PoolsConnection);
 
 impl FromRequest for Connection {
@@ -167,7 +168,7 @@ impl FromRequest for Connection {
     }
 }
 
-/// An error of the database, as an answer.
+/// An error of the database, as a response.
 #[derive(Debug)]
 struct Failure(mongo_core::Error);
 

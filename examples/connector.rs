@@ -1,7 +1,6 @@
-//! A transport of one's own: connections in memory, without any socket.
+//! A custom transport: connections in memory, without a socket.
 //!
-//! The same way lead a framework's own sockets, an SSH tunnel, or a test's network that loses
-//! packets.
+//! A framework's own sockets, an SSH tunnel, or a test's lossy network can be used in the same way.
 //!
 //! ```sh
 //! cargo run --example connector
@@ -17,17 +16,17 @@ use mongo_core::{ClientOptions, Deadline, ServerAddress};
 use mongo_examples::Fatal;
 use mongo_testkit::ScriptedServer;
 
-/// Bytes under way in each direction.
+/// The bytes that are buffered in each direction.
 const ROOM: usize = 16 * 1024;
 
-/// Connects everything to one embedded server, whatever its name is.
+/// Connects all addresses to one embedded server.
 struct InMemory(ScriptedServer);
 
 #[async_trait]
 impl Connector for InMemory {
     async fn connect(&self, address: &ServerAddress) -> mongo_core::Result<Stream> {
         println!("asked for {address}");
-        // Anything that reads and writes; it is dropped with the connection.
+        // Any reader and writer; it is dropped with the connection.
         let (ours, servers) = tokio::io::duplex(ROOM);
         self.0.serve(servers).await;
         Ok(Stream::custom(ours))

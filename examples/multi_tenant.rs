@@ -1,8 +1,8 @@
-//! Two hundred credentials over one deployment: one topology, one set of monitors, and a cap on the
-//! connections of each server that holds across all of them.
+//! Two hundred credentials for one deployment: one topology, one set of monitors, and a cap on the
+//! connections to each server across all credentials.
 //!
-//! Needs no server: the test kit's embedded replica set is started, which knows the tenants and
-//! counts their connections.
+//! Needs no server: the test kit's embedded replica set is started, which has a user for each
+//! tenant and counts the connections.
 //!
 //! ```sh
 //! cargo run --example multi_tenant
@@ -25,7 +25,7 @@ use mongo_testkit::{Deployment, User};
 
 const SERVERS: usize = 3;
 const TENANTS: usize = 200;
-/// For each server, whatever the number of tenants.
+/// For each server, with any number of tenants.
 const MAX_CONNECTIONS_PER_SERVER: u32 = 20;
 
 #[tokio::main]
@@ -43,7 +43,7 @@ async fn main() -> Result<(), Fatal> {
     let begun = Instant::now();
     let tasks: Vec<_> = (0..TENANTS)
         .map(|tenant| {
-            // A cheap handle. A framework gets one for each request, and need not keep it.
+            // A cheap handle. A framework can make one for each request, and need not keep it.
             let pools = pools.with_credential(Credential::new(name(tenant), password(tenant)))?;
             Ok(tokio::spawn(work(pools, tenant)))
         })
@@ -59,7 +59,7 @@ async fn main() -> Result<(), Fatal> {
     Ok(())
 }
 
-/// What a tenant does: it writes to the primary, and reads from any server.
+/// The work of a tenant: a write to the primary, and a read from any server.
 async fn work(pools: Pools, tenant: usize) -> Result<(), mongo_core::Error> {
     let documents: [Document; 1] = [doc! { "tenant": name(tenant) }];
     let insert = doc! { "insert": "visits", "documents": &documents[..] };
@@ -68,12 +68,12 @@ async fn work(pools: Pools, tenant: usize) -> Result<(), mongo_core::Error> {
         .run_command("shop", &insert)
         .await?
         .check_write()?;
-    // Back before the next is asked for.
+    // Checked in before the next check-out.
     drop(connection);
 
     let nearest = ReadPreference::new(ReadPreferenceMode::Nearest);
     let mut connection = pools.read(nearest).await?;
-    // A secondary wants to hear that it is meant to answer.
+    // A secondary refuses a read without `$readPreference`.
     let find = doc! {
         "find": "visits",
         "filter": { "tenant": name(tenant) },
@@ -83,8 +83,8 @@ async fn work(pools: Pools, tenant: usize) -> Result<(), mongo_core::Error> {
     Ok(())
 }
 
-/// How many connections there are to each server: now, and at most so far. Those are included that
-/// are being made; those of monitors have no events.
+/// The current and the peak number of connections to each server. Pending connections are included;
+/// connections of monitors have no events.
 #[derive(Clone, Default)]
 struct Count(Arc<Mutex<BTreeMap<String, (u32, u32)>>>);
 
@@ -120,7 +120,7 @@ fn print_table(set: &Deployment, pools: &Pools, count: &Count) {
         };
         let made: u64 = here().map(|pool| pool.created).sum();
         let (open, most) = count.of(&address);
-        // As the server sees it: a monitor does not log in.
+        // Counted by the server: monitors do not authenticate.
         let monitors = set.server(server).look(|seen| {
             let open = seen.connections.values().filter(|one| one.open);
             open.filter(|one| one.user.is_none()).count()

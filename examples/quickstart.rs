@@ -1,7 +1,7 @@
-//! Takes connections from a pool, many at a time, and runs commands on them.
+//! Checks out connections from a pool concurrently, and runs commands on them.
 //!
-//! Needs no server: the test kit's embedded one is started unless `MONGODB_URI` is set. With it,
-//! all that is in `quickstart.things` there is deleted first.
+//! Needs no server: the test kit's embedded one is started unless `MONGODB_URI` is set. All
+//! documents in `quickstart.things` are deleted first.
 //!
 //! ```sh
 //! cargo run --example quickstart
@@ -65,7 +65,7 @@ async fn main() -> Result<(), Fatal> {
         .run_command(DATABASE, &doc! { "noSuchCommand": 1 })
         .await;
     match refused {
-        Ok(reply) => println!("the server takes any command: {:?}", reply.raw()),
+        Ok(reply) => println!("the server accepts any command: {:?}", reply.raw()),
         Err(error) => println!("an error reads: {error}"),
     }
     drop(connection);
@@ -83,7 +83,7 @@ async fn insert(pool: Pool, number: i32) -> Result<String, mongo_examples::backe
             &doc! { "insert": "things", "documents": &documents[..] },
         )
         .await?
-        // A duplicate key, for instance: the server's answer is `ok: 1` all the same.
+        // A write error, such as a duplicate key, is in a reply with `ok: 1`.
         .check_write()?;
     Ok(format!(
         "inserted {number:>2} on connection {} to {}",

@@ -1,9 +1,9 @@
-//! A live view of a deployment: a table that follows elections, deaths and returns.
+//! A live view of a deployment: a table that shows elections, failures and recoveries.
 //!
-//! Needs no server: the test kit's embedded replica set is started unless `MONGODB_URI` is set,
-//! and goes through a failover to look at: a step-down, an election, a kill, a restart. Then the
-//! program ends; with a URI it goes on until it is stopped. Where the output is no terminal, events
-//! are printed as they come, and a table with each change.
+//! Needs no server: the test kit's embedded replica set is started unless `MONGODB_URI` is set. It
+//! goes through a failover: a step-down, an election, a kill, a restart. Then the program ends;
+//! with a URI it runs until it is stopped. If the output is not a terminal, each event is printed,
+//! and a table at each change.
 //!
 //! ```sh
 //! cargo run --example topology
@@ -26,11 +26,11 @@ use tokio::sync::mpsc;
 
 /// How many events the table shows.
 const RECENT: usize = 8;
-/// More than come at once; what does not fit is not shown.
+/// The capacity of the channel; events beyond it are not shown.
 const EVENTS: usize = 1024;
-/// How often ages and round trip times are drawn anew.
+/// How often ages and round trip times are redrawn.
 const REDRAW: Duration = Duration::from_millis(500);
-/// For the eye, between the steps of the scripted failover.
+/// The pause between the steps of the scripted failover, so that they can be seen.
 const PAUSE: Duration = Duration::from_secs(3);
 
 #[tokio::main]
@@ -54,7 +54,7 @@ async fn main() -> Result<(), Fatal> {
     let script = async {
         match &embedded {
             Some(set) => fail_over(set, &topology).await,
-            // Until it is stopped.
+            // Runs until it is stopped.
             None => std::future::pending().await,
         }
     };
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Fatal> {
         () = view.follow(&topology, &mut events) => {}
     }
     topology.close().await;
-    // Now all have come.
+    // All events have been sent.
     while let Ok(event) = events.try_recv() {
         view.show(&event)?;
     }
@@ -83,7 +83,7 @@ async fn start_embedded() -> Deployment {
         .await
 }
 
-/// A primary that steps down, an election, a primary that dies, an election, its return.
+/// A step-down, an election, a kill of the primary, an election, a restart.
 async fn fail_over(set: &Deployment, topology: &Topology) -> Result<(), Fatal> {
     let is = |known: &TopologyDescription, member: usize, wanted: ServerType| {
         let mut servers = known.servers().iter();
@@ -123,12 +123,12 @@ async fn wait_for(
     Ok(())
 }
 
-/// What is on the screen.
+/// The state of the screen.
 struct View {
     is_terminal: bool,
     start: Instant,
     recent: VecDeque<String>,
-    /// Whether anything was told since the last picture.
+    /// Whether an event was shown since the last table.
     has_news: bool,
 }
 
@@ -142,11 +142,11 @@ impl View {
         }
     }
 
-    /// Shows what happens, until nobody reads it any more.
+    /// Shows events until the output is closed.
     async fn follow(&mut self, topology: &Topology, events: &mut mpsc::Receiver<SdamEvent>) {
         let mut redraw = tokio::time::interval(REDRAW);
         loop {
-            // Both are safe to drop: an event that was not taken stays in the channel.
+            // Both are cancel safe: an event that was not received stays in the channel.
             let shown = tokio::select! {
                 Some(event) = events.recv() => self.show(&event),
                 _ = redraw.tick(), if self.is_terminal => self.draw(&topology.description()),
@@ -179,7 +179,7 @@ impl View {
     }
 
     fn draw(&mut self, known: &TopologyDescription) -> std::io::Result<()> {
-        // Closed: the last picture stays.
+        // The topology is closed: the last table stays.
         if known.servers().is_empty() {
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl View {
         if self.is_terminal {
             text.push_str("\nrecent events\n");
             text.extend(self.recent.iter().flat_map(|line| [line.as_str(), "\n"]));
-            // Home, and what is left of the last picture goes: each line's rest, all lines below.
+            // Moves the cursor home, and erases the rest of each line and all lines below.
             write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
         } else {
             writeln!(out, "\n{text}")?;
@@ -243,7 +243,7 @@ fn row(server: &ServerDescription) -> [String; 6] {
     ]
 }
 
-/// An event as a line; `None` for those that come all the time.
+/// An event as a line; `None` for frequent ones.
 fn tell(event: &SdamEvent) -> Option<String> {
     Some(match event {
         SdamEvent::TopologyOpening(_) => "topology opened".to_owned(),

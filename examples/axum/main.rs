@@ -1,20 +1,21 @@
-//! A web service on axum that keeps notes: pools in its state, and all that goes with running it.
+//! A web service on axum that stores notes: pools in its state, and everything needed to operate
+//! it.
 //!
-//! | path | what |
+//! | path | purpose |
 //! |---|---|
 //! | `/notes` | `GET`: the notes |
-//! | `/notes/{id}` | `PUT {"text": "…"}`: a note, new or instead of what it was |
+//! | `/notes/{id}` | `PUT {"text": "…"}`: creates or replaces a note |
 //!
-//! A second address, out of the public's reach, is for who runs it:
+//! A second address, which must not be public, is for operators:
 //!
-//! | path | what |
+//! | path | purpose |
 //! |---|---|
 //! | `/` | a page that follows the deployment and the pools |
-//! | `/livez`, `/readyz` | for who starts, restarts and balances services |
+//! | `/livez`, `/readyz` | probes of orchestrators and load balancers |
 //! | `/metrics` | for Prometheus |
 //!
 //! Needs no server: the test kit's embedded replica set is started unless `MONGO__URL` is set. See
-//! `Settings` for what else the environment or a file may say.
+//! `Settings` for the other settings of the environment or a file.
 //!
 //! ```sh
 //! cargo run --example axum
@@ -46,7 +47,7 @@ async fn main() -> Result<(), Fatal> {
     service::start_tracing();
     let mut settings = Settings::load()?;
     let _embedded = service::start_embedded(&mut settings).await;
-    // What is in it ends with it.
+    // Its tasks are aborted when it is dropped.
     let mut background = JoinSet::new();
     // Before the first event.
     let metrics = service::start_metrics(&mut background)?;
@@ -55,14 +56,14 @@ async fn main() -> Result<(), Fatal> {
         .pools_builder()?
         .event_handlers(EventHandlers::new().with_metrics())
         .build()?;
-    // Monitors from now on, so that `/readyz` knows the deployment before the first request.
+    // Starts the monitors, so that `/readyz` knows the deployment before the first request.
     pools.connect()?;
     service::verify(&pools).await?;
     let health = Health::new(&pools);
     let signals = Signals::catch()?;
 
     let listener = TcpListener::bind(&settings.admin).await?;
-    println!("for who runs it: http://{}", listener.local_addr()?);
+    println!("for operators: http://{}", listener.local_addr()?);
     let admin = Admin {
         pools: pools.clone(),
         health: health.clone(),
@@ -78,7 +79,7 @@ async fn main() -> Result<(), Fatal> {
         .into_future();
     let stop = || drop(stop);
     signals.serve(server, stop, &health, &settings).await?;
-    // Connections are closed, those of requests that were cut off too, and the monitors have ended.
+    // Closes all connections, including those of requests that were cut off, and ends the monitors.
     pools.close().await;
     println!("stopped");
     Ok(())
@@ -93,7 +94,7 @@ fn routes(pools: Pools) -> Router {
         .with_state(pools)
 }
 
-/// What is asked for all the time, and so is not traced.
+/// Routes that are polled frequently, and therefore not traced.
 fn admin_routes(admin: Admin) -> Router {
     Router::new()
         .route("/", get(page))
@@ -129,7 +130,8 @@ async fn notes(Connection(mut connection): Connection) -> Result<Json<Vec<Note>>
     Ok(Json(service::notes(&mut connection).await?))
 }
 
-/// Takes its connection after the body has come, so that none waits for a slow client.
+/// Checks out its connection after the body has arrived, so that no connection waits for a slow
+/// client.
 async fn put_note(
     State(pools): State<Pools>,
     Path(id): Path<String>,
@@ -140,8 +142,8 @@ async fn put_note(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A connection to the primary for the time of a request. Dropped, with the request if need be, it
-/// goes back to its pool.
+/// A connection to the primary for the duration of a request. It is returned to its pool when it is
+/// dropped, also with a cancelled request.
 struct Connection(PoolsConnection);
 
 impl<S: Send + Sync> FromRequestParts<S> for Connection
@@ -155,7 +157,7 @@ where
     }
 }
 
-/// An error of the database, as an answer.
+/// An error of the database, as a response.
 struct Failure(mongo_core::Error);
 
 impl From<mongo_core::Error> for Failure {

@@ -1,23 +1,24 @@
-//! The framework's side: what it asks of every database.
+//! The framework's side: the trait of all databases.
 
 use std::fmt::{self, Display};
 
 use async_trait::async_trait;
 
-/// A database that keeps values by key.
+/// A database that stores values by key.
 #[async_trait]
 pub(crate) trait Database: Display + Send + Sync {
-    /// A session, by a deadline of the configuration's. Given back when it is dropped.
+    /// Acquires a session, within a deadline of the configuration. It is released when it is
+    /// dropped.
     async fn acquire(&self) -> Result<Box<dyn Session>, DatabaseError>;
 
-    /// As it is known to be now; nothing is asked for that.
+    /// The health that is known now, without a request.
     fn health(&self) -> Health;
 
-    /// Ends when all sessions are back and nothing is left open.
+    /// Returns when all sessions are released and all connections are closed.
     async fn close(&self);
 }
 
-/// What runs on one connection.
+/// A session on one connection.
 #[async_trait]
 pub(crate) trait Session: Send {
     async fn get(&mut self, key: &str) -> Result<Option<String>, DatabaseError>;
@@ -34,11 +35,11 @@ pub(crate) enum Health {
     Down,
 }
 
-/// The framework's own error, which keeps what it needs to decide by.
+/// The framework's own error.
 #[derive(Debug)]
 pub(crate) struct DatabaseError {
     text: String,
-    /// Whether another try may succeed.
+    /// Whether a retry may succeed.
     pub(crate) is_transient: bool,
 }
 

@@ -1,5 +1,5 @@
-//! How a framework that abstracts over databases has MongoDB behind its own trait, beside another
-//! backend, and chooses the pool by its own feature flags.
+//! A framework that abstracts over databases: MongoDB implements its trait, beside another
+//! backend, and the framework's feature flags choose the pool.
 //!
 //! ```sh
 //! cargo run --example framework
@@ -36,18 +36,18 @@ async fn main() -> Result<(), Fatal> {
     Ok(())
 }
 
-/// The framework's users write a URL, and not the name of a crate.
+/// Users of the framework configure a URL, not the name of a crate.
 async fn connect(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
     let (scheme, _) = url.split_once(':').unwrap_or_default();
     match scheme {
         "memory" => Ok(Box::new(memory::Memory::default())),
         "mongodb" | "mongodb+srv" => Ok(Box::new(mongo::Mongo::connect(url).await?)),
-        // The rest of the URL may have a password in it.
+        // The rest of the URL may contain a password.
         _ => Err(DatabaseError::permanent("no such database", scheme)),
     }
 }
 
-/// The application's code: it knows of no backend.
+/// The application's code, which is independent of the backend.
 async fn visit(database: &dyn Database) -> Result<u64, DatabaseError> {
     let mut session = database.acquire().await?;
     let visits = match session.get("visits").await? {

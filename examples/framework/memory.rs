@@ -10,7 +10,7 @@ use crate::database::{Database, DatabaseError, Health, Session};
 
 type Values = HashMap<String, String>;
 
-/// `None` once it is closed.
+/// `None` after it is closed.
 #[derive(Clone)]
 pub(crate) struct Memory(Arc<Mutex<Option<Values>>>);
 

@@ -1,4 +1,4 @@
-//! MongoDB behind the framework's trait. Nothing of deadpool or bb8 is seen outside.
+//! MongoDB behind the framework's trait. deadpool and bb8 are not exposed.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use bson::{Document, doc};
 use mongo_core::ErrorKind;
 use mongo_core::handshake::DriverInfo;
 use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
-// In a framework with features of its own, this one line under two of them:
+// In a framework with its own features, this line depends on two of them:
 // #[cfg(feature = "deadpool")]
 // use mongo_deadpool as backend;
 // #[cfg(all(feature = "bb8", not(feature = "deadpool")))]
@@ -21,16 +21,15 @@ const DATABASE: &str = "framework";
 
 pub(crate) struct Mongo {
     pools: Pools,
-    /// For `health`, which is asked for often.
+    /// For `health`, which is called often.
     reads: Criterion,
 }
 
 impl Mongo {
-    /// Comes back with a connection made and authenticated, so that a bad URL or password is an
-    /// error here.
+    /// Makes and authenticates a connection, so that an invalid URL or password is an error here.
     pub(crate) async fn connect(url: &str) -> Result<Self, DatabaseError> {
         let builder = Config::from_url(url).pools_builder().map_err(failed)?;
-        // The framework's name is in the server's log, beside the application's.
+        // The framework's name appears in the server's log, beside the application's.
         let builder = builder.driver_info(DriverInfo::new("example-framework"));
         let pools = builder.build().map_err(failed)?;
         pools.verify().await.map_err(failed)?;
@@ -76,8 +75,8 @@ impl Database for Mongo {
     }
 }
 
-/// Dropped at any time, in the middle of a command too: the pool sees to it that no reply is
-/// mistaken for another's.
+/// Can be dropped at any time, even in the middle of a command: the pool ensures that the reply
+/// does not reach another command.
 struct MongoSession(PoolsConnection);
 
 #[async_trait]
@@ -100,8 +99,8 @@ impl Session for MongoSession {
     }
 }
 
-/// The reply to a `find`, as far as it is of interest here: one that is anything else is an error,
-/// and not "no value".
+/// The reply to a `find`, with only the fields that are used here. A reply of another form is an
+/// error, and not "no value".
 #[derive(Deserialize)]
 struct Found {
     cursor: Cursor,
@@ -118,9 +117,9 @@ struct Value {
     value: String,
 }
 
-/// One type of error for both pools, and all of its kinds.
+/// Converts errors: both pools have the same error type.
 fn failed(error: mongo_core::Error) -> DatabaseError {
-    // A server that is none, or not the right one, now; by its code or its label, too.
+    // The server is unavailable or not the primary, also by its error code or label.
     let may_pass = error.is_retryable_read() || error.is_retryable_write();
     match error.kind() {
         _ if may_pass => DatabaseError::transient("MongoDB", error),

@@ -1,8 +1,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// What ends a program, in one line: of the error that `main` returns, Rust prints the `Debug`.
-/// `anyhow::Error` and its like do as much.
+/// The error of a program, printed in one line: Rust prints the `Debug` of the error that `main`
+/// returns. `anyhow::Error` and similar types do the same.
 pub struct Fatal(Box<dyn Error>);
 
 impl<E: Error + 'static> From<E> for Fatal {

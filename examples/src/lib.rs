@@ -1,5 +1,5 @@
 //! The backend that the examples run on, chosen by this crate's features: `deadpool` (the default)
-//! or `bb8`. With both on, bb8 is taken.
+//! or `bb8`. If both are on, bb8 is used.
 
 #[cfg(feature = "bb8")]
 pub use mongo_bb8 as backend;

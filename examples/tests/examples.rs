@@ -1,4 +1,4 @@
-//! The examples, run as programs: those that `cargo test` has built beside this test, on the same
+//! The examples, run as programs, which `cargo test` has built beside this test, on the same
 //! backend.
 
 #[path = "support/mod.rs"]
@@ -10,7 +10,7 @@ use bson::doc;
 use mongo_testkit::{Action, Deployment, Matcher, ScriptedServer};
 use support::program;
 
-/// Runs an example against its embedded deployment, and gives what it printed.
+/// Runs an example against its embedded deployment, and returns its output.
 fn run(name: &str) -> String {
     let mut command = Command::new(program(name));
     let output = command.env_remove("MONGODB_URI").output();
@@ -25,7 +25,7 @@ fn run(name: &str) -> String {
     text
 }
 
-/// The wanted parts are in the text, one after the other.
+/// Asserts that the wanted parts are in the text, in this order.
 fn assert_in_order(text: &str, wanted: &[&str]) {
     let mut rest = text;
     for part in wanted {
@@ -35,7 +35,7 @@ fn assert_in_order(text: &str, wanted: &[&str]) {
     }
 }
 
-/// Runs an example that must fail, on a deployment, and gives the one line that it ends with.
+/// Runs an example that must fail, on a deployment, and returns its one line of error output.
 fn fails(name: &str, uri: &str) -> String {
     let output = Command::new(program(name)).env("MONGODB_URI", uri).output();
     let output = output.expect("the example");
@@ -114,7 +114,7 @@ fn topology_follows_a_failover() {
             "ReplicaSetNoPrimary, embedded",
             "RSSecondary -> RSPrimary",
             title,
-            // The return.
+            // The restart.
             "Unknown -> RSSecondary",
             title,
             "topology closed",
@@ -123,7 +123,7 @@ fn topology_follows_a_failover() {
     assert!(text.contains("RSArbiter"), "{text}");
     assert!(text.contains("dc=sf"), "{text}");
     assert!(!text.contains('\x1b'), "no terminal, no control sequences");
-    // In the order of members: who was primary, table by table, without repetitions.
+    // The primary of each table, without repetitions.
     let mut primaries: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("  RSPrimary  "))
@@ -153,10 +153,10 @@ fn multi_tenant_keeps_to_the_cap() {
             panic!("{text}");
         };
         assert!(open <= most && most <= cap, "{text}");
-        // One for checks, one for round trip times.
+        // One for heartbeats, one for round trip times.
         assert!((1..=2).contains(&monitors), "{text}");
     }
-    // All wrote to the primary, and it was the cap that kept their connections few.
+    // All tenants wrote to the primary, and the cap limited their connections.
     let [tenants, made, _, most, cap, _] = rows[0][..] else {
         panic!("{text}");
     };

@@ -13,10 +13,10 @@ use crate::text::{is_printable, write_printable};
 /// The port that MongoDB listens on where an address names none.
 pub const DEFAULT_PORT: u16 = 27017;
 
-/// Where a server listens: a host and port, or a Unix domain socket.
+/// The address of a server: a host and port, or a Unix domain socket.
 ///
-/// Host names are kept in lower case, as the server discovery and monitoring specification
-/// compares them. Cloning is cheap.
+/// Host names are stored in lower case, because the server discovery and monitoring specification
+/// compares them so. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServerAddress {
     /// A host name, IPv4 or IPv6 address (without brackets) and a port.
@@ -33,8 +33,8 @@ pub enum ServerAddress {
     },
 }
 
-/// An address that could not be parsed. No message shows a part of it: that may be a password which
-/// stands in the wrong place.
+/// An address that could not be parsed. No message shows a part of it, because a part may be a
+/// misplaced password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
@@ -44,17 +44,19 @@ pub enum AddressError {
     /// The port is not a number from 1 to 65535.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// An opening bracket of an IPv6 literal has no closing one, or what is inside is no IPv6 address.
+    /// An opening bracket of an IPv6 literal has no closing one, or the text inside is no IPv6
+    /// address.
     #[error("the host is not an IPv6 literal in brackets")]
     Ipv6,
-    /// A host holds a character that no host can hold, such as an unescaped `/`, white space, or a
-    /// character that is not printable.
-    #[error("the host holds a character that a host can't have")]
+    /// The host contains an invalid character, such as an unescaped `/`, white space, or an
+    /// unprintable character.
+    #[error("the host contains an invalid character")]
     Host,
 }
 
 impl ServerAddress {
-    /// A host and a port. The host is lower-cased; brackets round an IPv6 literal are taken off.
+    /// A host and a port. The host is converted to lower case; the brackets of an IPv6 literal are
+    /// removed.
     pub fn tcp(host: &str, port: u16) -> Self {
         let bare = host
             .strip_prefix('[')
@@ -90,7 +92,7 @@ impl ServerAddress {
     }
 }
 
-/// What is not printable is escaped.
+/// Unprintable characters are escaped.
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -104,7 +106,7 @@ impl fmt::Display for ServerAddress {
 }
 
 /// Parses `host`, `host:port`, `[ipv6]`, `[ipv6]:port`, or a path that ends in `.sock`.
-/// Percent-encoding is the connection string's business, not an address's.
+/// Percent-encoding is part of the connection string, not of an address.
 impl FromStr for ServerAddress {
     type Err = AddressError;
 
@@ -118,7 +120,7 @@ impl FromStr for ServerAddress {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (inner, after) = rest.split_once(']').ok_or(AddressError::Ipv6)?;
-                // A zone index ("fe80::1%eth0") is no part of what std parses.
+                // std does not parse a zone index ("fe80::1%eth0").
                 let bare = inner.split('%').next().unwrap_or(inner);
                 bare.parse::<std::net::Ipv6Addr>()
                     .map_err(|_| AddressError::Ipv6)?;

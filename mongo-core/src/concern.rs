@@ -1,8 +1,8 @@
 //! Read concern and write concern.
 //!
-//! Specification: read and write concern. Neither is ever added to a command that the caller
-//! gives: the generic command method sends what it gets. They are here for those who build
-//! commands, and as options of the client.
+//! Specification: read and write concern. Neither is ever added to a command: the generic command
+//! method sends the caller's command unchanged. These types are for code that builds commands, and
+//! for the client's options.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::settings::{FromValue, SettingError, Settings, Value, settings};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ReadConcern {
-    /// The level (`readConcernLevel`). Any text is allowed; the server judges it.
+    /// The level (`readConcernLevel`). Any text is allowed; the server validates it.
     pub level: Option<Cow<'static, str>>,
 }
 
 impl ReadConcern {
-    /// Of the server's own newest data, which may be rolled back.
+    /// Reads the server's newest data, which may be rolled back.
     pub const LOCAL: Self = Self::named("local");
-    /// Of data that a majority has acknowledged.
+    /// Reads data that a majority has acknowledged.
     pub const MAJORITY: Self = Self::named("majority");
-    /// Of all data that a majority acknowledged before the read began.
+    /// Reads all data that a majority acknowledged before the read began.
     pub const LINEARIZABLE: Self = Self::named("linearizable");
-    /// As local, and with orphaned documents on sharded collections.
+    /// Like local, but may return orphaned documents of sharded collections.
     pub const AVAILABLE: Self = Self::named("available");
-    /// Of one point in time.
+    /// Reads data of one point in time.
     pub const SNAPSHOT: Self = Self::named("snapshot");
 
     const fn named(level: &'static str) -> Self {
@@ -44,7 +44,7 @@ impl ReadConcern {
         }
     }
 
-    /// Whether nothing is set, so that the server decides and `readConcern` is left out.
+    /// Whether no level is set. The server then decides, and `readConcern` is omitted.
     pub fn is_default(&self) -> bool {
         self.level.is_none()
     }
@@ -58,11 +58,11 @@ impl ReadConcern {
     }
 }
 
-/// Who must have acknowledged a write: the `w` of a [`WriteConcern`].
+/// The members that must acknowledge a write: the `w` of a [`WriteConcern`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Acknowledgment {
-    /// So many data-bearing members; 0 is an unacknowledged write. At most `i32::MAX`.
+    /// This number of data-bearing members; 0 is an unacknowledged write. At most `i32::MAX`.
     Nodes(u32),
     /// The members that a tag of the replica set's configuration names; `majority` is predefined.
     Tag(Cow<'static, str>),
@@ -72,7 +72,7 @@ impl Acknowledgment {
     /// A majority of the data-bearing voting members.
     pub const MAJORITY: Self = Self::Tag(Cow::Borrowed("majority"));
 
-    /// Reads a number, or else a tag.
+    /// Parses a number, or else a tag.
     ///
     /// # Errors
     /// [`WriteConcernError::W`] for a number below 0 or over `i32::MAX`.
@@ -104,9 +104,9 @@ pub enum WriteConcernError {
     #[error("w is neither a number from 0 to 2147483647 nor a tag")]
     W,
     /// `wTimeoutMS` is negative, or too large for 64 bits.
-    #[error("wTimeoutMS is not a number of milliseconds from 0 on")]
+    #[error("wTimeoutMS is negative or too large")]
     WTimeout,
-    /// `w: 0` asks for no acknowledgment, `journal: true` for one.
+    /// `w: 0` requests no acknowledgment, `journal: true` requests one.
     #[error("w=0 and journal=true contradict each other")]
     UnacknowledgedJournal,
 }
@@ -115,27 +115,27 @@ pub enum WriteConcernError {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct WriteConcern {
-    /// Who must have acknowledged the write (`w`).
+    /// The members that must acknowledge the write (`w`).
     pub w: Option<Acknowledgment>,
     /// Whether the write must be in the journal on disk (`journal`).
     pub journal: Option<bool>,
     /// How long the server waits for the acknowledgments (`wTimeoutMS`, in milliseconds); zero is
-    /// without end. Deprecated in favour of `timeoutMS`.
+    /// no limit. Deprecated in favour of `timeoutMS`.
     pub w_timeout: Option<Duration>,
 }
 
 impl WriteConcern {
-    /// So many members must have acknowledged the write.
+    /// Requires the acknowledgment of this number of members.
     pub fn nodes(number: u32) -> Self {
         Self::default().with_w(Acknowledgment::Nodes(number))
     }
 
-    /// A majority must have acknowledged the write.
+    /// Requires the acknowledgment of a majority.
     pub fn majority() -> Self {
         Self::default().with_w(Acknowledgment::MAJORITY)
     }
 
-    /// Sets who must have acknowledged the write.
+    /// Sets the members that must acknowledge the write.
     #[must_use]
     pub fn with_w(mut self, w: Acknowledgment) -> Self {
         self.w = Some(w);
@@ -149,27 +149,27 @@ impl WriteConcern {
         self
     }
 
-    /// Sets how long the server waits for the acknowledgments; zero is without end.
+    /// Sets how long the server waits for the acknowledgments; zero is no limit.
     #[must_use]
     pub fn with_w_timeout(mut self, timeout: Duration) -> Self {
         self.w_timeout = Some(timeout);
         self
     }
 
-    /// Whether nothing is set, so that the server decides and `writeConcern` is left out.
+    /// Whether nothing is set. The server then decides, and `writeConcern` is omitted.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether the server answers: always but for `w: 0` without `journal: true`.
+    /// Whether the server replies: always, except for `w: 0` without `journal: true`.
     pub fn is_acknowledged(&self) -> bool {
         self.w != Some(Acknowledgment::Nodes(0)) || self.journal == Some(true)
     }
 
-    /// Checks that the parts agree and fit what goes over the wire.
+    /// Checks that the parts agree and that their values fit the wire format.
     ///
     /// # Errors
-    /// The first rule that is broken.
+    /// The first violated rule.
     pub fn validate(&self) -> Result<(), WriteConcernError> {
         match (&self.w, self.journal) {
             (Some(Acknowledgment::Nodes(0)), Some(true)) => {
@@ -188,8 +188,8 @@ impl WriteConcern {
         }
     }
 
-    /// The value of a command's `writeConcern`. Numbers too large for the wire, which
-    /// [`validate`](Self::validate) refuses, are written as the largest there is.
+    /// The value of a command's `writeConcern`. Numbers that are too large for the wire format,
+    /// which [`validate`](Self::validate) refuses, are clamped.
     pub fn to_document(&self) -> Document {
         let mut document = Document::new();
         match &self.w {

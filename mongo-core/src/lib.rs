@@ -1,27 +1,26 @@
 //! # MongoDB connections for generic pools
 //!
-//! What `mongo-deadpool` and `mongo-bb8` are made of: connections to a MongoDB server that are
-//! handshaken, authenticated and made for raw commands. Use one of those two crates for a pool; use
-//! this one for a pool of another make, or to speak the protocol without I/O.
+//! The layer below `mongo-deadpool` and `mongo-bb8`: connections to a MongoDB server that are
+//! handshaken, authenticated and ready for raw commands. Use one of those two crates for a pool.
+//! Use this one to adapt another generic pool, or to speak the protocol without I/O.
 //!
-//! # Rooms
-//! Pure code takes bytes, the time and randomness as arguments and returns values; it needs no
+//! # Modules
+//! Pure code takes bytes, the time and randomness as arguments and returns values; it does not need
 //! tokio (`--no-default-features`):
 //! - [`uri`]: connection strings and [`ClientOptions`].
-//! - [`wire`]: messages, and [`wire::Exchange`], which knows what may be done with a connection
-//!   whose command was cancelled.
-//! - [`auth`]: credentials, and the conversations that prove them. [`handshake`]: from the first hello to an authenticated
-//!   connection.
-//! - [`sdam`]: what is known of a deployment and how it changes; monitors as state machines.
-//!   [`select`]: which server an operation may use. [`event`]: what happened. [`concern`]: read and
-//!   write concerns. [`socks5`]: what a proxy is asked. [`settings`]: how types are read from a
-//!   configuration.
+//! - [`wire`]: messages, and [`wire::Exchange`], which tracks whether a connection can be used
+//!   after a command was cancelled.
+//! - [`auth`]: credentials and authentication conversations. [`handshake`]: from the first hello to
+//!   an authenticated connection.
+//! - [`sdam`]: the description of a deployment and its transitions; monitors as state machines.
+//!   [`select`]: server selection. [`event`]: events. [`concern`]: read and write concerns.
+//!   [`socks5`]: the SOCKS5 handshake. [`settings`]: deserialization of configurations.
 //!
-//! The shell, behind the default feature `net`, has the sockets, timers and tasks:
+//! The shell, behind the default feature `net`, owns the sockets, timers and tasks:
 //! - `net`: `Connection`, `Topology`, `OnDemandTopology` and `SingleClient`, and the `Connector` and
-//!   `DnsResolver` seams for transports and resolvers of your own.
-//! - `pools`: `Pools`, one for each server and credential of a deployment, over any generic pool that is
-//!   a `Backend`; and what such a pool is made of, a factory that makes and checks connections.
+//!   `DnsResolver` traits for transports and resolvers of your own.
+//! - `pools`: `Pools`, one pool for each server and credential of a deployment, over any generic
+//!   pool that implements `Backend`; and the factory that makes and checks connections.
 //!
 //! # A connection without a pool
 //! ```no_run
@@ -42,54 +41,57 @@
 //!
 //! # Runtimes
 //! The shell needs a Tokio runtime with a timer (`enable_time`) and, for sockets, an I/O driver
-//! (`enable_io`). An operation that needs what the thread that polls it does not have fails at once
-//! with [`ErrorKind::Configuration`], whose text names what is missing; it does not panic, nor does it
-//! tell anything of the server. That holds within no runtime at all, too, whichever executor polls.
-//! What does not have to wait needs no runtime: a snapshot of the topology, an idle connection.
+//! (`enable_io`). If the polling thread lacks a runtime or driver that an operation needs, the
+//! operation fails at once with [`ErrorKind::Configuration`], whose text names what is missing. It
+//! does not panic, and the error has no effect on the server's description. This also holds outside
+//! of any runtime, on any executor. An operation that does not wait needs no runtime: a snapshot of
+//! the topology, the check-out of an idle connection.
 //!
-//! tokio has no query for drivers. That a runtime lacks one is found out by a panic of tokio's, which
-//! is caught; the panic hook of the process reports it, once for each runtime.
+//! tokio has no query for drivers. A missing driver is detected by a panic in tokio, which is
+//! caught; the process's panic hook reports it, once for each runtime.
 //!
 //! # Callbacks
 //! The application's own code (event handlers, connectors and their streams, resolvers, credential
-//! providers, OIDC and AWS callbacks, executors, server selectors, callbacks in a TLS configuration) is
-//! called without a lock. A panic in it is caught, logged by `tracing` at level ERROR with the name of the
-//! callback and the message, and fails that call alone: an event is lost for one handler, an attempt to
-//! connect or a selection fails with an error that says so. With `panic = "abort"` nothing can be caught.
+//! providers, OIDC and AWS callbacks, executors, server selectors, callbacks in a TLS
+//! configuration) is called without a lock. A panic in a callback is caught, and logged by
+//! `tracing` at level ERROR with the name of the callback and the message. It fails that call
+//! alone: one handler misses an event, or an attempt to connect or a selection fails with an error
+//! that names the panic. With `panic = "abort"` no panic can be caught.
 //!
 //! # Features
 //! - `net`, the default: the shell.
 //! - `dns`: a resolver for `mongodb+srv`, by the system's name servers.
-//! - `tls`: TLS by rustls, with `tls-ring` and `tls-native-roots`. One by one: `tls-rustls` is TLS
-//!   for a `rustls::ClientConfig` of one's own, and is turned on by all others; `tls-ring` and
-//!   `tls-aws-lc-rs` are providers of cryptography, of which the latter is used where both are on;
-//!   `tls-native-roots` and `tls-webpki-roots` say whom to trust without `tlsCAFile`;
+//! - `tls`: TLS by rustls, with `tls-ring` and `tls-native-roots`. The single features:
+//!   `tls-rustls` is TLS with a `rustls::ClientConfig` of your own, and is enabled by all others.
+//!   `tls-ring` and `tls-aws-lc-rs` are cryptography providers; the latter is used if both are on.
+//!   `tls-native-roots` and `tls-webpki-roots` are the trust anchors without `tlsCAFile`.
 //!   `tls-encrypted-keys` is for `tlsCertificateKeyFilePassword`. See `net::Tls`. No process-wide
 //!   provider is used or set.
-//! - `snappy`, `zlib`, `zstd`: compressors that `compressors=` may name, none of them by default.
-//!   `zstd` builds the C library; the other two are Rust. A compressor that is named and not built
-//!   in is left out, with a warning, as one that nobody knows.
-//! - `cloud-credentials`: the credentials that a cloud gives its machines, for MONGODB-AWS and
-//!   MONGODB-OIDC.
+//! - `snappy`, `zlib`, `zstd`: compressors for `compressors=`, all off by default.
+//!   `zstd` builds the C library; the other two are Rust. A compressor whose feature is off is
+//!   ignored with a warning, like an unknown one.
+//! - `cloud-credentials`: the credentials that cloud platforms supply to workloads, for MONGODB-AWS
+//!   and MONGODB-OIDC.
 //! - `metrics`: events as metrics of the `metrics` facade (`event::EventHandlers::with_metrics`).
 //!
 //! # Fuzzing
-//! Whatever comes from outside has a target of cargo-fuzz: framing, OP_MSG, OP_COMPRESSED, the hello,
-//! a server's part of SCRAM and of MONGODB-AWS, connection strings, SRV records, PEM files, a proxy's
-//! answers, HTTP answers of endpoints for credentials and the JSON in them.
-//! `mongo-core/fuzz/run 1800` runs them all for half an hour and prints how many inputs each has
-//! seen, the most memory, and the slowest input; a crash, more than 64 MB, or more than 100 ms for
+//! Each parser of external input has a cargo-fuzz target: framing, OP_MSG, OP_COMPRESSED, the
+//! hello, a server's part of SCRAM and of MONGODB-AWS, connection strings, SRV records, PEM files,
+//! a proxy's replies, HTTP responses of credential endpoints and the JSON in them.
+//! `mongo-core/fuzz/run 1800` runs them all for half an hour and prints for each the number of
+//! inputs, the peak memory and the slowest input. A crash, more than 64 MB, or more than 100 ms for
 //! one input is a failure.
 //!
-//! # Where it departs from its design
-//! - The handshake is a folder, not a file: metadata, environment, description and machine are four
-//!   things.
-//! - The one thing that a generic pool needs of MongoDB is `pools::ConnectionFactory`, not a trait of
-//!   callbacks: it admits who asks (`maxConnecting`, connections made in advance or given back
-//!   meanwhile), and follows each connection until it is dropped, so that counting, clearing and
-//!   events are the same on every backend, whatever hooks that has.
-//! - A credential that a server refuses neither marks the server unknown nor clears its pools, as the
-//!   specification has it for a client of one credential: it is told to who uses it.
+//! # Deviations from the design
+//! - The handshake is a directory, not a file, with four parts: metadata, environment, description
+//!   and state machine.
+//! - The one MongoDB type that a generic pool needs is `pools::ConnectionFactory`, not a trait of
+//!   callbacks. It admits check-outs (`maxConnecting`, connections that were made in advance or
+//!   checked in while a caller waits), and follows each connection until it is dropped. Counting,
+//!   clearing and events are therefore the same on every backend, whatever hooks it has.
+//! - A refused credential neither marks the server unknown nor clears its pools, as the
+//!   specification requires of a client with one credential. The error is reported to the users of
+//!   that credential.
 //! - A plain pool follows a failover by a factory that floats over a topology, not by a manager of
 //!   another type.
 

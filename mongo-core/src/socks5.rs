@@ -1,7 +1,7 @@
-//! SOCKS5, as a client: how a proxy is asked for a connection to a server.
+//! The client's side of SOCKS5: the handshake with a proxy that connects to a server.
 //!
-//! Everything here is pure: [`Negotiation`] says what to write and how many bytes to read next, never
-//! more than 257, and never past the end of the proxy's own part.
+//! Everything here is pure. [`Negotiation`] returns the bytes to write and the number of bytes to
+//! read next: at most 257, and never past the end of the proxy's replies.
 //!
 //! Specifications: SOCKS5 support, RFC 1928, RFC 1929.
 
@@ -19,58 +19,59 @@ const VERSION: u8 = 5;
 const NO_AUTHENTICATION: u8 = 0;
 const PASSWORD: u8 = 2;
 const NO_METHOD: u8 = 0xFF;
-/// Of the exchange of user name and password.
+/// The version of the subnegotiation for user name and password.
 const PASSWORD_VERSION: u8 = 1;
 const CONNECT: u8 = 1;
 const IPV4: u8 = 1;
 const NAME: u8 = 3;
 const IPV6: u8 = 4;
 
-/// A proxy that gave no connection to a server, and why.
+/// The failure of a proxy to connect to a server.
 ///
-/// It names the proxy; the error round it names the server.
+/// It names the proxy; the [`Error`](crate::Error) that contains it names the server.
 #[derive(Clone, Debug)]
 pub struct ProxyError {
     /// The proxy's host and port.
     pub proxy: Arc<str>,
-    /// What went wrong with it.
+    /// The problem.
     pub problem: ProxyProblem,
 }
 
-/// What can go wrong with a proxy.
+/// A problem with a proxy.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyProblem {
     /// The proxy could not be reached.
     #[error("could not connect: {0}")]
     Connect(Arc<io::Error>),
-    /// The proxy closed the connection, or it failed, before there was one to the server.
+    /// The connection to the proxy failed, or the proxy closed it, before it connected to the
+    /// server.
     #[error("network: {0}")]
     Network(Arc<io::Error>),
-    /// It speaks another protocol, which began with this byte.
-    #[error("its answer begins with {0}: it is no SOCKS5 proxy")]
+    /// It speaks another protocol: its reply begins with this byte.
+    #[error("its reply begins with {0}: it is no SOCKS5 proxy")]
     Version(u8),
-    /// It wants to be authenticated with, in a way that was not offered: a user name and password
-    /// (`proxyUsername`, `proxyPassword`), or anything else.
-    #[error("it takes none of the offered ways to authenticate")]
+    /// It accepts none of the offered authentication methods: it requires a user name and password
+    /// (`proxyUsername`, `proxyPassword`), or another method.
+    #[error("it accepts none of the offered authentication methods")]
     NoMethod,
-    /// It chose a way to authenticate that was not offered.
-    #[error("it chose way {0} to authenticate, which was not offered")]
+    /// It chose an authentication method that was not offered.
+    #[error("it chose authentication method {0}, which was not offered")]
     Method(u8),
     /// It refused the user name and password.
     #[error("it refused the user name and password")]
     Password,
-    /// It could not, or would not, connect to the server.
+    /// It did not connect to the server; with its reply code.
     #[error("{}", refusal(*.0))]
     Refused(u8),
-    /// Its answer holds an address of no known type.
-    #[error("its answer holds an address of unknown type {0}")]
+    /// Its reply has an address of an unknown type.
+    #[error("its reply has an address of unknown type {0}")]
     AddressType(u8),
-    /// The server's host name can't be told to a proxy.
-    #[error("a host name of {0} bytes can't be asked for, only up to 255")]
+    /// The server's host name is too long for SOCKS5.
+    #[error("the host name has {0} bytes, more than 255")]
     HostName(usize),
-    /// A user name or a password that can't be told to a proxy.
-    #[error("a user name and a password have 1 to 255 bytes each")]
+    /// The user name or the password has no valid length for SOCKS5.
+    #[error("the user name and the password must have 1 to 255 bytes each")]
     Credential,
 }
 
@@ -80,10 +81,10 @@ fn refusal(code: u8) -> String {
         2 => "its rules do not allow the connection",
         3 => "it can't reach the server's network",
         4 => "it can't reach the server's host",
-        5 => "the server refused the connection to it",
-        6 => "it gave the connection up in the end",
-        7 => "it can't connect at all",
-        8 => "it does not know addresses of this type",
+        5 => "the server refused its connection",
+        6 => "the time to live of its connection attempt expired",
+        7 => "it does not support the CONNECT command",
+        8 => "it does not support this type of address",
         _ => "it refused",
     };
     format!("{text} (code {code})")
@@ -113,18 +114,18 @@ impl ProxyProblem {
     }
 }
 
-/// What is to be read next.
+/// The part that is read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The way to authenticate that the proxy chose.
+    /// The authentication method that the proxy chose.
     Method,
-    /// Whether it takes the password.
+    /// Whether it accepts the password.
     Password,
     /// Whether it has connected, and the type of the address that follows.
     Reply,
     /// The length of a name.
     NameLength,
-    /// An address of so many bytes, and a port. Of no interest, but to be read.
+    /// An address of this many bytes, and a port. Read and ignored.
     Address(usize),
 }
 
@@ -132,17 +133,17 @@ enum State {
 pub struct Negotiation {
     state: State,
     output: Zeroizing<Vec<u8>>,
-    /// The exchange of user name and password, where there are such.
+    /// The message with the user name and the password, if there is a credential.
     password: Option<Zeroizing<Vec<u8>>>,
     request: Vec<u8>,
 }
 
 impl Negotiation {
-    /// The most that is read at once.
+    /// The most bytes of one read.
     pub const MAX_WANTED: usize = u8::MAX as usize + 2;
 
-    /// Begins to ask for a connection to a host, which the proxy is told as it is: only it looks the
-    /// name up.
+    /// Begins the negotiation of a connection to a host. The host name is sent as it is: only the
+    /// proxy looks it up.
     ///
     /// # Errors
     /// [`ProxyProblem::HostName`], [`ProxyProblem::Credential`].
@@ -166,12 +167,12 @@ impl Negotiation {
         })
     }
 
-    /// What is to be written before the next read; may be empty.
+    /// The bytes to write before the next read; may be empty.
     pub fn output(&self) -> &[u8] {
         &self.output
     }
 
-    /// How many bytes are to be read for [`handle`](Self::handle): exactly so many.
+    /// The exact number of bytes to read for [`handle`](Self::handle).
     pub fn wanted(&self) -> usize {
         match self.state {
             State::Method | State::Password => 2,
@@ -181,10 +182,11 @@ impl Negotiation {
         }
     }
 
-    /// Takes the [`wanted`](Self::wanted) bytes, and says whether the next byte is the server's.
+    /// Handles the [`wanted`](Self::wanted) bytes. Returns `true` at the end of the negotiation:
+    /// the next byte is the server's.
     ///
     /// # Errors
-    /// The proxy refused, or speaks another protocol. It is to be hung up on.
+    /// The proxy refused, or speaks another protocol. The connection must be closed.
     pub fn handle(&mut self, bytes: &[u8]) -> Result<bool, ProxyProblem> {
         self.output = Zeroizing::default();
         match (self.state, bytes) {
@@ -222,7 +224,7 @@ impl Negotiation {
     }
 }
 
-/// Shows nothing of the password.
+/// Omits the password.
 impl fmt::Debug for Negotiation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Negotiation")
@@ -237,7 +239,7 @@ fn password_message(name: &str, password: &Secret) -> Result<Zeroizing<Vec<u8>>,
         Ok(length) => Ok(length),
     };
     let password = password.expose();
-    // As long as it will be, so that no copy is left behind by growing.
+    // With the final capacity, so that reallocation leaves no copy behind.
     let mut message = Zeroizing::new(Vec::with_capacity(3 + name.len() + password.len()));
     message.extend_from_slice(&[PASSWORD_VERSION, length(name)?]);
     message.extend_from_slice(name.as_bytes());
@@ -277,7 +279,7 @@ mod tests {
         Negotiation::new("db.example", 27018, credential.as_ref()).expect("short")
     }
 
-    /// Plays a proxy's whole part; returns what was written, and the bytes that were left unread.
+    /// Plays the proxy; returns the written bytes and the number of unread bytes.
     fn play(mut own: Negotiation, mut proxy: &[u8]) -> Result<(Vec<Vec<u8>>, usize), ProxyProblem> {
         let mut written = Vec::new();
         loop {
@@ -353,7 +355,7 @@ mod tests {
             play(own, proxy).expect_err("refused").to_string()
         };
         assert!(with(&[5, 0xFF]).contains("none of the offered"));
-        assert!(with(&[5, 1]).contains("way 1"));
+        assert!(with(&[5, 1]).contains("method 1,"));
         assert!(with(&[4, 0]).contains("begins with 4"));
         assert!(with(b"HT").contains("no SOCKS5"));
         assert!(with(&[5, 2, 1, 9]).contains("refused the user name"));
@@ -361,7 +363,7 @@ mod tests {
         assert!(with(&[5, 0, 5, 4, 0, 1]).contains("host (code 4)"));
         assert!(with(&[5, 0, 5, 99, 0, 1]).contains("code 99"));
         assert!(with(&[5, 0, 5, 0, 0, 9]).contains("type 9"));
-        // One that asks for a password that nobody has.
+        // A proxy that chooses the password method, which was not offered.
         let refused = play(negotiation(None), &[5, 2]);
         assert!(matches!(refused, Err(ProxyProblem::Method(2))));
     }

@@ -1,10 +1,10 @@
-//! Text in messages: printable, bounded, and durations in words.
+//! Text of messages: printable and bounded; and the format of durations.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-/// Whether a character may stand in a line of text as it is: no control character (C0, DEL, C1), no
-/// separator of lines or paragraphs, no control of the text's direction.
+/// Whether a character needs no escape in a line of text: it is no control character (C0, DEL, C1),
+/// no line or paragraph separator, and no bidirectional control.
 pub(crate) fn is_printable(character: char) -> bool {
     !character.is_control()
         && !matches!(
@@ -17,7 +17,7 @@ pub(crate) fn is_printable(character: char) -> bool {
         )
 }
 
-/// Writes text with what is not printable escaped, as in `\n` and `\u{1b}`.
+/// A writer that escapes unprintable characters, as in `\n` and `\u{1b}`.
 pub(crate) struct Printable<W>(pub(crate) W);
 
 impl<W: Write> Write for Printable<W> {
@@ -36,7 +36,7 @@ impl<W: Write> Write for Printable<W> {
     }
 }
 
-/// Formats with what is not printable escaped.
+/// Formats with unprintable characters escaped.
 pub(crate) fn write_printable(
     f: &mut fmt::Formatter<'_>,
     arguments: fmt::Arguments<'_>,
@@ -44,8 +44,8 @@ pub(crate) fn write_printable(
     Printable(f).write_fmt(arguments)
 }
 
-/// The beginning of a text that comes from outside, with what is not printable escaped: so many bytes
-/// at most, however long the text is.
+/// At most `max_bytes` bytes of the beginning of an external text, with unprintable characters
+/// escaped.
 pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
     let mut shown = String::new();
     for character in text.chars() {
@@ -62,7 +62,7 @@ pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
     shown
 }
 
-/// A duration in words: `2.0 s`, `50 ms`, `1.5 ms`.
+/// Formats a duration: `2.0 s`, `50 ms`, `1.5 ms`.
 pub(crate) struct Rounded(pub(crate) Duration);
 
 impl fmt::Display for Rounded {
@@ -80,7 +80,7 @@ impl fmt::Display for Rounded {
 mod tests {
     use super::*;
 
-    /// C0, DEL, C1, both separators, and all controls of direction.
+    /// C0, DEL, C1, both separators, and all bidirectional controls.
     const UNPRINTABLE: &str = "\0\t\n\r\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{61c}\u{200e}\u{200f}\
         \u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
 

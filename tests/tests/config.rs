@@ -110,7 +110,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     (
         "mongo.pools.maintenance_interval = true",
-        &["maintenance_interval", "a truth value"],
+        &["maintenance_interval", "a boolean"],
     ),
     ("mongo.pools.wait_timeout = {}", &["wait_timeout", "secs"]),
     ("mongo.pools.wait_timeout = []", &["wait_timeout"]),

@@ -1,15 +1,15 @@
 use mongo_core::{Error, ErrorKind};
 
-/// What a client is told of an error: nothing of the deployment, which is for the log.
+/// The HTTP response to an error. It says nothing about the deployment; details are only in the
+/// log.
 ///
-/// A 503 invites to a repeat, though the request may have been carried out already: an answer that
-/// got lost tells nothing. That is right because every request of these services may be repeated: a
-/// note is put under a name that the client has chosen. One that may not, such as a `POST` that
-/// inserts under a new `_id`, had better get a 500, but where nothing was sent: see
-/// [`Error::is_retryable_write`].
+/// A 503 invites the client to retry, although the request may have been executed: its reply may
+/// have been lost. This is safe because all requests of these services are idempotent: the client
+/// chooses the name of a note. A request that is not idempotent, such as a `POST` that inserts
+/// under a new `_id`, should get a 500, unless nothing was sent: see [`Error::is_retryable_write`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The HTTP status: 503 if the request may well succeed in a moment, else 500.
+    /// The HTTP status: 503 if the error is transient, else 500.
     pub status: u16,
     /// For the header `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
@@ -18,7 +18,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer to a request that this error ended.
+    /// The response to a request that failed with this error.
     pub fn new(error: &Error) -> Self {
         match may_pass(error) {
             true => Self {

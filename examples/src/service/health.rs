@@ -8,7 +8,7 @@ use mongo_core::select::Criterion;
 
 use crate::backend::Pools;
 
-/// Whether a service is to get requests. Cheap to clone.
+/// The readiness of a service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Health {
     pools: Pools,
@@ -24,16 +24,16 @@ impl Health {
         }
     }
 
-    /// No more requests are wanted: the service ends.
+    /// Makes the service not ready, because it shuts down.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// `Ok` if there is a server for writes, as the monitors know it now, else why not. Waits for
-    /// nothing and takes no connection: a full pool is no reason to be restarted.
+    /// `Ok` if the monitors currently know a writable server. Does not wait and does not check out
+    /// a connection: a full pool is no reason for a restart.
     ///
     /// # Errors
-    /// The reason, for people.
+    /// The reason why the service is not ready.
     pub fn is_ready(&self) -> Result<(), &'static str> {
         if self.is_draining.load(Ordering::Relaxed) {
             return Err("draining");
@@ -41,17 +41,17 @@ impl Health {
         let known = self.pools.topology().snapshot();
         match known.suitable(&Criterion::write(), &[]) {
             Ok(servers) if !servers.is_empty() => Ok(()),
-            Ok(_) | Err(_) => Err("no server takes writes"),
+            Ok(_) | Err(_) => Err("no server is writable"),
         }
     }
 }
 
-/// How long a service may ask before it starts to serve.
+/// The time limit of [`verify`].
 const VERIFY: Duration = Duration::from_secs(5);
 
-/// Asks a server whether the credential is good. Monitors do not authenticate: with a wrong password
-/// the service would be ready, and fail each request. A database that can't be asked is no reason
-/// not to start: the service is not ready until it is there.
+/// Verifies the credential with a server. Monitors do not authenticate: with a wrong password the
+/// service would be ready, and every request would fail. If the database is unavailable, the
+/// service starts nevertheless, and is not ready until the database is available.
 ///
 /// # Errors
 /// The server refuses the credential.
@@ -59,7 +59,7 @@ pub async fn verify(pools: &Pools) -> Result<(), Error> {
     let verified = tokio::time::timeout(VERIFY, pools.verify()).await;
     let verified = verified.unwrap_or_else(|_| Err(Error::timeout(Wait::Authentication, VERIFY)));
     match verified {
-        // One that steps down or shuts down refuses any.
+        // A server that steps down or shuts down refuses every credential.
         Err(error) if error.is_authentication() && !error.is_retryable_read() => Err(error),
         Err(error) => {
             tracing::warn!(%error, "the credential is not verified");

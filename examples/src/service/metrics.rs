@@ -4,14 +4,14 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tokio::task::JoinSet;
 
-/// How often what was measured is summed up, whether anybody asks for it or not: it takes memory
-/// until then.
+/// The interval of the recorder's upkeep. Without upkeep, samples use memory until the metrics are
+/// scraped.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Records metrics from now on, for Prometheus.
+/// Starts to record metrics for Prometheus.
 ///
 /// # Errors
-/// There is a recorder already.
+/// A recorder is already installed.
 pub fn start_metrics(
     background: &mut JoinSet<io::Result<()>>,
 ) -> Result<PrometheusHandle, BuildError> {

@@ -1,5 +1,5 @@
-//! What a web service does about its database, whichever web framework it uses: configuration,
-//! health, errors as answers, metrics, a status page, an end on request.
+//! The parts of a web service that deal with its database, for any web framework: configuration,
+//! health, error responses, metrics, a status page, graceful shutdown.
 
 mod answer;
 mod health;
@@ -20,8 +20,8 @@ pub use stop::Signals;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// Writes to stderr what `RUST_LOG` asks for: spans by default, each as it ends, with those that it
-/// is in.
+/// Logs to stderr, filtered by `RUST_LOG`. By default it logs each span when it closes, with its
+/// parent spans.
 pub fn start_tracing() {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,mongodb::span=debug"));

@@ -2,17 +2,17 @@ use bson::{Document, doc};
 use mongo_core::{Connection, Result};
 use serde::{Deserialize, Serialize};
 
-/// Where the services keep their notes.
+/// The database of the notes.
 const DATABASE: &str = "service";
 
 /// A note, as it is sent and stored.
 #[derive(Deserialize, Serialize)]
 pub struct Note {
-    /// What it says.
+    /// The text of the note.
     pub text: String,
 }
 
-/// The reply to a `find`, as far as it is of interest here.
+/// The reply to a `find`, with only the fields that are used here.
 #[derive(Deserialize)]
 struct Found {
     cursor: Cursor,
@@ -35,11 +35,11 @@ pub async fn notes(connection: &mut Connection) -> Result<Vec<Note>> {
     Ok(found.cursor.first_batch)
 }
 
-/// Puts a note in the place that the client has named: it may be repeated, whatever became of it the
-/// first time.
+/// Stores a note under the id that the client has chosen. It is idempotent, so it can be retried
+/// after any failure.
 ///
 /// # Errors
-/// As [`Connection::run_command`]; the server refuses the note.
+/// As [`Connection::run_command`]; or the server refuses the note.
 pub async fn put_note(connection: &mut Connection, id: String, note: Note) -> Result<()> {
     let upsert: [Document; 1] = [doc! {
         "q": { "_id": id }, "u": { "$set": { "text": note.text } }, "upsert": true

@@ -15,7 +15,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .Unknown td:nth-child(2), .Paused td:nth-child(3) { color: #b3261e; font-weight: 600 }
 ol { color: #555; padding-left: 1.2rem } .lost { opacity: .4 }";
 
-/// Puts the page as it is now in place of what is shown, and notes when the primary changes.
+/// Replaces the shown page by the current one at intervals, and lists changes of the primary.
 const SCRIPT: &str = "
 const primary = () => document.querySelector('tr.RSPrimary td')?.textContent ?? 'none';
 setInterval(async () => {
@@ -33,8 +33,8 @@ setInterval(async () => {
   }
 }, 500);";
 
-/// The deployment and its pools as they are now, as a page that follows them by itself. Waits for
-/// nothing, and takes no connection.
+/// A page that shows the deployment and its pools, and updates itself. Does not wait and does not
+/// check out a connection.
 pub fn page(pools: &Pools) -> String {
     let known = pools.topology().description();
     let (servers, pools) = (Servers(&known), PoolTable(pools.status()));
@@ -94,7 +94,7 @@ impl Display for PoolTable {
     }
 }
 
-/// Text in HTML: a server says its own name, and the words of its errors.
+/// Escapes text for HTML: the names of servers and their error messages are untrusted.
 struct Escaped<T>(T);
 
 impl<T: Display> Display for Escaped<T> {

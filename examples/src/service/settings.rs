@@ -7,12 +7,11 @@ use serde::Deserialize;
 
 use crate::backend::Config;
 
-/// How long a request waits for a connection where nothing says: who asks a web service is gone by
-/// the end of the 30 s that a check-out may take otherwise, and with no primary all requests would
-/// pile up.
+/// The default time limit of a check-out. The default of the pools, 30 s, is longer than a client
+/// of a web service waits, and without a primary all requests would pile up.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// A service's configuration: from the file `service.toml`, if there is one, and over it from the
+/// A service's configuration: from the file `service.toml`, if there is one, overridden by the
 /// environment.
 ///
 /// ```env
@@ -27,37 +26,37 @@ const WAIT: Duration = Duration::from_secs(2);
 /// MONGO__POOLS__MAX_CONNECTIONS_PER_SERVER=100
 /// ```
 ///
-/// # The end
-/// Once asked to stop, a service takes `drain`, then at most `grace`, then at most the pools'
-/// `close_timeout`: 5 s, 10 s and 10 s by default. The sum is to be less than what whoever stops
-/// it waits before a kill: Kubernetes does for 30 s, `terminationGracePeriodSeconds`, from which a
-/// `preStop` hook takes its part.
+/// # Shutdown
+/// After a stop signal a service runs for `drain`, then for at most `grace`, then for at most the
+/// pools' `close_timeout`: 5 s, 10 s and 10 s by default. The sum must be less than the time before
+/// a kill: in Kubernetes that is `terminationGracePeriodSeconds`, 30 s by default, less the
+/// duration of a `preStop` hook.
 #[derive(Debug, Deserialize)]
 pub struct Settings {
-    /// The address to listen at; with port 0 the system chooses one. Default `127.0.0.1:3000`.
+    /// The address to listen on; with port 0 the system chooses one. Default `127.0.0.1:3000`.
     pub listen: String,
-    /// The address for who runs the service: probes, metrics, the page. They tell of hosts, users
-    /// and errors, so it is to be out of the public's reach. Default `127.0.0.1:3001`; in a pod,
-    /// whose probes come from without, `0.0.0.0:3001`.
+    /// The address for operators: probes, metrics, the page. They show hosts, users and errors, so
+    /// the address must not be public. Default `127.0.0.1:3001`; in a Kubernetes pod, whose probes
+    /// come from outside, use `0.0.0.0:3001`.
     pub admin: String,
-    /// How long to go on serving once not ready any more, for the load balancer to see it. Default
-    /// 5 s.
+    /// How long the service still accepts requests after it became not ready, so that the load
+    /// balancer notices. Default 5 s.
     #[serde(with = "duration::plain")]
     pub drain: Duration,
-    /// How long requests in flight may take from then on. Default 10 s.
+    /// The time limit of requests in flight after that. Default 10 s.
     #[serde(with = "duration::plain")]
     pub grace: Duration,
-    /// The deployment, and its pools. A check-out waits for 2 s at most where neither this nor the
-    /// URL says how long.
+    /// The deployment and its pools. The time limit of a check-out is 2 s, unless this or the URL
+    /// sets one.
     #[serde(default)]
     pub mongo: Config,
 }
 
 impl Settings {
-    /// Reads them.
+    /// Loads the settings.
     ///
     /// # Errors
-    /// What is there can't be read; a value does not fit.
+    /// A source can't be read, or a value is invalid.
     pub fn load() -> Result<Self, ConfigError> {
         let environment = Environment::default().separator("__");
         Self::read(File::with_name("service").required(false), environment)
@@ -83,7 +82,7 @@ impl Settings {
     fn bound_waits(&mut self) {
         let mongo = &mut self.mongo;
         let options = client_options(mongo.url.as_deref(), mongo.options.as_ref());
-        // A URL that can't be used is the pools' to report.
+        // The pools report an invalid URL.
         let by_url = options.is_ok_and(|options| options.wait_timeout().is_some());
         let by_pool = mongo.pool.is_some_and(|pool| pool.timeouts.wait.is_some());
         if !by_url && !by_pool {
@@ -93,8 +92,8 @@ impl Settings {
     }
 }
 
-/// Starts the test kit's replica set of three members, for who has no deployment at hand, and puts
-/// it into the settings. A `replSetStepDown` has it elect another primary.
+/// Starts the test kit's replica set of three members, unless a deployment is configured, and sets
+/// it in the settings. A `replSetStepDown` makes it elect another primary.
 pub async fn start_embedded(settings: &mut Settings) -> Option<Deployment> {
     if settings.mongo.url.is_some() || settings.mongo.options.is_some() {
         return None;

@@ -28,7 +28,7 @@ mod system {
     pub(super) use tokio::signal::windows::{ctrl_c as interrupt, ctrl_shutdown as terminate};
 }
 
-/// What asks the process to stop: SIGTERM, and ctrl-c.
+/// The signals that stop the process: SIGTERM and ctrl-c.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Interrupt,
@@ -36,7 +36,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches them from now on: none ends the process by itself any more.
+    /// Installs the signal handlers. From then on the signals no longer end the process by
+    /// themselves.
     ///
     /// # Errors
     /// The system refuses.
@@ -47,13 +48,13 @@ impl Signals {
         })
     }
 
-    /// Runs a server until it was asked to stop and has ended, in steps that are bounded each: not
-    /// ready any more, it goes on for [`drain`](Settings::drain); then `stop` has it take no more
-    /// requests, and those in flight have [`grace`](Settings::grace). What is left is cut off.
-    /// Asked once more, the process ends at once.
+    /// Runs a server until a stop signal, then shuts it down in steps with time limits. First it is
+    /// not ready and still serves for [`drain`](Settings::drain). Then `stop` makes it refuse new
+    /// requests, and requests in flight have [`grace`](Settings::grace) to end. The rest are cut
+    /// off. A second signal ends the process at once.
     ///
     /// # Errors
-    /// The server's own.
+    /// The server's errors.
     pub async fn serve(
         mut self,
         server: impl Future<Output = io::Result<()>>,
@@ -66,7 +67,7 @@ impl Signals {
             self.next().await;
             tokio::spawn(async move {
                 self.next().await;
-                tracing::warn!("asked once more to stop: the end");
+                tracing::warn!("second stop signal: exiting at once");
                 std::process::exit(1);
             });
             health.drain();
@@ -78,13 +79,13 @@ impl Signals {
         }
         let ended = tokio::time::timeout(settings.grace, server).await;
         ended.unwrap_or_else(|_| {
-            tracing::warn!("requests are cut off: their time to end ran out");
+            tracing::warn!("requests are cut off: the grace period is over");
             Ok(())
         })
     }
 
     async fn next(&mut self) {
-        // Both are safe to drop: what comes meanwhile is told by the next wait.
+        // Both are cancel safe: the next wait reports a signal that arrived in between.
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

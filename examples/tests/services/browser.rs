@@ -1,4 +1,4 @@
-//! A headless Chromium with one page, told what to do over its DevTools pipe.
+//! A headless Chromium with one page, controlled over its DevTools pipe.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// How long the page may take to become what it is waited for to be.
+/// The time limit of [`Browser::wait_for`].
 const LIMIT: Duration = Duration::from_secs(60);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
@@ -27,7 +27,7 @@ struct TempDir(std::path::PathBuf);
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // What is left of it is in the system's directory for such things.
+        // Remaining files are in the system's temporary directory.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -71,13 +71,13 @@ impl Browser {
         browser
     }
 
-    /// What a JavaScript expression comes to in the page; null where it fails.
+    /// The value of a JavaScript expression in the page; null if it fails.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let what = json!({ "expression": expression, "returnByValue": true });
         self.call("Runtime.evaluate", what)["result"]["value"].take()
     }
 
-    /// Waits until an expression comes to this.
+    /// Waits until an expression has this value.
     pub(crate) fn wait_for(&mut self, expression: &str, wanted: &Value) {
         let begun = Instant::now();
         loop {
@@ -94,7 +94,7 @@ impl Browser {
         }
     }
 
-    /// Writes a PNG of what is shown.
+    /// Writes a screenshot as a PNG.
     pub(crate) fn screenshot(&mut self, path: &Path) {
         let image = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         let image = STANDARD.decode(image["data"].as_str().expect("an image"));
@@ -115,7 +115,7 @@ impl Browser {
             self.answers.read_until(0, &mut answer).expect("a pipe");
             assert_eq!(answer.pop(), Some(0), "the browser ended at {method}");
             let mut answer: Value = serde_json::from_slice(&answer).expect("JSON");
-            // All else are events.
+            // Other messages are events.
             if answer["id"] == self.last_id {
                 assert!(answer["error"].is_null(), "{method}: {answer}");
                 return answer["result"].take();

@@ -1,4 +1,4 @@
-//! The web services, run as programs, as their users and those who run them see them.
+//! The web services, run as programs, from the view of users and operators.
 
 mod browser;
 mod service;
@@ -14,13 +14,14 @@ use mongo_testkit::{Action, Deployment, Matcher, User};
 use serde_json::{Value, json};
 use service::Service;
 
-/// Longer than a request may wait for a connection, and less than it would by the pools' default.
+/// Longer than the examples' time limit of a check-out, and shorter than the pools' default.
 const LONG: Duration = Duration::from_secs(15);
 
-/// In a page: where its primary is.
+/// The address of the primary in a page.
 const PRIMARY: &str = "document.querySelector('tr.RSPrimary td')?.textContent";
 
-/// Has the embedded deployment elect another primary, as an operator would, and gives its address.
+/// Makes the embedded deployment elect another primary, as an operator would, and returns its
+/// address.
 async fn step_down(uri: &str) -> String {
     let pools = Pools::new(uri).expect("pools");
     let mut primary = pools.get().await.expect("a primary");
@@ -44,7 +45,7 @@ async fn serves_and_ends(example: &str) {
     let service = Service::start(example, None);
     assert_eq!(service.get("/livez").status, 200);
     service.wait_for("/readyz", 200);
-    // A repeat is harmless.
+    // The request is idempotent.
     for _ in 0..2 {
         let put = service.ask("PUT", "/notes/1", r#"{ "text": "<first>" }"#);
         assert_eq!(put.status, 204, "{}", put.body);
@@ -64,11 +65,11 @@ async fn serves_and_ends(example: &str) {
     }
     for path in ["/", "/metrics", "/readyz", "/livez"] {
         let public = Service::ask_at(&service.address, "GET", path, "");
-        assert_eq!(public.status, 404, "{path} is for who runs it");
+        assert_eq!(public.status, 404, "{path} is for operators");
     }
 
     service.terminate();
-    // Not ready, and served all the same, for as long as it drains.
+    // While it drains, it is not ready, but still serves requests.
     assert_eq!(service.wait_for("/readyz", 503).body, "draining");
     assert_eq!(service.get("/notes").status, 200);
     let log = service.ended();
@@ -87,7 +88,7 @@ async fn says_when_to_come_back(example: &str) {
     set.step_down(0);
     assert_eq!(
         service.wait_for("/readyz", 503).body,
-        "no server takes writes"
+        "no server is writable"
     );
     assert_eq!(service.get("/livez").status, 200, "no reason to restart it");
     let begun = Instant::now();
@@ -217,14 +218,14 @@ async fn shows_a_failover(example: &str) {
         uri.contains(first.as_str().expect("a primary")),
         "{first} in {uri}"
     );
-    // Whichever server was asked for the credential may have a pool, too.
+    // The server that verified the credential may have a pool too.
     let pool = |address: &Value| {
         let rows = "[...document.querySelectorAll('#pools tr')].map(row => row.textContent)";
         format!("{rows}.filter(row => row.startsWith({address}))")
     };
     let first_pool = format!("{}-Ready11001", first.as_str().unwrap_or_default());
     page.wait_for(&pool(&first), &json!([first_pool]));
-    // It stays the same page, which follows by itself.
+    // The page updates itself without a reload.
     page.evaluate("window.mark = 'loaded once'");
 
     let second = step_down(&uri).await;

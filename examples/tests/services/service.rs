@@ -1,4 +1,4 @@
-//! A service that runs as a program of its own.
+//! A service that runs as a separate process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use crate::support::program;
 
-/// How long a service may take to answer as is waited for, or to end.
+/// The time limit for an expected response, and for the end of a service.
 const LIMIT: Duration = Duration::from_secs(25);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 pub(crate) struct Service {
     process: Child,
     output: BufReader<ChildStdout>,
-    /// Reads what it logs, so that it never waits for that.
+    /// Reads its log, so that it never blocks on the pipe.
     log: Option<JoinHandle<String>>,
-    /// Of the embedded deployment.
+    /// The URI of the embedded deployment.
     pub(crate) embedded: Option<String>,
-    /// Where it listens.
+    /// Its public address.
     pub(crate) address: String,
-    /// Where it listens for who runs it.
+    /// Its address for operators.
     pub(crate) admin: String,
 }
 
@@ -46,7 +46,7 @@ impl Service {
             assert!(!line.is_empty(), "{example} ended: {}", service.log());
             for (what, place) in [
                 ("listening at http://", &mut service.address),
-                ("for who runs it: http://", &mut service.admin),
+                ("for operators: http://", &mut service.admin),
             ] {
                 if let Some(address) = line.strip_prefix(what) {
                     address.trim().clone_into(place);
@@ -59,7 +59,7 @@ impl Service {
         service
     }
 
-    /// Starts a service that must end by itself, and gives what it logged.
+    /// Starts a service that must fail, and returns its log.
     pub(crate) fn fails(example: &str, uri: &str) -> String {
         let mut service = Self::spawn(example, Some(uri), &[]);
         let status = service.end();
@@ -102,7 +102,7 @@ impl Service {
         self.ask("GET", path, "")
     }
 
-    /// Asks at the address that is to have the path.
+    /// Sends a request to the address that serves the path.
     pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         match path.starts_with("/notes") {
             true => Self::ask_at(&self.address, method, path, body),
@@ -130,7 +130,7 @@ impl Service {
         }
     }
 
-    /// A request that is begun and never ended: it has the service wait for its body.
+    /// Sends the head of a request, so that the service waits for its body.
     pub(crate) fn stall(&self, path: &str) -> TcpStream {
         let mut socket = TcpStream::connect(&self.address).expect("it listens");
         write!(
@@ -147,7 +147,7 @@ impl Service {
         socket
     }
 
-    /// Asks until the status is this.
+    /// Repeats a request until the response has this status.
     pub(crate) fn wait_for(&self, path: &str, status: u16) -> Answer {
         let begun = Instant::now();
         loop {
@@ -165,14 +165,14 @@ impl Service {
         }
     }
 
-    /// Asks it to stop, as whoever runs services does.
+    /// Sends SIGTERM, as an orchestrator does.
     pub(crate) fn terminate(&self) {
         let id = self.process.id().to_string();
         let kill = Command::new("kill").args(["-TERM", &id]).status();
         assert!(kill.expect("a shell's kill").success());
     }
 
-    /// Waits for its end, which must be a good one, and gives what it logged.
+    /// Waits for its successful end, and returns its log.
     pub(crate) fn ended(mut self) -> String {
         let status = self.end();
         let log = self.log();

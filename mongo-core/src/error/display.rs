@@ -1,11 +1,12 @@
-//! Errors in words.
+//! The text of errors.
 
 use std::fmt;
 
 use super::{ClosedReason, CommandError, Error, ErrorKind, InUse, Wait};
 use crate::text::{Rounded, write_printable};
 
-/// The text may be a server's, a resolver's or an application's: what is not printable is escaped.
+/// The text may come from a server, a resolver or the application. Unprintable characters are
+/// escaped.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_printable(f, format_args!("{}", Raw(self)))
@@ -32,7 +33,7 @@ impl fmt::Display for Raw<'_> {
             Kind::Protocol(error) => write!(f, "protocol: {error}"),
             Kind::Handshake(error) => write!(f, "handshake: {error}"),
             Kind::Authentication(error) => write!(f, "authentication: {error}"),
-            Kind::Credential(error) => write!(f, "the credential could not be had: {error}"),
+            Kind::Credential(error) => write!(f, "failed to obtain the credential: {error}"),
             Kind::Command(error) => write!(f, "command failed: {error}"),
             Kind::Serialization(error) => write!(f, "could not write the command: {error}"),
             Kind::Deserialization(error) => write!(f, "could not read the reply: {error}"),
@@ -44,7 +45,7 @@ impl fmt::Display for Raw<'_> {
                 "attempted to check out a connection from closed connection pool"
             ),
             Kind::PoolCleared => write!(f, "the pool was cleared"),
-            Kind::NotWritable => write!(f, "the server takes no writes any more"),
+            Kind::NotWritable => write!(f, "the server is no longer writable"),
             Kind::Dns(error) => write!(f, "could not look up the host: {error}"),
             Kind::ServerSelection(error) => write!(f, "server selection: {error}"),
             Kind::TopologyClosed => write!(f, "the topology is closed"),
@@ -75,7 +76,7 @@ impl fmt::Display for InUse {
         match self.server_full {
             Some(max) => write!(
                 f,
-                ", and the server has its max_connections_per_server: {max}"
+                ", and the server is at its limit (max_connections_per_server={max})"
             ),
             None => Ok(()),
         }
@@ -88,13 +89,13 @@ impl fmt::Display for Wait {
             Self::WaitQueue => "while checking out a connection from connection pool",
             Self::Dns => "looking up hosts in DNS",
             Self::Connect => "connecting",
-            Self::Tls => "agreeing on TLS",
+            Self::Tls => "in the TLS handshake",
             Self::Proxy => "connecting through the proxy",
             Self::Credential => "waiting for the credential",
-            Self::Handshake => "waiting for the answer to the handshake",
+            Self::Handshake => "waiting for the reply to the handshake",
             Self::Authentication => "authenticating",
             Self::Command => "running a command",
-            Self::Heartbeat => "waiting for the answer to the server's periodic check",
+            Self::Heartbeat => "waiting for the reply to a heartbeat",
             Self::Drain => "waiting for the reply to a cancelled command",
             Self::Recycle => "checking the connection",
             Self::Hook => "waiting for a hook",
@@ -105,19 +106,19 @@ impl fmt::Display for Wait {
 impl fmt::Display for ClosedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::CancelledWrite => "a command was cancelled while it was written",
-            Self::CancelledReply => "the reply to a cancelled command did not come in time",
-            Self::LongReply => "the reply it owed was too long",
-            Self::CancelledStream => "a stream of replies was left before its end",
+            Self::CancelledWrite => "a command was cancelled while it was being written",
+            Self::CancelledReply => "the reply to a cancelled command did not arrive in time",
+            Self::LongReply => "the reply to a cancelled command was too long",
+            Self::CancelledStream => "a stream of replies was dropped before its end",
             Self::Network => "its socket failed",
-            Self::Protocol => "the server broke the protocol",
-            Self::Unauthenticated => "it could not be authenticated again",
-            Self::RuntimeEnded => "the runtime that it belongs to has shut down",
+            Self::Protocol => "the server violated the protocol",
+            Self::Unauthenticated => "its reauthentication failed",
+            Self::RuntimeEnded => "its runtime has shut down",
             Self::Stale => "the pool was cleared",
-            Self::Interrupted => "the pool gave it up while it was in use",
-            Self::Evicted => "its place was needed for another credential",
-            Self::Expired => "its idle time or its lifetime is over",
-            Self::Closed => "it was given up",
+            Self::Interrupted => "the pool was cleared or closed while it was in use",
+            Self::Evicted => "it was evicted for a connection of another credential",
+            Self::Expired => "it exceeded its maximum idle time or lifetime",
+            Self::Closed => "the pool or its owner closed it",
         })
     }
 }
@@ -132,7 +133,7 @@ impl fmt::Display for CommandError {
     }
 }
 
-/// Without the reply, which shows documents.
+/// Omits the reply, which may contain documents.
 impl fmt::Debug for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommandError")

@@ -1,4 +1,4 @@
-//! The one error of the public API.
+//! The error type of the public API.
 
 mod display;
 mod retry;
@@ -28,14 +28,14 @@ pub use tls::{CertificateProblem, TlsError};
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, for whom, and why.
+/// An error, with its kind, server, user and cause.
 ///
-/// Cheap to clone, so that one failure can be told to every task that waited for it. It names the
-/// server and the user where they are known, and never a password, a key or a token.
+/// Cheap to clone, so that one failure can be reported to all tasks that waited for it. It names
+/// the server and the user where they are known, and never a password, a key or a token.
 ///
-/// `Display` is one line of printable text, with the last underlying cause in it.
-/// [`std::error::Error::source`] is what that cause has for a source, so that a chain of errors repeats
-/// nothing; [`kind`](Self::kind) and [`cause`](Self::cause) give the causes as values.
+/// `Display` is one line of printable text that includes the last underlying cause.
+/// [`std::error::Error::source`] is the source of that cause, so that a printed chain of errors
+/// repeats nothing. [`kind`](Self::kind) and [`cause`](Self::cause) return the causes as values.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -54,7 +54,7 @@ struct Inner {
 pub enum ErrorKind {
     /// The connection string can't be used.
     Uri(UriError),
-    /// The connection string names records in DNS that could not be had or can't be used.
+    /// The DNS records that the connection string names could not be looked up or can't be used.
     Srv(SrvError),
     /// A server address can't be used.
     Address(AddressError),
@@ -62,112 +62,112 @@ pub enum ErrorKind {
     Configuration(String),
     /// The server could not be reached: the socket could not be opened.
     Connect(Arc<io::Error>),
-    /// The SOCKS5 proxy could not be reached, or gave no connection to the server. It tells nothing
-    /// of the server's load.
+    /// The SOCKS5 proxy could not be reached, or did not connect to the server. This is no sign of
+    /// an overloaded server.
     Proxy(ProxyError),
     /// An open socket failed, or the server closed it.
     Network(Arc<io::Error>),
-    /// The server's certificate is not accepted, or TLS could not be agreed on.
+    /// The server's certificate is not accepted, or the TLS handshake failed.
     Tls(TlsError),
-    /// A wait ran out.
+    /// A wait timed out.
     Timeout {
-        /// What was waited for.
+        /// The wait that timed out.
         wait: Wait,
-        /// How long was waited.
+        /// How long it lasted.
         after: Duration,
     },
-    /// The server sent what the wire protocol does not allow. The connection is closed.
+    /// The server violated the wire protocol. The connection is closed.
     Protocol(WireError),
-    /// The server's answer to the handshake can't be used.
+    /// The server's reply to the handshake can't be used.
     Handshake(HandshakeError),
     /// The server refused the credential, or could not prove that it knows it.
     Authentication(AuthError),
-    /// Whoever is asked for the credential, or for a part of it, could not give it. No server had a
-    /// part in that.
+    /// The source of the credential, or of a part of it, failed. No MongoDB server was involved.
     Credential(Arc<dyn std::error::Error + Send + Sync>),
     /// The server answered a command with `ok: 0`.
     Command(CommandError),
     /// A command could not be written as BSON.
     Serialization(Arc<bson::error::Error>),
-    /// A reply could not be read as the asked-for type. The connection stays usable.
+    /// A reply could not be read as the requested type. The connection stays usable.
     Deserialization(Arc<bson::error::Error>),
-    /// The connection is closed, for the reason given, and runs no more commands. It was before this
-    /// one was sent, other than with [`ClosedReason::Interrupted`].
+    /// The connection is closed, for this reason, and runs no more commands. It was closed before
+    /// the command was sent, except with [`ClosedReason::Interrupted`] and
+    /// [`ClosedReason::RuntimeEnded`].
     ConnectionClosed(ClosedReason),
-    /// The future of a command was dropped before its reply came. Only events and logs tell of it.
+    /// The future of a command was dropped before its reply arrived. Only in events and logs.
     Cancelled,
-    /// All connections of the pool are in use. The cause of a wait that ran out.
+    /// All connections of the pool are in use. The cause of a [`Timeout`](Self::Timeout).
     PoolExhausted(InUse),
     /// The pool was closed.
     PoolClosed,
-    /// The pool was cleared while a connection was waited for, or is paused since. The cause is the
-    /// error that it was cleared for, if there is one. Nothing was sent: the operation can be tried
-    /// again.
+    /// The pool was cleared during the check-out, or was cleared before and is paused. The cause is
+    /// the error that it was cleared for, if there is one. Nothing was sent: the operation can be
+    /// retried.
     PoolCleared,
-    /// The connection was checked out for writes, and its server takes none any more. Nothing was
-    /// sent: the operation can be tried again, with another connection.
+    /// The connection was checked out for writes, and its server is no longer writable. Nothing was
+    /// sent: the operation can be retried with another connection.
     NotWritable,
     /// The addresses of a host could not be looked up.
     Dns(Arc<io::Error>),
-    /// No server can be selected: what was asked for, and each server's own last failure.
+    /// No server can be selected: the criterion, and each server's last failure.
     ServerSelection(Arc<SelectionError>),
     /// The topology was closed.
     TopologyClosed,
-    /// The generic pool, or a hook of its user's, refused; the text is its own.
+    /// The generic pool, or a hook of its user, failed with this text.
     Pool(String),
 }
 
-/// The wait that ran out.
+/// The wait that timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Wait {
-    /// For a connection of the pool to become free (`waitQueueTimeoutMS`).
+    /// For an available connection of the pool (`waitQueueTimeoutMS`).
     WaitQueue,
     /// For DNS to answer (`connectTimeoutMS`).
     Dns,
     /// For the socket to open (`connectTimeoutMS`).
     Connect,
-    /// For TLS to be agreed on (`connectTimeoutMS`).
+    /// For the TLS handshake (`connectTimeoutMS`).
     Tls,
     /// For the credential, or a part of it, from its source (`connectTimeoutMS`; an OIDC
     /// callback has a minute).
     Credential,
-    /// For the SOCKS5 proxy to give a connection to the server (`connectTimeoutMS`).
+    /// For the SOCKS5 proxy to connect to the server (`connectTimeoutMS`).
     Proxy,
-    /// For the answer to the handshake (`connectTimeoutMS`).
+    /// For the reply to the handshake (`connectTimeoutMS`).
     Handshake,
     /// For authentication to end (`connectTimeoutMS`).
     Authentication,
     /// For a command's reply.
     Command,
-    /// For the answer to a server's periodic check (`connectTimeoutMS`, and `heartbeatFrequencyMS`
-    /// where the server waits for a change).
+    /// For the reply to a heartbeat (`connectTimeoutMS`, plus `heartbeatFrequencyMS` for an
+    /// awaitable hello).
     Heartbeat,
-    /// For the reply owed to a cancelled command.
+    /// For the outstanding reply to a cancelled command.
     Drain,
     /// For the check of a connection at its check-out.
     Recycle,
-    /// For a hook or customizer of the application's to end.
+    /// For a hook or customizer of the application.
     Hook,
 }
 
-/// What the connections of a full pool are used for. `Display` says how many there are and, behind a load balancer or
-/// where some are pinned, for what: in the words of the load balancer specification.
+/// The connections in use of a full pool. `Display` shows their number and, behind a load balancer
+/// or if some are pinned, their uses in the words of the load balancer specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct InUse {
-    /// The most that the pool may have (`maxPoolSize`); 0 is no limit.
+    /// The most connections of the pool (`maxPoolSize`); 0 is no limit.
     pub max_pool_size: u32,
-    /// Connections that were pinned for cursors.
+    /// Connections that are pinned to cursors.
     pub cursors: usize,
-    /// Connections that were pinned for transactions.
+    /// Connections that are pinned to transactions.
     pub transactions: usize,
     /// All others.
     pub others: usize,
     /// Whether the server is a load balancer.
     pub load_balanced: bool,
-    /// The most that the server may have of all credentials together
-    /// (`max_connections_per_server`), where it has as many: other credentials have the rest.
+    /// The most connections to the server across all credentials (`max_connections_per_server`), if
+    /// that limit is reached: other credentials have the rest.
     pub server_full: Option<u32>,
 }
 
@@ -177,30 +177,31 @@ pub struct InUse {
 pub enum ClosedReason {
     /// A command was cancelled before the whole of it was written.
     CancelledWrite,
-    /// The reply to a cancelled command did not come within the bound.
+    /// The reply to a cancelled command did not arrive within the bound.
     CancelledReply,
-    /// The reply to a cancelled command is too long to be read away.
+    /// The reply to a cancelled command is too long to drain.
     LongReply,
-    /// A stream of replies (`moreToCome`) was left before its end.
+    /// A stream of replies (`moreToCome`) was dropped before its end.
     CancelledStream,
     /// The socket failed, or the server closed it.
     Network,
-    /// The server broke the protocol.
+    /// The server violated the protocol.
     Protocol,
-    /// The server wanted it to be authenticated again, and that failed.
+    /// The server required reauthentication, which failed.
     Unauthenticated,
-    /// The tokio runtime in which it was opened has shut down. Tells nothing of the server; a command
-    /// that was under way may have been run.
+    /// The tokio runtime in which it was opened has shut down. This is no failure of the server. A
+    /// pending command may have been executed.
     RuntimeEnded,
-    /// The pool has been cleared since it was made.
+    /// The pool was cleared after the connection was made.
     Stale,
-    /// The pool was cleared for a server that does not answer, or closed, while it was in use.
+    /// The pool was cleared for a server that does not answer, or closed, while the connection was
+    /// in use.
     Interrupted,
-    /// Its place was needed for a connection of another credential.
+    /// It was evicted for a connection of another credential.
     Evicted,
-    /// It was idle, or had lived, for longer than it may.
+    /// It exceeded its maximum idle time or lifetime.
     Expired,
-    /// The pool gave it up, or its owner closed it.
+    /// The pool or its owner closed it.
     Closed,
 }
 
@@ -208,7 +209,7 @@ pub enum ClosedReason {
 pub(crate) const MAX_MESSAGE: usize = 1024;
 /// The longest code's name, or label, that an error keeps, in bytes.
 pub(crate) const MAX_NAME: usize = 128;
-/// How many labels of a server are looked at, and kept.
+/// How many labels of a server are read and kept.
 pub(crate) const MAX_LABELS: usize = 16;
 
 /// A command that the server answered with `ok: 0`. `Debug` shows nothing of the reply.
@@ -217,17 +218,17 @@ pub struct CommandError {
     /// The server's error code; 0 where it sent none.
     pub code: i32,
     /// The code's name, such as `NotWritablePrimary`, of at most 128 bytes; empty where the server sent
-    /// none. What is not printable is escaped.
+    /// none. Unprintable characters are escaped.
     pub code_name: String,
-    /// The server's message, of at most 1,024 bytes. What is not printable is escaped.
+    /// The server's message, of at most 1,024 bytes. Unprintable characters are escaped.
     pub message: String,
-    /// The whole reply; of one of more than 1 MiB its `ok`, `errmsg`, `code`, `codeName`,
+    /// The whole reply. If it has more than 1 MiB, only its `ok`, `errmsg`, `code`, `codeName`,
     /// `errorLabels` and `topologyVersion`, within bounds.
     pub reply: RawDocumentBuf,
 }
 
 impl Error {
-    /// An error of a kind, with no server, user or cause yet.
+    /// An error of this kind, without server, user or cause.
     pub fn new(kind: ErrorKind) -> Self {
         Self(Arc::new(Inner {
             kind,
@@ -238,7 +239,7 @@ impl Error {
         }))
     }
 
-    /// A wait that ran out.
+    /// A wait that timed out.
     pub fn timeout(wait: Wait, after: Duration) -> Self {
         Self::new(ErrorKind::Timeout { wait, after })
     }
@@ -253,21 +254,21 @@ impl Error {
         Self::new(ErrorKind::Network(Arc::new(error)))
     }
 
-    /// A stream that ended before all that was expected of it.
+    /// A stream that ended too early.
     #[cfg(feature = "net")]
     pub(crate) fn server_closed() -> Self {
         let text = "the server closed the connection";
         Self::network(io::Error::new(io::ErrorKind::UnexpectedEof, text))
     }
 
-    /// The credential could not be had, for a [`CredentialProvider`](crate::net::CredentialProvider)
-    /// and its like.
+    /// The error of a [`CredentialProvider`](crate::net::CredentialProvider) or another source of
+    /// credentials.
     pub fn credential(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::new(ErrorKind::Credential(Arc::from(error.into())))
     }
 
-    /// The error of a source of credentials, as [`credential`](Self::credential) gives it. A time-out that names
-    /// [`Wait::Credential`] says as much already.
+    /// Wraps the error of a credential source as [`credential`](Self::credential) does, unless it
+    /// is a time-out of [`Wait::Credential`].
     #[cfg(feature = "net")]
     pub(crate) fn of_source(self) -> Self {
         match self.kind() {
@@ -280,7 +281,7 @@ impl Error {
         }
     }
 
-    /// Names the server, unless one is named.
+    /// Sets the server, unless it is set.
     #[must_use]
     pub fn at(mut self, server: &ServerAddress) -> Self {
         if self.0.server.is_none() {
@@ -289,7 +290,7 @@ impl Error {
         self
     }
 
-    /// Names the user, unless one is named.
+    /// Sets the user, unless it is set.
     #[must_use]
     pub fn for_user(mut self, user: Option<&Arc<str>>) -> Self {
         if let (None, Some(user)) = (&self.0.user, user) {
@@ -298,7 +299,7 @@ impl Error {
         self
     }
 
-    /// Adds the last underlying cause.
+    /// Sets the last underlying cause, if there is one.
     #[must_use]
     pub fn caused_by(mut self, cause: Option<Error>) -> Self {
         if cause.is_some() {
@@ -307,7 +308,7 @@ impl Error {
         self
     }
 
-    /// Adds an error label, unless it is there.
+    /// Adds an error label, unless the error has it.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         let label = label.into();
@@ -317,12 +318,12 @@ impl Error {
         self
     }
 
-    /// Whether the two are clones of one failure.
+    /// Whether the two are clones of one error.
     pub fn is_same(&self, other: &Error) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
@@ -337,7 +338,7 @@ impl Error {
         self.0.user.as_deref()
     }
 
-    /// The last underlying cause: for a time-out, what kept failing meanwhile.
+    /// The last underlying cause: for a time-out, the last failure during the wait.
     pub fn cause(&self) -> Option<&Error> {
         self.0.cause.as_ref()
     }
@@ -352,7 +353,7 @@ impl Error {
         self.labels().any(|own| own == label)
     }
 
-    /// The server's answer, for a command that failed.
+    /// The server's error reply, for a command that failed.
     pub fn command(&self) -> Option<&CommandError> {
         match &self.0.kind {
             ErrorKind::Command(error) => Some(error),
@@ -365,7 +366,7 @@ impl Error {
         self.command().map(|error| error.code)
     }
 
-    /// Whether a wait ran out.
+    /// Whether a wait timed out.
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Timeout { .. })
     }
@@ -436,7 +437,7 @@ impl From<CommandError> for ErrorKind {
     }
 }
 
-/// What `Display` shows already is passed over, as `#[error(transparent)]` does.
+/// The source skips errors that `Display` shows, as `#[error(transparent)]` does.
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         if let Some(cause) = &self.0.cause {

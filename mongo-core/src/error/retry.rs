@@ -1,17 +1,17 @@
-//! Whether an operation that failed can be tried again.
+//! Whether a failed operation can be retried.
 
 use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError};
 use crate::sdam::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, is_network_error};
 
-/// The server's codes of errors after which a read can be tried again.
+/// The server's error codes after which a read can be retried.
 const RETRYABLE_READ: [i32; 13] = [
     6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
 ];
 
-/// What the server labels errors with after which a write can be tried again.
+/// The label of errors after which a write can be retried.
 pub(crate) const RETRYABLE_WRITE: &str = "RetryableWriteError";
 
-/// The code of a read that a server can't serve yet, and no write.
+/// The code of an error that only reads can get.
 #[cfg(feature = "net")]
 const READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET: i32 = 134;
 
@@ -20,9 +20,9 @@ const READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET: i32 = 134;
 pub(crate) const LABELS_WRITE_ERRORS: i32 = 9;
 
 impl Error {
-    /// Whether a read that failed by this can be tried again, on a server selected anew: the network
-    /// failed, a connection was given up, a pool was cleared, or the server's code says so. A wait
-    /// for a connection, or for a server, that ran out can not.
+    /// Whether a read that failed with this error can be retried, after another server selection:
+    /// the network failed, a connection was closed, a pool was cleared, or the server's error code
+    /// is retryable. A time-out of the wait for a connection or for a server is not retryable.
     ///
     /// The label `RetryableError` counts only beside `SystemOverloadedError`.
     ///
@@ -42,18 +42,18 @@ impl Error {
         }
     }
 
-    /// Whether a write that failed by this can be tried again, on a server selected anew: as with
-    /// [`is_retryable_read`](Self::is_retryable_read), but of the server's answers those that it
-    /// labels `RetryableWriteError`. Failures of the network have that label as the specification says:
-    /// of a check-out always, of a command if it is a retryable write; with `retryWrites=false` none has
-    /// it.
+    /// Whether a write that failed with this error can be retried, after another server selection.
+    /// It is as with [`is_retryable_read`](Self::is_retryable_read), but an error reply of the
+    /// server counts only with the label `RetryableWriteError`. Network errors have that label as
+    /// the specification requires: those of a check-out always, those of a command if it is a
+    /// retryable write, and none with `retryWrites=false`.
     ///
-    /// The server sees to it that nothing is written twice only where the command has an `lsid` and
-    /// a `txnNumber`. Any other write may have been carried out, except by
-    /// [`ErrorKind::PoolCleared`], [`ErrorKind::NotWritable`], [`ErrorKind::ConnectionClosed`] for any
-    /// reason but [`Interrupted`](super::ClosedReason::Interrupted) and
-    /// [`RuntimeEnded`](super::ClosedReason::RuntimeEnded), and the errors of a check-out: with those,
-    /// nothing was sent.
+    /// The server prevents a second execution only if the command has an `lsid` and a `txnNumber`.
+    /// Any other write may have been executed, except with [`ErrorKind::PoolCleared`],
+    /// [`ErrorKind::NotWritable`], [`ErrorKind::ConnectionClosed`] for any reason but
+    /// [`Interrupted`](super::ClosedReason::Interrupted) and
+    /// [`RuntimeEnded`](super::ClosedReason::RuntimeEnded), and the errors of a check-out: with
+    /// those, nothing was sent.
     ///
     /// Specification: retryable writes, "Determining Retryable Errors".
     pub fn is_retryable_write(&self) -> bool {
@@ -65,15 +65,15 @@ impl Error {
         }
     }
 
-    /// Whether the server was overloaded, and says that any command can be tried again, after a pause.
+    /// Whether the server was overloaded and allows a retry of any command, after a backoff.
     ///
     /// Specification: client backpressure, "Retryable Overload Error".
     fn is_retryable_overload(&self) -> bool {
         self.has_label(SYSTEM_OVERLOADED_ERROR) && self.has_label(RETRYABLE_ERROR)
     }
 
-    /// Whether a retryable write that failed by this, on a server of a wire version, gets the label
-    /// `RetryableWriteError` of the client.
+    /// Whether the client adds the label `RetryableWriteError` if a retryable write fails with this
+    /// error, on a server of this wire version.
     ///
     /// Specification: retryable writes, "RetryableWriteError Labels".
     #[cfg(feature = "net")]

@@ -1,4 +1,4 @@
-//! Whether two errors say the same.
+//! Comparison of errors.
 
 use std::io;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::{Error, ErrorKind, InUse};
 
 impl Error {
-    /// Whether two errors say the same of the same server to the same user, labels aside. Allocates and
-    /// formats nothing: it is asked under the topology's lock.
+    /// Whether two errors report the same failure of the same server and user, apart from labels.
+    /// It neither allocates nor formats, because it is called under the topology's lock.
     ///
-    /// Of a system's error the kind and the number count; of an application's, and of errors that are
-    /// too large to compare, whether they are clones of one.
+    /// System errors are compared by kind and number. Errors of the application, and errors that
+    /// are too large to compare, are equal only if they are clones of one error.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         if self.is_same(other) {
             return true;
@@ -71,7 +71,7 @@ fn kinds(one: &ErrorKind, other: &ErrorKind) -> bool {
         | (Kind::PoolCleared, Kind::PoolCleared)
         | (Kind::NotWritable, Kind::NotWritable)
         | (Kind::TopologyClosed, Kind::TopologyClosed) => true,
-        // `Srv` is of the look-up, never of a server.
+        // `Srv` is an error of the look-up, never of a server.
         _ => false,
     }
 }

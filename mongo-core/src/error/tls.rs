@@ -1,24 +1,24 @@
 use std::fmt;
 
-/// Why TLS could not be agreed on with a server. Nothing but TLS itself was sent to it.
+/// Why the TLS handshake with a server failed. Nothing but TLS itself was sent to the server.
 ///
-/// That the socket failed meanwhile, or the time was over, is not among it: those are
-/// [`ErrorKind::Network`](super::ErrorKind::Network) and [`Wait::Tls`](super::Wait::Tls).
+/// A failed socket is [`ErrorKind::Network`](super::ErrorKind::Network) instead, and a time-out is
+/// [`Wait::Tls`](super::Wait::Tls).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
     /// The server's certificate is not accepted.
     #[error("the server's certificate {0}")]
     Certificate(CertificateProblem),
-    /// The server's host name is none that a certificate can be for.
-    #[error("the host name is none that a certificate can be for")]
+    /// The server's host name is not a valid name for a certificate.
+    #[error("the host name is not a valid name for a certificate")]
     HostName,
-    /// The server refused, and said why by a TLS alert: that it wants a client's certificate
-    /// (`tlsCertificateKeyFile`), for one, or another.
+    /// The server refused with a TLS alert, for instance because it requires a client certificate
+    /// (`tlsCertificateKeyFile`) or another one.
     #[error("the server refused: {0}")]
     Refused(String),
-    /// What the server sent is no TLS, or is TLS as it must not be: also where it has no version or
-    /// cipher suite in common.
+    /// The server does not speak TLS, violated the protocol, or has no version or cipher suite in
+    /// common with the client.
     #[error("{0}")]
     Protocol(String),
 }
@@ -27,25 +27,25 @@ pub enum TlsError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CertificateProblem {
-    /// It is not valid any more.
+    /// It is no longer valid.
     Expired,
     /// It is not valid yet.
     NotYetValid,
     /// It is for another host.
     WrongHost,
-    /// Nobody who is trusted has issued it; self-signed ones are among it.
+    /// No trusted authority has issued it; also a self-signed certificate.
     UnknownIssuer,
     /// It is not for servers.
     WrongPurpose,
     /// It was revoked.
     Revoked,
-    /// Its signature, or that of one above it, is wrong.
+    /// Its signature, or that of an issuer in its chain, is invalid.
     BadSignature,
     /// It can't be read.
     Malformed,
-    /// It is one of a certificate authority, and does not itself stand in `tlsCAFile`.
+    /// It is a CA certificate, and is not itself in `tlsCAFile`.
     OfAuthority,
-    /// It has a version of X.509 before 3.
+    /// Its X.509 version is below 3.
     OldVersion,
     /// Anything else.
     Other(String),
@@ -57,18 +57,15 @@ impl fmt::Display for CertificateProblem {
             Self::Expired => "has expired",
             Self::NotYetValid => "is not valid yet",
             Self::WrongHost => "is for another host",
-            Self::UnknownIssuer => "was issued by nobody who is trusted",
+            Self::UnknownIssuer => "was not issued by a trusted authority",
             Self::WrongPurpose => "is not for servers",
             Self::Revoked => "was revoked",
-            Self::BadSignature => "has a wrong signature",
+            Self::BadSignature => "has an invalid signature",
             Self::Malformed => "can't be read",
             Self::OfAuthority => {
-                "is one of a certificate authority, which a server's must not be unless it stands in \
-                 `tlsCAFile` itself"
+                "is a CA certificate, which a server may present only if `tlsCAFile` contains it"
             }
-            Self::OldVersion => {
-                "has a version of X.509 before 3, which is not supported"
-            }
+            Self::OldVersion => "has an X.509 version below 3, which is not supported",
             Self::Other(text) => return write!(f, "is not accepted: {text}"),
         })
     }

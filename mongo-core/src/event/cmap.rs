@@ -9,8 +9,8 @@ use bson::oid::ObjectId;
 use crate::address::ServerAddress;
 use crate::error::Error;
 
-/// One event of connection monitoring and pooling. A pool is that of one server and one
-/// credential: where a client has several credentials, `user` tells their pools apart.
+/// One event of connection monitoring and pooling. A pool is for one server and one credential: if
+/// a client has several credentials, `user` distinguishes their pools.
 ///
 /// Specification: connection monitoring and pooling.
 #[derive(Clone, Debug)]
@@ -18,25 +18,25 @@ use crate::error::Error;
 pub enum CmapEvent {
     /// The first event of a pool.
     PoolCreated(PoolCreatedEvent),
-    /// The pool may hand out connections: its server was reached.
+    /// The pool is ready to check out connections: its server was reached.
     PoolReady(PoolReadyEvent),
-    /// The connections that were made before are not handed out again.
+    /// Connections that were made before this event are not checked out again.
     PoolCleared(PoolClearedEvent),
     /// The last event of a pool.
     PoolClosed(PoolClosedEvent),
-    /// A connection is about to be made.
+    /// An attempt to make a connection begins.
     ConnectionCreated(ConnectionCreatedEvent),
-    /// A connection has been made: its handshake and its authentication are over.
+    /// A connection is established, with its handshake and authentication.
     ConnectionReady(ConnectionReadyEvent),
     /// A connection was closed, or could not be made.
     ConnectionClosed(ConnectionClosedEvent),
-    /// Somebody asks for a connection.
+    /// A check-out begins.
     ConnectionCheckOutStarted(ConnectionCheckOutStartedEvent),
-    /// Whoever asked gets none.
+    /// A check-out failed.
     ConnectionCheckOutFailed(ConnectionCheckOutFailedEvent),
-    /// Whoever asked gets a connection.
+    /// A connection was checked out.
     ConnectionCheckedOut(ConnectionCheckedOutEvent),
-    /// A connection was given back.
+    /// A connection was checked in.
     ConnectionCheckedIn(ConnectionCheckedInEvent),
 }
 
@@ -48,23 +48,23 @@ pub struct PoolCreatedEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// What the pool was told to do.
+    /// The pool's options.
     pub options: PoolCreatedOptions,
 }
 
-/// The options of a pool: those that are not left at their defaults.
+/// The options of a pool that differ from their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolCreatedOptions {
     /// The largest number of connections (`maxPoolSize`); 0 is no limit.
     pub max_pool_size: Option<u32>,
-    /// The number of connections that are kept (`minPoolSize`).
+    /// The number of connections that the pool maintains (`minPoolSize`).
     pub min_pool_size: Option<u32>,
-    /// The largest number of connections that are made at a time (`maxConnecting`).
+    /// The largest number of connections that are established concurrently (`maxConnecting`).
     pub max_connecting: Option<u32>,
     /// How long a connection may be idle (`maxIdleTimeMS`).
     pub max_idle_time: Option<Duration>,
-    /// How long a connection may be kept at all.
+    /// The maximum lifetime of a connection.
     pub max_lifetime: Option<Duration>,
     /// How long a check-out may wait (`waitQueueTimeoutMS`).
     pub wait_queue_timeout: Option<Duration>,
@@ -88,11 +88,11 @@ pub struct PoolClearedEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// Behind a load balancer: the service whose connections are meant, and only they.
+    /// Behind a load balancer: the service whose connections are cleared, and no others.
     pub service_id: Option<ObjectId>,
-    /// Whether connections in use are closed as well, and not only when they are given back.
+    /// Whether connections in use are closed at once, and not only at their check-in.
     pub interrupt_in_use_connections: bool,
-    /// The failure that the pool was cleared for.
+    /// The error that the pool was cleared for.
     pub error: Option<Error>,
 }
 
@@ -114,7 +114,7 @@ pub struct ConnectionCreatedEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
 }
 
@@ -126,13 +126,13 @@ pub struct ConnectionReadyEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// Behind a load balancer: the service that the connection leads to.
+    /// Behind a load balancer: the service of the connection.
     pub service_id: Option<ObjectId>,
-    /// Since [`ConnectionCreated`](CmapEvent::ConnectionCreated).
+    /// The time since [`ConnectionCreated`](CmapEvent::ConnectionCreated).
     pub duration: Duration,
 }
 
@@ -144,29 +144,29 @@ pub struct ConnectionClosedEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
-    /// The same connection, as the server numbers them; `None` if it was never ready.
+    /// The connection's id on the server; `None` if it was never ready.
     pub server_connection_id: Option<i64>,
-    /// Behind a load balancer: the service that the connection led to.
+    /// Behind a load balancer: the service of the connection.
     pub service_id: Option<ObjectId>,
-    /// Why.
+    /// The reason.
     pub reason: ConnectionClosedReason,
-    /// For [`ConnectionClosedReason::Error`]: which, where it is known.
+    /// For [`ConnectionClosedReason::Error`]: the error, if it is known.
     pub error: Option<Error>,
 }
 
-/// Why a connection was closed. `Display` is the specification's word.
+/// Why a connection was closed. `Display` is the specification's term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionClosedReason {
-    /// The pool had been cleared since the connection was made.
+    /// The pool was cleared after the connection was made.
     Stale,
-    /// It was idle, or had lived, for longer than it may.
+    /// It exceeded its maximum idle time or lifetime.
     Idle,
-    /// It failed, could not be made, or was left in the middle of a request.
+    /// It failed, could not be made, or was cancelled in the middle of a request.
     Error,
-    /// The pool was closed, or gave the connection up without need of it.
+    /// The pool was closed, or no longer needed the connection.
     PoolClosed,
 }
 
@@ -188,23 +188,23 @@ pub struct ConnectionCheckOutFailedEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// Why.
+    /// The reason.
     pub reason: CheckOutFailedReason,
-    /// Since [`ConnectionCheckOutStarted`](CmapEvent::ConnectionCheckOutStarted).
+    /// The time since [`ConnectionCheckOutStarted`](CmapEvent::ConnectionCheckOutStarted).
     pub duration: Duration,
-    /// What the caller is told; `None` if the caller gave up.
+    /// The error that the caller gets; `None` if the caller dropped the check-out.
     pub error: Option<Error>,
 }
 
-/// Why a check-out failed. `Display` is the specification's word.
+/// Why a check-out failed. `Display` is the specification's term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CheckOutFailedReason {
     /// The pool was closed.
     PoolClosed,
-    /// No connection became free in time.
+    /// No connection became available in time.
     Timeout,
-    /// A connection could not be made, or the pool was cleared meanwhile.
+    /// A connection could not be made, or the pool was cleared during the check-out.
     ConnectionError,
 }
 
@@ -216,13 +216,13 @@ pub struct ConnectionCheckedOutEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// Behind a load balancer: the service that the connection leads to.
+    /// Behind a load balancer: the service of the connection.
     pub service_id: Option<ObjectId>,
-    /// Since [`ConnectionCheckOutStarted`](CmapEvent::ConnectionCheckOutStarted).
+    /// The time since [`ConnectionCheckOutStarted`](CmapEvent::ConnectionCheckOutStarted).
     pub duration: Duration,
 }
 
@@ -234,11 +234,11 @@ pub struct ConnectionCheckedInEvent {
     pub address: ServerAddress,
     /// The user of the pool's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// Behind a load balancer: the service that the connection leads to.
+    /// Behind a load balancer: the service of the connection.
     pub service_id: Option<ObjectId>,
 }
 
@@ -269,7 +269,7 @@ impl CmapEvent {
         }
     }
 
-    /// The connection that the event is about, as its pool numbers them; `None` for events of the
+    /// The id, in its pool, of the connection that the event is about; `None` for events of the
     /// pool, and of a check-out that has no connection yet.
     pub fn driver_connection_id(&self) -> Option<u64> {
         match self {

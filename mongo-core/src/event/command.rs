@@ -12,9 +12,9 @@ use crate::error::Error;
 /// One event of a command. Each [`Started`](Self::Started) is followed by one of the others, with
 /// the same request id on the same connection.
 ///
-/// There are none for the commands of a handshake, of an authentication that the client does by
-/// itself, and of a monitor. What a sensitive command (such as `createUser`) says and is answered is left out:
-/// its documents are empty, and of the server's error there are the code, its name and the labels.
+/// There are none for the commands of handshakes, of authentication by the client, and of monitors.
+/// Sensitive commands (such as `createUser`) are redacted: their documents are empty, and an error
+/// of the server has only the code, its name and the labels.
 ///
 /// Specification: command logging and monitoring.
 #[derive(Clone, Debug)]
@@ -22,9 +22,9 @@ use crate::error::Error;
 pub enum CommandEvent {
     /// A command is about to be sent.
     Started(CommandStartedEvent),
-    /// A command was answered with `ok: 1`, write errors or not.
+    /// The reply to a command has `ok: 1`, with or without write errors.
     Succeeded(CommandSucceededEvent),
-    /// A command was answered with `ok: 0`, or not at all.
+    /// The reply to a command has `ok: 0`, or there is no reply.
     Failed(CommandFailedEvent),
 }
 
@@ -36,19 +36,19 @@ pub struct CommandStartedEvent {
     pub address: ServerAddress,
     /// The user of the connection's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// Behind a load balancer: the service that the connection leads to.
+    /// Behind a load balancer: the service of the connection.
     pub service_id: Option<ObjectId>,
-    /// The request, as its connection numbers them.
+    /// The request's id on its connection.
     pub request_id: i32,
     /// The command's name, its first key.
     pub command_name: Arc<str>,
-    /// The database that it is run on.
+    /// The command's database.
     pub database_name: Arc<str>,
-    /// The command as it is sent, document sequences as arrays; empty if it is sensitive.
+    /// The command as sent, with document sequences as arrays; empty if it is sensitive.
     pub command: RawDocumentBuf,
 }
 
@@ -60,21 +60,21 @@ pub struct CommandSucceededEvent {
     pub address: ServerAddress,
     /// The user of the connection's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// Behind a load balancer: the service that the connection leads to.
+    /// Behind a load balancer: the service of the connection.
     pub service_id: Option<ObjectId>,
-    /// The request, as its connection numbers them.
+    /// The request's id on its connection.
     pub request_id: i32,
     /// The command's name.
     pub command_name: Arc<str>,
-    /// The database that it was run on.
+    /// The command's database.
     pub database_name: Arc<str>,
-    /// From the first byte that was written to the whole reply.
+    /// The time from the first byte written to the end of the reply.
     pub duration: Duration,
-    /// The reply; `{ ok: 1 }` where none was asked for; empty if the command is sensitive.
+    /// The reply; `{ ok: 1 }` if none was requested; empty if the command is sensitive.
     pub reply: RawDocumentBuf,
 }
 
@@ -86,21 +86,21 @@ pub struct CommandFailedEvent {
     pub address: ServerAddress,
     /// The user of the connection's credential.
     pub user: Option<Arc<str>>,
-    /// The connection, as its pool numbers them.
+    /// The connection's id in its pool.
     pub driver_connection_id: u64,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// Behind a load balancer: the service that the connection leads to.
+    /// Behind a load balancer: the service of the connection.
     pub service_id: Option<ObjectId>,
-    /// The request, as its connection numbers them.
+    /// The request's id on its connection.
     pub request_id: i32,
     /// The command's name.
     pub command_name: Arc<str>,
-    /// The database that it was run on.
+    /// The command's database.
     pub database_name: Arc<str>,
-    /// From the first byte that was written to the failure.
+    /// The time from the first byte written to the failure.
     pub duration: Duration,
-    /// Why it failed; without what the server said of it, if the command is sensitive.
+    /// The error; without the server's message if the command is sensitive.
     pub failure: Error,
 }
 
@@ -114,7 +114,7 @@ impl CommandEvent {
         }
     }
 
-    /// The request, as its connection numbers them.
+    /// The request's id on its connection.
     pub fn request_id(&self) -> i32 {
         match self {
             Self::Started(event) => event.request_id,

@@ -6,15 +6,16 @@ use crate::callback::guard_handler;
 #[cfg(feature = "net")]
 use crate::logs;
 
-/// A handler of events, called with one event at a time by whoever caused it.
+/// An event handler. It is called on the task that causes the event.
 pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 
-/// Who is told of what connections and their pools do. Cheap to clone; without a handler, an event
-/// is not even made.
+/// The handlers of command and pool events. Cheap to clone. Without a handler, no event is
+/// constructed.
 ///
-/// A handler is called at once, on the task that runs the command or asks for the connection: it
-/// must not block. It may use the client, other than by waiting for it. A panic in a handler is
-/// caught and logged (`tracing`, ERROR): the event is lost for that handler, and nothing else changes.
+/// A handler is called synchronously, on the task that runs the command or checks out the
+/// connection: it must not block. It may use the client, but not wait for it. A panic in a handler
+/// is caught and logged (`tracing`, ERROR): that handler misses the event, and nothing else
+/// changes.
 ///
 /// ```
 /// use mongo_core::event::{CommandEvent, EventHandlers};
@@ -32,12 +33,12 @@ pub struct EventHandlers {
 }
 
 impl EventHandlers {
-    /// Nobody is told.
+    /// No handlers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Tells `handler` of commands, after those named before.
+    /// Adds a handler of command events, called after those added before.
     #[must_use]
     pub fn on_command(self, handler: impl Fn(&CommandEvent) + Send + Sync + 'static) -> Self {
         Self {
@@ -49,7 +50,7 @@ impl EventHandlers {
         }
     }
 
-    /// Tells `handler` of pools and their connections, after those named before.
+    /// Adds a handler of pool and connection events, called after those added before.
     #[must_use]
     pub fn on_cmap(self, handler: impl Fn(&CmapEvent) + Send + Sync + 'static) -> Self {
         Self {
@@ -64,13 +65,13 @@ impl EventHandlers {
 
 #[cfg(feature = "net")]
 impl EventHandlers {
-    /// Whether anybody wants to know of commands: a handler, a log, or whoever traces spans.
+    /// Whether command events are needed: by a handler, by logs or by spans.
     #[inline]
     pub(crate) fn wants_commands(&self) -> bool {
         self.command.is_some() || logs::wants_commands()
     }
 
-    /// Tells of a command; `event` is called only if somebody wants to know.
+    /// Emits a command event. `event` is called only if the event is needed.
     pub(crate) fn emit_command(&self, event: impl FnOnce() -> CommandEvent) {
         if self.command.is_some() || logs::wants_command_events() {
             let event = event();
@@ -81,14 +82,14 @@ impl EventHandlers {
         }
     }
 
-    /// Whether anybody wants to know of pools: a handler, or a log.
+    /// Whether pool events are needed: by a handler or by logs.
     #[inline]
     pub(crate) fn wants_cmap(&self) -> bool {
         self.cmap.is_some() || logs::wants_cmap_events()
     }
 
-    /// Tells of what a pool or one of its connections did; `event` is called only if somebody
-    /// wants to know. To be called without a lock.
+    /// Emits an event of a pool or one of its connections. `event` is called only if the event is
+    /// needed. Must be called without a lock.
     #[inline]
     pub(crate) fn emit_cmap(&self, event: impl FnOnce() -> CmapEvent) {
         if self.wants_cmap() {
@@ -159,6 +160,6 @@ mod tests {
     #[test]
     fn an_event_that_nobody_wants_is_not_made() {
         let handlers = EventHandlers::new().on_command(|_| {});
-        handlers.emit_cmap(|| panic!("nobody asked for it"));
+        handlers.emit_cmap(|| panic!("no handler needs it"));
     }
 }

@@ -1,15 +1,15 @@
-//! What happened, for those who want to watch.
+//! Events of topologies, pools, connections and commands.
 //!
-//! Events of a topology go to its own handlers, those of connections and commands to
-//! [`EventHandlers`]. `tracing` is told of all of them at level DEBUG, in the messages and fields of
-//! the specifications, whether or not there are handlers:
+//! Events of a topology go to the topology's handlers, those of pools, connections and commands to
+//! [`EventHandlers`]. All of them are also logged by `tracing` at level DEBUG, with the messages
+//! and fields of the specifications, with or without handlers:
 //!
-//! | target | what |
+//! | target | contents |
 //! |---|---|
-//! | `mongodb::topology`, `mongodb::server_selection` | a topology, its monitors, its selections (which wait at level INFO) |
-//! | `mongodb::connection` | connections and their pools; `user` tells the pools of one server apart |
-//! | `mongodb::command` | commands and replies, as extended JSON of at most 1,000 characters, or what [`set_max_logged_length`] or the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` says |
-//! | `mongodb::span` | no messages: a span `mongodb.command` for each command, with OpenTelemetry's attributes and nothing that the command says; with [`Pools`](crate::pools::Pools) it is in a span `mongodb.check_out`, from the check-out to the connection's return |
+//! | `mongodb::topology`, `mongodb::server_selection` | topologies, their monitors and selections (a selection that waits is at level INFO) |
+//! | `mongodb::connection` | connections and their pools; `user` distinguishes the pools of one server |
+//! | `mongodb::command` | commands and replies, as extended JSON of at most 1,000 characters, or the length that [`set_max_logged_length`] or the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` sets |
+//! | `mongodb::span` | no messages; a span `mongodb.command` for each command, with OpenTelemetry's attributes and without the command's contents. With [`Pools`](crate::pools::Pools) it is within a span `mongodb.check_out`, from the check-out to the check-in of the connection |
 
 mod cmap;
 mod command;

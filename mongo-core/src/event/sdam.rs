@@ -10,8 +10,8 @@ use crate::address::ServerAddress;
 use crate::error::Error;
 use crate::sdam::{ServerDescription, TopologyDescription};
 
-/// One event of server discovery and monitoring. The events of one topology come in the order in
-/// which what they tell of happened.
+/// One event of server discovery and monitoring. The events of one topology are in the order of the
+/// changes that they report.
 ///
 /// Specification: server discovery and monitoring, logging and monitoring.
 #[derive(Clone, Debug)]
@@ -19,21 +19,21 @@ use crate::sdam::{ServerDescription, TopologyDescription};
 pub enum SdamEvent {
     /// The first event of a topology.
     TopologyOpening(TopologyOpeningEvent),
-    /// Something about the deployment changed.
+    /// The description of the topology changed.
     TopologyDescriptionChanged(TopologyDescriptionChangedEvent),
     /// The last event of a topology.
     TopologyClosed(TopologyClosedEvent),
     /// A server was added; its monitor is not started yet.
     ServerOpening(ServerOpeningEvent),
-    /// Something about a server changed, other than its times.
+    /// The description of a server changed, apart from its times.
     ServerDescriptionChanged(ServerDescriptionChangedEvent),
     /// A server was removed.
     ServerClosed(ServerClosedEvent),
-    /// A check begins.
+    /// A heartbeat begins.
     ServerHeartbeatStarted(ServerHeartbeatStartedEvent),
-    /// A check ended with `ok: 1`.
+    /// A heartbeat got a reply with `ok: 1`.
     ServerHeartbeatSucceeded(ServerHeartbeatSucceededEvent),
-    /// A check ended with `ok: 0` or without an answer.
+    /// A heartbeat got a reply with `ok: 0`, or no reply.
     ServerHeartbeatFailed(ServerHeartbeatFailedEvent),
 }
 
@@ -41,7 +41,7 @@ pub enum SdamEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TopologyOpeningEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
 }
 
@@ -49,11 +49,11 @@ pub struct TopologyOpeningEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TopologyDescriptionChangedEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
-    /// What was known before.
+    /// The previous description.
     pub previous_description: Arc<TopologyDescription>,
-    /// What is known now.
+    /// The new description.
     pub new_description: Arc<TopologyDescription>,
 }
 
@@ -61,7 +61,7 @@ pub struct TopologyDescriptionChangedEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TopologyClosedEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
 }
 
@@ -69,7 +69,7 @@ pub struct TopologyClosedEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerOpeningEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
@@ -79,13 +79,14 @@ pub struct ServerOpeningEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerDescriptionChangedEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
-    /// What was known before.
+    /// The previous description.
     pub previous_description: Arc<ServerDescription>,
-    /// What is known now; of a server that is removed for what it told, what it told.
+    /// The new description. For a server that is removed because of its reply, the description by
+    /// that reply.
     pub new_description: Arc<ServerDescription>,
 }
 
@@ -93,26 +94,26 @@ pub struct ServerDescriptionChangedEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerClosedEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
 }
 
-/// See [`SdamEvent::ServerHeartbeatStarted`]. It comes before the socket is opened, where there is
-/// none yet.
+/// See [`SdamEvent::ServerHeartbeatStarted`]. If the monitor has no connection, it is published
+/// before the socket is opened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerHeartbeatStartedEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
-    /// The monitor's connection, as the client numbers them; `None` if it is still to be opened.
+    /// The id of the monitor's connection in the client; `None` if it is not open yet.
     pub driver_connection_id: Option<u64>,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// Whether the server answers only when something changes, or a time is over.
+    /// Whether the heartbeat is awaitable: the server replies at a change or after a timeout.
     pub awaited: bool,
 }
 
@@ -120,20 +121,20 @@ pub struct ServerHeartbeatStartedEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerHeartbeatSucceededEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
-    /// The monitor's connection, as the client numbers them.
+    /// The id of the monitor's connection in the client.
     pub driver_connection_id: Option<u64>,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// From sending the hello to its reply. Unless `awaited`, it is the sample of the round trip
-    /// time.
+    /// The time from sending the hello to its reply. Unless `awaited`, it is a sample of the round
+    /// trip time.
     pub duration: Duration,
     /// The reply.
     pub reply: RawDocumentBuf,
-    /// Whether the server answered only when something changed, or a time was over.
+    /// Whether the heartbeat was awaitable: the server replied at a change or after a timeout.
     pub awaited: bool,
 }
 
@@ -141,19 +142,19 @@ pub struct ServerHeartbeatSucceededEvent {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerHeartbeatFailedEvent {
-    /// Which topology.
+    /// The topology's id.
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
-    /// The monitor's connection, as the client numbers them; `None` if it was not opened.
+    /// The id of the monitor's connection in the client; `None` if it was not opened.
     pub driver_connection_id: Option<u64>,
-    /// The same connection, as the server numbers them.
+    /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
-    /// From the beginning of the check to its failure.
+    /// The time from the start of the heartbeat to its failure.
     pub duration: Duration,
-    /// Why it failed.
+    /// The error.
     pub failure: Error,
-    /// Whether the server would have answered only when something changes, or a time is over.
+    /// Whether the heartbeat was awaitable: the server replies at a change or after a timeout.
     pub awaited: bool,
 }
 

@@ -9,14 +9,14 @@ use crate::event::{CheckOutFailedReason, CmapEvent, ConnectionClosedReason, Pool
 /// The specification's component `connection`.
 const CONNECTION: &str = "mongodb::connection";
 
-/// Whether anybody wants to know. Without a subscriber this costs next to nothing.
+/// Whether any subscriber is interested. Without one, the cost is negligible.
 #[inline]
 pub(crate) fn wants_cmap_events() -> bool {
     enabled!(target: CONNECTION, Level::DEBUG)
 }
 
-/// Tells of an event. Beside the specification's fields there is `user`, which tells the pools of
-/// one server apart.
+/// Logs an event. In addition to the specification's fields there is `user`, which distinguishes
+/// the pools of one server.
 pub(crate) fn cmap_event(event: &CmapEvent) {
     let (host, port) = (display(Host(event.address())), event.address().port());
     let user = event.user().map(|user| &**user);
@@ -95,7 +95,7 @@ fn pool_created(event: &PoolCreatedEvent) {
     );
 }
 
-/// The specification's sentences.
+/// The specification's text.
 fn why_closed(reason: ConnectionClosedReason) -> &'static str {
     match reason {
         ConnectionClosedReason::Stale => "Connection became stale because the pool was cleared",
@@ -107,7 +107,7 @@ fn why_closed(reason: ConnectionClosedReason) -> &'static str {
     }
 }
 
-/// Likewise.
+/// The specification's text.
 fn why_failed(reason: CheckOutFailedReason) -> &'static str {
     match reason {
         CheckOutFailedReason::Timeout => {

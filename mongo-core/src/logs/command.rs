@@ -10,11 +10,10 @@ use crate::event::CommandEvent;
 /// The specification's component `command`.
 const COMMAND: &str = "mongodb::command";
 
-/// Whether anybody wants to know of commands at all. Without a subscriber this costs next to
-/// nothing.
+/// Whether any subscriber is interested in commands. Without one, the cost is negligible.
 #[inline]
 pub(crate) fn wants_commands() -> bool {
-    // One look where nobody wants anything of that level.
+    // One load if no subscriber is interested in that level.
     LevelFilter::current() >= LevelFilter::DEBUG && (wants_command_events() || wants_spans())
 }
 
@@ -22,7 +21,7 @@ pub(crate) fn wants_command_events() -> bool {
     enabled!(target: COMMAND, Level::DEBUG)
 }
 
-/// Tells of an event.
+/// Logs an event.
 pub(crate) fn command_event(event: &CommandEvent) {
     match event {
         CommandEvent::Started(event) => debug!(

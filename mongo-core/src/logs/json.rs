@@ -8,23 +8,23 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use crate::text::is_printable;
 
-/// The most that is shown of a document by default, in characters, as the logging specification has
-/// it.
+/// The default maximum length of a logged document, in characters, by the logging specification.
 const DEFAULT_LENGTH: usize = 1000;
 
-/// The specification's environment variable for it.
+/// The specification's environment variable for the maximum length.
 const VARIABLE: &str = "MONGODB_LOG_MAX_DOCUMENT_LENGTH";
 
-/// Of the whole process, as the logs are.
+/// Process-wide, like the logs.
 static MAX_LENGTH: AtomicUsize = AtomicUsize::new(UNREAD);
 
-/// The environment was not looked at yet.
+/// The environment variable has not been read yet.
 const UNREAD: usize = usize::MAX;
 
-/// Sets how much `tracing` events show of a command or a reply: so many characters of its extended
-/// JSON, and `...` where there is more. For the whole process, from now on.
+/// Sets the maximum length of a command or a reply in `tracing` events, in characters of its
+/// extended JSON. A longer one is truncated and ends with `...`. Applies to the whole process, from
+/// now on.
 ///
-/// Default: the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` as it is when the first
+/// Default: the value of the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` when the first
 /// document is logged, if it is a whole number, else 1000.
 ///
 /// Specification: logging, "Truncation of large documents".
@@ -36,7 +36,7 @@ fn max_length() -> usize {
     match MAX_LENGTH.load(Ordering::Relaxed) {
         UNREAD => {
             let length = length_in(std::env::var(VARIABLE).ok().as_deref());
-            // What was set meanwhile holds.
+            // A length that was set concurrently is kept.
             let set =
                 MAX_LENGTH.compare_exchange(UNREAD, length, Ordering::Relaxed, Ordering::Relaxed);
             set.err().unwrap_or(length)
@@ -45,17 +45,17 @@ fn max_length() -> usize {
     }
 }
 
-/// What the environment says; what can't be read says nothing. No warning: this runs while an event
-/// is written.
+/// The length in the environment variable; an invalid one is ignored. There is no warning, because
+/// this runs while an event is written.
 fn length_in(variable: Option<&str>) -> usize {
     let length = variable.and_then(|text| text.trim().parse::<usize>().ok());
     length.map_or(DEFAULT_LENGTH, |length| length.min(UNREAD - 1))
 }
 
-/// A document as relaxed extended JSON, cut where it gets long.
+/// A document as relaxed extended JSON, truncated to the maximum length.
 ///
-/// Written here and not by a library, so that what is cut off is not even looked at: a document of
-/// megabytes costs no more than its beginning, and no nesting is followed deeper than is shown.
+/// It does not use a library, so that the truncated part is not even read: a document of
+/// megabytes costs no more than its beginning, and nesting is followed no deeper than it is shown.
 ///
 /// Specifications: extended JSON; logging.
 pub(crate) struct Json<'a>(pub(crate) &'a RawDocument);
@@ -74,7 +74,7 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// Writes so many characters, and fails at the next one.
+/// Writes `left` characters, and fails at the next one.
 struct Bounded<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
     left: usize,
@@ -191,7 +191,7 @@ fn write_string(out: Out<'_, '_, '_>, text: &str) -> fmt::Result {
             '\n' => out.write_str("\\n")?,
             '\r' => out.write_str("\\r")?,
             '\t' => out.write_str("\\t")?,
-            // All of them are below U+10000.
+            // All unprintable characters are below U+10000.
             other if !is_printable(other) => write!(out, "\\u{:04x}", u32::from(other))?,
             other => out.write_char(other)?,
         }
@@ -201,7 +201,7 @@ fn write_string(out: Out<'_, '_, '_>, text: &str) -> fmt::Result {
 
 fn write_double(out: Out<'_, '_, '_>, number: f64) -> fmt::Result {
     if number.is_finite() {
-        // With a fraction or an exponent always, unlike `Display`.
+        // Always has a fraction or an exponent, unlike `Display`.
         return write!(out, "{number:?}");
     }
     let name = match (number.is_nan(), number > 0.0) {
@@ -213,7 +213,7 @@ fn write_double(out: Out<'_, '_, '_>, number: f64) -> fmt::Result {
 }
 
 fn write_date(out: Out<'_, '_, '_>, date: bson::DateTime) -> fmt::Result {
-    // The years 1970 to 9999; others are numbers.
+    // The years 1970 to 9999; other dates are numbers.
     const READABLE: std::ops::Range<i64> = 0..253_402_300_800_000;
     let milliseconds = date.timestamp_millis();
     match date.try_to_rfc3339_string() {
@@ -222,14 +222,14 @@ fn write_date(out: Out<'_, '_, '_>, date: bson::DateTime) -> fmt::Result {
     }
 }
 
-/// The type is deprecated, and its fields can be had only from its bytes.
+/// The type is deprecated; its fields are accessible only through its bytes.
 fn write_db_pointer(out: Out<'_, '_, '_>, pointer: RawBsonRef<'_>) -> fmt::Result {
     // Of a document: its length, a type and an empty name; of the value: the namespace's length.
     const NAMESPACE: usize = 4 + 2 + 4;
     let mut document = RawDocumentBuf::new();
     document.append(bson::cstr!(""), pointer);
     let value = document.as_bytes().get(NAMESPACE..).unwrap_or_default();
-    // After the namespace its end, the id, and the document's end.
+    // The namespace is followed by its terminator, the id, and the document's terminator.
     let Some((namespace, [_, id @ .., _])) = value.split_last_chunk::<14>() else {
         return out.write_str("malformed");
     };
@@ -301,7 +301,7 @@ mod tests {
         for date in [i64::MIN, -1, 0, 253_402_300_799_999] {
             is_as_bson_has_it(doc! { "date": bson::DateTime::from_millis(date) });
         }
-        // Not as bson has it, which takes it for the end of the year before.
+        // Unlike bson, which takes it for the end of the previous year.
         let late = doc! { "date": bson::DateTime::from_millis(253_402_300_800_000) };
         assert_eq!(
             shown(&late),
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(shown, r#"{"k\u202e":"\u001b[2J\u007f\u009b\u2028\u2066"}"#);
     }
 
-    /// The corpus's example: no other way leads to a value of this type.
+    /// The corpus's example: there is no other way to make a value of this type.
     #[test]
     fn a_db_pointer_is_written() {
         let mut bytes = vec![0; 4];
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_long_document_is_cut_at_a_character() {
-        // `{"a":"` and `"}` round it.
+        // Between `{"a":"` and `"}`.
         let fits = shown(&doc! { "a": "é".repeat(DEFAULT_LENGTH - 8) });
         assert_eq!(fits.chars().count(), DEFAULT_LENGTH);
         assert!(fits.ends_with("\"}"));
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_said_to_be() {
-        // An element of a type that there is not.
+        // An element of an unknown type.
         let bytes = b"\x08\0\0\0\x55a\0\0";
         let document = RawDocument::from_bytes(bytes).expect("lazily");
         assert_eq!(Json(document).to_string(), "{malformed}");

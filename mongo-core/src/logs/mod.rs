@@ -1,4 +1,4 @@
-//! What the messages to `tracing` have in common.
+//! The messages to `tracing`.
 //!
 //! Specification: logging.
 

@@ -1,6 +1,6 @@
 //! Spans, with the attributes of OpenTelemetry.
 //!
-//! Specification: OpenTelemetry. The names `otel.*` are those that `tracing-opentelemetry` knows.
+//! Specification: OpenTelemetry. `tracing-opentelemetry` interprets the names `otel.*`.
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use crate::ServerAddress;
 use crate::error::Error;
 use crate::event::CommandStartedEvent;
 
-/// A target of its own: with `mongodb::span=debug` there are spans, and not yet the messages, which
-/// show of the application's documents.
+/// A separate target: `mongodb::span=debug` enables the spans without the messages, which show
+/// parts of the application's documents.
 const SPAN: &str = "mongodb::span";
 
-/// Whether anybody wants spans. Without a subscriber this costs next to nothing.
+/// Whether any subscriber is interested in spans. Without one, the cost is negligible.
 #[inline]
 pub(crate) fn wants_spans() -> bool {
     LevelFilter::current() >= LevelFilter::DEBUG && enabled!(target: SPAN, Level::DEBUG)
 }
 
-/// The span of a connection's use, from its check-out to its return; what the specification calls
-/// an operation's, whose commands are nested in it.
+/// The span of a connection's use, from its check-out to its check-in. It is the operation span of
+/// the specification; the spans of its commands are nested in it.
 pub(crate) struct CheckOutSpan {
     span: Span,
-    /// The span that it is in.
+    /// The parent span.
     outer: Option<span::Id>,
 }
 
 impl CheckOutSpan {
-    /// In the current span.
+    /// Begins a span within the current one.
     pub(crate) fn begin() -> Self {
         let span = debug_span!(
             target: SPAN,
@@ -58,7 +58,7 @@ impl CheckOutSpan {
         &self.span
     }
 
-    /// Adds what was checked out, and how long that took.
+    /// Records the connection that was checked out, and the duration of the check-out.
     pub(crate) fn succeeded(
         &self,
         server: &ServerAddress,
@@ -75,7 +75,7 @@ impl CheckOutSpan {
         self.span.record("db.client.connection.wait_time", seconds);
     }
 
-    /// What a command's span is in now: this, unless the application has opened or left a span
+    /// The parent of a command's span: this span, unless the application has entered or left a span
     /// since the check-out.
     fn parent(&self) -> Option<span::Id> {
         let current = Span::current().id();
@@ -86,8 +86,9 @@ impl CheckOutSpan {
     }
 }
 
-/// The span of one command, in that of its connection's check-out or the current one. It is never entered while the command waits, so
-/// that it costs a command nothing where nobody wants it; it ends when the command does.
+/// The span of one command, within the span of its connection's check-out or the current one. It is
+/// not entered while the command waits, so that it is free if no subscriber is interested. It ends
+/// with the command.
 pub(crate) fn command_span(
     command: &CommandStartedEvent,
     collection: Option<&str>,
@@ -129,7 +130,7 @@ pub(crate) fn command_span(
     )
 }
 
-/// Adds to a span why what it spans failed.
+/// Records an error in a span.
 pub(crate) fn record_failure(span: &Span, error: &Error) {
     if span.is_disabled() {
         return;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::ServerEntry;
 
-/// Two different places below `len` at random, in no order; `None` if there are fewer than two.
+/// Two distinct random places below `len`, in no order; `None` if there are fewer than two.
 fn two_places(len: usize, random: u64) -> Option<(usize, usize)> {
     if len < 2 {
         return None;
@@ -17,8 +17,8 @@ fn two_places(len: usize, random: u64) -> Option<(usize, usize)> {
     Some((first, second + usize::from(second >= first)))
 }
 
-/// One of `len` servers: of two at random the one with fewer operations, and of equals the first
-/// drawn.
+/// Chooses one of `len` servers: of two random ones the one with fewer operations, and with equal
+/// counts the first one.
 pub(super) fn choose<'a>(
     len: usize,
     at: impl Fn(usize) -> Option<&'a Arc<ServerEntry>>,
@@ -38,7 +38,7 @@ pub(super) fn choose<'a>(
 mod tests {
     use super::*;
 
-    /// Every place that two halves of a `u64` can give, at the edges and in between.
+    /// Halves of a `u64`, at the edges and in between.
     const HALVES: [u64; 5] = [0, 1, 1 << 31, (1 << 32) - 2, (1 << 32) - 1];
 
     #[test]
@@ -64,7 +64,7 @@ mod tests {
         let mut drawn = [[0_u32; 5]; 5];
         let mut random = 0_u64;
         for _ in 0..20_000 {
-            // An odd step walks evenly through all numbers.
+            // An odd step visits all numbers evenly.
             random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
             let (first, second) = two_places(5, random).expect("two places");
             drawn[first][second] += 1;

@@ -1,4 +1,4 @@
-//! What an operation asks of a server.
+//! The criterion of a server selection.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use super::{ReadPreference, ReadPreferenceError, ReadPreferenceMode, SelectionEr
 use crate::callback::guard;
 use crate::sdam::ServerDescription;
 
-/// What an operation asks of a server: that it takes writes, or what a read preference says; and,
-/// where the application has a selector, that the selector leaves it.
+/// The criterion of a server selection: a writable server or a read preference, and optionally a
+/// server selector of the application.
 ///
 /// Specification: server selection.
 #[derive(Clone, Debug, Default)]
@@ -19,14 +19,14 @@ pub struct Criterion {
 }
 
 impl Criterion {
-    /// A server that takes writes: the primary, any `mongos`, a standalone server, the one server
-    /// of a direct connection whatever it is, or the load balancer. The default.
+    /// A writable server: the primary, any `mongos`, a standalone server, the server of a direct
+    /// connection of any type, or the load balancer. The default.
     pub fn write() -> Self {
         Self::default()
     }
 
-    /// A server that suits a read preference. Outside replica sets every server that takes
-    /// operations does.
+    /// A server that matches a read preference. Outside of replica sets every data-bearing server
+    /// matches.
     ///
     /// # Errors
     /// The parts of the read preference do not agree: see [`ReadPreference::validate`].
@@ -38,14 +38,14 @@ impl Criterion {
         })
     }
 
-    /// Lets a selector leave out servers that are otherwise suitable.
+    /// Adds a selector that filters the suitable servers.
     #[must_use]
     pub fn with_selector(mut self, selector: ServerSelector) -> Self {
         self.selector = Some(selector);
         self
     }
 
-    /// Whether it asks for a server that takes writes.
+    /// Whether it requires a writable server.
     pub fn is_write(&self) -> bool {
         self.read_preference.is_none()
     }
@@ -55,19 +55,19 @@ impl Criterion {
         self.read_preference.as_ref()
     }
 
-    /// The selector, where there is one.
+    /// The selector, if there is one.
     pub fn selector(&self) -> Option<&ServerSelector> {
         self.selector.as_ref()
     }
 
-    /// The mode; a write asks for what a read with the mode primary asks for.
+    /// The mode; for a write it is primary.
     pub(super) fn mode(&self) -> ReadPreferenceMode {
         let preference = self.read_preference.as_ref();
         preference.map_or(ReadPreferenceMode::Primary, |preference| preference.mode)
     }
 
-    /// The tag sets that restrict. A list that begins with an empty set matches whatever there is,
-    /// as the empty list does.
+    /// The tag sets that restrict the selection. A list that begins with an empty set matches all
+    /// servers, like the empty list.
     pub(super) fn tag_sets(&self) -> &[TagSet] {
         let preference = self.read_preference.as_ref();
         match preference.map(|preference| &*preference.tag_sets) {
@@ -78,11 +78,11 @@ impl Criterion {
     }
 }
 
-/// As in logs: every part of the read preference, and whether there is a selector.
+/// The format of logs: every part of the read preference, and whether there is a selector.
 impl fmt::Display for Criterion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.read_preference {
-            None => f.write_str("a server that takes writes")?,
+            None => f.write_str("a writable server")?,
             Some(preference) => write!(f, "read preference {preference}")?,
         }
         match self.selector {
@@ -94,18 +94,17 @@ impl fmt::Display for Criterion {
 
 type Select = dyn for<'a> Fn(&[&'a ServerDescription]) -> Vec<&'a ServerDescription> + Send + Sync;
 
-/// A function of the application that leaves out servers (`serverSelector`). Cloning is cheap.
+/// A function of the application that filters servers (`serverSelector`). Cloning is cheap.
 ///
-/// It gets the servers that are suitable otherwise, and gives back those that still are, of which
-/// one within the latency window is taken. It is called for each selection that finds a suitable
-/// server, on the caller's own task, and outside all locks; it should not block. Where it leaves no
-/// server, the selection waits for the topology to change, as if none had been suitable. A factory
-/// that floats over a topology (`ConnectionFactoryBuilder::floating`) calls it for each change of the
-/// topology too, on the task that caused the change.
+/// It gets the suitable servers and returns those that it accepts; one of them within the latency
+/// window is selected. It is called for each selection that finds a suitable server, on the
+/// caller's task and without a lock; it should not block. If it returns no server, the selection
+/// waits for the topology to change, as if no server were suitable. A factory that floats over a
+/// topology (`ConnectionFactoryBuilder::floating`) also calls it for each change of the topology,
+/// on the task that causes the change.
 ///
-/// A panic in it is caught and logged. The selection fails at once, with
-/// [`SelectionError::Selector`]: without the selector's answer any server might be one that the
-/// application excludes.
+/// A panic in it is caught and logged. The selection then fails at once with
+/// [`SelectionError::Selector`], because any server might be one that the application excludes.
 ///
 /// ```
 /// # use mongo_core::select::ServerSelector;
@@ -118,7 +117,7 @@ type Select = dyn for<'a> Fn(&[&'a ServerDescription]) -> Vec<&'a ServerDescript
 pub struct ServerSelector(Arc<Select>);
 
 impl ServerSelector {
-    /// Takes the function.
+    /// Wraps the function.
     pub fn new<F>(select: F) -> Self
     where
         F: for<'a> Fn(&[&'a ServerDescription]) -> Vec<&'a ServerDescription>,
@@ -164,7 +163,7 @@ mod tests {
             Criterion::write()
                 .with_selector(ServerSelector::new(|servers| servers.to_vec()))
                 .to_string(),
-            "a server that takes writes with a custom server selector"
+            "a writable server with a custom server selector"
         );
     }
 

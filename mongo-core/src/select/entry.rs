@@ -1,4 +1,4 @@
-//! One server as selection sees it.
+//! One server for selection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use crate::address::ServerAddress;
 use crate::sdam::ServerDescription;
 
 /// A server of one view of the topology, with the number of operations that it runs now
-/// (`operationCount`), which all views share that have the server.
+/// (`operationCount`). All views that have the server share that number.
 #[derive(Debug)]
 pub struct ServerEntry {
     id: u64,
@@ -15,7 +15,7 @@ pub struct ServerEntry {
     operations: Arc<AtomicUsize>,
 }
 
-/// Numbers servers, over all topologies.
+/// The id of the next server, over all topologies.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl ServerEntry {
@@ -28,7 +28,7 @@ impl ServerEntry {
         }
     }
 
-    /// The same server, described anew.
+    /// The same server with a new description.
     pub(super) fn described(&self, description: Arc<ServerDescription>) -> Self {
         Self {
             id: self.id,
@@ -37,8 +37,8 @@ impl ServerEntry {
         }
     }
 
-    /// The server's number: the same in all views for as long as the server stays in its topology,
-    /// and no other server's, ever.
+    /// The server's id: the same in all views while the server is in its topology, and never
+    /// reused.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -48,7 +48,7 @@ impl ServerEntry {
         &self.description.address
     }
 
-    /// What is known of the server.
+    /// The server's description.
     pub fn description(&self) -> &Arc<ServerDescription> {
         &self.description
     }
@@ -58,15 +58,15 @@ impl ServerEntry {
         self.operations.load(Ordering::Relaxed)
     }
 
-    /// Counts one operation more, until the result is dropped. To be called when the server is
-    /// selected. Neither call wakes those who wait for a server.
+    /// Adds one to the operation count until the result is dropped. Call it when the server is
+    /// selected. Neither the call nor the drop wakes selections that wait for a server.
     pub fn begin_operation(&self) -> RunningOperation {
         self.operations.fetch_add(1, Ordering::Relaxed);
         RunningOperation(self.operations.clone())
     }
 }
 
-/// An operation that its server's count includes until this is dropped.
+/// An operation that is in its server's operation count until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the operation"]
 pub struct RunningOperation(Arc<AtomicUsize>);

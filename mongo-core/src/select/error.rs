@@ -1,4 +1,4 @@
-//! Why no server could be selected, in words that a person can act on.
+//! Errors of server selection, with advice.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use crate::sdam::{
 };
 use crate::text::Rounded;
 
-/// How many servers are shown, those that failed first.
+/// How many servers are shown. Servers that failed come first.
 const MAX_SHOWN: usize = 10;
 
-/// How much is shown of what is known of one server, in characters.
+/// The longest text about one server, in characters.
 const MAX_SHOWN_LENGTH: usize = 300;
 
 /// No server can be selected.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectionError {
-    /// A server speaks no wire version in common with this crate. It is told at once, whichever
-    /// server the operation asks for.
+    /// A server has no wire version in common with this crate. Every selection fails at once, for
+    /// any criterion.
     #[error(transparent)]
     Incompatible(CompatibilityError),
-    /// A replica set allows no such small maximum staleness. It is told at once.
+    /// The maximum staleness is too small for a replica set. The selection fails at once.
     #[error(
         "maxStalenessSeconds is {}, and must be at least {} with a replica set: 90 s, and no less \
          than heartbeatFrequencyMS and 10 s",
@@ -34,23 +34,24 @@ pub enum SelectionError {
         smallest.as_secs_f64()
     )]
     MaxStalenessTooSmall {
-        /// What the read preference asks for.
+        /// The maximum staleness of the read preference.
         limit: Duration,
-        /// The least that is allowed.
+        /// The smallest allowed one.
         smallest: Duration,
     },
-    /// A selector of the application ([`ServerSelector`](super::ServerSelector)) panicked, with its
-    /// message. The operation fails at once: without the selector's answer any server might be one
-    /// that the application excludes.
+    /// A selector of the application ([`ServerSelector`](super::ServerSelector)) panicked, with
+    /// this message. The selection fails at once, because any server might be one that the
+    /// application excludes.
     #[error("{0}")]
     Selector(String),
-    /// No server was suitable for as long as could be waited.
+    /// No server became suitable in time.
     #[error(transparent)]
     NoSuitableServer(Box<NoSuitableServer>),
 }
 
 impl SelectionError {
-    /// The most recent failure of a check of any server, or of a command that made a server unknown.
+    /// The most recent failure of a heartbeat of any server, or of a command that made a server
+    /// unknown.
     pub fn last_failure(&self) -> Option<&Error> {
         match self {
             Self::Incompatible(_) | Self::MaxStalenessTooSmall { .. } | Self::Selector(_) => None,
@@ -59,7 +60,7 @@ impl SelectionError {
     }
 }
 
-/// What stands in the way of a selection.
+/// The obstacle to a selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Obstacle {
@@ -69,18 +70,18 @@ pub enum Obstacle {
          check the hosts, and replicaSet if it is set"
     )]
     NoServers,
-    /// No server answered yet, and none failed.
+    /// No server has answered yet, and none has failed.
     #[error("no server has answered yet; check that the hosts can be reached")]
     NotChecked,
-    /// All servers failed or are not what was asked for, or have not answered yet.
+    /// All servers have failed, are not of the expected type, or have not answered yet.
     #[error(
-        "no server can be used, each for its own reason; check the hosts and ports, TLS, \
-         replicaSet, the network, and that the servers run"
+        "no server can be used, for the reason that is shown for each; check the hosts and ports, \
+         TLS, replicaSet, the network, and that the servers run"
     )]
     Unreachable,
-    /// Servers answer, and none is of a type that data is read from or written to.
+    /// Servers answer, but none is of a type that supports reads or writes.
     #[error(
-        "the servers that answer hold no data for applications; check that the replica set is \
+        "none of the servers that answer is data-bearing; check that the replica set is \
          initiated, and that its members are neither hidden nor recovering"
     )]
     NoData,
@@ -93,31 +94,31 @@ pub enum Obstacle {
     /// The replica set has no secondary.
     #[error("no secondary can be reached; check the members of the replica set")]
     NoSecondary,
-    /// All members that come into question are too stale, or don't tell.
-    #[error("all secondaries are further behind than maxStalenessSeconds, or do not tell")]
+    /// All eligible members are too stale, or do not report their last write.
+    #[error("all secondaries exceed maxStalenessSeconds, or do not report their last write")]
     TooStale,
-    /// No member that comes into question has the tags.
+    /// No eligible member has the tags.
     #[error("no member has all the tags of one of the read preference's tag sets")]
     Tags,
-    /// The application's selector left no server.
-    #[error("the custom server selector left none of the suitable servers")]
+    /// The application's selector returned no server.
+    #[error("the custom server selector returned none of the suitable servers")]
     Selector,
 }
 
-/// No server was suitable for as long as could be waited: what was asked for, and what was there.
+/// No server became suitable in time: the criterion, and the last description of the deployment.
 ///
-/// `Display` is one line: the criterion, what stands in the way and what to do about it, the
-/// topology's type, and each server's type and own last failure, of ten servers at most.
+/// `Display` is one line: the criterion, the obstacle with advice, the topology's type, and the
+/// type and last failure of at most ten servers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NoSuitableServer {
-    /// What was asked for.
+    /// The criterion of the selection.
     pub criterion: Criterion,
-    /// What stands in the way.
+    /// The obstacle.
     pub obstacle: Obstacle,
-    /// How long was waited.
+    /// The duration of the wait.
     pub after: Duration,
-    /// The deployment, as it was last seen.
+    /// The last description of the deployment.
     pub topology: Arc<TopologyDescription>,
 }
 
@@ -143,7 +144,7 @@ impl NoSuitableServer {
     }
 }
 
-/// `Display` shows the failures; [`SelectionError::last_failure`] gives the last one as a value.
+/// `Display` shows the failures; [`SelectionError::last_failure`] returns the last one as a value.
 impl std::error::Error for NoSuitableServer {}
 
 fn obstacle(index: &SelectionIndex, criterion: &Criterion) -> Obstacle {
@@ -241,7 +242,7 @@ fn show(server: &ServerDescription, tagged: bool, to: &mut Short<'_, '_>) -> fmt
     write!(to, ")")
 }
 
-/// Lets through so many characters and drops the rest.
+/// Writes at most `left` characters and drops the rest.
 struct Short<'a, 'b> {
     f: &'a mut fmt::Formatter<'b>,
     left: usize,

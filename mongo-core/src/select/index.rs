@@ -15,14 +15,14 @@ use super::{
 use crate::address::ServerAddress;
 use crate::sdam::{ServerDescription, TopologyDescription};
 
-/// How many read preferences with tags or a maximum staleness one view keeps the servers of.
+/// How many read preferences with tags or a maximum staleness one view caches the windows of.
 const CACHED: usize = 8;
 
-/// Servers of which any may be taken.
+/// Servers to choose from.
 type Window = Arc<[Arc<ServerEntry>]>;
 
-/// The servers within the latency window, where neither tags nor a maximum staleness choose. In
-/// topologies that are no replica set all three are the same.
+/// The servers within the latency window, without tags and maximum staleness. In topologies other
+/// than replica sets all three windows are the same.
 #[derive(Clone)]
 struct Windows {
     primary: Window,
@@ -43,12 +43,12 @@ impl Windows {
     }
 }
 
-/// One view of the topology, prepared for selection: immutable, shared by all who select.
+/// One view of the topology, prepared for selection: immutable, and shared by all selections.
 ///
-/// It is made with [`next`](Self::next) whenever the description changes, also if only a round trip
-/// time did. That takes time linear in the number of servers.
+/// [`next`](Self::next) makes a new view whenever the description changes, even if only a round
+/// trip time has changed. It takes time linear in the number of servers.
 pub struct SelectionIndex {
-    /// How many views there were before.
+    /// The number of earlier views.
     revision: u64,
     topology: Arc<TopologyDescription>,
     options: Arc<SelectionOptions>,
@@ -56,7 +56,7 @@ pub struct SelectionIndex {
     servers: Vec<Arc<ServerEntry>>,
     windows: Windows,
     staleness: Staleness,
-    /// Filled from the front by selections; once full, others are worked out each time.
+    /// Filled from the front by selections. When it is full, other windows are computed each time.
     cache: [OnceLock<(ReadPreference, Window)>; CACHED],
 }
 
@@ -69,8 +69,8 @@ impl SelectionIndex {
         Self::prepare(0, topology, Arc::new(options), servers)
     }
 
-    /// The view of the topology's next description. Servers that both have keep their counts of
-    /// operations.
+    /// The view of the topology's next description. Servers in both views keep their operation
+    /// counts.
     #[must_use]
     pub fn next(&self, topology: Arc<TopologyDescription>) -> Self {
         let mut before = self.servers.iter().peekable();
@@ -131,19 +131,19 @@ impl SelectionIndex {
         }
     }
 
-    /// How many views there were before: what a selection found holds while this stays.
+    /// The number of earlier views. The result of a selection is valid while this is unchanged.
     #[cfg(feature = "net")]
     #[inline]
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The description that this is a view of.
+    /// The description of this view.
     pub fn topology(&self) -> &Arc<TopologyDescription> {
         &self.topology
     }
 
-    /// What all selections have in common.
+    /// The options of all selections.
     pub fn options(&self) -> &SelectionOptions {
         &self.options
     }
@@ -161,25 +161,25 @@ impl SelectionIndex {
         place.ok().and_then(|place| self.servers.get(place))
     }
 
-    /// Selects one server: of two at random within the latency window the one that runs fewer
-    /// operations. `None` if no server is suitable now; then the caller waits for the next view, and
-    /// when its time is over, asks [`no_suitable_server`](Self::no_suitable_server) for the error.
+    /// Selects one server: of two random ones within the latency window the one that runs fewer
+    /// operations. `None` if no server is suitable now. The caller then waits for the next view,
+    /// and at its deadline calls [`no_suitable_server`](Self::no_suitable_server) for the error.
     ///
-    /// `deprioritized` are the servers that failed this operation before: others are preferred.
-    /// `random` is to be uniform over all numbers. The caller counts the operation by
+    /// `deprioritized` are the servers on which this operation failed before: others are preferred.
+    /// `random` must be uniform over all numbers. The caller counts the operation with
     /// [`begin_operation`](ServerEntry::begin_operation).
     ///
-    /// It neither waits nor allocates, and takes the same time however many servers there are; but:
-    /// - the first selection by a read preference with tags or a maximum staleness looks at all
-    ///   servers, and those at the same time wait for it; of more than eight such read preferences
-    ///   in one view the later ones do so each time, without allocating or waiting;
-    /// - with deprioritized servers it looks at all servers, without allocating;
-    /// - with a selector of the application it does both.
+    /// It neither waits nor allocates, and takes constant time for any number of servers, except:
+    /// - the first selection with a read preference that has tags or a maximum staleness inspects
+    ///   all servers, and concurrent ones wait for it; with more than eight such read preferences
+    ///   in one view, the later ones do so each time, without allocating or waiting;
+    /// - with deprioritized servers it inspects all servers, without allocating;
+    /// - with a selector of the application it inspects all servers and allocates.
     ///
     /// # Errors
-    /// A server speaks no wire version in common with this crate; the topology is a replica set and
-    /// the maximum staleness is too small; or a selector of the application panicked. Waiting helps
-    /// against none of these.
+    /// A server has no wire version in common with this crate; the topology is a replica set and
+    /// the maximum staleness is too small; or a selector of the application panicked. Waiting
+    /// cannot resolve these.
     pub fn select(
         &self,
         criterion: &Criterion,
@@ -204,7 +204,7 @@ impl SelectionIndex {
         Ok(passes.find_map(|pass| self.choose_admitted(&pass, random)))
     }
 
-    /// All servers that are suitable, whatever their round trip times: sorted by address.
+    /// All suitable servers, with any round trip time, sorted by address.
     ///
     /// # Errors
     /// As [`select`](Self::select).
@@ -217,8 +217,8 @@ impl SelectionIndex {
         self.filtered(criterion, deprioritized)
     }
 
-    /// The suitable servers within the latency window, of which [`select`](Self::select) takes one:
-    /// sorted by address.
+    /// The suitable servers within the latency window, sorted by address. [`select`](Self::select)
+    /// chooses one of them.
     ///
     /// # Errors
     /// As [`select`](Self::select).
@@ -231,12 +231,12 @@ impl SelectionIndex {
         self.filtered_window(criterion, deprioritized)
     }
 
-    /// The error to give once no server was suitable for as long as could be waited.
+    /// The error for a selection that found no suitable server in time.
     pub fn no_suitable_server(&self, criterion: &Criterion, after: Duration) -> SelectionError {
         SelectionError::NoSuitableServer(Box::new(NoSuitableServer::new(self, criterion, after)))
     }
 
-    /// What no waiting helps against.
+    /// Checks for errors that waiting cannot resolve.
     fn check(&self, criterion: &Criterion) -> Result<(), SelectionError> {
         if let Some(error) = self.topology.compatibility_error() {
             return Err(SelectionError::Incompatible(error.clone()));
@@ -253,8 +253,8 @@ impl SelectionIndex {
         }
     }
 
-    /// The servers to draw from, where no selector and no deprioritized server has a say: ready, or
-    /// worked out and kept. `None` if no more can be kept.
+    /// The window for a criterion without selectors and deprioritized servers: prepared, or
+    /// computed and cached. `None` if the cache is full.
     fn prepared(&self, criterion: &Criterion) -> Option<&[Arc<ServerEntry>]> {
         let restricted = match criterion.read_preference() {
             Some(read) if is_replica_set(self.topology.topology_type()) => {
@@ -275,13 +275,13 @@ impl SelectionIndex {
         })
     }
 
-    /// The tries at finding suitable servers, of which the first counts that admits any.
+    /// The attempts to find suitable servers. The first one that admits any is used.
     fn passes<'a>(
         &'a self,
         criterion: &'a Criterion,
         deprioritized: &'a [ServerAddress],
     ) -> impl Iterator<Item = Pass<'a>> {
-        // All deprioritized servers come back if no other is suitable.
+        // If no other server is suitable, deprioritized servers are eligible again.
         let all: Option<&'a [ServerAddress]> = (!deprioritized.is_empty()).then_some(&[]);
         let limit = self.staleness_limit(criterion);
         let candidates = Candidates::of(self.topology.topology_type(), criterion.mode());
@@ -306,7 +306,7 @@ impl SelectionIndex {
             })
     }
 
-    /// The maximum staleness, where it has a say.
+    /// The maximum staleness of a criterion, if it has one.
     pub(super) fn staleness_limit(&self, criterion: &Criterion) -> Option<StalenessLimit> {
         let read = criterion.read_preference()?;
         Some(self.staleness.limit(read.max_staleness?))
@@ -318,7 +318,7 @@ impl SelectionIndex {
             .filter(move |server| pass.admits(server.description()))
     }
 
-    /// Draws from the servers that a pass admits, without a list of them.
+    /// Chooses from the servers that a pass admits, without collecting them.
     fn choose_admitted(&self, pass: &Pass<'_>, random: u64) -> Option<&Arc<ServerEntry>> {
         let window = within_window(self.admitted(pass), self.options.local_threshold);
         choose(
@@ -328,7 +328,7 @@ impl SelectionIndex {
         )
     }
 
-    /// Whether the application has a say in selections by a criterion.
+    /// Whether a selector of the application applies to a criterion.
     #[cfg(feature = "net")]
     pub(crate) fn has_selector(&self, criterion: &Criterion) -> bool {
         self.selectors(criterion).next().is_some()
@@ -341,7 +341,7 @@ impl SelectionIndex {
         self.options.selector.iter().chain(criterion.selector())
     }
 
-    /// The suitable servers before any selector of the application has its say.
+    /// The suitable servers before any selector of the application is called.
     pub(crate) fn unfiltered(
         &self,
         criterion: &Criterion,
@@ -367,7 +367,7 @@ impl SelectionIndex {
                 .iter()
                 .map(|server| &**server.description())
                 .collect();
-            // Whatever it gives back, only what it was given counts, and once.
+            // Only servers that were passed to the selector count, and each only once.
             let mut left: Vec<*const ServerDescription> = selector
                 .call(&descriptions)?
                 .into_iter()
@@ -392,7 +392,7 @@ impl SelectionIndex {
     }
 }
 
-/// The servers whose average round trip time is at most `threshold` above the least.
+/// The servers whose average round trip time is at most `threshold` above the lowest one.
 fn within_window<'a, I>(
     servers: I,
     threshold: Duration,
@@ -405,7 +405,7 @@ where
     servers.filter(move |server| round_trip_time(server) <= limit)
 }
 
-/// The average; of a server that was never timed, such as a load balancer, longer than any.
+/// The average. For a server without a sample, such as a load balancer, it is the maximum.
 fn round_trip_time(server: &ServerEntry) -> Duration {
     server
         .description()

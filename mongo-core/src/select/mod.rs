@@ -1,10 +1,10 @@
-//! Which servers an operation may use.
+//! Server selection.
 //!
-//! A [`SelectionIndex`] is made of each [`TopologyDescription`](crate::sdam::TopologyDescription)
-//! once, when it is published: it holds for each mode of a [`ReadPreference`] the servers within the
-//! latency window. [`SelectionIndex::select`] then draws from such a window, without waiting,
-//! allocating or looking at the other servers. All is pure: randomness and the time that was waited
-//! are arguments.
+//! A [`SelectionIndex`] is built once for each
+//! [`TopologyDescription`](crate::sdam::TopologyDescription) when it is published. It has, for each
+//! mode of a [`ReadPreference`], the servers within the latency window. [`SelectionIndex::select`]
+//! chooses from such a window, without waiting, allocating or inspecting the other servers. The
+//! code is pure: randomness and the duration of the wait are arguments.
 //!
 //! Specifications: server selection, max staleness.
 

@@ -1,20 +1,20 @@
-//! What all selections from one topology have in common.
+//! The options of all selections from one topology.
 
 use std::time::Duration;
 
 use super::ServerSelector;
 use crate::uri::ClientOptions;
 
-/// What all selections from one topology have in common.
+/// The options of all selections from one topology.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SelectionOptions {
-    /// How much slower than the fastest a suitable server may be (`localThresholdMS`). Default
-    /// 15 ms.
+    /// The width of the latency window: how much slower than the fastest suitable server a server
+    /// may be (`localThresholdMS`). Default 15 ms.
     pub local_threshold: Duration,
     /// The time between two checks of a server (`heartbeatFrequencyMS`). Default 10 s.
     pub heartbeat_frequency: Duration,
-    /// The application's selector (`serverSelector`), which every selection asks, before a
+    /// The application's selector (`serverSelector`). Every selection calls it, before the
     /// criterion's own. None by default.
     pub selector: Option<ServerSelector>,
 }
@@ -29,7 +29,7 @@ impl Default for SelectionOptions {
     }
 }
 
-/// Without a selector: there is none in a connection string.
+/// Without a selector: connection strings have none.
 impl From<&ClientOptions> for SelectionOptions {
     fn from(options: &ClientOptions) -> Self {
         Self {

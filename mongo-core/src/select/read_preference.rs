@@ -1,4 +1,4 @@
-//! Which members of a replica set may be read from.
+//! Read preferences.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,20 +9,20 @@ use bson::{Bson, Document, doc};
 
 use crate::settings::is_named;
 
-/// Tags that a server must have, all of them: names and values. An empty set matches any server.
+/// Names and values of tags, all of which a server must have. An empty set matches any server.
 pub type TagSet = BTreeMap<String, String>;
 
-/// Which type of member is read from.
+/// The type of member that is read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ReadPreferenceMode {
     /// The primary only. The default.
     #[default]
     Primary,
-    /// The primary, and while there is none a secondary.
+    /// The primary, or a secondary if there is no primary.
     PrimaryPreferred,
     /// A secondary only.
     Secondary,
-    /// A secondary, and where none is suitable the primary.
+    /// A secondary, or the primary if no secondary is suitable.
     SecondaryPreferred,
     /// Any member within the latency window.
     Nearest,
@@ -77,36 +77,37 @@ pub enum ReadPreferenceError {
          secondaryPreferred and nearest"
     )]
     Mode,
-    /// Tags choose between secondaries; there is one primary.
+    /// Tags select among secondaries, but there is only one primary.
     #[error("the read preference primary takes no tags")]
     PrimaryWithTags,
     /// The primary is never stale.
     #[error("the read preference primary takes no maximum staleness")]
     PrimaryWithMaxStaleness,
-    /// A maximum staleness must be positive; leave it out for none.
+    /// A maximum staleness must be positive; `None` is no limit.
     #[error("the maximum staleness is zero")]
     ZeroMaxStaleness,
 }
 
-/// Which members of a replica set may be read from. The default is the primary.
+/// A read preference: the members of a replica set that may be read from. The default is the
+/// primary.
 ///
-/// Specification: server selection, max staleness. The deprecated `hedge` is left out.
+/// Specification: server selection, max staleness. The deprecated `hedge` is not supported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ReadPreference {
     /// The type of member (`readPreference`).
     pub mode: ReadPreferenceMode,
-    /// Tag sets in order of preference: the first that any eligible server matches decides
+    /// Tag sets in order of preference: the first one that matches an eligible server is used
     /// (`readPreferenceTags`). Empty matches all.
     pub tag_sets: Vec<TagSet>,
-    /// How far a secondary may be behind (`maxStalenessSeconds`). `None` is no limit. A replica set
-    /// needs at least 90 s and at least the heartbeat frequency plus 10 s, which is checked when a
-    /// server is selected.
+    /// How far a secondary may lag behind (`maxStalenessSeconds`). `None` is no limit. With a
+    /// replica set it must be at least 90 s, and at least the heartbeat frequency plus 10 s; server
+    /// selection checks this.
     pub max_staleness: Option<Duration>,
 }
 
 impl ReadPreference {
-    /// A mode without tags or a limit of staleness.
+    /// A mode without tags or a maximum staleness.
     pub fn new(mode: ReadPreferenceMode) -> Self {
         Self {
             mode,
@@ -121,7 +122,7 @@ impl ReadPreference {
         self
     }
 
-    /// Sets how far a secondary may be behind.
+    /// Sets how far a secondary may lag behind.
     #[must_use]
     pub fn with_max_staleness(mut self, limit: Duration) -> Self {
         self.max_staleness = Some(limit);
@@ -132,8 +133,8 @@ impl ReadPreference {
     /// `maxStalenessSeconds` in whole seconds, rounded up.
     ///
     /// A command is sent as it is, and a secondary refuses a read without this
-    /// (`NotPrimaryNoSecondaryOk`, code 13435). Whoever checks out a connection for another mode than
-    /// [`Primary`](ReadPreferenceMode::Primary) adds it to each read:
+    /// (`NotPrimaryNoSecondaryOk`, code 13435). Add it to each read on a connection that was
+    /// checked out for another mode than [`Primary`](ReadPreferenceMode::Primary):
     ///
     /// ```
     /// use bson::doc;
@@ -144,8 +145,8 @@ impl ReadPreference {
     /// # assert_eq!(find.get_document("$readPreference").unwrap(), &doc! { "mode": "secondaryPreferred" });
     /// ```
     ///
-    /// A command for one server by its own address gets `primaryPreferred` as the mode, whatever it
-    /// is.
+    /// For a command to one server by its address, use the mode `primaryPreferred`, which a server
+    /// of any type accepts.
     ///
     /// Specification: server selection, "Passing read preference to mongos and load balancers".
     pub fn to_document(&self) -> Document {
@@ -171,7 +172,7 @@ impl ReadPreference {
     /// Tags or a maximum staleness with the mode primary; a maximum staleness of zero.
     pub fn validate(&self) -> Result<(), ReadPreferenceError> {
         let primary = self.mode == ReadPreferenceMode::Primary;
-        // A lone empty set says the same as no set at all.
+        // A single empty set is equivalent to no set.
         if primary && self.tag_sets.iter().any(|set| !set.is_empty()) {
             return Err(ReadPreferenceError::PrimaryWithTags);
         }
@@ -183,7 +184,7 @@ impl ReadPreference {
     }
 }
 
-/// All parts that are set, under the names they have in `$readPreference`.
+/// All parts that are set, with their names in `$readPreference`.
 impl fmt::Display for ReadPreference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{ mode: {}", self.mode)?;

@@ -1,14 +1,14 @@
-//! The specification's tables: which types of servers are suitable, in which order.
+//! The specification's tables: the suitable types of servers, in order.
 
 use super::staleness::StalenessLimit;
 use super::{ReadPreferenceMode, TagSet};
 use crate::address::ServerAddress;
 use crate::sdam::{ServerDescription, ServerType, TopologyType};
 
-/// The servers that come into question together.
+/// A group of eligible servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Candidates {
-    /// Whatever is there, as long as it can be reached.
+    /// Any server that is not unknown.
     Available,
     /// The routers of a sharded cluster.
     Routers,
@@ -23,8 +23,8 @@ pub(super) enum Candidates {
 }
 
 impl Candidates {
-    /// What comes into question, in the order in which it is tried. A write is a read with the mode
-    /// primary.
+    /// The eligible groups, in the order in which they are tried. A write counts as a read with the
+    /// mode primary.
     pub(super) fn of(topology: TopologyType, mode: ReadPreferenceMode) -> &'static [Self] {
         match topology {
             TopologyType::Unknown => &[],
@@ -41,7 +41,7 @@ impl Candidates {
         }
     }
 
-    /// Whether servers of a type are among them.
+    /// Whether the group includes servers of this type.
     pub(super) fn include(self, server: ServerType) -> bool {
         match server {
             ServerType::Unknown => false,
@@ -60,7 +60,7 @@ impl Candidates {
         }
     }
 
-    /// Whether tag sets and the maximum staleness choose among them.
+    /// Whether tag sets and the maximum staleness apply to the group.
     pub(super) fn are_restricted(self) -> bool {
         match self {
             Self::Secondaries | Self::Members => true,
@@ -69,7 +69,7 @@ impl Candidates {
     }
 }
 
-/// Whether read preferences choose between the servers of such a topology.
+/// Whether read preferences apply to the servers of such a topology.
 pub(super) fn is_replica_set(topology: TopologyType) -> bool {
     match topology {
         TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary => true,
@@ -80,15 +80,15 @@ pub(super) fn is_replica_set(topology: TopologyType) -> bool {
     }
 }
 
-/// One try at finding suitable servers: if it admits none, the next one is tried.
+/// One attempt to find suitable servers. If it admits none, the next one is tried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pass<'a> {
     pub(super) candidates: Candidates,
-    /// The tags that are tried; `None` matches any.
+    /// The required tags; `None` matches any.
     pub(super) tags: Option<&'a TagSet>,
     /// `None` admits any staleness.
     pub(super) staleness: Option<StalenessLimit>,
-    /// The servers that are left out.
+    /// The excluded servers.
     pub(super) deprioritized: &'a [ServerAddress],
 }
 
@@ -102,7 +102,7 @@ impl Pass<'_> {
     }
 }
 
-/// Whether a server has all the tags that are wanted.
+/// Whether a server has all wanted tags.
 fn matches(wanted: &TagSet, server: &TagSet) -> bool {
     wanted
         .iter()

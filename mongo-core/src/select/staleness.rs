@@ -1,4 +1,4 @@
-//! How far a secondary is behind.
+//! The staleness of secondaries.
 
 use std::time::{Duration, Instant};
 
@@ -6,33 +6,34 @@ use bson::DateTime;
 
 use crate::sdam::{ServerDescription, ServerType, TopologyDescription};
 
-/// The least that a replica set's maximum staleness can be.
+/// The smallest maximum staleness of a replica set, whatever the heartbeat frequency.
 const SMALLEST: Duration = Duration::from_secs(90);
 
 /// How often an idle primary writes (`idleWritePeriodMS`).
 const IDLE_WRITE_PERIOD: Duration = Duration::from_secs(10);
 
-/// The least maximum staleness that a replica set allows: 90 s, and at least the heartbeat frequency
-/// and the 10 s after which an idle primary writes. Less could make every secondary seem stale.
+/// The smallest maximum staleness that a replica set allows: 90 s, and at least the heartbeat
+/// frequency plus the 10 s after which an idle primary writes. With less, every secondary could
+/// appear stale.
 ///
 /// Specification: max staleness.
 pub(super) fn smallest_limit(heartbeat_frequency: Duration) -> Duration {
     SMALLEST.max(heartbeat_frequency.saturating_add(IDLE_WRITE_PERIOD))
 }
 
-/// What the writes of secondaries are compared with.
+/// The newest write, with which the writes of secondaries are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Newest {
-    /// The primary's last write, and when it was told.
+    /// The primary's last write, and the time of the heartbeat that reported it.
     Primary { write: DateTime, update: Instant },
-    /// While there is no primary, the last write of the most recent secondary.
+    /// Without a primary, the last write of the most recent secondary.
     Secondary { write: DateTime },
 }
 
-/// How stale the secondaries of one view of the topology are, as far as can be said.
+/// Estimates the staleness of the secondaries of one view of the topology.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Staleness {
-    /// `None` if the deployment does not tell its last writes: nothing can be said then.
+    /// `None` if the servers do not report their last writes: the staleness is then unknown.
     newest: Option<Newest>,
     heartbeat_frequency: Duration,
 }
@@ -73,7 +74,7 @@ impl Staleness {
         };
         let estimate = match self.newest? {
             Newest::Secondary { write } => behind(write)?,
-            // Only differences within one clock are taken: neither clock need be right.
+            // Only times of the same clock are subtracted, so neither clock needs to be right.
             Newest::Primary { write, update } => {
                 behind(write)? + between(update, secondary.last_update_time?)
             }
@@ -82,7 +83,7 @@ impl Staleness {
     }
 }
 
-/// How stale a server may be.
+/// The maximum staleness of a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StalenessLimit {
     staleness: Staleness,
@@ -90,8 +91,8 @@ pub(super) struct StalenessLimit {
 }
 
 impl StalenessLimit {
-    /// Whether a server is fresh enough. A secondary of which nothing can be said is not; whatever is
-    /// no secondary is.
+    /// Whether a server is fresh enough. A secondary of unknown staleness is not; a server that is
+    /// not a secondary always is.
     pub(super) fn admits(&self, server: &ServerDescription) -> bool {
         server.server_type != ServerType::RsSecondary
             || self

@@ -1,13 +1,12 @@
-//! Values of a configuration, as serde gives them, and how types are read from them.
+//! Deserialization of configurations with serde.
 //!
-//! Every type of a configuration is read through these, and not by derived code: serde's own messages
-//! quote the value that is wrong, which may be a connection string or a password in the wrong place.
-//! An error here names the key, the type that is wanted and the type that was found, never a value; of
-//! keys that are not known only those are shown that look like a name.
+//! The types of a configuration do not derive `Deserialize`, because serde's own messages quote the
+//! invalid value, which may be a misplaced connection string or password. An error of this module
+//! names the key, the expected type and the type that was found, never a value. It shows an unknown
+//! key only if the key has the form of a name.
 //!
-//! The names of choices are compared without regard to case, `_` and `-`. A text is read as a
-//! number, a truth value or a choice where one is wanted, since an environment variable has nothing
-//! else.
+//! The names of choices are compared without regard to case, `_` and `-`. Numbers, booleans and
+//! choices can also be read from a text, because environment variables have only text.
 
 mod values;
 mod visit;
@@ -19,14 +18,14 @@ use serde::{Deserializer, de};
 
 use visit::{Fields, TableVisitor, ValueVisitor};
 
-/// A value as serde gives it. `Debug` shows its type.
+/// A deserialized value. `Debug` shows only its type.
 #[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
     /// Nothing.
     #[default]
     Null,
-    /// A truth value.
+    /// A boolean.
     Flag(bool),
     /// A whole number.
     Number(i64),
@@ -36,7 +35,7 @@ pub enum Value {
     List(Vec<Value>),
     /// A table.
     Table(Vec<(String, Value)>),
-    /// What no setting is, by the name of its type.
+    /// A value of a type that no setting has: the name of the type.
     Other(&'static str),
 }
 
@@ -45,7 +44,7 @@ pub enum Value {
 pub struct SettingError {
     /// The keys that lead to the value, between dots.
     key: String,
-    /// What is wrong, from the blank or the colon after the key on.
+    /// The problem, beginning with the space or the colon after the key.
     problem: String,
 }
 
@@ -58,7 +57,7 @@ pub trait FromValue: Sized {
     fn from_value(value: Value) -> Result<Self, SettingError>;
 }
 
-/// A type that is read from a table whose fields may all be left out.
+/// A type that is read from a table with optional fields.
 pub trait Settings: Default {
     /// The keys.
     const KEYS: &'static [&'static str];
@@ -66,7 +65,7 @@ pub trait Settings: Default {
     /// Sets the field of one of the [`KEYS`](Self::KEYS).
     ///
     /// # Errors
-    /// The value can't be the field's.
+    /// The value is invalid for the field.
     fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError>;
 }
 
@@ -82,10 +81,10 @@ pub fn deserialize<'de, T: FromValue, D: Deserializer<'de>>(
 }
 
 /// [`Deserialize::deserialize`](de::Deserialize::deserialize) for a table. A deserializer that adds keys
-/// or places to errors can do so for each field.
+/// or positions to errors can do so for each field.
 ///
 /// # Errors
-/// It is no table, a key is not known or given twice, or as [`Settings::set`].
+/// It is not a table, a key is unknown or repeated, or as [`Settings::set`].
 pub fn deserialize_table<'de, T: Settings, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -101,7 +100,7 @@ impl SettingError {
         }
     }
 
-    /// The value can't be used, for a reason whose text shows no value.
+    /// The value can't be used. The text of the reason must not show the value.
     pub fn unusable(reason: impl fmt::Display) -> Self {
         Self {
             key: String::new(),
@@ -109,7 +108,7 @@ impl SettingError {
         }
     }
 
-    /// Names the key, in front of those that are named.
+    /// Adds the key before those that are already named.
     #[must_use]
     pub fn within(mut self, key: &str) -> Self {
         self.key = match &*self.key {
@@ -158,8 +157,8 @@ impl fmt::Display for SettingError {
 
 impl std::error::Error for SettingError {}
 
-/// A key that is not known, if it looks like the name of one: a connection string or a password may
-/// stand in its place.
+/// An unknown key, if it has the form of a name. Otherwise it may be a misplaced connection string
+/// or password.
 pub(crate) fn shown_key(key: &str) -> Option<&str> {
     let fits = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'-');
     (key.len() <= 40 && key.bytes().all(fits)).then_some(key)
@@ -173,7 +172,7 @@ pub(crate) fn normalised(name: &str) -> String {
         .collect()
 }
 
-/// Whether two names are one, without regard to case, underscores and hyphens.
+/// Whether two names are equal, without regard to case, underscores and hyphens.
 pub(crate) fn is_named(text: &str, name: &str) -> bool {
     normalised(text) == normalised(name)
 }
@@ -187,7 +186,7 @@ impl Value {
         T::from_value(self)
     }
 
-    /// Reads a table as a type whose fields may be left out.
+    /// Reads a table as a type with optional fields.
     ///
     /// # Errors
     /// As [`deserialize_table`].
@@ -203,7 +202,7 @@ impl Value {
     /// The choice that a text names.
     ///
     /// # Errors
-    /// It is another text, or none; the error lists the choices.
+    /// It is another text, or not a text; the error lists the choices.
     pub fn choose<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, SettingError> {
         let named = match self {
             Self::Text(text) => choices.iter().find(|(name, _)| is_named(text, name)),
@@ -218,7 +217,7 @@ impl Value {
     pub(crate) fn into_table(self) -> Result<Vec<(String, Self)>, SettingError> {
         match self {
             Self::Table(fields) => Ok(fields),
-            // Often the connection string itself, in place of the table with its key.
+            // Often the connection string itself, instead of a table with it.
             Self::Text(_) => Err(SettingError::expected(
                 "a table (a connection string belongs in its `url`)",
                 &self,
@@ -231,7 +230,7 @@ impl Value {
     pub(crate) fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Flag(_) => "a truth value",
+            Self::Flag(_) => "a boolean",
             Self::Number(_) => "a whole number",
             Self::Text(text) if text.is_empty() => "an empty text",
             Self::Text(_) => "a text",
@@ -248,7 +247,7 @@ impl fmt::Debug for Value {
     }
 }
 
-/// Reads a type from a table: its keys are the names of its fields.
+/// Implements deserialization from a table whose keys are the names of the fields.
 macro_rules! settings {
     ($type:ty { $($field:ident),* $(,)? }) => {
         impl $crate::settings::Settings for $type {

@@ -9,7 +9,7 @@ use crate::uri::ClientOptions;
 
 const SECRET: &str = "S3CRET";
 
-/// What serde says of a text that is wrong, by two formats.
+/// The errors of two formats for an invalid text.
 fn refused<T: for<'de> Deserialize<'de>>(json: &str) -> String {
     let Err(by_json) = serde_json::from_str::<T>(json) else {
         panic!("{json} was taken");
@@ -24,7 +24,7 @@ fn refused<T: for<'de> Deserialize<'de>>(json: &str) -> String {
     by_json.to_string()
 }
 
-/// Values of every type, each of which may be a secret in the wrong place.
+/// Values of every type, each of which may be a misplaced secret.
 const VALUES: [&str; 11] = [
     r#""mongodb://app:S3CRET@h""#,
     r#""app:S3CRET""#,
@@ -51,7 +51,7 @@ fn each_value_is_refused<T: for<'de> Deserialize<'de>>(keys: &[&str]) {
     }
 }
 
-/// Whether an error names a key, in any of its spellings.
+/// Whether an error names a key, in any spelling.
 fn is_in(shown: &str, key: &str) -> bool {
     normalised(shown).contains(&normalised(key))
 }

@@ -1,4 +1,4 @@
-//! The types that a value is read as.
+//! Implementations of `FromValue` for common types.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl FromValue for bool {
     }
 }
 
-/// A number of a type's range, from a number or from a text of digits.
+/// A number in the range of a type, from a number or from a text of digits.
 fn whole<T: TryFrom<i64>>(value: &Value, largest: impl fmt::Display) -> Result<T, SettingError> {
     let number = match value {
         Value::Number(number) => Some(*number),
@@ -69,7 +69,7 @@ impl FromValue for usize {
     }
 }
 
-/// A whole number is taken for its digits.
+/// Accepts a whole number too, as its digits.
 impl FromValue for String {
     fn from_value(value: Value) -> Result<Self, SettingError> {
         match value {
@@ -89,7 +89,7 @@ impl FromValue for Vec<String> {
     }
 }
 
-/// A number is none: it may have lost zeros at its beginning.
+/// Refuses a number, because it may have lost leading zeros.
 impl FromValue for Secret {
     fn from_value(value: Value) -> Result<Self, SettingError> {
         match value {

@@ -1,4 +1,4 @@
-//! How serde gives a value, and a table.
+//! The serde visitors for values and tables.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -24,7 +24,7 @@ impl<T: Settings> Default for Fields<T> {
 }
 
 impl<T: Settings> Fields<T> {
-    /// The known key that a table's key is.
+    /// Finds a table's key among the known ones.
     pub(super) fn enter(&mut self, key: &str) -> Result<&'static str, SettingError> {
         let known = T::KEYS.iter().find(|known| **known == key);
         let known = *known.ok_or_else(|| SettingError::unknown(key, T::KEYS))?;
@@ -35,7 +35,7 @@ impl<T: Settings> Fields<T> {
         Ok(known)
     }
 
-    /// What is null is left out.
+    /// Sets a field. Null is ignored.
     pub(super) fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
         match value {
             Value::Null => Ok(()),
@@ -49,7 +49,7 @@ impl<T: Settings> Fields<T> {
 
 pub(super) struct TableVisitor<T>(pub(super) PhantomData<T>);
 
-/// Fails in the middle of its field, where a deserializer knows the key or the place.
+/// Reads one field. It fails within the field, where a deserializer knows the key or the position.
 struct Field<'a, T>(&'a mut Fields<T>, &'static str);
 
 impl<'de, T: Settings> DeserializeSeed<'de> for Field<'_, T> {
@@ -61,7 +61,7 @@ impl<'de, T: Settings> DeserializeSeed<'de> for Field<'_, T> {
     }
 }
 
-/// Whatever is no table is refused without being quoted.
+/// Refuses other types without quoting the value.
 macro_rules! refuse {
     ($($visit:ident($type:ty) = $value:expr;)*) => {$(
         fn $visit<E: de::Error>(self, _: $type) -> Result<T, E> {
@@ -129,7 +129,7 @@ const FRACTION: Value = Value::Other("a number with a fraction");
 const BYTES: Value = Value::Other("bytes");
 const TOO_LARGE: Value = Value::Other("a number that is too large");
 
-/// A key of any type. One that is no text is none of ours.
+/// A key of any type. One that is not a text is unknown.
 struct Key(String);
 
 impl<'de> de::Deserialize<'de> for Key {
@@ -147,7 +147,7 @@ impl<'de> de::Deserialize<'de> for Value {
     }
 }
 
-/// Takes whatever there is: what is not wanted is refused by its key, where that is known.
+/// Accepts any value. Invalid values are refused later, where the key is known.
 pub(super) struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {
@@ -225,7 +225,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::Table(fields))
     }
 
-    /// A variant with a value is a table of one key.
+    /// A variant with a value becomes a table with one key.
     fn visit_enum<A: de::EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
         use de::VariantAccess;
         let (Key(key), variant) = data.variant()?;

@@ -1,4 +1,4 @@
-//! Options by serde: a connection string, or a table.
+//! Deserialization of options: a connection string, or a table.
 
 use serde::{Deserialize, Deserializer};
 
@@ -117,14 +117,14 @@ impl Table {
     }
 }
 
-/// Whether a key names the unit of its time.
+/// Whether a key names the unit of its duration.
 #[derive(Clone, Copy)]
 enum Unit {
     Named,
     Unnamed,
 }
 
-/// The option of a normalised key. A time can be named without its unit.
+/// Finds an option by its normalised key. The unit of a duration can be omitted from the key.
 fn find(key: &str) -> Option<(&'static OptionSpec, Unit)> {
     let current = || OPTIONS.iter().filter(|spec| spec.instead.is_none());
     let named = current().find(|spec| spec.name.eq_ignore_ascii_case(key));
@@ -152,7 +152,7 @@ fn unknown(key: &str) -> SettingError {
     }
 }
 
-/// Hosts as a list, or as one text with commas.
+/// Hosts as a list, or as one comma-separated text.
 struct Hosts(Option<Vec<ServerAddress>>);
 
 impl FromValue for Hosts {

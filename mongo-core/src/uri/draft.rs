@@ -1,4 +1,4 @@
-//! Options while they are being read: the parts that belong together but come one by one.
+//! Options while they are read: parts that form one value but are read separately.
 
 use std::collections::HashSet;
 
@@ -9,19 +9,19 @@ use super::value::Refused;
 use super::{ClientOptions, ProxyOptions, SrvOptions};
 use crate::auth::{AuthMechanism, Credential, Secret};
 
-/// Options while they are being read.
+/// Options while they are read.
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) options: ClientOptions,
     pub(super) username: Option<String>,
     pub(super) password: Option<Secret>,
     pub(super) mechanism: Option<AuthMechanism>,
-    /// A whole credential, instead of the parts.
+    /// A whole credential, instead of its parts.
     pub(super) credential: Option<Credential>,
     pub(super) properties: Vec<(String, Secret)>,
     pub(super) gssapi_service_name: Option<String>,
     pub(super) tls_differs: bool,
-    /// Whether an option of TLS was ignored, as its value can't be read.
+    /// Whether a TLS option was ignored because its value is invalid.
     tls_ignored: bool,
     pub(super) srv_service_name: Option<String>,
     pub(super) srv_max_hosts: Option<u32>,
@@ -56,7 +56,7 @@ impl Draft {
                 draft.warn(UriWarning::Entity { number: index + 1 });
             }
             match spec {
-                // A deprecated name gives way to its replacement wherever that stands.
+                // A deprecated name is ignored if its replacement is given, before or after it.
                 Some(spec) if draft.gives_way(spec, &names) => {}
                 Some(spec) => draft.apply_option(spec, option)?,
                 None => draft.warn(option.unknown(index + 1)),
@@ -129,7 +129,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Puts the parts together.
+    /// Assembles the parts.
     pub(super) fn finish(mut self) -> Result<ClientOptions, UriError> {
         if self.tls_differs {
             return Err(UriError::Conflict {
@@ -137,7 +137,7 @@ impl Draft {
                 second: "ssl with another value",
             });
         }
-        // It asks for TLS, whatever else it was to say.
+        // The ignored option implies TLS.
         if self.tls_ignored {
             self.options.tls.enabled.get_or_insert(true);
         }
@@ -198,8 +198,8 @@ impl Draft {
         Ok(())
     }
 
-    /// A user name or a mechanism makes a credential; a database, `authSource` or properties alone
-    /// do not.
+    /// Sets the credential, if there is a user name, a password, a mechanism or a whole credential.
+    /// A database, `authSource` or properties alone make none.
     fn finish_credential(&mut self) -> Result<(), UriError> {
         if let Some(name) = self.gssapi_service_name.take() {
             self.properties
@@ -227,7 +227,7 @@ impl Draft {
             }
         };
         self.options.credential = Some(credential);
-        // A TXT record may still name the source, which goes before the default.
+        // A TXT record may name the source, which overrides the default.
         if self.options.srv.is_none() || self.options.auth_source.is_some() {
             self.options.settle_source();
         }
@@ -253,7 +253,7 @@ impl Draft {
 }
 
 impl ClientOptions {
-    /// Gives a credential without a source that of `authSource`, else its default.
+    /// Sets the source of a credential without one: `authSource`, else its default.
     pub(super) fn settle_source(&mut self) {
         let Some(credential) = self.credential.take() else {
             return;

@@ -1,7 +1,8 @@
-//! What can be wrong with a connection string: errors, and warnings that leave an option out.
+//! Errors of connection strings, and warnings of ignored options.
 //!
-//! Nothing here shows a password, a token, an option's value or the whole string. Where a piece of
-//! text might be part of a password that was not percent-encoded, only its place is told.
+//! No message shows a password, a token, an option's value or the whole string. Where a piece of
+//! text might be part of a password that was not percent-encoded, the message shows only its
+//! position.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ use crate::auth::CredentialError;
 use crate::concern::WriteConcernError;
 use crate::select::ReadPreferenceError;
 
-/// Why a connection string, or options set otherwise, can't be used.
+/// Why a connection string, or options from another source, can't be used.
 ///
 /// Messages name the offending part (which option, which host, at which byte) and never show a
 /// secret.
@@ -17,7 +18,7 @@ use crate::select::ReadPreferenceError;
 #[non_exhaustive]
 pub enum UriError {
     /// The string is longer than [`MAX_LENGTH`](super::MAX_LENGTH).
-    #[error("the connection string has {length} bytes, of which {max} are allowed")]
+    #[error("the connection string has {length} bytes, more than {max}")]
     TooLong {
         /// Its length in bytes.
         length: usize,
@@ -33,21 +34,21 @@ pub enum UriError {
     /// A host can't be used.
     #[error("{}: {problem}", HostName(.number, .at, .host))]
     Host {
-        /// Which host, counted from 1.
+        /// The number of the host, counted from 1.
         number: usize,
         /// Where it begins, in bytes from the start of the string.
         at: usize,
-        /// The host without its port, where it can't be part of a password.
+        /// The host without its port, if it can't be part of a password.
         host: Option<String>,
-        /// What is wrong with it.
+        /// The problem.
         problem: HostProblem,
     },
-    /// The user name or the password is not percent-encoded as it must be.
+    /// The user name or the password is not properly percent-encoded.
     #[error("the {part} {problem}; user name and password must be percent-encoded")]
     UserInfo {
         /// `"user name"`, `"password"`, or both.
         part: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: EncodingProblem,
     },
     /// The database's name can't be used.
@@ -56,38 +57,39 @@ pub enum UriError {
     /// An option has no `=`, or no name before it.
     #[error("option {number} (at byte {at}) is not of the form name=value")]
     OptionSyntax {
-        /// Which option, counted from 1.
+        /// The number of the option, counted from 1.
         number: usize,
         /// Where it begins, in bytes from the start of the string.
         at: usize,
     },
-    /// An option has a value that it can't have. In a connection string most of these are
-    /// [`UriWarning::BadValue`], but for `tls` and `ssl`, the files and the pass phrase of TLS,
-    /// `replicaSet` and the proxy: without them a secret or a write could go where it must not.
+    /// An option has an invalid value. In a connection string this is an error for `tls` and `ssl`,
+    /// the files and the pass phrase of TLS, `replicaSet` and the proxy, because without them a
+    /// secret or a write could go to the wrong server. For other options it is a
+    /// [`UriWarning::BadValue`].
     #[error("the option {option} is not {expected}")]
     Option {
         /// The option.
         option: &'static str,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// An option is given twice, or twice with different values, and must not be.
+    /// An option is repeated, or repeated with different values, which it must not be.
     #[error("the option {0} is given more than once")]
     Repeated(&'static str),
     /// Two options, or an option and the form of the hosts, that exclude each other.
     #[error("{first} and {second} exclude each other")]
     Conflict {
-        /// The one.
+        /// The first one.
         first: &'static str,
-        /// The other.
+        /// The second one.
         second: &'static str,
     },
-    /// An option works only together with something that is missing.
+    /// An option requires another part that is missing.
     #[error("the option {option} needs {needs}")]
     Requires {
         /// The option.
         option: &'static str,
-        /// What is missing.
+        /// The missing part.
         needs: &'static str,
     },
     /// The credential can't be used.
@@ -101,7 +103,7 @@ pub enum UriError {
     ReadPreference(#[from] ReadPreferenceError),
 }
 
-/// What is wrong with a host of a connection string.
+/// A problem with a host of a connection string.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostProblem {
@@ -111,68 +113,68 @@ pub enum HostProblem {
     /// Its port is no number from 1 to 65535, or there are two colons.
     #[error("its port is not a number from 1 to 65535")]
     Port,
-    /// It begins with a bracket and is no IPv6 address in brackets.
+    /// It begins with a bracket, but is not an IPv6 address in brackets.
     #[error("it is not an IPv6 address in brackets")]
     Ipv6,
-    /// It holds a character that no host can hold.
+    /// It contains an invalid character.
     #[error(
-        "it holds a character that a host can't have; the path of a Unix socket must be percent-encoded and end in .sock"
+        "it contains an invalid character; the path of a Unix socket must be percent-encoded and end in .sock"
     )]
     Character,
-    /// Its percent-encoding is broken.
+    /// Its percent-encoding is invalid.
     #[error("it {0}")]
     Encoding(EncodingProblem),
-    /// A `mongodb+srv` string names one host, no more.
+    /// A `mongodb+srv` string must have exactly one host.
     #[error("a mongodb+srv connection string has one host only")]
     SeveralForSrv,
-    /// A `mongodb+srv` string has no port: it comes from DNS.
+    /// A `mongodb+srv` string must have no port: the ports come from DNS.
     #[error("a mongodb+srv connection string has no port")]
     PortForSrv,
-    /// A `mongodb+srv` string names a host in DNS, no address and no socket.
+    /// A `mongodb+srv` string must have a host name, not an address or a socket.
     #[error("a mongodb+srv connection string needs a host name")]
     AddressForSrv,
 }
 
-/// What is wrong with a piece of text of a connection string.
+/// A problem with a piece of text of a connection string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodingProblem {
     /// A `%` without two hexadecimal digits after it.
     #[error("holds a percent sign without two hexadecimal digits")]
     Percent,
-    /// What is decoded is not UTF-8.
+    /// The decoded text is not UTF-8.
     #[error("is not UTF-8 when decoded")]
     Utf8,
-    /// A character that must be percent-encoded stands there as it is.
+    /// A character that must be percent-encoded is not.
     #[error("holds an unescaped {0:?}")]
     Unescaped(char),
-    /// A character that may not be there at all.
+    /// A character that is not allowed.
     #[error("holds the character {0:?}, which is not allowed")]
     Forbidden(char),
 }
 
-/// Something in a connection string that was left out, or that should be written otherwise.
+/// A part of a connection string that is ignored or has a deprecated form.
 ///
-/// All are readable from [`ClientOptions::warnings`](super::ClientOptions::warnings) and emitted
+/// All warnings are in [`ClientOptions::warnings`](super::ClientOptions::warnings) and are emitted
 /// as `tracing` events of level WARN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UriWarning {
-    /// The option is not known and is ignored.
+    /// The option is unknown and is ignored.
     UnknownOption {
-        /// Which option, counted from 1.
+        /// The number of the option, counted from 1.
         number: usize,
-        /// Its name, where it looks like one and can't be part of a password.
+        /// Its name, if it has the form of a name and can't be part of a password.
         name: Option<String>,
     },
     /// The option's value, or a part of it, can't be used and is ignored.
     BadValue {
         /// The option.
         option: &'static str,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// The option is given more than once; the last usable value counts.
+    /// The option is given more than once; the last valid value is used.
     Repeated(&'static str),
     /// The option is deprecated.
     Deprecated {
@@ -180,27 +182,26 @@ pub enum UriWarning {
         option: &'static str,
         /// The name to use.
         instead: &'static str,
-        /// Whether it was ignored because the other is given too.
+        /// Whether it was ignored because the other one is given too.
         ignored: bool,
     },
-    /// `&amp;`, as HTML and XML write an ampersand, stands before an option's name. It was read as
-    /// `&`.
+    /// An option's name is preceded by `&amp;`, the ampersand of HTML and XML. It was read as `&`.
     Entity {
-        /// Which option, counted from 1.
+        /// The number of the option, counted from 1.
         number: usize,
     },
-    /// A truth value is written in a deprecated form.
+    /// A boolean is written in a deprecated form.
     LegacyBoolean {
         /// The option.
         option: &'static str,
-        /// How it was understood.
+        /// The value that was read.
         value: bool,
     },
-    /// The option does nothing without another one.
+    /// The option has no effect without another one.
     NoEffect {
         /// The option.
         option: &'static str,
-        /// What is missing.
+        /// The missing option.
         without: &'static str,
     },
 }
@@ -211,9 +212,9 @@ impl fmt::Display for UriWarning {
             Self::UnknownOption {
                 number,
                 name: Some(name),
-            } => write!(f, "option {number}, {name:?}, is not known and is ignored"),
+            } => write!(f, "option {number}, {name:?}, is unknown and ignored"),
             Self::UnknownOption { number, name: None } => {
-                write!(f, "option {number} is not known and is ignored")
+                write!(f, "option {number} is unknown and ignored")
             }
             Self::BadValue { option, expected } => {
                 write!(f, "{option} is ignored: it is not {expected}")
@@ -221,7 +222,7 @@ impl fmt::Display for UriWarning {
             Self::Repeated(option) => {
                 write!(
                     f,
-                    "{option} is given more than once; the last usable one counts"
+                    "{option} is given more than once; the last valid one is used"
                 )
             }
             Self::Deprecated {
@@ -235,7 +236,7 @@ impl fmt::Display for UriWarning {
                 ignored: true,
             } => write!(
                 f,
-                "{option} is deprecated and ignored, as {instead} is given"
+                "{option} is deprecated and ignored because {instead} is given"
             ),
             Self::Entity { number } => {
                 write!(f, "option {number} has &amp; before it; write & alone")
@@ -250,7 +251,7 @@ impl fmt::Display for UriWarning {
     }
 }
 
-/// Which host: its number, its place and, where that is safe, its name.
+/// Names a host: its number, its position and, if that is safe, its name.
 struct HostName<'a>(&'a usize, &'a usize, &'a Option<String>);
 
 impl fmt::Display for HostName<'_> {

@@ -1,34 +1,33 @@
 //! Connection strings and options.
 //!
-//! [`ConnectionString`] is the syntax, [`ClientOptions`] what it means. Both are pure: no I/O, no
-//! clock.
+//! [`ConnectionString`] is the parsed syntax, [`ClientOptions`] are the typed options. Both are
+//! pure: no I/O, no clock.
 //!
-//! # By serde
-//! [`ClientOptions`] deserialises from a text, which is a connection string, or from a table. Keys
-//! are the connection string's option names, in any case, underscores and hyphens being ignored
-//! (`maxPoolSize`, `max_pool_size`), and besides `hosts` (a list, or a text with commas), `srvHost`
-//! in its place, `database`, and either `username` and `password` or a whole `credential` (see
+//! # With serde
+//! [`ClientOptions`] deserializes from a string, which is a connection string, or from a table. The
+//! keys are the connection string's option names; case, underscores and hyphens are ignored
+//! (`maxPoolSize`, `max_pool_size`). Further keys are `hosts` (a list, or a string with commas) or
+//! `srvHost` instead, `database`, and either `username` and `password` or a whole `credential` (see
 //! [`Credential`](crate::auth::Credential)).
 //!
-//! A time under a name with its unit (`connectTimeoutMS`, `connect_timeout_ms`) is a number of that
-//! unit; under that name, or under the name without it (`connect_timeout`), it can be a text with
-//! a unit (`"250ms"`, `"5s"`, `"2m"`, `"1h"`) or a table of `secs` and `nanos`. `compressors` can be
-//! a list, `authMechanismProperties` and `readPreferenceTags` tables, the latter a list of them.
-//! Other values can be texts, as in environment variables.
+//! A duration under a name with a unit (`connectTimeoutMS`, `connect_timeout_ms`) is a number of
+//! that unit. Under that name, or under the name without the unit (`connect_timeout`), it can be a
+//! string with a unit (`"250ms"`, `"5s"`, `"2m"`, `"1h"`) or a table of `secs` and `nanos`.
+//! `compressors` can be a list, `authMechanismProperties` a table and `readPreferenceTags` a list
+//! of tables. All other values can be strings, as in environment variables.
 //!
-//! The rules are the same as for connection strings, but an unknown name and a bad value are
-//! errors: a table is written for this program, and has no options for others.
+//! The rules are the same as for connection strings, but an unknown name or an invalid value is an
+//! error: a table is written for this program, and has no options for other programs.
 //!
-//! # By DNS
-//! The seeds of `mongodb+srv` and some of its options are in DNS.
-//! [`ClientOptions::with_records`] takes the records that were looked up, and verifies them;
-//! `mongo_core::net::resolve` does both, the lookups and that. `Pools`, `Topology` and
-//! `OnDemandTopology` do so by themselves.
+//! # DNS
+//! The seeds of `mongodb+srv` and some of its options are in DNS. [`ClientOptions::with_records`]
+//! verifies the records that were looked up and applies them; `mongo_core::net::resolve` looks them
+//! up too. `Pools`, `Topology` and `OnDemandTopology` do this by themselves.
 //!
 //! # Secrets
-//! No error, warning or `Debug` of this module shows a password, nor an option's value, nor the
-//! whole connection string. `TOKEN_RESOURCE` and other mechanism properties with a comma in their
-//! value can't be given in a connection string; set them by hand or by serde.
+//! No error, warning or `Debug` of this module shows a password, an option's value or the whole
+//! connection string. `TOKEN_RESOURCE` and other mechanism properties with a comma in their
+//! value can't be given in a connection string; set them in code or with serde.
 
 mod de;
 mod draft;

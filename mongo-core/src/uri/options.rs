@@ -16,114 +16,113 @@ use crate::select::ReadPreference;
 
 /// The typed options of a client, each with the name that it has in a connection string.
 ///
-/// Made from a connection string ([`ClientOptions::parse`]), by hand ([`Default`] and the public
-/// fields, then [`validate`](Self::validate)), or by serde: from a connection string, or from a
-/// table, see the [module](super).
+/// Made from a connection string ([`ClientOptions::parse`]), in code ([`Default`] and the public
+/// fields, then [`validate`](Self::validate)), or with serde from a connection string or a table,
+/// see the [module](super).
 ///
 /// `Debug` shows no password.
 ///
-/// Specification: URI options, and those that it names.
+/// Specification: URI options, and the specifications that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientOptions {
-    /// The seeds. Default: `localhost:27017`. Empty for `mongodb+srv` until its records were looked
+    /// The seeds. Default: `localhost:27017`. Empty for `mongodb+srv` until the records are looked
     /// up.
     pub hosts: Vec<ServerAddress>,
-    /// Where the seeds are looked up in DNS, for `mongodb+srv` (with `srvServiceName` and
-    /// `srvMaxHosts`).
+    /// The DNS seed list, for `mongodb+srv` (with `srvServiceName` and `srvMaxHosts`).
     pub srv: Option<SrvOptions>,
-    /// Who connects (`authMechanism`, `authMechanismProperties`, `authSource`, and the user name
-    /// and password before the hosts). Default: nobody. For `mongodb+srv` without `authSource` it
-    /// has no source until the records were looked up, as they may name one.
+    /// The credential (`authMechanism`, `authMechanismProperties`, `authSource`, and the user name
+    /// and password before the hosts). Default: none. For `mongodb+srv` without `authSource` it
+    /// has no source until the records are looked up, because they may name one.
     pub credential: Option<Credential>,
-    /// Whether `PLAIN`, which sends the password as it is, and `MONGODB-OIDC`, which does so with the
-    /// access token, may be used without TLS. Not an option of connection strings: set it by hand, or
-    /// in a table. Default: false, and either without TLS is refused before anything is sent.
+    /// Whether `PLAIN`, which sends the password in plain text, and `MONGODB-OIDC`, which sends the
+    /// access token so, are allowed without TLS. Not an option of connection strings: set it in
+    /// code or in a table. Default: false; either without TLS is then refused before anything is
+    /// sent.
     pub allow_plain_without_tls: bool,
-    /// `authSource`: the authentication database of all credentials that name none, also of those of a
-    /// `CredentialProvider` or of `Pools::with_credential`. Mechanisms that prove the user elsewhere
-    /// (`$external`) have no use for it. By hand set [`Credential::with_source`] instead.
+    /// `authSource`: the authentication database of all credentials that name none, including those
+    /// of a `CredentialProvider` or of `Pools::with_credential`. Mechanisms of the source
+    /// `$external` ignore it. In code, set [`Credential::with_source`] instead.
     pub auth_source: Option<String>,
-    /// The database named after the hosts. It has no meaning for a connection but that it is the
-    /// default of `authSource`.
+    /// The database after the hosts. For a connection it is only the default of `authSource`.
     pub default_database: Option<String>,
-    /// The stable API that every command is to keep to. No connection string can declare it, as the
-    /// specification asks. Default: none.
+    /// The stable API that every command declares. The specification does not allow it in
+    /// connection strings. Default: none.
     pub server_api: Option<ServerApi>,
-    /// The application's name, told to the server (`appname`). At most 128 bytes. Default: none.
+    /// The application's name, sent to the server (`appname`). At most 128 bytes. Default: none.
     pub app_name: Option<String>,
-    /// The compressors to offer, the preferred one first (`compressors`). Default: none.
+    /// The compressors to offer, in order of preference (`compressors`). Default: none.
     pub compressors: Vec<Compressor>,
     /// The level of zlib (`zlibCompressionLevel`), -1 to 9: -1 is zlib's default, 0 no compression,
     /// 1 the fastest, 9 the smallest. Default -1.
     pub zlib_compression_level: i8,
-    /// How long making a connection may take in all: socket, TLS, handshake and authentication
-    /// (`connectTimeoutMS`). `None`, in a connection string 0, is without end. Default 10 s.
+    /// The time limit for making a connection: socket, TLS, handshake and authentication together
+    /// (`connectTimeoutMS`). `None`, in a connection string 0, is no limit. Default 10 s.
     pub connect_timeout: Option<Duration>,
-    /// How long an application's command may take, from the first byte written to the last one read
-    /// (`socketTimeoutMS`). `None`, in a connection string 0, leaves it to the pool (60 s).
-    /// Default: none. Deprecated for `timeoutMS`.
+    /// The time limit of an application's command, from the first byte written to the last byte
+    /// read (`socketTimeoutMS`). `None`, in a connection string 0, leaves it to the pool (60 s).
+    /// Default: none. Deprecated in favour of `timeoutMS`.
     pub socket_timeout: Option<Duration>,
-    /// How long a check-out may take, and how long a command (`timeoutMS`): each by itself, as what
-    /// is an operation is the application's to say. It goes before
+    /// The time limit of a check-out, and of a command (`timeoutMS`). It applies to each of them
+    /// separately, because only the application knows which of them form an operation. It overrides
     /// [`wait_queue_timeout`](Self::wait_queue_timeout) and [`socket_timeout`](Self::socket_timeout).
-    /// `None` leaves it to these; zero is without end for a command, and the default for a
+    /// `None` leaves the limits to these; zero is no limit for a command, and the default for a
     /// check-out. Default: none.
     pub timeout: Option<Duration>,
     /// The time from the end of one check of a server to the next (`heartbeatFrequencyMS`). At least
     /// 500 ms. Default 10 s.
     pub heartbeat_frequency: Duration,
-    /// How much slower than the fastest a suitable server may be (`localThresholdMS`). Default
-    /// 15 ms.
+    /// The width of the latency window: how much slower than the fastest suitable server a server
+    /// may be (`localThresholdMS`). Default 15 ms.
     pub local_threshold: Duration,
-    /// How long a server may be looked for (`serverSelectionTimeoutMS`). Zero takes only what is
-    /// suitable at once. Default 30 s.
+    /// The time limit of server selection (`serverSelectionTimeoutMS`). With zero, a selection does
+    /// not wait for a suitable server. Default 30 s.
     pub server_selection_timeout: Duration,
-    /// Whether a selection without background tasks scans the servers once only
-    /// (`serverSelectionTryOnce`). Others do not heed it. Default: true.
+    /// Whether a selection without background tasks scans the servers only once
+    /// (`serverSelectionTryOnce`). Other selections ignore it. Default: true.
     pub server_selection_try_once: Option<bool>,
     /// How monitors follow a server (`serverMonitoringMode`). Default: auto.
     pub server_monitoring_mode: ServerMonitoringMode,
     /// How long a connection may be idle in a pool (`maxIdleTimeMS`). `None`, in a connection string
-    /// 0, is for ever. Default: none.
+    /// 0, is no limit. Default: none.
     pub max_idle_time: Option<Duration>,
     /// The largest number of connections of a pool (`maxPoolSize`). 0 is no limit. Default 100.
     pub max_pool_size: u32,
-    /// The number of connections that a pool keeps (`minPoolSize`). Default 0.
+    /// The number of connections that a pool maintains (`minPoolSize`). Default 0.
     pub min_pool_size: u32,
-    /// The largest number of connections that a pool opens at a time (`maxConnecting`). At least 1.
-    /// Default 2.
+    /// The largest number of connections that a pool establishes concurrently (`maxConnecting`). At
+    /// least 1. Default 2.
     pub max_connecting: u32,
-    /// How long a check-out may take (`waitQueueTimeoutMS`). `None`, in a connection string 0, leaves
-    /// it to the pool. Default: none. Deprecated for `timeoutMS`.
+    /// The time limit of a check-out (`waitQueueTimeoutMS`). `None`, in a connection string 0,
+    /// leaves it to the pool. Default: none. Deprecated in favour of `timeoutMS`.
     pub wait_queue_timeout: Option<Duration>,
-    /// Which members may be read from (`readPreference`, `readPreferenceTags`,
-    /// `maxStalenessSeconds`). Default: the primary. Yours to apply: `Pools::get` is for the primary
-    /// whatever it says, `Pools::read` takes one.
+    /// The read preference (`readPreference`, `readPreferenceTags`, `maxStalenessSeconds`).
+    /// Default: the primary. The application applies it: `Pools::get` always selects the primary,
+    /// `Pools::read` takes a read preference.
     pub read_preference: ReadPreference,
-    /// The read concern (`readConcernLevel`). Default: the server's. Yours to add to commands.
-    pub read_concern: ReadConcern,
-    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's. Yours to add to
+    /// The read concern (`readConcernLevel`). Default: the server's. The application adds it to
     /// commands.
+    pub read_concern: ReadConcern,
+    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's. The application
+    /// adds it to commands.
     pub write_concern: WriteConcern,
     /// The name of the replica set (`replicaSet`). Default: none.
     pub replica_set: Option<String>,
-    /// Whether to connect to one host only, whatever it is (`directConnection`). Default: false.
+    /// Whether to connect to a single host, of any type (`directConnection`). Default: false.
     pub direct_connection: Option<bool>,
     /// Whether the host is a load balancer (`loadBalanced`). Default: false.
     pub load_balanced: Option<bool>,
-    /// Whether a read is to be tried again after a network error or a failover (`retryReads`).
-    /// Default true. Yours to heed, as this and the next three: nothing here runs a command twice.
-    /// See [`Error::is_retryable_read`](crate::Error::is_retryable_read).
+    /// Whether the application retries a read after a network error or a failover (`retryReads`).
+    /// Default true. This and the next three options are for the application: this crate runs no
+    /// command twice. See [`Error::is_retryable_read`](crate::Error::is_retryable_read).
     pub retry_reads: bool,
-    /// Whether a write is to be tried again after a network error or a failover (`retryWrites`).
+    /// Whether the application retries a write after a network error or a failover (`retryWrites`).
     /// Default true. See [`Error::is_retryable_write`](crate::Error::is_retryable_write).
     pub retry_writes: bool,
-    /// How often a command is to be tried again that an overloaded server refused
+    /// How often the application retries a command that an overloaded server refused
     /// (`maxAdaptiveRetries`). Default 2.
     pub max_adaptive_retries: u32,
-    /// Whether such another try is to go to another server (`enableOverloadRetargeting`). Default
-    /// false.
+    /// Whether such a retry goes to another server (`enableOverloadRetargeting`). Default false.
     pub enable_overload_retargeting: bool,
     /// The TLS options (`tls`, `ssl`, `tls…`).
     pub tls: TlsOptions,
@@ -176,7 +175,7 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// Options for given seeds, all else by default.
+    /// Options for these seeds, with all other options at their defaults.
     pub fn new(hosts: impl IntoIterator<Item = ServerAddress>) -> Self {
         Self {
             hosts: hosts.into_iter().collect(),
@@ -184,23 +183,24 @@ impl ClientOptions {
         }
     }
 
-    /// How long a check-out may take, if anything says so: [`timeout`](Self::timeout), or else
+    /// The time limit of a check-out, if one is set: [`timeout`](Self::timeout), or else
     /// [`wait_queue_timeout`](Self::wait_queue_timeout).
     pub fn wait_timeout(&self) -> Option<Duration> {
         let timeout = self.timeout.filter(|timeout| !timeout.is_zero());
         timeout.or(self.wait_queue_timeout)
     }
 
-    /// Reads a connection string. No I/O: for `mongodb+srv` the seeds are still to be looked up.
+    /// Parses a connection string. No I/O: the seeds of `mongodb+srv` are not looked up.
     ///
-    /// Unknown options, and most values that an option can't have, are ignored, as the specification
-    /// asks: each is a [warning](Self::warnings) and a `tracing` event of level WARN.
+    /// Unknown options and most invalid values are ignored, as the specification requires. Each
+    /// gives a [warning](Self::warnings) and a `tracing` event of level WARN.
     ///
     /// # Errors
-    /// Invalid syntax, options that contradict each other, a credential that its mechanism can't
-    /// use, and an option without which a secret or a write could go where it must not
-    /// ([`UriError::Option`]): `tls` that is neither `true` nor `false`, for one. That a password is missing is no error yet: it may come from elsewhere, and
-    /// [`validate`](Self::validate) asks for it.
+    /// Invalid syntax, options that exclude each other, a credential that its mechanism can't use,
+    /// and an invalid value of an option without which a secret or a write could go to the wrong
+    /// server ([`UriError::Option`]), such as a `tls` that is neither `true` nor `false`. A missing
+    /// password is no error here, because it may be added later; [`validate`](Self::validate)
+    /// requires it.
     pub fn parse(uri: &str) -> Result<Self, UriError> {
         let parts = ConnectionString::parse(uri)?;
         let options = Draft::from_connection_string(parts)?.finish()?.checked()?;
@@ -210,13 +210,13 @@ impl ClientOptions {
         Ok(options)
     }
 
-    /// What [`parse`](Self::parse) left out, in the order of the connection string.
+    /// The warnings of [`parse`](Self::parse), in the order of the connection string.
     pub fn warnings(&self) -> &[UriWarning] {
         &self.warnings
     }
 
-    /// Whether connections use TLS: as `tls` says, else for `mongodb+srv` and where any other TLS
-    /// option asks for it (see [`TlsOptions`]).
+    /// Whether connections use TLS: the value of `tls`, else true for `mongodb+srv` and if another
+    /// TLS option implies it (see [`TlsOptions`]).
     pub fn uses_tls(&self) -> bool {
         self.tls
             .enabled

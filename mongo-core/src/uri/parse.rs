@@ -1,4 +1,4 @@
-//! The syntax of a connection string: pure, one pass, nothing interpreted yet.
+//! The syntax of a connection string: pure, in one pass. Options are not interpreted here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,13 +8,12 @@ use crate::address::{AddressError, ServerAddress};
 use crate::auth::Secret;
 use crate::settings::shown_key;
 
-/// The longest connection string that is read, in bytes: 64 KiB. A longer one is
-/// [`UriError::TooLong`].
+/// The longest allowed connection string, in bytes: 64 KiB. A longer one is [`UriError::TooLong`].
 pub const MAX_LENGTH: usize = 64 * 1024;
 
-/// The parts of a connection string, decoded, with its options not yet interpreted.
+/// The decoded parts of a connection string, with uninterpreted options.
 ///
-/// [`ClientOptions::parse`](super::ClientOptions::parse) goes on from here. Specification:
+/// [`ClientOptions::parse`](super::ClientOptions::parse) interprets them. Specification:
 /// connection string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,7 +22,7 @@ pub struct ConnectionString {
     pub hosts: Vec<ServerAddress>,
     /// The host name of a `mongodb+srv` connection string.
     pub srv_host: Option<String>,
-    /// The user name. Empty where there is an `@` with nothing before it.
+    /// The user name. Empty if there is nothing before the `@`.
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
@@ -38,18 +37,18 @@ pub struct ConnectionString {
 pub struct RawOption {
     name: String,
     value: Result<Secret, EncodingProblem>,
-    /// Whether the name can be shown: it is surely no part of a password.
+    /// Whether the name can be shown because it can't be part of a password.
     showable: bool,
-    /// Whether `&amp;`, as HTML and XML write an ampersand, stands before the name.
+    /// Whether the name is preceded by `&amp;`, the ampersand of HTML and XML.
     after_entity: bool,
 }
 
 impl ConnectionString {
-    /// Takes a connection string apart. White space and control characters at its end, such as the
-    /// newline of a file, are no part of it.
+    /// Parses a connection string. White space and control characters at its end, such as the
+    /// newline of a file, are ignored.
     ///
     /// # Errors
-    /// Whatever the specification calls invalid syntax, and a string over [`MAX_LENGTH`].
+    /// Invalid syntax by the specification, and a string longer than [`MAX_LENGTH`].
     pub fn parse(uri: &str) -> Result<Self, UriError> {
         let uri = uri.trim_end_matches(is_blank);
         if uri.len() > MAX_LENGTH {
@@ -68,8 +67,8 @@ impl ConnectionString {
         };
         let (authority, tail) = split_before(rest, |byte| matches!(byte, b'/' | b'?'));
         let (path, query) = split_before(tail, |byte| byte == b'?');
-        // An unescaped @ further on may mean that a password was cut in two at its / or ?, so that
-        // any piece of text may belong to it.
+        // An unescaped @ in the tail may mean that a password was split at its / or ?. Any piece of
+        // text may then be part of it.
         let showable = !tail.contains('@');
         let (user_info, host_list) = match authority.rsplit_once('@') {
             Some((user_info, host_list)) => (Some(user_info), host_list),
@@ -82,7 +81,7 @@ impl ConnectionString {
         let hosts = HostList {
             text: host_list,
             at: uri.len() - rest.len() + (authority.len() - host_list.len()),
-            // Where no @ came before, a password may stand in place of the hosts.
+            // Without an @ before it, a password may be in place of the hosts.
             showable: match (showable, user_info) {
                 (false, _) => Showable::None,
                 (true, None) => Showable::First,
@@ -105,7 +104,7 @@ impl ConnectionString {
 }
 
 impl RawOption {
-    /// The name as it is written. It is compared without regard to the case of ASCII letters.
+    /// The name as it is written. Names are ASCII case-insensitive.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -113,19 +112,20 @@ impl RawOption {
     /// The decoded value.
     ///
     /// # Errors
-    /// Where its percent-encoding is broken.
+    /// Invalid percent-encoding.
     pub fn value(&self) -> Result<&Secret, EncodingProblem> {
         self.value.as_ref().map_err(|problem| *problem)
     }
 
-    /// Whether `&amp;` stands before the name in place of `&`.
+    /// Whether the name is preceded by `&amp;` instead of `&`.
     pub(super) fn is_after_entity(&self) -> bool {
         self.after_entity
     }
 
-    /// The warning that this option, the `number`th, is not known.
+    /// The warning that this option, the `number`th, is unknown.
     pub(super) fn unknown(&self, number: usize) -> UriWarning {
-        // What an unescaped `&` of a value leaves may be a secret; what `&amp;` leaves is no name.
+        // The text after an unescaped `&` of a value may be a secret; `amp;` is not part of the
+        // name.
         let bare = self.name.strip_prefix("amp;").unwrap_or(&self.name);
         let is_shown = self.showable && shown_key(bare).is_some();
         UriWarning::UnknownOption {
@@ -145,13 +145,13 @@ impl fmt::Debug for RawOption {
     }
 }
 
-/// What is no part of a connection string at its ends, nor of an option's name: white space, control
-/// characters, the byte order mark.
+/// Characters that are ignored at the end of a connection string and not allowed in an option's
+/// name: white space, control characters, the byte order mark.
 fn is_blank(character: char) -> bool {
     character.is_whitespace() || character.is_control() || character == '\u{feff}'
 }
 
-/// Splits before the first byte of a kind; that byte is the second part's first.
+/// Splits before the first matching byte, which is the first byte of the second part.
 fn split_before(text: &str, is_end: impl Fn(u8) -> bool) -> (&str, &str) {
     let end = text.bytes().position(is_end).unwrap_or(text.len());
     text.split_at(end)
@@ -186,7 +186,7 @@ struct HostList<'a> {
     showable: Showable,
 }
 
-/// Which hosts' names can't be a part of a password.
+/// The hosts whose names can't be part of a password.
 #[derive(Clone, Copy)]
 enum Showable {
     None,
@@ -194,12 +194,12 @@ enum Showable {
     All,
 }
 
-/// The host name of a `mongodb+srv` connection string, given alone.
+/// Parses the host name of a `mongodb+srv` connection string on its own.
 pub(super) fn srv_host(text: &str) -> Result<String, UriError> {
     let hosts = HostList {
         text,
         at: 0,
-        // It may be all of a connection string, its password included.
+        // It may be a whole connection string with its password.
         showable: Showable::None,
     };
     hosts.parse_srv()
@@ -233,7 +233,7 @@ impl HostList<'_> {
     }
 
     fn wrong(&self, index: usize, at: usize, raw: &str, problem: HostProblem) -> UriError {
-        // Never the port: where the @ is missing, the password stands in its place.
+        // Never the port: if the @ is missing, the password is in its place.
         let (name, _) = split_before(raw, |byte| matches!(byte, b':' | b','));
         let shown = match self.showable {
             Showable::None => false,
@@ -256,7 +256,7 @@ fn is_ip_address(host: &str) -> bool {
 fn parse_host(raw: &str) -> Result<ServerAddress, HostProblem> {
     let host = decode(raw).map_err(HostProblem::Encoding)?;
     let colons = |text: &str| text.bytes().filter(|byte| *byte == b':').count();
-    // What decides between host and port must stand there as it is.
+    // A colon between host and port must not be percent-encoded.
     if host.contains(|character: char| character.is_control() || character == ',')
         || colons(raw) != colons(&host)
     {
@@ -274,8 +274,8 @@ fn parse_database(raw: &str) -> Result<Option<String>, UriError> {
     if raw.is_empty() {
         return Ok(None);
     }
-    // After an unescaped slash in a password the rest of it, with the @, would be taken for the
-    // database, and its beginning for a port.
+    // If a password has an unescaped slash, its beginning is in place of a port, and the rest, with
+    // the @, in place of the database.
     if raw.contains('@') {
         return Err(UriError::Database(EncodingProblem::Unescaped('@')));
     }
@@ -289,7 +289,7 @@ fn parse_database(raw: &str) -> Result<Option<String>, UriError> {
     }
 }
 
-/// The options of a query that begins with its question mark, at byte `at`.
+/// Parses the options of a query that begins with its question mark, at byte `at`.
 fn parse_query(query: &str, at: usize, showable: bool) -> Result<Vec<RawOption>, UriError> {
     parse_pairs(
         query.strip_prefix('?').unwrap_or_default(),
@@ -298,7 +298,7 @@ fn parse_query(query: &str, at: usize, showable: bool) -> Result<Vec<RawOption>,
     )
 }
 
-/// `name=value` between ampersands, beginning at byte `at`.
+/// Parses `name=value` pairs between ampersands, beginning at byte `at`.
 pub(super) fn parse_pairs(
     pairs: &str,
     mut at: usize,
@@ -310,7 +310,7 @@ pub(super) fn parse_pairs(
         match pair.split_once('=') {
             None if pair.is_empty() => {}
             None | Some(("", _)) => return Err(UriError::OptionSyntax { number, at }),
-            // A name with a newline before it would be unknown, and its option ignored.
+            // Otherwise a name after a newline would be unknown, and its option ignored.
             Some((name, _)) if name.contains(is_blank) => {
                 return Err(UriError::OptionSyntax { number, at });
             }

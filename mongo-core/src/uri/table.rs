@@ -1,4 +1,4 @@
-//! The table of options: one row each, with its type and where its value goes.
+//! The table of options: one row each, with its type and its setter.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,29 +12,29 @@ use crate::select::TagSet;
 
 /// One option.
 pub(super) struct OptionSpec {
-    /// The name that the specification writes.
+    /// The name in the specification.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) repeat: Repeat,
     /// The name that replaces a deprecated one.
     pub(super) instead: Option<&'static str>,
-    /// Whether a value that can't be read is an error in a connection string too: without the option
-    /// a secret or a write could go where it must not.
+    /// Whether an invalid value is an error in a connection string too, because without the option
+    /// a secret or a write could go to the wrong server.
     pub(super) is_strict: bool,
 }
 
-/// What a repeated option means.
+/// How a repeated option is handled.
 #[derive(Clone, Copy)]
 pub(super) enum Repeat {
-    /// The last one counts, and it is a warning.
+    /// The last one is used, with a warning.
     Warn,
-    /// They make a list, or they must agree.
+    /// The values form a list, or must agree.
     Collect,
     /// It is an error.
     Refuse,
 }
 
-/// The option of a name, whatever the case of its ASCII letters.
+/// Finds an option by its name, ASCII case-insensitively.
 pub(super) fn find(name: &str) -> Option<&'static OptionSpec> {
     OPTIONS
         .iter()
@@ -74,7 +74,7 @@ const fn flag(name: &'static str, set: fn(&mut Draft, bool)) -> OptionSpec {
     option(name, Kind::Flag(set))
 }
 
-/// A whole number from a least value on.
+/// A whole number that is at least `min`.
 const fn count(name: &'static str, min: i64, set: fn(&mut Draft, u32)) -> OptionSpec {
     option(name, Kind::Count(min, set))
 }
@@ -292,7 +292,7 @@ fn set_w_timeout(draft: &mut Draft, value: Duration) {
     draft.options.write_concern.w_timeout = Some(value);
 }
 
-/// A service name goes into a label of DNS, after an underscore.
+/// A service name becomes a DNS label, after an underscore.
 fn set_service_name(draft: &mut Draft, value: &str) -> Outcome {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     match value.bytes().all(fits) && (1..=62).contains(&value.len()) {
@@ -303,7 +303,8 @@ fn set_service_name(draft: &mut Draft, value: &str) -> Outcome {
     }
 }
 
-/// A tag set with a bad part would match more servers than it says: none of it is taken.
+/// A tag set with an invalid part is ignored as a whole; without that part it would match more
+/// servers.
 fn add_tag_set(draft: &mut Draft, pairs: Vec<Pair<'_>>) -> Outcome {
     let tags: TagSet = pairs
         .into_iter()
@@ -314,8 +315,8 @@ fn add_tag_set(draft: &mut Draft, pairs: Vec<Pair<'_>>) -> Outcome {
     Ok(())
 }
 
-/// A comma in a value can't be told from the one between two properties: what lacks a colon is left
-/// out, and said so.
+/// A comma in a value can't be distinguished from one between properties. Parts without a colon are
+/// ignored, with a warning.
 fn set_properties(draft: &mut Draft, pairs: Vec<Pair<'_>>) -> Outcome {
     let mut outcome = Ok(());
     for pair in pairs {

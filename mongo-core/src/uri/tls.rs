@@ -7,9 +7,9 @@ use crate::auth::Secret;
 
 /// The TLS options. An option that is `None` was not given.
 ///
-/// TLS is used where `enabled` says so; where it says nothing, for a `mongodb+srv` connection
-/// string, or if any other option here is set to anything but `false`; in a connection string also to
-/// what can't be read.
+/// `enabled` says whether TLS is used. Without it, TLS is used for a `mongodb+srv` connection
+/// string, and if any other option here is set to anything but `false`; in a connection string even
+/// if that value is invalid.
 ///
 /// Specification: URI options, OCSP support.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -17,33 +17,34 @@ use crate::auth::Secret;
 pub struct TlsOptions {
     /// Whether TLS is used (`tls`, `ssl`).
     pub enabled: Option<bool>,
-    /// Relaxes all that can be relaxed (`tlsInsecure`): the same as allowing invalid certificates
+    /// Disables all checks that can be disabled (`tlsInsecure`): it allows invalid certificates
     /// and invalid host names. Default false.
     pub insecure: Option<bool>,
-    /// Takes any certificate of a server (`tlsAllowInvalidCertificates`), whomever it is for.
+    /// Accepts any certificate of a server (`tlsAllowInvalidCertificates`), for any host.
     /// Default false.
     pub allow_invalid_certificates: Option<bool>,
-    /// Takes a certificate of another host (`tlsAllowInvalidHostnames`). Default false.
+    /// Accepts a certificate for another host (`tlsAllowInvalidHostnames`). Default false.
     pub allow_invalid_hostnames: Option<bool>,
     /// A PEM file of trusted certificate authorities (`tlsCAFile`), of at most 1 MiB. Default: the
     /// system's, see `net::Tls`.
     pub ca_file: Option<PathBuf>,
     /// A PEM file with the client's certificate and private key (`tlsCertificateKeyFile`), of at
-    /// most 1 MiB. The key may be in the format of PKCS#8, PKCS#1 or SEC 1.
+    /// most 1 MiB. The key may be in PKCS#8, PKCS#1 or SEC 1 format.
     pub certificate_key_file: Option<PathBuf>,
-    /// The pass phrase of the private key (`tlsCertificateKeyFilePassword`), if it is an encrypted
-    /// one of PKCS#8. For that feature `tls-encrypted-keys` is needed.
+    /// The pass phrase of an encrypted PKCS#8 private key (`tlsCertificateKeyFilePassword`). It
+    /// requires the feature `tls-encrypted-keys`.
     pub certificate_key_file_password: Option<Secret>,
-    /// Doesn't check whether a certificate was revoked (`tlsDisableCertificateRevocationCheck`).
-    /// That is never checked; `false` gets a warning.
+    /// Disables the check whether a certificate was revoked
+    /// (`tlsDisableCertificateRevocationCheck`). This crate never checks it; `false` gives a
+    /// warning.
     pub disable_certificate_revocation_check: Option<bool>,
-    /// Doesn't ask OCSP responders (`tlsDisableOCSPEndpointCheck`). None is ever asked; `false` gets
-    /// a warning.
+    /// Disables requests to OCSP responders (`tlsDisableOCSPEndpointCheck`). This crate makes none;
+    /// `false` gives a warning.
     pub disable_ocsp_endpoint_check: Option<bool>,
 }
 
 impl TlsOptions {
-    /// Whether any option but `tls` asks for TLS.
+    /// Whether any option but `tls` implies TLS.
     pub(crate) fn implied(&self) -> bool {
         self.ca_file.is_some()
             || self.certificate_key_file.is_some()
@@ -51,7 +52,7 @@ impl TlsOptions {
             || self.flags().iter().any(|(_, flag)| *flag == Some(true))
     }
 
-    /// The options that weaken what TLS checks, with their names.
+    /// The options that weaken the checks of TLS, with their names.
     fn flags(&self) -> [(&'static str, Option<bool>); 5] {
         [
             ("tlsInsecure", self.insecure),
@@ -71,8 +72,8 @@ impl TlsOptions {
         ]
     }
 
-    /// The specification's conflicts: both options of a pair present, whatever their values. The
-    /// eighth, `tls` against `ssl`, can only be seen while options are read.
+    /// Checks the specification's conflicts: pairs of options that must not both be given, with any
+    /// values. The eighth, `tls` and `ssl`, can be detected only while options are read.
     pub(crate) fn validate(&self) -> Result<(), UriError> {
         let flags = self.flags();
         // Indices into `flags`.

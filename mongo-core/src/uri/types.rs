@@ -55,9 +55,9 @@ pub enum ServerMonitoringMode {
     /// Poll on a function-as-a-service platform, else stream. The default.
     #[default]
     Auto,
-    /// The server sends its changes where it can.
+    /// The streaming protocol, if the server supports it.
     Stream,
-    /// Ask at intervals.
+    /// The polling protocol.
     Poll,
 }
 
@@ -89,21 +89,20 @@ impl FromStr for ServerMonitoringMode {
 #[error("the name is not known")]
 pub struct UnknownName;
 
-/// Where the seeds are looked up in DNS: a `mongodb+srv` connection string.
+/// The DNS seed list of a `mongodb+srv` connection string.
 ///
 /// Specification: initial DNS seedlist discovery.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SrvOptions {
-    /// The host name whose SRV and TXT records are asked for, in lower case.
+    /// The host name whose SRV and TXT records are looked up, in lower case.
     pub host_name: String,
     /// The service name (`srvServiceName`), `mongodb` by default: the record is that of
     /// `_mongodb._tcp.` and the host name.
     pub service_name: String,
     /// The largest number of hosts, chosen at random (`srvMaxHosts`). Default 0: all of them.
     pub max_hosts: u32,
-    /// The lowest time to live of the records that gave the hosts. `None` until they were looked
-    /// up.
+    /// The lowest time to live of the SRV records. `None` before they are looked up.
     pub lowest_ttl: Option<Duration>,
 }
 
@@ -134,7 +133,7 @@ pub struct ProxyOptions {
 }
 
 impl ProxyOptions {
-    /// The port of a SOCKS5 proxy where none is given.
+    /// The default port of a SOCKS5 proxy.
     pub const DEFAULT_PORT: u16 = 1080;
 
     /// A proxy on its default port, without a password.

@@ -12,11 +12,11 @@ pub(super) const MAX_APP_NAME: usize = 128;
 pub(super) const MIN_HEARTBEAT_FREQUENCY: Duration = Duration::from_millis(500);
 
 impl ClientOptions {
-    /// Checks each option's range and the rules between options. The pools do so before they use
-    /// options; for `mongodb+srv` it is to be done again with the looked-up hosts and options.
+    /// Checks each option's range and the rules between options. The pools call it before they use
+    /// options. For `mongodb+srv`, call it again with the hosts and options that were looked up.
     ///
     /// # Errors
-    /// The first rule that is broken.
+    /// The first violated rule.
     pub fn validate(&self) -> Result<(), UriError> {
         self.validate_ranges()?;
         self.validate_topology()?;
@@ -29,9 +29,9 @@ impl ClientOptions {
         }
     }
 
-    /// These options, if all is well but for a missing password, which may still be added.
+    /// These options, if they are valid except for a missing password, which may be added later.
     pub(super) fn checked(self) -> Result<Self, UriError> {
-        // Nothing that is read can name a callback.
+        // No connection string or table can name a callback.
         if self
             .credential
             .as_ref()
@@ -72,7 +72,7 @@ impl ClientOptions {
             (
                 self.max_connecting > 0,
                 "maxConnecting",
-                "a number from 1 on",
+                "a number of at least 1",
             ),
             (
                 self.max_pool_size == 0 || self.min_pool_size <= self.max_pool_size,

@@ -1,4 +1,4 @@
-//! The values of options: how each type is read from text and from serde's values, and its range.
+//! The types of option values, and their parsing from text and from serde values.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::draft::Draft;
 use super::error::{UriError, UriWarning};
 use crate::settings::Value;
 
-/// A value that was not taken.
+/// Why a value was refused.
 pub(super) enum Refused {
-    /// It is not what the text says. In a connection string a warning, elsewhere an error.
+    /// It is not the expected value in the text. A warning in a connection string, else an error.
     Value(&'static str),
-    /// It is an error wherever it stands.
+    /// An error in any source.
     Hard(UriError),
 }
 
@@ -22,11 +22,11 @@ impl<E: Into<UriError>> From<E> for Refused {
 
 pub(super) type Outcome = Result<(), Refused>;
 
-/// The type of an option's value, its range, and what takes it.
+/// The type of an option's value, its range, and the function that sets it.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Flag(fn(&mut Draft, bool)),
-    /// A number from a least value to `i32::MAX`.
+    /// A number from a minimum to `i32::MAX`.
     Count(i64, fn(&mut Draft, u32)),
     /// A TCP port.
     Port(fn(&mut Draft, u16)),
@@ -34,10 +34,10 @@ pub(super) enum Kind {
     Level(i8, i8, fn(&mut Draft, i8)),
     /// A number of milliseconds between two values.
     Millis(i64, i64, fn(&mut Draft, Duration)),
-    /// A number of seconds from a least value to `i32::MAX`, or -1 for none.
+    /// A number of seconds from a minimum to `i32::MAX`, or -1 for none.
     Seconds(i64, fn(&mut Draft, Option<Duration>)),
     Text(fn(&mut Draft, &str) -> Outcome),
-    /// Texts between commas: what forgets earlier ones, what takes each.
+    /// Comma-separated items: the function that clears earlier ones, and the one that adds an item.
     List(fn(&mut Draft), fn(&mut Draft, &str) -> Outcome),
     /// Names and values: `name:value,name:value`.
     Pairs(fn(&mut Draft, Vec<Pair<'_>>) -> Outcome),
@@ -46,16 +46,16 @@ pub(super) enum Kind {
 /// `name:value`, or a part that lacks the colon.
 pub(super) type Pair<'a> = Result<(&'a str, &'a str), MissingColon>;
 
-/// A part of a list of pairs that is none.
+/// A part of a list of pairs that has no colon.
 #[derive(Clone, Copy)]
 pub(super) struct MissingColon;
 
 const NUMBER: Refused = Refused::Value("a number in the allowed range");
 const MILLIS: Refused = Refused::Value("a number of milliseconds in the allowed range");
-const SECONDS: Refused = Refused::Value("-1 or a number of seconds from 90 on");
+const SECONDS: Refused = Refused::Value("-1 or at least 90 seconds");
 
 impl Kind {
-    /// Takes a value as a connection string writes it.
+    /// Applies a value of a connection string.
     pub(super) fn apply_text(self, draft: &mut Draft, name: &'static str, text: &str) -> Outcome {
         match self {
             Self::Flag(set) => {
@@ -76,7 +76,7 @@ impl Kind {
                 clear(draft);
                 let mut outcome = Ok(());
                 for item in text.split(',') {
-                    // A bad item does not spoil the others.
+                    // An invalid item does not affect the others.
                     if let Err(refused) = set(draft, item) {
                         outcome = Err(refused);
                     }
@@ -87,8 +87,8 @@ impl Kind {
         }
     }
 
-    /// Takes a value as serde gives it. Text is read as in a connection string, as an environment
-    /// variable has nothing else.
+    /// Applies a serde value. Text is read as in a connection string, because environment variables
+    /// have only text.
     pub(super) fn apply_value(
         self,
         draft: &mut Draft,
@@ -199,7 +199,7 @@ impl Kind {
     }
 }
 
-/// `None` where zero stands for no limit.
+/// The duration, or `None` for zero, which is no limit.
 pub(super) fn nonzero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
@@ -216,7 +216,7 @@ fn read_flag(draft: &mut Draft, option: &'static str, text: &str) -> Result<bool
     Ok(value)
 }
 
-/// A number in plain digits with an optional minus; no plus, no spaces.
+/// Parses a number of decimal digits with an optional minus, without a plus or spaces.
 fn read_number(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     digits
@@ -226,7 +226,7 @@ fn read_number(text: &str) -> Option<i64> {
         .flatten()
 }
 
-/// The parts of `name:value,name:value`; none for the empty text.
+/// Splits `name:value,name:value`. The empty text has no parts.
 fn split_pairs(text: &str) -> Vec<Pair<'_>> {
     match text {
         "" => Vec::new(),
@@ -237,7 +237,7 @@ fn split_pairs(text: &str) -> Vec<Pair<'_>> {
     }
 }
 
-/// A duration with its unit: `250ms`, `5s`, `2m`, `1h`.
+/// Parses a duration with its unit: `250ms`, `5s`, `2m`, `1h`.
 fn read_duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
     let number = u64::try_from(read_number(digits)?).ok()?;
@@ -250,7 +250,7 @@ fn read_duration(text: &str) -> Option<Duration> {
     }
 }
 
-/// A duration as serde writes the standard library's: `secs` and `nanos`.
+/// Reads a duration in serde's format for the standard library's type: `secs` and `nanos`.
 fn duration_from_fields(fields: &[(String, Value)]) -> Option<Duration> {
     let (mut secs, mut nanos) = (None, 0);
     for (name, value) in fields {

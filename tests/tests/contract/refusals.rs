@@ -134,7 +134,7 @@ async fn a_reply_that_is_too_long_to_be_read_away_is_named<B: Backend<Config: De
         );
         let text = closed.to_string();
         assert!(
-            text.contains("closed: the reply it owed was too long"),
+            text.contains("closed: the reply to a cancelled command was too long"),
             "{text}"
         );
     }

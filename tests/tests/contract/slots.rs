@@ -318,7 +318,7 @@ async fn a_wait_for_a_slot_runs_out<B: Backend<Config: Default>>() {
     assert_eq!(late.user(), Some(&*tenant_name(1)));
     // Its own pool is empty: others have them.
     let cause = late.cause().expect("who has the connections").to_string();
-    assert!(cause.contains("max_connections_per_server: 2"), "{cause}");
+    assert!(cause.contains("max_connections_per_server=2"), "{cause}");
     drop(held);
     drop(pools[1].get().await.expect("a connection"));
     pools[0].close().await;

@@ -7,30 +7,30 @@ use super::{CmapEvent, CommandEvent, EventHandlers};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind};
 
-/// Turns events into metrics of the [`metrics`] facade, for whatever recorder is installed.
+/// Records events as metrics of the [`metrics`] facade, with the installed recorder.
 ///
-/// Every metric has the labels `server.address`, `server.port` (but for Unix domain sockets) and
+/// Every metric has the labels `server.address`, `server.port` (except for Unix domain sockets) and
 /// `user` (the credential's; empty without one), so that there are as many series as servers times
-/// users. Times are in seconds. The names are OpenTelemetry's where it has one.
+/// users. Durations are in seconds. The names are OpenTelemetry's where it has one.
 ///
-/// | metric | kind | what, and labels of its own |
+/// | metric | kind | meaning, and its own labels |
 /// |---|---|---|
-/// | `db.client.operation.duration` | histogram | a command, from its first byte to its end: `db.operation.name`, and where it failed `error.type`: the server's code, or `timeout`, `cancelled`, `network`, `other` |
-/// | `db.client.connection.create_time` | histogram | making a connection, handshake and all |
-/// | `db.client.connection.wait_time` | histogram | a check-out, whether or not it led to a connection |
+/// | `db.client.operation.duration` | histogram | a command, from its first byte to its end: `db.operation.name`, and if it failed `error.type`: the server's code, or `timeout`, `cancelled`, `network`, `other` |
+/// | `db.client.connection.create_time` | histogram | establishing a connection, including the handshake |
+/// | `db.client.connection.wait_time` | histogram | a check-out, successful or not |
 /// | `db.client.connection.pending_requests` | gauge | check-outs that wait |
-/// | `mongodb.client.connection.open` | gauge | connections there are, those included that are being made |
+/// | `mongodb.client.connection.open` | gauge | connections, including pending ones |
 /// | `mongodb.client.connection.used` | gauge | connections that are checked out |
-/// | `mongodb.client.connection.created` | counter | connections that were begun to be made |
+/// | `mongodb.client.connection.created` | counter | attempts to make a connection |
 /// | `mongodb.client.connection.closed` | counter | connections that were closed, or could not be made: `reason`, as [`ConnectionClosedReason`](super::ConnectionClosedReason) |
-/// | `mongodb.client.connection.check_out_failed` | counter | check-outs without a connection: `reason`, as [`CheckOutFailedReason`](super::CheckOutFailedReason) |
+/// | `mongodb.client.connection.check_out_failed` | counter | check-outs that failed: `reason`, as [`CheckOutFailedReason`](super::CheckOutFailedReason) |
 /// | `mongodb.client.pool.cleared` | counter | pools that were cleared |
 ///
 /// ```
 /// use mongo_core::event::{EventHandlers, MetricsRecorder};
 ///
 /// let handlers = EventHandlers::new().with_metrics();
-/// // Or beside a handler of one's own that picks what is counted:
+/// // Or only the events of pools and connections:
 /// let handlers = EventHandlers::new().on_cmap(MetricsRecorder::cmap);
 /// ```
 ///
@@ -40,7 +40,7 @@ use crate::error::{Error, ErrorKind};
 pub struct MetricsRecorder;
 
 impl MetricsRecorder {
-    /// Counts an event of a command.
+    /// Records an event of a command.
     pub fn command(event: &CommandEvent) {
         let (user, duration, failure) = match event {
             CommandEvent::Started(_) => return,
@@ -58,7 +58,7 @@ impl MetricsRecorder {
         record("db.client.operation.duration", labels, duration);
     }
 
-    /// Counts an event of a pool or a connection.
+    /// Records an event of a pool or a connection.
     pub fn cmap(event: &CmapEvent) {
         let mut labels = labels(event.address(), event.user());
         match event {
@@ -98,7 +98,7 @@ impl MetricsRecorder {
 }
 
 impl EventHandlers {
-    /// Counts all events, after the handlers named before: see [`MetricsRecorder`].
+    /// Records all events, after the handlers added before: see [`MetricsRecorder`].
     #[must_use]
     pub fn with_metrics(self) -> Self {
         self.on_command(MetricsRecorder::command)
@@ -106,7 +106,7 @@ impl EventHandlers {
     }
 }
 
-/// A check-out is over.
+/// Records the end of a check-out.
 fn waited(labels: &[Label], duration: Duration) {
     gauge!("db.client.connection.pending_requests", labels.to_vec()).decrement(1.0);
     record("db.client.connection.wait_time", labels.to_vec(), duration);

@@ -126,7 +126,7 @@ fn command_failed(failure: Error) -> CommandEvent {
     })
 }
 
-/// What is recorded, by name and labels: a number, or the samples of a histogram.
+/// The recorded metrics, by name and labels: a number, or the samples of a histogram.
 fn recorded(record: impl FnOnce()) -> BTreeMap<String, Vec<f64>> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();

@@ -1,4 +1,4 @@
-//! What a person reads when no server can be selected.
+//! The messages of failed server selections.
 
 use std::io;
 
@@ -65,7 +65,7 @@ fn names_what_stands_in_the_way() {
             &read(Secondary),
             Obstacle::NoSecondary,
         ),
-        // It tells no last write.
+        // It reports no last write.
         (index(no_primary, [secondary()]), &stale, Obstacle::TooStale),
         (
             index(no_primary, [secondary()]),
@@ -97,7 +97,7 @@ fn shows_each_server_and_its_own_failure() {
     let error = index.no_suitable_server(&Criterion::write(), Duration::from_secs(30));
     assert_eq!(
         error.to_string(),
-        "no server was found within 30.0 s for a server that takes writes: no primary is known: an \
+        "no server was found within 30.0 s for a writable server: no primary is known: an \
          election may be under way, or most members of the replica set cannot reach each other, or \
          the primary cannot be reached from here. The topology is ReplicaSetNoPrimary of the \
          replica set \"rs\", its servers are host:2 (Unknown: network: connection refused); host:3 \

@@ -24,7 +24,7 @@ fn address(port: u16) -> ServerAddress {
     ServerAddress::tcp("host", port)
 }
 
-/// A server that was reached, with a round trip time in milliseconds.
+/// A reachable server, with a round trip time in milliseconds.
 fn server(port: u16, server_type: ServerType, round_trip_time: u64) -> ServerDescription {
     let mut server = ServerDescription::unknown(address(port));
     server.server_type = server_type;
@@ -95,7 +95,7 @@ fn selected(
     server.expect("no error")?.address().port()
 }
 
-/// Numbers all over the range.
+/// Numbers across the whole range.
 fn randoms(count: u64) -> impl Iterator<Item = u64> {
     (0..count).map(|number| number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
@@ -130,7 +130,7 @@ fn a_server_that_was_never_timed_is_the_last_resort() {
     assert_eq!(ports(window), [2]);
 }
 
-/// What is prepared and what is worked out for one selection is the same, draw by draw.
+/// Prepared and computed windows give the same choice for each random number.
 #[test]
 fn prepared_windows_are_what_a_scan_finds() {
     let elsewhere = [address(99)];
@@ -195,7 +195,7 @@ fn fewer_operations_are_preferred_and_counts_outlive_the_view() {
         }
     };
     chosen(&first, 2);
-    // The server is described anew, then is unknown for a while.
+    // The server gets a new description, then is unknown for a while.
     let second = first.next(topology(TopologyType::Sharded, servers()));
     chosen(&second, 2);
     let [one, two] = servers();
@@ -257,7 +257,7 @@ fn others_are_taken_while_there_are_any_that_are_not_deprioritized() {
     }
 }
 
-/// Of a primary that is left out, the last write counts nevertheless.
+/// The last write of a deprioritized primary still counts.
 #[test]
 fn a_deprioritized_primary_still_tells_how_stale_the_others_are() {
     let now = Instant::now();
@@ -305,7 +305,7 @@ fn application_provided_server_selector() {
     let of_all = SelectionIndex::new(topology.clone(), options);
     let of_none = SelectionIndex::new(topology, SelectionOptions::default());
     for random in randoms(10) {
-        // The selector comes before the latency window, beyond which the server is otherwise.
+        // The selector is applied before the latency window, which would exclude the server.
         assert_eq!(selected(&of_all, &nearest, &[], random), Some(5));
         assert_eq!(selected(&of_none, &own, &[], random), Some(5));
         assert_eq!(selected(&of_none, &own, &[address(5)], random), Some(4));
@@ -318,7 +318,7 @@ fn selectors_are_asked_in_turn_about_suitable_servers_only() {
     let counted = calls.clone();
     let last = ServerSelector::new(move |servers| {
         counted.fetch_add(1, Ordering::Relaxed);
-        // Too often is as good as once.
+        // Repeated servers count once.
         servers
             .last()
             .into_iter()

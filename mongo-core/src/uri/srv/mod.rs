@@ -1,4 +1,4 @@
-//! From SRV and TXT records to hosts and options.
+//! Hosts and options of SRV and TXT records.
 //!
 //! Specification: initial DNS seedlist discovery.
 
@@ -14,46 +14,45 @@ use crate::address::ServerAddress;
 #[cfg(test)]
 mod tests;
 
-/// The largest number of SRV records that are taken. More are
-/// [`SrvError::TooManyRecords`].
+/// The largest allowed number of SRV records. More are [`SrvError::TooManyRecords`].
 pub const MAX_SRV_RECORDS: usize = 1000;
 
-/// The longest text of a TXT record, in bytes, all its strings together. A longer one is
+/// The longest allowed text of a TXT record, in bytes, with all its strings. A longer one is
 /// [`SrvError::TxtTooLong`].
 pub const MAX_TXT_LENGTH: usize = 4096;
 
-/// The longest name in DNS, in bytes, without the dot at its end.
+/// The longest DNS name, in bytes, without the trailing dot.
 const MAX_NAME_LENGTH: usize = 253;
 
-/// The longest part of a name between two dots, in bytes.
+/// The longest label of a DNS name, in bytes.
 const MAX_LABEL_LENGTH: usize = 63;
 
-/// What a TXT record may set.
+/// The options that a TXT record may set.
 const TXT_OPTIONS: [&str; 3] = ["authSource", "replicaSet", "loadBalanced"];
 
 /// An SRV record: a host of the deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SrvRecord {
-    /// The host's name, with or without the dot at its end.
+    /// The host's name, with or without a trailing dot.
     pub target: String,
     /// The host's port.
     pub port: u16,
-    /// Ignored, as the specification asks.
+    /// Ignored, as the specification requires.
     pub priority: u16,
-    /// Ignored, as the specification asks.
+    /// Ignored, as the specification requires.
     pub weight: u16,
-    /// How long the record holds.
+    /// The time to live.
     pub ttl: Duration,
 }
 
 /// A TXT record: default options of the connection string.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TxtRecord {
-    /// Its strings in their order. Together they are one text.
+    /// Its strings in order. Their concatenation is one text.
     pub strings: Vec<Vec<u8>>,
 }
 
-/// A type of records.
+/// The type of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordType {
     /// SRV: the hosts.
@@ -71,38 +70,38 @@ impl fmt::Display for RecordType {
     }
 }
 
-/// Why DNS gave no hosts or options that can be used.
+/// Why the DNS records have no valid hosts or options.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SrvError {
-    /// What would have to be asked for is no name that DNS can have.
-    #[error("{0:?} is not a name that can be asked for in DNS")]
+    /// The name to look up is not a valid DNS name.
+    #[error("{0:?} is not a valid DNS name")]
     Name(String),
     /// The lookup failed.
     #[error("the {record_type} records of {name} could not be looked up: {error}")]
     Lookup {
-        /// The records asked for.
+        /// The type of the records.
         record_type: RecordType,
-        /// The name asked for.
+        /// The name that was looked up.
         name: String,
-        /// Why.
+        /// The cause.
         error: Arc<io::Error>,
     },
-    /// No answer came in time. The error above this one says how long was waited.
-    #[error("no answer yet about the {record_type} records of {name}")]
+    /// No reply arrived in time. The error that this one causes has the duration of the wait.
+    #[error("no reply yet for the {record_type} records of {name}")]
     Unanswered {
-        /// The records asked for.
+        /// The type of the records.
         record_type: RecordType,
-        /// The name asked for.
+        /// The name that was looked up.
         name: String,
     },
     /// There are no SRV records.
     #[error("{0} has no SRV records")]
     NoRecords(String),
     /// There are more SRV records than [`MAX_SRV_RECORDS`].
-    #[error("{name} has {count} SRV records, of which {MAX_SRV_RECORDS} are allowed")]
+    #[error("{name} has {count} SRV records, more than {MAX_SRV_RECORDS}")]
     TooManyRecords {
-        /// The name asked for.
+        /// The name that was looked up.
         name: String,
         /// Their number, or a part of it.
         count: usize,
@@ -120,24 +119,24 @@ pub enum SrvError {
     ForeignHost {
         /// The host.
         host: String,
-        /// The domain that it should be below.
+        /// The domain that it must be below.
         domain: String,
     },
     /// An SRV record of a name with fewer than three parts names that name itself.
     #[error("an SRV record names {0} itself; it must name hosts below it")]
     SameHost(String),
     /// There is more than one TXT record.
-    #[error("{name} has {count} TXT records, of which 1 is allowed")]
+    #[error("{name} has {count} TXT records, more than 1")]
     SeveralTxt {
-        /// The name asked for.
+        /// The name that was looked up.
         name: String,
         /// Their number.
         count: usize,
     },
     /// The TXT record is longer than [`MAX_TXT_LENGTH`].
-    #[error("the TXT record of {name} has {length} bytes, of which {MAX_TXT_LENGTH} are allowed")]
+    #[error("the TXT record of {name} has {length} bytes, more than {MAX_TXT_LENGTH}")]
     TxtTooLong {
-        /// The name asked for.
+        /// The name that was looked up.
         name: String,
         /// Its length in bytes.
         length: usize,
@@ -145,13 +144,13 @@ pub enum SrvError {
     /// The TXT record is not UTF-8.
     #[error("the TXT record of {0} is not UTF-8")]
     TxtNotText(String),
-    /// The TXT record sets an option that it must not set.
+    /// The TXT record sets an option that is not allowed there.
     #[error(
         "the TXT record of {name} sets {option:?}; only authSource, replicaSet and loadBalanced \
          are allowed"
     )]
     TxtOption {
-        /// The name asked for.
+        /// The name that was looked up.
         name: String,
         /// The option, cut after 64 characters.
         option: String,
@@ -159,28 +158,28 @@ pub enum SrvError {
     /// An option of the TXT record can't be read.
     #[error("the TXT record of {name}: {error}")]
     Txt {
-        /// The name asked for.
+        /// The name that was looked up.
         name: String,
-        /// Why.
+        /// The cause.
         error: UriError,
     },
-    /// The options together with those of the records break a rule.
-    #[error("with what DNS says of {name}: {error}")]
+    /// The options together with those of the records violate a rule.
+    #[error("with the DNS records of {name}: {error}")]
     Options {
         /// The host name of the connection string.
         name: String,
-        /// The rule.
+        /// The violated rule.
         error: UriError,
     },
 }
 
 impl SrvOptions {
-    /// The name whose SRV records are the hosts: `_mongodb._tcp.` and the host name, without a dot
-    /// at its end.
+    /// The name whose SRV records are the hosts: `_mongodb._tcp.` and the host name, without a
+    /// trailing dot.
     ///
     /// # Errors
-    /// [`SrvError::Name`], if DNS can't have such a name. Names with characters beyond ASCII are to
-    /// be written in Punycode.
+    /// [`SrvError::Name`], if it is not a valid DNS name. Names with non-ASCII characters must be
+    /// written in Punycode.
     pub fn record_name(&self) -> Result<String, SrvError> {
         let (service, host) = (&self.service_name, self.bare_host_name());
         let name = format!("_{service}._tcp.{host}");
@@ -190,8 +189,8 @@ impl SrvOptions {
         }
     }
 
-    /// The domain that all hosts have to be below: the host name without its first part, or all of
-    /// it if it has fewer than three.
+    /// The domain that all hosts must be below: the host name without its first label, or the whole
+    /// name if it has fewer than three labels.
     pub fn domain_name(&self) -> &str {
         let name = self.bare_host_name();
         match name.split_once('.') {
@@ -200,7 +199,7 @@ impl SrvOptions {
         }
     }
 
-    /// The host that a record names.
+    /// The host of a record.
     ///
     /// # Errors
     /// [`SrvError::Target`], [`SrvError::ForeignHost`] or [`SrvError::SameHost`].
@@ -224,12 +223,12 @@ impl SrvOptions {
         }
     }
 
-    /// The name whose TXT records are asked for: the host name, without a dot at its end.
+    /// The name whose TXT records are looked up: the host name, without a trailing dot.
     pub(crate) fn bare_host_name(&self) -> &str {
         self.host_name.strip_suffix('.').unwrap_or(&self.host_name)
     }
 
-    /// The hosts of all records, each once, if all may be used.
+    /// The distinct hosts of all records, if all are valid.
     fn verify_all(&self, records: &[SrvRecord]) -> Result<Vec<ServerAddress>, SrvError> {
         check_count(&self.record_name()?, records)?;
         let mut seen = HashSet::new();
@@ -245,17 +244,18 @@ impl SrvOptions {
 }
 
 impl ClientOptions {
-    /// These options with the hosts and options that DNS has for their `mongodb+srv` name.
+    /// Returns these options with the hosts and options of the DNS records of their `mongodb+srv`
+    /// name.
     ///
     /// `records` are the SRV records of [`SrvOptions::record_name`], `txt` the TXT records of
-    /// [`SrvOptions::host_name`]. What the options already say goes before a TXT record. If there
-    /// are more hosts than `srvMaxHosts`, as many are chosen at random; `random` is to give numbers
-    /// that are uniform over all `u64`. TLS is turned on, unless `tls` says otherwise.
+    /// [`SrvOptions::host_name`]. Options that are already set override a TXT record. If there are
+    /// more hosts than `srvMaxHosts`, that many are chosen at random; `random` must return numbers
+    /// that are uniform over all `u64`. TLS is enabled, unless `tls` is already set.
     ///
-    /// `srv` stays, for polling. Options without it stay as they are.
+    /// `srv` is kept, for polling. Options without `srv` are returned unchanged.
     ///
     /// # Errors
-    /// No record, or one that must not be used, and any rule between options that is broken now.
+    /// No record, an invalid record, or a violated rule between the options.
     pub fn with_records(
         mut self,
         records: &[SrvRecord],
@@ -281,7 +281,7 @@ impl ClientOptions {
             .map_err(|error| SrvError::Options { name, error })
     }
 
-    /// Takes the options of a TXT record that are not given yet.
+    /// Takes the options of a TXT record that are not set yet.
     fn add_defaults(&mut self, name: &str, text: &str) -> Result<(), SrvError> {
         let wrong = |error| SrvError::Txt {
             name: name.to_owned(),
@@ -335,8 +335,8 @@ pub(crate) fn lowest_ttl(records: &[SrvRecord]) -> Option<Duration> {
     records.iter().map(|record| record.ttl).min()
 }
 
-/// As many items at random and in random order, or all if there are fewer: the first steps of a
-/// Fisher-Yates shuffle.
+/// Chooses `count` items at random and in random order, or all if there are fewer: the first steps
+/// of a Fisher-Yates shuffle.
 pub(crate) fn choose<T>(mut items: Vec<T>, count: u32, random: &mut dyn FnMut() -> u64) -> Vec<T> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let count = count.min(items.len());
@@ -348,13 +348,13 @@ pub(crate) fn choose<T>(mut items: Vec<T>, count: u32, random: &mut dyn FnMut() 
     items
 }
 
-/// A number below `bound`, each as likely as any other.
+/// A uniformly distributed number below `bound`.
 fn below(bound: usize, random: &mut dyn FnMut() -> u64) -> usize {
     let bound = bound.max(1) as u64;
-    // 2^64 modulo `bound`: so many numbers are left over when all are dealt out evenly.
+    // 2^64 modulo `bound`: this many numbers must be rejected for a uniform result.
     let left_over = (u64::MAX % bound + 1) % bound;
-    // With a generator that is worth the name even the second try is never needed; a broken one
-    // must not hang us.
+    // A good generator hardly ever needs a second try. The limit prevents an endless loop with a
+    // broken one.
     let mut number = random();
     for _ in 0..8 {
         if number >= left_over {
@@ -365,7 +365,7 @@ fn below(bound: usize, random: &mut dyn FnMut() -> u64) -> usize {
     (number % bound) as usize
 }
 
-/// The text of the one TXT record, if there is one.
+/// The text of the single TXT record, if there is one.
 fn txt_text(name: &str, records: &[TxtRecord]) -> Result<Option<String>, SrvError> {
     let name = || name.to_owned();
     let record = match records {
@@ -391,7 +391,7 @@ fn txt_text(name: &str, records: &[TxtRecord]) -> Result<Option<String>, SrvErro
     }
 }
 
-/// Whether DNS can have the name: parts of letters, digits, hyphens and underscores.
+/// Whether the name is a valid DNS name: labels of letters, digits, hyphens and underscores.
 fn is_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     name.len() <= MAX_NAME_LENGTH

@@ -88,7 +88,7 @@ fn prose_3_throw_when_return_address_is_identical_to_srv_hostname() {
             "{outcome:?}"
         );
     }
-    // With three parts its own name is as good as any below the domain.
+    // With three labels the name itself is allowed, like any other below the domain.
     assert!(looked_up(CLUSTER, &["c.example.com"], &[]).is_ok());
 }
 
@@ -132,7 +132,7 @@ fn case_and_final_dots_do_not_matter() {
         .with_records(&records, &[], &mut generator(1))
         .expect("hosts");
     assert_eq!(options.hosts, [ServerAddress::tcp("a.example.com", 1)]);
-    // Two parts and a dot are two parts.
+    // Two labels and a trailing dot are two labels.
     let short = SrvOptions::new("mongo.local.");
     assert_eq!(short.domain_name(), "mongo.local");
 }
@@ -219,7 +219,7 @@ fn strings_of_a_txt_record_are_joined() {
         .iter()
         .map(|part| part.as_bytes().to_vec())
         .collect();
-    // A character may be cut in two.
+    // A character may be split between two strings.
     let half = strings[1].pop().expect("a byte");
     strings[2].insert(0, half);
     let options = parse(CLUSTER)
@@ -406,16 +406,16 @@ fn every_choice_is_as_likely_as_any_other() {
 
 #[test]
 fn a_number_that_would_make_the_choice_uneven_is_drawn_again() {
-    // 2^64 is 1 modulo 3 and modulo 5: the number 0 is the one too many.
+    // 2^64 is 1 modulo 3 and modulo 5: the number 0 is rejected.
     let mut numbers = [0, 7].into_iter();
     assert_eq!(below(5, &mut || numbers.next().expect("a number")), 2);
-    // 2^64 is a multiple of 4: no number is.
+    // 2^64 is a multiple of 4: no number is rejected.
     assert_eq!(below(4, &mut || 0), 0);
-    // A generator that is stuck ends all the same.
+    // A generator that is stuck does not cause an endless loop.
     assert_eq!(below(3, &mut || 0), 0);
 }
 
-/// Whatever DNS says: no panic, and no host outside of the domain.
+/// For any DNS records: no panic, and no host outside of the domain.
 #[test]
 fn no_answer_gives_a_host_outside_of_the_domain() {
     const PIECES: [&str; 12] = [
@@ -452,7 +452,7 @@ fn no_answer_gives_a_host_outside_of_the_domain() {
     let mut taken = 0;
     for round in 0..20_000 {
         let target = text(&PIECES);
-        // Most options are refused: half of the hosts are tried without.
+        // Most options are refused, so half of the hosts are tried without options.
         let options = text(if round % 2 == 0 { &OPTIONS } else { &[""] });
         if let Ok(options) = looked_up(CLUSTER, &[&target], &[&options]) {
             let host = options.hosts[0].host().expect("a host name");

@@ -44,8 +44,8 @@ impl Visit for Messages {
 #[test]
 fn each_warning_is_an_event() {
     let uri = "mongodb://u:MARKED@h/?nope=MARKED&journal=MARKED";
-    // `tracing` asks about a message when it is first sent, on whichever thread that is: not on one
-    // of another test, which would say that nobody listens.
+    // `tracing` caches the interest in a message when it is first sent, on whichever thread.
+    // Another test's thread, without a subscriber, must not be the first.
     parse(uri);
     let messages = Messages::default();
     let options = tracing::subscriber::with_default(messages.clone(), || parse(uri));

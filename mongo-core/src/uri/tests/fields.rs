@@ -1,4 +1,4 @@
-//! Each option lands in its own field, with a value that is not its default.
+//! Each option sets its own field, to a value that is not its default.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ fn credential(options: &ClientOptions) -> &Credential {
 
 const NEAREST: &str = "readPreference=nearest";
 
-/// What stands before the option, the option, and what it must have done.
+/// The text before the option, the option, and the check of its effect.
 const CASES: &[(&str, &str, Check)] = &[
     ("", "appname=x", |o| o.app_name.as_deref() == Some("x")),
     ("u@h/?", "authMechanism=GSSAPI", |o| {
@@ -182,7 +182,7 @@ fn no_option_is_left_untried() {
         .map(|spec| spec.name)
         .collect();
     assert_eq!(tried, known);
-    // One row each, and no name that could be taken for another.
+    // One row each, and no ambiguous names.
     let folded: BTreeSet<_> = known.iter().map(|name| name.to_lowercase()).collect();
     assert_eq!(folded.len(), super::super::table::OPTIONS.len());
 }

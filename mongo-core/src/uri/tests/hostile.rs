@@ -1,4 +1,4 @@
-//! Any input gets an answer, soon and without a panic.
+//! Any input is parsed or refused quickly and without a panic.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ const SEEDS: [&str; 8] = [
     "mongodb://b\u{fc}cher,h:27018/d%20b?tlsCAFile=ca.pem&loadBalanced=false&wtimeout=1",
 ];
 
-/// A small generator of pseudo-random numbers: the tests are the same in every run.
+/// A small pseudo-random number generator, so that the tests are the same in every run.
 struct XorShift(u64);
 
 impl XorShift {
@@ -31,7 +31,7 @@ impl XorShift {
     }
 }
 
-/// Changes one to eight places: replaces, inserts, removes or doubles.
+/// Mutates one to eight places: replaces, inserts, removes or duplicates.
 fn mutated(random: &mut XorShift) -> String {
     const PIECES: [&str; 16] = [
         "%",
@@ -77,7 +77,7 @@ fn mutated_strings_never_panic() {
         match ClientOptions::parse(&uri) {
             Ok(options) => {
                 taken += 1;
-                // What is taken holds to the rules, and can be shown.
+                // Accepted options satisfy the rules, and can be formatted.
                 match options.validate() {
                     Ok(()) | Err(UriError::Credential(CredentialError::PasswordMissing(_))) => {}
                     Err(error) => panic!("{uri}: {error}"),
@@ -90,7 +90,7 @@ fn mutated_strings_never_panic() {
             }
         }
     }
-    // Both ways are really gone.
+    // Both outcomes occur.
     assert!(
         taken > 1000 && refused > 1000,
         "{taken} taken, {refused} refused"
@@ -139,7 +139,7 @@ fn the_longest_strings_take_linear_time() {
     for string in &strings {
         drop(ClientOptions::parse(string));
     }
-    // A few milliseconds each; time by the square of the length would be minutes.
+    // A few milliseconds each; quadratic time would be minutes.
     assert!(
         begin.elapsed() < Duration::from_secs(5),
         "{:?}",

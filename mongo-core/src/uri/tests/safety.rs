@@ -1,4 +1,4 @@
-//! What the caller asked to be safe is safe, or an error: never a warning.
+//! An invalid security option is an error, never just a warning.
 
 use super::*;
 
@@ -26,13 +26,13 @@ fn a_tls_that_cannot_be_read_is_an_error() {
             assert_ne!(expected, "", "{option}={value}");
         }
     }
-    // Also where the other one can be read.
+    // Also if the other one is valid.
     refused("mongodb://h/?tls=true&ssl=on");
     refused("mongodb://h/?ssl=on&tls=true");
 }
 
-/// Ignored, TLS would be off, or verify by other authorities, or the proxy be passed by, or a write
-/// go to whatever set is there.
+/// If these were ignored, TLS would be off or would trust other authorities, the proxy would be
+/// bypassed, or a write would go to any set.
 #[test]
 fn options_that_say_where_secrets_and_writes_go_are_never_ignored() {
     for (option, value) in [
@@ -53,8 +53,8 @@ fn options_that_say_where_secrets_and_writes_go_are_never_ignored() {
     }
 }
 
-/// A warning, as the specification's cases have it; the relaxation stays off, and TLS is on: whoever
-/// writes it expects TLS.
+/// A warning, as in the specification's test cases. The relaxation stays off. TLS is on, because
+/// the option implies it.
 #[test]
 fn relaxations_of_tls_that_cannot_be_read_stay_off_and_leave_tls_on() {
     for option in [
@@ -96,7 +96,7 @@ fn white_space_and_control_characters_at_the_end_are_no_part_of_it() {
     assert_eq!(refused("\nmongodb://h/?tls=true"), UriError::Scheme);
 }
 
-/// A connection string that a file folded into several lines.
+/// A connection string that is wrapped into several lines in a file.
 #[test]
 fn white_space_and_control_characters_do_not_hide_an_option() {
     for between in ["&\n", "& ", "&\u{b}", "&\u{feff}"] {
@@ -113,7 +113,7 @@ fn white_space_and_control_characters_do_not_hide_an_option() {
 #[test]
 fn an_ampersand_as_html_writes_it_is_named_and_read() {
     let uri = "mongodb://h/?appname=x&amp;tls=true&amp;wheel=round&amp;";
-    // The last one is no pair, and has no `=`.
+    // The last one has no `=`, so it is not a pair.
     assert!(matches!(
         refused(uri),
         UriError::OptionSyntax { number: 4, .. }
@@ -126,7 +126,7 @@ fn an_ampersand_as_html_writes_it_is_named_and_read() {
         [
             "option 2 has &amp; before it; write & alone",
             "option 3 has &amp; before it; write & alone",
-            "option 3, \"wheel\", is not known and is ignored",
+            "option 3, \"wheel\", is unknown and ignored",
         ]
     );
 }

@@ -1,10 +1,10 @@
-//! No message and no `Debug` shows a piece of a password, however it is mistyped.
+//! No message and no `Debug` shows a part of a password, wherever it is misplaced.
 
 use super::*;
 
 const MARK: &str = "MARKED";
 
-/// Everything that a connection string can make somebody print.
+/// All printable output of a connection string.
 fn shown(uri: &str) -> String {
     let mut shown = match ConnectionString::parse(uri) {
         Ok(parts) => format!("{parts:?}"),
@@ -26,7 +26,7 @@ fn shown(uri: &str) -> String {
 
 #[test]
 fn errors_and_warnings_show_no_password() {
-    // Each tail fails in another way, or warns, or is fine.
+    // Each tail fails in a different way, gives a warning, or is valid.
     let tails = [
         "h",
         "h/db?w=1",

@@ -406,7 +406,7 @@ fn time_outs_name_what_was_waited_for() {
     ];
     assert_eq!(drive.outputs(), expected);
     assert!(
-        drive.failure().contains("periodic check"),
+        drive.failure().contains("reply to a heartbeat"),
         "{}",
         drive.failure()
     );
