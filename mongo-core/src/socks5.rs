@@ -13,7 +13,6 @@ use std::{fmt, io};
 use zeroize::Zeroizing;
 
 use crate::auth::Secret;
-use crate::error::same_system_error;
 
 const VERSION: u8 = 5;
 const NO_AUTHENTICATION: u8 = 0;
@@ -268,6 +267,10 @@ fn request(host: &str, port: u16) -> Result<Vec<u8>, ProxyProblem> {
     }
     request.extend_from_slice(&port.to_be_bytes());
     Ok(request)
+}
+
+pub(crate) fn same_system_error(one: &io::Error, other: &io::Error) -> bool {
+    one.kind() == other.kind() && one.raw_os_error() == other.raw_os_error()
 }
 
 #[cfg(test)]

@@ -3,6 +3,13 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
+/// The longest message of a server that an error keeps, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 1024;
+/// The longest code's name, or label, that an error keeps, in bytes.
+pub(crate) const MAX_NAME: usize = 128;
+/// How many labels of a server are read and kept.
+pub(crate) const MAX_LABELS: usize = 16;
+
 /// Whether a character needs no escape in a line of text: it is no control character (C0, DEL, C1),
 /// no line or paragraph separator, and no bidirectional control.
 pub(crate) fn is_printable(character: char) -> bool {

@@ -3,8 +3,7 @@
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
 
-use crate::error::{MAX_LABELS, MAX_MESSAGE, MAX_NAME};
-use crate::text::printable;
+use crate::text::{MAX_LABELS, MAX_MESSAGE, MAX_NAME, printable};
 
 /// The maximum number of fields that are read in a reply, or in a document in it.
 const MAX_FIELDS: usize = 16 * 1024;

@@ -22,7 +22,6 @@ use crate::wire::WireError;
 
 #[cfg(feature = "net")]
 pub(crate) use retry::{LABELS_WRITE_ERRORS, RETRYABLE_WRITE};
-pub(crate) use same::same_system_error;
 pub use tls::{CertificateProblem, TlsError};
 
 /// A result with this crate's [`Error`].
@@ -204,13 +203,6 @@ pub enum ClosedReason {
     /// The pool or its owner closed it.
     Closed,
 }
-
-/// The longest message of a server that an error keeps, in bytes.
-pub(crate) const MAX_MESSAGE: usize = 1024;
-/// The longest code's name, or label, that an error keeps, in bytes.
-pub(crate) const MAX_NAME: usize = 128;
-/// How many labels of a server are read and kept.
-pub(crate) const MAX_LABELS: usize = 16;
 
 /// A command that the server answered with `ok: 0`. `Debug` shows nothing of the reply.
 #[derive(Clone)]

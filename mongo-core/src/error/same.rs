@@ -1,9 +1,9 @@
 //! Comparison of errors.
 
-use std::io;
 use std::sync::Arc;
 
 use super::{Error, ErrorKind, InUse};
+use crate::socks5::same_system_error;
 
 impl Error {
     /// Whether two errors report the same failure of the same server and user, apart from labels.
@@ -74,8 +74,4 @@ fn kinds(one: &ErrorKind, other: &ErrorKind) -> bool {
         // `Srv` is an error of the look-up, never of a server.
         _ => false,
     }
-}
-
-pub(crate) fn same_system_error(one: &io::Error, other: &io::Error) -> bool {
-    one.kind() == other.kind() && one.raw_os_error() == other.raw_os_error()
 }

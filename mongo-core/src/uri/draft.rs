@@ -3,9 +3,6 @@
 use std::collections::HashSet;
 
 use super::error::{UriError, UriWarning};
-use super::parse::{ConnectionString, RawOption};
-use super::table::{self, OptionSpec, Repeat};
-use super::value::Refused;
 use super::{ClientOptions, ProxyOptions, SrvOptions};
 use crate::auth::{AuthMechanism, Credential, Secret};
 
@@ -22,92 +19,17 @@ pub(super) struct Draft {
     pub(super) gssapi_service_name: Option<String>,
     pub(super) tls_differs: bool,
     /// Whether a TLS option was ignored because its value is invalid.
-    tls_ignored: bool,
+    pub(super) tls_ignored: bool,
     pub(super) srv_service_name: Option<String>,
     pub(super) srv_max_hosts: Option<u32>,
     pub(super) proxy_host: Option<String>,
     pub(super) proxy_port: Option<u16>,
     pub(super) proxy_username: Option<String>,
     pub(super) proxy_password: Option<Secret>,
-    seen: HashSet<&'static str>,
+    pub(super) seen: HashSet<&'static str>,
 }
 
 impl Draft {
-    /// Interprets the options of a connection string.
-    pub(super) fn from_connection_string(parts: ConnectionString) -> Result<Self, UriError> {
-        let mut draft = Self {
-            username: parts.username,
-            password: parts.password,
-            ..Self::default()
-        };
-        draft.options.default_database = parts.default_database;
-        match parts.srv_host {
-            Some(name) => draft.set_srv(&name),
-            None => draft.options.hosts = parts.hosts,
-        }
-        let specs: Vec<_> = parts
-            .options
-            .iter()
-            .map(|option| table::find(option.name()))
-            .collect();
-        let names: HashSet<_> = specs.iter().flatten().map(|spec| spec.name).collect();
-        for (index, (option, spec)) in parts.options.iter().zip(specs).enumerate() {
-            if option.is_after_entity() {
-                draft.warn(UriWarning::Entity { number: index + 1 });
-            }
-            match spec {
-                // A deprecated name is ignored if its replacement is given, before or after it.
-                Some(spec) if draft.gives_way(spec, &names) => {}
-                Some(spec) => draft.apply_option(spec, option)?,
-                None => draft.warn(option.unknown(index + 1)),
-            }
-        }
-        Ok(draft)
-    }
-
-    fn gives_way(&mut self, spec: &OptionSpec, names: &HashSet<&'static str>) -> bool {
-        let Some(instead) = spec.instead else {
-            return false;
-        };
-        let ignored = names.contains(instead);
-        self.warn(UriWarning::Deprecated {
-            option: spec.name,
-            instead,
-            ignored,
-        });
-        ignored
-    }
-
-    pub(super) fn apply_option(
-        &mut self,
-        spec: &OptionSpec,
-        option: &RawOption,
-    ) -> Result<(), UriError> {
-        self.note_repeat(spec)?;
-        let outcome = match option.value() {
-            Ok(value) => spec.kind.apply_text(self, spec.name, value.expose()),
-            Err(_) => Err(Refused::Value("percent-encoded UTF-8")),
-        };
-        match outcome {
-            Ok(()) => {}
-            Err(Refused::Value(expected)) if spec.is_strict => {
-                return Err(UriError::Option {
-                    option: spec.name,
-                    expected,
-                });
-            }
-            Err(Refused::Value(expected)) => {
-                self.tls_ignored |= spec.name.starts_with("tls");
-                self.warn(UriWarning::BadValue {
-                    option: spec.name,
-                    expected,
-                });
-            }
-            Err(Refused::Hard(error)) => return Err(error),
-        }
-        Ok(())
-    }
-
     pub(super) fn warn(&mut self, warning: UriWarning) {
         self.options.warnings.push(warning);
     }
@@ -115,18 +37,6 @@ impl Draft {
     pub(super) fn set_srv(&mut self, name: &str) {
         self.options.hosts = Vec::new();
         self.options.srv = Some(SrvOptions::new(name));
-    }
-
-    fn note_repeat(&mut self, spec: &OptionSpec) -> Result<(), UriError> {
-        if self.seen.insert(spec.name) {
-            return Ok(());
-        }
-        match spec.repeat {
-            Repeat::Collect => {}
-            Repeat::Warn => self.warn(UriWarning::Repeated(spec.name)),
-            Repeat::Refuse => return Err(UriError::Repeated(spec.name)),
-        }
-        Ok(())
     }
 
     /// Assembles the parts.

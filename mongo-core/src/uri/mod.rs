@@ -29,6 +29,7 @@
 //! connection string. `TOKEN_RESOURCE` and other mechanism properties with a comma in their
 //! value can't be given in a connection string; set them in code or with serde.
 
+mod apply;
 mod de;
 mod draft;
 mod error;

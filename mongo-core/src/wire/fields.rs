@@ -4,8 +4,7 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::document::{MIN_DOCUMENT, find_elements, find_first_elements};
 use super::header::read_i32;
-use crate::error::{MAX_LABELS, MAX_MESSAGE, MAX_NAME};
-use crate::text::printable;
+use crate::text::{MAX_LABELS, MAX_MESSAGE, MAX_NAME, printable};
 
 /// The maximum number of elements that are read in a document within a reply.
 const MAX_ELEMENTS: usize = 1024;

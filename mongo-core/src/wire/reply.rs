@@ -7,7 +7,8 @@ use super::document::find_elements;
 #[cfg(feature = "net")]
 use super::fields::embedded;
 use super::fields::{ReplyFields, as_number};
-use crate::error::{CommandError, Error, MAX_LABELS};
+use crate::error::{CommandError, Error};
+use crate::text::MAX_LABELS;
 
 /// The `writeConcernError` of an otherwise successful reply to a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
