@@ -103,8 +103,6 @@ pub mod error;
 pub mod event;
 pub mod handshake;
 #[cfg(feature = "net")]
-mod logs;
-#[cfg(feature = "net")]
 pub mod net;
 #[cfg(feature = "net")]
 pub mod pools;
@@ -112,6 +110,7 @@ pub mod sdam;
 pub mod select;
 pub mod settings;
 pub mod socks5;
+mod sync;
 mod text;
 pub mod uri;
 pub mod wire;

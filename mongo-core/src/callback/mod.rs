@@ -11,15 +11,11 @@ use crate::text::printable;
 mod call;
 #[cfg(feature = "net")]
 mod hook;
-#[cfg(feature = "net")]
-mod stream;
 
 #[cfg(feature = "net")]
 pub(crate) use call::guard_async;
 #[cfg(feature = "net")]
 pub use hook::catch_panics;
-#[cfg(feature = "net")]
-pub(crate) use stream::{STREAM, TLS_CONFIG, discard_stream};
 
 /// The longest panic message that is logged and shown in an error, in bytes.
 const MAX_MESSAGE: usize = 256;

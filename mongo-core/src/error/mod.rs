@@ -1,6 +1,7 @@
 //! The error type of the public API.
 
 mod display;
+mod network;
 mod retry;
 mod same;
 mod tls;
@@ -20,8 +21,10 @@ use crate::socks5::ProxyError;
 use crate::uri::{SrvError, UriError};
 use crate::wire::WireError;
 
+pub(crate) use network::{is_network_error, is_of_process};
 #[cfg(feature = "net")]
 pub(crate) use retry::{LABELS_WRITE_ERRORS, RETRYABLE_WRITE};
+pub use retry::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};
 pub use tls::{CertificateProblem, TlsError};
 
 /// A result with this crate's [`Error`].

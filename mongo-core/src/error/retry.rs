@@ -1,12 +1,17 @@
 //! Whether a failed operation can be retried.
 
-use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError};
-use crate::sdam::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, is_network_error};
+use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError, is_network_error};
 
 /// The server's error codes after which a read can be retried.
 const RETRYABLE_READ: [i32; 13] = [
     6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
 ];
+
+/// The label of an error that an overloaded server caused.
+pub const SYSTEM_OVERLOADED_ERROR: &str = "SystemOverloadedError";
+
+/// The label of an error after which any operation can be retried.
+pub const RETRYABLE_ERROR: &str = "RetryableError";
 
 /// The label of errors after which a write can be retried.
 pub(crate) const RETRYABLE_WRITE: &str = "RetryableWriteError";

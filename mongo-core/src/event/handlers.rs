@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::{CmapEvent, CommandEvent};
 use crate::callback::guard_handler;
 #[cfg(feature = "net")]
-use crate::logs;
+use crate::event::logs;
 
 /// An event handler. It is called on the task that causes the event.
 pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;

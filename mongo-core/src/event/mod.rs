@@ -14,12 +14,12 @@
 mod cmap;
 mod command;
 mod handlers;
+#[cfg(feature = "net")]
+pub(crate) mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod sdam;
 
-#[cfg(feature = "net")]
-pub use crate::logs::set_max_logged_length;
 pub use cmap::{
     CheckOutFailedReason, CmapEvent, ConnectionCheckOutFailedEvent, ConnectionCheckOutStartedEvent,
     ConnectionCheckedInEvent, ConnectionCheckedOutEvent, ConnectionClosedEvent,
@@ -28,6 +28,8 @@ pub use cmap::{
 };
 pub use command::{CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent};
 pub use handlers::{EventHandler, EventHandlers};
+#[cfg(feature = "net")]
+pub use logs::set_max_logged_length;
 #[cfg(feature = "metrics")]
 pub use metrics::MetricsRecorder;
 pub use sdam::{

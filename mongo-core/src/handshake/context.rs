@@ -6,7 +6,7 @@ use bson::raw::RawDocumentBuf;
 
 use super::ServerApi;
 use crate::auth::{Credential, Nonces, Secret};
-use crate::uri::Compressor;
+use crate::wire::Compressor;
 
 /// The settings of a handshake.
 #[derive(Clone, Debug)]

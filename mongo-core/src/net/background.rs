@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// A task that has not been spawned yet.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -61,7 +62,7 @@ impl Home {
     }
 
     fn used(&self) -> MutexGuard<'_, Option<Handle>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.used)
     }
 }
 

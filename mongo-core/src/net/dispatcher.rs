@@ -1,7 +1,8 @@
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::callback::guard;
+use crate::sync::lock;
 
 /// The name of callbacks for topology events in logs.
 pub(crate) const SDAM_HANDLER: &str = "topology event handler";
@@ -68,7 +69,7 @@ impl<E> Dispatcher<E> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<E>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 

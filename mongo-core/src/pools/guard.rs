@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::pool::{PinReason, PoolInner};
 use super::{Backend, ServerPool};
-use crate::logs::CheckOutSpan;
+use crate::event::logs::CheckOutSpan;
 use crate::net::Connection;
 use crate::select::RunningOperation;
 

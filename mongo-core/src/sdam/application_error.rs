@@ -1,23 +1,18 @@
 //! The conclusions from an error on an application's connection about its server.
 
-use std::io;
-
 use bson::oid::ObjectId;
 use bson::{RawBsonRef, RawDocument};
 
 use super::{CheckReason, Effect, ServerType, TopologyVersion};
 use crate::address::ServerAddress;
 use crate::auth::{AuthError, ScramError};
-use crate::error::{Error, ErrorKind, Wait};
+use crate::error::{
+    Error, ErrorKind, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, Wait, is_network_error,
+    is_of_process,
+};
 use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;
 use crate::wire::{ReplyFields, write_concern_failure};
-
-/// The label of an error that an overloaded server caused.
-pub const SYSTEM_OVERLOADED_ERROR: &str = "SystemOverloadedError";
-
-/// The label of an error after which any operation can be retried.
-pub const RETRYABLE_ERROR: &str = "RetryableError";
 
 /// `NotPrimaryNoSecondaryOk`: a secondary refuses reads that don't allow secondaries.
 const NO_SECONDARY_OK: i32 = 13435;
@@ -215,37 +210,6 @@ fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersi
         }
         (None, _) | (_, None) => false,
     }
-}
-
-/// A failure to open a socket, to read from it or to write to it, timeouts included.
-pub(crate) fn is_network_error(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::Connect(error) | ErrorKind::Network(error) => !is_of_process(error),
-        ErrorKind::Proxy(_) => true,
-        ErrorKind::Timeout { wait, .. } => match wait {
-            Wait::Connect
-            | Wait::Tls
-            | Wait::Proxy
-            | Wait::Handshake
-            | Wait::Authentication
-            | Wait::Command
-            | Wait::Heartbeat
-            | Wait::Drain => true,
-            Wait::Dns | Wait::Credential | Wait::WaitQueue | Wait::Recycle | Wait::Hook => false,
-        },
-        _ => false,
-    }
-}
-
-/// Whether this process or its system can't open another socket. No server causes that.
-fn is_of_process(error: &io::Error) -> bool {
-    /// `EMFILE` and `ENFILE` on all Unixes; `WSAEMFILE` on Windows.
-    const TOO_MANY_FILES: &[i32] = match cfg!(windows) {
-        true => &[10024],
-        false => &[24, 23],
-    };
-    let code = error.raw_os_error();
-    code.is_some_and(|code| TOO_MANY_FILES.contains(&code))
 }
 
 /// Whether a proxy failed or timed out. The connection had not reached a server that could be

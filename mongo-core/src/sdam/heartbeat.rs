@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use bson::RawDocument;
 
-use super::application_error::is_network_error;
 use super::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, lacks_hello};
 use super::pacing::Pacing;
 use super::{RoundTripTime, ServerDescription, TopologyVersion};
 use crate::auth::reply::integer;
-use crate::error::{ClosedReason, Error, ErrorKind, Wait};
+use crate::error::{ClosedReason, Error, ErrorKind, Wait, is_network_error};
 use crate::event::{
     SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent,
     ServerHeartbeatSucceededEvent,

@@ -29,10 +29,7 @@ mod update;
 mod tests;
 
 pub use crate::handshake::TopologyVersion;
-pub(crate) use application_error::is_network_error;
-pub use application_error::{
-    ApplicationError, ErrorPhase, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR,
-};
+pub use application_error::{ApplicationError, ErrorPhase};
 #[cfg(feature = "net")]
 pub(crate) use check::lacks_hello;
 pub use check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
@@ -47,3 +44,5 @@ pub use settings::TopologySettings;
 pub use srv_polling::SrvPolling;
 pub use topology_description::TopologyDescription;
 pub use transition::{CheckReason, Effect, Input, Transition, apply};
+
+pub use crate::error::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::application_error::is_network_error;
 use super::check::MIN_HEARTBEAT_FREQUENCY;
 use super::{CheckReason, ServerDescription, ServerType, TopologyDescription};
 use crate::address::ServerAddress;
-use crate::error::Error;
+use crate::error::{Error, is_network_error};
 
 /// How long an unreachable server is not checked again (`cooldownMS`).
 pub const COOL_DOWN: Duration = Duration::from_secs(5);

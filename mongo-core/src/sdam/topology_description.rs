@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{CompatibilityError, ElectionTuple, ServerDescription, ServerType, TopologyType};
 use crate::address::ServerAddress;
 use crate::handshake::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
-use crate::select::{Criterion, ReadPreference, SelectionIndex, SelectionOptions};
 
 /// What is known of a deployment: an immutable snapshot, which the next one replaces.
 ///
@@ -99,30 +98,6 @@ impl TopologyDescription {
     /// has no sessions.
     pub fn logical_session_timeout_minutes(&self) -> Option<u32> {
         self.logical_session_timeout_minutes
-    }
-
-    /// Whether a server is suitable for a read, leaving round trip times aside. False for an
-    /// invalid read preference, and for a maximum staleness under its minimum.
-    ///
-    /// The staleness is estimated with the default of `heartbeatFrequencyMS`, 10 s. Meant for
-    /// events; to select servers, use [`SelectionIndex`].
-    ///
-    /// Specification: server discovery and monitoring, logging and monitoring.
-    pub fn has_readable_server(&self, read_preference: &ReadPreference) -> bool {
-        Criterion::read(read_preference.clone()).is_ok_and(|criterion| self.suits(&criterion))
-    }
-
-    /// Whether a server is suitable for a write. See
-    /// [`has_readable_server`](Self::has_readable_server).
-    pub fn has_writable_server(&self) -> bool {
-        self.suits(&Criterion::write())
-    }
-
-    fn suits(&self, criterion: &Criterion) -> bool {
-        let index = SelectionIndex::new(Arc::new(self.clone()), SelectionOptions::default());
-        index
-            .suitable(criterion, &[])
-            .is_ok_and(|servers| !servers.is_empty())
     }
 
     /// The index of an address in the servers, or the index to insert it at.

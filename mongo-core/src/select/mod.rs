@@ -10,6 +10,7 @@
 
 mod choice;
 mod criterion;
+mod description;
 mod entry;
 mod error;
 mod index;

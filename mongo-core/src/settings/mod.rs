@@ -48,6 +48,11 @@ pub struct SettingError {
     problem: String,
 }
 
+/// A name that an enumeration doesn't have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name is not known")]
+pub struct UnknownName;
+
 /// A type that is read from a [`Value`].
 pub trait FromValue: Sized {
     /// Reads a value.

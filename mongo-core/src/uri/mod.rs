@@ -50,4 +50,7 @@ pub use parse::{ConnectionString, MAX_LENGTH, RawOption};
 pub use srv::{MAX_SRV_RECORDS, MAX_TXT_LENGTH, RecordType, SrvError, SrvRecord, TxtRecord};
 pub(crate) use srv::{check_count, choose, lowest_ttl};
 pub use tls::TlsOptions;
-pub use types::{Compressor, ProxyOptions, ServerMonitoringMode, SrvOptions, UnknownName};
+pub use types::{ProxyOptions, ServerMonitoringMode, SrvOptions};
+
+pub use crate::settings::UnknownName;
+pub use crate::wire::Compressor;

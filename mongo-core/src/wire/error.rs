@@ -1,5 +1,5 @@
-use super::header::OpCode;
-use crate::uri::Compressor;
+use super::op_code::OpCode;
+use crate::wire::Compressor;
 
 /// Why an incoming or outgoing message was refused.
 ///

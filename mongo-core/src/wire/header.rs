@@ -1,4 +1,5 @@
 use super::WireError;
+use super::op_code::OpCode;
 
 /// Bytes of a message header.
 pub const HEADER_LEN: usize = 16;
@@ -19,41 +20,6 @@ impl Default for Limits {
         Self {
             max_message_size: 48_000_000,
             max_depth: 256,
-        }
-    }
-}
-
-/// The operations that current drivers use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OpCode {
-    /// The reply to an `OP_QUERY`.
-    Reply,
-    /// The legacy request, used for the first hello to old servers.
-    Query,
-    /// A compressed message.
-    Compressed,
-    /// Any other message.
-    Msg,
-}
-
-impl OpCode {
-    /// The operation code on the wire.
-    pub const fn code(self) -> i32 {
-        match self {
-            Self::Reply => 1,
-            Self::Query => 2004,
-            Self::Compressed => 2012,
-            Self::Msg => 2013,
-        }
-    }
-
-    pub(super) fn from_code(code: i32) -> Result<Self, WireError> {
-        match code {
-            1 => Ok(Self::Reply),
-            2004 => Ok(Self::Query),
-            2012 => Ok(Self::Compressed),
-            2013 => Ok(Self::Msg),
-            other => Err(WireError::UnknownOpCode(other)),
         }
     }
 }
@@ -160,4 +126,16 @@ pub(super) fn patch_length(buf: &mut [u8], start: usize, max: usize) -> Result<(
     }
     buf[start..start + 4].copy_from_slice(&(length as i32).to_le_bytes());
     Ok(())
+}
+
+impl OpCode {
+    pub(super) fn from_code(code: i32) -> Result<Self, WireError> {
+        match code {
+            1 => Ok(Self::Reply),
+            2004 => Ok(Self::Query),
+            2012 => Ok(Self::Compressed),
+            2013 => Ok(Self::Msg),
+            other => Err(WireError::UnknownOpCode(other)),
+        }
+    }
 }

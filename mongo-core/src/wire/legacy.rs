@@ -2,7 +2,8 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::WireError;
 use super::document::split_document;
-use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
+use super::header::{HEADER_LEN, Header, Limits, patch_length, read_i32};
+use super::op_code::OpCode;
 
 /// The document of an OP_REPLY begins after its flags, cursor, offset and count.
 pub(super) const REPLY_BODY: usize = HEADER_LEN + 20;

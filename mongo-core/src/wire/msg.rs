@@ -4,7 +4,8 @@ use bson::RawDocument;
 use serde::Serialize;
 
 use super::document::{MIN_DOCUMENT, split_document};
-use super::header::{HEADER_LEN, Header, Limits, OpCode, patch_length, read_i32};
+use super::header::{HEADER_LEN, Header, Limits, patch_length, read_i32};
+use super::op_code::OpCode;
 use super::{Inspection, WireError};
 
 /// The maximum length of a document sequence's identifier, in bytes. It names a field of a command.

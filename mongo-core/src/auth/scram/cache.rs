@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::ScramKeys;
+use crate::sync::lock;
 
 /// The key of an entry in a [`KeyCache`]: a SHA-256 digest of the mechanism, the prepared password,
 /// the salt and the iteration count. `Debug` does not show it, because it allows faster guessing of
@@ -128,7 +129,7 @@ impl KeyCache {
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
         // A panic leaves the map consistent: at worst an entry is missing.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 }
 

@@ -5,7 +5,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use crate::auth::reply::{ServerError, integer, is_ok};
 use crate::auth::{AuthMechanism, ScramMechanism};
-use crate::uri::Compressor;
+use crate::wire::Compressor;
 
 use super::field::{
     BATCH_SIZE, MESSAGE_SIZE, OBJECT_SIZE, compressors, flag, hello_fields, hint, invalid, name,

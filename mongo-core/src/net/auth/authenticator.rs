@@ -1,5 +1,4 @@
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,11 +9,12 @@ use super::keys::{Derived, KeyService};
 #[cfg(feature = "cloud-credentials")]
 use super::oidc::{AzureTokens, GcpTokens};
 use super::oidc::{KubernetesTokens, OidcCallback, TestTokens, TokenCache};
+use super::source::call_source;
 use crate::ServerAddress;
 use crate::auth::{
     AuthError, AuthMechanism, AuthNeed, Credential, DEFAULT_ALLOWED_HOSTS, Evidence, Secret, allows,
 };
-use crate::callback::{guard, guard_async};
+use crate::callback::guard;
 use crate::error::{Error, Result};
 use crate::uri::ClientOptions;
 
@@ -354,20 +354,6 @@ impl Authenticator {
             | None => Ok(credential.validate().map_err(AuthError::from)?),
         }
     }
-}
-
-/// Calls a source of credentials, which is called `name` in logs and errors.
-///
-/// # Errors
-/// Any failure of the source is a failure to obtain the credential, with the source's error as its
-/// cause. A network or server error of the source is not one of the connection, and does not change
-/// the description of the MongoDB server.
-pub(crate) async fn call_source<'a, T>(
-    name: &'static str,
-    begin: impl FnOnce() -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
-) -> Result<T> {
-    let given = guard_async(name, begin).await;
-    given.map_err(Error::credential)?.map_err(Error::of_source)
 }
 
 /// The time-out for a call for an access token. Without `timeoutMS` it is `None`: the callback has

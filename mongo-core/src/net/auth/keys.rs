@@ -1,12 +1,13 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::watch;
 
 use crate::auth::{CacheKey, KeyCache, KeyDerivation, ScramKeys};
 use crate::callback::guard;
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// Runs work that would block a runtime's worker thread: SCRAM password hashing, which takes 2.5 ms
 /// of CPU time with a server's default iteration count.
@@ -211,7 +212,7 @@ impl Inner {
     }
 
     fn unproven(&self) -> MutexGuard<'_, HashMap<CacheKey, Unproven>> {
-        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unproven)
     }
 }
 

@@ -7,3 +7,4 @@ pub(super) mod exchange;
 pub(super) mod http;
 pub(super) mod keys;
 pub(super) mod oidc;
+mod source;

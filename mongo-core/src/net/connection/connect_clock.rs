@@ -1,6 +1,6 @@
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Wait};
 use crate::net::deadline::{Deadline, Elapsed};
+use crate::sync::lock;
 
 /// The deadlines of an attempt to connect: the caller's, and within it `connectTimeoutMS`. The
 /// latter is paused while the attempt waits for something that has its own time-out.
@@ -78,7 +79,7 @@ impl ConnectClock {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

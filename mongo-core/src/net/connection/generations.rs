@@ -1,10 +1,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bson::oid::ObjectId;
 
 use super::suspicion::Suspicion;
+use crate::sync::lock;
 
 /// The generations of one pool. A connection that was made before the last clear is stale.
 ///
@@ -74,7 +75,7 @@ impl Generations {
     }
 
     fn services(&self) -> MutexGuard<'_, Services> {
-        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.services)
     }
 }
 

@@ -1,11 +1,12 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bson::RawDocumentBuf;
 
 use crate::error::{Error, Result};
 use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::net::PROCESS;
+use crate::sync::lock;
 use crate::uri::ClientOptions;
 
 /// The `client` document of all handshakes of one client, monitors included. Cloning is cheap.
@@ -27,13 +28,13 @@ impl Metadata {
     }
 
     pub(crate) fn document(&self) -> Arc<RawDocumentBuf> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.0);
         state.document.clone()
     }
 
     /// See [`ClientMetadata::append`].
     pub(crate) fn append(&self, driver: DriverInfo) -> Result<bool> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         let is_new = state.metadata.append(driver);
         let is_new = is_new.map_err(|error| Error::configuration(error.to_string()))?;
         if is_new {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use bson::RawDocument;
@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::Identity;
 use crate::error::{ClosedReason, Error, ErrorKind};
-use crate::logs::CheckOutSpan;
+use crate::event::logs::CheckOutSpan;
+use crate::sync::lock;
 
 /// The connection is perished: it must not be handed out again, whatever its generation.
 const DOOMED: u8 = 1;
@@ -147,7 +148,7 @@ impl ConnectionState {
     }
 
     fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waker)
     }
 }
 

@@ -12,7 +12,7 @@ use super::SelectedServer;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::SdamEvent;
-use crate::logs::{Host, Json, milliseconds};
+use crate::event::logs::{Host, Json, milliseconds};
 use crate::net::deadline::Deadline;
 use crate::sdam::TopologyDescription;
 use crate::select::{Criterion, SelectionError, SelectionIndex};

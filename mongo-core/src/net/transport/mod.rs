@@ -4,8 +4,9 @@ use tokio::runtime::Handle;
 
 use super::runtime;
 use crate::ServerAddress;
-use crate::callback::{Panicked, TLS_CONFIG, guard, guard_async};
+use crate::callback::{Panicked, guard, guard_async};
 use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::net::transport::stream::TLS_CONFIG;
 use crate::uri::ClientOptions;
 use connector::{Connector, SocketConnector, Untried};
 use proxy::ProxyConnector;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bson::oid::ObjectId;
 use tokio::time::Instant;
@@ -13,12 +13,12 @@ use crate::net::{
     Authenticator, Clear, Connection, Deadline, Dispatcher, Metadata, Removal, Topology,
     TopologyListener,
 };
-use crate::pools::follow::Suitable;
+use crate::pools::follow::{Suitable, pause, takes_operations};
 use crate::pools::pool::{
     CheckBudget, FactoryConfig, Failure, Limits, PoolInner, PoolParams, PoolState,
 };
-use crate::pools::registry::{pause, takes_operations};
 use crate::select::{Criterion, SelectionError, SelectionIndex, ServerEntry};
+use crate::sync::lock;
 
 /// Makes connections to the server that a criterion selects at the time, and hands out no
 /// connection whose server would no longer be selected.
@@ -356,8 +356,4 @@ impl TopologyListener for Floating {
         self.ask_selectors();
         self.evictions.deliver();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::ServerAddress;
 use crate::net::Removal;
 use crate::sdam::{ApplicationError, SdamError, ServerType, TopologyType};
 use crate::select::{SelectionIndex, ServerEntry};
+use crate::sync::lock;
 
 /// Whether each server is suitable now, for its connections. These outlive its pools: a server that
 /// is found again after its topology was disconnected counts as the same server.
@@ -64,7 +65,7 @@ impl Suitable {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<AtomicBool>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The set of a pool's connections.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::net::ConnectionState;
+use crate::sync::lock;
 
 /// All connections of a pool, including pending ones, to interrupt them.
 #[derive(Debug, Default)]
@@ -110,7 +111,7 @@ impl ConnectionSet {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.all)
     }
 }
 

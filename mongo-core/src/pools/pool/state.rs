@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError, Weak};
+use std::sync::{MutexGuard, Weak};
 
 use bson::oid::ObjectId;
 use tokio::sync::futures::Notified;
@@ -17,6 +17,7 @@ use crate::event::{CmapEvent, PoolClearedEvent, PoolClosedEvent, PoolReadyEvent}
 use crate::net::{Connection, Deadline};
 use crate::pools::pool::{Failure, PinReason, PoolInner, Queue};
 use crate::pools::server_cap::CapShare;
+use crate::sync::lock;
 
 /// The result of pausing a pool.
 #[derive(Clone, Copy, Debug)]
@@ -60,15 +61,15 @@ impl PoolInner {
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     pub(crate) fn offered(&self) -> MutexGuard<'_, Vec<Weak<Offered>>> {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.offered)
     }
 
     pub(crate) fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tasks)
     }
 
     /// Changes the queue, and publishes the fields that are read without its lock.
@@ -112,9 +113,7 @@ impl PoolInner {
     }
 
     pub(crate) fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
-        self.last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last_failure)
     }
 
     pub(crate) fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
@@ -161,9 +160,7 @@ impl PoolInner {
     }
 
     fn cleared_for(&self) -> MutexGuard<'_, Option<Error>> {
-        self.cleared_for
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.cleared_for)
     }
 
     /// Records the error that clears the pool or one of its services. To be called before the

@@ -1,6 +1,6 @@
 //! A waiter, and the outcome that it is served with.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -9,6 +9,7 @@ use super::PoolInner;
 use super::wait_queue::PoolState;
 use crate::error::Error;
 use crate::net::Connection;
+use crate::sync::lock;
 
 /// The pool's side of a waiter.
 pub(crate) struct Waiter {
@@ -77,9 +78,7 @@ impl Offered {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connection)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Check-outs: from a criterion to a connection.
 
 use std::pin::Pin;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -10,14 +9,13 @@ use tracing::Instrument;
 use super::{Pools, Registry};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, Wait};
-use crate::logs::{self, CheckOutSpan};
-use crate::net::{Deadline, SelectedServer, sleep_until};
+use crate::event::logs;
+use crate::event::logs::CheckOutSpan;
+use crate::net::{Deadline, SelectedServer};
+use crate::pools::follow::pause;
 use crate::pools::pool::PoolState;
 use crate::pools::{Backend, PooledConnection, ServerPool};
 use crate::select::Criterion;
-
-/// The pause after the second fruitless round of a check-out; it doubles after each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The most selections of one check-out.
 const MAX_SELECTIONS: u32 = 32;
@@ -368,14 +366,6 @@ fn because(error: Error, cause: &Option<Error>) -> Error {
     match error.cause() {
         Some(_) => error,
         None => error.caused_by(cause.clone()),
-    }
-}
-
-/// Pauses after repeated fruitless rounds, so that a check-out does not keep the processor busy.
-pub(in crate::pools) async fn pause(rounds: u32, deadline: Deadline) {
-    if let Some(doublings) = rounds.checked_sub(2) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(6));
-        let _ = deadline.bound(sleep_until(Instant::now() + pause)).await;
     }
 }
 

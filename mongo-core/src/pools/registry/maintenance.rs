@@ -9,10 +9,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Registry, lock, takes_operations};
+use super::Registry;
 use crate::error::Result;
 use crate::net::{Alive, Deadline, Together};
+use crate::pools::follow::takes_operations;
 use crate::pools::{Backend, ServerPool};
+use crate::sync::lock;
 
 /// The maintenance task: runs a round at once, at each interval, and whenever a pool may be missing
 /// or lack connections.

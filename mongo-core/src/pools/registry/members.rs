@@ -6,12 +6,14 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::tenant::{ByServer, Tenant};
-use super::{Member, Registry, Server, lock, takes_operations};
+use super::{Member, Registry, Server};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pools::follow::takes_operations;
 use crate::pools::pool::{PoolParams, PoolState};
 use crate::pools::{Backend, ServerPool};
 use crate::sdam::SdamError;
 use crate::select::{SelectionIndex, ServerEntry};
+use crate::sync::lock;
 
 /// Values to be dropped only once no lock is held.
 struct LetGo<B: Backend> {

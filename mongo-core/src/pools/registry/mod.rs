@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::follow::Suitable;
+use super::follow::{Suitable, takes_operations};
 use super::options::{PoolOptions, PoolsConfig};
 use super::pool::FactoryConfig;
 use super::server_cap::{ServerCap, ServerCaps};
@@ -20,8 +20,8 @@ use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handshake::DriverInfo;
 use crate::net::{AuthParts, Deadline, Dispatcher, Home, Tasks, Together, Topology};
-use crate::sdam::TopologyType;
-use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, ServerEntry};
+use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
+use crate::sync::lock;
 use crate::uri::ClientOptions;
 
 mod builder;
@@ -35,7 +35,6 @@ mod tenant;
 
 pub use builder::PoolsBuilder;
 use check_out::Wanted;
-pub(super) use check_out::pause;
 use listener::Action;
 use retired::Retired;
 use tenant::{Identity, Tenant};
@@ -323,19 +322,6 @@ impl<B: Backend> Pools<B> {
     }
 }
 
-/// Whether a server takes operations, by its description.
-pub(super) fn takes_operations(entry: &ServerEntry, topology_type: TopologyType) -> bool {
-    let server_type = entry.description().server_type;
-    match topology_type {
-        TopologyType::Single => server_type != crate::sdam::ServerType::Unknown,
-        TopologyType::LoadBalanced => true,
-        TopologyType::Unknown
-        | TopologyType::Sharded
-        | TopologyType::ReplicaSetNoPrimary
-        | TopologyType::ReplicaSetWithPrimary => server_type.is_data_bearing(),
-    }
-}
-
 impl<B: Backend> Registry<B> {
     fn tenants(&self) -> MutexGuard<'_, HashMap<Credential, Arc<Tenant<B>>>> {
         lock(&self.tenants)
@@ -398,10 +384,6 @@ impl<B: Backend> Registry<B> {
         }
         self.tasks.ended(newest).await;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<B: Backend> Server<B> {

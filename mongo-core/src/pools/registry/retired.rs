@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use super::{Tenant, lock};
+use super::Tenant;
 use crate::net::Deadline;
 use crate::pools::pool::PoolInner;
 use crate::pools::{Backend, ServerPool};
+use crate::sync::lock;
 
 /// Closed pools, tracked while one of their connections or handles is left.
 pub(super) struct Retired<B: Backend>(Mutex<Vec<Left<B>>>);

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::ServerAddress;
 use crate::net::ConnectionState;
+use crate::sync::lock;
 
 /// How long a busy pool uses a connection before it makes room for a pool that has none.
 const QUANTUM: Duration = Duration::from_millis(10);
@@ -174,7 +175,7 @@ impl ServerCap {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

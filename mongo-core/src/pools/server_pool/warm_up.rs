@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::error::{Result, Wait};
 use crate::net::{Connection, Deadline, Together};
+use crate::pools::follow::pause;
 use crate::pools::pool::{CheckBudget, PoolInner};
-use crate::pools::registry::pause;
 use crate::pools::{Backend, ServerPool};
 
 /// How long a warm-up waits for room in one round.

@@ -19,9 +19,10 @@ use absent as zlib;
 use absent as zstd;
 
 use super::WireError;
-use super::header::{HEADER_LEN, Header, Limits, OpCode, ahead, patch_length, read_i32};
+use super::header::{HEADER_LEN, Header, Limits, ahead, patch_length, read_i32};
 use super::msg::command_name;
-use crate::uri::Compressor;
+use super::op_code::OpCode;
+use crate::wire::Compressor;
 
 /// A header, the original operation code, the uncompressed size and the compressor's id.
 const PREFIX: usize = HEADER_LEN + 9;

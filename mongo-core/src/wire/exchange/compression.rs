@@ -1,8 +1,7 @@
 //! The state for compressed messages.
 
 use super::KEEP;
-use crate::uri::Compressor;
-use crate::wire::{Limits, Packing, Unpacking, WireError};
+use crate::wire::{Compressor, Limits, Packing, Unpacking, WireError};
 
 /// The progress of work that is done in steps.
 #[derive(Default)]

@@ -4,11 +4,12 @@ use bson::RawDocument;
 
 #[cfg(feature = "net")]
 use super::ReplyFields;
-use super::header::{Header, Limits, OpCode, ahead, deframe};
+use super::header::{Header, Limits, ahead, deframe};
 use super::msg::{MsgFlags, OpMsg};
+use super::op_code::OpCode;
 use super::{Inspection, WireError, parse_reply};
 use crate::error::ClosedReason;
-use crate::uri::Compressor;
+use crate::wire::Compressor;
 
 mod compression;
 mod owed;

@@ -1,7 +1,8 @@
 //! The pending reply to a request.
 
 use crate::wire::WireError;
-use crate::wire::header::{HEADER_LEN, Header, Limits, OpCode};
+use crate::wire::header::{HEADER_LEN, Header, Limits};
+use crate::wire::op_code::OpCode;
 
 /// The taker of the reply to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use crate::auth::AwsCredentials;
 use crate::error::{Error, Result};
 use crate::net::auth::oidc::{Variables, of_process};
 use crate::net::transport::connector::{Connector, SocketConnector};
+use crate::sync::lock;
 
 /// Credentials that expire sooner are not used.
 const LEAST_VALIDITY: Duration = Duration::from_secs(5 * 60);
@@ -117,7 +118,7 @@ impl AwsSources {
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<AwsCredentials>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }
 

@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -9,9 +9,10 @@ use super::{OidcCallback, OidcRequest};
 use crate::auth::Secret;
 use crate::callback::guard;
 use crate::error::{Error, Result, Wait};
-use crate::net::auth::authenticator::call_source;
+use crate::net::auth::source::call_source;
 use crate::net::current_runtime;
 use crate::net::deadline::{Deadline, Elapsed, sleep_until};
+use crate::sync::lock;
 
 /// The minimum time between the starts of two calls.
 const CALL_INTERVAL: Duration = Duration::from_millis(100);
@@ -170,7 +171,7 @@ impl TokenCache {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
@@ -23,6 +23,7 @@ use crate::net::auth::exchange::{AuthExchange, ReauthState, ask, nonces};
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::transport::connector::Untried;
 use crate::net::transport::{Transport, tls};
+use crate::sync::lock;
 use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
 
@@ -184,7 +185,7 @@ impl Establisher {
     }
 
     pub(crate) fn phase(&self) -> MutexGuard<'_, Wait> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.phase)
     }
 
     fn enter(&self, phase: &mut Wait, next: Wait) {

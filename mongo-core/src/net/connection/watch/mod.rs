@@ -10,8 +10,8 @@ use super::redaction::{is_sensitive, redacted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
+    logs,
 };
-use crate::logs;
 use crate::wire::{Limits, OpMsg, ReplyFields, WireError, glance};
 
 /// Observes a command from its start to its end, and reports the end exactly once. If it is dropped

@@ -9,10 +9,13 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-#[cfg(feature = "tls-rustls")]
-use crate::callback::TLS_CONFIG;
-use crate::callback::{Panicked, STREAM, discard_stream, guard};
+use crate::callback::{Panicked, guard};
 use crate::error::ClosedReason;
+#[cfg(feature = "tls-rustls")]
+mod guarded;
+
+use guarded::discard_stream;
+pub(crate) use guarded::{STREAM, TLS_CONFIG};
 
 /// The maximum number of reads, of a few KiB each, for TLS records sent to an idle client: mostly
 /// session tickets.

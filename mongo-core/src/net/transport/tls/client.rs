@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -18,6 +18,7 @@ use super::verify::{AnyCertificate, Verifier};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result, TlsError};
 use crate::net::Stream;
+use crate::sync::lock;
 use crate::uri::TlsOptions;
 
 /// The name in the certificate of a server behind a Unix socket.
@@ -107,7 +108,7 @@ impl Tls {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Reads the files again after a TLS failure, unless they were just read.

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::guard;
-use crate::net::Stream;
+use super::Stream;
+use crate::callback::guard;
 
 /// The name of the application's own streams in logs and errors.
 pub(crate) const STREAM: &str = "transport stream";
