@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_malformed() {
+    fn malformed_messages_are_refused() {
         let good = encode_command(1, 0, &doc! {"ping": 1, "$db": "admin"});
         for end in 0..good.len() {
             assert!(Request::decode(&good[..end]).is_err(), "cut at {end}");

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_commands_are_in_lower_case() {
+    fn commands_without_authentication_are_in_lower_case() {
         assert!(
             OPEN_COMMANDS
                 .iter()

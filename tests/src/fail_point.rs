@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_counts_as_it_says() {
+    fn each_mode_hits_the_right_commands() {
         assert_eq!(hits(&with("alwaysOn")), [true; 5]);
         assert_eq!(hits(&with("off")), [false; 5]);
         let times = [true, true, false, false, false];
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_meant_is_hit() {
+    fn only_the_configured_commands_are_hit() {
         let point = with(doc! {"times": 1});
         assert!(point.hit(&doc! {"insert": 1}, Some("a")).is_none());
         assert!(point.hit(&doc! {"find": 1}, Some("b")).is_none());
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_label_tells_a_transaction_from_a_retryable_write() {
+    fn the_label_depends_on_whether_a_transaction_is_open() {
         let (write, transient) = ("RetryableWriteError", "TransientTransactionError");
         let of = |code, name: &str| {
             error_label(
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_fail_points_are_refused() {
         let point = FailPoint::default();
         for command in [
             doc! {"configureFailPoint": "other", "mode": "off"},

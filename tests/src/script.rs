@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_left_applies() {
+    fn the_first_remaining_rule_applies() {
         let script = Script::default();
         script.add(Matcher::command("find").once().then(Action::Copies(2)));
         script.add(

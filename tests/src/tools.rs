@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_named_with_the_way_to_get_it() {
+    fn a_missing_tool_is_named_with_the_way_to_get_it() {
         let error = first("a thing", vec!["/nonexistent/thing".into()])
             .unwrap_err()
             .to_string();

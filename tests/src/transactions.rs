@@ -81,7 +81,7 @@ mod tests {
     use bson::Uuid;
 
     #[test]
-    fn a_transaction_ends_with_the_tenure_that_it_was_begun_in() {
+    fn a_transaction_ends_with_the_tenure_it_began_in() {
         let transactions = Transactions::default();
         let id = Uuid::from_bytes([7; 16]);
         let command = |name: &str, number: i64| {

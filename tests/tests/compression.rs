@@ -88,7 +88,7 @@ async fn test_plan() {
 }
 
 #[tokio::test]
-async fn the_clients_first_choice_that_the_server_has_is_taken() {
+async fn the_first_compressor_of_the_client_that_the_server_supports_is_used() {
     use Compressor::{Snappy, Zlib, Zstd};
     for (own, has, expected) in [
         (ALL, &[Zlib, Snappy, Zstd][..], Some(Zstd)),
@@ -129,7 +129,7 @@ async fn a_reply_comes_in_any_compressor() {
 }
 
 #[tokio::test]
-async fn nothing_of_authentication_is_compressed() {
+async fn authentication_is_not_compressed() {
     let server = ScriptedServer::builder()
         .user(User::new("app", "pencil"))
         .long_scram()
@@ -163,7 +163,7 @@ async fn nothing_of_authentication_is_compressed() {
 }
 
 #[tokio::test]
-async fn messages_of_the_callers_own_are_compressed() {
+async fn messages_from_send_are_compressed() {
     let server = server(&[Compressor::Zlib]).await;
     let mut connection = connect(&format!("{}&compressors=zlib", server.uri())).await;
     let mut message = Vec::new();
@@ -223,7 +223,7 @@ async fn server_of_long_replies(compressor: Compressor, bytes: usize) -> Scripte
 }
 
 #[tokio::test]
-async fn others_have_their_turn_while_a_long_reply_is_unpacked() {
+async fn other_tasks_run_while_a_long_reply_is_decompressed() {
     const BYTES: usize = 24 * STEP;
     for compressor in Compressor::ALL {
         let server = server_of_long_replies(compressor, BYTES).await;
@@ -238,7 +238,7 @@ async fn others_have_their_turn_while_a_long_reply_is_unpacked() {
 }
 
 #[tokio::test]
-async fn others_have_their_turn_while_a_long_command_is_packed() {
+async fn other_tasks_run_while_a_long_command_is_compressed() {
     for compressor in Compressor::ALL {
         let server = server(&[compressor]).await;
         let swallow = Matcher::command("swallow").then(Action::Reply(doc! { "ok": 1 }));
@@ -264,7 +264,7 @@ async fn others_have_their_turn_while_a_long_command_is_packed() {
 
 /// Wherever a command is given up, also while its reply is unpacked: the next one gets its own.
 #[tokio::test]
-async fn a_long_reply_can_be_given_up_at_each_turn() {
+async fn a_long_decompression_can_be_cancelled_at_each_yield() {
     for compressor in Compressor::ALL {
         let server = server_of_long_replies(compressor, 3 * STEP).await;
         let uri = format!("{}&compressors={}", server.uri(), compressor.name());
@@ -329,7 +329,7 @@ async fn clients_without_a_pool_negotiate_and_monitors_do_not() {
 }
 
 #[tokio::test]
-async fn a_real_server_reads_and_answers_each() {
+async fn a_real_server_supports_each_compressor() {
     let real = RealServer::shared();
     for compressors in ["snappy", "zlib", "zlib&zlibCompressionLevel=9", "zstd", ALL] {
         let uri = format!("{}&compressors={compressors}", real.uri());

@@ -208,7 +208,7 @@ const AT_THE_EDGE: &[&str] = &[
 
 /// A connection string leaves out what it can't use, and says so.
 #[test]
-fn what_a_connection_string_says_of_pools_is_used_or_warned_of() {
+fn pool_options_in_a_connection_string_are_used_or_logged_as_unused() {
     let defaults = mongo_core::ClientOptions::parse("mongodb://localhost").expect("a URL");
     for option in [
         "maxPoolSize=-1",
@@ -282,7 +282,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn a_file_gives_what_it_wants() {
+            fn a_file_may_set_some_fields() {
                 let config: Config = from_toml(
                     r#"
                     [mongo]
@@ -307,7 +307,7 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn what_is_left_out_comes_from_the_url() {
+            async fn omitted_fields_come_from_the_url() {
                 for config in [
                     from_environment::<Config>(&[("MONGO__URL", URL)]),
                     from_environment(&[("MONGO__URL", URL), ("MONGO__POOL__QUEUE_MODE", "Lifo")]),
@@ -330,7 +330,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn what_is_wrong_is_named() {
+            fn invalid_fields_are_named() {
                 for (name, value, wanted) in [
                     ("MONGO__POOL__MAX_SIZ", "marked", "max_siz"),
                     ("MONGO__POOL__MAX_SIZE", "many", "a whole number"),
@@ -411,7 +411,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn choices_are_read_in_any_usual_case() {
+            fn enum_values_are_read_in_any_usual_case() {
                 let after = RecyclingMethod::VerifiedAfter(Duration::from_secs(30));
                 for (variables, wanted) in [
                     (
@@ -446,7 +446,7 @@ macro_rules! for_backend {
             /// The rule is one: what a `PoolConfig` says goes before the URI, and what it leaves open
             /// is the URI's. deadpool's default was twice the number of processors, and silent.
             #[tokio::test]
-            async fn what_a_pool_config_leaves_open_is_the_uris() {
+            async fn unset_pool_config_fields_come_from_the_uri() {
                 let size = |url: &str, pool| {
                     let mut config = Config::from_url(url);
                     config.pool = Some(pool);
@@ -466,7 +466,7 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn a_pool_config_that_differs_from_the_uri_is_warned_of() {
+            async fn a_pool_config_that_differs_from_the_uri_logs_a_warning() {
                 let warnings = |url: &str, pool: Option<PoolConfig>| {
                     let mut config = Config::from_url(url);
                     config.pool = pool;
@@ -501,7 +501,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn errors_repeat_nothing_of_their_sources() {
+            fn errors_do_not_repeat_their_sources() {
                 let error = Config::from_url("mongodb://localhost/?authMechanism=x");
                 let error = error.create_pool(None).expect_err("no such mechanism");
                 let shown = error.to_string();
@@ -520,7 +520,7 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn a_size_that_can_not_be_is_refused() {
+            async fn an_invalid_size_is_refused() {
                 for max_size in [0, 100_001] {
                     let mut config = Config::from_url("mongodb://localhost");
                     config.pool = Some(PoolConfig::new(max_size));
@@ -535,7 +535,7 @@ macro_rules! for_backend {
 
             /// Each says which key it is about, whatever is wrong with it.
             #[test]
-            fn what_is_wrong_with_pools_is_named() {
+            fn invalid_pools_fields_are_named() {
                 let mut missed = Vec::new();
                 for (text, wanted) in WRONG {
                     let error = from_toml::<Config>(text).err();
@@ -549,7 +549,7 @@ macro_rules! for_backend {
 
             /// What no part is wrong by itself in, and can't be all the same.
             #[tokio::test]
-            async fn pools_that_can_not_be_are_refused() {
+            async fn contradictory_pools_are_refused() {
                 for (text, wanted) in CONTRADICTING {
                     let config: Config = from_toml(text).expect(text);
                     let error = config.create_pools().expect_err(text).to_string();
@@ -558,7 +558,7 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn pools_take_what_is_at_the_edge() {
+            async fn pools_accept_boundary_values() {
                 for text in AT_THE_EDGE {
                     let config: Config = from_toml(text).expect(text);
                     config.create_pools().expect(text);

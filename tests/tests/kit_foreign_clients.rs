@@ -258,7 +258,7 @@ async fn pymongo_authenticates_at_the_scripted_server() {
 }
 
 #[tokio::test]
-async fn pymongo_authenticates_the_long_way() {
+async fn pymongo_authenticates_with_the_long_conversation() {
     let server = with_users()
         .long_scram()
         .rule(without_speculation())

@@ -254,7 +254,7 @@ async fn a_proxy_that_refuses_or_lies_is_named() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_ends_or_is_not_there_is_named() {
+async fn a_proxy_that_closes_or_is_unreachable_is_named() {
     for answers in [
         vec![],
         vec![vec![5]],
@@ -276,7 +276,7 @@ async fn a_proxy_that_ends_or_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_stays_silent_is_told_by_its_phase() {
+async fn a_proxy_that_is_silent_times_out_by_phase() {
     let stalls = [
         vec![],
         vec![vec![5]],
@@ -299,7 +299,7 @@ async fn a_proxy_that_stays_silent_is_told_by_its_phase() {
 
 /// What a proxy sends ahead in the server's name is no reply to anything.
 #[tokio::test]
-async fn a_proxy_that_speaks_for_the_server_is_not_believed() {
+async fn a_proxy_cannot_answer_for_the_server() {
     let ahead = [&GRANTED[..], &[0; 16]].concat();
     let proxy = Socks5Proxy::that_answers([vec![5, 0], ahead]).await;
     let error = failure(&options_for(proxy.address())).await;
@@ -307,7 +307,7 @@ async fn a_proxy_that_speaks_for_the_server_is_not_believed() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_told_to_a_proxy_is_refused_by_name() {
+async fn credentials_that_do_not_fit_socks5_are_refused_by_name() {
     let mut options = options_for(([127, 0, 0, 1], 1).into());
     let long = "x".repeat(256);
     for (name, password) in [("", "x"), (&*long, "x"), ("x", &*long)] {

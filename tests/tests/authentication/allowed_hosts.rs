@@ -67,7 +67,7 @@ async fn an_access_token_goes_over_tls_unless_asked_otherwise() {
 }
 
 #[tokio::test]
-async fn an_environment_of_oidc_needs_tls_too() {
+async fn an_oidc_environment_needs_tls_too() {
     let server = server().await;
     let environment = |name, resource: Option<&str>| {
         let credential = Credential::from_mechanism(AuthMechanism::MongoDbOidc)
@@ -99,7 +99,7 @@ impl CredentialProvider for Given {
 }
 
 #[tokio::test]
-async fn a_credential_of_a_provider_has_the_same_rules() {
+async fn a_provided_credential_follows_the_same_rules() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
     let with = |options: ClientOptions, credential| {
         let builder = ConnectionFactory::builder(options).oidc_callback(tokens.clone());
@@ -162,7 +162,7 @@ async fn a_host_that_is_not_allowed_is_sent_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_of_one_task_keeps_to_the_allowed_hosts() {
+async fn a_single_client_keeps_to_the_allowed_hosts() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
     for (allowed, is_allowed) in [("db.example", false), ("127.0.0.1", true)] {
         let credential = oidc().with_allowed_hosts([allowed]);
@@ -213,7 +213,7 @@ impl Connector for Renamed {
 
 /// The specification's default for callbacks that ask a human, by the host's name.
 #[tokio::test]
-async fn a_token_of_a_human_goes_to_known_hosts_only() {
+async fn a_token_of_a_human_callback_goes_to_known_hosts_only() {
     let server = server().await;
     let address: ServerAddress = server.address().parse().expect("an address");
     for (host, allowed, is_allowed) in [

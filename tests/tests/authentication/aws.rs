@@ -89,7 +89,7 @@ pub(crate) fn temporary(expiration: &str) -> String {
 
 /// Regular credentials, AssumeRole and Lambda: with and without a session token.
 #[tokio::test]
-async fn the_environment() {
+async fn credentials_from_the_environment() {
     let (server, endpoint) = (server().await, nothing().await);
     let variables = Variables::of(&[("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
     let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
@@ -112,7 +112,7 @@ async fn the_environment() {
 }
 
 #[tokio::test]
-async fn a_container() {
+async fn credentials_from_a_container() {
     let server = server().await;
     let endpoint = Endpoint::start(|_| answer(200, &temporary(&in_an_hour()))).await;
     let variables = Variables::of(&[(
@@ -126,7 +126,7 @@ async fn a_container() {
 }
 
 #[tokio::test]
-async fn an_instance() {
+async fn credentials_from_an_instance() {
     let server = server().await;
     let endpoint = Endpoint::start(|line| match line {
         "PUT /latest/api/token" => answer(200, "m4rked-session"),
@@ -153,7 +153,7 @@ async fn an_instance() {
 
 /// With and without a session name; the answer as AWS gives it, and as the specification shows it.
 #[tokio::test]
-async fn a_web_identity() {
+async fn credentials_from_a_web_identity() {
     let server = server().await;
     let file = std::env::temp_dir().join(format!("mongo-core-aws-{}", std::process::id()));
     std::fs::write(&file, "m4rked.jwt\n").expect("written");
@@ -211,7 +211,7 @@ impl Connector for Secured {
 }
 
 #[tokio::test]
-async fn a_web_identity_over_tls() {
+async fn credentials_from_a_web_identity_over_tls() {
     let server = server().await;
     let token = std::env::temp_dir().join(format!("mongo-core-sts-{}", std::process::id()));
     std::fs::write(&token, "m4rked.jwt").expect("written");
@@ -265,7 +265,7 @@ async fn a_web_identity_over_tls() {
 
 /// The specification's test of the cache, and its second one with the variables.
 #[tokio::test]
-async fn what_endpoints_give_is_kept() {
+async fn credentials_from_endpoints_are_cached() {
     let server = server().await;
     let expiration = Arc::new(Mutex::new(in_an_hour()));
     let current = expiration.clone();
@@ -303,7 +303,7 @@ async fn what_endpoints_give_is_kept() {
 }
 
 #[tokio::test]
-async fn endpoints_that_play_foul() {
+async fn hostile_endpoints_are_refused() {
     let server = server().await;
     let foul = |body: &'static str| Endpoint::start(move |_| answer(200, body));
     for (endpoint, in_container, expected) in [
@@ -338,7 +338,7 @@ async fn endpoints_that_play_foul() {
 
 /// The specification's custom credential provider.
 #[tokio::test]
-async fn a_provider_of_ones_own() {
+async fn credentials_from_a_custom_provider() {
     struct Own(Mutex<u32>);
 
     #[async_trait::async_trait]
@@ -362,7 +362,7 @@ async fn a_provider_of_ones_own() {
 
 /// A server that does not keep to the conversation gets no signature, or no connection.
 #[tokio::test]
-async fn servers_that_play_foul() {
+async fn hostile_servers_are_refused() {
     let binary = |bytes: Vec<u8>| bson::Binary {
         subtype: bson::spec::BinarySubtype::Generic,
         bytes,

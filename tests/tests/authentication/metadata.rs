@@ -15,7 +15,7 @@ use crate::support::{establish, find, texts};
 const RESOURCE: &str = "api://db/a,b c";
 
 #[tokio::test]
-async fn azure() {
+async fn tokens_from_azure() {
     let server = server().await;
     let body = format!("{{ \"access_token\": \"{GOOD}\", \"expires_in\": \"3599\", \"x\": [1] }}");
     let endpoint = Endpoint::start(move |_| answer(200, &body)).await;
@@ -37,7 +37,7 @@ async fn azure() {
 }
 
 #[tokio::test]
-async fn google() {
+async fn tokens_from_google() {
     let server = server().await;
     let endpoint = Endpoint::start(|_| answer(200, &format!("{GOOD}\n"))).await;
     let tokens = GcpTokens::new(RESOURCE).with_connector(Arc::new(Everywhere(endpoint.clone())));
@@ -52,7 +52,7 @@ async fn google() {
 
 /// Garbage, refusals, too much: an error that shows no more of it than the status and the reason.
 #[tokio::test]
-async fn endpoints_that_play_foul() {
+async fn hostile_endpoints_are_refused() {
     let endless = || [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &[b'x'; 1 << 20]].concat();
     let declared =
         || b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nm4rked".to_vec();
@@ -89,7 +89,7 @@ async fn endpoints_that_play_foul() {
 
 /// It is waited for no longer than for anything else.
 #[tokio::test]
-async fn an_endpoint_that_never_answers() {
+async fn a_silent_endpoint_times_out() {
     struct Silent;
 
     #[async_trait::async_trait]

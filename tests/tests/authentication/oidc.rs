@@ -73,7 +73,7 @@ pub(crate) fn factory(
 
 /// 1.1 and 2.1.
 #[tokio::test]
-async fn the_callback_is_called_while_a_connection_is_made() {
+async fn the_callback_is_called_during_the_handshake() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
     let factory = factory(&server, tokens.clone());
     let mut connection = establish(&factory).await.expect("a connection");
@@ -105,7 +105,7 @@ async fn one_call_serves_many_connections() {
 
 /// 2.2 and 2.3: in Rust a callback can give no token only by failing, or an empty one.
 #[tokio::test]
-async fn a_callback_that_gives_no_token() {
+async fn a_callback_without_a_token_is_an_error() {
     let server = server().await;
     for (tokens, expected) in [(&[][..], "the provider is closed"), (&[""], "is empty")] {
         let tokens = Tokens::new(tokens);
@@ -120,7 +120,7 @@ async fn a_callback_that_gives_no_token() {
 
 /// 2.4 and 2.5, and what else contradicts itself.
 #[tokio::test]
-async fn what_contradicts_itself_is_refused_when_it_is_built() {
+async fn contradictory_options_are_refused_at_build() {
     let server = server().await;
     let oidc = || Credential::from_mechanism(AuthMechanism::MongoDbOidc);
     let in_kubernetes = oidc().with_mechanism_property("ENVIRONMENT", "k8s");
@@ -147,7 +147,7 @@ async fn what_contradicts_itself_is_refused_when_it_is_built() {
 
 /// 3.1: a kept token that the server refuses is forgotten, and another one is asked for.
 #[tokio::test]
-async fn a_kept_token_that_is_refused_is_replaced() {
+async fn a_refused_cached_token_is_replaced() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
     let factory = factory(&server, tokens.clone());
     establish(&factory).await.expect("a connection");
@@ -164,7 +164,7 @@ async fn a_kept_token_that_is_refused_is_replaced() {
 
 /// 3.2.
 #[tokio::test]
-async fn a_new_token_that_is_refused_is_an_error() {
+async fn a_refused_new_token_is_an_error() {
     let (server, tokens) = (server().await, Tokens::new(&[BAD]));
     let factory = factory(&server, tokens.clone());
     let error = establish(&factory).await.expect_err("a bad token");
@@ -175,7 +175,7 @@ async fn a_new_token_that_is_refused_is_an_error() {
 
 /// 3.3.
 #[tokio::test]
-async fn another_error_does_not_cost_the_token() {
+async fn other_errors_keep_the_cached_token() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
     let illegal = ErrorReply::new(20, "IllegalOperation", "no");
     let rule = Matcher::command("saslStart").once();
@@ -190,7 +190,7 @@ async fn another_error_does_not_cost_the_token() {
 
 /// A speculation that comes to nothing says nothing of the token.
 #[tokio::test]
-async fn a_server_that_does_not_speculate_takes_the_kept_token() {
+async fn the_cached_token_is_used_without_speculation() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
     let factory = factory(&server, tokens.clone());
     establish(&factory).await.expect("a connection");
@@ -202,7 +202,7 @@ async fn a_server_that_does_not_speculate_takes_the_kept_token() {
 }
 
 #[tokio::test]
-async fn kubernetes_tells_the_token_in_a_file() {
+async fn kubernetes_provides_the_token_in_a_file() {
     let server = server().await;
     let directory = std::env::temp_dir().join(format!("mongo-core-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory");

@@ -45,7 +45,7 @@ impl OidcCallback for Tokens {
 }
 
 #[tokio::test]
-async fn an_oidc_callback() {
+async fn an_oidc_callback_that_panics_fails_its_connection() {
     let server = ScriptedServer::builder().access_tokens(&["good"]);
     let server = server.start().await;
     let mut options = options(&server, "");
@@ -72,7 +72,7 @@ impl AwsCredentialProvider for Keys {
 }
 
 #[tokio::test]
-async fn a_provider_of_aws_credentials() {
+async fn an_aws_credential_provider_that_panics_fails_its_connection() {
     let server = ScriptedServer::builder().aws_key("AKIDEXAMPLE", "secret", None);
     let server = server.start().await;
     let builder = ConnectionFactory::builder(options(&server, "authMechanism=MONGODB-AWS"));

@@ -82,7 +82,7 @@ async fn a_rotated_secret_is_used_from_the_next_connection_on() {
 }
 
 #[tokio::test]
-async fn what_it_gives_is_checked_before_it_is_used() {
+async fn provided_credentials_are_checked_before_use() {
     let server = ScriptedServer::builder()
         .plain_user("app", MARK)
         .start()
@@ -101,7 +101,7 @@ async fn what_it_gives_is_checked_before_it_is_used() {
 }
 
 #[tokio::test]
-async fn its_failure_is_told_as_its_own() {
+async fn a_provider_failure_is_a_credential_error() {
     let server = ScriptedServer::start().await;
     let factory = factory(&server, Told::new(Credential::default()));
     let error = establish(&factory).await.expect_err("sealed");
@@ -120,7 +120,7 @@ impl CredentialProvider for Silent {
 }
 
 #[tokio::test]
-async fn it_is_waited_for_until_the_deadline() {
+async fn a_silent_provider_times_out_at_the_deadline() {
     let server = ScriptedServer::start().await;
     let factory = factory(&server, Arc::new(Silent));
     let deadline = Deadline::after(Duration::from_millis(20));
@@ -136,7 +136,7 @@ async fn it_is_waited_for_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn two_sources_are_one_too_many() {
+async fn two_credential_sources_are_refused() {
     let server = ScriptedServer::start().await;
     let mut options = options(&server, "");
     options.credential = Some(Credential::new("app", MARK));
@@ -234,7 +234,7 @@ async fn fails(builder: OnDemandTopologyBuilder) -> Error {
 }
 
 #[tokio::test]
-async fn a_failure_of_any_kind_is_the_cause_of_one_to_obtain_the_credential() {
+async fn any_provider_failure_is_the_cause_of_a_credential_error() {
     let server = server_for_all().await;
     for failure in FAILURES {
         for client in clients(&server, Failing(Some(failure))) {

@@ -181,7 +181,7 @@ async fn prepared_passwords_on_the_real_server() {
 /// A server that does not know the password, whichever salt it names, takes no place in the service
 /// that other pools share.
 #[tokio::test]
-async fn a_server_that_proves_nothing_fills_no_key_service() {
+async fn keys_are_not_cached_without_proof_from_the_server() {
     let keys = Arc::new(KeyService::default());
     let attempt = async |attack: Option<ScramAttack>| {
         let server = ScriptedServer::builder().user(User::new("app", "secret"));

@@ -41,7 +41,7 @@ async fn good() -> Arc<Endpoint> {
 
 /// EKS Pod Identity: the full URI, and the token in the file, which is read anew each time.
 #[tokio::test]
-async fn a_pod_identity() {
+async fn credentials_from_a_pod_identity() {
     let (server, endpoint) = (server().await, good().await);
     let token = File::new("pod-identity", "m4rked-one\n");
     let variables = Variables::of(&[(FULL, POD_IDENTITY), (TOKEN_FILE, token.path())]);
@@ -60,7 +60,7 @@ async fn a_pod_identity() {
 }
 
 #[tokio::test]
-async fn containers_of_other_kinds() {
+async fn credentials_from_other_containers() {
     let server = server().await;
     let file = File::new("container", "m4rked-file");
     for (variables, line, authorization) in [
@@ -111,7 +111,7 @@ async fn containers_of_other_kinds() {
 /// What is configured, in whole or in part, and can't be used: no other source is asked, as it would
 /// give another identity.
 #[tokio::test]
-async fn a_configured_source_that_fails_is_not_passed_over() {
+async fn a_configured_source_that_fails_is_not_skipped() {
     let server = server().await;
     let (missing, good_file) = ("/nonexistent/m4rked", File::new("configured", "m4rked.jwt"));
     let (file, role) = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN");
@@ -216,7 +216,7 @@ async fn the_token_service_of_the_region_is_asked() {
 /// Everything that an endpoint can say around, or in place of, the credentials: an interim answer
 /// with a body, one of another status, the request's own URL.
 #[tokio::test]
-async fn no_body_of_an_endpoint_stands_in_an_error() {
+async fn no_error_contains_the_body_of_an_endpoint() {
     let server = server().await;
     let token = File::new("echo", "m4rked.jwt");
     let sts = [
@@ -277,7 +277,7 @@ async fn no_body_of_an_endpoint_stands_in_an_error() {
 }
 
 #[tokio::test]
-async fn an_interim_answer_comes_before_the_final_one() {
+async fn an_interim_response_precedes_the_final_one() {
     let server = server().await;
     let endpoint = Endpoint::start(|_| {
         let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";

@@ -236,7 +236,7 @@ fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             kind!(ErrorKind::Protocol(WireError::UnknownOpCode(9999))),
         ),
         attack(
-            "compressed without being asked",
+            "compressed without negotiation",
             moment,
             with(Action::Raw(header(16, 2012))).then(Action::Hang),
             kind!(ErrorKind::Protocol(WireError::UnexpectedOpCode(_))),
@@ -267,7 +267,7 @@ fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             no_ok,
         ),
         attack(
-            "ok that is a text",
+            "ok as a string",
             moment,
             with(Action::Merge(doc! { "ok": "yes" })),
             no_ok,
@@ -296,7 +296,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let half = || matcher().then(Action::Keep(Cut::Half));
     vec![
         attack(
-            "half a message, then the end",
+            "half a message, then closed",
             moment,
             half().then(Action::Close),
             closed,
@@ -309,7 +309,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
         ),
         attack("the end", moment, matcher().drop_connection(), closed),
         attack(
-            "half a message, then silence",
+            "half a message, then no more",
             moment,
             half().then(Action::Hang),
             waited_out,
@@ -330,12 +330,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             matcher().then(Action::byte_per_second()),
             waited_out,
         ),
-        attack(
-            "nothing at all",
-            moment,
-            matcher().never_answer(),
-            waited_out,
-        ),
+        attack("no reply", moment, matcher().never_answer(), waited_out),
     ]
 }
 
@@ -354,21 +349,21 @@ fn of_hello() -> Vec<Attack> {
             })),
         ),
         hello(
-            "a server from the past",
+            "a server that is too old",
             doc! { "maxWireVersion": 2 },
             kind!(ErrorKind::Handshake(HandshakeError::ServerTooOld {
                 reported: 2
             })),
         ),
         hello(
-            "a server from the future",
+            "a server that is too new",
             doc! { "minWireVersion": 1000, "maxWireVersion": 1001 },
             kind!(ErrorKind::Handshake(HandshakeError::ServerTooNew {
                 required: 1000
             })),
         ),
         hello(
-            "a hello that is refused",
+            "a refused hello",
             doc! { "ok": 0, "errmsg": "go away", "code": 17 },
             kind!(ErrorKind::Handshake(HandshakeError::Refused {
                 code: 17,
@@ -376,7 +371,7 @@ fn of_hello() -> Vec<Attack> {
             })),
         ),
         attack(
-            "nothing after accepting",
+            "no reply after accepting",
             Moment::Hello,
             Matcher::accept().then(Action::Hang),
             kind!(ErrorKind::Timeout {
@@ -385,7 +380,7 @@ fn of_hello() -> Vec<Attack> {
             }),
         ),
         attack(
-            "an end after accepting",
+            "closed after accepting",
             Moment::Hello,
             Matcher::accept().then(Action::Close),
             kind!(ErrorKind::Network(_)),

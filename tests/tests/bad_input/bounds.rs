@@ -16,8 +16,8 @@ use tokio::task::LocalSet;
 use tokio::time::sleep;
 
 use crate::ALLOCATOR;
+use crate::attack_runner::ping;
 use crate::attacks::{Attack, COMMAND_TIMEOUT, Moment, PASSWORD, USER};
-use crate::outcome::ping;
 use crate::sources::{Core, Source};
 
 /// Of the whole process over its state before the attack: the server's copies of what it sends,

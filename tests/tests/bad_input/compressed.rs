@@ -138,7 +138,7 @@ fn contents() -> Vec<Made> {
             malformed,
         ),
         (
-            "no zlib",
+            "zlib that is not zlib",
             garbled(Compressor::Zlib, |content| content.fill(7)),
             malformed,
         ),
@@ -195,17 +195,17 @@ fn wrappers() -> Vec<Made> {
             kind!(ErrorKind::Protocol(WireError::UnknownOpCode(9999))),
         ),
         (
-            "unknown compressor",
+            "an unknown compressor",
             with(|message| message.compressor = 9),
             kind!(ErrorKind::Protocol(WireError::Compressor(9))),
         ),
         (
-            "the compressor that is none",
+            "the noop compressor",
             with(|message| message.compressor = 0),
             kind!(ErrorKind::Protocol(WireError::Compressor(0))),
         ),
         (
-            "half a wrapper",
+            "a truncated wrapper",
             headless,
             kind!(ErrorKind::Protocol(WireError::Truncated { .. })),
         ),

@@ -56,43 +56,35 @@ pub(crate) fn of_handshakes() -> Vec<Attack> {
     let list = |name, entry: &[u8]| container(4, name, &[entry.repeat(MANY)]);
     let host = text("", b"h:1");
     let mut attacks = vec![
-        of_hello("nulls without number", nulls(MANY)),
+        of_hello("too many nulls", nulls(MANY)),
         of_hello(
-            "one tag without number",
+            "too many tags with one name",
             container(3, "tags", &[text("a", b"b").repeat(MANY)]),
         ),
-        of_hello("hosts without number", list("hosts", &host)),
-        of_hello("passives without number", list("passives", &host)),
-        of_hello("arbiters without number", list("arbiters", &host)),
-        of_hello(
-            "mechanisms without number",
-            list("saslSupportedMechs", &host),
-        ),
-        of_hello("compressors without number", list("compression", &host)),
+        of_hello("too many hosts", list("hosts", &host)),
+        of_hello("too many passives", list("passives", &host)),
+        of_hello("too many arbiters", list("arbiters", &host)),
+        of_hello("too many mechanisms", list("saslSupportedMechs", &host)),
+        of_hello("too many compressors", list("compression", &host)),
         of_hello("nested arrays", list("hosts", &container(4, "", &[]))),
         of_hello(
             "a topology version of nulls",
             container(3, "topologyVersion", &[nulls(MANY)]),
         ),
         of_hello(
-            "a speculative answer of nulls",
+            "a speculative reply of nulls",
             container(3, "speculativeAuthenticate", &[nulls(MANY)]),
         ),
         of_hello(
             "last writes of nulls",
             container(3, "lastWrite", &[nulls(MANY)]),
         ),
-        of_hello("labels without number", list("errorLabels", &host)),
+        of_hello("too many labels", list("errorLabels", &host)),
     ];
     let mut sections = document(&[elements(rawdoc! { "ok": 1, "maxWireVersion": 21 })]);
     sections.extend([1, 5, 0, 0, 0, 0].repeat(MANY));
     let rule = Matcher::hello().then(Action::Body(sections));
-    attacks.push(attack(
-        "sections without number",
-        Moment::Hello,
-        rule,
-        too_many(),
-    ));
+    attacks.push(attack("too many sections", Moment::Hello, rule, too_many()));
     let too_long = || -> Expected {
         kind!(ErrorKind::Protocol(WireError::TooLong {
             max: 1_048_576,
@@ -110,13 +102,13 @@ pub(crate) fn of_handshakes() -> Vec<Attack> {
     let ok = || elements(rawdoc! { "ok": 1, "conversationId": 1, "done": true });
     attacks.extend([
         attack(
-            "nulls for the proof",
+            "nulls in reply to the proof",
             Moment::Authentication,
             proof().then(Action::Body(document(&[ok(), nulls(MANY)]))),
             too_many(),
         ),
         attack(
-            "a payload of nulls for the proof",
+            "a payload of nulls in reply to the proof",
             Moment::Authentication,
             proof().then(Action::Body(document(&[
                 ok(),
@@ -125,7 +117,7 @@ pub(crate) fn of_handshakes() -> Vec<Attack> {
             too_many(),
         ),
         attack(
-            "more than 1 MiB for the proof",
+            "more than 1 MiB in reply to the proof",
             Moment::Authentication,
             proof().then(long()).then(Action::Hang),
             too_long(),
@@ -143,19 +135,19 @@ fn of_plain(ok: &[u8], too_many: fn() -> Expected, too_long: fn() -> Expected) -
     let only = || Matcher::command("saslStart");
     vec![
         plain(
-            "nulls for PLAIN",
+            "nulls in reply to PLAIN",
             only().then(Action::Body(document(&[ok.to_vec(), nulls(MANY)]))),
             too_many(),
         ),
         plain(
-            "more than 1 MiB for PLAIN",
+            "more than 1 MiB in reply to PLAIN",
             only()
                 .then(Action::Raw(header(1024 * 1024 + 1, 2013)))
                 .then(Action::Hang),
             too_long(),
         ),
         plain(
-            "PLAIN refused with labels without number",
+            "PLAIN refused with too many labels",
             only().then(Action::Body(document(&[
                 elements(rawdoc! { "ok": 0 }),
                 container(4, "errorLabels", &[nulls(MANY)]),
@@ -247,7 +239,7 @@ fn errors() -> Vec<Flood> {
             let error = container(3, "writeConcernError", &[error, labels(100_000)]);
             good([labels(100_000), error].concat())
         }),
-        flood("labels that are nulls", End::Refused(59), |size| {
+        flood("nulls as labels", End::Refused(59), |size| {
             refusal(59, container(4, "errorLabels", &[nulls(size / 2)]))
         }),
         long("a long message", End::Refused(0), |size| {
@@ -262,10 +254,10 @@ fn errors() -> Vec<Flood> {
                 document(&[elements(rawdoc! { "ok": 0 }), message])
             },
         ),
-        long("a long name of a code", End::Refused(59), |size| {
+        long("a long code name", End::Refused(59), |size| {
             refusal(59, text("codeName", &vec![b'x'; size]))
         }),
-        flood("messages without number", End::Refused(59), |size| {
+        flood("too many messages", End::Refused(59), |size| {
             refusal(59, text("errmsg", b"no").repeat(size / 16))
         }),
         flood("a topology version of nulls", End::Refused(10107), |size| {
@@ -290,7 +282,7 @@ fn parts() -> Vec<Flood> {
         flood("a cluster time of nulls", done, |size| {
             good(container(3, "$clusterTime", &[nulls(size / 2)]))
         }),
-        flood("ok without number", done, |size| {
+        flood("too many ok", done, |size| {
             document(&[elements(rawdoc! { "ok": 1 }).repeat(size / 8)])
         }),
         flood("nested arrays", done, |size| {
@@ -315,7 +307,7 @@ fn parts() -> Vec<Flood> {
             reply
         }),
         long(
-            "a section whose name has no end",
+            "a section with an endless name",
             End::Malformed(|kind| matches!(kind, ErrorKind::Protocol(WireError::Sequence))),
             |size| {
                 let mut reply = good(Vec::new());

@@ -30,7 +30,7 @@ use setup::{Certificates, Setup, mechanisms};
 const LINES: u64 = 5000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_secret_is_told() {
+async fn no_secret_is_disclosed() {
     let certificates = Arc::new(Certificates::new());
     let needles = needles(&certificates.client);
     let capture: &Capture = Box::leak(Box::new(Capture::new(needles, PAYLOAD, USER)));
@@ -96,7 +96,7 @@ fn watch(capture: &'static Capture) -> Snapshotter {
         // One that nobody meant is shown.
         if std::thread::current()
             .name()
-            .is_some_and(|name| name.contains("nothing_secret"))
+            .is_some_and(|name| name.contains("no_secret"))
         {
             usual(info);
         }
@@ -110,7 +110,7 @@ fn watch(capture: &'static Capture) -> Snapshotter {
 /// The capture finds each form of each secret, in the middle of a text, and tells the payload from
 /// commands.
 #[test]
-fn what_is_told_is_found() {
+fn disclosed_secrets_are_found() {
     let client = Authority::new().client("client");
     let capture = || Capture::new(needles(&client), PAYLOAD, USER);
     for needle in needles(&client) {

@@ -180,7 +180,7 @@ async fn stream(connection: &mut Connection, chained: bool) -> Result<(), Error>
 
 /// What `receive` promises besides: dropped and called again, it loses nothing.
 #[tokio::test(start_paused = true)]
-async fn receive_goes_on_where_it_was_dropped() {
+async fn receive_resumes_after_a_drop() {
     let network = Network::default();
     let factory = network.factory(PLAIN, config(), keys());
     for chained in [false, true] {

@@ -284,7 +284,7 @@ async fn receive_dropped<B: Backend>() {
 }
 
 /// A stream that was left before its first reply came looks like any owed reply at check-in.
-async fn a_stream_that_was_left_is_not_handed_out<B: Backend>() {
+async fn an_abandoned_stream_is_not_handed_out<B: Backend>() {
     let world = World::<B>::new(PLAIN, RecyclingMethod::Fast, &keys());
     let mut guard = world.get().await;
     let id = guard.id();
@@ -300,7 +300,7 @@ async fn a_stream_that_was_left_is_not_handed_out<B: Backend>() {
 }
 
 crate::on_both_backends!(
-    a_stream_that_was_left_is_not_handed_out,
+    an_abandoned_stream_is_not_handed_out,
     establish_dropped,
     establish_timed_out,
     verified_dropped,

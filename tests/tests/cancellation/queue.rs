@@ -44,7 +44,7 @@ async fn a_waiter_dropped<B: Backend>() {
 }
 
 /// One that waits behind it gets the slot instead.
-async fn the_next_in_turn_gets_the_slot<B: Backend>() {
+async fn the_next_waiter_gets_the_slot<B: Backend>() {
     let (world, mut guards) = full::<B>().await;
     let mut next = pin!(world.pool.get());
     {
@@ -72,7 +72,7 @@ async fn a_waiter_timed_out<B: Backend>() {
 
 /// bb8 goes on with a connection whose caller is gone; it must not outlive the pool's end.
 #[test]
-fn what_bb8_makes_for_nobody_is_closed_with_the_pool() {
+fn bb8_connections_for_dropped_callers_close_with_the_pool() {
     block_on(async {
         let network = Network::default();
         let factory = network.factory(PLAIN, ManagerConfig::default(), keys());
@@ -91,6 +91,6 @@ fn what_bb8_makes_for_nobody_is_closed_with_the_pool() {
 
 crate::on_both_backends!(
     a_waiter_dropped,
-    the_next_in_turn_gets_the_slot,
+    the_next_waiter_gets_the_slot,
     a_waiter_timed_out,
 );

@@ -78,21 +78,21 @@ async fn each_command_begins_and_ends_once(uri: &str, database: &str) {
 }
 
 #[tokio::test]
-async fn scripted() {
+async fn events_of_the_scripted_server() {
     let user = User::new("app", "pencil");
     let server = ScriptedServer::builder().user(user).start().await;
     each_command_begins_and_ends_once(&server.uri_for("app", "pencil"), "events").await;
 }
 
 #[tokio::test]
-async fn real() {
+async fn events_of_the_real_server() {
     let server = RealServer::shared();
     each_command_begins_and_ends_once(&server.uri(), "events").await;
 }
 
 /// Over the whole way: the server refuses them all, with what they said in its error.
 #[tokio::test]
-async fn nothing_is_told_of_what_sensitive_commands_say() {
+async fn sensitive_commands_are_redacted() {
     let server = ScriptedServer::builder()
         .rule(
             mongo_testkit::Matcher::any_command()
@@ -172,7 +172,7 @@ async fn nothing_is_told_of_what_sensitive_commands_say() {
 /// Run again after the connection was authenticated again, of which nothing is told, it is told
 /// again.
 #[tokio::test]
-async fn a_command_that_is_run_again_is_told_twice() {
+async fn a_command_that_is_run_again_has_two_sets_of_events() {
     let refusal = mongo_testkit::ErrorReply::new(391, "ReauthenticationRequired", "again");
     let server = ScriptedServer::builder()
         .user(User::new("app", "pencil"))

@@ -57,7 +57,7 @@ async fn a_connection_is_created_and_ready() {
 }
 
 #[tokio::test]
-async fn what_closed_a_connection_is_told() {
+async fn the_reason_for_closing_a_connection_is_reported() {
     let server = ScriptedServer::start().await;
     let told = Told::default();
     let mut config = ManagerConfig::default();

@@ -16,11 +16,11 @@ const SILENCE: Duration = Duration::from_millis(100);
 
 over_both! {
     a_killed_server_refuses_and_comes_back_at_its_address_as_another_process,
-    a_refusing_server_serves_on,
+    a_refusing_server_keeps_serving_open_connections,
     a_frozen_server_accepts_and_does_nothing_until_it_thaws,
-    a_server_that_thaws_tells_the_news_of_now,
+    a_server_that_thaws_reports_its_current_state,
     a_skewed_clock_dates_what_its_server_does,
-    a_partitioned_server_can_neither_be_reached_nor_heard,
+    a_partitioned_server_neither_receives_nor_sends,
 }
 
 async fn set(members: Members) -> Deployment {
@@ -47,7 +47,7 @@ async fn a_killed_server_refuses_and_comes_back_at_its_address_as_another_proces
     set.shutdown().await;
 }
 
-async fn a_refusing_server_serves_on(members: Members) {
+async fn a_refusing_server_keeps_serving_open_connections(members: Members) {
     let set = set(members).await;
     let mut client = Wire::connect(&set, 0).await;
     // Accepted, not only in the queue.
@@ -80,7 +80,7 @@ async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws(members: Member
     assert_eq!(set.documents("test.c").len(), 1);
 }
 
-async fn a_server_that_thaws_tells_the_news_of_now(members: Members) {
+async fn a_server_that_thaws_reports_its_current_state(members: Members) {
     let set = set(members).await;
     let mut client = Wire::connect(&set, 1).await;
     let hello = client.hello().await;
@@ -125,7 +125,7 @@ async fn a_frozen_server_ends_with_its_deployment() {
     assert!(client.try_receive().await.is_none());
 }
 
-async fn a_partitioned_server_can_neither_be_reached_nor_heard(members: Members) {
+async fn a_partitioned_server_neither_receives_nor_sends(members: Members) {
     let set = set(members).await;
     let mut old = Wire::connect(&set, 0).await;
     let hello = old.hello().await;

@@ -57,7 +57,7 @@ fn refused(set: &Deployment) -> usize {
 }
 
 #[tokio::test]
-async fn a_hello_tells_the_role_that_is_played_and_the_facts_of_the_server_behind() {
+async fn a_hello_combines_the_played_role_with_the_limits_of_the_real_server() {
     let real = std::sync::Arc::new(RealServer::start());
     let set = Deployment::replica_set("rs").members(2);
     let set = set.backed_by(real.clone()).start().await;
@@ -125,7 +125,7 @@ async fn waiting_hellos_of_all_members_are_released_at_once() {
 }
 
 #[tokio::test]
-async fn users_are_the_servers_own_and_seen_with_their_connections() {
+async fn users_of_the_real_server_are_recorded_per_connection() {
     let real = RealServer::builder()
         .user(User::new("app", "pencil"))
         .user(User::new("other", "ruler").database("shop"))
@@ -410,7 +410,7 @@ async fn each_reply_can_be_scripted() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_open_after_the_end() {
+async fn no_connection_is_left_open_after_shutdown() {
     let real = std::sync::Arc::new(RealServer::start());
     let set = Deployment::replica_set("rs").members(2);
     let set = set.backed_by(real.clone()).start().await;

@@ -94,7 +94,7 @@ async fn bytes_arrive_in_order_within_the_latency() {
 
 /// What the library's connector has to give.
 #[tokio::test(start_paused = true)]
-async fn a_simulated_stream_is_one_for_the_library() {
+async fn a_simulated_stream_works_with_the_librarys_connector() {
     let network = SimNetwork::new(6);
     let set = set(&network).await;
     let stream = network.connect(&set.address(0)).await;
@@ -103,7 +103,7 @@ async fn a_simulated_stream_is_one_for_the_library() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_link_keeps_what_is_on_its_way() {
+async fn a_cut_link_keeps_bytes_in_flight() {
     let network = SimNetwork::new(2);
     let set = set(&network).await;
     let mut client = connect(&network, &set, 0).await;
@@ -120,7 +120,7 @@ async fn a_cut_link_keeps_what_is_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_dead_refuse_and_their_streams_end() {
+async fn killed_servers_refuse_connections_and_end_their_streams() {
     let network = SimNetwork::new(3);
     let set = set(&network).await;
     let mut client = connect(&network, &set, 0).await;

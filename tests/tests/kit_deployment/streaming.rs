@@ -14,8 +14,8 @@ use crate::wire::{BOUND, Wire, counter, first_hello, is_primary};
 over_both! {
     an_awaitable_hello_is_answered_as_soon_as_the_role_changes,
     another_process_or_an_older_version_is_answered_at_once,
-    half_an_awaitable_hello_is_refused,
-    a_stream_tells_every_change_and_chains_its_replies,
+    an_incomplete_awaitable_hello_is_refused,
+    a_stream_reports_every_change_and_chains_its_replies,
     replies_can_all_answer_the_request,
     a_fail_point_hits_a_running_stream,
     a_rule_counts_each_reply_of_a_stream,
@@ -53,7 +53,7 @@ async fn an_awaitable_hello_is_answered_as_soon_as_the_role_changes(members: Mem
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_news_it_is_answered_when_its_time_is_up() {
+async fn an_awaitable_hello_without_changes_is_answered_after_max_await_time() {
     let set = two(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -80,7 +80,7 @@ async fn another_process_or_an_older_version_is_answered_at_once(members: Member
     }
 }
 
-async fn half_an_awaitable_hello_is_refused(members: Members) {
+async fn an_incomplete_awaitable_hello_is_refused(members: Members) {
     let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -109,7 +109,7 @@ async fn an_old_server_has_no_topology_version() {
     assert!(hello.contains_key("topologyVersion"));
 }
 
-async fn a_stream_tells_every_change_and_chains_its_replies(members: Members) {
+async fn a_stream_reports_every_change_and_chains_its_replies(members: Members) {
     let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -127,7 +127,7 @@ async fn a_stream_tells_every_change_and_chains_its_replies(members: Members) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_goes_on_without_news() {
+async fn a_stream_continues_without_changes() {
     let set = two(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;

@@ -259,7 +259,7 @@ async fn bytes_can_be_anything() {
 }
 
 #[tokio::test]
-async fn a_stream_answers_itself() {
+async fn a_stream_sends_its_own_replies() {
     let replies = vec![
         doc! {"ok": 1, "n": 0},
         doc! {"ok": 1, "n": 1},

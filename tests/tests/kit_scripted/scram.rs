@@ -43,7 +43,7 @@ fn code(reply: &Document) -> i32 {
 }
 
 #[tokio::test]
-async fn a_first_message_is_answered_by_the_book() {
+async fn a_first_message_is_answered_as_specified() {
     let server = server().await;
     let mut client = BareClient::connect(&server.address()).await;
     let reply = client.run(start("SCRAM-SHA-256", "n,,n=app,r=abc")).await;
@@ -53,7 +53,7 @@ async fn a_first_message_is_answered_by_the_book() {
 }
 
 #[tokio::test]
-async fn what_does_not_belong_is_refused() {
+async fn unexpected_messages_are_refused() {
     let server = server().await;
     let mut client = BareClient::connect(&server.address()).await;
     for (mechanism, payload, expected) in [
@@ -79,7 +79,7 @@ async fn what_does_not_belong_is_refused() {
 }
 
 #[tokio::test]
-async fn a_hello_tells_a_users_mechanisms() {
+async fn a_hello_lists_the_mechanisms_of_a_user() {
     let server = server().await;
     let mut client = BareClient::connect(&server.address()).await;
     let hello = |user: &str| doc! {"hello": 1, "saslSupportedMechs": user, "$db": "admin"};
@@ -133,7 +133,7 @@ async fn attacks_in_the_first_message() {
 /// Not among them: billions of iterations, which would keep it busy for hours, and the short
 /// nonce, at which version 3.9.1 panics.
 #[tokio::test]
-async fn attacks_are_seen_through_by_the_official_crate() {
+async fn the_official_crate_detects_the_attacks() {
     let server = server().await;
     for attack in [
         ScramAttack::ForeignNonce,

@@ -35,7 +35,7 @@ fn messages(lines: &[Line]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_connection_tells_of_its_life() {
+async fn the_lifecycle_of_a_connection_is_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let server = server().await;
@@ -74,7 +74,7 @@ async fn a_connection_tells_of_its_life() {
 }
 
 #[tokio::test]
-async fn a_command_tells_how_it_began_and_ended() {
+async fn the_start_and_outcome_of_a_command_are_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let server = server().await;
@@ -133,7 +133,7 @@ async fn a_command_tells_how_it_began_and_ended() {
 }
 
 #[tokio::test]
-async fn a_sensitive_command_is_not_shown() {
+async fn a_sensitive_command_is_redacted() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let server = server().await;
@@ -212,7 +212,7 @@ async fn a_command_has_a_span_with_the_attributes_of_open_telemetry() {
 
 /// A plain pool has one host.
 #[test]
-fn hosts_that_are_not_used_are_told() {
+fn unused_hosts_are_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     for (uri, unused) in [

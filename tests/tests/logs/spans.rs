@@ -94,11 +94,11 @@ async fn commands_are_in_the_span_of_their_check_out_on_bb8() {
 }
 
 #[tokio::test]
-async fn a_check_out_that_fails_says_why_on_deadpool() {
+async fn a_failed_check_out_records_its_error_on_deadpool() {
     a_check_out_that_fails_says_why::<mongo_deadpool::Pool>().await;
 }
 
 #[tokio::test]
-async fn a_check_out_that_fails_says_why_on_bb8() {
+async fn a_failed_check_out_records_its_error_on_bb8() {
     a_check_out_that_fails_says_why::<mongo_bb8::Pool>().await;
 }

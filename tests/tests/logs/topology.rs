@@ -13,7 +13,7 @@ use crate::{Capture, Line};
 
 /// A topology without a handler, found, partly lost and closed, all on this thread.
 #[tokio::test(start_paused = true)]
-async fn the_topology_tells_what_the_specification_lists() {
+async fn the_topology_logs_the_messages_of_the_specification() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let network = SimNetwork::new(4);
@@ -94,7 +94,7 @@ async fn the_topology_tells_what_the_specification_lists() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_selection_tells_how_it_began_waited_and_ended() {
+async fn the_steps_of_a_selection_are_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let network = SimNetwork::new(5);
@@ -148,7 +148,7 @@ async fn a_selection_tells_how_it_began_waited_and_ended() {
 
 /// Without a handler events are made up for the log alone.
 #[tokio::test(start_paused = true)]
-async fn it_needs_no_handler() {
+async fn logging_needs_no_event_handler() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let options = ClientOptions::parse("mongodb://h/?loadBalanced=true").expect("options");

@@ -12,7 +12,7 @@ const SEEDS: u64 = 25;
 const POOL_SEEDS: u64 = 6;
 
 #[test]
-fn nothing_that_goes_wrong_breaks_an_invariant() {
+fn no_fault_breaks_an_invariant() {
     let mut faults = 0;
     for seed in 0..SEEDS {
         match seed::run(seed) {
@@ -28,7 +28,7 @@ fn nothing_that_goes_wrong_breaks_an_invariant() {
 }
 
 #[test]
-fn nothing_that_goes_wrong_breaks_an_invariant_of_pools() {
+fn no_fault_breaks_an_invariant_of_pools() {
     let mut faults = 0;
     for seed in 0..POOL_SEEDS {
         match seed::run_pools(seed) {

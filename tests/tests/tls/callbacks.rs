@@ -147,7 +147,7 @@ async fn a_session_store_that_panics_ends_no_monitor() {
 }
 
 #[tokio::test]
-async fn a_client_of_one_task_names_the_panic_of_a_session_store() {
+async fn a_single_client_names_the_panic_of_a_session_store() {
     let scene = scene(1).await;
     let builder = OnDemandTopology::builder(scene.options).tls(scene.tls);
     let mut client = builder.build_client().expect("a client");

@@ -46,7 +46,7 @@ async fn names_and_addresses_are_verified() {
 /// Where a certificate says that revocation is to be looked up, and that an answer is to be stapled,
 /// which it is not: neither is looked at, as `Tls` says.
 #[tokio::test]
-async fn revocation_is_not_looked_at() {
+async fn revocation_is_not_checked() {
     let authority = Authority::new();
     let options = trusting(&authority);
     for more in [
@@ -108,7 +108,7 @@ async fn tls_on_one_side_alone_is_an_error() {
 }
 
 #[tokio::test]
-async fn both_versions_are_spoken() {
+async fn both_tls_versions_are_supported() {
     let authority = Authority::new();
     for version in [&version::TLS12, &version::TLS13] {
         let server = server(ServerTls::new(authority.server()).version(version)).await;
@@ -120,7 +120,7 @@ async fn both_versions_are_spoken() {
 
 /// Each option with what it does when true, and nothing when false.
 #[tokio::test]
-async fn options_relax_when_true_and_only_then() {
+async fn options_relax_only_when_true() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let unknown = CertificateProblem::UnknownIssuer;
     let names = "tlsAllowInvalidHostnames";
@@ -158,7 +158,7 @@ async fn options_relax_when_true_and_only_then() {
 
 /// Any host is not any issuer.
 #[tokio::test]
-async fn a_wrong_issuer_is_refused_whatever_the_host() {
+async fn allow_invalid_hostnames_does_not_allow_a_wrong_issuer() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let server = server(ServerTls::new(stranger.server())).await;
     let options = format!("{}&tlsAllowInvalidHostnames=true", trusting(&authority));
@@ -170,7 +170,7 @@ async fn a_wrong_issuer_is_refused_whatever_the_host() {
 
 /// The system's roots are not those of the test.
 #[tokio::test]
-async fn without_an_authority_file_the_system_is_asked() {
+async fn without_an_authority_file_the_system_roots_are_used() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     match connect(&uri(&server, "localhost", "")).await {
@@ -198,7 +198,7 @@ fn in_memory(authority: &Authority) -> Tls {
 }
 
 #[tokio::test]
-async fn a_configuration_of_ones_own_needs_no_files() {
+async fn a_custom_configuration_needs_no_files() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     let options = ClientOptions::parse(&uri(&server, "localhost", "")).expect("options");
@@ -216,7 +216,7 @@ async fn a_configuration_of_ones_own_needs_no_files() {
 
 /// What would have no effect is refused.
 #[tokio::test]
-async fn a_configuration_of_ones_own_goes_with_no_other_option() {
+async fn a_custom_configuration_excludes_other_options() {
     for option in ["tls=false", "", "tlsCAFile=x", "tlsInsecure=true"] {
         let options = ClientOptions::parse(&format!("mongodb://h/?{option}")).expect("options");
         let factory = ConnectionFactory::builder(options).tls(in_memory(&Authority::new()));
@@ -246,7 +246,7 @@ async fn sessions_are_resumed() {
 
 /// As `openssl req -x509` makes them: of an authority, and its own.
 #[tokio::test]
-async fn a_certificate_that_stands_in_the_ca_file_is_its_own_anchor() {
+async fn a_certificate_in_the_ca_file_is_its_own_trust_anchor() {
     let authority = Authority::new();
     let of_authority = |params: &mut CertificateParams| {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -356,7 +356,7 @@ async fn a_renewed_certificate_of_the_client_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_is_called_closed_by_the_server() {
+async fn a_cut_connection_is_reported_as_closed_by_the_server() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     let uri = uri(&server, "localhost", &trusting(&authority));

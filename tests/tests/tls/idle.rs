@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::{connect, factory, ping, server, trusting, uri};
 
 #[tokio::test]
-async fn the_servers_end_is_seen() {
+async fn a_close_notify_of_the_server_closes_the_idle_connection() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     let uri = uri(&server, "localhost", &trusting(&authority));
@@ -44,7 +44,7 @@ async fn the_servers_end_is_seen() {
 
 /// The client's runtime has no turn between what the server does and the check.
 #[tokio::test]
-async fn what_the_reactor_has_not_seen_is_seen_through_tls() {
+async fn an_idle_check_reads_through_tls_before_the_reactor() {
     let authority = Arc::new(Authority::new());
     let (started, start) = oneshot::channel();
     let (_ends, end) = oneshot::channel::<()>();
@@ -84,7 +84,7 @@ async fn what_the_reactor_has_not_seen_is_seen_through_tls() {
 
 /// A server can tell the end of a connection from a wire that was cut.
 #[tokio::test]
-async fn the_clients_end_is_told() {
+async fn closing_sends_close_notify() {
     let authority = Authority::new();
     let server = ScriptedServer::start().await;
     let acceptor = TlsAcceptor::from(ServerTls::new(authority.server()).config());
@@ -159,7 +159,7 @@ async fn front(
 }
 
 #[tokio::test]
-async fn what_tls_says_to_itself_is_no_byte_to_read() {
+async fn tls_messages_do_not_break_an_idle_connection() {
     let authority = Authority::new();
     let server = ScriptedServer::start().await;
     let (port, orders) = front(&authority, &server).await;

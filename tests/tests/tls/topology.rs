@@ -58,7 +58,7 @@ async fn failed_heartbeat(uri: &str, connector: Option<Arc<dyn Connector>>) -> E
 }
 
 #[tokio::test]
-async fn a_monitor_tells_a_wrong_certificate() {
+async fn a_monitor_reports_a_wrong_certificate() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let server = server(ServerTls::new(stranger.server())).await;
     let uri = uri(&server, "localhost", &trusting(&authority));
@@ -73,7 +73,7 @@ async fn a_monitor_tells_a_wrong_certificate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_waits_for_tls_no_longer_than_for_a_connection() {
+async fn the_connect_timeout_of_a_monitor_covers_tls() {
     let authority = Authority::new();
     let silent = ScriptedServer::builder()
         .rule(Matcher::accept().then(Action::Hang))
@@ -104,7 +104,7 @@ impl Connector for Plain {
 }
 
 #[tokio::test]
-async fn tls_goes_on_top_of_a_connector_of_ones_own() {
+async fn tls_runs_on_top_of_a_custom_connector() {
     let authority = Authority::new();
     let server = ScriptedServer::builder().record_bytes().start().await;
     let uri = uri(&server, "localhost", &trusting(&authority));

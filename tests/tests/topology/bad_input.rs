@@ -56,7 +56,7 @@ async fn wrong_types_in_a_hello() {
 }
 
 #[tokio::test]
-async fn a_field_that_only_informs_is_absent_where_it_has_a_wrong_type() {
+async fn an_informative_field_of_a_wrong_type_is_ignored() {
     let secondary = |server: &ServerDescription| server.server_type == ServerType::RsSecondary;
     for (field, value) in [
         ("tags", Bson::from(true)),
@@ -104,7 +104,7 @@ async fn one_tag_twenty_thousand_times() {
 }
 
 #[tokio::test]
-async fn a_reply_that_is_announced_with_48_mb() {
+async fn a_reply_with_an_announced_length_of_48_mb() {
     let mut header = 48_000_000_i32.to_le_bytes().to_vec();
     header.extend([1, 0, 0, 0, 1, 0, 0, 0]);
     header.extend(2013_i32.to_le_bytes());
@@ -125,7 +125,7 @@ async fn ok_zero() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_none_and_bytes_that_are_no_message() {
+async fn invalid_documents_and_invalid_messages() {
     let body = Action::Body(vec![12, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     one_bad_member(body, unknown_with("")).await;
     one_bad_member(Action::Raw(vec![0xFF; 64]), unknown_with("16 bytes")).await;
@@ -133,7 +133,7 @@ async fn a_document_that_is_none_and_bytes_that_are_no_message() {
 
 /// The one case that the specification makes everybody's: no operation may run.
 #[tokio::test]
-async fn wire_versions_out_of_range_are_told_at_once() {
+async fn incompatible_wire_versions_fail_at_once() {
     let set = Deployment::replica_set("rs").members(3).start().await;
     set.upgrade(2, 1000, 1001);
     let watched = Watched::connect(&set.uri());
@@ -151,7 +151,7 @@ async fn wire_versions_out_of_range_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_channel_tells_every_event_or_how_many_were_missed() {
+async fn a_channel_yields_every_event_or_the_number_missed() {
     let set = Deployment::replica_set("rs").members(1).start().await;
     let options = ClientOptions::parse(&set.uri()).expect("a URI");
     let (builder, mut all) = Topology::builder(options.clone()).event_channel(1000);

@@ -79,7 +79,7 @@ async fn sessions_20_monitors_do_not_gossip() {
 }
 
 #[tokio::test]
-async fn a_newer_time_publishes_no_snapshot() {
+async fn a_newer_cluster_time_publishes_no_snapshot() {
     let set = Deployment::replica_set("rs").members(1).start().await;
     let watched = Watched::connect(&set.uri());
     watched.writable().await.expect("a primary");

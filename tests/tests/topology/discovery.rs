@@ -19,7 +19,7 @@ async fn none_open(set: &Deployment) {
 }
 
 #[tokio::test]
-async fn a_replica_set_is_found_whole_from_one_seed() {
+async fn a_replica_set_is_discovered_from_one_seed() {
     let set = Deployment::replica_set("rs")
         .members(3)
         .member(MemberSpec::new(MemberKind::Arbiter))
@@ -138,7 +138,7 @@ async fn an_error_says_what_failed_on_each_server() {
 }
 
 #[tokio::test]
-async fn it_can_be_disconnected_and_connected_again() {
+async fn a_topology_can_be_disconnected_and_connected_again() {
     let set = Deployment::replica_set("rs").members(3).start().await;
     let watched = Watched::connect(&set.uri());
     watched.writable().await.expect("a primary");
@@ -160,7 +160,7 @@ async fn it_can_be_disconnected_and_connected_again() {
 }
 
 #[tokio::test]
-async fn closing_answers_who_waits() {
+async fn a_close_fails_waiting_selections() {
     let set = Deployment::replica_set("rs")
         .members(1)
         .without_primary()
@@ -185,7 +185,7 @@ async fn closing_answers_who_waits() {
 }
 
 #[tokio::test]
-async fn the_last_handle_takes_everything_with_it() {
+async fn dropping_the_last_handle_closes_all_connections() {
     let set = Deployment::replica_set("rs").members(3).start().await;
     let watched = Watched::connect(&set.uri());
     watched.writable().await.expect("a primary");

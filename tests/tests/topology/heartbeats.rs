@@ -56,7 +56,7 @@ fn ends_with_the_topology(events: &[SdamEvent]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_cut_short_by_a_close_has_failed() {
+async fn a_check_interrupted_by_a_close_fails() {
     let (_set, watched) = watched(3).await;
     watched.topology.close().await;
     all_have_ended(&watched.events());
@@ -69,7 +69,7 @@ async fn a_check_that_is_cut_short_by_a_close_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_cut_short_by_a_disconnect_has_failed() {
+async fn a_check_interrupted_by_a_disconnect_fails() {
     let (_set, watched) = watched(2).await;
     for _ in 0..3 {
         watched.topology.disconnect().await;
@@ -87,7 +87,7 @@ async fn a_check_that_is_cut_short_by_a_disconnect_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_cut_short_as_its_server_leaves_has_failed() {
+async fn a_check_interrupted_by_the_removal_of_its_server_fails() {
     let (set, watched) = watched(3).await;
     set.remove(2);
     watched
@@ -127,7 +127,7 @@ async fn started_with(rule: impl FnOnce(Matcher) -> Rule) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_answers_awaitable_hellos_at_once_is_asked_at_a_pace() {
+async fn checks_of_a_server_that_answers_awaitable_hellos_at_once_are_paced() {
     let network = SimNetwork::new(24);
     let set = Deployment::replica_set("rs").members(1).network(&network);
     let mut hello = set.start().await.hello(0);
@@ -138,7 +138,7 @@ async fn a_server_that_answers_awaitable_hellos_at_once_is_asked_at_a_pace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
+async fn connections_to_a_server_that_closes_after_its_hello_are_paced() {
     // Each connection has two heartbeats: its first hello, and the one that fails.
     let started = started_with(Matcher::drop_connection).await;
     assert!((30..=44).contains(&started), "{started} in 10 s");
@@ -177,7 +177,7 @@ async fn hellos_of_a_ring(members: usize) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn servers_that_remove_and_add_each_other_are_checked_at_a_pace() {
+async fn checks_of_servers_that_remove_and_add_each_other_are_paced() {
     for members in [2, 3] {
         let hellos = hellos_of_a_ring(members).await;
         let at_a_pace = |hellos: &u64| (1..=22).contains(hellos);

@@ -3,9 +3,9 @@
 mod bad_input;
 mod cluster_time;
 mod discovery;
-mod drivers;
 mod heartbeats;
 mod load_balanced;
+mod missing_drivers;
 mod monitoring;
 mod on_demand;
 mod panics;

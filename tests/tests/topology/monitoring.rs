@@ -69,7 +69,7 @@ async fn rtt_1_is_measured_while_streaming() {
 
 /// Server monitoring, heartbeat tests 1: the started event comes before the socket is opened.
 #[tokio::test]
-async fn heartbeat_1_is_told_of_before_the_socket_opens() {
+async fn heartbeat_1_is_reported_before_the_socket_opens() {
     let server = ScriptedServer::builder()
         .rule(Matcher::hello().drop_connection())
         .start()

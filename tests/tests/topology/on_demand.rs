@@ -56,7 +56,7 @@ async fn ping(client: &mut SingleClient) -> Result<String, Error> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_set_is_found_from_one_seed_by_one_scan() {
+async fn a_set_is_discovered_from_one_seed_by_one_scan() {
     let network = SimNetwork::new(1);
     let set = Deployment::replica_set("rs")
         .members(3)
@@ -81,7 +81,7 @@ async fn a_set_is_found_from_one_seed_by_one_scan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_spawned() {
+async fn no_task_is_spawned() {
     let network = SimNetwork::new(2);
     let set = three(&network).await;
     // The kit's servers begin a task for each connection: after this there are no new ones.
@@ -103,7 +103,7 @@ async fn nothing_is_spawned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_serves_for_sixty_seconds() {
+async fn a_scan_is_valid_for_sixty_seconds() {
     let network = SimNetwork::new(3);
     let set = three(&network).await;
     let mut topology = over(&set.uri(), &network).build().expect("a topology");
@@ -134,7 +134,7 @@ async fn a_step_down_is_followed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recovering_server_makes_no_scan() {
+async fn a_recovering_server_triggers_no_scan() {
     let network = SimNetwork::new(5);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);
@@ -155,7 +155,7 @@ async fn a_recovering_server_makes_no_scan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_connection_authenticates_once_and_when_it_is_used() {
+async fn each_connection_authenticates_once_at_its_first_use() {
     let network = SimNetwork::new(11);
     let set = Deployment::replica_set("rs")
         .members(2)
@@ -233,7 +233,7 @@ async fn a_selection_dropped_in_a_scan_leaves_no_socket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_refused_for_overload_changes_nothing() {
+async fn a_check_refused_for_overload_changes_nothing() {
     let network = SimNetwork::new(15);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);
@@ -249,7 +249,7 @@ async fn a_check_that_is_refused_for_overload_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_concern_error_is_heeded_and_its_reply_given() {
+async fn a_write_concern_error_updates_the_topology_and_returns_the_reply() {
     let network = SimNetwork::new(16);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);
@@ -270,7 +270,7 @@ async fn a_write_concern_error_is_heeded_and_its_reply_given() {
 }
 
 #[test]
-fn over_tcp_no_task_ever_lives_in_the_clients_runtime() {
+fn over_tcp_no_task_lives_in_the_runtime_of_the_client() {
     let (ready, uri) = std::sync::mpsc::channel();
     let (done, end) = tokio::sync::oneshot::channel::<()>();
     let servers = std::thread::spawn(move || {

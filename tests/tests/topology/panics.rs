@@ -167,7 +167,7 @@ impl DnsResolver for Dns {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resolver_that_panics_is_asked_again() {
+async fn a_lookup_is_repeated_after_its_resolver_panicked() {
     let (srv, txt) = (Fuse::at(&[1, 4, 6]), Fuse::at(&[2]));
     let resolver = Dns {
         srv: srv.clone(),

@@ -28,7 +28,7 @@ async fn write(watched: &Watched, id: i32) -> Document {
 }
 
 #[tokio::test]
-async fn a_played_election_is_followed_at_once_and_written_through() {
+async fn writes_follow_a_played_election_at_once() {
     let set = before_a_real_server(Deployment::replica_set("rs").members(3)).await;
     // Polling at this rate would not see it within the test's limit.
     let uri = format!("{}&heartbeatFrequencyMS=600000", set.uri());

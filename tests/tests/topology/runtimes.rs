@@ -82,7 +82,7 @@ fn tasks() -> usize {
 }
 
 #[test]
-fn a_selection_that_waits_starts_the_monitors_again() {
+fn a_selection_that_waits_restarts_the_monitors() {
     let world = Elsewhere::of(2);
     let topology = world.topology();
     on_a_runtime(async {
@@ -107,7 +107,7 @@ fn a_selection_that_waits_starts_the_monitors_again() {
 }
 
 #[test]
-fn connect_starts_the_monitors_again() {
+fn connect_restarts_the_monitors() {
     let world = Elsewhere::of(2);
     let topology = world.topology();
     for elected in [0, 1, 0] {
@@ -179,7 +179,7 @@ fn monitors_live_on_the_named_runtime_as_long_as_it_runs() {
 }
 
 #[test]
-fn checks_that_a_runtime_takes_along_have_failed() {
+fn checks_that_end_with_their_runtime_have_failed() {
     let world = Elsewhere::of(2);
     let events = Arc::new(Mutex::new(Vec::new()));
     let kept = events.clone();
@@ -266,7 +266,7 @@ impl DnsResolver for SlowDns {
 }
 
 #[test]
-fn a_lookup_that_a_runtime_takes_along_is_begun_again() {
+fn a_lookup_that_ends_with_its_runtime_is_repeated() {
     let uri = "mongodb+srv://db.test.example.com/?tls=false&serverSelectionTimeoutMS=100";
     let options = ClientOptions::parse(uri).expect("a connection string");
     let dns = Arc::new(SlowDns {

@@ -300,7 +300,7 @@ async fn polling_12_new_ones_are_chosen_up_to_the_maximum() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polling_13_a_service_name_of_ones_own() {
+async fn polling_13_a_custom_service_name() {
     let name = "_customname._tcp.test22.test.build.10gen.cc";
     let dns = Dns::of(name, &[27017, 27018], None);
     let uri = "mongodb+srv://test22.test.build.10gen.cc/?tls=false&srvServiceName=customname";
@@ -310,7 +310,7 @@ async fn polling_13_a_service_name_of_ones_own() {
 
 /// A replica set tells of its members itself.
 #[tokio::test(start_paused = true)]
-async fn a_replica_set_is_not_polled_for() {
+async fn records_of_a_replica_set_are_not_polled() {
     let network = SimNetwork::new(9);
     let set = Deployment::replica_set("rs")
         .members(2)
@@ -333,7 +333,7 @@ async fn a_replica_set_is_not_polled_for() {
 /// A selection is told as soon as a lookup fails, not when its time is over; and DNS is asked
 /// again for the next one.
 #[tokio::test(start_paused = true)]
-async fn a_first_lookup_that_fails_is_told_and_repeated() {
+async fn a_failed_first_lookup_fails_selections_and_is_repeated() {
     let dns = Dns::new(&[27017, 27018]);
     dns.set(Zone::Fails);
     let routers = Routers::start(TEST1, &dns).await;
@@ -361,7 +361,7 @@ async fn a_first_lookup_that_fails_is_told_and_repeated() {
 
 /// Nobody asks: the lookup is repeated at the heartbeat frequency.
 #[tokio::test(start_paused = true)]
-async fn a_first_lookup_is_repeated_without_being_asked() {
+async fn a_failed_first_lookup_is_repeated_without_a_selection() {
     let dns = Dns::new(&[27017]);
     dns.set(Zone::Fails);
     let routers = Routers::start(TEST1, &dns).await;
@@ -376,7 +376,7 @@ async fn a_first_lookup_is_repeated_without_being_asked() {
 
 /// DNS says nothing: the deadline holds, and names the wait.
 #[tokio::test(start_paused = true)]
-async fn a_silent_name_server_holds_nobody_past_the_deadline() {
+async fn a_selection_does_not_wait_for_dns_past_its_deadline() {
     let dns = Dns::new(&[27017]);
     dns.set(Zone::Silent);
     let routers = Routers::start(TEST1, &dns).await;
@@ -398,7 +398,7 @@ async fn a_silent_name_server_holds_nobody_past_the_deadline() {
 
 /// Disconnected and connected again, the records are looked up anew.
 #[tokio::test(start_paused = true)]
-async fn connected_again_it_asks_again() {
+async fn a_reconnected_topology_looks_records_up_again() {
     let dns = Dns::new(&[27017, 27018]);
     let routers = Routers::start(TEST1, &dns).await;
     routers.select().await.expect("a router");

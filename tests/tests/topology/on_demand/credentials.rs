@@ -77,7 +77,7 @@ fn client(uri: &str, network: &SimNetwork, vault: &Arc<Vault>) -> SingleClient {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_fails_is_the_commands_error_and_no_news_of_a_server() {
+async fn a_provider_failure_fails_the_command_and_leaves_the_server_known() {
     let network = SimNetwork::new(31);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Fails);
@@ -103,7 +103,7 @@ async fn a_provider_that_fails_is_the_commands_error_and_no_news_of_a_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_hangs_is_bounded_and_no_news_of_a_server() {
+async fn a_hung_provider_times_out_and_leaves_the_server_known() {
     let network = SimNetwork::new(32);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Hangs);
@@ -127,7 +127,7 @@ async fn a_provider_that_hangs_is_bounded_and_no_news_of_a_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_credential_is_obtained_when_it_is_used() {
+async fn a_credential_is_obtained_at_its_first_use() {
     let network = SimNetwork::new(33);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Gives("one", "first"));
@@ -152,7 +152,7 @@ async fn a_credential_is_obtained_when_it_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topology_alone_never_asks_for_a_credential() {
+async fn a_topology_never_obtains_a_credential() {
     let network = SimNetwork::new(34);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Fails);
@@ -164,7 +164,7 @@ async fn a_topology_alone_never_asks_for_a_credential() {
 
 /// Neither a scan's hellos, on new connections and on authenticated ones, nor pings.
 #[tokio::test(start_paused = true)]
-async fn no_check_is_a_command_event() {
+async fn checks_publish_no_command_events() {
     let network = SimNetwork::new(35);
     let set = two_users(&network).await;
     let names = Arc::new(Mutex::new(Vec::new()));

@@ -14,7 +14,7 @@ use super::{accepted, client, hellos, over, ping, three};
 use crate::support::secondary;
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_server_is_left_alone_for_five_seconds() {
+async fn a_killed_server_is_not_checked_for_five_seconds() {
     let network = SimNetwork::new(6);
     let set = three(&network).await;
     let events = Arc::new(Mutex::new(Vec::new()));
@@ -55,7 +55,7 @@ async fn a_killed_server_is_left_alone_for_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_selection_may_try_for_its_whole_time() {
+async fn a_selection_retries_until_its_timeout() {
     let network = SimNetwork::new(7);
     let set = Deployment::replica_set("rs")
         .members(3)
@@ -83,7 +83,7 @@ async fn a_selection_may_try_for_its_whole_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frozen_server_takes_no_more_than_the_time_to_connect() {
+async fn a_frozen_server_costs_no_more_than_the_connect_timeout() {
     let network = SimNetwork::new(8);
     let set = three(&network).await;
     network.cut(&set.address(1));
@@ -111,7 +111,7 @@ async fn a_frozen_server_takes_no_more_than_the_time_to_connect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_was_idle_is_pinged() {
+async fn an_idle_connection_is_pinged() {
     let network = SimNetwork::new(9);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);

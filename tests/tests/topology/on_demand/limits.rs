@@ -57,7 +57,7 @@ async fn timeout_ms_bounds_a_scan_of_hung_servers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_scan_that_is_cut_short_finds_the_servers_that_answer() {
+async fn an_interrupted_scan_finds_the_servers_that_answer() {
     let network = SimNetwork::new(22);
     let set = three(&network).await;
     network.cut(&set.address(1));
@@ -135,7 +135,7 @@ async fn without_connect_timeout_ms_the_selection_timeout_bounds_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_without_time_marks_no_server_for_long() {
+async fn a_caller_with_a_short_timeout_marks_no_server_unknown_for_long() {
     let network = SimNetwork::new(26);
     let set = three(&network).await;
     network.set_latency(Duration::from_millis(20), Duration::from_millis(20));
