@@ -1,4 +1,4 @@
-//! `configureFailPoint: "failCommand"`, which clients' own tests use to make a server fail.
+//! `configureFailPoint: "failCommand"`, which drivers' tests use to make a server fail.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,19 +24,19 @@ struct State {
 
 #[derive(Debug)]
 struct Setting {
-    /// Hits that go by without effect.
+    /// Remaining hits without effect.
     skip: usize,
-    /// Effects that are left.
+    /// Remaining hits with effect.
     times: usize,
     commands: Vec<String>,
     app_name: Option<String>,
     actions: Vec<Action>,
-    /// The code of its error, if no labels are set for it.
+    /// The code of its error, if no labels are configured.
     unlabelled: i32,
 }
 
 impl FailPoint {
-    /// Carries `configureFailPoint` out.
+    /// Executes `configureFailPoint`.
     pub(crate) fn configure(&self, command: &Document) -> Outcome {
         let name = command.get_str("configureFailPoint").unwrap_or_default();
         if name != "failCommand" {
@@ -50,12 +50,12 @@ impl FailPoint {
         Ok(doc! {"count": state.hits})
     }
 
-    /// Tells whether it was configured since an earlier time.
+    /// Changes each time the fail point is configured.
     pub(crate) fn version(&self) -> u64 {
         self.lock().version
     }
 
-    /// What it does to a command, which counts.
+    /// Returns its actions on a command, and counts the hit.
     pub(crate) fn hit(&self, command: &Document, app_name: Option<&str>) -> Option<Vec<Action>> {
         let name = command.keys().next()?;
         let mut state = self.lock();
@@ -151,7 +151,7 @@ fn actions(data: &Document) -> Vec<Action> {
     actions
 }
 
-/// The code of the error that is made, or of the write concern's; 0 where labels are set.
+/// The code of the error or write concern error; 0 if labels are configured.
 fn unlabelled_code(data: &Document) -> i32 {
     let is_closing = data.get_bool("closeConnection").unwrap_or(false);
     if is_closing || data.contains_key("errorLabels") {
@@ -162,7 +162,7 @@ fn unlabelled_code(data: &Document) -> i32 {
     code.and_then(|code| i32::try_from(code).ok()).unwrap_or(0)
 }
 
-/// The names of the codes that clients' tests use.
+/// The names of the codes that drivers' tests use.
 fn code_name(code: i32) -> &'static str {
     match code {
         6 => "HostUnreachable",

@@ -185,7 +185,7 @@ fn an_arbiter_is_never_elected() {
     set(&[MemberKind::Arbiter]).elect(0);
 }
 
-/// Whatever happens, those who hear each other know one primary, which knows it too.
+/// After any sequence of changes, connected members agree on one primary, which agrees too.
 #[test]
 fn no_sequence_of_changes_makes_two_connected_primaries() {
     for seed in 0..200 {
