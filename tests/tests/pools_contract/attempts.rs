@@ -1,4 +1,4 @@
-//! What becomes of attempts to make a connection, and of servers that let them hang.
+//! Connection attempts that outlive their callers, hang or fail.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -29,13 +29,13 @@ on_both! {
 /// Far below `connectTimeoutMS`, which is 10 s.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Soon, and not when `connectTimeoutMS` is over.
+/// Waits until no attempt is pending, which must take far less than `connectTimeoutMS`.
 async fn nothing_is_made<B: Backend>(pools: &Pools<B>) {
     let ended = eventually("no attempt", || status_of(pools).pending == 0);
     timeout(SOON, ended).await.expect("soon");
 }
 
-/// A check-out that ends before its attempt does.
+/// A check-out that times out before its attempt ends.
 async fn expires<B: Backend>(pools: &Pools<B>) {
     let bound = Duration::from_millis(100);
     let late = pools.get_by(bound, &Criterion::write(), &[]).await;
@@ -58,7 +58,7 @@ async fn an_attempt_outlives_its_caller_and_serves_the_next<B: Backend<Config: D
     let status = status_of(&pools);
     assert_eq!((status.size, status.created), (2, 2), "{status:?}");
     drop((held, next));
-    // Without a caller it is kept.
+    // Without a waiting caller, the connection is kept.
     let all = hold(&pools, 2).await;
     server.script().add(handshake().once().then(slow.clone()));
     expires(&pools).await;
@@ -87,7 +87,7 @@ where
     drop(pools.get().await.expect("a connection"));
     let status = status_of(&pools);
     assert_eq!((status.size, status.pending), (2, 0), "{status:?}");
-    // The next caller comes before that, and adopts it at first.
+    // The next caller comes within the grace period, and adopts the attempt at first.
     let all = hold(&pools, 1).await;
     server.script().add(handshake().once().never_answer());
     expires(&pools).await;
@@ -99,7 +99,7 @@ where
     pools.close().await;
 }
 
-/// Slower than any of its callers is patient, and than the first grace period.
+/// Each handshake takes longer than any caller's timeout and the first grace period.
 async fn a_slow_server_eventually_serves_callers_with_short_timeouts<
     B: Backend<Config: Default>,
 >() {
@@ -126,7 +126,7 @@ async fn a_slow_server_eventually_serves_callers_with_short_timeouts<
     pools.close().await;
 }
 
-/// Each caller has 200 ms, and each hello takes 300 ms.
+/// Each caller has 200 ms. Each hello takes 300 ms.
 async fn callers_with_short_timeouts_are_eventually_served<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("");
@@ -162,7 +162,7 @@ async fn callers_with_short_timeouts_are_eventually_served<B: Backend<Config: De
     pools.close().await;
 }
 
-/// Check-outs that were begun and are not polled any more, as in a `select!`.
+/// Check-outs that were begun and are no longer polled, as in a `select!`.
 async fn unpolled_callers_block_no_other<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("maxConnecting=2");
@@ -190,7 +190,7 @@ async fn an_attempt_ends_when_its_pool_is_cleared<B: Backend<Config: Default>>()
     let server = sim.set.server(0);
     settled(server, 2).await;
     server.script().add(handshake().once().never_answer());
-    // Served by another, its attempt goes on for who comes next.
+    // The waiter is served by a returned connection, and its attempt continues for the next caller.
     let waiting = get_in_task(&pools);
     eventually("its attempt", || status_of(&pools).pending == 1).await;
     drop(held.pop());
@@ -217,7 +217,7 @@ async fn an_attempt_ends_when_its_pool_is_cleared<B: Backend<Config: Default>>()
     pools.close().await;
 }
 
-/// One of two members does not answer whoever wants a connection; the other is maintained as ever.
+/// One of two members answers no handshake. The pool of the other is still maintained.
 async fn a_server_whose_attempts_hang_blocks_no_other_server<B: Backend<Config: Default>>() {
     let sim = Sim::of(2).await;
     let every_second = PoolsConfig::default().with_maintenance_interval(Duration::from_secs(1));
@@ -235,7 +235,7 @@ async fn a_server_whose_attempts_hang_blocks_no_other_server<B: Backend<Config: 
     eventually("both are warm", all_ready).await;
     let silent = sim.set.server(1);
     silent.script().add(handshake().never_answer());
-    // Its idle connection is too old by then, and another is being made.
+    // By then its idle connection has expired, and another one is being made.
     sleep(Duration::from_secs(5)).await;
     drop(hold(&pools, 5).await);
     sleep(Duration::from_secs(6)).await;
@@ -249,7 +249,7 @@ async fn a_server_whose_attempts_hang_blocks_no_other_server<B: Backend<Config: 
     pools.close().await;
 }
 
-/// The cap on the connections to a server holds across its leaving and coming back.
+/// The cap on the connections to a server holds if the server leaves the topology and returns.
 async fn a_returning_server_still_counts_its_former_connections<B>()
 where
     B: Backend<Config: Default>,

@@ -1,4 +1,4 @@
-//! Check-outs, credentials, and the end.
+//! Check-outs, credentials and close.
 
 use std::sync::{Arc, OnceLock};
 
@@ -53,7 +53,7 @@ async fn a_step_down_is_followed<B: Backend<Config: Default>>() {
     let mut held = pools.get().await.expect("a connection");
     set.elect(1);
     let insert = doc! {"insert": "c", "documents": [{"x": 1}]};
-    // Until the monitors have seen it, the old primary says itself that it takes no writes.
+    // Until the monitors notice, the old primary itself refuses the write.
     let server = timeout(LIMIT, async {
         loop {
             match run(&pools, &insert).await {
@@ -190,7 +190,7 @@ async fn a_pool_created_handler_may_use_the_pools<B: Backend<Config: Default>>()
     let mut changed = pools.topology().subscribe();
     let seen = changed.wait_for(|known| known.server(&first).is_some());
     timeout(LIMIT, seen).await.expect("in time").expect("open");
-    // In a thread that may be left behind: who waits for itself there never ends.
+    // On its own thread, which is left behind if it deadlocks.
     let (done, told) = oneshot::channel();
     let asking = pools.clone();
     std::thread::spawn(move || done.send(asking.for_server(&first).is_ok()));

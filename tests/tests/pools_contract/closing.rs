@@ -1,4 +1,4 @@
-//! How it all ends.
+//! Close, and the end of pools.
 
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -49,7 +49,7 @@ async fn all_sockets_are_closed(set: &Deployment) {
     }
 }
 
-/// The answer to its check is there, and not seen yet.
+/// The reply to the connection's check has arrived, but is not read yet.
 async fn a_connection_being_checked_is_not_handed_out_of_a_closed_pool<B>()
 where
     B: Backend<Config: Default>,
@@ -63,7 +63,7 @@ where
     );
 }
 
-/// What somebody gets whose connection was being checked when its pool came to an end.
+/// The error of a caller whose connection was being checked when its pool ended.
 async fn checked_until<B>(end: impl Fn(&ServerPool<B>)) -> Error
 where
     B: Backend<Config: Default>,
@@ -97,7 +97,7 @@ async fn no_connection_or_task_outlives_a_close<B: Backend<Config: Default>>() {
     let pools = use_all::<B>(&set).await;
     pools.close().await;
     all_sockets_are_closed(&set).await;
-    // The set has a task for each connection, which have ended with them.
+    // The set has a task for each connection, which ends with it.
     eventually("no task", || {
         Handle::current().metrics().num_alive_tasks() <= before
     })
@@ -114,7 +114,7 @@ async fn no_connection_or_task_outlives_the_last_handle<B: Backend<Config: Defau
     drop(pools);
     ping(&other).await.expect("a handle is left");
     drop(other);
-    // What is in use goes on until it is given back.
+    // A connection in use stays open until it is returned.
     eventually("all but one", || set.server(0).look(|seen| seen.open) == 1).await;
     drop(held);
     all_sockets_are_closed(&set).await;
@@ -171,7 +171,7 @@ async fn a_close_interrupts_connections_after_the_close_timeout<B: Backend<Confi
     );
 }
 
-/// Closes the pools: who waits is told at once, though a connection is in use still.
+/// Closes the pools. The waiter fails at once, although a connection is still in use.
 async fn told_of_a_close<B: Backend>(
     pools: &Pools<B>,
     waiting: JoinHandle<Result<PooledConnection<B>, Error>>,
@@ -208,7 +208,7 @@ async fn a_close_fails_server_selections_at_once<B: Backend<Config: Default>>() 
     let known = || pools.topology().description();
     eventually("no primary is known", || known().primary().is_none()).await;
     let waiting = get_in_task(&pools);
-    // As long as it likes: there is nothing else to see of it.
+    // Gives the selection time to start: nothing else shows it.
     sleep(Duration::from_millis(100)).await;
     assert!(!waiting.is_finished());
     told_of_a_close(&pools, waiting, held).await;
@@ -241,7 +241,7 @@ async fn a_removed_server_closes_its_pool<B: Backend<Config: Default>>() {
         unknown.to_string().contains(&leaving.to_string()),
         "{unknown}"
     );
-    // What is in use goes on, and then ends.
+    // A connection in use stays usable, and closes when it is returned.
     held.run_command("db", &doc! {"ping": 1})
         .await
         .expect("it goes on");

@@ -1,4 +1,4 @@
-//! Ten thousand callers at once, at pools that are cold or that fail.
+//! Ten thousand concurrent callers, at pools that are cold or fail.
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ on_both! {
     a_wrong_password_fails_all_callers,
 }
 
-/// What became of the callers, and what it took.
+/// The outcomes of the callers, and the cost.
 #[derive(Debug, Default)]
 struct Outcome {
     served: usize,
     failed: usize,
     timed_out: usize,
     attempts: u64,
-    /// How many attempts there were at a time.
+    /// The most concurrent attempts.
     most_pending: usize,
     took: Duration,
 }
 
-/// All at once.
+/// Runs all check-outs concurrently.
 async fn storm<B: Backend<Config: Default>>(pools: &Pools<B>, kept: &Kept) -> Outcome {
     let (begun, before) = (Instant::now(), kept.count("ConnectionCreated"));
     let callers: Vec<_> = (0..CALLERS)
@@ -57,12 +57,12 @@ async fn storm<B: Backend<Config: Default>>(pools: &Pools<B>, kept: &Kept) -> Ou
     outcome
 }
 
-/// Whether the caller's own time was over, at whatever step.
+/// Whether the caller's timeout expired, in any phase.
 fn is_wait(error: &Error) -> bool {
     error.is_timeout() || matches!(error.kind(), ErrorKind::ServerSelection(_))
 }
 
-/// Pools to which the monitors are connected, and one connection.
+/// Pools with connected monitors and one idle connection.
 async fn warm<B: Backend<Config: Default>>(sim: &Sim, options: &str) -> (Pools<B>, Kept) {
     let kept = Kept::default();
     let builder = sim.builder::<B>(options).event_handlers(kept.handlers());
@@ -96,7 +96,7 @@ async fn few_attempts_go_to_a_server_that_resets_connections<B: Backend<Config: 
     assert_eq!(outcome.served, 0, "{outcome:?}");
     assert_eq!(outcome.failed + outcome.timed_out, CALLERS);
     assert!(outcome.most_pending <= 2, "{outcome:?}");
-    // In 10 s: pauses of half a second at a mean, after the first few.
+    // In 10 s: after the first few attempts, the mean pause is half a second.
     assert!((10..100).contains(&outcome.attempts), "{outcome:?}");
     assert!(outcome.took < Duration::from_secs(11), "{outcome:?}");
     drop(held);
@@ -127,7 +127,7 @@ async fn few_attempts_go_to_a_server_that_refuses_connections<B: Backend<Config:
     let outcome = storm(&pools, &kept).await;
     assert_eq!(outcome.failed + outcome.timed_out, CALLERS);
     assert!(outcome.most_pending <= 2, "{outcome:?}");
-    // The pool is paused: whoever looks for a server makes no attempt.
+    // The pool is paused: callers in server selection make no attempt.
     assert!(outcome.attempts <= 10, "{outcome:?}");
     assert!(outcome.took < Duration::from_secs(11), "{outcome:?}");
     sim.set.restart(0).await;

@@ -22,7 +22,7 @@ on_both! {
     a_network_failure_of_a_provider_in_a_reauthentication_does_not_mark_the_server_unknown,
 }
 
-/// A vault that the provider reaches by a network of its own.
+/// A vault that the provider reaches over its own network.
 struct Vault {
     is_down: AtomicBool,
     error: fn() -> ErrorKind,
@@ -61,7 +61,7 @@ async fn vault<B: Backend<Config: Default>>(
     (sim, vault, kept, pools)
 }
 
-/// Shows that an error is about the credential alone.
+/// Checks that an error concerns only the credential.
 fn is_of_the_vault<B: Backend>(error: &Error, pools: &Pools<B>, kept: &Kept) {
     assert!(matches!(error.kind(), ErrorKind::Credential(_)), "{error}");
     let known = pools.topology().description();

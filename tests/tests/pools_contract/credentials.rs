@@ -1,4 +1,4 @@
-//! Credentials while they are used: checked, changed, given up, and forgotten.
+//! Credentials in use: verification, rotation, logout, and unused credentials.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -192,7 +192,7 @@ async fn invalid_rotations_are_refused<B: Backend<Config: Default>>() {
     let unusable = Credential::new("", "");
     first.rotate(unusable).expect_err("no such credential");
     assert_eq!(first.get().await.expect("a connection").id(), id);
-    // Given up, a credential can't become another one, and does not take that one along.
+    // A logged-out handle can't rotate to another credential, and does not log that one out.
     second.logout().await;
     let refused = second.rotate(wrong()).expect_err("logged out");
     assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
@@ -340,7 +340,7 @@ async fn pools_of_unused_credentials_close<B: Backend<Config: Default>>() {
         sleep(Duration::from_secs(10)).await;
         ping(&second).await.expect("a ping");
     }
-    // The options' own stays, used or not.
+    // The pools of the options' own credential stay, used or not.
     let left = (
         pools_of(&own, "one"),
         pools_of(&own, "two"),
@@ -397,7 +397,7 @@ async fn a_verification_asks_the_server<B: Backend<Config: Default>>() {
             (Some(user), Some(sim.set.address(0)))
         );
     }
-    // Idle connections do not tell that the password was changed at the server.
+    // Idle connections do not show that the password was changed on the server.
     let refusal = ErrorReply::new(18, "AuthenticationFailed", "Authentication failed.");
     let refusal = Matcher::command("saslStart")
         .once()
@@ -416,7 +416,7 @@ async fn a_verification_asks_the_server<B: Backend<Config: Default>>() {
     own.close().await;
 }
 
-/// Gives whatever it was told last.
+/// Supplies the credential that was set last.
 struct Told(Mutex<Credential>);
 
 #[async_trait::async_trait]
@@ -441,7 +441,7 @@ async fn a_verification_after_a_change_of_user_takes_a_new_connection<
         pools.verify().await.expect("a good credential");
     }
     assert!(open_for(&sim, 0, "two") > 0);
-    // A bad credential of another user is told as such, too.
+    // A bad credential of another user is reported as well.
     *provider.0.lock().expect("no panic") = Credential::new("one", "bad").with_source("admin");
     sleep(Duration::from_secs(1)).await;
     for _ in 0..10 {
@@ -462,7 +462,7 @@ async fn a_verification_stays_within_max_pool_size<B: Backend<Config: Default>>(
     drop(held.split_off(1));
     sleep(Duration::from_secs(1)).await;
     *provider.0.lock().expect("no panic") = two();
-    // All slots are taken by connections of the former user, two of them idle.
+    // Connections of the former user take all slots; two of them are idle.
     for _ in 0..3 {
         let verified = timeout(LIMIT, pools.verify()).await.expect("in time");
         verified.expect("a good credential");
@@ -470,7 +470,7 @@ async fn a_verification_stays_within_max_pool_size<B: Backend<Config: Default>>(
         assert!(open <= 3, "{open} open");
     }
     assert!(echo(&mut held[0], 1).await.expect("it goes on"));
-    // With nothing free, it waits as any check-out does.
+    // Without a free slot, it waits like any check-out.
     let more = hold(&pools, 2).await;
     let verifying = pools.clone();
     let verifying = tokio::spawn(async move { verifying.verify().await });
@@ -499,7 +499,7 @@ async fn a_detached_connection_leaves_its_pool<B: Backend<Config: Default>>() {
         (1, 1, 0),
         "{status:?}"
     );
-    // A close does not wait for it, nor end it.
+    // A close neither waits for it nor closes it.
     let begun = Instant::now();
     pools.close().await;
     assert!(begun.elapsed() < Duration::from_secs(1));

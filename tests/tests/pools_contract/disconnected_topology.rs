@@ -1,4 +1,4 @@
-//! Pools over a topology that is disconnected and connected again, and waits for the end of tasks.
+//! Pools over a topology that is disconnected and connected again, and closes that wait for tasks.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ async fn disconnected<B: Backend<Config: Default>>(members: usize) -> (Sim, Topo
     (sim, topology, pools)
 }
 
-/// Runs something that has no reason to wait for long.
+/// Runs an operation that must complete soon.
 async fn soon<R>(run: impl Future<Output = Result<R, Error>>) -> R {
     let begun = Instant::now();
     let ran = run.await.expect("the topology is connected again");
@@ -88,7 +88,7 @@ async fn connect_connects_the_topology_again<B: Backend<Config: Default>>() {
     let (sim, topology, pools) = disconnected::<B>(3).await;
     pools.connect().expect("connected");
     known_primary(&pools, &sim.set.address(0).parse().expect("an address")).await;
-    // What goes on in the background does not connect it.
+    // Background tasks do not connect it.
     topology.disconnect().await;
     sleep(Duration::from_secs(60)).await;
     assert!(topology.description().servers().is_empty());
@@ -149,7 +149,7 @@ async fn a_held_connection_refuses_writes_once_another_server_is_primary<
     pools.connect().expect("connected");
     known_primary(&pools, &sim.set.address(1).parse().expect("an address")).await;
     refused(&mut held[0]).await;
-    // It may become the primary again.
+    // The server may become the primary again.
     sim.set.elect(0);
     known_primary(&pools, &sim.set.address(0).parse().expect("an address")).await;
     insert(&mut held[0]).await.expect("the primary");
@@ -193,7 +193,7 @@ fn every_close_waits_for_all_tasks<B: Backend<Config: Default>>() {
         pools
     };
     on_a_runtime(async {
-        // After one that was dropped half-way.
+        // After a close that was dropped.
         let pools = in_use().await;
         {
             let mut closing = pin!(pools.close());
@@ -202,7 +202,7 @@ fn every_close_waits_for_all_tasks<B: Backend<Config: Default>>() {
         }
         timeout(LIMIT, pools.close()).await.expect("in time");
         assert_eq!(tasks(), 0);
-        // At the same time.
+        // Concurrently.
         let pools = in_use().await;
         let close = async || {
             pools.close().await;

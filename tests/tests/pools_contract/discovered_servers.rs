@@ -1,4 +1,4 @@
-//! Pools of servers that were found: they are there before anything is checked out.
+//! Discovered servers have pools before the first check-out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,11 +45,11 @@ async fn min_pool_size_is_kept_without_any_check_out<B: Backend<Config: Default>
         .build()
         .expect("pools");
     pools.connect().expect("connected");
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, 0..3)
     })
     .await;
-    // By its pool, in order, and nothing is checked out.
+    // For each pool, in order, without a check-out.
     let mut by_server: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for event in kept.events() {
         let (address, name) = match event {
@@ -82,7 +82,7 @@ async fn servers_of_a_connected_topology_have_pools<B: Backend<Config: Default>>
     let pools = sim.builder::<B>("minPoolSize=2").topology(topology.clone());
     let pools = pools.build().expect("pools");
     pools.connect().expect("connected");
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, 0..2)
     })
     .await;
@@ -94,13 +94,13 @@ async fn a_server_discovered_later_has_a_pool<B: Backend<Config: Default>>() {
     let mut sim = Sim::of(1).await;
     let pools = sim.pools::<B>("minPoolSize=2");
     pools.connect().expect("connected");
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, 0..1)
     })
     .await;
     sim.set.add(MemberSpec::new(MemberKind::Arbiter)).await;
     let added = sim.set.add(MemberSpec::default()).await;
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, [0, added])
     })
     .await;
@@ -120,14 +120,14 @@ async fn only_the_credential_of_the_options_has_pools_before_its_first_use<
         .expect("pools");
     let _other = pools.with_credential(two()).expect("a handle");
     pools.connect().expect("connected");
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, 0..1)
     })
     .await;
     sleep(Duration::from_secs(60)).await;
     let users: Vec<_> = pools.status().into_iter().map(|pool| pool.user).collect();
     assert_eq!(users, [Some("one".into())]);
-    // After a logout there is nobody whose they would be.
+    // After a logout no credential is left to have pools.
     pools.logout().await;
     sleep(Duration::from_secs(60)).await;
     assert_eq!(pools.status(), []);
@@ -152,7 +152,7 @@ async fn a_pool_closed_alone_is_replaced_at_the_next_check_out<B: Backend<Config
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("minPoolSize=2");
     pools.connect().expect("connected");
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, 0..1)
     })
     .await;
@@ -162,7 +162,7 @@ async fn a_pool_closed_alone_is_replaced_at_the_next_check_out<B: Backend<Config
     let states: Vec<_> = pools.status().into_iter().map(|pool| pool.state).collect();
     assert_eq!(states, [PoolState::Closed]);
     drop(pools.get().await.expect("a connection"));
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, 0..1)
     })
     .await;

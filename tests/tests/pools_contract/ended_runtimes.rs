@@ -1,4 +1,4 @@
-//! Connections of a runtime that has ended, or that nothing drives.
+//! Connections of a runtime that has ended or is not driven.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn pool<B: Backend<Config: Default>>() -> (ScriptedServer, ServerPool<B>, 
     (server, pool, kept)
 }
 
-/// So many connections that were opened on a runtime of their own, and that runtime.
+/// Opens `count` connections on a runtime of their own. Returns both.
 async fn hold_elsewhere<B: Backend>(
     pool: &ServerPool<B>,
     count: usize,
@@ -48,7 +48,7 @@ async fn hold_elsewhere<B: Backend>(
                 let got = pool.get(Deadline::after(LIMIT)).await;
                 held.push(got.expect("a connection"));
             }
-            // Some are as good as new, some were used.
+            // Half of them were used.
             for connection in held.iter_mut().step_by(2) {
                 ping(connection).await.expect("a reply");
             }
@@ -84,7 +84,7 @@ async fn idle_connections_of_an_ended_runtime_are_closed_at_their_check<
             .expect("a reply");
     }
     assert_eq!(kept.count("PoolCleared"), 0);
-    // One is as good as another: the first check-out closes all that have no runtime.
+    // The first check-out closes all connections of ended runtimes.
     let status = pool.status();
     assert_eq!((status.size, status.created), (1, 6), "{status:?}");
     drop(pool);

@@ -1,4 +1,4 @@
-//! What errors, logs and guards say and offer to an embedder, on both backends.
+//! Texts of errors and logs, and conversions of guards, on both backends.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -27,7 +27,7 @@ mod plain {
             mod $module {
                 use super::*;
 
-                /// A plain pool named nothing.
+                /// The error of a plain pool used to name no cause.
                 #[tokio::test]
                 async fn a_full_pool_says_how_many_connections_are_in_use() {
                     let server = mongo_testkit::ScriptedServer::start().await;
@@ -113,7 +113,7 @@ async fn a_hostile_message_is_bounded_and_printable<B: Backend<Config: Default>>
     assert!(command.reply.as_bytes().len() <= 64 * 1024);
 }
 
-/// As `{:#}` of the usual crates for errors prints it.
+/// The chain as common error crates print it with `{:#}`.
 async fn a_chain_of_causes_repeats_no_text<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let options = "maxPoolSize=1&waitQueueTimeoutMS=100&serverSelectionTimeoutMS=100";

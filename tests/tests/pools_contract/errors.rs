@@ -1,5 +1,4 @@
-//! What goes wrong is told in the same words by both backends: its kind, the wait, the server, the
-//! user, labels, causes, and when.
+//! Both backends report the same error: kind, wait, server, user, labels, causes and time.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -18,20 +17,20 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{OverSim, Sim, builder, eventually, handshake, hold, ping, settled};
 
-/// Who provokes an error, and what it is to be like.
+/// The expected error.
 struct Row {
     kind: &'static str,
     wait: Option<Wait>,
-    /// What its cause says, if it has one.
+    /// The text of its cause, if it has one.
     cause: Option<&'static str>,
     labels: &'static [&'static str],
     names_server: bool,
     names_user: bool,
-    /// After how many milliseconds it comes: at least, and at most.
+    /// The least and the most milliseconds until it is returned.
     after: (u64, u64),
 }
 
-/// Told at once, with server and user.
+/// An error that is returned at once, with server and user.
 const AT_ONCE: Row = Row {
     kind: "",
     wait: None,
@@ -42,7 +41,7 @@ const AT_ONCE: Row = Row {
     after: (0, 50),
 };
 
-/// A time-out, with server and user.
+/// A timeout, with server and user.
 const fn late(wait: Wait, after: u64) -> Row {
     Row {
         kind: "Timeout",
@@ -103,7 +102,7 @@ struct Scene<B: Backend> {
 }
 
 impl<B: Backend<Config: Default>> Scene<B> {
-    /// Once the monitors are connected, and nothing else.
+    /// A scene with connected monitors and no other connection.
     async fn new(options: &str) -> Self {
         let sim = Sim::of(2).await;
         let faults = Arc::new(Faults {
@@ -124,7 +123,7 @@ impl<B: Backend<Config: Default>> Scene<B> {
     }
 }
 
-/// The network in memory, but for the next connection.
+/// The network in memory, with a fault for the next connection.
 struct Faults {
     network: OverSim,
     next: Mutex<Option<Fault>>,
@@ -162,7 +161,7 @@ impl CredentialProvider for NoCredential {
     }
 }
 
-/// The error, and when it came.
+/// The error, and the time until it was returned.
 async fn timed<T>(failing: impl Future<Output = Result<T, Error>>) -> (Error, Duration) {
     let begun = Instant::now();
     match failing.await {
@@ -171,7 +170,7 @@ async fn timed<T>(failing: impl Future<Output = Result<T, Error>>) -> (Error, Du
     }
 }
 
-/// A test of each row, whose error the function of the same name provokes.
+/// Makes a test for each row. The function of the same name provokes the error.
 macro_rules! told_alike {
     ($($name:ident: $row:expr;)*) => {
         $(
@@ -318,7 +317,7 @@ mod provoke {
         timed(scene.pools.get()).await
     }
 
-    /// The error of a command that is answered like this.
+    /// The error of a `find` with this rule.
     async fn of_find<B: Backend<Config: Default>>(rule: Rule) -> (Error, Duration) {
         let scene = Scene::<B>::new("").await;
         let mut held = scene.pools.get().await.expect("a connection");

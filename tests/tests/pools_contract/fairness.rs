@@ -1,4 +1,4 @@
-//! Callers that are not polled, warm-ups at a full cap, and attempts that hang: what others wait for.
+//! Unpolled callers, warm-ups at a full cap, and hung attempts do not delay other callers.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn a_check_out_that_makes_a_connection_starts_the_monitors_again<B: Backend<Conf
         known_primary(&pools, &world.address(0)).await;
     });
     on_a_runtime(async {
-        // Its only connection was the other runtime's: it makes one.
+        // The only connection was of the other runtime: a new one is made.
         drop(pools.get().await.expect("a connection"));
         world.set.elect(1);
         known_primary(&pools, &world.address(1)).await;
@@ -48,7 +48,7 @@ fn a_check_out_that_makes_a_connection_starts_the_monitors_again<B: Backend<Conf
     });
 }
 
-/// The monitors are alive.
+/// The monitors keep running.
 fn a_check_out_that_makes_a_connection_starts_the_maintenance_again<B: Backend<Config: Default>>() {
     let world = Elsewhere::of(1);
     let uri = format!("{}&maxIdleTimeMS=300", world.set.uri());
@@ -91,7 +91,7 @@ async fn tenants<B: Backend<Config: Default>>(
     (tenants, handles.collect(), kept)
 }
 
-/// How long a check-out takes, which has 8 s.
+/// The time that a check-out takes, limited to 8 s.
 async fn time_to_get<B: Backend<Config: Default>>(pools: &Pools<B>) -> Duration {
     let begun = Instant::now();
     let got = timeout(Duration::from_secs(8), pools.get()).await;
@@ -106,10 +106,10 @@ async fn a_connection_assigned_to_an_unpolled_waiter_makes_room<B: Backend<Confi
     let mut held = hold(&pools[0], 2).await;
     let mut waits = Box::pin(pools[0].get());
     begin(waits.as_mut()).await;
-    // Goes to the waiter, which is not polled.
+    // This one is assigned to the unpolled waiter.
     drop(held.remove(0));
     sleep(Duration::from_millis(50)).await;
-    // Is idle.
+    // This one becomes idle.
     drop(held.remove(0));
     sleep(Duration::from_millis(50)).await;
     let took = time_to_get(&pools[1]).await;
@@ -173,7 +173,8 @@ async fn two_warm_ups_over_the_cap_do_not_make_connections_endlessly<
     assert!(created < 50, "{created}: {one:?} {two:?}");
 }
 
-/// Two handshakes hang, of callers that leave; a caller between them has patience.
+/// The handshakes of two callers hang, and the callers are cancelled. A patient caller between them
+/// waits.
 async fn a_waiter_abandons_every_adopted_attempt_after_its_grace_period<
     B: Backend<Config: Default>,
 >() {
@@ -188,11 +189,11 @@ async fn a_waiter_abandons_every_adopted_attempt_after_its_grace_period<
     sleep(Duration::from_millis(100)).await;
     impatient.abort();
     sleep(Duration::from_millis(100)).await;
-    // Adopts the first attempt.
+    // The patient caller adopts the first attempt.
     let begun = Instant::now();
     let patient = get_in_task(&pools);
     sleep(Duration::from_millis(300)).await;
-    // The second attempt.
+    // The second attempt hangs.
     let impatient = get_in_task(&pools);
     sleep(Duration::from_millis(100)).await;
     impatient.abort();
@@ -207,7 +208,7 @@ async fn a_waiter_abandons_every_adopted_attempt_after_its_grace_period<
     pools.close().await;
 }
 
-/// The same, where the second attempt fails.
+/// As above, but the second attempt fails.
 async fn a_waiter_does_not_fail_with_an_adopted_attempt<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let manager = ManagerConfig::default();
@@ -240,7 +241,7 @@ async fn a_waiter_does_not_fail_with_an_adopted_attempt<B: Backend<Config: Defau
     drop(held);
 }
 
-/// A stream whose destructor panics, once it is armed.
+/// A stream that panics when it is dropped, once it is armed.
 struct Bomb {
     stream: Box<dyn mongo_core::net::AsyncStream>,
     is_armed: std::sync::Arc<std::sync::atomic::AtomicBool>,
@@ -331,7 +332,7 @@ async fn a_stream_that_panics_when_dropped_ends_no_other_connection<B: Backend<C
     let (sim, pools, is_armed) = bombs::<B>().await;
     let address: mongo_core::ServerAddress = sim.set.address(0).parse().expect("an address");
     is_armed.store(true, Ordering::SeqCst);
-    // Monitors lose their connections, and pools theirs.
+    // Monitors and pools lose their connections.
     sim.set.kill(0).await;
     sleep(Duration::from_secs(3)).await;
     is_armed.store(false, Ordering::SeqCst);
@@ -352,7 +353,7 @@ async fn a_stream_that_panics_when_dropped_prevents_no_close<B: Backend<Config: 
     is_armed.store(true, Ordering::SeqCst);
     let closing = tokio::spawn(async move { pools.close().await });
     let closed = timeout(Duration::from_secs(15), closed_by(closing)).await;
-    // The streams themselves are dropped with what panics: the network learns of it soon after.
+    // The inner streams are dropped during the panic: the network sees that a little later.
     eventually("all sockets are closed", || {
         (0..3).all(|own| sim.network.open_streams(&sim.set.address(own)) == 0)
     })
@@ -364,7 +365,7 @@ async fn closed_by(task: tokio::task::JoinHandle<()>) -> bool {
     task.await.is_ok()
 }
 
-/// Two callers leave whose handshakes hang, after a patient one has begun to wait.
+/// Two callers whose handshakes hang are cancelled after a patient one has begun to wait.
 async fn a_waiter_abandons_an_attempt_adopted_while_it_waits<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("");

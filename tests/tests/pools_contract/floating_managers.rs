@@ -1,4 +1,4 @@
-//! Ordinary pools of the user's own, over a manager that follows what a criterion selects.
+//! The application's own generic pools, over a manager that follows a selection criterion.
 
 use std::future::Future;
 
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::support::LIMIT;
 
-/// A generic pool without anything of ours on top.
+/// A generic pool without this crate's wrapper.
 trait Bare: Sized {
     fn build(factory: ConnectionFactory, max_size: u32) -> Self;
 
@@ -106,7 +106,7 @@ async fn insert<P: Bare>(pool: &P) -> Result<ServerAddress, Error> {
         .and_then(|inner| inner)
 }
 
-/// Inserts until some server takes it: the one before says itself that it does not any more.
+/// Inserts until a server accepts it. The former primary refuses it.
 async fn insert_somewhere<P: Bare>(pool: &P) -> String {
     let inserted = async {
         loop {
@@ -134,7 +134,7 @@ async fn a_generic_pool_follows_a_failover<P: Bare>() {
     assert_eq!(first.to_string(), set.address(0));
     for primary in [1, 2, 0] {
         set.elect(primary);
-        // With a single slot the new connection takes the old one's place.
+        // With a single slot the new connection replaces the old one.
         assert_eq!(insert_somewhere(&pool).await, set.address(primary));
     }
     assert_eq!(set.documents("db.c").len(), 4);
@@ -173,7 +173,7 @@ async fn a_generic_pool_reads_from_secondaries<P: Bare>() {
     let server = pool.with(async |connection| connection.server().to_string());
     let server = timeout(LIMIT, server).await.expect("in time").expect("one");
     assert_ne!(server, set.address(0));
-    // As soon as it is the primary, it is not read from any more.
+    // As soon as it is the primary, it serves no more reads.
     let elected = (1..3).find(|&member| set.address(member) == server);
     set.elect(elected.expect("a secondary"));
     let other = timeout(LIMIT, async {

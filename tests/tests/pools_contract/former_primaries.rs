@@ -1,4 +1,4 @@
-//! Connections to a server that takes no writes any more.
+//! Connections to a server that is no longer the primary.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn no_write_is_sent_if_the_server_steps_down_during_a_drain<B: Backend<Con
         seen.await.expect("a topology");
         gate.open();
     };
-    // In this order: the insert first waits for the reply that is owed.
+    // In this order: the insert first drains the owed reply.
     let both = async { tokio::join!(biased; held.run_command("db", &insert), step_down) };
     let (written, ()) = timeout(LIMIT, both).await.expect("in time");
     assert_not_sent(&set, written.map(drop));
@@ -79,7 +79,7 @@ async fn no_write_is_sent_to_a_server_that_reported_its_step_down<B: Backend<Con
     pools.close().await;
 }
 
-/// A write that was refused here: the former primary has seen none.
+/// Checks that the write failed locally and was not sent to the former primary.
 fn assert_not_sent(set: &Deployment, written: Result<(), Error>) {
     let refused = written.expect_err("no primary any more");
     assert!(
@@ -89,8 +89,8 @@ fn assert_not_sent(set: &Deployment, written: Result<(), Error>) {
     assert_eq!(set.server(0).look(|seen| seen.count("insert")), 0);
 }
 
-/// A connection that was checked out for writes before a ping on another one went wrong, by which
-/// the primary is unknown since: its monitor gets no answer.
+/// A connection that was checked out for writes. Then a ping on another one failed, which marked
+/// the primary unknown; its monitor gets no reply.
 async fn unknown_after<B: Backend<Config: Default>>(
     ping: Rule,
 ) -> (PooledConnection<B>, Pools<B>, Deployment) {
@@ -136,7 +136,7 @@ async fn a_waiter_at_a_former_primary_goes_to_the_new_one<B: Backend<Config: Def
         tokio::task::yield_now().await;
     }
     set.elect(1);
-    // All the while its own place in the queue of the old one is not free.
+    // The old primary's pool still has no free slot.
     let got = timeout(LIMIT, waits).await.expect("in time");
     let got = got.expect("no panic").expect("a connection");
     assert_eq!(got.server().to_string(), set.address(1));

@@ -1,4 +1,4 @@
-//! A process that was frozen: what came meanwhile lies in its sockets.
+//! A process that was frozen: replies arrived in its sockets before it continues.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ on_both! {
     a_freeze_leaves_time_for_a_whole_handshake,
 }
 
-/// Names the backend, the runtime and the deployment to [`child`].
+/// The variable that passes the backend, the runtime and the deployment to [`child`].
 const CHILD: &str = "MONGO_CONTRACT_FROZEN_CHILD";
 
 const BACKENDS: [&str; 2] = ["deadpool", "bb8"];
 const RUNTIMES: [&str; 2] = ["current_thread", "multi_thread"];
 
-/// The bounds of a command and of a heartbeat are over when the process goes on; the replies came
-/// long before.
+/// The timeouts of a command and a heartbeat have expired when the process continues. The replies
+/// arrived long before.
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_frozen_process_does_not_mark_the_server_unknown() {
@@ -78,7 +78,7 @@ fn signal(child: &Child, signal: &str) {
     assert!(sent.status().expect("kill").success());
 }
 
-/// Does nothing unless it is run by the test above.
+/// Does nothing unless the test above runs it.
 #[test]
 fn child() {
     let Ok(told) = std::env::var(CHILD) else {
@@ -126,14 +126,14 @@ async fn is_frozen<B: Backend<Config: Default>>(uri: &str) {
     let bound = Duration::from_millis(1500);
     let found = connection.run_command_by(bound, "db", &find).await;
     found.expect("the reply came by then");
-    // Whatever expired has been looked at.
+    // All expired timeouts have been handled.
     sleep(Duration::from_millis(300)).await;
     assert_eq!(failures.load(Ordering::SeqCst), 0);
     drop(connection);
     pools.close().await;
 }
 
-/// A server 60 ms away; the process stands still for longer than a connection may take.
+/// The server is 60 ms away. The process is frozen for longer than `connectTimeoutMS`.
 async fn a_freeze_leaves_time_for_a_whole_handshake<B: Backend<Config: Default>>() {
     for begins_after in [20, 80, 150, 200, 270] {
         let sim = Sim::of(1).await;

@@ -1,4 +1,4 @@
-//! What becomes of connections, and of those who wait, when their server goes away or steps down.
+//! Connections and waiters when their server goes away or steps down.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn a_network_error_clears_the_pool<B: Backend<Config: Default>>() {
         .map(drop);
     let failed = failed.expect_err("the server hung up");
     assert!(matches!(failed.kind(), ErrorKind::Network(_)), "{failed}");
-    // The idle one goes at once, the one in use when it comes back.
+    // The idle connection closes at once, the one in use when it is returned.
     let status = status_of(&pools);
     assert_eq!((status.generation, status.size), (1, 2), "{status:?}");
     assert_eq!((status.state, status.closed.stale), (PoolState::Paused, 1));
@@ -176,7 +176,7 @@ async fn a_step_down_keeps_connections<B: Backend<Config: Default>>() {
     })
     .await;
     assert_eq!(kept.count("PoolCleared"), 0);
-    // They serve those who read from secondaries.
+    // They serve reads from secondaries.
     let secondary = ReadPreference::new(ReadPreferenceMode::Secondary);
     let mut reader = pools.read(secondary).await.expect("a secondary");
     assert_eq!(
@@ -264,7 +264,7 @@ async fn a_failed_authentication_step_clears_the_pool<B: Backend<Config: Default
     let finish = Matcher::command("saslContinue").once();
     sim.set.server(0).script().add(finish.drop_connection());
     let got = timeout(LIMIT, one.get()).await.expect("in time");
-    // It goes back to selection, and there it is good again.
+    // The check-out returns to server selection, and then succeeds.
     drop(got.expect("a connection of the next generation"));
     assert_eq!(kept.count("PoolCleared"), 1);
     assert!(held.is_stale());
@@ -348,7 +348,7 @@ async fn no_write_is_sent_to_a_former_primary<B: Backend<Config: Default>>() {
     sim.set.elect(1);
     let insert = doc! {"insert": "c", "documents": [{"x": 1}]};
     let server = run(&pools, &insert).await;
-    // It may be the old one that refuses, as long as the news is on its way.
+    // The old primary may refuse the write until its step-down is known.
     if server.is_err() {
         sleep(Duration::from_millis(100)).await;
     }
@@ -368,7 +368,7 @@ async fn no_write_is_sent_to_a_former_primary<B: Backend<Config: Default>>() {
         assert_eq!(seen.refused_writes.len(), refused);
         assert!(seen.count("insert") <= 1, "{:?}", seen.counts);
     });
-    // Nothing was sent: it takes writes again with its server.
+    // Nothing was sent: the connection accepts writes again when its server does.
     sim.set.elect(0);
     sleep(Duration::from_secs(1)).await;
     held[0]
@@ -416,7 +416,7 @@ async fn behind_a_load_balancer_only_the_failed_service_is_cleared<B: Backend<Co
     let kept = Kept::default();
     let pools = builder::<B>(&mongoses.uri()).event_handlers(kept.handlers());
     let pools = pools.build().expect("pools");
-    // So many that both services have some.
+    // Enough for both services to have some.
     let mut held = hold(&pools, 8).await;
     let service = |own: &mongo_core::Connection| own.description().service_id;
     let first = service(&held[0]).expect("a service");

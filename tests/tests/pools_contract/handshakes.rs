@@ -1,4 +1,4 @@
-//! What a handshake that fails, or takes long, means for the pools of its server.
+//! The effect of failed and slow handshakes on the pools of their server.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
@@ -51,7 +51,7 @@ fn attack(attack: ScramAttack) -> Rule {
     Matcher::scram().once().then(Action::Scram(attack))
 }
 
-/// A deployment with one connection of user `one` in use, and what happens next fails by a rule.
+/// A deployment with one connection of user `one` in use. A rule makes the next check-out fail.
 async fn fails_by<B: Backend<Config: Default>>(
     rule: Rule,
     options: &str,
@@ -230,7 +230,7 @@ async fn a_failed_authentication_clears_only_its_service<B: Backend<Config: Defa
     ];
     for (what, rule) in rules {
         let balanced = Balanced::<B>::of(2, "connectTimeoutMS=300").await;
-        // So many that both services have some.
+        // Enough for both services to have some.
         let held = hold(&balanced.pools, 6).await;
         balanced.all(rule);
         let bound = Deadline::after(Duration::from_secs(2));
@@ -293,7 +293,7 @@ async fn a_connection_belongs_to_the_generation_of_its_hello<B: Backend<Config: 
     let slow = server.script().add(slow);
     let waiting = get_in_task(&balanced.pools);
     eventually("it authenticates", || server.script().applied(slow) == 1).await;
-    // Its service is cleared after its hello, and before it is ready.
+    // Its service is cleared between its hello and the end of its handshake.
     let find = Matcher::command("find").once();
     server.script().add(find.drop_connection());
     let failed = held.run_command("db", &doc! {"find": "c"}).await.map(drop);
@@ -344,7 +344,7 @@ async fn a_cleared_pool_names_the_cause<B: Backend<Config: Default>>() {
     let waited = timeout(LIMIT, waiting).await.expect("in time");
     let waited = waited.expect("no panic").expect_err("cleared");
     assert_cleared_for(&waited, "goes down for repairs");
-    // The check-outs' events say the same.
+    // The events of the check-outs have the same cause.
     let told = kept.events().into_iter().filter_map(|event| match event {
         CmapEvent::ConnectionCheckOutFailed(event) => event.error,
         _ => None,
@@ -354,7 +354,7 @@ async fn a_cleared_pool_names_the_cause<B: Backend<Config: Default>>() {
     told.iter()
         .for_each(|error| assert_cleared_for(error, "goes down for repairs"));
     drop(held);
-    // By its monitor.
+    // The monitor makes the pool ready.
     ping(&pools).await.expect("found good again");
     sim.set.kill(0).await;
     eventually("it is cleared", || pool.status().state == PoolState::Paused).await;
@@ -385,7 +385,7 @@ async fn a_cleared_server_pool_names_the_cause<B: Backend<Config: Default>>() {
         "the server closed the connection",
     );
     drop(held);
-    // A clear by hand has no error.
+    // A manual clear has no error.
     pool.ready();
     pool.clear(false);
     let later = pool.get(Deadline::after(LIMIT)).await.map(drop);
@@ -410,7 +410,7 @@ async fn a_network_error_during_reauthentication_clears_the_pool<B: Backend<Conf
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Keeps the work until it is asked for.
+/// Keeps the work until the test runs it.
 #[derive(Clone, Default)]
 struct Held(Arc<Mutex<Vec<Work>>>);
 

@@ -1,4 +1,4 @@
-//! Hellos that are refused, odd or incomplete, and what clients say in theirs.
+//! Hello replies that are refused, unusual or incomplete, and client metadata.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ async fn a_server_that_refuses_hello_gets_the_legacy_one<B: Backend<Config: Defa
             let known = pools.topology().description();
             assert!(known.primary().is_some(), "{code}: {known:?}");
             assert_eq!(kept.count("PoolCleared"), 0, "{code}");
-            // Once by the monitor, and once by what measures round trips.
+            // Once by the monitor, and once by the round trip time probe.
             let times = server.script().applied(refused);
             assert!((1..=2).contains(&times), "{code} {mode}: {times}");
             pools.close().await;

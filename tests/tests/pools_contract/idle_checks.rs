@@ -1,4 +1,4 @@
-//! The checks of idle connections: what they see, and what they cost a check-out together.
+//! The checks of idle connections, and their total cost for a check-out.
 
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -32,7 +32,7 @@ on_both! {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Makes so many connections idle, and gives their numbers at the server.
+/// Makes `count` connections idle, and returns their numbers on the server.
 async fn make_idle<B: Backend>(sim: &Sim, pool: &ServerPool<B>, count: usize) -> Vec<u64> {
     let mut held = Vec::new();
     for _ in 0..count {
@@ -49,7 +49,7 @@ async fn make_idle<B: Backend>(sim: &Sim, pool: &ServerPool<B>, count: usize) ->
     numbers
 }
 
-/// A firewall drops without a word what is sent on these connections.
+/// Simulates a firewall that silently drops all packets of these connections.
 fn forget(sim: &Sim, numbers: &[u64]) {
     for number in numbers {
         let all = Matcher::any_command().on_connection(*number);
@@ -63,7 +63,8 @@ async fn ping_by<B: Backend>(pool: &ServerPool<B>, bound: Duration) -> Result<()
     ran.map(drop)
 }
 
-/// Under `Fast` a check sees nothing of it: without suspicion each costs a command its time-out.
+/// A `Fast` check does not notice. Without suspicion, each connection would cost a command its
+/// timeout.
 async fn after_a_timeout_dead_connections_share_one_short_bound<B: Backend<Config: Default>>() {
     for (options, bound) in [("", SECOND), ("connectTimeoutMS=300", 300 * SECOND / 1000)] {
         let sim = Sim::of(1).await;
@@ -77,7 +78,7 @@ async fn after_a_timeout_dead_connections_share_one_short_bound<B: Backend<Confi
         let begun = Instant::now();
         ping_by(&pool, LIMIT).await.expect("on a new connection");
         let took = begun.elapsed();
-        // The reply that is owed, one ping, and a new connection.
+        // One drain, one ping, and a new connection.
         assert!(took < bound + 300 * SECOND / 1000, "{took:?}");
         let status = pool.status();
         assert_eq!((status.size, status.idle), (1, 1), "{status:?}");
@@ -139,11 +140,11 @@ async fn dead_verified_connections_share_a_bound<B: Backend<Config: Default>>() 
     let begun = Instant::now();
     ping_by(&pool, LIMIT).await.expect("on a new connection");
     let took = begun.elapsed();
-    // The first ping has all of connectTimeoutMS, and the others have a second together.
+    // The first ping has all of connectTimeoutMS, and the others share one second.
     assert!(took < 3300 * SECOND / 1000, "{took:?}");
 }
 
-/// Idle connections that owe a reply which comes after so long.
+/// Makes idle connections that owe a reply, which arrives after `late`.
 async fn owe<B: Backend>(sim: &Sim, pool: &ServerPool<B>, count: usize, late: Duration) {
     let server = sim.set.server(0);
     let find = Matcher::command("find").then(Action::Delay(late));
@@ -177,14 +178,15 @@ async fn late_replies_cost_a_check_out_one_drain_timeout<B: Backend<Config: Defa
     }
 }
 
-/// Of two debtors the second one has its reply when the first one's bound is over.
+/// Two connections owe a reply. The reply of the second one arrives before the bound of the first
+/// one expires.
 async fn a_late_reply_that_has_arrived_is_read_after_the_bound<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let manager = ManagerConfig::default();
     let pool = pool_of::<B>(&sim, "maxPoolSize=2", manager);
     let numbers = make_idle(&sim, &pool, 2).await;
     owe(&sim, &pool, 2, SECOND / 20).await;
-    // Last in, first out: the one that is looked at first never has its reply.
+    // Last in, first out: the connection that is checked first never gets its reply.
     let got = pool.get(Deadline::after(LIMIT)).await.expect("drained");
     let begun = sim.set.server(0).look(|seen| seen.accepted);
     assert_eq!(begun, numbers.len() as u64, "no connection is made");
@@ -206,7 +208,8 @@ async fn a_drain_that_takes_all_the_time_is_not_pool_exhaustion<B: Backend<Confi
     );
 }
 
-/// A check-out waits for a connection, its pool is cleared, and no server is found in the rest.
+/// A check-out waits for a connection, its pool is cleared, and no server is found in the remaining
+/// time.
 async fn a_wait_of_several_rounds_reports_its_total_time<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("maxPoolSize=1&waitQueueTimeoutMS=2000");
@@ -230,7 +233,7 @@ async fn a_wait_of_several_rounds_reports_its_total_time<B: Backend<Config: Defa
     pools.close().await;
 }
 
-/// The runtime of the pool has no turn between the server's close and the check-out.
+/// The pool's runtime does not run between the server's close and the check-out.
 async fn a_check_out_sees_a_close_before_the_reactor<B: Backend<Config: Default>>() {
     let (started, uri) = tokio::sync::oneshot::channel();
     let (order, mut orders) = tokio::sync::mpsc::channel::<std::sync::mpsc::Sender<()>>(1);
@@ -268,7 +271,7 @@ async fn a_check_out_sees_a_close_before_the_reactor<B: Backend<Config: Default>
     server.join().expect("no panic");
 }
 
-/// Some lie in the generic pool, and some where those lie that were made in advance.
+/// Some are in the generic pool, and some are spare connections.
 async fn all_dead_connections_share_one_second<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pool = pool_of::<B>(&sim, "minPoolSize=6", ManagerConfig::default());
@@ -298,7 +301,7 @@ async fn all_dead_connections_share_one_second<B: Backend<Config: Default>>() {
     assert!(took < 1300 * SECOND / 1000, "{took:?}");
 }
 
-/// A caller in a `select!` or a buffered stream, that is not polled for a while.
+/// The caller is in a `select!` or a buffered stream, and not polled for a while.
 async fn a_connection_closed_before_its_caller_polls_is_not_handed_out<
     B: Backend<Config: Default>,
 >() {

@@ -1,4 +1,4 @@
-//! The last handle that goes while its topology is updated.
+//! The last handle is dropped while its topology is updated.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ on_both! {
     a_provider_may_use_the_pools_while_it_is_dropped,
 }
 
-/// Drops something when it is woken.
+/// Drops its value when it is woken.
 struct Dropping<T>(Mutex<Option<T>>);
 
 impl<T> Dropping<T> {
@@ -44,7 +44,7 @@ impl<T: Send + 'static> Wake for Dropping<T> {
     }
 }
 
-/// Runs something that must not deadlock, on a thread of its own, which a deadlock would keep.
+/// Runs a closure that must not deadlock, on its own thread, which is left behind if it does.
 fn in_time(run: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     thread::spawn(move || {
@@ -79,7 +79,7 @@ fn the_last_handle_may_be_dropped_during_a_topology_update<B: Backend<Config: De
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Polls a task once, which waits, and drops it when it is woken.
+/// Polls a task once, which must be pending, and drops it when it is woken.
 async fn drop_when_woken(mut task: Task) {
     let dropping = Arc::new(Dropping(Mutex::new(None)));
     let waker = Waker::from(dropping.clone());
@@ -118,7 +118,7 @@ fn a_task_dropped_by_its_waker_may_own_the_last_pools<B: Backend<Config: Default
     }
 }
 
-/// Does something when it is woken, and counts.
+/// Runs a closure when it is woken, and counts.
 struct Doing<F>(F, AtomicUsize);
 
 impl<F: Fn() + Send + Sync + 'static> Doing<F> {
@@ -130,7 +130,7 @@ impl<F: Fn() + Send + Sync + 'static> Doing<F> {
         self.1.load(Ordering::SeqCst)
     }
 
-    /// Polls something that waits.
+    /// Polls a future that must be pending.
     fn begin(self: &Arc<Self>, waits: Pin<&mut impl Future>) {
         let waker = Waker::from(self.clone());
         let polled = waits.poll(&mut Context::from_waker(&waker));
@@ -193,7 +193,7 @@ fn a_waker_may_use_the_pools<B: Backend<Config: Default>>() {
             let held = selection.await.expect("a connection");
             let rule = handshake().then(Action::WaitFor(gate.clone()));
             world.set.server(0).script().add(rule);
-            // It leaves the wait queue.
+            // The waiter leaves the wait queue.
             let before = waker.count();
             let mut leaves = Box::pin(pools.get());
             waker.begin(leaves.as_mut());
@@ -220,7 +220,7 @@ async fn all_closed(server: &mongo_testkit::ScriptedServer) {
     server.wait_for("no socket", |seen| seen.open == 0).await;
 }
 
-/// Asks for another handle when it is dropped.
+/// Requests another handle when it is dropped.
 struct Asking<B: Backend>(Pools<B>);
 
 #[async_trait]
@@ -242,7 +242,7 @@ fn a_provider_may_use_the_pools_while_it_is_dropped<B: Backend<Config: Default>>
         let pools = pools::<B>("mongodb://a.test/");
         let provider = Arc::new(Asking(pools.clone()));
         let handle = pools.with_credential_provider(provider).expect("a handle");
-        // It was the last that had the provider.
+        // This drops the last reference to the provider.
         handle.rotate(one()).expect("a rotation");
     });
 }

@@ -1,4 +1,4 @@
-//! The beginning and the end, where several have a hand in it.
+//! Creation, close and logout, with several callers or pools.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -39,13 +39,13 @@ on_both! {
     a_close_does_not_wait_for_an_undriven_runtime,
 }
 
-/// Pools that wait for two seconds when they are closed.
+/// Pools with a close timeout of two seconds.
 fn impatient<B: Backend<Config: Default>>(sim: &Sim) -> Pools<B> {
     let config = PoolsConfig::default().with_close_timeout(Duration::from_secs(2));
     sim.builder("").config(config).build().expect("pools")
 }
 
-/// Keeps a connection in use for so many seconds, and shows that it is good until then.
+/// Keeps a connection in use for `seconds`, and checks that it is usable until then.
 fn use_for<B: Backend>(mut held: PooledConnection<B>, seconds: u64) -> JoinHandle<()> {
     tokio::spawn(async move {
         sleep(Duration::from_secs(seconds)).await;
@@ -54,7 +54,7 @@ fn use_for<B: Backend>(mut held: PooledConnection<B>, seconds: u64) -> JoinHandl
     })
 }
 
-/// Runs a command that is never answered, and gives the error that ends it.
+/// Runs a command that is never answered, and returns its error.
 fn use_for_good<B: Backend>(mut held: PooledConnection<B>) -> JoinHandle<Error> {
     tokio::spawn(async move {
         let failed = held.run_command("db", &doc! {"find": "c"}).await;
@@ -62,7 +62,7 @@ fn use_for_good<B: Backend>(mut held: PooledConnection<B>) -> JoinHandle<Error> 
     })
 }
 
-/// How many seconds something takes, give or take half a one; it has to end by [`LIMIT`].
+/// The seconds that a future takes, rounded. It has to complete within [`LIMIT`].
 async fn seconds(taking: impl Future<Output = ()>) -> u64 {
     let begun = Instant::now();
     timeout(LIMIT, taking).await.expect("it ends");
@@ -79,12 +79,12 @@ async fn unlimited_timeouts_do_not_overflow<B: Backend<Config: Default>>() {
     let builder = sim.builder::<B>("minPoolSize=2").config(config);
     let pools = builder.build().expect("pools");
     ping(&pools).await.expect("a ping");
-    // No round comes by time, but whoever lacks connections is seen to.
-    eventually("the smallest size", || status_of(&pools).idle == 2).await;
+    // The maintenance has no interval, but it still creates missing connections.
+    eventually("minPoolSize connections", || status_of(&pools).idle == 2).await;
     pools.close().await;
 }
 
-/// On a thread of its own, which a deadlock would keep.
+/// Runs on its own thread, which is left behind if it deadlocks.
 async fn an_event_handler_may_use_the_pools<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let address: ServerAddress = sim.set.address(0).parse().expect("an address");
@@ -93,7 +93,7 @@ async fn an_event_handler_may_use_the_pools<B: Backend<Config: Default>>() {
         let known = known.clone();
         move |_: &_| {
             if let Some(pools) = known.get() {
-                // What it says is not the point: the pools may be closed by then.
+                // The result does not matter: the pools may already be closed.
                 let _ = pools.connect();
                 let _ = pools.for_server(&address);
             }
@@ -122,7 +122,7 @@ async fn a_pool_closed_alone_is_replaced<B: Backend<Config: Default>>() {
     eventually("it waits", || status_of(&pools).waiting == 1).await;
     let pool = pools.for_server(held[0].server()).expect("its pool");
     pool.close();
-    // Who waits goes on with the next one, as does who comes later.
+    // Waiters and later callers use the next pool.
     let begun = Instant::now();
     let got = waiting.await.expect("no panic").expect("a connection");
     let took = begun.elapsed();
@@ -244,7 +244,7 @@ async fn a_logout_waits_for_pools_of_its_former_credential<B: Backend<Config: De
     mine.rotate(Credential::new("three", "third")).expect("new");
     assert_eq!(seconds(mine.logout()).await, 1);
     rotated.await.expect("no panic");
-    // Another's are nothing to it.
+    // It does not wait for pools of another credential.
     others.await.expect("no panic");
     pools.close().await;
 }

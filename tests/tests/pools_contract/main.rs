@@ -1,4 +1,4 @@
-//! One contract for `Pools` over either backend: each test is instanced for deadpool and for bb8.
+//! The contract of `Pools`, for either backend: each test runs for deadpool and for bb8.
 
 #[macro_use]
 mod support;

@@ -1,4 +1,4 @@
-//! Pools that are used outside of a runtime, or on one that lacks a driver: an error that says so, at once.
+//! Pools outside of a runtime, or on a runtime without a driver: an error names the remedy at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,14 +45,15 @@ on_both_outside! {
     a_connector_without_sockets_needs_no_io_driver,
 }
 
-/// A runtime that is driven while the test's own thread is elsewhere.
+/// A runtime that its own worker thread drives.
 fn driven() -> Runtime {
     let mut builder = Builder::new_multi_thread();
     let builder = builder.worker_threads(1).enable_all();
     builder.build().expect("a runtime")
 }
 
-/// Runs an entry somewhere, and shows that it fails at once by an error that says what is missing.
+/// Runs a future in an environment, and checks that it fails at once with an error that names the
+/// remedy.
 fn refuses<T>(place: Place, entry: &str, run: impl Future<Output = Result<T, Error>>) {
     let begun = Instant::now();
     let outcome = place.run(run);
@@ -97,7 +98,7 @@ fn disconnected_pools_name_the_missing_driver<B: Backend<Config: Default>>() {
         refuses(place, "verify", pools.verify());
         let got = place.run(async { pools.try_get_with(&write) });
         assert!(got.is_none(), "{place:?}");
-        // Nothing of it stays.
+        // The failure has no lasting effect.
         runtime.block_on(ping(&pools)).expect("a pong");
         runtime.block_on(pools.close());
     }
@@ -111,7 +112,7 @@ fn connected<B: Backend<Config: Default>>(runtime: &Runtime, set: &Deployment) -
     pools
 }
 
-/// Without a wait there is nothing that would be missing; else that is said.
+/// Checks that the check-out succeeds without a wait, or fails with an error that names the remedy.
 fn serves_or_refuses<B: Backend>(
     place: Place,
     entry: &str,
@@ -130,7 +131,7 @@ fn connected_pools_name_the_missing_driver<B: Backend<Config: Default>>() {
         serves_or_refuses(place, "get", pools.get());
         serves_or_refuses(place, "read", pools.read(secondary()));
         drop(place.run(async { pools.try_get_with(&Criterion::write()) }));
-        // Now one has to be made.
+        // Now a connection has to be made.
         let mut connection = runtime.block_on(pools.get()).expect("a connection");
         connection.close();
         drop(connection);
@@ -210,7 +211,7 @@ fn pools_can_be_closed_outside_of_a_runtime<B: Backend<Config: Default>>() {
         let is_closed = runtime.block_on(pools.topology().select(&Criterion::write()));
         let error = is_closed.expect_err("closed");
         assert!(matches!(error.kind(), ErrorKind::TopologyClosed), "{error}");
-        // Never connected.
+        // These pools were never connected.
         place.run(crate::support::pools::<B>(&set.uri()).close());
     }
 }
@@ -268,7 +269,7 @@ fn a_factory_names_the_missing_driver() {
     gate.open();
 }
 
-/// A connection whose server does not answer for now.
+/// A connection whose server does not answer yet.
 struct Unanswered {
     runtime: Runtime,
     server: ScriptedServer,
@@ -313,7 +314,7 @@ fn a_connection_names_the_missing_driver() {
         refuses(place, "receive", connection.receive(LIMIT));
         refuses(place, "drain", connection.drain(Deadline::after(LIMIT)));
 
-        // Whose reply is owed it runs another command within a runtime.
+        // A connection that owes a reply runs another command within a runtime.
         let mut own = Unanswered::new();
         let connection = &mut own.connection;
         refuses(place, "run_command", connection.run_command("db", &ping));
@@ -329,7 +330,7 @@ fn operations_that_do_not_wait_need_no_runtime() {
     let mut own = Unanswered::new();
     own.server.script().clear();
     let connection = &mut own.connection;
-    // Unbounded, it needs no timer; the runtime that it is of drives its socket.
+    // Without a timeout it needs no timer, and its own runtime drives its socket.
     let pong = block_on(connection.run_command_by(Deadline::never(), "db", &doc! {"ping": 1}));
     pong.expect("a pong");
 }

@@ -1,4 +1,4 @@
-//! Attempts that fail in a row.
+//! Attempts that fail repeatedly.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ on_both! {
     waiters_are_served_while_attempts_are_paced,
 }
 
-/// Nobody comes after them, whose asking would move things on.
+/// No later caller comes to wake them.
 async fn waiters_are_served_while_attempts_are_paced<B: Backend<Config: Default>>() {
     let set = Deployment::replica_set("rs").members(1).start().await;
     let uri = format!("{}&maxConnecting=1&waitQueueTimeoutMS=15000", set.uri());
     let pools = pools::<B>(&uri);
     let held = timeout(LIMIT, pools.get()).await.expect("in time");
     let held = held.expect("a connection");
-    // The monitor has its connections: these are the pool's alone.
+    // The monitor is connected: these are only the pool's hellos.
     let is_first = |command: &mongo_core::bson::Document| command.contains_key("client");
     let rule = Matcher::hello().when(is_first).drop_connection();
     let rule = set.server(0).script().add(rule);

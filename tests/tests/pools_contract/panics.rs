@@ -1,4 +1,4 @@
-//! Callbacks of the application that panic: a panic costs the call that it happens in, and nothing else.
+//! Callbacks of the application that panic. A panic fails only the call in which it happens.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -43,7 +43,7 @@ on_both! {
     an_executor_that_panics_fails_its_attempt,
 }
 
-/// Panics once each time that it is armed.
+/// Panics once each time it is armed.
 #[derive(Clone, Default)]
 struct Fuse(Arc<AtomicBool>);
 
@@ -69,7 +69,7 @@ impl Fuse {
     }
 }
 
-/// The kinds of events at which a handler has panicked: at the first of each.
+/// The kinds of events at which a handler has panicked, once each.
 #[derive(Clone, Default)]
 struct Panicked(Arc<Mutex<BTreeSet<String>>>);
 
@@ -88,7 +88,7 @@ impl Panicked {
     }
 }
 
-/// Succeeded heartbeats.
+/// Counts succeeded heartbeats.
 #[derive(Clone, Default)]
 struct Heartbeats(Arc<Mutex<usize>>);
 
@@ -107,7 +107,7 @@ impl Heartbeats {
     }
 }
 
-/// Has everything happen that pools can tell of, and shows that all of it works.
+/// Triggers every event of pools, and checks that everything works.
 async fn exercise<B: Backend>(pools: Pools<B>, sim: &Sim, heartbeats: &Heartbeats) {
     ping(&pools).await.expect("a ping");
     let held = pools.get().await.expect("a connection");
@@ -146,7 +146,7 @@ async fn exercise<B: Backend>(pools: Pools<B>, sim: &Sim, heartbeats: &Heartbeat
     .await;
 }
 
-/// Pools over a new set, with further parts.
+/// Builds pools over a new set, and exercises them.
 async fn exercised<B: Backend<Config: Default>>(
     further: impl FnOnce(PoolsBuilder<B>) -> PoolsBuilder<B>,
 ) {
@@ -215,7 +215,7 @@ async fn a_command_event_handler_that_panics_loses_only_its_own_events<
     })
     .await;
     assert_eq!(panicked.names(), ["Failed", "Started", "Succeeded"]);
-    // Three pings and a command that is unknown.
+    // Three pings and an unknown command.
     assert_eq!(*names.lock().expect("no panic"), 8);
 }
 
@@ -240,12 +240,12 @@ impl Recorder for PanickingRecorder {
 }
 
 async fn a_metrics_recorder_that_panics_is_ignored<B: Backend<Config: Default>>() {
-    // For this thread, which has the whole runtime.
+    // This thread runs the whole runtime.
     let _recorder = metrics::set_default_local_recorder(&PanickingRecorder);
     exercised::<B>(|builder| builder.event_handlers(EventHandlers::new().with_metrics())).await;
 }
 
-/// A connector with fuses in all its parts.
+/// A connector with a fuse in each callback.
 struct Fused {
     sim: OverSim,
     connect: Fuse,
@@ -315,7 +315,7 @@ impl AsyncWrite for FusedStream {
     }
 }
 
-/// Shows that an error names the callback that panicked, and why.
+/// Checks that an error names the callback that panicked, and its message.
 fn names(error: &Error, callback: &str) {
     let text = error.to_string();
     let wanted = format!("the application's {callback} panicked: on purpose");
@@ -326,7 +326,7 @@ async fn a_connector_that_panics_fails_its_attempt<B: Backend<Config: Default>>(
     let (sim, heartbeats) = (Sim::of(1).await, Heartbeats::default());
     let fused = Fused::over(&sim);
     let connect = fused.connect.clone();
-    // The first to connect is a monitor.
+    // The monitor connects first.
     connect.arm();
     let builder = sim.builder::<B>(OPTIONS).connector(Arc::new(fused));
     let pools = heartbeats.watch(builder).build().expect("pools");
@@ -364,7 +364,7 @@ async fn a_stream_that_panics_fails_its_command<B: Backend<Config: Default>>() {
     assert!(matches!(error.kind(), ErrorKind::Network(_)), "{error}");
     names(&error, "transport stream");
     drop(connection);
-    // The next to read is a monitor.
+    // The monitor reads next.
     read.arm();
     eventually("a monitor has read", || !read.is_armed()).await;
     exercise(pools, &sim, &heartbeats).await;
@@ -388,7 +388,7 @@ async fn a_selector_that_panics_fails_its_selection<B: Backend<Config: Default>>
     names(&error, "server selector");
     drop(pools.get().await.expect("the selector answers"));
     fuse.arm();
-    // Where an idle connection would do, the selector is asked once more.
+    // If an idle connection is available, the selector is called once more.
     drop(pools.get().await.expect("the selector answers"));
     assert!(!fuse.is_armed());
     exercise(pools, &sim, &heartbeats).await;
@@ -440,7 +440,7 @@ async fn an_executor_that_panics_fails_its_attempt<B: Backend<Config: Default>>(
     exercise(pools, &sim, &heartbeats).await;
 }
 
-/// Runs a test in a thread of its own: one that deadlocks would block its runtime's clock.
+/// Runs a test on its own thread: a deadlock would block the clock of its runtime.
 fn within_limit(test: impl Future<Output = ()> + Send + 'static) {
     let (ended, end) = mpsc::channel();
     std::thread::spawn(move || {
@@ -452,7 +452,7 @@ fn within_limit(test: impl Future<Output = ()> + Send + 'static) {
     end.recv_timeout(LIMIT).expect("in time, without a panic");
 }
 
-/// A floating factory asks the selector about each change of the topology.
+/// A floating factory calls the selector at each change of the topology.
 #[test]
 fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
     within_limit(async {
@@ -475,7 +475,7 @@ fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
         let criterion = Criterion::write().with_selector(ServerSelector::new(move |servers| {
             burnt.burn();
             if let Some(topology) = asked.get() {
-                // What it needs is locked while the topology changes.
+                // The selector must not need a lock that is held while the topology changes.
                 topology.connect().expect("connected");
             }
             servers.to_vec()
@@ -511,7 +511,7 @@ fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
         is_stale.await;
         let third = factory.establish(deadline()).await.expect("a connection");
         assert_eq!(third.server().to_string(), set.address(2));
-        // It goes round: selectors and connections would keep the topology.
+        // Breaks the reference cycle: selectors and connections would keep the topology.
         topology.close().await;
     });
 }

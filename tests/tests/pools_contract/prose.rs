@@ -1,4 +1,4 @@
-//! The prose tests of the specifications that are about pools, under their names.
+//! The specifications' prose tests about pools, under their original names.
 
 mod connections_survive_step_down;
 mod load_balancers;

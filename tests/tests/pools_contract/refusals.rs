@@ -1,4 +1,4 @@
-//! What refusals and broken connections mean for connections, servers and retries.
+//! The effect of refused commands and broken connections on connections, servers and retries.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ on_both! {
     retryable_writes_are_labelled,
 }
 
-/// Which connection serves the check-out after one whose command was refused by a code.
+/// The connection of the check-out after a command was refused with a code.
 async fn after<B: Backend<Config: Default>>(
     pool: &ServerPool<B>,
     sim: &Sim,
@@ -35,7 +35,7 @@ async fn after<B: Backend<Config: Default>>(
     let failed = held.run_command("db", &doc! {"find": "c"}).await.map(drop);
     assert_eq!(failed.expect_err("refused").code(), Some(code));
     let former = held.id();
-    // It goes on for whoever has it.
+    // A held connection stays usable.
     held.run_command("db", &doc! {"ping": 1})
         .await
         .expect("a ping");
@@ -90,7 +90,7 @@ async fn a_secondary_that_refuses_a_plain_read_keeps_its_role<B: Backend<Config:
         .add(Matcher::command("find").then(served));
     let find = doc! {"find": "c", "$readPreference": secondary.to_document()};
     held.run_command("db", &find).await.expect("served");
-    // A primary that says so is none any more.
+    // A primary that replies so is no longer primary.
     let refusal = ErrorReply::new(13435, "NotPrimaryNoSecondaryOk", "stepped down");
     let refusal = Matcher::command("find").once().then(Action::Error(refusal));
     sim.set.server(0).script().add(refusal);
@@ -191,7 +191,7 @@ async fn retryable_writes_are_labelled<B: Backend<Config: Default>>() {
         assert_eq!(is_labelled(&failed), expected, "{options}: {failed}");
         drop(held);
         pools.close().await;
-        // A pool that is paused.
+        // A paused pool.
         let pool = sim.builder::<B>(options).build_server_pool();
         let pool = pool.expect("a pool");
         let paused = pool.get(Deadline::after(LIMIT)).await.map(drop);

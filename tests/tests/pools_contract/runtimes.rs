@@ -1,4 +1,4 @@
-//! Runtimes that come and go while pools stay.
+//! Pools that outlive the runtimes that use them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,7 +30,7 @@ on_both! {
     a_monitor_that_panicked_is_started_again,
 }
 
-/// Inserts until the server takes it that is the primary.
+/// Inserts until the primary accepts it.
 async fn write<B: Backend>(pools: &Pools<B>, primary: &ServerAddress) {
     let insert = doc! {"insert": "c", "documents": [{"x": 1}]};
     let mut written: Result<ServerAddress, Error>;
@@ -38,7 +38,7 @@ async fn write<B: Backend>(pools: &Pools<B>, primary: &ServerAddress) {
         written = run(pools, &insert).await;
         !written.is_ok_and(|server| server == *primary)
     } {
-        // Its connection was another runtime's, or the server was the primary before.
+        // The connection was of another runtime, or the server was the former primary.
         sleep(Duration::from_millis(2)).await;
     }
 }
@@ -54,7 +54,7 @@ fn pools_move_between_runtimes<B: Backend<Config: Default>>() {
     on_a_runtime(pools.close());
 }
 
-/// Pools that know the primary, and whose runtime has ended.
+/// Pools that know the primary, after the end of their runtime.
 fn left_behind<B: Backend<Config: Default>>(world: &Elsewhere, options: &str) -> Pools<B> {
     let config = PoolsConfig::default().with_maintenance_interval(Duration::from_millis(50));
     let pools = builder::<B>(&format!("{}&{options}", world.set.uri())).config(config);
@@ -83,10 +83,10 @@ fn connect_starts_the_maintenance_again<B: Backend<Config: Default>>() {
     on_a_runtime(async {
         pools.connect().expect("connected");
         let pool = pools.for_server(&world.address(0)).expect("its pool");
-        // What the other runtime has left is of no use.
+        // Connections of the other runtime are unusable.
         pool.clear(false);
         pool.ready();
-        eventually("the smallest size", || pool.status().idle == 2).await;
+        eventually("minPoolSize connections", || pool.status().idle == 2).await;
         pools.close().await;
     });
 }
@@ -100,7 +100,7 @@ fn a_lost_connection_starts_the_maintenance_again<B: Backend<Config: Default>>()
     let lasting = driven_runtime();
     let topology = topology.runtime(lasting.handle().clone());
     let topology = topology.build().expect("a topology");
-    // No round comes by time.
+    // No maintenance by time.
     let config = PoolsConfig::default().with_maintenance_interval(Duration::MAX);
     let pools: Pools<B> = builder(&uri)
         .config(config)
@@ -109,9 +109,9 @@ fn a_lost_connection_starts_the_maintenance_again<B: Backend<Config: Default>>()
         .expect("pools");
     on_a_runtime(async {
         ping(&pools).await.expect("a ping");
-        eventually("the smallest size", || status_of(&pools).idle == 2).await;
+        eventually("minPoolSize connections", || status_of(&pools).idle == 2).await;
     });
-    // The monitors are alive, the maintenance is not.
+    // The monitors are running, the maintenance is not.
     on_a_runtime(async {
         let pool = pools.for_server(&world.address(0)).expect("its pool");
         pool.clear(false);
@@ -119,9 +119,9 @@ fn a_lost_connection_starts_the_maintenance_again<B: Backend<Config: Default>>()
         let held = pool.get(LIMIT.into()).await.expect("a connection");
         pool.clear(false);
         pool.ready();
-        // It is stale, and leaves the pool with too few.
+        // It is stale, so the pool has too few connections.
         drop(held);
-        eventually("the smallest size", || pool.status().idle == 2).await;
+        eventually("minPoolSize connections", || pool.status().idle == 2).await;
         pools.close().await;
     });
 }
@@ -144,7 +144,7 @@ fn a_check_out_that_waits_outlives_the_runtime_of_the_monitors<B: Backend<Config
             assert_eq!(*got.server(), world.address(1));
         };
         let ends = async {
-            // It waits by now.
+            // The check-out is waiting by now.
             sleep(Duration::from_millis(20)).await;
             first.shutdown_background();
             world.set.elect(1);

@@ -1,4 +1,4 @@
-//! A caller's own deadline is the caller's own affair.
+//! A caller's own deadline does not affect the server's pool.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ on_both! {
     a_callers_timeout_during_authentication_clears_no_pool,
 }
 
-/// Authentication that hangs makes a server unknown and clears its pool, by the specification; that
-/// a caller does not wait for it must not.
+/// By the specification, a timeout during authentication marks the server unknown and clears its
+/// pool. A caller's own, shorter timeout must not.
 async fn a_callers_timeout_during_authentication_clears_no_pool<B: Backend<Config: Default>>() {
     let set = Deployment::replica_set("rs").members(1);
     let set = set.user(User::new("one", "first")).start().await;

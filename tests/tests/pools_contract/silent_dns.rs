@@ -1,4 +1,4 @@
-//! Ordinary hosts whose names nothing looks up.
+//! Hosts whose names are never resolved.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -22,7 +22,7 @@ on_both! {
 
 const URI: &str = "mongodb://db.example.net/?connectTimeoutMS=200&serverSelectionTimeoutMS=2000";
 
-/// A runtime on which no name is ever looked up: that takes one of its blocking threads.
+/// A runtime on which no name is ever resolved, since its only blocking thread is busy.
 struct Silent {
     // Dropped first: the runtime waits for the thread.
     _blocked: mpsc::Sender<()>,
@@ -42,7 +42,7 @@ impl Silent {
         }
     }
 
-    /// Runs something, and ends without a wait for what is still to be looked up.
+    /// Runs a future, and ends without waiting for pending lookups.
     fn run(self, run: impl Future<Output = ()>) {
         let ran = self.runtime.block_on(async { timeout(LIMIT, run).await });
         self.runtime.shutdown_background();
@@ -60,7 +60,7 @@ fn is_wait_for_dns(error: &Error) -> bool {
     )
 }
 
-/// An application's connector that opens sockets in the end.
+/// An application's connector that wraps the socket connector.
 struct Wrapper(SocketConnector);
 
 #[async_trait]
@@ -79,7 +79,7 @@ fn a_slow_lookup_times_out_waiting_for_dns<B: Backend<Config: Default>>() {
             }
             let pool = builder.build_server_pool().expect("a pool");
             pool.ready();
-            // By the attempt's own time-out, and by the caller's.
+            // By the attempt's own timeout, and by the caller's.
             for wait in [LIMIT, Duration::from_millis(50)] {
                 pool.ready();
                 let error = pool.get(Deadline::after(wait)).await;

@@ -1,4 +1,4 @@
-//! How many connections there are, and for how long.
+//! The number of connections, and their lifetimes.
 
 use std::time::Duration;
 
@@ -78,8 +78,8 @@ async fn min_pool_size_is_kept<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("minPoolSize=4");
     let mut held = pools.get().await.expect("a connection");
-    eventually("the smallest size", || status_of(&pools).size == 4).await;
-    // One that fails is replaced.
+    eventually("minPoolSize connections", || status_of(&pools).size == 4).await;
+    // A failed connection is replaced.
     let server = sim.set.server(0);
     let find = Matcher::command("find").once();
     server.script().add(find.drop_connection());
@@ -87,7 +87,7 @@ async fn min_pool_size_is_kept<B: Backend<Config: Default>>() {
         .await
         .expect_err("the server hung up");
     drop(held);
-    eventually("the smallest size", || {
+    eventually("minPoolSize connections", || {
         let status = status_of(&pools);
         status.idle == 4 && status.created > 4
     })
@@ -104,16 +104,16 @@ async fn min_pool_size_is_restored_after_a_failure<B: Backend<Config: Default>>(
         .build()
         .expect("pools");
     ping(&pools).await.expect("a ping");
-    eventually("the smallest size", || status_of(&pools).idle == 2).await;
+    eventually("minPoolSize connections", || status_of(&pools).idle == 2).await;
     sim.set.kill(0).await;
     eventually("all are gone", || status_of(&pools).size == 0).await;
     assert_eq!(kept.count("PoolCleared"), 1);
     sim.set.restart(0).await;
     sim.set.elect(0);
     eventually("the pool is ready", || kept.count("PoolReady") == 2).await;
-    // Not only at the next round of maintenance.
+    // Before the next round of maintenance.
     let ready = Instant::now();
-    eventually("the smallest size", || status_of(&pools).idle == 2).await;
+    eventually("minPoolSize connections", || status_of(&pools).idle == 2).await;
     assert!(
         ready.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -181,8 +181,8 @@ async fn a_warm_up_connects_to_every_member<B: Backend<Config: Default>>() {
     pools.close().await;
 }
 
-/// A set's only server, which holds back the handshakes of new connections, and one that waits for
-/// such a one.
+/// Makes a set's only server hold back the handshakes of new connections. Returns the gate, and a
+/// caller that waits for a connection.
 async fn others_attempt<B: Backend>(sim: &Sim, pools: &Pools<B>) -> (Gate, Waiting<B>) {
     pools.connect().expect("connected");
     let known = || pools.topology().description();
@@ -201,7 +201,7 @@ async fn others_attempt<B: Backend>(sim: &Sim, pools: &Pools<B>) -> (Gate, Waiti
 
 type Waiting<B> = JoinHandle<Result<PooledConnection<B>, Error>>;
 
-/// A warm-up in a task of its own, which has been at it for a second.
+/// A warm-up in its own task, which has been running for a second.
 async fn warm_up_in_task<B: Backend>(pools: &Pools<B>) -> JoinHandle<Result<(), Error>> {
     let pools = pools.clone();
     let warming = tokio::spawn(async move { pools.warm_up().await });
@@ -217,7 +217,7 @@ async fn a_warm_up_waits_for_attempts_of_others<B: Backend<Config: Default>>() {
     let warming = warm_up_in_task(&pools).await;
     gate.open();
     let held = waiting.await.expect("no panic").expect("a connection");
-    // It is there, though in use.
+    // The connection exists, though in use.
     warming.await.expect("no panic").expect("warm");
     assert_eq!(status_of(&pools).created, 1);
     drop(held);

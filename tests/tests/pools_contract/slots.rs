@@ -42,7 +42,7 @@ on_both! {
     a_spare_connection_of_a_dropped_waiter_makes_room,
 }
 
-/// A handle for each of some tenants of one server.
+/// Returns handles for `count` tenants of one server.
 async fn tenants<B: Backend<Config: Default>>(
     count: usize,
     options: &str,
@@ -62,7 +62,7 @@ fn status_for<B: Backend>(pools: &[Pools<B>], tenant: usize) -> PoolStatus {
     own.expect("a pool")
 }
 
-/// How many connections each tenant has, who has a pool.
+/// The number of connections of each tenant that has a pool.
 fn sizes<B: Backend>(pools: &[Pools<B>]) -> BTreeMap<String, usize> {
     let status = pools[0].status().into_iter();
     status
@@ -75,7 +75,7 @@ fn of_sizes(sizes: &[usize]) -> BTreeMap<String, usize> {
     sizes.iter().enumerate().map(named).collect()
 }
 
-/// The most connections at a time that the server has seen, those of its monitors left aside.
+/// The most connections that the server had open at a time, without the monitors'.
 fn most_open(tenants: &Tenants) -> u64 {
     tenants.set.server(0).look(|seen| seen.most_open) - 2
 }
@@ -90,7 +90,7 @@ async fn waits<B: Backend>(pools: &[Pools<B>], tenant: usize, count: usize) {
     .await;
 }
 
-/// Who waits, with a tenant's handle: once it does.
+/// A check-out with a tenant's handle, once it waits.
 async fn wait_for<B: Backend>(
     pools: &[Pools<B>],
     tenant: usize,
@@ -114,7 +114,7 @@ async fn the_least_recently_used_connection_makes_room<B: Backend<Config: Defaul
     assert_eq!(sizes(&pools), of_sizes(&[1, 1, 1]), "there is room for all");
     ping(&pools[3]).await.expect("a ping");
     assert_eq!(sizes(&pools), of_sizes(&[1, 0, 1, 1]));
-    // In use, it makes room for nobody.
+    // A connection in use makes no room.
     let held = pools[2].get().await.expect("a connection");
     ping(&pools[4]).await.expect("a ping");
     assert_eq!(sizes(&pools), of_sizes(&[0, 0, 1, 1, 1]));
@@ -131,7 +131,7 @@ async fn a_returned_slot_goes_to_the_pool_that_waited_longest<B: Backend<Config:
     let mut held = hold(&pools[0], 2).await;
     let first = wait_for(&pools, 1).await;
     let second = wait_for(&pools, 2).await;
-    // The pool of those who hold all waits as well, after the others.
+    // The pool that holds all connections also waits, after the others.
     let last = wait_for(&pools, 0).await;
     drop(held.pop());
     let first = got(first).await;
@@ -152,7 +152,7 @@ async fn several_tenants_take_turns<B: Backend<Config: Default>>() {
     let served = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
     for (tenant, pools) in pools.iter().enumerate() {
-        // Some have many that ask, some one.
+        // Some tenants have many callers, some have one.
         for _ in 0..=tenant * 3 {
             let (pools, served) = (pools.clone(), served.clone());
             tasks.push(tokio::spawn(async move {
@@ -171,8 +171,8 @@ async fn several_tenants_take_turns<B: Backend<Config: Default>>() {
     assert_eq!(most_open(&server), 2);
     let served = std::mem::take(&mut *served.lock().expect("no panic"));
     assert_eq!(served.len(), (1 + 4 + 7 + 10) * ROUNDS);
-    // The tenant with a single task gets every fourth turn, whatever the others ask for. Its first one
-    // depends on the order in which the tasks began.
+    // The tenant with a single task gets every fourth turn, regardless of the other tenants'
+    // callers. Its first one depends on the order in which the tasks began.
     let done = served.iter().rposition(|tenant| *tenant == 0);
     assert!(done < Some(7 * ROUNDS), "after {done:?} turns: {served:?}");
     pools[0].close().await;
@@ -211,7 +211,7 @@ async fn a_slot_is_released_however_its_connection_ends<B: Backend<Config: Defau
     ping(&pools[0]).await.expect("the monitors are connected");
     let member = server.set.server(0);
     settled(member, 1).await;
-    // It fails while it is in use.
+    // The connection fails while in use.
     let mut held = pools[0].get().await.expect("a connection");
     let waiting = wait_for(&pools, 1).await;
     member
@@ -221,11 +221,11 @@ async fn a_slot_is_released_however_its_connection_ends<B: Backend<Config: Defau
     failed.expect_err("the server hung up");
     drop(held);
     drop(got(waiting).await);
-    // It can't be made.
+    // The attempt fails.
     member.script().add(handshake().once().drop_connection());
     pools[0].get().await.expect_err("the server hung up");
     drop(pools[1].get().await.expect("a connection"));
-    // Whoever asked for it goes before it is made.
+    // The caller is cancelled before the connection is made.
     let gate = Gate::new();
     let rule = handshake().once().then(Action::WaitFor(gate.clone()));
     let rule = member.script().add(rule);
@@ -241,7 +241,7 @@ async fn a_slot_is_released_however_its_connection_ends<B: Backend<Config: Defau
     server.set.restart(0).await;
     server.set.elect(0);
     drop(pools[1].get().await.expect("a connection"));
-    // Its credential is given up.
+    // Its credential is logged out.
     let held = pools[1].get().await.expect("a connection");
     let waiting = wait_for(&pools, 0).await;
     let leaving = pools[1].clone();
@@ -286,7 +286,7 @@ async fn min_pool_size_takes_only_free_slots<B: Backend<Config: Default>>() {
     }
     let all = || sizes(&pools).values().sum::<usize>();
     eventually("all slots are taken", || all() == 3).await;
-    // It does not go back and forth.
+    // Pools do not take connections from each other in turns.
     let made = || status_for(&pools, 0).created + status_for(&pools, 1).created;
     let before = made();
     sleep(Duration::from_secs(300)).await;
@@ -298,7 +298,10 @@ async fn min_pool_size_takes_only_free_slots<B: Backend<Config: Default>>() {
 async fn min_pool_size_connections_make_room<B: Backend<Config: Default>>() {
     let (server, pools) = tenants::<B>(2, "minPoolSize=2", 2).await;
     ping(&pools[0]).await.expect("a ping");
-    eventually("the smallest size", || status_for(&pools, 0).idle == 2).await;
+    eventually("minPoolSize connections", || {
+        status_for(&pools, 0).idle == 2
+    })
+    .await;
     let held = pools[1].get().await.expect("a connection");
     assert_eq!(sizes(&pools), of_sizes(&[1, 1]));
     drop(held);
@@ -316,7 +319,7 @@ async fn a_wait_for_a_slot_times_out<B: Backend<Config: Default>>() {
     assert_eq!(*wait, Wait::WaitQueue);
     assert!(*after >= Duration::from_millis(200), "{after:?}");
     assert_eq!(late.user(), Some(&*tenant_name(1)));
-    // Its own pool is empty: others have them.
+    // Its own pool is empty: other tenants have the connections.
     let cause = late.cause().expect("who has the connections").to_string();
     assert!(cause.contains("max_connections_per_server: 2"), "{cause}");
     drop(held);
@@ -324,7 +327,7 @@ async fn a_wait_for_a_slot_times_out<B: Backend<Config: Default>>() {
     pools[0].close().await;
 }
 
-/// Polls it once: it waits.
+/// Polls a future once, which must be pending.
 async fn begin<F: Future>(mut waits: Pin<&mut F>) {
     poll_fn(|context| {
         assert!(waits.as_mut().poll(context).is_pending());
@@ -337,7 +340,7 @@ async fn a_spare_connection_of_a_served_waiter_makes_room<B: Backend<Config: Def
     let (_server, pools) = tenants::<B>(2, "waitQueueTimeoutMS=3000", 2).await;
     let held = pools[0].get().await.expect("a connection");
     let mut waits = pin!(pools[0].get());
-    // Once only: who waits is not looked at before there are two that it could have.
+    // Polled only once: not again before there are two connections that it could get.
     begin(waits.as_mut()).await;
     sleep(Duration::from_secs(1)).await;
     drop(held);
@@ -352,7 +355,7 @@ async fn a_spare_connection_of_a_dropped_waiter_makes_room<B: Backend<Config: De
     let held = pools[0].get().await.expect("a connection");
     {
         let mut gone = pin!(pools[0].get());
-        // Until it has begun to wait, and no more: it goes without a look at what was made.
+        // Polled only until it waits: it is dropped without taking the new connection.
         begin(gone.as_mut()).await;
         sleep(Duration::from_secs(1)).await;
     }
@@ -361,8 +364,8 @@ async fn a_spare_connection_of_a_dropped_waiter_makes_room<B: Backend<Config: De
     pools[0].close().await;
 }
 
-/// Tasks of some tenants, each of which checks out so many times; gives the most connections that
-/// were begun.
+/// Runs tasks of some tenants, each with `check_outs` check-outs. Returns the number of connections
+/// that were created.
 async fn busy<B: Backend<Config: Default>>(
     pools: &[Pools<B>],
     tasks: usize,
@@ -453,7 +456,7 @@ async fn pending_connections_are_limited_across_tenants<B: Backend<Config: Defau
     assert_eq!(most.load(Ordering::SeqCst), 3);
     assert_eq!(now.load(Ordering::SeqCst), 0);
     let order = order.lock().expect("no panic").clone();
-    // Three are made at a time.
+    // Three connections are made at a time.
     let mut places = order.iter().enumerate();
     let is_in_turn = places.all(|(place, tenant)| place.abs_diff(*tenant) < 6);
     assert!(is_in_turn, "first in, first out: {order:?}");
@@ -470,7 +473,7 @@ async fn a_warm_up_at_a_full_cap_makes_room<B: Backend<Config: Default>>() {
     pools[0].close().await;
 }
 
-/// Each round is served with the connection that the pool has.
+/// Each round gets the connection that the pool has.
 async fn a_warm_up_without_room_does_not_block_the_runtime<B: Backend<Config: Default>>() {
     let options = "&minPoolSize=2&waitQueueTimeoutMS=2000&serverSelectionTimeoutMS=2000";
     let (_server, pools) = tenants::<B>(2, options, 2).await;

@@ -1,4 +1,4 @@
-//! What is in nobody's hands, or on its way back: it is not forgotten.
+//! Spare connections, and connections that are being returned.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -47,7 +47,7 @@ async fn min_pool_size_connections_that_expire_close_as_idle<B: Backend<Config: 
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("minPoolSize=2&maxIdleTimeMS=15000");
     ping(&pools).await.expect("a ping");
-    eventually("the smallest size", || status_of(&pools).size == 2).await;
+    eventually("minPoolSize connections", || status_of(&pools).size == 2).await;
     sleep(Duration::from_secs(60)).await;
     let closed = status_of(&pools).closed;
     assert!(closed.idle > 0, "{closed:?}");
@@ -55,7 +55,7 @@ async fn min_pool_size_connections_that_expire_close_as_idle<B: Backend<Config: 
     pools.close().await;
 }
 
-/// A server that the application passes over takes writes as well as ever.
+/// A server that the application's selector excludes still accepts writes.
 async fn a_server_selector_makes_no_server_unwritable<B: Backend<Config: Default>>() {
     let network = SimNetwork::new(3);
     let set = Deployment::sharded(2).network(&network).start().await;
@@ -76,7 +76,7 @@ async fn a_server_selector_makes_no_server_unwritable<B: Backend<Config: Default
         .expect("pools");
     let mut held = pools.get().await.expect("a connection");
     *highest.lock().expect("no panic") = set.address(1);
-    // Something is published.
+    // The topology is updated.
     let other = pools.get().await.expect("a connection");
     assert_eq!(other.server().to_string(), set.address(1));
     set.kill(1).await;
@@ -96,7 +96,7 @@ async fn a_server_selector_makes_no_server_unwritable<B: Backend<Config: Default
     pools.close().await;
 }
 
-/// Of the connections that were being made when what came back served their callers.
+/// The waiter is served by a returned connection while its own is still being made.
 async fn spare_connections_close_with_their_pool<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let uri = format!("mongodb://{}/?maxPoolSize=2", sim.set.address(0));
@@ -127,7 +127,8 @@ async fn spare_connections_close_with_their_pool<B: Backend<Config: Default>>() 
     server.wait_for("none is open", |seen| seen.open == 0).await;
 }
 
-/// It is chosen to make room before its pool has it back, where nobody would look for it again.
+/// The connection is chosen to make room before its generic pool has it back, so no later check
+/// would find it.
 #[tokio::test(start_paused = true)]
 async fn a_connection_being_returned_makes_room() {
     let tenants = Tenants::of(1, 2).await;
@@ -150,7 +151,7 @@ async fn a_connection_being_returned_makes_room() {
     pools.close().await;
 }
 
-/// deadpool, with something that happens between a check-in and the connection's being back.
+/// deadpool, with a hook between the check-in and the return of the connection.
 struct Late(managed::Pool<Manager>);
 
 struct LateGuard(Option<managed::Object<Manager>>);

@@ -1,5 +1,5 @@
-//! Check-outs from elsewhere: from deep in an application's futures, which is to compile at all, and
-//! from runtimes that end before the pools.
+//! Check-outs within an application's nested futures, which must compile, and on runtimes that end
+//! before the pools.
 
 use mongo_core::ErrorKind;
 use mongo_core::pools::Backend;
@@ -22,7 +22,7 @@ async fn pools_outlive_the_runtimes_that_use_them<B: Backend<Config: Default>>()
         runtime.block_on(ping(&theirs)).expect("a pong");
     });
     worker.await.expect("no panic");
-    // A connection of the other runtime is no reason to fail, nor is the pool.
+    // The connections of the ended runtime are no failure.
     pools.close().await;
     set.shutdown().await;
 }
@@ -31,7 +31,8 @@ async fn spawned<F: Future<Output: Send> + Send + 'static>(task: F) -> F::Output
     tokio::spawn(task).await.expect("no panic")
 }
 
-/// For a type that is named, and not for `B: Backend`: a future's own type is seen only then.
+/// For concrete types instead of `B: Backend`: only then does the compiler see the type of the
+/// future.
 macro_rules! spawns {
     ($name:ident, $backend:ident) => {
         #[tokio::test]

@@ -43,7 +43,7 @@ trait Configured: Backend<Config: Default> {
 
     fn pools(config: &<Self as Configured>::Config) -> Result<PoolsBuilder<Self>, Error>;
 
-    /// The error of a pool of one server.
+    /// The error of a plain pool.
     fn pool_error(config: &<Self as Configured>::Config) -> String;
 }
 
@@ -152,7 +152,7 @@ impl Cloud {
 
 async fn a_connection_string_in_the_environment_is_enough<B: Configured>() {
     let cloud = Cloud::start().await;
-    // Whichever is used first begins the look-up.
+    // The first method that is used begins the lookup.
     for begin in 0..3 {
         let pools = cloud.pools::<B>();
         match begin {

@@ -1,4 +1,4 @@
-//! What SRV and TXT records say reaches pools and floating managers. The clock is paused.
+//! SRV and TXT records take effect in pools and floating managers. The clock is paused.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ on_both! {
     records_are_polled_and_an_unlisted_router_keeps_connections_in_use,
 }
 
-/// The least time between two look-ups that succeed.
+/// The least time between two successful lookups.
 const RESCAN: Duration = Duration::from_secs(60);
 
 const HOST: &str = "cluster0.db.example.net";
@@ -85,7 +85,7 @@ impl DnsResolver for Dns {
     }
 }
 
-/// Finds the server with the number 0 at port 27017 of any host, and so on.
+/// Connects port 27017 of any host to server 0, port 27018 to server 1, and so on.
 #[derive(Clone)]
 struct ByPort(SimNetwork);
 
@@ -115,7 +115,7 @@ fn builder<B: Backend<Config: Default>>(
         .connector(Arc::new(ByPort(network.clone())))
 }
 
-/// A set whose members have the names that DNS gives them.
+/// A set whose members have the names of the SRV records.
 async fn set(network: &SimNetwork) -> Deployment {
     let set = Deployment::replica_set("rs").members(2).network(network);
     let set = set.start().await;
@@ -186,7 +186,7 @@ async fn srv_service_name_is_used<B: Backend<Config: Default>>() {
     assert!(error.to_string().contains("no SRV records"), "{error}");
 }
 
-/// Only what a server says itself ends the connections to it that are in use.
+/// Only a server's own reply ends its connections in use.
 async fn records_are_polled_and_an_unlisted_router_keeps_connections_in_use<
     B: Backend<Config: Default>,
 >() {
@@ -203,7 +203,7 @@ async fn records_are_polled_and_an_unlisted_router_keeps_connections_in_use<
     assert_eq!(ping(&pools).await.expect("a router").port(), Some(27018));
     held.run_command("db", &insert).await.expect("a write");
     drop(held);
-    // Listed again, it is a server like any other.
+    // If it is listed again, it is used again.
     dns.set_ports(&[27017]);
     sleep(2 * RESCAN).await;
     let mut again = pools.get().await.expect("a connection");
@@ -252,7 +252,7 @@ async fn txt_records_reach_floating_managers() {
     assert!(made.description().service_id.is_some());
 }
 
-/// A floating manager's connection to a router that the records name no more.
+/// A floating manager's connection to a router that the records no longer list.
 #[tokio::test(start_paused = true)]
 async fn an_unlisted_router_keeps_connections_in_use_of_a_floating_manager() {
     let network = SimNetwork::new(15);
@@ -272,7 +272,7 @@ async fn an_unlisted_router_keeps_connections_in_use_of_a_floating_manager() {
     );
 }
 
-/// The options' own credential, in a database that the connection string names.
+/// The options' own credential, with the database of the connection string.
 #[tokio::test(start_paused = true)]
 async fn the_database_of_the_connection_string_is_the_default_source() {
     let network = SimNetwork::new(16);

@@ -22,11 +22,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-/// No test waits for longer, whatever goes wrong.
+/// The limit for waits in tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// Instances each test of a module for both backends; those `on a paused clock` need a network in
-/// memory, and those `on runtimes of their own` are no async functions.
+/// Makes tests of each function for both backends. Functions `on a paused clock` need a network in
+/// memory. Functions `on runtimes of their own` are not async.
 macro_rules! on_both {
     (on a paused clock: $($name:ident),* $(,)?) => {
         on_both!(@instance deadpool_paused, mongo_deadpool::Pool, (start_paused = true), $($name)*);
@@ -62,7 +62,7 @@ macro_rules! on_both {
     };
 }
 
-/// What happened to pools, in order.
+/// Records pool events, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Kept(Arc<Mutex<Vec<CmapEvent>>>);
 
@@ -90,7 +90,7 @@ impl Kept {
         self.0.lock().expect("no panic").iter().map(name).collect()
     }
 
-    /// The most connections of one pool that were being made at a time.
+    /// The most connections of one pool that were pending at a time.
     pub(crate) fn most_pending(&self) -> usize {
         let (mut pending, mut most) = (HashMap::<_, HashSet<u64>>::new(), 0);
         for event in &*self.0.lock().expect("no panic") {
@@ -134,7 +134,7 @@ pub(crate) fn pools<B: Backend<Config: Default>>(uri: &str) -> Pools<B> {
     builder(uri).build().expect("pools")
 }
 
-/// Runs a command on a new check-out for writes, and says which server answered.
+/// Runs a command on a new check-out for writes, and returns the server.
 pub(crate) async fn run<B: Backend>(
     pools: &Pools<B>,
     command: &Document,
@@ -167,7 +167,7 @@ impl Sim {
         Self { network, set }
     }
 
-    /// A builder over the set's URI, with more options.
+    /// A builder for the set's URI, with more options.
     pub(crate) fn builder<B: Backend<Config: Default>>(&self, options: &str) -> PoolsBuilder<B> {
         builder(&format!("{}&{options}", self.set.uri()))
             .connector(Arc::new(OverSim(self.network.clone())))
@@ -183,13 +183,13 @@ pub(crate) fn one() -> Credential {
     Credential::new("one", "first").with_source("admin")
 }
 
-/// The other one.
+/// The other user of a [`Sim`].
 pub(crate) fn two() -> Credential {
     Credential::new("two", "second").with_source("admin")
 }
 
-/// Members on a network in memory, with tenants who prove themselves by PLAIN: without hashes there
-/// may be many of them.
+/// Members on a network in memory, with tenants that authenticate by PLAIN: it needs no hashing, so
+/// there can be many.
 pub(crate) struct Tenants {
     pub(crate) network: SimNetwork,
     pub(crate) set: Deployment,
@@ -208,7 +208,7 @@ impl Tenants {
         Self { network, set }
     }
 
-    /// Pools of nobody's, with a cap on the connections of each server.
+    /// Pools without a credential, with a cap on the connections of each server.
     pub(crate) fn pools<B: Backend<Config: Default>>(&self, options: &str, cap: u32) -> Pools<B> {
         let config = PoolsConfig::default().with_max_connections_per_server(cap);
         self.builder(options, config).build().expect("pools")
@@ -243,8 +243,8 @@ pub(crate) fn tenant_password(tenant: usize) -> String {
     format!("secret-{tenant}")
 }
 
-/// The way there takes longer than the news of an end: servers never see more connections than
-/// their clients have.
+/// Connecting takes longer than closing, so that servers never see more connections than their
+/// clients have.
 struct AfterTheNews(OverSim);
 
 #[async_trait]
@@ -268,12 +268,13 @@ impl Connector for OverSim {
     }
 }
 
-/// The handshake of a new connection; of a pool's alone, once the monitors have theirs.
+/// Matches the handshake of a new connection. Only pools make some once the monitors are connected.
 pub(crate) fn handshake() -> Matcher {
     Matcher::hello().when(|hello| hello.contains_key("client"))
 }
 
-/// Waits until both monitoring connections of a server, and so many others, have shaken hands.
+/// Waits until both monitoring connections of a server, and `others` more, have completed their
+/// handshakes.
 pub(crate) async fn settled(server: &ScriptedServer, others: usize) {
     let is_settled = |seen: &Seen| {
         let open = seen.connections.values().filter(|own| own.open);
@@ -282,7 +283,7 @@ pub(crate) async fn settled(server: &ScriptedServer, others: usize) {
     server.wait_for("all connections", is_settled).await;
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
@@ -291,14 +292,14 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The one pool there is.
+/// The status of the only pool.
 pub(crate) fn status_of<B: Backend>(pools: &Pools<B>) -> PoolStatus {
     let mut status = pools.status();
     assert_eq!(status.len(), 1, "{status:?}");
     status.remove(0)
 }
 
-/// So many connections at once.
+/// Checks out `count` connections at once.
 pub(crate) async fn hold<B: Backend>(pools: &Pools<B>, count: usize) -> Vec<PooledConnection<B>> {
     let mut held = Vec::new();
     for _ in 0..count {
@@ -307,7 +308,7 @@ pub(crate) async fn hold<B: Backend>(pools: &Pools<B>, count: usize) -> Vec<Pool
     held
 }
 
-/// Which server answers one that gives its connection back at once.
+/// Checks out and returns a connection in a task. Gives the server.
 pub(crate) fn visit_in_task<B: Backend>(
     pools: &Pools<B>,
 ) -> JoinHandle<Result<ServerAddress, Error>> {
@@ -315,7 +316,7 @@ pub(crate) fn visit_in_task<B: Backend>(
     tokio::spawn(async move { Ok(pools.get().await?.server().clone()) })
 }
 
-/// A check-out in a task of its own.
+/// A check-out in its own task.
 pub(crate) fn get_in_task<B: Backend>(
     pools: &Pools<B>,
 ) -> JoinHandle<Result<PooledConnection<B>, Error>> {
@@ -323,7 +324,7 @@ pub(crate) fn get_in_task<B: Backend>(
     tokio::spawn(async move { pools.get().await })
 }
 
-/// A set of members on a runtime of its own, for clients whose runtimes come and go.
+/// A set on its own runtime, for clients that use several runtimes.
 pub(crate) struct Elsewhere {
     pub(crate) set: Deployment,
     _runtime: Runtime,
@@ -344,7 +345,7 @@ impl Elsewhere {
     }
 }
 
-/// Runs something on a runtime that ends with it.
+/// Runs a future on a new runtime, which ends with it.
 pub(crate) fn on_a_runtime<R>(run: impl Future<Output = R>) -> R {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -379,7 +380,7 @@ pub(crate) fn pool_of<B: Backend<Config: Default>>(
     pool
 }
 
-/// Polls it once: it waits.
+/// Polls a future once, which must be pending.
 pub(crate) async fn begin<F: Future>(mut waits: Pin<&mut F>) {
     poll_fn(|context| {
         assert!(waits.as_mut().poll(context).is_pending());

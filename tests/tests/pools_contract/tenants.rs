@@ -11,7 +11,7 @@ use crate::support::{Tenants, of_tenant, tenant_name};
 
 const SERVERS: usize = 3;
 const TENANTS: usize = 1000;
-/// For each server, whatever the number of tenants.
+/// The cap for each server, regardless of the number of tenants.
 const CAP: u32 = 25;
 /// A monitor's own connection, and the one for the round-trip time.
 const MONITORING: usize = 2;
@@ -48,7 +48,7 @@ async fn a_thousand_tenants_share_monitors_and_slots<B: Backend<Config: Default>
     }
 }
 
-/// What a tenant does: it writes to the primary, and reads from any server.
+/// The work of a tenant: it writes to the primary, and reads from any server.
 async fn work<B: Backend>(pools: Pools<B>, tenant: usize) -> Result<(), Error> {
     let documents: [Document; 1] = [doc! {"tenant": tenant_name(tenant)}];
     let insert = doc! {"insert": "visits", "documents": &documents[..]};
@@ -61,7 +61,7 @@ async fn work<B: Backend>(pools: Pools<B>, tenant: usize) -> Result<(), Error> {
     ask_who(&mut connection, tenant).await
 }
 
-/// The server says whom it takes the connection for.
+/// Asks the server for the connection's user.
 async fn ask_who<B: Backend>(
     connection: &mut PooledConnection<B>,
     tenant: usize,
@@ -76,7 +76,7 @@ async fn ask_who<B: Backend>(
     Ok(())
 }
 
-/// What a server has seen: as many as the cap at a time and never more, and one monitor.
+/// Checks that a server had as many connections as the cap and never more, and one monitor.
 fn watch(tenants: &Tenants, server: usize) {
     tenants.set.server(server).look(|seen| {
         let monitors = seen.connections.values().filter(|one| one.user.is_none());

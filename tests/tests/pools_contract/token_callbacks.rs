@@ -1,4 +1,4 @@
-//! To whom a credential goes, and how long its source may take.
+//! The servers that get a credential, and the timeouts of its source.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ on_both! {
 
 const TOKEN: &str = "good";
 
-/// Takes a while.
+/// A callback that takes a while.
 struct Slow {
     takes: Duration,
     calls: AtomicUsize,
@@ -73,7 +73,7 @@ fn builder<B: Backend<Config: Default>>(
         .oidc_callback(callback.clone())
 }
 
-/// What a check-out came to with a callback of so many seconds, and after how long.
+/// The result of a check-out with a callback that takes `takes` seconds, and its duration.
 async fn check_out<B: Backend<Config: Default>>(takes: u64, more: &str) -> (Result<()>, Duration) {
     let server = server().await;
     let callback = Arc::new(Slow {
@@ -165,7 +165,7 @@ async fn a_discovered_server_outside_the_allowed_hosts_gets_no_credential<
         tenants.set.server(1).look(|seen| seen.count("saslStart")),
         0
     );
-    // The server is as good as before, for others.
+    // The server is still usable for others.
     let known = pools.topology().description();
     assert!(
         known

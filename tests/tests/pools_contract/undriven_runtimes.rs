@@ -1,4 +1,4 @@
-//! Callers and attempts on runtimes that nothing drives, or that have ended.
+//! Callers and attempts on runtimes that are not driven, or have ended.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ on_both! {
     a_caller_of_another_runtime_survives_the_end_of_the_attempts_runtime,
 }
 
-/// A server pool whose server has a gate before its handshakes.
+/// A server pool whose server holds back handshakes by a gate.
 fn gated<B: Backend<Config: Default>>(world: &Elsewhere, options: &str) -> (ServerPool<B>, Gate) {
     let gate = Gate::new();
     let uri = format!("mongodb://{}/?{options}", world.set.address(0));
@@ -43,7 +43,7 @@ fn an_attempt_on_an_undriven_runtime_blocks_no_other_caller<B: Backend<Config: D
     });
     assert!(late.is_err());
     gate.open();
-    // It lives on, and nothing drives it.
+    // The attempt continues, but nothing drives it.
     let begun = Instant::now();
     let got = here.block_on(async {
         timeout(Duration::from_secs(8), pool.get(Deadline::after(LIMIT))).await

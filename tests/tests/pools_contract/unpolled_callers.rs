@@ -1,5 +1,5 @@
-//! Callers that come to a bad connection, that are not polled, that leave; attempts that hang in the
-//! way of other tenants.
+//! Callers that get a bad connection, are not polled or leave, and hung attempts: none of them
+//! delays other tenants.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,7 +41,7 @@ async fn get<B: Backend>(pool: &ServerPool<B>) -> PooledConnection<B> {
         .expect("a connection")
 }
 
-/// Leaves a reply owed that never comes, and gives the connection back.
+/// Returns a connection that owes a reply, which never arrives.
 async fn return_owing<B: Backend>(mut connection: PooledConnection<B>) {
     let find = doc! {"find": "c"};
     let cut = timeout(
@@ -142,7 +142,7 @@ async fn an_unpolled_waiter_keeps_no_idle_connection_from_other_tenants<
     let held = pools[0].get().await.expect("a connection");
     let mut unpolled = Box::pin(pools[0].get());
     begin(unpolled.as_mut()).await;
-    // Its connection is made, and it does not look.
+    // Its connection is made, but it is not polled.
     sleep(Duration::from_secs(1)).await;
     drop(held);
     let served = timeout(Duration::from_secs(10), ping(&pools[1])).await;
@@ -153,7 +153,7 @@ async fn an_unpolled_waiter_keeps_no_idle_connection_from_other_tenants<
     pools[0].close().await;
 }
 
-/// A caller of tenant 0 leaves an attempt that hangs.
+/// A caller of tenant 0 times out and leaves a hung attempt.
 async fn leave_an_attempt<B: Backend>(server: &Tenants, pools: &[Pools<B>]) {
     ping(&pools[1]).await.expect("the server is known");
     let member = server.set.server(0);
@@ -219,7 +219,7 @@ async fn a_later_waiter_does_not_inherit_the_turn_of_one_that_left<B: Backend<Co
     pools[0].close().await;
 }
 
-/// The old secret at first.
+/// Supplies the old secret until it is changed.
 struct Changing(Mutex<bool>);
 
 #[async_trait]
@@ -254,7 +254,7 @@ async fn an_attempt_with_an_old_secret_fails_no_later_caller<B: Backend<Config: 
     pools.close().await;
 }
 
-/// Tenant 0 asks a server that does not answer it, again and again; tenant 1 it would answer.
+/// The server does not answer the repeated attempts of tenant 0, but would answer tenant 1.
 async fn callers_with_short_timeouts_do_not_starve_another_tenant<B: Backend<Config: Default>>() {
     let config = PoolsConfig::default().with_max_connections_per_server(2);
     let (server, pools) = tenants::<B>(2, "connectTimeoutMS=60000", config).await;
@@ -276,7 +276,7 @@ async fn callers_with_short_timeouts_do_not_starve_another_tenant<B: Backend<Con
         }
     });
     sleep(Duration::from_secs(5)).await;
-    // It would reuse the one of its own.
+    // Otherwise tenant 1 would reuse its own connection.
     drop(held);
     let got = timeout(Duration::from_secs(20), pools[1].get()).await;
     drop(got.expect("in time").expect("its own"));

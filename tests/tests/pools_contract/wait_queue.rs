@@ -1,4 +1,4 @@
-//! Who waits, for how long, and who is served first.
+//! The order and the timeouts of waiters.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn check_outs_are_first_in_first_out<B: Backend<Config: Default>>() {
         }));
         eventually("it waits", || status_of(&own).waiting == number + 1).await;
     }
-    // Late ones do not overtake.
+    // Later callers do not overtake.
     drop(held);
     for task in tasks {
         task.await.expect("no panic");
@@ -78,7 +78,7 @@ async fn a_timeout_says_what_uses_the_connections<B: Backend<Config: Default>>()
     assert_eq!(error.user(), Some("one"));
     let server = error.server().expect("the server");
     assert_eq!(server.to_string(), sim.set.address(0));
-    // A pinned connection that is dropped is pinned no more.
+    // Dropping a pinned connection unpins it.
     drop(held.remove(0));
     let one_more = pools.get().await.expect("a connection");
     assert_eq!(in_use(&pools.get().await), (1, 0, 3));
@@ -87,7 +87,7 @@ async fn a_timeout_says_what_uses_the_connections<B: Backend<Config: Default>>()
     pools.close().await;
 }
 
-/// Who has the connections: cursors, transactions, others.
+/// The connections in use by cursors, transactions and other operations.
 fn in_use<B: Backend>(timed_out: &Result<PooledConnection<B>, Error>) -> (usize, usize, usize) {
     let error = timed_out.as_ref().expect_err("all are in use");
     match error.cause().map(Error::kind) {
@@ -125,7 +125,7 @@ async fn a_returned_connection_serves_a_waiter_with_a_pending_attempt<
         begun.elapsed()
     );
     assert_eq!(served.id(), id);
-    // What was being made is not lost.
+    // The pending connection is not lost.
     gate.open();
     eventually("the other one is idle", || {
         let status = status_of(&pools);
@@ -136,7 +136,8 @@ async fn a_returned_connection_serves_a_waiter_with_a_pending_attempt<
     pools.close().await;
 }
 
-/// A pool that is cold again, and grows by two in 20 ms: what comes back in the meantime goes round.
+/// A pool that is cold again grows by two connections in 20 ms. Connections returned during that
+/// time serve waiters in order.
 async fn no_waiter_is_overtaken_while_a_pool_grows<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("");

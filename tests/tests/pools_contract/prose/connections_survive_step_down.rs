@@ -1,4 +1,4 @@
-//! Connections survive primary step-down, before a real server.
+//! Connections survive primary step-down, on a real server.
 
 use mongo_core::bson::{Document, doc};
 use mongo_core::pools::{Backend, PoolState, Pools};
@@ -26,7 +26,7 @@ impl<B: Backend<Config: Default>> SetUp<B> {
         let set = Deployment::replica_set("rs").members(3);
         let set = set.backed_by(RealServer::start()).start().await;
         let kept = Kept::default();
-        // Errors of fail points have no topologyVersion: the server is to be checked soon.
+        // Errors of fail points have no topologyVersion, so the server has to be checked soon.
         let uri = format!("{}&heartbeatFrequencyMS=500&retryWrites=false", set.uri());
         let pools = builder(&uri).event_handlers(kept.handlers()).build();
         let this = Self {
@@ -54,7 +54,7 @@ impl<B: Backend<Config: Default>> SetUp<B> {
         reply.expect("a reply").to_document().expect("a document")
     }
 
-    /// An insert that fails with a code, and another one that does not.
+    /// Runs an insert that fails with a code, and another one that succeeds.
     async fn fail_once(&self, code: i32) {
         let data = doc! {"failCommands": ["insert"], "errorCode": code};
         self.set.fail_commands(0, doc! {"times": 1}, data);
@@ -78,7 +78,7 @@ impl<B: Backend<Config: Default>> SetUp<B> {
     }
 }
 
-/// "getMore Iteration": a cursor goes on where it was opened, over a step-down, and no pool is
+/// "getMore Iteration": a cursor continues on its connection after a step-down, and no pool is
 /// cleared.
 async fn get_more_iteration<B: Backend<Config: Default>>() {
     let set_up = SetUp::<B>::new().await;
@@ -111,7 +111,7 @@ async fn get_more_iteration<B: Backend<Config: Default>>() {
     let elected = loop {
         match set_up.run(insert.clone()).await {
             Ok((_, elected)) => break elected,
-            // The monitors have not seen it yet.
+            // The monitors have not noticed the election yet.
             Err(error) => assert_eq!(error.code(), Some(10107), "{error}"),
         }
     };

@@ -1,4 +1,4 @@
-//! Load balancers: what is specified about their pools.
+//! Load balancers: the prose tests about pools.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ async fn one_of_each<B: Backend>(pools: &Pools<B>) -> [PooledConnection<B>; 2] {
     }
 }
 
-/// "Clearing a load balanced pool": by service, and neither paused nor evicted.
+/// "Clearing a load balanced pool": only for the service, without pausing the pool or evicting
+/// other connections.
 async fn only_the_connections_of_a_failed_service_are_cleared<B: Backend<Config: Default>>() {
     let balanced = Deployment::load_balanced(2).start().await;
     let kept = Kept::default();
@@ -57,7 +58,7 @@ async fn only_the_connections_of_a_failed_service_are_cleared<B: Backend<Config:
     assert_eq!(cleared, [failed]);
     assert!(failing.is_stale() && !other.is_stale());
     let id = other.id();
-    // The other service is as it was.
+    // The other service is not affected.
     for server in 0..2 {
         balanced.fail_commands(server, "off", doc! {});
     }
@@ -73,7 +74,7 @@ async fn only_the_connections_of_a_failed_service_are_cleared<B: Backend<Config:
     balanced.shutdown().await;
 }
 
-/// "Connection Tracking": by cursors, by transactions, by others.
+/// "Connection Tracking": connections in use by cursors, transactions and other operations.
 async fn a_wait_queue_timeout_says_what_uses_the_connections<B: Backend<Config: Default>>() {
     let balanced = Deployment::load_balanced(1).start().await;
     let uri = format!("{}&maxPoolSize=4", balanced.uri());

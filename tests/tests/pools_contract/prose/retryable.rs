@@ -1,10 +1,10 @@
-//! Retryable reads 1 and retryable writes 2: "PoolClearedError Retryability Test", before a real
+//! Retryable reads 1 and retryable writes 2: "PoolClearedError Retryability Test", on a real
 //! server.
 //!
-//! Running an operation again is the caller's here: [`run`] does it once, for an error that the
-//! specifications call retryable, which 91 is. The error of a pool that was cleared never comes to
-//! the caller: the check-out that waited has failed, as its event tells, and goes back to selection
-//! by itself. So the second task, too, sends its command once only.
+//! The caller retries operations: [`run`] does it once, for an error that the specifications call
+//! retryable, such as code 91. The PoolClearedError does not reach the caller: the waiting
+//! check-out fails, as its event shows, and returns to server selection by itself. So the second
+//! task also sends its command only once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

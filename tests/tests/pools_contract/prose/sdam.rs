@@ -19,7 +19,7 @@ on_both! {
     connection_pool_backpressure_with_tls,
 }
 
-/// What the monitors and the pools have told, in one order.
+/// The events of the monitors and the pools, in one order.
 #[derive(Clone, Default)]
 struct Story(Arc<Mutex<Vec<&'static str>>>);
 
@@ -28,7 +28,7 @@ impl Story {
         self.0.lock().expect("no panic").push(what);
     }
 
-    /// Waits until these have been told in this order since the beginning, others between them.
+    /// Waits until these events have occurred in this order, possibly with others in between.
     async fn wait_for(&self, expected: &[&str]) {
         let told = async {
             loop {
@@ -88,12 +88,12 @@ async fn connection_pool_management<B: Backend<Config: Default>>() {
     server.shutdown().await;
 }
 
-/// The connections that `ingressConnectionEstablishmentRatePerSec` lets in, which may as well come
-/// at once (`ingressConnectionEstablishmentBurstCapacitySecs` 1).
+/// The connections per second that `ingressConnectionEstablishmentRatePerSec` accepts, also in one
+/// burst (`ingressConnectionEstablishmentBurstCapacitySecs` 1).
 const RATE_PER_SECOND: u32 = 20;
 
-/// Lets new connections in at the rate, and closes all others as soon as they are accepted, as a
-/// server does whose queue is full.
+/// Accepts new connections at the rate, and closes all others as soon as they are accepted, like a
+/// server with a full queue.
 async fn limit_rate(server: &ScriptedServer) {
     let others = |allowed| Matcher::accept().after(allowed).then(Action::Close);
     let mut rule = server.script().add(others(u64::from(RATE_PER_SECOND)));
