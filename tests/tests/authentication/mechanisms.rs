@@ -43,7 +43,7 @@ async fn x509_takes_one_round_trip() {
     find(&mut connection).await.expect("authenticated");
 }
 
-/// A user name is sent where there is one, and must be the certificate's.
+/// A configured user name is sent, and must match the certificate.
 #[tokio::test]
 async fn x509_sends_the_given_user_name() {
     let server = ScriptedServer::builder()
@@ -61,7 +61,7 @@ async fn x509_sends_the_given_user_name() {
         }
     }
     assert_eq!(names_on(&server, 1), ["isMaster"]);
-    // A speculation that fails is asked again, to be told why.
+    // After a failed speculation, the command is sent again to get the error.
     assert_eq!(names_on(&server, 2), ["isMaster", "authenticate"]);
 }
 

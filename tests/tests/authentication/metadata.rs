@@ -1,4 +1,4 @@
-//! The tokens of Azure and Google, from an endpoint that is theirs, or plays foul.
+//! Tokens of Azure and Google, from a correct or a hostile endpoint.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::endpoint::{Endpoint, Everywhere, answer};
 use crate::oidc::{GOOD, factory, server};
 use crate::support::{establish, find, texts};
 
-/// With what a URL has to have encoded, and a comma.
+/// Contains characters that a URL has to encode, and a comma.
 const RESOURCE: &str = "api://db/a,b c";
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn tokens_from_google() {
     assert!(endpoint.head(0).contains("Metadata-Flavor: Google\r\n"));
 }
 
-/// Garbage, refusals, too much: an error that shows no more of it than the status and the reason.
+/// Garbage, refusals and too long responses: the error shows only the status and the reason.
 #[tokio::test]
 async fn hostile_endpoints_are_refused() {
     let endless = || [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &[b'x'; 1 << 20]].concat();
@@ -87,7 +87,7 @@ async fn hostile_endpoints_are_refused() {
     assert_eq!(server.look(|seen| seen.count("saslStart")), 0);
 }
 
-/// It is waited for no longer than for anything else.
+/// The wait is bounded by the general timeout.
 #[tokio::test]
 async fn a_silent_endpoint_times_out() {
     struct Silent;
@@ -99,7 +99,7 @@ async fn a_silent_endpoint_times_out() {
             _: &mongo_core::ServerAddress,
         ) -> mongo_core::Result<mongo_core::net::Stream> {
             let (ours, theirs) = tokio::io::duplex(64);
-            // For ever, without a word.
+            // Accepts connections and never answers.
             tokio::spawn(async move {
                 let _theirs = theirs;
                 std::future::pending::<()>().await;

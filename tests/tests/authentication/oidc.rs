@@ -14,7 +14,7 @@ use crate::support::{MARK, establish, find, names_on, options, texts};
 
 pub(crate) const USER: &str = "workload";
 
-/// Gives the tokens of a list, one after the other, and the last one for ever.
+/// Returns the tokens of a list in order, and then always the last one.
 pub(crate) struct Tokens {
     tokens: Vec<String>,
     calls: AtomicUsize,
@@ -80,13 +80,13 @@ async fn the_callback_is_called_during_the_handshake() {
     find(&mut connection).await.expect("authenticated");
     assert_eq!(tokens.calls(), 1);
     assert_eq!(connection.user(), Some(USER));
-    // Without a token there is nothing to speculate with.
+    // Without a token there is no speculative authentication.
     assert_eq!(names_on(&server, 1), ["isMaster", "saslStart", "find"]);
     let hello = server.look(|seen| seen.log[0].command.clone());
     assert!(!hello.contains_key("speculativeAuthenticate"));
 }
 
-/// 1.2; and a token that is kept goes out with the hello.
+/// 1.2; and a cached token is sent with the hello.
 #[tokio::test]
 async fn one_call_serves_many_connections() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
@@ -103,7 +103,7 @@ async fn one_call_serves_many_connections() {
     assert_eq!(tokens.calls(), 1);
 }
 
-/// 2.2 and 2.3: in Rust a callback can give no token only by failing, or an empty one.
+/// 2.2 and 2.3: a Rust callback returns no token only by an error, or returns an empty one.
 #[tokio::test]
 async fn a_callback_without_a_token_is_an_error() {
     let server = server().await;
@@ -118,7 +118,7 @@ async fn a_callback_without_a_token_is_an_error() {
     assert_eq!(server.look(|seen| seen.count("saslStart")), 0);
 }
 
-/// 2.4 and 2.5, and what else contradicts itself.
+/// 2.4 and 2.5, and other contradictory options.
 #[tokio::test]
 async fn contradictory_options_are_refused_at_build() {
     let server = server().await;
@@ -145,7 +145,7 @@ async fn contradictory_options_are_refused_at_build() {
     }
 }
 
-/// 3.1: a kept token that the server refuses is forgotten, and another one is asked for.
+/// 3.1: a cached token that the server refuses is dropped, and another one is requested.
 #[tokio::test]
 async fn a_refused_cached_token_is_replaced() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
@@ -155,7 +155,7 @@ async fn a_refused_cached_token_is_replaced() {
     let mut connection = establish(&factory).await.expect("a connection");
     find(&mut connection).await.expect("authenticated");
     assert_eq!(tokens.calls(), 2);
-    // The speculation that came to nothing, the token that was kept, the other one.
+    // The failed speculation, the cached token, the new token.
     let names = ["isMaster", "saslStart", "saslStart", "find"];
     assert_eq!(names_on(&server, 2), names);
     establish(&factory).await.expect("a connection");
@@ -188,7 +188,7 @@ async fn other_errors_keep_the_cached_token() {
     assert_eq!(tokens.calls(), 1);
 }
 
-/// A speculation that comes to nothing says nothing of the token.
+/// A failed speculation does not invalidate the token.
 #[tokio::test]
 async fn the_cached_token_is_used_without_speculation() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
@@ -223,7 +223,7 @@ async fn kubernetes_provides_the_token_in_a_file() {
     let one = factory(&server, Arc::new(variables(vec![(second, eks)])));
     let error = establish(&one).await.expect_err("a bad token");
     assert!(error.is_authentication(), "{error}");
-    // What is no token is not read whole.
+    // A file that is too long for a token is not read whole.
     std::fs::write(&aks, "x".repeat(64 * 1024 + 1)).expect("written");
     let long = factory(&server, Arc::new(variables(vec![(first, aks)])));
     let error = establish(&long).await.expect_err("too long");

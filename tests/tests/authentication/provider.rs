@@ -1,4 +1,4 @@
-//! Credentials from a provider: asked for each connection, so that a secret may change.
+//! Credentials from a provider, which is called for each connection, so that secrets can rotate.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use mongo_testkit::{ScriptedServer, User};
 
 use crate::support::{MARK, establish, find, names_on, options, texts};
 
-/// Gives whatever it was told last.
+/// Supplies the credential that was set last.
 struct Told {
     credential: Mutex<Credential>,
     asked: AtomicUsize,
@@ -69,7 +69,7 @@ async fn a_rotated_secret_is_used_from_the_next_connection_on() {
     provider.tell(Credential::new("other", &*new));
     let mut second = establish(&factory).await.expect("a connection");
     assert_eq!(second.user(), Some("other"));
-    // The one that was open stays what it is.
+    // The open connection keeps its user.
     for connection in [&mut first, &mut second] {
         find(connection).await.expect("authenticated");
     }
@@ -150,7 +150,7 @@ async fn two_credential_sources_are_refused() {
     texts(&error);
 }
 
-/// Fails by a network or a server of its own, or never answers.
+/// Fails with an error of its own network or server, or never returns.
 #[derive(Clone, Copy)]
 struct Failing(Option<fn() -> Error>);
 
@@ -184,7 +184,7 @@ impl OidcCallback for Failing {
     }
 }
 
-/// A server with the mechanisms of all sources.
+/// A server that supports the mechanisms of all sources.
 async fn server_for_all() -> ScriptedServer {
     let builder = ScriptedServer::builder().access_tokens(&["good"]);
     builder.aws_key("AKIDEXAMPLE", "secret", None).start().await
@@ -202,7 +202,7 @@ const FAILURES: [fn() -> Error; 5] = [
     || ErrorKind::TopologyClosed.into(),
 ];
 
-/// Clients of one task, one for each source of credentials.
+/// Single clients, one for each source of credentials.
 fn clients(server: &ScriptedServer, source: Failing) -> [OnDemandTopologyBuilder; 3] {
     let with = |mechanism| {
         let more = "connectTimeoutMS=300&timeoutMS=5000&directConnection=true";
@@ -221,7 +221,7 @@ fn clients(server: &ScriptedServer, source: Failing) -> [OnDemandTopologyBuilder
     ]
 }
 
-/// Runs a command by a client without a credential.
+/// Runs a command on a client whose credential fails.
 async fn fails(builder: OnDemandTopologyBuilder) -> Error {
     let mut client = builder.build_client().expect("a client");
     let command = bson::doc! { "find": "things" };

@@ -1,5 +1,5 @@
-//! A server that wants a connection to be authenticated again (code 391): done at once, on the same
-//! connection, without another hello, and the command is run again, once.
+//! Reauthentication (code 391): it happens at once, on the same connection, without another hello.
+//! The command is run again, once.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ async fn reauthentication_ignores_speculation() {
     );
 }
 
-/// A token that another connection has got meanwhile will do.
+/// A newer token that another connection has obtained is used.
 #[tokio::test]
 async fn a_newer_token_is_used() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER, BAD]));
@@ -103,7 +103,7 @@ async fn a_command_is_run_again_only_once() {
     assert_eq!(connection.readiness(), Readiness::Idle);
 }
 
-/// SCRAM does it too, in the mechanism that was negotiated.
+/// SCRAM reauthenticates with the negotiated mechanism.
 #[tokio::test]
 async fn scram_reauthenticates() {
     let server = ScriptedServer::builder()
@@ -145,7 +145,7 @@ async fn an_unauthenticated_connection_gets_the_error_of_the_server() {
     find(&mut connection).await.expect_err("expired");
 }
 
-/// One connection is one user's.
+/// A connection belongs to one user.
 #[tokio::test]
 async fn another_user_gets_no_connection_of_the_first() {
     use std::sync::Arc;

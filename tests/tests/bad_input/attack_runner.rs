@@ -1,7 +1,7 @@
-//! What becomes of an attack: the error, when it comes, and what is left.
+//! Runs an attack and checks the error, its time, and the remaining state.
 //!
-//! Time is paused, so that the bounds are exact. The servers are behind Unix sockets, where the
-//! kernel delivers at once: nothing is under way while the runtime has nothing to do.
+//! The clock is paused, so that timeouts are exact. The servers listen on Unix sockets, where the
+//! kernel delivers at once: no bytes are in flight while the runtime is idle.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::attacks::{Attack, COMMAND_TIMEOUT, Moment, PASSWORD, USER};
 use crate::sources::Source;
 use crate::tls::{authority, trusting};
 
-/// What anything but waiting for a deadline may take by the paused clock.
+/// The time that anything except a wait for a deadline may take, by the paused clock.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 pub(crate) fn run<S: Source>(attack: &Attack) {
@@ -67,7 +67,7 @@ async fn suffer<S: Source>(attack: &Attack, over_tls: bool) {
         assert!(took < AT_ONCE, "after {took:?}");
     }
 
-    // A server that has come to its senses is used again, by another connection.
+    // Once the server behaves again, it is used again, on another connection.
     server.script().clear();
     let mut connection = source.get().await.expect("a connection");
     ping(&mut connection).await.expect("a reply");

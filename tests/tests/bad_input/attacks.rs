@@ -1,4 +1,4 @@
-//! What a hostile or broken server may do to a client, and what has to become of it.
+//! Attacks of a hostile or broken server on a client, and their expected outcomes.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, payload};
 
 use crate::{authentication, compressed, floods, plain};
 
-/// A user whose password must be seen nowhere.
+/// A user whose password must not appear anywhere.
 pub(crate) const USER: &str = "mallory";
 pub(crate) const PASSWORD: &str = "s3cr3t/marked";
 
@@ -20,14 +20,14 @@ pub(crate) const PASSWORD: &str = "s3cr3t/marked";
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// When the attack comes.
+/// The phase of the attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// In the answer to the first hello.
+    /// In the reply to the first hello.
     Hello,
-    /// While the user is authenticated.
+    /// During authentication.
     Authentication,
-    /// In the answer to a command, on a connection that is in use.
+    /// In the reply to a command, on a connection in use.
     Command,
 }
 
@@ -48,17 +48,17 @@ pub(crate) struct Attack {
     pub(crate) rule: Rule,
     pub(crate) expected: &'static str,
     pub(crate) fits: fn(&ErrorKind) -> bool,
-    /// What the client's connection string has in addition.
+    /// Additional options of the client's connection string.
     pub(crate) option: &'static str,
 }
 
 impl Attack {
-    /// Whether the only way out is the deadline.
+    /// Whether only a deadline ends the attack.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.expected.contains("Timeout")
     }
 
-    /// When that is.
+    /// The time of that deadline.
     pub(crate) fn bound(&self) -> Duration {
         match self.moment {
             Moment::Hello | Moment::Authentication => CONNECT_TIMEOUT,
@@ -66,14 +66,14 @@ impl Attack {
         }
     }
 
-    /// Whether the client authenticates: not where the attack comes before that, so that nothing
-    /// else can be what stops it.
+    /// Whether the client authenticates. It does not if the attack comes before authentication, so
+    /// that nothing else can stop the attack.
     pub(crate) fn with_user(&self) -> bool {
         self.moment == Moment::Authentication
     }
 }
 
-/// A pattern, as a text and as a test.
+/// A pattern, as text and as predicate.
 macro_rules! kind {
     ($($pattern:tt)+) => {
         (stringify!($($pattern)+), |kind| matches!(kind, $($pattern)+))
@@ -83,7 +83,8 @@ pub(crate) use kind;
 
 pub(crate) type Expected = (&'static str, fn(&ErrorKind) -> bool);
 
-/// All of them. Those on the wire come twice: in the answer to the hello, and in a command's.
+/// All attacks. Attacks on the wire protocol come twice: in the reply to the hello, and in the
+/// reply to a command.
 pub(crate) fn all() -> Vec<Attack> {
     let hello = wire(Moment::Hello, Matcher::hello);
     let command = wire(Moment::Command, || Matcher::command("ping"));
@@ -117,10 +118,10 @@ fn wire(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     attacks
 }
 
-/// Lengths that lie.
+/// Wrong lengths.
 fn lengths(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let with = |action| matcher().then(action);
-    // Of a message that never comes.
+    // The header of a message that never arrives.
     let header = |length| header(length, 2013);
     let claimed = |length| with(Action::Raw(header(length))).then(Action::Hang);
     vec![
@@ -169,7 +170,7 @@ fn lengths(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     ]
 }
 
-/// Whole messages that say what they must not.
+/// Complete messages with invalid contents.
 fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let with = |action| matcher().then(action);
     let empty = bson::rawdoc! {}.into_bytes();
@@ -275,7 +276,7 @@ fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     ]
 }
 
-/// Too little, too late, or nothing.
+/// Incomplete, slow and missing replies.
 fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let closed: Expected = kind!(ErrorKind::Network(_));
     let waited_out: Expected = match moment {
@@ -288,7 +289,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             ..
         }),
     };
-    // Nearly as much as there may be.
+    // Almost the longest allowed message.
     let announced = match moment {
         Moment::Hello | Moment::Authentication => ("1 MB announced, 4 KB sent", 1_000_000),
         Moment::Command => ("47 MB announced, 4 KB sent", 47_000_000),
@@ -388,7 +389,7 @@ fn of_hello() -> Vec<Attack> {
     ]
 }
 
-/// A header alone.
+/// A message header.
 pub(crate) fn header(length: i32, op_code: i32) -> Vec<u8> {
     [length, 1, 1, op_code]
         .into_iter()

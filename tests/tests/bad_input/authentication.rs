@@ -1,4 +1,4 @@
-//! Attacks while a client authenticates.
+//! Attacks during authentication.
 
 use bson::doc;
 use mongo_core::ErrorKind;
@@ -15,7 +15,7 @@ pub(crate) fn all() -> Vec<Attack> {
     attacks
 }
 
-/// A pattern for what is wrong with SCRAM.
+/// A pattern for a SCRAM error.
 macro_rules! scram {
     ($($pattern:tt)+) => {
         kind!(ErrorKind::Authentication(AuthError::Scram { error: $($pattern)+, .. }))

@@ -1,5 +1,6 @@
-//! What becomes of replies with more elements, or longer ones, than anybody can use: what came of the
-//! command, with no more memory than the reply takes itself, and turns for other tasks while it is read.
+//! Runs commands whose replies have excessively many or long elements. Checks the command's
+//! outcome, that it needs no more memory than the reply itself, and that other tasks run while it
+//! is read.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -14,11 +15,11 @@ use crate::ALLOCATOR;
 use crate::floods::{End, Flood};
 use crate::sources::Source;
 
-/// Bytes of a reply.
+/// The size of a reply in bytes.
 const SIZE: usize = 4 * 1024 * 1024;
-/// What is needed besides the reply itself.
+/// The memory allowed besides the reply itself.
 const MEMORY: usize = 1024 * 1024;
-/// Elements that a step of the walk goes over at most.
+/// The most elements that one step of the walk covers.
 const STEP: usize = 32 * 1024;
 
 pub(crate) fn run<S: Source>(flood: &Flood) {
@@ -79,11 +80,11 @@ async fn suffer<S: Source>(flood: &Flood) {
         }
         _ => panic!("{outcome:?}"),
     };
-    // The allocator counts a buffer twice while it grows, for the last time from one half. A copy of
-    // the reply would double it.
+    // While a buffer grows, the allocator counts it twice, at last from one half of its size. A
+    // copy of the reply would double that.
     let most = length + length / 2 + MEMORY;
     assert!(memory <= most, "{memory} bytes for {length}");
-    // In none of these is an element longer than 16 bytes.
+    // No element of these is longer than 16 bytes.
     let steps = match flood.has_many_elements {
         true => length / 16 / STEP,
         false => 1,
@@ -98,13 +99,14 @@ async fn suffer<S: Source>(flood: &Flood) {
     }
 }
 
-/// A server that answers each `ping` so; returns its connection string. It allocates nothing for that.
+/// Starts a server that answers each `ping` with `reply` without allocating. Returns its connection
+/// string.
 fn serve(reply: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let uri = format!("mongodb://{}/", listener.local_addr().expect("bound"));
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
-            // It is over when the client is.
+            // Ends when the client closes the connection.
             let _ = answer(stream, &reply);
         }
     });

@@ -1,8 +1,7 @@
-//! Replies with more elements, or longer ones, than anybody can use.
+//! Replies with excessively many or long elements.
 //!
-//! Those in a handshake are refused by their number of elements: they are attacks as all others.
-//! Those of commands are not wrong in themselves. They are read, in steps, and what is looked for in
-//! them is found without another walk.
+//! In a handshake they are refused by their number of elements, like other attacks. As replies to
+//! commands they are valid: they are read in steps, and the fields are found without another walk.
 
 use bson::{RawDocumentBuf, rawdoc};
 use mongo_core::ErrorKind;
@@ -11,7 +10,7 @@ use mongo_testkit::{Action, Matcher};
 
 use crate::attacks::{Attack, Expected, Moment, attack, header, kind};
 
-/// More elements than there may be in a handshake, which are 16,384.
+/// More elements than a handshake allows, which are 16,384.
 const MANY: usize = 20_000;
 
 /// Elements of a document.
@@ -20,7 +19,7 @@ pub(crate) fn elements(document: RawDocumentBuf) -> Vec<u8> {
     bytes[4..bytes.len() - 1].to_vec()
 }
 
-/// So many nulls without a name: two bytes each.
+/// This many nulls without a name, two bytes each.
 pub(crate) fn nulls(number: usize) -> Vec<u8> {
     [0x0A, 0].repeat(number)
 }
@@ -38,13 +37,13 @@ pub(crate) fn container(kind: u8, name: &str, elements: &[Vec<u8>]) -> Vec<u8> {
     [&[kind], name.as_bytes(), &[0], &document(elements)].concat()
 }
 
-/// An element that is a text.
+/// A string element.
 pub(crate) fn text(name: &str, text: &[u8]) -> Vec<u8> {
     let length = (text.len() as i32 + 1).to_le_bytes();
     [&[2], name.as_bytes(), &[0], &length, text, &[0]].concat()
 }
 
-/// In the answers to a hello and while a user is authenticated.
+/// Floods in replies to a hello and during authentication.
 pub(crate) fn of_handshakes() -> Vec<Attack> {
     let too_many =
         || -> Expected { kind!(ErrorKind::Protocol(WireError::TooManyElements(16_384))) };
@@ -157,24 +156,24 @@ fn of_plain(ok: &[u8], too_many: fn() -> Expected, too_long: fn() -> Expected) -
     ]
 }
 
-/// What comes of a command that is answered so.
+/// The outcome of a command with this reply.
 #[derive(Clone, Copy)]
 pub(crate) enum End {
-    /// The connection stays usable; a write has failed by this code.
+    /// The connection stays usable. A write fails with this code.
     Accepted { write: Option<i32> },
-    /// With this code; the connection stays usable.
+    /// The command fails with this code. The connection stays usable.
     Refused(i32),
-    /// The protocol is broken.
+    /// The reply violates the protocol.
     Malformed(fn(&ErrorKind) -> bool),
 }
 
 /// A reply to a command.
 pub(crate) struct Flood {
     pub(crate) name: &'static str,
-    /// The body and what comes after it, of about so many bytes.
+    /// The body and further sections, of about this many bytes.
     pub(crate) reply: fn(usize) -> Vec<u8>,
     pub(crate) end: End,
-    /// Whether it is long by its elements, and not by one of them.
+    /// Whether it has many elements, instead of one long one.
     #[allow(dead_code, reason = "what only the tests need")]
     pub(crate) has_many_elements: bool,
 }
@@ -188,7 +187,7 @@ fn flood(name: &'static str, end: End, reply: fn(usize) -> Vec<u8>) -> Flood {
     }
 }
 
-/// One that is long by one element.
+/// A flood with one long element.
 fn long(name: &'static str, end: End, reply: fn(usize) -> Vec<u8>) -> Flood {
     Flood {
         has_many_elements: false,
@@ -202,7 +201,7 @@ fn refusal(code: i32, more: Vec<u8>) -> Vec<u8> {
     document(&[elements(rawdoc! { "ok": 0 }), more, rest])
 }
 
-/// Good, with more elements.
+/// A successful reply with more elements.
 fn good(more: Vec<u8>) -> Vec<u8> {
     document(&[
         elements(rawdoc! { "n": 1 }),
@@ -211,7 +210,7 @@ fn good(more: Vec<u8>) -> Vec<u8> {
     ])
 }
 
-/// A list of so many labels, no two the same.
+/// A list of `number` different labels.
 fn labels(number: usize) -> Vec<u8> {
     let labels = (0..number).map(|number| text("", format!("l{number}").as_bytes()));
     container(4, "errorLabels", &labels.collect::<Vec<_>>())
@@ -223,7 +222,7 @@ pub(crate) fn all() -> Vec<Flood> {
     floods
 }
 
-/// Errors, and what is in them.
+/// Floods in errors.
 fn errors() -> Vec<Flood> {
     let done = End::Accepted { write: None };
     vec![
@@ -275,7 +274,7 @@ fn errors() -> Vec<Flood> {
     ]
 }
 
-/// What good replies may have in number.
+/// Floods in successful replies.
 fn parts() -> Vec<Flood> {
     let done = End::Accepted { write: None };
     vec![

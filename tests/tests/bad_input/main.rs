@@ -1,9 +1,9 @@
-//! Hostile and broken servers: each attack ends in an error of its own kind, in time, and leaves
-//! nothing behind that is used again; with little memory, and without a stall for other tasks.
+//! Hostile and broken servers. Each attack ends with its own kind of error, in time, with little
+//! memory, and without stalling other tasks. No connection is reused after it.
 //!
 //! Each attack is a test of its own for each way to a connection, such as
-//! `deadpool/authentication/short nonce`. They run one after the other, since the memory is that of
-//! the whole process: `--test-threads` is not heeded.
+//! `deadpool/authentication/short nonce`. They run one after the other, since they measure the
+//! memory of the whole process: `--test-threads` is ignored.
 
 mod attack_runner;
 mod attacks;
@@ -31,7 +31,7 @@ use sources::Core;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// Whether to show what came out: with `--nocapture`.
+/// Whether to print the outcomes: with `--nocapture`.
 static SHOW: AtomicBool = AtomicBool::new(false);
 
 fn show(line: fmt::Arguments<'_>) {

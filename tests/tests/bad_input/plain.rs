@@ -1,4 +1,4 @@
-//! What a server may do to a mechanism of one message: PLAIN, for all of its kind.
+//! Attacks on PLAIN, as an example of mechanisms with one message.
 
 use bson::doc;
 use mongo_core::ErrorKind;

@@ -1,5 +1,5 @@
-//! Servers that can't prove who they are, and those that keep TLS from coming about: each gets an
-//! error of its own kind, in time, and not a byte of a credential.
+//! Servers without a valid certificate, and servers that break the TLS handshake. Each attack ends
+//! with its own kind of error, in time. The server gets no byte of a credential.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use mongo_testkit::{Action, Authority, Matcher, Rule, ServerTls};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, date_time_ymd};
 use rustls::version::TLS12;
 
-/// Whom the clients trust.
+/// The authority that the clients trust.
 pub(crate) fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
     AUTHORITY.get_or_init(Authority::new)
 }
 
-/// The options that say so.
+/// The options for that authority.
 pub(crate) fn trusting() -> String {
     static OPTIONS: OnceLock<String> = OnceLock::new();
     let options = OPTIONS.get_or_init(|| {
@@ -30,7 +30,7 @@ pub(crate) fn trusting() -> String {
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
     pub(crate) peer: Peer,
-    /// By which the client knows the server; a Unix socket, and so `localhost`, without one.
+    /// The host in the client's connection string. `None`: a Unix socket, and thus `localhost`.
     pub(crate) host: Option<&'static str>,
     pub(crate) expected: &'static str,
     pub(crate) fits: fn(&ErrorKind) -> bool,
@@ -42,7 +42,7 @@ pub(crate) enum Peer {
     Raw(Rule),
 }
 
-/// A pattern, as a text and as a test.
+/// A pattern, as text and as predicate.
 macro_rules! kind {
     ($($pattern:tt)+) => {
         (stringify!($($pattern)+), |kind| matches!(kind, $($pattern)+))
@@ -143,7 +143,7 @@ fn certificates() -> Vec<Attack> {
     ]
 }
 
-/// Whom the certificate is for.
+/// Certificates for other names.
 fn names() -> Vec<Attack> {
     let wrong = |name, host, server: fn() -> ServerTls| Attack {
         host,
@@ -180,7 +180,7 @@ fn names() -> Vec<Attack> {
     ]
 }
 
-/// Servers that answer, if not with TLS as it should be.
+/// Servers that answer without correct TLS.
 fn peers() -> Vec<Attack> {
     let answers = |name, bytes: Vec<u8>, expected| {
         let rule = Matcher::before_read().then(Action::Raw(bytes));
@@ -273,7 +273,7 @@ fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     [&[kind, 3, 3][..], &length, content].concat()
 }
 
-/// A server's hello of up to TLS 1.2, whose random ends as given.
+/// A ServerHello of TLS 1.2 or older, whose random ends with `random_end`.
 fn server_hello(version: [u8; 2], random_end: &[u8; 8]) -> Vec<u8> {
     // ECDHE-RSA-AES128-GCM-SHA256, no session, no compression, no extensions.
     let rest = [&[7; 24][..], random_end, &[0, 0xc0, 0x2f, 0, 0, 0]].concat();
@@ -281,7 +281,7 @@ fn server_hello(version: [u8; 2], random_end: &[u8; 8]) -> Vec<u8> {
     [&[2, 0, 0, length][..], &version, &rest].concat()
 }
 
-/// A good reply to a hello, as a server sends one that knows of no TLS.
+/// A successful reply to a MongoDB hello, from a server without TLS.
 fn plain_reply() -> Vec<u8> {
     let body = bson::rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 25 };
     let length = i32::try_from(21 + body.as_bytes().len()).expect("short");

@@ -1,4 +1,4 @@
-//! What becomes of the attacks on TLS: the error, its time, and that nothing was told.
+//! Runs an attack on TLS and checks the error, its time, and that the server got nothing.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::attacks::{CONNECT_TIMEOUT, PASSWORD, USER};
 use crate::sources::Source;
 use crate::tls::{Attack, Peer, trusting};
 
-/// How late an error may be.
+/// The most that an error may be late.
 const LATE: Duration = Duration::from_millis(50);
-/// What an attack may cost, the server's own part of it included.
+/// The memory limit of an attack, including the server's own memory.
 const MEMORY: usize = 1024 * 1024;
 
 pub(crate) fn run<S: Source>(attack: &Attack) {
@@ -65,7 +65,7 @@ async fn suffer<S: Source>(attack: &Attack) {
     assert!(!text.contains(char::is_control), "{text}");
     assert_eq!(error.user(), Some(USER));
 
-    // A busy server may be the cause of what failed on the network, and of nothing else.
+    // An overloaded server can only cause network failures.
     let is_busy = is_timeout || attack.expected.contains("Network");
     let labelled = ErrorPhase::Establishment.label(error);
     assert_eq!(labelled.has_label(SYSTEM_OVERLOADED_ERROR), is_busy);
@@ -81,9 +81,9 @@ fn nothing_was_told(attack: &Attack, server: &ScriptedServer) {
     for connection in seen.connections.values() {
         let received = &connection.received;
         match attack.peer {
-            // What it has decrypted.
+            // The decrypted bytes.
             Peer::Tls(_) => assert!(received.is_empty(), "{received:?}"),
-            // What came, which none of these rules reads.
+            // The raw bytes, which none of these rules reads.
             Peer::Raw(_) => assert!(received.is_empty() || received[0] == 22, "{received:?}"),
         }
         for secret in [USER, PASSWORD, "SCRAM", "speculativeAuthenticate"] {

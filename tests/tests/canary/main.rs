@@ -1,10 +1,11 @@
-//! No secret is told: not by logs, events, errors, panics, metrics or `Debug`, whatever happens.
+//! No secret is disclosed by logs, events, errors, panics, metrics or `Debug`, whatever happens.
 //!
-//! All secrets are marked, and all that is told is looked through for the mark and for what is made
-//! of it, in each form that it could have. One round takes an eighth of the attacks by each way, for
-//! each mechanism another one; `CANARY_LINES=1000000` goes round until it is a million lines.
+//! All secrets contain a mark. All output is searched for the mark and for values derived from
+//! secrets, in each possible form. One round runs an eighth of the attacks by each way to a
+//! connection, a different eighth for each mechanism. `CANARY_LINES=1000000` repeats rounds until
+//! there are a million lines.
 //!
-//! A process of its own, whose logs, panics and metrics are all watched.
+//! This is a process of its own, whose logs, panics and metrics are all captured.
 
 mod capture;
 mod forms;
@@ -26,7 +27,7 @@ use capture::{Capture, Logs};
 use secrets::{PAYLOAD, USER, needles};
 use setup::{Certificates, Setup, mechanisms};
 
-/// Of one round, at least.
+/// The least lines of one round.
 const LINES: u64 = 5000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,7 +68,7 @@ async fn no_secret_is_disclosed() {
     println!("{} lines", capture.lines());
 }
 
-/// One credential, by all ways.
+/// Tests one credential, by all ways to a connection.
 async fn walk_all(
     certificates: &Certificates,
     credentials: (Credential, Credential),
@@ -87,13 +88,13 @@ async fn walk_all(
     paths::alone(&setup, &credentials, capture).await;
 }
 
-/// Has logs, panics and metrics told to a capture.
+/// Passes logs, panics and metrics to a capture.
 fn watch(capture: &'static Capture) -> Snapshotter {
     tracing::subscriber::set_global_default(Logs(capture)).expect("the only one");
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         capture.see("a panic", &info.to_string());
-        // One that nobody meant is shown.
+        // Print unexpected panics.
         if std::thread::current()
             .name()
             .is_some_and(|name| name.contains("no_secret"))
@@ -107,7 +108,7 @@ fn watch(capture: &'static Capture) -> Snapshotter {
     snapshotter
 }
 
-/// The capture finds each form of each secret, in the middle of a text, and tells the payload from
+/// The capture finds each form of each secret within a text, and allows the payload only in
 /// commands.
 #[test]
 fn disclosed_secrets_are_found() {

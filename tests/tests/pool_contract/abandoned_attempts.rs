@@ -1,4 +1,4 @@
-//! Attempts that outlive their callers, in a pool that stands alone.
+//! Attempts that outlive their callers, in a plain pool.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ on_both_backends!(
 const LIMIT: Duration = Duration::from_secs(10);
 const HASTE: Duration = Duration::from_millis(50);
 
-/// A server that answers the first hello of each connection when the gate is open.
+/// A server that answers the first hello of each connection once the gate is open.
 async fn gated(gate: &Gate) -> ScriptedServer {
     ScriptedServer::builder()
         .rule(Matcher::hello().then(Action::WaitFor(gate.clone())))
@@ -48,7 +48,7 @@ async fn the_status_counts_spare_connections<B: Backend>() {
     assert_eq!(server.look(|seen| seen.accepted), 1);
 }
 
-/// Eight callers at eight connections, while further attempts go on for callers that have left.
+/// Eight callers use eight connections, while attempts of cancelled callers continue.
 async fn a_plain_pool_keeps_its_size<B: Backend>() {
     let gate = Gate::new();
     let server = gated(&gate).await;

@@ -1,5 +1,5 @@
-//! The two adapters behind one face: they export the same names with the same meaning, so that
-//! this is translation only.
+//! A common interface of the two adapters. They export the same names with the same meaning, so
+//! this only forwards.
 
 use std::fmt::Debug;
 use std::ops::DerefMut;
@@ -10,20 +10,20 @@ use mongo_core::net::Connector;
 use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::{ClientOptions, Connection, Error};
 
-/// What a test wants of a pool.
+/// A test's settings for a pool.
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) uri: String,
     pub(crate) max_size: u32,
-    /// Over a whole check-out.
+    /// The timeout of a whole check-out.
     pub(crate) wait: Duration,
     pub(crate) manager: ManagerConfig,
-    /// In place of sockets.
+    /// The transport instead of sockets.
     pub(crate) connector: Option<Arc<dyn Connector>>,
 }
 
 impl Setup {
-    /// One connection, and no wait that a test would not notice.
+    /// One connection, and a timeout so long that a test would notice it.
     pub(crate) fn new(uri: impl Into<String>) -> Self {
         Self {
             uri: uri.into(),
@@ -64,7 +64,7 @@ impl Setup {
     }
 }
 
-/// What both pools say of themselves.
+/// The status that both pools report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
     pub(crate) size: usize,
@@ -77,7 +77,7 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
 
     fn build(setup: Setup) -> Self;
     fn get(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send;
-    /// With a wait of its own.
+    /// Checks out with its own timeout.
     fn get_within(&self, wait: Duration)
     -> impl Future<Output = Result<Self::Guard, Error>> + Send;
     fn try_get(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send;

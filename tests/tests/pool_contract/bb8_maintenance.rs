@@ -6,7 +6,7 @@ use mongo_testkit::ScriptedServer;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{advance, pause, resume, timeout};
 
-/// No test waits for longer, whatever goes wrong.
+/// The limit for waits in tests.
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn runtime() -> Runtime {
@@ -14,7 +14,7 @@ fn runtime() -> Runtime {
     builder.enable_all().build().expect("a runtime")
 }
 
-/// A server on a runtime of its own.
+/// A server on its own runtime.
 struct World {
     server: ScriptedServer,
     runtime: Runtime,
@@ -42,7 +42,7 @@ impl World {
         mongo_bb8::Pool::build(builder, manager.expect("a manager")).expect("a pool")
     }
 
-    /// Waits until so many connections are open.
+    /// Waits until `count` connections are open.
     fn expect_open(&self, what: &str, count: u64) {
         let is_so = self.server.wait_for(what, |seen| seen.open == count);
         let waited = self.runtime.block_on(async { timeout(LIMIT, is_so).await });
@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// Lets time pass on the current runtime, with all that is due in it.
+/// Advances the clock of the current runtime, and runs all tasks that become due.
 async fn pass(time: Duration) {
     turn().await;
     pause();
@@ -59,14 +59,15 @@ async fn pass(time: Duration) {
     resume();
 }
 
-/// Lets all tasks of the current runtime go on that can.
+/// Runs all ready tasks of the current runtime.
 async fn turn() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Uses a pool that was built on a runtime that has ended, and leaves a connection idle for longer than its bound.
+/// Uses a pool that was built on an ended runtime, and leaves a connection idle for longer than its
+/// timeout.
 fn closes_on_its_second_runtime(world: &World, first: Runtime, pool: &mongo_bb8::Pool) {
     drop(first.block_on(pool.get()).expect("a connection"));
     drop(first);

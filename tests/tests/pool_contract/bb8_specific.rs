@@ -1,4 +1,4 @@
-//! bb8's own settings and ways, kept behind the front.
+//! bb8's own settings and behavior, through the adapter.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -88,7 +88,7 @@ async fn a_connection_refused_by_a_customizer_is_an_error_at_once() {
     }
 }
 
-/// A bare pool asks nobody whose failure its sink is told of.
+/// A failed check in a bare pool must not be reported to another pool's caller.
 #[tokio::test]
 async fn a_check_in_a_bare_pool_takes_no_failure_of_another_pool() {
     let server = ScriptedServer::start().await;
@@ -136,7 +136,7 @@ async fn a_caller_timeout_may_exceed_the_connection_timeout_of_bb8() {
     assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
 }
 
-/// A server that answers the first hello after so many milliseconds, and no other.
+/// A server that answers only the first hello, after `millis`.
 async fn answers_once(millis: u64) -> ScriptedServer {
     ScriptedServer::builder()
         .rule(Matcher::hello().once().then(delay(millis)))
@@ -157,7 +157,7 @@ async fn a_returned_connection_goes_straight_to_the_waiter() {
     assert!(poll_once(waits.as_mut()).is_ready());
 }
 
-/// Notes that it was woken.
+/// A waker that records its wake.
 #[derive(Default)]
 struct Woken(Notify);
 
@@ -283,7 +283,7 @@ fn pools_outlive_their_runtime() {
     drop(runtime);
     assert!(pool.status().available > 0);
     if catch_unwind(AssertUnwindSafe(|| pool.close())).is_err() {
-        // Dropped while this unwinds, they would abort the process.
+        // Dropping them while this thread unwinds would abort the process.
         std::mem::forget((pool, pools, floating));
         panic!("a close needs no runtime");
     }
@@ -300,7 +300,7 @@ fn a_guard_may_be_dropped_outside_of_any_runtime() {
         let held = [pool.get().await, pool.get().await];
         (server, pool, held.map(|held| held.expect("a connection")))
     });
-    // They must not go back.
+    // The cleared connections must not be returned.
     pool.manager().factory().clear();
     drop(held);
     runtime.block_on(async {
@@ -325,7 +325,8 @@ fn idle_connections_are_available_outside_of_any_runtime() {
     drop(server);
 }
 
-/// Callers look for a connection while another one looks through all for the one that it has added.
+/// Callers take connections while another caller searches all of them for the one that it has
+/// added.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn added_connections_hide_no_idle_ones() {
     use mongo_bb8::bb8::QueueStrategy;

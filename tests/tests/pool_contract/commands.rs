@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Backend, Setup, on_both_backends};
 
-/// Inserts, finds with a cursor over several batches, updates, deletes: raw, as documents, and as
-/// types of the application's own.
+/// Inserts, finds with a cursor over several batches, updates and deletes: with raw BSON, documents
+/// and the application's own types.
 async fn reads_and_writes<B: Backend>(uri: String, database: &str) {
     #[derive(Serialize)]
     struct Find<'a> {
@@ -106,7 +106,7 @@ async fn command_errors_are_returned<B: Backend>(uri: String, database: &str) {
     assert!(message.contains("nosuchcommand"), "{unknown}");
     assert!(command.reply.get_f64("ok").is_ok());
     assert_eq!(unknown.server(), Some(connection.server()));
-    // It stays usable, and in the pool.
+    // The connection stays usable and in the pool.
     let id = connection.id();
     drop(connection);
     let mut connection = pool.get().await.expect("a connection");
@@ -115,7 +115,7 @@ async fn command_errors_are_returned<B: Backend>(uri: String, database: &str) {
     assert!(ping.is_ok());
 }
 
-/// Each of the above, on each kind of server.
+/// Runs each test above on each kind of server.
 macro_rules! on_each_server {
     ($($body:ident: $scripted:ident, $scripted_auth:ident, $real:ident, $real_auth:ident;)+) => {
         $(
@@ -143,7 +143,7 @@ macro_rules! on_each_server {
     };
 }
 
-/// The backends share the real servers; each test has a database of its own.
+/// The backends share the real servers. Each test has its own database.
 fn database_suffix<B: Backend>() -> &'static str {
     match std::any::type_name::<B>().contains("Deadpool") {
         true => "deadpool",
@@ -177,7 +177,7 @@ async fn a_caller_may_send_raw_messages<B: Backend>() {
     assert_eq!(reply.header().response_to, 77);
     assert_eq!(reply.body().get_i32("n").expect("a count"), 2);
     assert_eq!(server.documents("app.things").len(), 2);
-    // Nothing more is owed.
+    // No reply is owed.
     let error = connection
         .receive(second)
         .await

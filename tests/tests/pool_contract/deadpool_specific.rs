@@ -1,4 +1,4 @@
-//! deadpool's own settings and ways, kept behind the front.
+//! deadpool's own settings and behavior, through the adapter.
 
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use mongo_testkit::{Action, Matcher, ScriptedServer};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A pool whose handler reads its status at each connection that is closed.
+/// A pool whose handler reads the pool's status whenever a connection is closed.
 fn watched(server: &ScriptedServer, max_size: usize) -> (Pool, Arc<Mutex<Vec<Status>>>) {
     let seen = Arc::<Mutex<Vec<Status>>>::default();
     let noted = seen.clone();
@@ -26,7 +26,7 @@ fn watched(server: &ScriptedServer, max_size: usize) -> (Pool, Arc<Mutex<Vec<Sta
     (pool, seen)
 }
 
-/// A pool whose handler runs this at each connection that is closed.
+/// A pool whose handler calls `run` whenever a connection is closed.
 fn at_each_closed(
     server: &ScriptedServer,
     max_size: usize,
@@ -48,8 +48,8 @@ fn at_each_closed(
     pool
 }
 
-/// A pool of four whose handler gives back a connection that is in use, and reads the status, at
-/// each connection that is closed. Two are idle, and two in use.
+/// A pool of four connections, two of them idle and two in use. Whenever a connection is closed,
+/// the handler returns one in use and reads the status.
 async fn giving_back(server: &ScriptedServer) -> (Pool, Arc<Mutex<Vec<Connection>>>) {
     let held = Arc::<Mutex<Vec<Connection>>>::default();
     let given_back = held.clone();
@@ -66,7 +66,7 @@ async fn giving_back(server: &ScriptedServer) -> (Pool, Arc<Mutex<Vec<Connection
     (pool, held)
 }
 
-/// Checks out what the pool has room for, and that no slot is left.
+/// Checks out `count` connections, and checks that no slot is left.
 async fn fill(pool: &Pool, count: usize) -> Vec<Connection> {
     let mut held = Vec::new();
     for _ in 0..count {
@@ -90,7 +90,8 @@ async fn idle(pool: &Pool, count: usize) {
     }
 }
 
-/// On a thread of its own, which a deadlock leaves behind: the runtime would wait for one of its own.
+/// Runs a closure on its own thread, which a deadlock leaves behind. The runtime would wait for a
+/// thread of its own.
 async fn soon(run: impl FnOnce() + Send + 'static) {
     let (done, ended) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
@@ -197,7 +198,7 @@ async fn a_pool_shrunk_while_its_connections_are_in_use_has_fewer_slots() {
     drop(fill(&pool, 2).await);
 }
 
-/// What a `retain` gives whose predicate panics at the connection of this number.
+/// Runs a `retain` whose predicate panics at connection number `at`.
 fn retain_panics(pool: &Pool, at: usize) {
     let mut asked = 0;
     let retained = catch_unwind(AssertUnwindSafe(|| {
@@ -251,8 +252,8 @@ async fn spare_connections_stay_if_the_predicate_of_retain_panics() {
     assert_eq!(server.look(|seen| seen.open), 2);
 }
 
-/// What the first poll gives of a check-out that a handler begins while another one, which does not
-/// wait, closes an expired connection.
+/// The results of the first poll of a check-out that a handler begins, while another check-out,
+/// which does not wait, closes an expired connection.
 async fn begun_in_a_handler<F: Future<Output: Debug>>(
     server: &ScriptedServer,
     begin: impl Fn(&Pools) -> F + Send + Sync + 'static,

@@ -1,7 +1,7 @@
-//! Errors tell the truth, at once, on either backend.
+//! Errors are accurate and immediate on either backend.
 //!
-//! Where bounds are told by the clock it is paused, and the server behind a Unix socket: there the
-//! kernel delivers at once, so that nothing is under way while the runtime has nothing to do.
+//! Tests of timeouts pause the clock, and use a server on a Unix socket: there the kernel delivers
+//! at once, so that no bytes are in flight while the runtime is idle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ use tokio::time::{Instant, pause, sleep, timeout};
 use crate::{Backend, Setup, on_both_backends};
 
 const USER: &str = "mallory";
-/// Must be seen nowhere, in no encoding that a reader would recognise.
+/// Must not appear anywhere, in any readable encoding.
 const PASSWORD: &str = "m4rked";
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A wait that would be noticed.
+/// A timeout so long that a test would notice it.
 pub(super) const LONG: Duration = Duration::from_secs(60);
-/// By the paused clock.
+/// The limit for an immediate result, by the paused clock.
 pub(super) const AT_ONCE: Duration = Duration::from_millis(100);
 
 pub(super) async fn server() -> ScriptedServer {
@@ -42,7 +42,7 @@ pub(super) async fn ping(connection: &mut Connection) -> Result<(), Error> {
     connection.run_command("admin", &ping).await.map(drop)
 }
 
-/// Everything an error says, its causes too.
+/// All texts of an error and its causes.
 fn all_texts(error: &Error) -> String {
     let mut texts = format!("{error} {error:?}");
     let mut source: Option<&dyn std::error::Error> = std::error::Error::source(error);
@@ -79,7 +79,7 @@ fn waited_for(error: &Error) -> Option<Wait> {
     }
 }
 
-/// The error of a check-out, which takes as long as that by the paused clock.
+/// The error of a check-out that takes this long by the paused clock.
 async fn fails_after<B: Backend>(pool: &B, expected: Duration) -> Error {
     let begin = Instant::now();
     let error = pool.get().await.map(drop).expect_err("no connection");
@@ -131,7 +131,7 @@ async fn a_wait_for_a_slot_times_out<B: Backend>() {
     assert!(pool.get().await.is_ok());
 }
 
-/// A server that never answers: each phase has its name, whichever bound it was that ran out.
+/// A server never answers. The timeout names the phase, whichever limit expired.
 async fn a_timeout_names_its_phase<B: Backend>() {
     pause();
     for wait in [LONG, Duration::from_secs(3)] {
@@ -158,7 +158,7 @@ async fn a_timeout_names_its_phase<B: Backend>() {
             server.script().add(rule);
             check(fails_after(&pool, bound).await, phase, &server);
             server.script().clear();
-            // bb8's attempt may outlive the wait.
+            // bb8's attempt may outlive the caller's timeout.
             server
                 .wait_for("the end of it", |seen| seen.open == 0)
                 .await;
@@ -188,7 +188,7 @@ async fn a_silent_command_times_out_by_the_command_timeout<B: Backend>() {
     assert_eq!(took, 7);
 }
 
-/// One slot is taken for good, and those in front fail in the other, one second each.
+/// One slot stays in use. The earlier callers fail in the other one, one second each.
 async fn a_wait_queue_timeout_names_the_failure_of_an_earlier_caller<B: Backend>() {
     pause();
     let server = server().await;
@@ -244,7 +244,7 @@ async fn under_load_each_caller_gets_the_authentication_error<B: Backend>() {
             }
         });
     }
-    // Long before the wait is over.
+    // Long before the timeout.
     let ended = timeout(Duration::from_secs(30), callers.join_all()).await;
     assert!(ended.is_ok(), "some waited for nothing");
     assert_eq!(pool.status().size, 0);
@@ -266,7 +266,7 @@ async fn failed_attempts_leave_good_connections_usable<B: Backend>() {
             ping(connection).await.expect("a reply");
         }
     }
-    // An idle one needs no connecting.
+    // An idle connection needs no attempt.
     held.pop();
     held.push(pool.get().await.expect("the idle one"));
     fails_after(&pool, Duration::ZERO).await;
@@ -278,7 +278,7 @@ async fn failed_attempts_leave_good_connections_usable<B: Backend>() {
     assert_eq!(pool.status().size, 4);
 }
 
-/// What was failing when a check-out was given up is no error of the next one.
+/// A failing attempt of a cancelled check-out does not fail the next one.
 async fn a_cancelled_check_out_leaves_no_failure_behind<B: Backend>() {
     pause();
     let server = server().await;
@@ -304,7 +304,7 @@ async fn a_cancelled_check_out_leaves_no_failure_behind<B: Backend>() {
         server.script().clear();
         let mut connection = pool.get().await.expect("a connection");
         ping(&mut connection).await.expect("a reply");
-        // Back to none.
+        // Start again without a connection.
         connection.close();
         drop(connection);
         server
@@ -313,7 +313,8 @@ async fn a_cancelled_check_out_leaves_no_failure_behind<B: Backend>() {
     }
 }
 
-/// Two callers: one checks an idle connection, the other's new one fails. Each gets its own.
+/// One caller checks an idle connection, while the attempt of another fails. Each gets its own
+/// result.
 async fn a_failed_attempt_does_not_affect_the_check_of_another_caller<B: Backend>() {
     pause();
     let server = server().await;
@@ -368,7 +369,7 @@ async fn a_closed_pool_wakes_all_waiters<B: Backend>() {
         assert!(matches!(error.kind(), ErrorKind::PoolClosed), "{error}");
     }
     assert!(begin.elapsed() < AT_ONCE);
-    // Who has one may go on to use it.
+    // A connection in use stays usable.
     ping(&mut held).await.expect("a reply");
     drop(held);
     server
@@ -388,7 +389,7 @@ async fn try_get_does_not_wait_for_a_slot<B: Backend>() {
     assert!(begin.elapsed() < AT_ONCE);
     drop(held);
     assert!(pool.try_get().await.is_ok());
-    // It waits for a connection, though, as long as it may.
+    // It does wait for a connection attempt.
     server.refuse_connections().await;
     pool.factory().clear();
     let error = pool.try_get().await.expect_err("refused");
@@ -409,7 +410,7 @@ on_both_backends!(
     try_get_does_not_wait_for_a_slot,
 );
 
-/// Threads that really run at once: bb8 connects on another one than the caller's.
+/// On several threads: bb8 connects on another thread than the caller's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_load_on_threads_each_caller_gets_the_error_deadpool() {
     under_load_each_caller_gets_the_authentication_error::<crate::Deadpool>().await;
@@ -420,7 +421,8 @@ async fn under_load_on_threads_each_caller_gets_the_error_bb8() {
     under_load_each_caller_gets_the_authentication_error::<crate::Bb8>().await;
 }
 
-/// bb8 alone can do it: deadpool's callers connect themselves, and deadpool does not interrupt them.
+/// Only bb8 can do this: deadpool's callers connect themselves, and deadpool does not interrupt
+/// them.
 #[tokio::test(start_paused = true)]
 async fn a_closed_bb8_pool_wakes_a_caller_that_waits_for_an_attempt() {
     let server = server().await;

@@ -1,4 +1,4 @@
-//! From the first check-out to the end of a pool.
+//! A pool from its first check-out to its end.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn waiters_are_served_first_in_first_out<B: Backend>() {
             let _connection = waiting.get().await.expect("a connection");
             order.lock().expect("no panic").push(number);
         }));
-        // Until it stands in the queue.
+        // Wait until it is in the queue.
         while pool.status().waiting <= number {
             tokio::task::yield_now().await;
         }
@@ -81,7 +81,7 @@ async fn a_closed_pool_closes_all_connections<B: Backend>() {
     server
         .wait_for("two connections", |seen| seen.open == 2)
         .await;
-    // From a thread that knows no runtime.
+    // From a thread without a runtime.
     let closing = pool.clone();
     std::thread::spawn(move || closing.close())
         .join()

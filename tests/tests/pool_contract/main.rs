@@ -1,5 +1,5 @@
-//! What holds on either backend: every test here is a function over a [`Backend`], run once for
-//! deadpool and once for bb8.
+//! The contract of a plain pool, for either backend: every test is a function over a [`Backend`],
+//! run for deadpool and for bb8.
 
 mod abandoned_attempts;
 mod backend;

@@ -1,4 +1,4 @@
-//! Hooks of the generic pools that panic: the check-out fails, and the pool is as it was.
+//! Hooks of the generic pools that panic: the check-out fails, and the pool stays usable.
 
 use std::pin::Pin;
 use std::sync::Arc;

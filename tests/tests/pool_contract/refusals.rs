@@ -1,10 +1,10 @@
-//! What can't be built is refused when it is built, by name, and shows no secret.
+//! Invalid pools are refused at build. The error names the option and shows no secret.
 
 use mongo_testkit::ScriptedServer;
 
 const SECRET: &str = "m4rked";
 
-/// URIs that a pool can't be built from, and what the error has to say.
+/// URIs from which a pool can't be built, and a part of the error.
 const URIS: [(&str, &str); 13] = [
     (
         "mongodb://u:m4rked@h/?tls=true&tlsCAFile=%2Fno%2Ffile",
@@ -70,13 +70,13 @@ macro_rules! on_backend {
                     assert!(text.contains("max_size"), "{text}");
                     assert!(text.contains(&size.to_string()), "{text}");
                 }
-                // No limit is one that can be allocated.
+                // "No limit" has to be a size that can be allocated.
                 let config = Config::from_url("mongodb://h/?maxPoolSize=0");
                 let pool = config.create_pool(None).expect("a pool");
                 assert_eq!(pool.status().max_size, 10_000);
             }
 
-            /// What nobody knows is a warning in a URI, and an error in a configuration.
+            /// An unknown option is a warning in a URI, and an error in a configuration.
             #[tokio::test]
             async fn unknown_keys_are_refused() {
                 let config = Config::from_url("mongodb://h/?noSuchOption=1");
@@ -93,7 +93,7 @@ macro_rules! on_backend {
                 }
             }
 
-            /// Nothing that a program might log shows the password.
+            /// Nothing that a program might log contains the password.
             #[tokio::test]
             async fn debug_hides_secrets() {
                 let server = ScriptedServer::builder()
@@ -116,7 +116,7 @@ macro_rules! on_backend {
                 );
             }
 
-            /// A pool of whom nobody asks anything builds without a server, and waits for none.
+            /// An unused pool builds without a server, and does not wait for one.
             #[tokio::test]
             async fn a_pool_builds_without_a_server() {
                 let mut config = Config::from_url("mongodb://192.0.2.1/?connectTimeoutMS=50");

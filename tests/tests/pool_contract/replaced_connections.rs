@@ -1,6 +1,6 @@
-//! What is not handed out any more, and what stands in its place.
+//! Connections that are no longer handed out, and their replacements.
 //!
-//! By the paused clock, as in [`errors`](super::errors).
+//! The clock is paused, as in [`errors`](super::errors).
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn a_cleared_pool_hands_out_no_stale_connection<B: Backend>() {
     let new = pool.get().await.expect("a connection");
     assert_eq!((new.id(), new.generation()), (3, 1));
     drop(new);
-    // What is in use goes on, and ends at its check-in.
+    // The connection in use stays usable, and closes at its check-in.
     ping(&mut in_use).await.expect("a reply");
     drop(in_use);
     server.wait_for("one left", |seen| seen.open == 1).await;
@@ -61,15 +61,15 @@ async fn a_connection_closed_while_idle_is_replaced<B: Backend>() {
     assert!(three.iter().all(Result::is_ok));
     drop(three);
     server.close_connections().await;
-    // The reactor's turn.
+    // Let the reactor run.
     sleep(Duration::from_millis(1)).await;
     let mut connection = pool.get().await.expect("a new connection");
     assert_eq!(connection.id(), 4);
     ping(&mut connection).await.expect("a reply");
 }
 
-/// Closed between the handshake and the first command, time after time: the command tells, and a
-/// check-out costs two connections at most.
+/// The server closes each connection after its handshake. The command fails, and a check-out makes
+/// two connections at most.
 async fn a_connection_closed_after_its_handshake_is_replaced_once<B: Backend>() {
     pause();
     let server = ScriptedServer::builder().unix().start().await;
@@ -86,7 +86,7 @@ async fn a_connection_closed_after_its_handshake_is_replaced_once<B: Backend>() 
     ping(&mut connection).await.expect("a reply");
 }
 
-/// A peer that is there and does not answer any more is found by a ping alone.
+/// Only a ping finds a peer that is connected but no longer answers.
 async fn a_ping_finds_a_silent_peer<B: Backend>() {
     pause();
     let server = server().await;
@@ -100,7 +100,7 @@ async fn a_ping_finds_a_silent_peer<B: Backend>() {
         let number = server.look(|seen| seen.accepted);
         let dead = Matcher::any_command().on_connection(number).never_answer();
         if !idle.is_zero() {
-            // Not looked at yet.
+            // Not checked yet.
             let early = pool.get().await.expect("a connection").id();
             assert_eq!(early, first);
         }

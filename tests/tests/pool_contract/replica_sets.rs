@@ -32,7 +32,7 @@ async fn a_plain_pool_writes_into_no_other_replica_set<B: Backend>() {
     assert_eq!(set.documents("shop.things").len(), 1);
 }
 
-/// A standalone, and a `mongos`, belong to none.
+/// A standalone and a `mongos` belong to no set.
 async fn a_server_of_no_replica_set_is_refused<B: Backend>() {
     for deployment in [Deployment::standalones(1), Deployment::sharded(1)] {
         let deployment = deployment.start().await;

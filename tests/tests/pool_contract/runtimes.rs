@@ -1,4 +1,4 @@
-//! Plain pools that are used outside of a runtime, or on one that lacks a driver.
+//! Plain pools outside of a runtime, or on a runtime without a driver.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn a_full_pool_names_the_missing_driver<P: Backend>() {
     }
     drop(held);
     for place in Place::ALL {
-        // An idle connection needs no wait.
+        // An idle connection is returned without a wait.
         if let Err(error) = place.run(pool.get()) {
             assert!(error.to_string().contains(place.remedy()), "{error}");
         }

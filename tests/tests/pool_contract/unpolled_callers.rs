@@ -1,4 +1,4 @@
-//! Plain pools with callers that come to a bad connection, that are not polled, that leave.
+//! Plain pools with callers that get a bad connection, are not polled, or leave.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -192,7 +192,7 @@ async fn a_close_closes_the_connection_of_an_unpolled_waiter<B: Backend>() {
     drop(unpolled);
 }
 
-/// Counts what is open, and what the most was, by the events.
+/// Tracks the most open connections.
 async fn a_pool_never_exceeds_its_size<B: Backend>() {
     let server = ScriptedServer::start().await;
     let slow = Action::Delay(Duration::from_millis(8));
