@@ -1,4 +1,4 @@
-//! Both adapters' configuration: from the environment, from a file, in part, and wrong.
+//! Both adapters' configuration: from the environment, from a file, partial, and invalid.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ fn from_toml<C: for<'de> Deserialize<'de>>(text: &str) -> Result<C, config::Conf
     Ok(built.try_deserialize::<App<C>>()?.mongo)
 }
 
-/// Keeps the warnings that are logged.
+/// Records logged warnings.
 #[derive(Clone, Default)]
 struct Warned(Arc<Mutex<Vec<String>>>);
 
@@ -70,7 +70,7 @@ impl tracing::Subscriber for Warned {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Parts of a file that can't be read, and what the error names.
+/// Invalid parts of a file, and what the error names.
 const WRONG: &[(&str, &[&str])] = &[
     ("mongo.pools = 5", &["mongo.pools"]),
     ("mongo.pools.max_connections = 5", &["`max_connections`"]),
@@ -161,7 +161,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files whose parts do not go together, and what the error says.
+/// Files with contradictory parts, and a part of the error.
 const CONTRADICTING: &[(&str, &str)] = &[
     (
         "mongo.url = \"mongodb://localhost/?minPoolSize=5&maxPoolSize=3\"",
@@ -194,7 +194,7 @@ const CONTRADICTING: &[(&str, &str)] = &[
     ),
 ];
 
-/// Files that are just about right.
+/// Files with boundary values.
 const AT_THE_EDGE: &[&str] = &[
     "mongo.url = \"mongodb://localhost/?minPoolSize=3&maxPoolSize=3\"",
     "mongo.url = \"mongodb://localhost/?minPoolSize=3&maxPoolSize=0\"",
@@ -206,7 +206,7 @@ const AT_THE_EDGE: &[&str] = &[
     "mongo.pools.wait_timeout = { secs = 9223372036854775807, nanos = 4294967295 }",
 ];
 
-/// A connection string leaves out what it can't use, and says so.
+/// A connection string ignores what it can't use, and logs that.
 #[test]
 fn pool_options_in_a_connection_string_are_used_or_logged_as_unused() {
     let defaults = mongo_core::ClientOptions::parse("mongodb://localhost").expect("a URL");
@@ -350,7 +350,8 @@ macro_rules! for_backend {
                 }
             }
 
-            /// Each is a secret in the wrong place, and none is quoted: only the key and the type are.
+            /// Each value is a secret in the wrong place. The error names the key and the type, and
+            /// never quotes the value.
             #[test]
             fn no_value_is_quoted() {
                 for key in [
@@ -388,7 +389,7 @@ macro_rules! for_backend {
                 ] {
                     for value in ["mongodb://app:S3CRET@h:x", "app:S3CRET@db", "S3CRET"] {
                         let name = format!("MONGO{key}");
-                        // Which is a good name of a host.
+                        // This is a valid host name.
                         if key.contains("HOST") && value == "S3CRET" {
                             continue;
                         }
@@ -443,8 +444,8 @@ macro_rules! for_backend {
                 }
             }
 
-            /// The rule is one: what a `PoolConfig` says goes before the URI, and what it leaves open
-            /// is the URI's. deadpool's default was twice the number of processors, and silent.
+            /// A `PoolConfig` overrides the URI, and fields it does not set come from the URI.
+            /// deadpool's default used to be twice the number of processors, silently.
             #[tokio::test]
             async fn unset_pool_config_fields_come_from_the_uri() {
                 let size = |url: &str, pool| {
@@ -533,7 +534,7 @@ macro_rules! for_backend {
                 assert!(error.contains("both"), "{error}");
             }
 
-            /// Each says which key it is about, whatever is wrong with it.
+            /// Each error names its key.
             #[test]
             fn invalid_pools_fields_are_named() {
                 let mut missed = Vec::new();
@@ -547,7 +548,7 @@ macro_rules! for_backend {
                 assert!(missed.is_empty(), "{missed:#?}");
             }
 
-            /// What no part is wrong by itself in, and can't be all the same.
+            /// Each part is valid by itself, but the combination is not.
             #[tokio::test]
             async fn contradictory_pools_are_refused() {
                 for (text, wanted) in CONTRADICTING {
@@ -565,7 +566,7 @@ macro_rules! for_backend {
                 }
             }
 
-            /// Only to name the type: a `QueueMode` is the adapter's own.
+            /// Names the type: each adapter has its own `QueueMode`.
             #[test]
             fn the_queue_is_last_in_first_out_by_default() {
                 let mode: Option<QueueMode> = from_toml::<Config>("[mongo.pool]\nmax_size = 1")

@@ -1,4 +1,4 @@
-//! The real server's fixture: it starts, has its users, and leaves nothing behind.
+//! The fixture of the real server: it starts, has its users, and leaves nothing behind.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn a_plain_server_answers_and_ends_with_its_owner() {
     server.run_command("test", doc! {"insert": "c", "documents": documents});
     let (address, directory) = (server.address(), server.directory().to_owned());
     drop(server);
-    // Its drop has waited, so that nothing is left to wait for here.
+    // Its drop has waited, so no wait is needed here.
     assert!(TcpStream::connect(&address).is_err() && !directory.exists());
 }
 

@@ -1,4 +1,4 @@
-//! The stable API: declared, it goes with every command, and undeclared with none.
+//! The stable API: if declared, its fields are in every command, else in none.
 //!
 //! Specification: stable API.
 
@@ -17,7 +17,7 @@ fn strict() -> ServerApi {
     api
 }
 
-/// The API's fields of every command that a server has seen.
+/// The API fields of every command that a server has received.
 fn declared(server: &ScriptedServer) -> Vec<(String, Document)> {
     server.look(|seen| {
         let log = seen.log.iter();
@@ -32,13 +32,13 @@ fn declared(server: &ScriptedServer) -> Vec<(String, Document)> {
     })
 }
 
-/// Each command declares exactly this, and each hello is the new one.
+/// Checks that each command declares exactly this, and that each hello is not a legacy one.
 fn assert_declared(server: &ScriptedServer, wanted: &Document) {
     for (name, fields) in declared(server) {
         assert_eq!(fields, *wanted, "{name}");
         assert_ne!(name.to_lowercase(), "ismaster");
     }
-    // A field that came twice is one in a document.
+    // A parsed document hides a duplicate field.
     let (times, commands) = server.look(|seen| {
         let received = seen.connections.values().map(|own| &own.received);
         let names = received.flat_map(|bytes| bytes.windows(b"\x02apiVersion\0".len()));

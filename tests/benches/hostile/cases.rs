@@ -1,4 +1,4 @@
-//! What attacks there are: those of the tests, and those that only make sense in a process of its own.
+//! The attacks: those of the tests, and those that need a process of their own.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::long;
 use crate::tls::{self, Peer, authority, trusting};
 use crate::{BOUND, client};
 
-/// Bytes of a long reply, of which a message has 48,000,000.
+/// The size of a long reply in bytes. The maximum of a message is 48,000,000.
 const LENGTH: usize = 47_000_000;
 
 /// One attack, in one way.
@@ -27,19 +27,19 @@ pub(crate) enum Case {
         over_tls: bool,
     },
     OnTls(tls::Attack),
-    /// A reply in a handshake as long as there may be, plain or over TLS.
+    /// The longest possible reply in a handshake, plain or over TLS.
     LongHandshake {
         make: fn(usize) -> Attack,
         over_tls: bool,
     },
-    /// A reply of a command as long as there may be, plain or over TLS.
+    /// The longest possible reply to a command, plain or over TLS.
     Flood {
         flood: Flood,
         over_tls: bool,
     },
-    /// The reply to a command that was given up comes before that of the next one.
+    /// The reply to a cancelled command comes before that of the next one.
     LateReply,
-    /// A certificate that asks for revocation to be checked.
+    /// A certificate that requests a revocation check.
     LooksRevoked,
 }
 
@@ -81,7 +81,7 @@ impl Case {
         }
     }
 
-    /// Whether what became of ours is as it should be.
+    /// Whether the outcome of this workspace's client is as expected.
     pub(crate) fn fits(&self, outcome: Result<(), &ErrorKind>) -> bool {
         match (self, outcome) {
             (Self::OnTheWire { attack, .. }, Err(kind)) => (attack.fits)(kind),
@@ -96,7 +96,7 @@ impl Case {
                 (End::Malformed(fits), Err(kind)) => fits(kind),
                 (End::Refused(_) | End::Malformed(_), _) => false,
             },
-            // The connection is given up, where the reply that is owed does not come soon enough.
+            // The connection is closed if the owed reply does not arrive soon enough.
             (Self::LateReply, Err(kind)) => matches!(
                 kind,
                 ErrorKind::Timeout {
@@ -108,7 +108,7 @@ impl Case {
         }
     }
 
-    /// The server that makes the attack, and the connection string for it.
+    /// The attacking server, and its connection string.
     pub(crate) async fn server(&self, who: &str) -> (ScriptedServer, String) {
         let mut server = ScriptedServer::builder();
         let (mut options, mut host) = (String::new(), None);
@@ -173,7 +173,7 @@ impl Case {
             uri = uri.replace("127.0.0.1", host);
         }
         if who == "official" {
-            // What it is built with here.
+            // The compressor with which it is built here.
             options = options.replace("zstd,snappy,zlib", "zlib");
         }
         let bound = BOUND.as_millis();
@@ -182,7 +182,8 @@ impl Case {
     }
 }
 
-/// It has a list of what is revoked and wants an answer to be stapled, and gets neither.
+/// A certificate that names a revocation list and requires a stapled OCSP response. Neither is
+/// available.
 fn looks_revoked() -> ServerTls {
     ServerTls::new(authority().issue(&["127.0.0.1"], |params| {
         params.crl_distribution_points = vec![CrlDistributionPoint {
@@ -194,7 +195,7 @@ fn looks_revoked() -> ServerTls {
     }))
 }
 
-/// A million zeros, compressed, a thousand times over.
+/// A million compressed zeros, a thousand times.
 fn bomb_of_a_gigabyte() -> Attack {
     const TIMES: usize = 1024;
     let zeros = vec![0; 1024 * 1024];
@@ -204,7 +205,7 @@ fn bomb_of_a_gigabyte() -> Attack {
     done.expect("compressed");
     let mut content = vec![0x78, 0xDA];
     content.extend(block.repeat(TIMES));
-    // The last block, which is empty, and Adler's sum of zeros.
+    // The last block, which is empty, and the Adler-32 checksum of zeros.
     content.extend([3, 0]);
     let sum = (zeros.len() * TIMES % 65521) as u16;
     content.extend([sum.to_be_bytes(), [0, 1]].concat());
@@ -228,5 +229,5 @@ fn bomb_of_a_gigabyte() -> Attack {
     }
 }
 
-/// Longer than any that is waited for.
+/// Longer than any timeout of the bench.
 pub(crate) const STALLED: Duration = Duration::from_secs(5);

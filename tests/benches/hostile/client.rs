@@ -1,4 +1,4 @@
-//! What is attacked, in a process of its own.
+//! The attacked client, in its own process.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,13 +18,13 @@ use crate::cases::Case;
 use crate::floods::End;
 use crate::watch::resident;
 
-/// How long the first of two commands is waited for.
+/// The timeout of the first of two commands.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 const JOB: &str = "HOSTILE_JOB";
-/// The reply to the command that is delayed and given up, and to the one after it.
+/// The payload of the command that is delayed and cancelled, and of the next one.
 const FIRST: &str = "the first";
 
-/// Who is attacked by what.
+/// The client and the attack of a process.
 pub(crate) struct Job {
     pub(crate) who: String,
     case: usize,
@@ -42,7 +42,7 @@ impl Job {
         })
     }
 
-    /// The variable that makes a process do it.
+    /// The environment variable that passes the job to a process.
     pub(crate) fn variable(who: &str, case: usize, uri: &str) -> (&'static str, String) {
         (JOB, format!("{who} {case} {uri}"))
     }
@@ -52,7 +52,7 @@ impl Job {
 /// `<microseconds>|<MiB>|<gap in ms>|<refused, accepted>|<whether that is right>|<text>`.
 pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
     let case = &cases.into_iter().nth(job.case).expect("a case");
-    // What making them all has taken is not to be counted.
+    // Don't count the memory that creating all cases needed.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -62,7 +62,7 @@ pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
     let seen = Rc::clone(&gap);
     let (took, end, fits, text) = LocalSet::new().block_on(&runtime, async {
         spawn_local(tick(seen));
-        // The ticker's first turns.
+        // Let the ticker start.
         sleep(Duration::from_millis(5)).await;
         print!("!");
         let _ = std::io::stdout().flush();
@@ -82,24 +82,24 @@ pub(crate) fn run(job: Job, cases: Vec<Case>) -> ! {
             },
         };
         let took = begin.elapsed();
-        // Its last.
+        // Its last tick.
         sleep(Duration::from_millis(3)).await;
         (took, end, fits, text)
     });
     let (took, memory, gap) = (took.as_micros(), resident("self"), gap.get());
     println!("{took}|{memory}|{gap}|{end}|{fits}|{text}");
     let _ = std::io::stdout().flush();
-    // Whatever a client still does is of no interest.
+    // Remaining tasks of the client are ignored.
     std::process::exit(0);
 }
 
-/// How much CPU time the thread has spent between two ticks, at most.
+/// Measures the most CPU time of the thread between two ticks.
 async fn tick(longest: Rc<Cell<f64>>) {
     let cpu = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_secs_f64() * 1000.0
     };
-    // The first is the runtime's own beginning.
+    // The first gap is the start of the runtime.
     sleep(Duration::from_millis(1)).await;
     let mut last = cpu();
     loop {
@@ -121,14 +121,14 @@ async fn ours(case: &Case, uri: &str) -> Result<String, Error> {
     let mut config = ManagerConfig::default();
     config.command_timeout = Some(BOUND);
     let mut options = ClientOptions::parse(uri)?;
-    // For the attacks that come without TLS.
+    // For attacks without TLS.
     options.allow_plain_without_tls = true;
     let factory = ConnectionFactory::builder(options).config(config).build()?;
     let mut connection = factory.establish(Deadline::never()).await?;
     if !matches!(case, Case::LateReply) {
         let reply = connection.run_command("admin", &doc! { "ping": 1 }).await?;
         if let Case::Flood { flood, .. } = case {
-            // What is in it is the application's to read.
+            // The application reads its contents.
             let written = reply.check_write().map_err(|error| error.code());
             let told = reply.write_concern_error().map(|error| error.code);
             let expected = match flood.end {
@@ -154,7 +154,7 @@ async fn ours(case: &Case, uri: &str) -> Result<String, Error> {
 }
 
 async fn theirs(case: &Case, uri: &str) -> Result<String, mongodb::error::Error> {
-    // Of its own version of bson.
+    // The crate's own version of bson.
     use mongodb::bson::doc;
     let client = mongodb::Client::with_uri_str(uri).await?;
     let database = client.database("admin");
@@ -162,7 +162,7 @@ async fn theirs(case: &Case, uri: &str) -> Result<String, mongodb::error::Error>
     if !matches!(case, Case::LateReply) {
         return Ok(ping.to_string());
     }
-    // A connection of the pool, so that only the command is given up.
+    // On a pooled connection, so that only the command is cancelled.
     let first = database.run_command(doc! { "echo": FIRST });
     if let Ok(first) = tokio::time::timeout(PATIENCE, first).await {
         return first.map(|reply| reply.to_string());

@@ -1,4 +1,5 @@
-//! Replies in a handshake of about so many bytes: as long as a message may be, which are not read.
+//! Replies in a handshake of about this many bytes, up to the maximum of a message. They are not
+//! read.
 
 use bson::rawdoc;
 use mongo_core::ErrorKind;
@@ -8,7 +9,7 @@ use mongo_testkit::{Action, Matcher};
 use crate::attacks::{Attack, Expected, Moment, attack, kind};
 use crate::floods::{container, document, elements, nulls, text};
 
-/// Each is made when it is needed.
+/// Each attack is created when it is needed.
 pub(crate) const LONG_HANDSHAKES: [fn(usize) -> Attack; 4] = [
     |length| long_hello("47 MB of nulls", nulls(length / 2)),
     |length| {

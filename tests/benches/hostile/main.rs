@@ -1,16 +1,16 @@
-//! All attacks of `tests/bad_input`, and a few more, on our connection and, beside it, on the official
-//! driver, in plain and over TLS: what comes out, after how long, with how much memory, and how long
-//! other tasks had to wait. Each in a process of its own.
+//! All attacks of `tests/bad_input`, and a few more, on this workspace's connection and on the
+//! official driver, plain and over TLS: the outcome, its time, the memory, and the delay of other
+//! tasks. Each attack runs in its own process.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench hostile -- [part of a name]...
 //! ```
-//! Names are such as `plain/command/length of 2 GB`. All take a quarter of an hour. The tests prove what
-//! becomes of ours with each backend; this is for comparison, but fails where ours is late, takes too
-//! much, or does not end as it should.
+//! Names are such as `plain/command/length of 2 GB`. All attacks take a quarter of an hour. The
+//! tests check the outcomes for each backend. This bench is for comparison, but fails if this
+//! workspace's client is late, needs too much memory, or has a wrong outcome.
 //!
-//! Memory is the process's greatest, of which 10 to 20 MiB are its own. The wait of others is CPU time
-//! of the one thread between two ticks of 1 ms, so that a busy machine changes little.
+//! Memory is the process's maximum, 10 to 20 MiB of which are its own. The delay of others is CPU
+//! time of the only thread between two ticks of 1 ms, so that a busy machine changes little.
 
 #[path = "../../tests/bad_input/attacks.rs"]
 #[allow(dead_code, reason = "what only the tests need")]
@@ -36,14 +36,13 @@ use std::time::Duration;
 
 use watch::{End, Watched, watch};
 
-/// Of connecting, of selecting a server and, for ours, of a command: after it an honest client has
-/// given up.
+/// The timeout of connecting, of server selection and, for this workspace, of a command.
 const BOUND: Duration = Duration::from_secs(2);
-/// How late it may be.
+/// How late a timeout may be.
 const LATE: Duration = Duration::from_millis(50);
-/// MiB: a message, 1 more, and the process's own.
+/// The limit in MiB: a message, 1 more, and the process's own memory.
 const MEMORY: u64 = 48 + 1 + 20;
-/// Milliseconds.
+/// The limit in milliseconds.
 const GAP: f64 = 10.0;
 
 fn main() -> ExitCode {
@@ -87,7 +86,7 @@ fn main() -> ExitCode {
 #[derive(Default)]
 struct Summary {
     all: usize,
-    /// Not as it should be: counted by our own expectations, so for ours alone.
+    /// Wrong outcomes. Only this workspace's client has expectations.
     bad: usize,
     refused: usize,
     accepted: usize,

@@ -1,4 +1,4 @@
-//! Runs an attack in a process of its own, and keeps an eye on it.
+//! Runs an attack in its own process, and monitors it.
 
 use std::fmt;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cases::STALLED;
 use crate::client::Job;
 
-/// MiB: more is not waited for.
+/// The memory in MiB at which a process is ended.
 const MOST: u64 = 1536;
 
 pub(crate) enum End {
@@ -21,15 +21,15 @@ pub(crate) enum End {
 
 pub(crate) struct Watched {
     pub(crate) took: Duration,
-    /// The greatest, in MiB.
+    /// The maximum in MiB.
     pub(crate) memory: u64,
-    /// The longest that others had to wait, in milliseconds.
+    /// The longest delay of other tasks, in milliseconds.
     pub(crate) gap: f64,
     pub(crate) end: End,
     text: String,
 }
 
-/// Runs it to its end, or to one of the bounds.
+/// Runs the process to its end, or to one of the limits.
 pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
     let (name, value) = Job::variable(who, case, uri);
     let mut child = Command::new(std::env::current_exe().expect("this program"))
@@ -39,7 +39,7 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
         .stderr(Stdio::null())
         .spawn()
         .expect("a child");
-    // It takes a while to get ready, and then says so.
+    // The child signals when it is ready.
     let mut stdout = child.stdout.take().expect("piped");
     let _ = stdout.read_exact(&mut [0]);
     let begin = Instant::now();
@@ -83,7 +83,7 @@ pub(crate) fn watch(who: &str, case: usize, uri: &str) -> Watched {
 }
 
 impl Watched {
-    /// What the child has said.
+    /// Parses the child's output.
     fn told(text: &str) -> Option<Self> {
         let mut parts = text.splitn(6, '|');
         let took = Duration::from_micros(parts.next()?.parse().ok()?);
@@ -129,7 +129,7 @@ impl fmt::Display for Watched {
     }
 }
 
-/// The greatest resident memory of a process, by its id or `self`, since it was counted anew, in MiB.
+/// The maximum resident memory of a process, by its id or `self`, since the last reset, in MiB.
 pub(crate) fn resident(id: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,4 @@
-//! What a credential of many costs that does nothing at the moment.
+//! The memory of an idle credential among many.
 
 use mongo_core::auth::{AuthMechanism, Credential};
 use mongo_core::pools::{Backend, Pools, PoolsConfig};
@@ -12,7 +12,7 @@ const TENANTS: usize = 1000;
 const SERVERS: usize = 3;
 const CAP: u32 = 20;
 
-/// A thousand tenants of a set of three, from a mere handle to a connection that is idle.
+/// A thousand tenants of a set of three, from a mere handle to an idle connection.
 pub(crate) async fn measure(table: &mut Table) {
     let set = Server::start(SERVERS);
     for (cap, shown) in [(None, "no cap"), (Some(CAP), "a cap of 20 for each server")] {
@@ -69,7 +69,7 @@ async fn measure_on<B: Backend<Config: Default>>(
     pools.close().await;
 }
 
-/// Nobody's own handle, once it knows all servers.
+/// A handle without a credential, once it knows all servers.
 async fn connected<B: Backend<Config: Default>>(set: &Server, cap: Option<u32>) -> Pools<B> {
     let hosts: Vec<_> = set
         .ports()

@@ -1,4 +1,4 @@
-//! Commands, over the scripted server and the real one.
+//! Command events, with the scripted server and the real one.
 
 use bson::{Document, doc};
 use mongo_core::event::CommandEvent;
@@ -7,8 +7,8 @@ use mongo_testkit::{RealServer, ScriptedServer, User};
 
 use crate::{Told, establish};
 
-/// Commands that go well and one that does not, after a handshake with authentication, of which
-/// nothing is told.
+/// Commands that succeed and one that fails, after a handshake with authentication, which publishes
+/// no events.
 async fn each_command_begins_and_ends_once(uri: &str, database: &str) {
     let told = Told::default();
     let factory = told.factory(uri, ManagerConfig::default());
@@ -70,7 +70,7 @@ async fn each_command_begins_and_ends_once(uri: &str, database: &str) {
             other => panic!("{other:?}"),
         }
     }
-    // The third has a write error, which is a success; the fourth is none.
+    // The third one has a write error, which counts as success. The fourth one fails.
     assert_eq!(
         outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(),
         [true, true, true, false, true]
@@ -90,7 +90,7 @@ async fn events_of_the_real_server() {
     each_command_begins_and_ends_once(&server.uri(), "events").await;
 }
 
-/// Over the whole way: the server refuses them all, with what they said in its error.
+/// End to end: the server refuses all commands, and repeats them in its error.
 #[tokio::test]
 async fn sensitive_commands_are_redacted() {
     let server = ScriptedServer::builder()
@@ -146,7 +146,7 @@ async fn sensitive_commands_are_redacted() {
         assert!(failed.failure.to_string().contains("Unauthorized"));
     }
     assert_eq!(commands.len(), 12);
-    // A hello that does not authenticate hides nothing.
+    // A hello without authentication is not redacted.
     for name in hellos {
         let answer = connection.run_command("admin", &doc! { name: 1 }).await;
         answer.expect("an answer");
@@ -169,7 +169,7 @@ async fn sensitive_commands_are_redacted() {
     }
 }
 
-/// Run again after the connection was authenticated again, of which nothing is told, it is told
+/// The command is run again after reauthentication, which publishes no events. It is reported
 /// again.
 #[tokio::test]
 async fn a_command_that_is_run_again_has_two_sets_of_events() {

@@ -1,4 +1,4 @@
-//! Servers that die, freeze, refuse, dawdle and disappear.
+//! Servers that are killed, frozen, slow, partitioned, or refuse connections.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::members::{Members, over_both};
 use crate::wire::{BOUND, Wire, counter};
 
-/// Long enough for what would come on loopback, if it came.
+/// Long enough for anything on loopback to arrive.
 const SILENCE: Duration = Duration::from_millis(100);
 
 over_both! {
@@ -50,7 +50,7 @@ async fn a_killed_server_refuses_and_comes_back_at_its_address_as_another_proces
 async fn a_refusing_server_keeps_serving_open_connections(members: Members) {
     let set = set(members).await;
     let mut client = Wire::connect(&set, 0).await;
-    // Accepted, not only in the queue.
+    // The connection is accepted, not only queued.
     client.hello().await;
     set.server(0).refuse_connections().await;
     let error = TcpStream::connect(set.address(0)).await.unwrap_err();
@@ -138,7 +138,7 @@ async fn a_partitioned_server_neither_receives_nor_sends(members: Members) {
     set.step_down(0);
     assert!(timeout(SILENCE, old.try_receive()).await.is_err());
     assert!(!connect.is_finished());
-    // Another member is not concerned.
+    // Another member is not affected.
     Wire::connect(&set, 1).await.hello().await;
 
     set.server(0).heal().await;

@@ -1,4 +1,4 @@
-//! Who answers what.
+//! The commands that each role executes.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn only_the_primary_writes_and_secondaries_read_where_allowed(members: Mem
         assert_eq!(secondary.code(find(mode)).await, 13435);
         assert_eq!(primary.code(find(mode)).await, 0);
     }
-    // A cursor belongs to its server, and needs no preference any more.
+    // A cursor belongs to its server, and needs no read preference.
     let reply = secondary.run(find(Some("secondary"))).await;
     let id = reply.get_document("cursor").unwrap().get_i64("id").unwrap();
     let more = doc! {"getMore": id, "collection": "c"};

@@ -21,7 +21,7 @@ async fn connect(network: &SimNetwork, set: &Deployment, server: usize) -> Wire<
     Wire::over(stream.expect("the server listens"))
 }
 
-/// What a client sees of some events, and when.
+/// A client's view of some events, with their times.
 async fn story(seed: u64) -> Vec<String> {
     let network = SimNetwork::new(seed);
     let set = set(&network).await;
@@ -65,7 +65,7 @@ async fn simulated_hours_take_no_time() {
     assert!(real.elapsed() < Duration::from_secs(5));
 }
 
-/// Whatever the latencies, a stream keeps its order, and nothing takes longer than it may.
+/// A stream keeps its order whatever the latencies, and nothing takes longer than the maximum.
 #[tokio::test(start_paused = true)]
 async fn bytes_arrive_in_order_within_the_latency() {
     let network = SimNetwork::new(5);
@@ -92,7 +92,7 @@ async fn bytes_arrive_in_order_within_the_latency() {
     assert!((2 * least..=2 * (most + tick)).contains(&took), "{took:?}");
 }
 
-/// What the library's connector has to give.
+/// The stream type that the library's connector needs.
 #[tokio::test(start_paused = true)]
 async fn a_simulated_stream_works_with_the_librarys_connector() {
     let network = SimNetwork::new(6);

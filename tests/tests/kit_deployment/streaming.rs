@@ -1,4 +1,4 @@
-//! Hellos that wait for news.
+//! Awaitable and streaming hellos.
 
 use std::time::Duration;
 
@@ -170,7 +170,7 @@ async fn a_fail_point_hits_a_running_stream(members: Members) {
     let data = doc! {"failCommands": ["hello"], "errorCode": 91};
     set.fail_commands(0, doc! {"times": 1}, data);
     set.elect(1);
-    // The fail point was set while this reply was awaited.
+    // The fail point was set while the hello waited for this reply.
     let reply = client.receive().await;
     assert_eq!(reply.body.get_i32("code").unwrap(), 91);
     assert!(!is_more(&reply));
@@ -183,7 +183,7 @@ async fn a_fail_point_hits_a_running_stream(members: Members) {
         .wait_for("the hello", |seen| seen.hellos() == 5)
         .await;
     set.fail_commands(0, doc! {"skip": 2}, data);
-    // The third reply from now on, and it does not wait for news.
+    // The third reply from now on. It does not wait for a change.
     set.elect(0);
     assert!(is_primary(&client.receive().await.body));
     set.elect(1);
@@ -227,7 +227,7 @@ async fn a_fail_point_for_an_application_hits_its_first_hello(members: Members) 
     set.fail_commands(0, "off", doc! {});
     let mut client = Wire::connect(&set, 0).await;
     assert_eq!(client.code(first_hello("a")).await, 0);
-    // By a client's command, on the application's connection alone.
+    // Set by a client's command, only for the application's connection.
     let command = doc! {
         "configureFailPoint": "failCommand",
         "mode": {"skip": 1},

@@ -1,4 +1,4 @@
-//! What the server answers and what it remembers.
+//! The server's replies and records.
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use tracing::{Level, subscriber};
 use crate::support::{Watched, secondary};
 use crate::{Capture, Line};
 
-/// A topology without a handler, found, partly lost and closed, all on this thread.
+/// A topology without an event handler is discovered, partly lost and closed, all on this thread.
 #[tokio::test(start_paused = true)]
 async fn the_topology_logs_the_messages_of_the_specification() {
     let capture = Capture::default();
@@ -81,7 +81,7 @@ async fn the_topology_logs_the_messages_of_the_specification() {
     let reply = topology.iter().find_map(|line| line.fields.get("reply"));
     let reply = reply.expect("a reply");
     assert!(reply.starts_with('{') && reply.len() <= 1003, "{reply}");
-    // In the order of the events, one line for each but those of servers' changes.
+    // One line for each event, in order, except changes of server descriptions.
     let changes = |event: &mongo_core::event::SdamEvent| {
         matches!(
             event,
@@ -142,11 +142,11 @@ async fn the_steps_of_a_selection_are_logged() {
     assert_eq!(lines[2].fields["serverPort"], "27017");
     let failure = &lines[7].fields["failure"];
     assert!(failure.contains("secondary"), "{failure}");
-    // The topology stands beside it.
+    // The topology description has its own field.
     assert!(!failure.contains("m0.test"), "{failure}");
 }
 
-/// Without a handler events are made up for the log alone.
+/// Without an event handler, events are created for the log alone.
 #[tokio::test(start_paused = true)]
 async fn logging_needs_no_event_handler() {
     let capture = Capture::default();

@@ -20,7 +20,7 @@ use crate::support::{ping, server, trusting, uri};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Panics at the first tickets for a session, which come with the first reply of the server.
+/// Panics at the first session tickets, which come with the first reply of the server.
 #[derive(Debug)]
 struct Tickets {
     panics: AtomicUsize,
@@ -60,7 +60,7 @@ struct Scene {
     tls: Tls,
 }
 
-/// A server over TLS, and the configuration of a client whose session store panics so many times.
+/// A server over TLS, and the configuration of a client whose session store panics `panics` times.
 async fn scene(panics: usize) -> Scene {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;

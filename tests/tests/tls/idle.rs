@@ -1,4 +1,4 @@
-//! What an idle TLS stream may hear without being broken, and what says that it is.
+//! TLS messages on an idle stream, and the detection of its end.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ async fn a_close_notify_of_the_server_closes_the_idle_connection() {
     checked.expect_err("closed");
 }
 
-/// The client's runtime has no turn between what the server does and the check.
+/// The client's runtime does not run between the server's action and the check.
 #[tokio::test]
 async fn an_idle_check_reads_through_tls_before_the_reactor() {
     let authority = Arc::new(Authority::new());
@@ -82,7 +82,7 @@ async fn an_idle_check_reads_through_tls_before_the_reactor() {
     }
 }
 
-/// A server can tell the end of a connection from a wire that was cut.
+/// A server can distinguish an orderly close from a broken connection.
 #[tokio::test]
 async fn closing_sends_close_notify() {
     let authority = Authority::new();
@@ -97,7 +97,7 @@ async fn closing_sends_close_notify() {
             let mut far = TcpStream::connect(server.address())
                 .await
                 .expect("a server");
-            // An end without a word of it is an error to TLS.
+            // An end without close_notify is an error in TLS.
             copy_bidirectional(&mut near, &mut far).await
         };
         let client = async {
@@ -114,15 +114,15 @@ async fn closing_sends_close_notify() {
     }
 }
 
-/// What a front does next on its one connection.
+/// The next action of a front on its only connection.
 enum Order {
-    /// Says something to the client's TLS that is nothing to the client, as tickets are.
+    /// Sends a TLS message without application data, like session tickets.
     UpdateKeys,
-    /// Says that nothing more will come.
+    /// Sends close_notify.
     Close,
 }
 
-/// TLS in front of a server. The sender of an order hears of it when it is done.
+/// TLS in front of a server. The sender of an order is notified when it is done.
 async fn front(
     authority: &Authority,
     server: &ScriptedServer,
@@ -138,7 +138,7 @@ async fn front(
         let mut near = acceptor.accept(stream).await.expect("TLS");
         let mut far = TcpStream::connect(back).await.expect("the server");
         loop {
-            // Nothing is under way when an order comes.
+            // No data is in flight when an order comes.
             let order = tokio::select! {
                 _ = copy_bidirectional(&mut near, &mut far) => return,
                 order = received.recv() => order,

@@ -1,4 +1,4 @@
-//! Monitors over TLS, and clients without any.
+//! Monitors and single clients over TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn a_topology_is_discovered() {
     client.run_command("admin", &ping).await.expect("a reply");
 }
 
-/// The first failed heartbeat of a topology of its own.
+/// The first failed heartbeat of a new topology.
 async fn failed_heartbeat(uri: &str, connector: Option<Arc<dyn Connector>>) -> Error {
     let mut builder = Topology::builder(options(uri));
     if let Some(connector) = connector {
@@ -89,7 +89,7 @@ async fn the_connect_timeout_of_a_monitor_covers_tls() {
     assert!(*after >= bound && *after < bound + Duration::from_millis(50));
 }
 
-/// A connector that opens sockets only, whoever asks for TLS.
+/// A connector that opens plain sockets, even if TLS is requested.
 struct Plain(bool);
 
 #[async_trait]
@@ -108,7 +108,7 @@ async fn tls_runs_on_top_of_a_custom_connector() {
     let authority = Authority::new();
     let server = ScriptedServer::builder().record_bytes().start().await;
     let uri = uri(&server, "localhost", &trusting(&authority));
-    // To who does not speak TLS, its first message looks like a part of a longer one.
+    // To a server without TLS, the ClientHello looks like the start of a longer message.
     let hasty = format!("{uri}&connectTimeoutMS=100");
     let error = failed_heartbeat(&hasty, Some(Arc::new(Plain(false)))).await;
     let wait = Wait::Tls;
@@ -116,7 +116,7 @@ async fn tls_runs_on_top_of_a_custom_connector() {
     assert!(timed_out, "{error:?}");
     assert_eq!(server.look(|seen| seen.hellos()), 0);
 
-    // But for one that says that it need not.
+    // Except if the connector claims to be secure.
     let topology = Topology::builder(options(&uri)).connector(Arc::new(Plain(true)));
     let topology = topology.build().expect("a topology");
     topology.connect().expect("connected");

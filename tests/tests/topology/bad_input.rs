@@ -1,5 +1,5 @@
-//! Servers that say what can't be: their state is clear, their error says why, and the other
-//! servers are served all the same.
+//! Servers with invalid hello replies: their state and error are clear, and the other servers stay
+//! usable.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::support::{LIMIT, Watched};
 
-/// One member of three gives each hello this way; the primary is served, and the member is what
-/// `state` says.
+/// One of three members answers each hello with `action`. Checks that the primary stays usable, and
+/// that the member's description satisfies `state`.
 async fn one_bad_member(action: Action, state: impl Fn(&ServerDescription) -> bool + Copy) {
     let set = Deployment::replica_set("rs").members(3).start().await;
     set.server(2).script().add(Matcher::hello().then(action));
@@ -70,7 +70,7 @@ async fn an_informative_field_of_a_wrong_type_is_ignored() {
 
 #[tokio::test]
 async fn missing_fields_in_a_hello() {
-    // Without a set name it is some other server; without hosts it is in nobody's way.
+    // Without a set name the member is removed; without hosts it has no effect on others.
     let gone = |_: &ServerDescription| false;
     one_bad_member(Action::Remove("setName".to_owned()), gone).await;
     one_bad_member(Action::Reply(doc! { "ok": 1 }), gone).await;
@@ -113,7 +113,7 @@ async fn a_reply_with_an_announced_length_of_48_mb() {
 
 #[tokio::test]
 async fn a_foreign_set_name() {
-    // It does not belong here, and is taken out.
+    // A member of another set is removed.
     let foreign = Action::Merge(doc! { "setName": "another" });
     one_bad_member(foreign, |_| false).await;
 }
@@ -131,7 +131,7 @@ async fn invalid_documents_and_invalid_messages() {
     one_bad_member(Action::Raw(vec![0xFF; 64]), unknown_with("16 bytes")).await;
 }
 
-/// The one case that the specification makes everybody's: no operation may run.
+/// The only case in which by the specification one server fails all operations.
 #[tokio::test]
 async fn incompatible_wire_versions_fail_at_once() {
     let set = Deployment::replica_set("rs").members(3).start().await;

@@ -1,4 +1,4 @@
-//! Finding servers, and following what happens to them.
+//! Discovery of servers, and of their changes.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use mongo_testkit::{Deployment, MemberKind, MemberSpec, SimNetwork};
 
 use crate::support::{Watched, secondary};
 
-/// The members see that the client's sockets are closed.
+/// Waits until the members have no open client sockets.
 async fn none_open(set: &Deployment) {
     for member in 0..set.len() {
         let server = set.server(member);
@@ -32,7 +32,7 @@ async fn a_replica_set_is_discovered_from_one_seed() {
     assert_eq!(primary.address().to_string(), set.address(0));
     let reader = watched.topology.select(&secondary()).await;
     assert_ne!(reader.expect("a secondary").address(), primary.address());
-    // A hidden member is in nobody's list.
+    // No hello lists a hidden member.
     watched
         .wait_until("four members", |known| {
             known.servers().len() == 4
@@ -52,7 +52,7 @@ async fn a_replica_set_is_discovered_from_one_seed() {
 #[tokio::test]
 async fn an_election_is_seen_at_once() {
     let set = Deployment::replica_set("rs").members(3).start().await;
-    // Polling at this rate would not see it within the test's limit.
+    // Polling at this rate would not notice it within the test's limit.
     let uri = format!("{}&heartbeatFrequencyMS=600000", set.uri());
     let watched = Watched::connect(&uri);
     let before = watched.writable().await.expect("a primary");
@@ -115,7 +115,7 @@ async fn one_usable_server_is_enough() {
     let watched = Watched::connect(&set.uri());
     let primary = watched.writable().await.expect("a primary");
     assert_eq!(primary.address().to_string(), set.address(0));
-    // The frozen ones are still being waited for, and closing does not wait for them.
+    // Checks of frozen members are pending, and the close does not wait for them.
     watched.topology.close().await;
 }
 

@@ -1,4 +1,4 @@
-//! Behind a load balancer: no monitors, and services that are cleared one by one.
+//! Load-balanced mode: no monitors, and services that are cleared separately.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ async fn the_load_balancer_is_selected_at_once_and_never_checked() {
     assert_eq!(known.topology_type(), TopologyType::LoadBalanced);
     watched.topology.close().await;
     let names: Vec<_> = watched.events().iter().map(name).collect();
-    // The sequence that the load balancer specification gives, and the end.
+    // The sequence of the load balancer specification, and the end.
     assert_eq!(
         names,
         [
@@ -134,7 +134,7 @@ async fn the_first_message_declares_load_balanced_mode() {
     balanced.shutdown().await;
 }
 
-/// A server behind no balancer: the error's text is the specification's.
+/// A server that is not behind a load balancer. The error's text is the specification's.
 #[tokio::test]
 async fn a_hello_without_a_service_id_is_an_error() {
     let server = Arc::new(ScriptedServer::builder().start().await);

@@ -1,4 +1,5 @@
-//! The live topology, against deployments of scripted members, and of proxies before a real server.
+//! The live topology, with deployments of scripted members, and of proxies in front of a real
+//! server.
 
 mod bad_input;
 mod cluster_time;

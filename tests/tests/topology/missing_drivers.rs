@@ -1,4 +1,4 @@
-//! Topologies that are used outside of a runtime, or on one that lacks a driver.
+//! Topologies outside of a runtime, or on a runtime without a driver.
 
 use std::pin::pin;
 
@@ -32,7 +32,7 @@ fn a_topology_names_the_missing_driver() {
             topology.connect().expect("within a runtime");
             topology.select(&write).await.expect("a server");
         });
-        // What is known is selected from anywhere.
+        // A known server can be selected anywhere.
         place.run(topology.select(&write)).expect("a server");
         place.run(topology.disconnect());
         runtime.block_on(async { topology.connect().expect("within a runtime") });
@@ -65,7 +65,7 @@ fn an_on_demand_topology_names_the_missing_driver() {
     }
 }
 
-/// A call that moves to another runtime, while nothing drives the one of its socket any more.
+/// A call moves to another runtime, while the runtime of its socket is no longer driven.
 #[test]
 fn a_handshake_names_an_undriven_runtime() {
     let runtime = driven_runtime();

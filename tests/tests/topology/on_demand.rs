@@ -1,4 +1,4 @@
-//! Without background tasks: scans by the caller's own selection, and the client over them.
+//! Topologies without background tasks: a caller's selection scans, and the client uses it.
 
 mod credentials;
 mod failures;
@@ -73,7 +73,7 @@ async fn a_set_is_discovered_from_one_seed_by_one_scan() {
     assert_eq!(known.servers().len(), 4);
     let unknown = |server: &ServerType| *server == ServerType::Unknown;
     assert!(!known.servers().iter().any(|own| unknown(&own.server_type)));
-    // What is known serves the next selection.
+    // The next selection uses the known servers.
     let reader = topology.select(&secondary()).await.expect("a secondary");
     assert_ne!(reader.address(), entry.address());
     assert_eq!((0..4).map(|member| hellos(&set, member)).sum::<u64>(), 4);
@@ -96,7 +96,7 @@ async fn no_task_is_spawned() {
         assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
     }
     assert_eq!(accepted(&set), [1, 1, 1]);
-    // Between commands nothing happens by itself.
+    // Nothing happens between commands.
     let quiet = (0..3).map(|member| hellos(&set, member)).sum::<u64>();
     sleep(Duration::from_secs(3600)).await;
     assert_eq!((0..3).map(|m| hellos(&set, m)).sum::<u64>(), quiet);
@@ -129,7 +129,7 @@ async fn a_step_down_is_followed() {
     client.run_command("db", &insert).await.expect("written");
     let primary = client.description().primary().expect("a primary");
     assert_eq!(primary.address.to_string(), set.address(1));
-    // The pool of a server that merely stepped down is not cleared.
+    // The connections of a server that only stepped down are kept.
     assert_eq!(accepted(&set), [1, 1, 1]);
 }
 
@@ -200,7 +200,7 @@ async fn a_dropped_command_leaves_no_reply_for_the_next() {
         let reply = client.run_command("db", &count).await.expect("counted");
         assert!(reply.get("n").expect("a document").is_some(), "{reply:?}");
     }
-    // The first reply came in time; the second cost the connection.
+    // The first reply came in time; the second closed the connection.
     assert_eq!(accepted(&set), [2, 1, 1]);
     assert_eq!(network.open_streams(&set.address(0)), 1);
 }

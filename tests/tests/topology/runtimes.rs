@@ -1,4 +1,4 @@
-//! Runtimes that come and go while a topology stays.
+//! A topology that outlives the runtimes that use it.
 
 use std::future::pending;
 use std::io;
@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use crate::heartbeats::all_have_ended;
 use crate::support::{LIMIT, OverSim};
 
-/// A set on a runtime of its own.
+/// A set on its own runtime.
 struct Elsewhere {
     set: Deployment,
     _runtime: Runtime,
@@ -54,7 +54,7 @@ fn driven_runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// Runs something on a runtime that ends with it.
+/// Runs a future on a new runtime, which ends with it.
 fn on_a_runtime<R>(run: impl Future<Output = R>) -> R {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -140,7 +140,7 @@ fn a_selection_outlives_the_runtime_of_the_monitors() {
         drop(none.await.expect("a topology"));
         let waits = async { assert_eq!(primary(&topology).await, world.set.address(1)) };
         let ends = async {
-            // It waits by now.
+            // The selection is waiting by now.
             sleep(Duration::from_millis(20)).await;
             first.shutdown_background();
             world.set.elect(1);
@@ -239,7 +239,7 @@ fn every_disconnect_waits_for_all_tasks() {
     });
 }
 
-/// A name server that answers from its second lookup on.
+/// A resolver that answers from its second lookup on.
 struct SlowDns {
     port: u16,
     asked: AtomicUsize,

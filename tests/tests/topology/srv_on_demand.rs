@@ -36,7 +36,7 @@ async fn records_are_looked_up_again_before_a_scan() {
     assert_eq!(dns.asked(), 0, "no I/O before the first selection");
     topology.select(&write).await.expect("a router");
     assert_eq!(ports(topology.description()), [27017, 27018]);
-    // No scan, and one before the time has come.
+    // Without a scan, and with one before the interval is over.
     dns.ports(&[27018, 27019]);
     topology.select(&write).await.expect("a router");
     assert_eq!(dns.asked(), 1);
@@ -69,7 +69,7 @@ async fn records_of_a_replica_set_are_not_looked_up_again() {
         sleep(2 * RESCAN).await;
     }
     assert_eq!(dns.asked(), 1);
-    // Another set is not taken.
+    // Another set is refused.
     let dns = Dns::of(RECORD, &[27017], Some("replicaSet=other"));
     let mut topology = over(TEST1, &dns, &network).build().expect("a topology");
     topology.select(&write).await.expect_err("no such set");

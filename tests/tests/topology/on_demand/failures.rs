@@ -1,4 +1,4 @@
-//! Servers that are away, frozen, or gone and back.
+//! Servers that are down, frozen, or restarted.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn a_killed_server_is_not_checked_for_five_seconds() {
         let error = topology.select(&Criterion::write()).await;
         let error = error.expect_err("no primary");
         assert!(matches!(error.kind(), ErrorKind::ServerSelection(_)));
-        // Each names what failed, tried or not.
+        // The error names the failure of each server, checked or not.
         let text = error.to_string();
         assert!(text.contains(&down), "{text}");
         assert!(text.contains("refused"), "{text}");
@@ -93,13 +93,13 @@ async fn a_frozen_server_costs_no_more_than_the_connect_timeout() {
     let begun = Instant::now();
     ping(&mut client).await.expect("a primary");
     let waited = begun.elapsed();
-    // Both at the same time.
+    // Both are checked concurrently.
     assert!(waited >= Duration::from_secs(3), "{waited:?}");
     assert!(waited < Duration::from_millis(3100), "{waited:?}");
     let begun = Instant::now();
     ping(&mut client).await.expect("a primary");
     assert!(begun.elapsed() < Duration::from_millis(100));
-    // They cool down: a scan that needs another server does not wait for them.
+    // Within the cooldown, a scan for another server does not wait for them.
     sleep(Duration::from_millis(500)).await;
     let begun = Instant::now();
     let error = client
@@ -124,14 +124,14 @@ async fn an_idle_connection_is_pinged() {
     sleep(Duration::from_secs(5)).await;
     client.run_command("db", &count).await.expect("counted");
     assert_eq!(pings(), 1);
-    // It does not answer: the server is unknown, and another is selected at once.
+    // The server does not answer, becomes unknown, and another one is selected at once.
     sleep(Duration::from_secs(5)).await;
     network.cut(&set.address(0));
     set.elect(1);
     let begun = Instant::now();
     client.run_command("db", &count).await.expect("counted");
     assert_eq!(set.server(1).look(|seen| seen.count("count")), 1);
-    // The ping's time and a scan's.
+    // The time of the ping and of a scan.
     assert!(begun.elapsed() < Duration::from_secs(21));
 }
 
@@ -144,8 +144,8 @@ async fn a_restarted_server_is_connected_to_again() {
     set.kill(0).await;
     set.restart(0).await;
     set.elect(0);
-    // Longer than anything is on its way: the closed socket shows without I/O, and is nobody's
-    // fault.
+    // Longer than any latency: the close is visible without I/O, and does not count against the
+    // server.
     sleep(Duration::from_millis(10)).await;
     assert_eq!(ping(&mut client).await.expect("again"), set.address(0));
     assert_eq!(accepted(&set), [2, 1, 1]);
