@@ -249,7 +249,7 @@ async fn credentials_from_a_web_identity_over_tls() {
         match is_trusted {
             true => drop(outcome.expect("a connection")),
             false => {
-                let error = outcome.expect_err("somebody else");
+                let error = outcome.expect_err("another authority");
                 let ErrorKind::Credential(cause) = error.kind() else {
                     panic!("{error:?}");
                 };

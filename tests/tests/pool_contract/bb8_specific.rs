@@ -100,7 +100,10 @@ async fn a_check_in_a_bare_pool_takes_no_failure_of_another_pool() {
     let config = mongo_bb8::Config::from_url("mongodb://127.0.0.1:1");
     let pool = config.create_pool(None).expect("a pool");
     let got = tokio::time::timeout(Duration::from_secs(10), pool.get()).await;
-    let error = got.expect("no wait").map(drop).expect_err("nobody there");
+    let error = got
+        .expect("no wait")
+        .map(drop)
+        .expect_err("no server there");
     assert!(matches!(error.kind(), ErrorKind::Connect(_)), "{error}");
 }
 
@@ -153,7 +156,7 @@ async fn a_returned_connection_goes_straight_to_the_waiter() {
     let mut waits = pin!(pool.get());
     assert!(poll_once(waits.as_mut()).is_pending());
     drop(held);
-    assert_eq!(pool.status().available, 0, "nobody else is to see it");
+    assert_eq!(pool.status().available, 0, "it is not available to others");
     assert!(poll_once(waits.as_mut()).is_ready());
 }
 

@@ -246,7 +246,7 @@ async fn under_load_each_caller_gets_the_authentication_error<B: Backend>() {
     }
     // Long before the timeout.
     let ended = timeout(Duration::from_secs(30), callers.join_all()).await;
-    assert!(ended.is_ok(), "some waited for nothing");
+    assert!(ended.is_ok(), "some callers waited in vain");
     assert_eq!(pool.status().size, 0);
 }
 

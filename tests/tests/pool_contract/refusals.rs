@@ -123,7 +123,10 @@ macro_rules! on_backend {
                 config.pool = Some(PoolConfig::new(1));
                 let pool = config.create_pool(None).expect("a pool");
                 let error = tokio::time::timeout(Duration::from_secs(20), pool.get()).await;
-                let error = error.expect("in time").map(drop).expect_err("nobody there");
+                let error = error
+                    .expect("in time")
+                    .map(drop)
+                    .expect_err("no server there");
                 let told = matches!(
                     error.kind(),
                     ErrorKind::Connect(_) | ErrorKind::Timeout { .. }

@@ -79,11 +79,7 @@ where
     server.script().add(handshake().once().never_answer());
     expires(&pools).await;
     sleep(Duration::from_secs(5)).await;
-    assert_eq!(
-        status_of(&pools).pending,
-        1,
-        "it is in the way of no caller"
-    );
+    assert_eq!(status_of(&pools).pending, 1, "no caller waits for it");
     drop(pools.get().await.expect("a connection"));
     let status = status_of(&pools);
     assert_eq!((status.size, status.pending), (2, 0), "{status:?}");

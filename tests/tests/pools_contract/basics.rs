@@ -67,7 +67,7 @@ async fn a_step_down_is_followed<B: Backend<Config: Default>>() {
     let refused = held
         .run_command("db", &insert)
         .await
-        .expect_err("no primary any more");
+        .expect_err("no longer primary");
     assert!(
         matches!(refused.kind(), ErrorKind::NotWritable),
         "{refused}"
@@ -96,7 +96,7 @@ async fn each_credential_has_its_own_pools<B: Backend<Config: Default>>() {
     two.logout().await;
     let refused = two.get().await.expect_err("logged out");
     assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");
-    ping(&one).await.expect("the other one goes on");
+    ping(&one).await.expect("the other one still works");
     one.close().await;
 }
 
@@ -125,7 +125,7 @@ async fn a_wrong_credential_does_not_affect_other_users<B: Backend<Config: Defau
                 .is_authentication()
         );
     }
-    ping(&one).await.expect("the other one goes on");
+    ping(&one).await.expect("the other one still works");
     assert_eq!(kept.count("PoolCleared"), 0);
     assert_eq!(kept.count("PoolReady"), 2);
     one.close().await;

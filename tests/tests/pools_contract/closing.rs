@@ -84,7 +84,7 @@ where
     assert!(checked.as_mut().poll(&mut context).is_pending());
     sleep(second / 2).await;
     end(&pool);
-    let refused = checked.await.map(drop).expect_err("it has come to its end");
+    let refused = checked.await.map(drop).expect_err("the pool has ended");
     assert_eq!(kept.count("ConnectionCheckedOut"), 1, "the first one");
     assert_eq!(pool.status().size, 0);
     pools.close().await;
@@ -132,7 +132,7 @@ async fn a_close_waits_for_connections_in_use<B: Backend<Config: Default>>() {
         sleep(Duration::from_secs(5)).await;
         held.run_command("db", &doc! {"ping": 1})
             .await
-            .expect("it goes on");
+            .expect("it still works");
     });
     let begun = Instant::now();
     pools.close().await;
@@ -244,7 +244,7 @@ async fn a_removed_server_closes_its_pool<B: Backend<Config: Default>>() {
     // A connection in use stays usable, and closes when it is returned.
     held.run_command("db", &doc! {"ping": 1})
         .await
-        .expect("it goes on");
+        .expect("it still works");
     drop(held);
     eventually("no socket", || {
         sim.network.open_streams(&sim.set.address(2)) == 0

@@ -148,7 +148,7 @@ async fn a_wrong_password_fails_all_callers<B: Backend<Config: Default>>() {
         let mut each = interval(Duration::from_millis(1));
         for _ in 0..100 {
             each.tick().await;
-            ping(&right).await.expect("nothing of another's trouble");
+            ping(&right).await.expect("not affected by another user");
         }
     });
     let outcome = storm(&wrong, &kept).await;

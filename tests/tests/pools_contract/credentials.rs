@@ -147,7 +147,7 @@ async fn a_waiter_gets_a_connection_of_the_new_credential_after_a_rotation<
     );
     gate.open();
     let (held, found) = flying.await.expect("no panic");
-    found.expect("the request in flight goes on");
+    found.expect("the request in flight completes");
     assert_eq!(held.user(), Some("one"));
     drop(held);
     eventually("it is closed", || open_for(&sim, 0, "one") == 0).await;
@@ -160,19 +160,17 @@ async fn a_wrong_new_credential_fails_only_new_connections<B: Backend<Config: De
     let own = sim.pools::<B>("");
     let pools = as_one(&own);
     let mut held = pools.get().await.expect("a connection");
-    pools
-        .rotate(wrong())
-        .expect("nobody has asked a server yet");
+    pools.rotate(wrong()).expect("no server has checked it yet");
     for _ in 0..2 {
         let refused = pools.get().await.expect_err("a wrong password");
         assert!(refused.is_authentication(), "{refused}");
         assert_eq!(refused.user(), Some("two"));
     }
-    assert!(echo(&mut held, 1).await.expect("it goes on"));
-    ping(&own).await.expect("others go on");
+    assert!(echo(&mut held, 1).await.expect("it still works"));
+    ping(&own).await.expect("others still work");
     pools.rotate(two()).expect("a rotation");
     ping(&pools).await.expect("good again");
-    assert!(echo(&mut held, 2).await.expect("it goes on still"));
+    assert!(echo(&mut held, 2).await.expect("it still works"));
     drop(held);
     own.close().await;
 }
@@ -187,7 +185,9 @@ async fn invalid_rotations_are_refused<B: Backend<Config: Default>>() {
         matches!(taken.kind(), ErrorKind::Configuration(_)),
         "{taken}"
     );
-    first.rotate(one()).expect("to what it is: nothing to do");
+    first
+        .rotate(one())
+        .expect("rotating to the same credential does nothing");
     assert_eq!(first.get().await.expect("a connection").id(), id);
     let unusable = Credential::new("", "");
     first.rotate(unusable).expect_err("no such credential");
@@ -221,13 +221,13 @@ async fn a_logout_waits_for_connections_in_use<B: Backend<Config: Default>>() {
     pools.logout().await;
     let took = begun.elapsed();
     assert!((5..6).contains(&took.as_secs()), "{took:?}");
-    assert!(using.await.expect("no panic").expect("it goes on"));
+    assert!(using.await.expect("no panic").expect("it still works"));
     assert_eq!((pools_of(&pools, "one"), own.status().len()), (0, 1));
     eventually("no socket of its own", || {
         (0..3).all(|server| open_for(&sim, server, "one") == 0)
     })
     .await;
-    ping(&own).await.expect("others go on");
+    ping(&own).await.expect("others still work");
     own.close().await;
 }
 
@@ -256,7 +256,7 @@ async fn a_logout_interrupts_connections_after_the_close_timeout<B: Backend<Conf
     let interrupted = ErrorKind::ConnectionClosed(ClosedReason::Interrupted);
     assert_eq!(error.kind().to_string(), interrupted.to_string());
     let answered = of_others.run_command("db", &doc! {"ping": 1}).await;
-    answered.map(drop).expect("others go on");
+    answered.map(drop).expect("others still work");
     drop(of_others);
     own.close().await;
 }
@@ -299,7 +299,7 @@ async fn a_logout_fails_server_selections_at_once<B: Backend<Config: Default>>()
     assert!(begun.elapsed() < Duration::from_millis(10));
     assert!(!other.is_finished());
     sim.set.elect(1);
-    drop(other.await.expect("no panic").expect("others go on"));
+    drop(other.await.expect("no panic").expect("others still work"));
     own.close().await;
 }
 
@@ -349,7 +349,7 @@ async fn pools_of_unused_credentials_close<B: Backend<Config: Default>>() {
     assert_eq!(left, (0, 1, 2));
     assert_eq!(open_for(&sim, 0, "one"), 0);
     assert!(open_for(&sim, 0, "two") >= 1);
-    ping(&first).await.expect("its handle is as good as before");
+    ping(&first).await.expect("its handle is still usable");
     assert_eq!(pools_of(&own, "one"), 1);
     drop((first, second));
     sleep(Duration::from_secs(100)).await;
@@ -367,10 +367,10 @@ async fn pools_with_connections_in_use_are_not_unused<B: Backend<Config: Default
     let mut held = pools.get().await.expect("a connection");
     sleep(Duration::from_secs(600)).await;
     assert_eq!(pools_of(&own, "one"), 1);
-    assert!(echo(&mut held, 1).await.expect("it goes on"));
+    assert!(echo(&mut held, 1).await.expect("it still works"));
     drop(held);
     sleep(Duration::from_secs(50)).await;
-    assert_eq!(pools_of(&own, "one"), 1, "it counts from the last use on");
+    assert_eq!(pools_of(&own, "one"), 1, "it counts from the last use");
     sleep(Duration::from_secs(30)).await;
     assert_eq!(pools_of(&own, "one"), 0);
     own.close().await;
@@ -382,7 +382,7 @@ async fn a_verification_asks_the_server<B: Backend<Config: Default>>() {
     let good = as_one(&own);
     good.verify().await.expect("a good credential");
     let id = good.get().await.expect("a connection").id();
-    good.verify().await.expect("good still");
+    good.verify().await.expect("still good");
     assert_eq!(pools_of(&own, "one"), 1);
     let nobody = Credential::new("nobody", "first").with_source("admin");
     let unknown = own.with_credential(nobody).expect("a handle");
@@ -406,13 +406,13 @@ async fn a_verification_asks_the_server<B: Backend<Config: Default>>() {
     assert!(
         good.verify()
             .await
-            .expect_err("not any more")
+            .expect_err("no longer accepted")
             .is_authentication()
     );
     let again = good.get().await.expect("a connection");
-    assert_ne!(again.id(), id, "what was refused is not handed out");
+    assert_ne!(again.id(), id, "a refused connection is not handed out");
     drop(again);
-    own.verify().await.expect("nobody needs no credential");
+    own.verify().await.expect("without a credential");
     own.close().await;
 }
 
@@ -469,7 +469,7 @@ async fn a_verification_stays_within_max_pool_size<B: Backend<Config: Default>>(
         let open = open_for(&sim, 0, "one") + open_for(&sim, 0, "two");
         assert!(open <= 3, "{open} open");
     }
-    assert!(echo(&mut held[0], 1).await.expect("it goes on"));
+    assert!(echo(&mut held[0], 1).await.expect("it still works"));
     // Without a free slot, it waits like any check-out.
     let more = hold(&pools, 2).await;
     let verifying = pools.clone();
@@ -490,7 +490,7 @@ async fn a_detached_connection_leaves_its_pool<B: Backend<Config: Default>>() {
     let waiting = get_in_task(&pools);
     eventually("it waits", || pools.status()[0].waiting == 1).await;
     let mut detached = PooledConnection::detach(held);
-    let served = waiting.await.expect("no panic").expect("its place is free");
+    let served = waiting.await.expect("no panic").expect("its slot is free");
     assert_ne!(served.id(), detached.id());
     drop(served);
     let status = &pools.status()[0];
@@ -504,7 +504,7 @@ async fn a_detached_connection_leaves_its_pool<B: Backend<Config: Default>>() {
     pools.close().await;
     assert!(begun.elapsed() < Duration::from_secs(1));
     let answered = detached.run_command("db", &doc! {"ping": 1}).await;
-    answered.map(drop).expect("it goes on");
+    answered.map(drop).expect("it still works");
     let server = sim.set.server(0);
     assert_eq!(server.look(|seen| seen.open), 1);
     drop(detached);

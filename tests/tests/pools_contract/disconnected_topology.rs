@@ -117,10 +117,8 @@ async fn a_held_connection_outlives_a_disconnect<B: Backend<Config: Default>>() 
     let mut floats = made.expect("a connection");
     for _ in 0..2 {
         topology.disconnect().await;
-        insert(&mut held).await.expect("nothing speaks against it");
-        insert(&mut floats)
-            .await
-            .expect("nothing speaks against it");
+        insert(&mut held).await.expect("no conflict");
+        insert(&mut floats).await.expect("no conflict");
         soon(ping(&pools)).await;
         insert(&mut held).await.expect("its server is the primary");
         insert(&mut floats)
@@ -133,7 +131,7 @@ async fn a_held_connection_outlives_a_disconnect<B: Backend<Config: Default>>() 
 }
 
 async fn refused<B: Backend>(held: &mut PooledConnection<B>) {
-    let error = insert(held).await.expect_err("no primary any more");
+    let error = insert(held).await.expect_err("no longer primary");
     assert!(matches!(error.kind(), ErrorKind::NotWritable), "{error}");
 }
 

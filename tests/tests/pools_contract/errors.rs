@@ -345,7 +345,7 @@ mod provoke {
     }
 
     pub(super) async fn a_failed_command<B: Backend<Config: Default>>() -> (Error, Duration) {
-        let conflict = ErrorReply::new(112, "WriteConflict", "somebody was faster");
+        let conflict = ErrorReply::new(112, "WriteConflict", "another write was faster");
         let conflict = conflict.label("TransientTransactionError");
         of_find::<B>(find().then(Action::Error(conflict))).await
     }
@@ -359,7 +359,7 @@ mod provoke {
         let mut known = scene.pools.topology().subscribe();
         let primary = || ping(&scene.pools);
         while primary().await.expect("a primary").to_string() != new {
-            known.changed().await.expect("more is to be known");
+            known.changed().await.expect("another update");
         }
         timed(held.run_command("db", &doc! {"ping": 1})).await
     }

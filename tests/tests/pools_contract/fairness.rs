@@ -67,7 +67,10 @@ fn a_check_out_that_makes_a_connection_starts_the_maintenance_again<B: Backend<C
     on_a_runtime(async { ping(&pools).await.expect("a ping") });
     on_a_runtime(async {
         drop(pools.get().await.expect("a connection"));
-        eventually("what is too old is closed", || status_of(&pools).size == 0).await;
+        eventually("expired connections are closed", || {
+            status_of(&pools).size == 0
+        })
+        .await;
         pools.close().await;
     });
 }

@@ -158,7 +158,7 @@ async fn a_held_connection_sends_no_write_to_a_former_primary<P: Bare>() {
             .expect("alive");
         let insert = doc! {"insert": "c", "documents": [{"x": 1}]};
         let refused = connection.run_command("db", &insert).await.map(drop);
-        refused.expect_err("not the primary any more")
+        refused.expect_err("no longer the primary")
     });
     let error = outcome.await.expect("a connection");
     assert!(matches!(error.kind(), ErrorKind::NotWritable), "{error}");

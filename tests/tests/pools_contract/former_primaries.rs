@@ -81,7 +81,7 @@ async fn no_write_is_sent_to_a_server_that_reported_its_step_down<B: Backend<Con
 
 /// Checks that the write failed locally and was not sent to the former primary.
 fn assert_not_sent(set: &Deployment, written: Result<(), Error>) {
-    let refused = written.expect_err("no primary any more");
+    let refused = written.expect_err("no longer primary");
     assert!(
         matches!(refused.kind(), ErrorKind::NotWritable),
         "{refused}"

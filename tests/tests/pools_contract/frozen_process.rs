@@ -125,7 +125,7 @@ async fn is_frozen<B: Backend<Config: Default>>(uri: &str) {
     let find = doc! {"find": "c"};
     let bound = Duration::from_millis(1500);
     let found = connection.run_command_by(bound, "db", &find).await;
-    found.expect("the reply came by then");
+    found.expect("the reply arrived in time");
     // All expired timeouts have been handled.
     sleep(Duration::from_millis(300)).await;
     assert_eq!(failures.load(Ordering::SeqCst), 0);

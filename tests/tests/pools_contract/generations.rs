@@ -186,7 +186,7 @@ async fn a_step_down_keeps_connections<B: Backend<Config: Default>>() {
     reader
         .run_command("db", &doc! {"ping": 1})
         .await
-        .expect("it goes on");
+        .expect("it still works");
     drop(reader);
     pools.close().await;
 }
@@ -204,7 +204,7 @@ async fn hung_commands_are_interrupted_when_the_monitor_times_out<B: Backend<Con
     sim.set.server(0).partition().await;
     let begun = Instant::now();
     let failed = held.run_command("db", &doc! {"find": "c"}).await.map(drop);
-    let failed = failed.expect_err("the server is not to be reached");
+    let failed = failed.expect_err("the server is unreachable");
     assert!(
         matches!(
             failed.kind(),
@@ -244,7 +244,7 @@ async fn a_failed_handshake_clears_no_pool<B: Backend<Config: Default>>() {
         assert_eq!(failed.server(), Some(held.server()));
     }
     assert_eq!(kept.count("PoolCleared"), 0);
-    drop(pools.get().await.expect("the server is as good as before"));
+    drop(pools.get().await.expect("the server is still usable"));
     drop(held);
     pools.close().await;
 }
@@ -356,7 +356,7 @@ async fn no_write_is_sent_to_a_former_primary<B: Backend<Config: Default>>() {
     for connection in &mut held {
         for _ in 0..3 {
             let error = connection.run_command("db", &insert).await.map(drop);
-            let error = error.expect_err("no primary any more");
+            let error = error.expect_err("no longer primary");
             assert!(matches!(error.kind(), ErrorKind::NotWritable), "{error}");
             assert_eq!(
                 error.server().map(ToString::to_string),

@@ -242,7 +242,7 @@ async fn a_failed_authentication_clears_only_its_service<B: Backend<Config: Defa
             panic!("{what}: {failed}: {events:?}");
         };
         let service = event.service_id.expect("a service");
-        let told = event.error.as_ref().expect("what it was cleared for");
+        let told = event.error.as_ref().expect("the cause of the clear");
         assert_eq!(told.to_string(), failed.to_string(), "{what}");
         let stale = held.iter().filter(|own| own.is_stale());
         let stale: Vec<_> = stale.map(|own| own.description().service_id).collect();
@@ -256,7 +256,7 @@ async fn a_failed_authentication_clears_only_its_service<B: Backend<Config: Defa
         drop(held);
         ping(&balanced.pools)
             .await
-            .expect("the balancer is as it was");
+            .expect("the load balancer is unchanged");
         balanced.pools.close().await;
     }
 }

@@ -50,7 +50,7 @@ fn use_for<B: Backend>(mut held: PooledConnection<B>, seconds: u64) -> JoinHandl
     tokio::spawn(async move {
         sleep(Duration::from_secs(seconds)).await;
         let reply = held.run_command("db", &doc! {"ping": 1}).await;
-        reply.expect("it goes on");
+        reply.expect("it still works");
     })
 }
 
@@ -168,7 +168,7 @@ async fn a_dropped_close_closes_all_connections_but_those_in_use<B: Backend<Conf
     }
     eventually("one socket", || sim.network.open_streams(&address) == 1).await;
     let pinged = held.run_command("db", &doc! {"ping": 1}).await;
-    pinged.expect("it goes on");
+    pinged.expect("it still works");
     drop(held);
     eventually("no socket", || sim.network.open_streams(&address) == 0).await;
 }
@@ -273,7 +273,7 @@ async fn concurrent_closes_both_wait_for_tasks<B: Backend<Config: Default>>() {
     };
     let second = async {
         pools.close().await;
-        assert!(is_over.get(), "the tasks have ended for both");
+        assert!(is_over.get(), "both waited for the tasks");
     };
     tokio::join!(first, second);
 }

@@ -31,7 +31,7 @@ async fn waiters_are_served_while_attempts_are_paced<B: Backend<Config: Default>
     }
     // The pauses are 0, 20, 40, 80 and 160 ms at most.
     let all = timeout(Duration::from_secs(10), waiting.join_all()).await;
-    for outcome in all.expect("nobody waits for ever") {
+    for outcome in all.expect("no waiter hangs") {
         let error = outcome.expect_err("no connection can be made");
         assert!(!error.is_timeout(), "{error}");
         assert!(error.has_label("SystemOverloadedError"), "{error}");

@@ -113,7 +113,7 @@ async fn exercise<B: Backend>(pools: Pools<B>, sim: &Sim, heartbeats: &Heartbeat
     let held = pools.get().await.expect("a connection");
     let short = Duration::from_millis(100);
     let full = pools.get_by(short, &Criterion::write(), &[]).await;
-    assert!(full.expect_err("one is all there may be").is_timeout());
+    assert!(full.expect_err("one is the maximum").is_timeout());
     drop(held);
     let mut closed = pools.get().await.expect("a connection");
     let unknown = closed.run_command("db", &doc! {"noSuchCommand": 1}).await;

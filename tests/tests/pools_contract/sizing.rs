@@ -206,7 +206,7 @@ async fn warm_up_in_task<B: Backend>(pools: &Pools<B>) -> JoinHandle<Result<(), 
     let pools = pools.clone();
     let warming = tokio::spawn(async move { pools.warm_up().await });
     sleep(Duration::from_secs(1)).await;
-    assert!(!warming.is_finished(), "nothing is there");
+    assert!(!warming.is_finished(), "no connection is there");
     warming
 }
 
@@ -250,7 +250,7 @@ async fn a_warm_up_without_room_fails_in_time<B: Backend<Config: Default>>() {
     let one = pools.with_credential(one).expect("a handle");
     let warming = warm_up_in_task(&one).await;
     let failed = warming.await.expect("no panic").expect_err("no room");
-    let cause = failed.cause().expect("who has them").kind();
+    let cause = failed.cause().expect("the connections in use").kind();
     let is_told = matches!(cause, ErrorKind::PoolExhausted(use_) if use_.server_full == Some(1));
     assert!(failed.is_timeout() && is_told, "{failed}");
     drop(held);

@@ -187,7 +187,7 @@ async fn a_cancelled_waiter_takes_no_slot_from_others<B: Backend<Config: Default
     waits(&pools, 1, 0).await;
     drop(held);
     let again = pools[0].get().await.expect("a connection");
-    assert_eq!(again.id(), id, "nobody wanted its slot");
+    assert_eq!(again.id(), id, "no waiter needed its slot");
     drop(again);
     pools[0].close().await;
 }
@@ -201,7 +201,7 @@ async fn a_waiter_served_from_its_pool_takes_no_slot_from_others<B: Backend<Conf
     let id = other[0].id();
     drop(other);
     let again = pools[1].get().await.expect("a connection");
-    assert_eq!(again.id(), id, "nobody wanted its slot");
+    assert_eq!(again.id(), id, "no waiter needed its slot");
     drop((own, again));
     pools[0].close().await;
 }
@@ -264,15 +264,15 @@ async fn a_detached_connection_keeps_its_slot<B: Backend<Config: Default>>() {
     let (server, pools) = tenants::<B>(2, "", 1).await;
     let held = pools[0].get().await.expect("a connection");
     let mut detached = PooledConnection::detach(held);
-    assert_eq!(status_for(&pools, 0).size, 0, "its pool has it no more");
+    assert_eq!(status_for(&pools, 0).size, 0, "its pool no longer has it");
     let waiting = wait_for(&pools, 1).await;
     sleep(Duration::from_secs(5)).await;
-    assert!(!waiting.is_finished(), "the server has it still");
+    assert!(!waiting.is_finished(), "the server still has it open");
     let answered = detached
         .run_command("db", &doc! {"ping": 1})
         .await
         .map(drop);
-    answered.expect("it goes on");
+    answered.expect("it still works");
     drop(detached);
     drop(got(waiting).await);
     assert_eq!(most_open(&server), 1);
@@ -320,7 +320,7 @@ async fn a_wait_for_a_slot_times_out<B: Backend<Config: Default>>() {
     assert!(*after >= Duration::from_millis(200), "{after:?}");
     assert_eq!(late.user(), Some(&*tenant_name(1)));
     // Its own pool is empty: other tenants have the connections.
-    let cause = late.cause().expect("who has the connections").to_string();
+    let cause = late.cause().expect("the connections in use").to_string();
     assert!(cause.contains("max_connections_per_server: 2"), "{cause}");
     drop(held);
     drop(pools[1].get().await.expect("a connection"));

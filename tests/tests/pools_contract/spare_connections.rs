@@ -91,7 +91,7 @@ async fn a_server_selector_makes_no_server_unwritable<B: Backend<Config: Default
     .await;
     let insert = mongo_core::bson::doc! {"insert": "c", "documents": [{"_id": 1}]};
     let inserted = held.run_command("db", &insert).await;
-    inserted.expect("it takes writes still");
+    inserted.expect("it still accepts writes");
     drop((held, other));
     pools.close().await;
 }
@@ -119,7 +119,10 @@ async fn spare_connections_close_with_their_pool<B: Backend<Config: Default>>() 
         .await;
     sleep(Duration::from_millis(100)).await;
     drop(held);
-    let served = waiting.await.expect("no panic").expect("what came back");
+    let served = waiting
+        .await
+        .expect("no panic")
+        .expect("the returned connection");
     gate.open();
     eventually("it is made", || pool.status().idle == 1).await;
     drop(served);

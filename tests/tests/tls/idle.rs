@@ -30,7 +30,7 @@ async fn a_close_notify_of_the_server_closes_the_idle_connection() {
             &mut CheckBudget::default(),
         )
         .await;
-    checked.expect("as good as new");
+    checked.expect("still usable");
     server.close_connections().await;
     let checked = factory
         .recycle(

@@ -22,7 +22,7 @@ async fn one_bad_member(action: Action, state: impl Fn(&ServerDescription) -> bo
     let watched = Watched::connect(&format!("{}&heartbeatFrequencyMS=500", set.uri()));
     let bad = set.address(2);
     watched
-        .wait_until("the member is seen for what it is", |known| {
+        .wait_until("the member's description", |known| {
             known
                 .servers()
                 .iter()

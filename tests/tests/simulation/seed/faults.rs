@@ -357,7 +357,7 @@ impl Faults {
         }
         self.log.write(format_args!("healed"));
         self.elect(chance)
-            .expect("the first member, or whoever is none, can be elected")
+            .expect("the first member, or a non-primary, can be elected")
     }
 
     fn toggle(&self, member: usize, what: impl Fn(&mut Trouble) -> &mut bool) -> bool {

@@ -92,7 +92,7 @@ async fn a_provider_failure_fails_the_command_and_leaves_the_server_known() {
             Some(set.address(0))
         );
         assert!(begun.elapsed() < Duration::from_millis(100));
-        let primary = client.description().primary().expect("known still");
+        let primary = client.description().primary().expect("still known");
         assert_eq!(primary.address.to_string(), set.address(0));
     }
     // The connection of the scan is used once there is a credential.
