@@ -19,7 +19,7 @@ over_both! {
     a_refusing_server_keeps_serving_open_connections,
     a_frozen_server_accepts_and_does_nothing_until_it_thaws,
     a_server_that_thaws_reports_its_current_state,
-    a_skewed_clock_dates_what_its_server_does,
+    a_skewed_clock_shifts_the_dates_of_its_server,
     a_partitioned_server_neither_receives_nor_sends,
 }
 
@@ -98,7 +98,7 @@ async fn a_server_that_thaws_reports_its_current_state(members: Members) {
     assert_eq!(counter(&reply), counter(&hello) + 2);
 }
 
-async fn a_skewed_clock_dates_what_its_server_does(members: Members) {
+async fn a_skewed_clock_shifts_the_dates_of_its_server(members: Members) {
     let set = set(members).await;
     set.skew_clock(0, -3_600_000);
     let mut client = Wire::connect(&set, 0).await;
@@ -163,7 +163,7 @@ async fn a_partition_outlasts_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_server_takes_its_time() {
+async fn a_slow_server_delays_its_replies() {
     let set = set(Members::Scripted).await;
     set.server(0).slow(Duration::from_secs(2));
     let mut client = Wire::connect(&set, 0).await;

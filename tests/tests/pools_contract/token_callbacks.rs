@@ -19,7 +19,7 @@ on_both! {
     on a paused clock:
     a_token_goes_only_over_tls,
     a_discovered_server_outside_the_allowed_hosts_gets_no_credential,
-    a_callback_has_a_minute_whatever_connect_timeout_ms_says,
+    a_callback_has_a_minute_regardless_of_connect_timeout_ms,
     timeout_ms_and_connect_timeout_ms_together_bound_a_callback,
     the_wait_for_a_token_does_not_count_towards_connect_timeout_ms,
 }
@@ -179,7 +179,7 @@ async fn a_discovered_server_outside_the_allowed_hosts_gets_no_credential<
     let _connection = every.read(secondary).await.expect("allowed");
 }
 
-async fn a_callback_has_a_minute_whatever_connect_timeout_ms_says<B: Backend<Config: Default>>() {
+async fn a_callback_has_a_minute_regardless_of_connect_timeout_ms<B: Backend<Config: Default>>() {
     for more in ["", "connectTimeoutMS=500"] {
         let (outcome, elapsed) = check_out::<B>(40, more).await;
         outcome.expect("a token in time");

@@ -16,7 +16,7 @@ use crate::support::{Sim, eventually, get_in_task, handshake, hold, ping, settle
 on_both! {
     on a paused clock:
     check_outs_are_first_in_first_out,
-    a_timeout_says_what_uses_the_connections,
+    a_timeout_counts_connections_by_use,
     a_returned_connection_serves_a_waiter_with_a_pending_attempt,
     no_waiter_is_overtaken_while_a_pool_grows,
     a_cancelled_waiter_leaves_its_turn_to_the_next,
@@ -48,7 +48,7 @@ async fn check_outs_are_first_in_first_out<B: Backend<Config: Default>>() {
     assert_eq!(*order.lock().expect("no panic"), Vec::from_iter(0..10));
 }
 
-async fn a_timeout_says_what_uses_the_connections<B: Backend<Config: Default>>() {
+async fn a_timeout_counts_connections_by_use<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let options = "maxPoolSize=4&waitQueueTimeoutMS=150";
     let one = Credential::new("one", "first").with_source("admin");

@@ -120,7 +120,7 @@ async fn one_usable_server_is_enough() {
 }
 
 #[tokio::test]
-async fn an_error_says_what_failed_on_each_server() {
+async fn a_selection_error_names_the_failure_of_each_server() {
     let set = Deployment::replica_set("rs").members(2).start().await;
     set.kill(0).await;
     let watched = Watched::connect(&set.uri());

@@ -13,7 +13,7 @@ use crate::support::{Kept, LIMIT, builder};
 
 on_both! {
     only_the_connections_of_a_failed_service_are_cleared,
-    a_wait_queue_timeout_says_what_uses_the_connections,
+    a_wait_queue_timeout_counts_connections_by_use,
 }
 
 /// A connection to each of two services.
@@ -75,7 +75,7 @@ async fn only_the_connections_of_a_failed_service_are_cleared<B: Backend<Config:
 }
 
 /// "Connection Tracking": connections in use by cursors, transactions and other operations.
-async fn a_wait_queue_timeout_says_what_uses_the_connections<B: Backend<Config: Default>>() {
+async fn a_wait_queue_timeout_counts_connections_by_use<B: Backend<Config: Default>>() {
     let balanced = Deployment::load_balanced(1).start().await;
     let uri = format!("{}&maxPoolSize=4", balanced.uri());
     let pools: Pools<B> = builder(&uri).build().expect("pools");
