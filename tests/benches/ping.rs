@@ -173,7 +173,7 @@ fn count_instructions(table: &mut Table, load: Load) {
         };
         match callgrind::instructions(name, load) {
             Some(instructions) => table.row(name, instructions, goal),
-            None => return println!("  left out: valgrind could not run"),
+            None => return println!("  skipped: valgrind could not run"),
         }
     }
 }

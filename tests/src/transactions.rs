@@ -98,7 +98,7 @@ mod tests {
         assert!(!lost(&command("insert", 1), old));
         assert!(!lost(&command("insert", 2), new), "of another transaction");
         assert!(lost(&command("insert", 1), new));
-        assert!(!lost(&command("insert", 1), new), "told once");
+        assert!(!lost(&command("insert", 1), new), "reported once");
 
         assert!(!lost(&start(2), old));
         transactions.end("insert", &command("insert", 2));

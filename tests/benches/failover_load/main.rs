@@ -86,7 +86,7 @@ fn tell(table: &mut Table, name: &str, (report, elapsed): &(Report, Duration), i
     row("wrong replies", report.wrong.len() as f64, NONE);
     row("acknowledged writes lost", report.lost.len() as f64, NONE);
     row(
-        "documents that nobody wrote",
+        "documents that were never written",
         report.unexpected.len() as f64,
         ours(NONE),
     );

@@ -13,7 +13,7 @@
 //! time of the only thread between two ticks of 1 ms, so that a busy machine changes little.
 
 #[path = "../../tests/bad_input/attacks.rs"]
-#[allow(dead_code, reason = "what only the tests need")]
+#[allow(dead_code, reason = "only the tests need the rest")]
 mod attacks;
 #[path = "../../tests/bad_input/authentication.rs"]
 mod authentication;
@@ -27,7 +27,7 @@ mod long;
 #[path = "../../tests/bad_input/plain.rs"]
 mod plain;
 #[path = "../../tests/bad_input/tls.rs"]
-#[allow(dead_code, reason = "what only the tests need")]
+#[allow(dead_code, reason = "only the tests need the rest")]
 mod tls;
 mod watch;
 

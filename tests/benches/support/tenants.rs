@@ -56,7 +56,7 @@ async fn measure_on<B: Backend<Config: Default>>(
     })
     .await;
     whole = whole.and(connected);
-    tell(table, name, "who have been connected to the primary", whole);
+    tell(table, name, "after a connection to the primary", whole);
     assert_eq!(pools.status().len(), TENANTS * SERVERS);
     let (gone, ()) = Cost::of(TENANTS, async {
         for tenant in tenants {
@@ -64,7 +64,7 @@ async fn measure_on<B: Backend<Config: Default>>(
         }
     })
     .await;
-    tell(table, name, "logged out: what is left", whole.and(gone));
+    tell(table, name, "after logout", whole.and(gone));
     assert_eq!(pools.status().len(), 0);
     pools.close().await;
 }

@@ -174,7 +174,7 @@ pub(crate) struct Flood {
     pub(crate) reply: fn(usize) -> Vec<u8>,
     pub(crate) end: End,
     /// Whether it has many elements, instead of one long one.
-    #[allow(dead_code, reason = "what only the tests need")]
+    #[allow(dead_code, reason = "only the tests need it")]
     pub(crate) has_many_elements: bool,
 }
 

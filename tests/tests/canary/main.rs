@@ -55,16 +55,12 @@ async fn no_secret_is_disclosed() {
         texts::of_no_server(&certificates.client, capture);
         texts::behind_a_proxy(capture).await;
         capture.see_debug("metrics", &metrics.snapshot().into_vec());
-        assert_eq!(capture.found(), [""; 0], "told");
+        assert_eq!(capture.found(), [""; 0], "disclosed");
         if capture.lines() >= wanted {
             break;
         }
     }
-    assert_eq!(
-        capture.saw(),
-        (true, true),
-        "the user, and what it asked for"
-    );
+    assert_eq!(capture.saw(), (true, true), "the user, and the payload");
     println!("{} lines", capture.lines());
 }
 

@@ -199,7 +199,7 @@ impl OidcCallback for Tokens {
         let token = match request.username {
             Some(NOBODY) => BAD_TOKEN,
             Some(_) => TOKEN,
-            None => return Err(Error::credential("for nobody?")),
+            None => return Err(Error::credential("for another host")),
         };
         let token = AccessToken::new(token);
         tracing::trace!(?request, ?token, "asked");

@@ -203,8 +203,8 @@ fn left_out(root: &Path) -> ExitCode {
     let required = env::var("MONGODB_SPECIFICATIONS_REQUIRED").is_ok_and(|value| value == "1");
     let cases: usize = SUITES.iter().map(|suite| suite.cases).sum();
     eprintln!(
-        "\n*** CONFORMANCE WAS LEFT OUT: {cases} cases of the MongoDB specifications did not run.\n\
-         *** There is no folder {}.\n\
+        "\n*** CONFORMANCE WAS SKIPPED: {cases} cases of the MongoDB specifications did not run.\n\
+         *** The folder {} does not exist.\n\
          *** Set MONGODB_SPECIFICATIONS to the folder source/ of a checkout of\n\
          *** https://github.com/mongodb/specifications\n",
         root.display()

@@ -93,12 +93,12 @@ impl Client {
         let address = selected.address();
         self.log.require(
             allowed.contains(address),
-            format_args!("{address} was selected, not of {allowed:?}: {want:?} {known:?}"),
+            format_args!("{address} was selected, which is not in {allowed:?}: {want:?} {known:?}"),
         );
         let own = known.server(address);
         self.log.require(
             own.is_some_and(|own| Arc::ptr_eq(own, selected.entry().description())),
-            format_args!("{address} was selected as the snapshot does not know it"),
+            format_args!("{address} was selected, but is not in the snapshot"),
         );
     }
 
@@ -126,7 +126,7 @@ impl Client {
         let allowed = want.allowed(&known, self.heartbeat_frequency);
         self.log.require(
             allowed.is_empty(),
-            format_args!("{allowed:?} would suit {want:?}, and yet: {error}"),
+            format_args!("{allowed:?} are suitable for {want:?}, but: {error}"),
         );
         true
     }
@@ -135,7 +135,7 @@ impl Client {
     async fn operate(&self, selected: &SelectedServer, chance: &mut Chance) {
         let address = selected.address();
         let Some(member) = member_at(address) else {
-            return self.log.violation(format_args!("{address} is nobody"));
+            return self.log.violation(format_args!("{address} is unknown"));
         };
         sleep(Duration::from_millis(1)).await;
         let (standing, version) = self.faults.set.look_at_set(|set| {
@@ -174,7 +174,8 @@ impl Client {
                 format_args!("{address}: {reported:?} is no news after {known:?}"),
             );
         }
-        self.log.write(format_args!("{address}: an error is told"));
+        self.log
+            .write(format_args!("{address}: an error is reported"));
     }
 }
 

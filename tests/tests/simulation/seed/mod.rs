@@ -331,7 +331,7 @@ impl Run {
         sleep(MIN_HEARTBEAT).await;
         let known = self.topology.description();
         let Some(server) = known.primary() else {
-            let elected = format_args!("m{primary} was primary, and nobody is: {known:?}");
+            let elected = format_args!("m{primary} was primary, now there is none: {known:?}");
             return self.log.violation(elected);
         };
         let broken = io::Error::from(io::ErrorKind::BrokenPipe);

@@ -200,7 +200,7 @@ impl<B: Backend> Caller<B> {
         );
         world.log.require(
             asked.sitting.is_known(),
-            format_args!("{user:?} is known to nobody, and has a connection"),
+            format_args!("{user:?} is an unknown user, but has a connection"),
         );
         world.log.require(
             !connection.is_stale() && !connection.is_closed(),
@@ -336,7 +336,7 @@ impl<B: Backend> Caller<B> {
             world.forbid(number);
             world.log.require(
                 is_refused,
-                format_args!("{server} is no primary, and was written to: {error:?}"),
+                format_args!("{server} is not primary, but was written to: {error:?}"),
             );
         }
     }

@@ -57,7 +57,7 @@ impl<B: Backend> Host<B> {
             .write(format_args!("{} is verified: {verdict:?}", sitting.user));
         self.world.log.require(
             sitting.is_known() || outcome.is_err(),
-            format_args!("{} is known to nobody, and good", sitting.user),
+            format_args!("{} is an unknown user, but was verified", sitting.user),
         );
     }
 

@@ -232,7 +232,7 @@ impl Account {
         let asked = self.asked.checked_sub(1);
         asked
             .map(|asked| self.asked = asked)
-            .ok_or("nobody has asked")
+            .ok_or("no check-out has begun")
     }
 
     fn turn(&mut self, event: &CmapEvent) -> Result<(), &'static str> {
@@ -286,7 +286,7 @@ impl Account {
     }
 
     fn made(&mut self, id: u64, server_id: Option<i64>) -> Result<(), &'static str> {
-        let (_, entry) = self.find(id, None).ok_or("nobody makes it")?;
+        let (_, entry) = self.find(id, None).ok_or("no attempt is making it")?;
         if entry.stage != Stage::Pending {
             return Err("it was ready already");
         }

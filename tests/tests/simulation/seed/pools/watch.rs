@@ -75,7 +75,7 @@ impl<B: Backend> Watch<B> {
                 );
                 self.world.log.require(
                     self.is_quiet(status),
-                    format_args!("something goes on in a paused pool: {status:?}"),
+                    format_args!("there is activity in a paused pool: {status:?}"),
                 );
             }
             self.check_pauses(&all);
@@ -161,7 +161,7 @@ impl<B: Backend> Watch<B> {
                     let since = *self.unasked.entry(key).or_insert(now);
                     self.world.log.require(
                         now - since < PATIENCE,
-                        format_args!("in use by nobody: {booked:?} {status:?}"),
+                        format_args!("in use without a caller: {booked:?} {status:?}"),
                     );
                 }
                 false => drop(self.unasked.remove(&key)),
