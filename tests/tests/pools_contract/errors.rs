@@ -213,9 +213,9 @@ told_alike! {
     a_closed_pool: Row { names_server: false, ..kind("PoolClosed") };
     a_refused_credential: kind("Authentication");
     a_failing_credential_provider: Row { names_user: false, ..kind("Credential") };
-    no_address: kind("Dns");
-    no_tls: kind("Tls");
-    no_server: Row { labels: OVERLOADED, ..kind("Connect") };
+    a_host_without_an_address: kind("Dns");
+    a_failed_tls_handshake: kind("Tls");
+    a_refused_connection: Row { labels: OVERLOADED, ..kind("Connect") };
     a_silent_network: Row { labels: OVERLOADED, ..late(Wait::Connect, 300) };
     a_connection_closed_during_the_handshake: Row { labels: OVERLOADED, ..kind("Network") };
     a_silent_handshake: Row { labels: OVERLOADED, ..late(Wait::Handshake, 300) };
