@@ -37,7 +37,8 @@ impl Place {
         let socket = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let address = socket.local_addr()?.as_socket();
         let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        // If two sockets can't be bound to one port, the port is not reserved while nothing listens.
+        // If two sockets can't be bound to one port, the port is not reserved while nothing
+        // listens.
         let keeps = bound(address).is_ok();
         Ok(Self::Tcp {
             address,
