@@ -1,11 +1,11 @@
-//! What one hello reply costs a topology, by the number of members that it lists.
+//! The cost of one hello reply for a topology, by the number of members that it lists.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench apply
 //! ```
-//! A figure is the median of the rounds, and includes reading the reply. Growth is to be linear at
-//! most: the run fails if a member of the largest set costs over twice what one of the smallest
-//! does.
+//! A figure is the median of the rounds, and includes reading the reply. The cost should grow at
+//! most linearly: the run fails if a member of the largest set costs over twice as much as one of
+//! the smallest.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -21,10 +21,10 @@ const MEMBERS: [u16; 4] = [10, 50, 100, 500];
 const ROUNDS: usize = 41;
 /// Hellos in a round, times members.
 const WORK: u32 = 10_000;
-/// A member of the largest set may cost so many times what one of the smallest does.
+/// The most that a member of the largest set may cost, relative to one of the smallest.
 const LIMIT: f64 = 2.0;
 
-/// A hello reply that comes to what is known.
+/// A hello reply that is applied to a known topology.
 struct Case {
     name: &'static str,
     known: Arc<TopologyDescription>,
@@ -85,7 +85,7 @@ fn cases(members: u16) -> Vec<Case> {
     ]
 }
 
-/// The median of the nanoseconds.
+/// The median in nanoseconds.
 fn measure(members: u16, case: &Case) -> f64 {
     let settings = settings();
     let hellos = (WORK / u32::from(members)).max(1);

@@ -1,16 +1,17 @@
-//! What checking a connection out and in costs through our managers, beside a bare deadpool and a
-//! bare bb8 of unit objects with their own defaults.
+//! The cost of checking a connection out and in through this workspace's managers, compared to a
+//! bare deadpool and a bare bb8 of unit objects with their own defaults.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench check_out
 //! ```
-//! Ours have their default configuration too, and real connections over loopback; nothing is sent
-//! on them. All run in turns in one process; a figure is the median of the rounds' ratios. The goals
-//! are told only, since the machine's noise is in the figures.
+//! This workspace's pools also have their default configuration, and real connections over
+//! loopback; nothing is sent on them. All run in turns in one process. A figure is the median of
+//! the rounds' ratios. Missed goals do not fail the run, since the figures contain the machine's
+//! noise.
 //!
-//! A pool of ours is more than its manager: the deadline over the whole check-out, errors that name
-//! what failed, and under bb8 the fair queue in front. So the generic pool with our manager in it
-//! is measured as well.
+//! This workspace's pools add to the manager a deadline for the whole check-out, errors that name
+//! the failure, and for bb8 a fair queue. So the generic pool with only the manager is measured as
+//! well.
 
 #[path = "support/load.rs"]
 mod load;
@@ -69,7 +70,7 @@ impl bb8::ManageConnection for Units {
     }
 }
 
-/// Each pool's check out and check in, from one task.
+/// The check-out and check-in of a pool, from one task.
 macro_rules! worker {
     ($($pool:ty),+) => {
         $(impl Worker for $pool {
@@ -88,7 +89,7 @@ worker!(
     mongo_bb8::Pool
 );
 
-/// A bare pool, then ours: the generic pool with our manager, and the whole.
+/// A bare pool, the generic pool with this workspace's manager, and this workspace's pool.
 type Family = [Subject; 3];
 
 fn deadpools(url: &str, tasks: usize) -> Family {

@@ -6,15 +6,15 @@
 //! cargo bench -p mongo-testkit --bench failover -- 1000
 //! ```
 //! Each client watches a scripted replica set of its own on loopback, streaming on. In turn, one
-//! set's primary steps down, its client sees that there is none, an operation begins to wait for
-//! one, and a secondary is elected: at that moment its streaming hello says so, and the time
-//! begins. Told is how long it takes until:
+//! set's primary steps down, its client notices that there is none, an operation begins to wait for
+//! one, and a secondary is elected. At that moment its streaming hello reports the election, and
+//! the time begins. The output is the time until:
 //! - an event names the new primary;
-//! - the selection that waits finds it. With the official crate, which has no selection of its
-//!   own, it is the moment when the waiting operation's predicate (`SelectionCriteria::Predicate`)
-//!   accepts the new primary: before its selection returns, so the figure favours that crate. Here
-//!   it is when `Topology::select` has returned to the task that waits;
-//! - a `ping` sent there on a connection that is open already is answered.
+//! - the waiting selection finds it. The official crate has no public selection: there it is the
+//!   moment when the waiting operation's predicate (`SelectionCriteria::Predicate`) accepts the new
+//!   primary. That is before its selection returns, so the figure favours that crate. Here it is
+//!   when `Topology::select` has returned to the waiting task;
+//! - a `ping` on an open connection to it is answered.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -36,15 +36,15 @@ use tokio::sync::watch;
 
 const ROUNDS: usize = 300;
 const MEMBERS: usize = 3;
-/// Between the begin of the wait and the election.
+/// The pause between the start of the wait and the election.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Nothing takes as long unless it is lost.
+/// The limit for waits: only a lost operation takes this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The primary that a client's last event named, and when.
+/// The primary in a client's last event, and the event's time.
 type View = watch::Receiver<(Option<String>, Instant)>;
 
-/// When an operation found its server, and had its answer.
+/// The times at which an operation found its server, and got its reply.
 struct Done {
     selected: Instant,
     answered: Instant,
@@ -55,7 +55,7 @@ trait Subject {
     const NAME: &'static str;
     async fn connect(set: &Deployment) -> Self;
     fn view(&self) -> View;
-    /// An operation that needs a primary, which `primary` will be.
+    /// An operation that needs a primary, which will be `primary`.
     fn operate(&self, primary: String) -> impl Future<Output = Done> + Send + 'static;
     async fn close(self);
 }
@@ -63,7 +63,7 @@ trait Subject {
 struct Ours {
     topology: Topology,
     view: View,
-    /// Open to each member, as a warm pool has them.
+    /// Open connections to each member, as in a warm pool.
     connections: HashMap<String, Arc<tokio::sync::Mutex<Connection>>>,
 }
 
@@ -184,7 +184,8 @@ impl Subject for Official {
         let first = Arc::new(OnceLock::new());
         let found = first.clone();
         let operation = self.wait_for(Arc::new(move |server| {
-            // Its events come before what they tell is known to selections: the old one may be seen.
+            // Its events come before selections know the change, so the old primary may be
+            // selected.
             let is_it = server.server_type() == ServerType::RsPrimary
                 && server.address().to_string() == primary;
             if is_it {
@@ -205,7 +206,7 @@ impl Subject for Official {
     }
 }
 
-/// From the election on, in the order in which they are told.
+/// The times since the election, in the order of the output.
 type Sample = [Duration; 3];
 
 struct Bench<S> {
@@ -267,7 +268,7 @@ impl<S: Subject> Bench<S> {
     }
 }
 
-/// When the view became as wanted.
+/// The time at which the view became as wanted.
 async fn wait(view: &mut View, is_wanted: impl Fn(Option<&String>) -> bool) -> Instant {
     let wanted = view.wait_for(|(primary, _)| is_wanted(primary.as_ref()));
     let seen = tokio::time::timeout(LIMIT, wanted).await;

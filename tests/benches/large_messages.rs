@@ -1,13 +1,14 @@
-//! What a reply or a command of 45 MB, compressed and not, costs the task it is for, and how long it
-//! keeps the other tasks of a runtime with one thread from their turn; beside the official driver.
+//! The cost of a reply or a command of 45 MB, compressed or not, for its own task, and the delay of
+//! other tasks on a single-threaded runtime; compared to the official driver.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench large_messages
 //! ```
-//! Times are the thread's own CPU time, so that a busy machine changes little: the least of three runs
-//! for the whole, the greatest of three for the gap. The official driver makes a `Document` of each reply,
-//! which ours leaves to the caller; of its compressors the tests have zlib alone. What is left of a gap
-//! for our commands is serialising the caller's own, which can't be done in steps.
+//! Times are the thread's own CPU time, so that a busy machine changes little: the minimum of three
+//! runs for the total, the maximum of three for the gap. The official driver converts each reply to
+//! a `Document`, which this workspace leaves to the caller; of its compressors only zlib is
+//! enabled. The remaining gap of this workspace's commands is serialising the caller's command,
+//! which can't be split into steps.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -26,7 +27,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 const BYTES: usize = 45_000_000;
 const RUNS: usize = 3;
 
-/// Asks for a server of a compressor's, and whom to tell its URI.
+/// A request for a server with a compressor, and the channel for its URI.
 type Asked = (Option<Compressor>, mpsc::Sender<String>);
 
 fn main() {
@@ -79,7 +80,7 @@ fn main() {
     }
 }
 
-/// Documents as of a collection: a few fields, much alike.
+/// Similar documents with a few fields, like those of a collection.
 fn documents() -> RawDocumentBuf {
     let mut array = RawArrayBuf::new();
     let mut number = 0_i32;
@@ -95,7 +96,7 @@ fn documents() -> RawDocumentBuf {
     rawdoc! { "ok": 1, "documents": array }
 }
 
-/// One server after the other, on a thread of their own: each keeps all that it was sent.
+/// Runs one server after the other, on their own thread: each keeps all received bytes.
 fn serve(reply: &[u8], mut asked: UnboundedReceiver<Asked>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -116,14 +117,14 @@ fn serve(reply: &[u8], mut asked: UnboundedReceiver<Asked>) {
                 .rule(Matcher::command("swallow").then(Action::Reply(bson::doc! { "ok": 1 })))
                 .start()
                 .await;
-            // Who asked waits for it.
+            // The requester is waiting for it.
             let _ = tell.send(started.uri());
             server = Some(started);
         }
     });
 }
 
-/// The least CPU milliseconds of an operation, and the longest that others had to wait meanwhile.
+/// The minimum CPU milliseconds of an operation, and the longest delay of other tasks during it.
 fn best(mut run: impl FnMut(bool) -> f64) -> (f64, f64) {
     let cpu = (0..RUNS).map(|_| run(false)).fold(f64::MAX, f64::min);
     let gap = (0..RUNS).map(|_| run(true)).fold(0.0, f64::max);
@@ -143,8 +144,8 @@ fn cpu() -> f64 {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_secs_f64() * 1000.0
 }
 
-/// The CPU milliseconds of this thread for it, or else the longest that a task beside it, which is
-/// ready at all times, has to wait for its turn.
+/// The CPU milliseconds of this thread for a future, or else the longest delay of a second task
+/// that is always ready.
 async fn measure<T>(with_another: bool, future: impl Future<Output = T>) -> f64 {
     if !with_another {
         let begin = cpu();
@@ -193,7 +194,7 @@ async fn theirs(uri: &str, command: &RawDocumentBuf, with_another: bool) -> f64 
     let command = command.expect("BSON");
     measure(with_another, async {
         let reply = database.run_raw_command(command).await;
-        // Blocked for so long, its own monitor may take the server for dead.
+        // Blocked for this long, the driver's monitor may mark the server unknown.
         if let Err(error) = reply {
             eprintln!("official: {error}");
         }

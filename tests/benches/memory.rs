@@ -1,16 +1,18 @@
-//! What our connections ask of the heap: allocations for each operation, the memory of an idle
-//! connection, beside a raw tokio socket and the official driver, and that of an idle tenant.
+//! Heap usage of this workspace's connections: allocations of each operation and the memory of an
+//! idle connection, compared to a raw tokio socket and the official driver, and the memory of an
+//! idle tenant.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench memory
 //! ```
-//! Allocations are those of one task, checking out and in included. Memory is bytes of the heap, counted by the allocator, with 2,000 connections over loopback that were all
-//! in use at once and came back, divided by their number: the pool's own share is in it. The second
-//! pair of figures is after a reply of 64 KiB on each: what it grew for that has been given back. Noise
-//! does not touch the heap's figures: the run fails if one misses its goal.
+//! Allocations are those of one task, including checking out and in. Memory is bytes of the heap,
+//! counted by the allocator, with 2,000 connections over loopback that were all in use at once and
+//! returned, divided by their number; it includes the pool's own memory. The second pair of figures
+//! is after a reply of 64 KiB on each: grown buffers have been released. The heap's figures have no
+//! noise: the run fails if one misses its goal.
 //!
-//! A tenant is one of 1,000 credentials of the same `Pools`. Each line has what the lines before it
-//! have. Pools are of the default size, 100.
+//! A tenant is one of 1,000 credentials of the same `Pools`. Each line includes the lines before
+//! it. Pools are of the default size, 100.
 
 #[path = "support/alloc.rs"]
 mod alloc;
@@ -44,14 +46,14 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 const CONNECTIONS: usize = 2000;
-/// KiB for each connection.
+/// The goal in KiB for each connection.
 const MOST: f64 = 5.0;
 const ALLOCATIONS: Goal = Goal {
     at_most: 3.0,
     is_kept: true,
 };
 
-/// KiB for each: of the heap, and of all memory that the kernel counts.
+/// KiB for each: of the heap, and of all memory by the kernel's count.
 #[derive(Clone, Copy)]
 struct Cost {
     heap: f64,
@@ -70,11 +72,11 @@ impl Cost {
         }
     }
 
-    /// What `make` adds for each of so many, and what it returns keeps.
+    /// The memory that `make` adds for each of `count`, kept by its result.
     async fn of<T>(count: usize, make: impl Future<Output = T>) -> (Self, T) {
         let before = Self::now(count);
         let kept = make.await;
-        // What other tasks had to do for it is done too.
+        // Let other tasks complete their part.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -107,7 +109,7 @@ impl Table {
     }
 }
 
-/// All connections at once, one command on each.
+/// Uses all connections at once, with one command on each.
 macro_rules! use_all {
     ($pool:expr, $command:expr) => {{
         let mut held = Vec::with_capacity(CONNECTIONS);
@@ -153,7 +155,7 @@ async fn raw(port: u16) -> Vec<TcpStream> {
     streams
 }
 
-/// A client that has filled its pool by itself.
+/// A client that has filled its own pool.
 async fn official(url: &str) -> Client {
     let mut options = ClientOptions::parse(url).await.expect("options");
     let ready = Arc::new(AtomicUsize::new(0));
@@ -210,14 +212,14 @@ fn count_allocations(runtime: &Runtime, setting: &Setting, table: &mut Table) {
     }
 }
 
-/// Those that make an old one larger or smaller included.
+/// The number of allocations, including reallocations.
 fn allocations() -> usize {
     let stats = alloc::stats();
     stats.allocations + stats.reallocations
 }
 
 fn main() -> ExitCode {
-    // Before the server starts, which inherits it.
+    // Before the server starts, which inherits the limit.
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,

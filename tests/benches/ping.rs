@@ -1,5 +1,5 @@
-//! What one command round trip costs the client, beside a raw tokio socket that writes the same
-//! bytes, encoded beforehand, and beside the official driver.
+//! The cost of one command round trip for the client, compared to a raw tokio socket that writes
+//! the same bytes, encoded beforehand, and to the official driver.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench ping
@@ -10,14 +10,13 @@
 //! # One part of it alone, for a profiler: N pings from each of TASKS tasks, one if it is not said.
 //! cargo bench -p mongo-testkit --bench ping -- --callgrind mongo-deadpool N [TASKS CONNECTIONS]
 //! ```
-//! The server is another process. Each operation of ours checks a connection out, encodes the
-//! command, reads and checks the reply, and checks the connection in. All run in turns in one
-//! process with the same number of tasks and connections; a ratio is the median of the rounds'.
-//! "By Document" builds the command as a
-//! map, as one does at first; else it is a type of the application's own.
+//! The server is another process. Each operation of this workspace checks out a connection, encodes
+//! the command, reads and checks the reply, and checks in the connection. All run in turns in one
+//! process with the same number of tasks and connections. A ratio is the median of the rounds'
+//! ratios. "By Document" builds the command as a map; otherwise it is the application's own type.
 //!
-//! CPU and throughput are told; instructions are kept: the run fails if their goal is missed. They
-//! need `valgrind`, and are left out without it.
+//! CPU and throughput are only reported. The run fails if instructions miss their goal. They need
+//! `valgrind`, and are skipped without it.
 
 #[path = "support/callgrind.rs"]
 mod callgrind;
@@ -51,7 +50,7 @@ use table::{Goal, Table};
 use tokio::runtime::Runtime;
 
 const ROUNDS: usize = 15;
-/// In one round of one subject, of all tasks together.
+/// The operations of all tasks in one round of one subject.
 const OPERATIONS: usize = 16_000;
 
 const CPU: Goal = Goal {
@@ -174,7 +173,7 @@ fn count_instructions(table: &mut Table, load: Load) {
         };
         match callgrind::instructions(name, load) {
             Some(instructions) => table.row(name, instructions, goal),
-            None => return println!("  left out: valgrind could not run"),
+            None => return println!("  skipped: valgrind could not run"),
         }
     }
 }

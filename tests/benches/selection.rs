@@ -1,11 +1,11 @@
-//! What one server selection costs at 3, 50 and 1,000 servers.
+//! The cost of one server selection with 3, 50 and 1,000 servers.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench selection
 //! ```
-//! A replica set whose members are all within the latency window. A figure is the median of the
-//! rounds. Time is told, because the machine's noise is in it; allocations are kept: the run fails
-//! if there are any where none are allowed.
+//! All members of the replica set are within the latency window. A figure is the median of the
+//! rounds. Times are only reported, because they contain the machine's noise. The run fails if
+//! there are allocations where none are allowed.
 
 use std::alloc::System;
 use std::hint::black_box;
@@ -26,13 +26,13 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const SERVERS: [u16; 3] = [3, 50, 1000];
 const ROUNDS: usize = 41;
 
-/// What a selection by a criterion has to cost.
+/// The goal of a selection by a criterion.
 struct Subject {
     name: &'static str,
     criterion: Criterion,
     deprioritized: Vec<ServerAddress>,
     selections: u32,
-    /// At most so many nanoseconds; none told where there is no goal.
+    /// The most nanoseconds; `None` without a goal.
     goal: Option<f64>,
 }
 
@@ -113,7 +113,7 @@ fn read(mode: ReadPreferenceMode, tags: Vec<TagSet>) -> Criterion {
     Criterion::read(preference).expect("a valid read preference")
 }
 
-/// The median of the nanoseconds, and all allocations once warm.
+/// The median in nanoseconds, and all allocations once warm.
 fn measure(index: &SelectionIndex, subject: &Subject) -> (f64, usize) {
     let mut random = 0_u64;
     let mut select = || {
@@ -135,7 +135,7 @@ fn measure(index: &SelectionIndex, subject: &Subject) -> (f64, usize) {
     (median(rounds), change.allocations + change.reallocations)
 }
 
-/// What is done once when the topology changes, in nanoseconds.
+/// The time of the work at each topology change, in nanoseconds.
 fn prepare(servers: u16) -> f64 {
     let topology = topology(servers);
     let index = SelectionIndex::new(topology.clone(), SelectionOptions::default());

@@ -1,13 +1,14 @@
-//! What it costs a client to set up 200 connections that log in by SCRAM-SHA-256, its keys derived
-//! beforehand: CPU of this process, the kernel's work for it included, beside the official driver.
+//! The cost for a client of setting up 200 connections that authenticate by SCRAM-SHA-256, with
+//! keys derived beforehand: CPU of this process, including the kernel's work for it, compared to
+//! the official driver.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench setup
 //! ```
-//! The server is a process of its own. Each round makes a client, logs in once, uncounted, so that
-//! the keys are there, and then has 199 more connections made: ours by as many callers that keep what
-//! they get, the official driver by `minPoolSize`, which is its one way to have them for sure. Medians
-//! of seven rounds, in turns. The bare sockets show what of it is the kernel's.
+//! The server is another process. Each round creates a client, authenticates once, uncounted, to
+//! derive the keys, and then makes 199 more connections: this workspace by as many callers that
+//! keep their connections, the official driver by `minPoolSize`, which is its only reliable way.
+//! Figures are medians of seven rounds, in turns. The bare sockets show the kernel's part.
 
 #[path = "support/table.rs"]
 mod table;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
             runtime.block_on(theirs(&uri)),
         ]);
     }
-    // The first one is for the caches.
+    // The first round warms the caches.
     rounds.remove(0);
     let median = |figure: &dyn Fn(&[f64; 4]) -> f64| {
         let mut all: Vec<_> = rounds.iter().map(figure).collect();
@@ -102,7 +103,7 @@ async fn serve() {
         .start()
         .await;
     println!("{}", server.uri_for("app", "pencil"));
-    // Ends with whoever started it.
+    // Ends with its parent process.
     let end = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let _ = end.await;
 }
@@ -112,7 +113,7 @@ fn cpu() -> f64 {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_secs_f64() * 1e6
 }
 
-/// CPU microseconds of each connection, since `begin`.
+/// CPU microseconds per connection, since `begin`.
 fn each_since(begin: f64) -> f64 {
     (cpu() - begin) / (CONNECTIONS - 1) as f64
 }

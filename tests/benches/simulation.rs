@@ -1,5 +1,5 @@
-//! Many seeds of the simulation, and how fast they go: those of a topology, of one minute each, and
-//! then as many of pools, half of them on either backend.
+//! Many seeds of the simulation, and their speed: seeds of a topology, one minute each, and then as
+//! many of pools, half of them on each backend.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench simulation -- [seeds, default 20000] [first seed, default 0] \

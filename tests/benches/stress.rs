@@ -1,5 +1,5 @@
-//! Elections, kills, partitions, cut callers, panicking handlers and ending runtimes together, on
-//! either backend.
+//! Elections, kills, partitions, cancelled callers, panicking handlers and ending runtimes
+//! together, on either backend.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench stress -- [check-outs, default 200000]

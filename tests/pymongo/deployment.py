@@ -1,6 +1,6 @@
-"""What PyMongo makes of a deployment: `deployment.py CHECK URI [ARGUMENT ...]`.
+"""Checks of a deployment with PyMongo: `deployment.py CHECK URI [ARGUMENT ...]`.
 
-Exits with 0 when all went as it should, and with a traceback otherwise.
+Exits with 0 on success, and with a traceback otherwise.
 """
 
 import sys
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pymongo import MongoClient, ReadPreference
 
-# No single thing takes as long.
+# The time limit of a single wait.
 BOUND = 10
 
 
@@ -48,14 +48,14 @@ def read_and_write(client: MongoClient) -> None:
 
 
 def read(client: MongoClient) -> None:
-    """With the preference of the URI, once all is known: before that it takes what there is."""
+    """Reads with the preference of the URI, once all members are known: before that, others may serve."""
     wait_until("all servers are known", lambda: "Unknown" not in types(client).values())
     for _ in range(5):
         assert client["kit"]["numbers"].find_one({"_id": 1}) == {"_id": 1}
 
 
 def fail_over(client: MongoClient, old: str, new: str) -> None:
-    """The old primary is told by another client, so that this one has to see it by itself."""
+    """Another client makes the primary step down, so that this one has to notice by itself."""
     collection = client["kit"]["numbers"]
     collection.insert_one({"_id": "before"})
     assert addresses({client.primary}) == {old}
@@ -63,7 +63,7 @@ def fail_over(client: MongoClient, old: str, new: str) -> None:
         other.admin.command("replSetStepDown", 60)
     start = time.monotonic()
     wait_until(f"{new} is primary", lambda: client.primary and addresses({client.primary}) == {new})
-    # Far less than a heartbeat's 10 s: it was streamed.
+    # Far less than a heartbeat's 10 s: the change was streamed.
     assert time.monotonic() - start < 5
     collection.insert_one({"_id": "after"})
     secondary = collection.with_options(read_preference=ReadPreference.SECONDARY)
@@ -71,7 +71,7 @@ def fail_over(client: MongoClient, old: str, new: str) -> None:
 
 
 def retry(client: MongoClient, old: str) -> None:
-    """A write that meets a primary which is none any more is retried at the next one."""
+    """A write to a former primary is retried on the next one."""
     collection = client["kit"]["numbers"]
     collection.insert_one({"_id": 1})
     with MongoClient(f"mongodb://{old}/?directConnection=true") as other:
@@ -82,7 +82,7 @@ def retry(client: MongoClient, old: str) -> None:
 
 
 def fail_point(client: MongoClient) -> None:
-    """A write that the server's fail point spoils once is retried and done once."""
+    """A write that fails once by the server's fail point is retried and executed once."""
     collection = client["kit"]["numbers"]
     collection.insert_one({"_id": 0})
     for number, fault in enumerate(({"closeConnection": True}, {"errorCode": 91}, {"errorCode": 10107}), 1):

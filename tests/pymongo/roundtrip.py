@@ -1,6 +1,6 @@
 """Reads and writes through PyMongo: `roundtrip.py URI works|wrong-password [URI ...]`.
 
-Exits with 0 when all went as it should, and with a traceback otherwise.
+Exits with 0 on success, and with a traceback otherwise.
 """
 
 import sys

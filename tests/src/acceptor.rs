@@ -18,9 +18,9 @@ pub(crate) enum Order {
     Partition,
     Heal,
     CloseConnections,
-    /// Ends everything, until the listener is opened again.
+    /// Ends all connections and closes the listener, until it is opened again.
     Stop,
-    /// Ends everything, the task itself too.
+    /// Ends all connections, the listener and the task itself.
     End,
 }
 
@@ -48,22 +48,21 @@ impl Acceptor {
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
         loop {
             let listener = self.listener.as_mut().filter(|_| !self.is_partitioned);
-            // Every branch may be dropped without a loss: accepting, joining and receiving are
-            // all cancellation safe.
+            // Accepting, joining and receiving are all cancellation safe.
             tokio::select! {
                 biased;
                 order = orders.recv() => {
                     let Some((order, done)) = order else { return };
                     let is_end = matches!(order, Order::End);
                     self.obey(order).await;
-                    // Nobody may be waiting any more, which is as well.
+                    // The waiter may be gone, which is fine.
                     let _ = done.send(());
                     if is_end {
                         return;
                     }
                 }
                 socket = accept(listener) => {
-                    // What ended before it was accepted is no connection.
+                    // A socket that ended before it was accepted is not counted.
                     if let Ok(socket) = socket {
                         self.serve(socket);
                     }
@@ -80,7 +79,7 @@ impl Acceptor {
 
     async fn obey(&mut self, order: Order) {
         match order {
-            // A balancer may not know yet that the server is gone.
+            // A load balancer may not know yet that the server is down.
             Order::Serve(_) if self.is_stopped => {}
             Order::Serve(socket) => self.serve(socket),
             Order::CloseListener => self.listener = None,

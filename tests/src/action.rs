@@ -1,4 +1,4 @@
-//! What a rule does to one reply.
+//! Actions of a rule on one reply.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::codec::Checksum;
 use crate::compression::Compressor;
 use crate::scram::ScramAttack;
 
-/// A gate that holds replies back until the test opens it: better than a delay that guesses.
+/// A gate that holds replies back until the test opens it. Use it instead of guessing a delay.
 #[derive(Clone, Debug)]
 pub struct Gate(watch::Sender<bool>);
 
@@ -19,18 +19,18 @@ impl Gate {
         Self(watch::Sender::new(false))
     }
 
-    /// Lets everything through that waits at the gate, and all that comes later.
+    /// Opens the gate for current and future waiters.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 
-    /// Holds back again what comes from now on.
+    /// Closes the gate again for future waiters.
     pub fn close(&self) {
         self.0.send_replace(false);
     }
 
     pub(crate) async fn wait(&self) {
-        // The sender lives in `self`, so the wait can't end by its drop.
+        // The sender lives in `self`, so it is not dropped during the wait.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }
 }
@@ -44,13 +44,13 @@ impl Default for Gate {
 /// How much of the bytes is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// So many bytes from the start, or all if there are fewer.
+    /// This many bytes from the start, or all if there are fewer.
     Bytes(usize),
     /// The first half.
     Half,
 }
 
-/// The label that a server gives to such an error of such a command.
+/// The label that a server adds to this error of this command.
 pub(crate) fn error_label(code: i32, command: &Document) -> Option<&'static str> {
     const RETRYABLE: [i32; 12] = [
         6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
@@ -100,7 +100,7 @@ impl ErrorReply {
         self
     }
 
-    /// Adds the label that servers give such an error, if any.
+    /// Adds the label that a server adds to this error, if any.
     pub(crate) fn labelled_for(self, command: &Document) -> Self {
         let code = self.0.get_i32("code").unwrap_or(0);
         match error_label(code, command) {
@@ -115,67 +115,68 @@ impl ErrorReply {
     }
 }
 
-/// One step of what happens instead of, or to, an ordinary reply. A rule's actions are put
-/// together from left to right; where two say the same thing differently the later one holds.
+/// A change to the usual reply, or a replacement for it. A rule's actions are combined from left to
+/// right. If two conflict, the later one wins.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Action {
-    /// Waits before the command is carried out (tokio's clock, so that a paused one works).
+    /// Waits before the command is executed, by tokio's clock, so that a paused clock works.
     Delay(Duration),
-    /// Waits before the command is carried out until the gate is open.
+    /// Waits until the gate is open before the command is executed.
     WaitFor(Gate),
 
-    /// Replies with this document; the command is not carried out.
+    /// Replies with this document. The command is not executed.
     Reply(Document),
-    /// Replies with an error; the command is not carried out.
+    /// Replies with an error. The command is not executed.
     Error(ErrorReply),
-    /// Replies with these bytes where the document belongs (valid or not) in a proper message;
-    /// the command is not carried out.
+    /// Replies with a proper message that has these bytes, valid or not, in place of the document.
+    /// The command is not executed.
     Body(Vec<u8>),
-    /// Writes these bytes instead of a message; the command is not carried out.
+    /// Writes these bytes instead of a message. The command is not executed.
     Raw(Vec<u8>),
-    /// Replies with several messages, all but the last with `moreToCome` and each answering the
-    /// one before; the pause stands between them. The command is not carried out.
+    /// Replies with several messages. All but the last have `moreToCome`, and each names the one
+    /// before in `responseTo`. The server pauses between them. The command is not executed.
     Stream(Vec<Document>, Duration),
-    /// Puts these fields into the reply, over those that are there.
+    /// Merges these fields into the reply, replacing existing ones.
     Merge(Document),
-    /// Takes a field out of the reply.
+    /// Removes a field from the reply.
     Remove(String),
 
-    /// Names this request in `responseTo`.
+    /// Writes this id into `responseTo`.
     ResponseTo(i32),
     /// Writes this length into the header instead of the true one.
     Length(i32),
     /// Ends the message with a checksum.
     Checksum(Checksum),
-    /// Compresses the reply, whatever was negotiated. Without it, a compressed request is answered
-    /// in kind.
+    /// Compresses the reply, regardless of the negotiation. By default the reply uses the
+    /// compressor of its request.
     Compress(Compressor),
-    /// Sets OP_MSG flags on top of those that belong there.
+    /// Sets these OP_MSG flags in addition to the usual ones.
     Flags(u32),
 
-    /// Carries the command out and writes nothing.
+    /// Executes the command and writes nothing.
     NoReply,
-    /// Writes the reply so many times.
+    /// Writes the reply this many times.
     Copies(usize),
     /// Writes only the start of the bytes.
     Keep(Cut),
-    /// Writes so many bytes at a time with a pause between.
+    /// Writes this many bytes at a time, with a pause in between.
     Chunks(usize, Duration),
 
-    /// Then closes the connection in good order (FIN).
+    /// Then closes the connection in an orderly way (FIN).
     Close,
     /// Then resets the connection (RST; over a Unix socket it closes).
     Reset,
-    /// Then says nothing more, but keeps the connection open until the client closes it.
+    /// Then sends nothing more, but keeps the connection open until the client closes it.
     Hang,
 
-    /// Carries the SCRAM conversation out with this fault. Only for [`Matcher::scram`](crate::Matcher::scram).
+    /// Runs the SCRAM conversation with this fault. Only for
+    /// [`Matcher::scram`](crate::Matcher::scram).
     Scram(ScramAttack),
 }
 
 impl Action {
-    /// Carries the command out and adds a `writeConcernError` to its reply.
+    /// Executes the command and adds a `writeConcernError` to its reply.
     pub fn write_concern_error(code: i32, code_name: &str, message: &str) -> Self {
         Self::Merge(doc! {
             "writeConcernError": {"code": code, "codeName": code_name, "errmsg": message}
@@ -188,10 +189,10 @@ impl Action {
     }
 }
 
-/// What a reply says.
+/// The content of a reply.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Content {
-    /// What the command gives when it is carried out.
+    /// The command's own result.
     #[default]
     Normal,
     Document(Document),
@@ -236,7 +237,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Nothing out of the ordinary.
+    /// The usual reply.
     pub(crate) fn ordinary() -> Self {
         Self {
             pauses: Vec::new(),
@@ -291,7 +292,7 @@ impl Plan {
         }
     }
 
-    /// The part of the bytes that is to be written.
+    /// The part of the bytes to write.
     pub(crate) fn cut<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let end = match self.keep {
             None => bytes.len(),

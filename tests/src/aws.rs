@@ -1,4 +1,4 @@
-//! MONGODB-AWS as a server, which here checks the signature itself: AWS would for a real one.
+//! The server side of MONGODB-AWS. It checks the signature itself; for a real server, AWS does.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ const HOST: &str = "sts.eu-north-1.amazonaws.com";
 const REGION: &str = "eu-north-1";
 const BODY: &[u8] = b"Action=GetCallerIdentity&Version=2011-06-15";
 
-/// An access key, and the token that it needs if it is a temporary one.
+/// An access key, and the session token of a temporary one.
 #[derive(Clone)]
 pub(crate) struct AwsKey {
     pub(crate) id: String,
@@ -55,7 +55,7 @@ impl AwsConversation {
         Ok((Self { nonce }, sasl_reply(false, answer)))
     }
 
-    /// Whose key has signed the request in the client's second message.
+    /// Returns the id of the key that signed the request in the client's second message.
     pub(crate) fn finish(&self, keys: &[AwsKey], payload: &[u8]) -> Result<String, ErrorReply> {
         let second = Document::from_reader(payload).map_err(|_| failed())?;
         let date = second.get_str("d").map_err(|_| failed())?;

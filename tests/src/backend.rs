@@ -16,12 +16,12 @@ use crate::compression;
 use crate::real::RealServer;
 use crate::transactions::Transactions;
 
-/// What a server that plays a role before a real one has of it.
+/// A proxy's view of the real server behind it.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) real: Arc<RealServer>,
     pub(crate) transactions: Arc<Transactions>,
-    /// The cursors that were opened through this server: to the others they are unknown.
+    /// The cursors that were opened through this server. Other servers don't know them.
     cursors: Mutex<BTreeSet<i64>>,
 }
 
@@ -34,7 +34,7 @@ impl Backend {
         }
     }
 
-    /// The same real server for another one before it.
+    /// Returns a view of the same real server for another proxy.
     pub(crate) fn share(&self) -> Self {
         Self {
             real: Arc::clone(&self.real),
@@ -51,7 +51,7 @@ impl Backend {
         self.cursors().clear();
     }
 
-    /// The reply to a command about a cursor that another server has, or none.
+    /// The error reply to a command about another server's cursor, or `None`.
     pub(crate) fn refuse_cursor(&self, name: &str, command: &Document) -> Option<Outcome> {
         let named = cursors_of(name, command);
         let own = self.cursors();
@@ -71,7 +71,7 @@ impl Backend {
         Some(Err(ErrorReply::new(43, "CursorNotFound", &message)))
     }
 
-    /// Notes which cursors there are after a command.
+    /// Records the open cursors after a command.
     pub(crate) fn note_cursors(&self, name: &str, command: &Document, reply: &Document) {
         let mut own = self.cursors();
         for ended in cursors_of(name, command) {
@@ -107,7 +107,7 @@ fn cursors_of(name: &str, command: &Document) -> Vec<i64> {
     }
 }
 
-/// A connection to the real server, for one of a client's. It is made when it is needed.
+/// A connection to the real server, for one client connection. It is made at its first use.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     real: Arc<RealServer>,
@@ -122,8 +122,8 @@ impl Upstream {
         }
     }
 
-    /// The reply to the last of some messages, and the user as whom the connection is
-    /// authenticated by it, as `database.name`. Must not be used again once this was dropped.
+    /// Sends messages, and returns the reply to the last one and the user that it authenticated, as
+    /// `database.name`. Must not be used again if this future was dropped.
     pub(crate) async fn ask(
         &mut self,
         messages: &[Vec<u8>],
@@ -175,8 +175,8 @@ fn user(status: &Document) -> Option<String> {
     Some(format!("{database}.{name}"))
 }
 
-/// A client's message as it goes to the real server: byte by byte its own, but that it is not
-/// compressed and has no checksum, and that exactly one reply is asked for.
+/// A client's message as sent to the real server: unchanged, except that it is not compressed, has
+/// no checksum, and asks for exactly one reply.
 pub(crate) fn passed_on(request: &Request, message: &[u8]) -> Vec<u8> {
     if request.form == Form::Query {
         let mut command = request.command.clone();

@@ -1,4 +1,4 @@
-//! A blocking client, for what the kit itself has to say to a real server.
+//! A blocking client, for the kit's own commands to a real server.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,7 +28,7 @@ trait Transport: Read + Write + Send + std::fmt::Debug {}
 
 impl<T: Read + Write + Send + std::fmt::Debug> Transport for T {}
 
-/// Why a command gave no good reply.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     #[error(transparent)]

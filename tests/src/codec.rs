@@ -1,9 +1,9 @@
-//! A wire codec of the kit's own, so that a mistake made in the same way in both directions of the
-//! codec under test shows.
+//! The kit's own wire codec. It reveals mistakes that the codec under test makes symmetrically in
+//! both directions.
 //!
-//! It reads OP_MSG and OP_QUERY requests and writes OP_MSG and OP_REPLY replies, in their wrong
-//! forms too. [`encode_command`] and [`Reply`] are the client's side of the same, for tests that
-//! speak to a server over a bare socket.
+//! It reads OP_MSG and OP_QUERY requests and writes OP_MSG and OP_REPLY replies, also malformed
+//! ones. [`encode_command`] and [`Reply`] are the client's side, for tests that talk to a server
+//! over a bare socket.
 
 mod reader;
 
@@ -36,7 +36,7 @@ pub const MORE_TO_COME: u32 = 1 << 1;
 /// OP_MSG flag: the client accepts several replies to this request.
 pub const EXHAUST_ALLOWED: u32 = 1 << 16;
 
-/// What is wrong with bytes that a peer sent.
+/// An error in bytes that a peer sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// The header's length is under 16 or over [`MAX_MESSAGE_LENGTH`].
@@ -45,7 +45,7 @@ pub enum CodecError {
     /// The message ends inside a field.
     #[error("message ends early, in {0}")]
     Truncated(&'static str),
-    /// The operation code is not one that the kit speaks.
+    /// The kit does not support the operation code.
     #[error("unknown operation code {0}")]
     OpCode(i32),
     /// A flag in bits 0 to 15 that is not specified.
@@ -54,26 +54,27 @@ pub enum CodecError {
     /// The CRC-32C at the end is not that of the message.
     #[error("checksum {found:#x} should be {expected:#x}")]
     Checksum {
-        /// What the message carries.
+        /// The checksum in the message.
         found: u32,
-        /// What it should carry.
+        /// The checksum of the message's bytes.
         expected: u32,
     },
     /// No or several kind 0 sections, or an unknown kind of section.
     #[error("bad sections: {0}")]
     Sections(&'static str),
-    /// A string that is no UTF-8 or has no end.
+    /// A string that is not UTF-8 or not terminated.
     #[error("bad string in {0}")]
     String(&'static str),
-    /// A compressed message whose compressor, size or content is wrong, or that must not be one.
+    /// A compressed message whose compressor, size or content is wrong, or that must not be
+    /// compressed.
     #[error("compressed: {0}")]
     Compressed(&'static str),
-    /// Bytes that are no BSON document, or one that is nested too deeply.
+    /// Bytes that are not a BSON document, or a document that is nested too deeply.
     #[error("bad document: {0}")]
     Document(String),
 }
 
-/// Which message a request came in, and thus which one its reply goes out in.
+/// The message type of a request, and thus of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// OP_MSG, answered by OP_MSG.
@@ -91,11 +92,11 @@ pub struct Request {
     pub form: Form,
     /// OP_MSG's flags or OP_QUERY's.
     pub flags: u32,
-    /// `$db`, or for OP_QUERY what stands before `.$cmd`.
+    /// `$db`, or for OP_QUERY the part before `.$cmd`.
     pub database: String,
     /// How the message was compressed.
     pub compressor: Option<Compressor>,
-    /// The command, into which kind 1 sections are put as arrays.
+    /// The command, with kind 1 sections merged into it as arrays.
     pub command: Document,
 }
 
@@ -184,10 +185,10 @@ impl Reply {
     }
 }
 
-/// The length of the message that starts `bytes`, `None` while it has not come yet.
+/// The length of the message at the start of `bytes`, `None` while it is incomplete.
 ///
 /// # Errors
-/// [`CodecError::Length`] when the length is out of range.
+/// [`CodecError::Length`] if the length is out of range.
 pub fn message_length(bytes: &[u8]) -> Result<Option<usize>, CodecError> {
     let Some(prefix) = bytes.first_chunk::<4>() else {
         return Ok(None);
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_malformed() {
+    fn malformed_messages_are_refused() {
         let good = encode_command(1, 0, &doc! {"ping": 1, "$db": "admin"});
         for end in 0..good.len() {
             assert!(Request::decode(&good[..end]).is_err(), "cut at {end}");

@@ -1,4 +1,4 @@
-//! What a scripted server does with a command.
+//! Command execution of a scripted server.
 
 use bson::{Bson, Document, doc};
 
@@ -33,7 +33,7 @@ pub(crate) struct Session {
     conversation: Option<Conversation>,
     aws: Option<AwsConversation>,
     user: Option<String>,
-    /// What client and server both have, in the client's order.
+    /// The compressors that client and server both support, in the client's order.
     pub(crate) compressors: Vec<Compressor>,
     pub(crate) has_metadata: bool,
     /// The application's name in the client metadata.
@@ -53,7 +53,7 @@ impl Session {
         }
     }
 
-    /// Refuses what a client may not compress, or not like this.
+    /// Refuses messages that a client must not compress, or not with this compressor.
     pub(crate) fn check_compressor(&self, request: Request) -> Result<Request, CodecError> {
         let name = request.name();
         match request.compressor {
@@ -70,7 +70,7 @@ impl Session {
 pub(crate) type Outcome = Result<Document, ErrorReply>;
 
 impl Shared {
-    /// Carries a command out. The reply is complete, `ok` included.
+    /// Executes a command. The reply is complete, including `ok`.
     pub(crate) fn run(&self, session: &mut Session, request: &Request) -> Document {
         if let Some(seat) = &self.seat {
             seat.hear(&request.command);
@@ -119,7 +119,7 @@ impl Shared {
         }
     }
 
-    /// What depends on the server's role.
+    /// Commands that depend on the server's role.
     fn run_seated(&self, session: &Session, name: &str, request: &Request) -> Outcome {
         let command = &request.command;
         let run = || self.store.run(name, &request.database, command);
@@ -153,7 +153,7 @@ impl Shared {
         Ok(reply)
     }
 
-    /// Whether the server carries such a command out in its role.
+    /// Whether the server may execute this command in its role.
     pub(crate) fn admit(
         &self,
         session: &Session,
@@ -202,7 +202,7 @@ impl Shared {
             let signer = aws.finish(&self.external.aws, payload(command));
             return self.prove(session, signer.map(|id| (sasl_reply(true, Vec::new()), id)));
         }
-        // An error ends the conversation, so it is put back only when it goes on.
+        // An error ends the conversation, so it is put back only if it continues.
         let mut conversation = session.conversation.take().ok_or_else(no_session)?;
         let step = conversation.proceed(command)?;
         if step.authenticated {
@@ -217,7 +217,7 @@ impl Shared {
     }
 }
 
-/// The whole reply, `ok` included.
+/// The complete reply, including `ok`.
 pub(crate) fn completed(outcome: Outcome) -> Document {
     match outcome {
         Ok(mut reply) => {
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_commands_are_in_lower_case() {
+    fn commands_without_authentication_are_in_lower_case() {
         assert!(
             OPEN_COMMANDS
                 .iter()

@@ -1,4 +1,4 @@
-//! OP_COMPRESSED, in its wrong forms too.
+//! OP_COMPRESSED, also in malformed ways.
 
 use std::io::{Read, Write};
 
@@ -19,7 +19,7 @@ pub enum Compressor {
 }
 
 impl Compressor {
-    /// All there are.
+    /// All compressors.
     pub const ALL: [Self; 3] = [Self::Snappy, Self::Zlib, Self::Zstd];
 
     /// The name in the handshake.
@@ -47,7 +47,7 @@ impl Compressor {
     /// The bytes, compressed.
     ///
     /// # Panics
-    /// Never, but for a defect of the compressor.
+    /// Only on a bug in the compressor.
     pub fn compress(self, bytes: &[u8]) -> Vec<u8> {
         match self {
             Self::Snappy => snap::raw::Encoder::new()
@@ -63,12 +63,12 @@ impl Compressor {
         }
     }
 
-    /// A whole message, wrapped. One that is not whole is left as it is.
+    /// Wraps a complete message. An incomplete one is returned unchanged.
     pub fn wrap(self, message: Vec<u8>) -> Vec<u8> {
         wrap(message, self)
     }
 
-    /// What the bytes stand for, if that is of this size.
+    /// The decompressed bytes, if they have this size.
     fn decompress(self, bytes: &[u8], size: usize) -> Option<Vec<u8>> {
         let mut plain = Vec::new();
         match self {
@@ -83,20 +83,20 @@ impl Compressor {
     }
 }
 
-/// An OP_COMPRESSED that says what it is told, true or not.
+/// An OP_COMPRESSED with any values, valid or not.
 #[derive(Clone, Debug)]
 pub struct Compressed {
     /// The message's id.
     pub request_id: i32,
-    /// The request that it answers.
+    /// The id of the request that it answers.
     pub response_to: i32,
-    /// The operation that is wrapped.
+    /// The wrapped operation code.
     pub original: i32,
-    /// The size of what is wrapped.
+    /// The uncompressed size.
     pub size: i32,
     /// The compressor's number.
     pub compressor: u8,
-    /// What the compressor made.
+    /// The compressed bytes.
     pub content: Vec<u8>,
 }
 
@@ -119,7 +119,7 @@ impl Compressed {
     }
 }
 
-/// A message, wrapped. One that is not whole is left as it is.
+/// Wraps a message. An incomplete one is returned unchanged.
 pub(crate) fn wrap(message: Vec<u8>, compressor: Compressor) -> Vec<u8> {
     let Some((header, content)) = message.split_at_checked(HEADER_LENGTH) else {
         return message;

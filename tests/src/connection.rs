@@ -1,4 +1,4 @@
-//! One connection of a scripted server: reads requests, looks into the script, writes replies.
+//! One connection of a scripted server: reads requests, applies the script, writes replies.
 
 use std::io;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::server::Shared;
 use crate::socket::Socket;
 use crate::statement::size;
 
-/// What a client may have on its way unread while its last request waits.
+/// The most unread bytes from a client while its last request waits.
 const PIPELINE_LIMIT: usize = 64 * 1024 * 1024;
 
-/// Whether to go on with the connection.
+/// Whether to continue with the connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     Serve,
@@ -38,14 +38,14 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     socket: Socket,
     number: u64,
-    /// What was read and not used yet.
+    /// Bytes that were read and not used yet.
     buffer: Vec<u8>,
     session: Session,
-    /// To the real server, if there is one behind this.
+    /// The connection to the real server, if there is one.
     upstream: Option<Upstream>,
 }
 
-/// Where an exhaust stream of replies is.
+/// The position in an exhaust stream of replies.
 #[derive(Clone, Copy)]
 struct Turn {
     /// The `responseTo` of the next reply.
@@ -57,15 +57,15 @@ struct Turn {
 /// Which message each reply of a streaming hello names in its `responseTo`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExhaustReplies {
-    /// The first one names the request, and each later one the reply before it, as real servers
-    /// do.
+    /// The first reply names the request, and each later one the reply before it, as on real
+    /// servers.
     #[default]
     AnswerEachOther,
-    /// All name the request.
+    /// All replies name the request.
     AnswerTheRequest,
 }
 
-/// Counts the connection as closed however its task ends.
+/// Counts the connection as closed when its task ends in any way.
 struct OpenMark {
     shared: Arc<Shared>,
     number: u64,
@@ -78,7 +78,7 @@ impl Drop for OpenMark {
 }
 
 impl Connection {
-    /// Counts the connection from now on.
+    /// Serves a connection, which counts as open from this call on.
     pub(crate) fn serve(shared: Arc<Shared>, socket: Socket) -> impl Future<Output = ()> + Send {
         let number = shared.observer.accepted();
         let mark = OpenMark {
@@ -96,7 +96,7 @@ impl Connection {
             upstream,
         };
         async move {
-            // The socket is gone before the connection counts as closed.
+            // The socket is dropped before the connection counts as closed.
             connection.run().await;
             drop(mark);
         }
@@ -115,7 +115,7 @@ impl Connection {
                 Err(error) => return self.shared.observer.tls_failed(self.number, &error),
             };
         }
-        // An I/O error is the client's way to end a connection.
+        // An I/O error means that the client ended the connection.
         let next = self.serve_all().await.unwrap_or(Next::End);
         if next == Next::Reset {
             let _ = self.socket.reset();
@@ -137,7 +137,7 @@ impl Connection {
             let Some(message) = self.next_message().await? else {
                 return Ok(Next::End);
             };
-            // What is frozen does not carry out what it has received.
+            // A frozen server does not execute the commands it has received.
             self.shared.link.flows().await;
             let request = Request::decode(&message);
             next = match request.and_then(|request| self.session.check_compressor(request)) {
@@ -151,7 +151,7 @@ impl Connection {
         Ok(next)
     }
 
-    /// Does what the script has for an event that has no request.
+    /// Applies the script to an event without a request.
     async fn before_reading(&mut self, event: &Event<'_>) -> io::Result<Next> {
         let Some(plan) = self.shared.script.plan(self.number, event) else {
             return Ok(Next::Serve);
@@ -188,7 +188,7 @@ impl Connection {
         }
     }
 
-    /// Reads some more; 0 is the end.
+    /// Reads more bytes; 0 is the end of the stream.
     async fn fill(&mut self) -> io::Result<usize> {
         let before = self.buffer.len();
         let count = self.socket.read_to(&mut self.buffer).await?;
@@ -228,7 +228,7 @@ impl Connection {
         }
     }
 
-    /// What happens to the next reply: by the first rule of the script that applies, or else by
+    /// The plan for the next reply: from the first rule of the script that applies, or else from
     /// the fail point.
     fn plan(&self, request: &Request) -> Plan {
         let (name, command) = (request.name(), &request.command);
@@ -239,16 +239,16 @@ impl Connection {
         self.failure(command).unwrap_or_else(Plan::ordinary)
     }
 
-    /// What the fail point does to a command.
+    /// The plan of the fail point for a command.
     fn failure(&self, command: &Document) -> Option<Plan> {
-        // A connection's first hello counts for its application already.
+        // The first hello of a connection already counts for its application.
         let app_name = self.session.app_name.as_deref().or(app_name(command));
         let actions = self.shared.fail_point.hit(command, app_name)?;
         Some(Plan::of(&actions))
     }
 
-    /// Lets an awaitable hello wait, if an ordinary reply is to come. A fail point that is set
-    /// meanwhile hits that reply.
+    /// Lets an awaitable hello wait, if its reply is an ordinary one. A fail point that is set
+    /// during the wait hits that reply.
     async fn wait_for_news(
         &mut self,
         request: &Request,
@@ -277,7 +277,7 @@ impl Connection {
         Ok(failure)
     }
 
-    /// Replies, and gives whether another reply follows without a request.
+    /// Replies, and returns whether another reply follows without a request.
     async fn reply(
         &mut self,
         request: &Request,
@@ -326,7 +326,7 @@ impl Connection {
         Ok(goes_on)
     }
 
-    /// Carries a command out, here or at the real server.
+    /// Executes a command, here or on the real server.
     async fn carry_out(&mut self, request: &Request, message: &[u8]) -> io::Result<Document> {
         let shared = Arc::clone(&self.shared);
         let (Some(backend), Some(mut upstream)) = (&shared.backend, self.upstream.take()) else {
@@ -349,7 +349,8 @@ impl Connection {
         Ok(reply)
     }
 
-    /// Writes messages of which each but the last announces the next, and answers the one before.
+    /// Writes messages. Each but the last has `moreToCome`, and each names the one before in
+    /// `responseTo`.
     async fn stream(
         &mut self,
         request: &Request,
@@ -410,7 +411,7 @@ impl Connection {
         match then {
             Then::Serve => Ok(Next::Serve),
             Then::Close => {
-                // Where nothing is to be said the unread request may well reset the connection.
+                // Without a reply, the unread request may reset the connection.
                 if after_reply {
                     self.socket.finish().await?;
                 }
@@ -426,14 +427,14 @@ impl Connection {
         }
     }
 
-    /// Waits, and meanwhile notices when the client closes: an error ends the connection.
+    /// Waits, and returns an error if the client closes the connection during the wait.
     async fn wait_with_client<T>(&mut self, wait: impl Future<Output = T>) -> io::Result<T> {
         let mut wait = std::pin::pin!(wait);
         loop {
             if self.buffer.len() >= PIPELINE_LIMIT {
                 return Ok(wait.await);
             }
-            // Reading loses nothing when the wait is over first.
+            // Reading is cancellation safe.
             tokio::select! {
                 biased;
                 done = &mut wait => return Ok(done),
@@ -454,7 +455,7 @@ async fn pause_for(pause: &Pause) {
     }
 }
 
-/// Compressed as the plan says, or else as the request was.
+/// Compresses a message as the plan says, or else like the request.
 fn wrapped(message: Vec<u8>, request: &Request, plan: &Plan) -> Vec<u8> {
     match plan.compressor.or(request.compressor) {
         Some(compressor) => compression::wrap(message, compressor),

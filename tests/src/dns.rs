@@ -15,28 +15,29 @@ const CLASS_IN: u16 = 1;
 const SERVER_FAILURE: u16 = 2;
 const NO_SUCH_NAME: u16 = 3;
 
-/// The longest response over UDP, in bytes; a longer one is truncated, and asked for over TCP.
+/// The longest response over UDP, in bytes. A longer one is truncated, so that clients repeat the
+/// query over TCP.
 const UDP_LIMIT: usize = 512;
 
 /// The time to live of all records, in seconds.
 const TTL: u32 = 5;
 
-/// What a name server does with queries.
+/// How a name server answers queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NameServerConduct {
-    /// Answers them by its records.
+    /// Answers from its records.
     #[default]
     Answers,
-    /// Answers each by `SERVFAIL`.
+    /// Answers `SERVFAIL`.
     Fails,
-    /// Answers none.
+    /// Does not answer.
     Silent,
-    /// Answers none for TXT records.
+    /// Does not answer queries for TXT records.
     SilentOnText,
 }
 
-/// A name server over UDP and TCP for SRV, TXT and CNAME records, that serves on tasks of the current
-/// runtime and whose records a test may change. Dropping it ends them.
+/// A name server over UDP and TCP for SRV, TXT and CNAME records. It serves on tasks of the current
+/// runtime; dropping it ends them. A test may change its records.
 #[derive(Debug)]
 pub struct NameServer {
     address: SocketAddr,
@@ -47,22 +48,22 @@ pub struct NameServer {
 #[derive(Debug, Default)]
 struct State {
     conduct: NameServerConduct,
-    /// By the name in lower case and the type.
+    /// Keyed by the name in lower case and the type.
     records: HashMap<(String, u16), Vec<Vec<u8>>>,
     aliases: HashMap<String, String>,
     asked: Vec<(String, u16)>,
 }
 
 impl NameServer {
-    /// A name server without records.
+    /// Starts a name server without records.
     ///
     /// # Panics
-    /// When the machine gives no loopback port, or outside a tokio runtime.
+    /// If no loopback port is available, or outside a tokio runtime.
     pub async fn start() -> Self {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
             let address = udp.local_addr().expect("bound");
-            // Over TCP the port may be in use.
+            // The TCP port of the same number may be in use.
             if let Ok(tcp) = TcpListener::bind(address).await {
                 break (udp, tcp);
             }
@@ -79,7 +80,7 @@ impl NameServer {
         }
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -99,20 +100,20 @@ impl NameServer {
         self.set(name, TYPE_TXT, texts.into_iter().map(data).collect());
     }
 
-    /// Makes a name an alias of another one (CNAME). Answers have the records of that one as well, as
-    /// those of recursive servers.
+    /// Makes a name an alias of another one (CNAME). Answers include the other name's records, as
+    /// those of recursive servers do.
     pub fn set_alias(&self, name: &str, target: &str) {
         self.lock()
             .aliases
             .insert(name.to_ascii_lowercase(), target.to_ascii_lowercase());
     }
 
-    /// What it does with queries from now on.
+    /// Sets how it answers queries from now on.
     pub fn conduct(&self, conduct: NameServerConduct) {
         self.lock().conduct = conduct;
     }
 
-    /// The names that were asked for so far, and the types as in RFC 1035.
+    /// The names that were queried so far, and the types as in RFC 1035.
     pub fn asked(&self) -> Vec<(String, u16)> {
         self.lock().asked.clone()
     }
@@ -167,7 +168,7 @@ async fn serve_tcp(listener: TcpListener, state: Arc<Mutex<State>>) {
 }
 
 impl State {
-    /// The response to a query (RFC 1035), if there is to be one.
+    /// The response to a query (RFC 1035), if the server responds.
     fn respond(&mut self, query: &[u8], limit: usize) -> Option<Vec<u8>> {
         let (name, end) = read_name(query, 12)?;
         let question = query.get(12..end + 4)?;
@@ -201,7 +202,7 @@ impl State {
     /// The records of an answer, with the aliases that lead to them.
     fn answer(&self, mut name: String, record_type: u16) -> Vec<Vec<u8>> {
         let mut records = Vec::new();
-        // An alias of itself ends, too.
+        // Limited, for an alias of itself.
         for _ in 0..32 {
             let Some(target) = self.aliases.get(&name) else {
                 break;
@@ -243,7 +244,7 @@ fn wire_name(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// A name without pointers, in lower case, and where what follows it begins.
+/// A name without pointers, in lower case, and the offset after it.
 fn read_name(message: &[u8], mut at: usize) -> Option<(String, usize)> {
     let mut labels = Vec::new();
     loop {

@@ -1,4 +1,5 @@
-//! Users whom another authority vouches for, in the database `$external`, and how they prove it.
+//! Users that an external authority authenticates, in the database `$external`, and their
+//! mechanisms.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,26 +9,26 @@ use bson::{Binary, Document, doc};
 use crate::action::ErrorReply;
 use crate::aws::AwsKey;
 
-/// The database of users that the server does not know itself.
+/// The database of external users.
 pub(crate) const EXTERNAL: &str = "$external";
 
-/// Whom every access token is for.
+/// The user of every access token.
 const OIDC_USER: &str = "issuer/subject";
 
-/// What the server knows of them.
+/// The server's external users.
 #[derive(Debug, Default)]
 pub(crate) struct External {
-    /// The subject of every client's certificate: what TLS would tell.
+    /// The subject that the server assumes for every client certificate.
     pub(crate) subject: Option<String>,
     /// Names and passwords.
     pub(crate) plain: Vec<(String, String)>,
-    /// Access tokens that are valid now, all of one user; `None` where OIDC is not asked for.
+    /// The valid access tokens, all of one user; `None` without OIDC.
     pub(crate) tokens: Option<Mutex<Vec<String>>>,
     /// Access keys of AWS.
     pub(crate) aws: Vec<AwsKey>,
 }
 
-/// The reply to a conversation's only command, and the user that is authenticated by it.
+/// The reply to a conversation's only command, and the user that it authenticates.
 pub(crate) type Proved = Result<(Document, String), ErrorReply>;
 
 impl External {
@@ -53,9 +54,9 @@ impl External {
         Ok((reply, subject.to_owned()))
     }
 
-    /// The mechanisms of one message; `None` for the others.
+    /// The mechanisms with one message; `None` for others.
     pub(crate) fn start(&self, database: &str, command: &Document) -> Option<Proved> {
-        // Nobody would be known by them.
+        // Without external users these mechanisms are unknown.
         if self.is_empty() {
             return None;
         }
@@ -67,7 +68,7 @@ impl External {
         }
     }
 
-    /// Makes these tokens valid, and no others.
+    /// Makes only these tokens valid.
     pub(crate) fn accept_tokens(&self, tokens: &[&str]) {
         let accepted = self.tokens.as_ref().expect("a server with access tokens");
         *accepted.lock().unwrap_or_else(PoisonError::into_inner) =

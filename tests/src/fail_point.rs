@@ -1,4 +1,4 @@
-//! `configureFailPoint: "failCommand"`, which clients' own tests use to make a server fail.
+//! `configureFailPoint: "failCommand"`, which drivers' tests use to make a server fail.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,19 +24,19 @@ struct State {
 
 #[derive(Debug)]
 struct Setting {
-    /// Hits that go by without effect.
+    /// Remaining hits without effect.
     skip: usize,
-    /// Effects that are left.
+    /// Remaining hits with effect.
     times: usize,
     commands: Vec<String>,
     app_name: Option<String>,
     actions: Vec<Action>,
-    /// The code of its error, if no labels are set for it.
+    /// The code of its error, if no labels are configured.
     unlabelled: i32,
 }
 
 impl FailPoint {
-    /// Carries `configureFailPoint` out.
+    /// Executes `configureFailPoint`.
     pub(crate) fn configure(&self, command: &Document) -> Outcome {
         let name = command.get_str("configureFailPoint").unwrap_or_default();
         if name != "failCommand" {
@@ -50,12 +50,12 @@ impl FailPoint {
         Ok(doc! {"count": state.hits})
     }
 
-    /// Tells whether it was configured since an earlier time.
+    /// Changes each time the fail point is configured.
     pub(crate) fn version(&self) -> u64 {
         self.lock().version
     }
 
-    /// What it does to a command, which counts.
+    /// Returns its actions on a command, and counts the hit.
     pub(crate) fn hit(&self, command: &Document, app_name: Option<&str>) -> Option<Vec<Action>> {
         let name = command.keys().next()?;
         let mut state = self.lock();
@@ -151,7 +151,7 @@ fn actions(data: &Document) -> Vec<Action> {
     actions
 }
 
-/// The code of the error that is made, or of the write concern's; 0 where labels are set.
+/// The code of the error or write concern error; 0 if labels are configured.
 fn unlabelled_code(data: &Document) -> i32 {
     let is_closing = data.get_bool("closeConnection").unwrap_or(false);
     if is_closing || data.contains_key("errorLabels") {
@@ -162,7 +162,7 @@ fn unlabelled_code(data: &Document) -> i32 {
     code.and_then(|code| i32::try_from(code).ok()).unwrap_or(0)
 }
 
-/// The names of the codes that clients' tests use.
+/// The names of the codes that drivers' tests use.
 fn code_name(code: i32) -> &'static str {
     match code {
         6 => "HostUnreachable",
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_counts_as_it_says() {
+    fn each_mode_hits_the_right_commands() {
         assert_eq!(hits(&with("alwaysOn")), [true; 5]);
         assert_eq!(hits(&with("off")), [false; 5]);
         let times = [true, true, false, false, false];
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_meant_is_hit() {
+    fn only_the_configured_commands_are_hit() {
         let point = with(doc! {"times": 1});
         assert!(point.hit(&doc! {"insert": 1}, Some("a")).is_none());
         assert!(point.hit(&doc! {"find": 1}, Some("b")).is_none());
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_label_tells_a_transaction_from_a_retryable_write() {
+    fn the_label_depends_on_whether_a_transaction_is_open() {
         let (write, transient) = ("RetryableWriteError", "TransientTransactionError");
         let of = |code, name: &str| {
             error_label(
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_fail_points_are_refused() {
         let point = FailPoint::default();
         for command in [
             doc! {"configureFailPoint": "other", "mode": "off"},

@@ -1,4 +1,4 @@
-//! A server's reply to hello, and what it asks of the client's.
+//! A server's reply to hello, and its checks of the client's hello.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::statement::size;
 
 /// Longer client metadata is refused, as real servers do.
 const MAX_METADATA_LENGTH: usize = 512;
-/// From this wire version on (MongoDB 4.4) a hello may wait for news.
+/// From this wire version on (MongoDB 4.4) hellos are awaitable.
 const STREAMING_WIRE_VERSION: i32 = 9;
 
 impl Shared {
@@ -48,7 +48,7 @@ impl Shared {
                 true => self.authenticate(session, database, start),
                 false => self.sasl_start(session, database, start),
             };
-            // A speculation that fails is left out of the reply.
+            // A failed speculative authentication is omitted from the reply.
             if let Ok(mut first) = first {
                 first.remove("ok");
                 reply.insert("speculativeAuthenticate", first);
@@ -73,7 +73,7 @@ impl Shared {
         }
     }
 
-    /// The compressors that the server has of those that a client offers, in the client's order.
+    /// The client's compressors that the server supports, in the client's order.
     fn both(&self, offered: &[Bson]) -> Vec<Compressor> {
         offered
             .iter()
@@ -93,7 +93,7 @@ impl Shared {
         self.check_awaitable(command)
     }
 
-    /// What a hello reply says of the server's role, version and time.
+    /// The server's role, version and time in a hello reply.
     pub(crate) fn role(&self, name: &str, command: &Document) -> Document {
         let wants_service = command.get_bool("loadBalanced").unwrap_or(false);
         let (mut reply, now, versions) = match &self.seat {
@@ -120,7 +120,7 @@ impl Shared {
         reply
     }
 
-    /// A hello that asks to be answered later must do so in full.
+    /// Checks that an awaitable hello has both fields.
     fn check_awaitable(&self, command: &Document) -> Result<(), ErrorReply> {
         let has_version = command.contains_key("topologyVersion");
         let has_time = command.contains_key("maxAwaitTimeMS");
@@ -144,8 +144,8 @@ impl Shared {
         seat.is_some_and(|seat| seat.wire_versions().1 >= STREAMING_WIRE_VERSION)
     }
 
-    /// What a hello knows already, and how long it waits for news; `None` where the request is
-    /// answered at once.
+    /// The topology version that an awaitable hello knows, and how long it waits; `None` if the
+    /// request is answered at once.
     pub(crate) fn awaits(&self, request: &Request) -> Option<(&Seat, KnownVersion, Duration)> {
         let command = &request.command;
         if !is_hello(request.name()) || !self.streams() {

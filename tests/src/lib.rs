@@ -1,18 +1,19 @@
-//! The test kit of this workspace: servers for tests, and nothing that is under test.
+//! The test kit of this workspace: servers for tests. It contains no code under test.
 //!
-//! - [`ScriptedServer`]: a tiny MongoDB on loopback inside the test process. It keeps documents
-//!   in memory, authenticates users, remembers what it has seen, and misbehaves exactly as its
-//!   [`Script`] says.
-//! - [`Deployment`]: many of them as a replica set, as mongos, or behind a load balancer, whose
-//!   roles, deaths and partitions a test commands; on loopback or on a [`SimNetwork`] in memory.
-//! - [`NameServer`]: SRV, TXT and CNAME records for `mongodb+srv`, which a test changes.
-//! - [`RealServer`]: a real server in a process of its own.
-//! - Both together, by [`DeploymentBuilder::backed_by`]: the deployment's servers are proxies
-//!   before one real server, with the same controls, scripts, fail points and records. Real
-//!   commands, users, sessions, transactions and cursors run through roles that the test plays.
+//! - [`ScriptedServer`]: a tiny MongoDB server on loopback inside the test process. It keeps
+//!   documents in memory, authenticates users, records the commands it receives, and fails exactly
+//!   as its [`Script`] says.
+//! - [`Deployment`]: several of them as a replica set, as mongos, or behind a load balancer. A test
+//!   controls their roles, deaths and partitions. They run on loopback or on a [`SimNetwork`] in
+//!   memory.
+//! - [`NameServer`]: SRV, TXT and CNAME records for `mongodb+srv`. A test can change them.
+//! - [`RealServer`]: a real server in its own process.
+//! - Both together, with [`DeploymentBuilder::backed_by`]: the deployment's servers are proxies in
+//!   front of one real server, with the same controls, scripts, fail points and records. Real
+//!   commands, users, sessions, transactions and cursors run through the roles that the test plays.
 //!
-//! The kit has a wire codec and a SCRAM of its own, so that it does not share mistakes with the
-//! code that it tests; its own tests drive it with the official `mongodb` crate and PyMongo.
+//! The kit has its own wire codec and SCRAM implementation, so that it does not share mistakes with
+//! the code under test. Its own tests drive it with the official `mongodb` crate and PyMongo.
 //!
 //! ```
 //! use mongo_testkit::{Action, ErrorReply, Matcher, ScriptedServer, User};
@@ -21,11 +22,11 @@
 //! let server = ScriptedServer::builder().user(User::new("app", "pencil")).start().await;
 //! let uri = server.uri_for("app", "pencil");
 //! # assert!(uri.starts_with("mongodb://app:pencil@127.0.0.1:"));
-//! // The second find on each server life gives an error, and all hellos dribble in.
+//! // The second find on the server gets an error, and each hello reply arrives byte by byte.
 //! let error = ErrorReply::new(91, "ShutdownInProgress", "going down").label("RetryableReadError");
 //! server.script().add(Matcher::command("find").after(1).once().then(Action::Error(error)));
 //! server.script().add(Matcher::hello().then(Action::byte_per_second()));
-//! // … run what is under test against `uri`, then look at what came:
+//! // … run the code under test against `uri`, then look at what the server received:
 //! server.wait_for("no open connection", |seen| seen.open == 0).await;
 //! assert_eq!(server.look(|seen| seen.count("find")), 0);
 //! server.shutdown().await;

@@ -12,11 +12,11 @@ struct Flow {
     delay: Duration,
 }
 
-/// What lies between a server and all of its clients.
+/// The network between a server and all of its clients.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     flow: Mutex<Flow>,
-    /// Wakes in the order of waiting, unlike a watch.
+    /// Wakes waiters in the order of waiting, unlike a watch.
     changed: Notify,
 }
 
@@ -37,7 +37,7 @@ impl Link {
         self.lock().delay
     }
 
-    /// Waits until the server does anything.
+    /// Waits until the server is not frozen.
     pub(crate) async fn thawed(&self) {
         self.until(|flow| !flow.is_frozen).await;
     }
@@ -49,7 +49,7 @@ impl Link {
 
     async fn until(&self, condition: impl Fn(Flow) -> bool) {
         loop {
-            // Before the look, so that no change between the two is missed.
+            // Created before the check, so that no change between the two is missed.
             let changed = self.changed.notified();
             let flow = *self.lock();
             if condition(flow) {

@@ -12,14 +12,14 @@ use tokio::net::UnixListener;
 use crate::sim::{SimListener, SimNetwork};
 use crate::socket::Socket;
 
-/// Connections that the system keeps until they are accepted.
+/// Connections that the system queues until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// A place to listen at, now or again.
+/// An address to listen at, repeatedly.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// The socket is bound to the address as long as the place lives but never listens: so nobody
-    /// else gets the port while the server refuses connections.
+    /// The socket is bound to the address as long as the place lives, but never listens, so that no
+    /// other process gets the port while the server refuses connections.
     Tcp {
         address: SocketAddr,
         _reserved: Option<RawSocket>,
@@ -27,17 +27,18 @@ pub(crate) enum Place {
     #[cfg_attr(not(unix), expect(dead_code, reason = "made on Unix only"))]
     Unix(PathBuf),
     Sim(SimNetwork, String),
-    /// The server is handed its connections.
+    /// Connections are passed to the server without a listener.
     Nowhere,
 }
 
 impl Place {
-    /// A port on loopback that nobody has.
+    /// A free port on loopback.
     pub(crate) fn loopback() -> io::Result<Self> {
         let socket = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let address = socket.local_addr()?.as_socket();
         let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        // Where two sockets can't be bound side by side the port is free while nobody listens.
+        // If two sockets can't be bound to one port, the port is not reserved while nothing
+        // listens.
         let keeps = bound(address).is_ok();
         Ok(Self::Tcp {
             address,
@@ -67,7 +68,7 @@ impl Place {
             }
             #[cfg(unix)]
             Self::Unix(path) => {
-                // A socket file that an earlier listener left would be in the way.
+                // Remove the socket file of an earlier listener.
                 let _ = std::fs::remove_file(path);
                 UnixListener::bind(path).map(|listener| Some(Listener::Unix(listener)))
             }
@@ -81,7 +82,7 @@ impl Place {
 
 fn bound(address: SocketAddr) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // On Windows the option would let others take the port over.
+    // On Windows the option would let other processes take over the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -92,7 +93,7 @@ fn bound(address: SocketAddr) -> io::Result<RawSocket> {
 pub(crate) enum Listener {
     Tcp {
         listener: TcpListener,
-        /// A connection of our own that fills the queue.
+        /// The kit's own connection that fills the queue.
         choke: Option<RawSocket>,
     },
     #[cfg(unix)]
@@ -122,23 +123,23 @@ impl Listener {
         }
     }
 
-    /// Lets connection attempts go unanswered: the queue has room for one, which is taken. Nobody
-    /// must call [`accept`](Self::accept) until the end of it.
+    /// Leaves connection attempts unanswered, by filling a queue of length one. Don't call
+    /// [`accept`](Self::accept) until [`unchoke`](Self::unchoke).
     pub(crate) fn choke(&mut self) -> io::Result<()> {
         if let Self::Tcp { listener, choke } = self {
             let address = listener.local_addr()?;
             SockRef::from(&*listener).listen(0)?;
             let filler = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
             filler.set_nonblocking(true)?;
-            // It is under way, or others have filled the queue already.
+            // The attempt is pending, or other connections have filled the queue already.
             let _ = filler.connect(&address.into());
             *choke = Some(filler);
         }
         Ok(())
     }
 
-    /// Answers connection attempts again, also those that were made meanwhile: their systems try
-    /// again after 1 s and then ever more rarely.
+    /// Answers connection attempts again, including pending ones: their systems retry after 1 s and
+    /// then less and less often.
     pub(crate) fn unchoke(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp { listener, .. } => SockRef::from(&*listener).listen(BACKLOG),

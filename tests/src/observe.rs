@@ -1,4 +1,4 @@
-//! What a scripted server has seen.
+//! Records of what a scripted server has received.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use tokio::sync::Notify;
 use crate::codec::{Form, Request};
 use crate::compression::Compressor;
 
-/// How long [`wait_for`](crate::ScriptedServer::wait_for) waits at most, by tokio's clock.
+/// The limit of [`wait_for`](crate::ScriptedServer::wait_for), by tokio's clock.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(20);
-/// The log and the list of closed connections keep this many entries; counters go on for ever.
+/// The log and the list of closed connections keep this many entries. Counters have no limit.
 pub const KEPT_ENTRIES: usize = 10_000;
 
-/// A command that a server has seen.
+/// A command that a server has received.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SeenCommand {
@@ -53,24 +53,24 @@ impl SeenCommand {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SeenConnection {
-    /// Whether the server has it open still. A client's close shows here as soon as the server
-    /// has read it.
+    /// Whether the server still has it open. It turns false as soon as the server has read the
+    /// client's close.
     pub open: bool,
     /// The client metadata of its first hello.
     pub client: Option<Document>,
-    /// How many commands came on it.
+    /// How many commands it has carried.
     pub commands: u64,
-    /// The user it is authenticated for, as `database.name`.
+    /// The authenticated user, as `database.name`.
     pub user: Option<String>,
-    /// Whether its TLS handshake has taken up an earlier session.
+    /// Whether its TLS handshake resumed an earlier session.
     pub resumed: bool,
-    /// Why its TLS handshake has failed.
+    /// Why its TLS handshake failed.
     pub tls_failure: Option<String>,
-    /// All bytes received, if the server was told to record them.
+    /// All received bytes, if the server records them.
     pub received: Vec<u8>,
 }
 
-/// Everything that a server has seen up to now.
+/// Everything that a server has seen so far.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Seen {
@@ -80,20 +80,20 @@ pub struct Seen {
     pub open: u64,
     /// The most connections that were open at a time.
     pub most_open: u64,
-    /// Connections by number. Of closed ones only the newest [`KEPT_ENTRIES`] are kept.
+    /// Connections by number. Only the newest [`KEPT_ENTRIES`] closed ones are kept.
     pub connections: BTreeMap<u64, SeenConnection>,
     /// Commands counted by name, in the client's spelling.
     pub counts: BTreeMap<String, u64>,
     /// The newest [`KEPT_ENTRIES`] commands, in the order of arrival.
     pub log: VecDeque<SeenCommand>,
-    /// The newest [`KEPT_ENTRIES`] writes that were refused because the server was no primary.
+    /// The newest [`KEPT_ENTRIES`] writes that were refused because the server was not the primary.
     pub refused_writes: VecDeque<SeenCommand>,
-    /// What was wrong with messages that could not be read; each ended its connection.
+    /// The errors of malformed messages. Each ended its connection.
     pub protocol_errors: Vec<String>,
 }
 
 impl Seen {
-    /// How many commands of this name have come, ASCII case left aside.
+    /// How many commands of this name were received, ignoring ASCII case.
     pub fn count(&self, name: &str) -> u64 {
         let fits = |key: &str| key.eq_ignore_ascii_case(name);
         self.counts
@@ -103,12 +103,12 @@ impl Seen {
             .sum()
     }
 
-    /// How many hellos have come, under any of its names.
+    /// How many hellos were received, including legacy names.
     pub fn hellos(&self) -> u64 {
         self.count("hello") + self.count("ismaster")
     }
 
-    /// The commands of this name that the log has, ASCII case left aside.
+    /// The commands of this name in the log, ignoring ASCII case.
     pub fn commands<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a SeenCommand> {
         self.log
             .iter()
@@ -151,7 +151,7 @@ impl Observer {
         let wait = async {
             loop {
                 let mut changed = std::pin::pin!(self.changed.notified());
-                // Listens before it looks, so that no change falls between.
+                // Enabled before the check, so that no change between the two is missed.
                 changed.as_mut().enable();
                 if self.look(&condition) {
                     return;

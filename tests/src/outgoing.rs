@@ -1,4 +1,4 @@
-//! Messages to write, right and wrong ones. Public as part of [`codec`](crate::codec).
+//! Outgoing messages, valid and invalid ones. Public as part of [`codec`](crate::codec).
 
 use bson::Document;
 
@@ -34,23 +34,23 @@ pub fn encode_query(request_id: i32, database: &str, command: &Document) -> Vec<
 /// A document's bytes.
 ///
 /// # Panics
-/// When the document has a key with a NUL byte in it, which BSON can't hold.
+/// If a key contains a NUL byte, which BSON does not allow.
 pub fn document_bytes(document: &Document) -> Vec<u8> {
     document
         .to_vec()
         .expect("a document of the kit's has no NUL in its keys")
 }
 
-/// How a message carries its checksum.
+/// The checksum of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// The CRC-32C of the message.
     Right,
-    /// One that does not fit.
+    /// A wrong checksum.
     Wrong,
 }
 
-/// A message to write, with room for what a decent server would not do.
+/// A message to write, with optional faults.
 #[derive(Clone, Debug)]
 pub(crate) struct OutgoingMessage {
     pub(crate) form: Form,

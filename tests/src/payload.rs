@@ -1,4 +1,4 @@
-//! Bytes that no decent server sends, for [`Action::Body`](crate::Action::Body) and
+//! Bytes that no correct server sends, for [`Action::Body`](crate::Action::Body) and
 //! [`Action::Raw`](crate::Action::Raw).
 
 /// A valid BSON document `{ok: 1.0, d: {d: {…}}}` with `depth` levels below the first.

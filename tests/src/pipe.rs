@@ -15,12 +15,12 @@ use crate::sim::{Shared, lock};
 
 /// One direction of a stream.
 pub(crate) struct Pipe {
-    /// What is on its way, with its time of arrival; nothing at all is the end.
+    /// The bytes in flight, with their time of arrival. An empty chunk is the end.
     chunks: VecDeque<(Instant, Vec<u8>)>,
     last_arrival: Instant,
-    /// Nothing arrives now.
+    /// Nothing arrives while this is set.
     is_held: bool,
-    /// Nobody reads any more.
+    /// The reading end was dropped.
     is_abandoned: bool,
     is_ended: bool,
     reader: Option<Waker>,
@@ -48,7 +48,7 @@ impl Pipe {
             return;
         }
         self.is_ended = bytes.is_empty();
-        // In order, whatever the latencies.
+        // In order, regardless of the latencies.
         self.last_arrival = self.last_arrival.max(Instant::now() + latency);
         self.chunks.push_back((self.last_arrival, bytes.to_vec()));
         self.wake();
@@ -61,7 +61,7 @@ impl Pipe {
     }
 }
 
-/// One end of a connection over a [`SimNetwork`](crate::SimNetwork). Its drop closes it.
+/// One end of a connection over a [`SimNetwork`](crate::SimNetwork). Dropping it closes it.
 pub struct SimStream {
     network: Arc<Shared>,
     incoming: Arc<Mutex<Pipe>>,
@@ -70,7 +70,7 @@ pub struct SimStream {
 }
 
 impl SimStream {
-    /// Both ends, and both directions.
+    /// Returns both ends, and both directions.
     pub(crate) fn pair(network: &Arc<Shared>) -> (Self, Self, [Weak<Mutex<Pipe>>; 2]) {
         let pipes = [Pipe::new(), Pipe::new()].map(|pipe| Arc::new(Mutex::new(pipe)));
         let end = |incoming: &Arc<Mutex<Pipe>>, outgoing: &Arc<Mutex<Pipe>>| Self {
@@ -105,7 +105,7 @@ impl AsyncRead for SimStream {
             if arrival <= Instant::now() {
                 let count = bytes.len().min(buf.remaining());
                 buf.put_slice(&bytes[..count]);
-                // The end stays, so that every later read finds it.
+                // The end stays in the queue, so that every later read finds it.
                 if !bytes.is_empty() {
                     bytes.drain(..count);
                     if bytes.is_empty() {
@@ -136,7 +136,7 @@ impl AsyncWrite for SimStream {
     ) -> Poll<io::Result<usize>> {
         let latency = self.network.latency();
         let mut pipe = lock(&self.outgoing);
-        // The other end has closed, and one would have heard of it but for a cut.
+        // The other end has closed, and no cut hides it.
         if pipe.is_ended || (pipe.is_abandoned && !pipe.is_held) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

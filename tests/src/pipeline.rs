@@ -64,7 +64,7 @@ pub(crate) fn run_stage(mut found: Vec<Document>, stage: &Document) -> Result<Ve
     }
 }
 
-/// `{_id: <constant>, <name>: {$sum: 1}}`, which drivers count documents with.
+/// `{_id: <constant>, <name>: {$sum: 1}}`, by which drivers count documents.
 fn counted(found: &[Document], group: &Document) -> Result<Vec<Document>> {
     let mut reply = Document::new();
     for (name, value) in group {

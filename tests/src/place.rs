@@ -1,4 +1,4 @@
-//! Places where a future is polled that needs more of tokio than there is.
+//! Environments without the tokio runtime or driver that a future needs.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -12,10 +12,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::observe::WAIT_LIMIT;
 
-/// Where a future is polled.
+/// The environment in which a future is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Within no runtime, by an executor that is not tokio's.
+    /// Outside of any runtime, by an executor other than tokio's.
     Outside,
     /// Within a runtime without a timer.
     WithoutTime,
@@ -24,13 +24,13 @@ pub enum Place {
 }
 
 impl Place {
-    /// All of them.
+    /// All environments.
     pub const ALL: [Self; 3] = [Self::Outside, Self::WithoutTime, Self::WithoutIo];
 
     /// Runs a future there.
     ///
     /// # Panics
-    /// As the future; or it has not ended within the limit.
+    /// If the future panics, or does not complete within the limit.
     pub fn run<F: Future>(self, future: F) -> F::Output {
         let mut builder = Builder::new_current_thread();
         match self {
@@ -41,10 +41,11 @@ impl Place {
         builder.build().expect("a runtime").block_on(future)
     }
 
-    /// Runs a future there that fails, soon and with an error that names the remedy; gives the error.
+    /// Runs a future there that must fail soon, with an error that names the remedy. Returns the
+    /// error.
     ///
     /// # Panics
-    /// It does not.
+    /// If it does not.
     pub fn refuses<T, E: Display>(
         self,
         entry: &str,
@@ -63,7 +64,7 @@ impl Place {
         error
     }
 
-    /// What an error has to say of it.
+    /// The remedy that an error has to name.
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Outside => "within a Tokio runtime",
@@ -73,10 +74,10 @@ impl Place {
     }
 }
 
-/// A runtime that drives itself, by one thread.
+/// A runtime that is driven by a worker thread.
 ///
 /// # Panics
-/// The system has no thread left.
+/// If the system can't start a thread.
 pub fn driven_runtime() -> Runtime {
     let mut builder = Builder::new_multi_thread();
     let builder = builder.worker_threads(1).enable_all();
@@ -86,7 +87,7 @@ pub fn driven_runtime() -> Runtime {
 /// Runs a future on this thread, without any runtime.
 ///
 /// # Panics
-/// As the future; or it has not ended within the limit.
+/// If the future panics, or does not complete within the limit.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
 

@@ -8,32 +8,31 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A connection that a client asked the proxy for.
+/// A connection that a client requested from the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socks5Request {
     /// The host as the client wrote it: a name, or an address as text.
     pub host: String,
-    /// Whether it came as a name, for the proxy to look up.
+    /// Whether it is a name, which the proxy has to look up.
     pub by_name: bool,
     /// The port.
     pub port: u16,
 }
 
-/// What a proxy does.
+/// The behavior of a proxy.
 #[derive(Debug)]
 enum Conduct {
-    /// What it should, with a name and a password where it asks for them.
+    /// Serves as specified. Requires the name and password, if set.
     Serve {
         password: Option<(String, String)>,
         mapped: Vec<((String, u16), SocketAddr)>,
     },
-    /// Writes these bytes one after the other, each after something was read; then it stays silent,
-    /// or closes.
+    /// Writes these replies in order, each after a read. Then it stays silent, or closes.
     Play { answers: Vec<Vec<u8>>, closes: bool },
 }
 
-/// A SOCKS5 proxy that serves on tasks of the current runtime, and remembers what it was asked.
-/// Dropping it ends them.
+/// A SOCKS5 proxy that serves on tasks of the current runtime, and records its requests. Dropping
+/// it ends the tasks.
 #[derive(Debug)]
 pub struct Socks5Proxy {
     address: SocketAddr,
@@ -42,11 +41,11 @@ pub struct Socks5Proxy {
 }
 
 impl Socks5Proxy {
-    /// A proxy that connects to where it is asked, but for the mapped hosts, which are elsewhere;
-    /// with a name and a password if it is to ask for them.
+    /// Starts a proxy that connects to the requested host, or to the address that a host is mapped
+    /// to. It requires a name and a password, if given.
     ///
     /// # Panics
-    /// When the machine gives no loopback port, or outside a tokio runtime.
+    /// If no loopback port is available, or outside a tokio runtime.
     pub async fn start(
         password: Option<(&str, &str)>,
         mapped: impl IntoIterator<Item = (&str, u16, SocketAddr)>,
@@ -61,7 +60,7 @@ impl Socks5Proxy {
         .await
     }
 
-    /// A proxy that gives these answers, whatever it is told, and then stays silent.
+    /// Starts a proxy that sends these replies, whatever it receives, and then stays silent.
     ///
     /// # Panics
     /// As [`start`](Self::start).
@@ -71,7 +70,7 @@ impl Socks5Proxy {
         Self::with(Conduct::Play { answers, closes }).await
     }
 
-    /// The same, and closes then.
+    /// Starts a proxy that sends these replies, whatever it receives, and then closes.
     ///
     /// # Panics
     /// As [`start`](Self::start).
@@ -91,7 +90,7 @@ impl Socks5Proxy {
             let mut clients = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (conduct, seen) = (Arc::clone(&conduct), Arc::clone(&seen));
-                // An I/O error is the client's way to end a connection.
+                // An I/O error means that the client ended the connection.
                 clients.spawn(async move { drop(conduct.serve(client, &seen).await) });
             }
         });
@@ -102,12 +101,12 @@ impl Socks5Proxy {
         }
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it was asked for, in that order.
+    /// The requests so far, in order.
     pub fn requests(&self) -> Vec<Socks5Request> {
         let requests = self.requests.lock();
         requests.unwrap_or_else(PoisonError::into_inner).clone()
@@ -163,7 +162,7 @@ impl Conduct {
     }
 }
 
-/// Whether the client may go on.
+/// Whether the client may continue.
 async fn greet(client: &mut TcpStream, password: Option<&(String, String)>) -> io::Result<bool> {
     let [_, count] = read_array(client).await?;
     let mut methods = vec![0; usize::from(count)];

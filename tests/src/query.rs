@@ -23,8 +23,8 @@ pub(crate) fn lookup<'a>(document: &'a Document, path: &str) -> Option<&'a Bson>
     }
 }
 
-/// The order of two values, if they have one: numbers of all kinds among themselves, and values
-/// of the same simple type.
+/// The order of two values, if defined: between numbers of any type, and between values of the same
+/// simple type.
 pub(crate) fn compare(left: &Bson, right: &Bson) -> Option<Ordering> {
     match (left, right) {
         (Bson::String(left), Bson::String(right)) => Some(left.cmp(right)),
@@ -38,7 +38,7 @@ pub(crate) fn compare(left: &Bson, right: &Bson) -> Option<Ordering> {
     }
 }
 
-/// Equality that leaves the kind of a number aside.
+/// Equality that ignores the type of numbers.
 pub(crate) fn equal(left: &Bson, right: &Bson) -> bool {
     left == right || compare(left, right) == Some(Ordering::Equal)
 }
@@ -81,7 +81,7 @@ pub(crate) fn matches(document: &Document, filter: &Document) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether all clauses match (`wanted`), or all do not.
+/// Whether all clauses match (`wanted`), or none does.
 fn all(document: &Document, clauses: &Bson, wanted: bool) -> Result<bool> {
     let Bson::Array(clauses) = clauses else {
         return Err(bad_value("$and/$or must be an array"));
@@ -113,7 +113,7 @@ fn value_matches(value: Option<&Bson>, condition: &Bson) -> Result<bool> {
     }
 }
 
-/// Equality as a filter means it: an array has each of its elements, what is missing is null.
+/// Equality in a filter: an array equals each of its elements, a missing value equals null.
 fn is_equal(value: Option<&Bson>, wanted: &Bson) -> bool {
     let value = value.unwrap_or(&Bson::Null);
     let has = |elements: &Vec<Bson>| elements.iter().any(|element| equal(element, wanted));
@@ -219,7 +219,7 @@ fn sum(value: Option<&Bson>, step: &Bson) -> Result<Bson> {
     }
 }
 
-/// Puts a value at a dotted path, and documents on the way where there are none.
+/// Sets a value at a dotted path, and creates missing documents on the path.
 fn set(document: &mut Document, path: &str, value: Bson) {
     let Some((first, rest)) = path.split_once('.') else {
         document.insert(path, value);

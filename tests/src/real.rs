@@ -1,4 +1,4 @@
-//! A real server, `secantusd-rs`, with a directory of its own.
+//! A real server, `secantusd-rs`, with its own directory.
 
 use std::ffi::OsString;
 use std::fs;
@@ -23,8 +23,8 @@ use crate::user::User;
 /// How long a real server may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs the server, and ends it as soon as this shell's input ends: when the fixture is dropped,
-/// and when the test process is gone, whatever became of it.
+/// Runs the server, and ends it as soon as this shell's input ends: when the fixture is dropped, or
+/// when the test process ends in any way.
 const GUARDIAN: &str = r#"
 directory=$1
 shift
@@ -37,10 +37,10 @@ wait "$server"
 rm -rf "$directory"
 "#;
 
-/// The user that the kit makes for itself on a server with authentication.
+/// The kit's own user on a server with authentication.
 const ADMINISTRATOR: (&str, &str) = ("mongo-testkit", "a password that only tests know");
 
-/// How a [`RealServer`] is set up.
+/// Builds a [`RealServer`].
 #[derive(Debug, Default)]
 #[must_use]
 pub struct RealServerBuilder {
@@ -54,12 +54,12 @@ pub struct RealServerBuilder {
 struct RealTls {
     server: Identity,
     authority: String,
-    /// The kit's own certificate, where clients are asked for one.
+    /// The kit's own certificate, if the server requires client certificates.
     client: Option<Identity>,
 }
 
 impl RealServerBuilder {
-    /// Serves over TLS alone, with a certificate for loopback of this authority's.
+    /// Accepts only TLS, with a certificate for loopback issued by this authority.
     pub fn tls(mut self, authority: &Authority) -> Self {
         self.tls = Some(RealTls {
             server: authority.server(),
@@ -69,7 +69,7 @@ impl RealServerBuilder {
         self
     }
 
-    /// As [`tls`](Self::tls), for clients that have a certificate of this authority's.
+    /// Like [`tls`](Self::tls), and requires client certificates issued by this authority.
     pub fn mutual_tls(mut self, authority: &Authority) -> Self {
         self = self.tls(authority);
         if let Some(tls) = &mut self.tls {
@@ -78,32 +78,32 @@ impl RealServerBuilder {
         self
     }
 
-    /// Adds a user with the role `root`. From the first one on the server runs with `--auth`.
-    /// The user's salt and iteration count are the server's own.
+    /// Adds a user with the role `root`. With at least one user the server runs with `--auth`. The
+    /// server chooses the user's salt and iteration count.
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);
         self
     }
 
-    /// Calls itself a standalone. Otherwise the server is the primary, and the only member, of a
+    /// Makes the server a standalone. By default it is the primary, and the only member, of a
     /// replica set `secantus`.
     pub fn standalone(mut self) -> Self {
         self.standalone = true;
         self
     }
 
-    /// Adds an argument for the server, as its `--help` describes them.
+    /// Adds a command-line argument for the server; see its `--help`.
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// Starts the server, and waits until it answers and has its users. Blocks the thread for
-    /// some tenths of a second.
+    /// Starts the server, and waits until it answers and has its users. Blocks the thread for a few
+    /// hundred milliseconds.
     ///
     /// # Panics
-    /// When the server is not installed, with the way to install it; when it does not start
-    /// within 30 s, with what it has logged.
+    /// If the server is not installed, with instructions; if it does not start within 30 s, with
+    /// its log.
     pub fn start(self) -> RealServer {
         let program = tools::secantusd().unwrap_or_else(|error| panic!("{error}"));
         let directory = TempDir::new().expect("a temporary directory");
@@ -137,7 +137,7 @@ impl RealServerBuilder {
     }
 
     fn spawn(&self, program: &Path, directory: &Path) -> Child {
-        // An explicit file keeps the server away from configurations that the machine may have.
+        // An explicit file keeps the server from reading the machine's configuration.
         let configuration = directory.join("secantusd.toml");
         fs::write(&configuration, "").expect("write into a temporary directory");
         let mut command = Command::new("sh");
@@ -170,7 +170,7 @@ impl RealServerBuilder {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        // Ctrl-C is for the test process; the guardian then sees its input end.
+        // Ctrl-C goes only to the test process; the guardian then sees its input end.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.spawn().expect("start sh")
@@ -195,13 +195,13 @@ impl RealServerBuilder {
     }
 }
 
-/// A running `secantusd-rs`: a MongoDB-compatible server on a storage engine of its own, that
-/// nobody of this workspace wrote. Its drop ends it and removes its directory; so does the end of
-/// the test process, even by a kill. The handle needs no runtime and may be shared by several.
+/// A running `secantusd-rs`: an independent MongoDB-compatible server with its own storage engine.
+/// Dropping it ends the server and removes its directory; so does the end of the test process, even
+/// by a kill. The handle needs no runtime and may be shared between runtimes.
 #[derive(Debug)]
 pub struct RealServer {
     address: SocketAddr,
-    // Dropped in this order: the server is gone before its directory is.
+    // Dropped in this order: the server ends before its directory is removed.
     _guardian: Guardian,
     directory: TempDir,
     administrator: Mutex<Option<BlockingClient>>,
@@ -218,13 +218,13 @@ struct Guardian {
 impl Drop for Guardian {
     fn drop(&mut self) {
         self.stdin = None;
-        // It kills the server at once, so that this wait is a short one.
+        // The guardian kills the server at once, so this wait is short.
         let _ = self.child.wait();
     }
 }
 
 impl RealServer {
-    /// A server without authentication of this test's own.
+    /// Starts a server without authentication for this test alone.
     ///
     /// # Panics
     /// As [`RealServerBuilder::start`].
@@ -232,13 +232,13 @@ impl RealServer {
         Self::builder().start()
     }
 
-    /// Sets a server up.
+    /// Returns a builder.
     pub fn builder() -> RealServerBuilder {
         RealServerBuilder::default()
     }
 
-    /// The one server without authentication that all tests of a process share. Each should use a
-    /// database of its own.
+    /// The server without authentication that all tests of a process share. Each test should use
+    /// its own database.
     ///
     /// # Panics
     /// As [`RealServerBuilder::start`].
@@ -247,8 +247,8 @@ impl RealServer {
         SHARED.get_or_init(|| Arc::new(Self::start()))
     }
 
-    /// The one server with authentication that all tests of a process share. Its user is
-    /// `app`, with the password `pencil`; [`run_command`](Self::run_command) makes others.
+    /// The server with authentication that all tests of a process share. Its user is `app`, with
+    /// the password `pencil`; [`run_command`](Self::run_command) can create others.
     ///
     /// # Panics
     /// As [`RealServerBuilder::start`].
@@ -284,11 +284,11 @@ impl RealServer {
         )
     }
 
-    /// Runs a command with all rights over the kit's own connection, apart from the code under
-    /// test. Blocks the thread.
+    /// Runs a command with all privileges over the kit's own connection, independent of the code
+    /// under test. Blocks the thread.
     ///
     /// # Panics
-    /// When the command fails, or takes over 10 s.
+    /// If the command fails or takes over 10 s.
     pub fn run_command(&self, database: &str, command: Document) -> Document {
         self.try_run(database, command)
             .unwrap_or_else(|error| panic!("{error}"))
@@ -297,7 +297,7 @@ impl RealServer {
     /// The documents of a collection, named `database.collection`. Blocks the thread.
     ///
     /// # Panics
-    /// As [`run_command`](Self::run_command), and when they do not fit into one reply.
+    /// As [`run_command`](Self::run_command), and if they do not fit into one reply.
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
         let (database, collection) = split(namespace);
         let reply = self.run_command(database, doc! {"find": collection, "batchSize": i32::MAX});
@@ -311,10 +311,10 @@ impl RealServer {
             .collect()
     }
 
-    /// Puts documents into a collection. Blocks the thread.
+    /// Inserts documents into a collection. Blocks the thread.
     ///
     /// # Panics
-    /// As [`run_command`](Self::run_command), and when the server refuses one of them.
+    /// As [`run_command`](Self::run_command), and if the server refuses one of them.
     pub fn insert(&self, namespace: &str, documents: impl IntoIterator<Item = Document>) {
         let (database, collection) = split(namespace);
         let documents: Vec<Document> = documents.into_iter().collect();
@@ -330,13 +330,13 @@ impl RealServer {
         (version("minWireVersion"), version("maxWireVersion"))
     }
 
-    /// What the server has logged at the level of a warning or above.
+    /// The server's log at the level of a warning or above.
     pub fn log(&self) -> String {
         let bytes = fs::read(self.directory.path().join("server.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The server's directory, which is gone when the server is.
+    /// The server's directory, which is removed with the server.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -360,8 +360,8 @@ impl RealServer {
         BlockingClient::connect(self.address, self.tls.clone())
     }
 
-    /// The first user is made by the exception for a server that has none, as the administrator,
-    /// who then makes the others.
+    /// Creates the administrator by the localhost exception, and then the other users as the
+    /// administrator.
     fn create_users(&self, users: &[User]) -> Result<(), ClientError> {
         if users.is_empty() {
             return Ok(());
@@ -402,7 +402,7 @@ impl RealServer {
             }
         };
         let reply = client.run(database, command);
-        // A connection that failed in the middle of a message is of no more use.
+        // A connection that failed within a message can't be reused.
         if matches!(reply, Ok(_) | Err(ClientError::Command { .. })) {
             *slot = Some(client);
         }
@@ -415,15 +415,15 @@ fn split(namespace: &str) -> (&str, &str) {
     parts.unwrap_or_else(|| panic!("{namespace} has no database"))
 }
 
-/// Reads the line by which the server tells its port, and goes on reading on a thread of its own,
-/// so that the server never waits for a reader.
+/// Reads the line in which the server announces its port, and continues to read on its own thread,
+/// so that the server never blocks on its output.
 fn announced_address(stdout: ChildStdout) -> Result<SocketAddr, String> {
     let (lines, received) = mpsc::sync_channel(1);
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             let address = line.rsplit(' ').next().and_then(|word| word.parse().ok());
             if let (true, Some(address)) = (line.contains("listening on"), address) {
-                // Only the first one is waited for.
+                // Only the first address has a receiver.
                 let _ = lines.try_send(address);
             }
         }
@@ -431,7 +431,7 @@ fn announced_address(stdout: ChildStdout) -> Result<SocketAddr, String> {
     received
         .recv_timeout(START_LIMIT)
         .map_err(|error| match error {
-            RecvTimeoutError::Timeout => format!("it told no port within {START_LIMIT:?}"),
+            RecvTimeoutError::Timeout => format!("it announced no port within {START_LIMIT:?}"),
             RecvTimeoutError::Disconnected => "it ended at once".to_owned(),
         })
 }

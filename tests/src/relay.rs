@@ -1,4 +1,5 @@
-//! A server before a real one: what it does itself, and what it makes of the other's replies.
+//! A proxy in front of a real server: the commands it answers itself, and its changes to the real
+//! server's replies.
 
 use bson::Document;
 
@@ -9,14 +10,15 @@ use crate::deployment::Seat;
 use crate::script::is_hello;
 use crate::server::Shared;
 
-/// What a hello asks for that is not for the real server: this one waits, balances and compresses.
+/// Fields of a hello that the proxy handles instead of the real server: for awaitable hellos, load
+/// balancing and compression.
 const NOT_ASKED: [&str; 4] = [
     "topologyVersion",
     "maxAwaitTimeMS",
     "loadBalanced",
     "compression",
 ];
-/// What a hello reply says of the role of who gives it.
+/// Fields of a hello reply that describe the server's role.
 const OF_THE_ROLE: [&str; 24] = [
     "topologyVersion",
     "hosts",
@@ -43,7 +45,7 @@ const OF_THE_ROLE: [&str; 24] = [
     "minWireVersion",
     "maxWireVersion",
 ];
-/// What arbiters and ghosts do not have: sessions and users.
+/// Fields that arbiters and ghosts do not have: sessions and users.
 const OF_WHO_BEARS_DATA: [&str; 3] = [
     "logicalSessionTimeoutMinutes",
     "saslSupportedMechs",
@@ -51,8 +53,8 @@ const OF_WHO_BEARS_DATA: [&str; 3] = [
 ];
 
 impl Shared {
-    /// The messages for the real server, of which the last one is to be answered, or else the
-    /// reply, where this server makes it itself.
+    /// The messages for the real server, whose reply to the last one counts, or else this server's
+    /// own reply.
     pub(crate) fn hand_on(
         &self,
         backend: &Backend,
@@ -100,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// The real server's reply as this server's own.
+    /// Turns the real server's reply into this server's own.
     pub(crate) fn hand_back(
         &self,
         backend: &Backend,

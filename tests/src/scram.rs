@@ -1,4 +1,4 @@
-//! SCRAM-SHA-1 and SCRAM-SHA-256 as a server (RFC 5802, RFC 7677), decent or with a fault.
+//! The server side of SCRAM-SHA-1 and SCRAM-SHA-256 (RFC 5802, RFC 7677), correct or with a fault.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,17 +15,17 @@ use crate::user::{Keys, Mechanism, User};
 pub enum ScramAttack {
     /// The combined nonce is the first half of the client's.
     ShortNonce,
-    /// The combined nonce is the client's, with nothing of the server's.
+    /// The combined nonce is the client's alone, without a server part.
     BareNonce,
     /// The combined nonce does not begin with the client's.
     ForeignNonce,
-    /// This iteration count, as it is written.
+    /// The first message has this iteration count.
     Iterations(u64),
     /// This text instead of the server's first message.
     FirstMessage(String),
     /// The last message is empty.
     NoSignature,
-    /// The last message's signature is of other keys.
+    /// The last message's signature uses other keys.
     WrongSignature,
     /// This text instead of the server's last message.
     LastMessage(String),
@@ -51,19 +51,19 @@ pub(crate) struct Conversation {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The client's proof is awaited.
+    /// Waits for the client's proof.
     Proof,
-    /// The client's empty message is awaited.
+    /// Waits for the client's empty message.
     Empty,
 }
 
-/// A reply, and whether the client is authenticated by it.
+/// A reply, and whether it authenticates the client.
 pub(crate) struct Step {
     pub(crate) reply: Document,
     pub(crate) authenticated: bool,
 }
 
-/// The one conversation of a connection has always this id.
+/// The id of every conversation. A connection has only one.
 const CONVERSATION_ID: i32 = 1;
 
 fn bad_value(message: &str) -> ErrorReply {
@@ -94,7 +94,7 @@ pub(crate) fn attribute<'a>(message: &'a str, name: &str) -> Option<&'a str> {
 }
 
 impl Conversation {
-    /// Answers `saslStart`, which a hello may carry too.
+    /// Answers `saslStart`, which may also be part of a hello.
     pub(crate) fn start(
         users: &[User],
         database: &str,
@@ -142,7 +142,7 @@ impl Conversation {
         Ok((conversation, first_reply))
     }
 
-    /// Whom the client wants to be.
+    /// The user that the client claims to be.
     pub(crate) fn user(&self) -> &User {
         &self.user
     }
@@ -179,7 +179,7 @@ impl Conversation {
         }
     }
 
-    /// The server's signature, if the client's last message proves that it knows the password.
+    /// The server's signature, if the client's last message proves knowledge of the password.
     fn verify(&self, client_last: &str) -> Option<Vec<u8>> {
         let (without_proof, proof) = client_last.rsplit_once(",p=")?;
         let binding = BASE64.encode(&self.gs2_header);
@@ -247,13 +247,13 @@ fn unescape(name: &str) -> Option<String> {
 
 fn combined_nonce(client_nonce: &str, attack: Option<&ScramAttack>) -> String {
     match attack {
-        // The nonce is ASCII by RFC 5802; a client that sends another one gets all of it.
+        // RFC 5802 nonces are ASCII. Another nonce is returned whole.
         Some(ScramAttack::ShortNonce) => client_nonce
             .get(..client_nonce.len() / 2)
             .unwrap_or(client_nonce)
             .to_owned(),
         Some(ScramAttack::BareNonce) => client_nonce.to_owned(),
-        // As long as a decent one, so that only its beginning is wrong.
+        // As long as a correct one, so that only its beginning is wrong.
         Some(ScramAttack::ForeignNonce) => random_text() + &random_text(),
         _ => format!("{client_nonce}{}", random_text()),
     }

@@ -1,4 +1,4 @@
-//! Scripts: which request, connection or conversation is answered out of the ordinary, and how.
+//! Scripts: rules for unusual replies to requests, connections and conversations.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use crate::action::{Action, Plan};
 /// The moment at which a rule may apply.
 #[derive(Clone, Debug)]
 pub(crate) enum Event<'a> {
-    /// A connection was accepted, nothing is read yet.
+    /// A connection was accepted. No byte is read yet.
     Accept,
-    /// The client has sent something, of which nothing is read yet.
+    /// The client has sent data. No byte is read yet.
     Readable,
     /// A command was read.
     Command(&'a str, &'a Document),
@@ -32,8 +32,8 @@ enum When {
 
 type Condition = Arc<dyn Fn(&Document) -> bool + Send + Sync>;
 
-/// Says which events a rule is for. Make one with [`command`](Self::command) or its siblings,
-/// narrow it down, and add what shall happen with [`then`](Self::then).
+/// Selects the events that a rule applies to. Create one with [`command`](Self::command) or its
+/// siblings, narrow it down, and add actions with [`then`](Self::then).
 #[derive(Clone)]
 #[must_use]
 pub struct Matcher {
@@ -55,70 +55,72 @@ impl Matcher {
         }
     }
 
-    /// Commands of this name, ASCII case left aside.
+    /// Matches commands of this name, ignoring ASCII case.
     pub fn command(name: &str) -> Self {
         Self::new(When::Command(name.to_owned()))
     }
 
-    /// Every command, hello too.
+    /// Matches every command, including hello.
     pub fn any_command() -> Self {
         Self::new(When::AnyCommand)
     }
 
-    /// `hello` and its old names. Each reply of a streaming hello counts as one; a rule is looked
-    /// for before the wait for news, so that one that is added during the wait is for the reply
-    /// after the next.
+    /// Matches `hello` and its legacy names. Each reply of a streaming hello counts as one event.
+    /// The rule is chosen before the server waits for a change, so a rule added during that wait
+    /// applies to the reply after the next.
     pub fn hello() -> Self {
         Self::new(When::Hello)
     }
 
-    /// A connection that was just accepted. `Delay`, `WaitFor`, `Raw`, `Keep`, `Chunks`,
+    /// Matches a connection that was just accepted. `Delay`, `WaitFor`, `Raw`, `Keep`, `Chunks`,
     /// `Close`, `Reset` and `Hang` have a meaning here.
     pub fn accept() -> Self {
         Self::new(When::Accept)
     }
 
-    /// A client that has sent something, before a byte of it is read. The same actions as at
+    /// Matches a client that has sent data, before a byte of it is read. The same actions as for
     /// [`accept`](Self::accept) have a meaning here. Counts once for each message.
     pub fn before_read() -> Self {
         Self::new(When::Readable)
     }
 
-    /// A SCRAM conversation that begins, for [`Action::Scram`].
+    /// Matches the start of a SCRAM conversation, for [`Action::Scram`].
     pub fn scram() -> Self {
         Self::new(When::Scram)
     }
 
-    /// Only on the connection of this number; the first one that the server accepts is 1.
+    /// Restricts the rule to the connection of this number. The first connection that the server
+    /// accepts is 1.
     pub fn on_connection(mut self, number: u64) -> Self {
         self.connection = Some(number);
         self
     }
 
-    /// Not for the first `count` events that match otherwise.
+    /// Skips the first `count` matching events.
     pub fn after(mut self, count: u64) -> Self {
         self.skip = count;
         self
     }
 
-    /// For `count` events and no more. Without it, for ever.
+    /// Limits the rule to `count` events. The default is no limit.
     pub fn times(mut self, count: u64) -> Self {
         self.times = count;
         self
     }
 
-    /// For one event.
+    /// Limits the rule to one event.
     pub fn once(self) -> Self {
         self.times(1)
     }
 
-    /// Only for commands that the condition holds for. Never holds for other events.
+    /// Restricts the rule to commands for which the condition holds. It never holds for other
+    /// events.
     pub fn when(mut self, condition: impl Fn(&Document) -> bool + Send + Sync + 'static) -> Self {
         self.condition = Some(Arc::new(condition));
         self
     }
 
-    /// The rule that does this to what matches.
+    /// Creates a rule that applies this action to matching events.
     pub fn then(self, action: Action) -> Rule {
         Rule {
             matcher: self,
@@ -126,14 +128,14 @@ impl Matcher {
         }
     }
 
-    /// The rule that neither carries the command out nor answers, and closes the connection.
+    /// Creates a rule that closes the connection without executing or answering the command.
     pub fn drop_connection(self) -> Rule {
         self.then(Action::Reply(Document::new()))
             .then(Action::NoReply)
             .then(Action::Close)
     }
 
-    /// The rule that never answers and reads nothing more.
+    /// Creates a rule that never answers and reads nothing more.
     pub fn never_answer(self) -> Rule {
         self.then(Action::Reply(Document::new()))
             .then(Action::NoReply)
@@ -180,7 +182,7 @@ pub(crate) fn is_hello(name: &str) -> bool {
     name.eq_ignore_ascii_case("hello") || name.eq_ignore_ascii_case("ismaster")
 }
 
-/// What happens, and to what.
+/// A matcher with its actions.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Rule {
@@ -189,19 +191,19 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Adds an action.
+    /// Adds another action.
     pub fn then(mut self, action: Action) -> Self {
         self.actions.push(action);
         self
     }
 }
 
-/// Names a rule in its script.
+/// Identifies a rule in its script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleId(u64);
 
-/// A server's rules. The first rule, in the order of adding, that matches and is not used up
-/// applies alone. A handle: clones share the rules, which may change while the server runs.
+/// A server's rules. Only the first rule, in the order of insertion, that matches and is not used
+/// up applies. This is a handle: clones share the rules, which may change while the server runs.
 #[derive(Clone, Debug, Default)]
 pub struct Script(Arc<Mutex<Rules>>);
 
@@ -215,7 +217,7 @@ struct Rules {
 struct Entry {
     id: RuleId,
     rule: Rule,
-    /// Events that matched, the skipped ones included.
+    /// Events that matched, including skipped ones.
     matched: u64,
     applied: u64,
 }
@@ -235,17 +237,17 @@ impl Script {
         id
     }
 
-    /// Takes a rule out. What it has begun goes on.
+    /// Removes a rule. Actions in progress continue.
     pub fn remove(&self, id: RuleId) {
         self.lock().entries.retain(|entry| entry.id != id);
     }
 
-    /// Takes all rules out.
+    /// Removes all rules.
     pub fn clear(&self) {
         self.lock().entries.clear();
     }
 
-    /// How often a rule was applied; 0 when it is not there any more.
+    /// How often a rule was applied; 0 if it was removed.
     pub fn applied(&self, id: RuleId) -> u64 {
         self.lock()
             .entries
@@ -254,7 +256,7 @@ impl Script {
             .map_or(0, |entry| entry.applied)
     }
 
-    /// The plan of the rule that applies now, which counts.
+    /// Returns the plan of the rule that applies now, and counts the event.
     pub(crate) fn plan(&self, connection: u64, event: &Event<'_>) -> Option<Plan> {
         let mut rules = self.lock();
         for entry in &mut rules.entries {
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_left_applies() {
+    fn the_first_remaining_rule_applies() {
         let script = Script::default();
         script.add(Matcher::command("find").once().then(Action::Copies(2)));
         script.add(

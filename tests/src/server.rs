@@ -1,4 +1,4 @@
-//! A server on loopback whose answers a test controls.
+//! A server on loopback whose replies a test controls.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -29,7 +29,7 @@ use crate::temp::TempDir;
 use crate::tls::ServerTls;
 use crate::user::User;
 
-/// What the connections of a server share.
+/// State that the connections of a server share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) script: Script,
@@ -45,13 +45,13 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) exhaust: ExhaustReplies,
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// Its place in a deployment. Without one it is a standalone that has no topology version.
+    /// The server's place in a deployment. `None`: a standalone without a topology version.
     pub(crate) seat: Option<Seat>,
-    /// Where there is one, the store is unused.
+    /// The real server behind this one. If set, the store is unused.
     pub(crate) backend: Option<Backend>,
 }
 
-/// How a [`ScriptedServer`] is set up. Without users it asks for no authentication.
+/// Builds a [`ScriptedServer`]. Without users it requires no authentication.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct ScriptedServerBuilder {
@@ -71,21 +71,21 @@ pub struct ScriptedServerBuilder {
 }
 
 impl ScriptedServerBuilder {
-    /// Adds a user. From the first one on, commands other than the handshake's are refused with
-    /// code 13 until a connection is authenticated.
+    /// Adds a user. With at least one user, commands other than the handshake's are refused with
+    /// code 13 until the connection is authenticated.
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);
         self
     }
 
-    /// Takes the clients' certificates for this subject's, for MONGODB-X509: what TLS, if there were
-    /// any, would tell. Authentication is asked for as with [`user`](Self::user).
+    /// Sets the subject that the server assumes for every client certificate, for MONGODB-X509
+    /// without TLS. Authentication is required as with [`user`](Self::user).
     pub fn certificate_subject(mut self, subject: &str) -> Self {
         self.external.subject = Some(subject.to_owned());
         self
     }
 
-    /// Adds a user of `$external` who proves himself by PLAIN. Authentication is asked for as with
+    /// Adds a user of `$external` for PLAIN. Authentication is required as with
     /// [`user`](Self::user).
     pub fn plain_user(mut self, name: &str, password: &str) -> Self {
         let user = (name.to_owned(), password.to_owned());
@@ -93,8 +93,8 @@ impl ScriptedServerBuilder {
         self
     }
 
-    /// Adds an access key of AWS, for MONGODB-AWS; a temporary one has a session token.
-    /// Authentication is asked for as with [`user`](Self::user).
+    /// Adds an AWS access key, for MONGODB-AWS; a temporary one has a session token. Authentication
+    /// is required as with [`user`](Self::user).
     pub fn aws_key(mut self, id: &str, secret: &str, token: Option<&str>) -> Self {
         self.external.aws.push(AwsKey {
             id: id.to_owned(),
@@ -104,7 +104,7 @@ impl ScriptedServerBuilder {
         self
     }
 
-    /// Takes these access tokens, for MONGODB-OIDC. Authentication is asked for as with
+    /// Sets the accepted access tokens, for MONGODB-OIDC. Authentication is required as with
     /// [`user`](Self::user).
     pub fn access_tokens(mut self, tokens: &[&str]) -> Self {
         self.external.tokens = Some(Default::default());
@@ -112,51 +112,51 @@ impl ScriptedServerBuilder {
         self
     }
 
-    /// Adds a rule, so that it is there before the first connection.
+    /// Adds a rule before the first connection.
     pub fn rule(self, rule: crate::Rule) -> Self {
         self.script.add(rule);
         self
     }
 
-    /// Leaves `skipEmptyExchange` unheeded, as servers before 4.4 do.
+    /// Ignores `skipEmptyExchange`, as servers before 4.4 do.
     pub fn long_scram(mut self) -> Self {
         self.long_scram = true;
         self
     }
 
-    /// Has these compressors. Without it, none.
+    /// Sets the compressors that the server supports. The default is none.
     pub fn compressors(mut self, compressors: impl IntoIterator<Item = Compressor>) -> Self {
         self.compressors.extend(compressors);
         self
     }
 
-    /// Keeps all bytes received in [`SeenConnection::received`](crate::SeenConnection::received).
+    /// Records all received bytes in [`SeenConnection::received`](crate::SeenConnection::received).
     pub fn record_bytes(mut self) -> Self {
         self.record_bytes = true;
         self
     }
 
-    /// Listens on a Unix socket in a directory of its own, which goes with the server.
+    /// Listens on a Unix socket in a directory of its own, which is removed with the server.
     #[cfg(unix)]
     pub fn unix(mut self) -> Self {
         self.unix = true;
         self
     }
 
-    /// Serves over TLS alone. A handshake that fails is in
-    /// [`SeenConnection::tls_failure`](crate::SeenConnection::tls_failure), and what is
-    /// [recorded](Self::record_bytes) is what was decrypted.
+    /// Accepts only TLS. A failed handshake is recorded in
+    /// [`SeenConnection::tls_failure`](crate::SeenConnection::tls_failure).
+    /// [Recorded](Self::record_bytes) bytes are the decrypted ones.
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// Listens nowhere: connections come by [`ScriptedServer::serve`] alone.
+    /// Does not listen. Connections come only through [`ScriptedServer::serve`].
     pub fn without_listener(self) -> Self {
         self.place(Place::Nowhere)
     }
 
-    /// Which message each reply of a streaming hello names.
+    /// Sets which message each reply of a streaming hello names in `responseTo`.
     pub fn exhaust_replies(mut self, exhaust: ExhaustReplies) -> Self {
         self.exhaust = exhaust;
         self
@@ -178,10 +178,10 @@ impl ScriptedServerBuilder {
         self
     }
 
-    /// Listens, and serves on tasks of the current runtime.
+    /// Starts to listen, and serves on tasks of the current runtime.
     ///
     /// # Panics
-    /// When the machine gives no loopback port or Unix socket, or outside a tokio runtime.
+    /// If no loopback port or Unix socket is available, or outside a tokio runtime.
     pub async fn start(self) -> ScriptedServer {
         self.start_now()
     }
@@ -228,16 +228,16 @@ impl ScriptedServerBuilder {
 }
 
 /// A server on loopback that speaks MongoDB's wire protocol, keeps documents in memory, and
-/// answers out of the ordinary where its [`Script`] says so.
+/// deviates from its usual replies as its [`Script`] says.
 ///
-/// It is a standalone of wire version 25, or what its [`Deployment`](crate::Deployment) makes of
-/// it, that knows the handshake, SCRAM, `ping`, `buildInfo`,
-/// inserting, finding with cursors, updating, deleting and a little more; other commands give
-/// code 59. `configureFailPoint` makes it fail commands as `failCommand` does, with all that
-/// clients' tests use but `activationProbability`. The command `{echo: <anything>, delayMS: <n>}` replies `{ok: 1, echo: <anything>}`
-/// after so many milliseconds.
+/// By default it is a standalone of wire version 25; a [`Deployment`](crate::Deployment) gives it
+/// another role. It supports the handshake, SCRAM, `ping`, `buildInfo`, inserts, finds with
+/// cursors, updates, deletes and a few more commands; other commands fail with code 59.
+/// `configureFailPoint` makes it fail commands as `failCommand` does, with all options that
+/// drivers' tests use except `activationProbability`. The command `{echo: <anything>, delayMS:
+/// <n>}` replies `{ok: 1, echo: <anything>}` after `n` milliseconds.
 ///
-/// Dropping it aborts all its tasks; [`shutdown`](Self::shutdown) waits for their end too.
+/// Dropping it aborts all its tasks. [`shutdown`](Self::shutdown) also waits until they have ended.
 #[derive(Debug)]
 pub struct ScriptedServer {
     shared: Arc<Shared>,
@@ -248,7 +248,7 @@ pub struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// A server without users or rules.
+    /// Starts a server without users or rules.
     ///
     /// # Panics
     /// As [`ScriptedServerBuilder::start`].
@@ -256,7 +256,7 @@ impl ScriptedServer {
         Self::builder().start().await
     }
 
-    /// Sets a server up.
+    /// Returns a builder.
     pub fn builder() -> ScriptedServerBuilder {
         ScriptedServerBuilder::default()
     }
@@ -295,12 +295,13 @@ impl ScriptedServer {
         }
     }
 
-    /// The rules, which may change at any time.
+    /// The server's rules. They may change at any time.
     pub fn script(&self) -> &Script {
         &self.shared.script
     }
 
-    /// Takes these access tokens from now on, and no others. Who is authenticated stays it.
+    /// Accepts only these access tokens from now on. Connections that are authenticated stay
+    /// authenticated.
     ///
     /// # Panics
     /// If the server was not set up with [access tokens](ScriptedServerBuilder::access_tokens).
@@ -308,15 +309,15 @@ impl ScriptedServer {
         self.shared.external.accept_tokens(tokens);
     }
 
-    /// Looks at what the server has seen up to now. The server stands still meanwhile.
+    /// Looks at what the server has seen so far. The server waits until `look` returns.
     pub fn look<R>(&self, look: impl FnOnce(&Seen) -> R) -> R {
         self.shared.observer.look(look)
     }
 
-    /// Waits until the condition holds, and no longer than [`WAIT_LIMIT`](crate::WAIT_LIMIT).
+    /// Waits until the condition holds, for at most [`WAIT_LIMIT`](crate::WAIT_LIMIT).
     ///
     /// # Panics
-    /// When that time has passed: with `what` was waited for, and what was seen.
+    /// After that time, with `what` and what the server has seen.
     pub async fn wait_for(&self, what: &str, condition: impl Fn(&Seen) -> bool) {
         self.shared.observer.wait_for(what, condition).await;
     }
@@ -329,7 +330,7 @@ impl ScriptedServer {
         }
     }
 
-    /// Puts documents into a collection without a client.
+    /// Inserts documents into a collection without a client.
     pub fn insert(&self, namespace: &str, documents: impl IntoIterator<Item = Document>) {
         match &self.shared.backend {
             Some(backend) => backend.real.insert(namespace, documents),
@@ -345,7 +346,7 @@ impl ScriptedServer {
         }
     }
 
-    /// Serves one connection over any stream, as if it had come to the listener.
+    /// Serves one connection over any stream, as if the listener had accepted it.
     pub async fn serve(&self, stream: impl ByteStream) {
         self.hand_over(Socket::custom(stream)).await;
     }
@@ -354,37 +355,37 @@ impl ScriptedServer {
         self.order(Order::Serve(socket)).await;
     }
 
-    /// Stops doing anything, as a process that the system has stopped: connections are accepted,
-    /// and nothing is answered or carried out.
+    /// Freezes the server, like a process stopped by the system: connections are accepted, but no
+    /// command is executed or answered.
     pub fn freeze(&self) {
         self.shared.link.freeze(true);
     }
 
-    /// Goes on where [`freeze`](Self::freeze) has stopped.
+    /// Ends [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         self.shared.link.freeze(false);
     }
 
-    /// Waits so long before each write; `Duration::ZERO` ends it.
+    /// Waits `delay` before each write. `Duration::ZERO` ends it.
     pub fn slow(&self, delay: Duration) {
         self.shared.link.slow(delay);
     }
 
-    /// Lets no byte pass between the server and its clients, as a network that loses everything:
-    /// attempts to connect hang, open connections stay silent.
+    /// Drops all bytes between the server and its clients, like a network that loses everything:
+    /// connection attempts hang, open connections stay silent.
     pub async fn partition(&self) {
         self.shared.link.cut(true);
         self.order(Order::Partition).await;
     }
 
-    /// Ends [`partition`](Self::partition). What was sent meanwhile arrives; the system repeats
-    /// attempts to connect after 1 s and then ever more rarely.
+    /// Ends [`partition`](Self::partition). Bytes sent during the partition arrive. The system
+    /// repeats connection attempts after 1 s and then less and less often.
     pub async fn heal(&self) {
         self.order(Order::Heal).await;
         self.shared.link.cut(false);
     }
 
-    /// Closes the listener and all open connections, as the end of a process does.
+    /// Closes the listener and all open connections, as when a process ends.
     pub(crate) async fn stop(&self) {
         self.order(Order::Stop).await;
         self.shared.store.forget_cursors();
@@ -393,7 +394,7 @@ impl ScriptedServer {
         }
     }
 
-    /// Closes the listener, so that the system refuses new connections. Open ones go on.
+    /// Closes the listener, so that the system refuses new connections. Open ones stay open.
     pub async fn refuse_connections(&self) {
         self.order(Order::CloseListener).await;
     }
@@ -401,17 +402,17 @@ impl ScriptedServer {
     /// Listens again at the same address.
     ///
     /// # Panics
-    /// When someone else listens there by now.
+    /// If another socket listens there now.
     pub async fn accept_connections(&self) {
         self.order(Order::OpenListener).await;
     }
 
-    /// Closes all open connections. New ones are accepted still.
+    /// Closes all open connections. New ones are still accepted.
     pub async fn close_connections(&self) {
         self.order(Order::CloseConnections).await;
     }
 
-    /// Ends all tasks and waits for them: afterwards no socket of the server is open.
+    /// Ends all tasks and waits for them. Afterwards no socket of the server is open.
     pub async fn shutdown(self) {
         self.end().await;
     }
@@ -441,7 +442,8 @@ impl Drop for ScriptedServer {
     }
 }
 
-/// All but the unreserved characters of RFC 3986: clients want to see a socket's `.sock`.
+/// All but the unreserved characters of RFC 3986: clients look for `.sock` at the end of a socket's
+/// path.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

@@ -1,4 +1,4 @@
-//! A network in memory, whose time is tokio's and whose chance is a seed.
+//! A network in memory, by tokio's clock and a random seed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,22 +12,22 @@ use tokio::time::sleep;
 use crate::payload::random_bytes;
 use crate::pipe::{Pipe, SimStream};
 
-/// Connections that wait for an accept; one more is refused.
+/// The most connections that wait for an accept. Further ones are refused.
 const BACKLOG: usize = 1024;
 
-/// A network in memory: everything that is written arrives later by a latency that the seed
-/// chooses, in order, by tokio's clock. With that clock paused no real time passes, and on one
-/// thread the same seed gives the same run.
+/// A network in memory. Written bytes arrive in order after a latency that the seed chooses, by
+/// tokio's clock. With a paused clock no real time passes, and on one thread the same seed gives
+/// the same run.
 ///
-/// It knows servers by name, `host:port`; whoever connects has none. Links to a server can be cut
-/// like a cable: what is on its way stays there until they are healed. A handle: clones are the
-/// same network.
+/// It identifies servers by name, `host:port`. Clients have no name. Links to a server can be cut
+/// like a cable: bytes in flight arrive after the links are healed. This is a handle: clones share
+/// the network.
 #[derive(Clone)]
 pub struct SimNetwork(Arc<Shared>);
 
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// Wakes in the order of waiting, unlike a watch.
+    /// Wakes waiters in the order of waiting, unlike a watch.
     healed: Notify,
 }
 
@@ -46,7 +46,7 @@ struct Server {
 }
 
 impl SimNetwork {
-    /// A network of 0.1 to 2 ms latency each way.
+    /// Creates a network with 0.1 to 2 ms latency each way.
     pub fn new(seed: u64) -> Self {
         let latency = (Duration::from_micros(100), Duration::from_millis(2));
         Self(Arc::new(Shared {
@@ -60,25 +60,25 @@ impl SimNetwork {
         }))
     }
 
-    /// The least and the most latency each way, of what is written from now on.
+    /// Sets the minimum and maximum latency each way, for bytes written from now on.
     pub fn set_latency(&self, least: Duration, most: Duration) {
         self.0.lock().latency = (least, most.max(least));
     }
 
-    /// A number from the network's seed, below `bound` (0 if that is 0). It takes part in the
-    /// order of draws, so that a test's choices replay with the network's.
+    /// Draws a number below `bound` (0 if that is 0) from the network's seed, so that a test's
+    /// choices replay with the network's.
     pub fn draw(&self, bound: u64) -> u64 {
         self.0.lock().draw(bound)
     }
 
-    /// Connects to a server: after a round trip, or never while its links are cut.
+    /// Connects to a server. Takes a round trip, or hangs while its links are cut.
     ///
     /// # Errors
-    /// `ConnectionRefused` where nobody listens.
+    /// `ConnectionRefused` if nothing listens there.
     pub async fn connect(&self, address: &str) -> io::Result<SimStream> {
         sleep(self.0.latency()).await;
         loop {
-            // Before the look, so that no heal between the two is missed.
+            // Created before the check, so that no heal between the two is missed.
             let healed = self.0.healed.notified();
             if !self.0.lock().server(address).is_cut {
                 break;
@@ -103,12 +103,12 @@ impl SimNetwork {
         Ok(near)
     }
 
-    /// Cuts all links to a server: nothing arrives, and attempts to connect hang.
+    /// Cuts all links to a server: nothing arrives, and connection attempts hang.
     pub fn cut(&self, address: &str) {
         self.set_cut(address, true);
     }
 
-    /// Mends the links: what was on its way arrives.
+    /// Heals the links: bytes in flight arrive.
     pub fn heal(&self, address: &str) {
         self.set_cut(address, false);
         self.0.healed.notify_waiters();

@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// Room for at least as many bytes is made before each read.
+/// The least free buffer space before each read.
 const READ_SIZE: usize = 8 * 1024;
 
-/// What a server can serve: any two-way stream of bytes.
+/// A two-way stream of bytes that a server can serve.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
@@ -25,8 +25,7 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
-    /// A stream that can't be looked into without reading, and what was read to see whether
-    /// there is something.
+    /// A stream that can't be peeked, and the bytes that were read to check for data.
     Custom(Box<dyn ByteStream>, Vec<u8>),
 }
 
@@ -35,7 +34,7 @@ impl Socket {
         Self::Custom(Box::new(stream), Vec::new())
     }
 
-    /// As a stream like any other.
+    /// Converts into a boxed stream.
     pub(crate) fn into_stream(self) -> Box<dyn ByteStream> {
         match self {
             Self::Tcp(stream) => Box::new(stream),
@@ -45,7 +44,7 @@ impl Socket {
         }
     }
 
-    /// Reads what there is to the end of `buffer`; 0 is the end. Loses nothing when it is dropped.
+    /// Appends available bytes to `buffer`; 0 is the end of the stream. Cancellation safe.
     pub(crate) async fn read_to(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         buffer.reserve(READ_SIZE);
         match self {
@@ -73,14 +72,14 @@ impl Socket {
         }
     }
 
-    /// Waits for the client without reading, where that can be done: whether it has sent
-    /// something, or else closed.
+    /// Waits for data from the client, if possible without reading it. `false` if the client
+    /// closed.
     pub(crate) async fn has_more(&mut self) -> io::Result<bool> {
         match self {
             Self::Tcp(stream) => stream.peek(&mut [0]).await.map(|count| count > 0),
             #[cfg(unix)]
             Self::Unix(stream) => loop {
-                // Readiness alone may be left over from an earlier read.
+                // Readiness may be stale from an earlier read.
                 stream.readable().await?;
                 let peek = || SockRef::from(&*stream).peek(&mut [MaybeUninit::uninit()]);
                 match stream.try_io(Interest::READABLE, peek) {
@@ -97,8 +96,8 @@ impl Socket {
         }
     }
 
-    /// Closes in good order, although the client may have sent more than was read: that alone
-    /// would make the kernel reset the connection and take the reply with it.
+    /// Closes in an orderly way, even if the client has sent more than was read. Otherwise the
+    /// kernel would reset the connection and discard the reply.
     pub(crate) async fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown().await,

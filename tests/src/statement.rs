@@ -1,4 +1,4 @@
-//! What the store's commands have in common: their fields, their errors, their replies.
+//! Common parts of the store's commands: fields, errors and replies.
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
@@ -8,7 +8,7 @@ use crate::query::{integer, number};
 
 type Result<T> = std::result::Result<T, ErrorReply>;
 
-/// A number that may have come as any of BSON's number types; anything under 0 counts as 0.
+/// A number of any BSON number type. Negative values count as 0.
 pub(crate) fn size(command: &Document, name: &str) -> Option<usize> {
     let value = command.get(name)?;
     #[expect(clippy::cast_possible_truncation, reason = "saturates, which is meant")]
@@ -20,7 +20,7 @@ pub(crate) fn document<'a>(command: &'a Document, name: &str) -> Result<&'a Docu
     command.get_document(name).map_err(|_| missing(name))
 }
 
-/// The documents of an array that a write command has to have.
+/// The documents of a write command's required array.
 pub(crate) fn statements<'a>(command: &'a Document, name: &str) -> Result<Vec<&'a Document>> {
     let array = command.get_array(name).map_err(|_| missing(name))?;
     array

@@ -19,7 +19,7 @@ const FIRST_BATCH: usize = 101;
 
 type Result<T> = std::result::Result<T, ErrorReply>;
 
-/// A server's view of the documents, which it may share with others, and its own cursors.
+/// A server's documents, which it may share with others, and its own cursors.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     data: Arc<Mutex<Data>>,
@@ -42,7 +42,7 @@ struct Cursor {
 }
 
 impl Store {
-    /// The same documents for another server.
+    /// Returns a store with the same documents for another server.
     pub(crate) fn share(&self) -> Self {
         let mut data = self.lock();
         data.servers += 1;
@@ -52,7 +52,7 @@ impl Store {
         }
     }
 
-    /// Forgets the server's cursors, as its end does.
+    /// Drops the server's cursors, as when its process ends.
     pub(crate) fn forget_cursors(&self) {
         let is_others = |_: &i64, cursor: &mut Cursor| cursor.server != self.server;
         self.lock().cursors.retain(is_others);
@@ -83,7 +83,7 @@ impl Store {
         own.count()
     }
 
-    /// Carries out a command, whose name is in lower case.
+    /// Executes a command whose name is in lower case.
     pub(crate) fn run(&self, name: &str, database: &str, command: &Document) -> Outcome {
         let mut data = self.lock();
         let server = self.server;
@@ -257,7 +257,7 @@ impl Data {
         Ok(doc! {"n": count_of(deleted)})
     }
 
-    /// The documents that match, sorted, from `skip` on and no more than `limit`.
+    /// The matching documents, sorted, after `skip` and at most `limit`.
     fn select(
         &self,
         namespace: &str,
@@ -373,7 +373,8 @@ impl Data {
         Ok(doc! {"n": count_of(self.select(namespace, command, filter)?.len())})
     }
 
-    /// `$match`, `$sort`, `$skip`, `$limit`, `$count`, and `$group` as far as counting needs it.
+    /// Supports `$match`, `$sort`, `$skip`, `$limit`, `$count`, and `$group` as far as counting
+    /// needs it.
     fn aggregate(&mut self, server: usize, namespace: &str, command: &Document) -> Outcome {
         let mut found = self.collections.get(namespace).cloned().unwrap_or_default();
         for stage in statements(command, "pipeline")? {

@@ -1,10 +1,10 @@
-//! Directories that go with their owner.
+//! Directories that are removed with their owner.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A new directory of this process, which its drop removes with all that is in it.
+/// A new directory of this process. Dropping it removes it with its contents.
 #[derive(Debug)]
 pub(crate) struct TempDir(PathBuf);
 
@@ -17,7 +17,7 @@ impl TempDir {
             let path = std::env::temp_dir().join(name);
             match std::fs::create_dir(&path) {
                 Ok(()) => return Ok(Self(path)),
-                // An earlier process of the same id left it.
+                // Left by an earlier process of the same id.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -31,7 +31,7 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // What can't be removed now is the system's to clean up.
+        // If this fails, the system cleans up.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates of a test's own, and TLS for servers that have them.
+//! Certificates for tests, and TLS for servers.
 
 use std::fmt;
 use std::fs;
@@ -18,13 +18,13 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 
 use crate::temp::TempDir;
 
-/// A certificate authority of its own name, which nobody trusts who is not told to.
+/// A certificate authority with a unique name. Only clients that are configured with it trust it.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: Arc<TempDir>,
 }
 
-/// A certificate and its private key, made by an [`Authority`] or by itself.
+/// A certificate, issued by an [`Authority`] or self-signed, and its private key.
 #[derive(Clone)]
 pub struct Identity {
     certificate: String,
@@ -34,10 +34,10 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     ///
     /// # Panics
-    /// When there is no randomness or no temporary directory.
+    /// If no random bytes or no temporary directory are available.
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -57,17 +57,18 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A file with the certificate, as long as this, or an identity it has issued, lives.
+    /// A file with the certificate. It exists as long as this authority, or an identity that it
+    /// issued.
     pub fn file(&self) -> PathBuf {
         write(&self.directory, "ca.pem", &self.pem())
     }
 
-    /// For a server on loopback: `localhost`, `127.0.0.1` and `::1`.
+    /// Issues a certificate for a server on loopback: `localhost`, `127.0.0.1` and `::1`.
     pub fn server(&self) -> Identity {
         self.issue(&["localhost", "127.0.0.1", "::1"], |_| ())
     }
 
-    /// For a client, by the common name.
+    /// Issues a certificate for a client with this common name.
     pub fn client(&self, name: &str) -> Identity {
         self.issue(&[], |params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -75,7 +76,7 @@ impl Authority {
         })
     }
 
-    /// For a client with a private key of its own, as PEM of PKCS#8.
+    /// Issues a certificate for a client with this private key, as PEM of PKCS#8.
     pub fn client_with_key(&self, name: &str, key: &str) -> Identity {
         let mut params = params(&[], |_| ());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -89,7 +90,7 @@ impl Authority {
         }
     }
 
-    /// For names and addresses, changed by `change`.
+    /// Issues a certificate for names and addresses, modified by `change`.
     pub fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let (params, key) = (params(names, change), new_key());
         let certificate = params.signed_by(&key, &self.issuer);
@@ -100,7 +101,8 @@ impl Authority {
         }
     }
 
-    /// For `names`, by somebody who has a certificate of this authority's, but is none.
+    /// Issues a certificate for `names` with a leaf certificate of this authority, which must not
+    /// issue any.
     pub fn issue_by_leaf(&self, names: &[&str]) -> Identity {
         let (own, key) = (params(&["leaf.example"], |_| ()), new_key());
         let leaf = own.signed_by(&key, &self.issuer).expect("a certificate");
@@ -114,12 +116,12 @@ impl Authority {
         }
     }
 
-    /// For `names`, signed by its own key instead of the authority's.
+    /// A certificate for `names`, signed by its own key instead of the authority's.
     pub fn self_signed(&self, names: &[&str]) -> Identity {
         self.self_signed_as(names, |_| ())
     }
 
-    /// [`self_signed`](Self::self_signed), changed by `change`.
+    /// [`self_signed`](Self::self_signed), modified by `change`.
     pub fn self_signed_as(
         &self,
         names: &[&str],
@@ -175,12 +177,12 @@ impl Identity {
         &self.key
     }
 
-    /// A new file with both.
+    /// Writes both to a new file.
     pub fn file(&self) -> PathBuf {
         self.file_of(&format!("{}{}", self.certificate, self.key))
     }
 
-    /// A new file beside the others.
+    /// Writes a new file in the same directory.
     pub fn file_of(&self, text: &str) -> PathBuf {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -205,7 +207,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// How a server does TLS.
+/// The TLS configuration of a server.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ServerTls {
@@ -215,7 +217,7 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// TLS 1.2 and 1.3, for clients without a certificate.
+    /// TLS 1.2 and 1.3, without client certificates.
     pub fn new(identity: Identity) -> Self {
         Self {
             identity,
@@ -224,22 +226,22 @@ impl ServerTls {
         }
     }
 
-    /// One version alone: `rustls::version::TLS12` or `TLS13`.
+    /// Restricts the server to one version: `rustls::version::TLS12` or `TLS13`.
     pub fn version(mut self, version: &'static SupportedProtocolVersion) -> Self {
         self.versions = vec![version];
         self
     }
 
-    /// Asks clients for a certificate of this authority, and refuses those without.
+    /// Requires client certificates issued by this authority.
     pub fn clients_of(mut self, authority: &Authority) -> Self {
         self.clients = Some(authority.issuer.der().clone());
         self
     }
 
-    /// All that as rustls takes it.
+    /// The configuration for rustls.
     ///
     /// # Panics
-    /// When the key is not the certificate's.
+    /// If the key does not match the certificate.
     pub fn config(&self) -> Arc<ServerConfig> {
         let provider = Arc::new(default_provider());
         let config = ServerConfig::builder_with_provider(provider.clone())
@@ -261,7 +263,7 @@ impl ServerTls {
     }
 }
 
-/// For the kit's own client: trusts one authority.
+/// The configuration of the kit's own client, which trusts one authority.
 pub(crate) fn client_config(authority: &str, identity: Option<&Identity>) -> Arc<ClientConfig> {
     let authority = CertificateDer::from_pem_slice(authority.as_bytes()).expect("a certificate");
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))

@@ -1,14 +1,14 @@
-//! Finds the programs that the kit runs but can't be a part of.
+//! Finds the external programs that the kit runs.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// How to get what is missing.
+/// How to install a missing program.
 const ADVICE: &str = "Run `tests/run` in the workspace, which installs it, or see the README.";
 
-/// A program that a test needs is not there.
+/// A program that a test needs was not found.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{what} was not found: looked at {looked}. {ADVICE}")]
+#[error("{what} was not found; searched {looked}. {ADVICE}")]
 pub struct MissingTool {
     what: &'static str,
     looked: String,
@@ -16,10 +16,10 @@ pub struct MissingTool {
 
 /// The real server, `secantusd-rs`: the file that `MONGO_TESTKIT_SECANTUSD` names if it is set;
 /// else `bin/secantusd-rs` under `$MONGO_TESTKIT_TOOLS`, `<workspace>/target/tools` or
-/// `~/.cache/mongo-testkit`; else what `PATH` has.
+/// `~/.cache/mongo-testkit`; else the one in `PATH`.
 ///
 /// # Errors
-/// [`MissingTool`] with the places that were looked at.
+/// [`MissingTool`] with the places that were searched.
 pub fn secantusd() -> Result<PathBuf, MissingTool> {
     let mut places = Vec::new();
     match env::var_os("MONGO_TESTKIT_SECANTUSD") {
@@ -36,7 +36,7 @@ pub fn secantusd() -> Result<PathBuf, MissingTool> {
 /// `pymongo/bin/python` under the same three folders as for [`secantusd`].
 ///
 /// # Errors
-/// [`MissingTool`] with the places that were looked at.
+/// [`MissingTool`] with the places that were searched.
 pub fn pymongo_python() -> Result<PathBuf, MissingTool> {
     let places = match env::var_os("MONGO_TESTKIT_PYTHON") {
         Some(path) => vec![PathBuf::from(path)],
@@ -47,11 +47,11 @@ pub fn pymongo_python() -> Result<PathBuf, MissingTool> {
     first("a Python with PyMongo", places)
 }
 
-/// A Chromium for pages: the program that `MONGO_TESTKIT_CHROMIUM` names if it is set; else what
-/// `PATH` has of `chromium-headless-shell`, `chromium` and `google-chrome`.
+/// A Chromium for tests of pages: the program that `MONGO_TESTKIT_CHROMIUM` names if it is set;
+/// else the first of `chromium-headless-shell`, `chromium` and `google-chrome` in `PATH`.
 ///
 /// # Errors
-/// [`MissingTool`] with the places that were looked at.
+/// [`MissingTool`] with the places that were searched.
 pub fn chromium() -> Result<PathBuf, MissingTool> {
     let places = match env::var_os("MONGO_TESTKIT_CHROMIUM") {
         Some(path) => vec![PathBuf::from(path)],
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_named_with_the_way_to_get_it() {
+    fn a_missing_tool_is_named_with_the_way_to_get_it() {
         let error = first("a thing", vec!["/nonexistent/thing".into()])
             .unwrap_err()
             .to_string();

@@ -1,4 +1,4 @@
-//! Which transactions are open at the real server, and through whom they were begun.
+//! The open transactions on the real server, and the servers through which they began.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 
-/// A server's time in its role, which no transaction outlives: its number, its process and, of a
+/// A server's time in its role, which no transaction outlives: its number, its process and, for a
 /// primary, its term.
 pub(crate) type Tenure = (usize, ObjectId, Option<i64>);
 
-/// The open ones by their session.
+/// The open transactions by session.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions(Mutex<BTreeMap<Vec<u8>, Open>>);
 
@@ -21,8 +21,8 @@ struct Open {
 }
 
 impl Transactions {
-    /// Notes a command that is to be carried out. Where its transaction was begun in another
-    /// tenure it is over: then this is the command to tell the real server so beforehand.
+    /// Records a command before its execution. If its transaction began in another tenure, it is
+    /// over: returns the command that aborts it on the real server.
     pub(crate) fn begin(&self, command: &Document, tenure: Tenure) -> Option<Document> {
         let (session, number) = named(command)?;
         let mut open = self.lock();
@@ -45,7 +45,7 @@ impl Transactions {
         })
     }
 
-    /// Notes that a command was carried out; its name is in lower case.
+    /// Records that a command was executed. Its name is in lower case.
     pub(crate) fn end(&self, name: &str, command: &Document) {
         if matches!(name, "committransaction" | "aborttransaction")
             && let Some((session, number)) = named(command)
@@ -81,7 +81,7 @@ mod tests {
     use bson::Uuid;
 
     #[test]
-    fn a_transaction_ends_with_the_tenure_that_it_was_begun_in() {
+    fn a_transaction_ends_with_the_tenure_it_began_in() {
         let transactions = Transactions::default();
         let id = Uuid::from_bytes([7; 16]);
         let command = |name: &str, number: i64| {
@@ -98,7 +98,7 @@ mod tests {
         assert!(!lost(&command("insert", 1), old));
         assert!(!lost(&command("insert", 2), new), "of another transaction");
         assert!(lost(&command("insert", 1), new));
-        assert!(!lost(&command("insert", 1), new), "told once");
+        assert!(!lost(&command("insert", 1), new), "reported once");
 
         assert!(!lost(&start(2), old));
         transactions.end("insert", &command("insert", 2));

@@ -1,4 +1,4 @@
-//! Users, and the keys that a server keeps of them.
+//! Users, and the keys that a server stores for them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// How a user may prove the password.
+/// A SCRAM mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mechanism {
     /// SCRAM-SHA-1, over the hex MD5 digest of `user:mongo:password`.
@@ -19,7 +19,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// The name that goes over the wire.
+    /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::ScramSha1 => "SCRAM-SHA-1",
@@ -65,7 +65,7 @@ impl Mechanism {
         }
     }
 
-    /// What of the password is hashed.
+    /// The form of the password that is hashed.
     pub(crate) fn prepared<'a>(self, user: &str, password: &'a str) -> Cow<'a, str> {
         match self {
             Self::ScramSha1 => {
@@ -90,7 +90,7 @@ impl Mechanism {
     }
 }
 
-/// What a server stores instead of a password.
+/// The keys that a server stores instead of a password.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     pub(crate) salt: Vec<u8>,
@@ -99,8 +99,8 @@ pub(crate) struct Keys {
     pub(crate) server_key: Vec<u8>,
 }
 
-/// A user of a server. By default in `admin`, with both mechanisms and 4096 iterations (the
-/// least that clients accept, so that tests are fast; real servers use 10000 and 15000).
+/// A user of a server. By default it is in `admin`, with both mechanisms and 4096 iterations. That
+/// is the minimum that clients accept, so that tests are fast; real servers use 10000 and 15000.
 #[derive(Clone)]
 #[must_use]
 pub struct User {
@@ -127,26 +127,26 @@ impl User {
         }
     }
 
-    /// The database that the user is defined in: the client's `authSource`.
+    /// Sets the database in which the user is defined: the client's `authSource`.
     pub fn database(mut self, database: &str) -> Self {
         database.clone_into(&mut self.database);
         self
     }
 
-    /// The mechanisms that the user may use, in the order of `saslSupportedMechs`.
+    /// Sets the user's mechanisms, in the order of `saslSupportedMechs`.
     pub fn mechanisms(mut self, mechanisms: &[Mechanism]) -> Self {
         self.mechanisms = mechanisms.to_vec();
         self
     }
 
-    /// PBKDF2's iteration count.
+    /// Sets PBKDF2's iteration count.
     pub fn iterations(mut self, iterations: u32) -> Self {
         self.iterations = iterations;
         self.keys = Arc::default();
         self
     }
 
-    /// The salt of both mechanisms. By default it depends on the user and the mechanism only.
+    /// Sets the salt of both mechanisms. By default it depends only on the user and the mechanism.
     pub fn salt(mut self, salt: &[u8]) -> Self {
         self.salt = Some(salt.to_vec());
         self.keys = Arc::default();
@@ -164,7 +164,7 @@ impl User {
             .collect()
     }
 
-    /// The keys, which are derived once.
+    /// The keys, derived once.
     pub(crate) fn keys(&self, mechanism: Mechanism) -> &Keys {
         self.keys[mechanism as usize].get_or_init(|| {
             let salt = self.salt.clone().unwrap_or_else(|| {

@@ -1,5 +1,5 @@
-//! Compression against servers that have some compressors, or none: the test plan of the
-//! specification, with core and both pools.
+//! Compression with servers that support some compressors, or none: the specification's test plan,
+//! with core and both pools.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,7 +18,7 @@ const ALL: &str = "zstd,snappy,zlib";
 
 async fn connect(uri: &str) -> Connection {
     let options = ClientOptions::parse(uri).expect("a connection string");
-    // However busy the machine is, what is owed is read away.
+    // Long enough to drain owed replies even on a busy machine.
     let mut config = ManagerConfig::default();
     config.drain_timeout = Some(Duration::from_secs(60));
     let factory = ConnectionFactory::builder(options).config(config).build();
@@ -56,7 +56,7 @@ fn offered(server: &ScriptedServer) -> Vec<String> {
     })
 }
 
-/// The four connection strings of the test plan, against a server that has snappy alone.
+/// The four connection strings of the test plan, with a server that supports only snappy.
 #[tokio::test]
 async fn test_plan() {
     let snappy = Some(Compressor::Snappy);
@@ -88,7 +88,7 @@ async fn test_plan() {
 }
 
 #[tokio::test]
-async fn the_clients_first_choice_that_the_server_has_is_taken() {
+async fn the_first_compressor_of_the_client_that_the_server_supports_is_used() {
     use Compressor::{Snappy, Zlib, Zstd};
     for (own, has, expected) in [
         (ALL, &[Zlib, Snappy, Zstd][..], Some(Zstd)),
@@ -107,7 +107,7 @@ async fn the_clients_first_choice_that_the_server_has_is_taken() {
     }
 }
 
-/// A server may choose for itself as soon as it was offered anything.
+/// A server may choose any compressor once compression was negotiated.
 #[tokio::test]
 async fn a_reply_comes_in_any_compressor() {
     for compressor in Compressor::ALL {
@@ -129,7 +129,7 @@ async fn a_reply_comes_in_any_compressor() {
 }
 
 #[tokio::test]
-async fn nothing_of_authentication_is_compressed() {
+async fn authentication_is_not_compressed() {
     let server = ScriptedServer::builder()
         .user(User::new("app", "pencil"))
         .long_scram()
@@ -163,7 +163,7 @@ async fn nothing_of_authentication_is_compressed() {
 }
 
 #[tokio::test]
-async fn messages_of_the_callers_own_are_compressed() {
+async fn messages_from_send_are_compressed() {
     let server = server(&[Compressor::Zlib]).await;
     let mut connection = connect(&format!("{}&compressors=zlib", server.uri())).await;
     let mut message = Vec::new();
@@ -181,7 +181,7 @@ async fn messages_of_the_callers_own_are_compressed() {
     assert_eq!(seen(&server, "echo"), [Some(Compressor::Zlib)]);
 }
 
-/// A command that was given up owes a compressed reply, which is read away.
+/// A cancelled command owes a compressed reply, which is drained.
 #[tokio::test]
 async fn a_compressed_reply_is_drained() {
     let server = server(&[Compressor::Snappy]).await;
@@ -198,10 +198,10 @@ async fn a_compressed_reply_is_drained() {
     assert_eq!(server.look(|seen| seen.accepted), 1);
 }
 
-/// What is packed or unpacked between two turns of others, at most.
+/// The most bytes that are compressed or decompressed between two yields.
 const STEP: usize = 256 * 1024;
 
-/// Runs a future, and counts how often it lets others have their turn.
+/// Runs a future, and counts its yields.
 async fn turns<T>(future: impl Future<Output = T>) -> (T, usize) {
     let mut turns = 0;
     let mut future = pin!(future);
@@ -213,7 +213,7 @@ async fn turns<T>(future: impl Future<Output = T>) -> (T, usize) {
     (outcome.await, turns)
 }
 
-/// A server that answers `large` with so many bytes, which it compresses to next to nothing.
+/// A server that answers `large` with `bytes` bytes, which compress very well.
 async fn server_of_long_replies(compressor: Compressor, bytes: usize) -> ScriptedServer {
     let server = server(&[compressor]).await;
     let reply = doc! { "ok": 1, "text": "x".repeat(bytes) };
@@ -223,7 +223,7 @@ async fn server_of_long_replies(compressor: Compressor, bytes: usize) -> Scripte
 }
 
 #[tokio::test]
-async fn others_have_their_turn_while_a_long_reply_is_unpacked() {
+async fn other_tasks_run_while_a_long_reply_is_decompressed() {
     const BYTES: usize = 24 * STEP;
     for compressor in Compressor::ALL {
         let server = server_of_long_replies(compressor, BYTES).await;
@@ -238,7 +238,7 @@ async fn others_have_their_turn_while_a_long_reply_is_unpacked() {
 }
 
 #[tokio::test]
-async fn others_have_their_turn_while_a_long_command_is_packed() {
+async fn other_tasks_run_while_a_long_command_is_compressed() {
     for compressor in Compressor::ALL {
         let server = server(&[compressor]).await;
         let swallow = Matcher::command("swallow").then(Action::Reply(doc! { "ok": 1 }));
@@ -262,9 +262,10 @@ async fn others_have_their_turn_while_a_long_command_is_packed() {
     }
 }
 
-/// Wherever a command is given up, also while its reply is unpacked: the next one gets its own.
+/// A command is cancelled at each point, also during decompression. The next command gets its own
+/// reply.
 #[tokio::test]
-async fn a_long_reply_can_be_given_up_at_each_turn() {
+async fn a_long_decompression_can_be_cancelled_at_each_yield() {
     for compressor in Compressor::ALL {
         let server = server_of_long_replies(compressor, 3 * STEP).await;
         let uri = format!("{}&compressors={}", server.uri(), compressor.name());
@@ -329,7 +330,7 @@ async fn clients_without_a_pool_negotiate_and_monitors_do_not() {
 }
 
 #[tokio::test]
-async fn a_real_server_reads_and_answers_each() {
+async fn a_real_server_supports_each_compressor() {
     let real = RealServer::shared();
     for compressors in ["snappy", "zlib", "zlib&zlibCompressionLevel=9", "zstd", ALL] {
         let uri = format!("{}&compressors={compressors}", real.uri());

@@ -1,4 +1,4 @@
-//! Both adapters' configuration: from the environment, from a file, in part, and wrong.
+//! Both adapters' configuration: from the environment, from a file, partial, and invalid.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ fn from_toml<C: for<'de> Deserialize<'de>>(text: &str) -> Result<C, config::Conf
     Ok(built.try_deserialize::<App<C>>()?.mongo)
 }
 
-/// Keeps the warnings that are logged.
+/// Records logged warnings.
 #[derive(Clone, Default)]
 struct Warned(Arc<Mutex<Vec<String>>>);
 
@@ -70,7 +70,7 @@ impl tracing::Subscriber for Warned {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Parts of a file that can't be read, and what the error names.
+/// Invalid parts of a file, and what the error names.
 const WRONG: &[(&str, &[&str])] = &[
     ("mongo.pools = 5", &["mongo.pools"]),
     ("mongo.pools.max_connections = 5", &["`max_connections`"]),
@@ -161,7 +161,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files whose parts do not go together, and what the error says.
+/// Files with contradictory parts, and a part of the error.
 const CONTRADICTING: &[(&str, &str)] = &[
     (
         "mongo.url = \"mongodb://localhost/?minPoolSize=5&maxPoolSize=3\"",
@@ -194,7 +194,7 @@ const CONTRADICTING: &[(&str, &str)] = &[
     ),
 ];
 
-/// Files that are just about right.
+/// Files with boundary values.
 const AT_THE_EDGE: &[&str] = &[
     "mongo.url = \"mongodb://localhost/?minPoolSize=3&maxPoolSize=3\"",
     "mongo.url = \"mongodb://localhost/?minPoolSize=3&maxPoolSize=0\"",
@@ -206,9 +206,9 @@ const AT_THE_EDGE: &[&str] = &[
     "mongo.pools.wait_timeout = { secs = 9223372036854775807, nanos = 4294967295 }",
 ];
 
-/// A connection string leaves out what it can't use, and says so.
+/// A connection string ignores what it can't use, and logs that.
 #[test]
-fn what_a_connection_string_says_of_pools_is_used_or_warned_of() {
+fn pool_options_in_a_connection_string_are_used_or_logged_as_unused() {
     let defaults = mongo_core::ClientOptions::parse("mongodb://localhost").expect("a URL");
     for option in [
         "maxPoolSize=-1",
@@ -282,7 +282,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn a_file_gives_what_it_wants() {
+            fn a_file_may_set_some_fields() {
                 let config: Config = from_toml(
                     r#"
                     [mongo]
@@ -307,7 +307,7 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn what_is_left_out_comes_from_the_url() {
+            async fn omitted_fields_come_from_the_url() {
                 for config in [
                     from_environment::<Config>(&[("MONGO__URL", URL)]),
                     from_environment(&[("MONGO__URL", URL), ("MONGO__POOL__QUEUE_MODE", "Lifo")]),
@@ -330,7 +330,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn what_is_wrong_is_named() {
+            fn invalid_fields_are_named() {
                 for (name, value, wanted) in [
                     ("MONGO__POOL__MAX_SIZ", "marked", "max_siz"),
                     ("MONGO__POOL__MAX_SIZE", "many", "a whole number"),
@@ -350,7 +350,8 @@ macro_rules! for_backend {
                 }
             }
 
-            /// Each is a secret in the wrong place, and none is quoted: only the key and the type are.
+            /// Each value is a secret in the wrong place. The error names the key and the type, and
+            /// never quotes the value.
             #[test]
             fn no_value_is_quoted() {
                 for key in [
@@ -388,7 +389,7 @@ macro_rules! for_backend {
                 ] {
                     for value in ["mongodb://app:S3CRET@h:x", "app:S3CRET@db", "S3CRET"] {
                         let name = format!("MONGO{key}");
-                        // Which is a good name of a host.
+                        // This is a valid host name.
                         if key.contains("HOST") && value == "S3CRET" {
                             continue;
                         }
@@ -411,7 +412,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn choices_are_read_in_any_usual_case() {
+            fn enum_values_are_read_in_any_usual_case() {
                 let after = RecyclingMethod::VerifiedAfter(Duration::from_secs(30));
                 for (variables, wanted) in [
                     (
@@ -443,10 +444,10 @@ macro_rules! for_backend {
                 }
             }
 
-            /// The rule is one: what a `PoolConfig` says goes before the URI, and what it leaves open
-            /// is the URI's. deadpool's default was twice the number of processors, and silent.
+            /// A `PoolConfig` overrides the URI, and fields it does not set come from the URI.
+            /// deadpool's default used to be twice the number of processors, silently.
             #[tokio::test]
-            async fn what_a_pool_config_leaves_open_is_the_uris() {
+            async fn unset_pool_config_fields_come_from_the_uri() {
                 let size = |url: &str, pool| {
                     let mut config = Config::from_url(url);
                     config.pool = Some(pool);
@@ -466,7 +467,7 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn a_pool_config_that_differs_from_the_uri_is_warned_of() {
+            async fn a_pool_config_that_differs_from_the_uri_logs_a_warning() {
                 let warnings = |url: &str, pool: Option<PoolConfig>| {
                     let mut config = Config::from_url(url);
                     config.pool = pool;
@@ -501,7 +502,7 @@ macro_rules! for_backend {
             }
 
             #[test]
-            fn errors_repeat_nothing_of_their_sources() {
+            fn errors_do_not_repeat_their_sources() {
                 let error = Config::from_url("mongodb://localhost/?authMechanism=x");
                 let error = error.create_pool(None).expect_err("no such mechanism");
                 let shown = error.to_string();
@@ -520,7 +521,7 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn a_size_that_can_not_be_is_refused() {
+            async fn an_invalid_size_is_refused() {
                 for max_size in [0, 100_001] {
                     let mut config = Config::from_url("mongodb://localhost");
                     config.pool = Some(PoolConfig::new(max_size));
@@ -533,9 +534,9 @@ macro_rules! for_backend {
                 assert!(error.contains("both"), "{error}");
             }
 
-            /// Each says which key it is about, whatever is wrong with it.
+            /// Each error names its key.
             #[test]
-            fn what_is_wrong_with_pools_is_named() {
+            fn invalid_pools_fields_are_named() {
                 let mut missed = Vec::new();
                 for (text, wanted) in WRONG {
                     let error = from_toml::<Config>(text).err();
@@ -547,9 +548,9 @@ macro_rules! for_backend {
                 assert!(missed.is_empty(), "{missed:#?}");
             }
 
-            /// What no part is wrong by itself in, and can't be all the same.
+            /// Each part is valid by itself, but the combination is not.
             #[tokio::test]
-            async fn pools_that_can_not_be_are_refused() {
+            async fn contradictory_pools_are_refused() {
                 for (text, wanted) in CONTRADICTING {
                     let config: Config = from_toml(text).expect(text);
                     let error = config.create_pools().expect_err(text).to_string();
@@ -558,14 +559,14 @@ macro_rules! for_backend {
             }
 
             #[tokio::test]
-            async fn pools_take_what_is_at_the_edge() {
+            async fn pools_accept_boundary_values() {
                 for text in AT_THE_EDGE {
                     let config: Config = from_toml(text).expect(text);
                     config.create_pools().expect(text);
                 }
             }
 
-            /// Only to name the type: a `QueueMode` is the adapter's own.
+            /// Names the type: each adapter has its own `QueueMode`.
             #[test]
             fn the_queue_is_last_in_first_out_by_default() {
                 let mode: Option<QueueMode> = from_toml::<Config>("[mongo.pool]\nmax_size = 1")

@@ -1,6 +1,6 @@
-//! The kit's servers under clients that nobody of this workspace wrote: the official `mongodb`
-//! crate and PyMongo shake hands, authenticate, read and write. Nothing is skipped: where a
-//! server or PyMongo is missing the test fails and says how to get it.
+//! The kit's servers with independent clients: the official `mongodb` crate and PyMongo handshake,
+//! authenticate, read and write. Nothing is skipped: if a server or PyMongo is missing, the test
+//! fails with instructions.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use mongodb::{Client, Collection};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// No client may take as long, whatever goes wrong.
+/// The time limit for a client.
 const BOUND: Duration = Duration::from_secs(60);
-/// What the client adds to the URI to choose each mechanism; the first one negotiates.
+/// The URI options that choose each mechanism. The first one negotiates.
 const MECHANISMS: [&str; 3] = [
     "",
     "&authMechanism=SCRAM-SHA-1",
     "&authMechanism=SCRAM-SHA-256",
 ];
 
-// What is expected of a client that uses a URI.
+// The expected outcomes of a URI.
 const WORKS: &str = "works";
 const WRONG_PASSWORD: &str = "wrong-password";
 
-/// A URI, and what is to come of it.
+/// A URI, and its expected outcome.
 type Case = (String, &'static str);
 
 /// Runs `tests/pymongo/roundtrip.py`.
@@ -49,7 +49,7 @@ async fn pymongo(cases: &[Case]) {
     assert!(output.status.success(), "PyMongo:\n{text}");
 }
 
-/// The same as the script does, by the official crate.
+/// The same with the official crate.
 async fn official(cases: &[Case]) {
     for (uri, expectation) in cases {
         let run = async {
@@ -155,8 +155,7 @@ fn mechanisms(uri_for: impl Fn(&str, &str) -> String) -> Vec<Case> {
     cases.collect()
 }
 
-/// The same, a user whom the negotiation finds to be of the old mechanism, and one of another
-/// database.
+/// The same, and a user for whom SCRAM-SHA-1 is negotiated, and one of another database.
 fn mechanisms_and_users(server: &ScriptedServer) -> Vec<Case> {
     let mut cases = mechanisms(|name, password| server.uri_for(name, password));
     cases.push((server.uri_for("old", "pencil"), WORKS));
@@ -167,12 +166,12 @@ fn mechanisms_and_users(server: &ScriptedServer) -> Vec<Case> {
     cases
 }
 
-/// Leaves the client's speculation without an answer.
+/// A rule that ignores the client's speculative authentication.
 fn without_speculation() -> Rule {
     Matcher::hello().then(Action::Remove("speculativeAuthenticate".to_owned()))
 }
 
-/// What a scripted server has seen of a client that it served well.
+/// Checks a scripted server's records of a client.
 fn looks_right(server: &ScriptedServer, driver: &str, app_name: &str) {
     server.look(|seen| {
         assert_eq!(seen.protocol_errors, [""; 0]);
@@ -209,7 +208,7 @@ async fn official_crate_reads_and_writes_through_the_scripted_server() {
 
 #[tokio::test]
 async fn official_crate_discovers_the_scripted_server() {
-    // Without directConnection it has to find out what the server is.
+    // Without directConnection the client has to discover the server type.
     let server = ScriptedServer::start().await;
     official(&[(format!("mongodb://{}/", server.address()), WORKS)]).await;
 }
@@ -223,7 +222,7 @@ async fn official_crate_authenticates_at_the_scripted_server() {
 
 #[tokio::test]
 async fn official_crate_authenticates_without_speculation() {
-    // It does not know the long form, in which an empty exchange comes last.
+    // The crate does not support the long conversation, which ends with an empty exchange.
     let server = with_users().rule(without_speculation()).start().await;
     official(&mechanisms_and_users(&server)).await;
     assert!(server.look(|seen| seen.count("saslStart") > 0));
@@ -258,7 +257,7 @@ async fn pymongo_authenticates_at_the_scripted_server() {
 }
 
 #[tokio::test]
-async fn pymongo_authenticates_the_long_way() {
+async fn pymongo_authenticates_with_the_long_conversation() {
     let server = with_users()
         .long_scram()
         .rule(without_speculation())

@@ -1,4 +1,4 @@
-//! The real server's fixture: it starts, has its users, and leaves nothing behind.
+//! The fixture of the real server: it starts, has its users, and leaves nothing behind.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -32,19 +32,19 @@ fn a_plain_server_answers_and_ends_with_its_owner() {
     server.run_command("test", doc! {"insert": "c", "documents": documents});
     let (address, directory) = (server.address(), server.directory().to_owned());
     drop(server);
-    // Its drop has waited, so that nothing is left to wait for here.
+    // Its drop has waited, so no wait is needed here.
     assert!(TcpStream::connect(&address).is_err() && !directory.exists());
 }
 
 #[test]
-fn a_standalone_is_one() {
+fn a_standalone_reports_itself_as_standalone() {
     let server = RealServer::builder().standalone().start();
     let reply = server.run_command("admin", doc! {"hello": 1});
     assert!(!reply.contains_key("setName"), "{reply}");
 }
 
 #[test]
-fn a_server_with_users_has_them() {
+fn a_server_with_users_authenticates_them() {
     let server = RealServer::builder()
         .user(User::new("one", "pencil"))
         .user(User::new("two", "I\u{ad}X").database("other"))
@@ -85,7 +85,7 @@ fn shared_servers_are_started_once() {
 
 /// Runs only in a process that the next test starts.
 #[test]
-fn aborts_where_it_was_asked_to() {
+fn aborts_when_requested() {
     let Some(file) = std::env::var_os(ABORT) else {
         return;
     };
@@ -101,7 +101,7 @@ fn an_aborted_test_run_leaves_nothing_behind() {
     let report = std::env::temp_dir().join(name);
     let program = std::env::current_exe().expect("this program");
     let status = Command::new(program)
-        .args(["--exact", "aborts_where_it_was_asked_to", "--quiet"])
+        .args(["--exact", "aborts_when_requested", "--quiet"])
         .env(ABORT, &report)
         .output()
         .expect("run this program again")
@@ -117,7 +117,11 @@ fn an_aborted_test_run_leaves_nothing_behind() {
 fn a_missing_server_fails_with_advice() {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new(program)
-        .args(["--exact", "a_standalone_is_one", "--nocapture"])
+        .args([
+            "--exact",
+            "a_standalone_reports_itself_as_standalone",
+            "--nocapture",
+        ])
         .env("MONGO_TESTKIT_SECANTUSD", "/nonexistent/secantusd-rs")
         .output()
         .expect("run this program again");

@@ -1,5 +1,5 @@
-//! SOCKS5 proxies, decent ones and others: the prose test of the specification, and what becomes of
-//! a proxy that lies or stays silent.
+//! SOCKS5 proxies, correct and faulty ones: the prose test of the specification, and proxies that
+//! send wrong replies or stay silent.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use mongo_testkit::{Authority, Deployment, ScriptedServer, ServerTls, Socks5Prox
 const NAME: &str = "username";
 const PASSWORD: &str = "p4ssw0rd";
 
-/// A replica set behind two proxies, of which one asks for a password.
+/// A replica set behind two proxies, one of which requires a password.
 struct Setup {
     set: Deployment,
     with_password: Socks5Proxy,
@@ -39,7 +39,7 @@ impl Setup {
         }
     }
 
-    /// The connection string that a row of the specification's table means, without the proxy.
+    /// The connection string of a row of the specification's table, without the proxy.
     fn uri(&self, mapped: bool) -> String {
         match mapped {
             true => "mongodb://localhost:12345/?directConnection=true".to_owned(),
@@ -48,7 +48,7 @@ impl Setup {
     }
 }
 
-/// A row: whether it is about the mapped host, the proxy's port in the specification, user name and
+/// A row: whether it uses the mapped host, the proxy's port in the specification, user name and
 /// password, and whether it succeeds.
 type Row = (bool, u16, Option<(&'static str, &'static str)>, bool);
 
@@ -124,7 +124,7 @@ async fn prose_1_eleven_connection_strings() {
             );
         }
     }
-    // The name was not looked up here.
+    // The client did not look up the name.
     let mapped = Socks5Request {
         host: "localhost".to_owned(),
         by_name: true,
@@ -167,14 +167,14 @@ fn options_for(proxy: SocketAddr) -> ClientOptions {
     ClientOptions::parse(&uri).expect("valid")
 }
 
-/// The error of core, which both pools have to give too.
+/// The error of core, which both pools must return as well.
 async fn failure(options: &ClientOptions) -> Error {
     let factory = ConnectionFactory::builder(options.clone()).build();
     let factory = factory.expect("a factory");
     let begun = Instant::now();
     let error = factory.establish(Deadline::never()).await;
     let error = error.map(drop).expect_err("no server");
-    // The bound is connectTimeoutMS; the rest is for busy machines.
+    // The timeout is connectTimeoutMS; the rest is for busy machines.
     assert!(
         begun.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -254,7 +254,7 @@ async fn a_proxy_that_refuses_or_lies_is_named() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_ends_or_is_not_there_is_named() {
+async fn a_proxy_that_closes_or_is_unreachable_is_named() {
     for answers in [
         vec![],
         vec![vec![5]],
@@ -276,7 +276,7 @@ async fn a_proxy_that_ends_or_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_stays_silent_is_told_by_its_phase() {
+async fn a_proxy_that_is_silent_times_out_by_phase() {
     let stalls = [
         vec![],
         vec![vec![5]],
@@ -297,9 +297,9 @@ async fn a_proxy_that_stays_silent_is_told_by_its_phase() {
     }
 }
 
-/// What a proxy sends ahead in the server's name is no reply to anything.
+/// Bytes that a proxy sends ahead of the server's are no reply to a request.
 #[tokio::test]
-async fn a_proxy_that_speaks_for_the_server_is_not_believed() {
+async fn a_proxy_cannot_answer_for_the_server() {
     let ahead = [&GRANTED[..], &[0; 16]].concat();
     let proxy = Socks5Proxy::that_answers([vec![5, 0], ahead]).await;
     let error = failure(&options_for(proxy.address())).await;
@@ -307,7 +307,7 @@ async fn a_proxy_that_speaks_for_the_server_is_not_believed() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_told_to_a_proxy_is_refused_by_name() {
+async fn credentials_that_do_not_fit_socks5_are_refused_by_name() {
     let mut options = options_for(([127, 0, 0, 1], 1).into());
     let long = "x".repeat(256);
     for (name, password) in [("", "x"), (&*long, "x"), ("x", &*long)] {
@@ -354,8 +354,8 @@ async fn a_unix_socket_needs_no_proxy() {
     hello_by_all(&options, true).await.expect("answers");
 }
 
-/// TLS goes through the tunnel, and the certificate is checked against the server's own name, which
-/// only the proxy can look up.
+/// TLS runs through the tunnel. The certificate is verified against the server's own name, which
+/// only the proxy can resolve.
 #[tokio::test]
 async fn tls_is_with_the_server_and_not_with_the_proxy() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! The stable API: declared, it goes with every command, and undeclared with none.
+//! The stable API: if declared, its fields are in every command, else in none.
 //!
 //! Specification: stable API.
 
@@ -17,7 +17,7 @@ fn strict() -> ServerApi {
     api
 }
 
-/// The API's fields of every command that a server has seen.
+/// The API fields of every command that a server has received.
 fn declared(server: &ScriptedServer) -> Vec<(String, Document)> {
     server.look(|seen| {
         let log = seen.log.iter();
@@ -32,13 +32,13 @@ fn declared(server: &ScriptedServer) -> Vec<(String, Document)> {
     })
 }
 
-/// Each command declares exactly this, and each hello is the new one.
+/// Checks that each command declares exactly this, and that each hello is not a legacy one.
 fn assert_declared(server: &ScriptedServer, wanted: &Document) {
     for (name, fields) in declared(server) {
         assert_eq!(fields, *wanted, "{name}");
         assert_ne!(name.to_lowercase(), "ismaster");
     }
-    // A field that came twice is one in a document.
+    // A parsed document hides a duplicate field.
     let (times, commands) = server.look(|seen| {
         let received = seen.connections.values().map(|own| &own.received);
         let names = received.flat_map(|bytes| bytes.windows(b"\x02apiVersion\0".len()));
@@ -70,7 +70,7 @@ macro_rules! on_backend {
             }
 
             #[tokio::test]
-            async fn every_command_declares_it() {
+            async fn every_command_declares_the_server_api() {
                 let mut all = strict();
                 all.deprecation_errors = Some(false);
                 for (api, wanted) in [
@@ -120,7 +120,7 @@ macro_rules! on_backend {
             }
 
             #[tokio::test]
-            async fn undeclared_nothing_is_added_or_taken_away() {
+            async fn commands_are_unchanged_without_a_server_api() {
                 let server = ScriptedServer::start().await;
                 let pool = pool(&server.uri(), None);
                 let mut connection = pool.get().await.expect("a connection");
@@ -137,7 +137,7 @@ macro_rules! on_backend {
             }
 
             #[tokio::test]
-            async fn a_real_server_takes_it() {
+            async fn a_real_server_accepts_the_server_api() {
                 let pool = pool(&RealServer::shared().uri(), Some(strict()));
                 let mut connection = pool.get().await.expect("a connection");
                 let ping = doc! { "ping": 1 };
@@ -160,7 +160,7 @@ fn options(server: &ScriptedServer) -> ClientOptions {
 }
 
 #[tokio::test(start_paused = true)]
-async fn monitors_declare_it() {
+async fn monitors_declare_the_server_api() {
     let server = server().await;
     let topology = Topology::new(options(&server)).expect("a topology");
     topology.connect().expect("connected");
@@ -177,7 +177,7 @@ async fn monitors_declare_it() {
 
 /// One connection is checked before and after it has authenticated.
 #[tokio::test(start_paused = true)]
-async fn a_client_without_monitors_declares_it_once() {
+async fn a_client_without_monitors_declares_the_server_api_once() {
     let server = server().await;
     let mut client = SingleClient::new(options(&server)).expect("a client");
     let ping = doc! { "ping": 1 };
@@ -190,7 +190,7 @@ async fn a_client_without_monitors_declares_it_once() {
 }
 
 #[test]
-fn no_connection_string_declares_it() {
+fn a_connection_string_cannot_declare_the_server_api() {
     for name in FIELDS.into_iter().chain(["serverApi"]) {
         let options = ClientOptions::parse(&format!("mongodb://h/?{name}=1")).expect("options");
         assert_eq!(options.server_api, None);

@@ -1,8 +1,8 @@
-//! Cancels requests by the hundred thousand over loopback sockets, and looks for what that must
-//! never do: give a reply to the wrong request, lose a slot of the pool, leave a socket open.
+//! Cancels hundreds of thousands of requests over loopback sockets, and checks that none gets a
+//! wrong reply, loses a slot of the pool, or leaves a socket open.
 //!
 //! `cargo bench -p mongo-testkit --bench cancelled_requests -- [count] [seed]`: `count` requests
-//! that are cancelled for each backend, default 200,000. Fails where there is anything to find.
+//! that are cancelled for each backend, default 200,000. Fails if any check fails.
 
 #[path = "../../tests/cancellation/backend.rs"]
 mod backend;
@@ -27,10 +27,10 @@ use server::Server;
 use worker::{Counts, work};
 
 const DEFAULT_COUNT: u64 = 200_000;
-/// Slots of the pool, and tasks that want one.
+/// The number of slots of the pool, and of tasks.
 const SLOTS: usize = 32;
 const TASKS: u64 = 80;
-/// Bytes that a socket takes at a time, so that a request can be half-way written.
+/// The size of a socket's send buffer, so that a request can be partly written.
 pub(crate) const SMALL_BUFFER: u32 = 4096;
 
 fn main() {
@@ -111,7 +111,7 @@ async fn soak<B: Backend>(name: &str, server: &Server, count: u64, seed: u64) {
     assert_eq!((files_left, server_left), (0, 0));
 }
 
-/// How many slots can't be had at once, now that nobody uses one.
+/// The number of slots that are not available although no connection is in use.
 async fn lost_slots<B: Backend>(pool: &B, counts: &Counts) -> usize {
     assert_eq!(pool.status().waiting, 0);
     let mut guards = Vec::new();
@@ -131,7 +131,7 @@ async fn lost_slots<B: Backend>(pool: &B, counts: &Counts) -> usize {
     SLOTS - had
 }
 
-/// What is still open once the pool is gone; closing takes the server a moment.
+/// The sockets that are still open after the pool is dropped. Closing takes the server a moment.
 async fn left(server: &Server, files: usize) -> (usize, usize) {
     let mut left = (0, 0);
     for _ in 0..1000 {

@@ -1,5 +1,5 @@
-//! A server that knows two commands, in a thread of its own: the hello, and
-//! `{echo: <number>, reply: <length>, delay: <milliseconds>, …}`.
+//! A server with two commands, on its own thread: hello, and `{echo: <number>, reply: <length>,
+//! delay: <milliseconds>, …}`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::SMALL_BUFFER;
 
-/// Where the body of an OP_MSG stands: after the header, the flags and the section's kind.
+/// The offset of the body of an OP_MSG: after the header, the flags and the section's kind.
 const BODY: usize = 21;
 
 pub(crate) struct Server {
@@ -55,7 +55,7 @@ impl Server {
                     shared.open.fetch_add(1, SeqCst);
                     let shared = shared.clone();
                     tokio::spawn(async move {
-                        // An error is the client's way to end a connection.
+                        // An error means that the client ended the connection.
                         let _ = serve(stream).await;
                         shared.open.fetch_sub(1, SeqCst);
                     });
@@ -69,12 +69,12 @@ impl Server {
         self.address
     }
 
-    /// Connections up to now.
+    /// The number of connections so far.
     pub(crate) fn accepted(&self) -> usize {
         self.seen.accepted.load(SeqCst)
     }
 
-    /// Connections that are open now.
+    /// The number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.seen.open.load(SeqCst)
     }
@@ -112,7 +112,7 @@ async fn answer(stream: &mut TcpStream, request: &[u8], id: i32) -> io::Result<(
             sleep(delay).await;
             stream.write_all(&message).await
         }
-        // In two halves: the second one comes when the client has seen the first.
+        // In two halves: the second one is sent after the client has received the first.
         Ok(_) => {
             let (first, second) = message.split_at(message.len() / 2);
             stream.write_all(first).await?;

@@ -1,4 +1,4 @@
-//! A task that asks, and often goes away before it is answered.
+//! A task that sends requests and often cancels them before the reply.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::backend::Backend;
 use crate::random::Random;
 
-/// What all tasks have come across.
+/// The counts of all tasks.
 pub(crate) struct Counts {
     wanted: u64,
     cancelled: AtomicU64,
@@ -26,7 +26,7 @@ pub(crate) struct Counts {
     in_check_out: AtomicU64,
     own: AtomicU64,
     pub(crate) wrong: AtomicU64,
-    /// Check-outs that gave an error.
+    /// Failed check-outs.
     pub(crate) failed: AtomicU64,
     longest_check_out: AtomicU64,
 }
@@ -79,7 +79,7 @@ impl fmt::Display for Counts {
     }
 }
 
-/// A request that no other is like.
+/// A unique request.
 struct Request {
     number: i64,
     reply: usize,
@@ -98,7 +98,7 @@ impl Request {
         let reply = length(random);
         let mut command = rawdoc! { "echo": number, "reply": reply as i32 };
         command.append(bson::raw::cstr!("pad"), "x".repeat(length(random)));
-        // One in 1000 is late for every drain; some come in two halves.
+        // One in 1000 is too late for every drain; some replies come in two halves.
         let delay = match random.below(1000) {
             0 => Some(150),
             1..200 => Some(1 + random.below(3) as i32),
@@ -146,12 +146,12 @@ pub(crate) async fn check(connection: &mut Connection, counts: &Counts) {
     outcome.expect("a connection from the pool answers");
 }
 
-/// Goes on until enough requests are cancelled.
+/// Runs until enough requests are cancelled.
 pub(crate) async fn work<B: Backend>(pool: B, counts: Arc<Counts>, seed: u64) {
     let mut random = Random::new(seed);
     while !counts.is_done() {
         if random.one_in(3) {
-            // The check-out belongs to what is cancelled.
+            // The check-out is part of the cancelled operation.
             let request = Request::new(&mut random);
             let both = async {
                 let mut guard = get(&pool, &counts).await?;
@@ -161,7 +161,7 @@ pub(crate) async fn work<B: Backend>(pool: B, counts: Arc<Counts>, seed: u64) {
                 counts.cancelled(&counts.in_check_out);
             }
         } else if let Some(mut guard) = get(&pool, &counts).await {
-            // Some stay on their connection and go on.
+            // Some requests continue on the same connection.
             for _ in 0..=random.below(3) {
                 on_connection(&mut guard, &mut random, &counts).await;
             }
@@ -182,7 +182,7 @@ async fn get<B: Backend>(pool: &B, counts: &Counts) -> Option<B::Guard> {
         .ok()
 }
 
-/// One request on a connection that is checked out: whole, dropped, or out of time.
+/// One request on a checked-out connection: completed, dropped, or timed out.
 async fn on_connection(connection: &mut Connection, random: &mut Random, counts: &Counts) {
     let request = Request::new(random);
     let ended = match random.below(8) {
@@ -195,7 +195,7 @@ async fn on_connection(connection: &mut Connection, random: &mut Random, counts:
     };
     let over = match &ended {
         Some(Ok(())) => true,
-        // Of a cancellation before.
+        // Closed by an earlier cancellation.
         Some(Err(error)) => matches!(error.kind(), ErrorKind::ConnectionClosed(_)),
         None => false,
     };
@@ -209,7 +209,7 @@ async fn on_connection(connection: &mut Connection, random: &mut Random, counts:
     });
 }
 
-/// Drops a future after some polls, or some time, if it is not over by then.
+/// Drops a future after some polls or some time, if it is still pending.
 async fn cut<F: Future>(random: &mut Random, future: F) -> Option<F::Output> {
     if random.one_in(2) {
         let bound = Duration::from_micros(random.below(4000));

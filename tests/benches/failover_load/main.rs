@@ -1,21 +1,22 @@
 //! Failover under load: this workspace's pools on deadpool and on bb8, and the official `mongodb`
-//! crate, side by side in one run; of scripted members, and of roles played before a real server.
+//! crate, side by side in one run; with scripted members, and with proxies in front of a real
+//! server.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench failover_load            # 200 changes for each
 //! cargo bench -p mongo-testkit --bench failover_load -- 50
 //! ```
-//! 64 tasks write documents of their own and read them back, one operation after the other without
-//! a pause, while the roles of the three members change in each of six ways. Retries are off: what
-//! fails is told. Recovery is the time from the client's event that names a new primary to the first
-//! write of each task that this one acknowledged. Tasks whom the old primary owed an answer then,
-//! while no byte came from it any more, are told of apart, as "held": nothing tells them to give up
-//! before their time is over.
+//! 64 tasks write their own documents and read them back, one operation after the other without a
+//! pause, while the roles of the three members change in six ways. Retries are off, and failures
+//! are reported. Recovery is the time from the client's event that names a new primary to the first
+//! write of each task that this one acknowledged. Tasks that were waiting for a reply of the old
+//! primary, which was cut off, are reported separately as "held": they can't know about it before
+//! their timeout.
 //!
 //! A write is misdirected if the client's own events, up to the moment before it was sent, say that
-//! the server is a secondary, or that another one is the primary. The official crate does not tell
-//! where it sends what; nor, hence, whether it was held: every task counts that has no answer, or has
-//! it once bytes pass again.
+//! the server is a secondary, or that another one is the primary. The official crate does not
+//! report its servers, nor whether a task was held. For it, every task counts as held that got no
+//! reply, or got it after bytes passed again.
 
 #[path = "../../tests/failover/load/mod.rs"]
 mod load;
@@ -33,7 +34,7 @@ use table::{Goal, Table};
 
 const CHANGES: usize = 200;
 
-/// In turn. The slower ones are rarer.
+/// The cycle of changes. Slower ones are rarer.
 const CYCLE: [Change; 10] = [
     Change::Elect,
     Change::StepDown,
@@ -51,7 +52,7 @@ const NONE: Option<Goal> = Some(Goal {
     at_most: 0.0,
     is_kept: true,
 });
-/// Milliseconds; the machine's noise is in it.
+/// In milliseconds, with the machine's noise.
 const RECOVERY: Option<Goal> = Some(Goal {
     at_most: 50.0,
     is_kept: false,
@@ -85,7 +86,7 @@ fn tell(table: &mut Table, name: &str, (report, elapsed): &(Report, Duration), i
     row("wrong replies", report.wrong.len() as f64, NONE);
     row("acknowledged writes lost", report.lost.len() as f64, NONE);
     row(
-        "documents that nobody wrote",
+        "documents that were never written",
         report.unexpected.len() as f64,
         ours(NONE),
     );
@@ -140,7 +141,7 @@ fn tell(table: &mut Table, name: &str, (report, elapsed): &(Report, Duration), i
     }
 }
 
-/// Of times in ascending order.
+/// A percentile of times in ascending order.
 fn percentile(times: &[Duration], percent: usize) -> Duration {
     let rank = (times.len() * percent).div_ceil(100);
     times

@@ -82,7 +82,7 @@ impl Subject for Official {
     }
 }
 
-/// The bench's own bound cut it off.
+/// The bench's own timeout ended the operation.
 fn cut() -> Failure {
     Failure {
         kind: "timed out".to_owned(),

@@ -1,4 +1,4 @@
-//! Counts what the heap of this process is asked for.
+//! Counts the allocations of this process.
 
 use std::alloc::System;
 
@@ -7,7 +7,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Stats, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Everything since the process began.
+/// All allocations since the start of the process.
 pub(crate) fn stats() -> Stats {
     ALLOCATOR.stats()
 }

@@ -1,5 +1,5 @@
 //! Counts the instructions of one operation: this binary runs itself under `valgrind` with one and
-//! with two helpings of operations, whose difference is free of all that is done only once.
+//! with two batches of operations. Their difference excludes one-time work.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ const ARGUMENT: &str = "--callgrind";
 /// Operations of each task.
 const HELPING: usize = 1000;
 
-/// What is run alone, for its instructions: `--callgrind NAME N [TASKS CONNECTIONS]`.
+/// A subject to run alone, to count its instructions: `--callgrind NAME N [TASKS CONNECTIONS]`.
 pub(crate) struct Asked {
     pub(crate) name: String,
     /// Operations of each task.
@@ -15,7 +15,7 @@ pub(crate) struct Asked {
     pub(crate) load: Load,
 }
 
-/// How many tasks there are for how many connections.
+/// The number of tasks and connections.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) tasks: usize,
@@ -29,7 +29,7 @@ impl Load {
     };
 }
 
-/// What this process was asked to run.
+/// The subject that this process was asked to run.
 pub(crate) fn asked() -> Option<Asked> {
     let mut arguments = std::env::args().skip_while(|argument| argument != ARGUMENT);
     let (_, name, count) = (arguments.next()?, arguments.next()?, arguments.next()?);

@@ -1,7 +1,7 @@
-//! Fairness: 512 tasks that run one operation after the other through pools of 10 connections.
+//! Fairness: 512 tasks run operations in sequence through pools of 10 connections.
 //!
-//! The run fails if a task has none of its operations done in 1.2 s. Told is what an operation took,
-//! which is its wait for a connection, nearly.
+//! The run fails if a task completes no operation in 1.2 s. The output is the time of an operation,
+//! which is mostly its wait for a connection.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ const TWICE: Goal = Goal {
     is_kept: false,
 };
 
-/// The tasks that did nothing, the fewest operations of one, and the 99.9th percentile of their
-/// times.
+/// The number of tasks without operations, the fewest operations of a task, and the 99.9th
+/// percentile of the times.
 async fn measure<W: Worker + Clone>(worker: W) -> (usize, usize, f64) {
     let mut tasks = JoinSet::new();
     let end = Instant::now() + TIME;

@@ -7,19 +7,19 @@ use tokio::runtime::Runtime;
 
 use crate::worker::{Worker, run_all};
 
-/// What one operation took, on average over a round.
+/// The cost of one operation, on average over a round.
 #[derive(Clone, Copy)]
 pub(crate) struct Sample {
-    /// Seconds of the clock on the wall, all tasks together.
+    /// Seconds of wall-clock time, all tasks together.
     pub(crate) wall: f64,
-    /// Seconds of CPU of this process, the kernel's work for it included.
+    /// CPU seconds of this process, including the kernel's work for it.
     pub(crate) cpu: f64,
 }
 
-/// One round, of so many operations by each worker.
+/// One round with a number of operations by each worker.
 type Run = dyn FnMut(&Runtime, usize) -> Sample;
 
-/// Something to be measured: a task for each worker.
+/// A subject of a measurement, with a task for each worker.
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     run: Box<Run>,
@@ -52,8 +52,8 @@ impl Subject {
     }
 }
 
-/// Measures the subjects in `rounds` rounds, each beginning with another one; `operations` of each
-/// worker in a round. One more round before goes uncounted.
+/// Measures the subjects in `rounds` rounds, each beginning with another subject, with `operations`
+/// by each worker in a round. A first round is not counted.
 pub(crate) fn measure(
     runtime: &Runtime,
     subjects: &mut [Subject],

@@ -1,4 +1,4 @@
-//! One command round trip over each thing that can make one.
+//! One command round trip over each kind of client.
 
 use std::io;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use tokio::net::TcpStream;
 use crate::server::message;
 use crate::worker::Worker;
 
-/// What the server is asked.
+/// The command of an operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Ping,
-    /// One document, by `_id`; the reply is made the caller's own.
+    /// Finds one document by `_id`. The reply is converted to an owned one.
     Find,
 }
 
-/// The commands as an application's own types.
+/// The commands as application types.
 #[derive(Serialize)]
 struct Ping {
     ping: i32,
@@ -56,7 +56,7 @@ impl Operation {
     }
 }
 
-/// A socket, and a request that was encoded beforehand.
+/// A socket, and a pre-encoded request.
 pub(crate) struct RawSocket {
     stream: TcpStream,
     request: Arc<[u8]>,
@@ -141,14 +141,14 @@ impl Worker for bb8::Pool<RawSockets> {
     }
 }
 
-/// A pool of ours: check out, encode the command anew, run it, check in.
+/// This workspace's pool: checks out, encodes the command each time, runs it, checks in.
 #[derive(Clone)]
 pub(crate) struct Ours<P> {
     pub(crate) pool: P,
     pub(crate) operation: Operation,
 }
 
-/// The same with the command as a [`Document`], a map that is built and taken down each time.
+/// The same with the command as a [`Document`], a map that is built and dropped each time.
 #[derive(Clone)]
 pub(crate) struct OursByDocument<P>(pub(crate) Ours<P>);
 
@@ -200,7 +200,7 @@ pub(crate) struct Official {
 
 impl Worker for Official {
     async fn operate(&mut self) {
-        // The driver's own kind of document.
+        // The driver's own `Document` type.
         let command = match self.operation {
             Operation::Ping => mongodb::bson::doc! { "ping": 1 },
             Operation::Find => {

@@ -1,5 +1,5 @@
-//! The least that a MongoDB client can be measured against: a process of its own, so that its CPU
-//! is not the client's, with answers encoded beforehand.
+//! A minimal server for measuring MongoDB clients: its own process, so that its CPU does not count
+//! for the client, with pre-encoded replies.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -9,20 +9,22 @@ use bson::{Binary, RawDocumentBuf, rawdoc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// With this argument, and the number of members after it, the bench's own binary is the server.
+/// With this argument, followed by the number of members, the bench's own binary runs as the
+/// server.
 const ARGUMENT: &str = "--server";
 
-/// Where the first element of a command begins: behind header, flags, section kind and length.
+/// The offset of the first element of a command: after header, flags, section kind and length.
 const FIRST_ELEMENT: usize = 16 + 4 + 1 + 4;
 
-/// A server process. Ends with this value, and with this process however that ends.
+/// A server process. It ends with this value, and with this process.
 pub(crate) struct Server {
     child: Child,
     ports: Vec<u16>,
 }
 
 impl Server {
-    /// A standalone server, or a replica set of so many, whose first member is the primary.
+    /// Starts a standalone server, or a replica set of `members`, whose first member is the
+    /// primary.
     pub(crate) fn start(members: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
             .args([ARGUMENT, &members.to_string()])
@@ -50,7 +52,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves, if this process was started for that.
+/// Runs the server, if this process was started for it.
 pub(crate) fn serve_if_asked() {
     let mut arguments = std::env::args().skip_while(|argument| argument != ARGUMENT);
     let Some(members) = arguments.nth(1) else {
@@ -58,7 +60,7 @@ pub(crate) fn serve_if_asked() {
     };
     let members: usize = members.parse().expect("a number");
     std::thread::spawn(|| {
-        // Ends with whoever started it.
+        // Ends with its parent process.
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
@@ -117,12 +119,12 @@ async fn serve(mut stream: TcpStream, mut answers: Answers) -> io::Result<()> {
     }
 }
 
-/// Whole messages, but for the id of the request.
+/// Complete messages, except for the id of the request.
 struct Answers {
     ping: Vec<u8>,
     find: Vec<u8>,
     large: Vec<u8>,
-    /// To whoever proves himself by PLAIN: there is no more to it.
+    /// The reply to PLAIN authentication.
     login: Vec<u8>,
     hello: Vec<u8>,
 }

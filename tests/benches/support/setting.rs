@@ -1,4 +1,4 @@
-//! Makes everything that is compared.
+//! Creates the compared clients.
 
 use mongodb::Client;
 use mongodb::options::ClientOptions;
@@ -129,7 +129,7 @@ impl Setting {
         }
     }
 
-    /// Runs one of [`NAMES`], each task as often as it is told.
+    /// Runs one of [`NAMES`], with a number of operations in each task.
     pub(crate) fn alone<'r>(
         &self,
         runtime: &'r Runtime,
@@ -160,7 +160,7 @@ impl Setting {
     }
 }
 
-/// Runs each worker in a task; a single one in no task of its own.
+/// Runs each worker in a task. A single one runs without its own task.
 async fn run<W: Worker>(mut workers: Vec<W>, count: usize) -> Vec<W> {
     if let [worker] = &mut workers[..] {
         for _ in 0..count {

@@ -1,14 +1,14 @@
-//! A small table of figures, each with its goal beside it.
+//! A small table of figures and their goals.
 
-/// What a figure has to be.
+/// The goal of a figure.
 #[derive(Clone, Copy)]
 pub(crate) struct Goal {
     pub(crate) at_most: f64,
-    /// Noise does not touch the figure, and missing it fails the run. Others are told only.
+    /// Whether missing the goal fails the run, for figures without noise. Others are only reported.
     pub(crate) is_kept: bool,
 }
 
-/// Prints figures as they come, and remembers whether a goal that counts was missed.
+/// Prints figures as they come, and records whether a goal that counts was missed.
 #[derive(Default)]
 pub(crate) struct Table {
     missed: bool,
@@ -19,7 +19,7 @@ impl Table {
         println!("\n{title:<62} {:>10}  {:>10}", "figure", "goal");
     }
 
-    /// A figure without a goal is told for comparison.
+    /// Prints a figure. One without a goal is for comparison.
     pub(crate) fn row(&mut self, what: &str, figure: f64, goal: Option<Goal>) {
         let shown = match figure {
             large if large >= 100.0 => format!("{large:.0}"),

@@ -1,4 +1,4 @@
-//! What a credential of many costs that does nothing at the moment.
+//! The memory of an idle credential among many.
 
 use mongo_core::auth::{AuthMechanism, Credential};
 use mongo_core::pools::{Backend, Pools, PoolsConfig};
@@ -12,7 +12,7 @@ const TENANTS: usize = 1000;
 const SERVERS: usize = 3;
 const CAP: u32 = 20;
 
-/// A thousand tenants of a set of three, from a mere handle to a connection that is idle.
+/// A thousand tenants of a set of three, from a mere handle to an idle connection.
 pub(crate) async fn measure(table: &mut Table) {
     let set = Server::start(SERVERS);
     for (cap, shown) in [(None, "no cap"), (Some(CAP), "a cap of 20 for each server")] {
@@ -56,7 +56,7 @@ async fn measure_on<B: Backend<Config: Default>>(
     })
     .await;
     whole = whole.and(connected);
-    tell(table, name, "who have been connected to the primary", whole);
+    tell(table, name, "after a connection to the primary", whole);
     assert_eq!(pools.status().len(), TENANTS * SERVERS);
     let (gone, ()) = Cost::of(TENANTS, async {
         for tenant in tenants {
@@ -64,12 +64,12 @@ async fn measure_on<B: Backend<Config: Default>>(
         }
     })
     .await;
-    tell(table, name, "logged out: what is left", whole.and(gone));
+    tell(table, name, "after logout", whole.and(gone));
     assert_eq!(pools.status().len(), 0);
     pools.close().await;
 }
 
-/// Nobody's own handle, once it knows all servers.
+/// A handle without a credential, once it knows all servers.
 async fn connected<B: Backend<Config: Default>>(set: &Server, cap: Option<u32>) -> Pools<B> {
     let hosts: Vec<_> = set
         .ports()

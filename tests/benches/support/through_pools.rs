@@ -10,7 +10,7 @@ use crate::setting::{BARE_BB8, BARE_DEADPOOL, BB8_POOLS, DEADPOOL_POOLS, OFFICIA
 use crate::table::{Goal, Table};
 
 const ROUNDS: usize = 7;
-/// In one round of one subject, of all tasks together.
+/// The operations of all tasks in one round of one subject.
 const OPERATIONS: usize = 10_240;
 /// Tasks, and connections of a pool.
 const LOADS: [(usize, usize); 5] = [(16, 100), (16, 10), (64, 100), (512, 100), (512, 10)];
@@ -81,7 +81,7 @@ fn compare(runtime: &Runtime, setting: &Setting, tasks: usize, servers: &str, ta
                 ratio,
                 goal(to_official),
             );
-            // As a ratio of times, so that less is better here too.
+            // As a ratio of times, so that lower is better here too.
             let ratio = subject.ratio(official, |sample| sample.wall);
             row("time, ratio to the official driver", ratio, None);
         }

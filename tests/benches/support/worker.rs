@@ -1,11 +1,11 @@
-//! What is done over and over.
+//! Repeated operations.
 
 /// One task's share of a load.
 pub(crate) trait Worker: Send + 'static {
     fn operate(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// So many operations by each worker, in a task of its own.
+/// Runs `operations` by each worker, each in its own task.
 pub(crate) async fn run_all<W: Worker>(workers: Vec<W>, operations: usize) -> Vec<W> {
     let tasks: Vec<_> = workers
         .into_iter()

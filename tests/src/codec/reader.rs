@@ -1,10 +1,10 @@
-//! Reads the parts of a message, each within its bounds.
+//! Reads the parts of a message, checking their bounds.
 
 use bson::{Document, RawDocument};
 
 use super::{CodecError, MAX_DEPTH};
 
-/// What is left of a message.
+/// The unread rest of a message.
 pub(super) struct Reader<'a> {
     pub(super) rest: &'a [u8],
 }
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Keeps the recursive conversion below away from a stack overflow.
+/// Prevents a stack overflow in the recursive conversion below.
 fn check_depth(document: &RawDocument) -> Result<(), CodecError> {
     let wrong = |error: bson::error::Error| CodecError::Document(error.to_string());
     let mut levels = vec![document.iter()];

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use crate::listener::{Listener, Place};
 use crate::server::ScriptedServer;
 
-/// The servers that take connections, in turns.
+/// The servers that accept connections, in round-robin order.
 type Backends = Arc<Mutex<Vec<Backend>>>;
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Balancer {
         &self.address
     }
 
-    /// Whether a server gets connections from now on.
+    /// Sets whether a server gets connections from now on.
     pub(super) fn set_up(&self, server: usize, is_up: bool) {
         let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
         backends[server].is_up = is_up;
@@ -54,7 +54,7 @@ impl Balancer {
 
     pub(super) async fn end(&mut self) {
         self.task.abort();
-        // It ends by the abort, which is no news.
+        // The task was aborted: its error is expected.
         let _ = (&mut self.task).await;
     }
 }
@@ -80,7 +80,7 @@ async fn run(mut listener: Listener, backends: Backends) {
             next.and_then(|next| backends.iter().filter(up).nth(next))
                 .map(|backend| Arc::clone(&backend.server))
         };
-        // Where no server is up the connection just ends.
+        // If no server is up, the connection just ends.
         if let Some(server) = next {
             server.hand_over(socket).await;
         }

@@ -1,4 +1,4 @@
-//! How a deployment is set up.
+//! Setup of deployments.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::sim::SimNetwork;
 use crate::store::Store;
 use crate::user::User;
 
-/// A member that a replica set is to have.
+/// Describes a member of a replica set.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MemberSpec {
@@ -33,8 +33,8 @@ pub struct MemberSpec {
 }
 
 impl MemberSpec {
-    /// A member of this kind, without tags and lag, of wire versions 0 to 25, or a real server's
-    /// behind it.
+    /// A member of this kind, without tags or lag. Its wire versions are 0 to 25, or those of the
+    /// real server behind it.
     pub fn new(kind: MemberKind) -> Self {
         Self {
             kind,
@@ -50,13 +50,14 @@ impl MemberSpec {
         self
     }
 
-    /// How far its `lastWrite` dates are behind the primary's.
+    /// Sets how far its `lastWrite` dates are behind the primary's.
     pub fn lag(mut self, lag: Duration) -> Self {
         self.lag = lag;
         self
     }
 
-    /// Its `minWireVersion` and `maxWireVersion`. Under 9 it has no `topologyVersion`.
+    /// Sets its `minWireVersion` and `maxWireVersion`. With a `maxWireVersion` under 9 it has no
+    /// `topologyVersion`.
     pub fn wire_versions(mut self, min: i32, max: i32) -> Self {
         self.wire_versions = Some((min, max));
         self
@@ -77,7 +78,7 @@ enum Shape {
     Standalones,
 }
 
-/// How a [`Deployment`] is set up.
+/// Builds a [`Deployment`].
 #[derive(Debug)]
 #[must_use]
 pub struct DeploymentBuilder {
@@ -125,13 +126,13 @@ impl DeploymentBuilder {
         Self::new(Shape::Standalones, servers)
     }
 
-    /// Adds a server; the first electable one of a replica set starts as its primary.
+    /// Adds a server. The first electable member of a replica set starts as its primary.
     pub fn member(mut self, member: MemberSpec) -> Self {
         self.members.push(member);
         self
     }
 
-    /// Adds as many ordinary servers.
+    /// Adds `count` ordinary servers.
     pub fn members(mut self, count: usize) -> Self {
         self.members
             .extend(std::iter::repeat_n(MemberSpec::default(), count));
@@ -144,48 +145,49 @@ impl DeploymentBuilder {
         self
     }
 
-    /// Lets the set elect a primary by itself, as soon as it has had none for so long and a
-    /// majority is there. Otherwise all elections are the test's, but for the successor of a
-    /// primary that a client's `replSetStepDown` ends.
+    /// Lets the set elect a primary by itself, once it has had none for this long and a majority is
+    /// up. Without it only the test holds elections, except for the successor of a primary that
+    /// steps down by a client's `replSetStepDown`.
     pub fn elections(mut self, after: Duration) -> Self {
         self.elections = Some(after);
         self
     }
 
-    /// Adds a user, whom all servers but arbiters know.
+    /// Adds a user to all servers except arbiters.
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);
         self
     }
 
-    /// Adds a user of `$external` who proves himself by PLAIN, which takes no hashing: for many.
+    /// Adds a user of `$external` for PLAIN. PLAIN needs no hashing, so it suits tests with many
+    /// users.
     pub fn plain_user(mut self, name: &str, password: &str) -> Self {
         self.plain_users
             .push((name.to_owned(), password.to_owned()));
         self
     }
 
-    /// Which message each reply of a streaming hello names.
+    /// Sets which message each reply of a streaming hello names in `responseTo`.
     pub fn exhaust_replies(mut self, exhaust: ExhaustReplies) -> Self {
         self.exhaust = exhaust;
         self
     }
 
-    /// Gives the servers these compressors. Without it, they have none, nor have proxies.
+    /// Sets the compressors that the servers support, including proxies. The default is none.
     pub fn compressors(mut self, compressors: impl IntoIterator<Item = Compressor>) -> Self {
         self.compressors.extend(compressors);
         self
     }
 
-    /// Runs the servers on a network in memory, as `m0.test:27017`, `m1.test:27017` and so on.
-    /// Its seed and tokio's clock decide everything that chance or time would.
+    /// Runs the servers on a network in memory, as `m0.test:27017`, `m1.test:27017` and so on. The
+    /// network's seed replaces chance, and tokio's clock replaces time.
     pub fn network(mut self, network: &SimNetwork) -> Self {
         self.network = Some(network.clone());
         self
     }
 
-    /// Lets the servers be proxies before this one real server: see [`Deployment`]. Its users are
-    /// those whom it was set up with.
+    /// Makes the servers proxies in front of this real server: see [`Deployment`]. The users are
+    /// the real server's own.
     ///
     /// ```no_run
     /// # async fn example() {
@@ -203,8 +205,8 @@ impl DeploymentBuilder {
     /// Starts all servers on tasks of the current runtime.
     ///
     /// # Panics
-    /// Without any server, when the machine gives no loopback port, or outside a tokio runtime;
-    /// with a network in memory or users of its own before a real server.
+    /// Without any server, if no loopback port is available, or outside a tokio runtime. With a
+    /// real server: if the deployment has a network in memory or users of its own.
     pub async fn start(self) -> Deployment {
         assert!(!self.members.is_empty(), "a deployment needs a server");
         let has_users = !self.users.is_empty() || !self.plain_users.is_empty();
@@ -294,7 +296,7 @@ pub(super) fn entry(member: usize, spec: &MemberSpec, address: &str) -> ConfigEn
     }
 }
 
-/// What all servers of a deployment run with.
+/// Settings that all servers of a deployment share.
 #[derive(Debug)]
 pub(super) struct Host {
     network: Option<SimNetwork>,
@@ -308,7 +310,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// A place for a server, and its address.
+    /// Returns a place for a server, and its address.
     pub(super) fn place(&self, server: usize, is_nowhere: bool) -> (Place, String) {
         let place = match &self.network {
             _ if is_nowhere => Place::Nowhere,
@@ -319,10 +321,10 @@ impl Host {
         (place, address)
     }
 
-    /// The seed of the process ids, and the start of the wall clock.
+    /// Returns the seed of the process ids and the start of the wall clock.
     fn origin(&self) -> (u64, DateTime) {
         match &self.network {
-            // 2026-01-01T00:00:00Z, like any other.
+            // 2026-01-01T00:00:00Z, an arbitrary date.
             Some(network) => (
                 network.draw(u64::MAX),
                 DateTime::from_millis(1_767_225_600_000),

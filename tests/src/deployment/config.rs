@@ -1,8 +1,8 @@
-//! A replica set's configuration: who is in it, and as what.
+//! A replica set's configuration: its members and their kinds.
 
 use bson::Document;
 
-/// What part a member has in its set.
+/// The kind of a member of a replica set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemberKind {
     /// Bears data and may become primary: listed in `hosts`.
@@ -16,16 +16,16 @@ pub enum MemberKind {
     Arbiter,
 }
 
-/// One member as the configuration has it.
+/// One member in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigEntry {
     /// Its number in the [`ReplicaSetState`](super::ReplicaSetState).
     pub member: usize,
     /// `host:port`: its `me`, and what the others list.
     pub address: String,
-    /// Its part.
+    /// Its kind.
     pub kind: MemberKind,
-    /// Its tags, strings all.
+    /// Its tags. All values are strings.
     pub tags: Document,
 }
 
@@ -39,7 +39,7 @@ pub struct SetConfig {
 }
 
 impl SetConfig {
-    /// A member's entry, `None` when it is not in the set.
+    /// A member's entry, `None` if it is not in the set.
     pub fn entry(&self, member: usize) -> Option<&ConfigEntry> {
         self.entries.iter().find(|entry| entry.member == member)
     }

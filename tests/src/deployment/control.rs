@@ -1,4 +1,4 @@
-//! What a test does to a deployment.
+//! A test's controls over a deployment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,36 +15,35 @@ use crate::listener::Place;
 use crate::server::{ScriptedServer, escape};
 use crate::store::Store;
 
-/// Several servers that are one deployment to their clients.
+/// Several servers that form one deployment for their clients.
 ///
-/// Servers have numbers, from 0 in the order of adding. They answer hellos from their role at the
-/// time, awaitable and streaming ones as soon as it changes; a set's secondaries refuse writes,
-/// and reads that don't allow secondaries. Those of a set and of a sharded deployment share their
-/// documents, but no cursors; a write can be read everywhere at once, whatever a member's lag
-/// says. All replies but a standalone's carry `$clusterTime` and `operationTime`.
+/// Servers are numbered from 0 in the order of adding. They answer hellos from their current role,
+/// awaitable and streaming ones as soon as it changes. A set's secondaries refuse writes, and reads
+/// that don't allow secondaries. The servers of a set or a sharded deployment share their
+/// documents, but not their cursors. A write can be read everywhere at once, regardless of a
+/// member's lag. All replies except a standalone's carry `$clusterTime` and `operationTime`.
 ///
 /// # Scripted servers
-/// Unless told otherwise the servers keep the documents themselves, in memory.
+/// By default the servers keep the documents themselves, in memory.
 ///
 /// # Proxies before a real server
-/// With [`backed_by`](DeploymentBuilder::backed_by) each connection of a client to a server has
-/// one of its own to the real server behind them all, which carries out what comes, message by
-/// message as the client wrote it. A proxy does by itself only what its role asks for: it puts
-/// its role, its `topologyVersion`, its `serviceId` and its wire versions into the hello replies
-/// and leaves all else in them as the real server has it; it holds hellos that wait for news; it
-/// answers `configureFailPoint`, `replSetStepDown` and the like; it refuses writes and reads that
-/// are not for its role, and the cursors of other servers. Scripts, fail points, freezes and
-/// partitions act on it as on a scripted server.
+/// With [`backed_by`](DeploymentBuilder::backed_by) each client connection has its own connection
+/// to the real server, which executes the client's messages as the client wrote them. A proxy
+/// itself does only what its role requires. It puts its role, `topologyVersion`, `serviceId` and
+/// wire versions into hello replies, and keeps all other fields of the real server. It holds
+/// awaitable hellos. It answers `configureFailPoint`, `replSetStepDown` and similar commands. It
+/// refuses reads and writes that its role does not allow, and cursors of other servers. Scripts,
+/// fail points, freezes and partitions act on it as on a scripted server.
 ///
-/// There is no TLS on the way; compression ends at the proxies, if they were given
-/// [`compressors`](DeploymentBuilder::compressors). All share the real server's documents,
-/// standalones too. A command that the real server has begun is carried out, whatever becomes of
-/// the proxy. A transaction that its primary or mongos did not live to end is aborted as soon as
-/// something more comes in it; until then its writes stand in the way of others.
+/// There is no TLS. Compression ends at the proxies, if they have
+/// [`compressors`](DeploymentBuilder::compressors). All servers share the real server's documents,
+/// including standalones. A command that the real server has begun is executed, whatever happens to
+/// the proxy. If a transaction's primary or mongos dies, the transaction is aborted when its next
+/// command arrives; until then its writes conflict with others.
 ///
 /// # Faults of the test
-/// Methods panic when the server does not exist or can't do what is asked for. Dropping it aborts
-/// all tasks; [`shutdown`](Self::shutdown) waits for their end too.
+/// Methods panic if the server does not exist or can't do what the test asks. Dropping a deployment
+/// aborts all its tasks. [`shutdown`](Self::shutdown) also waits until they have ended.
 ///
 /// ```
 /// use mongo_testkit::{Deployment, MemberKind, MemberSpec};
@@ -76,22 +75,22 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// A replica set, to which members are to be added.
+    /// A replica set. Add members to it.
     pub fn replica_set(name: &str) -> DeploymentBuilder {
         DeploymentBuilder::replica_set(name)
     }
 
-    /// A sharded deployment of so many mongos.
+    /// A sharded deployment with this many mongos.
     pub fn sharded(mongoses: usize) -> DeploymentBuilder {
         DeploymentBuilder::sharded(mongoses)
     }
 
-    /// A load balancer before so many mongos, which have no address of their own.
+    /// A load balancer in front of this many mongos, which have no address of their own.
     pub fn load_balanced(mongoses: usize) -> DeploymentBuilder {
         DeploymentBuilder::load_balanced(mongoses)
     }
 
-    /// So many standalones, which have nothing to do with each other.
+    /// This many independent standalones.
     pub fn standalones(servers: usize) -> DeploymentBuilder {
         DeploymentBuilder::standalones(servers)
     }
@@ -114,7 +113,7 @@ impl Deployment {
         self.servers.push(Arc::new(server));
     }
 
-    /// How many servers there are, dead ones and removed ones included.
+    /// How many servers there are, including killed and removed ones.
     pub fn len(&self) -> usize {
         self.servers.len()
     }
@@ -129,7 +128,8 @@ impl Deployment {
         &self.servers[server]
     }
 
-    /// Where a server listens, or the balancer before it, whatever the set calls it.
+    /// The address at which a server, or its load balancer, listens. The set may list it under
+    /// another one.
     pub fn address(&self, server: usize) -> String {
         match &self.balancer {
             Some(balancer) => balancer.address().to_owned(),
@@ -137,8 +137,8 @@ impl Deployment {
         }
     }
 
-    /// The URI of the whole: all addresses but arbiters' and hidden members', and `replicaSet` or
-    /// `loadBalanced`.
+    /// The deployment's URI: all addresses except those of arbiters and hidden members, and
+    /// `replicaSet` or `loadBalanced`.
     pub fn uri(&self) -> String {
         if let Some(balancer) = &self.balancer {
             return format!("mongodb://{}/?loadBalanced=true", balancer.address());
@@ -157,24 +157,24 @@ impl Deployment {
         format!("mongodb://{}/{options}", seeds.join(","))
     }
 
-    /// The same with a user.
+    /// The deployment's URI with a user.
     pub fn uri_for(&self, name: &str, password: &str) -> String {
         let user = format!("://{}:{}@", escape(name), escape(password));
         self.uri().replacen("://", &user, 1)
     }
 
-    /// The documents of a collection, named `database.collection`, in the order of insertion. Of
-    /// standalones ask the [`server`](Self::server).
+    /// The documents of a collection, named `database.collection`, in the order of insertion. For
+    /// standalones, use [`server`](Self::server).
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
         self.servers[0].documents(namespace)
     }
 
-    /// Puts documents into a collection without a client.
+    /// Inserts documents into a collection without a client.
     pub fn insert(&self, namespace: &str, documents: impl IntoIterator<Item = Document>) {
         self.servers[0].insert(namespace, documents);
     }
 
-    /// The part of a server's hello reply that tells of its role, as it would say it now.
+    /// The part of a server's current hello reply that describes its role.
     pub fn hello(&self, server: usize) -> Document {
         self.world.look(|roles| roles.hello(server))
     }
@@ -187,7 +187,7 @@ impl Deployment {
         })
     }
 
-    /// Changes the set's state in any way that [`ReplicaSetState`] knows, in one step.
+    /// Changes the set's state in one step.
     pub fn change_set<R>(&self, change: impl FnOnce(&mut ReplicaSetState) -> R) -> R {
         self.world.change(|roles| match roles {
             Roles::Set(set) => change(set),
@@ -210,7 +210,7 @@ impl Deployment {
         self.change_set(|set| set.step_down(server));
     }
 
-    /// Ends a server's process: no listener, no connection, no cursor.
+    /// Ends a server's process: its listener, connections and cursors are gone.
     pub async fn kill(&self, server: usize) {
         if let Some(balancer) = &self.balancer {
             balancer.set_up(server, false);
@@ -222,7 +222,7 @@ impl Deployment {
         self.servers[server].stop().await;
     }
 
-    /// Starts a killed server anew, at the same address.
+    /// Restarts a killed server at the same address.
     pub async fn restart(&self, server: usize) {
         let id = self.world.new_process_id();
         self.world.change(|roles| match roles {
@@ -238,8 +238,8 @@ impl Deployment {
         }
     }
 
-    /// Gives a server the wire versions of another release. Real servers restart for it; without
-    /// that the next hellos show it.
+    /// Gives a server the wire versions of another release. Real servers restart for that; without
+    /// a restart the next hellos show it.
     pub fn upgrade(&self, server: usize, min_wire_version: i32, max_wire_version: i32) {
         let versions = (min_wire_version, max_wire_version);
         self.world.change(|roles| match roles {
@@ -251,7 +251,7 @@ impl Deployment {
         });
     }
 
-    /// Adds a member to the set, and gives its number.
+    /// Adds a member to the set, and returns its number.
     pub async fn add(&mut self, spec: MemberSpec) -> usize {
         let number = self.len();
         let (place, address) = self.host.place(number, false);
@@ -265,13 +265,13 @@ impl Deployment {
         number
     }
 
-    /// Removes a member from the set. Its process runs on, as a ghost.
+    /// Removes a member from the set. Its process continues as an RSGhost.
     pub fn remove(&self, server: usize) {
         self.change_set(|set| set.remove(server));
     }
 
-    /// Lists a member under another address, such as another name of the same host. Where it
-    /// listens does not change.
+    /// Lists a member under another address, such as another name of the same host. It still
+    /// listens at its former address.
     pub fn rename(&self, server: usize, address: &str) {
         self.change_set(|set| set.rename(server, address));
     }
@@ -281,8 +281,8 @@ impl Deployment {
         self.change_set(|set| set.set_lag(server, lag));
     }
 
-    /// Sets a server's clock ahead of the true time by so many milliseconds, or behind it: its
-    /// `localTime`, and what it dates as primary.
+    /// Sets a server's clock this many milliseconds ahead of the true time, or behind it if
+    /// negative. This affects its `localTime` and the dates that it writes as primary.
     pub fn skew_clock(&self, server: usize, millis: i64) {
         let skew = |roles: &mut Roles| roles.process_mut(server).clock_skew = millis;
         self.world.change(skew);
@@ -291,7 +291,7 @@ impl Deployment {
     /// Sets a server's fail point, as a client would by `configureFailPoint: "failCommand"`.
     ///
     /// # Panics
-    /// When the server would refuse it.
+    /// If the server would refuse it.
     pub fn fail_commands(&self, server: usize, mode: impl Into<bson::Bson>, data: Document) {
         let command = doc! {
             "configureFailPoint": "failCommand",
@@ -302,11 +302,11 @@ impl Deployment {
         assert!(outcome.is_ok(), "{:?} for {command}", outcome.err());
     }
 
-    /// Ends all tasks and waits for them: afterwards no socket of the deployment is open.
+    /// Ends all tasks and waits for them. Afterwards no socket of the deployment is open.
     pub async fn shutdown(mut self) {
         if let Some(elections) = self.elections.take() {
             elections.abort();
-            // It ends by the abort, which is no news.
+            // The task was aborted: its error is expected.
             let _ = elections.await;
         }
         if let Some(balancer) = &mut self.balancer {

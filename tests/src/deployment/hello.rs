@@ -1,4 +1,4 @@
-//! A replica set member's hello reply, as far as it tells of the set.
+//! The part of a replica set member's hello reply that describes the set.
 
 use bson::{Bson, DateTime, Document, doc};
 
@@ -6,7 +6,7 @@ use super::config::MemberKind;
 use super::state::{ReplicaSetState, Standing};
 
 impl ReplicaSetState {
-    /// What a member says of itself and the set: a hello reply without what every server says.
+    /// A member's hello reply, without the fields common to all servers.
     pub fn hello(&self, member: usize) -> Document {
         let state = &self.members[member];
         let mut reply = doc! {"topologyVersion": state.process.topology_version()};
@@ -105,7 +105,7 @@ impl ReplicaSetState {
         }
     }
 
-    /// A member's state as `replSetGetStatus` numbers and names it.
+    /// A member's state, as number and name in `replSetGetStatus`.
     fn state_of(&self, member: usize) -> (i32, &'static str) {
         if !self.is_running(member) {
             return (8, "(not reachable/healthy)");

@@ -1,7 +1,7 @@
 //! Deployments of several scripted servers: replica sets, shards behind mongos, a load balancer.
 //!
-//! What the members are to each other is [`ReplicaSetState`], a pure state machine; each member
-//! is a [`ScriptedServer`] that takes its role from it, and keeps its own script and fail point.
+//! [`ReplicaSetState`] is a pure state machine of the members' roles. Each member is a
+//! [`ScriptedServer`] that takes its role from it, and has its own script and fail point.
 
 mod balancer;
 mod builder;

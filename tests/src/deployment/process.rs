@@ -1,4 +1,4 @@
-//! What any server process has, whatever its role.
+//! The state of a server process, independent of its role.
 
 use bson::oid::ObjectId;
 use bson::spec::BinarySubtype;
@@ -7,12 +7,12 @@ use bson::{Binary, DateTime, Document, Timestamp, doc};
 /// The newest wire version that a server claims (MongoDB 8.0).
 pub(crate) const MAX_WIRE_VERSION: i32 = 25;
 
-/// A server process: from one start to its end.
+/// A server process, from its start to its end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Process {
     /// `topologyVersion.processId`: new with each start.
     pub id: ObjectId,
-    /// `topologyVersion.counter`: bumped with each change that a hello shows.
+    /// `topologyVersion.counter`: incremented with each change that a hello shows.
     pub counter: i64,
     /// `minWireVersion` and `maxWireVersion`.
     pub wire_versions: (i32, i32),
@@ -59,7 +59,7 @@ impl Process {
         };
     }
 
-    /// Takes over a cluster time from elsewhere, if it is newer.
+    /// Advances to this cluster time, if it is newer.
     pub(super) fn learn(&mut self, cluster_time: Timestamp) {
         self.cluster_time = self.cluster_time.max(cluster_time);
     }

@@ -52,7 +52,7 @@ pub(crate) struct Seat {
     pub(crate) server: usize,
 }
 
-/// A `topologyVersion` that a client knows, or was told last.
+/// The `topologyVersion` that a client knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KnownVersion {
     process_id: ObjectId,
@@ -92,7 +92,7 @@ impl Seat {
         })
     }
 
-    /// What stands in a hello reply because of this server's place.
+    /// The fields of a hello reply that depend on this server's place.
     pub(crate) fn hello(&self, wants_service: bool) -> Document {
         self.world.look(|roles| {
             let mut reply = roles.hello(self.server);
@@ -113,13 +113,13 @@ impl Seat {
         })
     }
 
-    /// Waits until the server has something new to say, and no longer than `limit`.
+    /// Waits until the server's hello changes, for at most `limit`.
     pub(crate) async fn wait_for_news(&self, known: KnownVersion, limit: Duration) {
         let has_news = |roles: &Roles| {
             let process = roles.process(self.server);
             process.id != known.process_id || process.counter > known.counter
         };
-        // That nothing has happened is an answer too.
+        // A timeout is a valid outcome.
         let _ = tokio::time::timeout(limit, self.world.wait_until(has_news)).await;
     }
 
@@ -134,7 +134,7 @@ impl Seat {
         }
     }
 
-    /// Puts the cluster time into a reply, where the server has one.
+    /// Adds the cluster time to a reply, if the server has one.
     pub(crate) fn sign(&self, reply: &mut Document) {
         if self.has_cluster_time() {
             self.world
@@ -149,7 +149,7 @@ impl Seat {
         })
     }
 
-    /// Whether the server carries such a command out now; its name is in lower case.
+    /// Whether the server may execute this command now. Its name is in lower case.
     pub(crate) fn admit(&self, name: &str, request: &Request) -> Result<(), ErrorReply> {
         self.world.look(|roles| match roles {
             Roles::Set(set) => admit(set, self.server, name, request),
@@ -157,7 +157,7 @@ impl Seat {
         })
     }
 
-    /// Notes that a command was carried out.
+    /// Records that a command was executed.
     pub(crate) fn done(&self, name: &str, command: &Document) {
         if !is_write(name, command) {
             return;
@@ -170,7 +170,7 @@ impl Seat {
         });
     }
 
-    /// The commands of replica set members; `None` where it is none of them.
+    /// Runs the commands of replica set members; `None` if it is not one of them.
     pub(crate) fn run(&self, name: &str, command: &Document) -> Option<Outcome> {
         if !matches!(
             name,
@@ -193,8 +193,8 @@ impl Seat {
     }
 }
 
-/// Whether only a primary may carry a command out. The commands of a transaction are among them,
-/// its reads and its end too.
+/// Whether only a primary may execute a command. These include all commands of a transaction, also
+/// its reads and its end.
 pub(crate) fn is_write(name: &str, command: &Document) -> bool {
     let stage_writes = |stage: &Bson| {
         let stage = stage.as_document();
@@ -239,7 +239,7 @@ fn allows_secondary(request: &Request) -> bool {
         || (request.form == Form::Query && request.flags & SECONDARY_OK != 0)
 }
 
-/// So many seconds from now, by a command's first value.
+/// The time from now by the seconds in a command's first value.
 fn after_seconds(command: &Document, now: DateTime) -> Option<DateTime> {
     let name = command.keys().next()?;
     let seconds = i64::try_from(size(command, name)?).ok()?;
@@ -263,7 +263,7 @@ fn step_down(
     }
     set.freeze_elections(server, after_seconds(command, now));
     set.step_down(server);
-    // The successor is ready: real primaries hand over too.
+    // An up-to-date successor is elected at once, as real primaries hand over.
     let successor = set.candidate(now).filter(|&successor| successor != server);
     if let Some(successor) = successor {
         set.elect(successor);
@@ -278,7 +278,7 @@ fn freeze(set: &mut ReplicaSetState, server: usize, command: &Document, now: Dat
     }
     let until = after_seconds(command, now);
     set.freeze_elections(server, until);
-    // The only one of a set does not wait for an election time-out.
+    // The only member of a set does not wait for an election timeout.
     let entries = &set.config(server).entries;
     if until.is_none() && entries.len() == 1 && set.candidate(now) == Some(server) {
         set.elect(server);

@@ -1,4 +1,4 @@
-//! What the members of a replica set are to each other: no sockets, no clock, no tasks.
+//! The state machine of a replica set: no sockets, no clock, no tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use bson::{DateTime, Document, Timestamp};
 use super::config::{ConfigEntry, MemberKind, SetConfig};
 use super::process::Process;
 
-/// What a member takes itself for.
+/// A member's own view of its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It takes writes. A primary that is cut off from the others may be one of the past.
+    /// It accepts writes. An isolated primary may be a former primary.
     Primary,
-    /// It answers reads that allow it.
+    /// It answers reads that allow secondaries.
     Secondary,
-    /// It bears data, but answers no reads now.
+    /// It bears data, but currently answers no reads.
     Recovering,
     /// It only votes.
     Arbiter,
-    /// It knows of no configuration that has it: a ghost to clients.
+    /// It knows no configuration that contains it: an RSGhost to clients.
     Removed,
 }
 
-/// One member, and what it knows of the set.
+/// One member, and its knowledge of the set.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Member {
     pub(super) process: Process,
     pub(super) is_running: bool,
-    /// Whether the other members hear from it.
+    /// Whether it is connected to the other members.
     pub(super) is_connected: bool,
     pub(super) is_recovering: bool,
     /// The term in which it was elected, while it is primary.
@@ -37,7 +37,7 @@ pub(super) struct Member {
     pub(super) known_primary: Option<usize>,
     pub(super) config: Arc<SetConfig>,
     pub(super) lag: Duration,
-    /// Stands for no election until then.
+    /// Not electable until then.
     pub(super) frozen_until: Option<DateTime>,
 }
 
@@ -61,14 +61,14 @@ impl Member {
     }
 }
 
-/// A replica set as a pure state machine. Members have numbers, from 0 in the order of adding.
+/// A replica set as a pure state machine. Members are numbered from 0 in the order of adding.
 ///
-/// A change is made at one place, then everyone who is running and connected learns of it: the
-/// newest configuration, and the primary of the newest term; older primaries step down. A member
-/// that was isolated keeps what it knew, and may thus be a primary that is none any more. Each
-/// member's `topologyVersion` counts the changes that its own hello shows.
+/// Each change spreads to all running, connected members: the newest configuration, and the primary
+/// of the newest term. Older primaries step down. An isolated member keeps its knowledge, so it may
+/// remain a former primary. Each member's `topologyVersion` counts the changes that its own hello
+/// shows.
 ///
-/// Methods panic when the member does not exist or can't do what is asked for.
+/// Methods panic if the member does not exist or can't do what the test asks.
 #[derive(Clone, Debug)]
 pub struct ReplicaSetState {
     pub(super) name: String,
@@ -78,7 +78,8 @@ pub struct ReplicaSetState {
 }
 
 impl ReplicaSetState {
-    /// A set without a primary, in which all members run. `now` is when it was last written to.
+    /// Creates a set without a primary, in which all members run. `now` is the time of its last
+    /// write.
     pub fn new(
         name: &str,
         members: impl IntoIterator<Item = (ConfigEntry, Process)>,
@@ -116,19 +117,19 @@ impl ReplicaSetState {
         self.members.len()
     }
 
-    /// Whether there is no member at all.
+    /// Whether there are no members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// The primary of the newest term that runs and whom the others know.
+    /// The running primary of the newest term that is connected to the others.
     pub fn primary(&self) -> Option<usize> {
         self.hearing()
             .filter(|&member| self.standing(member) == Standing::Primary)
             .max_by_key(|&member| self.members[member].elected_in)
     }
 
-    /// What a member takes itself for.
+    /// A member's own view of its state.
     pub fn standing(&self, member: usize) -> Standing {
         let state = &self.members[member];
         match state.config.entry(member).map(|entry| entry.kind) {
@@ -159,7 +160,7 @@ impl ReplicaSetState {
         self.members[member].is_running
     }
 
-    /// The `electionId` of a term, which grows with it as real servers' does.
+    /// The `electionId` of a term. It grows with the term, as on real servers.
     pub fn election_id(term: i64) -> ObjectId {
         let mut bytes = [0; 12];
         bytes[0] = 0x7f;
@@ -168,7 +169,7 @@ impl ReplicaSetState {
         ObjectId::from_bytes(bytes)
     }
 
-    /// Makes a member the primary of a new term. Its predecessor steps down if it hears of it.
+    /// Makes a member the primary of a new term. Its predecessor steps down if it is connected.
     pub fn elect(&mut self, member: usize) {
         let standing = self.standing(member);
         let may = matches!(standing, Standing::Primary | Standing::Secondary);
@@ -197,7 +198,7 @@ impl ReplicaSetState {
         });
     }
 
-    /// Starts a killed member's process anew; it comes back as no primary.
+    /// Restarts a killed member's process. It does not restart as primary.
     pub fn restart(&mut self, member: usize, process_id: ObjectId) {
         self.change(|state| {
             let member = &mut state.members[member];
@@ -210,12 +211,12 @@ impl ReplicaSetState {
         });
     }
 
-    /// Cuts a member off from the other members, not from clients.
+    /// Disconnects a member from the other members, but not from clients.
     pub fn isolate(&mut self, member: usize) {
         self.change(|state| state.members[member].is_connected = false);
     }
 
-    /// Ends that, so that everybody learns what the others know.
+    /// Ends [`isolate`](Self::isolate), so that all members share their knowledge.
     pub fn rejoin(&mut self, member: usize) {
         self.change(|state| state.members[member].is_connected = true);
     }
@@ -231,22 +232,23 @@ impl ReplicaSetState {
         });
     }
 
-    /// Changes a member's wire versions, as another version's process would have them.
+    /// Changes a member's wire versions.
     pub fn set_wire_versions(&mut self, member: usize, min: i32, max: i32) {
         self.change(|state| state.members[member].process.wire_versions = (min, max));
     }
 
-    /// How far a member's `lastWrite` dates are behind the primary's. No topology change.
+    /// Sets how far a member's `lastWrite` dates are behind the primary's. This is no topology
+    /// change.
     pub fn set_lag(&mut self, member: usize, lag: Duration) {
         self.members[member].lag = lag;
     }
 
-    /// Forbids a member to stand for election until then, or allows it again.
+    /// Makes a member not electable until then, or electable again.
     pub fn freeze_elections(&mut self, member: usize, until: Option<DateTime>) {
         self.members[member].frozen_until = until;
     }
 
-    /// Installs the next version of the configuration with all who hear of it.
+    /// Installs the next version of the configuration on all connected members.
     pub fn reconfigure(&mut self, edit: impl FnOnce(&mut SetConfig)) {
         self.change(|state| {
             let mut config = (*state.newest_config()).clone();
@@ -259,7 +261,7 @@ impl ReplicaSetState {
         });
     }
 
-    /// Adds a member, or one that was removed before.
+    /// Adds a new or removed member.
     pub fn add(&mut self, entry: ConfigEntry, process: Process) {
         let number = entry.member;
         assert!(number <= self.len(), "members have consecutive numbers");
@@ -270,7 +272,7 @@ impl ReplicaSetState {
         self.reconfigure(|config| config.entries.push(entry));
     }
 
-    /// Removes a member from the set. Its process runs on.
+    /// Removes a member from the set. Its process continues.
     pub fn remove(&mut self, member: usize) {
         self.reconfigure(|config| config.entries.retain(|entry| entry.member != member));
     }
@@ -285,7 +287,7 @@ impl ReplicaSetState {
         self.reconfigure(|config| config.entry_mut(member).tags = tags);
     }
 
-    /// Notes that a member was written to.
+    /// Records a write on a member.
     pub fn wrote(&mut self, member: usize, now: DateTime) {
         self.members[member].process.tick(now);
         let time = self.members[member].process.cluster_time;
@@ -297,7 +299,7 @@ impl ReplicaSetState {
         }
     }
 
-    /// Who may be elected now, if there is no primary and a majority to elect one.
+    /// The member to elect now, if there is no primary and a majority is available.
     pub fn candidate(&self, now: DateTime) -> Option<usize> {
         let config = self.newest_config();
         let is_in = |&member: &usize| config.entry(member).is_some();
@@ -320,7 +322,7 @@ impl ReplicaSetState {
         (0..self.members.len()).filter(hears)
     }
 
-    /// What those who hear each other go by, or else what any member knows.
+    /// The newest configuration of the connected members, or else of any member.
     fn newest_config(&self) -> Arc<SetConfig> {
         let all = self.members.iter();
         let newest = all.max_by_key(|member| (member.hears(), member.config.version));
@@ -338,7 +340,7 @@ impl ReplicaSetState {
         }
     }
 
-    /// What a member's hello shows of what may change.
+    /// The parts of a member's hello that may change.
     fn face(&self, member: usize) -> impl PartialEq + use<> {
         let state = &self.members[member];
         (
@@ -350,7 +352,7 @@ impl ReplicaSetState {
         )
     }
 
-    /// Lets all who hear each other know the same.
+    /// Shares the newest knowledge among connected members.
     fn spread(&mut self) {
         let config = self.newest_config();
         for member in self.members.iter_mut().filter(|member| member.hears()) {

@@ -60,7 +60,7 @@ fn an_election_changes_every_hello_once() {
 }
 
 #[test]
-fn an_isolated_primary_stays_one_until_it_hears_of_the_next() {
+fn an_isolated_primary_stays_primary_until_it_learns_of_its_successor() {
     let mut set = three();
     set.isolate(0);
     assert_eq!((set.primary(), set.standing(0)), (None, Standing::Primary));
@@ -78,7 +78,7 @@ fn an_isolated_primary_stays_one_until_it_hears_of_the_next() {
 }
 
 #[test]
-fn an_isolated_primary_without_a_successor_is_believed_again() {
+fn an_isolated_primary_without_a_successor_rejoins_as_primary() {
     let mut set = three();
     set.isolate(0);
     set.rejoin(0);
@@ -86,7 +86,7 @@ fn an_isolated_primary_without_a_successor_is_believed_again() {
 }
 
 #[test]
-fn a_killed_member_is_forgotten_and_comes_back_as_another_process() {
+fn a_killed_member_restarts_as_a_new_process() {
     let mut set = three();
     set.kill(0);
     assert_eq!(set.primary(), None);
@@ -101,7 +101,7 @@ fn a_killed_member_is_forgotten_and_comes_back_as_another_process() {
 }
 
 #[test]
-fn the_configuration_spreads_to_those_who_hear_of_it() {
+fn the_configuration_spreads_to_reachable_members() {
     let mut set = three();
     set.kill(2);
     set.rename(1, "other:1");
@@ -125,7 +125,7 @@ fn the_configuration_spreads_to_those_who_hear_of_it() {
 }
 
 #[test]
-fn hellos_tell_the_kinds_apart() {
+fn hellos_identify_the_server_type() {
     use MemberKind::{Arbiter, Electable, Hidden, Passive};
     let mut set = set(&[Electable, Passive, Hidden, Arbiter]);
     set.elect(0);
@@ -162,7 +162,7 @@ fn lag_shows_on_secondaries_only() {
 }
 
 #[test]
-fn elections_need_a_majority_and_a_member_that_may() {
+fn elections_need_a_majority_and_an_eligible_member() {
     let mut set = set(&[
         MemberKind::Passive,
         MemberKind::Electable,
@@ -185,9 +185,9 @@ fn an_arbiter_is_never_elected() {
     set(&[MemberKind::Arbiter]).elect(0);
 }
 
-/// Whatever happens, those who hear each other know one primary, which knows it too.
+/// After any sequence of changes, connected members agree on one primary, which agrees too.
 #[test]
-fn no_sequence_of_changes_makes_two_primaries_that_hear_each_other() {
+fn no_sequence_of_changes_makes_two_connected_primaries() {
     for seed in 0..200 {
         let mut set = set(&[MemberKind::Electable; 5]);
         for step in payload::random_bytes(seed, 60) {

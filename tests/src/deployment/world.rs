@@ -1,4 +1,5 @@
-//! What all servers of a deployment share: their roles, the news of a change, and the time.
+//! State that all servers of a deployment share: their roles, notifications of changes, and the
+//! time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,11 +12,11 @@ use super::process::Process;
 use super::state::ReplicaSetState;
 use crate::payload::random_bytes;
 
-/// What the servers are.
+/// The roles of the servers.
 #[derive(Debug)]
 pub(crate) enum Roles {
     Set(ReplicaSetState),
-    /// They have nothing to do with each other.
+    /// They are independent of each other.
     Mongoses(Vec<Process>),
     Standalones(Vec<Process>),
 }
@@ -35,7 +36,7 @@ impl Roles {
         }
     }
 
-    /// The part of a server's hello reply that tells of its role.
+    /// The part of a server's hello reply that describes its role.
     pub(super) fn hello(&self, server: usize) -> Document {
         match self {
             Self::Set(set) => set.hello(server),
@@ -55,15 +56,15 @@ impl Roles {
 #[derive(Debug)]
 pub(crate) struct World {
     roles: Mutex<Roles>,
-    /// Wakes in the order of waiting, unlike a watch, so that a seed replays exactly.
+    /// Wakes waiters in the order of waiting, unlike a watch, so that a seed replays exactly.
     changed: Notify,
     ids: Mutex<(u64, u64)>,
     epoch: (DateTime, Instant),
 }
 
 impl World {
-    /// The seed decides the process ids, `now` is where the wall clock starts, which runs with
-    /// tokio's from then on.
+    /// The seed decides the process ids. `now` is the start of the wall clock, which then advances
+    /// with tokio's.
     pub(crate) fn new(seed: u64, now: DateTime, roles: impl FnOnce(&Self) -> Roles) -> Arc<Self> {
         let world = Self {
             roles: Mutex::new(Roles::Standalones(Vec::new())),
@@ -95,14 +96,14 @@ impl World {
         look(&self.lock())
     }
 
-    /// Changes something, and wakes all who wait for news.
+    /// Changes the roles, and wakes all waiters.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Roles) -> R) -> R {
         let result = change(&mut self.lock());
         self.changed.notify_waiters();
         result
     }
 
-    /// Changes what nobody waits for.
+    /// Changes the roles without waking waiters.
     pub(super) fn note(&self, change: impl FnOnce(&mut Roles)) {
         change(&mut self.lock());
     }
@@ -110,7 +111,7 @@ impl World {
     /// Waits until the condition holds.
     pub(crate) async fn wait_until(&self, condition: impl Fn(&Roles) -> bool) {
         loop {
-            // Before the look, so that no change between the two is missed.
+            // Created before the check, so that no change between the two is missed.
             let changed = self.changed.notified();
             if self.look(&condition) {
                 return;
@@ -124,7 +125,7 @@ impl World {
     }
 }
 
-/// Elects whoever may be elected as soon as there was no primary for so long.
+/// Elects an electable member once there has been no primary for this long.
 pub(super) async fn hold_elections(world: Arc<World>, after: std::time::Duration) {
     let is_vacant = |roles: &Roles| match roles {
         Roles::Set(set) => set.primary().is_none(),

@@ -1,4 +1,4 @@
-//! Where a credential may go: over TLS, and to the hosts that it allows.
+//! The servers that may get a credential: over TLS, and in its list of allowed hosts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn without_tls(server: &ScriptedServer, credential: Credential) -> ClientOptions
     options
 }
 
-/// What permits it without TLS.
+/// Options that allow access tokens without TLS.
 fn permitted(server: &ScriptedServer, credential: Credential) -> ClientOptions {
     let mut options = without_tls(server, credential);
     options.allow_plain_without_tls = true;
@@ -67,7 +67,7 @@ async fn an_access_token_goes_over_tls_unless_asked_otherwise() {
 }
 
 #[tokio::test]
-async fn an_environment_of_oidc_needs_tls_too() {
+async fn an_oidc_environment_needs_tls_too() {
     let server = server().await;
     let environment = |name, resource: Option<&str>| {
         let credential = Credential::from_mechanism(AuthMechanism::MongoDbOidc)
@@ -99,7 +99,7 @@ impl CredentialProvider for Given {
 }
 
 #[tokio::test]
-async fn a_credential_of_a_provider_has_the_same_rules() {
+async fn a_provided_credential_follows_the_same_rules() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
     let with = |options: ClientOptions, credential| {
         let builder = ConnectionFactory::builder(options).oidc_callback(tokens.clone());
@@ -126,10 +126,10 @@ async fn a_credential_of_a_provider_has_the_same_rules() {
     establish(&with(permitted, here)).await.expect("allowed");
 }
 
-/// For every mechanism, and before the first hello: a token that is kept would go out with that, and
-/// a user's name and nonce.
+/// For every mechanism, nothing is sent, not even a hello: it could contain a cached token, or a
+/// user's name and nonce.
 #[tokio::test]
-async fn a_host_that_is_not_allowed_is_sent_nothing() {
+async fn nothing_is_sent_to_a_host_that_is_not_allowed() {
     let server = ScriptedServer::builder()
         .access_tokens(&[GOOD])
         .plain_user("app", MARK)
@@ -162,7 +162,7 @@ async fn a_host_that_is_not_allowed_is_sent_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_of_one_task_keeps_to_the_allowed_hosts() {
+async fn a_single_client_keeps_to_the_allowed_hosts() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
     for (allowed, is_allowed) in [("db.example", false), ("127.0.0.1", true)] {
         let credential = oidc().with_allowed_hosts([allowed]);
@@ -180,7 +180,7 @@ async fn a_client_of_one_task_keeps_to_the_allowed_hosts() {
     }
 }
 
-/// Asks a human, who is quick.
+/// A human callback that returns at once.
 struct Human(Arc<Tokens>);
 
 #[async_trait]
@@ -197,7 +197,7 @@ impl OidcCallback for Human {
     }
 }
 
-/// One server under any name.
+/// Connects every name to one server.
 struct Renamed(ServerAddress);
 
 #[async_trait]
@@ -211,9 +211,9 @@ impl Connector for Renamed {
     }
 }
 
-/// The specification's default for callbacks that ask a human, by the host's name.
+/// The specification's default list of hosts for human callbacks.
 #[tokio::test]
-async fn a_token_of_a_human_goes_to_known_hosts_only() {
+async fn a_token_of_a_human_callback_goes_to_known_hosts_only() {
     let server = server().await;
     let address: ServerAddress = server.address().parse().expect("an address");
     for (host, allowed, is_allowed) in [
@@ -243,7 +243,7 @@ async fn a_token_of_a_human_goes_to_known_hosts_only() {
     }
 }
 
-/// The set that the options name, and no other, nor a server of none.
+/// Only the set in the options is accepted: no other set, and no server without a set.
 #[tokio::test]
 async fn a_server_of_another_replica_set_is_refused_before_authentication() {
     let named = |name: &'static str| {
@@ -275,7 +275,7 @@ async fn a_server_of_another_replica_set_is_refused_before_authentication() {
     }
 }
 
-/// What a server says of a credential may repeat it: in its message, its code's name, a label.
+/// A server's error may repeat a credential: in its message, its code name or a label.
 #[tokio::test]
 async fn a_server_that_repeats_a_secret_is_not_quoted() {
     const JWT: &str = "m4rked.token-of-some-length";
@@ -296,11 +296,11 @@ async fn a_server_that_repeats_a_secret_is_not_quoted() {
                 }
                 let factory = builder.build().expect("built");
                 if is_oidc {
-                    // From here on a token is kept.
+                    // From here on a token is cached.
                     establish(&factory).await.expect_err("refused");
                 }
                 let error = establish(&factory).await.expect_err("refused");
-                // A hello without a secret has nothing to repeat.
+                // A hello without a secret contains nothing to repeat.
                 if command == "saslStart" || !is_oidc {
                     assert!(texts(&error).contains("withheld"), "{error}");
                     assert_eq!(

@@ -1,4 +1,4 @@
-//! MONGODB-AWS: the specification's sources, and what becomes of what they give.
+//! MONGODB-AWS: the specification's sources of credentials, and their cache.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -39,7 +39,7 @@ pub(crate) fn factory(
     built.expect("a factory")
 }
 
-/// Variables that a test sets, by name.
+/// Environment variables of a test, by name.
 #[derive(Clone, Default)]
 pub(crate) struct Variables(Arc<Mutex<BTreeMap<String, String>>>);
 
@@ -89,16 +89,16 @@ pub(crate) fn temporary(expiration: &str) -> String {
 
 /// Regular credentials, AssumeRole and Lambda: with and without a session token.
 #[tokio::test]
-async fn the_environment() {
+async fn credentials_from_the_environment() {
     let (server, endpoint) = (server().await, nothing().await);
     let variables = Variables::of(&[("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
     let factory = factory(&server, Arc::new(variables.sources(&endpoint)));
     let mut connection = establish(&factory).await.expect("a connection");
     find(&mut connection).await.expect("authenticated");
-    // Nothing is speculated.
+    // There is no speculative authentication.
     let names = ["isMaster", "saslStart", "saslContinue", "find"];
     assert_eq!(names_on(&server, 1), names);
-    // Read anew each time.
+    // The variables are read again for each connection.
     variables.set("AWS_ACCESS_KEY_ID", "ASIATEMPORARY");
     let error = establish(&factory).await.expect_err("without the token");
     assert!(error.is_authentication(), "{error}");
@@ -112,7 +112,7 @@ async fn the_environment() {
 }
 
 #[tokio::test]
-async fn a_container() {
+async fn credentials_from_a_container() {
     let server = server().await;
     let endpoint = Endpoint::start(|_| answer(200, &temporary(&in_an_hour()))).await;
     let variables = Variables::of(&[(
@@ -126,7 +126,7 @@ async fn a_container() {
 }
 
 #[tokio::test]
-async fn an_instance() {
+async fn credentials_from_an_instance() {
     let server = server().await;
     let endpoint = Endpoint::start(|line| match line {
         "PUT /latest/api/token" => answer(200, "m4rked-session"),
@@ -151,9 +151,10 @@ async fn an_instance() {
     }
 }
 
-/// With and without a session name; the answer as AWS gives it, and as the specification shows it.
+/// With and without a session name; with the response as AWS sends it, and as the specification
+/// shows it.
 #[tokio::test]
-async fn a_web_identity() {
+async fn credentials_from_a_web_identity() {
     let server = server().await;
     let file = std::env::temp_dir().join(format!("mongo-core-aws-{}", std::process::id()));
     std::fs::write(&file, "m4rked.jwt\n").expect("written");
@@ -188,7 +189,7 @@ async fn a_web_identity() {
     std::fs::remove_file(file).expect("removed");
 }
 
-/// The endpoint, over TLS.
+/// The endpoint over TLS.
 struct Secured {
     endpoint: Arc<Endpoint>,
     tls: TlsAcceptor,
@@ -201,7 +202,7 @@ impl Connector for Secured {
         let mut back = Everywhere(self.endpoint.clone()).connect(address).await?;
         let accepting = self.tls.accept(far);
         tokio::spawn(async move {
-            // Whom it does not trust the client hangs up on.
+            // A client that does not trust the certificate closes the connection.
             if let Ok(mut front) = accepting.await {
                 let _ = copy_bidirectional(&mut front, &mut back).await;
             }
@@ -211,7 +212,7 @@ impl Connector for Secured {
 }
 
 #[tokio::test]
-async fn a_web_identity_over_tls() {
+async fn credentials_from_a_web_identity_over_tls() {
     let server = server().await;
     let token = std::env::temp_dir().join(format!("mongo-core-sts-{}", std::process::id()));
     std::fs::write(&token, "m4rked.jwt").expect("written");
@@ -248,7 +249,7 @@ async fn a_web_identity_over_tls() {
         match is_trusted {
             true => drop(outcome.expect("a connection")),
             false => {
-                let error = outcome.expect_err("somebody else");
+                let error = outcome.expect_err("another authority");
                 let ErrorKind::Credential(cause) = error.kind() else {
                     panic!("{error:?}");
                 };
@@ -257,15 +258,15 @@ async fn a_web_identity_over_tls() {
                 texts(&error);
             }
         }
-        // The token is told to nobody else.
+        // No other server gets the token.
         assert_eq!(endpoint.heads(), usize::from(is_trusted));
     }
     std::fs::remove_file(token).expect("removed");
 }
 
-/// The specification's test of the cache, and its second one with the variables.
+/// The specification's cache tests, the second one with environment variables.
 #[tokio::test]
-async fn what_endpoints_give_is_kept() {
+async fn credentials_from_endpoints_are_cached() {
     let server = server().await;
     let expiration = Arc::new(Mutex::new(in_an_hour()));
     let current = expiration.clone();
@@ -279,11 +280,11 @@ async fn what_endpoints_give_is_kept() {
         establish(&factory).await.expect("a connection");
     }
     assert_eq!(endpoint.lines().len(), 1);
-    // What is kept goes before variables that are set later.
+    // The cache takes precedence over variables that are set later.
     variables.set("AWS_ACCESS_KEY_ID", "wrong");
     variables.set("AWS_SECRET_ACCESS_KEY", "wrong");
     establish(&factory).await.expect("a connection");
-    // A failure costs what is kept, whatever it was.
+    // Any failure clears the cache.
     let refused = mongo_testkit::ErrorReply::new(20, "IllegalOperation", "no");
     let rule = Matcher::command("saslContinue").once();
     server.script().add(rule.then(Action::Error(refused)));
@@ -292,7 +293,7 @@ async fn what_endpoints_give_is_kept() {
     assert!(error.is_authentication(), "{error}");
     variables.clear();
     variables.set(container.0, container.1);
-    // What ends within five minutes is asked for again.
+    // Credentials that expire within five minutes are requested again.
     let soon = SystemTime::now() + Duration::from_secs(290);
     let soon = bson::DateTime::from_system_time(soon).try_to_rfc3339_string();
     *expiration.lock().expect("not poisoned") = soon.expect("a time");
@@ -303,7 +304,7 @@ async fn what_endpoints_give_is_kept() {
 }
 
 #[tokio::test]
-async fn endpoints_that_play_foul() {
+async fn hostile_endpoints_are_refused() {
     let server = server().await;
     let foul = |body: &'static str| Endpoint::start(move |_| answer(200, body));
     for (endpoint, in_container, expected) in [
@@ -334,7 +335,7 @@ async fn endpoints_that_play_foul() {
 
 /// The specification's custom credential provider.
 #[tokio::test]
-async fn a_provider_of_ones_own() {
+async fn credentials_from_a_custom_provider() {
     struct Own(Mutex<u32>);
 
     #[async_trait::async_trait]
@@ -356,9 +357,9 @@ async fn a_provider_of_ones_own() {
     assert!(texts(&error).contains("requires MONGODB-AWS"), "{error}");
 }
 
-/// A server that does not keep to the conversation gets no signature, or no connection.
+/// A server that violates the protocol gets no signature, or no connection.
 #[tokio::test]
-async fn servers_that_play_foul() {
+async fn hostile_servers_are_refused() {
     let binary = |bytes: Vec<u8>| bson::Binary {
         subtype: bson::spec::BinarySubtype::Generic,
         bytes,

@@ -1,4 +1,4 @@
-//! An HTTP endpoint on loopback, which stands for every address of a cloud.
+//! An HTTP endpoint on loopback, in place of every address of a cloud.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,12 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Answers each request by what a test says, and closes.
+/// Sends the test's response to each request, and closes.
 pub(crate) struct Endpoint {
     address: SocketAddr,
-    /// What was asked where: `169.254.169.254:80 GET /path`, and the whole head.
+    /// The requests: `169.254.169.254:80 GET /path`, and the whole head.
     seen: Arc<Mutex<Vec<(String, String)>>>,
-    /// Which address the next connection is for.
+    /// The addresses of the next connections.
     meant: Mutex<Vec<String>>,
     task: JoinHandle<()>,
 }
@@ -39,7 +39,7 @@ impl Endpoint {
                 let line = line.trim_end_matches(" HTTP/1.1").to_owned();
                 let answer = answer(&line);
                 log.lock().expect("not poisoned").push((line, head));
-                // The client may have had enough before.
+                // The client may have closed the connection before.
                 let _ = stream.write_all(&answer).await;
             }
         });
@@ -60,7 +60,7 @@ impl Endpoint {
             .collect()
     }
 
-    /// How many requests came.
+    /// The number of requests.
     pub(crate) fn heads(&self) -> usize {
         self.seen.lock().expect("not poisoned").len()
     }
@@ -77,7 +77,7 @@ impl Drop for Endpoint {
     }
 }
 
-/// Whatever is asked for, the endpoint is at the other end.
+/// Connects every address to the endpoint.
 pub(crate) struct Everywhere(pub(crate) Arc<Endpoint>);
 
 #[async_trait::async_trait]
@@ -94,7 +94,7 @@ impl Connector for Everywhere {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 pub(crate) fn answer(status: u16, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()

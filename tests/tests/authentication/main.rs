@@ -1,7 +1,7 @@
-//! Authentication on connections: what each mechanism sends, in how many round trips, and what is
-//! refused before anything is sent.
+//! Authentication on connections: the messages of each mechanism, the number of round trips, and
+//! errors before anything is sent.
 //!
-//! The servers are scripted, but for the matrix of SCRAM, which also asks a real one.
+//! The servers are scripted. The SCRAM matrix also uses a real server.
 
 mod allowed_hosts;
 mod aws;

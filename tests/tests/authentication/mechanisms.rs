@@ -43,9 +43,9 @@ async fn x509_takes_one_round_trip() {
     find(&mut connection).await.expect("authenticated");
 }
 
-/// A user name is sent where there is one, and must be the certificate's.
+/// A configured user name is sent, and must match the certificate.
 #[tokio::test]
-async fn x509_sends_the_user_name_that_was_given() {
+async fn x509_sends_the_given_user_name() {
     let server = ScriptedServer::builder()
         .certificate_subject(SUBJECT)
         .start()
@@ -61,7 +61,7 @@ async fn x509_sends_the_user_name_that_was_given() {
         }
     }
     assert_eq!(names_on(&server, 1), ["isMaster"]);
-    // A speculation that fails is asked again, to be told why.
+    // After a failed speculation, the command is sent again to get the error.
     assert_eq!(names_on(&server, 2), ["isMaster", "authenticate"]);
 }
 
@@ -106,7 +106,7 @@ async fn plain_is_not_speculative() {
 }
 
 #[tokio::test]
-async fn plain_without_tls_is_to_be_asked_for() {
+async fn plain_without_tls_must_be_allowed() {
     let server = ScriptedServer::builder()
         .plain_user("app", MARK)
         .record_bytes()
@@ -124,7 +124,7 @@ async fn plain_without_tls_is_to_be_asked_for() {
 }
 
 #[tokio::test]
-async fn what_needs_tls_or_is_not_supported_is_refused_by_name() {
+async fn missing_tls_and_unsupported_mechanisms_are_refused_by_name() {
     let server = ScriptedServer::start().await;
     let built = ConnectionFactory::builder(options(&server, "authMechanism=MONGODB-X509")).build();
     let text = texts(&built.map(drop).expect_err("refused"));

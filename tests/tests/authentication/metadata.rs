@@ -1,4 +1,4 @@
-//! The tokens of Azure and Google, from an endpoint that is theirs, or plays foul.
+//! Tokens of Azure and Google, from a correct or a hostile endpoint.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use crate::endpoint::{Endpoint, Everywhere, answer};
 use crate::oidc::{GOOD, factory, server};
 use crate::support::{establish, find, texts};
 
-/// With what a URL has to have encoded, and a comma.
+/// Contains characters that a URL has to encode, and a comma.
 const RESOURCE: &str = "api://db/a,b c";
 
 #[tokio::test]
-async fn azure() {
+async fn tokens_from_azure() {
     let server = server().await;
     let body = format!("{{ \"access_token\": \"{GOOD}\", \"expires_in\": \"3599\", \"x\": [1] }}");
     let endpoint = Endpoint::start(move |_| answer(200, &body)).await;
@@ -37,7 +37,7 @@ async fn azure() {
 }
 
 #[tokio::test]
-async fn google() {
+async fn tokens_from_google() {
     let server = server().await;
     let endpoint = Endpoint::start(|_| answer(200, &format!("{GOOD}\n"))).await;
     let tokens = GcpTokens::new(RESOURCE).with_connector(Arc::new(Everywhere(endpoint.clone())));
@@ -50,9 +50,9 @@ async fn google() {
     assert!(endpoint.head(0).contains("Metadata-Flavor: Google\r\n"));
 }
 
-/// Garbage, refusals, too much: an error that shows no more of it than the status and the reason.
+/// Garbage, refusals and too long responses: the error shows only the status and the reason.
 #[tokio::test]
-async fn endpoints_that_play_foul() {
+async fn hostile_endpoints_are_refused() {
     let endless = || [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &[b'x'; 1 << 20]].concat();
     let declared =
         || b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nm4rked".to_vec();
@@ -87,9 +87,9 @@ async fn endpoints_that_play_foul() {
     assert_eq!(server.look(|seen| seen.count("saslStart")), 0);
 }
 
-/// It is waited for no longer than for anything else.
+/// The wait is bounded by the general timeout.
 #[tokio::test]
-async fn an_endpoint_that_never_answers() {
+async fn a_silent_endpoint_times_out() {
     struct Silent;
 
     #[async_trait::async_trait]
@@ -99,7 +99,7 @@ async fn an_endpoint_that_never_answers() {
             _: &mongo_core::ServerAddress,
         ) -> mongo_core::Result<mongo_core::net::Stream> {
             let (ours, theirs) = tokio::io::duplex(64);
-            // For ever, without a word.
+            // Accepts connections and never answers.
             tokio::spawn(async move {
                 let _theirs = theirs;
                 std::future::pending::<()>().await;

@@ -14,7 +14,7 @@ use crate::support::{MARK, establish, find, names_on, options, texts};
 
 pub(crate) const USER: &str = "workload";
 
-/// Gives the tokens of a list, one after the other, and the last one for ever.
+/// Returns the tokens of a list in order, and then always the last one.
 pub(crate) struct Tokens {
     tokens: Vec<String>,
     calls: AtomicUsize,
@@ -73,20 +73,20 @@ pub(crate) fn factory(
 
 /// 1.1 and 2.1.
 #[tokio::test]
-async fn the_callback_is_called_while_a_connection_is_made() {
+async fn the_callback_is_called_during_the_handshake() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
     let factory = factory(&server, tokens.clone());
     let mut connection = establish(&factory).await.expect("a connection");
     find(&mut connection).await.expect("authenticated");
     assert_eq!(tokens.calls(), 1);
     assert_eq!(connection.user(), Some(USER));
-    // Without a token there is nothing to speculate with.
+    // Without a token there is no speculative authentication.
     assert_eq!(names_on(&server, 1), ["isMaster", "saslStart", "find"]);
     let hello = server.look(|seen| seen.log[0].command.clone());
     assert!(!hello.contains_key("speculativeAuthenticate"));
 }
 
-/// 1.2; and a token that is kept goes out with the hello.
+/// 1.2; and a cached token is sent with the hello.
 #[tokio::test]
 async fn one_call_serves_many_connections() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD]));
@@ -103,9 +103,9 @@ async fn one_call_serves_many_connections() {
     assert_eq!(tokens.calls(), 1);
 }
 
-/// 2.2 and 2.3: in Rust a callback can give no token only by failing, or an empty one.
+/// 2.2 and 2.3: a Rust callback returns no token only by an error, or returns an empty one.
 #[tokio::test]
-async fn a_callback_that_gives_no_token() {
+async fn a_callback_without_a_token_is_an_error() {
     let server = server().await;
     for (tokens, expected) in [(&[][..], "the provider is closed"), (&[""], "is empty")] {
         let tokens = Tokens::new(tokens);
@@ -118,9 +118,9 @@ async fn a_callback_that_gives_no_token() {
     assert_eq!(server.look(|seen| seen.count("saslStart")), 0);
 }
 
-/// 2.4 and 2.5, and what else contradicts itself.
+/// 2.4 and 2.5, and other contradictory options.
 #[tokio::test]
-async fn what_contradicts_itself_is_refused_when_it_is_built() {
+async fn contradictory_options_are_refused_at_build() {
     let server = server().await;
     let oidc = || Credential::from_mechanism(AuthMechanism::MongoDbOidc);
     let in_kubernetes = oidc().with_mechanism_property("ENVIRONMENT", "k8s");
@@ -145,9 +145,9 @@ async fn what_contradicts_itself_is_refused_when_it_is_built() {
     }
 }
 
-/// 3.1: a kept token that the server refuses is forgotten, and another one is asked for.
+/// 3.1: a cached token that the server refuses is dropped, and another one is requested.
 #[tokio::test]
-async fn a_kept_token_that_is_refused_is_replaced() {
+async fn a_refused_cached_token_is_replaced() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
     let factory = factory(&server, tokens.clone());
     establish(&factory).await.expect("a connection");
@@ -155,7 +155,7 @@ async fn a_kept_token_that_is_refused_is_replaced() {
     let mut connection = establish(&factory).await.expect("a connection");
     find(&mut connection).await.expect("authenticated");
     assert_eq!(tokens.calls(), 2);
-    // The speculation that came to nothing, the token that was kept, the other one.
+    // The failed speculation, the cached token, the new token.
     let names = ["isMaster", "saslStart", "saslStart", "find"];
     assert_eq!(names_on(&server, 2), names);
     establish(&factory).await.expect("a connection");
@@ -164,7 +164,7 @@ async fn a_kept_token_that_is_refused_is_replaced() {
 
 /// 3.2.
 #[tokio::test]
-async fn a_new_token_that_is_refused_is_an_error() {
+async fn a_refused_new_token_is_an_error() {
     let (server, tokens) = (server().await, Tokens::new(&[BAD]));
     let factory = factory(&server, tokens.clone());
     let error = establish(&factory).await.expect_err("a bad token");
@@ -175,7 +175,7 @@ async fn a_new_token_that_is_refused_is_an_error() {
 
 /// 3.3.
 #[tokio::test]
-async fn another_error_does_not_cost_the_token() {
+async fn other_errors_keep_the_cached_token() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
     let illegal = ErrorReply::new(20, "IllegalOperation", "no");
     let rule = Matcher::command("saslStart").once();
@@ -188,9 +188,9 @@ async fn another_error_does_not_cost_the_token() {
     assert_eq!(tokens.calls(), 1);
 }
 
-/// A speculation that comes to nothing says nothing of the token.
+/// A failed speculation does not invalidate the token.
 #[tokio::test]
-async fn a_server_that_does_not_speculate_takes_the_kept_token() {
+async fn the_cached_token_is_used_without_speculation() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
     let factory = factory(&server, tokens.clone());
     establish(&factory).await.expect("a connection");
@@ -202,7 +202,7 @@ async fn a_server_that_does_not_speculate_takes_the_kept_token() {
 }
 
 #[tokio::test]
-async fn kubernetes_tells_the_token_in_a_file() {
+async fn kubernetes_provides_the_token_in_a_file() {
     let server = server().await;
     let directory = std::env::temp_dir().join(format!("mongo-core-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory");
@@ -223,7 +223,7 @@ async fn kubernetes_tells_the_token_in_a_file() {
     let one = factory(&server, Arc::new(variables(vec![(second, eks)])));
     let error = establish(&one).await.expect_err("a bad token");
     assert!(error.is_authentication(), "{error}");
-    // What is no token is not read whole.
+    // A file that is too long for a token is not read whole.
     std::fs::write(&aks, "x".repeat(64 * 1024 + 1)).expect("written");
     let long = factory(&server, Arc::new(variables(vec![(first, aks)])));
     let error = establish(&long).await.expect_err("too long");

@@ -1,4 +1,4 @@
-//! Providers of credentials that panic: the connection that asks fails, and the next one succeeds.
+//! Credential callbacks that panic: the connection fails, and the next one succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ impl Fuse {
     }
 }
 
-/// Shows that the first attempt fails by a panic of a callback, and the second one succeeds.
+/// Checks that the first attempt fails by a panic of a callback, and that the second one succeeds.
 async fn fails_once(builder: ConnectionFactoryBuilder, callback: &str) {
     let factory = builder.build().expect("a factory");
     let error = establish(&factory).await.expect_err("a panic");
@@ -45,7 +45,7 @@ impl OidcCallback for Tokens {
 }
 
 #[tokio::test]
-async fn an_oidc_callback() {
+async fn an_oidc_callback_that_panics_fails_its_connection() {
     let server = ScriptedServer::builder().access_tokens(&["good"]);
     let server = server.start().await;
     let mut options = options(&server, "");
@@ -56,7 +56,7 @@ async fn an_oidc_callback() {
     fails_once(builder, "OIDC callback").await;
 }
 
-/// Panics also when it is told of each failure.
+/// Also panics in its `failed` method.
 struct Keys(Fuse);
 
 #[async_trait::async_trait]
@@ -72,7 +72,7 @@ impl AwsCredentialProvider for Keys {
 }
 
 #[tokio::test]
-async fn a_provider_of_aws_credentials() {
+async fn an_aws_credential_provider_that_panics_fails_its_connection() {
     let server = ScriptedServer::builder().aws_key("AKIDEXAMPLE", "secret", None);
     let server = server.start().await;
     let builder = ConnectionFactory::builder(options(&server, "authMechanism=MONGODB-AWS"));

@@ -1,4 +1,4 @@
-//! Credentials from a provider: asked for each connection, so that a secret may change.
+//! Credentials from a provider, which is called for each connection, so that secrets can rotate.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use mongo_testkit::{ScriptedServer, User};
 
 use crate::support::{MARK, establish, find, names_on, options, texts};
 
-/// Gives whatever it was told last.
+/// Supplies the credential that was set last.
 struct Told {
     credential: Mutex<Credential>,
     asked: AtomicUsize,
@@ -69,7 +69,7 @@ async fn a_rotated_secret_is_used_from_the_next_connection_on() {
     provider.tell(Credential::new("other", &*new));
     let mut second = establish(&factory).await.expect("a connection");
     assert_eq!(second.user(), Some("other"));
-    // The one that was open stays what it is.
+    // The open connection keeps its user.
     for connection in [&mut first, &mut second] {
         find(connection).await.expect("authenticated");
     }
@@ -82,7 +82,7 @@ async fn a_rotated_secret_is_used_from_the_next_connection_on() {
 }
 
 #[tokio::test]
-async fn what_it_gives_is_checked_before_it_is_used() {
+async fn provided_credentials_are_checked_before_use() {
     let server = ScriptedServer::builder()
         .plain_user("app", MARK)
         .start()
@@ -101,7 +101,7 @@ async fn what_it_gives_is_checked_before_it_is_used() {
 }
 
 #[tokio::test]
-async fn its_failure_is_told_as_its_own() {
+async fn a_provider_failure_is_a_credential_error() {
     let server = ScriptedServer::start().await;
     let factory = factory(&server, Told::new(Credential::default()));
     let error = establish(&factory).await.expect_err("sealed");
@@ -120,7 +120,7 @@ impl CredentialProvider for Silent {
 }
 
 #[tokio::test]
-async fn it_is_waited_for_until_the_deadline() {
+async fn a_silent_provider_times_out_at_the_deadline() {
     let server = ScriptedServer::start().await;
     let factory = factory(&server, Arc::new(Silent));
     let deadline = Deadline::after(Duration::from_millis(20));
@@ -136,7 +136,7 @@ async fn it_is_waited_for_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn two_sources_are_one_too_many() {
+async fn two_credential_sources_are_refused() {
     let server = ScriptedServer::start().await;
     let mut options = options(&server, "");
     options.credential = Some(Credential::new("app", MARK));
@@ -150,7 +150,7 @@ async fn two_sources_are_one_too_many() {
     texts(&error);
 }
 
-/// Fails by a network or a server of its own, or never answers.
+/// Fails with an error of its own network or server, or never returns.
 #[derive(Clone, Copy)]
 struct Failing(Option<fn() -> Error>);
 
@@ -184,7 +184,7 @@ impl OidcCallback for Failing {
     }
 }
 
-/// A server with the mechanisms of all sources.
+/// A server that supports the mechanisms of all sources.
 async fn server_for_all() -> ScriptedServer {
     let builder = ScriptedServer::builder().access_tokens(&["good"]);
     builder.aws_key("AKIDEXAMPLE", "secret", None).start().await
@@ -202,7 +202,7 @@ const FAILURES: [fn() -> Error; 5] = [
     || ErrorKind::TopologyClosed.into(),
 ];
 
-/// Clients of one task, one for each source of credentials.
+/// Single clients, one for each source of credentials.
 fn clients(server: &ScriptedServer, source: Failing) -> [OnDemandTopologyBuilder; 3] {
     let with = |mechanism| {
         let more = "connectTimeoutMS=300&timeoutMS=5000&directConnection=true";
@@ -221,7 +221,7 @@ fn clients(server: &ScriptedServer, source: Failing) -> [OnDemandTopologyBuilder
     ]
 }
 
-/// Runs a command by a client without a credential.
+/// Runs a command on a client whose credential fails.
 async fn fails(builder: OnDemandTopologyBuilder) -> Error {
     let mut client = builder.build_client().expect("a client");
     let command = bson::doc! { "find": "things" };
@@ -234,7 +234,7 @@ async fn fails(builder: OnDemandTopologyBuilder) -> Error {
 }
 
 #[tokio::test]
-async fn a_failure_of_any_kind_is_the_cause_of_one_to_obtain_the_credential() {
+async fn any_provider_failure_is_the_cause_of_a_credential_error() {
     let server = server_for_all().await;
     for failure in FAILURES {
         for client in clients(&server, Failing(Some(failure))) {

@@ -1,5 +1,5 @@
-//! A server that wants a connection to be authenticated again (code 391): done at once, on the same
-//! connection, without another hello, and the command is run again, once.
+//! Reauthentication (code 391): it happens at once, on the same connection, without another hello.
+//! The command is run again, once.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn the_command_is_run_again_with_another_token() {
 
 /// 4.2 and 4.3.
 #[tokio::test]
-async fn a_token_that_is_refused_costs_the_command_and_the_connection() {
+async fn a_refused_token_fails_the_command_and_closes_the_connection() {
     let server = server().await;
     for name in ["find", "insert"] {
         let tokens = Tokens::new(&[GOOD, BAD]);
@@ -62,7 +62,7 @@ async fn a_token_that_is_refused_costs_the_command_and_the_connection() {
 
 /// 4.4.
 #[tokio::test]
-async fn no_speculation_is_relied_on() {
+async fn reauthentication_ignores_speculation() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER]));
     let factory = factory(&server, tokens.clone());
     establish(&factory).await.expect("a connection");
@@ -77,7 +77,7 @@ async fn no_speculation_is_relied_on() {
     );
 }
 
-/// A token that another connection has got meanwhile will do.
+/// A newer token that another connection has obtained is used.
 #[tokio::test]
 async fn a_newer_token_is_used() {
     let (server, tokens) = (server().await, Tokens::new(&[GOOD, OTHER, BAD]));
@@ -103,9 +103,9 @@ async fn a_command_is_run_again_only_once() {
     assert_eq!(connection.readiness(), Readiness::Idle);
 }
 
-/// SCRAM does it too, in the mechanism that was negotiated.
+/// SCRAM reauthenticates with the negotiated mechanism.
 #[tokio::test]
-async fn scram_is_done_again() {
+async fn scram_reauthenticates() {
     let server = ScriptedServer::builder()
         .user(User::new("app", MARK))
         .start()
@@ -127,7 +127,7 @@ async fn scram_is_done_again() {
 }
 
 #[tokio::test]
-async fn who_never_authenticated_is_told_what_the_server_said() {
+async fn an_unauthenticated_connection_gets_the_error_of_the_server() {
     let server = ScriptedServer::start().await;
     let options = ClientOptions::parse(&server.uri()).expect("a connection string");
     let factory = ConnectionFactory::builder(options).build().expect("built");
@@ -145,7 +145,7 @@ async fn who_never_authenticated_is_told_what_the_server_said() {
     find(&mut connection).await.expect_err("expired");
 }
 
-/// One connection is one user's.
+/// A connection belongs to one user.
 #[tokio::test]
 async fn another_user_gets_no_connection_of_the_first() {
     use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The authentication specification's test plan for SCRAM, step by step.
 //!
-//! The real server knows SCRAM-SHA-256 alone; what needs SCRAM-SHA-1 is asked the scripted one.
+//! The real server supports only SCRAM-SHA-256. Tests of SCRAM-SHA-1 use the scripted one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use mongo_testkit::{Action, Matcher, Mechanism, RealServer, ScramAttack, Scripte
 
 use crate::support::establish;
 
-/// The password forms of step 4 that must do, for each user.
+/// The password forms of step 4 that must succeed, for each user.
 const PREPARED: [(&str, &str, &str); 4] = [
     ("IX", "IX", "IX:IX"),
     ("IX", "IX", "IX:I%C2%ADX"),
@@ -31,7 +31,7 @@ async fn log_in(uri: &str, user: &str, more: &str) -> Result<Connection, Error> 
     let stats = doc! { "dbStats": 1 };
     match connection.run_command("admin", &stats).await {
         Ok(_) => {}
-        // The scripted server has no such command, and says so only to who is authenticated.
+        // The scripted server does not know the command, and says so only after authentication.
         Err(error) => assert_eq!(error.code(), Some(59), "{error}"),
     }
     Ok(connection)
@@ -42,7 +42,7 @@ async fn by(uri: &str, user: &str, more: &str) -> Option<AuthMechanism> {
     connection.description().authenticated
 }
 
-/// What an error says, without what differs from one user to another.
+/// The error's code and message, without the user's name.
 async fn refusal(uri: &str, user: &str, more: &str) -> (i32, String) {
     let error = log_in(uri, user, more)
         .await
@@ -77,7 +77,7 @@ async fn three_users_on_the_scripted_server() {
     let (old, new) = (AuthMechanism::ScramSha1, AuthMechanism::ScramSha256);
     let unknown = refusal(&uri, "nobody:nobody", "").await;
     assert_eq!(unknown.0, 18);
-    // Step 2: each mechanism that a user has, and none; step 3: the other one.
+    // Step 2: each mechanism of the user, and none; step 3: the other mechanism.
     for (user, negotiated, has) in [
         ("sha1:sha1", old, vec![old]),
         ("sha256:sha256", new, vec![new]),
@@ -92,7 +92,7 @@ async fn three_users_on_the_scripted_server() {
             }
         }
     }
-    // Step 3: nobody is told apart from a wrong password.
+    // Step 3: an unknown user and a wrong password get the same error.
     assert_eq!(refusal(&uri, "both:wrong", "").await, unknown);
 }
 
@@ -118,7 +118,7 @@ async fn sha_256_on_the_real_server() {
     assert!(error.expect_err("another mechanism").is_authentication());
 }
 
-/// A client without monitors negotiates by a second hello, on a connection that was checked before.
+/// A single client negotiates by a second hello, on a connection that was already checked.
 #[tokio::test]
 async fn a_single_client_authenticates_after_its_hello() {
     let real = RealServer::shared_with_auth();
@@ -178,10 +178,10 @@ async fn prepared_passwords_on_the_real_server() {
     }
 }
 
-/// A server that does not know the password, whichever salt it names, takes no place in the service
-/// that other pools share.
+/// A server that does not know the password does not fill the key service that pools share,
+/// whatever salt it sends.
 #[tokio::test]
-async fn a_server_that_proves_nothing_fills_no_key_service() {
+async fn keys_are_not_cached_without_proof_from_the_server() {
     let keys = Arc::new(KeyService::default());
     let attempt = async |attack: Option<ScramAttack>| {
         let server = ScriptedServer::builder().user(User::new("app", "secret"));
@@ -210,7 +210,7 @@ async fn a_server_that_proves_nothing_fills_no_key_service() {
     let (outcome, shown) = attempt(None).await;
     outcome.expect("authenticated");
     assert!(shown.contains("cached: 1"), "{shown}");
-    // An exchange that never ends comes after the signature.
+    // The endless exchange starts after the signature.
     let (outcome, _) = attempt(Some(ScramAttack::NeverDone)).await;
     outcome.expect_err("not done");
 }

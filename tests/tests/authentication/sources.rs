@@ -1,4 +1,4 @@
-//! The sources of AWS's credentials: the one that is configured is used, or fails.
+//! Sources of AWS credentials: the configured one is used, or fails.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ const FULL: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
 const TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
 const POD_IDENTITY: &str = "http://169.254.170.23/v1/credentials";
 
-/// A file in a directory of the test's own, removed with it.
+/// A file in the temporary directory. Dropping it removes it.
 struct File(std::path::PathBuf);
 
 impl File {
@@ -39,9 +39,9 @@ async fn good() -> Arc<Endpoint> {
     Endpoint::start(|_| answer(200, &temporary(&in_an_hour()))).await
 }
 
-/// EKS Pod Identity: the full URI, and the token in the file, which is read anew each time.
+/// EKS Pod Identity: the full URI, and the token file, which is read each time.
 #[tokio::test]
-async fn a_pod_identity() {
+async fn credentials_from_a_pod_identity() {
     let (server, endpoint) = (server().await, good().await);
     let token = File::new("pod-identity", "m4rked-one\n");
     let variables = Variables::of(&[(FULL, POD_IDENTITY), (TOKEN_FILE, token.path())]);
@@ -60,7 +60,7 @@ async fn a_pod_identity() {
 }
 
 #[tokio::test]
-async fn containers_of_other_kinds() {
+async fn credentials_from_other_containers() {
     let server = server().await;
     let file = File::new("container", "m4rked-file");
     for (variables, line, authorization) in [
@@ -77,7 +77,7 @@ async fn containers_of_other_kinds() {
             "localhost:8080 GET /c",
             Some("Basic m4rked"),
         ),
-        // The file goes before the variable, and the relative URI before the full one.
+        // The file takes precedence over the variable, and the relative URI over the full one.
         (
             &[
                 (RELATIVE, "/v2/x"),
@@ -108,10 +108,10 @@ async fn containers_of_other_kinds() {
     }
 }
 
-/// What is configured, in whole or in part, and can't be used: no other source is asked, as it would
-/// give another identity.
+/// If a source is configured, even in part, and fails, no other source is used: it would have
+/// another identity.
 #[tokio::test]
-async fn a_configured_source_that_fails_is_not_passed_over() {
+async fn a_configured_source_that_fails_is_not_skipped() {
     let server = server().await;
     let (missing, good_file) = ("/nonexistent/m4rked", File::new("configured", "m4rked.jwt"));
     let (file, role) = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN");
@@ -213,10 +213,10 @@ async fn the_token_service_of_the_region_is_asked() {
     }
 }
 
-/// Everything that an endpoint can say around, or in place of, the credentials: an interim answer
-/// with a body, one of another status, the request's own URL.
+/// Every response of an endpoint besides the credentials: an interim response with a body, another
+/// status, the request's own URL.
 #[tokio::test]
-async fn no_body_of_an_endpoint_stands_in_an_error() {
+async fn no_error_contains_the_body_of_an_endpoint() {
     let server = server().await;
     let token = File::new("echo", "m4rked.jwt");
     let sts = [
@@ -258,7 +258,7 @@ async fn no_body_of_an_endpoint_stands_in_an_error() {
             ("100 Continue", secret, "cut short"),
             ("100 Continue", echo, "no HTTP answer"),
         ] {
-            // What comes after an interim answer is the next one's head.
+            // The bytes after an interim response are the next response's head.
             let body = match (status, expected) {
                 ("100 Continue", "cut short") => |_: &str| String::new(),
                 _ => body,
@@ -277,7 +277,7 @@ async fn no_body_of_an_endpoint_stands_in_an_error() {
 }
 
 #[tokio::test]
-async fn an_interim_answer_comes_before_the_final_one() {
+async fn an_interim_response_precedes_the_final_one() {
     let server = server().await;
     let endpoint = Endpoint::start(|_| {
         let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";

@@ -1,4 +1,4 @@
-//! What the tests have in common.
+//! Shared helpers of the tests.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use mongo_core::pools::{ConnectionFactory, ConnectionFactoryBuilder};
 use mongo_core::{ClientOptions, Connection, Deadline, Error, ServerAddress};
 use mongo_testkit::ScriptedServer;
 
-/// A part of every secret of these tests: no text may show it.
+/// Part of every secret in these tests. No text may contain it.
 pub(crate) const MARK: &str = "m4rked";
 
-/// Options for a server, and more of them.
+/// Options for a server, with more options in `more`.
 pub(crate) fn options(server: &ScriptedServer, more: &str) -> ClientOptions {
     let uri = format!("{}&{more}", server.uri());
     ClientOptions::parse(&uri).expect("a connection string")
 }
 
-/// Counts as TLS, and is none.
+/// A transport that counts as TLS but is not.
 struct AsIfSecure;
 
 #[async_trait]
@@ -32,7 +32,7 @@ impl Connector for AsIfSecure {
     }
 }
 
-/// A builder whose transport counts as TLS, and is none.
+/// A builder whose transport counts as TLS but is not.
 pub(crate) fn as_if_over_tls(mut options: ClientOptions) -> ConnectionFactoryBuilder {
     options.tls.enabled = Some(true);
     ConnectionFactory::builder(options).connector(Arc::new(AsIfSecure))
@@ -48,7 +48,7 @@ pub(crate) async fn find(connection: &mut Connection) -> Result<(), Error> {
     connection.run_command("shop", &find).await.map(drop)
 }
 
-/// Everything an error says, its causes too, in which there must be no secret.
+/// All texts of an error and its causes. Checks that they contain no secret.
 pub(crate) fn texts(error: &Error) -> String {
     let mut texts = format!("{error} {error:?}");
     let mut source: Option<&dyn std::error::Error> = std::error::Error::source(error);
@@ -60,7 +60,7 @@ pub(crate) fn texts(error: &Error) -> String {
     texts
 }
 
-/// The names of the commands on a server's n-th connection: as many round trips.
+/// The names of the commands on a server's n-th connection, one for each round trip.
 pub(crate) fn names_on(server: &ScriptedServer, connection: u64) -> Vec<String> {
     server.look(|seen| {
         let names = seen.names_on(connection);

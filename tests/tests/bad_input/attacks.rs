@@ -1,4 +1,4 @@
-//! What a hostile or broken server may do to a client, and what has to become of it.
+//! Attacks of a hostile or broken server on a client, and their expected outcomes.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use mongo_testkit::{Action, Checksum, Cut, Matcher, Rule, payload};
 
 use crate::{authentication, compressed, floods, plain};
 
-/// A user whose password must be seen nowhere.
+/// A user whose password must not appear anywhere.
 pub(crate) const USER: &str = "mallory";
 pub(crate) const PASSWORD: &str = "s3cr3t/marked";
 
@@ -20,14 +20,14 @@ pub(crate) const PASSWORD: &str = "s3cr3t/marked";
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// When the attack comes.
+/// The phase of the attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// In the answer to the first hello.
+    /// In the reply to the first hello.
     Hello,
-    /// While the user is authenticated.
+    /// During authentication.
     Authentication,
-    /// In the answer to a command, on a connection that is in use.
+    /// In the reply to a command, on a connection in use.
     Command,
 }
 
@@ -48,17 +48,17 @@ pub(crate) struct Attack {
     pub(crate) rule: Rule,
     pub(crate) expected: &'static str,
     pub(crate) fits: fn(&ErrorKind) -> bool,
-    /// What the client's connection string has in addition.
+    /// Additional options of the client's connection string.
     pub(crate) option: &'static str,
 }
 
 impl Attack {
-    /// Whether the only way out is the deadline.
+    /// Whether only a deadline ends the attack.
     pub(crate) fn is_waited_out(&self) -> bool {
         self.expected.contains("Timeout")
     }
 
-    /// When that is.
+    /// The time of that deadline.
     pub(crate) fn bound(&self) -> Duration {
         match self.moment {
             Moment::Hello | Moment::Authentication => CONNECT_TIMEOUT,
@@ -66,14 +66,14 @@ impl Attack {
         }
     }
 
-    /// Whether the client authenticates: not where the attack comes before that, so that nothing
-    /// else can be what stops it.
+    /// Whether the client authenticates. It does not if the attack comes before authentication, so
+    /// that nothing else can stop the attack.
     pub(crate) fn with_user(&self) -> bool {
         self.moment == Moment::Authentication
     }
 }
 
-/// A pattern, as a text and as a test.
+/// A pattern, as text and as predicate.
 macro_rules! kind {
     ($($pattern:tt)+) => {
         (stringify!($($pattern)+), |kind| matches!(kind, $($pattern)+))
@@ -83,7 +83,8 @@ pub(crate) use kind;
 
 pub(crate) type Expected = (&'static str, fn(&ErrorKind) -> bool);
 
-/// All of them. Those on the wire come twice: in the answer to the hello, and in a command's.
+/// All attacks. Attacks on the wire protocol come twice: in the reply to the hello, and in the
+/// reply to a command.
 pub(crate) fn all() -> Vec<Attack> {
     let hello = wire(Moment::Hello, Matcher::hello);
     let command = wire(Moment::Command, || Matcher::command("ping"));
@@ -117,10 +118,10 @@ fn wire(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     attacks
 }
 
-/// Lengths that lie.
+/// Wrong lengths.
 fn lengths(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let with = |action| matcher().then(action);
-    // Of a message that never comes.
+    // The header of a message that never arrives.
     let header = |length| header(length, 2013);
     let claimed = |length| with(Action::Raw(header(length))).then(Action::Hang);
     vec![
@@ -169,7 +170,7 @@ fn lengths(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     ]
 }
 
-/// Whole messages that say what they must not.
+/// Complete messages with invalid contents.
 fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let with = |action| matcher().then(action);
     let empty = bson::rawdoc! {}.into_bytes();
@@ -236,7 +237,7 @@ fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             kind!(ErrorKind::Protocol(WireError::UnknownOpCode(9999))),
         ),
         attack(
-            "compressed without being asked",
+            "compressed without negotiation",
             moment,
             with(Action::Raw(header(16, 2012))).then(Action::Hang),
             kind!(ErrorKind::Protocol(WireError::UnexpectedOpCode(_))),
@@ -267,7 +268,7 @@ fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             no_ok,
         ),
         attack(
-            "ok that is a text",
+            "ok as a string",
             moment,
             with(Action::Merge(doc! { "ok": "yes" })),
             no_ok,
@@ -275,7 +276,7 @@ fn contents(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     ]
 }
 
-/// Too little, too late, or nothing.
+/// Incomplete, slow and missing replies.
 fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let closed: Expected = kind!(ErrorKind::Network(_));
     let waited_out: Expected = match moment {
@@ -288,7 +289,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             ..
         }),
     };
-    // Nearly as much as there may be.
+    // Almost the longest allowed message.
     let announced = match moment {
         Moment::Hello | Moment::Authentication => ("1 MB announced, 4 KB sent", 1_000_000),
         Moment::Command => ("47 MB announced, 4 KB sent", 47_000_000),
@@ -296,7 +297,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
     let half = || matcher().then(Action::Keep(Cut::Half));
     vec![
         attack(
-            "half a message, then the end",
+            "half a message, then closed",
             moment,
             half().then(Action::Close),
             closed,
@@ -309,7 +310,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
         ),
         attack("the end", moment, matcher().drop_connection(), closed),
         attack(
-            "half a message, then silence",
+            "half a message, then no more",
             moment,
             half().then(Action::Hang),
             waited_out,
@@ -330,12 +331,7 @@ fn silences(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
             matcher().then(Action::byte_per_second()),
             waited_out,
         ),
-        attack(
-            "nothing at all",
-            moment,
-            matcher().never_answer(),
-            waited_out,
-        ),
+        attack("no reply", moment, matcher().never_answer(), waited_out),
     ]
 }
 
@@ -354,21 +350,21 @@ fn of_hello() -> Vec<Attack> {
             })),
         ),
         hello(
-            "a server from the past",
+            "a server that is too old",
             doc! { "maxWireVersion": 2 },
             kind!(ErrorKind::Handshake(HandshakeError::ServerTooOld {
                 reported: 2
             })),
         ),
         hello(
-            "a server from the future",
+            "a server that is too new",
             doc! { "minWireVersion": 1000, "maxWireVersion": 1001 },
             kind!(ErrorKind::Handshake(HandshakeError::ServerTooNew {
                 required: 1000
             })),
         ),
         hello(
-            "a hello that is refused",
+            "a refused hello",
             doc! { "ok": 0, "errmsg": "go away", "code": 17 },
             kind!(ErrorKind::Handshake(HandshakeError::Refused {
                 code: 17,
@@ -376,7 +372,7 @@ fn of_hello() -> Vec<Attack> {
             })),
         ),
         attack(
-            "nothing after accepting",
+            "no reply after accepting",
             Moment::Hello,
             Matcher::accept().then(Action::Hang),
             kind!(ErrorKind::Timeout {
@@ -385,7 +381,7 @@ fn of_hello() -> Vec<Attack> {
             }),
         ),
         attack(
-            "an end after accepting",
+            "closed after accepting",
             Moment::Hello,
             Matcher::accept().then(Action::Close),
             kind!(ErrorKind::Network(_)),
@@ -393,7 +389,7 @@ fn of_hello() -> Vec<Attack> {
     ]
 }
 
-/// A header alone.
+/// A message header.
 pub(crate) fn header(length: i32, op_code: i32) -> Vec<u8> {
     [length, 1, 1, op_code]
         .into_iter()

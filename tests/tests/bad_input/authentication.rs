@@ -1,4 +1,4 @@
-//! Attacks while a client authenticates.
+//! Attacks during authentication.
 
 use bson::doc;
 use mongo_core::ErrorKind;
@@ -15,7 +15,7 @@ pub(crate) fn all() -> Vec<Attack> {
     attacks
 }
 
-/// A pattern for what is wrong with SCRAM.
+/// A pattern for a SCRAM error.
 macro_rules! scram {
     ($($pattern:tt)+) => {
         kind!(ErrorKind::Authentication(AuthError::Scram { error: $($pattern)+, .. }))
@@ -40,7 +40,7 @@ fn of_scram() -> Vec<Attack> {
             scram!(ScramError::Nonce),
         ),
         scram(
-            "foreign nonce",
+            "another nonce",
             ScramAttack::ForeignNonce,
             scram!(ScramError::Nonce),
         ),
@@ -85,7 +85,7 @@ fn of_scram() -> Vec<Attack> {
             scram!(ScramError::Empty { .. }),
         ),
         scram(
-            "another attribute for a signature",
+            "another attribute instead of the signature",
             ScramAttack::LastMessage("x=YQ==".to_owned()),
             scram!(ScramError::NoSignature),
         ),
@@ -95,7 +95,7 @@ fn of_scram() -> Vec<Attack> {
             scram!(ScramError::Signature),
         ),
         scram(
-            "done too early",
+            "done before the proof",
             ScramAttack::DoneTooEarly,
             scram!(ScramError::DoneTooEarly),
         ),
@@ -105,7 +105,7 @@ fn of_scram() -> Vec<Attack> {
             scram!(ScramError::NotDone),
         ),
         scram(
-            "error of SCRAM's own",
+            "SCRAM error attribute",
             ScramAttack::LastMessage("e=other-error".to_owned()),
             scram!(ScramError::Server(_)),
         ),
@@ -117,13 +117,13 @@ fn of_any_mechanism() -> Vec<Attack> {
     let proof = || Matcher::command("saslContinue");
     vec![
         attack(
-            "deep answer to the proof",
+            "deep reply to the proof",
             moment,
             proof().then(Action::Body(payload::deep_document(20_000))),
             kind!(ErrorKind::Protocol(WireError::TooDeep(256))),
         ),
         attack(
-            "no answer to the proof",
+            "no reply to the proof",
             moment,
             proof().never_answer(),
             kind!(ErrorKind::Timeout {
@@ -132,13 +132,13 @@ fn of_any_mechanism() -> Vec<Attack> {
             }),
         ),
         attack(
-            "an end instead of an answer to the proof",
+            "closed instead of a reply to the proof",
             moment,
             proof().drop_connection(),
             kind!(ErrorKind::Network(_)),
         ),
         attack(
-            "bare ok for the proof",
+            "bare ok in reply to the proof",
             moment,
             proof().then(Action::Reply(doc! { "ok": 1 })),
             kind!(ErrorKind::Authentication(AuthError::Reply { .. })),

@@ -1,7 +1,7 @@
-//! What an attack costs: memory, and the time that other tasks of the runtime have to wait.
+//! The cost of an attack: memory, and delays of other tasks on the runtime.
 //!
-//! Over TCP. The clock is the real one until a server has made its attack; where nothing but a
-//! deadline can come then, it is not waited for.
+//! The tests run over TCP, with a real clock until the server has attacked. If then only a deadline
+//! can end the attack, the test does not wait for it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,16 +16,15 @@ use tokio::task::LocalSet;
 use tokio::time::sleep;
 
 use crate::ALLOCATOR;
+use crate::attack_runner::ping;
 use crate::attacks::{Attack, COMMAND_TIMEOUT, Moment, PASSWORD, USER};
-use crate::outcome::ping;
 use crate::sources::{Core, Source};
 
-/// Of the whole process over its state before the attack: the server's copies of what it sends,
-/// which is 160 KB at most, are in it.
+/// The limit for the whole process, above its memory before the attack. It includes the server's
+/// copies of its messages, 160 KB at most.
 const MEMORY: usize = 1024 * 1024;
 const TICK: Duration = Duration::from_millis(5);
-/// The longest that another task may wait for its turn, over what a thread with nothing beside it
-/// has to wait meanwhile.
+/// The longest delay of another task, beyond the delay of an idle thread at the same time.
 const GAP: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(attack: &Attack) {
@@ -83,7 +82,7 @@ pub(crate) fn run(attack: &Attack) {
     assert!(gap < GAP, "another task waited {gap:?} more");
 }
 
-/// Hashing that takes a while keeps a thread of the blocking pool busy, and nobody else.
+/// Long hashing occupies only a thread of the blocking pool.
 pub(crate) fn hashing_stalls_nobody() {
     let begin = Instant::now();
     let gap = on_runtime(async {
@@ -95,7 +94,7 @@ pub(crate) fn hashing_stalls_nobody() {
         let uri = server.uri_for(USER, PASSWORD) + "&connectTimeoutMS=60000";
         let core = Core::build(&uri, ManagerConfig::default());
         let error = core.get().await.map(drop).expect_err("other keys");
-        // The server's own keys are of 4096.
+        // The server's own keys have 4096 iterations.
         let refused = matches!(error.kind(), ErrorKind::Authentication(_));
         assert!(refused, "{error}");
     });
@@ -103,7 +102,7 @@ pub(crate) fn hashing_stalls_nobody() {
     assert!(gap < took / 2, "another task waited {gap:?} of {took:?}");
 }
 
-/// Ticks by itself, to see how long a thread has to wait on this machine now.
+/// A thread that ticks, to measure the scheduling delay of this machine.
 struct Control {
     stop: mpsc::Sender<()>,
     thread: JoinHandle<Duration>,
@@ -126,15 +125,15 @@ impl Control {
         Self { stop, thread }
     }
 
-    /// Its longest gap.
+    /// Stops it, and returns its longest gap.
     fn stop(self) -> Duration {
         self.stop.send(()).expect("it ticks");
         self.thread.join().expect("no panic")
     }
 }
 
-/// Runs a test beside a ticker on one thread; returns by how much the ticker's longest gap is longer
-/// than that of a thread by itself.
+/// Runs a test beside a ticker on one thread. Returns how much longer the ticker's longest gap is
+/// than that of a separate thread.
 fn on_runtime(test: impl Future<Output = ()>) -> Duration {
     let control = Control::start();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -152,7 +151,7 @@ fn on_runtime(test: impl Future<Output = ()>) -> Duration {
                 seen.set(seen.get().max(gap));
             }
         });
-        // The ticker's first turn.
+        // Let the ticker start.
         sleep(TICK).await;
         test.await;
     });

@@ -1,4 +1,4 @@
-//! Replies that are compressed, and lie about it.
+//! Compressed replies with wrong sizes, contents or wrappers.
 
 use mongo_core::ErrorKind;
 use mongo_core::wire::{OpCode, WireError};
@@ -6,10 +6,10 @@ use mongo_testkit::{Action, Compressed, Compressor, Matcher, codec};
 
 use crate::attacks::{Attack, Expected, Moment, attack, kind};
 
-/// What a client announces that can be attacked like this.
+/// The option of a client that negotiates compression.
 const OPTION: &str = "&compressors=zstd,snappy,zlib";
 
-/// Bytes that a bomb stands for.
+/// The decompressed size of a bomb.
 const BOMB: usize = 16 * 1024 * 1024;
 
 pub(crate) fn all(moment: Moment, matcher: fn() -> Matcher) -> Vec<Attack> {
@@ -40,7 +40,7 @@ fn message(compressor: Compressor, size: i32, content: Vec<u8>) -> Compressed {
     }
 }
 
-/// Sizes that are not those of the content.
+/// Sizes that do not match the content.
 fn sizes(moment: Moment) -> Vec<Made> {
     let zeros = vec![0; BOMB];
     let bomb = |compressor: Compressor, size| {
@@ -52,7 +52,7 @@ fn sizes(moment: Moment) -> Vec<Made> {
     vec![
         (
             "snappy bomb that declares 100 bytes",
-            // Snappy makes no more than 21 bytes of one.
+            // Snappy expands a byte to at most 21 bytes.
             message(
                 Compressor::Snappy,
                 100,
@@ -93,7 +93,7 @@ fn sizes(moment: Moment) -> Vec<Made> {
     ]
 }
 
-/// Content that no compressor made.
+/// Content that no compressor produces.
 fn contents() -> Vec<Made> {
     let body = codec::encode_command(1, 0, &bson::doc! { "ok": 1 });
     let body = &body[codec::HEADER_LENGTH..];
@@ -138,14 +138,14 @@ fn contents() -> Vec<Made> {
             malformed,
         ),
         (
-            "no zlib",
+            "zlib that is not zlib",
             garbled(Compressor::Zlib, |content| content.fill(7)),
             malformed,
         ),
     ]
 }
 
-/// Wrappers round what must not be in them.
+/// Wrappers with invalid headers or contents.
 fn wrappers() -> Vec<Made> {
     let body = codec::encode_command(1, 0, &bson::doc! { "ok": 1 });
     let body = &body[codec::HEADER_LENGTH..];
@@ -195,17 +195,17 @@ fn wrappers() -> Vec<Made> {
             kind!(ErrorKind::Protocol(WireError::UnknownOpCode(9999))),
         ),
         (
-            "unknown compressor",
+            "an unknown compressor",
             with(|message| message.compressor = 9),
             kind!(ErrorKind::Protocol(WireError::Compressor(9))),
         ),
         (
-            "the compressor that is none",
+            "the noop compressor",
             with(|message| message.compressor = 0),
             kind!(ErrorKind::Protocol(WireError::Compressor(0))),
         ),
         (
-            "half a wrapper",
+            "a truncated wrapper",
             headless,
             kind!(ErrorKind::Protocol(WireError::Truncated { .. })),
         ),

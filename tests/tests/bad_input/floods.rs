@@ -1,8 +1,7 @@
-//! Replies with more elements, or longer ones, than anybody can use.
+//! Replies with excessively many or long elements.
 //!
-//! Those in a handshake are refused by their number of elements: they are attacks as all others.
-//! Those of commands are not wrong in themselves. They are read, in steps, and what is looked for in
-//! them is found without another walk.
+//! In a handshake they are refused by their number of elements, like other attacks. As replies to
+//! commands they are valid: they are read in steps, and the fields are found without another walk.
 
 use bson::{RawDocumentBuf, rawdoc};
 use mongo_core::ErrorKind;
@@ -11,7 +10,7 @@ use mongo_testkit::{Action, Matcher};
 
 use crate::attacks::{Attack, Expected, Moment, attack, header, kind};
 
-/// More elements than there may be in a handshake, which are 16,384.
+/// More elements than a handshake allows, which are 16,384.
 const MANY: usize = 20_000;
 
 /// Elements of a document.
@@ -20,7 +19,7 @@ pub(crate) fn elements(document: RawDocumentBuf) -> Vec<u8> {
     bytes[4..bytes.len() - 1].to_vec()
 }
 
-/// So many nulls without a name: two bytes each.
+/// This many nulls without a name, two bytes each.
 pub(crate) fn nulls(number: usize) -> Vec<u8> {
     [0x0A, 0].repeat(number)
 }
@@ -38,13 +37,13 @@ pub(crate) fn container(kind: u8, name: &str, elements: &[Vec<u8>]) -> Vec<u8> {
     [&[kind], name.as_bytes(), &[0], &document(elements)].concat()
 }
 
-/// An element that is a text.
+/// A string element.
 pub(crate) fn text(name: &str, text: &[u8]) -> Vec<u8> {
     let length = (text.len() as i32 + 1).to_le_bytes();
     [&[2], name.as_bytes(), &[0], &length, text, &[0]].concat()
 }
 
-/// In the answers to a hello and while a user is authenticated.
+/// Floods in replies to a hello and during authentication.
 pub(crate) fn of_handshakes() -> Vec<Attack> {
     let too_many =
         || -> Expected { kind!(ErrorKind::Protocol(WireError::TooManyElements(16_384))) };
@@ -56,43 +55,35 @@ pub(crate) fn of_handshakes() -> Vec<Attack> {
     let list = |name, entry: &[u8]| container(4, name, &[entry.repeat(MANY)]);
     let host = text("", b"h:1");
     let mut attacks = vec![
-        of_hello("nulls without number", nulls(MANY)),
+        of_hello("too many nulls", nulls(MANY)),
         of_hello(
-            "one tag without number",
+            "too many tags with one name",
             container(3, "tags", &[text("a", b"b").repeat(MANY)]),
         ),
-        of_hello("hosts without number", list("hosts", &host)),
-        of_hello("passives without number", list("passives", &host)),
-        of_hello("arbiters without number", list("arbiters", &host)),
-        of_hello(
-            "mechanisms without number",
-            list("saslSupportedMechs", &host),
-        ),
-        of_hello("compressors without number", list("compression", &host)),
+        of_hello("too many hosts", list("hosts", &host)),
+        of_hello("too many passives", list("passives", &host)),
+        of_hello("too many arbiters", list("arbiters", &host)),
+        of_hello("too many mechanisms", list("saslSupportedMechs", &host)),
+        of_hello("too many compressors", list("compression", &host)),
         of_hello("nested arrays", list("hosts", &container(4, "", &[]))),
         of_hello(
             "a topology version of nulls",
             container(3, "topologyVersion", &[nulls(MANY)]),
         ),
         of_hello(
-            "a speculative answer of nulls",
+            "a speculative reply of nulls",
             container(3, "speculativeAuthenticate", &[nulls(MANY)]),
         ),
         of_hello(
             "last writes of nulls",
             container(3, "lastWrite", &[nulls(MANY)]),
         ),
-        of_hello("labels without number", list("errorLabels", &host)),
+        of_hello("too many labels", list("errorLabels", &host)),
     ];
     let mut sections = document(&[elements(rawdoc! { "ok": 1, "maxWireVersion": 21 })]);
     sections.extend([1, 5, 0, 0, 0, 0].repeat(MANY));
     let rule = Matcher::hello().then(Action::Body(sections));
-    attacks.push(attack(
-        "sections without number",
-        Moment::Hello,
-        rule,
-        too_many(),
-    ));
+    attacks.push(attack("too many sections", Moment::Hello, rule, too_many()));
     let too_long = || -> Expected {
         kind!(ErrorKind::Protocol(WireError::TooLong {
             max: 1_048_576,
@@ -110,13 +101,13 @@ pub(crate) fn of_handshakes() -> Vec<Attack> {
     let ok = || elements(rawdoc! { "ok": 1, "conversationId": 1, "done": true });
     attacks.extend([
         attack(
-            "nulls for the proof",
+            "nulls in reply to the proof",
             Moment::Authentication,
             proof().then(Action::Body(document(&[ok(), nulls(MANY)]))),
             too_many(),
         ),
         attack(
-            "a payload of nulls for the proof",
+            "a payload of nulls in reply to the proof",
             Moment::Authentication,
             proof().then(Action::Body(document(&[
                 ok(),
@@ -125,7 +116,7 @@ pub(crate) fn of_handshakes() -> Vec<Attack> {
             too_many(),
         ),
         attack(
-            "more than 1 MiB for the proof",
+            "more than 1 MiB in reply to the proof",
             Moment::Authentication,
             proof().then(long()).then(Action::Hang),
             too_long(),
@@ -143,19 +134,19 @@ fn of_plain(ok: &[u8], too_many: fn() -> Expected, too_long: fn() -> Expected) -
     let only = || Matcher::command("saslStart");
     vec![
         plain(
-            "nulls for PLAIN",
+            "nulls in reply to PLAIN",
             only().then(Action::Body(document(&[ok.to_vec(), nulls(MANY)]))),
             too_many(),
         ),
         plain(
-            "more than 1 MiB for PLAIN",
+            "more than 1 MiB in reply to PLAIN",
             only()
                 .then(Action::Raw(header(1024 * 1024 + 1, 2013)))
                 .then(Action::Hang),
             too_long(),
         ),
         plain(
-            "PLAIN refused with labels without number",
+            "PLAIN refused with too many labels",
             only().then(Action::Body(document(&[
                 elements(rawdoc! { "ok": 0 }),
                 container(4, "errorLabels", &[nulls(MANY)]),
@@ -165,25 +156,25 @@ fn of_plain(ok: &[u8], too_many: fn() -> Expected, too_long: fn() -> Expected) -
     ]
 }
 
-/// What comes of a command that is answered so.
+/// The outcome of a command with this reply.
 #[derive(Clone, Copy)]
 pub(crate) enum End {
-    /// The connection stays usable; a write has failed by this code.
+    /// The connection stays usable. A write fails with this code.
     Accepted { write: Option<i32> },
-    /// With this code; the connection stays usable.
+    /// The command fails with this code. The connection stays usable.
     Refused(i32),
-    /// The protocol is broken.
+    /// The reply violates the protocol.
     Malformed(fn(&ErrorKind) -> bool),
 }
 
 /// A reply to a command.
 pub(crate) struct Flood {
     pub(crate) name: &'static str,
-    /// The body and what comes after it, of about so many bytes.
+    /// The body and further sections, of about this many bytes.
     pub(crate) reply: fn(usize) -> Vec<u8>,
     pub(crate) end: End,
-    /// Whether it is long by its elements, and not by one of them.
-    #[allow(dead_code, reason = "what only the tests need")]
+    /// Whether it has many elements, instead of one long one.
+    #[allow(dead_code, reason = "only the tests need it")]
     pub(crate) has_many_elements: bool,
 }
 
@@ -196,7 +187,7 @@ fn flood(name: &'static str, end: End, reply: fn(usize) -> Vec<u8>) -> Flood {
     }
 }
 
-/// One that is long by one element.
+/// A flood with one long element.
 fn long(name: &'static str, end: End, reply: fn(usize) -> Vec<u8>) -> Flood {
     Flood {
         has_many_elements: false,
@@ -210,7 +201,7 @@ fn refusal(code: i32, more: Vec<u8>) -> Vec<u8> {
     document(&[elements(rawdoc! { "ok": 0 }), more, rest])
 }
 
-/// Good, with more elements.
+/// A successful reply with more elements.
 fn good(more: Vec<u8>) -> Vec<u8> {
     document(&[
         elements(rawdoc! { "n": 1 }),
@@ -219,7 +210,7 @@ fn good(more: Vec<u8>) -> Vec<u8> {
     ])
 }
 
-/// A list of so many labels, no two the same.
+/// A list of `number` different labels.
 fn labels(number: usize) -> Vec<u8> {
     let labels = (0..number).map(|number| text("", format!("l{number}").as_bytes()));
     container(4, "errorLabels", &labels.collect::<Vec<_>>())
@@ -231,7 +222,7 @@ pub(crate) fn all() -> Vec<Flood> {
     floods
 }
 
-/// Errors, and what is in them.
+/// Floods in errors.
 fn errors() -> Vec<Flood> {
     let done = End::Accepted { write: None };
     vec![
@@ -247,7 +238,7 @@ fn errors() -> Vec<Flood> {
             let error = container(3, "writeConcernError", &[error, labels(100_000)]);
             good([labels(100_000), error].concat())
         }),
-        flood("labels that are nulls", End::Refused(59), |size| {
+        flood("nulls as labels", End::Refused(59), |size| {
             refusal(59, container(4, "errorLabels", &[nulls(size / 2)]))
         }),
         long("a long message", End::Refused(0), |size| {
@@ -262,10 +253,10 @@ fn errors() -> Vec<Flood> {
                 document(&[elements(rawdoc! { "ok": 0 }), message])
             },
         ),
-        long("a long name of a code", End::Refused(59), |size| {
+        long("a long code name", End::Refused(59), |size| {
             refusal(59, text("codeName", &vec![b'x'; size]))
         }),
-        flood("messages without number", End::Refused(59), |size| {
+        flood("too many messages", End::Refused(59), |size| {
             refusal(59, text("errmsg", b"no").repeat(size / 16))
         }),
         flood("a topology version of nulls", End::Refused(10107), |size| {
@@ -283,14 +274,14 @@ fn errors() -> Vec<Flood> {
     ]
 }
 
-/// What good replies may have in number.
+/// Floods in successful replies.
 fn parts() -> Vec<Flood> {
     let done = End::Accepted { write: None };
     vec![
         flood("a cluster time of nulls", done, |size| {
             good(container(3, "$clusterTime", &[nulls(size / 2)]))
         }),
-        flood("ok without number", done, |size| {
+        flood("too many ok", done, |size| {
             document(&[elements(rawdoc! { "ok": 1 }).repeat(size / 8)])
         }),
         flood("nested arrays", done, |size| {
@@ -315,7 +306,7 @@ fn parts() -> Vec<Flood> {
             reply
         }),
         long(
-            "a section whose name has no end",
+            "a section with an endless name",
             End::Malformed(|kind| matches!(kind, ErrorKind::Protocol(WireError::Sequence))),
             |size| {
                 let mut reply = good(Vec::new());

@@ -1,21 +1,21 @@
-//! Hostile and broken servers: each attack ends in an error of its own kind, in time, and leaves
-//! nothing behind that is used again; with little memory, and without a stall for other tasks.
+//! Hostile and broken servers. Each attack ends with its own kind of error, in time, with little
+//! memory, and without stalling other tasks. No connection is reused after it.
 //!
 //! Each attack is a test of its own for each way to a connection, such as
-//! `deadpool/authentication/short nonce`. They run one after the other, since the memory is that of
-//! the whole process: `--test-threads` is not heeded.
+//! `deadpool/authentication/short nonce`. They run one after the other, since they measure the
+//! memory of the whole process: `--test-threads` is ignored.
 
+mod attack_runner;
 mod attacks;
 mod authentication;
 mod bounds;
 mod compressed;
-mod flooded;
+mod flood_runner;
 mod floods;
-mod outcome;
 mod plain;
 mod sources;
 mod tls;
-mod untrusted;
+mod tls_runner;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ use sources::Core;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// Whether to show what came out: with `--nocapture`.
+/// Whether to print the outcomes: with `--nocapture`.
 static SHOW: AtomicBool = AtomicBool::new(false);
 
 fn show(line: fmt::Arguments<'_>) {
@@ -54,15 +54,18 @@ fn main() -> ExitCode {
             })
         }));
     };
-    add("core", outcome::run::<Core>);
-    add("deadpool", outcome::run::<mongo_deadpool::Pool>);
-    add("bb8", outcome::run::<mongo_bb8::Pool>);
-    add("core over tls", outcome::run_over_tls::<Core>);
+    add("core", attack_runner::run::<Core>);
+    add("deadpool", attack_runner::run::<mongo_deadpool::Pool>);
+    add("bb8", attack_runner::run::<mongo_bb8::Pool>);
+    add("core over tls", attack_runner::run_over_tls::<Core>);
     add(
         "deadpool over tls",
-        outcome::run_over_tls::<mongo_deadpool::Pool>,
+        attack_runner::run_over_tls::<mongo_deadpool::Pool>,
     );
-    add("bb8 over tls", outcome::run_over_tls::<mongo_bb8::Pool>);
+    add(
+        "bb8 over tls",
+        attack_runner::run_over_tls::<mongo_bb8::Pool>,
+    );
     add("bounds", bounds::run);
     let mut add = |way: &str, run: fn(&Flood)| {
         trials.extend(floods::all().into_iter().map(|flood| {
@@ -73,9 +76,9 @@ fn main() -> ExitCode {
             })
         }));
     };
-    add("core", flooded::run::<Core>);
-    add("deadpool", flooded::run::<mongo_deadpool::Pool>);
-    add("bb8", flooded::run::<mongo_bb8::Pool>);
+    add("core", flood_runner::run::<Core>);
+    add("deadpool", flood_runner::run::<mongo_deadpool::Pool>);
+    add("bb8", flood_runner::run::<mongo_bb8::Pool>);
     let mut add = |way: &str, run: fn(&tls::Attack)| {
         trials.extend(tls::all().into_iter().map(|attack| {
             let name = format!("{way}/tls/{}", attack.name);
@@ -85,10 +88,10 @@ fn main() -> ExitCode {
             })
         }));
     };
-    add("core", untrusted::run::<Core>);
-    add("deadpool", untrusted::run::<mongo_deadpool::Pool>);
-    add("bb8", untrusted::run::<mongo_bb8::Pool>);
-    trials.push(Trial::test("bounds/hashing of a second", || {
+    add("core", tls_runner::run::<Core>);
+    add("deadpool", tls_runner::run::<mongo_deadpool::Pool>);
+    add("bb8", tls_runner::run::<mongo_bb8::Pool>);
+    trials.push(Trial::test("bounds/hashing for one second", || {
         bounds::hashing_stalls_nobody();
         Ok(())
     }));

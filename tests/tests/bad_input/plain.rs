@@ -1,4 +1,4 @@
-//! What a server may do to a mechanism of one message: PLAIN, for all of its kind.
+//! Attacks on PLAIN, as an example of mechanisms with one message.
 
 use bson::doc;
 use mongo_core::ErrorKind;
@@ -25,33 +25,37 @@ pub(crate) fn all() -> Vec<Attack> {
     let long = ErrorReply::new(18, "AuthenticationFailed", &"no ".repeat(40_000));
     vec![
         plain(
-            "PLAIN without an end",
+            "PLAIN that is never done",
             with(Action::Merge(doc! { "done": false })),
             kind!(ErrorKind::Authentication(AuthError::NotDone(_))),
         ),
         plain(
-            "bare ok for PLAIN",
+            "bare ok in reply to PLAIN",
             with(Action::Reply(doc! { "ok": 1 })),
             reply(),
         ),
-        plain("nothing for PLAIN", with(Action::Reply(doc! {})), reply()),
+        plain(
+            "an empty reply to PLAIN",
+            with(Action::Reply(doc! {})),
+            reply(),
+        ),
         plain(
             "PLAIN without a payload",
             with(Action::Remove("payload".to_owned())),
             reply(),
         ),
         plain(
-            "PLAIN refused at length",
+            "PLAIN refused with a long message",
             with(Action::Error(long)),
             kind!(ErrorKind::Authentication(AuthError::Refused { message, .. }) if message.len() <= 1024),
         ),
         plain(
-            "deep answer to PLAIN",
+            "deep reply to PLAIN",
             with(Action::Body(payload::deep_document(20_000))),
             kind!(ErrorKind::Protocol(WireError::TooDeep(256))),
         ),
         plain(
-            "no answer to PLAIN",
+            "no reply to PLAIN",
             only().never_answer(),
             kind!(ErrorKind::Timeout {
                 wait: Wait::Authentication,

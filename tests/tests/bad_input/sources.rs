@@ -1,4 +1,4 @@
-//! Where a connection comes from: no pool, or either one.
+//! Sources of connections: without a pool, and each pool.
 
 use std::ops::DerefMut;
 
@@ -30,7 +30,7 @@ impl Source for Core {
 
 fn options(uri: &str) -> ClientOptions {
     let mut options = ClientOptions::parse(uri).expect("a connection string");
-    // For the attacks that come without TLS.
+    // For attacks without TLS.
     options.allow_plain_without_tls = true;
     options
 }

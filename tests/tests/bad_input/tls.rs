@@ -1,5 +1,5 @@
-//! Servers that can't prove who they are, and those that keep TLS from coming about: each gets an
-//! error of its own kind, in time, and not a byte of a credential.
+//! Servers without a valid certificate, and servers that break the TLS handshake. Each attack ends
+//! with its own kind of error, in time. The server gets no byte of a credential.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use mongo_testkit::{Action, Authority, Matcher, Rule, ServerTls};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, date_time_ymd};
 use rustls::version::TLS12;
 
-/// Whom the clients trust.
+/// The authority that the clients trust.
 pub(crate) fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
     AUTHORITY.get_or_init(Authority::new)
 }
 
-/// The options that say so.
+/// The options for that authority.
 pub(crate) fn trusting() -> String {
     static OPTIONS: OnceLock<String> = OnceLock::new();
     let options = OPTIONS.get_or_init(|| {
@@ -30,7 +30,7 @@ pub(crate) fn trusting() -> String {
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
     pub(crate) peer: Peer,
-    /// By which the client knows the server; a Unix socket, and so `localhost`, without one.
+    /// The host in the client's connection string. `None`: a Unix socket, and thus `localhost`.
     pub(crate) host: Option<&'static str>,
     pub(crate) expected: &'static str,
     pub(crate) fits: fn(&ErrorKind) -> bool,
@@ -42,7 +42,7 @@ pub(crate) enum Peer {
     Raw(Rule),
 }
 
-/// A pattern, as a text and as a test.
+/// A pattern, as text and as predicate.
 macro_rules! kind {
     ($($pattern:tt)+) => {
         (stringify!($($pattern)+), |kind| matches!(kind, $($pattern)+))
@@ -101,7 +101,7 @@ fn certificates() -> Vec<Attack> {
             problem!(NotYetValid),
         ),
         tls(
-            "for clients",
+            "a client certificate used by the server",
             || {
                 issue(|params| {
                     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -115,22 +115,22 @@ fn certificates() -> Vec<Attack> {
             problem!(UnknownIssuer),
         ),
         tls(
-            "of an unknown authority",
+            "unknown authority",
             || ServerTls::new(Authority::new().server()),
             problem!(UnknownIssuer),
         ),
         tls(
-            "of an unknown authority, with TLS 1.2",
+            "unknown authority, with TLS 1.2",
             || ServerTls::new(Authority::new().server()).version(&TLS12),
             problem!(UnknownIssuer),
         ),
         tls(
-            "by somebody with a certificate",
+            "issued by a leaf certificate",
             || ServerTls::new(authority().issue_by_leaf(&["localhost"])),
             kind!(ErrorKind::Tls(TlsError::Certificate(_))),
         ),
         tls(
-            "an authority's own",
+            "the certificate of an authority",
             || {
                 issue(|params| {
                     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -143,7 +143,7 @@ fn certificates() -> Vec<Attack> {
     ]
 }
 
-/// Whom the certificate is for.
+/// Certificates for other names.
 fn names() -> Vec<Attack> {
     let wrong = |name, host, server: fn() -> ServerTls| Attack {
         host,
@@ -153,30 +153,34 @@ fn names() -> Vec<Attack> {
         ServerTls::new(authority().issue(&[name], |_| ()))
     }
     vec![
-        wrong("for another host", None, || server("other.example")),
-        wrong("for another host, with TLS 1.2", None, || {
+        wrong("another host name", None, || server("other.example")),
+        wrong("another host name, with TLS 1.2", None, || {
             server("other.example").version(&TLS12)
         }),
-        wrong("for a host above", None, || server("*.localhost")),
-        wrong("for nobody", None, || {
+        wrong("a wildcard for a parent domain", None, || {
+            server("*.localhost")
+        }),
+        wrong("no subject alternative name", None, || {
             ServerTls::new(authority().issue(&[], |params| {
                 let name = rcgen::DnType::CommonName;
                 params.distinguished_name.push(name, "localhost");
             }))
         }),
-        wrong("for a name, by the address", Some("127.0.0.1"), || {
-            server("localhost")
-        }),
-        wrong("for an address, by the name", Some("localhost"), || {
-            server("127.0.0.1")
-        }),
-        wrong("for another address", Some("127.0.0.1"), || {
-            server("127.0.0.2")
-        }),
+        wrong(
+            "a host name, connected to by address",
+            Some("127.0.0.1"),
+            || server("localhost"),
+        ),
+        wrong(
+            "an address, connected to by host name",
+            Some("localhost"),
+            || server("127.0.0.1"),
+        ),
+        wrong("another address", Some("127.0.0.1"), || server("127.0.0.2")),
     ]
 }
 
-/// Servers that answer, if not with TLS as it should be.
+/// Servers that answer without correct TLS.
 fn peers() -> Vec<Attack> {
     let answers = |name, bytes: Vec<u8>, expected| {
         let rule = Matcher::before_read().then(Action::Raw(bytes));
@@ -190,14 +194,18 @@ fn peers() -> Vec<Attack> {
     vec![
         answers("a plain reply", plain_reply(), broken),
         answers("HTTP", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), broken),
-        answers("noise", mongo_testkit::payload::random_bytes(7, 64), broken),
+        answers(
+            "random bytes",
+            mongo_testkit::payload::random_bytes(7, 64),
+            broken,
+        ),
         answers("an alert", record(21, &[2, 40]), refused),
         answers("a version too old, by alert", record(21, &[2, 70]), refused),
-        answers("down to TLS 1.1", hello([3, 2], b"whatever"), broken),
-        answers("down to TLS 1.0", hello([3, 1], b"whatever"), broken),
-        answers("down to SSL 3", hello([3, 0], b"whatever"), broken),
+        answers("a downgrade to TLS 1.1", hello([3, 2], b"whatever"), broken),
+        answers("a downgrade to TLS 1.0", hello([3, 1], b"whatever"), broken),
+        answers("a downgrade to SSL 3", hello([3, 0], b"whatever"), broken),
         answers(
-            "down to TLS 1.2, marked",
+            "a downgrade to TLS 1.2 with its marker",
             hello([3, 3], b"DOWNGRD\x01"),
             broken,
         ),
@@ -208,12 +216,12 @@ fn peers() -> Vec<Attack> {
         ),
         answers("a record of 64 KB", vec![22, 3, 3, 255, 255, 2], broken),
         attack(
-            "the end",
+            "the connection closed",
             closes(Matcher::before_read().then(Action::NoReply)),
             closed,
         ),
         attack(
-            "half a record, then the end",
+            "half a record, then closed",
             closes(Matcher::before_read().then(Action::Raw(vec![22, 3, 3, 1, 0, 2]))),
             closed,
         ),
@@ -235,17 +243,17 @@ fn silences() -> Vec<Attack> {
     let slow = Matcher::before_read().then(Action::Raw(hello));
     vec![
         attack(
-            "a server without TLS, which waits for more of a long message",
+            "a server without TLS that waits for a long message",
             Peer::Raw(Matcher::command("never").then(Action::Hang)),
             waited_out,
         ),
         attack(
-            "nothing at all",
+            "no reply",
             Peer::Raw(Matcher::accept().then(Action::Hang)),
             waited_out,
         ),
         attack(
-            "half a record, then silence",
+            "half a record, then no more",
             Peer::Raw(half().then(Action::Hang)),
             waited_out,
         ),
@@ -265,7 +273,7 @@ fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     [&[kind, 3, 3][..], &length, content].concat()
 }
 
-/// A server's hello of up to TLS 1.2, whose random ends as given.
+/// A ServerHello of TLS 1.2 or older, whose random ends with `random_end`.
 fn server_hello(version: [u8; 2], random_end: &[u8; 8]) -> Vec<u8> {
     // ECDHE-RSA-AES128-GCM-SHA256, no session, no compression, no extensions.
     let rest = [&[7; 24][..], random_end, &[0, 0xc0, 0x2f, 0, 0, 0]].concat();
@@ -273,7 +281,7 @@ fn server_hello(version: [u8; 2], random_end: &[u8; 8]) -> Vec<u8> {
     [&[2, 0, 0, length][..], &version, &rest].concat()
 }
 
-/// A good reply to a hello, as a server sends one that knows of no TLS.
+/// A successful reply to a MongoDB hello, from a server without TLS.
 fn plain_reply() -> Vec<u8> {
     let body = bson::rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 25 };
     let length = i32::try_from(21 + body.as_bytes().len()).expect("short");

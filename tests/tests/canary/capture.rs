@@ -1,4 +1,4 @@
-//! Looks at whatever is told, as it is told, and keeps what must not be there.
+//! Checks all output as it is produced, and records the secrets in it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,12 +9,12 @@ use tracing::{Event, Metadata, Subscriber, span};
 
 use crate::forms::Needle;
 
-/// Watches for needles. Texts are not kept, so that there may be any number of lines.
+/// Searches texts for needles. Texts are not kept, so that their number is not limited.
 pub(crate) struct Capture {
     needles: Vec<Needle>,
-    /// What only a user's own commands may show.
+    /// The payload, which only commands may contain.
     payload: &'static str,
-    /// Who is shown, so that something is.
+    /// The user name, which must appear, to prove that output is captured.
     user: &'static str,
     lines: AtomicU64,
     saw_user: AtomicBool,
@@ -35,7 +35,7 @@ impl Capture {
         }
     }
 
-    /// A text that shows no command.
+    /// Checks a text that contains no command.
     pub(crate) fn see(&self, from: &str, text: &str) {
         if text.contains(self.payload) {
             self.find("the payload", from, text);
@@ -43,7 +43,7 @@ impl Capture {
         self.see_command(from, text);
     }
 
-    /// A text that may show a command, and its payload.
+    /// Checks a text that may contain a command and its payload.
     pub(crate) fn see_command(&self, from: &str, text: &str) {
         for line in text.lines() {
             self.lines.fetch_add(1, Ordering::Relaxed);
@@ -61,13 +61,13 @@ impl Capture {
         }
     }
 
-    /// Both forms of `Debug`.
+    /// Checks both forms of `Debug`.
     pub(crate) fn see_debug(&self, from: &str, shown: &dyn fmt::Debug) {
         self.see(from, &format!("{shown:?}"));
         self.see(from, &format!("{shown:#?}"));
     }
 
-    /// All that an error says, and its causes.
+    /// Checks all texts of an error and its causes.
     pub(crate) fn see_error(&self, from: &str, error: &(dyn std::error::Error + 'static)) {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -79,7 +79,7 @@ impl Capture {
 
     fn find(&self, what: &str, from: &str, text: &str) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        // Enough to see where from.
+        // Enough to find the source.
         if found.len() < 20 {
             found.push(format!("{what}: {from}: {text}"));
         }
@@ -96,7 +96,7 @@ impl Capture {
             .clone()
     }
 
-    /// Whether that was seen which may be: the user's name, and a payload.
+    /// Whether the permitted texts were seen: the user's name, and a payload.
     pub(crate) fn saw(&self) -> (bool, bool) {
         let seen = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         (seen(&self.saw_user), seen(&self.saw_payload))
@@ -107,7 +107,7 @@ fn error_debug<'a>(error: &'a &(dyn std::error::Error + 'static)) -> &'a dyn fmt
     error
 }
 
-/// Tells a capture all spans and messages, of all targets and levels.
+/// Passes all spans and messages to a capture, of all targets and levels.
 pub(crate) struct Logs(pub(crate) &'static Capture);
 
 impl Logs {
@@ -116,7 +116,7 @@ impl Logs {
         record(&mut line);
         let text = line.0;
         match metadata.target() {
-            // By the specification it shows commands and replies.
+            // By the specification this target shows commands and replies.
             "mongodb::command" => self.0.see_command("mongodb::command", &text),
             target => self.0.see(target, &text),
         }

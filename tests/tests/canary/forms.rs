@@ -1,13 +1,13 @@
-//! The forms that a secret may have where it is told.
+//! The forms in which output may contain a secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
-/// Shorter ones would be found by chance.
+/// Shorter needles would match by chance.
 const LEAST: usize = 8;
 
-/// What must be seen nowhere: a name for it, and one of its forms.
+/// One form of a secret, with a name for it.
 pub(crate) struct Needle {
     pub(crate) name: String,
     pub(crate) form: String,
@@ -50,14 +50,14 @@ fn each(secret: &[u8], show: impl Fn(&u8) -> String) -> String {
     secret.iter().map(show).collect()
 }
 
-/// As `Debug` shows bytes.
+/// Bytes as `Debug` prints them.
 fn listed(secret: &[u8]) -> String {
     let shown = format!("{secret:?}");
     shown.trim_matches(['[', ']']).to_owned()
 }
 
-/// The characters of a longer text's base64 that tell the secret alone, which stands so many bytes
-/// after the begin of a group of three.
+/// The base64 characters that depend only on the secret, within a longer text in which it starts
+/// `offset` bytes after the start of a group of three.
 fn within_base64(engine: &impl Engine, secret: &[u8], offset: usize) -> String {
     let mut bytes = vec![0; offset];
     bytes.extend(secret);

@@ -1,10 +1,11 @@
-//! No secret is told: not by logs, events, errors, panics, metrics or `Debug`, whatever happens.
+//! No secret is disclosed by logs, events, errors, panics, metrics or `Debug`, whatever happens.
 //!
-//! All secrets are marked, and all that is told is looked through for the mark and for what is made
-//! of it, in each form that it could have. One round takes an eighth of the attacks by each way, for
-//! each mechanism another one; `CANARY_LINES=1000000` goes round until it is a million lines.
+//! All secrets contain a mark. All output is searched for the mark and for values derived from
+//! secrets, in each possible form. One round runs an eighth of the attacks by each way to a
+//! connection, a different eighth for each mechanism. `CANARY_LINES=1000000` repeats rounds until
+//! there are a million lines.
 //!
-//! A process of its own, whose logs, panics and metrics are all watched.
+//! This is a process of its own, whose logs, panics and metrics are all captured.
 
 mod capture;
 mod forms;
@@ -26,11 +27,11 @@ use capture::{Capture, Logs};
 use secrets::{PAYLOAD, USER, needles};
 use setup::{Certificates, Setup, mechanisms};
 
-/// Of one round, at least.
+/// The least lines of one round.
 const LINES: u64 = 5000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_secret_is_told() {
+async fn no_secret_is_disclosed() {
     let certificates = Arc::new(Certificates::new());
     let needles = needles(&certificates.client);
     let capture: &Capture = Box::leak(Box::new(Capture::new(needles, PAYLOAD, USER)));
@@ -54,20 +55,16 @@ async fn nothing_secret_is_told() {
         texts::of_no_server(&certificates.client, capture);
         texts::behind_a_proxy(capture).await;
         capture.see_debug("metrics", &metrics.snapshot().into_vec());
-        assert_eq!(capture.found(), [""; 0], "told");
+        assert_eq!(capture.found(), [""; 0], "disclosed");
         if capture.lines() >= wanted {
             break;
         }
     }
-    assert_eq!(
-        capture.saw(),
-        (true, true),
-        "the user, and what it asked for"
-    );
+    assert_eq!(capture.saw(), (true, true), "the user, and the payload");
     println!("{} lines", capture.lines());
 }
 
-/// One credential, by all ways.
+/// Tests one credential, by all ways to a connection.
 async fn walk_all(
     certificates: &Certificates,
     credentials: (Credential, Credential),
@@ -87,16 +84,16 @@ async fn walk_all(
     paths::alone(&setup, &credentials, capture).await;
 }
 
-/// Has logs, panics and metrics told to a capture.
+/// Passes logs, panics and metrics to a capture.
 fn watch(capture: &'static Capture) -> Snapshotter {
     tracing::subscriber::set_global_default(Logs(capture)).expect("the only one");
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         capture.see("a panic", &info.to_string());
-        // One that nobody meant is shown.
+        // Print unexpected panics.
         if std::thread::current()
             .name()
-            .is_some_and(|name| name.contains("nothing_secret"))
+            .is_some_and(|name| name.contains("no_secret"))
         {
             usual(info);
         }
@@ -107,10 +104,10 @@ fn watch(capture: &'static Capture) -> Snapshotter {
     snapshotter
 }
 
-/// The capture finds each form of each secret, in the middle of a text, and tells the payload from
+/// The capture finds each form of each secret within a text, and allows the payload only in
 /// commands.
 #[test]
-fn what_is_told_is_found() {
+fn disclosed_secrets_are_found() {
     let client = Authority::new().client("client");
     let capture = || Capture::new(needles(&client), PAYLOAD, USER);
     for needle in needles(&client) {

@@ -1,4 +1,4 @@
-//! What can happen to a connection, and to the pools that it is from.
+//! Scenarios for a connection and its pools.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::secrets::{NEW, PAYLOAD};
 use crate::setup::{Client, Setup};
 use crate::ways::Way;
 
-/// For what is never answered.
+/// The timeout of commands that are never answered.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// After so many turns each attack has had its own.
+/// The number of turns until each attack has run.
 const TURNS: usize = 8;
 
-/// Success and failures of one credential, by one way: those attacks whose turn it is.
+/// Successes and failures of one credential, by one way, with the attacks of this turn.
 pub(crate) async fn walk<W: Way>(
     setup: &Setup,
     (good, bad): &(Credential, Credential),
@@ -64,13 +64,13 @@ async fn succeed(connection: &mut Connection, capture: &'static Capture) {
     let refused = doc! { "createUser": "new", "pwd": NEW, "roles": [], "refused": true };
     let update = doc! { "updateUser": "new", "pwd": NEW };
     for command in [find, create, refused, update] {
-        // A refusal quotes the server to who sent the command, and to nobody else.
+        // The error quotes the server only to the caller of the command.
         let _ = connection.run_command("shop", &command).await;
         capture.see_debug("a connection", &connection);
     }
 }
 
-/// Is told to authenticate again, with success and then without.
+/// Reauthenticates, first successfully and then not.
 async fn authenticate_again(setup: &Setup, connection: &mut Connection, capture: &'static Capture) {
     let required = ErrorReply::new(391, "ReauthenticationRequired", "expired");
     let required = Matcher::command("find")
@@ -92,7 +92,7 @@ async fn authenticate_again(setup: &Setup, connection: &mut Connection, capture:
     setup.server.script().clear();
 }
 
-/// A task that panics with a connection in its hand, and a handler that panics with an event.
+/// A task that panics while it holds a connection, and a handler that panics at an event.
 async fn panics<W: Way>(client: &Client, way: W, capture: &'static Capture) {
     let task = tokio::spawn(async move {
         let connection = way.get().await.expect("a connection");
@@ -115,14 +115,14 @@ async fn panics<W: Way>(client: &Client, way: W, capture: &'static Capture) {
     }
 }
 
-/// A handler that panics, unless it is told of what a panic ends: that would end the process.
+/// A handler that panics, except at events during a panic: that would abort the process.
 fn panic_with(event: &impl fmt::Debug) {
     if !std::thread::panicking() {
         panic!("{event:?}");
     }
 }
 
-/// What a server may do while somebody authenticates.
+/// A server's attacks during authentication.
 fn attacks() -> Vec<Rule> {
     let proof = |action: fn() -> Action| {
         ["hello", "saslStart", "saslContinue", "authenticate"].map(|name| {
@@ -160,7 +160,7 @@ fn attacks() -> Vec<Rule> {
     attacks
 }
 
-/// An attack that concerns another mechanism does nothing; what comes out is looked at either way.
+/// An attack on another mechanism has no effect. The output is checked in any case.
 async fn attacked<W: Way>(setup: &Setup, client: &Client, rule: Rule, capture: &'static Capture) {
     let mut client = client.clone();
     client.options.connect_timeout = Some(PATIENCE);
@@ -176,7 +176,7 @@ async fn attacked<W: Way>(setup: &Setup, client: &Client, rule: Rule, capture: &
     setup.server.script().clear();
 }
 
-/// What only pools of a deployment do: further credentials, and the end of them.
+/// Operations of a deployment's pools alone: further credentials, rotation and logout.
 pub(crate) async fn change_credentials<B: Backend<Config: Default>>(
     setup: &Setup,
     (good, bad): &(Credential, Credential),
@@ -195,7 +195,7 @@ pub(crate) async fn change_credentials<B: Backend<Config: Default>>(
         capture.see_debug("a topology's options", &pools.topology().options());
     }
     if good != bad {
-        // To the other's, to one that is refused, and back.
+        // To the other credential, to a refused one, and back.
         if let Err(error) = other.rotate(good.clone()) {
             capture.see_error("a rotation", &error);
         }
@@ -216,7 +216,7 @@ pub(crate) async fn change_credentials<B: Backend<Config: Default>>(
     Ok(())
 }
 
-/// Without monitors or pools.
+/// A client without monitors or pools.
 pub(crate) async fn alone(
     setup: &Setup,
     credentials: &(Credential, Credential),

@@ -1,4 +1,4 @@
-//! The secrets, all of them marked, and what is made of them.
+//! The secrets, all of them marked, and values derived from them.
 
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::forms::{self, Needle};
 
-/// A part of every secret.
+/// Part of every secret.
 const MARK: &str = "c4n4ryB1rd";
 
 pub(crate) const PASSWORD: &str = "c4n4ryB1rd/p@ss:word";
@@ -28,31 +28,32 @@ pub(crate) const AWS_TOKEN: &str = "c4n4ryB1rd/session+token==";
 pub(crate) const PROXY: &str = "c4n4ryB1rd-pr0xy";
 pub(crate) const KEY_PASSWORD: &str = "c4n4ryB1rd-of-a-key";
 
-/// A marked part of a command that is no secret to who watches commands, and to nobody else.
+/// A marked part of a command. Only command events and command logs may show it.
 pub(crate) const PAYLOAD: &str = "p4yl04dOfAUser";
 pub(crate) const USER: &str = "sylvester";
 pub(crate) const SALT: &[u8; 16] = b"salt of the user";
 const ITERATIONS: u32 = 4096;
 
-/// All that must be seen nowhere.
+/// All texts that must not appear.
 pub(crate) fn needles(client: &Identity) -> Vec<Needle> {
     let mut needles = forms::of("a marked secret", MARK.as_bytes());
     for (name, bytes) in made_of_password(PASSWORD) {
         needles.extend(forms::of(name, &bytes));
     }
-    // SCRAM's own messages: a proof and a user's name, from which a password can be guessed at leisure.
+    // SCRAM messages contain a proof and a user name, which allow an offline attack on the
+    // password.
     for message in ["n,,n=sylvester,r=", "c=biws,r="] {
         needles.extend(forms::of("a message of SCRAM", message.as_bytes()));
     }
     for line in client.key().lines().filter(|line| !line.starts_with('-')) {
         needles.extend(forms::of("a line of the key's PEM", line.as_bytes()));
     }
-    // Of PKCS#8 with a P-256 key: 36 bytes that say so, and the key.
+    // PKCS#8 with a P-256 key: a header of 36 bytes, and the key.
     needles.extend(forms::of("the client's key", &der(client)[36..68]));
     needles
 }
 
-/// Who has one of these needs no password.
+/// Values that replace the password.
 fn made_of_password(password: &str) -> Vec<(&'static str, Vec<u8>)> {
     let digest = Md5::digest(format!("{USER}:mongo:{password}"));
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

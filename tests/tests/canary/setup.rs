@@ -1,4 +1,4 @@
-//! A server that takes every mechanism, over TLS with clients' certificates, and who connects to it.
+//! A server that accepts every mechanism, over TLS with client certificates, and its clients.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,10 +22,10 @@ use crate::secrets::{
 };
 
 const SUBJECT: &str = "CN=client";
-/// The user of OIDC whose tokens nobody takes.
+/// The OIDC user whose tokens are refused.
 const NOBODY: &str = "nobody";
 
-/// Each mechanism, with a credential that is good and one that is refused.
+/// Each mechanism, with a valid credential and one that is refused.
 pub(crate) fn mechanisms() -> Vec<(Credential, Credential)> {
     let password = |mechanism: Option<AuthMechanism>, source: &str| {
         let of = |password: &str| {
@@ -52,12 +52,12 @@ pub(crate) fn mechanisms() -> Vec<(Credential, Credential)> {
             of(AuthMechanism::MongoDbOidc).with_username(USER),
             of(AuthMechanism::MongoDbOidc).with_username(NOBODY),
         ),
-        // Which of its keys is refused is the provider's.
+        // The provider decides which key is refused.
         (aws.clone(), aws),
     ]
 }
 
-/// Certificates for all servers and clients, and the files that they are in.
+/// Certificates for all servers and clients, and their files.
 pub(crate) struct Certificates {
     authority: Authority,
     pub(crate) client: Identity,
@@ -123,7 +123,7 @@ impl Setup {
     }
 }
 
-/// What all ways to a connection are built from.
+/// The parts from which every way to a connection is built.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) options: ClientOptions,
@@ -175,7 +175,7 @@ impl Client {
     }
 }
 
-/// Sources of AWS's credentials that show what they give in `Debug`, as far as it shows itself.
+/// Sources of AWS credentials whose `Debug` shows the credentials, as far as these show themselves.
 struct Aws(AwsSources);
 
 #[async_trait]
@@ -199,7 +199,7 @@ impl OidcCallback for Tokens {
         let token = match request.username {
             Some(NOBODY) => BAD_TOKEN,
             Some(_) => TOKEN,
-            None => return Err(Error::credential("for nobody?")),
+            None => return Err(Error::credential("for another host")),
         };
         let token = AccessToken::new(token);
         tracing::trace!(?request, ?token, "asked");

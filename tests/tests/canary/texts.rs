@@ -1,4 +1,4 @@
-//! What needs no server: connection strings, configurations, the state machines; and a proxy.
+//! Tests without a server: connection strings, configurations and state machines; and a proxy.
 
 use std::time::SystemTime;
 
@@ -23,7 +23,7 @@ use crate::secrets::{
     encrypted,
 };
 
-/// With a password as it is, and with it percent-encoded: most can't be parsed, and say so.
+/// With the raw and the percent-encoded password. Most can't be parsed and give an error.
 const URLS: [&str; 16] = [
     "mongodb://USER:SECRET@localhost/?maxPoolSize=many",
     "mongodb://USER:SECRET@localhost:port/db",
@@ -105,7 +105,7 @@ fn url_of(url: &str, capture: &Capture) {
     }
 }
 
-/// Files with keys that can't be read, and passwords that don't fit.
+/// Key files that can't be read, and wrong passwords.
 fn key_files(client: &Identity, capture: &Capture) {
     let whole = encrypted(client);
     let texts = [
@@ -133,7 +133,7 @@ fn key_files(client: &Identity, capture: &Capture) {
     }
 }
 
-/// What serde makes of tables, and of secrets in the wrong places.
+/// Deserialization of tables with secrets in the wrong places.
 fn tables(capture: &Capture) {
     for text in [
         format!(r#"{{ "username": "{USER}", "password": "{PASSWORD}" }}"#),
@@ -156,8 +156,8 @@ fn tables(capture: &Capture) {
     }
 }
 
-/// The fields of a configuration, by the keys that lead to them. Not the paths of files, which an error
-/// about a file names.
+/// The fields of a configuration, as key paths. File paths are left out: an error about a file
+/// names them.
 const FIELDS: &str = "url options server_api manager pool pools options.hosts options.srvHost \
     options.username options.password options.database options.credential options.server_api \
     options.allow_plain_without_tls options.maxPoolSize options.appname options.compressors \
@@ -173,8 +173,8 @@ const FIELDS: &str = "url options server_api manager pool pools options.hosts op
     pool.timeouts.wait pool.timeouts.create.nanos pool.timeouts.NAME pool.NAME \
     pools.max_connections_per_server pools.unused_timeout pools.NAME";
 
-/// Configurations with a secret in each wrong place, as text, in a list, as a key, in a connection
-/// string. Where a number is one, it has a fraction: what no place takes.
+/// Configurations with a secret in each wrong place: as text, in a list, as a key, in a connection
+/// string. Numeric secrets have a fraction, which no field accepts.
 fn slips() -> Vec<String> {
     let url = format!("mongodb://{USER}:{PASSWORD}@h");
     let values = [
@@ -206,7 +206,7 @@ fn slip<C: DeserializeOwned>(
     build: impl Fn(&C) -> Result<(), mongo_core::Error>,
 ) {
     match serde_json::from_str::<C>(text) {
-        // A name of a user, an application or a database may be any text, and is shown.
+        // Names of users, applications and databases may be any text, and are shown.
         Ok(config) => {
             if let Err(error) = build(&config) {
                 capture.see_error("a configuration", &error);
@@ -220,7 +220,7 @@ fn slip<C: DeserializeOwned>(
     }
 }
 
-/// A conversation, step by step, with a server that answers as SCRAM's would.
+/// A conversation, step by step, with a server that answers like one for SCRAM.
 fn converse(mechanism: AuthMechanism, capture: &Capture) {
     let credential = match mechanism {
         AuthMechanism::MongoDbX509 | AuthMechanism::MongoDbOidc | AuthMechanism::MongoDbAws => {
@@ -275,7 +275,7 @@ fn evidence(need: AuthNeed) -> Evidence {
     }
 }
 
-/// A proxy that takes the password, one that takes another, and one that is none.
+/// A proxy that accepts the password, one that expects another, and one that is not a proxy.
 pub(crate) async fn behind_a_proxy(capture: &Capture) {
     let server = ScriptedServer::start().await;
     let served = Socks5Proxy::start(Some((USER, PROXY)), []).await;

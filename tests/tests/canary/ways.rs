@@ -1,4 +1,4 @@
-//! The ways to a connection: no pool, either pool, and either one's pools of a deployment.
+//! The ways to a connection: without a pool, each pool, and each backend's `Pools`.
 
 use std::fmt;
 use std::ops::DerefMut;

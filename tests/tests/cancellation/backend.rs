@@ -1,4 +1,4 @@
-//! The two adapters behind one face.
+//! A common interface of the two adapters.
 
 use std::ops::DerefMut;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use mongo_core::pools::ConnectionFactory;
 use mongo_core::{Connection, Error};
 
-/// What both pools say of themselves.
+/// The status that both pools report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
     pub(crate) size: usize,

@@ -1,4 +1,4 @@
-//! The sweeps on a connection by itself.
+//! The sweeps on a connection without a pool.
 
 use bson::rawdoc;
 use mongo_core::error::Wait;
@@ -26,7 +26,7 @@ async fn connect(factory: &ConnectionFactory) -> Connection {
     connected.expect("a connection")
 }
 
-/// Ends `operation` after each number of polls, on a connection that `prepare` was done to.
+/// Ends `operation` after each number of polls, on a connection prepared by `prepare`.
 async fn sweep(
     cut: Cut,
     prepare: impl AsyncFn(&mut Connection),
@@ -36,7 +36,7 @@ async fn sweep(
     sweep_for(PLAIN, cut, prepare, operation, expected).await;
 }
 
-/// The same by the credential of a connection string.
+/// The same, with the credential of a connection string.
 async fn sweep_for(
     uri: &str,
     cut: Cut,
@@ -71,7 +71,7 @@ async fn sweep_for(
 
 async fn nothing(_: &mut Connection) {}
 
-/// The command itself is anything; its reply is owed, and not read.
+/// Sends a command and leaves its reply unread.
 async fn owe(connection: &mut Connection) {
     let message = message(77, MsgFlags::NONE, &echo(&payload()));
     connection
@@ -131,7 +131,7 @@ fn compressed_timed_out() {
     block_on(sweep_for(COMPRESSED, Cut::TimeOut, owe, run, &expected));
 }
 
-/// The server wants the connection to be authenticated again, and the command is run again.
+/// The server demands reauthentication, and the command is run again.
 #[test]
 fn reauthentication_dropped() {
     let expected = [Clean, Drained, Closed, Completed];
@@ -164,7 +164,7 @@ async fn receive(connection: &mut Connection, cut: Cut) -> Result<(), Error> {
     connection.receive(cut.deadline()).await.map(drop)
 }
 
-/// Sends a request with three answers, and receives all of them.
+/// Sends a request with three replies, and receives all of them.
 async fn stream(connection: &mut Connection, chained: bool) -> Result<(), Error> {
     let payloads = [payload(), payload(), payload()];
     let [first, second, third] = payloads.each_ref().map(String::as_str);
@@ -178,9 +178,9 @@ async fn stream(connection: &mut Connection, chained: bool) -> Result<(), Error>
     Ok(())
 }
 
-/// What `receive` promises besides: dropped and called again, it loses nothing.
+/// `receive` is cancellation safe: if it is dropped and called again, it loses nothing.
 #[tokio::test(start_paused = true)]
-async fn receive_goes_on_where_it_was_dropped() {
+async fn receive_resumes_after_a_drop() {
     let network = Network::default();
     let factory = network.factory(PLAIN, config(), keys());
     for chained in [false, true] {
@@ -218,7 +218,7 @@ async fn receive_goes_on_where_it_was_dropped() {
     }
 }
 
-/// A second cancellation strikes while the first one's reply is read away, or after that.
+/// The second cancellation comes while the first one's reply is drained, or after that.
 #[tokio::test(start_paused = true)]
 async fn run_command_dropped_twice_in_a_row() {
     let network = Network::default();
@@ -229,7 +229,7 @@ async fn run_command_dropped_twice_in_a_row() {
         if first_completed {
             break;
         }
-        // Each place of the second one is met with some place of the first one.
+        // Each position of the second cancellation is combined with some position of the first.
         for second in (first % 13..).step_by(13) {
             network.bytewise(false);
             let mut connection = connect(&factory).await;
@@ -251,7 +251,8 @@ async fn run_command_dropped_twice_in_a_row() {
     tally.assert(&[Clean, Drained, Closed, Completed]);
 }
 
-/// A reply that does not come, or is too long, costs the connection and not the next command.
+/// A reply that never arrives, or is too long, closes the connection instead of delaying the next
+/// command.
 #[tokio::test(start_paused = true)]
 async fn a_drain_has_bounds() {
     let network = Network::default();
@@ -285,21 +286,21 @@ async fn a_drain_has_bounds() {
     }
 }
 
-/// Lets the tasks of attempts end.
+/// Waits for the tasks of attempts.
 async fn settle() {
     while Handle::current().metrics().num_alive_tasks() > 0 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Ends the wait for a connection after each number of polls, with the attempt that far: it goes on,
-/// and its connection serves the next caller.
+/// Ends the wait for a connection after each number of polls. The attempt continues, and its
+/// connection serves the next caller.
 async fn establish(cut: Cut, bytewise: bool) {
     let shared = keys();
     let mut tally = Tally::default();
     for polls in cut.polls() {
         let network = Network::default();
-        // Keys of its own each time are derived each time; that costs too much for each byte.
+        // A new key service derives keys each time, which is too slow for byte-wise sweeps.
         let keys = if bytewise { shared.clone() } else { keys() };
         let factory = network.factory(SCRAM, config(), keys);
         network.bytewise(bytewise);
@@ -326,7 +327,7 @@ async fn establish(cut: Cut, bytewise: bool) {
     panic!("it was never made");
 }
 
-/// Closes the factory, or drops it, with the attempt that far.
+/// Closes or drops the factory after each number of polls of the attempt.
 async fn end_of_factory(is_dropped: bool) {
     let keys = keys();
     for polls in 1..100_000 {

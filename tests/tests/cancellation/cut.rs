@@ -9,19 +9,19 @@ use std::time::Duration;
 use mongo_core::Deadline;
 use tokio::runtime::{Builder, Handle};
 
-/// What the operations of a sweep may take, by the paused clock: it moves only when it is told to,
-/// or when nothing else is left to do.
+/// The timeout of the operations of a sweep, by the paused clock. It advances only explicitly, or
+/// when the runtime is idle.
 pub(crate) const BOUND: Duration = Duration::from_secs(1);
 
-/// No sweep is as long as this.
+/// The limit for the polls of a sweep.
 const MOST_POLLS: usize = 100_000;
 
 /// How a future is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// It is dropped.
+    /// The future is dropped.
     Drop,
-    /// Its deadline comes.
+    /// The future's deadline expires.
     TimeOut,
 }
 
@@ -34,7 +34,8 @@ impl Cut {
         }
     }
 
-    /// The numbers of polls to end a future after. Without any, no deadline has begun to run.
+    /// The numbers of polls after which to end a future. Before the first poll no deadline is
+    /// running.
     pub(crate) fn polls(self) -> Range<usize> {
         match self {
             Self::Drop => 0..MOST_POLLS,
@@ -42,14 +43,15 @@ impl Cut {
         }
     }
 
-    /// Polls a future `polls` times, and ends it then if it is not over: `None` if it was dropped.
+    /// Polls a future `polls` times, and then ends it if it is still pending: `None` if it was
+    /// dropped.
     pub(crate) async fn after<F: Future>(self, polls: usize, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         for _ in 0..polls {
             if let Poll::Ready(output) = poll_once(future.as_mut()).await {
                 return Some(output);
             }
-            // Attempts to make connections have tasks of their own.
+            // Connection attempts run in their own tasks.
             if Handle::current().metrics().num_alive_tasks() > 0 {
                 tokio::task::yield_now().await;
             }
@@ -57,9 +59,9 @@ impl Cut {
         match self {
             Self::Drop => None,
             Self::TimeOut => {
-                // Not by much more: that would be a standstill, which gives more time.
+                // Not by much more: a long jump counts as a freeze, which extends deadlines.
                 tokio::time::advance(BOUND + Duration::from_millis(1)).await;
-                // The first poll after a deadline is not the last. No other task has a turn.
+                // A future is polled once more after its deadline. No other task runs in between.
                 for _ in 0..2 {
                     if let Poll::Ready(output) = poll_once(future.as_mut()).await {
                         return Some(output);
@@ -71,8 +73,8 @@ impl Cut {
     }
 }
 
-/// Runs a test with a paused clock, and with other tasks at a pace near its own: between two polls
-/// of it there are at most eight of theirs.
+/// Runs a test with a paused clock. Other tasks keep pace with it: between two of its polls they
+/// have at most eight.
 pub(crate) fn block_on(test: impl Future<Output = ()>) {
     let runtime = Builder::new_current_thread()
         .enable_time()

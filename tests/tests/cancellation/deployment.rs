@@ -1,4 +1,4 @@
-//! The sweeps on the pools of a deployment: check-outs, and what is done to credentials.
+//! The sweeps on the pools of a deployment: check-outs and operations on credentials.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::tally::Tally;
 
 /// Connections in a pool, and to the server.
 const SIZE: usize = 2;
-/// Bytes that move at a time: the sweeps of one pool go byte by byte.
+/// Bytes that move at a time. The sweeps of a single pool move one byte at a time.
 const PIECE: usize = 64;
-/// The monitor's.
+/// The monitor's connection.
 const MONITOR: usize = 1;
 const URI: &str = "mongodb://memory/?directConnection=true&maxPoolSize=2&minPoolSize=";
 
@@ -47,8 +47,8 @@ macro_rules! on_both {
     };
 }
 
-/// Pools on a network of their own, and a handle for a credential. No more connections may there
-/// be to the server than in one pool: a slot that was lost is missed by every credential.
+/// Pools on their own network, and a handle for a credential. The cap on the server equals the size
+/// of one pool, so that every credential notices a lost slot.
 struct World<B: Backend> {
     network: Network,
     own: Pools<B>,
@@ -87,13 +87,13 @@ impl<B: Backend<Config: Default>> World<B> {
         }
     }
 
-    /// Nothing is under way any more that somebody began who has gone.
+    /// Waits until the operations of cancelled callers have ended.
     async fn settle(&self) {
         sleep(Duration::from_millis(100)).await;
     }
 
-    /// Every credential has all connections without a wait, each gets its own replies, and those
-    /// of another make room.
+    /// Checks that every credential can check out all connections without a wait, that each
+    /// connection gets its own replies, and that those of another credential make room.
     async fn check(&self) {
         self.settle().await;
         for user_name in ["app", "other"] {
@@ -122,7 +122,7 @@ impl<B: Backend<Config: Default>> World<B> {
     }
 }
 
-/// Size, idle, in use, being made, waiting.
+/// Size, idle, in use, pending, waiting.
 fn counts(status: &PoolStatus) -> (usize, usize, usize, usize, usize) {
     let (pending, waiting) = (status.pending, status.waiting);
     (status.size, status.idle, status.in_use, pending, waiting)
@@ -140,7 +140,7 @@ fn status_of<B: Backend>(pools: &Pools<B>, user: &str) -> PoolStatus {
     own.expect("a pool")
 }
 
-/// An operation that is ended early.
+/// An operation that is cut short.
 struct Sweep {
     cut: Cut,
     method: RecyclingMethod,
@@ -157,7 +157,7 @@ impl Sweep {
         }
     }
 
-    /// Ends `operation` after each number of polls, on pools that `prepare` was done to.
+    /// Ends `operation` after each number of polls, on pools prepared by `prepare`.
     async fn run<B: Backend<Config: Default>, T>(
         self,
         prepare: impl AsyncFn(&World<B>) -> T,
@@ -179,7 +179,7 @@ impl Sweep {
             }
             world.network.in_pieces(None);
             let closed = world.network.opened() - world.network.open() - before;
-            // What owes a reply is as good as clean: it is drained by the next check-out.
+            // An owed reply counts as clean: the next check-out drains it.
             tally.add(match (is_over, closed) {
                 (true, _) => Completed,
                 (false, 0) => Clean,
@@ -199,11 +199,11 @@ async fn nothing<B: Backend>(_: &World<B>) {}
 /// Leaves an idle connection.
 async fn warm<B: Backend<Config: Default>>(world: &World<B>) {
     drop(world.tenant.get().await.expect("a connection"));
-    // So that it is older than whatever asks for one.
+    // So that it is older than the next waiter.
     sleep(Duration::from_millis(1)).await;
 }
 
-/// Other credentials have all connections, and use none.
+/// Other credentials have all connections, all of them idle.
 async fn crowded<B: Backend<Config: Default>>(world: &World<B>) {
     let other = world.own.with_credential(user("other")).expect("a handle");
     let _held = [other.get().await, other.get().await];
@@ -217,7 +217,7 @@ async fn check<B: Backend<Config: Default>>(world: &World<B>) {
     world.check().await;
 }
 
-/// What a sweep over the making of a connection comes across: the attempt outlives its caller.
+/// The outcomes of a sweep over a connection attempt: the attempt outlives its caller.
 const MAKING: &[Outcome] = &[Clean, Completed];
 
 async fn get_dropped<B: Backend<Config: Default>>() {
@@ -319,7 +319,7 @@ async fn rotate_dropped<B: Backend<Config: Default>>() {
         .await;
 }
 
-/// Ends once what is in use is given back, which is after a few polls.
+/// Completes once the connection in use is returned, after a few polls.
 async fn draining<B: Backend>(ending: impl Future<Output = ()>, used: PooledConnection<B>) {
     let mut ending = pin!(ending);
     for _ in 0..4 {
@@ -337,7 +337,7 @@ async fn logout_dropped<B: Backend<Config: Default>>() {
     };
     let after = async |world: &World<B>| {
         world.settle().await;
-        // Either it has not begun, or it is done.
+        // The operation either has not begun, or is done.
         match world.tenant.get().await {
             Ok(connection) => drop(connection),
             Err(error) => {
@@ -365,7 +365,7 @@ async fn close_dropped<B: Backend<Config: Default>>() {
             return world.check().await;
         }
         assert_eq!(world.own.status(), []);
-        // The monitors end with the topology, which it was to close last.
+        // The monitors end with the topology, which closes last.
         assert!(world.network.open() <= MONITOR);
         let refused = world.tenant.get().await.expect_err("closed");
         assert!(matches!(refused.kind(), ErrorKind::PoolClosed), "{refused}");

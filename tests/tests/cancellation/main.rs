@@ -1,8 +1,8 @@
 //! Invariant I1: a command that is cancelled at any moment never lets a later one read its reply.
 //!
-//! Each operation is dropped, or runs out of time, after exactly `k` polls, for every `k` up to its
-//! end, over an in-memory stream that moves one byte at a time. There are no sockets, no threads
-//! and no sleeps, so that a sweep takes the same way each time.
+//! Each operation is dropped, or times out, after exactly `k` polls, for every `k` up to its end,
+//! over an in-memory stream that moves one byte at a time. There are no sockets, threads or sleeps,
+//! so that a sweep is deterministic.
 
 mod backend;
 mod core;

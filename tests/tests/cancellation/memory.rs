@@ -15,13 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::peer::Peer;
 
-/// The network, and its own view of what goes on in it.
+/// The network, with counters of its streams and bytes.
 #[derive(Clone, Default)]
 pub(crate) struct Network(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    /// The most that moves at a time; 0 is no bound.
+    /// The most bytes that move at a time; 0 is no limit.
     piece: AtomicUsize,
     mute: AtomicBool,
     opened: AtomicUsize,
@@ -32,19 +32,19 @@ struct Shared {
 }
 
 impl Network {
-    /// Whether each byte needs a poll of its own, with another one in between that moves nothing.
-    /// Otherwise all that is there moves at once.
+    /// Sets whether each byte needs a poll of its own, with another poll in between that moves
+    /// nothing. Otherwise all available bytes move at once.
     pub(crate) fn bytewise(&self, bytewise: bool) {
         self.in_pieces(bytewise.then_some(1));
     }
 
-    /// The same with more bytes at a time, for what is long: all waits are met, if not in the
-    /// middle of each message.
+    /// The same with more bytes at a time, for long sweeps: they still cover every wait, but not
+    /// every byte of a message.
     pub(crate) fn in_pieces(&self, bytes: Option<usize>) {
         self.0.piece.store(bytes.unwrap_or(0), SeqCst);
     }
 
-    /// Whether what the servers say is held back.
+    /// Sets whether the servers' replies are held back.
     pub(crate) fn mute(&self, mute: bool) {
         self.0.mute.store(mute, SeqCst);
         for waker in std::mem::take(&mut *lock(&self.0.listeners)) {
@@ -52,27 +52,27 @@ impl Network {
         }
     }
 
-    /// Streams that were opened up to now.
+    /// The number of streams opened so far.
     pub(crate) fn opened(&self) -> usize {
         self.0.opened.load(SeqCst)
     }
 
-    /// Streams that exist now.
+    /// The number of open streams.
     pub(crate) fn open(&self) -> usize {
         self.0.open.load(SeqCst)
     }
 
-    /// Bytes that are to be read on the streams that exist.
+    /// The number of unread bytes on open streams.
     pub(crate) fn unread(&self) -> usize {
         self.0.unread.load(SeqCst)
     }
 
-    /// No server has got a message that was none.
+    /// Checks that no server has received an invalid message.
     pub(crate) fn assert_no_faults(&self) {
         assert_eq!(*lock(&self.0.faults), Vec::<String>::new());
     }
 
-    /// What makes connections over this network.
+    /// A factory of connections over this network.
     pub(crate) fn factory(
         &self,
         uri: &str,
@@ -91,7 +91,7 @@ impl Network {
 
 /// Without a credential.
 pub(crate) const PLAIN: &str = "mongodb://memory/?directConnection=true";
-/// With all messages compressed that may be.
+/// With compression of all messages that allow it.
 pub(crate) const COMPRESSED: &str = "mongodb://memory/?directConnection=true&compressors=snappy";
 /// With a credential.
 pub(crate) const SCRAM: &str =
@@ -107,7 +107,7 @@ impl Connector for Network {
     }
 }
 
-/// Derives keys in a task of the test's own runtime, so that no thread decides when that is.
+/// Derives keys in a task of the test's runtime, so that the time does not depend on a thread.
 struct OnTheRuntime;
 
 impl BlockingExecutor for OnTheRuntime {
@@ -120,11 +120,11 @@ pub(crate) fn keys() -> Arc<KeyService> {
     Arc::new(KeyService::new(Arc::new(OnTheRuntime)))
 }
 
-/// One stream. The server answers on the client's own stack, as soon as a request is whole.
+/// One stream. The server answers within the client's write, as soon as a request is complete.
 struct Pipe {
     shared: Arc<Shared>,
     peer: Peer,
-    /// What the server has said and the client has not read.
+    /// The server's replies that the client has not read.
     replies: VecDeque<u8>,
     /// Whether the last poll moved a byte.
     moved: bool,
@@ -142,7 +142,7 @@ impl Pipe {
         }
     }
 
-    /// How many bytes of `wanted` may move now: none every other time.
+    /// How many of `wanted` bytes may move now: every other call gives none.
     fn turn(&mut self, context: &mut Context<'_>, wanted: usize) -> Poll<usize> {
         let piece = self.shared.piece.load(SeqCst);
         if piece == 0 {
@@ -207,7 +207,7 @@ impl AsyncWrite for Pipe {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // As with TLS: all is written, and not yet on its way.
+        // As with TLS: the bytes are written, but not yet sent.
         self.turn(context, 1).map(|_| Ok(()))
     }
 

@@ -5,21 +5,21 @@ use mongo_testkit::codec::{self, EXHAUST_ALLOWED, MORE_TO_COME, Request};
 
 use crate::scram::Conversation;
 
-/// Knows the handshake, snappy, SCRAM-SHA-256, `ping`, `{echo: <anything>}`, which with `expired` is refused
-/// until the client has authenticated once more, and `{stream: [<anything>]}`,
-/// which gives one reply for each element where the client allows that.
+/// Supports the handshake, snappy, SCRAM-SHA-256, `ping`, `{echo: <anything>}` and `{stream:
+/// [<anything>]}`. An `echo` with `expired` is refused until the client has reauthenticated.
+/// `stream` sends one reply for each element if the client allows it.
 #[derive(Default)]
 pub(crate) struct Peer {
     received: Vec<u8>,
     last_id: i32,
     scram: Option<Conversation>,
-    /// Whether it was authenticated, and whether once more after that.
+    /// Whether the client has authenticated, and reauthenticated.
     greeted: bool,
     renewed: bool,
 }
 
 impl Peer {
-    /// Takes bytes, and answers each request that is whole.
+    /// Receives bytes, and answers each complete request.
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         self.received.extend_from_slice(bytes);
         let mut replies = Vec::new();
@@ -65,7 +65,7 @@ impl Peer {
         if documents.len() > 1 && request.flags & EXHAUST_ALLOWED == 0 {
             return Err("a stream that the client does not allow".to_owned());
         }
-        // Servers in use answer the request, or the reply before.
+        // Real servers name the request, or the previous reply.
         let chained = request.command.get_bool("chained").unwrap_or(false);
         let mut answered = request.request_id;
         for (index, document) in documents.iter().enumerate() {

@@ -22,7 +22,7 @@ use crate::tally::Tally;
 /// Connections in a pool.
 pub(crate) const SIZE: usize = 2;
 
-/// A pool on a network of its own.
+/// A pool on its own network.
 pub(crate) struct World<B> {
     pub(crate) network: Network,
     pub(crate) pool: B,
@@ -43,8 +43,8 @@ impl<B: Backend> World<B> {
         self.pool.get().await.expect("a connection")
     }
 
-    /// The pool has all its slots, gives out as many connections without a wait, and each of them
-    /// gets its own replies.
+    /// Checks that the pool has all its slots and gives out as many connections without a wait, and
+    /// that each connection gets its own replies.
     pub(crate) async fn check(&self) {
         let before = Instant::now();
         let mut guards = Vec::new();
@@ -82,7 +82,7 @@ pub(crate) fn assert_waited(error: &Error, expected: Wait) {
     }
 }
 
-/// One kind of a check-out that is ended early.
+/// One kind of check-out that is cut short.
 struct CheckOut<B> {
     cut: Cut,
     uri: &'static str,
@@ -100,7 +100,7 @@ impl<B: Backend> CheckOut<B> {
         }
     }
 
-    /// Ends `get` after each number of polls, on a pool that `prepare` was done to.
+    /// Ends `get` after each number of polls, on a pool prepared by `prepare`.
     async fn sweep(self, prepare: impl AsyncFn(&World<B>), expected: &[Outcome]) {
         let keys = keys();
         let mut tally = Tally::default();
@@ -132,7 +132,7 @@ impl<B: Backend> CheckOut<B> {
     }
 }
 
-/// Ends `operation` on a connection out of the pool after each number of polls, `times` in a row.
+/// Ends `operation` on a checked-out connection after each number of polls, `times` in a row.
 async fn sweep_guard<B: Backend>(
     cut: Cut,
     times: usize,
@@ -159,7 +159,7 @@ async fn sweep_guard<B: Backend>(
             Readiness::Owed => Drained,
             Readiness::Closed(_) => Closed,
         };
-        // A connection that can't go on is gone at once, with its slot; another one comes back.
+        // An unusable connection frees its slot at once. A usable one is returned.
         let left = usize::from(outcome != Closed);
         assert_eq!(world.network.open(), left);
         assert_eq!(world.pool.status().size, left);
@@ -175,7 +175,7 @@ async fn sweep_guard<B: Backend>(
     panic!("the operation never ended");
 }
 
-/// Whether a connection that is being checked outlives a check-out that is dropped.
+/// Whether a connection being checked outlives a dropped check-out.
 fn outlives<B: Backend>() -> bool {
     TypeId::of::<B>() == TypeId::of::<Bb8>()
 }
@@ -212,7 +212,7 @@ async fn establish_timed_out<B: Backend>() {
 
 async fn verified_dropped<B: Backend>() {
     let check_out = CheckOut::<B>::new(Cut::Drop, PLAIN, RecyclingMethod::Verified);
-    // deadpool gives up what it was checking; bb8 puts it back, if it may.
+    // deadpool drops the connection that it was checking; bb8 puts it back if possible.
     let expected: &[_] = match outlives::<B>() {
         true => &[Clean, Drained, Closed, Completed],
         false => &[Clean, Closed, Completed],
@@ -264,7 +264,7 @@ async fn run_command_by_timed_out<B: Backend>() {
     sweep_guard::<B>(Cut::TimeOut, 1, run_in_time, &expected).await;
 }
 
-/// A message of the caller's own, received or not.
+/// Sends a raw message, whose reply may be received or not.
 async fn send(connection: &mut Connection) -> Result<(), Error> {
     let message = message(1, MsgFlags::NONE, &echo(&payload()));
     connection.send(&message, Deadline::never()).await
@@ -283,8 +283,8 @@ async fn receive_dropped<B: Backend>() {
     sweep_guard::<B>(Cut::Drop, 1, operation, &expected).await;
 }
 
-/// A stream that was left before its first reply came looks like any owed reply at check-in.
-async fn a_stream_that_was_left_is_not_handed_out<B: Backend>() {
+/// A stream that was abandoned before its first reply looks like any owed reply at check-in.
+async fn an_abandoned_stream_is_not_handed_out<B: Backend>() {
     let world = World::<B>::new(PLAIN, RecyclingMethod::Fast, &keys());
     let mut guard = world.get().await;
     let id = guard.id();
@@ -300,7 +300,7 @@ async fn a_stream_that_was_left_is_not_handed_out<B: Backend>() {
 }
 
 crate::on_both_backends!(
-    a_stream_that_was_left_is_not_handed_out,
+    an_abandoned_stream_is_not_handed_out,
     establish_dropped,
     establish_timed_out,
     verified_dropped,

@@ -1,4 +1,4 @@
-//! Callers that wait for a slot, and go away.
+//! Callers that wait for a slot and are cancelled.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -21,7 +21,7 @@ async fn full<B: Backend>() -> (World<B>, Vec<B::Guard>) {
     (world, guards)
 }
 
-/// A waiter that is dropped leaves its place, whether its turn has come meanwhile or not.
+/// A dropped waiter leaves the queue, whether or not it was already served.
 async fn a_waiter_dropped<B: Backend>() {
     for polls in 0..6 {
         for release_first in [false, true] {
@@ -43,8 +43,8 @@ async fn a_waiter_dropped<B: Backend>() {
     }
 }
 
-/// One that waits behind it gets the slot instead.
-async fn the_next_in_turn_gets_the_slot<B: Backend>() {
+/// The waiter behind a dropped one gets the slot instead.
+async fn the_next_waiter_gets_the_slot<B: Backend>() {
     let (world, mut guards) = full::<B>().await;
     let mut next = pin!(world.pool.get());
     {
@@ -70,9 +70,9 @@ async fn a_waiter_timed_out<B: Backend>() {
     }
 }
 
-/// bb8 goes on with a connection whose caller is gone; it must not outlive the pool's end.
+/// bb8 continues to make a connection whose caller was dropped. It must not outlive the pool.
 #[test]
-fn what_bb8_makes_for_nobody_is_closed_with_the_pool() {
+fn bb8_connections_for_dropped_callers_close_with_the_pool() {
     block_on(async {
         let network = Network::default();
         let factory = network.factory(PLAIN, ManagerConfig::default(), keys());
@@ -91,6 +91,6 @@ fn what_bb8_makes_for_nobody_is_closed_with_the_pool() {
 
 crate::on_both_backends!(
     a_waiter_dropped,
-    the_next_in_turn_gets_the_slot,
+    the_next_waiter_gets_the_slot,
     a_waiter_timed_out,
 );

@@ -1,4 +1,4 @@
-//! Commands that are told apart by their payload, and the check that each reply is its own.
+//! Commands with distinct payloads, and the check that each gets its own reply.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -10,11 +10,11 @@ use mongo_core::{Connection, Error, ErrorKind};
 use crate::cut::BOUND;
 use crate::tally::Outcome;
 
-/// A text that no other command of this process has.
+/// A text that is unique in this process.
 pub(crate) fn payload() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let number = LAST.fetch_add(1, Relaxed);
-    // Of several lengths, so that what is left of one reply never looks like another.
+    // With varying lengths, so that the rest of one reply never looks like another.
     format!("{number}{}", &"......."[..(number % 8) as usize])
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn echo(payload: &str) -> RawDocumentBuf {
     rawdoc! { "echo": payload }
 }
 
-/// A whole message with a request id of the caller's own.
+/// A complete message with the given request id.
 pub(crate) fn message(id: i32, flags: MsgFlags, command: &RawDocumentBuf) -> Vec<u8> {
     let mut message = Vec::new();
     OpMsgBuilder::new(&mut message, id, flags)
@@ -33,7 +33,7 @@ pub(crate) fn message(id: i32, flags: MsgFlags, command: &RawDocumentBuf) -> Vec
     message
 }
 
-/// The payload of a whole reply.
+/// The payload of a complete reply.
 pub(crate) fn payload_of(message: &[u8]) -> String {
     let parsed = OpMsg::parse(message, &Limits::default()).expect("a message");
     parsed.body().get_str("echo").expect("an echo").to_owned()
@@ -47,7 +47,7 @@ pub(crate) async fn run(connection: &mut Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// The same where the server wants the connection to be authenticated again first.
+/// The same, if the server first demands reauthentication.
 pub(crate) async fn run_expired(connection: &mut Connection) -> Result<(), Error> {
     let payload = payload();
     let command = rawdoc! { "echo": &*payload, "expired": true };
@@ -66,8 +66,8 @@ pub(crate) async fn run_in_time(connection: &mut Connection) -> Result<(), Error
     Ok(())
 }
 
-/// Runs further commands after a cancellation. Where the connection says that it can go on, each
-/// must work and have its own reply; where it says that it can't, none may.
+/// Runs further commands after a cancellation. If the connection reports that it is usable, each
+/// must succeed with its own reply. Otherwise all must fail.
 pub(crate) async fn go_on(connection: &mut Connection) -> Outcome {
     let mut outcome = match connection.readiness() {
         Readiness::Idle => Outcome::Clean,
@@ -81,7 +81,7 @@ pub(crate) async fn go_on(connection: &mut Connection) -> Outcome {
                 assert!(closed, "{error}");
             }
             (Outcome::Closed, Ok(())) => panic!("a closed connection ran a command"),
-            // That the server would stream showed only when its first reply was read away.
+            // The drain of the first reply reveals that the server streams.
             (Outcome::Drained, Err(error)) if is_left_stream(&error) => outcome = Outcome::Closed,
             (_, Ok(())) => assert_eq!(connection.readiness(), Readiness::Idle),
             (_, Err(error)) => panic!("left as {outcome:?}: {error}"),

@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 as a server that believes every proof: the kit's own server checks those.
+//! The server side of SCRAM-SHA-256, which accepts every proof. The kit's own server checks them.
 
 use std::sync::OnceLock;
 

@@ -1,17 +1,17 @@
-//! What a sweep has come across, so that none can be vacuous.
+//! The outcomes of a sweep, to prove that it is not vacuous.
 
 use std::collections::BTreeMap;
 
-/// Where a cancellation left a connection.
+/// The state of a connection after a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
-    /// Nothing was sent, or all was answered: it goes on.
+    /// Nothing was sent, or everything was answered. It stays usable.
     Clean,
-    /// A reply was owed: it was read away, and the connection goes on.
+    /// An owed reply was drained. It stays usable.
     Drained,
     /// It was closed.
     Closed,
-    /// The operation had come to its end.
+    /// The operation had completed.
     Completed,
 }
 
@@ -23,7 +23,7 @@ impl Tally {
         *self.0.entry(outcome).or_default() += 1;
     }
 
-    /// The sweep came across these outcomes, and no others.
+    /// Checks that the sweep had these outcomes, and no others.
     pub(crate) fn assert(&self, expected: &[Outcome]) {
         let seen: Vec<_> = self.0.keys().copied().collect();
         assert_eq!(seen, expected, "{:?}", self.0);

@@ -1,9 +1,9 @@
-//! The suite connection-monitoring-and-pooling: what a pool does and tells, step by step.
+//! The suite connection-monitoring-and-pooling: operations and events of a pool, step by step.
 //!
-//! By default a case runs on a network in memory and by a clock that is paused, once for each of a
-//! few seeds, which choose the latencies. With `CMAP_REPETITIONS=200` it runs so many times on
-//! loopback instead, by the true clock and on several threads: a search for races, for which the
-//! machine should be busy. To have many cases at a time makes it so:
+//! By default a case runs on a network in memory with a paused clock, once for each of a few seeds,
+//! which choose the latencies. With `CMAP_REPETITIONS=200` it runs 200 times on loopback instead,
+//! with the real clock and on several threads, to find races. The machine should be busy for that.
+//! Running many cases at a time makes it so:
 //!
 //! ```sh
 //! CMAP_REPETITIONS=200 cargo test --test conformance -- cmap/ --test-threads 16
@@ -29,21 +29,21 @@ use tokio::time::{sleep, timeout};
 
 use crate::{Outcome, known_keys, text};
 use events::{Watched, check, fits};
-use scene::Scene;
+use scene::{Scene, stretch_of};
 
-/// No case takes longer, whatever goes wrong.
+/// The time limit of a case.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The pause between two rounds of maintenance where a case does not say.
+/// The default pause between two rounds of maintenance.
 const BACKGROUND_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a check-out may take where a case does not say.
+/// The default timeout of a check-out.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many rounds of a case run beside each other, where it is repeated.
+/// How many rounds of a repeated case run concurrently.
 const ROUNDS_AT_A_TIME: usize = 4;
 
-/// The networks in memory that a case runs on.
+/// The seeds of the networks in memory.
 const SEEDS: std::ops::Range<u64> = 0..8;
 
 /// Runs one case on deadpool.
@@ -83,7 +83,8 @@ fn run<B: Backend<Config: Default>>(case: &Value) -> Outcome {
     match env::var("CMAP_REPETITIONS") {
         Ok(count) => {
             let count: u32 = count.parse().map_err(|_| "CMAP_REPETITIONS: no number")?;
-            repeat(count, |round| run_once(Scene::Loopback { round }))
+            let stretch = stretch_of(case);
+            repeat(count, |round| run_once(Scene::Loopback { round, stretch }))
         }
         Err(_) => SEEDS
             .into_iter()
@@ -91,14 +92,14 @@ fn run<B: Backend<Config: Default>>(case: &Value) -> Outcome {
     }
 }
 
-/// Runs rounds until one fails, several at a time: most of each is waiting.
+/// Runs rounds until one fails, several at a time, since they mostly wait.
 fn repeat(count: u32, run_round: impl Fn(u32) -> Outcome + Sync) -> Outcome {
     let next = AtomicU32::new(1);
     let work = || {
         loop {
             match next.fetch_add(1, Ordering::Relaxed) {
                 round if round > count => return Ok(()),
-                // Said at once: all rounds together take minutes.
+                // Printed at once: all rounds together take minutes.
                 round => run_round(round).inspect_err(|message| eprintln!("{message}"))?,
             }
         }
@@ -112,7 +113,7 @@ fn repeat(count: u32, run_round: impl Fn(u32) -> Outcome + Sync) -> Outcome {
     })
 }
 
-/// Plays one case through, and compares what came of it.
+/// Runs one case, and compares its result.
 async fn play<B: Backend<Config: Default>>(case: &Value, scene: &Scene) -> Outcome {
     let stage = scene.set_up(case.get("failPoint")).await?;
     let watched = Watched::default();
@@ -150,7 +151,7 @@ async fn play<B: Backend<Config: Default>>(case: &Value, scene: &Scene) -> Outco
         .map_err(|message| format!("{message}\nevents: {events:#?}"))
 }
 
-/// What a case asks of its pool.
+/// A case's settings of its pool.
 struct Settings {
     options: ClientOptions,
     wait_timeout: Duration,
@@ -185,11 +186,11 @@ impl Settings {
     }
 }
 
-/// What ends the main thread of a case before its end.
+/// An error that ends the main thread of a case early.
 enum Fault {
     /// The pool's error, which a case may expect.
     Pool(Error),
-    /// The case could not be played.
+    /// The case could not be run.
     Play(String),
 }
 
@@ -199,11 +200,11 @@ impl From<String> for Fault {
     }
 }
 
-/// What all threads of a case have in common.
+/// State that all threads of a case share.
 struct Shared<B: Backend> {
     pool: ServerPool<B>,
     wait_timeout: Duration,
-    /// With the labels that they have.
+    /// Connections with their labels.
     checked_out: Mutex<Vec<(Option<String>, PooledConnection<B>)>>,
 }
 
@@ -229,7 +230,7 @@ impl<B: Backend> Shared<B> {
         Ok(())
     }
 
-    /// What any thread can do.
+    /// Performs an operation that any thread may have.
     async fn perform(&self, operation: &Value) -> Result<(), Fault> {
         match text(operation, "name")? {
             "checkOut" => self.check_out(operation).await.map_err(Fault::Pool)?,
@@ -246,7 +247,7 @@ impl<B: Backend> Shared<B> {
     }
 }
 
-/// A thread of a case: what it is to do, and how it ends.
+/// A thread of a case: its operations and its result.
 struct Thread {
     operations: mpsc::Sender<Value>,
     end: JoinHandle<Result<(), Fault>>,
@@ -354,7 +355,7 @@ impl<B: Backend> Drop for Play<B> {
     }
 }
 
-/// Compares how the main thread ended with how it was to end.
+/// Compares the main thread's error with the expected one.
 fn check_error(outcome: Result<(), Fault>, expected: Option<&Value>) -> Outcome {
     match (outcome, expected) {
         (Err(Fault::Play(message)), _) => Err(message),
@@ -365,20 +366,19 @@ fn check_error(outcome: Result<(), Fault>, expected: Option<&Value>) -> Outcome 
     }
 }
 
-/// An error as the cases write it.
+/// An error in the notation of the cases.
 fn shown(error: &Error) -> Value {
     let (kind, message) = match error.kind() {
         ErrorKind::PoolClosed => ("PoolClosedError", error.kind().to_string()),
         ErrorKind::PoolCleared => ("PoolClearedError", error.kind().to_string()),
-        // It says how long it was, too, and if it was let make a connection shortly before the end,
-        // how far that came.
+        // The error also states the time, and the phase of an attempt that it began shortly before.
         ErrorKind::Timeout { .. } => (
             "WaitQueueTimeoutError",
             format!("timed out {}", Wait::WaitQueue),
         ),
         _ => ("another error", error.to_string()),
     };
-    // A sentence of its own, there.
+    // The cases capitalize it.
     let message = message[..1].to_uppercase() + &message[1..];
     json!({
         "type": kind,

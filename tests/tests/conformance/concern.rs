@@ -1,4 +1,4 @@
-//! The suites read-write-concern: from a connection string, and to a document.
+//! The suites of read-write-concern: parsing connection strings, and serializing to documents.
 
 use mongo_core::concern::{Acknowledgment, ReadConcern, WriteConcern};
 use mongo_core::uri::ClientOptions;

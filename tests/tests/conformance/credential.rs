@@ -1,4 +1,4 @@
-//! The suite auth, legacy: from a connection string to a credential.
+//! The suite auth, legacy: credentials of connection strings.
 
 use mongo_core::auth::Credential;
 use mongo_core::uri::ClientOptions;
@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use crate::{Outcome, equal, known_keys, text};
 
-/// Runs one case. A key that is missing makes no assertion; one that is null says that there is
-/// nothing.
+/// Runs one case. A missing key asserts nothing. A null asserts absence.
 pub(crate) fn run(case: &Value) -> Outcome {
     known_keys("case", case, &["description", "uri", "valid", "credential"])?;
     let parsed = ClientOptions::parse(text(case, "uri")?);

@@ -8,7 +8,7 @@ pub(crate) struct Entry {
     pub(crate) reason: String,
 }
 
-/// The entries: a name in a line of its own, and its reason in indented lines below. `#` begins a
+/// Reads the entries: a name on its own line, and its reason on indented lines below. `#` begins a
 /// comment.
 pub(crate) fn list() -> Result<Vec<Entry>, String> {
     let mut entries: Vec<Entry> = Vec::new();

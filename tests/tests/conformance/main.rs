@@ -1,8 +1,9 @@
 //! The JSON tests of the MongoDB driver specifications, each case a test of its own.
 //!
 //! They are read from `MONGODB_SPECIFICATIONS`, by default `../shared/specifications` from the
-//! workspace root: the layout of upstream's `source/`. Where that folder is missing, all of it is
-//! left out, which is said last; `MONGODB_SPECIFICATIONS_REQUIRED=1` makes that a failure.
+//! workspace root, in the layout of upstream's `source/`. If that folder is missing, all cases are
+//! skipped, and a message says so at the end. `MONGODB_SPECIFICATIONS_REQUIRED=1` makes that a
+//! failure.
 
 mod cmap;
 mod concern;
@@ -24,14 +25,15 @@ use std::{env, fs, io};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
 
-/// What a case says when it fails.
+/// The result of a case, with the message of a failure.
 type Outcome = Result<(), String>;
 
-/// One folder of JSON files, those in its subfolders included. A case is an entry of a file's `tests`, else the file itself.
+/// One folder of JSON files, including its subfolders. A case is an entry of a file's `tests`, or
+/// else the file itself.
 struct Suite {
     name: &'static str,
     folder: &'static str,
-    /// The number of cases in it, so that a half-read folder fails.
+    /// The number of cases in it, to detect an incomplete folder.
     cases: usize,
     run: fn(&Value) -> Outcome,
 }
@@ -173,7 +175,7 @@ const SUITES: &[Suite] = &[
     },
 ];
 
-/// A case under its name, `suite/subfolder/file/description`.
+/// A case and its name, `suite/subfolder/file/description`.
 struct Case {
     name: String,
     content: Value,
@@ -201,8 +203,8 @@ fn left_out(root: &Path) -> ExitCode {
     let required = env::var("MONGODB_SPECIFICATIONS_REQUIRED").is_ok_and(|value| value == "1");
     let cases: usize = SUITES.iter().map(|suite| suite.cases).sum();
     eprintln!(
-        "\n*** CONFORMANCE WAS LEFT OUT: {cases} cases of the MongoDB specifications did not run.\n\
-         *** There is no folder {}.\n\
+        "\n*** CONFORMANCE WAS SKIPPED: {cases} cases of the MongoDB specifications did not run.\n\
+         *** The folder {} does not exist.\n\
          *** Set MONGODB_SPECIFICATIONS to the folder source/ of a checkout of\n\
          *** https://github.com/mongodb/specifications\n",
         root.display()
@@ -236,7 +238,7 @@ fn trials(root: &Path) -> Vec<Trial> {
             Vec::new()
         }
     };
-    // Whatever can't apply must be there, and must still fail: else its entry is to be removed.
+    // An inapplicable case must exist, and must still fail. Otherwise its entry has to be removed.
     for entry in &list {
         let name = format!("inapplicable.txt/{}", entry.name);
         let stale = match cases.iter().find(|case| case.name == entry.name) {
@@ -325,7 +327,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> O
     }
 }
 
-/// Fails on a key that the runner doesn't know, so that nothing is left unchecked.
+/// Fails on an unknown key, so that nothing is left unchecked.
 fn known_keys(what: &str, value: &Value, known: &[&str]) -> Outcome {
     let unknown = value
         .as_object()
@@ -338,7 +340,7 @@ fn known_keys(what: &str, value: &Value, known: &[&str]) -> Outcome {
     }
 }
 
-/// The text under a key.
+/// The string under a key.
 fn text<'a>(case: &'a Value, key: &str) -> Result<&'a str, String> {
     case[key]
         .as_str()

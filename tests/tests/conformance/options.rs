@@ -1,4 +1,4 @@
-//! The typed options, as the JSON that a test compares them with.
+//! The typed options, as JSON for comparison.
 
 use std::time::Duration;
 
@@ -28,12 +28,12 @@ fn millis(duration: Duration) -> Value {
     json!(u64::try_from(duration.as_millis()).ok())
 }
 
-/// An option where `None` is written 0.
+/// An option for which the cases write `None` as 0.
 fn limit(duration: Option<Duration>) -> Value {
     millis(duration.unwrap_or_default())
 }
 
-/// The typed option of a lower-case name; none for a name that is not known here.
+/// The typed option of a lower-case name; `None` for an unknown name.
 fn typed(found: &ClientOptions, name: &str) -> Option<Value> {
     authentication(found, name)
         .or_else(|| connection(found, name))

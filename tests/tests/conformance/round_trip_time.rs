@@ -18,7 +18,7 @@ pub(crate) fn run(case: &Value) -> Outcome {
     time.record(milliseconds(case, "new_rtt_ms")?);
     let found = time.average().ok_or("there is no average")?;
     let expected = milliseconds(case, "new_avg_rtt")?;
-    // What integers of nanoseconds cut off.
+    // Rounding to whole nanoseconds.
     let close = found.abs_diff(expected) <= Duration::from_nanos(1);
     equal(&format!("{found:?} is {expected:?}"), close, true)
 }

@@ -1,5 +1,5 @@
-//! The suites of server discovery and monitoring: responses and errors go in, and the topology or
-//! the events that come out are compared.
+//! The suites of server discovery and monitoring: they apply responses and errors, and compare the
+//! topology or the events.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{Outcome, equal, known_keys, sdam_events, text};
 
-/// A topology, and as much of its pools as the tests look at.
+/// A topology, and the part of its pools that the tests compare.
 struct Client {
     settings: TopologySettings,
     description: Arc<TopologyDescription>,
@@ -181,7 +181,7 @@ impl Client {
     }
 
     fn check_server(&self, server: &ServerDescription, expected: &Value) -> Outcome {
-        // What nobody told is the default here, and null in the tests.
+        // An unknown version is the default here, and null in the tests.
         let told = |version: i32| match server.server_type {
             ServerType::LoadBalancer if version == 0 => None,
             _ => Some(version),
@@ -215,7 +215,7 @@ impl Client {
     }
 }
 
-/// The type, where `PossiblePrimary` is what the topology knows besides.
+/// The server type, including `PossiblePrimary`, which the topology tracks separately.
 pub(crate) fn shown_type(topology: &TopologyDescription, server: &ServerDescription) -> String {
     let possible = topology.possible_primary();
     match server.server_type {

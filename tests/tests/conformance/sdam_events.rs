@@ -1,4 +1,4 @@
-//! Events of server discovery and monitoring, as the tests write them.
+//! Events of server discovery and monitoring, in the notation of the tests.
 
 use bson::oid::ObjectId;
 use mongo_core::ServerAddress;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::sdam::shown_type;
 use crate::{Outcome, equal, known_keys};
 
-/// Compares events with those of a test, which leaves out of a description what it has not.
+/// Compares events with those of a test, which omits absent fields of descriptions.
 pub(crate) fn check(id: ObjectId, found: &[SdamEvent], expected: &[Value]) -> Outcome {
     let shown: Vec<Value> = found.iter().map(shown).collect();
     let names = |events: &[Value]| events.iter().map(name).collect::<Vec<_>>();
@@ -33,7 +33,7 @@ pub(crate) fn check(id: ObjectId, found: &[SdamEvent], expected: &[Value]) -> Ou
     equal("all of one topology", ids, true)
 }
 
-/// The one key of an event.
+/// The only key of an event.
 fn name(event: &Value) -> String {
     let keys = event.as_object().into_iter().flat_map(|event| event.keys());
     keys.cloned().collect()

@@ -61,7 +61,7 @@ pub(crate) fn run(case: &Value) -> Outcome {
         names(found),
         window.clone(),
     )?;
-    // As many draws as make it sure that each server comes.
+    // Enough draws for each server to be selected.
     let mut random = Random(0);
     let mut drawn = BTreeSet::new();
     for _ in 0..64 {
@@ -120,7 +120,7 @@ pub(crate) fn run_in_window(case: &Value) -> Outcome {
     Ok(())
 }
 
-/// Numbers that repeat in each run (SplitMix64).
+/// Deterministic random numbers (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -132,7 +132,7 @@ impl Random {
     }
 }
 
-/// The criterion, or why it is refused.
+/// The criterion, or the reason why it is refused.
 fn criterion(case: &Value) -> Result<Result<Criterion, String>, String> {
     match &case["operation"] {
         Value::Null => {}
@@ -196,7 +196,7 @@ fn server(given: &Value, start: Instant) -> Result<ServerDescription, String> {
     known_keys("server", given, &known)?;
     let mut server = ServerDescription::unknown(address(given)?);
     server.server_type = match text(given, "type")? {
-        // Nothing but the order of a single-threaded client's checks tells them apart.
+        // Only the order of a single-threaded client's checks distinguishes them.
         "PossiblePrimary" => ServerType::Unknown,
         name => ServerType::ALL
             .into_iter()
@@ -219,7 +219,7 @@ fn server(given: &Value, start: Instant) -> Result<ServerDescription, String> {
         let date = date.map_err(|error| format!("lastWriteDate: {error}"))?;
         server.last_write_date = Some(DateTime::from_millis(date));
     }
-    // Where the case says nothing, one that every driver speaks.
+    // By default a version that every driver supports.
     let version = given["maxWireVersion"].as_i64().unwrap_or(21);
     server.max_wire_version = i32::try_from(version).map_err(|error| error.to_string())?;
     Ok(server)

@@ -1,5 +1,5 @@
-//! The suites of initial-dns-seedlist-discovery, with a resolver that answers from a table and
-//! scripted deployments behind the hosts that it names.
+//! The suites of initial-dns-seedlist-discovery, with a resolver that answers from a table, and
+//! scripted deployments behind its hosts.
 
 mod records;
 
@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::{Outcome, equal, known_keys, options, text};
 use records::{SRV, TTL, TXT};
 
-/// What a case may say. All of it is checked.
+/// The keys of a case. All of them are checked.
 const KEYS: [&str; 10] = [
     "uri",
     "seeds",
@@ -37,10 +37,10 @@ const KEYS: [&str; 10] = [
     "comment",
 ];
 
-/// By the paused clock, nobody waits for longer.
+/// The limit for waits, by the paused clock.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What a suite is to be run against.
+/// The deployment of a suite.
 #[derive(Clone, Copy)]
 enum Behind {
     /// The replica set `repl0` of localhost's ports 27017 to 27019.
@@ -97,7 +97,7 @@ fn truth(case: &Value, key: &str) -> Result<Option<bool>, String> {
     }
 }
 
-/// What DNS must not say is told to who selects a server, too, and at once.
+/// Invalid records also fail a server selection, at once.
 async fn tells_why(uri: &str) -> Outcome {
     let Ok(options) = ClientOptions::parse(uri) else {
         return Ok(());
@@ -141,7 +141,7 @@ async fn check_deployment(uri: &str, case: &Value, behind: Behind) -> Outcome {
                 .all(|server| server.server_type.is_data_bearing())
     };
     let mut changes = topology.subscribe();
-    // The description that it borrows must not be held: the topology could not change meanwhile.
+    // Don't hold the borrowed description: it would block changes of the topology.
     let found = tokio::time::timeout(LIMIT, changes.wait_for(|known| is_found(known)))
         .await
         .is_ok();
@@ -190,7 +190,7 @@ impl Behind {
     }
 }
 
-/// All hosts are one machine, on which a port is one of the deployment's servers.
+/// Connects each port, on any host, to one of the deployment's servers.
 struct ByPort(SimNetwork);
 
 #[async_trait]
@@ -208,7 +208,7 @@ impl Connector for ByPort {
             .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
     }
 
-    /// The cases are about DNS: nothing leaves the process.
+    /// Counts as TLS: the cases are about DNS, and nothing leaves the process.
     fn is_secure(&self) -> bool {
         true
     }
@@ -222,10 +222,10 @@ async fn look_up(uri: &str) -> Result<ClientOptions, String> {
         .map_err(|error| error.to_string())
 }
 
-/// A name server that knows the records of the tests.
+/// A resolver with the records of the tests.
 struct Table;
 
-/// The rows of a name.
+/// The rows for a name.
 fn rows<T: Copy>(table: &[(&str, T)], name: &str) -> Vec<T> {
     let rows = table.iter().filter(|(row, _)| *row == name);
     rows.map(|(_, value)| *value).collect()
@@ -254,7 +254,7 @@ impl DnsResolver for Table {
     }
 }
 
-/// The seeds are a set.
+/// Compares the seeds as a set.
 fn check_seeds(found: &[ServerAddress], case: &Value) -> Outcome {
     let found: BTreeSet<_> = found.iter().map(ToString::to_string).collect();
     if let Some(expected) = addresses(case, "seeds")? {

@@ -1,9 +1,9 @@
 //! Unified tests: versioned-api on the real server, and MONGODB-OIDC on the scripted one, through
 //! `mongo_deadpool::Pools`.
 //!
-//! What an operation is as a command is the runner's to say ([`commands`]), as it is a framework's
-//! that is built on these crates. What of them is ours, and compared, are the fields of the stable
-//! API, the events, authentication and its renewal, and errors.
+//! The runner translates operations into commands ([`commands`]), as a framework on top of these
+//! crates would. The tests compare the parts that these crates provide: the fields of the stable
+//! API, events, authentication and reauthentication, and errors.
 
 mod commands;
 mod entities;
@@ -21,7 +21,7 @@ use commands::{Batches, Context};
 use entities::{Entities, Place};
 use matching::matches;
 
-/// A case: a test, with what its file says for all tests of it.
+/// A case: a test, with the common parts of its file.
 pub(crate) fn of_file(file: &Value, test: &Value) -> Value {
     let mut test = test.clone();
     for key in ["createEntities", "initialData"] {
@@ -43,7 +43,7 @@ pub(crate) fn run(case: &Value) -> Outcome {
     ];
     known_keys("test", case, &keys)?;
     let place = Place::meeting(&case["runOnRequirements"])?;
-    // Their collections have the same names.
+    // The tests use the same collections.
     static REAL: Mutex<()> = Mutex::new(());
     let _turn = match place {
         Place::Real => Some(REAL.lock().unwrap_or_else(PoisonError::into_inner)),
@@ -118,7 +118,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Runs the commands of an operation on one connection; a cursor to its end.
+/// Runs the commands of an operation on one connection, and exhausts its cursor.
 async fn run_batches(
     connection: &mut Result<mongo_deadpool::PoolsConnection, Error>,
     batches: Batches,
@@ -181,7 +181,7 @@ fn expect_result(expected: &Value, found: &Bson) -> Outcome {
         (Bson::Array(expected), Bson::Array(_)) => {
             matches(&Bson::Array(expected), Some(found), "result")
         }
-        // The helpers' own results: there is no helper here whose result could be compared.
+        // Results of driver helpers, which do not exist here.
         (Bson::Document(expected), _) if expected.contains_key("$$unsetOrMatches") => Ok(()),
         (expected, _) => Err(format!("the runner makes no such result: {expected}")),
     }
@@ -191,7 +191,7 @@ fn expect_error(expected: &Document, error: &Error) -> Outcome {
     for (key, value) in expected {
         let is_so = match (key.as_str(), value) {
             ("isError", Bson::Boolean(true)) => true,
-            // Of the driver's own, or of the network.
+            // A driver error or a network error.
             ("isClientError", Bson::Boolean(expected)) => {
                 *expected != matches!(error.kind(), ErrorKind::Command(_))
             }
@@ -210,7 +210,7 @@ fn expect_error(expected: &Document, error: &Error) -> Outcome {
     Ok(())
 }
 
-/// The server's, also where it refused the credential.
+/// The server's error code, also if it refused the credential.
 fn code_of(error: &Error) -> Option<i32> {
     match error.kind() {
         ErrorKind::Authentication(AuthError::Refused { code, .. }) => Some(*code),

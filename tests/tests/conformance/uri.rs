@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{Outcome, equal, known_keys, options, text};
 
-/// Runs one case of the format that both suites share. A null makes no assertion.
+/// Runs one case of the format that both suites share. A null asserts nothing.
 pub(crate) fn run(case: &Value) -> Outcome {
     let known = [
         "description",
@@ -70,7 +70,7 @@ fn kind(address: &ServerAddress) -> &'static str {
     }
 }
 
-/// Stricter than the format: in `auth` a null means that there is nothing.
+/// Stricter than the format: a null in `auth` asserts absence.
 fn check_auth(found: &ClientOptions, auth: &Value) -> Outcome {
     if auth.is_null() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Commands, over the scripted server and the real one.
+//! Command events, with the scripted server and the real one.
 
 use bson::{Document, doc};
 use mongo_core::event::CommandEvent;
@@ -7,8 +7,8 @@ use mongo_testkit::{RealServer, ScriptedServer, User};
 
 use crate::{Told, establish};
 
-/// Commands that go well and one that does not, after a handshake with authentication, of which
-/// nothing is told.
+/// Commands that succeed and one that fails, after a handshake with authentication, which publishes
+/// no events.
 async fn each_command_begins_and_ends_once(uri: &str, database: &str) {
     let told = Told::default();
     let factory = told.factory(uri, ManagerConfig::default());
@@ -70,7 +70,7 @@ async fn each_command_begins_and_ends_once(uri: &str, database: &str) {
             other => panic!("{other:?}"),
         }
     }
-    // The third has a write error, which is a success; the fourth is none.
+    // The third one has a write error, which counts as success. The fourth one fails.
     assert_eq!(
         outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(),
         [true, true, true, false, true]
@@ -78,21 +78,21 @@ async fn each_command_begins_and_ends_once(uri: &str, database: &str) {
 }
 
 #[tokio::test]
-async fn scripted() {
+async fn events_of_the_scripted_server() {
     let user = User::new("app", "pencil");
     let server = ScriptedServer::builder().user(user).start().await;
     each_command_begins_and_ends_once(&server.uri_for("app", "pencil"), "events").await;
 }
 
 #[tokio::test]
-async fn real() {
+async fn events_of_the_real_server() {
     let server = RealServer::shared();
     each_command_begins_and_ends_once(&server.uri(), "events").await;
 }
 
-/// Over the whole way: the server refuses them all, with what they said in its error.
+/// End to end: the server refuses all commands, and repeats them in its error.
 #[tokio::test]
-async fn nothing_is_told_of_what_sensitive_commands_say() {
+async fn sensitive_commands_are_redacted() {
     let server = ScriptedServer::builder()
         .rule(
             mongo_testkit::Matcher::any_command()
@@ -146,7 +146,7 @@ async fn nothing_is_told_of_what_sensitive_commands_say() {
         assert!(failed.failure.to_string().contains("Unauthorized"));
     }
     assert_eq!(commands.len(), 12);
-    // A hello that does not authenticate hides nothing.
+    // A hello without authentication is not redacted.
     for name in hellos {
         let answer = connection.run_command("admin", &doc! { name: 1 }).await;
         answer.expect("an answer");
@@ -169,10 +169,10 @@ async fn nothing_is_told_of_what_sensitive_commands_say() {
     }
 }
 
-/// Run again after the connection was authenticated again, of which nothing is told, it is told
+/// The command is run again after reauthentication, which publishes no events. It is reported
 /// again.
 #[tokio::test]
-async fn a_command_that_is_run_again_is_told_twice() {
+async fn a_command_that_is_run_again_has_two_sets_of_events() {
     let refusal = mongo_testkit::ErrorReply::new(391, "ReauthenticationRequired", "again");
     let server = ScriptedServer::builder()
         .user(User::new("app", "pencil"))

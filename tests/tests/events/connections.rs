@@ -1,4 +1,4 @@
-//! The lives of connections, by themselves and in the pools of both adapters.
+//! Events of connections without a pool and in the pools of both adapters.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{Told, establish};
 
 const BOUND: Duration = Duration::from_secs(5);
 
-/// The one event there is, which is that of an end.
+/// The only event, which must be a ConnectionClosedEvent.
 fn closed(told: &Told) -> ConnectionClosedEvent {
     match &*told.cmap() {
         [CmapEvent::ConnectionClosed(event)] => event.clone(),
@@ -57,7 +57,7 @@ async fn a_connection_is_created_and_ready() {
 }
 
 #[tokio::test]
-async fn what_closed_a_connection_is_told() {
+async fn the_reason_for_closing_a_connection_is_reported() {
     let server = ScriptedServer::start().await;
     let told = Told::default();
     let mut config = ManagerConfig::default();
@@ -136,7 +136,7 @@ async fn a_connection_without_a_waiter_is_made_and_closes_with_its_factory() {
     for _ in 0..2 {
         let making = factory.establish(Deadline::never());
         tokio::select! {
-            // Dropped here, in the middle of its handshake.
+            // Dropped here, during its handshake.
             _ = making => panic!("the gate is closed"),
             () = server.wait_for("a connection", |seen| seen.accepted == 1) => {}
         }
@@ -181,7 +181,7 @@ async fn behind_a_load_balancer_the_service_is_named() {
     assert_eq!(commands.matches(&named).count(), 2, "{commands}");
 }
 
-/// A check-out, a command, a check-in and the end of the pool.
+/// Tests a check-out, a command, a check-in and the close of the pool.
 macro_rules! in_a_pool {
     ($name:ident, $build:expr) => {
         #[tokio::test]

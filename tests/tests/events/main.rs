@@ -1,4 +1,4 @@
-//! What handlers are told of connections and of the commands on them.
+//! Events of connections and of their commands.
 
 mod commands;
 mod connections;
@@ -9,7 +9,7 @@ use mongo_core::event::{CmapEvent, CommandEvent, EventHandlers};
 use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 use mongo_core::{ClientOptions, Connection, Deadline};
 
-/// Keeps what handlers are told.
+/// Records events.
 #[derive(Clone, Default)]
 struct Told {
     commands: Arc<Mutex<Vec<CommandEvent>>>,
@@ -24,12 +24,12 @@ impl Told {
             .on_cmap(move |event| cmap.lock().expect("no panic").push(event.clone()))
     }
 
-    /// What was told of commands since the last time.
+    /// The command events since the last call.
     fn commands(&self) -> Vec<CommandEvent> {
         std::mem::take(&mut self.commands.lock().expect("no panic"))
     }
 
-    /// What was told of connections since the last time.
+    /// The connection events since the last call.
     fn cmap(&self) -> Vec<CmapEvent> {
         std::mem::take(&mut self.cmap.lock().expect("no panic"))
     }

@@ -1,5 +1,5 @@
-//! Failover under load, on either backend, of scripted members and of roles played before a real
-//! server. `cargo bench -p mongo-testkit --bench failover_load` does so at length.
+//! Failover under load, on either backend, with scripted members and with proxies in front of a
+//! real server. `cargo bench -p mongo-testkit --bench failover_load` is a longer run.
 
 mod load;
 mod stress;
@@ -10,7 +10,7 @@ use load::{Change, Ours, Report, Subject, run};
 use mongo_core::pools::Backend;
 use mongo_testkit::{Deployment, RealServer};
 
-/// Each once. Nothing comes back from the last one before the end.
+/// Each change once. The last one leaves callers without replies until the end.
 const CHANGES: [Change; 6] = [
     Change::Elect,
     Change::KillPrimary,
@@ -20,7 +20,7 @@ const CHANGES: [Change; 6] = [
     Change::BlackHole,
 ];
 
-/// On a busy machine a task may get its turn late.
+/// The tolerated scheduling delay of a busy machine.
 const TURN: Duration = Duration::from_secs(1);
 
 async fn scripted<S: Subject>() {

@@ -1,5 +1,5 @@
-//! Everything at once: elections, kills, partitions, callers that are cut, handlers that panic, and
-//! runtimes that end. No reply may be wrong, no caller stuck, and nothing may be left.
+//! Everything at once: elections, kills, partitions, cancelled callers, panicking handlers and
+//! ending runtimes. No reply may be wrong, no caller may be stuck, and nothing may be left over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +19,11 @@ use tokio::time::{sleep, timeout};
 const MEMBERS: usize = 3;
 const CALLERS: u64 = 24;
 const DOCUMENTS: i64 = 500;
-/// No caller takes longer, whatever goes wrong: `waitQueueTimeoutMS` and a command's own bound.
+/// The time after which a caller counts as stuck: `waitQueueTimeoutMS` and a command's timeout are
+/// shorter.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// What came of it.
+/// The report of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) served: u64,
@@ -30,12 +31,12 @@ pub(crate) struct Report {
     pub(crate) failed: BTreeMap<String, u64>,
     /// Replies to other requests.
     pub(crate) wrong: u64,
-    /// Callers that did not come back.
+    /// Callers that did not complete.
     pub(crate) stuck: u64,
     pub(crate) panics: u64,
     pub(crate) runtimes: u64,
     pub(crate) created: u64,
-    /// Slots, tasks and sockets that are left at the end.
+    /// Slots, tasks and sockets left over at the end.
     pub(crate) left: Vec<String>,
     pub(crate) took: Duration,
 }
@@ -74,7 +75,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// Whether the reply was to this request.
+    /// Whether the reply belongs to this request.
     async fn find(&self) -> Result<bool, Error> {
         let random = self.random();
         let mut connection = self.connection(random).await?;
@@ -100,7 +101,7 @@ impl<B: Backend> World<B> {
         Ok(is_right)
     }
 
-    /// Checks out until there were enough check-outs.
+    /// Checks out until there have been enough check-outs.
     async fn call(&self, report: &mut Report) {
         while !self.is_done() {
             let cut = Duration::from_micros(self.random() % 3_000);
@@ -116,7 +117,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// Runtimes of their own, each for a few check-outs. Some guards outlive theirs.
+    /// Runs a few check-outs on each of several short-lived runtimes. Some guards outlive theirs.
     fn short_lived_runtimes(&self, report: &mut Report) {
         let mut held = None;
         while !self.is_done() {
@@ -182,7 +183,7 @@ fn kind(error: &Error) -> String {
     kind[..end].to_owned()
 }
 
-/// Panics now and then, like an application's handler.
+/// A handler that panics now and then, like an application's.
 fn handlers(panics: &Arc<AtomicU64>, calls: u64) -> impl Fn() + Send + Sync + 'static {
     let (panics, count) = (panics.clone(), AtomicU64::new(0));
     move || {
@@ -216,7 +217,7 @@ fn build<B: Backend<Config: Default>>(set: &Deployment, home: &Handle, wanted: u
     }
 }
 
-/// As many check-outs as are wanted, in trouble.
+/// Runs the wanted number of check-outs, with faults.
 pub(crate) async fn stress<B: Backend<Config: Default>>(wanted: u64) -> Report {
     let begun = Instant::now();
     let set = Deployment::replica_set("rs").members(MEMBERS).start().await;
@@ -268,7 +269,7 @@ pub(crate) async fn stress<B: Backend<Config: Default>>(wanted: u64) -> Report {
     report
 }
 
-/// All is well again, and nothing is left once the pools are closed.
+/// Heals all faults, and checks that nothing is left once the pools are closed.
 async fn finish<B: Backend>(
     world: &World<B>,
     set: &Deployment,

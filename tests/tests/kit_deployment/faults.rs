@@ -1,4 +1,4 @@
-//! Servers that die, freeze, refuse, dawdle and disappear.
+//! Servers that are killed, frozen, slow, partitioned, or refuse connections.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use tokio::time::{Instant, timeout};
 use crate::members::{Members, over_both};
 use crate::wire::{BOUND, Wire, counter};
 
-/// Long enough for what would come on loopback, if it came.
+/// Long enough for anything on loopback to arrive.
 const SILENCE: Duration = Duration::from_millis(100);
 
 over_both! {
     a_killed_server_refuses_and_comes_back_at_its_address_as_another_process,
-    a_refusing_server_serves_on,
+    a_refusing_server_keeps_serving_open_connections,
     a_frozen_server_accepts_and_does_nothing_until_it_thaws,
-    a_server_that_thaws_tells_the_news_of_now,
-    a_skewed_clock_dates_what_its_server_does,
-    a_partitioned_server_can_neither_be_reached_nor_heard,
+    a_server_that_thaws_reports_its_current_state,
+    a_skewed_clock_shifts_the_dates_of_its_server,
+    a_partitioned_server_neither_receives_nor_sends,
 }
 
 async fn set(members: Members) -> Deployment {
@@ -47,10 +47,10 @@ async fn a_killed_server_refuses_and_comes_back_at_its_address_as_another_proces
     set.shutdown().await;
 }
 
-async fn a_refusing_server_serves_on(members: Members) {
+async fn a_refusing_server_keeps_serving_open_connections(members: Members) {
     let set = set(members).await;
     let mut client = Wire::connect(&set, 0).await;
-    // Accepted, not only in the queue.
+    // The connection is accepted, not only queued.
     client.hello().await;
     set.server(0).refuse_connections().await;
     let error = TcpStream::connect(set.address(0)).await.unwrap_err();
@@ -80,7 +80,7 @@ async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws(members: Member
     assert_eq!(set.documents("test.c").len(), 1);
 }
 
-async fn a_server_that_thaws_tells_the_news_of_now(members: Members) {
+async fn a_server_that_thaws_reports_its_current_state(members: Members) {
     let set = set(members).await;
     let mut client = Wire::connect(&set, 1).await;
     let hello = client.hello().await;
@@ -98,7 +98,7 @@ async fn a_server_that_thaws_tells_the_news_of_now(members: Members) {
     assert_eq!(counter(&reply), counter(&hello) + 2);
 }
 
-async fn a_skewed_clock_dates_what_its_server_does(members: Members) {
+async fn a_skewed_clock_shifts_the_dates_of_its_server(members: Members) {
     let set = set(members).await;
     set.skew_clock(0, -3_600_000);
     let mut client = Wire::connect(&set, 0).await;
@@ -125,7 +125,7 @@ async fn a_frozen_server_ends_with_its_deployment() {
     assert!(client.try_receive().await.is_none());
 }
 
-async fn a_partitioned_server_can_neither_be_reached_nor_heard(members: Members) {
+async fn a_partitioned_server_neither_receives_nor_sends(members: Members) {
     let set = set(members).await;
     let mut old = Wire::connect(&set, 0).await;
     let hello = old.hello().await;
@@ -138,7 +138,7 @@ async fn a_partitioned_server_can_neither_be_reached_nor_heard(members: Members)
     set.step_down(0);
     assert!(timeout(SILENCE, old.try_receive()).await.is_err());
     assert!(!connect.is_finished());
-    // Another member is not concerned.
+    // Another member is not affected.
     Wire::connect(&set, 1).await.hello().await;
 
     set.server(0).heal().await;
@@ -163,7 +163,7 @@ async fn a_partition_outlasts_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_server_takes_its_time() {
+async fn a_slow_server_delays_its_replies() {
     let set = set(Members::Scripted).await;
     set.server(0).slow(Duration::from_secs(2));
     let mut client = Wire::connect(&set, 0).await;

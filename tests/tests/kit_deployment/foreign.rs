@@ -1,6 +1,6 @@
 //! The official `mongodb` crate and PyMongo discover deployments, follow their primary, and read
-//! and write through them. Nothing is skipped: where PyMongo is missing the test fails and says
-//! how to get it.
+//! and write through them. Nothing is skipped: if PyMongo is missing, the test fails with
+//! instructions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use tokio::time::timeout;
 
 use crate::members::{Members, over_both};
 
-/// No client may take as long, whatever goes wrong.
+/// The time limit for a client.
 const BOUND: Duration = Duration::from_secs(30);
-/// Far less than the 10 s of a heartbeat: what is seen sooner was streamed.
+/// Far less than the 10 s of a heartbeat: changes noticed sooner were streamed.
 const STREAMED: Duration = Duration::from_secs(5);
 
 over_both! {
@@ -43,7 +43,7 @@ over_both! {
 
 type Types = BTreeMap<String, ServerType>;
 
-/// The official client, and what it knows of the deployment.
+/// The official client, and its view of the deployment.
 struct Official {
     client: Client,
     view: watch::Receiver<(TopologyType, Types)>,
@@ -68,8 +68,8 @@ impl Official {
     }
 
     async fn sees(&mut self, limit: Duration, topology: TopologyType, wanted: &Types) {
-        // Version 3.9.1 does not notice when a primary becomes a secondary that the topology has
-        // none any more.
+        // Version 3.9.1 does not notice that the topology has no primary when a primary becomes a
+        // secondary.
         let topologies = match topology {
             TopologyType::ReplicaSetNoPrimary => [topology, TopologyType::ReplicaSetWithPrimary],
             _ => [topology; 2],
@@ -129,7 +129,7 @@ pub(crate) async fn pymongo(check: &str, uri: &str, arguments: &[String]) {
     assert!(output.status.success(), "PyMongo {check} {uri}:\n{text}");
 }
 
-/// One member of each kind, two ordinary ones.
+/// A set with one member of each kind, and two ordinary ones.
 async fn diverse(members: Members) -> Deployment {
     let mut set = Deployment::replica_set("rs").members(2);
     for kind in [MemberKind::Passive, MemberKind::Arbiter, MemberKind::Hidden] {
@@ -143,7 +143,7 @@ fn types(set: &Deployment, types: &[ServerType]) -> Types {
     types.iter().enumerate().map(address).collect()
 }
 
-/// The same as PyMongo's arguments.
+/// The expectation as PyMongo's arguments.
 fn expected(types: &Types) -> Vec<String> {
     let name = |kind: &ServerType| match kind {
         ServerType::RsPrimary => "RSPrimary",
@@ -235,7 +235,7 @@ async fn official_crate_retries_a_write_that_meets_a_step_down(members: Members)
         .await;
     let official = Official::connect(&set.uri()).await;
     for id in 0..20 {
-        // Hands over in one step, and the client is under way already.
+        // Elects in one step, while the client is already running.
         set.elect(usize::try_from(id % 3).expect("a small number"));
         official.insert(id).await;
     }
@@ -252,7 +252,7 @@ async fn official_crate_survives_the_primarys_death(members: Members) {
                 .elections(Duration::from_millis(200)),
         )
         .await;
-    // So that it looks again soon.
+    // So that it checks again soon.
     let uri = format!("{}&heartbeatFrequencyMS=500", set.uri());
     let mut official = Official::connect(&uri).await;
     official.insert(1).await;
@@ -299,7 +299,7 @@ async fn unlike_secondaries(members: Members) -> Deployment {
     set
 }
 
-/// URI options, and who is to be read from.
+/// URI options, and the members to read from.
 const PREFERENCES: [(&str, &[usize]); 4] = [
     ("&readPreference=secondary&readPreferenceTags=dc:la", &[2]),
     ("&readPreference=secondary&readPreferenceTags=dc:ny", &[1]),
@@ -326,7 +326,7 @@ async fn official_crate_reads_from_the_member_that_its_preference_names(members:
     for (options, wanted) in PREFERENCES {
         let before = finds(&set);
         let mut official = Official::connect(&format!("{}{options}", set.uri())).await;
-        // A client that knows one secondary only takes what there is.
+        // A client that knows only one secondary would read from it.
         let topology = TopologyType::ReplicaSetWithPrimary;
         official.sees(BOUND, topology, &all).await;
         for _ in 0..5 {
@@ -349,7 +349,7 @@ async fn pymongo_reads_from_the_member_that_its_preference_names(members: Member
 
 async fn official_crate_discovers_mongoses_and_spreads_over_them(members: Members) {
     let deployment = members.start(Deployment::sharded(3)).await;
-    // However slow one of them was to answer its first hello.
+    // Even if one of them answered its first hello slowly.
     let uri = format!("{}localThresholdMS=60000", deployment.uri());
     let mut official = Official::connect(&uri).await;
     let wanted = types(&deployment, &[ServerType::Mongos; 3]);

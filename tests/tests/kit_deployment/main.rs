@@ -1,5 +1,4 @@
-//! The kit's deployments: by a bare client, step by step, and by clients that nobody of this
-//! workspace wrote.
+//! The kit's deployments, with a bare client, step by step, and with independent clients.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,13 +1,13 @@
-//! The same checks over both kinds of members.
+//! Runs the same tests on both kinds of members.
 
 use mongo_testkit::{Deployment, DeploymentBuilder, RealServer};
 
-/// What the servers of a deployment are.
+/// The kind of servers of a deployment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Members {
-    /// The kit's own, with documents in memory.
+    /// The kit's own servers, with documents in memory.
     Scripted,
-    /// Proxies before a real server of this deployment's own.
+    /// Proxies in front of the deployment's own real server.
     Proxies,
 }
 

@@ -1,5 +1,5 @@
-//! What proxies before a real server do besides: see [`over_both`](crate::members::over_both) for
-//! what holds for both kinds of members.
+//! Proxies in front of a real server. For tests of both kinds of members, see
+//! [`over_both`](crate::members::over_both).
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use crate::foreign::pymongo;
 use crate::wire::{BOUND, Wire, first_hello, is_primary};
 
-/// No client may take as long, whatever goes wrong.
+/// The time limit for a client.
 const LIMIT: Duration = Duration::from_secs(30);
 
 async fn set(members: usize) -> Deployment {
@@ -39,7 +39,7 @@ async fn insert(client: &Client, id: i32) -> mongodb::error::Result<()> {
     insert.expect("an insert in time").map(|_| ())
 }
 
-/// For a client that looks again soon at a server that it takes for unknown.
+/// The URI for a client that soon rechecks an unknown server.
 fn soon(set: &Deployment) -> String {
     format!("{}&heartbeatFrequencyMS=500", set.uri())
 }
@@ -57,7 +57,7 @@ fn refused(set: &Deployment) -> usize {
 }
 
 #[tokio::test]
-async fn a_hello_tells_the_role_that_is_played_and_the_facts_of_the_server_behind() {
+async fn a_hello_combines_the_played_role_with_the_limits_of_the_real_server() {
     let real = std::sync::Arc::new(RealServer::start());
     let set = Deployment::replica_set("rs").members(2);
     let set = set.backed_by(real.clone()).start().await;
@@ -125,7 +125,7 @@ async fn waiting_hellos_of_all_members_are_released_at_once() {
 }
 
 #[tokio::test]
-async fn users_are_the_servers_own_and_seen_with_their_connections() {
+async fn users_of_the_real_server_are_recorded_per_connection() {
     let real = RealServer::builder()
         .user(User::new("app", "pencil"))
         .user(User::new("other", "ruler").database("shop"))
@@ -221,11 +221,11 @@ async fn unacknowledged_and_large_writes_reach_the_server() {
     client
         .send(write(1), mongo_testkit::codec::MORE_TO_COME)
         .await;
-    // No reply came to the first one, so that this is the second one's.
+    // The first one got no reply, so this is the second one's.
     assert_eq!(client.code(doc! {"ping": 1}).await, 0);
     assert_eq!(set.documents("test.c").len(), 1);
 
-    // More than a single document can hold, in a sequence.
+    // More than a single document can hold, as a document sequence.
     let official = official(&set.uri()).await;
     let text = "x".repeat(1_000_000);
     let many = (0..20).map(|id| their_doc! {"_id": id, "text": &text});
@@ -254,7 +254,7 @@ async fn compression_ends_at_the_proxies() {
     assert_eq!(inserts, [true]);
 }
 
-/// Faults that a retryable write survives, and how often the write is sent then.
+/// Faults that a retryable write survives, and how often the write is sent.
 fn survivable() -> [(Document, u64); 3] {
     [
         (doc! {"closeConnection": true}, 2),
@@ -374,7 +374,7 @@ async fn a_transaction_ends_with_its_primary() {
         start
     };
     let commit = |number| part(number, doc! {"commitTransaction": 1, "$db": "admin"});
-    // What was committed stays so, and a retry of that finds out.
+    // A committed transaction stays committed, and a retried commit succeeds.
     assert_eq!(clients[0].code(start(1, 1)).await, 0);
     assert_eq!(clients[0].code(commit(1)).await, 0);
     set.elect(1);
@@ -388,7 +388,7 @@ async fn a_transaction_ends_with_its_primary() {
     let transient = vec!["TransientTransactionError".into()];
     assert_eq!(lost.get_array("errorLabels").unwrap(), &transient);
     assert_eq!(clients[0].code(commit(2)).await, 251);
-    // Its locks are gone with it.
+    // Its locks are released.
     assert_eq!(clients[0].code(insert(2)).await, 0);
     assert_eq!(set.documents("test.c").len(), 2);
 }
@@ -410,7 +410,7 @@ async fn each_reply_can_be_scripted() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_open_after_the_end() {
+async fn no_connection_is_left_open_after_shutdown() {
     let real = std::sync::Arc::new(RealServer::start());
     let set = Deployment::replica_set("rs").members(2);
     let set = set.backed_by(real.clone()).start().await;

@@ -1,4 +1,4 @@
-//! Who answers what.
+//! The commands that each role executes.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::wire::{Wire, counter, is_primary};
 
 over_both! {
     only_the_primary_writes_and_secondaries_read_where_allowed,
-    members_without_data_or_set_answer_neither,
-    a_legacy_hello_names_the_primary_in_the_old_way,
-    a_step_down_by_command_hands_over,
-    the_only_member_is_primary_again_when_it_may,
+    members_without_data_or_a_set_serve_neither_reads_nor_writes,
+    a_legacy_hello_uses_the_legacy_field_for_the_primary,
+    a_step_down_by_command_elects_another_primary,
+    the_only_member_is_reelected_when_it_is_unfrozen,
     a_balancer_spreads_connections_over_the_servers_that_are_up,
     members_come_go_and_change_their_names,
 }
@@ -49,7 +49,7 @@ async fn only_the_primary_writes_and_secondaries_read_where_allowed(members: Mem
         assert_eq!(secondary.code(find(mode)).await, 13435);
         assert_eq!(primary.code(find(mode)).await, 0);
     }
-    // A cursor belongs to its server, and needs no preference any more.
+    // A cursor belongs to its server, and needs no read preference.
     let reply = secondary.run(find(Some("secondary"))).await;
     let id = reply.get_document("cursor").unwrap().get_i64("id").unwrap();
     let more = doc! {"getMore": id, "collection": "c"};
@@ -63,7 +63,7 @@ async fn only_the_primary_writes_and_secondaries_read_where_allowed(members: Mem
     assert_eq!(set.documents("test.c").len(), 4);
 }
 
-async fn members_without_data_or_set_answer_neither(members: Members) {
+async fn members_without_data_or_a_set_serve_neither_reads_nor_writes(members: Members) {
     let set = members
         .start(
             Deployment::replica_set("rs")
@@ -85,7 +85,7 @@ async fn members_without_data_or_set_answer_neither(members: Members) {
     }
 }
 
-async fn a_legacy_hello_names_the_primary_in_the_old_way(members: Members) {
+async fn a_legacy_hello_uses_the_legacy_field_for_the_primary(members: Members) {
     let set = members
         .start(Deployment::replica_set("rs").members(2))
         .await;
@@ -97,7 +97,7 @@ async fn a_legacy_hello_names_the_primary_in_the_old_way(members: Members) {
     assert!(!reply.contains_key("isWritablePrimary"));
 }
 
-async fn a_step_down_by_command_hands_over(members: Members) {
+async fn a_step_down_by_command_elects_another_primary(members: Members) {
     let set = members
         .start(Deployment::replica_set("rs").members(3))
         .await;
@@ -119,7 +119,7 @@ async fn a_step_down_by_command_hands_over(members: Members) {
     assert_eq!(states, ["SECONDARY", "PRIMARY", "SECONDARY"]);
 }
 
-async fn the_only_member_is_primary_again_when_it_may(members: Members) {
+async fn the_only_member_is_reelected_when_it_is_unfrozen(members: Members) {
     let set = members
         .start(Deployment::replica_set("rs").members(1))
         .await;
@@ -133,7 +133,7 @@ async fn the_only_member_is_primary_again_when_it_may(members: Members) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_set_elects_by_itself_where_it_is_told_to() {
+async fn a_set_with_automatic_elections_elects_a_primary() {
     let set = Deployment::replica_set("rs")
         .members(3)
         .elections(Duration::from_secs(10))

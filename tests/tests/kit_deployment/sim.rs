@@ -21,7 +21,7 @@ async fn connect(network: &SimNetwork, set: &Deployment, server: usize) -> Wire<
     Wire::over(stream.expect("the server listens"))
 }
 
-/// What a client sees of some events, and when.
+/// A client's view of some events, with their times.
 async fn story(seed: u64) -> Vec<String> {
     let network = SimNetwork::new(seed);
     let set = set(&network).await;
@@ -65,7 +65,7 @@ async fn simulated_hours_take_no_time() {
     assert!(real.elapsed() < Duration::from_secs(5));
 }
 
-/// Whatever the latencies, a stream keeps its order, and nothing takes longer than it may.
+/// A stream keeps its order whatever the latencies, and nothing takes longer than the maximum.
 #[tokio::test(start_paused = true)]
 async fn bytes_arrive_in_order_within_the_latency() {
     let network = SimNetwork::new(5);
@@ -92,9 +92,9 @@ async fn bytes_arrive_in_order_within_the_latency() {
     assert!((2 * least..=2 * (most + tick)).contains(&took), "{took:?}");
 }
 
-/// What the library's connector has to give.
+/// The stream type that the library's connector needs.
 #[tokio::test(start_paused = true)]
-async fn a_simulated_stream_is_one_for_the_library() {
+async fn a_simulated_stream_works_with_the_librarys_connector() {
     let network = SimNetwork::new(6);
     let set = set(&network).await;
     let stream = network.connect(&set.address(0)).await;
@@ -103,7 +103,7 @@ async fn a_simulated_stream_is_one_for_the_library() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_link_keeps_what_is_on_its_way() {
+async fn a_cut_link_keeps_bytes_in_flight() {
     let network = SimNetwork::new(2);
     let set = set(&network).await;
     let mut client = connect(&network, &set, 0).await;
@@ -120,7 +120,7 @@ async fn a_cut_link_keeps_what_is_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_dead_refuse_and_their_streams_end() {
+async fn killed_servers_refuse_connections_and_end_their_streams() {
     let network = SimNetwork::new(3);
     let set = set(&network).await;
     let mut client = connect(&network, &set, 0).await;

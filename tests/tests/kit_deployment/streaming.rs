@@ -1,4 +1,4 @@
-//! Hellos that wait for news.
+//! Awaitable and streaming hellos.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::wire::{BOUND, Wire, counter, first_hello, is_primary};
 over_both! {
     an_awaitable_hello_is_answered_as_soon_as_the_role_changes,
     another_process_or_an_older_version_is_answered_at_once,
-    half_an_awaitable_hello_is_refused,
-    a_stream_tells_every_change_and_chains_its_replies,
+    an_incomplete_awaitable_hello_is_refused,
+    a_stream_reports_every_change_and_chains_its_replies,
     replies_can_all_answer_the_request,
     a_fail_point_hits_a_running_stream,
     a_rule_counts_each_reply_of_a_stream,
@@ -53,7 +53,7 @@ async fn an_awaitable_hello_is_answered_as_soon_as_the_role_changes(members: Mem
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_news_it_is_answered_when_its_time_is_up() {
+async fn an_awaitable_hello_without_changes_is_answered_after_max_await_time() {
     let set = two(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -80,7 +80,7 @@ async fn another_process_or_an_older_version_is_answered_at_once(members: Member
     }
 }
 
-async fn half_an_awaitable_hello_is_refused(members: Members) {
+async fn an_incomplete_awaitable_hello_is_refused(members: Members) {
     let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -109,7 +109,7 @@ async fn an_old_server_has_no_topology_version() {
     assert!(hello.contains_key("topologyVersion"));
 }
 
-async fn a_stream_tells_every_change_and_chains_its_replies(members: Members) {
+async fn a_stream_reports_every_change_and_chains_its_replies(members: Members) {
     let set = two(members).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -127,7 +127,7 @@ async fn a_stream_tells_every_change_and_chains_its_replies(members: Members) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_goes_on_without_news() {
+async fn a_stream_continues_without_changes() {
     let set = two(Members::Scripted).await;
     let mut client = Wire::connect(&set, 0).await;
     let hello = client.hello().await;
@@ -170,7 +170,7 @@ async fn a_fail_point_hits_a_running_stream(members: Members) {
     let data = doc! {"failCommands": ["hello"], "errorCode": 91};
     set.fail_commands(0, doc! {"times": 1}, data);
     set.elect(1);
-    // The fail point was set while this reply was awaited.
+    // The fail point was set while the hello waited for this reply.
     let reply = client.receive().await;
     assert_eq!(reply.body.get_i32("code").unwrap(), 91);
     assert!(!is_more(&reply));
@@ -183,7 +183,7 @@ async fn a_fail_point_hits_a_running_stream(members: Members) {
         .wait_for("the hello", |seen| seen.hellos() == 5)
         .await;
     set.fail_commands(0, doc! {"skip": 2}, data);
-    // The third reply from now on, and it does not wait for news.
+    // The third reply from now on. It does not wait for a change.
     set.elect(0);
     assert!(is_primary(&client.receive().await.body));
     set.elect(1);
@@ -227,7 +227,7 @@ async fn a_fail_point_for_an_application_hits_its_first_hello(members: Members) 
     set.fail_commands(0, "off", doc! {});
     let mut client = Wire::connect(&set, 0).await;
     assert_eq!(client.code(first_hello("a")).await, 0);
-    // By a client's command, on the application's connection alone.
+    // Set by a client's command, only for the application's connection.
     let command = doc! {
         "configureFailPoint": "failCommand",
         "mode": {"skip": 1},

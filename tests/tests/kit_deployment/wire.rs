@@ -1,4 +1,4 @@
-//! A bare client over any stream.
+//! A minimal client over any stream.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// No single step of these tests takes as long.
+/// The time limit for a single step.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
 pub(crate) struct Wire<S = TcpStream> {
@@ -87,7 +87,7 @@ impl<S: ByteStream> Wire<S> {
         self.run(doc! {"hello": 1, "$db": "admin"}).await
     }
 
-    /// Sends a hello that waits for news of what `known` says.
+    /// Sends a hello that waits for a change from `known`.
     pub(crate) async fn await_hello(
         &mut self,
         known: &Document,
@@ -106,7 +106,7 @@ impl<S: ByteStream> Wire<S> {
     }
 }
 
-/// The hello with which an application introduces itself.
+/// The first hello of an application.
 pub(crate) fn first_hello(application: &str) -> Document {
     doc! {
         "hello": 1,

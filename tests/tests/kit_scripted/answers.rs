@@ -1,4 +1,4 @@
-//! What the server answers and what it remembers.
+//! The server's replies and records.
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ async fn a_unix_socket_serves_too() {
 }
 
 #[tokio::test]
-async fn documents_are_stored_and_cursors_walk() {
+async fn documents_are_stored_and_cursors_iterate() {
     let server = ScriptedServer::start().await;
     let mut client = BareClient::connect(&server.address()).await;
     let documents: Vec<Bson> = (0..7)
@@ -195,7 +195,7 @@ async fn malformed_requests_end_the_connection() {
 }
 
 #[tokio::test]
-async fn the_server_remembers_what_it_saw() {
+async fn the_server_records_commands_and_connections() {
     let server = ScriptedServer::builder().record_bytes().start().await;
     let mut first = BareClient::connect(&server.address()).await;
     first.hello().await;
@@ -217,7 +217,7 @@ async fn the_server_remembers_what_it_saw() {
 }
 
 #[tokio::test]
-async fn nothing_outlives_the_server() {
+async fn no_task_or_connection_outlives_the_server() {
     let server = ScriptedServer::start().await;
     let address = server.address();
     let mut client = BareClient::connect(&address).await;

@@ -1,4 +1,4 @@
-//! A bare client for the kit's own tests: a socket and the kit's codec.
+//! A minimal client for the kit's own tests: a socket and the kit's codec.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// No single step of these tests takes as long.
+/// The time limit for a single step.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
 pub(crate) struct BareClient {
@@ -37,7 +37,7 @@ impl BareClient {
             .expect("the server reads");
     }
 
-    /// Sends without waiting for the reply, and gives the request id.
+    /// Sends a command without waiting for the reply, and returns the request id.
     pub(crate) async fn send(&mut self, mut command: Document) -> i32 {
         if !command.contains_key("$db") {
             command.insert("$db", "test");
@@ -48,7 +48,7 @@ impl BareClient {
         self.last_id
     }
 
-    /// The next message's bytes, `None` when the server has closed in good order.
+    /// The bytes of the next message, `None` after an orderly close by the server.
     pub(crate) async fn message(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         loop {
             if let Ok(Some(length)) = codec::message_length(&self.buffer)
@@ -85,7 +85,7 @@ impl BareClient {
         reply.body
     }
 
-    /// Everything up to the end of the stream: the bytes, and the error that ended it.
+    /// All bytes up to the end of the stream, and the error that ended it.
     pub(crate) async fn rest(&mut self) -> (Vec<u8>, std::io::Result<()>) {
         let end = loop {
             let read = timeout(BOUND, self.stream.read_buf(&mut self.buffer));

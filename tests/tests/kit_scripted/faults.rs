@@ -1,4 +1,4 @@
-//! Each way to misbehave.
+//! Each fault of a scripted server.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn ping() -> bson::Document {
     doc! {"ping": 1}
 }
 
-/// A server with one rule, and a client of it.
+/// A server with one rule, and its client.
 async fn with_rule(rule: Rule) -> (ScriptedServer, BareClient) {
     let server = ScriptedServer::builder().rule(rule).start().await;
     let client = BareClient::connect(&server.address()).await;
@@ -27,7 +27,7 @@ async fn delays_and_slow_bytes_take_their_time() {
     let (server, mut client) = with_rule(Matcher::command("ping").once().then(delay)).await;
     let start = Instant::now();
     let id = client.send(ping()).await;
-    // The bare client's own bound runs by the same paused clock.
+    // The client's own timeout uses the same paused clock.
     tokio::time::sleep(Duration::from_secs(3599)).await;
     assert_eq!(client.receive().await.response_to, id);
     assert!(start.elapsed() >= Duration::from_secs(3600));
@@ -259,7 +259,7 @@ async fn bytes_can_be_anything() {
 }
 
 #[tokio::test]
-async fn a_stream_answers_itself() {
+async fn a_stream_sends_its_own_replies() {
     let replies = vec![
         doc! {"ok": 1, "n": 0},
         doc! {"ok": 1, "n": 1},
@@ -286,7 +286,7 @@ async fn before_read_counts_messages() {
         .after(2)
         .then(Action::Close);
     let (server, mut client) = with_rule(rule).await;
-    // As long as what the server reads at once, so that its socket looks readable afterwards.
+    // As long as one read of the server, so that its socket looks readable afterwards.
     let padding = 8192 - codec::encode_command(1, 0, &doc! {"echo": "", "$db": "test"}).len();
     client.run(doc! {"echo": "x".repeat(padding)}).await;
     client.run(ping()).await;

@@ -1,4 +1,4 @@
-//! SCRAM: what the server refuses, and each attack as it goes over the wire.
+//! SCRAM: the server's refusals, and each attack on the wire.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn code(reply: &Document) -> i32 {
 }
 
 #[tokio::test]
-async fn a_first_message_is_answered_by_the_book() {
+async fn a_first_message_is_answered_as_specified() {
     let server = server().await;
     let mut client = BareClient::connect(&server.address()).await;
     let reply = client.run(start("SCRAM-SHA-256", "n,,n=app,r=abc")).await;
@@ -53,7 +53,7 @@ async fn a_first_message_is_answered_by_the_book() {
 }
 
 #[tokio::test]
-async fn what_does_not_belong_is_refused() {
+async fn unexpected_messages_are_refused() {
     let server = server().await;
     let mut client = BareClient::connect(&server.address()).await;
     for (mechanism, payload, expected) in [
@@ -72,14 +72,14 @@ async fn what_does_not_belong_is_refused() {
     assert_eq!(code(&client.run(proceed(2, "")).await), 17);
     let first = text(&client.run(start("SCRAM-SHA-1", "n,,n=old,r=abc")).await);
     let nonce = first.split(',').next().expect("a nonce");
-    // A proof of the right length that proves nothing.
+    // An invalid proof of the right length.
     let last = format!("c=biws,{nonce},p=AAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     assert_eq!(code(&client.run(proceed(1, &last)).await), 18);
     assert_eq!(code(&client.run(doc! {"find": "c"}).await), 13);
 }
 
 #[tokio::test]
-async fn a_hello_tells_a_users_mechanisms() {
+async fn a_hello_lists_the_mechanisms_of_a_user() {
     let server = server().await;
     let mut client = BareClient::connect(&server.address()).await;
     let hello = |user: &str| doc! {"hello": 1, "saslSupportedMechs": user, "$db": "admin"};
@@ -94,7 +94,7 @@ async fn a_hello_tells_a_users_mechanisms() {
     );
 }
 
-/// The server's first message under an attack, and whether it says that it is done.
+/// The server's first message under an attack, and whether it has `done: true`.
 async fn first_message(server: &ScriptedServer, attack: ScramAttack) -> (String, bool) {
     server.script().clear();
     server
@@ -129,11 +129,11 @@ async fn attacks_in_the_first_message() {
     assert!(done);
 }
 
-/// A client that nobody here wrote sees through the attacks, which shows that they are some.
-/// Not among them: billions of iterations, which would keep it busy for hours, and the short
-/// nonce, at which version 3.9.1 panics.
+/// An independent client detects the attacks, which proves that they are attacks. Two are left out:
+/// billions of iterations, which would keep it busy for hours, and the short nonce, at which
+/// version 3.9.1 panics.
 #[tokio::test]
-async fn attacks_are_seen_through_by_the_official_crate() {
+async fn the_official_crate_detects_the_attacks() {
     let server = server().await;
     for attack in [
         ScramAttack::ForeignNonce,

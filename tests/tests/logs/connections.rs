@@ -8,7 +8,7 @@ use tracing::{Level, subscriber};
 
 use crate::{Capture, Line};
 
-/// Without a handler: the log alone wants to know.
+/// A factory without an event handler: only the log receives events.
 fn factory(uri: &str) -> ConnectionFactory {
     let options = ClientOptions::parse(uri).expect("a connection string");
     let builder = ConnectionFactory::builder(options).config(ManagerConfig::default());
@@ -35,7 +35,7 @@ fn messages(lines: &[Line]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_connection_tells_of_its_life() {
+async fn the_lifecycle_of_a_connection_is_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let server = server().await;
@@ -74,12 +74,12 @@ async fn a_connection_tells_of_its_life() {
 }
 
 #[tokio::test]
-async fn a_command_tells_how_it_began_and_ended() {
+async fn the_start_and_outcome_of_a_command_are_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let server = server().await;
     let mut connection = establish(&server.uri_for("app", "pencil")).await;
-    // Of the handshake, nothing is told.
+    // The handshake is not logged.
     assert!(capture.of("mongodb::command").is_empty());
     let long = "é".repeat(5000);
     let echo = connection.run_command("app", &doc! { "echo": &long }).await;
@@ -133,7 +133,7 @@ async fn a_command_tells_how_it_began_and_ended() {
 }
 
 #[tokio::test]
-async fn a_sensitive_command_is_not_shown() {
+async fn a_sensitive_command_is_redacted() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let server = server().await;
@@ -150,7 +150,7 @@ async fn a_sensitive_command_is_not_shown() {
     for secret in ["s3cret", "pencil"] {
         assert!(!shown.contains(secret), "{shown}");
     }
-    // Nor is it traced.
+    // It has no span either.
     assert!(capture.of("mongodb::span").is_empty());
 }
 
@@ -206,13 +206,13 @@ async fn a_command_has_a_span_with_the_attributes_of_open_telemetry() {
         assert_eq!(field("db.response.status_code"), failed.then_some("13"));
         assert_eq!(field("exception.message").is_some(), failed);
     }
-    // What was looked for is not in them.
+    // They do not contain the filter.
     assert!(!format!("{:?}", &lines[..2]).contains("s3cret"));
 }
 
 /// A plain pool has one host.
 #[test]
-fn hosts_that_are_not_used_are_told() {
+fn unused_hosts_are_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     for (uri, unused) in [

@@ -1,7 +1,7 @@
-//! What is told to `tracing`: messages, levels and fields of the logging specification.
+//! Output to `tracing`: messages, levels and fields of the logging specification.
 //!
-//! A process of its own: `tracing` asks about a message only once, whichever thread sends it first,
-//! and a test without a subscriber would answer that nobody wants it.
+//! This is a process of its own: `tracing` caches the interest in a callsite at its first use on
+//! any thread, and a test without a subscriber would disable it.
 
 mod connections;
 mod length;
@@ -26,7 +26,7 @@ struct Line {
     target: String,
     level: Option<Level>,
     fields: BTreeMap<&'static str, String>,
-    /// Of a span.
+    /// The metadata of a span.
     span: Option<&'static Metadata<'static>>,
 }
 
@@ -52,11 +52,11 @@ impl Visit for Line {
     }
 }
 
-/// Keeps what the driver's components say: each message, and each span as a message of its name.
+/// Records the driver's messages, and each span as a message with its name.
 #[derive(Clone, Default)]
 struct Capture(Arc<Mutex<Vec<Line>>>, Arc<Mutex<Entered>>);
 
-/// The spans that are entered, the innermost last; on one thread.
+/// The entered spans of one thread, the innermost last.
 type Entered = Vec<(span::Id, &'static Metadata<'static>)>;
 
 impl Capture {
@@ -71,7 +71,7 @@ impl Capture {
         lines
     }
 
-    /// What a span's line says of the span that it is in: the number of its line.
+    /// The line of a span's parent, by the number in its own line.
     fn parent_of(&self, line: &Line) -> Option<Line> {
         let parent: usize = line.fields.get("parent")?.parse().expect("a number");
         Some(self.lines()[parent - 1].clone())

@@ -1,4 +1,4 @@
-//! Check-outs of pools, and what is in their spans.
+//! Spans of check-outs, and their contents.
 
 use mongo_core::bson::doc;
 use mongo_core::pools::Backend;
@@ -19,7 +19,7 @@ async fn commands_are_in_the_span_of_their_check_out<B: Backend<Config: Default>
     let pools = Pools::<B>::new(&set.uri()).expect("pools");
     let ping = doc! { "ping": 1 };
     async {
-        // A new connection, then one that is there.
+        // A new connection, then an idle one.
         for _ in 0..2 {
             let mut connection = pools.get().await.expect("a connection");
             connection
@@ -94,11 +94,11 @@ async fn commands_are_in_the_span_of_their_check_out_on_bb8() {
 }
 
 #[tokio::test]
-async fn a_check_out_that_fails_says_why_on_deadpool() {
+async fn a_failed_check_out_records_its_error_on_deadpool() {
     a_check_out_that_fails_says_why::<mongo_deadpool::Pool>().await;
 }
 
 #[tokio::test]
-async fn a_check_out_that_fails_says_why_on_bb8() {
+async fn a_failed_check_out_records_its_error_on_bb8() {
     a_check_out_that_fails_says_why::<mongo_bb8::Pool>().await;
 }

@@ -11,9 +11,9 @@ use tracing::{Level, subscriber};
 use crate::support::{Watched, secondary};
 use crate::{Capture, Line};
 
-/// A topology without a handler, found, partly lost and closed, all on this thread.
+/// A topology without an event handler is discovered, partly lost and closed, all on this thread.
 #[tokio::test(start_paused = true)]
-async fn the_topology_tells_what_the_specification_lists() {
+async fn the_topology_logs_the_messages_of_the_specification() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let network = SimNetwork::new(4);
@@ -81,7 +81,7 @@ async fn the_topology_tells_what_the_specification_lists() {
     let reply = topology.iter().find_map(|line| line.fields.get("reply"));
     let reply = reply.expect("a reply");
     assert!(reply.starts_with('{') && reply.len() <= 1003, "{reply}");
-    // In the order of the events, one line for each but those of servers' changes.
+    // One line for each event, in order, except changes of server descriptions.
     let changes = |event: &mongo_core::event::SdamEvent| {
         matches!(
             event,
@@ -94,7 +94,7 @@ async fn the_topology_tells_what_the_specification_lists() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_selection_tells_how_it_began_waited_and_ended() {
+async fn the_steps_of_a_selection_are_logged() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let network = SimNetwork::new(5);
@@ -142,13 +142,13 @@ async fn a_selection_tells_how_it_began_waited_and_ended() {
     assert_eq!(lines[2].fields["serverPort"], "27017");
     let failure = &lines[7].fields["failure"];
     assert!(failure.contains("secondary"), "{failure}");
-    // The topology stands beside it.
+    // The topology description has its own field.
     assert!(!failure.contains("m0.test"), "{failure}");
 }
 
-/// Without a handler events are made up for the log alone.
+/// Without an event handler, events are created for the log alone.
 #[tokio::test(start_paused = true)]
-async fn it_needs_no_handler() {
+async fn logging_needs_no_event_handler() {
     let capture = Capture::default();
     let _guard = subscriber::set_default(capture.clone());
     let options = ClientOptions::parse("mongodb://h/?loadBalanced=true").expect("options");

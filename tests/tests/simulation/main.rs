@@ -1,18 +1,18 @@
-//! The real topology, monitors and pools on a network in memory, by a clock that does not wait: a seed
-//! decides what goes wrong, and replays exactly.
+//! The real topology, monitors and pools on a network in memory, with a clock that does not wait. A
+//! seed decides the faults, and replays exactly.
 //!
 //! More seeds, optimised: `cargo bench -p mongo-testkit --bench simulation -- [seeds] [first seed]`.
 
 mod seed;
 
-/// How many seeds the default run has.
+/// The number of seeds in the default run.
 const SEEDS: u64 = 25;
 
-/// How many of pools, half of them on either backend.
+/// The number of seeds of pools, half of them on each backend.
 const POOL_SEEDS: u64 = 6;
 
 #[test]
-fn nothing_that_goes_wrong_breaks_an_invariant() {
+fn no_fault_breaks_an_invariant() {
     let mut faults = 0;
     for seed in 0..SEEDS {
         match seed::run(seed) {
@@ -28,7 +28,7 @@ fn nothing_that_goes_wrong_breaks_an_invariant() {
 }
 
 #[test]
-fn nothing_that_goes_wrong_breaks_an_invariant_of_pools() {
+fn no_fault_breaks_an_invariant_of_pools() {
     let mut faults = 0;
     for seed in 0..POOL_SEEDS {
         match seed::run_pools(seed) {

@@ -20,7 +20,7 @@ use crate::support::{ping, server, trusting, uri};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Panics at the first tickets for a session, which come with the first reply of the server.
+/// Panics at the first session tickets, which come with the first reply of the server.
 #[derive(Debug)]
 struct Tickets {
     panics: AtomicUsize,
@@ -60,7 +60,7 @@ struct Scene {
     tls: Tls,
 }
 
-/// A server over TLS, and the configuration of a client whose session store panics so many times.
+/// A server over TLS, and the configuration of a client whose session store panics `panics` times.
 async fn scene(panics: usize) -> Scene {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
@@ -147,7 +147,7 @@ async fn a_session_store_that_panics_ends_no_monitor() {
 }
 
 #[tokio::test]
-async fn a_client_of_one_task_names_the_panic_of_a_session_store() {
+async fn a_single_client_names_the_panic_of_a_session_store() {
     let scene = scene(1).await;
     let builder = OnDemandTopology::builder(scene.options).tls(scene.tls);
     let mut client = builder.build_client().expect("a client");

@@ -1,4 +1,4 @@
-//! Which certificates are taken, and what the relaxing options relax.
+//! The certificates that are accepted, and the options that relax verification.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,10 +43,10 @@ async fn names_and_addresses_are_verified() {
     }
 }
 
-/// Where a certificate says that revocation is to be looked up, and that an answer is to be stapled,
-/// which it is not: neither is looked at, as `Tls` says.
+/// The certificate names a revocation list and requires a stapled OCSP response, which is missing.
+/// Neither is checked, as the docs of `Tls` say.
 #[tokio::test]
-async fn revocation_is_not_looked_at() {
+async fn revocation_is_not_checked() {
     let authority = Authority::new();
     let options = trusting(&authority);
     for more in [
@@ -70,8 +70,7 @@ async fn revocation_is_not_looked_at() {
     }
 }
 
-/// One side speaks TLS, the other does not: an error soon, whichever it is, and not a command was
-/// understood.
+/// If only one side speaks TLS, there is an error soon, and no command was understood.
 #[tokio::test(start_paused = true)]
 async fn tls_on_one_side_alone_is_an_error() {
     let authority = Authority::new();
@@ -87,7 +86,7 @@ async fn tls_on_one_side_alone_is_an_error() {
         "{kind:?}"
     );
 
-    // A server that takes the client's hello for a long message, and waits for the rest.
+    // This server takes the ClientHello for a long message, and waits for the rest.
     let plain = ScriptedServer::builder().record_bytes().start().await;
     let refused = connect(&uri(&plain, "localhost", &trusting(&authority))).await;
     let refused = refused.expect_err("no TLS");
@@ -108,7 +107,7 @@ async fn tls_on_one_side_alone_is_an_error() {
 }
 
 #[tokio::test]
-async fn both_versions_are_spoken() {
+async fn both_tls_versions_are_supported() {
     let authority = Authority::new();
     for version in [&version::TLS12, &version::TLS13] {
         let server = server(ServerTls::new(authority.server()).version(version)).await;
@@ -118,9 +117,9 @@ async fn both_versions_are_spoken() {
     }
 }
 
-/// Each option with what it does when true, and nothing when false.
+/// Each option has its effect when true, and none when false.
 #[tokio::test]
-async fn options_relax_when_true_and_only_then() {
+async fn options_relax_only_when_true() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let unknown = CertificateProblem::UnknownIssuer;
     let names = "tlsAllowInvalidHostnames";
@@ -156,9 +155,9 @@ async fn options_relax_when_true_and_only_then() {
     }
 }
 
-/// Any host is not any issuer.
+/// Allowing any host name does not allow any issuer.
 #[tokio::test]
-async fn a_wrong_issuer_is_refused_whatever_the_host() {
+async fn allow_invalid_hostnames_does_not_allow_a_wrong_issuer() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let server = server(ServerTls::new(stranger.server())).await;
     let options = format!("{}&tlsAllowInvalidHostnames=true", trusting(&authority));
@@ -168,14 +167,14 @@ async fn a_wrong_issuer_is_refused_whatever_the_host() {
     assert_eq!(refusal(&error, &server), unknown);
 }
 
-/// The system's roots are not those of the test.
+/// The system roots do not contain the test's authority.
 #[tokio::test]
-async fn without_an_authority_file_the_system_is_asked() {
+async fn without_an_authority_file_the_system_roots_are_used() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     match connect(&uri(&server, "localhost", "")).await {
         Ok(_) => panic!("an unknown authority is trusted"),
-        // A machine without roots says so when the connection is configured.
+        // A machine without roots gives an error when the connection is configured.
         Err(error) if error.to_string().contains("tls-native-roots") => {}
         Err(error) => {
             let unknown = TlsError::Certificate(CertificateProblem::UnknownIssuer);
@@ -198,7 +197,7 @@ fn in_memory(authority: &Authority) -> Tls {
 }
 
 #[tokio::test]
-async fn a_configuration_of_ones_own_needs_no_files() {
+async fn a_custom_configuration_needs_no_files() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     let options = ClientOptions::parse(&uri(&server, "localhost", "")).expect("options");
@@ -214,9 +213,9 @@ async fn a_configuration_of_ones_own_needs_no_files() {
     ping(&mut connection).await.expect("a reply");
 }
 
-/// What would have no effect is refused.
+/// Options without effect are refused.
 #[tokio::test]
-async fn a_configuration_of_ones_own_goes_with_no_other_option() {
+async fn a_custom_configuration_excludes_other_options() {
     for option in ["tls=false", "", "tlsCAFile=x", "tlsInsecure=true"] {
         let options = ClientOptions::parse(&format!("mongodb://h/?{option}")).expect("options");
         let factory = ConnectionFactory::builder(options).tls(in_memory(&Authority::new()));
@@ -247,9 +246,9 @@ async fn sessions_are_resumed() {
     }
 }
 
-/// As `openssl req -x509` makes them: of an authority, and its own.
+/// As `openssl req -x509` makes them: a self-signed CA certificate.
 #[tokio::test]
-async fn a_certificate_that_stands_in_the_ca_file_is_its_own_anchor() {
+async fn a_certificate_in_the_ca_file_is_its_own_trust_anchor() {
     let authority = Authority::new();
     let of_authority = |params: &mut CertificateParams| {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -322,7 +321,7 @@ async fn renewed_authorities_are_read_again() {
     std::fs::write(&file, renewed.pem()).expect("a file");
     connect().await.expect_err("not read again yet");
     tokio::time::advance(Duration::from_secs(6)).await;
-    // A file that is half written changes nothing.
+    // A partially written file changes nothing.
     std::fs::write(&file, "-----BEGIN CERTIFICATE-----").expect("a file");
     connect().await.expect_err("not trusted");
     std::fs::write(&file, renewed.pem()).expect("a file");
@@ -359,7 +358,7 @@ async fn a_renewed_certificate_of_the_client_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_is_called_closed_by_the_server() {
+async fn a_cut_connection_is_reported_as_closed_by_the_server() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     let uri = uri(&server, "localhost", &trusting(&authority));

@@ -1,4 +1,4 @@
-//! The files that options name: the client's certificate in each format, and what can't be used.
+//! The files of options: the client's certificate in each format, and invalid files.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,8 +11,8 @@ use rustls::version;
 
 use crate::support::{connect, escape, factory, ping, server, trusting, uri};
 
-/// Of 2048 bits, for nobody but these tests: their other keys are made when they run, which takes
-/// too long for one of RSA.
+/// An RSA key of 2048 bits, only for these tests. Other keys are generated at run time, which takes
+/// too long for RSA.
 const RSA: &str = include_str!("rsa.pem");
 const PASSWORD: &str = "m4rked";
 
@@ -27,7 +27,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
 
-/// The format of SEC 1, which that of PKCS#8 has in it.
+/// The key in SEC 1 format, which PKCS#8 contains.
 fn sec1(identity: &Identity) -> String {
     let der = der(identity);
     // Its header, and its version.
@@ -38,7 +38,7 @@ fn sec1(identity: &Identity) -> String {
     )
 }
 
-/// That of PKCS#1, which for 2048 bits stands after 26 bytes.
+/// The key in PKCS#1 format, which starts after 26 bytes for 2048 bits.
 fn pkcs1(identity: &Identity) -> String {
     pem("RSA PRIVATE KEY", &der(identity)[26..])
 }
@@ -83,7 +83,7 @@ async fn a_client_shows_its_certificate() {
     }
 }
 
-/// With TLS 1.3 the server says so only when the client takes itself for connected.
+/// With TLS 1.3 the server refuses only after the client considers the handshake complete.
 #[tokio::test]
 async fn a_server_that_refuses_the_client_is_quoted() {
     let (authority, stranger) = (Authority::new(), Authority::new());

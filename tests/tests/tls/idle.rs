@@ -1,4 +1,4 @@
-//! What an idle TLS stream may hear without being broken, and what says that it is.
+//! TLS messages on an idle stream, and the detection of its end.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::{connect, factory, ping, server, trusting, uri};
 
 #[tokio::test]
-async fn the_servers_end_is_seen() {
+async fn a_close_notify_of_the_server_closes_the_idle_connection() {
     let authority = Authority::new();
     let server = server(ServerTls::new(authority.server())).await;
     let uri = uri(&server, "localhost", &trusting(&authority));
@@ -30,7 +30,7 @@ async fn the_servers_end_is_seen() {
             &mut CheckBudget::default(),
         )
         .await;
-    checked.expect("as good as new");
+    checked.expect("still usable");
     server.close_connections().await;
     let checked = factory
         .recycle(
@@ -42,9 +42,9 @@ async fn the_servers_end_is_seen() {
     checked.expect_err("closed");
 }
 
-/// The client's runtime has no turn between what the server does and the check.
+/// The client's runtime does not run between the server's action and the check.
 #[tokio::test]
-async fn what_the_reactor_has_not_seen_is_seen_through_tls() {
+async fn an_idle_check_reads_through_tls_before_the_reactor() {
     let authority = Arc::new(Authority::new());
     let (started, start) = oneshot::channel();
     let (_ends, end) = oneshot::channel::<()>();
@@ -82,9 +82,9 @@ async fn what_the_reactor_has_not_seen_is_seen_through_tls() {
     }
 }
 
-/// A server can tell the end of a connection from a wire that was cut.
+/// A server can distinguish an orderly close from a broken connection.
 #[tokio::test]
-async fn the_clients_end_is_told() {
+async fn closing_sends_close_notify() {
     let authority = Authority::new();
     let server = ScriptedServer::start().await;
     let acceptor = TlsAcceptor::from(ServerTls::new(authority.server()).config());
@@ -97,7 +97,7 @@ async fn the_clients_end_is_told() {
             let mut far = TcpStream::connect(server.address())
                 .await
                 .expect("a server");
-            // An end without a word of it is an error to TLS.
+            // An end without close_notify is an error in TLS.
             copy_bidirectional(&mut near, &mut far).await
         };
         let client = async {
@@ -114,15 +114,15 @@ async fn the_clients_end_is_told() {
     }
 }
 
-/// What a front does next on its one connection.
+/// The next action of a front on its only connection.
 enum Order {
-    /// Says something to the client's TLS that is nothing to the client, as tickets are.
+    /// Sends a TLS message without application data, like session tickets.
     UpdateKeys,
-    /// Says that nothing more will come.
+    /// Sends close_notify.
     Close,
 }
 
-/// TLS in front of a server. The sender of an order hears of it when it is done.
+/// TLS in front of a server. The sender of an order is notified when it is done.
 async fn front(
     authority: &Authority,
     server: &ScriptedServer,
@@ -138,7 +138,7 @@ async fn front(
         let mut near = acceptor.accept(stream).await.expect("TLS");
         let mut far = TcpStream::connect(back).await.expect("the server");
         loop {
-            // Nothing is under way when an order comes.
+            // No data is in flight when an order comes.
             let order = tokio::select! {
                 _ = copy_bidirectional(&mut near, &mut far) => return,
                 order = received.recv() => order,
@@ -159,7 +159,7 @@ async fn front(
 }
 
 #[tokio::test]
-async fn what_tls_says_to_itself_is_no_byte_to_read() {
+async fn tls_messages_do_not_break_an_idle_connection() {
     let authority = Authority::new();
     let server = ScriptedServer::start().await;
     let (port, orders) = front(&authority, &server).await;

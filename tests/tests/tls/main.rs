@@ -1,4 +1,4 @@
-//! TLS: whom a client trusts, and what it shows of itself.
+//! TLS: verification of servers, and client certificates.
 
 mod callbacks;
 mod certificates;

@@ -1,4 +1,4 @@
-//! What the tests of TLS have in common.
+//! Shared helpers of the TLS tests.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub(crate) async fn server(tls: ServerTls) -> ScriptedServer {
         .await
 }
 
-/// A connection string for a server by a name of its own, with more options.
+/// A connection string for a server under a host name, with more options.
 pub(crate) fn uri(server: &ScriptedServer, host: &str, options: &str) -> String {
     let port = server.port().expect("a port");
     format!("mongodb://{host}:{port}/?directConnection=true&tls=true{options}")
@@ -43,7 +43,7 @@ pub(crate) async fn ping(connection: &mut Connection) -> Result<(), Error> {
     connection.run_command("admin", &ping).await.map(drop)
 }
 
-/// What is wrong with TLS, and that nothing was sent to that server.
+/// The TLS error. Checks that nothing was sent to the server.
 pub(crate) fn refusal(error: &Error, server: &ScriptedServer) -> TlsError {
     server.look(|seen| {
         assert!(seen.log.is_empty(), "{:?}", seen.log);

@@ -1,4 +1,4 @@
-//! Monitors over TLS, and clients without any.
+//! Monitors and single clients over TLS.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ async fn pools_of_bb8_use_what_their_monitors_have_read() {
     pools_use_what_their_monitors_have_read::<mongo_bb8::Pool>().await;
 }
 
-/// The first failed heartbeat of a topology of its own.
+/// The first failed heartbeat of a new topology.
 async fn failed_heartbeat(uri: &str, connector: Option<Arc<dyn Connector>>) -> Error {
     let mut builder = Topology::builder(options(uri));
     if let Some(connector) = connector {
@@ -163,7 +163,7 @@ async fn failed_heartbeat(uri: &str, connector: Option<Arc<dyn Connector>>) -> E
 }
 
 #[tokio::test]
-async fn a_monitor_tells_a_wrong_certificate() {
+async fn a_monitor_reports_a_wrong_certificate() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let server = server(ServerTls::new(stranger.server())).await;
     let uri = uri(&server, "localhost", &trusting(&authority));
@@ -178,7 +178,7 @@ async fn a_monitor_tells_a_wrong_certificate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_waits_for_tls_no_longer_than_for_a_connection() {
+async fn the_connect_timeout_of_a_monitor_covers_tls() {
     let authority = Authority::new();
     let silent = ScriptedServer::builder()
         .rule(Matcher::accept().then(Action::Hang))
@@ -194,7 +194,7 @@ async fn a_monitor_waits_for_tls_no_longer_than_for_a_connection() {
     assert!(*after >= bound && *after < bound + Duration::from_millis(50));
 }
 
-/// A connector that opens sockets only, whoever asks for TLS.
+/// A connector that opens plain sockets, even if TLS is requested.
 struct Plain(bool);
 
 #[async_trait]
@@ -209,11 +209,11 @@ impl Connector for Plain {
 }
 
 #[tokio::test]
-async fn tls_goes_on_top_of_a_connector_of_ones_own() {
+async fn tls_runs_on_top_of_a_custom_connector() {
     let authority = Authority::new();
     let server = ScriptedServer::builder().record_bytes().start().await;
     let uri = uri(&server, "localhost", &trusting(&authority));
-    // To who does not speak TLS, its first message looks like a part of a longer one.
+    // To a server without TLS, the ClientHello looks like the start of a longer message.
     let hasty = format!("{uri}&connectTimeoutMS=100");
     let error = failed_heartbeat(&hasty, Some(Arc::new(Plain(false)))).await;
     let wait = Wait::Tls;
@@ -221,7 +221,7 @@ async fn tls_goes_on_top_of_a_connector_of_ones_own() {
     assert!(timed_out, "{error:?}");
     assert_eq!(server.look(|seen| seen.hellos()), 0);
 
-    // But for one that says that it need not.
+    // Except if the connector claims to be secure.
     let topology = Topology::builder(options(&uri)).connector(Arc::new(Plain(true)));
     let topology = topology.build().expect("a topology");
     topology.connect().expect("connected");

@@ -1,5 +1,5 @@
-//! Servers that say what can't be: their state is clear, their error says why, and the other
-//! servers are served all the same.
+//! Servers with invalid hello replies: their state and error are clear, and the other servers stay
+//! usable.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::support::{LIMIT, Watched};
 
-/// One member of three gives each hello this way; the primary is served, and the member is what
-/// `state` says.
+/// One of three members answers each hello with `action`. Checks that the primary stays usable, and
+/// that the member's description satisfies `state`.
 async fn one_bad_member(action: Action, state: impl Fn(&ServerDescription) -> bool + Copy) {
     let set = Deployment::replica_set("rs").members(3).start().await;
     set.server(2).script().add(Matcher::hello().then(action));
     let watched = Watched::connect(&format!("{}&heartbeatFrequencyMS=500", set.uri()));
     let bad = set.address(2);
     watched
-        .wait_until("the member is seen for what it is", |known| {
+        .wait_until("the member's description", |known| {
             known
                 .servers()
                 .iter()
@@ -61,7 +61,7 @@ async fn wrong_types_in_a_hello() {
 }
 
 #[tokio::test]
-async fn a_field_that_only_informs_is_absent_where_it_has_a_wrong_type() {
+async fn an_informative_field_of_a_wrong_type_is_ignored() {
     let secondary = |server: &ServerDescription| server.server_type == ServerType::RsSecondary;
     for (field, value) in [
         ("tags", Bson::from(true)),
@@ -75,7 +75,7 @@ async fn a_field_that_only_informs_is_absent_where_it_has_a_wrong_type() {
 
 #[tokio::test]
 async fn missing_fields_in_a_hello() {
-    // Without a set name it is some other server; without hosts it is in nobody's way.
+    // Without a set name the member is removed; without hosts it has no effect on others.
     let gone = |_: &ServerDescription| false;
     one_bad_member(Action::Remove("setName".to_owned()), gone).await;
     one_bad_member(Action::Reply(doc! { "ok": 1 }), gone).await;
@@ -109,7 +109,7 @@ async fn one_tag_twenty_thousand_times() {
 }
 
 #[tokio::test]
-async fn a_reply_that_is_announced_with_48_mb() {
+async fn a_reply_with_an_announced_length_of_48_mb() {
     let mut header = 48_000_000_i32.to_le_bytes().to_vec();
     header.extend([1, 0, 0, 0, 1, 0, 0, 0]);
     header.extend(2013_i32.to_le_bytes());
@@ -118,7 +118,7 @@ async fn a_reply_that_is_announced_with_48_mb() {
 
 #[tokio::test]
 async fn a_foreign_set_name() {
-    // It does not belong here, and is taken out.
+    // A member of another set is removed.
     let foreign = Action::Merge(doc! { "setName": "another" });
     one_bad_member(foreign, |_| false).await;
 }
@@ -130,15 +130,15 @@ async fn ok_zero() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_none_and_bytes_that_are_no_message() {
+async fn invalid_documents_and_invalid_messages() {
     let body = Action::Body(vec![12, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     one_bad_member(body, unknown_with("")).await;
     one_bad_member(Action::Raw(vec![0xFF; 64]), unknown_with("16 bytes")).await;
 }
 
-/// The one case that the specification makes everybody's: no operation may run.
+/// The only case in which by the specification one server fails all operations.
 #[tokio::test]
-async fn wire_versions_out_of_range_are_told_at_once() {
+async fn incompatible_wire_versions_fail_at_once() {
     let set = Deployment::replica_set("rs").members(3).start().await;
     set.upgrade(2, 1000, 1001);
     let watched = Watched::connect(&set.uri());
@@ -156,7 +156,7 @@ async fn wire_versions_out_of_range_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_channel_tells_every_event_or_how_many_were_missed() {
+async fn a_channel_yields_every_event_or_the_number_missed() {
     let set = Deployment::replica_set("rs").members(1).start().await;
     let options = ClientOptions::parse(&set.uri()).expect("a URI");
     let (builder, mut all) = Topology::builder(options.clone()).event_channel(1000);

@@ -1,4 +1,4 @@
-//! The cluster time at the topology.
+//! The cluster time of a topology.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ async fn connect(address: &str) -> Connection {
     made.expect("a connection")
 }
 
-/// Runs a command, and hands its cluster time to the topology.
+/// Runs a command, and passes its cluster time to the topology.
 async fn gossip(watched: &Watched, connection: &mut Connection) -> Arc<ClusterTime> {
     let reply = connection.run_command("admin", &doc! {"ping": 1}).await;
     let reply = reply.expect("a reply");
@@ -79,7 +79,7 @@ async fn sessions_20_monitors_do_not_gossip() {
 }
 
 #[tokio::test]
-async fn a_newer_time_publishes_no_snapshot() {
+async fn a_newer_cluster_time_publishes_no_snapshot() {
     let set = Deployment::replica_set("rs").members(1).start().await;
     let watched = Watched::connect(&set.uri());
     watched.writable().await.expect("a primary");

@@ -1,4 +1,4 @@
-//! Finding servers, and following what happens to them.
+//! Discovery of servers, and of their changes.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use mongo_testkit::{Deployment, MemberKind, MemberSpec, SimNetwork};
 
 use crate::support::{Watched, secondary};
 
-/// The members see that the client's sockets are closed.
+/// Waits until the members have no open client sockets.
 async fn none_open(set: &Deployment) {
     for member in 0..set.len() {
         let server = set.server(member);
@@ -19,7 +19,7 @@ async fn none_open(set: &Deployment) {
 }
 
 #[tokio::test]
-async fn a_replica_set_is_found_whole_from_one_seed() {
+async fn a_replica_set_is_discovered_from_one_seed() {
     let set = Deployment::replica_set("rs")
         .members(3)
         .member(MemberSpec::new(MemberKind::Arbiter))
@@ -32,7 +32,7 @@ async fn a_replica_set_is_found_whole_from_one_seed() {
     assert_eq!(primary.address().to_string(), set.address(0));
     let reader = watched.topology.select(&secondary()).await;
     assert_ne!(reader.expect("a secondary").address(), primary.address());
-    // A hidden member is in nobody's list.
+    // No hello lists a hidden member.
     watched
         .wait_until("four members", |known| {
             known.servers().len() == 4
@@ -52,7 +52,7 @@ async fn a_replica_set_is_found_whole_from_one_seed() {
 #[tokio::test]
 async fn an_election_is_seen_at_once() {
     let set = Deployment::replica_set("rs").members(3).start().await;
-    // Polling at this rate would not see it within the test's limit.
+    // Polling at this rate would not notice it within the test's limit.
     let uri = format!("{}&heartbeatFrequencyMS=600000", set.uri());
     let watched = Watched::connect(&uri);
     let before = watched.writable().await.expect("a primary");
@@ -115,12 +115,12 @@ async fn one_usable_server_is_enough() {
     let watched = Watched::connect(&set.uri());
     let primary = watched.writable().await.expect("a primary");
     assert_eq!(primary.address().to_string(), set.address(0));
-    // The frozen ones are still being waited for, and closing does not wait for them.
+    // Checks of frozen members are pending, and the close does not wait for them.
     watched.topology.close().await;
 }
 
 #[tokio::test]
-async fn an_error_says_what_failed_on_each_server() {
+async fn a_selection_error_names_the_failure_of_each_server() {
     let set = Deployment::replica_set("rs").members(2).start().await;
     set.kill(0).await;
     let watched = Watched::connect(&set.uri());
@@ -138,7 +138,7 @@ async fn an_error_says_what_failed_on_each_server() {
 }
 
 #[tokio::test]
-async fn it_can_be_disconnected_and_connected_again() {
+async fn a_topology_can_be_disconnected_and_connected_again() {
     let set = Deployment::replica_set("rs").members(3).start().await;
     let watched = Watched::connect(&set.uri());
     watched.writable().await.expect("a primary");
@@ -160,7 +160,7 @@ async fn it_can_be_disconnected_and_connected_again() {
 }
 
 #[tokio::test]
-async fn closing_answers_who_waits() {
+async fn a_close_fails_waiting_selections() {
     let set = Deployment::replica_set("rs")
         .members(1)
         .without_primary()
@@ -185,7 +185,7 @@ async fn closing_answers_who_waits() {
 }
 
 #[tokio::test]
-async fn the_last_handle_takes_everything_with_it() {
+async fn dropping_the_last_handle_closes_all_connections() {
     let set = Deployment::replica_set("rs").members(3).start().await;
     let watched = Watched::connect(&set.uri());
     watched.writable().await.expect("a primary");

@@ -1,4 +1,4 @@
-//! Heartbeats: each has its end, and no server makes a busy loop of them.
+//! Heartbeats: each one ends, and no server causes a busy loop.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::support::Watched;
 
-/// A set on a network in memory, and a client of it that awaits hellos.
+/// A set on a network in memory, and a client that awaits hellos.
 async fn watched(members: usize) -> (Deployment, Watched) {
     let network = SimNetwork::new(23);
     let set = Deployment::replica_set("rs");
@@ -21,8 +21,8 @@ async fn watched(members: usize) -> (Deployment, Watched) {
     (set, watched)
 }
 
-/// Each heartbeat that started has its end before the next one starts, and before its server is
-/// closed; the last event of all is that the topology is closed. Gives how many there were.
+/// Checks that each started heartbeat ends before the next one starts and before its server is
+/// closed, and that the last event is the close of the topology. Returns the number of heartbeats.
 pub(crate) fn all_have_ended(events: &[SdamEvent]) -> usize {
     let mut under_way: BTreeMap<String, bool> = BTreeMap::new();
     let mut ended = 0;
@@ -56,7 +56,7 @@ fn ends_with_the_topology(events: &[SdamEvent]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_cut_short_by_a_close_has_failed() {
+async fn a_check_interrupted_by_a_close_fails() {
     let (_set, watched) = watched(3).await;
     watched.topology.close().await;
     all_have_ended(&watched.events());
@@ -69,7 +69,7 @@ async fn a_check_that_is_cut_short_by_a_close_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_cut_short_by_a_disconnect_has_failed() {
+async fn a_check_interrupted_by_a_disconnect_fails() {
     let (_set, watched) = watched(2).await;
     for _ in 0..3 {
         watched.topology.disconnect().await;
@@ -78,7 +78,7 @@ async fn a_check_that_is_cut_short_by_a_disconnect_has_failed() {
         watched.topology.connect().expect("connected");
         watched.writable().await.expect("a primary");
     }
-    // In the middle of a first check.
+    // During the first check.
     watched.topology.disconnect().await;
     watched.topology.connect().expect("connected");
     tokio::task::yield_now().await;
@@ -87,7 +87,7 @@ async fn a_check_that_is_cut_short_by_a_disconnect_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_cut_short_as_its_server_leaves_has_failed() {
+async fn a_check_interrupted_by_the_removal_of_its_server_fails() {
     let (set, watched) = watched(3).await;
     set.remove(2);
     watched
@@ -105,12 +105,12 @@ async fn a_check_that_is_cut_short_as_its_server_leaves_has_failed() {
     all_have_ended(&watched.events());
 }
 
-/// How many heartbeats start in ten seconds where an awaitable hello is answered so.
+/// The number of heartbeats that start in ten seconds if a rule answers awaitable hellos.
 async fn started_with(rule: impl FnOnce(Matcher) -> Rule) -> usize {
     let (set, watched) = watched(1).await;
     let awaitable = Matcher::hello().when(|hello| hello.contains_key("topologyVersion"));
     set.server(0).script().add(rule(awaitable));
-    // Not all of them are under way with the server as it was.
+    // End the hellos that are pending without the rule.
     set.server(0).close_connections().await;
     sleep(Duration::from_secs(1)).await;
     let started = || {
@@ -127,7 +127,7 @@ async fn started_with(rule: impl FnOnce(Matcher) -> Rule) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_answers_awaitable_hellos_at_once_is_asked_at_a_pace() {
+async fn checks_of_a_server_that_answers_awaitable_hellos_at_once_are_paced() {
     let network = SimNetwork::new(24);
     let set = Deployment::replica_set("rs").members(1).network(&network);
     let mut hello = set.start().await.hello(0);
@@ -138,7 +138,7 @@ async fn a_server_that_answers_awaitable_hellos_at_once_is_asked_at_a_pace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
+async fn connections_to_a_server_that_closes_after_its_hello_are_paced() {
     // Each connection has two heartbeats: its first hello, and the one that fails.
     let started = started_with(Matcher::drop_connection).await;
     assert!((30..=44).contains(&started), "{started} in 10 s");
@@ -151,7 +151,8 @@ async fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
     );
 }
 
-/// Servers each of which says that the next one alone is the set: each hello removes its own server and adds another.
+/// Each server reports that the set consists only of the next one: each hello removes its own
+/// server and adds another.
 async fn hellos_of_a_ring(members: usize) -> Vec<u64> {
     let network = SimNetwork::new(25);
     let set = Deployment::replica_set("rs").members(members);
@@ -177,7 +178,7 @@ async fn hellos_of_a_ring(members: usize) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn servers_that_remove_and_add_each_other_are_checked_at_a_pace() {
+async fn checks_of_servers_that_remove_and_add_each_other_are_paced() {
     for members in [2, 3] {
         let hellos = hellos_of_a_ring(members).await;
         let at_a_pace = |hellos: &u64| (1..=22).contains(hellos);

@@ -1,4 +1,4 @@
-//! Behind a load balancer: no monitors, and services that are cleared one by one.
+//! Load-balanced mode: no monitors, and services that are cleared separately.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ async fn establish(factory: &ConnectionFactory) -> Connection {
 }
 
 #[tokio::test]
-async fn the_balancer_is_selected_at_once_and_never_checked() {
+async fn the_load_balancer_is_selected_at_once_and_never_checked() {
     let balanced = Deployment::load_balanced(2).start().await;
     let watched = Watched::connect(&balanced.uri());
     for criterion in [Criterion::write(), secondary()] {
@@ -40,7 +40,7 @@ async fn the_balancer_is_selected_at_once_and_never_checked() {
     assert_eq!(known.topology_type(), TopologyType::LoadBalanced);
     watched.topology.close().await;
     let names: Vec<_> = watched.events().iter().map(name).collect();
-    // The sequence that the load balancer specification gives, and the end.
+    // The sequence of the load balancer specification, and the end.
     assert_eq!(
         names,
         [
@@ -77,7 +77,7 @@ fn name(event: &SdamEvent) -> String {
 }
 
 #[tokio::test]
-async fn connections_know_their_service_and_are_cleared_by_it() {
+async fn connections_have_a_service_id_and_are_cleared_by_it() {
     let balanced = Deployment::load_balanced(2).start().await;
     let factory = factory(&balanced.uri());
     let mut by_service = BTreeMap::<_, Vec<Connection>>::new();
@@ -120,7 +120,7 @@ async fn connections_know_their_service_and_are_cleared_by_it() {
 }
 
 #[tokio::test]
-async fn the_first_message_says_so() {
+async fn the_first_message_declares_load_balanced_mode() {
     let balanced = Deployment::load_balanced(1).start().await;
     let factory = factory(&balanced.uri());
     drop(establish(&factory).await);
@@ -134,9 +134,9 @@ async fn the_first_message_says_so() {
     balanced.shutdown().await;
 }
 
-/// A server behind no balancer: the error's text is the specification's.
+/// A server that is not behind a load balancer. The error's text is the specification's.
 #[tokio::test]
-async fn without_a_service_it_is_no_load_balancer() {
+async fn a_hello_without_a_service_id_is_an_error() {
     let server = Arc::new(ScriptedServer::builder().start().await);
     let uri = format!("mongodb://{}/?loadBalanced=true", server.address());
     let error = factory(&uri)

@@ -1,11 +1,12 @@
-//! The live topology, against deployments of scripted members, and of proxies before a real server.
+//! The live topology, with deployments of scripted members, and of proxies in front of a real
+//! server.
 
 mod bad_input;
 mod cluster_time;
 mod discovery;
-mod drivers;
 mod heartbeats;
 mod load_balanced;
+mod missing_drivers;
 mod monitoring;
 mod on_demand;
 mod panics;

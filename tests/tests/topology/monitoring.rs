@@ -13,9 +13,9 @@ fn succeeded(events: &[SdamEvent]) -> usize {
     events.iter().filter(is).count()
 }
 
-/// Server monitoring, streaming protocol tests: "Configure the client with heartbeatFrequencyMS
-/// set to 500, then assert that the client processes hello replies more frequently than every 10
-/// seconds", by the clock of a network in memory.
+/// Server monitoring, streaming protocol tests: "Configure the client with heartbeatFrequencyMS set
+/// to 500, then assert that the client processes hello replies more frequently than every 10
+/// seconds", by a paused clock.
 #[tokio::test(start_paused = true)]
 async fn streaming_1_replies_come_at_the_heartbeat_frequency() {
     let network = SimNetwork::new(1);
@@ -34,7 +34,7 @@ async fn streaming_1_replies_come_at_the_heartbeat_frequency() {
     watched.topology.close().await;
 }
 
-/// Server monitoring, RTT tests 1: the average moves while hellos are awaited.
+/// Server monitoring, RTT tests 1: the average changes while hellos are awaited.
 #[tokio::test(start_paused = true)]
 async fn rtt_1_is_measured_while_streaming() {
     let network = SimNetwork::new(2);
@@ -69,7 +69,7 @@ async fn rtt_1_is_measured_while_streaming() {
 
 /// Server monitoring, heartbeat tests 1: the started event comes before the socket is opened.
 #[tokio::test]
-async fn heartbeat_1_is_told_of_before_the_socket_opens() {
+async fn heartbeat_1_is_reported_before_the_socket_opens() {
     let server = ScriptedServer::builder()
         .rule(Matcher::hello().drop_connection())
         .start()

@@ -1,4 +1,4 @@
-//! Without background tasks: scans by the caller's own selection, and the client over them.
+//! Topologies without background tasks: a caller's selection scans, and the client uses it.
 
 mod credentials;
 mod failures;
@@ -57,7 +57,7 @@ async fn ping(client: &mut SingleClient) -> Result<String, Error> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_set_is_found_from_one_seed_by_one_scan() {
+async fn a_set_is_discovered_from_one_seed_by_one_scan() {
     let network = SimNetwork::new(1);
     let set = Deployment::replica_set("rs")
         .members(3)
@@ -74,7 +74,7 @@ async fn a_set_is_found_from_one_seed_by_one_scan() {
     assert_eq!(known.servers().len(), 4);
     let unknown = |server: &ServerType| *server == ServerType::Unknown;
     assert!(!known.servers().iter().any(|own| unknown(&own.server_type)));
-    // What is known serves the next selection.
+    // The next selection uses the known servers.
     let reader = topology.select(&secondary()).await.expect("a secondary");
     assert_ne!(reader.address(), entry.address());
     assert_eq!((0..4).map(|member| hellos(&set, member)).sum::<u64>(), 4);
@@ -82,7 +82,7 @@ async fn a_set_is_found_from_one_seed_by_one_scan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_spawned() {
+async fn no_task_is_spawned() {
     let network = SimNetwork::new(2);
     let set = three(&network).await;
     // The kit's servers begin a task for each connection: after this there are no new ones.
@@ -97,14 +97,14 @@ async fn nothing_is_spawned() {
         assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
     }
     assert_eq!(accepted(&set), [1, 1, 1]);
-    // Between commands nothing happens by itself.
+    // Nothing happens between commands.
     let quiet = (0..3).map(|member| hellos(&set, member)).sum::<u64>();
     sleep(Duration::from_secs(3600)).await;
     assert_eq!((0..3).map(|m| hellos(&set, m)).sum::<u64>(), quiet);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_serves_for_sixty_seconds() {
+async fn a_scan_is_valid_for_sixty_seconds() {
     let network = SimNetwork::new(3);
     let set = three(&network).await;
     let mut topology = over(&set.uri(), &network).build().expect("a topology");
@@ -130,12 +130,12 @@ async fn a_step_down_is_followed() {
     client.run_command("db", &insert).await.expect("written");
     let primary = client.description().primary().expect("a primary");
     assert_eq!(primary.address.to_string(), set.address(1));
-    // The pool of a server that merely stepped down is not cleared.
+    // The connections of a server that only stepped down are kept.
     assert_eq!(accepted(&set), [1, 1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recovering_server_makes_no_scan() {
+async fn a_recovering_server_triggers_no_scan() {
     let network = SimNetwork::new(5);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);
@@ -156,7 +156,7 @@ async fn a_recovering_server_makes_no_scan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_connection_authenticates_once_and_when_it_is_used() {
+async fn each_connection_authenticates_once_at_its_first_use() {
     let network = SimNetwork::new(11);
     let set = Deployment::replica_set("rs")
         .members(2)
@@ -201,7 +201,7 @@ async fn a_dropped_command_leaves_no_reply_for_the_next() {
         let reply = client.run_command("db", &count).await.expect("counted");
         assert!(reply.get("n").expect("a document").is_some(), "{reply:?}");
     }
-    // The first reply came in time; the second cost the connection.
+    // The first reply came in time; the second closed the connection.
     assert_eq!(accepted(&set), [2, 1, 1]);
     assert_eq!(network.open_streams(&set.address(0)), 1);
 }
@@ -234,7 +234,7 @@ async fn a_selection_dropped_in_a_scan_leaves_no_socket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_refused_for_overload_changes_nothing() {
+async fn a_check_refused_for_overload_changes_nothing() {
     let network = SimNetwork::new(15);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);
@@ -250,7 +250,7 @@ async fn a_check_that_is_refused_for_overload_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_concern_error_is_heeded_and_its_reply_given() {
+async fn a_write_concern_error_updates_the_topology_and_returns_the_reply() {
     let network = SimNetwork::new(16);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);
@@ -271,7 +271,7 @@ async fn a_write_concern_error_is_heeded_and_its_reply_given() {
 }
 
 #[test]
-fn over_tcp_no_task_ever_lives_in_the_clients_runtime() {
+fn over_tcp_no_task_lives_in_the_runtime_of_the_client() {
     let (ready, uri) = std::sync::mpsc::channel();
     let (done, end) = tokio::sync::oneshot::channel::<()>();
     let servers = std::thread::spawn(move || {

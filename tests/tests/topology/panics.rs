@@ -1,4 +1,4 @@
-//! Callbacks of the application that panic: monitoring and polling go on.
+//! Callbacks of the application that panic: monitoring and polling continue.
 
 use std::io;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ fn options(set: &Deployment) -> ClientOptions {
     ClientOptions::parse(&uri).expect("a connection string")
 }
 
-/// Shows that a server is monitored: one that was killed is found when it is back.
+/// Checks that a server is monitored: a killed one is discovered after its restart.
 async fn is_monitored(topology: &Topology, set: &Deployment) {
     let criterion = Criterion::write();
     let writable = || topology.select_by(LIMIT, &criterion, &[]);
@@ -100,7 +100,8 @@ impl Connector for Fused {
     }
 }
 
-/// The third attempt is that of the round trip times' probe, or of the monitor after its first failure.
+/// The third attempt is that of the round trip time probe, or of the monitor after its first
+/// failure.
 #[tokio::test(start_paused = true)]
 async fn a_connector_that_panics_ends_no_monitor_and_no_probe() {
     let network = SimNetwork::new(2);
@@ -141,7 +142,7 @@ async fn a_selector_that_panics_fails_one_selection() {
     is_monitored(&topology, &set).await;
 }
 
-/// A name server whose every second answer is a panic.
+/// A resolver that panics at every second lookup.
 struct Dns {
     srv: Fuse,
     txt: Fuse,
@@ -167,7 +168,7 @@ impl DnsResolver for Dns {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resolver_that_panics_is_asked_again() {
+async fn a_lookup_is_repeated_after_its_resolver_panicked() {
     let (srv, txt) = (Fuse::at(&[1, 4, 6]), Fuse::at(&[2]));
     let resolver = Dns {
         srv: srv.clone(),

@@ -1,5 +1,5 @@
-//! Prose tests of server discovery and monitoring and of server selection, by their names. Those of
-//! monitors are in `monitoring`.
+//! Prose tests of server discovery and monitoring and of server selection, under their original
+//! names. Those of monitors are in `monitoring`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn insert() -> Document {
     doc! { "insert": "things", "documents": [{ "_id": 1 }] }
 }
 
-/// A connection as an application has it.
+/// Establishes a connection.
 async fn establish(server: &ServerAddress, network: Option<&SimNetwork>) -> Connection {
     let uri = format!("mongodb://{server}/?appName=loadBalancingTest");
     let mut builder = ConnectionFactory::builder(ClientOptions::parse(&uri).expect("a URI"));
@@ -42,7 +42,7 @@ async fn write(watched: &Watched) -> Result<(), mongo_core::Error> {
     connection.run_command("kit", &insert()).await.map(|_| ())
 }
 
-/// "All servers unavailable": a client is made all the same.
+/// "All servers unavailable": the client is still created.
 #[tokio::test]
 async fn all_servers_unavailable() {
     let set = Deployment::replica_set("rs").members(2).start().await;
@@ -88,8 +88,8 @@ async fn existing_behavior() {
     watched.topology.close().await;
 }
 
-/// A set on a network in memory, and a client that has polled all of it and is free to check again
-/// whenever it is asked to, long before it would by itself.
+/// A set on a network in memory, and a client that has polled all members. It may check again on
+/// request, long before its next regular check.
 struct AtRest {
     network: SimNetwork,
     set: Deployment,
@@ -129,7 +129,7 @@ impl AtRest {
         self.set.address(member).parse().expect("an address")
     }
 
-    /// What a command on a member comes to.
+    /// The error of a command on a member, if any.
     async fn run(&self, member: usize, command: Document) -> Option<ApplicationError> {
         let address = self.address(member);
         let mut connection = establish(&address, Some(&self.network)).await;
@@ -139,7 +139,8 @@ impl AtRest {
         }
     }
 
-    /// Tells the topology of an error; the member is unknown at once, for that reason.
+    /// Reports an error to the topology, and checks that the member becomes unknown at once, for
+    /// that reason.
     fn handle(&self, error: Option<ApplicationError>, reason: &str) -> TopologyType {
         let error = error.expect("an error");
         let address = error.server.clone();
@@ -152,7 +153,7 @@ impl AtRest {
         known.topology_type()
     }
 
-    /// How many checks of a member begin within a time.
+    /// The number of checks of a member that begin within `time`.
     async fn checks_within(&self, member: usize, time: Duration) -> usize {
         let address = self.address(member);
         let started = || {
@@ -166,7 +167,8 @@ impl AtRest {
     }
 }
 
-/// "Network error writing to primary": unknown, no primary, and no check at once.
+/// "Network error writing to primary": the server is unknown, there is no primary, and no immediate
+/// check.
 #[tokio::test(start_paused = true)]
 async fn network_error_writing_to_primary() {
     let rest = AtRest::start(11).await;
@@ -178,13 +180,14 @@ async fn network_error_writing_to_primary() {
     let topology_type = rest.handle(error, "clos");
     assert_eq!(topology_type, TopologyType::ReplicaSetNoPrimary);
     assert_eq!(rest.checks_within(0, MIN_HEARTBEAT_FREQUENCY * 2).await, 0);
-    // A selection that needs the primary has it checked.
+    // A selection that needs the primary requests a check.
     rest.watched.writable().await.expect("the primary is there");
     rest.watched.topology.close().await;
 }
 
-/// "'Not writable primary' error when reading without SecondaryOk bit". The plan asks for no
-/// immediate check, the specification itself for one by a multi-threaded client; this is one.
+/// "'Not writable primary' error when reading without SecondaryOk bit". The plan expects no
+/// immediate check, but the specification requires one by a multi-threaded client, such as this
+/// one.
 #[tokio::test(start_paused = true)]
 async fn not_writable_primary_when_reading_without_secondary_ok() {
     let rest = AtRest::start(12).await;
@@ -207,7 +210,7 @@ async fn not_writable_primary_when_reading_without_secondary_ok() {
 #[tokio::test(start_paused = true)]
 async fn node_is_recovering_when_reading_with_secondary_ok() {
     let rest = AtRest::start(13).await;
-    // The member's own refusal; a poll has not shown yet that it is recovering.
+    // The member itself refuses; no poll has shown yet that it is recovering.
     rest.set.change_set(|set| set.set_recovering(1, true));
     let preference = doc! { "mode": "secondaryPreferred" };
     let find = doc! { "find": "things", "$readPreference": preference };
@@ -222,7 +225,7 @@ async fn node_is_recovering_when_reading_with_secondary_ok() {
     rest.watched.topology.close().await;
 }
 
-/// "'Node is recovering' error from a write concern error": as a failed command.
+/// "'Node is recovering' error from a write concern error": the same as for a failed command.
 #[tokio::test(start_paused = true)]
 async fn node_is_recovering_in_a_write_concern_error() {
     let rest = AtRest::start(14).await;
@@ -237,8 +240,8 @@ async fn node_is_recovering_in_a_write_concern_error() {
     rest.watched.topology.close().await;
 }
 
-/// "Parsing 'not writable primary' and 'node is recovering' errors": texts without a code, fields in
-/// any order. Servers old enough to leave the code out say "not master".
+/// "Parsing 'not writable primary' and 'node is recovering' errors": texts without a code, fields
+/// in any order. Servers that are old enough to omit the code say "not master".
 #[tokio::test(start_paused = true)]
 async fn parsing_not_writable_primary_and_node_is_recovering_errors() {
     let rest = AtRest::start(15).await;
@@ -266,14 +269,14 @@ async fn parsing_not_writable_primary_and_node_is_recovering_errors() {
     rest.watched.topology.close().await;
 }
 
-/// Ten tasks, each with a connection to each server, as full pools would give them.
+/// Ten tasks, each with a connection to each server, as from full pools.
 struct Finders {
     topology: Topology,
     connections: Vec<HashMap<ServerAddress, Connection>>,
 }
 
 impl Finders {
-    /// Each task runs so many finds, one after the other, where the selection sends it.
+    /// Each task runs `times` finds in order, on selected servers.
     async fn find(&mut self, times: usize) {
         let tasks: Vec<_> = self
             .connections
@@ -299,7 +302,7 @@ impl Finders {
     }
 }
 
-/// Server selection, "operationCount-based Selection Within Latency Window": the slowed of two
+/// Server selection, "operationCount-based Selection Within Latency Window": the slower of two
 /// mongos gets under 25 % of the finds, and 40 to 60 % once it is as fast as the other.
 #[tokio::test(start_paused = true)]
 async fn operation_count_based_selection_within_latency_window() {
@@ -387,8 +390,8 @@ async fn application_provided_server_selector() {
     topology.close().await;
 }
 
-/// Server selection, "Calculating Round Trip Time": the average goes with the connection, and the
-/// first sample on the next one is the average.
+/// Server selection, "Calculating Round Trip Time": the average is reset with the connection, and
+/// the first sample of the next one becomes the average.
 #[tokio::test(start_paused = true)]
 async fn rtt_is_reset_on_disconnect() {
     let network = SimNetwork::new(17);

@@ -1,4 +1,4 @@
-//! The same before a real server: real commands through roles that are played.
+//! The topology with proxies in front of a real server: real commands through played roles.
 
 use bson::{Document, doc};
 use mongo_core::pools::ConnectionFactory;
@@ -13,7 +13,7 @@ async fn before_a_real_server(deployment: DeploymentBuilder) -> Deployment {
     deployment.backed_by(real.start()).start().await
 }
 
-/// Writes, with a user, to the server that is selected for it.
+/// Writes, as a user, to the selected server.
 async fn write(watched: &Watched, id: i32) -> Document {
     let server = watched.writable().await.expect("a server");
     let uri = format!("mongodb://app:pencil@{}/", server.address());
@@ -28,9 +28,9 @@ async fn write(watched: &Watched, id: i32) -> Document {
 }
 
 #[tokio::test]
-async fn a_played_election_is_followed_at_once_and_written_through() {
+async fn writes_follow_a_played_election_at_once() {
     let set = before_a_real_server(Deployment::replica_set("rs").members(3)).await;
-    // Polling at this rate would not see it within the test's limit.
+    // Polling at this rate would not notice it within the test's limit.
     let uri = format!("{}&heartbeatFrequencyMS=600000", set.uri());
     let watched = Watched::connect(&uri);
     write(&watched, 0).await;

@@ -1,4 +1,4 @@
-//! Runtimes that come and go while a topology stays.
+//! A topology that outlives the runtimes that use it.
 
 use std::future::pending;
 use std::io;
@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use crate::heartbeats::all_have_ended;
 use crate::support::{LIMIT, OverSim};
 
-/// A set on a runtime of its own.
+/// A set on its own runtime.
 struct Elsewhere {
     set: Deployment,
     _runtime: Runtime,
@@ -54,7 +54,7 @@ fn driven_runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// Runs something on a runtime that ends with it.
+/// Runs a future on a new runtime, which ends with it.
 fn on_a_runtime<R>(run: impl Future<Output = R>) -> R {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -82,7 +82,7 @@ fn tasks() -> usize {
 }
 
 #[test]
-fn a_selection_that_waits_starts_the_monitors_again() {
+fn a_selection_that_waits_restarts_the_monitors() {
     let world = Elsewhere::of(2);
     let topology = world.topology();
     on_a_runtime(async {
@@ -107,7 +107,7 @@ fn a_selection_that_waits_starts_the_monitors_again() {
 }
 
 #[test]
-fn connect_starts_the_monitors_again() {
+fn connect_restarts_the_monitors() {
     let world = Elsewhere::of(2);
     let topology = world.topology();
     for elected in [0, 1, 0] {
@@ -140,7 +140,7 @@ fn a_selection_outlives_the_runtime_of_the_monitors() {
         drop(none.await.expect("a topology"));
         let waits = async { assert_eq!(primary(&topology).await, world.set.address(1)) };
         let ends = async {
-            // It waits by now.
+            // The selection is waiting by now.
             sleep(Duration::from_millis(20)).await;
             first.shutdown_background();
             world.set.elect(1);
@@ -179,7 +179,7 @@ fn monitors_live_on_the_named_runtime_as_long_as_it_runs() {
 }
 
 #[test]
-fn checks_that_a_runtime_takes_along_have_failed() {
+fn checks_that_end_with_their_runtime_have_failed() {
     let world = Elsewhere::of(2);
     let events = Arc::new(Mutex::new(Vec::new()));
     let kept = events.clone();
@@ -239,7 +239,7 @@ fn every_disconnect_waits_for_all_tasks() {
     });
 }
 
-/// A name server that answers from its second lookup on.
+/// A resolver that answers from its second lookup on.
 struct SlowDns {
     port: u16,
     asked: AtomicUsize,
@@ -266,7 +266,7 @@ impl DnsResolver for SlowDns {
 }
 
 #[test]
-fn a_lookup_that_a_runtime_takes_along_is_begun_again() {
+fn a_lookup_that_ends_with_its_runtime_is_repeated() {
     let uri = "mongodb+srv://db.test.example.com/?tls=false&serverSelectionTimeoutMS=100";
     let options = ClientOptions::parse(uri).expect("a connection string");
     let dns = Arc::new(SlowDns {

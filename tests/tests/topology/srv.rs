@@ -19,14 +19,14 @@ use mongo_testkit::{Deployment, SimNetwork};
 
 use crate::support::LIMIT;
 
-/// The least time between two lookups that succeed.
+/// The least time between two successful lookups.
 pub(crate) const RESCAN: Duration = Duration::from_secs(60);
 
 pub(crate) const RECORD: &str = "_mongodb._tcp.test1.test.build.10gen.cc";
 
 pub(crate) const TEST1: &str = "mongodb+srv://test1.test.build.10gen.cc/?tls=false";
 
-/// What the name server does.
+/// The behavior of the resolver.
 #[derive(Clone)]
 pub(crate) enum Zone {
     /// One record for each port.
@@ -35,7 +35,7 @@ pub(crate) enum Zone {
     Silent,
 }
 
-/// A name server that a test can change.
+/// A resolver that a test can change.
 pub(crate) struct Dns {
     name: &'static str,
     zone: Mutex<Zone>,
@@ -100,7 +100,7 @@ impl DnsResolver for Dns {
     }
 }
 
-/// Finds the server with the number 0 at port 27017 of any host, and so on.
+/// Connects port 27017 of any host to server 0, port 27018 to server 1, and so on.
 pub(crate) struct ByPort(pub(crate) SimNetwork);
 
 #[async_trait]
@@ -158,8 +158,8 @@ impl Routers {
         selected.map(|_| ())
     }
 
-    /// Finds the routers of test1, lets the zone change, and says which ports are known two
-    /// intervals later.
+    /// Discovers the routers of test1, changes the zone, and returns the known ports two intervals
+    /// later.
     async fn after(uri: &str, dns: Arc<Dns>, change: impl FnOnce(&Dns)) -> BTreeSet<u16> {
         let routers = Self::start(uri, &dns).await;
         routers.select().await.expect("a router");
@@ -208,8 +208,8 @@ async fn polling_5_all_are_replaced_by_two() {
     assert_eq!(ports, [27019, 27020].into());
 }
 
-/// Tests 6 to 8: the list stays, lookups go on at the heartbeat frequency, and what a later one
-/// finds counts.
+/// Tests 6 to 8: the list stays, lookups continue at the heartbeat frequency, and a later result is
+/// applied.
 async fn nothing_changes(zone: Zone) {
     let dns = Dns::new(&[27017, 27018]);
     let routers = Routers::start(TEST1, &dns).await;
@@ -217,7 +217,8 @@ async fn nothing_changes(zone: Zone) {
     dns.set(zone);
     tokio::time::sleep(2 * RESCAN).await;
     assert_eq!(routers.ports(), [27017, 27018].into());
-    // The first, one at the end of the interval, then each 10 s, or 20 with the time-out.
+    // The first lookup, one at the end of the interval, then one each 10 s, or 20 s with the
+    // timeout.
     assert!((4..=8).contains(&dns.asked()), "{} lookups", dns.asked());
     routers.select().await.expect("a router");
     dns.ports(&[27018, 27019]);
@@ -300,7 +301,7 @@ async fn polling_12_new_ones_are_chosen_up_to_the_maximum() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polling_13_a_service_name_of_ones_own() {
+async fn polling_13_a_custom_service_name() {
     let name = "_customname._tcp.test22.test.build.10gen.cc";
     let dns = Dns::of(name, &[27017, 27018], None);
     let uri = "mongodb+srv://test22.test.build.10gen.cc/?tls=false&srvServiceName=customname";
@@ -308,9 +309,9 @@ async fn polling_13_a_service_name_of_ones_own() {
     assert_eq!(ports, [27019, 27020].into());
 }
 
-/// A replica set tells of its members itself.
+/// A replica set reports its members itself.
 #[tokio::test(start_paused = true)]
-async fn a_replica_set_is_not_polled_for() {
+async fn records_of_a_replica_set_are_not_polled() {
     let network = SimNetwork::new(9);
     let set = Deployment::replica_set("rs")
         .members(2)
@@ -330,10 +331,10 @@ async fn a_replica_set_is_not_polled_for() {
     routers.topology.close().await;
 }
 
-/// A selection is told as soon as a lookup fails, not when its time is over; and DNS is asked
-/// again for the next one.
+/// A selection fails as soon as the lookup fails, before its timeout, and the lookup is repeated
+/// for the next selection.
 #[tokio::test(start_paused = true)]
-async fn a_first_lookup_that_fails_is_told_and_repeated() {
+async fn a_failed_first_lookup_fails_selections_and_is_repeated() {
     let dns = Dns::new(&[27017, 27018]);
     dns.set(Zone::Fails);
     let routers = Routers::start(TEST1, &dns).await;
@@ -359,9 +360,9 @@ async fn a_first_lookup_that_fails_is_told_and_repeated() {
     assert!(matches!(events.last(), Some(SdamEvent::TopologyClosed(_))));
 }
 
-/// Nobody asks: the lookup is repeated at the heartbeat frequency.
+/// Without a selection, the lookup is repeated at the heartbeat frequency.
 #[tokio::test(start_paused = true)]
-async fn a_first_lookup_is_repeated_without_being_asked() {
+async fn a_failed_first_lookup_is_repeated_without_a_selection() {
     let dns = Dns::new(&[27017]);
     dns.set(Zone::Fails);
     let routers = Routers::start(TEST1, &dns).await;
@@ -374,9 +375,9 @@ async fn a_first_lookup_is_repeated_without_being_asked() {
     routers.topology.close().await;
 }
 
-/// DNS says nothing: the deadline holds, and names the wait.
+/// DNS does not answer: the selection ends at its deadline, and the error names the wait.
 #[tokio::test(start_paused = true)]
-async fn a_silent_name_server_holds_nobody_past_the_deadline() {
+async fn a_selection_does_not_wait_for_dns_past_its_deadline() {
     let dns = Dns::new(&[27017]);
     dns.set(Zone::Silent);
     let routers = Routers::start(TEST1, &dns).await;
@@ -392,13 +393,13 @@ async fn a_silent_name_server_holds_nobody_past_the_deadline() {
     routers.topology.close().await;
     let closed = routers.select().await.expect_err("closed");
     assert!(matches!(closed.kind(), ErrorKind::TopologyClosed));
-    // It was never opened, so that there is nothing to tell.
+    // The topology was never opened, so there is no event.
     assert_eq!(routers.events.lock().expect("no panic").len(), 0);
 }
 
-/// Disconnected and connected again, the records are looked up anew.
+/// After a disconnect and a connect the records are looked up again.
 #[tokio::test(start_paused = true)]
-async fn connected_again_it_asks_again() {
+async fn a_reconnected_topology_looks_records_up_again() {
     let dns = Dns::new(&[27017, 27018]);
     let routers = Routers::start(TEST1, &dns).await;
     routers.select().await.expect("a router");

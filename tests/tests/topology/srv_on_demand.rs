@@ -36,7 +36,7 @@ async fn records_are_looked_up_again_before_a_scan() {
     assert_eq!(dns.asked(), 0, "no I/O before the first selection");
     topology.select(&write).await.expect("a router");
     assert_eq!(ports(topology.description()), [27017, 27018]);
-    // No scan, and one before the time has come.
+    // Without a scan, and with one before the interval is over.
     dns.ports(&[27018, 27019]);
     topology.select(&write).await.expect("a router");
     assert_eq!(dns.asked(), 1);
@@ -56,7 +56,7 @@ async fn records_are_looked_up_again_before_a_scan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_set_is_not_looked_up_again() {
+async fn records_of_a_replica_set_are_not_looked_up_again() {
     let network = SimNetwork::new(2);
     let set = Deployment::replica_set("rs").members(1).network(&network);
     let set = set.start().await;
@@ -69,14 +69,14 @@ async fn a_replica_set_is_not_looked_up_again() {
         sleep(2 * RESCAN).await;
     }
     assert_eq!(dns.asked(), 1);
-    // Another set is not taken.
+    // Another set is refused.
     let dns = Dns::of(RECORD, &[27017], Some("replicaSet=other"));
     let mut topology = over(TEST1, &dns, &network).build().expect("a topology");
     topology.select(&write).await.expect_err("no such set");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_up_that_fails_or_hangs_is_the_error_and_is_repeated() {
+async fn a_failed_or_hung_lookup_is_the_error_and_is_repeated() {
     let network = SimNetwork::new(3);
     let _routers = Deployment::sharded(1).network(&network).start().await;
     let dns = Dns::new(&[27017]);
@@ -108,7 +108,7 @@ async fn a_look_up_that_fails_or_hangs_is_the_error_and_is_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_has_the_source_of_a_txt_record_and_no_load_balancer() {
+async fn a_single_client_uses_the_txt_source_and_refuses_a_load_balancer() {
     let network = SimNetwork::new(4);
     let user = User::new("app", "secret").iterations(4096);
     let _routers = Deployment::sharded(1)

@@ -10,10 +10,10 @@ use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use mongo_core::{ClientOptions, Error, ServerAddress};
 use mongo_testkit::SimNetwork;
 
-/// No test waits for longer, whatever goes wrong.
+/// The limit for waits in tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// A connected topology whose events are kept.
+/// A connected topology whose events are recorded.
 pub(crate) struct Watched {
     pub(crate) topology: Topology,
     events: Arc<Mutex<Vec<SdamEvent>>>,
@@ -52,7 +52,7 @@ impl Watched {
             .await
     }
 
-    /// Waits until what is known is as wanted.
+    /// Waits until the topology is as wanted.
     pub(crate) async fn wait_until(
         &self,
         what: &str,

@@ -1,4 +1,4 @@
-//! Events of connection monitoring and pooling, as the cases write them.
+//! Events of connection monitoring and pooling, in the notation of the cases.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::{Outcome, known_keys};
 
-/// What stands for any value.
+/// Placeholders for any value.
 const ANYTHING: [&str; 2] = ["42", "\"42\""];
 
 /// The events of a pool, in order.
@@ -24,7 +24,7 @@ struct Inner {
 }
 
 impl Watched {
-    /// Keeps what is told; times are told as if they were shorter by `stretch`.
+    /// Records events. Divides their durations by `stretch`.
     pub(super) fn handlers(&self, stretch: u32) -> EventHandlers {
         let inner = self.0.clone();
         EventHandlers::new().on_cmap(move |event| {
@@ -41,11 +41,11 @@ impl Watched {
         self.0.events.lock().expect("no panic").clone()
     }
 
-    /// Waits until there have been as many events of a name.
+    /// Waits until there have been `count` events with this name.
     pub(super) async fn wait_for(&self, name: &str, count: u64) {
         loop {
             let mut arrived = pin!(self.0.arrived.notified());
-            // Listens before it looks, so that no event falls between.
+            // Enabled before the check, so that no event between the two is missed.
             arrived.as_mut().enable();
             let events = self.so_far();
             let found = events.iter().filter(|event| event["type"] == name);
@@ -57,7 +57,7 @@ impl Watched {
     }
 }
 
-/// Compares events, but for those to be ignored, with what a case expects of the first of them.
+/// Compares events, except ignored ones, with the first events that a case expects.
 pub(super) fn check(found: &[Value], expected: &Value, ignored: &Value) -> Outcome {
     let ignored: Vec<&Value> = ignored.as_array().into_iter().flatten().collect();
     let mut found = found
@@ -82,7 +82,7 @@ pub(super) fn check(found: &[Value], expected: &Value, ignored: &Value) -> Outco
     Ok(())
 }
 
-/// Whether a value matches another one of a case, as the format defines it.
+/// Checks whether a value matches a case's value, as the format defines it.
 pub(super) fn fits(what: &str, found: &Value, expected: &Value) -> Outcome {
     if ANYTHING.contains(&expected.to_string().as_str()) {
         return match found {

@@ -1,4 +1,4 @@
-//! Where a case is played: a server, the way to it, and the clock.
+//! The environment of a case: a server, the transport and the clock.
 
 use std::fmt;
 use std::future::Future;
@@ -13,20 +13,33 @@ use serde_json::Value;
 
 use crate::Outcome;
 
-/// By how much all times are longer where they are true ones: a busy machine may take longer for
-/// a step of a case than the shortest time in it, of 10 ms.
+/// The factor for the times of a case on the real clock: a busy machine may take longer for a step
+/// of a case than the shortest time in it, of 10 ms.
 const STRETCH: u32 = 4;
 
-/// Where a case is played.
+/// The times that a handshake must not exceed where waiters wait for it: the pool replaces attempts
+/// after a grace period of 1 s, which is not stretched.
+const GRACE: std::ops::Range<u64> = 250..1000;
+
+/// The factor for a case.
+pub(super) fn stretch_of(case: &Value) -> u32 {
+    let block = case["failPoint"]["data"]["blockTimeMS"].as_u64();
+    match block.is_some_and(|millis| GRACE.contains(&millis)) {
+        true => 1,
+        false => STRETCH,
+    }
+}
+
+/// The environment of a case.
 pub(super) enum Scene {
-    /// On a network in memory, by a paused clock, on one thread: always the same for a seed.
+    /// A network in memory, a paused clock and one thread: deterministic for a seed.
     Memory { seed: u64 },
-    /// On loopback, by the true clock, on several threads.
-    Loopback { round: u32 },
+    /// Loopback, the real clock and several threads.
+    Loopback { round: u32, stretch: u32 },
 }
 
 impl Scene {
-    /// Runs a play to its end, in a runtime of its own.
+    /// Runs a case to its end, in its own runtime.
     pub(super) fn run<F: Future<Output = Outcome>>(self, play: impl FnOnce(Self) -> F) -> Outcome {
         let mut builder = match self {
             Self::Memory { .. } => tokio::runtime::Builder::new_current_thread(),
@@ -40,15 +53,15 @@ impl Scene {
         runtime.block_on(play(self))
     }
 
-    /// By how much the times of a case are to be longer.
+    /// The factor for the times of a case.
     pub(super) fn stretch(&self) -> u32 {
         match self {
             Self::Memory { .. } => 1,
-            Self::Loopback { .. } => STRETCH,
+            Self::Loopback { stretch, .. } => *stretch,
         }
     }
 
-    /// Starts the server, and makes it fail as a case says.
+    /// Starts the server, and sets a case's fail point.
     pub(super) async fn set_up(&self, fail_point: Option<&Value>) -> Result<Stage, String> {
         let network = match self {
             Self::Memory { seed } => Some(SimNetwork::new(*seed)),
@@ -79,12 +92,12 @@ impl fmt::Display for Scene {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory { seed } => write!(f, "seed {seed}"),
-            Self::Loopback { round } => write!(f, "round {round}"),
+            Self::Loopback { round, .. } => write!(f, "round {round}"),
         }
     }
 }
 
-/// A server, and the way to it.
+/// A server, and the transport to it.
 pub(super) struct Stage {
     server: Deployment,
     network: Option<SimNetwork>,

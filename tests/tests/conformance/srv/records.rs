@@ -1,4 +1,4 @@
-//! The records that the specification's tests need, each under its whole name.
+//! The records that the specification's tests need, with full names.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ pub(super) const SRV: &[(&str, (u16, &str))] = &[
         "_customname._tcp.test22.test.build.10gen.cc",
         (27017, LOCALHOST),
     ),
-    // Upstream's list lacks this one, and the one test that asks for it expects it among the seeds.
+    // Upstream's list lacks this record, which one test expects among the seeds.
     (
         "_customname._tcp.test22.test.build.10gen.cc",
         (27018, LOCALHOST),

@@ -1,10 +1,10 @@
-//! The commands that an operation consists of.
+//! Translation of operations into commands.
 
 use bson::{Bson, Document, doc};
 
 use super::entities::Session;
 
-/// What an operation is called on.
+/// The object of an operation.
 pub(super) enum Context<'a> {
     Runner,
     Client,
@@ -12,17 +12,17 @@ pub(super) enum Context<'a> {
     Collection {
         database: String,
         name: String,
-        /// That the arguments name.
+        /// The session in the arguments.
         session: Option<&'a mut Session>,
     },
     Session(&'a mut Session),
 }
 
-/// What is run on one connection, one after the other.
+/// Commands to run in order on one connection.
 pub(super) struct Batches {
     pub(super) database: String,
     pub(super) commands: Vec<Document>,
-    /// Whether the result is what a cursor gives.
+    /// Whether the result is that of a cursor.
     pub(super) is_cursor: bool,
 }
 
@@ -134,7 +134,7 @@ fn on_collection(
     }
 }
 
-/// A write of one document's worth: its command, and its statement there.
+/// A single write: its command and its statement.
 fn write(name: &str, arguments: &Document) -> Result<(&'static str, Bson), String> {
     let argument = |key: &str| {
         let found = arguments.get(key);
@@ -175,7 +175,7 @@ fn write_command(collection: &str, kind: &str, statements: Vec<Bson>) -> Documen
     doc! { kind: collection, field: statements }
 }
 
-/// Writes in their order: those of a kind that stand together are one command.
+/// Writes in order. Adjacent ones of the same kind form one command.
 fn bulk_write(collection: &str, requests: &[Bson]) -> Result<Vec<Document>, String> {
     let mut commands = Vec::new();
     let mut pending: Option<(&'static str, Vec<Bson>)> = None;

@@ -1,4 +1,4 @@
-//! What a test creates: clients, databases, collections, sessions, and the server for them.
+//! The entities of a test: clients, databases, collections, sessions, and their server.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +19,13 @@ use serde_json::Value;
 use super::commands::Context;
 use crate::{Outcome, known_keys, text};
 
-/// What the scripted server takes.
+/// The token that the scripted server accepts.
 const TOKEN: &str = "a.good.token";
-/// Of the real server: the version that it says it is, at least, and its topology.
+/// The real server's minimum version, and its topology.
 const VERSION: [u32; 3] = [8, 2, 0];
 const TOPOLOGY: &str = "replicaset";
 
-/// Where a case is played.
+/// The server of a case.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
     Real,
@@ -33,7 +33,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// The one that has what a file wants, and a test.
+    /// The server that meets the requirements of a file and a test.
     pub(super) fn meeting(wanted: &Value) -> Result<Self, String> {
         let mut place = Self::Real;
         for alternatives in wanted.as_array().into_iter().flatten() {
@@ -78,13 +78,13 @@ fn is_met(wanted: &Value) -> Result<bool, String> {
         || topologies
             .as_array()
             .is_some_and(|all| all.contains(&TOPOLOGY.into()));
-    // Test commands are refused by name, as a server with them refuses those that the tests run; a
-    // second version of the API is not there.
+    // The server refuses test commands by name, as servers with them refuse those that the tests
+    // run. It has no second API version.
     let parameters = wanted["serverParameters"]["acceptApiVersion2"] != true;
     Ok(new_enough && old_enough && fits && parameters && wanted["serverless"] != "require")
 }
 
-/// Of a command event: its name, and those of its fields that tests look at.
+/// A command event: its name, and the fields that tests compare.
 pub(super) type Event = (String, Document);
 
 pub(super) struct Client {
@@ -125,7 +125,7 @@ fn event_of(event: &CommandEvent) -> Option<Event> {
     }
 }
 
-/// A session, and a transaction in it.
+/// A session, and its transaction.
 pub(super) struct Session {
     client: String,
     id: Bson,
@@ -135,7 +135,7 @@ pub(super) struct Session {
 
 impl Session {
     fn new(client: &str) -> Self {
-        // As unlike others as an object's id, which is shorter than a session's.
+        // As unique as an ObjectId, which is shorter than a session id.
         let mut bytes = ObjectId::new().bytes().to_vec();
         bytes.extend([0; 4]);
         let subtype = BinarySubtype::Uuid;
@@ -152,7 +152,7 @@ impl Session {
         self.begins = true;
     }
 
-    /// Makes a command one of the transaction.
+    /// Adds a command to the transaction.
     pub(super) fn join(&mut self, command: &mut Document) {
         command.insert("lsid", self.id.clone());
         if self.transaction > 0 {
@@ -166,14 +166,14 @@ impl Session {
 }
 
 pub(super) struct Entities {
-    /// Whose the scripted server is.
+    /// Keeps the scripted server alive.
     _server: Option<ScriptedServer>,
     uri: String,
     place: Place,
     clients: HashMap<String, Client>,
-    /// A client each, and a name.
+    /// The client and the name of each database.
     databases: HashMap<String, (String, String)>,
-    /// A database each, and a name.
+    /// The database and the name of each collection.
     collections: HashMap<String, (String, String)>,
     sessions: HashMap<String, Session>,
 }
@@ -244,7 +244,7 @@ impl Entities {
         known_keys("client", what, &keys)?;
         let mut uri = self.uri.clone();
         for (name, value) in what["uriOptions"].as_object().into_iter().flatten() {
-            // Where a placeholder stands, the callback is given below; retries are the caller's.
+            // The callback of a placeholder is set below. Retries are up to the caller.
             match (name.as_str(), value) {
                 ("authMechanism" | "authMechanismProperties", _) => {}
                 (_, Value::String(text)) => uri += &format!("&{name}={text}"),
@@ -285,7 +285,7 @@ impl Entities {
             .ok_or_else(|| format!("no client {id}"))
     }
 
-    /// Whose client an operation is run by, and on what.
+    /// The client and the context of an operation.
     pub(super) fn context(
         &mut self,
         object: &str,
@@ -317,7 +317,7 @@ impl Entities {
         Ok((session.client.clone(), Context::Session(session)))
     }
 
-    /// The value with the ids of sessions where a test refers to them.
+    /// Replaces a test's references to sessions by their ids.
     pub(super) fn resolve(&self, value: &Bson) -> Bson {
         match value {
             Bson::Document(fields) => {
@@ -336,7 +336,7 @@ impl Entities {
         }
     }
 
-    /// Puts the collections into the state that a test begins with.
+    /// Sets the collections to a test's initial state.
     pub(super) async fn set_up(&self, data: &Value) -> Outcome {
         for collection in data.as_array().into_iter().flatten() {
             let database = text(collection, "databaseName")?;
@@ -344,7 +344,7 @@ impl Entities {
             let Bson::Array(documents) = value(&collection["documents"])? else {
                 return Err("documents is no array".to_owned());
             };
-            // A collection that isn't there need not be dropped.
+            // The collection may not exist.
             let _ = self.run_apart(database, &doc! { "drop": name }).await;
             let filled = match documents.is_empty() {
                 true => doc! { "create": name },
@@ -359,7 +359,7 @@ impl Entities {
         self.run_apart("admin", point).await
     }
 
-    /// By a client of the runner's own.
+    /// Runs a command on the runner's own client.
     async fn run_apart(&self, database: &str, command: &Document) -> Outcome {
         let apart = self.new_client(&serde_json::json!({ "id": "apart" }))?;
         let told = |error: mongo_core::Error| error.to_string();
@@ -405,12 +405,12 @@ impl OidcCallback for OneToken {
     }
 }
 
-/// JSON as BSON.
+/// Converts JSON to BSON.
 pub(super) fn value(json: &Value) -> Result<Bson, String> {
     bson::serialize_to_bson(json).map_err(|error| error.to_string())
 }
 
-/// The same, where nothing is an empty document.
+/// Converts JSON to a BSON document. Null gives an empty one.
 pub(super) fn document(json: &Value) -> Result<Document, String> {
     match value(json)? {
         Bson::Document(document) => Ok(document),

@@ -1,11 +1,11 @@
-//! Whether a value is as a test expects it, by the operators of the unified test format.
+//! Matches values with a test's expectations, by the operators of the unified test format.
 
 use bson::{Bson, Document};
 
 use crate::Outcome;
 
-/// Documents may have more fields than expected where they are a command or a reply, as `root` counts
-/// them: the event's field and the event itself.
+/// Documents may have more fields than expected only if they are root documents, such as a command
+/// or a reply: an event, or a field of it.
 pub(super) fn matches(expected: &Bson, found: Option<&Bson>, at: &str) -> Outcome {
     compare(expected, found, at, 2)
 }

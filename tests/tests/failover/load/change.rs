@@ -1,4 +1,4 @@
-//! How roles change.
+//! Changes of roles.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Course, Cut, MEMBERS, Round, View};
 
-/// How long a short partition lasts.
+/// The duration of a short partition.
 pub(super) const SHORT: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,9 +20,10 @@ pub(crate) enum Change {
     KillPrimary,
     /// A secondary's process ends.
     KillSecondary,
-    /// For a while no byte passes between the primary and its clients; another member is elected.
+    /// For a short time no byte passes between the primary and its clients. Another member is
+    /// elected.
     Partition,
-    /// The same until whoever waits for an answer has given up.
+    /// The same, until all waiting callers have timed out.
     BlackHole,
 }
 
@@ -62,7 +63,7 @@ impl Change {
         };
         let heal = async || {
             let member = was.clone();
-            // Before the first byte.
+            // Before the first byte passes.
             let healed = Instant::now();
             set.server(down).heal().await;
             Some(Cut { member, healed })

@@ -1,9 +1,9 @@
-//! What the specifications of retryable reads and writes say of an error.
+//! Classifies errors by the specifications of retryable reads and writes.
 
 use mongo_core::error::{ClosedReason, Wait};
 use mongo_core::{Error, ErrorKind};
 
-/// The codes of errors after which an operation can be tried again.
+/// The codes of retryable errors.
 const RETRYABLE_CODES: [i32; 12] = [
     6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
 ];
@@ -14,12 +14,12 @@ pub(crate) fn is_retryable(code: i32) -> bool {
 
 /// An operation that failed.
 pub(crate) struct Failure {
-    /// In a word, to be counted by.
+    /// A short name, for counting.
     pub(crate) kind: String,
     pub(crate) text: String,
-    /// Whether another attempt may be made.
+    /// Whether the operation may be retried.
     pub(crate) is_retryable: bool,
-    /// Whether a write may have been carried out all the same.
+    /// Whether a write may have been executed anyway.
     pub(crate) is_ambiguous: bool,
 }
 
@@ -35,8 +35,8 @@ impl Failure {
     }
 }
 
-/// A name, whether the error is retryable, and whether it is the server's answer or says that
-/// nothing was sent.
+/// A name, whether the error is retryable, and whether the operation certainly did not execute: the
+/// server answered, or nothing was sent.
 fn judge(error: &Error) -> (String, bool, bool) {
     match error.kind() {
         ErrorKind::Command(refusal) => {
@@ -50,7 +50,7 @@ fn judge(error: &Error) -> (String, bool, bool) {
             let is_retryable = error.has_label("RetryableError");
             ("connect".to_owned(), is_retryable, false)
         }
-        // A pool that was cleared closes what waits for an answer: a failure of the network.
+        // A cleared pool interrupts connections in use: this counts as a network failure.
         ErrorKind::ConnectionClosed(ClosedReason::Interrupted) => {
             ("interrupted".to_owned(), true, false)
         }

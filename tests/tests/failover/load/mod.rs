@@ -1,4 +1,4 @@
-//! A load on a replica set whose roles change, and what becomes of each operation.
+//! A load on a replica set with changing roles, and the outcome of each operation.
 
 mod change;
 pub(crate) mod judge;
@@ -22,20 +22,21 @@ pub(crate) use report::Report;
 use report::{Cut, Round};
 pub(crate) use view::View;
 
-/// How many members the set has.
+/// The number of members of the set.
 pub(crate) const MEMBERS: usize = 3;
-/// How many tasks operate at a time.
+/// The number of concurrent tasks.
 pub(crate) const TASKS: u64 = 64;
-/// What one operation may take, from the look for a server to the reply.
+/// The timeout of one operation, from server selection to the reply.
 pub(crate) const BOUND: Duration = Duration::from_secs(1);
-/// In the scripted set's memory an insert looks at all documents of its collection.
+/// The number of collections. On the scripted set an insert compares all documents of its
+/// collection.
 const COLLECTIONS: u64 = 8;
-/// Nothing takes as long unless it is lost.
+/// The limit for waits: only a lost operation takes this long.
 const LIMIT: Duration = Duration::from_secs(30);
-/// The load between two changes.
+/// The time between two changes.
 const BETWEEN: Duration = Duration::from_millis(30);
 
-/// Frequent checks, so that whoever comes back is soon seen.
+/// Options with frequent checks, so that returning members are soon noticed.
 pub(crate) const OPTIONS: &str =
     "heartbeatFrequencyMS=500&connectTimeoutMS=1000&serverSelectionTimeoutMS=5000";
 
@@ -46,8 +47,8 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     /// Inserts a document with nothing but this `_id`.
     fn write(&self, collection: &str, id: i64) -> impl Future<Output = Write> + Send;
 
-    /// The `_id`s of the documents that are found by this one: of a primary, or else of a secondary
-    /// where there is one.
+    /// The `_id`s of the documents that match this `_id`, read from the primary, or else from a
+    /// secondary.
     fn read(
         &self,
         collection: &str,
@@ -58,14 +59,15 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     fn close(self) -> impl Future<Output = ()>;
 }
 
-/// What became of one write.
+/// The outcome of one write.
 pub(crate) struct Write {
-    /// Where it was about to be sent, and the moment before: everything known then was to be heeded.
+    /// The server that it was about to be sent to, and the time before. The client must heed
+    /// everything it knew at that time.
     pub(crate) sent: Option<(String, Instant)>,
     pub(crate) outcome: Result<(), Failure>,
 }
 
-/// A write, whose it was, and how long it took.
+/// A write, its task, and its duration.
 pub(crate) struct Attempt {
     pub(crate) id: i64,
     pub(crate) begun: Instant,
@@ -73,24 +75,24 @@ pub(crate) struct Attempt {
     pub(crate) write: Write,
 }
 
-/// What one task met.
+/// The log of one task.
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) writes: Vec<Attempt>,
-    /// Reads that failed, with when they began and ended.
+    /// Failed reads, with their start and end.
     pub(crate) failed_reads: Vec<(Failure, Instant, Instant)>,
-    /// When those began and ended that took as long as a short partition at least.
+    /// The start and end of reads that took at least as long as a short partition.
     pub(crate) slow_reads: Vec<(Instant, Instant)>,
-    /// Reads by one `_id` that gave anything but the document with it, which was there.
+    /// Reads by `_id` that did not return exactly the existing document.
     pub(crate) wrong: Vec<String>,
 }
 
-/// What the tasks share with the one who changes roles.
+/// State that the tasks share with the task that changes roles.
 struct Course {
     start: Instant,
     round: AtomicUsize,
     is_over: AtomicBool,
-    /// When the last acknowledged write of each task ended, in microseconds from the start.
+    /// The end of the last acknowledged write of each task, in microseconds from the start.
     acknowledged: Vec<AtomicU64>,
 }
 
@@ -99,7 +101,7 @@ impl Course {
         u64::try_from((moment - self.start).as_micros()).expect("not that long")
     }
 
-    /// Waits until each task had a write acknowledged since then.
+    /// Waits until each task has had a write acknowledged since `moment`.
     async fn all_wrote_since(&self, moment: Instant) {
         let moment = self.micros(moment);
         let behind = |task: &&AtomicU64| task.load(Ordering::Acquire) <= moment;
@@ -115,7 +117,7 @@ impl Course {
     }
 }
 
-/// Puts the load on a set, and changes its roles in this order.
+/// Runs the load on a set, and changes its roles in this order.
 pub(crate) async fn run<S: Subject>(set: &Deployment, changes: &[Change]) -> Report {
     let view = View::default();
     let subject = S::connect(&format!("{}&{OPTIONS}", set.uri()), view.clone()).await;
@@ -143,7 +145,7 @@ pub(crate) async fn run<S: Subject>(set: &Deployment, changes: &[Change]) -> Rep
     Report::new(set, &view, rounds, logs)
 }
 
-/// One task: write, read it back, and again.
+/// One task: writes a document, reads it back, and repeats.
 async fn work<S: Subject>(subject: S, course: Arc<Course>, task: u64) -> Log {
     let mut log = Log::default();
     for number in 0_u64.. {

@@ -1,4 +1,4 @@
-//! What came of a load.
+//! The report of a load.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -11,44 +11,44 @@ use super::{Attempt, BOUND, COLLECTIONS, Failure, Log, MEMBERS, View};
 
 /// One change, as the client saw it.
 pub(super) struct Round {
-    /// Since when the client knew of the new primary.
+    /// The time from which the client knew the new primary.
     pub(crate) since: Instant,
     pub(crate) primary: Option<String>,
     pub(crate) cut: Option<Cut>,
 }
 
-/// A member that no byte came from for a while.
+/// A member that was cut off for a while.
 pub(super) struct Cut {
     pub(crate) member: String,
-    /// When bytes passed again.
+    /// The time when bytes passed again.
     pub(crate) healed: Instant,
 }
 
-/// The answers to the questions that a failover puts.
+/// The results of a failover under load.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) acknowledged: usize,
-    /// How often what failed.
+    /// The number of failures by kind.
     pub(crate) failures: BTreeMap<String, usize>,
-    /// Failures before the time was over, after which no specification allows another attempt.
+    /// Failures before the timeout that no specification allows to be retried.
     pub(crate) unretryable: Vec<String>,
-    /// By how much an operation ended after its bound, at most.
+    /// The longest time by which an operation exceeded its timeout.
     pub(crate) latest: Duration,
-    /// Replies that belong to something else, and documents that should have been found.
+    /// Replies to other requests, and documents that should have been found.
     pub(crate) wrong: Vec<String>,
-    /// Writes that members refused, since they were no primary.
+    /// Writes that members refused because they were not primary.
     pub(crate) refused: usize,
-    /// Of these: sent to a member that the client knew to be none.
+    /// Those of them that were sent to a member that the client knew not to be primary.
     pub(crate) misdirected: Vec<String>,
-    /// Acknowledged, and not there at the end.
+    /// Acknowledged writes that are missing at the end.
     pub(crate) lost: Vec<i64>,
-    /// There at the end though they failed for good, or more than once, or never written.
+    /// Documents at the end that certainly failed, are duplicated, or were never written.
     pub(crate) unexpected: Vec<i64>,
-    /// From the client's knowledge of a new primary to the first write of each task that it
-    /// acknowledged, in ascending order.
+    /// The time from the client's knowledge of a new primary to the first write of each task that
+    /// it acknowledged, in ascending order.
     pub(crate) recovery: Vec<Duration>,
-    /// The same of the tasks that were waiting for the answer of a member that gives none, or none
-    /// for a while, to a write or a read: they can't know that none comes.
+    /// The same for tasks that were waiting for a reply of a member that was cut off. They can't
+    /// know that no reply comes.
     pub(crate) held: Vec<Duration>,
 }
 
@@ -65,7 +65,7 @@ impl Report {
         }
         report.look_for_misdirected(set, view, &logs);
         report.compare_documents(set, rounds.len(), &logs);
-        // Of a client that does not tell where it sends what, who gets no answer counts as held.
+        // For a client that does not report its servers, a task without a reply counts as held.
         let writes = || logs.iter().flat_map(|log| &log.writes);
         let tells = writes().any(|attempt| attempt.write.sent.is_some());
         for (place, round) in rounds.iter().enumerate() {
@@ -100,14 +100,15 @@ impl Report {
         self.latest = self.latest.max(took.saturating_sub(BOUND));
         let kind = format!("{what}: {}", failure.kind);
         *self.failures.entry(kind).or_default() += 1;
-        // Where the time is over there is none left for another attempt.
+        // After the timeout there is no time for a retry.
         if !failure.is_retryable && took < BOUND {
             self.unretryable.push(format!("{what}: {}", failure.text));
         }
     }
 
-    /// A client knows what its events told before it was about to send. Of what it did the members
-    /// tell: an event comes a little after the knowledge, so a new primary may be written to before.
+    /// Compares the client's events before each write with the writes that the members received. An
+    /// event comes a little after the client's knowledge, so a write to a new primary may come
+    /// before its event.
     fn look_for_misdirected(&mut self, set: &Deployment, view: &View, logs: &[Log]) {
         let mut refused = BTreeSet::new();
         for member in 0..MEMBERS {
@@ -157,7 +158,7 @@ impl Report {
         self.unexpected.extend(there.keys());
     }
 
-    /// How soon one task went on after a change.
+    /// Measures how soon one task continued after a change.
     fn measure(&mut self, round: &Round, until: Option<Instant>, log: &Log, tells: bool) {
         let (Some(primary), since) = (&round.primary, round.since) else {
             return;

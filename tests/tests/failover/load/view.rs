@@ -1,4 +1,4 @@
-//! What a client knows, by its own events.
+//! A client's knowledge, by its own events.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::LIMIT;
 
-/// What a client's events told, with the times at which they did.
+/// The states that a client's events reported, with their times.
 #[derive(Clone, Default)]
 pub(crate) struct View {
     history: Arc<Mutex<Vec<Known>>>,
@@ -22,12 +22,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// How many members take operations.
+    /// The number of usable members.
     pub(crate) fn members(&self) -> usize {
         usize::from(self.primary.is_some()) + self.secondaries.len()
     }
 
-    /// Whether a server is known to be no primary. One that is out of reach may be it still.
+    /// Whether a server is known not to be primary. An unreachable one may still be primary.
     pub(crate) fn is_no_primary(&self, server: &String) -> bool {
         let is_other = |primary: &String| primary != server;
         self.primary.as_ref().is_some_and(is_other) || self.secondaries.contains(server)
@@ -35,7 +35,7 @@ impl Known {
 }
 
 impl View {
-    /// To be called by the client's handler of events.
+    /// Records a state. The client's event handler calls it.
     pub(crate) fn note(&self, primary: Option<String>, secondaries: Vec<String>) {
         let since = Instant::now();
         self.history().push(Known {
@@ -46,14 +46,14 @@ impl View {
         self.changed.send_replace(());
     }
 
-    /// What was told last before a moment.
+    /// The last state before a moment.
     pub(crate) fn at(&self, moment: Instant) -> Option<Known> {
         let history = self.history();
         let before = history.partition_point(|known| known.since < moment);
         history[..before].last().cloned()
     }
 
-    /// Waits until the latest is as wanted, and tells since when.
+    /// Waits until the latest state is as wanted, and returns its time.
     pub(crate) async fn wait_for(&self, what: &str, wanted: impl Fn(&Known) -> bool) -> Instant {
         let mut changed = self.changed.subscribe();
         let wait = async {

@@ -1,9 +1,8 @@
-//! Chance that a seed decides.
+//! Random numbers from a seed.
 
 use std::time::Duration;
 
-/// A generator of its own for each actor, so that the order in which they draw does not matter
-/// (SplitMix64).
+/// A generator for one actor (SplitMix64), so that the order in which actors draw does not matter.
 pub(super) struct Chance(u64);
 
 impl Chance {

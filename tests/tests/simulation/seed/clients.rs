@@ -1,4 +1,4 @@
-//! Those who select servers all the time.
+//! Clients that select servers all the time.
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::observer::Observer;
 use super::rules::Want;
 use super::wire::member_at;
 
-/// Timers go by milliseconds.
+/// The granularity of timers is a millisecond.
 const TICK: Duration = Duration::from_millis(2);
 
 pub(super) struct Client {
@@ -34,7 +34,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Selects until it is over, or the topology is closed.
+    /// Selects until the run is over or the topology is closed.
     pub(super) async fn run(&self, mut chance: Chance) {
         while !self.is_over.load(Ordering::Relaxed) {
             let known: Vec<ServerAddress> = {
@@ -61,7 +61,7 @@ impl Client {
             .topology
             .select_by(limit, &criterion, &want.deprioritized);
         let outcome = selecting.await;
-        // Nobody else had a turn since: this is the snapshot that the outcome is of.
+        // No other task has run since: the outcome is from this snapshot.
         let took = start.elapsed();
         self.selections.fetch_add(1, Ordering::Relaxed);
         self.log.write(format_args!(
@@ -93,16 +93,16 @@ impl Client {
         let address = selected.address();
         self.log.require(
             allowed.contains(address),
-            format_args!("{address} was selected, not of {allowed:?}: {want:?} {known:?}"),
+            format_args!("{address} was selected, which is not in {allowed:?}: {want:?} {known:?}"),
         );
         let own = known.server(address);
         self.log.require(
             own.is_some_and(|own| Arc::ptr_eq(own, selected.entry().description())),
-            format_args!("{address} was selected as the snapshot does not know it"),
+            format_args!("{address} was selected, but is not in the snapshot"),
         );
     }
 
-    /// Who waited got it as soon as it was there.
+    /// Checks that a waiting selection was served as soon as a server was available.
     fn check_promptness(&self, start: Instant) {
         let since = self.observer.primary_since();
         let waited = since.map(|since| since.max(start).elapsed());
@@ -126,16 +126,16 @@ impl Client {
         let allowed = want.allowed(&known, self.heartbeat_frequency);
         self.log.require(
             allowed.is_empty(),
-            format_args!("{allowed:?} would suit {want:?}, and yet: {error}"),
+            format_args!("{allowed:?} are suitable for {want:?}, but: {error}"),
         );
         true
     }
 
-    /// What a command on the server would tell of it is told, now or later.
+    /// Reports the error that a command on the server would give, now or later.
     async fn operate(&self, selected: &SelectedServer, chance: &mut Chance) {
         let address = selected.address();
         let Some(member) = member_at(address) else {
-            return self.log.violation(format_args!("{address} is nobody"));
+            return self.log.violation(format_args!("{address} is unknown"));
         };
         sleep(Duration::from_millis(1)).await;
         let (standing, version) = self.faults.set.look_at_set(|set| {
@@ -174,11 +174,12 @@ impl Client {
                 format_args!("{address}: {reported:?} is no news after {known:?}"),
             );
         }
-        self.log.write(format_args!("{address}: an error is told"));
+        self.log
+            .write(format_args!("{address}: an error is reported"));
     }
 }
 
-/// What a server that is no primary answers to a write.
+/// The error of a server that is not primary for a write.
 pub(super) fn not_primary(version: TopologyVersion) -> Error {
     let own = doc! {"processId": version.process_id, "counter": version.counter};
     let reply = doc! {"ok": 0, "code": 10107, "errmsg": "not primary", "topologyVersion": own};

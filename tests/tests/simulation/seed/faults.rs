@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! The faults of a run.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::chance::Chance;
 use super::log::Log;
 use super::observer::Versions;
 
-/// No server waits for longer before it answers, and nothing is longer on its way.
+/// The longest delay of a server and the longest latency.
 pub(super) const SLOWEST: Duration = Duration::from_secs(2);
 
-/// Where the deployment's wall clock starts.
+/// The start of the deployment's wall clock.
 const EPOCH: i64 = 1_767_225_600_000;
 
-/// What is the matter with a member now.
+/// The current faults of a member.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trouble {
     pub(super) is_down: bool,
@@ -37,7 +37,7 @@ pub(super) struct Faults {
     network: SimNetwork,
     pub(super) log: Log,
     versions: Versions,
-    /// Members that hold no data, nor users: none of them can become another kind.
+    /// Members without data and users. They can't change their kind.
     arbiters: Vec<bool>,
     troubles: Mutex<Vec<Trouble>>,
     start: Instant,
@@ -73,7 +73,7 @@ impl Faults {
         self.lock()[member]
     }
 
-    /// Does one thing; gives whether it could be done.
+    /// Injects one fault. Returns whether that was possible.
     pub(super) async fn inject(&self, chance: &mut Chance) -> bool {
         let member = chance.pick(&(0..self.set.len()).collect::<Vec<_>>());
         let kind = chance.below(24);
@@ -141,7 +141,7 @@ impl Faults {
         true
     }
 
-    /// Elects someone who is no primary, and whom the others hear.
+    /// Elects a connected member that is not primary.
     pub(super) fn elect(&self, chance: &mut Chance) -> Option<usize> {
         let troubles = self.lock().clone();
         let may = |&member: &usize| {
@@ -169,7 +169,7 @@ impl Faults {
         primary.is_some()
     }
 
-    /// Leaves a primary behind that does not hear of its successor.
+    /// Isolates a primary, which does not learn of its successor.
     fn split(&self, chance: &mut Chance) -> bool {
         let Some(primary) = self.set.primary() else {
             return false;
@@ -180,7 +180,7 @@ impl Faults {
         true
     }
 
-    /// The configuration that a change would change.
+    /// The current configuration.
     fn config(&self) -> Vec<ConfigEntry> {
         let troubles = self.lock().clone();
         self.set.look_at_set(|set: &ReplicaSetState| {
@@ -191,7 +191,7 @@ impl Faults {
         })
     }
 
-    /// The first member stays, under its name: else a client may come to know nobody any more.
+    /// The first member stays, under its name. Otherwise a client may lose all members.
     fn toggle_membership(&self, member: usize) -> bool {
         let config = self.config();
         let is_in = config.iter().any(|entry| entry.member == member);
@@ -266,7 +266,7 @@ impl Faults {
         true
     }
 
-    /// A write, and a member that is behind with it.
+    /// A write, and a member that lags behind.
     fn write(&self, member: usize, chance: &mut Chance) -> bool {
         let now = self.now();
         self.set.set_lag(member, chance.millis(0, 200_000));
@@ -284,7 +284,7 @@ impl Faults {
         DateTime::from_millis(EPOCH + elapsed)
     }
 
-    /// The next hellos of a member are lost, doubled, late, wrong, or lies.
+    /// Makes the next hello replies of a member lost, duplicated, late, invalid or false.
     fn misanswer(&self, member: usize, chance: &mut Chance) -> bool {
         let hello = Matcher::hello().times(1 + chance.below(2));
         let rule = match chance.below(10) {
@@ -302,7 +302,7 @@ impl Faults {
         true
     }
 
-    /// A primary of the past, which does not know that it is none any more.
+    /// A hello of a former primary that does not know its successor.
     fn lie(&self, hello: Matcher, chance: &mut Chance) -> Rule {
         let newest = (0..self.set.len()).filter_map(|member| {
             let hello = self.set.hello(member);
@@ -324,15 +324,15 @@ impl Faults {
         }
     }
 
-    /// Its clock is days off.
+    /// A hello from a clock that is days off.
     fn skew(&self, hello: Matcher, chance: &mut Chance) -> Rule {
         let days = i64::try_from(chance.below(7)).unwrap_or(0) - 3;
         let date = DateTime::from_millis(self.now().timestamp_millis() + days * 86_400_000);
         hello.then(Action::Merge(doc! {"lastWrite": {"lastWriteDate": date}}))
     }
 
-    /// Ends all troubles but one: hellos that are lost already stay lost. Gives the primary, who
-    /// is elected anew.
+    /// Ends all faults. Hello replies that are already lost stay lost. Elects a primary and returns
+    /// it.
     pub(super) async fn heal(&self, chance: &mut Chance) -> usize {
         self.network
             .set_latency(Duration::from_micros(100), Duration::from_millis(2));
@@ -357,7 +357,7 @@ impl Faults {
         }
         self.log.write(format_args!("healed"));
         self.elect(chance)
-            .expect("the first member, or whoever is none, can be elected")
+            .expect("the first member, or a non-primary, can be elected")
     }
 
     fn toggle(&self, member: usize, what: impl Fn(&mut Trouble) -> &mut bool) -> bool {

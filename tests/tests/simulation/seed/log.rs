@@ -1,4 +1,4 @@
-//! What happened in a run: a hash of all of it, and the lines where they are wanted.
+//! The trace of a run: its hash, and optionally its lines.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
@@ -30,7 +30,7 @@ impl Log {
         })))
     }
 
-    /// Sets the time from which it counts.
+    /// Sets the time origin.
     pub(super) fn start(&self) {
         self.lock().start = Some(Instant::now());
     }
@@ -47,7 +47,7 @@ impl Log {
         }
     }
 
-    /// Something is not as it must be. The first one counts.
+    /// Records a violated invariant. Only the first one is kept.
     pub(super) fn violation(&self, what: fmt::Arguments<'_>) {
         let mut inner = self.lock();
         let now = inner.now();

@@ -1,4 +1,4 @@
-//! One seed: a deployment, a client, a minute of trouble, and what must hold.
+//! One seed: a deployment, a client, a minute of faults, and the invariants.
 
 mod chance;
 mod clients;
@@ -36,18 +36,19 @@ use wire::{Ends, Wire, member_at};
 
 pub(crate) use pools::{POOL_TROUBLE, run_pools};
 
-/// How long things go wrong, by the simulated clock.
+/// The duration of faults, by the simulated clock.
 pub(crate) const TROUBLE: Duration = Duration::from_secs(60);
 
 /// The least time between two checks of a server (`minHeartbeatFrequencyMS`).
 const MIN_HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// Some round trips of a healthy network, 0.2 to 4 ms each, with timers that go by milliseconds.
+/// A few round trips of a healthy network, 0.2 to 4 ms each, with timers of millisecond
+/// granularity.
 const SOME_TRIPS: Duration = Duration::from_millis(30);
 
 const CLIENTS: u64 = 4;
 
-/// What a run was.
+/// The outcome of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// The hash of its trace.
@@ -55,13 +56,13 @@ pub(crate) struct Outcome {
     /// The entries of the trace.
     pub(crate) entries: u64,
     pub(crate) faults: u64,
-    /// Or check-outs that were asked for.
+    /// The number of selections or check-outs.
     pub(crate) selections: u64,
     pub(crate) connections: u64,
     pub(crate) simulated: Duration,
 }
 
-/// What did not hold.
+/// A violated invariant.
 pub(crate) struct Failure {
     seed: u64,
     what: String,
@@ -78,10 +79,10 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs a seed of a topology alone. It replays exactly.
+/// Runs a seed of a topology without pools. It replays exactly.
 ///
 /// # Errors
-/// What did not hold, with the trace of a second run.
+/// The violated invariant, with the trace of a second run.
 pub(crate) fn run(seed: u64) -> Result<Outcome, Failure> {
     simulate(seed, async |log| Run::start(seed, log).await.go().await)
 }
@@ -118,7 +119,7 @@ fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
-/// What a seed decides about its client and servers.
+/// A seed's decisions about its client and servers.
 struct Plan {
     heartbeat_frequency: Duration,
     connect_timeout: Duration,
@@ -165,15 +166,15 @@ impl Plan {
         )
     }
 
-    /// How long it takes at most until the primary of a healthy set is known. A check whose answer
-    /// was lost before ends by its own time-out; if that was the check of a former primary who
-    /// is no member any more, then the next answer of another member tells of the new one.
+    /// The longest time until the primary of a healthy set is known. A check whose reply was lost
+    /// before ends by its own timeout. If that was the check of a removed former primary, the next
+    /// reply of another member reports the new one.
     fn recovery(&self) -> Duration {
         let lost = self.connect_timeout + self.heartbeat_frequency;
         lost + self.heartbeat_frequency + MIN_HEARTBEAT + SLOWEST * 2 + SOME_TRIPS
     }
 
-    /// How long it takes until an election in a healthy set is known.
+    /// The longest time until an election in a healthy set is known.
     fn news(&self) -> Duration {
         match self.streams {
             true => SOME_TRIPS,
@@ -193,7 +194,7 @@ struct Run {
     is_over: Arc<AtomicBool>,
     selections: Arc<AtomicU64>,
     ends: Ends,
-    /// Of the servers alone.
+    /// The number of tasks of the servers alone.
     tasks: usize,
     clients: JoinHandle<()>,
 }
@@ -224,7 +225,7 @@ impl Run {
             log.clone(),
             plan.versions,
         ));
-        // The servers' tasks have begun, and nobody has connected.
+        // The servers' tasks have begun, and no client has connected.
         sleep(Duration::from_millis(1)).await;
         let tasks = Handle::current().metrics().num_alive_tasks();
         let (is_over, selections) = (Arc::default(), Arc::default());
@@ -238,7 +239,8 @@ impl Run {
             selections: Arc::clone(&selections),
         };
         topology.connect().expect("connected");
-        // In one task, which polls all in order: those who wait for a change are woken in any.
+        // In one task, which polls all clients in order: waiters for a change are woken in any
+        // order.
         let clients = tokio::spawn(async move {
             let runs = (0..CLIENTS).map(|number| client.run(Chance::new(seed, 100 + number)));
             join_all(runs).await;
@@ -291,7 +293,7 @@ impl Run {
         outcome
     }
 
-    /// Within the bound, a write goes to the right member.
+    /// Checks that within the bound a write is sent to the right member.
     async fn expect_primary(&self, member: usize, bound: Duration) {
         let start = Instant::now();
         let arrives = async {
@@ -319,8 +321,8 @@ impl Run {
         );
     }
 
-    /// Everything is well: an election is known at once where hellos stream, and a server that a
-    /// connection broke to is checked as soon as it may be.
+    /// With a healthy set, an election is known at once if hellos stream, and a server with a
+    /// broken connection is checked as soon as allowed.
     async fn elect_again(&mut self) {
         let Some(primary) = self.faults.elect(&mut self.chance) else {
             return;
@@ -329,7 +331,7 @@ impl Run {
         sleep(MIN_HEARTBEAT).await;
         let known = self.topology.description();
         let Some(server) = known.primary() else {
-            let elected = format_args!("m{primary} was primary, and nobody is: {known:?}");
+            let elected = format_args!("m{primary} was primary, now there is none: {known:?}");
             return self.log.violation(elected);
         };
         let broken = io::Error::from(io::ErrorKind::BrokenPipe);
@@ -346,8 +348,8 @@ impl Run {
             .await;
     }
 
-    /// An error tells of a step-down before any hello does: hellos of the time before don't make
-    /// the server primary again.
+    /// An error reports a step-down before any hello does. Older hellos don't make the server
+    /// primary again.
     async fn hear_of_the_future(&mut self) {
         let known = self.topology.description();
         let (Some(primary), Some(member)) = (known.primary(), self.faults.set.primary()) else {
@@ -371,13 +373,13 @@ impl Run {
         }
     }
 
-    /// Nothing is left.
+    /// Checks that nothing is left over.
     async fn end(self) {
         let closes = self.plan.closes;
         if closes {
             self.topology.close().await;
             self.no_socket();
-            // Who waited for a server has heard of it, or is about to.
+            // Waiting selections have failed, or are about to.
             self.is_over.store(true, Ordering::Relaxed);
         } else {
             self.is_over.store(true, Ordering::Relaxed);
@@ -396,7 +398,7 @@ impl Run {
             self.observer.is_closed(),
             format_args!("no event of the end"),
         );
-        // The servers hear of it, and end their side.
+        // The servers notice, and close their side.
         sleep(SLOWEST * 2).await;
         let tasks = Handle::current().metrics().num_alive_tasks();
         self.log.require(
@@ -418,7 +420,7 @@ impl Run {
     }
 }
 
-/// Five or six members, one of which may be of another kind.
+/// A set of five or six members, one of which may be of another kind.
 async fn deployment(
     plan: &Plan,
     network: &SimNetwork,

@@ -1,4 +1,4 @@
-//! Sees each event, and keeps what must hold of snapshots and of the order of events.
+//! Sees each event, and checks the invariants of snapshots and of the order of events.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 
 use super::log::Log;
 
-/// Which wire versions the servers of a seed have: what is newer in an election depends on it.
+/// The wire versions of a seed's servers, which decide how elections are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Versions {
-    /// Under 17: `setVersion` counts before `electionId`.
+    /// Under 17: `setVersion` is compared before `electionId`.
     SetVersionFirst,
-    /// 17 and later: `electionId` counts first.
+    /// 17 and later: `electionId` is compared first.
     ElectionIdFirst,
-    /// Some of both, and members change.
+    /// Both, and members change.
     Mixed,
 }
 
@@ -48,7 +48,7 @@ enum Phase {
 
 struct Watched {
     description: Arc<ServerDescription>,
-    /// Whether a check is under way, and whether it is awaited.
+    /// Whether a check is in progress, and whether it is awaited.
     check: Option<bool>,
 }
 
@@ -61,7 +61,7 @@ impl Observer {
         })
     }
 
-    /// Since when there was a primary at every moment; `None` while there is none.
+    /// The time since which there has always been a primary; `None` while there is none.
     pub(super) fn primary_since(&self) -> Option<Instant> {
         self.lock().primary_since
     }
@@ -225,7 +225,7 @@ impl Observer {
         state.known = now.clone();
     }
 
-    /// What must hold of each snapshot by itself.
+    /// Checks the invariants of a snapshot.
     pub(super) fn check(&self, snapshot: &TopologyDescription) {
         let is_primary = |one: &&Arc<ServerDescription>| one.server_type == ServerType::RsPrimary;
         let primaries: Vec<_> = snapshot.servers().iter().filter(is_primary).collect();
@@ -249,8 +249,8 @@ impl Observer {
                 election_id: primary.election_id,
                 set_version: primary.set_version,
             };
-            // Before wire version 17 a tuple that lacks either is not compared, neither what is
-            // reported nor what is known.
+            // Before wire version 17 an incomplete tuple is not compared, whether reported or
+            // known.
             let is_partial = own.election_id.is_none() || own.set_version.is_none();
             let is_current = match self.versions {
                 Versions::ElectionIdFirst => own == max,

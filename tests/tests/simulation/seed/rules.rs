@@ -1,5 +1,5 @@
-//! Server selection once more, as the specification's text has it: slow, plain, and without a line
-//! of the library's.
+//! An independent server selection that follows the specification's text: slow, plain, and without
+//! any code of the library.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::chance::Chance;
 /// `localThresholdMS` by default.
 const LOCAL_THRESHOLD: Duration = Duration::from_millis(15);
 
-/// What is asked for. Without a mode it is a write.
+/// The criterion of a selection. Without a mode it is a write.
 #[derive(Clone, Debug)]
 pub(super) struct Want {
     mode: Option<ReadPreferenceMode>,
@@ -35,7 +35,7 @@ impl Want {
         self.mode.is_none()
     }
 
-    /// One of all kinds; `known` are addresses to choose the deprioritized from.
+    /// A random criterion. Deprioritized servers are chosen from `known`.
     pub(super) fn any(chance: &mut Chance, known: &[ServerAddress]) -> Self {
         let mut want = Self::write();
         if !known.is_empty() && chance.once_in(3) {
@@ -81,7 +81,7 @@ impl Want {
         Criterion::read(preference).expect("a valid read preference")
     }
 
-    /// The addresses of the servers of which one may be returned.
+    /// The addresses of the servers that may be returned.
     pub(super) fn allowed(
         &self,
         topology: &TopologyDescription,
@@ -95,7 +95,7 @@ impl Want {
         near.map(|one| one.address.clone()).collect()
     }
 
-    /// The servers that are suitable, however far away.
+    /// The suitable servers, regardless of their latency.
     pub(super) fn all_suitable<'a>(
         &self,
         topology: &'a TopologyDescription,

@@ -1,4 +1,4 @@
-//! The network in memory as a transport whose open ends are counted.
+//! The network in memory as a transport that counts its open streams.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,14 +13,14 @@ use mongo_core::{Error, ServerAddress};
 use mongo_testkit::{SimNetwork, SimStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Connects a client to the network, in which a member is known by any name that ends in `-` and
-/// its own.
+/// Connects a client to the network. Any name that ends in `-` and a member's own name leads to
+/// that member.
 pub(super) struct Wire {
     pub(super) network: SimNetwork,
     pub(super) ends: Ends,
 }
 
-/// The client's ends of the streams. A handle: clones count the same.
+/// Counts the client's ends of the streams. A handle: clones share the count.
 #[derive(Clone, Default)]
 pub(super) struct Ends(Arc<Mutex<Counts>>);
 
@@ -31,17 +31,17 @@ struct Counts {
 }
 
 impl Ends {
-    /// Those that are open now.
+    /// The number of open ends.
     pub(super) fn open(&self) -> usize {
         self.lock().open.values().sum()
     }
 
-    /// Those to one address.
+    /// The number of open ends to one address.
     pub(super) fn open_to(&self, address: &ServerAddress) -> usize {
         self.lock().open.get(address).copied().unwrap_or_default()
     }
 
-    /// All that were ever opened.
+    /// The number of ends opened so far.
     pub(super) fn opened(&self) -> u64 {
         self.lock().opened
     }

@@ -1,4 +1,4 @@
-//! When a client without monitors obtains its credential, and what its checks look like.
+//! When a single client obtains its credential, and its checks.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::{accepted, hellos, over, ping};
 use crate::support::secondary;
 
-/// Gives the credential of the time, fails, or does not answer.
+/// Supplies the current credential, fails, or never returns.
 struct Vault {
     state: Mutex<State>,
     asked: AtomicUsize,
@@ -77,7 +77,7 @@ fn client(uri: &str, network: &SimNetwork, vault: &Arc<Vault>) -> SingleClient {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_fails_is_the_commands_error_and_no_news_of_a_server() {
+async fn a_provider_failure_fails_the_command_and_leaves_the_server_known() {
     let network = SimNetwork::new(31);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Fails);
@@ -92,10 +92,10 @@ async fn a_provider_that_fails_is_the_commands_error_and_no_news_of_a_server() {
             Some(set.address(0))
         );
         assert!(begun.elapsed() < Duration::from_millis(100));
-        let primary = client.description().primary().expect("known still");
+        let primary = client.description().primary().expect("still known");
         assert_eq!(primary.address.to_string(), set.address(0));
     }
-    // The connection that the scan opened serves once there is a credential.
+    // The connection of the scan is used once there is a credential.
     vault.becomes(State::Gives("one", "first"));
     ping(&mut client).await.expect("authenticated");
     assert_eq!(accepted(&set), [1, 1, 1]);
@@ -103,7 +103,7 @@ async fn a_provider_that_fails_is_the_commands_error_and_no_news_of_a_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_hangs_is_bounded_and_no_news_of_a_server() {
+async fn a_hung_provider_times_out_and_leaves_the_server_known() {
     let network = SimNetwork::new(32);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Hangs);
@@ -127,14 +127,14 @@ async fn a_provider_that_hangs_is_bounded_and_no_news_of_a_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_credential_is_obtained_when_it_is_used() {
+async fn a_credential_is_obtained_at_its_first_use() {
     let network = SimNetwork::new(33);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Gives("one", "first"));
     let mut client = client(&set.uri(), &network, &vault);
     ping(&mut client).await.expect("authenticated");
     assert_eq!(vault.asked(), 1, "the other servers were only checked");
-    // The secondaries said hello an hour ago; by now there is another credential.
+    // The secondaries were connected an hour ago; now there is another credential.
     sleep(Duration::from_secs(59)).await;
     vault.becomes(State::Gives("two", "second"));
     let read = doc! { "count": "c", "$readPreference": { "mode": "secondary" } };
@@ -152,7 +152,7 @@ async fn a_credential_is_obtained_when_it_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topology_alone_never_asks_for_a_credential() {
+async fn a_topology_never_obtains_a_credential() {
     let network = SimNetwork::new(34);
     let set = two_users(&network).await;
     let vault = Vault::new(State::Fails);
@@ -162,9 +162,9 @@ async fn a_topology_alone_never_asks_for_a_credential() {
     assert_eq!(vault.asked(), 0);
 }
 
-/// Neither a scan's hellos, on new connections and on authenticated ones, nor pings.
+/// This covers the hellos of a scan, on new and on authenticated connections, and pings.
 #[tokio::test(start_paused = true)]
-async fn no_check_is_a_command_event() {
+async fn checks_publish_no_command_events() {
     let network = SimNetwork::new(35);
     let set = two_users(&network).await;
     let names = Arc::new(Mutex::new(Vec::new()));

@@ -1,4 +1,4 @@
-//! Servers that are away, frozen, or gone and back.
+//! Servers that are down, frozen, or restarted.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{accepted, client, hellos, over, ping, three};
 use crate::support::secondary;
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_server_is_left_alone_for_five_seconds() {
+async fn a_killed_server_is_not_checked_for_five_seconds() {
     let network = SimNetwork::new(6);
     let set = three(&network).await;
     let events = Arc::new(Mutex::new(Vec::new()));
@@ -38,7 +38,7 @@ async fn a_killed_server_is_left_alone_for_five_seconds() {
         let error = topology.select(&Criterion::write()).await;
         let error = error.expect_err("no primary");
         assert!(matches!(error.kind(), ErrorKind::ServerSelection(_)));
-        // Each names what failed, tried or not.
+        // The error names the failure of each server, checked or not.
         let text = error.to_string();
         assert!(text.contains(&down), "{text}");
         assert!(text.contains("refused"), "{text}");
@@ -55,7 +55,7 @@ async fn a_killed_server_is_left_alone_for_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_selection_may_try_for_its_whole_time() {
+async fn a_selection_retries_until_its_timeout() {
     let network = SimNetwork::new(7);
     let set = Deployment::replica_set("rs")
         .members(3)
@@ -67,7 +67,9 @@ async fn a_selection_may_try_for_its_whole_time() {
     let uri = format!("{}&serverSelectionTryOnce=false", set.uri());
     let begun = Instant::now();
     let mut client = client(&uri, &network);
-    ping(&mut client).await.expect("elected meanwhile");
+    ping(&mut client)
+        .await
+        .expect("elected during the selection");
     assert!(begun.elapsed() < Duration::from_secs(6));
     let uri = format!("{uri}&serverSelectionTimeoutMS=1700");
     set.kill(1).await;
@@ -76,14 +78,14 @@ async fn a_selection_may_try_for_its_whole_time() {
     let begun = Instant::now();
     let mut topology = over(&uri, &network).build().expect("a topology");
     let error = topology.select(&Criterion::write()).await;
-    error.expect_err("nobody is there");
+    error.expect_err("no server there");
     let waited = begun.elapsed();
     assert!(waited > Duration::from_millis(1200), "{waited:?}");
     assert!(waited < Duration::from_millis(1800), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frozen_server_takes_no_more_than_the_time_to_connect() {
+async fn a_frozen_server_costs_no_more_than_the_connect_timeout() {
     let network = SimNetwork::new(8);
     let set = three(&network).await;
     network.cut(&set.address(1));
@@ -93,13 +95,13 @@ async fn a_frozen_server_takes_no_more_than_the_time_to_connect() {
     let begun = Instant::now();
     ping(&mut client).await.expect("a primary");
     let waited = begun.elapsed();
-    // Both at the same time.
+    // Both are checked concurrently.
     assert!(waited >= Duration::from_secs(3), "{waited:?}");
     assert!(waited < Duration::from_millis(3100), "{waited:?}");
     let begun = Instant::now();
     ping(&mut client).await.expect("a primary");
     assert!(begun.elapsed() < Duration::from_millis(100));
-    // They cool down: a scan that needs another server does not wait for them.
+    // Within the cooldown, a scan for another server does not wait for them.
     sleep(Duration::from_millis(500)).await;
     let begun = Instant::now();
     let error = client
@@ -111,7 +113,7 @@ async fn a_frozen_server_takes_no_more_than_the_time_to_connect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_was_idle_is_pinged() {
+async fn an_idle_connection_is_pinged() {
     let network = SimNetwork::new(9);
     let set = three(&network).await;
     let mut client = client(&set.uri(), &network);
@@ -124,14 +126,14 @@ async fn a_connection_that_was_idle_is_pinged() {
     sleep(Duration::from_secs(5)).await;
     client.run_command("db", &count).await.expect("counted");
     assert_eq!(pings(), 1);
-    // It does not answer: the server is unknown, and another is selected at once.
+    // The server does not answer, becomes unknown, and another one is selected at once.
     sleep(Duration::from_secs(5)).await;
     network.cut(&set.address(0));
     set.elect(1);
     let begun = Instant::now();
     client.run_command("db", &count).await.expect("counted");
     assert_eq!(set.server(1).look(|seen| seen.count("count")), 1);
-    // The ping's time and a scan's.
+    // The time of the ping and of a scan.
     assert!(begun.elapsed() < Duration::from_secs(21));
 }
 
@@ -144,8 +146,8 @@ async fn a_restarted_server_is_connected_to_again() {
     set.kill(0).await;
     set.restart(0).await;
     set.elect(0);
-    // Longer than anything is on its way: the closed socket shows without I/O, and is nobody's
-    // fault.
+    // Longer than any latency: the close is visible without I/O, and does not count against the
+    // server.
     sleep(Duration::from_millis(10)).await;
     assert_eq!(ping(&mut client).await.expect("again"), set.address(0));
     assert_eq!(accepted(&set), [2, 1, 1]);

@@ -1,4 +1,4 @@
-//! How long a selection may take, and what its end says of the servers.
+//! Timeouts of selections, and their effect on the servers.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn cut_all(network: &SimNetwork, set: &Deployment) {
     }
 }
 
-/// What a call failed by, and after how many milliseconds.
+/// The error of a call, and its milliseconds.
 async fn failed<T>(call: impl Future<Output = Result<T, Error>>) -> (Error, u128) {
     let begun = Instant::now();
     let outcome = timeout(LIMIT, call).await.expect("within the limit");
@@ -44,11 +44,11 @@ async fn timeout_ms_bounds_a_scan_of_hung_servers() {
     let mut topology = over(&uri, &network).build().expect("a topology");
     let (_, took) = failed(topology.select(&Criterion::write())).await;
     assert_eq!(took, 500);
-    // A deadline of the caller's goes before the option.
+    // The caller's deadline takes precedence over the option.
     let bound = Duration::from_millis(700);
     let (_, took) = failed(topology.select_by(bound, &Criterion::write(), &[])).await;
     assert!((700..710).contains(&took), "{took}");
-    // They had too little time to count as out of reach: the next scan checks them.
+    // They had too little time to count as unreachable: the next scan checks them.
     for member in 0..3 {
         network.heal(&set.address(member));
     }
@@ -57,7 +57,7 @@ async fn timeout_ms_bounds_a_scan_of_hung_servers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_scan_that_is_cut_short_finds_the_servers_that_answer() {
+async fn an_interrupted_scan_finds_the_servers_that_answer() {
     let network = SimNetwork::new(22);
     let set = three(&network).await;
     network.cut(&set.address(1));
@@ -125,7 +125,8 @@ async fn without_connect_timeout_ms_the_selection_timeout_bounds_all() {
             "{error}"
         );
         assert_eq!(took, 1000, "tryOnce={try_once}");
-        // Idle for long, a connection is pinged, which ends as well; so does a scan of known servers.
+        // After a long idle time, the ping of a connection is bounded too; so is a scan of known
+        // servers.
         for idle in [6, 61] {
             sleep(Duration::from_secs(idle)).await;
             let (_, took) = failed(ping(&mut known)).await;
@@ -135,7 +136,7 @@ async fn without_connect_timeout_ms_the_selection_timeout_bounds_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_without_time_marks_no_server_for_long() {
+async fn a_caller_with_a_short_timeout_marks_no_server_unknown_for_long() {
     let network = SimNetwork::new(26);
     let set = three(&network).await;
     network.set_latency(Duration::from_millis(20), Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! Those who check connections out, use them, and go at any moment.
+//! Callers that check out connections, use them, and are cancelled at any moment.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -19,10 +19,10 @@ use super::seats::Sitting;
 use super::shocks::hold;
 use super::{CALM_LIMIT, Phase, World};
 
-/// Timers go by milliseconds.
+/// The granularity of timers is a millisecond.
 const TICK: Duration = Duration::from_millis(2);
 
-/// Drops a future that is not over after so many polls, or at a time.
+/// Drops a future that is still pending after a number of polls, or at a time.
 pub(super) async fn cut_short<F: Future>(
     future: F,
     polls: u64,
@@ -52,13 +52,13 @@ struct Asked<B: Backend> {
     sitting: Sitting<B>,
     seat: usize,
     want: Want,
-    /// Asked for by its address.
+    /// The server, if requested by its address.
     server: Option<ServerAddress>,
     limit: Duration,
 }
 
 impl<B: Backend> Caller<B> {
-    /// Goes on until it is over.
+    /// Runs until the run is over.
     pub(super) async fn run(&self, mut chance: Chance) {
         while self.world.phase() != Phase::Over {
             match self.world.phase() == Phase::Calm {
@@ -108,7 +108,7 @@ impl<B: Backend> Caller<B> {
         sleep(chance.pick(&[0, 1, 5, 40, 300].map(Duration::from_millis))).await;
     }
 
-    /// Nothing goes wrong any more: all are served.
+    /// Without faults, all callers are served.
     async fn call_calmly(&self, chance: &mut Chance) {
         let seat = chance.pick(&[0, 1, 2]);
         let asked = Asked {
@@ -172,7 +172,7 @@ impl<B: Backend> Caller<B> {
         }
     }
 
-    /// Nobody else had a turn since: the snapshot is the one that the outcome is of.
+    /// No other task has run since: the outcome is from this snapshot.
     fn check(&self, asked: &Asked<B>, connection: &Connection) {
         let world = &self.world;
         let known = world.topology.description();
@@ -191,7 +191,7 @@ impl<B: Backend> Caller<B> {
                 asked.want
             ),
         );
-        // Rotated meanwhile, either is right.
+        // After a rotation during the check-out, either user is right.
         let now = world.seats[asked.seat].look().user;
         let user = connection.user();
         world.log.require(
@@ -200,7 +200,7 @@ impl<B: Backend> Caller<B> {
         );
         world.log.require(
             asked.sitting.is_known(),
-            format_args!("{user:?} is known to nobody, and has a connection"),
+            format_args!("{user:?} is an unknown user, but has a connection"),
         );
         world.log.require(
             !connection.is_stale() && !connection.is_closed(),
@@ -218,7 +218,7 @@ impl<B: Backend> Caller<B> {
                     || asked.sitting.turns != turns
                     || world.phase() == Phase::Over
             }
-            // Each selects once.
+            // A caller of a server pool does not reselect.
             ErrorKind::PoolCleared => true,
             ErrorKind::Configuration(_) => asked.server.is_some(),
             ErrorKind::ServerSelection(_) => {
@@ -239,7 +239,7 @@ impl<B: Backend> Caller<B> {
         );
     }
 
-    /// Runs some commands, and gives the connection back in one way or another.
+    /// Runs some commands, and returns the connection in one of several ways.
     async fn use_up(
         &self,
         mut connection: PooledConnection<B>,
@@ -274,7 +274,7 @@ impl<B: Backend> Caller<B> {
         }
     }
 
-    /// The answer is the own one.
+    /// Checks that the reply belongs to the request.
     async fn echo(&self, connection: &mut Connection, limit: Duration) {
         let number = self.world.next_number();
         let echo = doc! {"echo": number};
@@ -298,7 +298,7 @@ impl<B: Backend> Caller<B> {
         }
     }
 
-    /// The server knows the connection by the user's name.
+    /// Checks that the server knows the connection's user.
     async fn ask_who(&self, connection: &mut Connection, limit: Duration) {
         let user = connection.user().map(str::to_owned);
         let status = doc! {"connectionStatus": 1};
@@ -314,7 +314,7 @@ impl<B: Backend> Caller<B> {
         }
     }
 
-    /// Nothing is sent to a server that is known to be no primary.
+    /// Checks that no write is sent to a server that is known not to be primary.
     async fn write(&self, connection: &mut Connection, limit: Duration) {
         let world = &self.world;
         let number = world.next_number();
@@ -336,13 +336,13 @@ impl<B: Backend> Caller<B> {
             world.forbid(number);
             world.log.require(
                 is_refused,
-                format_args!("{server} is no primary, and was written to: {error:?}"),
+                format_args!("{server} is not primary, but was written to: {error:?}"),
             );
         }
     }
 }
 
-/// Without what differs from run to run, such as object ids.
+/// An error without parts that differ between runs, such as object ids.
 fn kind(error: &Error) -> String {
     let shown = format!("{:?}", error.kind());
     let end = shown.find(['(', ' ', '{']).unwrap_or(shown.len());

@@ -1,4 +1,4 @@
-//! Who looks after the credentials: verifies them, rotates them, logs them out and in again.
+//! The task that verifies credentials, rotates them, and logs them out and in again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ impl<B: Backend> Host<B> {
             .write(format_args!("{} is verified: {verdict:?}", sitting.user));
         self.world.log.require(
             sitting.is_known() || outcome.is_err(),
-            format_args!("{} is known to nobody, and good", sitting.user),
+            format_args!("{} is an unknown user, but was verified", sitting.user),
         );
     }
 
@@ -76,7 +76,7 @@ impl<B: Backend> Host<B> {
         );
     }
 
-    /// Nobody gets a connection with the old handle any more, and all do with the new one.
+    /// Checks that the old handle gives no connection any more, and the new one does.
     async fn log_out_and_in(&self, chance: &mut Chance) {
         let seat = &self.world.seats[1];
         let old = seat.give_up();
@@ -97,7 +97,7 @@ impl<B: Backend> Host<B> {
     }
 }
 
-/// Counts its own life.
+/// Counts while it exists.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {

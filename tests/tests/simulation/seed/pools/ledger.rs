@@ -1,4 +1,4 @@
-//! Sees each event of the pools, keeps a book of their connections, and what must hold of it.
+//! Sees each event of the pools, tracks their connections, and checks the invariants.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,24 +12,24 @@ use super::super::log::Log;
 use super::super::wire::Ends;
 use super::plan::Sizes;
 
-/// A pool, by its server and its user. One that was closed may have a successor of the same name
-/// while connections of it are in use still.
+/// A pool, by its server and its user. A closed pool may have a successor of the same name while
+/// its connections are still in use.
 type Name = (ServerAddress, Arc<str>);
 
 pub(super) struct Ledger {
     log: Log,
     sizes: Sizes,
     ends: Ends,
-    /// Attempts to verify a credential: each may make a connection that belongs to no pool.
+    /// The number of running verifications. Each may make a connection that belongs to no pool.
     pub(super) verifying: AtomicUsize,
-    /// Warm-ups: each may have a connection of each pool checked.
+    /// The number of running warm-ups. Each may check a connection of each pool.
     pub(super) warming: AtomicUsize,
     accounts: Mutex<BTreeMap<Name, Account>>,
 }
 
 #[derive(Default)]
 struct Account {
-    /// Check-outs that have begun, and not ended.
+    /// Check-outs in progress.
     asked: usize,
     /// Oldest first.
     pools: Vec<Pool>,
@@ -44,7 +44,7 @@ struct Pool {
 
 struct Entry {
     server_id: Option<i64>,
-    /// How often its pool had been cleared when it was begun to be made.
+    /// How often its pool had been cleared when its attempt began.
     clears: u64,
     stage: Stage,
 }
@@ -57,7 +57,7 @@ enum Stage {
     Detached,
 }
 
-/// What is known of a server's newest pool.
+/// The state of a server's newest pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Standing {
     pub(super) asked: usize,
@@ -139,7 +139,7 @@ impl Ledger {
             .write(format_args!("{address} {user}: {kind} {id}"));
     }
 
-    /// The cap on the connections to one server, of all credentials, by the events and by the
+    /// Checks the cap on the connections to one server, across all credentials, by events and by
     /// sockets.
     fn check_cap(
         &self,
@@ -162,7 +162,8 @@ impl Ledger {
         }
     }
 
-    /// A guard's connection has left its pool, of which there is no event but its check-in.
+    /// Records that a guard's connection was detached from its pool. Its only event is the
+    /// check-in.
     pub(super) fn detached(&self, connection: &Connection) {
         let user = connection.user().unwrap_or_default().into();
         let name = (connection.server().clone(), user);
@@ -199,7 +200,7 @@ impl Ledger {
         pools.map(|pool| pool.connections.len()).sum()
     }
 
-    /// Everything has ended.
+    /// Checks that everything has ended.
     pub(super) fn check_end(&self) {
         for ((address, user), account) in &*self.lock() {
             let left: usize = account
@@ -231,7 +232,7 @@ impl Account {
         let asked = self.asked.checked_sub(1);
         asked
             .map(|asked| self.asked = asked)
-            .ok_or("nobody has asked")
+            .ok_or("no check-out has begun")
     }
 
     fn turn(&mut self, event: &CmapEvent) -> Result<(), &'static str> {
@@ -285,7 +286,7 @@ impl Account {
     }
 
     fn made(&mut self, id: u64, server_id: Option<i64>) -> Result<(), &'static str> {
-        let (_, entry) = self.find(id, None).ok_or("nobody makes it")?;
+        let (_, entry) = self.find(id, None).ok_or("no attempt is making it")?;
         if entry.stage != Stage::Pending {
             return Err("it was ready already");
         }

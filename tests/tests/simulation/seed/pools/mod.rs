@@ -1,4 +1,4 @@
-//! Pools over the deployment of a seed: many callers and few connections, of several credentials.
+//! Pools over the deployment of a seed: many callers, few connections and several credentials.
 
 mod callers;
 mod host;
@@ -37,13 +37,13 @@ use seats::{KEYS, KNOWN, Seat};
 use shocks::{Runtimes, Shaky, Shocks};
 use watch::Watch;
 
-/// How long things go wrong, by the simulated clock.
+/// The duration of faults, by the simulated clock.
 pub(crate) const POOL_TROUBLE: Duration = Duration::from_secs(15);
 
-/// How long all must be served once all is well.
+/// The duration without faults, in which all callers must be served.
 const CALM: Duration = Duration::from_secs(2);
 
-/// The longest that anybody waits then: a pause after failures, the turns of others.
+/// The longest wait during that time: a pause after failures, and other callers.
 const CALM_LIMIT: Duration = Duration::from_secs(5);
 
 const CALLERS: u64 = 8;
@@ -51,7 +51,7 @@ const CALLERS: u64 = 8;
 /// Runs a seed of pools: even ones on deadpool, odd ones on bb8. It replays exactly.
 ///
 /// # Errors
-/// What did not hold, with the trace of a second run.
+/// The violated invariant, with the trace of a second run.
 pub(crate) fn run_pools(seed: u64) -> Result<Outcome, Failure> {
     LazyLock::force(&WARM);
     match seed.is_multiple_of(2) {
@@ -66,7 +66,7 @@ fn run<B: Backend<Config: Default>>(seed: u64) -> Result<Outcome, Failure> {
     })
 }
 
-/// All keys are derived once, before the first seed: no run differs from the next by it.
+/// Derives all keys once, before the first seed, so that runs do not differ.
 static WARM: LazyLock<()> = LazyLock::new(|| {
     runtime().block_on(async {
         let network = SimNetwork::new(0);
@@ -105,7 +105,7 @@ enum Phase {
     Over,
 }
 
-/// What all who take part have in common.
+/// State that all actors share.
 struct World<B: Backend> {
     log: Log,
     topology: Topology,
@@ -175,7 +175,7 @@ struct Run<B: Backend> {
     chance: Chance,
     runtimes: Runtimes,
     ends: [Ends; 2],
-    /// Of the servers alone.
+    /// The number of tasks of the servers alone.
     tasks: usize,
     callers: JoinHandle<()>,
     watch: JoinHandle<()>,
@@ -186,13 +186,13 @@ impl<B: Backend<Config: Default>> Run<B> {
         let mut chance = Chance::new(seed, 2);
         let mut runtimes = Runtimes::new();
         let mut plan = Plan::new(&mut chance);
-        // Not to wait for long until all is well.
+        // To recover soon after the faults end.
         plan.heartbeat_frequency = plan.heartbeat_frequency.min(Duration::from_secs(2));
         plan.connect_timeout = Duration::from_secs(1);
         let pool_plan = PoolPlan::new(&mut chance);
         let network = SimNetwork::new(seed);
         let set = Arc::new(deployment(&plan, &network, &KNOWN, &mut chance).await);
-        // The servers' tasks have begun, and nobody has connected.
+        // The servers' tasks have begun, and no client has connected.
         sleep(Duration::from_millis(1)).await;
         let tasks = Handle::current().metrics().num_alive_tasks();
         let ends = [Ends::default(), Ends::default()];
@@ -242,7 +242,7 @@ impl<B: Backend<Config: Default>> Run<B> {
         });
         let faults = Faults::new(set, network.clone(), log.clone(), plan.versions);
         if chance.once_in(3) {
-            // Past the moment at which its clock begins.
+            // After the time origin of its clock.
             sleep(Duration::from_secs(1)).await;
             runtimes.end_one(&world, &log, &mut chance);
         }
@@ -301,7 +301,7 @@ impl<B: Backend<Config: Default>> Run<B> {
         }
     }
 
-    /// Nothing is left.
+    /// Checks that nothing is left over.
     async fn end(self) {
         self.world.enter(Phase::Over);
         if self.pool_plan.end == End::Sudden {
@@ -340,7 +340,7 @@ impl<B: Backend<Config: Default>> Run<B> {
     }
 }
 
-/// What is there still once the pools have ended.
+/// The parts that remain after the pools have ended.
 struct Remains {
     topology: Topology,
     ledger: Option<Arc<Ledger>>,
@@ -357,7 +357,7 @@ impl Remains {
             ledger.check_end();
         }
         self.topology.close().await;
-        // The servers hear of it, and end their side.
+        // The servers notice, and close their side.
         sleep(SLOWEST * 2).await;
         let tasks = Handle::current().metrics().num_alive_tasks();
         self.log.require(
@@ -396,8 +396,8 @@ fn forbidden<B: Backend>(world: &World<B>) -> Vec<i64> {
     forbidden.unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Whether a server that was the primary is so still, as far as can be known: while there is no other
-/// and it is only out of reach, it may be.
+/// Whether a former primary may still be primary, as far as is known: it may if there is no other
+/// one and it is only unreachable.
 fn may_take_writes(known: &TopologyDescription, address: &ServerAddress) -> bool {
     let Some(server) = known.server(address) else {
         return false;
@@ -413,7 +413,7 @@ fn may_take_writes(known: &TopologyDescription, address: &ServerAddress) -> bool
     }
 }
 
-/// All writes go through guards for writes: none is begun on a server that is no primary by then.
+/// A handler that checks that no write begins on a server that is known not to be primary.
 fn no_write_to_others(topology: &Topology, log: &Log, shocks: &Arc<Shocks>) -> EventHandlers {
     let (topology, log, shocks) = (topology.clone(), log.clone(), shocks.clone());
     EventHandlers::new().on_command(move |event| {
@@ -431,7 +431,8 @@ fn no_write_to_others(topology: &Topology, log: &Log, shocks: &Arc<Shocks>) -> E
     })
 }
 
-/// In one task, which polls all in order: those who wait for a change are woken in any.
+/// Runs all callers in one task, which polls them in order: waiters for a change are woken in any
+/// order.
 fn all_callers<B: Backend>(
     seed: u64,
     world: &Arc<World<B>>,
@@ -452,7 +453,7 @@ fn all_callers<B: Backend>(
 }
 
 impl Faults {
-    /// Something that concerns connections of pools alone.
+    /// Injects a fault that concerns only connections of pools.
     async fn spoil(&self, chance: &mut Chance) -> bool {
         let member = chance.pick(&(0..self.set.len()).collect::<Vec<_>>());
         if chance.once_in(6) {

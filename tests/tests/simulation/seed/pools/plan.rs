@@ -1,4 +1,4 @@
-//! What a seed decides about the pools.
+//! A seed's decisions about the pools.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use mongo_core::pools::{ManagerConfig, PoolsConfig, RecyclingMethod};
 
 use super::super::chance::Chance;
 
-/// What bounds the pools.
+/// The limits of the pools.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) max: usize,
@@ -21,17 +21,18 @@ pub(super) struct PoolPlan {
     max_lifetime: Option<Duration>,
     recycling_method: RecyclingMethod,
     unused_timeout: Option<Duration>,
-    /// Without, check-outs are not told of, and those that wait for nothing take the short way.
+    /// Whether there is an event handler. Without one, check-outs publish no events, and immediate
+    /// ones take a shorter path.
     pub(super) is_watched: bool,
     pub(super) end: End,
 }
 
-/// How it ends.
+/// The end of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// All callers have gone before the close.
+    /// All callers have ended before the close.
     Calm,
-    /// It is closed in the midst of it.
+    /// The pools are closed while callers are active.
     Sudden,
     /// The last handle is dropped.
     Dropped,

@@ -1,4 +1,4 @@
-//! The credentials, and who holds them: they are rotated, logged out, and log in again.
+//! The credentials and their handles: they are rotated, logged out, and log in again.
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -7,13 +7,13 @@ use mongo_core::net::{BlockingExecutor, KeyService};
 use mongo_core::pools::{Backend, Pools};
 use mongo_testkit::User;
 
-/// Who the servers know.
+/// The users that the servers know.
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
-/// Whom they don't.
+/// A user that the servers do not know.
 const STRANGER: &str = "mallory";
 
-/// The users keep their keys: derived once for all seeds.
+/// The users with their keys, derived once for all seeds.
 pub(super) static KNOWN: LazyLock<Vec<User>> =
     LazyLock::new(|| USERS.iter().map(|name| User::new(name, "secret")).collect());
 
@@ -40,7 +40,7 @@ pub(super) struct Seat<B: Backend>(Mutex<Sitting<B>>);
 pub(super) struct Sitting<B: Backend> {
     pub(super) pools: Pools<B>,
     pub(super) user: &'static str,
-    /// How often it was logged out or in: odd while it is out.
+    /// How often it was logged out or in: odd while it is logged out.
     pub(super) turns: u64,
 }
 
@@ -55,7 +55,7 @@ impl<B: Backend> Clone for Sitting<B> {
 }
 
 impl<B: Backend> Sitting<B> {
-    /// Whether its credential has been given up.
+    /// Whether its credential is logged out.
     pub(super) fn is_out(&self) -> bool {
         !self.turns.is_multiple_of(2)
     }
@@ -67,8 +67,7 @@ impl<B: Backend> Sitting<B> {
 }
 
 impl<B: Backend> Seat<B> {
-    /// The first is of the options' own credential, `alice`; the last one of nobody that a server
-    /// knows.
+    /// The first seat has the options' own credential, `alice`. The last one has an unknown user.
     pub(super) fn all(pools: &Pools<B>) -> Vec<Self> {
         let others = ["bob", "carol", STRANGER].map(|user| {
             let pools = pools.with_credential(credential(user));
@@ -89,7 +88,7 @@ impl<B: Backend> Seat<B> {
         self.lock().clone()
     }
 
-    /// Goes on as the other one of the two who share this seat.
+    /// Rotates to the other one of this seat's two users.
     pub(super) fn rotate(&self) -> mongo_core::Result<()> {
         let mut sitting = self.lock();
         let next = if sitting.user == "carol" {
@@ -102,7 +101,7 @@ impl<B: Backend> Seat<B> {
         Ok(())
     }
 
-    /// From now on who has the old handle may be told that it is over.
+    /// Marks the handle as logged out: from now on it may give an error.
     pub(super) fn give_up(&self) -> Pools<B> {
         let mut sitting = self.lock();
         sitting.turns += 1;

@@ -1,5 +1,4 @@
-//! What goes wrong in the application: its callbacks panic, its runtimes end, its callers are not
-//! polled.
+//! Faults of the application: its callbacks panic, its runtimes end, its callers are not polled.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,12 +21,12 @@ use super::super::runtime;
 use super::super::wire::Wire;
 use super::World;
 
-/// Where a callback of the application may panic.
+/// Panics and other faults of the application.
 pub(super) struct Shocks {
     chance: Mutex<Chance>,
     are_over: AtomicBool,
     panics: AtomicUsize,
-    /// Check-outs that are begun, and not polled now.
+    /// Check-outs that have begun and are not being polled.
     pub(super) held: AtomicUsize,
 }
 
@@ -41,7 +40,7 @@ impl Shocks {
         })
     }
 
-    /// Panics once in so many calls, without a message on the standard error.
+    /// Panics once in `once_in` calls, without a message on standard error.
     pub(super) fn may_panic(&self, once_in: u64) {
         let mut chance = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
         let panics = chance.once_in(once_in);
@@ -90,7 +89,7 @@ pub(super) async fn hold<F: Future>(shocks: &Shocks, future: F, polls: u64, time
     shocks.held.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// Runtimes that are there from the beginning, so that none has a clock ahead of the run's.
+/// Runtimes that exist from the beginning, so that no clock is ahead of the run's.
 pub(super) struct Runtimes(Vec<Runtime>);
 
 impl Runtimes {
@@ -98,9 +97,9 @@ impl Runtimes {
         Self(std::iter::repeat_with(runtime).take(12).collect())
     }
 
-    /// On a runtime of its own a check-out begins, and monitors where none run. Then it ends, with all
-    /// that lives there: at most one attempt, for tokio drops tasks in an order that does not replay.
-    /// False if there is none left.
+    /// Begins a check-out on another runtime, and monitors if none are running. Then the runtime
+    /// ends with its tasks: at most one attempt, since tokio's order of dropping tasks does not
+    /// replay. Returns false if no runtime is left.
     pub(super) fn end_one<B: Backend>(
         &mut self,
         world: &World<B>,
@@ -112,7 +111,7 @@ impl Runtimes {
         };
         log.write(format_args!("a runtime begins, and ends"));
         let (now, turns) = (Instant::now(), chance.below(8));
-        // The run stands still meanwhile.
+        // The run is blocked during this.
         thread::scope(|scope| {
             let ended = scope.spawn(|| {
                 runtime.block_on(async {
@@ -139,7 +138,7 @@ async fn begin<B: Backend>(world: &World<B>, chance: &mut Chance, turns: u64) {
         true => Box::pin(async move { pools.verify().await.is_ok() }),
         false => Box::pin(async move { pools.get().await.is_ok() }),
     };
-    // Always with something to do, for the clock must not go on.
+    // Never idle, so that the clock does not advance.
     for _ in 0..turns {
         if poll_immediate(&mut begun).await.is_some() {
             return;

@@ -1,5 +1,5 @@
-//! Looks at the pools' own status all the time: whether it adds up, and whether anybody waits for
-//! what is there.
+//! Continuously checks the pools' status: that it is consistent, and that no caller waits while a
+//! connection is available.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -17,21 +17,22 @@ use super::ledger::Standing;
 use super::plan::Sizes;
 use super::{Phase, World};
 
-/// The longest pause that a pool makes after failures, and some time to go on.
+/// The longest pause of a pool after failures, plus some time to continue.
 const PATIENCE: Duration = Duration::from_millis(1200);
 
-/// So often others get a turn, until what is on its way between two of them has arrived.
+/// The number of yields after which all pending wakes between tasks are done.
 const TURNS: u32 = 200;
 
 pub(super) struct Watch<B: Backend> {
     world: Arc<World<B>>,
     pools: Pools<B>,
     sizes: Sizes,
-    /// Since when somebody waits for what is there, and how many attempts there had been by then.
+    /// The time since which a caller waits for an available connection, and the number of attempts
+    /// at that time.
     stuck: BTreeMap<Name, (Instant, u64)>,
-    /// Since when connections are checked for nobody.
+    /// The time since which connections are checked without a caller.
     unasked: BTreeMap<Name, Instant>,
-    /// Since when an attempt pauses, and how many had begun by then.
+    /// The time since which an attempt pauses, and the number of attempts at that time.
     pausing: BTreeMap<Name, (Instant, u64)>,
 }
 
@@ -74,7 +75,7 @@ impl<B: Backend> Watch<B> {
                 );
                 self.world.log.require(
                     self.is_quiet(status),
-                    format_args!("something goes on in a paused pool: {status:?}"),
+                    format_args!("there is activity in a paused pool: {status:?}"),
                 );
             }
             self.check_pauses(&all);
@@ -83,7 +84,7 @@ impl<B: Backend> Watch<B> {
         }
     }
 
-    /// At every moment.
+    /// Invariants that hold at every moment.
     fn check_bounds(&self, status: &PoolStatus) {
         self.world.log.require(
             status.size <= self.sizes.max
@@ -93,29 +94,29 @@ impl<B: Backend> Watch<B> {
         );
     }
 
-    /// By the events, if they are seen.
+    /// The state by the events, if there is a handler.
     fn booked(&self, status: &PoolStatus) -> Option<Standing> {
         let ledger = self.world.ledger.as_ref()?;
         Some(ledger.standing(&status.server, status.user.as_ref()?))
     }
 
-    /// Whether each connection that counts is where the events say.
+    /// Whether the status agrees with the events.
     fn adds_up(&self, status: &PoolStatus) -> bool {
         self.booked(status).is_none_or(|booked| {
-            // The others are being checked, and an attempt that pauses has not begun for the events.
+            // The rest is being checked, and a pausing attempt has no event yet.
             booked.size - booked.pending == status.size - status.pending
                 && booked.pending <= status.pending
                 && booked.in_use <= status.in_use
         })
     }
 
-    /// In a paused pool nothing is made, and only callers that are not polled wait.
+    /// In a paused pool no connection is made, and only unpolled callers wait.
     fn is_quiet(&self, status: &PoolStatus) -> bool {
         let held = self.world.shocks.held.load(Ordering::Relaxed);
         status.state == PoolState::Ready || (status.waiting <= held && status.pending == 0)
     }
 
-    /// No attempt pauses for ever.
+    /// Checks that no attempt pauses forever.
     fn check_pauses(&mut self, all: &[PoolStatus]) {
         let now = Instant::now();
         let mut pausing = BTreeMap::new();
@@ -128,7 +129,7 @@ impl<B: Backend> Watch<B> {
             }
             let key = (status.server.clone(), status.user.clone());
             let known = self.pausing.get(&key).copied();
-            // Else the one before it has ended.
+            // Otherwise the previous attempt has ended.
             let same = known.filter(|(_, created)| *created == status.created);
             let since = same.unwrap_or((now, status.created));
             self.world.log.require(
@@ -140,9 +141,9 @@ impl<B: Backend> Watch<B> {
         self.pausing = pausing;
     }
 
-    /// Who asks may have a connection that is being checked; on bb8 two: an idle one, and one made in
-    /// advance, by the task that would make one. That task may go on for one who has gone, but not
-    /// for ever.
+    /// A caller may have one connection being checked; on bb8 two: an idle one, and a spare one, by
+    /// the task that would make a connection. That task may continue for a cancelled caller, but
+    /// not forever.
     fn check_checks(&mut self, all: &[PoolStatus]) {
         let now = Instant::now();
         for status in all {
@@ -160,7 +161,7 @@ impl<B: Backend> Watch<B> {
                     let since = *self.unasked.entry(key).or_insert(now);
                     self.world.log.require(
                         now - since < PATIENCE,
-                        format_args!("in use by nobody: {booked:?} {status:?}"),
+                        format_args!("in use without a caller: {booked:?} {status:?}"),
                     );
                 }
                 false => drop(self.unasked.remove(&key)),
@@ -168,13 +169,13 @@ impl<B: Backend> Watch<B> {
         }
     }
 
-    /// Nobody waits while there is a connection, or room for one.
+    /// Checks that no caller waits while there is a connection, or room for one.
     fn check_progress(&mut self, all: &[PoolStatus]) {
         let Some(ledger) = self.world.ledger.clone() else {
             return;
         };
         if self.world.shocks.held.load(Ordering::Relaxed) > 0 {
-            // What was given to a caller that nobody polls is idle until it goes.
+            // A connection assigned to an unpolled caller is idle until the caller ends.
             return self.stuck.clear();
         }
         let now = Instant::now();
@@ -189,14 +190,14 @@ impl<B: Backend> Watch<B> {
             let is_stuck = booked.asked > 0
                 && status.state == PoolState::Ready
                 && status.pending == 0
-                // Nobody is checking one.
+                // No connection is being checked.
                 && status.in_use == booked.in_use
                 && (status.idle > 0 || has_room);
             let key = (status.server.clone(), status.user.clone());
             match is_stuck {
                 true => {
                     let stuck = self.stuck.entry(key).or_insert((now, status.created));
-                    // An attempt that fails at once is over between two looks.
+                    // An attempt that fails at once ends between two checks.
                     if stuck.1 != status.created {
                         *stuck = (now, status.created);
                     }
