@@ -51,10 +51,9 @@ impl Idle {
     /// Takes one, in the order that bb8's configuration says.
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
-        let has_claim = self.claim();
-        match has_claim.then(|| self.poll_bb8()).flatten() {
-            Some(taken) => Some(taken),
-            None => self.take_after_look(has_claim),
+        match self.claim() {
+            true => self.poll_bb8(|| self.take_after_look(true)),
+            false => self.take_after_look(false),
         }
     }
 
@@ -62,7 +61,7 @@ impl Idle {
     #[cold]
     fn take_after_look(&self, has_claim: bool) -> Option<Taken> {
         let _looking = self.looking();
-        (has_claim || self.claim()).then(|| self.poll_bb8())?
+        (has_claim || self.claim()).then(|| self.poll_bb8(|| None))?
     }
 
     #[inline]
@@ -82,7 +81,7 @@ impl Idle {
         self.bb8.add(connection).ok()?;
         let (mut found, mut others) = (None, Vec::new());
         while found.is_none() && self.bb8.state().idle_connections > 0 {
-            match self.poll_bb8() {
+            match self.poll_bb8(|| None) {
                 Some(taken) if taken.id() == id => found = Some(taken),
                 Some(other) => others.push(other),
                 None => break,
@@ -102,7 +101,7 @@ impl Idle {
         let mut removed = Vec::new();
         let looking = self.looking();
         let mut all: Vec<_> =
-            std::iter::from_fn(|| self.claim().then(|| self.poll_bb8())?).collect();
+            std::iter::from_fn(|| self.claim().then(|| self.poll_bb8(|| None))?).collect();
         // So that putting them back in this order leaves bb8's order as it was.
         if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
             all.reverse();
@@ -118,13 +117,13 @@ impl Idle {
     }
 
     #[inline]
-    fn poll_bb8(&self) -> Option<Taken> {
+    fn poll_bb8(&self, otherwise: impl FnOnce() -> Option<Taken>) -> Option<Taken> {
         let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id());
         let _entered = (!is_here).then(|| self.runtime.enter());
         let got = pin!(self.bb8.get_owned());
         match got.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(got) => got.ok(),
-            Poll::Pending => None,
+            Poll::Pending => otherwise(),
         }
     }
 
