@@ -6,6 +6,7 @@ mod commands;
 mod errors;
 mod held_up;
 mod hostile_bb8;
+mod hostile_core;
 mod lifecycle;
 mod of_bb8;
 mod of_deadpool;
