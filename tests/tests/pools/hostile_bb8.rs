@@ -256,3 +256,30 @@ fn pools_go_on_while_nobody_drives_their_first_runtime_fifo() {
 fn pools_go_on_while_nobody_drives_their_first_runtime_lifo() {
     pools_go_on(QueueMode::Lifo, false);
 }
+
+/// The upkeep of a second runtime knows how long the connections of the first one were idle.
+#[test]
+fn a_connection_in_use_on_the_first_runtime_is_kept_by_the_second_ones_upkeep() {
+    let world = Runtime::new().expect("a runtime");
+    let server = world.block_on(ScriptedServer::start());
+    let (first, second) = (Runtime::new(), Runtime::new());
+    let (first, second) = (first.expect("a runtime"), second.expect("a runtime"));
+    let builder = Pool::builder()
+        .max_size(2)
+        .max_lifetime(None)
+        .idle_timeout(Duration::from_secs(1))
+        .reaper_rate(Duration::from_millis(50));
+    let pool = first.block_on(async { pool_of(&server.uri(), builder) });
+    let held = first.block_on(pool.get()).expect("a connection");
+    let id = held.id();
+    // The second runtime has a connection of its own, and a task.
+    let other = second.block_on(pool.get()).expect("a connection");
+    drop(held);
+    for turn in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        let got = first.block_on(pool.get()).expect("a connection");
+        assert_eq!(got.id(), id, "after {turn} uses");
+        drop(got);
+    }
+    drop(other);
+}
