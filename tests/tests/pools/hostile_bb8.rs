@@ -283,3 +283,54 @@ fn a_connection_in_use_on_the_first_runtime_is_kept_by_the_second_ones_upkeep() 
     }
     drop(other);
 }
+
+/// A pool whose first runtime has ended is cleared while connections are given back.
+#[test]
+fn a_clear_during_a_check_in_costs_nothing_after_the_end_of_the_first_runtime() {
+    const SIZE: u32 = 4;
+    let world = Runtime::new().expect("a runtime");
+    let server = world.block_on(ScriptedServer::start());
+    let first = current_thread();
+    let builder = Pool::builder()
+        .max_size(SIZE)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connection_timeout(Duration::from_secs(5));
+    let pool = first.block_on(async { pool_of(&server.uri(), builder) });
+    drop(first);
+    let mut second = tokio::runtime::Builder::new_multi_thread();
+    let second = second.worker_threads(4).enable_all().build();
+    let second = second.expect("a runtime");
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clearing = {
+        let (factory, is_over) = (pool.manager().factory().clone(), is_over.clone());
+        std::thread::spawn(move || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                factory.clear();
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        })
+    };
+    let outcome = second.block_on(async {
+        let mut tasks = JoinSet::new();
+        for _ in 0..SIZE {
+            let pool = pool.clone();
+            tasks.spawn(async move {
+                for _ in 0..3000 {
+                    if let Ok(got) = pool.get().await {
+                        drop(got);
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        let mut outcome = Ok(());
+        while let Some(done) = tasks.join_next().await {
+            outcome = outcome.and(done);
+        }
+        outcome
+    });
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    clearing.join().expect("no panic");
+    outcome.unwrap_or_else(|error| panic!("{error}: {:?}", pool.status()));
+}
