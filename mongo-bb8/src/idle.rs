@@ -51,6 +51,11 @@ impl Idle {
         self.count.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Closes one that is not sound, and makes room in bb8.
+    pub(crate) fn discard(mut taken: Taken) {
+        drop(taken.move_out());
+    }
+
     /// Takes one, in the order that bb8's configuration says.
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
@@ -82,6 +87,9 @@ impl Idle {
     /// the new one is not sound any more.
     pub(crate) fn add_and_take(&self, connection: Connection) -> Option<Taken> {
         let id = connection.id();
+        if connection.is_stale() {
+            return None;
+        }
         let looking = self.looking();
         if let Err(_refused) = self.bb8.add(connection) {
             // Closed without the lock: a handler may use the pool.
