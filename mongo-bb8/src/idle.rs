@@ -17,9 +17,10 @@ use crate::connection::Taken;
 #[derive(Debug)]
 pub(crate) struct Idle {
     bb8: bb8::Pool<MongoConnectionManager>,
-    /// How many are idle. To count one down is to have a claim to a connection. bb8's reaper, where a
-    /// pool has one, does not count.
+    /// How many are idle. To count one down is to have a claim to a connection.
     count: AtomicUsize,
+    /// Whether bb8 closes idle connections by itself, uncounted: then a claim may be to nothing.
+    is_reaped: bool,
     /// Held while several are taken out, to be looked through.
     looking: Mutex<()>,
     /// bb8 makes a timer for each check-out, even one that does not wait: here, unless it is called
@@ -29,7 +30,9 @@ pub(crate) struct Idle {
 
 impl Idle {
     pub(crate) fn new(bb8: bb8::Pool<MongoConnectionManager>, runtime: Handle) -> Self {
+        let config = bb8.config();
         Self {
+            is_reaped: config.idle_timeout.is_some() || config.max_lifetime.is_some(),
             bb8,
             count: AtomicUsize::new(0),
             looking: Mutex::new(()),
@@ -48,20 +51,26 @@ impl Idle {
         self.count.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Closes one that is not sound, and makes room in bb8.
+    pub(crate) fn discard(mut taken: Taken) {
+        drop(taken.move_out());
+    }
+
     /// Takes one, in the order that bb8's configuration says.
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
         match self.claim() {
-            true => self.poll_bb8(|| self.take_after_look(true)),
-            false => self.take_after_look(false),
+            true if !self.is_reaped => self.poll_bb8(),
+            has_claim => self.take_after_look(has_claim),
         }
     }
 
-    /// Another thread may hold them, looking through them. A claim stays good until then.
+    /// Another thread may hold them, looking through them. A claim stays good until then, unless bb8's
+    /// reaper was first.
     #[cold]
     fn take_after_look(&self, has_claim: bool) -> Option<Taken> {
         let _looking = self.looking();
-        (has_claim || self.claim()).then(|| self.poll_bb8(|| None))?
+        (has_claim || self.claim()).then(|| self.poll_bb8())?
     }
 
     #[inline]
@@ -77,22 +86,35 @@ impl Idle {
     /// the new one is not sound any more.
     pub(crate) fn add_and_take(&self, connection: Connection) -> Option<Taken> {
         let id = connection.id();
-        let _looking = self.looking();
-        self.bb8.add(connection).ok()?;
-        let (mut found, mut others) = (None, Vec::new());
-        while found.is_none() && self.bb8.state().idle_connections > 0 {
-            match self.poll_bb8(|| None) {
+        if connection.is_stale() {
+            return None;
+        }
+        let looking = self.looking();
+        if let Err(_refused) = self.bb8.add(connection) {
+            // Closed without the lock: a handler may use the pool.
+            drop(looking);
+            return None;
+        }
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let (mut found, mut others, mut over) = (None, Vec::new(), Vec::new());
+        while found.is_none() && self.claim() {
+            match self.poll_bb8() {
                 Some(taken) if taken.id() == id => found = Some(taken),
+                Some(mut other) if other.is_closed() || other.is_stale() => {
+                    over.push(other.move_out());
+                }
                 Some(other) => others.push(other),
-                None => break,
+                None => {}
             }
         }
         let found = found.or_else(|| others.pop());
-        // They are counted already. In bb8's order.
+        // In bb8's order.
         if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
             others.reverse();
         }
-        drop(others);
+        others.into_iter().for_each(|other| self.put(other));
+        drop(looking);
+        drop(over);
         found
     }
 
@@ -101,7 +123,7 @@ impl Idle {
         let mut removed = Vec::new();
         let looking = self.looking();
         let mut all: Vec<_> =
-            std::iter::from_fn(|| self.claim().then(|| self.poll_bb8(|| None))?).collect();
+            std::iter::from_fn(|| self.claim().then(|| self.poll_bb8())?).collect();
         // So that putting them back in this order leaves bb8's order as it was.
         if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
             all.reverse();
@@ -116,14 +138,18 @@ impl Idle {
         drop(removed);
     }
 
+    /// With a claim; where bb8 reaps, also with the lock.
     #[inline]
-    fn poll_bb8(&self, otherwise: impl FnOnce() -> Option<Taken>) -> Option<Taken> {
+    fn poll_bb8(&self) -> Option<Taken> {
+        if self.is_reaped && self.bb8.state().idle_connections == 0 {
+            return None;
+        }
         let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id());
         let _entered = (!is_here).then(|| self.runtime.enter());
         let got = pin!(self.bb8.get_owned());
         match got.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(got) => got.ok(),
-            Poll::Pending => otherwise(),
+            Poll::Pending => None,
         }
     }
 

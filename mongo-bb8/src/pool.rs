@@ -205,7 +205,7 @@ impl Pool {
             };
             match shared.check_now(&mut taken) {
                 Some(Ok(())) => return Ok(PooledConnection::new(taken, slot)),
-                Some(Err(_)) => drop(taken),
+                Some(Err(_)) => Idle::discard(taken),
                 // It takes I/O: for a caller that can wait for it.
                 None => {
                     shared.idle.put(taken);

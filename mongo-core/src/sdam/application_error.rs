@@ -11,6 +11,7 @@ use crate::auth::{AuthError, ScramError};
 use crate::error::{Error, ErrorKind, Wait};
 use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;
+use crate::socks5::ProxyProblem;
 use crate::wire::{ReplyFields, write_concern_failure};
 
 /// The label of an error that comes from a server with too much to do.
@@ -220,7 +221,10 @@ fn is_stale_error(known: Option<TopologyVersion>, reported: Option<TopologyVersi
 pub(crate) fn is_network_error(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Connect(error) | ErrorKind::Network(error) => !is_of_process(error),
-        ErrorKind::Proxy(_) => true,
+        ErrorKind::Proxy(error) => match &error.problem {
+            ProxyProblem::Connect(error) | ProxyProblem::Network(error) => !is_of_process(error),
+            _ => true,
+        },
         ErrorKind::Timeout { wait, .. } => match wait {
             Wait::Connect
             | Wait::Tls

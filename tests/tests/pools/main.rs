@@ -5,6 +5,8 @@ mod backend;
 mod commands;
 mod errors;
 mod held_up;
+mod hostile_bb8;
+mod hostile_core;
 mod lifecycle;
 mod of_bb8;
 mod of_deadpool;

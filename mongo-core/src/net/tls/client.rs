@@ -123,13 +123,14 @@ impl Tls {
         if !is_due {
             return;
         }
-        // Files may lie on a slow network.
-        match spawn_blocking(move || read(&options)).await {
-            Ok(Ok(config)) => self.state().config = Arc::new(config),
-            Ok(Err(error)) => tracing::warn!("TLS files are not read again: {error}"),
-            // The runtime shuts down.
-            Err(_) => {}
-        }
+        // Files may lie on a slow network: what is read counts also where the attempt has ended.
+        let renewed = self.clone();
+        let reading = spawn_blocking(move || match read(&options) {
+            Ok(config) => renewed.state().config = Arc::new(config),
+            Err(error) => tracing::warn!("TLS files are not read again: {error}"),
+        });
+        // It fails where the runtime shuts down.
+        let _ = reading.await;
     }
 
     /// Agrees on TLS over an open transport to `address`. Dropped meanwhile, it closes the
