@@ -17,9 +17,11 @@ use crate::connection::Taken;
 #[derive(Debug)]
 pub(crate) struct Idle {
     bb8: bb8::Pool<MongoConnectionManager>,
-    /// The number of idle connections. A decrement is a claim to one of them. bb8's reaper, if a
-    /// pool has one, does not update it.
+    /// The number of idle connections. A decrement is a claim to one of them.
     count: AtomicUsize,
+    /// Whether bb8's reaper closes idle connections, without updating the count: a claim may then be
+    /// void.
+    is_reaped: bool,
     /// Held while several connections are taken out to be inspected.
     looking: Mutex<()>,
     /// bb8 creates a timer for each check-out, even if it does not wait. Callers outside of this
@@ -29,7 +31,9 @@ pub(crate) struct Idle {
 
 impl Idle {
     pub(crate) fn new(bb8: bb8::Pool<MongoConnectionManager>, runtime: Handle) -> Self {
+        let config = bb8.config();
         Self {
+            is_reaped: config.idle_timeout.is_some() || config.max_lifetime.is_some(),
             bb8,
             count: AtomicUsize::new(0),
             looking: Mutex::new(()),
@@ -48,17 +52,22 @@ impl Idle {
         self.count.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Closes a connection that can't be used, and makes room in bb8.
+    pub(crate) fn discard(mut taken: Taken) {
+        drop(taken.move_out());
+    }
+
     /// Takes a connection, in the order of bb8's configuration.
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
-        let has_claim = self.claim();
-        match has_claim.then(|| self.poll_bb8()).flatten() {
-            Some(taken) => Some(taken),
-            None => self.take_after_look(has_claim),
+        match self.claim() {
+            true if !self.is_reaped => self.poll_bb8(),
+            has_claim => self.take_after_look(has_claim),
         }
     }
 
-    /// Another thread may be inspecting the connections. A claim stays valid until it has finished.
+    /// Another thread may be inspecting the connections. A claim stays valid until it has finished,
+    /// unless bb8's reaper was faster.
     #[cold]
     fn take_after_look(&self, has_claim: bool) -> Option<Taken> {
         let _looking = self.looking();
@@ -78,22 +87,35 @@ impl Idle {
     /// the new one can no longer be used.
     pub(crate) fn add_and_take(&self, connection: Connection) -> Option<Taken> {
         let id = connection.id();
-        let _looking = self.looking();
-        self.bb8.add(connection).ok()?;
-        let (mut found, mut others) = (None, Vec::new());
-        while found.is_none() && self.bb8.state().idle_connections > 0 {
+        if connection.is_stale() {
+            return None;
+        }
+        let looking = self.looking();
+        if let Err(_refused) = self.bb8.add(connection) {
+            // Closed without the lock: a handler may use the pool.
+            drop(looking);
+            return None;
+        }
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let (mut found, mut others, mut over) = (None, Vec::new(), Vec::new());
+        while found.is_none() && self.claim() {
             match self.poll_bb8() {
                 Some(taken) if taken.id() == id => found = Some(taken),
+                Some(mut other) if other.is_closed() || other.is_stale() => {
+                    over.push(other.move_out());
+                }
                 Some(other) => others.push(other),
-                None => break,
+                None => {}
             }
         }
         let found = found.or_else(|| others.pop());
-        // They are already counted. Put back in bb8's order.
+        // Put back in bb8's order.
         if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
             others.reverse();
         }
-        drop(others);
+        others.into_iter().for_each(|other| self.put(other));
+        drop(looking);
+        drop(over);
         found
     }
 
@@ -117,8 +139,12 @@ impl Idle {
         drop(removed);
     }
 
+    /// With a claim; where bb8 reaps, also with the lock.
     #[inline]
     fn poll_bb8(&self) -> Option<Taken> {
+        if self.is_reaped && self.bb8.state().idle_connections == 0 {
+            return None;
+        }
         let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id());
         let _entered = (!is_here).then(|| self.runtime.enter());
         let got = pin!(self.bb8.get_owned());

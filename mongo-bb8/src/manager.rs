@@ -200,8 +200,9 @@ impl bb8::ManageConnection for MongoConnectionManager {
     #[inline]
     fn has_broken(&self, connection: &mut Connection) -> bool {
         match self.has_front() {
-            // The guard has checked it in.
-            true => connection.is_closed() || connection.is_stale(),
+            // The guard has checked it in. That it became stale since is for the next check: what bb8
+            // closes by itself is counted as idle.
+            true => connection.is_closed(),
             false => !connection.check_in(),
         }
     }

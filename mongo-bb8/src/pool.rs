@@ -84,6 +84,10 @@ impl Pool {
             ));
         }
         manager.factory().set_max_size(config.max_size);
+        if config.idle_timeout.is_some() {
+            // The tasks of other runtimes compare it, and bb8's own clock can't be read.
+            manager.factory().time_idleness();
+        }
         let shared = Shared {
             manager,
             slots: Semaphore::new(config.max_size as usize),
@@ -205,7 +209,7 @@ impl Pool {
             };
             match shared.check_now(&mut taken) {
                 Some(Ok(())) => return Ok(PooledConnection::new(taken, slot)),
-                Some(Err(_)) => drop(taken),
+                Some(Err(_)) => Idle::discard(taken),
                 // The check needs I/O: left for a caller that can wait.
                 None => {
                     shared.idle.put(taken);
@@ -251,10 +255,6 @@ impl Pool {
     ) -> Result<Connection, Error> {
         let shared = &*self.shared;
         let runtime = shared.upkeep.missing();
-        if runtime.is_some() {
-            // Its task compares the idle time, and bb8's own clock can't be read.
-            shared.manager.factory().time_idleness();
-        }
         let connecting = shared
             .manager
             .connect_in(shared.idle.bb8(), deadline, budget);

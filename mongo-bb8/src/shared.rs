@@ -51,7 +51,11 @@ impl Shared {
         budget: &mut CheckBudget,
     ) -> Option<Taken> {
         if let Some(checked) = self.check_now(&mut taken) {
-            return checked.is_ok().then_some(taken);
+            if checked.is_ok() {
+                return Some(taken);
+            }
+            Idle::discard(taken);
+            return None;
         }
         let mut returned = Returned {
             shared: self,
@@ -59,7 +63,12 @@ impl Shared {
         };
         let connection = returned.taken.as_mut()?;
         let checked = self.manager.check(connection, deadline, budget).await;
-        returned.taken.take().filter(|_| checked.is_ok())
+        let taken = returned.taken.take()?;
+        if checked.is_ok() {
+            return Some(taken);
+        }
+        Idle::discard(taken);
+        None
     }
 
     /// Whether a connection has outlived bb8's `max_lifetime`.
@@ -74,11 +83,11 @@ impl Shared {
     pub(crate) fn put_back(&self, mut taken: Taken) {
         let factory = self.manager.factory();
         if !taken.check_in() {
-            return;
+            return Idle::discard(taken);
         }
         if self.is_too_old(&taken) {
             taken.close();
-            return;
+            return Idle::discard(taken);
         }
         if factory.has_waiters() {
             self.offer(taken);

@@ -89,7 +89,8 @@ pub(crate) fn fields<'a>(
             return Some(None);
         }
         let key = element.key().as_str();
-        wanted(key).then(|| element.value().ok().map(|value| (key, value)))
+        // A text that is no UTF-8 is a value of a wrong type, not the end of the pass.
+        wanted(key).then(|| Some((key, element.value().unwrap_or(RawBsonRef::Undefined))))
     })
 }
 

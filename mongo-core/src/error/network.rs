@@ -3,12 +3,16 @@
 use std::io;
 
 use super::{Error, ErrorKind, Wait};
+use crate::socks5::ProxyProblem;
 
 /// A failure to open a socket, to read from it or to write to it, timeouts included.
 pub(crate) fn is_network_error(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Connect(error) | ErrorKind::Network(error) => !is_of_process(error),
-        ErrorKind::Proxy(_) => true,
+        ErrorKind::Proxy(error) => match &error.problem {
+            ProxyProblem::Connect(error) | ProxyProblem::Network(error) => !is_of_process(error),
+            _ => true,
+        },
         ErrorKind::Timeout { wait, .. } => match wait {
             Wait::Connect
             | Wait::Tls

@@ -383,7 +383,7 @@ async fn hostile_servers_are_refused() {
             "payload",
         ),
         (start, bson::doc! { "done": true }, "too early"),
-        (proof, bson::doc! { "done": false }, "does not end"),
+        (proof, bson::doc! { "done": false }, "did not end"),
         (
             proof,
             bson::doc! { "conversationId": 2 },

@@ -182,7 +182,7 @@ async fn a_caller_may_send_raw_messages<B: Backend>() {
         .receive(second)
         .await
         .expect_err("nothing to receive");
-    assert!(error.to_string().contains("no message was sent"), "{error}");
+    assert!(error.to_string().contains("no sent message"), "{error}");
     assert!(
         connection
             .run_command("admin", &doc! { "ping": 1 })

@@ -8,6 +8,8 @@ mod bb8_specific;
 mod commands;
 mod deadpool_specific;
 mod errors;
+mod hostile_bb8;
+mod hostile_core;
 mod lifecycle;
 mod panics;
 mod refusals;

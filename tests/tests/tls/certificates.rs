@@ -370,3 +370,34 @@ async fn a_cut_connection_is_reported_as_closed_by_the_server() {
     assert!(text.contains("the server closed the connection"), "{text}");
     assert!(!text.contains("close_notify"), "{text}");
 }
+
+/// The files are read on a thread that others may hold for longer than an attempt may take.
+#[test]
+fn renewed_authorities_are_read_again_also_by_an_attempt_that_ran_out_of_time() {
+    let server_runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (former, renewed) = (Authority::new(), Authority::new());
+    let server = server_runtime.block_on(server(ServerTls::new(renewed.server())));
+    let file = former.file();
+    let options = format!("{}&connectTimeoutMS=300", trusting(&former));
+    let uri = uri(&server, "localhost", &options).replace("localhost", "127.0.0.1");
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(1).build();
+    runtime.expect("a runtime").block_on(async {
+        let factory = crate::support::factory(&uri).expect("a factory");
+        let connect = async || factory.establish(Deadline::never()).await.map(drop);
+        let first = connect().await.expect_err("not trusted yet");
+        std::fs::write(&file, renewed.pem()).expect("a file");
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(6)).await;
+        tokio::time::resume();
+        let (free, is_free) = std::sync::mpsc::channel::<()>();
+        let holding = tokio::task::spawn_blocking(move || is_free.recv());
+        let second = connect().await.expect_err("not read yet");
+        free.send(()).expect("it is held");
+        holding.await.expect("no panic").expect("freed");
+        // After whatever waited for the thread.
+        tokio::task::spawn_blocking(|| ()).await.expect("no panic");
+        let third = connect().await;
+        assert!(third.is_ok(), "{first}\n{second}\n{third:?}");
+    });
+}

@@ -231,3 +231,40 @@ async fn tls_runs_on_top_of_a_custom_connector() {
         .expect("a server");
     topology.close().await;
 }
+
+/// Pools over a topology that is there, or a manager that floats over one.
+async fn over_a_topology(floats: bool) {
+    let renewal = Renewal::of(&version::TLS13).await;
+    let builder = Topology::builder(options(&renewal.uri));
+    let (builder, mut events) = builder.event_channel(100);
+    let topology = builder.build().expect("a topology");
+    topology.connect().expect("connected");
+    let factory = mongo_core::pools::ConnectionFactory::builder(options(&renewal.uri))
+        .floating(topology.clone(), Criterion::write())
+        .build()
+        .expect("a factory");
+    let pools = Pools::<mongo_deadpool::Pool>::builder(options(&renewal.uri))
+        .topology(topology.clone())
+        .build()
+        .expect("pools");
+    refused(&mut events).await;
+    renewal.renew().await;
+    let known = topology.select_by(LIMIT, &Criterion::write(), &[]).await;
+    known.map(drop).expect("the monitor has read it");
+    let deadline = mongo_core::Deadline::after(LIMIT);
+    match floats {
+        true => drop(factory.establish(deadline).await.expect("a connection")),
+        false => drop(pools.get().await.expect("a connection")),
+    }
+    topology.close().await;
+}
+
+#[tokio::test]
+async fn pools_over_a_given_topology_use_what_its_monitors_have_read() {
+    over_a_topology(false).await;
+}
+
+#[tokio::test]
+async fn a_factory_that_floats_uses_what_its_topologys_monitors_have_read() {
+    over_a_topology(true).await;
+}

@@ -102,6 +102,8 @@ struct Collected {
     ok: Option<bool>,
     error: ServerError,
     arbiter_only: bool,
+    is_writable_primary: Option<bool>,
+    is_master: Option<bool>,
 }
 
 impl<'a> HelloReply<'a> {
@@ -123,6 +125,9 @@ impl<'a> HelloReply<'a> {
             None => return Err(invalid("ok", "a number").into()),
         }
         read.description.arbiter = collected.arbiter_only && read.description.set_name.is_some();
+        // As for a monitor, the modern field counts where there are both.
+        let is_writable = collected.is_writable_primary.or(collected.is_master);
+        read.description.is_writable_primary = is_writable == Some(true);
         read.description.check(load_balanced)?;
         Ok(read)
     }
@@ -153,9 +158,10 @@ impl<'a> HelloReply<'a> {
                 description.logical_session_timeout_minutes = session_timeout(value);
             }
             "helloOk" => description.hello_ok = hint(value),
-            "isWritablePrimary" | "ismaster" => {
-                description.is_writable_primary |= flag("isWritablePrimary", value)?;
+            "isWritablePrimary" => {
+                collected.is_writable_primary = Some(flag("isWritablePrimary", value)?);
             }
+            "ismaster" => collected.is_master = Some(flag("ismaster", value)?),
             "secondary" => description.secondary = flag("secondary", value)?,
             "arbiterOnly" => collected.arbiter_only = flag("arbiterOnly", value)?,
             "readOnly" => description.read_only = hint(value),

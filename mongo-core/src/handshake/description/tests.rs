@@ -267,3 +267,22 @@ fn a_refused_hello_keeps_the_servers_words() {
     };
     assert_eq!(read(&reply), Err(HelloFailure::Refused(expected)));
 }
+
+#[test]
+fn a_field_that_decides_is_named_by_its_own_name() {
+    for (field, name) in [
+        (rawdoc! { "ismaster": "yes" }, "ismaster"),
+        (rawdoc! { "isWritablePrimary": "yes" }, "isWritablePrimary"),
+    ] {
+        let text = error(&field).to_string();
+        assert!(text.contains(name), "{name}: {text}");
+    }
+}
+
+/// The monitor's description goes by the modern field where both are there.
+#[test]
+fn the_modern_field_counts_where_a_reply_has_both() {
+    let reply = with(&rawdoc! { "isWritablePrimary": false, "ismaster": true });
+    let read = read(&reply).expect("a description");
+    assert!(!read.is_writable_primary);
+}

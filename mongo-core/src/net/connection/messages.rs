@@ -74,9 +74,10 @@ impl Connection {
         let is_over = outcome.is_ok();
         let outcome = self.finish(outcome, deadline);
         // After a time-out the reply can still be received.
-        if is_over && let Some(watch) = self.inner.watch.take() {
+        if is_over && let Some(mut watch) = self.inner.watch.take() {
             match (&outcome, self.inner.channel.body()) {
                 (Ok(()), Ok(reply)) => {
+                    watch.copy_long(Some(reply)).await;
                     let fields = self.inner.channel.exchange.reply_fields();
                     watch.end_by_reply(&self.inner.identity, reply, fields);
                 }

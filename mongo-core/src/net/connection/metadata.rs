@@ -32,13 +32,19 @@ impl Metadata {
         state.document.clone()
     }
 
-    /// See [`ClientMetadata::append`].
-    pub(crate) fn append(&self, driver: DriverInfo) -> Result<bool> {
+    /// Appends all, or none if one of them can't be. Returns whether any of them was appended. See
+    /// [`ClientMetadata::append`].
+    pub(crate) fn append(&self, drivers: impl IntoIterator<Item = DriverInfo>) -> Result<bool> {
         let mut state = lock(&self.0);
-        let is_new = state.metadata.append(driver);
-        let is_new = is_new.map_err(|error| Error::configuration(error.to_string()))?;
+        let mut metadata = state.metadata.clone();
+        let mut is_new = false;
+        for driver in drivers {
+            let appended = metadata.append(driver);
+            is_new |= appended.map_err(|error| Error::configuration(error.to_string()))?;
+        }
         if is_new {
-            state.document = Arc::new(state.metadata.document());
+            state.document = Arc::new(metadata.document());
+            state.metadata = metadata;
         }
         Ok(is_new)
     }

@@ -202,8 +202,10 @@ impl Connection {
             )
             .await;
             let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
-            if let Some(watch) = watch {
-                watch.end(&outcome, self.inner.channel.body().ok());
+            if let Some(mut watch) = watch {
+                let reply = self.inner.channel.body().ok();
+                watch.copy_long(reply).await;
+                watch.end(&outcome, reply);
             }
             let Err(error) = outcome else { break };
             if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {

@@ -147,9 +147,7 @@ impl TopologyBuilder {
         let transport = self.transport.build(&options)?;
         let resolver = resolver_for(&options, self.resolver)?;
         let metadata = Metadata::of(&options)?;
-        for driver_info in self.driver_info {
-            metadata.append(driver_info)?;
-        }
+        metadata.append(self.driver_info)?;
         let mut selection = SelectionOptions::from(&options);
         selection.selector = self.selector;
         let monitoring = Monitoring::new(&options, transport, metadata, &PROCESS);

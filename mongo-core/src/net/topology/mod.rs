@@ -10,6 +10,7 @@ use super::runtime;
 use crate::ServerAddress;
 use crate::error::Result;
 use crate::handshake::DriverInfo;
+use crate::net::transport::tls::Tls;
 use crate::sdam::{ApplicationError, TopologyDescription};
 use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
 use crate::uri::ClientOptions;
@@ -199,7 +200,11 @@ impl Topology {
     ///
     /// Specification: handshake, "Metadata updates after MongoClient initialization".
     pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
-        self.metadata().append(driver_info)
+        self.metadata().append([driver_info])
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.owner.0.monitoring.tls()
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {

@@ -39,29 +39,16 @@ pub(crate) struct Transport {
 pub(crate) struct TransportBuilder {
     pub(crate) connector: Option<Arc<dyn Connector>>,
     pub(crate) tls: Option<Tls>,
-    /// What it has been built into, for all parts of one client.
-    built: Option<Transport>,
+    /// The TLS of the client's topology: pools use the files that its monitors have read.
+    pub(crate) topology_tls: Option<Tls>,
 }
 
 impl TransportBuilder {
-    /// Builds it once: monitors and pools read the files of TLS together, and read renewed ones
-    /// together.
-    ///
-    /// # Errors
-    /// See [`build`](Self::build).
-    pub(crate) fn share(&mut self, options: &ClientOptions) -> Result<()> {
-        self.built = Some(self.clone().build(options)?);
-        Ok(())
-    }
-
     /// The layers that the options ask for.
     ///
     /// # Errors
     /// The options are not supported by this build or version, or contradict each other.
     pub(crate) fn build(self, options: &ClientOptions) -> Result<Transport> {
-        if let Some(built) = self.built {
-            return Ok(built);
-        }
         let opens_sockets = self.connector.is_none();
         let is_direct = opens_sockets && options.proxy.is_none();
         let connector: Arc<dyn Connector> = match (self.connector, &options.proxy) {
@@ -83,7 +70,10 @@ impl TransportBuilder {
             }
             Some(own) => Some(own),
             None if !options.uses_tls() || is_secure => None,
-            None => Some(Tls::from_options(&options.tls)?),
+            None => match self.topology_tls {
+                Some(tls) if tls.is_of(&options.tls) => Some(tls),
+                Some(_) | None => Some(Tls::from_options(&options.tls)?),
+            },
         };
         Ok(Transport {
             connector,
@@ -95,6 +85,10 @@ impl TransportBuilder {
 }
 
 impl Transport {
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
     /// Whether TLS runs on top of the connector's streams.
     pub(super) fn secures(&self) -> bool {
         self.tls.is_some()

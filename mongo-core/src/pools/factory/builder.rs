@@ -117,10 +117,11 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// Sets the `client` document, shared with another part of the same client, to which
-    /// `driver_info` is appended.
-    pub(in crate::pools) fn metadata(mut self, metadata: Metadata) -> Self {
-        self.metadata = Some(metadata);
+    /// Shares the metadata of a topology, and the TLS files that its monitors have read.
+    #[must_use]
+    pub(in crate::pools) fn of_topology(mut self, topology: &Topology) -> Self {
+        self.metadata = Some(topology.metadata().clone());
+        self.transport.topology_tls = topology.tls().cloned();
         self
     }
 
@@ -146,7 +147,7 @@ impl ConnectionFactoryBuilder {
     /// is known to be no longer writable.
     #[must_use]
     pub fn floating(mut self, topology: Topology, criterion: Criterion) -> Self {
-        self.metadata = Some(topology.metadata().clone());
+        self = self.of_topology(&topology);
         self.floating = Some((topology, criterion));
         self
     }
@@ -181,15 +182,15 @@ impl ConnectionFactoryBuilder {
     pub(in crate::pools) fn template(self) -> Result<FactoryConfig> {
         let options = &self.options;
         let metadata = self.metadata.map_or_else(|| Metadata::of(options), Ok)?;
-        for driver_info in self.driver_info {
-            metadata.append(driver_info)?;
-        }
         let config = &self.config;
         let max_idle_time = config.max_idle_time(options);
         let times_idleness = max_idle_time.is_some()
             || matches!(config.recycling_method, RecyclingMethod::VerifiedAfter(_));
+        let transport = self.transport.build(options)?;
+        // Last: the metadata may be that of a topology, which keeps it.
+        metadata.append(self.driver_info)?;
         Ok(FactoryConfig {
-            transport: self.transport.build(options)?,
+            transport,
             metadata,
             server_api: options.server_api,
             connect_timeout: options.connect_timeout,

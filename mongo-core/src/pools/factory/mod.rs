@@ -308,7 +308,7 @@ impl ConnectionFactory {
             Source::Fixed(shared) => &shared.establisher.metadata,
             Source::Floating(floating) => floating.metadata(),
         };
-        metadata.append(driver_info)
+        metadata.append([driver_info])
     }
 
     /// The server; `None` for a factory that floats.

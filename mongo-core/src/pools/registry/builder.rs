@@ -243,7 +243,7 @@ impl<B: Backend> PoolsBuilder<B> {
             factory = factory.driver_info(driver_info.clone());
         }
         if let Some(topology) = topology {
-            factory = factory.metadata(topology.metadata().clone());
+            factory = factory.of_topology(topology);
         }
         factory.template()
     }
@@ -271,7 +271,6 @@ impl<B: Backend> PoolsBuilder<B> {
             Some(topology) => topology,
             None => {
                 self.options.validate()?;
-                self.transport.share(&self.options)?;
                 self.own_topology()?
             }
         };

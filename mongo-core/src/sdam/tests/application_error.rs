@@ -248,3 +248,22 @@ fn a_process_without_room_for_a_socket_blames_no_server() {
         ErrorPhase::Establishment.label(ErrorKind::Connect(std::sync::Arc::new(refused)).into());
     assert!(refused.has_label(SYSTEM_OVERLOADED_ERROR));
 }
+
+/// Nor does one that can't open a socket to its proxy.
+#[test]
+fn a_process_without_room_for_a_socket_to_its_proxy_blames_no_server() {
+    use crate::socks5::{ProxyError, ProxyProblem};
+    for code in [23, 24] {
+        let full = std::sync::Arc::new(std::io::Error::from_raw_os_error(code));
+        let error = ErrorKind::Proxy(ProxyError {
+            proxy: "proxy:1080".into(),
+            problem: ProxyProblem::Connect(full),
+        });
+        let mut run = Run::connected(seeds(&["a"]));
+        run.hello("a", &member("primary"));
+        let before = run.shown();
+        let told = ApplicationError::new(address("a"), error.into(), ErrorPhase::Establishment);
+        run.apply(Input::ApplicationError(told));
+        assert_eq!(run.shown(), before);
+    }
+}

@@ -308,3 +308,32 @@ fn unwanted_fields_are_not_read() {
     reply.append(cstr!("$clusterTime"), rawdoc! { "clusterTime": "nonsense" });
     assert_eq!(server_type(&reply), ServerType::RsSecondary);
 }
+
+/// A reply in which a text that has a mark in it is no UTF-8.
+fn not_utf8(reply: &RawDocumentBuf) -> RawDocumentBuf {
+    let mut bytes = reply.as_bytes().to_vec();
+    let at = bytes.windows(6).position(|own| own == b"m4rked");
+    bytes[at.expect("a mark")] = 0xFF;
+    RawDocumentBuf::from_bytes(bytes).expect("a document")
+}
+
+#[test]
+fn texts_that_only_inform_cost_no_server_where_they_are_no_utf8() {
+    let mut lost = Vec::new();
+    for reply in [
+        rawdoc! { "ok": 1, "setName": "rs", "secondary": true, "maxWireVersion": 25, "tags": { "dc": "m4rked" } },
+        rawdoc! { "ok": 1, "setName": "rs", "secondary": true, "maxWireVersion": 25, "tags": { "m4rked": "a" } },
+        rawdoc! { "ok": 1, "setName": "rs", "secondary": true, "maxWireVersion": 25, "compression": ["m4rked"] },
+        rawdoc! { "ok": 1, "setName": "rs", "secondary": true, "maxWireVersion": 25, "errmsg": "m4rked" },
+        rawdoc! { "ok": 1, "setName": "rs", "secondary": true, "maxWireVersion": 25, "me": "m4rked:1" },
+        rawdoc! { "ok": 1, "setName": "rs", "secondary": true, "maxWireVersion": 25, "primary": "m4rked:1" },
+        rawdoc! { "ok": 1, "setName": "rs", "secondary": true, "maxWireVersion": 25, "other": "m4rked" },
+    ] {
+        let reply = not_utf8(&reply);
+        let found = checked("a", &reply);
+        if found.server_type != ServerType::RsSecondary {
+            lost.push(reply);
+        }
+    }
+    assert!(lost.is_empty(), "{lost:?}");
+}

@@ -47,7 +47,7 @@ fn a_runtime_that_has_shut_down_is_no_failure_of_the_network() {
         });
         assert!(is_closed_for(&error, ClosedReason::RuntimeEnded), "{error}");
         assert!(!crate::sdam::ApplicationError::is_telling(&error));
-        assert!(error.to_string().contains("the runtime that it belongs to"));
+        assert!(error.to_string().contains("its runtime has shut down"));
         assert!(connection.is_closed());
         let again = other.block_on(async {
             let ran = connection.run_command_by(BOUND, "admin", &ping).await;

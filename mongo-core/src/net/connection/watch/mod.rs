@@ -2,6 +2,7 @@
 
 use bson::raw::RawArrayBuf;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -25,7 +26,12 @@ pub(super) struct CommandWatch {
     is_sensitive: bool,
     since: Instant,
     span: Span,
+    /// The copy of a long reply, made beforehand.
+    copied: Option<RawDocumentBuf>,
 }
+
+/// The bytes of a reply that are copied before other tasks run.
+const COPIED_AT_ONCE: usize = 1024 * 1024;
 
 impl CommandWatch {
     /// Reports the start of the command in a request that is about to be written, if events, logs
@@ -83,7 +89,19 @@ impl CommandWatch {
             is_sensitive,
             since: Instant::now(),
             span,
+            copied: None,
         })
+    }
+
+    /// Copies a long reply for the event, in steps between which other tasks run. If the future is
+    /// dropped, so is the watch.
+    #[inline]
+    pub(super) async fn copy_long(&mut self, reply: Option<&RawDocument>) {
+        if let Some(reply) = reply.filter(|reply| reply.as_bytes().len() > COPIED_AT_ONCE)
+            && !self.is_sensitive
+        {
+            self.copied = Box::pin(copied(reply)).await;
+        }
     }
 
     /// Reports the end, with the outcome and the reply if there is one.
@@ -112,6 +130,7 @@ impl CommandWatch {
         };
         let duration = self.since.elapsed();
         let is_sensitive = self.is_sensitive;
+        let copied = self.copied.take();
         let event = || {
             CommandEvent::Succeeded(CommandSucceededEvent {
                 address: started.address,
@@ -123,10 +142,11 @@ impl CommandWatch {
                 command_name: started.command_name,
                 database_name: started.database_name,
                 duration,
-                reply: match (is_sensitive, reply) {
-                    (true, _) => RawDocumentBuf::new(),
-                    (false, Some(reply)) => reply.to_owned(),
-                    (false, None) => rawdoc! { "ok": 1 },
+                reply: match (is_sensitive, copied, reply) {
+                    (true, _, _) => RawDocumentBuf::new(),
+                    (false, Some(copied), _) => copied,
+                    (false, None, Some(reply)) => reply.to_owned(),
+                    (false, None, None) => rawdoc! { "ok": 1 },
                 },
             })
         };
@@ -170,6 +190,15 @@ impl Drop for CommandWatch {
             self.fail(&error);
         }
     }
+}
+
+async fn copied(reply: &RawDocument) -> Option<RawDocumentBuf> {
+    let mut bytes = Vec::with_capacity(reply.as_bytes().len());
+    for step in reply.as_bytes().chunks(COPIED_AT_ONCE) {
+        bytes.extend_from_slice(step);
+        yield_now().await;
+    }
+    RawDocumentBuf::from_bytes(bytes).ok()
 }
 
 /// The collection that a command runs on: its first value, except for commands on a cursor.

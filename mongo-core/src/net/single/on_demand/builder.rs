@@ -232,9 +232,7 @@ impl OnDemandTopologyBuilder {
         let resolver = resolver_for(&options, self.resolver)?;
         let transport = self.transport.build(&options)?;
         let metadata = Metadata::of(&options)?;
-        for driver_info in self.driver_info {
-            metadata.append(driver_info)?;
-        }
+        metadata.append(self.driver_info)?;
         let of_monitors = ClientOptions::default().heartbeat_frequency;
         let frequency = match (self.frequency, options.heartbeat_frequency) {
             (Some(frequency), _) => frequency,

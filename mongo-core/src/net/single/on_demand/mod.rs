@@ -221,7 +221,7 @@ impl OnDemandTopology {
     ///
     /// Specification: handshake, "Metadata updates after MongoClient initialization".
     pub fn append_metadata(&self, driver_info: DriverInfo) -> Result<bool> {
-        self.establishers.metadata.append(driver_info)
+        self.establishers.metadata.append([driver_info])
     }
 
     /// Labels the error of what precedes a command.

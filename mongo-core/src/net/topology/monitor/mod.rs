@@ -14,6 +14,7 @@ use crate::handshake::Environment;
 use crate::net::connection::metadata::Metadata;
 use crate::net::deadline::Deadline;
 use crate::net::transport::Transport;
+use crate::net::transport::tls::Tls;
 use crate::uri::ClientOptions;
 
 mod link;
@@ -42,6 +43,10 @@ impl Monitoring {
             on_faas: environment.is_faas(),
             next_connection: AtomicU64::new(1),
         }
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.transport.tls()
     }
 
     /// The current runtime, if it has the drivers that monitors need.

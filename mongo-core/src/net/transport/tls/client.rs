@@ -73,6 +73,11 @@ struct State {
 }
 
 impl Tls {
+    /// Whether it was made from these options, and not set by the application.
+    pub(crate) fn is_of(&self, options: &TlsOptions) -> bool {
+        self.files.as_deref() == Some(options)
+    }
+
     /// Uses a custom configuration, for certificates in memory and other features of rustls. The
     /// TLS options of a connection string do not apply to it.
     pub fn new(config: Arc<ClientConfig>) -> Self {
@@ -127,13 +132,14 @@ impl Tls {
         if !is_due {
             return;
         }
-        // Files may be on a slow network.
-        match spawn_blocking(move || read(&options)).await {
-            Ok(Ok(config)) => self.state().config = Arc::new(config),
-            Ok(Err(error)) => tracing::warn!("failed to reload TLS files: {error}"),
-            // The runtime is shutting down.
-            Err(_) => {}
-        }
+        // Files may be on a slow network. The result counts even if the attempt has ended.
+        let renewed = self.clone();
+        let reading = spawn_blocking(move || match read(&options) {
+            Ok(config) => renewed.state().config = Arc::new(config),
+            Err(error) => tracing::warn!("failed to reload TLS files: {error}"),
+        });
+        // It fails if the runtime is shutting down.
+        let _ = reading.await;
     }
 
     /// Does the TLS handshake over an open transport to `address`. If the future is dropped, the
