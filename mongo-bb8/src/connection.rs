@@ -2,11 +2,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use crate::MongoConnectionManager;
+use crate::idle::Taken;
 use crate::shared::{Shared, Slot};
-
-/// bb8's own guard.
-pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
 
 /// A connection checked out of a [`Pool`](crate::Pool): a guard that returns it when dropped.
 ///

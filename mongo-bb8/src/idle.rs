@@ -10,7 +10,9 @@ use mongo_core::Connection;
 use tokio::runtime::Handle;
 
 use crate::MongoConnectionManager;
-use crate::connection::Taken;
+
+/// bb8's own guard.
+pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
 
 /// bb8's pool. Connections are taken only if there is an idle one: otherwise bb8 would connect in
 /// its own task.

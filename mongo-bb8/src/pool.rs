@@ -262,7 +262,9 @@ impl Pool {
             Ok(connected) => {
                 // A runtime that connects has a timer.
                 if let (Ok(_), Some(runtime)) = (&connected, runtime) {
-                    shared.upkeep.start(&self.shared, &runtime);
+                    let weak = Arc::downgrade(&self.shared);
+                    let reap = move || weak.upgrade().is_some_and(|shared| shared.reap());
+                    shared.upkeep.start(&runtime, reap);
                 }
                 connected
             }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use mongo_core::pools::CheckBudget;
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
 use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::time::Instant;
 
 use crate::MongoConnectionManager;
-use crate::connection::Taken;
-use crate::idle::Idle;
+use crate::idle::{Idle, Taken};
 use crate::upkeep::Upkeep;
 
 /// The state that a pool and its guards share.
@@ -109,6 +109,16 @@ impl Shared {
     pub(crate) fn take_idle(&self) -> Option<Connection> {
         let mut taken = self.idle.take()?;
         Some(taken.move_out())
+    }
+
+    /// Closes the idle connections that are stale or out of bb8's bounds. For a task that ends when
+    /// this returns false.
+    pub(crate) fn reap(&self) -> bool {
+        let (factory, now) = (self.manager.factory(), Instant::now());
+        self.idle.retain(|connection| {
+            factory.should_retain(connection) && self.upkeep.should_retain(connection, now)
+        });
+        true
     }
 
     fn offer(&self, mut taken: Taken) {

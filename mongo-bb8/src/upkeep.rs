@@ -1,14 +1,12 @@
 //! Closing idle connections on runtimes other than the one that a pool was built on.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mongo_core::Connection;
 use tokio::runtime::{Handle, Id};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-
-use crate::shared::Shared;
 
 /// bb8's reaper ends with the runtime that a pool was built on, and can't be restarted. Connections
 /// live on the runtimes of their callers, so each other runtime on which the pool connects has a
@@ -48,9 +46,10 @@ impl Upkeep {
         (!is_kept).then_some(here)
     }
 
-    /// Starts the task of a runtime that has a timer.
-    pub(crate) fn start(&self, shared: &Arc<Shared>, runtime: &Handle) {
-        let task = runtime.spawn(run(Arc::downgrade(shared), self.interval));
+    /// Starts the task of a runtime that has a timer. It calls `reap` in each interval, until that
+    /// returns false.
+    pub(crate) fn start(&self, runtime: &Handle, reap: impl Fn() -> bool + Send + 'static) {
+        let task = runtime.spawn(run(self.interval, reap));
         let mut ended = vec![(runtime.id(), task)];
         // Tasks are dropped without the lock.
         let mut tasks = self.tasks();
@@ -74,7 +73,7 @@ impl Upkeep {
     }
 
     /// Whether an idle connection is within bb8's bounds.
-    fn should_retain(&self, connection: &Connection, now: Instant) -> bool {
+    pub(crate) fn should_retain(&self, connection: &Connection, now: Instant) -> bool {
         let within = |since, max: Option<Duration>| {
             max.is_none_or(|max| now.saturating_duration_since(since) < max)
         };
@@ -93,15 +92,11 @@ impl Drop for Upkeep {
     }
 }
 
-async fn run(shared: Weak<Shared>, interval: Duration) {
+async fn run(interval: Duration, reap: impl Fn() -> bool) {
     loop {
         sleep(interval).await;
-        let Some(shared) = shared.upgrade() else {
+        if !reap() {
             return;
-        };
-        let (factory, now) = (shared.manager.factory(), Instant::now());
-        shared.idle.retain(|connection| {
-            factory.should_retain(connection) && shared.upkeep.should_retain(connection, now)
-        });
+        }
     }
 }

@@ -1,41 +1,14 @@
 //! deadpool as the backend of [`Pools`](crate::Pools).
 
-use std::cell::Cell;
 use std::pin::pin;
-use std::ptr;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
 use mongo_core::{Deadline, Error};
 
-use crate::pool::AT_ONCE;
+use crate::at_once::{AT_ONCE, poll_at_once};
 use crate::{Connection, Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts, managed};
-
-thread_local! {
-    /// The manager of the pool whose non-waiting check-out is being polled.
-    static NOW: Cell<*const Manager> = const { Cell::new(ptr::null()) };
-}
-
-/// Restores the former value: a handler may call this pool or another one during the check-out.
-struct Restore(*const Manager);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        NOW.set(self.0);
-    }
-}
-
-/// Whether the current thread polls a non-waiting check-out of this manager's pool.
-pub(crate) fn is_now(manager: &Manager) -> bool {
-    ptr::eq(NOW.get(), manager)
-}
-
-/// Polls a check-out that may wait, even if a handler polls it during one that does not.
-pub(crate) fn may_wait<R>(poll: impl FnOnce() -> R) -> R {
-    let _restore = Restore(NOW.replace(ptr::null()));
-    poll()
-}
 
 /// Settings of the deadpools under [`Pools`](crate::Pools).
 #[derive(Clone, Copy, Debug)]
@@ -121,13 +94,15 @@ impl Backend for Pool {
     }
 
     fn try_get(&self) -> Option<Connection> {
-        let _restore = Restore(NOW.replace(self.manager()));
-        // The manager fails instead of waiting. When this future is dropped, everything goes back.
-        let got = pin!((**self).timeout_get(&AT_ONCE));
-        match got.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(got) => got.ok(),
-            Poll::Pending => None,
-        }
+        poll_at_once(self.manager(), || {
+            // The manager fails instead of waiting. When this future is dropped, everything goes
+            // back.
+            let got = pin!((**self).timeout_get(&AT_ONCE));
+            match got.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(got) => got.ok(),
+                Poll::Pending => None,
+            }
+        })
     }
 
     fn get(&self, deadline: Deadline) -> impl Future<Output = Result<Connection, Error>> + Send {

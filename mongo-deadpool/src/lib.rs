@@ -52,6 +52,7 @@
 //! dereferences, because deadpool's errors can't hold the details listed above. [`Config::builder`]
 //! builds a bare pool, and `Pool::from` wraps one.
 
+mod at_once;
 mod backend;
 mod config;
 mod connection;

@@ -9,7 +9,7 @@ use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::task::futures::TaskLocalFuture;
 
 use crate::Timeouts;
-use crate::backend::is_now;
+use crate::at_once::is_at_once;
 
 tokio::task_local! {
     /// The current task's check-out: deadpool can't pass it to the manager.
@@ -154,7 +154,7 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<Self::Type, Error> {
-        if is_now(self) {
+        if is_at_once(self) {
             let nothing = ErrorKind::Pool("no idle connection is available".to_owned());
             return self.factory.take_available().ok_or_else(|| nothing.into());
         }
@@ -171,7 +171,7 @@ impl managed::Manager for Manager {
         let recycled = match self.factory.recycle_now(connection) {
             Some(recycled) => recycled,
             // The check needs I/O: left for a check-out that can wait.
-            None if is_now(self) => {
+            None if is_at_once(self) => {
                 self.factory.offer(connection.move_out());
                 return Err(RecycleError::message(
                     "the check of the connection needs I/O",

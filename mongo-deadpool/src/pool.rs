@@ -3,14 +3,13 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use deadpool::managed::HookError;
 use mongo_core::error::Wait;
 use mongo_core::pools::{DEFAULT_WAIT_TIMEOUT, catch_panics};
 use mongo_core::{Deadline, Error, ErrorKind};
 
-use crate::backend::may_wait;
+use crate::at_once::{AT_ONCE, may_wait};
 use crate::connection::take_idle;
 use crate::manager::{CheckOut, Steps};
 use crate::{
@@ -21,13 +20,6 @@ type RetainResult = deadpool::managed::RetainResult<mongo_core::Connection>;
 
 /// The name of the application's code that deadpool calls.
 const HOOK: &str = "pool hook";
-
-/// Makes deadpool try without waiting for a slot, and without timers of its own.
-pub(crate) const AT_ONCE: Timeouts = Timeouts {
-    wait: Some(Duration::ZERO),
-    create: None,
-    recycle: None,
-};
 
 /// No time-outs of deadpool: its `wait` covers only the queue; ours cover the whole check-out.
 const UNBOUNDED: Timeouts = Timeouts {
