@@ -145,8 +145,9 @@ impl ReadPreference {
     /// # assert_eq!(find.get_document("$readPreference").unwrap(), &doc! { "mode": "secondaryPreferred" });
     /// ```
     ///
-    /// For a command to one server by its address, use the mode `primaryPreferred`, which a server
-    /// of any type accepts.
+    /// In a command to one server by its address that is not a mongos, the mode `primary` is sent as
+    /// `primaryPreferred`, so that a server of any type accepts the command; other modes stay as
+    /// they are. This method does not change the mode.
     ///
     /// Specification: server selection, "Passing read preference to mongos and load balancers".
     pub fn to_document(&self) -> Document {
