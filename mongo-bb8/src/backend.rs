@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
+use mongo_core::pools::{Backend, ConnectionFactory};
 use mongo_core::{Deadline, Error};
 
 use crate::{MongoConnectionManager, Pool, PoolConfig, PooledConnection, QueueMode};
@@ -104,15 +104,6 @@ impl Backend for Pool {
 
     fn reap(&self) {
         self.reap();
-    }
-
-    fn status(&self) -> BackendStatus {
-        let status = self.status();
-        BackendStatus {
-            size: status.size,
-            idle: status.available,
-            waiting: status.waiting,
-        }
     }
 
     fn close(&self) {

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
+use mongo_core::pools::{Backend, ConnectionFactory};
 use mongo_core::{Deadline, Error};
 
 use crate::at_once::{AT_ONCE, poll_at_once};
@@ -113,15 +113,6 @@ impl Backend for Pool {
         let factory = self.manager().factory();
         // The removed connections are dropped here, without deadpool's lock.
         drop((**self).retain(|connection, _| factory.should_retain(connection)));
-    }
-
-    fn status(&self) -> BackendStatus {
-        let status = self.status();
-        BackendStatus {
-            size: status.size,
-            idle: status.available,
-            waiting: status.waiting,
-        }
     }
 
     fn close(&self) {

@@ -378,58 +378,38 @@ impl Error {
     }
 }
 
-impl<K: Into<ErrorKind>> From<K> for Error {
-    fn from(kind: K) -> Self {
-        Self::new(kind.into())
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self::new(kind)
     }
 }
 
-impl From<UriError> for ErrorKind {
-    fn from(error: UriError) -> Self {
-        Self::Uri(error)
-    }
+/// The conversions of the errors that are a kind each.
+macro_rules! kinds {
+    ($($error:ident => $kind:ident,)*) => {$(
+        impl From<$error> for ErrorKind {
+            fn from(error: $error) -> Self {
+                Self::$kind(error)
+            }
+        }
+
+        impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                ErrorKind::$kind(error).into()
+            }
+        }
+    )*};
 }
 
-impl From<SrvError> for ErrorKind {
-    fn from(error: SrvError) -> Self {
-        Self::Srv(error)
-    }
-}
-
-impl From<AddressError> for ErrorKind {
-    fn from(error: AddressError) -> Self {
-        Self::Address(error)
-    }
-}
-
-impl From<WireError> for ErrorKind {
-    fn from(error: WireError) -> Self {
-        Self::Protocol(error)
-    }
-}
-
-impl From<HandshakeError> for ErrorKind {
-    fn from(error: HandshakeError) -> Self {
-        Self::Handshake(error)
-    }
-}
-
-impl From<TlsError> for ErrorKind {
-    fn from(error: TlsError) -> Self {
-        Self::Tls(error)
-    }
-}
-
-impl From<AuthError> for ErrorKind {
-    fn from(error: AuthError) -> Self {
-        Self::Authentication(error)
-    }
-}
-
-impl From<CommandError> for ErrorKind {
-    fn from(error: CommandError) -> Self {
-        Self::Command(error)
-    }
+kinds! {
+    UriError => Uri,
+    SrvError => Srv,
+    AddressError => Address,
+    WireError => Protocol,
+    HandshakeError => Handshake,
+    TlsError => Tls,
+    AuthError => Authentication,
+    CommandError => Command,
 }
 
 /// The source skips errors that `Display` shows, as `#[error(transparent)]` does.

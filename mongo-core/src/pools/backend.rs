@@ -49,21 +49,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// called from anywhere.
     fn reap(&self);
 
-    /// How full the pool is.
-    fn status(&self) -> BackendStatus;
-
     /// Closes the pool: waiting callers get an error, idle connections are closed, and those in use
     /// when they are returned. May be called from anywhere.
     fn close(&self);
-}
-
-/// How full a generic pool is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackendStatus {
-    /// The connections that it holds, in use or idle.
-    pub size: usize,
-    /// The idle ones.
-    pub idle: usize,
-    /// The callers that wait for a connection.
-    pub waiting: usize,
 }

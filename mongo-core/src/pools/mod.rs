@@ -73,7 +73,7 @@ mod source;
 mod status;
 
 pub use crate::callback::catch_panics;
-pub use backend::{Backend, BackendStatus};
+pub use backend::Backend;
 
 pub use config::{
     DEFAULT_COMMAND_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT,

@@ -149,7 +149,6 @@ async fn bb8_customizes_connections_of_abandoned_attempts() {
     let got = mongo_bb8::Pool::try_get(&pool).await;
     drop(got.expect("it is there"));
     assert_eq!(count.0.load(Ordering::SeqCst), 1);
-    let _ = <mongo_bb8::Pool as mongo_core::pools::Backend>::status(&pool);
 }
 
 #[tokio::test]

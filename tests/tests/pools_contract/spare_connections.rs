@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use deadpool::managed;
-use mongo_core::pools::{Backend, BackendStatus, ConnectionFactory};
+use mongo_core::pools::{Backend, ConnectionFactory};
 use mongo_core::sdam::ServerDescription;
 use mongo_core::select::ServerSelector;
 use mongo_core::{Connection, Deadline, Error};
@@ -214,10 +214,6 @@ impl Backend for Late {
             self.0
                 .retain(|connection, _| factory.should_retain(connection)),
         );
-    }
-
-    fn status(&self) -> BackendStatus {
-        BackendStatus::default()
     }
 
     fn close(&self) {

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 use crate::callback::{Panicked, guard};
 use crate::error::ClosedReason;
-#[cfg(feature = "tls-rustls")]
+
 mod guarded;
 
 use guarded::discard_stream;
