@@ -46,12 +46,12 @@ impl<B: Backend> PooledConnection<B> {
     }
 
     /// Counts it among the server's operations as long as it lives.
-    pub(super) fn counting(mut self, operation: RunningOperation, for_writes: bool) -> Self {
+    #[inline]
+    pub(super) fn count(&mut self, operation: RunningOperation, for_writes: bool) {
         self._operation = Some(operation);
         if let Some(pool_handle) = self.deref_mut().pool_handle_mut() {
             pool_handle.for_writes = for_writes;
         }
-        self
     }
 
     /// Nests its commands in the check-out's span, which ends when the connection is returned.

@@ -241,13 +241,23 @@ fn explain(error: Error) -> Error {
 }
 
 async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
-    // Nearly always one read is all.
+    // One read is nearly always enough. The rest is boxed, to keep the future of a command small.
     if let Some(target) = exchange.read_target(max)? {
         fill(stream, target).await?;
     }
+    if exchange.read_target(max)?.is_some() {
+        Box::pin(read_rest(stream, exchange, max)).await?;
+    }
+    if !exchange.prepare_reply()? {
+        Box::pin(prepare_rest(exchange)).await?;
+    }
+    Ok(exchange.accept_reply()?)
+}
+
+async fn read_rest(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Result<()> {
     let mut at_once = 0;
     while let Some(target) = exchange.read_target(max)? {
-        // A server that fills the socket as fast as it is read does not hold other tasks up.
+        // A server that fills the socket as fast as it is read does not hold up other tasks.
         if at_once >= AT_ONCE {
             at_once = 0;
             yield_now().await;
@@ -256,12 +266,18 @@ async fn read(stream: &mut Stream, exchange: &mut Exchange, max: usize) -> Resul
         fill(&mut stream.take(AT_ONCE as u64), target).await?;
         at_once += target.len() - before;
     }
-    // Other tasks run while a large reply is decompressed and checked. Progress is kept if this
-    // future is dropped.
-    while !exchange.prepare_reply()? {
+    Ok(())
+}
+
+/// Other tasks run while a large reply is decompressed and checked. Progress is kept if this future
+/// is dropped.
+async fn prepare_rest(exchange: &mut Exchange) -> Result<()> {
+    loop {
         yield_now().await;
+        if exchange.prepare_reply()? {
+            return Ok(());
+        }
     }
-    Ok(exchange.accept_reply()?)
 }
 
 /// Reads once.

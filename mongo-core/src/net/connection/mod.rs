@@ -202,10 +202,9 @@ impl Connection {
             )
             .await;
             let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
-            if let Some(mut watch) = watch {
-                let reply = self.inner.channel.body().ok();
-                watch.copy_long(reply).await;
-                watch.end(&outcome, reply);
+            if let Some(watch) = watch {
+                // Boxed, as above.
+                Box::pin(watch.end_in_steps(&outcome, self.inner.channel.body().ok())).await;
             }
             let Err(error) = outcome else { break };
             if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {

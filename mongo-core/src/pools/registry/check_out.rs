@@ -116,7 +116,10 @@ impl<B: Backend> Pools<B> {
                     return Err(None);
                 }
                 match pool.try_get() {
-                    Some(connection) => Ok(connection.counting(operation, criterion.is_write())),
+                    Some(mut connection) => {
+                        connection.count(operation, criterion.is_write());
+                        Ok(connection)
+                    }
                     None => Err(Some(Choice {
                         selected: SelectedServer::of(index, entry, operation),
                         pool: pool.clone(),
@@ -176,9 +179,9 @@ impl<B: Backend> Pools<B> {
                 continue;
             };
             match took {
-                Ok(Some(connection)) => {
-                    let operation = selected.into_operation();
-                    return Ok(connection.counting(operation, wanted.criterion.is_write()));
+                Ok(Some(mut connection)) => {
+                    connection.count(selected.into_operation(), wanted.criterion.is_write());
+                    return Ok(connection);
                 }
                 // Its server is no longer suitable.
                 Ok(None) if rounds < wanted.selections => {}

@@ -93,14 +93,23 @@ impl CommandWatch {
         })
     }
 
-    /// Copies a long reply for the event, in steps between which other tasks run. If the future is
-    /// dropped, so is the watch.
-    #[inline]
+    /// [`end`](Self::end), after a long reply was copied in steps, between which other tasks run. If
+    /// the future is dropped, the command is reported as cancelled.
+    pub(super) async fn end_in_steps(
+        mut self: Box<Self>,
+        outcome: &Result<()>,
+        reply: Option<&RawDocument>,
+    ) {
+        self.copy_long(reply).await;
+        self.end(outcome, reply);
+    }
+
+    /// Copies a long reply for the event.
     pub(super) async fn copy_long(&mut self, reply: Option<&RawDocument>) {
         if let Some(reply) = reply.filter(|reply| reply.as_bytes().len() > COPIED_AT_ONCE)
             && !self.is_sensitive
         {
-            self.copied = Box::pin(copied(reply)).await;
+            self.copied = copied(reply).await;
         }
     }
 
