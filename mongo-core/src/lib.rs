@@ -82,9 +82,7 @@
 //! inputs, the peak memory and the slowest input. A crash, more than 64 MB, or more than 100 ms for
 //! one input is a failure.
 //!
-//! # Deviations from the design
-//! - The handshake is a directory, not a file, with four parts: metadata, environment, description
-//!   and state machine.
+//! # Design notes
 //! - The one MongoDB type that a generic pool needs is `pools::ConnectionFactory`, not a trait of
 //!   callbacks. It admits check-outs (`maxConnecting`, connections that were made in advance or
 //!   checked in while a caller waits), and follows each connection until it is dropped. Counting,

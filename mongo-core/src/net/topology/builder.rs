@@ -9,12 +9,9 @@ use crate::callback::guard_handler;
 use crate::error::Result;
 use crate::event::SdamEvent;
 use crate::handshake::DriverInfo;
-#[cfg(feature = "tls-rustls")]
-use crate::net::Tls;
 use crate::net::connection::metadata::Metadata;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
 use crate::net::topology::monitor::Monitoring;
-use crate::net::transport::connector::Connector;
 use crate::net::transport::dns::{DnsResolver, resolver_for};
 use crate::net::{PROCESS, TransportBuilder};
 use crate::select::{SelectionOptions, ServerSelector};
@@ -46,36 +43,12 @@ impl TopologyBuilder {
         }
     }
 
-    /// Adds the name of the embedding framework to the handshake's metadata, after the names added
-    /// before.
-    #[must_use]
-    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
-        self.driver_info.push(driver_info);
-        self
-    }
-
-    /// Sets the connector that opens the monitors' transports. Default:
-    /// [`SocketConnector`](crate::net::SocketConnector), or
-    /// [`ProxyConnector`](crate::net::ProxyConnector) if the options name a proxy.
-    #[must_use]
-    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.transport.connector = Some(connector);
-        self
-    }
-
-    /// Sets the TLS configuration: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: as
-    /// set in the options.
-    #[cfg(feature = "tls-rustls")]
-    #[must_use]
-    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
-        self.transport.tls = Some(tls.into());
-        self
-    }
-
     pub(crate) fn transport(mut self, transport: TransportBuilder) -> Self {
         self.transport = transport;
         self
     }
+
+    crate::net::transport_setters!();
 
     /// Sets the resolver that looks up and polls the records of `mongodb+srv`. Default:
     /// `HickoryResolver` with the system's name servers under feature `dns`, else none. Not used

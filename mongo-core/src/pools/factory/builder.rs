@@ -8,12 +8,7 @@ use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::event::EventHandlers;
 use crate::handshake::DriverInfo;
-#[cfg(feature = "tls-rustls")]
-use crate::net::Tls;
-use crate::net::{
-    AuthParts, Authenticator, AwsCredentialProvider, Compression, Connector, CredentialProvider,
-    KeyService, Metadata, OidcCallback, Topology, TransportBuilder,
-};
+use crate::net::{AuthParts, Authenticator, Compression, Metadata, Topology, TransportBuilder};
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::pools::follow::Floating;
 use crate::pools::pool::{FactoryConfig, PoolParams};
@@ -47,6 +42,10 @@ impl ConnectionFactoryBuilder {
         }
     }
 
+    crate::net::transport_setters!();
+
+    crate::net::auth_setters!();
+
     /// Sets how connections are checked and bounded. Default [`ManagerConfig::default`].
     #[must_use]
     pub fn config(mut self, config: ManagerConfig) -> Self {
@@ -54,66 +53,8 @@ impl ConnectionFactoryBuilder {
         self
     }
 
-    /// Sets the connector that opens the transport. Default
-    /// [`SocketConnector`](crate::net::SocketConnector), or
-    /// [`ProxyConnector`](crate::net::ProxyConnector) if the options name a proxy.
-    #[must_use]
-    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.transport.connector = Some(connector);
-        self
-    }
-
-    /// Sets the TLS configuration: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default:
-    /// from the options.
-    #[cfg(feature = "tls-rustls")]
-    #[must_use]
-    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
-        self.transport.tls = Some(tls.into());
-        self
-    }
-
     pub(in crate::pools) fn transport(mut self, transport: TransportBuilder) -> Self {
         self.transport = transport;
-        self
-    }
-
-    /// Sets the cache of derived keys and the executor that computes them. Default: a cache of its
-    /// own, on tokio's blocking threads.
-    #[must_use]
-    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
-        self.auth.keys = Some(keys);
-        self
-    }
-
-    /// Sets the provider that supplies the credential whenever a connection is made, for secrets
-    /// that rotate; the options must then have none. Default: the options' credential.
-    #[must_use]
-    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
-        self.auth.provider = Some(provider);
-        self
-    }
-
-    /// Sets the provider of AWS credentials for `MONGODB-AWS`. Default
-    /// [`AwsSources`](crate::net::AwsSources).
-    #[must_use]
-    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
-        self.auth.aws = Some(provider);
-        self
-    }
-
-    /// Sets the callback that supplies access tokens for `MONGODB-OIDC` if the credential has no
-    /// `ENVIRONMENT`.
-    #[must_use]
-    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
-        self.auth.oidc = Some(callback);
-        self
-    }
-
-    /// Appends the embedding framework to the handshake's metadata, after those appended before;
-    /// for a factory that [floats](Self::floating), also to that of the topology's monitors.
-    #[must_use]
-    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
-        self.driver_info.push(driver_info);
         self
     }
 

@@ -11,11 +11,8 @@ use super::{Action, Backend, Identity, Life, Pools, Registry, Retired, Tenant};
 use crate::error::Result;
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
-#[cfg(feature = "tls-rustls")]
-use crate::net::Tls;
 use crate::net::{
-    AuthParts, Authenticator, AwsCredentialProvider, Connector, CredentialProvider, Dispatcher,
-    DnsResolver, Home, KeyService, OidcCallback, Tasks, Topology, TopologyListener,
+    AuthParts, Authenticator, Dispatcher, DnsResolver, Home, Tasks, Topology, TopologyListener,
     TransportBuilder,
 };
 use crate::pools::factory::only_host;
@@ -66,6 +63,10 @@ impl<B: Backend> PoolsBuilder<B> {
         }
     }
 
+    crate::net::transport_setters!();
+
+    crate::net::auth_setters!();
+
     /// Sets the settings that all pools share. Default [`PoolsConfig::default`].
     #[must_use]
     pub fn config(mut self, config: PoolsConfig) -> Self {
@@ -87,69 +88,11 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// Sets the connector that opens transports, also for monitors. Default
-    /// [`SocketConnector`](crate::net::SocketConnector), or with `proxyHost`
-    /// [`ProxyConnector`](crate::net::ProxyConnector).
-    #[must_use]
-    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.transport.connector = Some(connector);
-        self
-    }
-
-    /// Sets the TLS configuration, also for monitors: a [`Tls`], or an `Arc` of a
-    /// `rustls::ClientConfig`. Default: from the options.
-    #[cfg(feature = "tls-rustls")]
-    #[must_use]
-    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
-        self.transport.tls = Some(tls.into());
-        self
-    }
-
     /// Sets the resolver of the records of `mongodb+srv`. Default: the system's name servers, with
     /// feature `dns`. See [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
     #[must_use]
     pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
         self.resolver = Some(resolver);
-        self
-    }
-
-    /// Sets the cache of derived keys and the executor that computes them, shared by all
-    /// credentials. Default: a cache of its own, on tokio's blocking threads.
-    #[must_use]
-    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
-        self.auth.keys = Some(keys);
-        self
-    }
-
-    /// Sets the provider that supplies the credential whenever a connection is made; the options
-    /// must then have none.
-    #[must_use]
-    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
-        self.auth.provider = Some(provider);
-        self
-    }
-
-    /// Sets the provider of AWS credentials for `MONGODB-AWS`. Default
-    /// [`AwsSources`](crate::net::AwsSources).
-    #[must_use]
-    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
-        self.auth.aws = Some(provider);
-        self
-    }
-
-    /// Sets the callback that supplies access tokens for `MONGODB-OIDC` if a credential has no
-    /// `ENVIRONMENT`; for all credentials.
-    #[must_use]
-    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
-        self.auth.oidc = Some(callback);
-        self
-    }
-
-    /// Appends the embedding framework to the metadata of handshakes, including those of monitors,
-    /// after those appended before.
-    #[must_use]
-    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
-        self.driver_info.push(driver_info);
         self
     }
 

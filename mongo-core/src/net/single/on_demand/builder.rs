@@ -11,18 +11,12 @@ use crate::callback::guard_handler;
 use crate::error::{Result, Wait};
 use crate::event::{EventHandlers, SdamEvent};
 use crate::handshake::{DriverInfo, ServerApi};
-#[cfg(feature = "tls-rustls")]
-use crate::net::Tls;
-use crate::net::auth::authenticator::{AuthParts, Authenticator, CredentialProvider};
-use crate::net::auth::keys::KeyService;
+use crate::net::auth::authenticator::{AuthParts, Authenticator};
 use crate::net::connection::establish::{Compression, Establisher};
 use crate::net::connection::generations::Generations;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
-use crate::net::transport::connector::Connector;
 use crate::net::transport::dns::{DnsResolver, resolver_for};
-use crate::net::{
-    AwsCredentialProvider, Metadata, OidcCallback, SingleClient, Transport, TransportBuilder,
-};
+use crate::net::{Metadata, SingleClient, Transport, TransportBuilder};
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;
@@ -99,71 +93,15 @@ impl OnDemandTopologyBuilder {
         }
     }
 
-    /// Adds the name of the embedding framework to the handshake's metadata, after the names added
-    /// before.
-    #[must_use]
-    pub fn driver_info(mut self, driver_info: DriverInfo) -> Self {
-        self.driver_info.push(driver_info);
-        self
-    }
+    crate::net::transport_setters!();
 
-    /// Sets the connector that opens the transports. Default:
-    /// [`SocketConnector`](crate::net::SocketConnector), or
-    /// [`ProxyConnector`](crate::net::ProxyConnector) if the options name a proxy.
-    #[must_use]
-    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
-        self.transport.connector = Some(connector);
-        self
-    }
-
-    /// Sets the TLS configuration: a [`Tls`], or an `Arc` of a `rustls::ClientConfig`. Default: as
-    /// set in the options.
-    #[cfg(feature = "tls-rustls")]
-    #[must_use]
-    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
-        self.transport.tls = Some(tls.into());
-        self
-    }
+    crate::net::auth_setters!();
 
     /// Sets the resolver that looks up the records of `mongodb+srv`. See
     /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
     #[must_use]
     pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
         self.resolver = Some(resolver);
-        self
-    }
-
-    /// Sets the cache of derived keys and the executor that fills it. Default: a new cache, filled
-    /// on tokio's blocking threads.
-    #[must_use]
-    pub fn keys(mut self, keys: Arc<KeyService>) -> Self {
-        self.auth.keys = Some(keys);
-        self
-    }
-
-    /// Sets the provider of the credential, for secrets that rotate. It is called whenever a
-    /// connection authenticates, which is before its first command. The options must not have a
-    /// credential then. A failure of the provider fails the command at once, and does not change
-    /// the description of the server. Default: the options' credential.
-    #[must_use]
-    pub fn credential_provider(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
-        self.auth.provider = Some(provider);
-        self
-    }
-
-    /// Sets the provider of AWS credentials for `MONGODB-AWS`. Default:
-    /// [`AwsSources`](crate::net::AwsSources).
-    #[must_use]
-    pub fn aws_credential_provider(mut self, provider: Arc<dyn AwsCredentialProvider>) -> Self {
-        self.auth.aws = Some(provider);
-        self
-    }
-
-    /// Sets the callback that returns access tokens for `MONGODB-OIDC`, for a credential without an
-    /// `ENVIRONMENT`.
-    #[must_use]
-    pub fn oidc_callback(mut self, callback: Arc<dyn OidcCallback>) -> Self {
-        self.auth.oidc = Some(callback);
         self
     }
 
