@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{Outcome, known_keys, text};
 use events::{Watched, check, fits};
-use scene::{Scene, stretch_of};
+use scene::{Scene, of_round};
 
 /// The time limit of a case.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -83,8 +83,7 @@ fn run<B: Backend<Config: Default>>(case: &Value) -> Outcome {
     match env::var("CMAP_REPETITIONS") {
         Ok(count) => {
             let count: u32 = count.parse().map_err(|_| "CMAP_REPETITIONS: no number")?;
-            let stretch = stretch_of(case);
-            repeat(count, |round| run_once(Scene::Loopback { round, stretch }))
+            repeat(count, |round| run_once(of_round(case, round)))
         }
         Err(_) => SEEDS
             .into_iter()

@@ -17,16 +17,17 @@ use crate::Outcome;
 /// of a case than the shortest time in it, of 10 ms.
 const STRETCH: u32 = 4;
 
-/// The times that a handshake must not exceed where waiters wait for it: the pool replaces attempts
-/// after a grace period of 1 s, which is not stretched.
+/// The times of handshakes that waiters wait for. Stretched, they would exceed the grace period of
+/// 1 s after which the pool replaces an attempt.
 const GRACE: std::ops::Range<u64> = 250..1000;
 
-/// The factor for a case.
-pub(super) fn stretch_of(case: &Value) -> u32 {
+/// The environment of a round of a case on the real clock. A case that can't be stretched has the
+/// paused one, with the round as its seed.
+pub(super) fn of_round(case: &Value, round: u32) -> Scene {
     let block = case["failPoint"]["data"]["blockTimeMS"].as_u64();
     match block.is_some_and(|millis| GRACE.contains(&millis)) {
-        true => 1,
-        false => STRETCH,
+        true => Scene::Memory { seed: round.into() },
+        false => Scene::Loopback { round },
     }
 }
 
@@ -35,7 +36,7 @@ pub(super) enum Scene {
     /// A network in memory, a paused clock and one thread: deterministic for a seed.
     Memory { seed: u64 },
     /// Loopback, the real clock and several threads.
-    Loopback { round: u32, stretch: u32 },
+    Loopback { round: u32 },
 }
 
 impl Scene {
@@ -57,7 +58,7 @@ impl Scene {
     pub(super) fn stretch(&self) -> u32 {
         match self {
             Self::Memory { .. } => 1,
-            Self::Loopback { stretch, .. } => *stretch,
+            Self::Loopback { .. } => STRETCH,
         }
     }
 
@@ -92,7 +93,7 @@ impl fmt::Display for Scene {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory { seed } => write!(f, "seed {seed}"),
-            Self::Loopback { round, .. } => write!(f, "round {round}"),
+            Self::Loopback { round } => write!(f, "round {round}"),
         }
     }
 }
