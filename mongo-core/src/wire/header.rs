@@ -94,9 +94,9 @@ const CLAIM: usize = 64;
 /// How many bytes a buffer grows by into which `missing` more are to come after those that have: by as
 /// many again, by `least` at least, or by all.
 ///
-/// A buffer that grows is copied, and stands in memory twice meanwhile. So it grows seldom: no more
-/// than a small part of a long message is ever copied. What is allocated for what has not come yet is
-/// address space; it becomes memory with the bytes.
+/// Growing a buffer copies it, and needs memory for both copies. So a buffer grows seldom: only a small
+/// part of a long message is ever copied. Memory that is reserved for missing bytes is address space
+/// until they arrive.
 pub(super) fn ahead(missing: usize, come: usize, least: usize) -> usize {
     match missing / CLAIM <= come {
         true => missing,

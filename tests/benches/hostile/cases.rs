@@ -123,8 +123,8 @@ impl Case {
         }
     }
 
-    /// How many bytes the process may take more than before: a message for each connection that is
-    /// authenticated, if need be to nobody, and 1 MiB for any.
+    /// The limit of the process's growth, in bytes: a message for each connection whose handshake is
+    /// complete, and 1 MiB for each other connection.
     pub(crate) fn memory(&self) -> u64 {
         let is_authenticated = match self {
             Self::OnTheWire { attack, .. } => matches!(attack.moment, Moment::Command),

@@ -9,9 +9,9 @@
 //! becomes of ours with each backend; this is for comparison, but fails where ours is late, takes too
 //! much, or does not end as it should.
 //!
-//! Memory is what the process has at most over what it had before the attack, the program's own pages that
-//! are read in meanwhile included. The wait of others is CPU time of the one thread between two ticks of 1
-//! ms, so that a busy machine changes little. The servers are in another process than the clients.
+//! Memory is the largest growth of the process during the attack, including pages of the program itself.
+//! The wait of other tasks is the CPU time of the one thread between two ticks of 1 ms, so that a busy
+//! machine changes little. The servers are in another process than the clients.
 
 #[path = "../../tests/bad_input/attacks.rs"]
 #[allow(dead_code, reason = "what only the tests need")]

@@ -358,21 +358,11 @@ fn idle_connections_are_available_outside_of_any_runtime() {
     drop(server);
 }
 
-/// Callers take connections while another caller searches all of them for the one that it has
-/// added.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn added_connections_hide_no_idle_ones() {
-    use mongo_bb8::bb8::QueueStrategy;
-    const SIZE: u32 = 6;
-    let server = ScriptedServer::start().await;
-    let builder = Pool::builder()
-        .max_size(SIZE)
-        .queue_strategy(QueueStrategy::Fifo)
-        .connection_timeout(Duration::from_secs(5));
-    let pool = pool_of(&server, builder);
-    for round in 0..400 {
+/// Checks connections out and in, and closes some of them, on as many tasks as the pool has slots.
+pub(crate) async fn churn(pool: &mongo_bb8::Pool, slots: u32, rounds: u32) {
+    for round in 0..rounds {
         let mut tasks = JoinSet::new();
-        for task in 0..SIZE {
+        for task in 0..slots {
             let pool = pool.clone();
             tasks.spawn(async move {
                 for turn in 0..10 {
@@ -391,6 +381,21 @@ async fn added_connections_hide_no_idle_ones() {
             done.unwrap_or_else(|error| panic!("round {round}: {error}: {:?}", pool.status()));
         }
     }
+}
+
+/// Callers take connections while another caller searches all of them for the one that it has
+/// added.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn added_connections_hide_no_idle_ones() {
+    use mongo_bb8::bb8::QueueStrategy;
+    const SIZE: u32 = 6;
+    let server = ScriptedServer::start().await;
+    let builder = Pool::builder()
+        .max_size(SIZE)
+        .queue_strategy(QueueStrategy::Fifo)
+        .connection_timeout(Duration::from_secs(5));
+    let pool = pool_of(&server, builder);
+    churn(&pool, SIZE, 400).await;
     let held = async {
         let mut held = Vec::new();
         for _ in 0..SIZE {

@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::bb8_specific::churn;
+
 /// No test waits for longer, whatever goes wrong.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -95,27 +97,7 @@ fn additions_on_a_second_runtime_hide_no_idle_ones() {
     let second = second.worker_threads(4).enable_all().build();
     let second = second.expect("a runtime");
     second.block_on(async {
-        for round in 0..400 {
-            let mut tasks = JoinSet::new();
-            for task in 0..SIZE {
-                let pool = pool.clone();
-                tasks.spawn(async move {
-                    for turn in 0..10 {
-                        let mut got = pool.get().await.expect("a connection");
-                        if (turn + task) % 3 == 0 {
-                            got.close();
-                        }
-                        drop(got);
-                        if turn % 2 == 0 {
-                            tokio::task::yield_now().await;
-                        }
-                    }
-                });
-            }
-            while let Some(done) = tasks.join_next().await {
-                done.unwrap_or_else(|error| panic!("round {round}: {error}: {:?}", pool.status()));
-            }
-        }
+        churn(&pool, SIZE, 400).await;
         let mut held = Vec::new();
         for _ in 0..SIZE {
             held.push(pool.get().await.expect("a connection"));

@@ -1,4 +1,4 @@
-//! Long replies that somebody watches, and metadata of builds that fail.
+//! Long replies with command handlers, and the metadata of builds that fail.
 
 use std::cell::Cell;
 use std::time::Duration;

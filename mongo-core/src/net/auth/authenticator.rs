@@ -80,7 +80,7 @@ pub(crate) struct Authenticator {
 
 #[derive(Clone)]
 enum Source {
-    Nobody,
+    Anonymous,
     Fixed(Arc<Credential>),
     Provider(Arc<dyn CredentialProvider>),
 }
@@ -127,7 +127,7 @@ impl Authenticator {
             }
             (None, Some(provider)) => Source::Provider(provider),
             (Some(credential), None) => Source::Fixed(Arc::new(credential.clone())),
-            (None, None) => Source::Nobody,
+            (None, None) => Source::Anonymous,
         };
         let tokens = match (parts.oidc, &source) {
             (Some(_), Source::Fixed(credential)) if !credential.needs_callback() => {
@@ -137,7 +137,7 @@ impl Authenticator {
             }
             (Some(callback), _) => Some(callback),
             (None, Source::Fixed(credential)) => built_in(credential)?,
-            (None, Source::Nobody | Source::Provider(_)) => None,
+            (None, Source::Anonymous | Source::Provider(_)) => None,
         };
         if let (Some(_), Source::Fixed(credential)) = (&parts.aws, &source)
             && credential.mechanism() != Some(AuthMechanism::MongoDbAws)
@@ -150,7 +150,7 @@ impl Authenticator {
             auth_source: options.auth_source.clone(),
             database: match &source {
                 Source::Fixed(_) => options.default_database.clone(),
-                Source::Nobody | Source::Provider(_) => None,
+                Source::Anonymous | Source::Provider(_) => None,
             },
         };
         let authenticator = Self {
@@ -185,9 +185,9 @@ impl Authenticator {
     }
 
     /// An authenticator without a credential.
-    pub(crate) fn nobody() -> Self {
+    pub(crate) fn anonymous() -> Self {
         Self {
-            source: Source::Nobody,
+            source: Source::Anonymous,
             defaults: SourceDefaults::default(),
             keys: Arc::default(),
             tokens: None,
@@ -200,7 +200,7 @@ impl Authenticator {
     /// Whether the credential never changes.
     pub(crate) fn is_fixed(&self) -> bool {
         match &self.source {
-            Source::Nobody | Source::Fixed(_) => true,
+            Source::Anonymous | Source::Fixed(_) => true,
             Source::Provider(_) => false,
         }
     }
@@ -209,7 +209,7 @@ impl Authenticator {
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         match &self.source {
             Source::Fixed(credential) => credential.username(),
-            Source::Nobody | Source::Provider(_) => None,
+            Source::Anonymous | Source::Provider(_) => None,
         }
     }
 
@@ -247,7 +247,7 @@ impl Authenticator {
 
     async fn current(&self) -> Result<Option<Arc<Credential>>> {
         match &self.source {
-            Source::Nobody => Ok(None),
+            Source::Anonymous => Ok(None),
             Source::Fixed(credential) => Ok(Some(self.complete(credential.clone()))),
             Source::Provider(provider) => {
                 let given = call_source("credential provider", || provider.credential());

@@ -88,13 +88,12 @@ impl Floating {
         budget: &mut CheckBudget,
     ) -> Result<Connection> {
         let made = self.try_establish(deadline, budget).await;
-        *lock(&self.last_failure) = match &made {
-            Ok(_) => None,
-            Err(error) => Some(Failure {
-                at: Instant::now(),
-                error: error.clone(),
-            }),
-        };
+        let failure = made.as_ref().err().map(|error| Failure {
+            at: Instant::now(),
+            error: error.clone(),
+        });
+        // The former one is dropped without the lock: it may be a type of the application.
+        let _former = std::mem::replace(&mut *lock(&self.last_failure), failure);
         made.map_err(|error| self.name(error))
     }
 

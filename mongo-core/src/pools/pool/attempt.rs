@@ -201,7 +201,8 @@ impl Attempt {
         let begun = self
             .created
             .map_or(connection.created(), |(_, begun)| begun);
-        *shared.last_failure() = None;
+        // Dropped without the lock: it may be a type of the application.
+        let _former = shared.last_failure().take();
         shared.emit(|address, user| {
             CmapEvent::ConnectionReady(ConnectionReadyEvent {
                 address,
@@ -229,10 +230,11 @@ impl Attempt {
         let shared = self.shared.clone();
         let phase = phase_of(&failed.error, failed.phase);
         let error = phase.label(failed.error);
-        *shared.last_failure() = Some(Failure {
+        let failure = Failure {
             at: Instant::now(),
             error: error.clone(),
-        });
+        };
+        let _former = shared.last_failure().replace(failure);
         if matches!(error.kind(), ErrorKind::Authentication(own) if own.is_of_credential()) {
             // It concerns only this credential. With a fixed credential, the result would be the
             // same for all waiters.

@@ -72,7 +72,7 @@ fn establisher(uri: &str) -> Establisher {
     let options = ClientOptions::parse(uri).expect("a connection string");
     Establisher {
         transport: TransportBuilder::default().build(&options).expect("TCP"),
-        authenticator: Arc::new(Authenticator::nobody()),
+        authenticator: Arc::new(Authenticator::anonymous()),
         server: ServerAddress::tcp("db.example", 27017),
         metadata: Metadata::of(&options).expect("short"),
         server_api: None,

@@ -150,7 +150,7 @@ impl OnDemandTopologyBuilder {
     /// [`Configuration`](crate::ErrorKind::Configuration) for options that this version does not
     /// support, and for `mongodb+srv` without a resolver.
     pub fn build(self) -> Result<OnDemandTopology> {
-        self.finish(Authenticator::nobody())
+        self.finish(Authenticator::anonymous())
     }
 
     /// Builds the client, which authenticates with the options' credential, if there is one. Its

@@ -33,11 +33,10 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// Cloning is cheap. Sessions are resumed across the connections of all clones.
 ///
 /// # Renewed files
-/// Where TLS fails, the certificates in `tlsCAFile` and `tlsCertificateKeyFile` are read again, at most
-/// every 5 s: later connections use what is there then. Files that can't be used, such as one that is
-/// half written, change nothing. [`Pools`](crate::pools::Pools) and their monitors read them together.
-/// Connections that are there stay as they are, and so does a
-/// configuration of [your own](Self::new).
+/// After a failure of TLS, `tlsCAFile` and `tlsCertificateKeyFile` are read again, at most every 5 s.
+/// Later connections use the new certificates. Invalid files, such as a partly written one, change
+/// nothing. [`Pools`](crate::pools::Pools) share the files with their monitors. Existing connections
+/// and a configuration of [your own](Self::new) do not change.
 ///
 /// # Trusted certificates
 /// The certificate authorities in `tlsCAFile`. Without it, those of the operating system (feature
