@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use self::builder::Establishers;
@@ -25,6 +26,7 @@ use crate::net::dispatcher::Handler;
 use crate::net::runtime::current as current_runtime;
 use crate::net::transport::dns::system_random;
 use crate::net::transport::together::Together;
+use crate::sdam::is_long_hello;
 use crate::sdam::{
     ApplicationError, Effect, Input, MonitorSettings, RoundTripTime, SYSTEM_OVERLOADED_ERROR, Scan,
     SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, Turn, apply,
@@ -278,7 +280,12 @@ impl OnDemandTopology {
                 break;
             };
             is_cut_short |= checked.is_cut_short;
+            let answer = checked.outcome.as_ref();
+            let is_long = answer.is_ok_and(|answer| is_long_hello(&answer.reply));
             self.end_check(&server, checked);
+            if is_long {
+                yield_now().await;
+            }
             running.retain(|server| self.members.contains_key(server));
         }
         match is_cut_short {

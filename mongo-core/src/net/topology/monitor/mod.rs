@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::{ClosedReason, ErrorKind, Result};
@@ -27,6 +27,8 @@ pub(crate) struct Monitoring {
     pub(crate) metadata: Metadata,
     on_faas: bool,
     next_connection: AtomicU64,
+    /// See [`Link::begin`](link::Link).
+    turns: Arc<Semaphore>,
 }
 
 impl Monitoring {
@@ -42,6 +44,7 @@ impl Monitoring {
             metadata,
             on_faas: environment.is_faas(),
             next_connection: AtomicU64::new(1),
+            turns: Arc::new(Semaphore::new(1)),
         }
     }
 
