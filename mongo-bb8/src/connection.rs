@@ -24,6 +24,7 @@ pub struct PooledConnection {
 mongo_core::adapter_guard!(PooledConnection, taken);
 
 impl PooledConnection {
+    #[inline]
     pub(crate) fn new(
         slot: SemaphorePermit<'_>,
         shared: &Arc<Shared>,

@@ -226,6 +226,7 @@ macro_rules! adapter_manager {
             }
 
             /// The factory that makes and checks the connections.
+            #[inline]
             pub fn factory(&self) -> &$crate::pools::ConnectionFactory {
                 &self.factory
             }
@@ -251,12 +252,14 @@ macro_rules! adapter_guard {
         impl $(<$parameter: $bound>)? std::ops::Deref for $guard {
             type Target = $crate::Connection;
 
+            #[inline]
             fn deref(&self) -> &$crate::Connection {
                 self.$field.as_ref().expect("only a dropped guard is empty")
             }
         }
 
         impl $(<$parameter: $bound>)? std::ops::DerefMut for $guard {
+            #[inline]
             fn deref_mut(&mut self) -> &mut $crate::Connection {
                 self.$field.as_mut().expect("only a dropped guard is empty")
             }
