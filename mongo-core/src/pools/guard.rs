@@ -1,10 +1,10 @@
 //! A connection in use.
 
-use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::adapter::adapter_guard;
 use super::pool::{PinReason, PoolInner};
 use super::{Backend, ServerPool};
 use crate::event::logs::CheckOutSpan;
@@ -94,37 +94,7 @@ impl<B: Backend> PooledConnection<B> {
     }
 }
 
-impl<B: Backend> Deref for PooledConnection<B> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.guard.as_ref().expect("only a dropped guard is empty")
-    }
-}
-
-impl<B: Backend> DerefMut for PooledConnection<B> {
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.guard.as_mut().expect("only a dropped guard is empty")
-    }
-}
-
-impl<B: Backend> AsRef<Connection> for PooledConnection<B> {
-    fn as_ref(&self) -> &Connection {
-        self
-    }
-}
-
-impl<B: Backend> AsMut<Connection> for PooledConnection<B> {
-    fn as_mut(&mut self) -> &mut Connection {
-        self
-    }
-}
-
-impl<B: Backend> fmt::Debug for PooledConnection<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PooledConnection").field(&**self).finish()
-    }
-}
+adapter_guard!(PooledConnection<B>, guard, B: Backend);
 
 impl<B: Backend> Drop for PooledConnection<B> {
     fn drop(&mut self) {

@@ -13,7 +13,7 @@
 //! 2. `Pools::begin` (`registry/check_out.rs`) selects a server (`select_quietly`) and tries its
 //!    pool: `ServerPool::try_get` (`server_pool/mod.rs`) calls `Backend::try_get`.
 //!    - deadpool: `try_get` (`deadpool/backend.rs`) polls `timeout_get` once.
-//!    - bb8: `get_now`, `take_now` (`bb8/pool.rs`) take a slot and an idle connection.
+//!    - bb8: `get_now` (`bb8/pool.rs`) takes a slot and an idle connection.
 //!    - Both call `PoolInner::recycle_now` (`pool/recycle.rs`), a check without I/O.
 //! 3. Otherwise `Pools::find` (`registry/check_out.rs`) loops within one deadline: `choose` selects
 //!    a server and finds its pool (`Registry::pool`, `registry/members.rs`).
@@ -21,8 +21,8 @@
 //!    They stop once the pool is paused, cleared or closed, or its server is no longer suitable.
 //!    - deadpool: `Pool::queue` (`deadpool/pool.rs`), then `Manager::recycle` for an idle
 //!      connection or `Manager::create` (`deadpool/manager.rs`).
-//!    - bb8: `get_by`, `take` (`bb8/pool.rs`), then `check` (`bb8/shared.rs`) for an idle
-//!      connection or `connect_in`, `connect` (`bb8/manager.rs`).
+//!    - bb8: `get_by` (`bb8/pool.rs`), then `check` (`bb8/shared.rs`) for an idle connection or
+//!      `connect` (`bb8/pool.rs`).
 //! 5. `PoolInner::recycle` (`pool/recycle.rs`) checks an idle connection: drain, socket, ping.
 //! 6. Otherwise `PoolInner::establish` (`pool/connect.rs`) enters the wait queue. `pump` serves the
 //!    first waiter with an available connection, or spawns an `Attempt`.
@@ -58,6 +58,7 @@
 //! - `Deadline`: the one moment by which a check-out must end.
 //! - `Generation`: the clear count at which a connection was made; a later clear makes it stale.
 
+mod adapter;
 mod backend;
 mod config;
 pub mod duration;
@@ -73,6 +74,7 @@ mod source;
 mod status;
 
 pub use crate::callback::catch_panics;
+pub use adapter::{BackendConfig, QueueMode, Timeouts};
 pub use backend::Backend;
 
 pub use config::{
@@ -88,5 +90,5 @@ use pool::Limits;
 pub use pool::{CheckBudget, ClosedConnections, PinReason, PoolState, WAIT_TIME_BOUNDS, WaitTimes};
 pub use registry::{Pools, PoolsBuilder};
 pub use server_pool::ServerPool;
-pub use source::{RedactedUrl, client_options, max_size, wait_timeout};
+pub use source::{RedactedUrl, checked_max_size, client_options, max_size, wait_timeout};
 pub use status::PoolStatus;

@@ -2,15 +2,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use mongo_core::bson::doc;
-use mongo_core::error::ErrorKind;
 use mongo_core::event::SdamEvent;
-use mongo_core::net::{Connector, SelectedServer, Stream, Topology};
+use mongo_core::net::{SelectedServer, Topology};
 use mongo_core::sdam::TopologyDescription;
 use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
-use mongo_core::{ClientOptions, Error, ServerAddress};
+use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Action, Deployment, Matcher, SimNetwork};
+
+#[path = "../common/over_sim.rs"]
+mod over_sim;
+pub(crate) use over_sim::OverSim;
 
 /// The limit for waits in tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -72,19 +74,6 @@ impl Watched {
 pub(crate) fn secondary() -> Criterion {
     let preference = ReadPreference::new(ReadPreferenceMode::Secondary);
     Criterion::read(preference).expect("a criterion")
-}
-
-/// The network in memory as a transport.
-pub(crate) struct OverSim(pub(crate) SimNetwork);
-
-#[async_trait]
-impl Connector for OverSim {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let stream = self.0.connect(&address.to_string()).await;
-        stream
-            .map(Stream::custom)
-            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
-    }
 }
 
 /// The number of members of a [`crowd`].
