@@ -83,14 +83,12 @@ impl Pool {
                 "`min_idle` is not supported by `mongo_bb8::Pool`; set `minPoolSize` and use `Pools`",
             ));
         }
-        manager.factory().set_max_size(config.max_size);
-        if config.idle_timeout.is_some() {
-            // The tasks of other runtimes compare it, and bb8's own clock can't be read.
-            manager.factory().time_idleness();
-        }
+        // The tasks of other runtimes compare it, and bb8's own clock can't be read.
+        let times_idleness = config.idle_timeout.is_some();
+        let max_size = config.max_size;
         let shared = Shared {
             manager,
-            slots: Semaphore::new(config.max_size as usize),
+            slots: Semaphore::new(max_size as usize),
             waiting: AtomicUsize::new(0),
             wait: config.connection_timeout,
             max_lifetime: config.max_lifetime,
@@ -106,7 +104,8 @@ impl Pool {
         let shared = Arc::new(shared);
         let weak = Arc::downgrade(&shared);
         let take_idle = move || weak.upgrade()?.take_idle();
-        shared.manager.factory().set_idle_source(take_idle);
+        let factory = shared.manager.factory();
+        factory.attach(max_size, times_idleness, take_idle);
         Ok(Self { shared })
     }
 
@@ -318,15 +317,10 @@ impl Pool {
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        let status = self.status();
+        let in_use = status.size.saturating_sub(status.available);
         let factory = self.manager().factory();
-        match wait {
-            Wait::WaitQueue => {
-                let status = self.status();
-                let in_use = status.size.saturating_sub(status.available);
-                factory.exhausted(deadline, in_use, status.max_size)
-            }
-            _ => factory.timed_out(wait, deadline),
-        }
+        factory.timed_out(wait, deadline, in_use, status.max_size)
     }
 
     fn closed(&self) -> Error {

@@ -33,8 +33,6 @@ pub(crate) struct Floating {
     servers: Mutex<BTreeMap<ServerAddress, Arc<PoolInner>>>,
     suitable: Suitable,
     last_failure: Mutex<Option<Failure>>,
-    /// How often the application called `clear`.
-    clears: AtomicU64,
     evictions: Dispatcher<Eviction>,
     /// The last view of the topology for which the application's selector was called.
     asked_about: AtomicU64,
@@ -67,7 +65,6 @@ impl Floating {
             servers: Mutex::default(),
             suitable: Suitable::default(),
             last_failure: Mutex::default(),
-            clears: AtomicU64::new(0),
             evictions: Dispatcher::new(Some(Arc::new(evict))),
             asked_about: AtomicU64::new(NEVER),
         });
@@ -174,7 +171,6 @@ impl Floating {
     }
 
     pub(crate) fn clear(&self) {
-        self.clears.fetch_add(1, Ordering::AcqRel);
         let servers = self.lock();
         servers.values().for_each(|server| server.clear());
     }
@@ -188,10 +184,6 @@ impl Floating {
     pub(crate) fn clear_service(&self, id: ObjectId) {
         let servers = self.lock();
         servers.values().for_each(|server| server.clear_service(id));
-    }
-
-    pub(crate) fn clears(&self) -> u64 {
-        self.clears.load(Ordering::Acquire)
     }
 
     pub(crate) fn user(&self) -> Option<&Arc<str>> {

@@ -297,11 +297,6 @@ impl<B: Backend> ServerPool<B> {
         &self.inner.factory
     }
 
-    /// The generic pool.
-    pub fn backend(&self) -> &B {
-        &self.inner.backend
-    }
-
     pub(super) fn options(&self) -> &PoolOptions {
         &self.inner.options
     }
