@@ -202,7 +202,7 @@ impl<B: Backend> ServerPool<B> {
     /// [`clear`](Self::clear) by the application.
     pub fn ready(&self) {
         if self.shared().make_ready() {
-            self.shared().finish_ready();
+            self.shared().finish_ready(true);
         }
     }
 
