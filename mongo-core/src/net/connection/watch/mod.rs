@@ -9,6 +9,7 @@ use tracing::Span;
 use super::Identity;
 use super::redaction::{is_sensitive, redacted};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::logs::CheckOutSpan;
 use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
     logs,
@@ -37,15 +38,27 @@ impl CommandWatch {
     /// Reports the start of the command in a request that is about to be written, if events, logs
     /// or spans are enabled.
     #[inline]
-    pub(super) fn begin(identity: &Identity, request: &[u8], limits: &Limits) -> Option<Box<Self>> {
+    pub(super) fn begin(
+        identity: &Identity,
+        check_out: Option<&CheckOutSpan>,
+        request: &[u8],
+        limits: &Limits,
+    ) -> Option<Box<Self>> {
         match identity.events.wants_commands() {
             false => None,
-            true => Self::start(identity, request, limits).ok().map(Box::new),
+            true => Self::start(identity, check_out, request, limits)
+                .ok()
+                .map(Box::new),
         }
     }
 
     /// Fails if the request is not an OP_MSG.
-    fn start(identity: &Identity, request: &[u8], limits: &Limits) -> Result<Self, WireError> {
+    fn start(
+        identity: &Identity,
+        check_out: Option<&CheckOutSpan>,
+        request: &[u8],
+        limits: &Limits,
+    ) -> Result<Self, WireError> {
         let message = OpMsg::parse(request, limits)?;
         let malformed = |_| WireError::Document(0);
         let first = message.body().iter_elements().next();
@@ -66,13 +79,7 @@ impl CommandWatch {
         };
         let span = match is_sensitive {
             true => Span::none(),
-            false => {
-                let check_out = identity
-                    .pool_handle
-                    .as_ref()
-                    .and_then(|pool_handle| pool_handle.span.as_ref());
-                logs::command_span(&started, collection(message.body()), check_out)
-            }
+            false => logs::command_span(&started, collection(message.body()), check_out),
         };
         let handlers = identity.events.clone();
         let event = || {
