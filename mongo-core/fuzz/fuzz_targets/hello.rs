@@ -54,14 +54,10 @@ static KEYS: LazyLock<ScramKeys> = LazyLock::new(|| challenged().1.run());
 /// A handshake that has the challenge, and the keys that it needs.
 fn challenged() -> (Handshake, KeyDerivation) {
     let nonce = |text| Nonce::from_text(text).expect("printable");
-    let nonces = Nonces {
-        speculative: nonce("speculative"),
-        ordinary: nonce("ordinary"),
-    };
-    let mut handshake = Handshake::new(HandshakeContext {
-        credential: Some(SETTING.credential.clone()),
-        ..HandshakeContext::new(SETTING.metadata.clone(), nonces)
-    });
+    let nonces = Nonces::new(nonce("speculative"), nonce("ordinary"));
+    let mut context = HandshakeContext::new(SETTING.metadata.clone(), nonces);
+    context.credential = Some(SETTING.credential.clone());
+    let mut handshake = Handshake::new(context);
     handshake.start().expect("a hello");
     match handshake.handle_reply(&CHALLENGE) {
         Ok(Step::Need(AuthNeed::ScramKeys(derivation))) => (handshake, derivation),
@@ -94,12 +90,11 @@ fn run(data: &[u8], buffer: &mut Vec<u8>) {
     let setting = &*SETTING;
     let description = ServerDescription::from_hello(setting.server.clone(), reply, setting.now);
     assert!(description.members().count() <= 4000);
-    let context = HandshakeContext {
-        credential: (choice & 1 == 0).then(|| setting.credential.clone()),
-        load_balanced: choice & 2 != 0,
-        compressors: vec![Compressor::Zlib],
-        ..HandshakeContext::new(setting.metadata.clone(), Nonces::from_random([7; 48]))
-    };
+    let nonces = Nonces::from_random([7; 48]);
+    let mut context = HandshakeContext::new(setting.metadata.clone(), nonces);
+    context.credential = (choice & 1 == 0).then(|| setting.credential.clone());
+    context.load_balanced = choice & 2 != 0;
+    context.compressors = vec![Compressor::Zlib];
     let mut handshake = Handshake::new(context);
     handshake.start().expect("a hello");
     // The second one is out of order, or an answer in a conversation.

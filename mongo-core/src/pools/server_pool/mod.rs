@@ -88,7 +88,7 @@ impl<B: Backend> ServerPool<B> {
         }
         let guard = self.inner.backend.try_get()?;
         self.shared().counters.count_at_once();
-        Some(PooledConnection::new(guard, self))
+        Some(PooledConnection::new(guard, self.shared()))
     }
 
     /// Checks out a connection, by a deadline.
@@ -155,7 +155,7 @@ impl<B: Backend> ServerPool<B> {
                 // that was not taken.
                 biased;
                 got = &mut got => {
-                    let got = got.map(|guard| Some(PooledConnection::new(guard, self)));
+                    let got = got.map(|guard| Some(PooledConnection::new(guard, shared)));
                     return got.map_err(|error| self.explain(error));
                 }
                 () = &mut recheck => recheck.set(shared.recheck()),
