@@ -62,6 +62,8 @@ impl<B: Backend> PoolsBuilder<B> {
 
     crate::net::transport_setters!();
 
+    crate::net::selection_setters!();
+
     crate::net::auth_setters!();
 
     /// Sets the settings that all pools share. Default [`PoolsConfig::default`].
@@ -85,14 +87,6 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// Sets the resolver of the records of `mongodb+srv`. Default: the system's name servers, with
-    /// feature `dns`. See [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
-    #[must_use]
-    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
-        self.resolver = Some(resolver);
-        self
-    }
-
     /// Sets the handlers for pool, connection and command events. Default none.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
@@ -105,14 +99,6 @@ impl<B: Backend> PoolsBuilder<B> {
     #[must_use]
     pub fn on_sdam(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
         self.sdam.push(Arc::new(handler));
-        self
-    }
-
-    /// Sets the application's server selector (`serverSelector`), which is called at each
-    /// selection.
-    #[must_use]
-    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
-        self.selector = Some(selector);
         self
     }
 

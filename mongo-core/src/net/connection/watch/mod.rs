@@ -1,5 +1,7 @@
 //! One observed command.
 
+use std::time::Duration;
+
 use bson::raw::RawArrayBuf;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::task::yield_now;
@@ -141,13 +143,9 @@ impl CommandWatch {
     }
 
     fn succeed(&mut self, reply: Option<&RawDocument>) {
-        let Some(started) = self.started.take() else {
-            return;
-        };
-        let duration = self.since.elapsed();
         let is_sensitive = self.is_sensitive;
         let copied = self.copied.take();
-        let event = || {
+        self.report(|started, duration| {
             CommandEvent::Succeeded(CommandSucceededEvent {
                 address: started.address,
                 user: started.user,
@@ -165,18 +163,15 @@ impl CommandWatch {
                     (false, None, None) => rawdoc! { "ok": 1 },
                 },
             })
-        };
-        self.span.in_scope(|| self.handlers.emit_command(event));
+        });
     }
 
     fn fail(&mut self, error: &Error) {
-        let Some(started) = self.started.take() else {
-            return;
-        };
-        logs::record_failure(&self.span, error);
-        let duration = self.since.elapsed();
+        if self.started.is_some() {
+            logs::record_failure(&self.span, error);
+        }
         let is_sensitive = self.is_sensitive;
-        let event = || {
+        self.report(|started, duration| {
             CommandEvent::Failed(CommandFailedEvent {
                 address: started.address,
                 user: started.user,
@@ -192,7 +187,16 @@ impl CommandWatch {
                     false => error.clone(),
                 },
             })
+        });
+    }
+
+    /// Emits the event of the end, once.
+    fn report(&mut self, event: impl FnOnce(CommandStartedEvent, Duration) -> CommandEvent) {
+        let Some(started) = self.started.take() else {
+            return;
         };
+        let duration = self.since.elapsed();
+        let event = || event(started, duration);
         self.span.in_scope(|| self.handlers.emit_command(event));
     }
 }

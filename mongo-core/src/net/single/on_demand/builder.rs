@@ -95,15 +95,9 @@ impl OnDemandTopologyBuilder {
 
     crate::net::transport_setters!();
 
-    crate::net::auth_setters!();
+    crate::net::selection_setters!();
 
-    /// Sets the resolver that looks up the records of `mongodb+srv`. See
-    /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
-    #[must_use]
-    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
-        self.resolver = Some(resolver);
-        self
-    }
+    crate::net::auth_setters!();
 
     /// Calls `handler` with each event, in order, on the task that selects.
     #[must_use]
@@ -117,13 +111,6 @@ impl OnDemandTopologyBuilder {
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
         self.events = events;
-        self
-    }
-
-    /// Sets a function that filters the suitable servers of each selection (`serverSelector`).
-    #[must_use]
-    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
-        self.selector = Some(selector);
         self
     }
 
