@@ -88,10 +88,6 @@ impl Pool {
                 "`min_idle` is not supported by `mongo_bb8::Pool`; set `minPoolSize` and use `Pools`",
             ));
         }
-        manager.factory().set_max_size(config.max_size);
-        if config.idle_timeout.is_some() {
-            manager.factory().time_idleness();
-        }
         let shared = Arc::new(Shared {
             manager,
             slots: Semaphore::new(config.max_size as usize),
@@ -107,8 +103,12 @@ impl Pool {
             },
             idle: Idle::new(bb8),
         });
-        let (factory, weak) = (shared.factory(), Arc::downgrade(&shared));
-        factory.set_idle_source(move || weak.upgrade()?.take_idle());
+        let weak = Arc::downgrade(&shared);
+        let take_idle = move || weak.upgrade()?.take_idle();
+        let times_idleness = config.idle_timeout.is_some();
+        shared
+            .factory()
+            .attach(config.max_size, times_idleness, take_idle);
         Ok(Self { shared })
     }
 
@@ -185,13 +185,15 @@ impl Pool {
         let shared = &self.shared;
         let slot = match shared.slots.try_acquire() {
             Ok(slot) => slot,
-            Err(TryAcquireError::NoPermits) if only_now => return Err(self.exhausted(deadline)),
+            Err(TryAcquireError::NoPermits) if only_now => {
+                return Err(self.timed_out(Wait::WaitQueue, deadline));
+            }
             Err(_) => {
                 let _waiting = shared.waiting.clone();
                 match deadline.bound(shared.slots.acquire()).await {
                     Ok(Ok(slot)) => slot,
                     Ok(Err(_)) => return Err(shared.factory().name(ErrorKind::PoolClosed)),
-                    Err(_) => return Err(self.exhausted(deadline)),
+                    Err(_) => return Err(self.timed_out(Wait::WaitQueue, deadline)),
                 }
             }
         };
@@ -207,7 +209,7 @@ impl Pool {
                 guard.discard();
             }
             if made.is_some() && deadline.is_over() {
-                return Err(self.exhausted(deadline));
+                return Err(self.timed_out(Wait::WaitQueue, deadline));
             }
             let connection = self.connect(deadline, &mut budget).await?;
             made = Some(connection.id());
@@ -232,7 +234,7 @@ impl Pool {
         let customizing = MongoConnectionManager::customize(&shared.idle.bb8, connection);
         match deadline.bound(pin!(customizing)).await {
             Ok(customized) => customized,
-            Err(_) => Err(shared.factory().timed_out(Wait::Hook, deadline)),
+            Err(_) => Err(self.timed_out(Wait::Hook, deadline)),
         }
     }
 
@@ -272,10 +274,10 @@ impl Pool {
         &self.shared.manager
     }
 
-    fn exhausted(&self, deadline: Deadline) -> Error {
+    fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
         let status = self.status();
         let in_use = status.size.saturating_sub(status.available);
         let factory = self.shared.factory();
-        factory.exhausted(deadline, in_use, status.max_size)
+        factory.timed_out(wait, deadline, in_use, status.max_size)
     }
 }

@@ -226,15 +226,10 @@ impl Pool {
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        let status = self.status();
+        let in_use = status.size.saturating_sub(status.available);
         let factory = self.manager().factory();
-        match wait {
-            Wait::WaitQueue => {
-                let status = self.status();
-                let in_use = status.size.saturating_sub(status.available);
-                factory.exhausted(deadline, in_use, status.max_size)
-            }
-            _ => factory.timed_out(wait, deadline),
-        }
+        factory.timed_out(wait, deadline, in_use, status.max_size)
     }
 
     fn explain(&self, error: PoolError, deadline: Deadline) -> Error {
@@ -261,9 +256,8 @@ impl From<managed::Pool> for Pool {
     fn from(inner: managed::Pool) -> Self {
         let max_size = u32::try_from(inner.status().max_size).unwrap_or(u32::MAX);
         let factory = inner.manager().factory();
-        factory.set_max_size(max_size);
         let weak = inner.weak();
-        factory.set_idle_source(move || take_idle(&weak.upgrade()?));
+        factory.attach(max_size, false, move || take_idle(&weak.upgrade()?));
         Self { inner }
     }
 }

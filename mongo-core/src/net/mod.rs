@@ -34,7 +34,7 @@ pub(crate) use deadline::sleep_until;
 pub use deadline::{Deadline, Elapsed};
 pub(crate) use dispatcher::Dispatcher;
 pub(crate) use runtime::current as current_runtime;
-pub(crate) use setters::{auth_setters, transport_setters};
+pub(crate) use setters::{auth_setters, selection_setters, transport_setters};
 pub use single::SingleClient;
 pub use single::on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub(crate) use topology::{Clear, Removal, Shared as TopologyShared, TopologyListener};

@@ -4,9 +4,9 @@ use std::ops::DerefMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Backend;
 use super::adapter::adapter_guard;
 use super::pool::{PinReason, PoolInner};
-use super::{Backend, ServerPool};
 use crate::event::logs::CheckOutSpan;
 use crate::net::Connection;
 use crate::select::RunningOperation;
@@ -34,12 +34,11 @@ pub struct PooledConnection<B: Backend> {
 }
 
 impl<B: Backend> PooledConnection<B> {
-    pub(super) fn new(guard: B::Guard, pool: &ServerPool<B>) -> Self {
-        let in_use = &pool.shared().counters.in_use;
-        in_use.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn new(guard: B::Guard, pool: &Arc<PoolInner>) -> Self {
+        pool.counters.in_use.fetch_add(1, Ordering::Relaxed);
         Self {
             guard: Some(guard),
-            pool: pool.shared().clone(),
+            pool: pool.clone(),
             pinned: None,
             _operation: None,
         }
