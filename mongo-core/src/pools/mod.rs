@@ -61,6 +61,7 @@
 mod adapter;
 mod backend;
 mod config;
+#[doc(hidden)]
 pub mod duration;
 mod factory;
 mod follow;
@@ -73,7 +74,6 @@ mod server_pool;
 mod source;
 mod status;
 
-pub use crate::callback::catch_panics;
 pub use adapter::{BackendConfig, QueueMode, Timeouts};
 pub use backend::Backend;
 
@@ -90,5 +90,10 @@ use pool::Limits;
 pub use pool::{CheckBudget, ClosedConnections, PinReason, PoolState, WAIT_TIME_BOUNDS, WaitTimes};
 pub use registry::{Pools, PoolsBuilder};
 pub use server_pool::ServerPool;
-pub use source::{RedactedUrl, checked_max_size, client_options, max_size, wait_timeout};
 pub use status::PoolStatus;
+
+// What the configurations of the two adapters share.
+#[doc(hidden)]
+pub use crate::callback::catch_panics;
+#[doc(hidden)]
+pub use source::{RedactedUrl, checked_max_size, client_options, max_size, wait_timeout};
