@@ -41,6 +41,8 @@ pub struct Heartbeat {
     /// The connection, once its first hello was answered.
     connection: Option<Connection>,
     round_trip_time: RoundTripTime,
+    /// How many connections were begun, which numbers them.
+    begun: u64,
     /// Whether the last check succeeded and nothing has made the server unknown since.
     is_known: bool,
     measures: bool,
@@ -82,7 +84,7 @@ enum State {
         opening: Wait,
         /// When the hello was written, or the stream's next reply was awaited.
         sent: Option<Instant>,
-        connection_id: Option<u64>,
+        connection_id: u64,
     },
     Stopped,
 }
@@ -91,7 +93,7 @@ enum State {
 struct Connection {
     /// When its first hello was answered.
     since: Instant,
-    driver_id: Option<u64>,
+    driver_id: u64,
     server_id: Option<i64>,
     hello_ok: bool,
     topology_version: Option<TopologyVersion>,
@@ -107,6 +109,7 @@ impl Heartbeat {
             outputs: VecDeque::new(),
             connection: None,
             round_trip_time: RoundTripTime::new(),
+            begun: 0,
             is_known: false,
             measures: false,
             refuses_hello: false,
@@ -182,21 +185,23 @@ impl Heartbeat {
             ..
         } = &mut self.state
         {
-            (*opening, *sent, *connection_id) = (wait, None, None);
+            if sent.take().is_some() {
+                self.begun += 1;
+                *connection_id = self.begun;
+            }
+            *opening = wait;
         }
     }
 
-    /// The connection of [`Check::Connect`] is open, with this id, and its hello is about to be
-    /// written.
-    pub fn handle_connected(&mut self, now: Instant, driver_connection_id: u64) {
+    /// The connection of [`Check::Connect`] is open, and its hello is about to be written.
+    pub fn handle_connected(&mut self, now: Instant) {
         if let State::Checking {
             check: Check::Connect,
             sent,
-            connection_id,
             ..
         } = &mut self.state
         {
-            (*sent, *connection_id) = (Some(now), Some(driver_connection_id));
+            *sent = Some(now);
         }
     }
 
@@ -363,11 +368,15 @@ impl Heartbeat {
 
     fn start(&mut self, now: Instant) {
         let check = self.next_check();
-        let driver_id = self.connection.and_then(|own| own.driver_id);
+        let driver_id = self.connection.map(|own| own.driver_id);
+        let driver_id = driver_id.unwrap_or_else(|| {
+            self.begun += 1;
+            self.begun
+        });
         let event = ServerHeartbeatStartedEvent {
             topology_id: self.settings.topology_id,
             address: self.settings.server.clone(),
-            driver_connection_id: driver_id,
+            driver_connection_id: Some(driver_id),
             server_connection_id: self.connection.and_then(|own| own.server_id),
             awaited: check.is_awaited(),
         };
@@ -457,7 +466,7 @@ impl Heartbeat {
         let event = ServerHeartbeatSucceededEvent {
             topology_id: self.settings.topology_id,
             address: self.settings.server.clone(),
-            driver_connection_id: self.connection.and_then(|own| own.driver_id),
+            driver_connection_id: self.connection.map(|own| own.driver_id),
             server_connection_id: self.connection.and_then(|own| own.server_id),
             duration,
             reply: reply.to_owned(),
@@ -480,7 +489,7 @@ impl Heartbeat {
         let event = ServerHeartbeatFailedEvent {
             topology_id: self.settings.topology_id,
             address: self.settings.server.clone(),
-            driver_connection_id: *connection_id,
+            driver_connection_id: Some(*connection_id),
             server_connection_id: self.connection.and_then(|own| own.server_id),
             duration: now.saturating_duration_since(*started),
             failure,

@@ -1,27 +1,30 @@
 //! Translation of a driver's helpers into commands, and of replies into the helpers' results.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::cell::RefCell;
+use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 
+use super::entities::millis;
+
 /// The arguments of an operation. An argument that the translation does not use is an error.
 pub(super) struct Arguments<'a> {
     all: &'a Document,
-    used: Mutex<Vec<&'a str>>,
+    used: RefCell<Vec<&'a str>>,
 }
 
 impl<'a> Arguments<'a> {
     pub(super) fn new(all: &'a Document) -> Self {
         Self {
             all,
-            used: Mutex::default(),
+            used: RefCell::default(),
         }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'a Bson> {
         let (key, value) = self.all.iter().find(|(own, _)| *own == key)?;
-        self.used().push(key);
+        self.used.borrow_mut().push(key);
         Some(value)
     }
 
@@ -70,13 +73,9 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    fn used(&self) -> MutexGuard<'_, Vec<&'a str>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Fails if an argument was not used.
     pub(super) fn finish(&self, operation: &str) -> Result<(), String> {
-        let used = self.used();
+        let used = self.used.borrow();
         match self.all.keys().find(|key| !used.contains(&key.as_str())) {
             None => Ok(()),
             Some(key) => Err(format!("{operation}: the runner does not know {key}")),
@@ -138,17 +137,40 @@ pub(super) enum Finish {
 pub(super) struct Translated {
     pub(super) steps: Vec<Step>,
     pub(super) finish: Finish,
-    /// The batch size of the cursor's further batches.
-    pub(super) batch_size: Option<i64>,
+    pub(super) cursor: CursorOptions,
+    /// The comment of all its commands.
+    pub(super) comment: Option<Bson>,
     /// Whether an error of one step ends the operation at once.
     pub(super) ordered: bool,
+}
+
+/// The options of a cursor's further commands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CursorOptions {
+    pub(super) batch_size: Option<i64>,
+    pub(super) max_await_time: Option<Duration>,
+    pub(super) get_more_comment: Option<Bson>,
+    pub(super) cursor_type: Option<String>,
+    pub(super) timeout_mode: Option<String>,
+}
+
+impl Finish {
+    /// Whether the command answers with a cursor.
+    pub(super) fn is_of_cursor(&self) -> bool {
+        matches!(
+            self,
+            Self::Documents | Self::Names | Self::First | Self::Counted
+        )
+    }
 }
 
 /// A database, and a collection of it.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) database: &'a str,
+    /// `None` for the database itself, or for the client.
     pub(super) collection: Option<&'a str>,
+    pub(super) is_client: bool,
 }
 
 /// Translates an operation on a client, a database or a collection.
@@ -157,14 +179,17 @@ pub(super) fn translate(
     arguments: &Arguments<'_>,
     place: Place<'_>,
 ) -> Result<Translated, String> {
-    let common = ["comment", "maxTimeMS", "let", "rawData"];
+    let common = ["maxTimeMS", "let", "rawData"];
     let mut translated = match place.collection {
+        _ if name == "createChangeStream" => change_stream(arguments, place)?,
         Some(collection) => on_collection(name, collection, arguments, place)?,
         None => on_database(name, arguments, place)?,
     };
     for step in &mut translated.steps {
         arguments.copy(&common, &mut step.command);
     }
+    translated.comment = arguments.get("comment").cloned();
+    translated.cursor.timeout_mode = arguments.text("timeoutMode")?.map(str::to_owned);
     Ok(translated)
 }
 
@@ -180,7 +205,8 @@ fn one(place: Place<'_>, command: Document, kind: Kind, finish: Finish) -> Trans
             kind,
         }],
         finish,
-        batch_size: None,
+        cursor: CursorOptions::default(),
+        comment: None,
         ordered: true,
     }
 }
@@ -235,8 +261,8 @@ fn on_database(
 
 /// The size of a cursor's batches, in a command whose cursor has options of its own.
 fn batches(translated: &mut Translated, arguments: &Arguments<'_>) -> Result<(), String> {
-    translated.batch_size = arguments.number("batchSize")?;
-    if let (Some(size), Some(step)) = (translated.batch_size, translated.steps.first_mut()) {
+    translated.cursor.batch_size = arguments.number("batchSize")?;
+    if let (Some(size), Some(step)) = (translated.cursor.batch_size, translated.steps.first_mut()) {
         step.command.insert("cursor", doc! { "batchSize": size });
     }
     Ok(())
@@ -265,6 +291,33 @@ fn aggregate(
     let kind = if writes { UNRETRIED } else { Kind::Read };
     let mut translated = one(place, command, kind, Finish::Documents);
     batches(&mut translated, arguments)?;
+    Ok(translated)
+}
+
+fn change_stream(arguments: &Arguments<'_>, place: Place<'_>) -> Result<Translated, String> {
+    let mut stage = Document::new();
+    if place.is_client {
+        stage.insert("allChangesForCluster", true);
+    }
+    let options = [
+        "fullDocument",
+        "fullDocumentBeforeChange",
+        "resumeAfter",
+        "startAfter",
+        "startAtOperationTime",
+        "showExpandedEvents",
+    ];
+    arguments.copy(&options, &mut stage);
+    let mut pipeline = vec![Bson::from(doc! { "$changeStream": stage })];
+    if let Some(Bson::Array(stages)) = arguments.get("pipeline") {
+        pipeline.extend(stages.clone());
+    }
+    let target = place.collection.map_or(Bson::Int32(1), Bson::from);
+    let command = doc! { "aggregate": target, "pipeline": pipeline, "cursor": {} };
+    let mut translated = one(place, command, Kind::Read, Finish::Documents);
+    batches(&mut translated, arguments)?;
+    translated.cursor.max_await_time = arguments.number("maxAwaitTimeMS")?.map(millis);
+    translated.cursor.cursor_type = Some("tailableAwait".to_owned());
     Ok(translated)
 }
 
@@ -397,8 +450,22 @@ fn find(
         command.insert("singleBatch", true);
         finish = Finish::First;
     }
+    let cursor_type = arguments.text("cursorType")?;
+    match cursor_type {
+        None | Some("nonTailable") => {}
+        Some("tailable") => {
+            command.insert("tailable", true);
+        }
+        Some("tailableAwait") => {
+            command.insert("tailable", true);
+            command.insert("awaitData", true);
+        }
+        Some(other) => return Err(format!("cursorType can't be {other}")),
+    }
     let mut translated = one(place, command, Kind::Read, finish);
-    translated.batch_size = arguments.number("batchSize")?;
+    translated.cursor.batch_size = arguments.number("batchSize")?;
+    translated.cursor.max_await_time = arguments.number("maxAwaitTimeMS")?.map(millis);
+    translated.cursor.cursor_type = cursor_type.map(str::to_owned);
     Ok(translated)
 }
 
@@ -548,7 +615,8 @@ fn bulk_write(
     Ok(Translated {
         steps: steps.collect(),
         finish: Finish::Bulk,
-        batch_size: None,
+        cursor: CursorOptions::default(),
+        comment: None,
         ordered,
     })
 }

@@ -13,7 +13,9 @@ use serde::de::DeserializeOwned;
 
 use super::case::Fields;
 use super::client::Client;
+use super::cursors::CursorEntity;
 use super::matching::Lookup;
+use super::sessions::SessionEntity;
 use super::threads::Thread;
 use crate::Outcome;
 
@@ -22,6 +24,8 @@ pub(super) enum Entity<B: Backend> {
     Client(Arc<Client<B>>),
     /// A database or a collection.
     Target(Arc<Target<B>>),
+    Session(Arc<SessionEntity<B>>),
+    Cursor(Arc<CursorEntity<B>>),
     Thread(Arc<Thread>),
     Description(Arc<TopologyDescription>),
     Value(Bson),
@@ -32,6 +36,8 @@ impl<B: Backend> Clone for Entity<B> {
         match self {
             Self::Client(client) => Self::Client(Arc::clone(client)),
             Self::Target(target) => Self::Target(Arc::clone(target)),
+            Self::Session(session) => Self::Session(Arc::clone(session)),
+            Self::Cursor(cursor) => Self::Cursor(Arc::clone(cursor)),
             Self::Thread(thread) => Self::Thread(Arc::clone(thread)),
             Self::Description(description) => Self::Description(Arc::clone(description)),
             Self::Value(value) => Self::Value(value.clone()),
@@ -39,11 +45,12 @@ impl<B: Backend> Clone for Entity<B> {
     }
 }
 
-/// A database or a collection of it, with its options.
+/// A database or a collection of it, with its options, or a client.
 pub(super) struct Target<B: Backend> {
     pub(super) client: Arc<Client<B>>,
     pub(super) database: String,
     pub(super) collection: Option<String>,
+    pub(super) is_client: bool,
     pub(super) options: Options,
 }
 
@@ -73,7 +80,7 @@ impl Options {
     }
 
     /// These options, and those of the database for what they don't set.
-    fn within(self, outer: &Self) -> Self {
+    pub(super) fn within(self, outer: &Self) -> Self {
         Self {
             preference: self.preference.or_else(|| outer.preference.clone()),
             read_concern: self.read_concern.or_else(|| outer.read_concern.clone()),
@@ -147,6 +154,13 @@ impl<B: Backend> Entities<B> {
         }
     }
 
+    pub(super) fn session(&self, name: &str) -> Result<Arc<SessionEntity<B>>, String> {
+        match self.get(name)? {
+            Entity::Session(session) => Ok(session),
+            _ => Err(format!("{name} is no session")),
+        }
+    }
+
     pub(super) fn thread(&self, name: &str) -> Result<Arc<Thread>, String> {
         match self.get(name)? {
             Entity::Thread(thread) => Ok(thread),
@@ -173,6 +187,7 @@ impl<B: Backend> Entities<B> {
                 client: self.client(what.text("client")?)?,
                 database: what.text("databaseName")?.to_owned(),
                 collection: None,
+                is_client: false,
                 options: Options::read(what.document("databaseOptions")?)?,
             }
         } else {
@@ -186,10 +201,32 @@ impl<B: Backend> Entities<B> {
                 client: Arc::clone(&database.client),
                 database: database.database.clone(),
                 collection: Some(what.text("collectionName")?.to_owned()),
+                is_client: false,
                 options: options.within(&database.options),
             }
         };
         self.add(what.text("id")?, Entity::Target(Arc::new(target)))
+    }
+
+    /// Ends all sessions and cursors.
+    pub(super) async fn end(&self) {
+        let all: Vec<Entity<B>> = {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.values().cloned().collect()
+        };
+        for entity in &all {
+            if let Entity::Cursor(cursor) = entity {
+                // The end of a test ignores errors.
+                let _ = cursor.perform("close", self).await;
+            }
+        }
+        for entity in all {
+            if let Entity::Session(entity) = entity
+                && let Some(session) = entity.session.lock().await.take()
+            {
+                session.end().await;
+            }
+        }
     }
 
     /// All clients.
@@ -205,7 +242,7 @@ impl<B: Backend> Entities<B> {
 
 impl<B: Backend> Lookup for Entities<B> {
     fn lsid(&self, session: &str) -> Result<Bson, String> {
-        Err(format!("{session} is no session"))
+        Ok(self.session(session)?.id.clone().into())
     }
 
     fn value(&self, entity: &str) -> Result<Bson, String> {

@@ -101,6 +101,19 @@ impl Observed {
         self.lock().clone()
     }
 
+    /// The session ids of the last two commands.
+    pub(super) fn last_lsids(&self) -> Result<[Bson; 2], String> {
+        let events = self.so_far();
+        let commands = events.iter().rev().filter(|one| one.name == "commandStartedEvent");
+        let lsids = commands.filter_map(|one| one.fields.get_document("command").ok());
+        let lsids: Vec<Bson> = lsids
+            .take(2)
+            .map(|command| command.get("lsid").cloned().unwrap_or(Bson::Null))
+            .collect();
+        let lsids: Result<[Bson; 2], _> = lsids.try_into();
+        lsids.map_err(|_| "there are no two commands".to_owned())
+    }
+
     pub(super) fn clear(&self) {
         self.lock().clear();
     }

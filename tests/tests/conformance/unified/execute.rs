@@ -1,12 +1,13 @@
 //! Runs the commands of an operation on the product.
 
-use bson::{Bson, Document, doc};
-use mongo_core::pools::Backend;
-use mongo_core::select::Criterion;
-use mongo_core::{Connection, Error};
+use bson::Document;
+use mongo_core::error::{Error, ErrorKind};
+use mongo_core::operation::{CursorType, OperationKind, TimeoutMode};
+use mongo_core::pools::{Backend, Command, Cursor, OnPools, Session};
 
 use super::client::Client;
-use super::crud::{Finish, Kind, Step, Translated};
+use super::crud::{CursorOptions, Finish, Kind, Step, Translated};
+use super::cursors::exhaust;
 use super::entities::Options;
 use super::results::{Answer, Found, bulk, result};
 
@@ -52,81 +53,149 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Runs all commands of an operation.
-pub(super) async fn run<B: Backend>(
-    client: &Client<B>,
-    translated: &Translated,
-    options: &Options,
-) -> Result<Found, Failure> {
-    let mut answers = Vec::new();
-    for step in &translated.steps {
-        match run_step(client, step, translated, options).await {
-            Ok(answer) => answers.push(answer),
-            Err(error) => {
-                let is_bulk = matches!(translated.finish, Finish::Bulk);
-                let result = is_bulk.then(|| bulk(&answers));
-                return Err(Failure::Product { error, result });
+/// An operation's commands, and what they run with.
+pub(super) struct Job<'a, B: Backend> {
+    pub(super) client: &'a Client<B>,
+    pub(super) translated: &'a Translated,
+    pub(super) options: &'a Options,
+}
+
+impl<B: Backend> Job<'_, B> {
+    /// Runs all commands.
+    pub(super) async fn run(
+        &self,
+        mut session: Option<&mut Session<B>>,
+    ) -> Result<Found, Failure> {
+        let mut answers = Vec::new();
+        let mut first_error = None;
+        for step in &self.translated.steps {
+            let ran = self.run_step(step, session.as_deref_mut()).await;
+            let error = match ran {
+                Ok((answer, None)) => {
+                    answers.push(answer);
+                    continue;
+                }
+                Ok((answer, Some(error))) => {
+                    answers.push(answer);
+                    error
+                }
+                Err(error) => error,
+            };
+            let goes_on = !self.translated.ordered && matches!(error.kind(), ErrorKind::Command(_));
+            first_error.get_or_insert(error);
+            if !goes_on {
+                break;
             }
         }
-    }
-    result(&translated.finish, &answers).map_err(Failure::Runner)
-}
-
-async fn run_step<B: Backend>(
-    client: &Client<B>,
-    step: &Step,
-    translated: &Translated,
-    options: &Options,
-) -> Result<Answer, Error> {
-    let mut command = step.command.clone();
-    let criterion = match (step.kind, &options.preference) {
-        (Kind::Write { .. }, _) | (_, None) => Criterion::write(),
-        (_, Some(preference)) => Criterion::read(preference.clone())
-            .map_err(|error| Error::configuration(error.to_string()))?,
-    };
-    if let (Kind::Read, Some(concern)) = (step.kind, &options.read_concern) {
-        command.insert("readConcern", concern.to_document());
-    }
-    if let (Kind::Write { .. }, Some(concern)) = (step.kind, &options.write_concern) {
-        command.insert("writeConcern", concern.to_document());
-    }
-    let mut connection = client.pools.get_with(&criterion).await?;
-    let reply = connection.run_command(&step.database, &command).await?;
-    reply.check_write()?;
-    let reply = reply.to_document()?;
-    let documents = exhaust(&mut connection, step, translated, &reply).await?;
-    Ok(Answer {
-        command,
-        reply,
-        documents,
-    })
-}
-
-async fn exhaust(
-    connection: &mut Connection,
-    step: &Step,
-    translated: &Translated,
-    reply: &Document,
-) -> Result<Vec<Bson>, Error> {
-    let Ok(cursor) = reply.get_document("cursor") else {
-        return Ok(Vec::new());
-    };
-    let mut all = cursor.get_array("firstBatch").cloned().unwrap_or_default();
-    let mut id = cursor.get_i64("id").unwrap_or(0);
-    let namespace = cursor.get_str("ns").unwrap_or_default();
-    let collection = namespace.split_once('.').map_or("", |(_, name)| name);
-    while id != 0 {
-        let mut more = doc! { "getMore": id, "collection": collection };
-        if let Some(size) = translated.batch_size {
-            more.insert("batchSize", size);
+        match first_error {
+            None => result(&self.translated.finish, &answers).map_err(Failure::Runner),
+            Some(error) => Err(Failure::Product {
+                error,
+                result: matches!(self.translated.finish, Finish::Bulk).then(|| bulk(&answers)),
+            }),
         }
-        let reply = connection.run_command(&step.database, &more).await?;
-        let reply = reply.to_document()?;
-        let Ok(cursor) = reply.get_document("cursor") else {
-            break;
-        };
-        all.extend(cursor.get_array("nextBatch").cloned().unwrap_or_default());
-        id = cursor.get_i64("id").unwrap_or(0);
     }
-    Ok(all)
+
+    /// Runs one command. A reply with write errors is one, with the error.
+    async fn run_step(
+        &self,
+        step: &Step,
+        session: Option<&mut Session<B>>,
+    ) -> Result<(Answer, Option<Error>), Error> {
+        let mut answer = Answer {
+            command: step.command.clone(),
+            reply: Document::new(),
+            documents: Vec::new(),
+        };
+        if self.translated.finish.is_of_cursor() {
+            let cursor = self.open(step, session).await?;
+            answer.documents = exhaust(cursor).await?;
+            return Ok((answer, None));
+        }
+        let reply = self.prepare(step, session).await?;
+        let error = reply.check_write().err();
+        answer.reply = reply.to_document()?;
+        Ok((answer, error))
+    }
+
+    /// Opens the cursor of the first command.
+    pub(super) async fn open_first<'s>(
+        &'s self,
+        session: Option<&'s mut Session<B>>,
+    ) -> Result<Cursor<'s, B>, Failure> {
+        let step = self.translated.steps.first().ok_or("no command")?;
+        Ok(self.open(step, session).await?)
+    }
+
+    async fn open<'s>(
+        &'s self,
+        step: &Step,
+        session: Option<&'s mut Session<B>>,
+    ) -> Result<Cursor<'s, B>, Error> {
+        let mut command = self.prepare(step, session);
+        let CursorOptions {
+            batch_size,
+            max_await_time,
+            get_more_comment,
+            cursor_type,
+            timeout_mode,
+        } = &self.translated.cursor;
+        if let Some(size) = batch_size {
+            command = command.batch_size(u32::try_from(*size).unwrap_or(u32::MAX));
+        }
+        if let Some(time) = max_await_time {
+            command = command.max_await_time(*time);
+        }
+        if let Some(comment) = get_more_comment {
+            command = command.get_more_comment(comment.clone());
+        }
+        match cursor_type.as_deref() {
+            Some("tailable") => command = command.cursor_type(CursorType::Tailable),
+            Some("tailableAwait") => command = command.cursor_type(CursorType::TailableAwait),
+            _ => {}
+        }
+        match timeout_mode.as_deref() {
+            Some("iteration") => command = command.timeout_mode(TimeoutMode::Iteration),
+            Some("cursorLifetime") => command = command.timeout_mode(TimeoutMode::CursorLifetime),
+            _ => {}
+        }
+        command.cursor().await
+    }
+
+    fn prepare<'s>(
+        &'s self,
+        step: &Step,
+        session: Option<&'s mut Session<B>>,
+    ) -> Command<OnPools<'s, B>> {
+        let mut command = self.client.pools.command(&step.database, &step.command);
+        command = match step.kind {
+            Kind::Command => command,
+            Kind::Read => command.kind(OperationKind::Read),
+            Kind::Write { retryable: true } => command.kind(OperationKind::Write),
+            Kind::Write { retryable: false } => {
+                command.kind(OperationKind::Write).not_retryable()
+            }
+        };
+        let options = self.options;
+        if let Some(preference) = &options.preference {
+            command = command.read_preference(preference.clone());
+        }
+        if let (Kind::Read, Some(concern)) = (step.kind, &options.read_concern) {
+            command = command.read_concern(concern.clone());
+        }
+        if let (Kind::Write { .. }, Some(concern)) = (step.kind, &options.write_concern) {
+            command = command.write_concern(concern.clone());
+        }
+        if let Some(timeout) = options.timeout {
+            command = command.timeout(timeout);
+        }
+        if let Some(comment) = &self.translated.comment {
+            command = command.comment(comment.clone());
+        }
+        match session {
+            Some(session) => command.session(session),
+            None => command,
+        }
+    }
 }
+

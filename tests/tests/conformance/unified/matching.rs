@@ -6,7 +6,7 @@ use super::json;
 use crate::Outcome;
 
 /// What the entities of a test say about a value.
-pub(super) trait Lookup: Send + Sync {
+pub(super) trait Lookup {
     /// The id of a session entity.
     fn lsid(&self, session: &str) -> Result<Bson, String>;
     /// The BSON value of an entity.

@@ -78,14 +78,75 @@ fn fit(expected: &Bson, line: &Line, lookup: &dyn Lookup) -> Outcome {
 
 /// A redacted failure has no message of the server's.
 fn is_redacted(failure: &str) -> bool {
-    failure.contains("redacted")
+    failure.contains("REDACTED")
 }
 
+/// The span of a check-out, which the specification does not have.
+const CHECK_OUT: &str = "mongodb.check_out";
+
 /// Compares the spans of a client.
-pub(super) fn compare_spans(
-    expected: &Document,
-    _spans: &[Span],
-    _lookup: &dyn Lookup,
-) -> Outcome {
-    Err(format!("the runner compares no spans: {expected}"))
+pub(super) fn compare_spans(expected: &Document, spans: &[Span], lookup: &dyn Lookup) -> Outcome {
+    let known = ["client", "ignoreExtraSpans", "spans"];
+    let expected = Fields::new(expected, "expectTracingMessages", &known)?;
+    let ignores_extra = expected.flag("ignoreExtraSpans")?;
+    let tree = Tree {
+        spans,
+        ignores_extra,
+        lookup,
+    };
+    tree.compare(expected.list("spans")?, None)
+}
+
+struct Tree<'a> {
+    spans: &'a [Span],
+    ignores_extra: bool,
+    lookup: &'a dyn Lookup,
+}
+
+impl Tree<'_> {
+    /// Compares the spans within a span, in order.
+    fn compare(&self, expected: &[Bson], parent: Option<u64>) -> Outcome {
+        let children = self.children(parent);
+        let mut rest = children.iter();
+        for expected in expected {
+            let expected = expected.as_document().ok_or("a span is no document")?;
+            let mut mismatches = Vec::new();
+            loop {
+                let Some(span) = rest.next() else {
+                    return Err(format!("no span {expected}: {mismatches:#?}"));
+                };
+                match self.fit(expected, span) {
+                    Ok(()) => break,
+                    Err(text) if self.ignores_extra => mismatches.push(text),
+                    Err(text) => return Err(text),
+                }
+            }
+        }
+        match rest.next() {
+            Some(extra) if !self.ignores_extra => Err(format!("unexpected {extra:?}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The spans within a span; those of check-outs are left out.
+    fn children(&self, parent: Option<u64>) -> Vec<&Span> {
+        let mut children = Vec::new();
+        for span in self.spans.iter().filter(|span| span.parent == parent) {
+            match span.name == CHECK_OUT {
+                true => children.extend(self.children(Some(span.id))),
+                false => children.push(span),
+            }
+        }
+        children
+    }
+
+    fn fit(&self, expected: &Document, span: &Span) -> Outcome {
+        let expected = Fields::new(expected, "span", &["name", "attributes", "nested"])?;
+        let name = span.data.get_str("otel.name").unwrap_or(span.name);
+        crate::equal("the span's name", name, expected.text("name")?)?;
+        let data = Bson::Document(span.data.clone());
+        let attributes = expected.get("attributes").ok_or("no attributes")?;
+        matches_root(attributes, Some(&data), name, self.lookup)?;
+        self.compare(expected.list("nested")?, Some(span.id))
+    }
 }

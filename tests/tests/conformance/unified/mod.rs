@@ -2,13 +2,14 @@
 //!
 //! Files by what they do: [`case`] reads a test, [`plan`] and [`stage`] set up its servers,
 //! [`client`] and [`entities`] what it names, [`operation`] and [`special`] run its operations,
-//! [`crud`] and [`results`] translate a driver's helpers into commands and back, [`execute`] runs
+//! [`sessions`] and [`cursors`] those of their entities. [`crud`] and [`results`] translate a driver's helpers into commands and back, [`execute`] runs
 //! commands on the product. [`events`], [`logs`], [`messages`] and [`errors`] are what a test
 //! compares, by [`matching`].
 
 mod case;
 mod client;
 mod crud;
+mod cursors;
 mod entities;
 mod errors;
 mod events;
@@ -20,6 +21,7 @@ mod messages;
 mod operation;
 mod plan;
 mod results;
+mod sessions;
 mod special;
 mod stage;
 mod threads;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use mongo_core::pools::Backend;
 use serde_json::Value;
+use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use crate::Outcome;
@@ -68,7 +71,7 @@ fn run<B: Backend<Config: Default>>(case: &Value) -> Outcome {
     let case = Case::read(case)?;
     let plan = Plan::of(&case)?;
     let runtime = Stage::runtime(&plan)?;
-    let outcome = runtime.block_on(async {
+    let outcome = LocalSet::new().block_on(&runtime, async {
         let played = timeout(LIMIT, play::<B>(&case, plan)).await;
         played.unwrap_or_else(|_| Err(format!("not over after {LIMIT:?}")))
     });
@@ -84,6 +87,8 @@ async fn play<B: Backend<Config: Default>>(case: &Case, plan: Plan) -> Outcome {
         entities: Entities::new(),
     });
     let outcome = act(case, &play, &capture).await;
+    let outcome = outcome.map_err(|message| format!("{message}\n{}", play.stage.seen()));
+    play.entities.end().await;
     for client in play.entities.clients() {
         client.pools.close().await;
     }

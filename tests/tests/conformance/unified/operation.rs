@@ -9,12 +9,15 @@ use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::Backend;
 
 use super::case::Fields;
-use super::crud::{Arguments, Finish, Kind, Place, Step, Translated, translate};
-use super::entities::{Entities, Entity, Options, Target, millis};
+use super::client::Client;
+use super::crud::{Arguments, CursorOptions, Finish, Kind, Place, Step, Translated, translate};
+use super::cursors::{self, CursorEntity};
+use super::entities::{Entities, Entity, Options, Target, millis, parse, preference};
 use super::errors::check_error;
-use super::execute::{Failure, run};
+use super::execute::{Failure, Job};
 use super::matching::{Lookup, matches_root, matches_roots};
 use super::results::Found;
+use super::sessions::{self, Held};
 use super::special;
 use super::stage::Stage;
 use crate::Outcome;
@@ -29,10 +32,20 @@ pub(super) struct Play<B: Backend> {
 pub(super) fn perform<B: Backend<Config: Default>>(
     play: Arc<Play<B>>,
     operation: Document,
-) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+) -> Pin<Box<dyn Future<Output = Outcome>>> {
+    Box::pin(async move { perform_for(play, operation, None).await.map(drop) })
+}
+
+/// Like [`perform`], with a session that the caller holds. Also returns the product's error, whether
+/// the test expects it or not.
+pub(super) fn perform_for<B: Backend<Config: Default>>(
+    play: Arc<Play<B>>,
+    operation: Document,
+    held: Option<Held<'_, B>>,
+) -> Pin<Box<dyn Future<Output = Result<mongo_core::Result<()>, String>> + '_>> {
     Box::pin(async move {
         let name = operation.get_str("name").unwrap_or_default().to_owned();
-        let outcome = perform_named(&play, &operation).await;
+        let outcome = perform_named(&play, &operation, held).await;
         outcome.map_err(|message| format!("{name}: {message}"))
     })
 }
@@ -40,7 +53,8 @@ pub(super) fn perform<B: Backend<Config: Default>>(
 async fn perform_named<B: Backend<Config: Default>>(
     play: &Arc<Play<B>>,
     operation: &Document,
-) -> Outcome {
+    held: Option<Held<'_, B>>,
+) -> Result<mongo_core::Result<()>, String> {
     let known = [
         "name",
         "object",
@@ -64,48 +78,78 @@ async fn perform_named<B: Backend<Config: Default>>(
     }
     if object == "testRunner" {
         return match (ignores, expects.is_empty()) {
-            (false, true) => special::perform(play, name, arguments).await,
+            (false, true) => special::perform(play, name, arguments, held).await.map(Ok),
             _ => Err("an operation of the runner has no result".to_owned()),
         };
     }
-    let outcome = on_entity(play, name, object, arguments).await;
+    let outcome = on_entity(play, name, object, arguments, held).await;
     let lookup = &play.entities;
     match (outcome, operation.document("expectError")?) {
         (Err(Failure::Runner(text)), _) => Err(text),
-        (_, _) if ignores => Ok(()),
+        (Ok(_), None) if ignores => Ok(Ok(())),
+        (Err(Failure::Product { error, .. }), None) if ignores => Ok(Err(error)),
         (Ok(found), None) => {
             compare(operation.get("expectResult"), &found, lookup)?;
             match operation.get("saveResultAsEntity").and_then(Bson::as_str) {
-                None => Ok(()),
-                Some(name) => save(play, name, found),
+                None => Ok(Ok(())),
+                Some(name) => save(play, name, found).map(Ok),
             }
         }
-        (Err(failure), Some(expected)) => check_error(expected, &failure, lookup),
+        (Err(failure), Some(expected)) => {
+            check_error(expected, &failure, lookup)?;
+            match failure {
+                Failure::Product { error, .. } => Ok(Err(error)),
+                Failure::Runner(text) => Err(text),
+            }
+        }
         (Ok(found), Some(expected)) => Err(format!("{found:?}, expected the error {expected}")),
         (Err(failure), None) => Err(failure.to_string()),
     }
 }
 
-fn compare(expected: Option<&Bson>, found: &Found, lookup: &dyn Lookup) -> Outcome {
-    match (expected, found) {
-        (None, _) => Ok(()),
-        (Some(expected), Found::Value(found)) => {
-            matches_root(expected, Some(found), "result", lookup)
+/// The result of an operation.
+enum Obtained<B: Backend> {
+    Found(Found),
+    Cursor(CursorEntity<B>),
+}
+
+impl<B: Backend> std::fmt::Debug for Obtained<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Found(found) => found.fmt(f),
+            Self::Cursor(_) => f.write_str("a cursor"),
         }
-        (Some(expected), Found::Documents(found)) => {
-            matches_roots(expected, found, "result", lookup)
-        }
-        (Some(expected), Found::Nothing) => matches_root(expected, None, "result", lookup),
     }
 }
 
-fn save<B: Backend>(play: &Play<B>, name: &str, found: Found) -> Outcome {
-    let value = match found {
-        Found::Value(value) => value,
-        Found::Documents(documents) => Bson::Array(documents),
-        Found::Nothing => return Err("there is no result to save".to_owned()),
+fn compare<B: Backend>(
+    expected: Option<&Bson>,
+    found: &Obtained<B>,
+    lookup: &dyn Lookup,
+) -> Outcome {
+    let Some(expected) = expected else {
+        return Ok(());
     };
-    play.entities.add(name, Entity::Value(value))
+    match found {
+        Obtained::Found(Found::Value(found)) => {
+            matches_root(expected, Some(found), "result", lookup)
+        }
+        Obtained::Found(Found::Documents(found)) => {
+            matches_roots(expected, found, "result", lookup)
+        }
+        Obtained::Found(Found::Nothing) => matches_root(expected, None, "result", lookup),
+        Obtained::Cursor(_) => Err("a cursor can't be compared".to_owned()),
+    }
+}
+
+fn save<B: Backend>(play: &Play<B>, name: &str, found: Obtained<B>) -> Outcome {
+    let entity = match found {
+        Obtained::Found(Found::Value(value)) => Entity::Value(value),
+        Obtained::Found(Found::Documents(documents)) => Entity::Value(documents.into()),
+        Obtained::Found(Found::Nothing) => return Err("there is no result to save".to_owned()),
+        Obtained::Cursor(cursor) => Entity::Cursor(Arc::new(cursor)),
+    };
+    play.entities.add(name, entity)
 }
 
 async fn on_entity<B: Backend<Config: Default>>(
@@ -113,83 +157,144 @@ async fn on_entity<B: Backend<Config: Default>>(
     name: &str,
     object: &str,
     arguments: &Document,
-) -> Result<Found, Failure> {
+    held: Option<Held<'_, B>>,
+) -> Result<Obtained<B>, Failure> {
     let arguments = Arguments::new(arguments);
-    match play.entities.get(object)? {
+    let found = match play.entities.get(object)? {
         Entity::Client(client) => match name {
             "close" => {
                 arguments.finish(name)?;
                 client.pools.close().await;
-                Ok(Found::Nothing)
+                Found::Nothing
             }
-            "appendMetadata" => {
-                let info = arguments.document("driverInfoOptions")?;
-                let info = info.ok_or("driverInfoOptions is missing")?;
-                let info = Fields::new(info, name, &["name", "version", "platform"])?;
-                let mut driver = DriverInfo::new(info.text("name")?);
-                if info.get("version").is_some() {
-                    driver = driver.with_version(info.text("version")?);
-                }
-                if info.get("platform").is_some() {
-                    driver = driver.with_platform(info.text("platform")?);
-                }
-                client.pools.append_metadata(driver)?;
-                Ok(Found::Nothing)
-            }
+            "appendMetadata" => append_metadata(&client, &arguments)?,
             _ => {
                 let target = Target {
                     client,
                     database: "admin".to_owned(),
                     collection: None,
+                    is_client: true,
                     options: Options::default(),
                 };
-                on_target(&target, name, &arguments).await
+                return on_target(play, &target, name, &arguments, held).await;
             }
         },
-        Entity::Target(target) => on_target(&target, name, &arguments).await,
-        Entity::Thread(_) | Entity::Description(_) | Entity::Value(_) => {
-            Err(format!("{object} has no operation {name}").into())
+        Entity::Target(target) => return on_target(play, &target, name, &arguments, held).await,
+        Entity::Session(session) => {
+            sessions::perform(play, &session, (object, name), &arguments).await?
         }
+        Entity::Cursor(cursor) => {
+            arguments.finish(name)?;
+            cursor.perform(name, &play.entities).await?
+        }
+        Entity::Thread(_) | Entity::Description(_) | Entity::Value(_) => {
+            return Err(format!("{object} has no operation {name}").into());
+        }
+    };
+    Ok(Obtained::Found(found))
+}
+
+fn append_metadata<B: Backend>(
+    client: &Client<B>,
+    arguments: &Arguments<'_>,
+) -> Result<Found, Failure> {
+    let info = arguments.document("driverInfoOptions")?;
+    let info = info.ok_or("driverInfoOptions is missing")?;
+    let info = Fields::new(info, "driverInfo", &["name", "version", "platform"])?;
+    let mut driver = DriverInfo::new(info.text("name")?);
+    if info.get("version").is_some() {
+        driver = driver.with_version(info.text("version")?);
     }
+    if info.get("platform").is_some() {
+        driver = driver.with_platform(info.text("platform")?);
+    }
+    client.pools.append_metadata(driver)?;
+    Ok(Found::Nothing)
 }
 
 async fn on_target<B: Backend>(
+    play: &Arc<Play<B>>,
     target: &Target<B>,
     name: &str,
     arguments: &Arguments<'_>,
-) -> Result<Found, Failure> {
-    let mut options = target.options.clone();
-    let translated = match (name, &target.collection) {
-        ("runCommand", None) => {
-            options = Options::default();
-            run_command(target, arguments)?
-        }
+    held: Option<Held<'_, B>>,
+) -> Result<Obtained<B>, Failure> {
+    let is_raw = matches!(name, "runCommand" | "runCursorCommand" | "createCommandCursor");
+    let translated = match (is_raw, &target.collection) {
+        (true, None) => run_command(target, name, arguments)?,
         _ => {
             let place = Place {
                 database: &target.database,
                 collection: target.collection.as_deref(),
+                is_client: target.is_client,
             };
-            translate(name, arguments, place)?
+            let helper = match name {
+                "createFindCursor" => "find",
+                _ => name,
+            };
+            translate(helper, arguments, place)?
         }
     };
-    if let Some(timeout) = arguments.number("timeoutMS")? {
-        options.timeout = Some(millis(timeout));
-    }
-    if let Some(preference) = arguments.document("readPreference")? {
-        options.preference = Some(super::entities::preference(preference)?);
-    }
+    let session_name = arguments.text("session")?;
+    let entity;
+    let mut slot;
+    let session = match (session_name, held) {
+        (None, _) => None,
+        (Some(name), Some(held)) if held.name == name => Some(held.session),
+        (Some(name), _) => {
+            entity = play.entities.session(name)?;
+            slot = entity.session.lock().await;
+            Some(slot.as_mut().ok_or("the session has ended")?)
+        }
+    };
+    let own = Options {
+        preference: arguments.document("readPreference")?.map(preference).transpose()?,
+        read_concern: parse(arguments.get("readConcern"))?,
+        write_concern: parse(arguments.get("writeConcern"))?,
+        timeout: arguments.number("timeoutMS")?.map(millis),
+    };
     arguments.finish(name)?;
-    run(&target.client, &translated, &options).await
+    let in_transaction = session.as_ref().is_some_and(|session| session.is_in_transaction());
+    let inherited = match is_raw || in_transaction {
+        // A transaction has its own concerns and read preference, and a raw command inherits none.
+        true => Options {
+            timeout: target.options.timeout,
+            ..Options::default()
+        },
+        false => target.options.clone(),
+    };
+    let job = Job {
+        client: &target.client,
+        translated: &translated,
+        options: &own.within(&inherited),
+    };
+    match name {
+        "createFindCursor" | "createCommandCursor" | "createChangeStream" => {
+            let cursor = job.open_first(session).await?;
+            Ok(Obtained::Cursor(cursors::keep(cursor, session_name)))
+        }
+        _ => Ok(Obtained::Found(job.run(session).await?)),
+    }
 }
 
 fn run_command<B: Backend>(
     target: &Target<B>,
+    name: &str,
     arguments: &Arguments<'_>,
 ) -> Result<Translated, String> {
     let command = arguments.document("command")?;
     let command = command.ok_or("command is missing")?.clone();
-    if let Some(name) = arguments.text("commandName")? {
-        crate::equal("commandName", command.keys().next().map(String::as_str), Some(name))?;
+    if let Some(named) = arguments.text("commandName")? {
+        let own = command.keys().next().map(String::as_str);
+        crate::equal("commandName", own, Some(named))?;
+    }
+    let mut cursor = CursorOptions::default();
+    if name != "runCommand" {
+        cursor.batch_size = arguments.number("batchSize")?;
+        cursor.max_await_time = arguments.number("maxTimeMS")?.map(millis);
+        cursor.get_more_comment = arguments.get("comment").cloned();
+        cursor.cursor_type = arguments.text("cursorType")?.map(str::to_owned);
+        cursor.timeout_mode = arguments.text("timeoutMode")?.map(str::to_owned);
     }
     Ok(Translated {
         steps: vec![Step {
@@ -197,8 +302,12 @@ fn run_command<B: Backend>(
             command,
             kind: Kind::Command,
         }],
-        finish: Finish::Reply,
-        batch_size: None,
+        finish: match name {
+            "runCommand" => Finish::Reply,
+            _ => Finish::Documents,
+        },
+        cursor,
+        comment: None,
         ordered: true,
     })
 }

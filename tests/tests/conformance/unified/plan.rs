@@ -48,6 +48,16 @@ const ONLY_REAL: [&str; 20] = [
     "withTransaction",
 ];
 
+/// Operations of cases in which time matters. They run in memory unless they need a real server.
+const TIMED: [&str; 6] = [
+    "failPoint",
+    "runOnThread",
+    "wait",
+    "waitForEvent",
+    "assertEventCount",
+    "recordTopologyDescription",
+];
+
 /// The deployment of a case.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
@@ -76,10 +86,13 @@ impl Plan {
             let client = entity.get_document("client");
             client.is_ok_and(|client| client.get_bool("useMultipleMongoses").unwrap_or(false))
         });
-        let real = case.all_operations().iter().any(|operation| {
-            let name = operation.get_str("name").unwrap_or_default();
-            ONLY_REAL.contains(&name)
-        });
+        let has = |names: &[&str]| {
+            case.all_operations().iter().any(|operation| {
+                let name = operation.get_str("name").unwrap_or_default();
+                names.contains(&name)
+            })
+        };
+        let real = has(&ONLY_REAL) || !has(&TIMED);
         for (release, wire_version) in RELEASES {
             for auth in [false, true] {
                 for topology in topologies {
@@ -97,8 +110,8 @@ impl Plan {
                             || plan.meets_any(alternatives, &release)?;
                     }
                     if is_met {
-                        // A scripted server has no users beside those of its own.
-                        plan.real &= !auth;
+                        // The real server behind a deployment has no users, and one version.
+                        plan.real &= !auth && wire_version == RELEASES[0].1;
                         return Ok(plan);
                     }
                 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 use mongo_core::ServerAddress;
-use mongo_core::pools::Backend;
+use mongo_core::pools::{Backend, Session};
 use mongo_core::sdam::TopologyDescription;
 use tokio::time::{sleep, timeout};
 
 use super::case::Fields;
 use super::entities::{Entity, millis};
 use super::operation::{Play, perform as perform_operation};
+use super::sessions::{self, Held, SessionEntity};
 use super::threads::Thread;
 use crate::Outcome;
 
@@ -22,6 +23,7 @@ pub(super) async fn perform<B: Backend<Config: Default>>(
     play: &Arc<Play<B>>,
     name: &str,
     arguments: &Document,
+    held: Option<Held<'_, B>>,
 ) -> Outcome {
     let known: &[&str] = match name {
         "createEntities" => &["entities"],
@@ -31,6 +33,13 @@ pub(super) async fn perform<B: Backend<Config: Default>>(
         "runOnThread" => &["thread", "operation"],
         "waitForThread" => &["thread"],
         "wait" => &["ms"],
+        "targetedFailPoint" => &["session", "failPoint"],
+        "assertSessionTransactionState" => &["session", "state"],
+        "assertSessionPinned"
+        | "assertSessionUnpinned"
+        | "assertSessionDirty"
+        | "assertSessionNotDirty" => &["session"],
+        "assertSameLsidOnLastTwoCommands" | "assertDifferentLsidOnLastTwoCommands" => &["client"],
         "recordTopologyDescription" => &["client", "id"],
         "assertTopologyType" => &["topologyDescription", "topologyType"],
         "waitForPrimaryChange" => &["client", "priorTopologyDescription", "timeoutMS"],
@@ -65,6 +74,14 @@ pub(super) async fn perform<B: Backend<Config: Default>>(
             play.entities.thread(arguments.text("thread")?)?.run(work)
         }
         "waitForThread" => play.entities.thread(arguments.text("thread")?)?.join().await,
+        "assertSameLsidOnLastTwoCommands" | "assertDifferentLsidOnLastTwoCommands" => {
+            let client = play.entities.client(arguments.text("client")?)?;
+            let [last, former] = client.observed.last_lsids()?;
+            crate::equal("the same lsid", last == former, name.contains("Same"))
+        }
+        _ if arguments.get("session").is_some() => {
+            on_session(play, name, &arguments, held).await
+        }
         "wait" => {
             sleep(millis(arguments.number("ms")?.ok_or("no time")?)).await;
             Ok(())
@@ -98,6 +115,12 @@ pub(super) async fn create<B: Backend<Config: Default>>(
             Entity::Client(Arc::new(client))
         }
         "database" | "collection" => return play.entities.add_target(kind, what),
+        "session" => {
+            let fields = Fields::new(what, kind, &["id", "client", "sessionOptions"])?;
+            let client = play.entities.client(fields.text("client")?)?;
+            let options = sessions::options(fields.document("sessionOptions")?, play)?;
+            Entity::Session(Arc::new(SessionEntity::start(&client, options)?))
+        }
         "thread" => {
             Fields::new(what, kind, &["id"])?;
             Entity::Thread(Arc::new(Thread::start()))
@@ -122,6 +145,33 @@ async fn fail_point<B: Backend<Config: Default>>(
     let mut connection = client.pools.get().await.map_err(told)?;
     let set = connection.run_command("admin", command).await;
     set.map(drop).map_err(told)
+}
+
+/// Looks at a session, or sets a fail point on the mongos that it is pinned to.
+async fn on_session<B: Backend<Config: Default>>(
+    play: &Arc<Play<B>>,
+    name: &str,
+    arguments: &Fields<'_>,
+    held: Option<Held<'_, B>>,
+) -> Outcome {
+    let session_name = arguments.text("session")?;
+    let entity;
+    let slot;
+    let session: &Session<B> = match held {
+        Some(held) if held.name == session_name => held.session,
+        _ => {
+            entity = play.entities.session(session_name)?;
+            slot = entity.session.lock().await;
+            slot.as_ref().ok_or("the session has ended")?
+        }
+    };
+    if name != "targetedFailPoint" {
+        let state = arguments.get("state").and_then(Bson::as_str);
+        return sessions::check(session, name, state);
+    }
+    let server = session.pinned_server().ok_or("the session is not pinned")?;
+    let command = arguments.document("failPoint")?.ok_or("no fail point")?;
+    play.stage.set_fail_point_at(server, command)
 }
 
 async fn events<B: Backend<Config: Default>>(

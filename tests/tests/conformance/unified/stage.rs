@@ -89,9 +89,6 @@ impl Stage {
             Topology::Sharded if !all_mongoses => {
                 format!("mongodb://{}/?", deployment.address(0))
             }
-            Topology::Single => {
-                format!("mongodb://{}/?directConnection=true", deployment.address(0))
-            }
             _ => deployment.uri(),
         };
         if self.plan.auth {
@@ -184,6 +181,22 @@ impl Stage {
         match &self.real {
             Some(real) => Ok(real.server().run_command(database, command)),
             None => Err("only a real server can be asked".to_owned()),
+        }
+    }
+
+    /// The names of the commands that the servers received, for the message of a failure.
+    pub(super) fn seen(&self) -> String {
+        let names = |server: &ScriptedServer| {
+            server.look(|seen| {
+                let names = seen.log.iter().map(|one| format!("{}:{}", one.connection, one.name));
+                names.collect::<Vec<_>>().join(" ")
+            })
+        };
+        match &self.servers {
+            Servers::Deployment(deployment) => (0..deployment.len())
+                .map(|server| format!("m{server}: {}\n", names(deployment.server(server))))
+                .collect(),
+            Servers::Scripted(server) => names(server),
         }
     }
 

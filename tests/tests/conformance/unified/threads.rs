@@ -18,7 +18,7 @@ const MOST: usize = 64;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// An operation to run.
-pub(super) type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = Outcome>>>;
 
 /// A thread.
 pub(super) struct Thread(Mutex<Option<Running>>);
@@ -31,7 +31,7 @@ struct Running {
 impl Thread {
     pub(super) fn start() -> Self {
         let (sender, mut receiver) = mpsc::channel::<Work>(MOST);
-        let task = tokio::spawn(async move {
+        let task = tokio::task::spawn_local(async move {
             while let Some(work) = receiver.recv().await {
                 work.await?;
             }
