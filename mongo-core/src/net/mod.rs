@@ -28,6 +28,8 @@ pub(crate) use connection::Identity;
 pub(crate) use connection::establish::{Compression, Establisher, Failed, Service};
 pub(crate) use connection::generations::Generations;
 pub(crate) use connection::metadata::Metadata;
+pub use connection::operation::OnConnection;
+pub(crate) use connection::operation::{random_id, unacknowledged, wait, was_sent};
 pub(crate) use connection::pool_handle::{ConnectionState, Interrupted, PoolHandle, PoolHooks};
 pub use connection::reply::{OwnedReply, Reply};
 pub(crate) use deadline::sleep_until;
@@ -38,7 +40,7 @@ pub(crate) use setters::{auth_setters, transport_setters};
 pub use single::SingleClient;
 pub use single::on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub(crate) use topology::{Clear, Removal, Shared as TopologyShared, TopologyListener};
-pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
+pub use topology::{SelectedServer, Topology, TopologyBuilder};
 pub use transport::connector::{Connector, SocketConnector};
 #[cfg(feature = "dns")]
 pub use transport::dns::HickoryResolver;
@@ -51,6 +53,7 @@ pub(crate) use transport::together::Together;
 pub(crate) use transport::{Transport, TransportBuilder};
 
 use crate::handshake::Environment;
+pub use crate::operation::ClusterTime;
 
 /// The environment of this process.
 pub(crate) const PROCESS: Environment<'static> = Environment {

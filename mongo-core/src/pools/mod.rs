@@ -64,6 +64,7 @@ pub mod duration;
 mod factory;
 mod follow;
 mod guard;
+mod operation;
 mod options;
 mod pool;
 mod registry;
@@ -81,6 +82,7 @@ pub use config::{
 };
 pub use factory::{ConnectionFactory, ConnectionFactoryBuilder};
 pub use guard::PooledConnection;
+pub use operation::{OnPools, Session};
 pub use options::{
     DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAINTENANCE_INTERVAL, DEFAULT_UNUSED_TIMEOUT, PoolsConfig,
 };

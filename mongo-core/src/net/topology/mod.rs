@@ -11,6 +11,7 @@ use crate::ServerAddress;
 use crate::error::Result;
 use crate::handshake::DriverInfo;
 use crate::net::transport::tls::Tls;
+use crate::operation::ClusterTime;
 use crate::sdam::{ApplicationError, TopologyDescription};
 use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
 use crate::uri::ClientOptions;
@@ -31,7 +32,6 @@ mod writing;
 mod tests;
 
 pub use builder::TopologyBuilder;
-pub use cluster_time::ClusterTime;
 pub(crate) use listener::{Clear, Removal, TopologyListener};
 use logs::Selection;
 pub(crate) use shared::Shared;

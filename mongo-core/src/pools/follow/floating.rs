@@ -253,6 +253,7 @@ impl Floating {
             cap: None,
             takes_writes: self.suitable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
+            client: None,
             wake: None,
             runtime: None,
         });

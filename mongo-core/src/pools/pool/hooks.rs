@@ -13,6 +13,7 @@ use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
 };
 use crate::net::{Connection, ConnectionState, Identity, PoolHooks};
+use crate::operation::{ClientContext, ClusterTime};
 use crate::pools::pool::PoolInner;
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
@@ -203,6 +204,14 @@ impl PoolHooks for PoolInner {
         if let Some(topology) = &self.topology {
             topology.advance_cluster_time(cluster_time);
         }
+    }
+
+    fn newest_cluster_time(&self) -> Option<Arc<ClusterTime>> {
+        self.topology.as_ref()?.newest_cluster_time()
+    }
+
+    fn client(&self) -> &Arc<ClientContext> {
+        &self.client
     }
 
     fn checked_in(&self, identity: &Identity) {

@@ -13,6 +13,7 @@ use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
 use crate::error::Error;
 use crate::net::{Connection, ConnectionState, Establisher, TopologyShared};
+use crate::operation::ClientContext;
 
 mod attempt;
 mod connect;
@@ -64,6 +65,8 @@ pub(super) struct PoolInner {
     cap: Option<CapShare>,
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,
+    /// The options and the sessions of operations.
+    client: Arc<ClientContext>,
     /// Whether errors clear the pool even without a topology.
     clears_itself: bool,
     links: ConnectionSet,

@@ -18,6 +18,7 @@ use crate::handshake::ServerApi;
 use crate::net::{
     Authenticator, Compression, Establisher, Generations, Metadata, TopologyShared, Transport,
 };
+use crate::operation::ClientContext;
 use crate::pools::config::RecyclingMethod;
 use crate::pools::server_cap::ServerCap;
 
@@ -39,6 +40,8 @@ pub(in crate::pools) struct FactoryConfig {
     pub(in crate::pools) replica_set: Option<Arc<str>>,
     pub(in crate::pools) compression: Compression,
     pub(in crate::pools) events: EventHandlers,
+    /// The operations of pools that have no tenant.
+    pub(in crate::pools) client: Arc<ClientContext>,
 }
 
 /// The parameters of a single pool.
@@ -52,6 +55,8 @@ pub(in crate::pools) struct PoolParams {
     pub(in crate::pools) cap: Option<Arc<ServerCap>>,
     pub(in crate::pools) takes_writes: Arc<AtomicBool>,
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
+    /// The operations of the pool's tenant, if it has one.
+    pub(in crate::pools) client: Option<Arc<ClientContext>>,
     pub(in crate::pools) wake: Option<Wake>,
     /// The runtime of attempts, if the application named one.
     pub(in crate::pools) runtime: Option<Handle>,
@@ -73,6 +78,7 @@ impl PoolParams {
             cap: None,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
+            client: None,
             wake: None,
             runtime: None,
         }
@@ -120,6 +126,7 @@ impl FactoryConfig {
             // Nothing would make a pool ready again that began ready.
             clears_itself: params.topology.is_none() && params.state == PoolState::Paused,
             topology: params.topology,
+            client: params.client.unwrap_or_else(|| self.client.clone()),
             links: ConnectionSet::default(),
             counters: Counters::default(),
             is_announced: AtomicBool::new(false),

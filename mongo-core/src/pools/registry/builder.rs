@@ -160,6 +160,7 @@ impl<B: Backend> PoolsBuilder<B> {
             cap,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
+            client: None,
             wake: None,
             runtime: None,
         });
@@ -219,7 +220,8 @@ impl<B: Backend> PoolsBuilder<B> {
         };
         let template = self.template(Some(&topology))?;
         let credential = identity.credential.clone();
-        let tenant = Arc::new(Tenant::new(identity, true));
+        let client = template.client.clone();
+        let tenant = Arc::new(Tenant::new(identity, client, true));
         let registry = Arc::new_cyclic(|weak: &Weak<Registry<B>>| Registry {
             topology,
             owns_topology,

@@ -18,7 +18,7 @@ use crate::pools::{Backend, PooledConnection, ServerPool};
 use crate::select::Criterion;
 
 /// The most selections of one check-out.
-const MAX_SELECTIONS: u32 = 32;
+pub(in crate::pools) const MAX_SELECTIONS: u32 = 32;
 
 impl<B: Backend> Pools<B> {
     /// Selects a server and checks out a connection to it, within the configured wait time-out
@@ -73,19 +73,28 @@ impl<B: Backend> Pools<B> {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> Result<PooledConnection<B>> {
-        let choice = match deprioritized {
-            [] => match self.begin(criterion) {
-                Ok(connection) => return Ok(connection),
-                Err(choice) => choice,
-            },
-            _ => None,
-        };
         let wanted = Wanted {
             criterion,
             deprioritized,
             selections: 1,
         };
-        self.look_for(deadline.into(), wanted, choice).await
+        self.check_out(deadline.into(), wanted).await
+    }
+
+    /// A check-out with a limit on selections.
+    pub(in crate::pools) async fn check_out(
+        &self,
+        deadline: Deadline,
+        wanted: Wanted<'_>,
+    ) -> Result<PooledConnection<B>> {
+        let choice = match wanted.deprioritized {
+            [] => match self.begin(wanted.criterion) {
+                Ok(connection) => return Ok(connection),
+                Err(choice) => choice,
+            },
+            _ => None,
+        };
+        self.look_for(deadline, wanted, choice).await
     }
 
     /// Checks out an idle connection to a known server, without waiting. `None` if that would need
@@ -338,11 +347,11 @@ struct Choice<B: Backend> {
 
 /// The request of a check-out.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub(super) criterion: &'a Criterion,
-    pub(super) deprioritized: &'a [ServerAddress],
+pub(in crate::pools) struct Wanted<'a> {
+    pub(in crate::pools) criterion: &'a Criterion,
+    pub(in crate::pools) deprioritized: &'a [ServerAddress],
     /// The most selections.
-    pub(super) selections: u32,
+    pub(in crate::pools) selections: u32,
 }
 
 /// Runs a check-out in a span; the commands on its connection are nested in it.

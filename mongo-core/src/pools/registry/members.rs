@@ -138,6 +138,7 @@ impl<B: Backend> Registry<B> {
             cap,
             takes_writes: self.writable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
+            client: Some(tenant.client()),
             // Without a smallest size no pool can lack connections.
             wake: (self.pool_options.min_size > 0).then(|| Arc::new(wake) as _),
             runtime: self.home.named().cloned(),

@@ -20,12 +20,13 @@ use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handshake::DriverInfo;
 use crate::net::{AuthParts, Deadline, Dispatcher, Home, Tasks, Together, Topology};
+use crate::operation::ClientContext;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use crate::sync::lock;
 use crate::uri::ClientOptions;
 
 mod builder;
-mod check_out;
+pub(super) mod check_out;
 mod credentials;
 mod listener;
 mod maintenance;
@@ -198,6 +199,23 @@ impl<B: Backend> Pools<B> {
             return Err(Error::configuration(text));
         };
         self.registry().pool(&self.tenant, entry)
+    }
+
+    /// The options and the sessions of this handle's operations.
+    pub(super) fn client(&self) -> Arc<ClientContext> {
+        self.tenant.client()
+    }
+
+    /// The criterion of writes.
+    pub(super) fn write_criterion(&self) -> &Criterion {
+        &self.registry().write
+    }
+
+    /// The time of a check-out without a limit of its own, and of a selection.
+    pub(super) fn wait_limits(&self) -> (Duration, Duration) {
+        let registry = self.registry();
+        let selection = registry.options.server_selection_timeout;
+        (registry.wait_timeout, selection)
     }
 
     fn with_tenant(&self, tenant: Arc<Tenant<B>>) -> Self {

@@ -1,0 +1,8 @@
+//! Operations on `Pools` and `Connection`, for either backend: each test runs for deadpool and for
+//! bb8.
+
+#[macro_use]
+mod support;
+
+mod commands;
+mod retries;
