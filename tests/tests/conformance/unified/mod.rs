@@ -9,7 +9,6 @@
 mod case;
 mod client;
 mod crud;
-mod cursors;
 mod entities;
 mod errors;
 mod events;

@@ -11,7 +11,6 @@ use mongo_core::pools::Backend;
 use super::case::Fields;
 use super::client::Client;
 use super::crud::{Arguments, CursorOptions, Finish, Kind, Place, Step, Translated, translate};
-use super::cursors::{self, CursorEntity};
 use super::entities::{Entities, Entity, Options, Target, millis, parse, preference};
 use super::errors::check_error;
 use super::execute::{Failure, Job};
@@ -110,7 +109,7 @@ async fn perform_named<B: Backend<Config: Default>>(
 /// The result of an operation.
 enum Obtained<B: Backend> {
     Found(Found),
-    Cursor(CursorEntity<B>),
+    Cursor(std::marker::PhantomData<B>),
 }
 
 impl<B: Backend> std::fmt::Debug for Obtained<B> {
@@ -147,7 +146,7 @@ fn save<B: Backend>(play: &Play<B>, name: &str, found: Obtained<B>) -> Outcome {
         Obtained::Found(Found::Value(value)) => Entity::Value(value),
         Obtained::Found(Found::Documents(documents)) => Entity::Value(documents.into()),
         Obtained::Found(Found::Nothing) => return Err("there is no result to save".to_owned()),
-        Obtained::Cursor(cursor) => Entity::Cursor(Arc::new(cursor)),
+        Obtained::Cursor(_) => return Err("no cursors yet".to_owned()),
     };
     play.entities.add(name, entity)
 }
@@ -182,10 +181,6 @@ async fn on_entity<B: Backend<Config: Default>>(
         Entity::Target(target) => return on_target(play, &target, name, &arguments, held).await,
         Entity::Session(session) => {
             sessions::perform(play, &session, (object, name), &arguments).await?
-        }
-        Entity::Cursor(cursor) => {
-            arguments.finish(name)?;
-            cursor.perform(name, &play.entities).await?
         }
         Entity::Thread(_) | Entity::Description(_) | Entity::Value(_) => {
             return Err(format!("{object} has no operation {name}").into());
@@ -270,8 +265,7 @@ async fn on_target<B: Backend>(
     };
     match name {
         "createFindCursor" | "createCommandCursor" | "createChangeStream" => {
-            let cursor = job.open_first(session).await?;
-            Ok(Obtained::Cursor(cursors::keep(cursor, session_name)))
+            Err("no cursors yet".into())
         }
         _ => Ok(Obtained::Found(job.run(session).await?)),
     }
