@@ -1,4 +1,5 @@
-//! `configureFailPoint: "failCommand"`, which drivers' tests use to make a server fail.
+//! `configureFailPoint`, which drivers' tests use to make a server fail: `failCommand` and
+//! `onPrimaryTransactionalWrite`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,47 +8,115 @@ use bson::{Bson, Document, doc};
 
 use crate::action::{Action, ErrorReply, error_label};
 use crate::commands::Outcome;
-use crate::statement::{missing, size};
+use crate::statement::{max_time, missing, size};
 
-/// A server's one fail point.
+/// The parameter with the `baseBackoffMS` of overload errors. 0 omits it.
+const BASE_BACKOFF: &str = "externalClientBaseBackoffMS";
+
+/// A server's fail points.
 #[derive(Debug, Default)]
 pub(crate) struct FailPoint(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    setting: Option<Setting>,
-    /// How often it was configured.
+    /// `failCommand`.
+    commands: Option<(Mode, Setting)>,
+    /// How often `failCommand` was configured.
     version: u64,
-    /// How often it was hit since the server started.
+    /// How often `failCommand` was hit since the server started.
     hits: i32,
+    /// `onPrimaryTransactionalWrite`.
+    writes: Option<(Mode, Spoil)>,
+    write_hits: i32,
+    base_backoff: i32,
 }
 
-#[derive(Debug)]
-struct Setting {
+/// How often a fail point has an effect.
+#[derive(Clone, Copy, Debug)]
+struct Mode {
     /// Remaining hits without effect.
     skip: usize,
     /// Remaining hits with effect.
     times: usize,
+}
+
+#[derive(Debug)]
+struct Setting {
     commands: Vec<String>,
     app_name: Option<String>,
+    namespace: Option<String>,
     actions: Vec<Action>,
     /// The code of its error, if no labels are configured.
     unlabelled: i32,
+    /// Whether its error is one of an overloaded server.
+    is_overload: bool,
+}
+
+/// A command that `failCommand` may hit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) command: &'a Document,
+    pub(crate) database: &'a str,
+    pub(crate) app_name: Option<&'a str>,
+    /// Whether the server adds labels to errors.
+    pub(crate) has_labels: bool,
+}
+
+/// What `onPrimaryTransactionalWrite` does to a retryable write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spoil {
+    /// The error with which the write fails before its commit. `None`: it is committed.
+    pub(crate) code: Option<i32>,
+    /// Whether the connection is closed without a reply.
+    pub(crate) closes: bool,
 }
 
 impl FailPoint {
     /// Executes `configureFailPoint`.
-    pub(crate) fn configure(&self, command: &Document) -> Outcome {
+    pub(crate) fn configure(&self, command: &Document, is_mongos: bool) -> Outcome {
         let name = command.get_str("configureFailPoint").unwrap_or_default();
-        if name != "failCommand" {
-            let message = format!("there is no fail point '{name}'");
-            return Err(ErrorReply::new(249, "FailPointSetFailed", &message));
+        match name {
+            "failCommand" => {
+                let setting = Mode::read(command)?.map(|mode| Ok((mode, Setting::read(command)?)));
+                let setting = setting.transpose()?;
+                let mut state = self.lock();
+                state.commands = setting;
+                state.version += 1;
+                Ok(doc! {"count": state.hits})
+            }
+            "onPrimaryTransactionalWrite" if !is_mongos => {
+                let setting = Mode::read(command)?.map(|mode| (mode, Spoil::read(command)));
+                let mut state = self.lock();
+                state.writes = setting;
+                Ok(doc! {"count": state.write_hits})
+            }
+            _ => {
+                let message = format!("there is no fail point '{name}'");
+                Err(ErrorReply::new(249, "FailPointSetFailed", &message))
+            }
         }
-        let setting = Setting::read(command)?;
+    }
+
+    /// Executes a `setParameter` of the kit's own parameter; `None` for others.
+    pub(crate) fn set_parameter(&self, command: &Document) -> Option<Outcome> {
+        let millis = i32::try_from(size(command, BASE_BACKOFF)?).unwrap_or(i32::MAX);
+        let was = std::mem::replace(&mut self.lock().base_backoff, millis);
+        Some(Ok(doc! {"was": was}))
+    }
+
+    /// Whether the next retryable writes may be spoiled.
+    pub(crate) fn spoils_writes(&self) -> bool {
+        self.lock().writes.is_some_and(|(mode, _)| mode.times > 0)
+    }
+
+    /// Returns what happens to a retryable write that is about to be committed, and counts it. A
+    /// command counts once, regardless of its statements.
+    pub(crate) fn hit_write(&self) -> Option<Spoil> {
         let mut state = self.lock();
-        state.setting = setting;
-        state.version += 1;
-        Ok(doc! {"count": state.hits})
+        let (mode, spoil) = state.writes.as_mut()?;
+        let spoil = mode.hit().then_some(*spoil)?;
+        state.write_hits = state.write_hits.saturating_add(1);
+        Some(spoil)
     }
 
     /// Changes each time the fail point is configured.
@@ -56,27 +125,31 @@ impl FailPoint {
     }
 
     /// Returns its actions on a command, and counts the hit.
-    pub(crate) fn hit(&self, command: &Document, app_name: Option<&str>) -> Option<Vec<Action>> {
+    pub(crate) fn hit(&self, target: &Target<'_>) -> Option<Vec<Action>> {
+        let command = target.command;
         let name = command.keys().next()?;
         let mut state = self.lock();
-        let setting = state.setting.as_mut()?;
-        let is_meant = setting
-            .commands
-            .iter()
-            .any(|one| one.eq_ignore_ascii_case(name))
-            && (setting.app_name.is_none() || setting.app_name.as_deref() == app_name);
-        if !is_meant || setting.times == 0 {
+        let base_backoff = state.base_backoff;
+        let (mode, setting) = state.commands.as_mut()?;
+        if !setting.is_meant(name, target) || !mode.hit() {
             return None;
         }
-        if setting.skip > 0 {
-            setting.skip -= 1;
-            return None;
-        }
-        setting.times = setting.times.saturating_sub(1);
         let mut actions = setting.actions.clone();
-        if let Some(label) = error_label(setting.unlabelled, command) {
+        if target.has_labels
+            && let Some(label) = error_label(setting.unlabelled, command)
+        {
             let labels = vec![Bson::from(label)];
             actions.push(Action::Merge(doc! {"errorLabels": labels}));
+        }
+        if setting.is_overload && base_backoff > 0 {
+            actions.push(Action::Merge(doc! {"baseBackoffMS": base_backoff}));
+        }
+        // The maxTimeMS of a getMore is how long it awaits data.
+        let limit = max_time(command).filter(|_| !name.eq_ignore_ascii_case("getMore"));
+        if let (Some(limit), Some(Action::Delay(time))) = (limit, actions.first())
+            && limit <= *time
+        {
+            actions = vec![Action::Delay(limit), Action::Error(exceeded_time())];
         }
         state.hits = state.hits.saturating_add(1);
         Some(actions)
@@ -87,7 +160,7 @@ impl FailPoint {
     }
 }
 
-impl Setting {
+impl Mode {
     /// `None` for mode `off`.
     fn read(command: &Document) -> Result<Option<Self>, ErrorReply> {
         let mode = command.get("mode").ok_or_else(|| missing("mode"))?;
@@ -101,24 +174,78 @@ impl Setting {
             },
             _ => return Err(missing("mode")),
         };
+        Ok(Some(Self { skip, times }))
+    }
+
+    /// Counts a hit, and returns whether it has an effect.
+    fn hit(&mut self) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let has_effect = self.times > 0;
+        self.times = self.times.saturating_sub(1);
+        has_effect
+    }
+}
+
+impl Spoil {
+    fn read(command: &Document) -> Self {
+        let none = Document::new();
+        let data = command.get_document("data").unwrap_or(&none);
+        let code = size(data, "failBeforeCommitExceptionCode");
+        Self {
+            code: code.map(|code| i32::try_from(code).unwrap_or(i32::MAX)),
+            closes: data.get_bool("closeConnection").unwrap_or(true),
+        }
+    }
+}
+
+impl Setting {
+    fn read(command: &Document) -> Result<Self, ErrorReply> {
         let data = command.get_document("data").map_err(|_| missing("data"))?;
         let commands = data
             .get_array("failCommands")
             .map_err(|_| missing("failCommands"))?;
-        Ok(Some(Self {
-            skip,
-            times,
+        let labels = data.get_array("errorLabels").into_iter().flatten();
+        let text = |name| data.get_str(name).ok().map(str::to_owned);
+        Ok(Self {
             commands: commands
                 .iter()
                 .filter_map(Bson::as_str)
                 .filter(|name| !name.eq_ignore_ascii_case("configureFailPoint"))
                 .map(str::to_owned)
                 .collect(),
-            app_name: data.get_str("appName").ok().map(str::to_owned),
+            app_name: text("appName"),
+            namespace: text("namespace"),
             actions: actions(data),
             unlabelled: unlabelled_code(data),
-        }))
+            is_overload: labels
+                .filter_map(Bson::as_str)
+                .any(|label| label == "SystemOverloadedError"),
+        })
     }
+
+    fn is_meant(&self, name: &str, target: &Target<'_>) -> bool {
+        let mut commands = self.commands.iter();
+        let is_namespace = |wanted: &String| {
+            let field = if name.eq_ignore_ascii_case("getMore") {
+                "collection"
+            } else {
+                name
+            };
+            let collection = target.command.get_str(field).unwrap_or_default();
+            *wanted == format!("{}.{collection}", target.database)
+        };
+        commands.any(|one| one.eq_ignore_ascii_case(name))
+            && (self.app_name.is_none() || self.app_name.as_deref() == target.app_name)
+            && self.namespace.as_ref().is_none_or(is_namespace)
+    }
+}
+
+/// The error of a command that takes longer than its `maxTimeMS`.
+pub(crate) fn exceeded_time() -> ErrorReply {
+    ErrorReply::new(50, "MaxTimeMSExpired", "operation exceeded time limit")
 }
 
 fn actions(data: &Document) -> Vec<Action> {
@@ -163,7 +290,7 @@ fn unlabelled_code(data: &Document) -> i32 {
 }
 
 /// The names of the codes that drivers' tests use.
-fn code_name(code: i32) -> &'static str {
+pub(crate) fn code_name(code: i32) -> &'static str {
     match code {
         6 => "HostUnreachable",
         7 => "HostNotFound",
@@ -201,13 +328,22 @@ mod tests {
             "mode": mode.into(),
             "data": {"failCommands": ["find", "configureFailPoint"], "appName": "a", "errorCode": 91},
         };
-        point.configure(&command).unwrap();
+        point.configure(&command, false).unwrap();
         point
     }
 
+    fn hit(point: &FailPoint, command: Document, app_name: Option<&str>) -> Option<Vec<Action>> {
+        point.hit(&Target {
+            command: &command,
+            database: "db",
+            app_name,
+            has_labels: true,
+        })
+    }
+
     fn hits(point: &FailPoint) -> Vec<bool> {
-        let hit = |_| point.hit(&doc! {"find": 1}, Some("a")).is_some();
-        (0..5).map(hit).collect()
+        let is_hit = |_| hit(point, doc! {"find": 1}, Some("a")).is_some();
+        (0..5).map(is_hit).collect()
     }
 
     #[test]
@@ -223,17 +359,13 @@ mod tests {
     #[test]
     fn only_the_configured_commands_are_hit() {
         let point = with(doc! {"times": 1});
-        assert!(point.hit(&doc! {"insert": 1}, Some("a")).is_none());
-        assert!(point.hit(&doc! {"find": 1}, Some("b")).is_none());
-        assert!(point.hit(&doc! {"find": 1}, None).is_none());
-        assert!(
-            point
-                .hit(&doc! {"configureFailPoint": 1}, Some("a"))
-                .is_none()
-        );
-        assert!(point.hit(&doc! {"FIND": 1}, Some("a")).is_some());
+        assert!(hit(&point, doc! {"insert": 1}, Some("a")).is_none());
+        assert!(hit(&point, doc! {"find": 1}, Some("b")).is_none());
+        assert!(hit(&point, doc! {"find": 1}, None).is_none());
+        assert!(hit(&point, doc! {"configureFailPoint": 1}, Some("a")).is_none());
+        assert!(hit(&point, doc! {"FIND": 1}, Some("a")).is_some());
         let again = doc! {"configureFailPoint": "failCommand", "mode": "off"};
-        assert_eq!(point.configure(&again).unwrap(), doc! {"count": 1});
+        assert_eq!(point.configure(&again, false).unwrap(), doc! {"count": 1});
     }
 
     #[test]
@@ -245,8 +377,8 @@ mod tests {
             let command_of_it = doc! {
                 "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": whole,
             };
-            point.configure(&command_of_it).unwrap();
-            let actions = point.hit(&command, None).unwrap();
+            point.configure(&command_of_it, false).unwrap();
+            let actions = hit(&point, command, None).unwrap();
             let is_label = |action: &Action| matches!(action, Action::Merge(fields) if fields.contains_key("errorLabels"));
             actions.iter().any(is_label)
         };
@@ -275,9 +407,84 @@ mod tests {
         assert_eq!(of(10107, "insert"), Some(transient));
         assert_eq!(of(112, "insert"), Some(transient));
         assert_eq!(of(10107, "commitTransaction"), Some(write));
-        assert_eq!(of(112, "commitTransaction"), None);
+        assert_eq!(of(112, "commitTransaction"), Some(transient));
+        assert_eq!(of(251, "commitTransaction"), Some(transient));
+        assert_eq!(of(2, "commitTransaction"), None);
         assert_eq!(of(2, "insert"), None);
         assert_eq!(error_label(112, &doc! {"insert": 1, "txnNumber": 1}), None);
+    }
+
+    #[test]
+    fn a_block_ends_with_the_time_limit_of_the_command() {
+        let point = FailPoint::default();
+        let command = doc! {
+            "configureFailPoint": "failCommand",
+            "mode": "alwaysOn",
+            "data": {"failCommands": ["find", "getMore"], "blockConnection": true, "blockTimeMS": 20},
+        };
+        point.configure(&command, false).unwrap();
+        let blocked = |command: Document| {
+            let actions = hit(&point, command, None).unwrap();
+            match actions.as_slice() {
+                [Action::Delay(time), Action::Error(_)] => (time.as_millis(), true),
+                [Action::Delay(time)] => (time.as_millis(), false),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(blocked(doc! {"find": 1}), (20, false));
+        assert_eq!(blocked(doc! {"find": 1, "maxTimeMS": 21}), (20, false));
+        assert_eq!(blocked(doc! {"find": 1, "maxTimeMS": 20}), (20, true));
+        assert_eq!(blocked(doc! {"find": 1, "maxTimeMS": 5}), (5, true));
+        assert_eq!(blocked(doc! {"getMore": 1, "maxTimeMS": 5}), (20, false));
+    }
+
+    #[test]
+    fn overload_errors_carry_the_base_backoff_that_is_set() {
+        let point = FailPoint::default();
+        let label = "SystemOverloadedError";
+        let command = doc! {
+            "configureFailPoint": "failCommand",
+            "mode": "alwaysOn",
+            "data": {
+                "failCommands": ["find"], "namespace": "db.c",
+                "errorCode": 462, "errorLabels": [label],
+            },
+        };
+        point.configure(&command, false).unwrap();
+        let backoff = || {
+            let actions = hit(&point, doc! {"find": "c"}, None).unwrap();
+            actions.iter().any(|action| {
+                matches!(action, Action::Merge(fields) if fields.get("baseBackoffMS") == Some(&50.into()))
+            })
+        };
+        assert!(!backoff());
+        let set = |millis| doc! {"setParameter": 1, BASE_BACKOFF: millis};
+        let was = point.set_parameter(&set(50)).unwrap().unwrap();
+        assert_eq!((was, backoff()), (doc! {"was": 0}, true));
+        point.set_parameter(&set(0)).unwrap().unwrap();
+        assert!(!backoff());
+        assert!(hit(&point, doc! {"find": "d"}, None).is_none());
+        assert!(point.set_parameter(&doc! {"setParameter": 1}).is_none());
+    }
+
+    #[test]
+    fn only_a_data_bearing_server_spoils_writes() {
+        let point = FailPoint::default();
+        let command = |data| {
+            let mode = doc! {"times": 1};
+            doc! {"configureFailPoint": "onPrimaryTransactionalWrite", "mode": mode, "data": data}
+        };
+        assert!(point.configure(&command(doc! {}), true).is_err());
+        point.configure(&command(doc! {}), false).unwrap();
+        assert!(point.spoils_writes());
+        let spoil = point.hit_write().unwrap();
+        assert_eq!((spoil.code, spoil.closes), (None, true));
+        assert!(!point.spoils_writes() && point.hit_write().is_none());
+        let data = doc! {"failBeforeCommitExceptionCode": 1, "closeConnection": false};
+        let count = point.configure(&command(data), false).unwrap();
+        assert_eq!(count, doc! {"count": 1});
+        let spoil = point.hit_write().unwrap();
+        assert_eq!((spoil.code, spoil.closes), (Some(1), false));
     }
 
     #[test]
@@ -290,7 +497,7 @@ mod tests {
             doc! {"configureFailPoint": "failCommand", "mode": "alwaysOn"},
             doc! {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": {}},
         ] {
-            assert!(point.configure(&command).is_err(), "{command}");
+            assert!(point.configure(&command, false).is_err(), "{command}");
         }
     }
 }

@@ -292,9 +292,11 @@ impl ReplicaSetState {
         self.members[member].process.tick(now);
         let time = self.members[member].process.cluster_time;
         self.last_write = (time, now);
-        if self.members[member].hears() {
-            for other in self.members.iter_mut().filter(|other| other.hears()) {
+        let hears = self.members[member].hears();
+        for (number, other) in self.members.iter_mut().enumerate() {
+            if number == member || hears && other.hears() {
                 other.process.learn(time);
+                other.process.last_write = time;
             }
         }
     }
