@@ -133,7 +133,8 @@ def transactions(client: MongoClient) -> None:
     assert attempts == 2 and balances() == [72, 30], (attempts, balances())
 
     with client.start_session() as session:
-        data = {"failCommands": ["commitTransaction"], "errorCode": 91, "appName": "kit-pymongo"}
+        error = {"code": 91, "errmsg": "by the fail point"}
+        data = {"failCommands": ["commitTransaction"], "writeConcernError": error, "appName": "kit-pymongo"}
         with session.start_transaction():
             collection.insert_one({"_id": 4, "n": 1}, session=session)
             configure(client, session, {"times": 1}, data)
@@ -192,7 +193,7 @@ def cursors(client: MongoClient) -> None:
     capped.insert_many([{"_id": 1}, {"_id": 2}])
     with capped.find(cursor_type=CursorType.TAILABLE_AWAIT).max_await_time_ms(50) as tail:
         assert [next(tail)["_id"], next(tail)["_id"]] == [1, 2]
-        assert tail.try_next() is None
+        assert next(tail, None) is None
         capped.insert_one({"_id": 3})
         assert next(tail)["_id"] == 3
     assert sorted(client["kit"].list_collection_names()) == ["capped", "numbers"]
