@@ -328,11 +328,15 @@ impl ScriptedServer {
         self.shared.observer.wait_for(what, condition).await;
     }
 
-    /// The documents of a collection, named `database.collection`, in the order of insertion.
+    /// The documents of a collection, named `database.collection`, in the order of insertion. An
+    /// isolated member of a replica set has its own.
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
         match &self.shared.backend {
             Some(backend) => backend.real.documents(namespace),
-            None => self.shared.store.documents(namespace),
+            None => {
+                let member = self.shared.seat.as_ref().map(|seat| seat.server);
+                self.shared.store.documents(namespace, member)
+            }
         }
     }
 
@@ -445,6 +449,10 @@ impl ScriptedServer {
 
     pub(crate) async fn end(&self) {
         self.order(Order::End).await;
+    }
+
+    pub(crate) fn is_proxy(&self) -> bool {
+        self.shared.backend.is_some()
     }
 
     pub(crate) fn configure_fail_point(&self, command: &Document) -> Outcome {

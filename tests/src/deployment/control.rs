@@ -33,7 +33,10 @@ use crate::store::Store;
 /// `recoveryToken`. Snapshot reads see the documents at their `atClusterTime`, as far as an earlier
 /// read had the same.
 ///
-/// Documents don't roll back: a former primary that is isolated still writes what all servers see.
+/// Connected members have the same documents at once. An isolated member goes on with its own:
+/// what a former primary writes while it is isolated rolls back when it rejoins, unless it has no
+/// successor. While a primary does not reach a majority, writes with `w: "majority"` wait, and
+/// those without a write concern are acknowledged by it alone.
 ///
 /// # Proxies before a real server
 /// With [`backed_by`](DeploymentBuilder::backed_by) each client connection has its own connection
@@ -176,7 +179,10 @@ impl Deployment {
     /// The documents of a collection, named `database.collection`, in the order of insertion. For
     /// standalones, use [`server`](Self::server).
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
-        self.servers[0].documents(namespace)
+        match self.servers[0].is_proxy() {
+            true => self.servers[0].documents(namespace),
+            false => self.store.documents(namespace, None),
+        }
     }
 
     /// Inserts documents into a collection without a client.
@@ -199,10 +205,11 @@ impl Deployment {
 
     /// Changes the set's state in one step.
     pub fn change_set<R>(&self, change: impl FnOnce(&mut ReplicaSetState) -> R) -> R {
-        self.world.change(|roles| match roles {
-            Roles::Set(set) => change(set),
+        let change = |roles: &mut Roles| match roles {
+            Roles::Set(set) => (change(set), set.contacts()),
             Roles::Mongoses(_) | Roles::Standalones(_) => panic!("this is no replica set"),
-        })
+        };
+        self.store.follow(|| self.world.change(change))
     }
 
     /// The set's primary.

@@ -112,6 +112,14 @@ impl Seat {
         self.world.look(|roles| roles.tenure(tenure.0) == *tenure)
     }
 
+    /// Whether a write on this server can reach a majority.
+    pub(crate) fn has_majority(&self) -> bool {
+        self.world.look(|roles| match roles {
+            Roles::Set(set) => set.has_majority(self.server),
+            Roles::Mongoses(_) | Roles::Standalones(_) => true,
+        })
+    }
+
     pub(crate) fn is_mongos(&self) -> bool {
         let is_mongos = |roles: &Roles| matches!(roles, Roles::Mongoses(_));
         self.world.look(is_mongos)

@@ -1,5 +1,6 @@
 //! A small in-memory store with cursors, server sessions and transactions.
 
+mod branches;
 mod cursors;
 mod outcomes;
 mod reads;
@@ -10,6 +11,7 @@ mod tests;
 mod transactions;
 mod writes;
 
+pub(crate) use branches::Contact;
 pub(crate) use outcomes::spoiled;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use crate::deployment::{Seat, is_write};
 use crate::fail_point::{FailPoint, exceeded_time};
 use crate::query::equal;
 use crate::statement::{is_in_transaction, max_time, sleeping};
+use branches::Branches;
 use cursors::Cursors;
 use sessions::{SessionKey, Sessions, Transaction};
 use snapshots::Snapshots;
@@ -47,11 +50,14 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Data {
-    /// What is committed.
+    /// What is committed on the members that are connected to each other.
     collections: Collections,
     cursors: Cursors,
     sessions: Sessions,
     snapshots: Snapshots,
+    /// How many writes the connected members have executed.
+    writes: u64,
+    branches: Branches,
     servers: usize,
 }
 
@@ -149,9 +155,11 @@ impl Store {
         self.lock().cursors.forget(self.server);
     }
 
-    pub(crate) fn documents(&self, namespace: &str) -> Vec<Document> {
+    /// The documents of a collection, as a member has them.
+    pub(crate) fn documents(&self, namespace: &str, member: Option<usize>) -> Vec<Document> {
         let data = self.lock();
-        let collection = data.collections.get(namespace);
+        let own = member.and_then(|member| data.branches.collections(member));
+        let collection = own.unwrap_or(&data.collections).get(namespace);
         collection.map_or_else(Vec::new, |one| one.documents.as_ref().clone())
     }
 
@@ -181,6 +189,15 @@ impl Store {
         self.lock().sessions.count()
     }
 
+    /// Changes the roles of members, and has them follow their connections to each other.
+    pub(crate) fn follow<R>(&self, change: impl FnOnce() -> (R, Vec<Contact>)) -> R {
+        let mut data = self.lock();
+        let (result, contacts) = change();
+        data.follow(&contacts);
+        self.shared.changed.notify_waiters();
+        result
+    }
+
     /// The next change, also one before the first poll.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.shared.changed.notified()
@@ -191,7 +208,7 @@ impl Store {
         let mut data = self.lock();
         let has_aborted = data.end_lost_transactions(call);
         let is_write = call.is_in_transaction() || is_write(call.name, call.command);
-        let step = data.perform(self.server, call);
+        let step = data.perform_on_branch(self.server, call);
         let ends_sessions = call.name.ends_with("sessions");
         if has_aborted || ends_sessions || (is_write && !matches!(step, Ok(Progress::Waits(_)))) {
             self.shared.changed.notify_waiters();
@@ -300,13 +317,20 @@ impl Data {
         retryable: Option<&SessionKey>,
         reply: Document,
     ) -> Document {
-        if let Some(seat) = call.seat {
-            seat.wrote();
-        }
+        self.wrote(call);
         if let Some(session) = retryable {
             self.sessions.executed(session, &reply);
         }
         reply
+    }
+}
+
+impl Data {
+    fn wrote(&mut self, call: &Call<'_>) {
+        self.writes += 1;
+        if let Some(seat) = call.seat {
+            seat.wrote();
+        }
     }
 }
 

@@ -92,7 +92,7 @@ impl Touched {
 }
 
 /// An open transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Transaction {
     pub(super) tenure: Tenure,
     /// The server aborts it then.
@@ -105,7 +105,7 @@ pub(super) struct Transaction {
 }
 
 /// What a session has done with its newest number.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum State {
     #[default]
     Nothing,
@@ -117,14 +117,14 @@ pub(super) enum State {
     Aborted,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ServerSession {
     pub(super) number: i64,
     pub(super) state: State,
     last_use: DateTime,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sessions(BTreeMap<SessionKey, ServerSession>);
 
 impl Sessions {

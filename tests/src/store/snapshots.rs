@@ -12,7 +12,7 @@ use crate::statement::is_text;
 const KEPT: usize = 64;
 
 /// The collections at the times that were read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Snapshots(BTreeMap<(u32, u32), Collections>);
 
 impl Snapshots {

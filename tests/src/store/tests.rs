@@ -90,7 +90,7 @@ fn find_and_modify_returns_the_document_before_or_after() {
         (value, about),
         (doc! {"_id": 7, "n": 1}.into(), doc! {"n": 1})
     );
-    assert_eq!(alone.store.documents("db.c").len(), 2);
+    assert_eq!(alone.store.documents("db.c", None).len(), 2);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn reads_project_and_find_distinct_values() {
         doc! {"$out": "d"},
     ];
     alone.run(doc! {"aggregate": "c", "pipeline": stages, "cursor": {}});
-    let written = alone.store.documents("db.d");
+    let written = alone.store.documents("db.d", None);
     assert_eq!(written, [doc! {"_id": 2, "x": 2, "y": "text"}]);
 }
 

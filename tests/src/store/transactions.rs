@@ -217,9 +217,7 @@ impl Data {
                 (None, None) => {}
             }
         }
-        if let Some(seat) = call.seat {
-            seat.wrote();
-        }
+        self.wrote(call);
     }
 
     fn abort(&mut self, key: &SessionKey, number: i64, call: &Call<'_>) -> Step {

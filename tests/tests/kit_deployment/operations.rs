@@ -481,3 +481,61 @@ async fn a_tailable_cursor_awaits_data() {
     assert_eq!(writer.code(limited).await, 50);
     assert_eq!(begun.elapsed().as_millis(), 3000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_isolated_primary_loses_what_no_majority_has() {
+    let network = SimNetwork::new(1);
+    network.set_latency(Duration::ZERO, Duration::ZERO);
+    let set = Deployment::replica_set("rs").members(3).network(&network);
+    let set = set.start().await;
+    let connect = async |address| Wire::over(network.connect(address).await.expect("a member"));
+    let mut former = connect("m0.test:27017").await;
+    let mut next = connect("m1.test:27017").await;
+    let session = Session::new();
+    let by_majority = |number, id| {
+        let mut write = session.write(number, insert(id));
+        write.insert("writeConcern", doc! {"w": "majority"});
+        write
+    };
+    assert_eq!(former.code(by_majority(1, 1)).await, 0);
+    set.change_set(|set| set.isolate(0));
+    set.elect(1);
+    assert_eq!(former.code(insert(2)).await, 0);
+    let mut limited = by_majority(2, 3);
+    limited.insert("writeConcern", doc! {"w": "majority", "wtimeout": 100});
+    let reply = former.run(limited).await;
+    let concern = reply
+        .get_document("writeConcernError")
+        .expect("no majority");
+    assert_eq!(concern.get_i32("code").unwrap(), 64);
+    former.send(by_majority(4, 4), 0).await;
+    let early = timeout(Duration::from_secs(5), former.try_receive()).await;
+    assert!(early.is_err(), "it waits");
+    assert_eq!(next.code(by_majority(3, 5)).await, 0);
+    let own = |server: usize| {
+        let documents = set.server(server).documents("test.c").into_iter();
+        documents
+            .map(|one| one.get_i32("_id").unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (own(0), own(1), own(2)),
+        (vec![1, 2, 3], vec![1, 5], vec![1, 5])
+    );
+
+    set.change_set(|set| set.rejoin(0));
+    assert_eq!(code(&former.receive().await.body), 10107);
+    assert_eq!((own(0), own(1)), (vec![1, 5], vec![1, 5]));
+    // The retry of what was lost is executed, and the retry of what a majority has is not.
+    assert_eq!(next.code(by_majority(4, 4)).await, 0);
+    let again = next.run(by_majority(4, 4)).await;
+    assert!(again.contains_key("retriedStmtIds"), "{again}");
+    assert_eq!(own(2), [1, 5, 4]);
+
+    // Without a successor nothing is lost.
+    set.change_set(|set| set.isolate(1));
+    assert_eq!(next.code(insert(6)).await, 0);
+    assert_eq!(own(2), [1, 5, 4]);
+    set.change_set(|set| set.rejoin(1));
+    assert_eq!(own(2), [1, 5, 4, 6]);
+}
