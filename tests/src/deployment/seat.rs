@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document};
+use bson::{Bson, DateTime, Document, Timestamp, doc};
 
 use super::state::{ReplicaSetState, Standing};
 use super::world::{Roles, World};
@@ -104,13 +104,30 @@ impl Seat {
     }
 
     pub(crate) fn tenure(&self) -> Tenure {
-        self.world.look(|roles| {
-            let term = match roles {
-                Roles::Set(set) => set.members[self.server].elected_in,
-                Roles::Mongoses(_) | Roles::Standalones(_) => None,
-            };
-            (self.server, roles.process(self.server).id, term)
+        self.world.look(|roles| roles.tenure(self.server))
+    }
+
+    /// Whether a server is in its role still.
+    pub(crate) fn is_current(&self, tenure: &Tenure) -> bool {
+        self.world.look(|roles| roles.tenure(tenure.0) == *tenure)
+    }
+
+    /// Whether a write on this server can reach a majority.
+    pub(crate) fn has_majority(&self) -> bool {
+        self.world.look(|roles| match roles {
+            Roles::Set(set) => set.has_majority(self.server),
+            Roles::Mongoses(_) | Roles::Standalones(_) => true,
         })
+    }
+
+    pub(crate) fn is_mongos(&self) -> bool {
+        let is_mongos = |roles: &Roles| matches!(roles, Roles::Mongoses(_));
+        self.world.look(is_mongos)
+    }
+
+    /// The time of the newest write, if the server has a cluster time.
+    pub(crate) fn operation_time(&self) -> Option<Timestamp> {
+        self.world.look(|roles| roles.operation_time(self.server))
     }
 
     /// Waits until the server's hello changes, for at most `limit`.
@@ -157,17 +174,44 @@ impl Seat {
         })
     }
 
-    /// Records that a command was executed.
-    pub(crate) fn done(&self, name: &str, command: &Document) {
-        if !is_write(name, command) {
-            return;
+    /// Refuses a read after a time that the server does not know.
+    pub(crate) fn check_cluster_time(&self, command: &Document) -> Result<(), ErrorReply> {
+        let concern = command.get_document("readConcern");
+        let Ok(after) = concern.and_then(|concern| concern.get_timestamp("afterClusterTime"))
+        else {
+            return Ok(());
+        };
+        let is_known = self.has_cluster_time()
+            && self
+                .world
+                .look(|roles| after <= roles.process(self.server).cluster_time);
+        if is_known {
+            return Ok(());
         }
+        let message = "readConcern afterClusterTime value must not be greater than the current \
+                       clusterTime";
+        Err(ErrorReply::new(72, "InvalidOptions", message))
+    }
+
+    /// Adds a mongos' `recoveryToken` to the reply to a part of a transaction.
+    pub(crate) fn add_recovery_token(&self, command: &Document, reply: &mut Document) {
+        let is_part = command.get_bool("autocommit").is_ok_and(|own| !own);
+        if is_part && self.is_mongos() {
+            reply.insert("recoveryToken", doc! {"recoveryShardId": "shard0"});
+        }
+    }
+
+    /// Records that the real server has executed a command.
+    pub(crate) fn done(&self, name: &str, command: &Document) {
+        if is_write(name, command) {
+            self.wrote();
+        }
+    }
+
+    /// Records a write.
+    pub(crate) fn wrote(&self) {
         let now = self.now();
-        self.world.note(|roles| match roles {
-            Roles::Set(set) => set.wrote(self.server, now),
-            Roles::Mongoses(all) => all[self.server].tick(now),
-            Roles::Standalones(_) => {}
-        });
+        self.world.note(|roles| roles.wrote(self.server, now));
     }
 
     /// Runs the commands of replica set members; `None` if it is not one of them.
@@ -228,7 +272,6 @@ fn admit(
             ErrorReply::new(13436, "NotPrimaryOrSecondary", message)
         }
     };
-    let refusal = refusal.labelled_for(&request.command);
     Err(refusal.field("topologyVersion", set.process(server).topology_version()))
 }
 
