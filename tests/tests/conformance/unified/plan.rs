@@ -24,33 +24,19 @@ const RELEASES: [([u32; 3], i32); 7] = [
     ([4, 0, 0], 7),
 ];
 
-/// Operations on collections and databases that a scripted server does not have.
-const ONLY_REAL: [&str; 20] = [
-    "distinct",
-    "findOneAndDelete",
-    "findOneAndReplace",
-    "findOneAndUpdate",
-    "createIndex",
-    "dropIndex",
-    "dropIndexes",
-    "listIndexes",
-    "listIndexNames",
-    "listDatabases",
-    "listDatabaseNames",
-    "aggregate",
-    "countDocuments",
+/// Operations that a scripted server does not have.
+const ONLY_REAL: [&str; 5] = [
     "createCollection",
-    "dropCollection",
     "assertCollectionExists",
+    "assertCollectionNotExists",
     "assertIndexExists",
     "assertIndexNotExists",
-    "startTransaction",
-    "withTransaction",
 ];
 
 /// Operations of cases in which time matters. They run in memory unless they need a real server.
-const TIMED: [&str; 6] = [
+const TIMED: [&str; 7] = [
     "failPoint",
+    "targetedFailPoint",
     "runOnThread",
     "wait",
     "waitForEvent",

@@ -115,16 +115,10 @@ impl Stage {
             Topology::LoadBalanced if deployment.len() > 1 => None,
             _ => Some(0),
         };
-        let (Some(server), Some(mode), true) = (
-            server,
-            command.get("mode"),
-            command.get_str("configureFailPoint").ok() == Some("failCommand"),
-        ) else {
-            return false;
-        };
-        let data = command.get_document("data").cloned().unwrap_or_default();
-        deployment.fail_commands(server, mode.clone(), data);
-        true
+        if let Some(server) = server {
+            deployment.configure_fail_point(server, command);
+        }
+        server.is_some()
     }
 
     /// Sets a fail point on the server at an address.
@@ -135,9 +129,7 @@ impl Stage {
         let address = address.to_string();
         let server = (0..deployment.len()).find(|one| deployment.address(*one) == address);
         let server = server.ok_or_else(|| format!("no server is at {address}"))?;
-        let mode = command.get("mode").ok_or("a fail point without mode")?;
-        let data = command.get_document("data").cloned().unwrap_or_default();
-        deployment.fail_commands(server, mode.clone(), data);
+        deployment.configure_fail_point(server, command);
         Ok(())
     }
 
