@@ -79,6 +79,36 @@ impl Case {
         }
         all
     }
+    /// The entities that operations or expectations name, and those that these are made from.
+    pub(super) fn used_entities(&self) -> Vec<&Document> {
+        let mut names = Vec::new();
+        for operation in &self.operations {
+            texts(&Bson::Document(operation.clone()), &mut names);
+        }
+        let mut used = Vec::new();
+        // A database comes before its collections, and a client before its databases.
+        for entity in self.all_entities().into_iter().rev() {
+            let Some(Bson::Document(what)) = entity.values().next() else {
+                continue;
+            };
+            if what.get_str("id").is_ok_and(|id| names.iter().any(|name| name == id)) {
+                let parents = ["client", "database"].map(|key| what.get_str(key));
+                names.extend(parents.into_iter().flatten().map(str::to_owned));
+                used.push(entity);
+            }
+        }
+        used
+    }
+}
+
+/// All texts in a value.
+fn texts(value: &Bson, found: &mut Vec<String>) {
+    match value {
+        Bson::String(text) => found.push(text.clone()),
+        Bson::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Bson::Document(fields) => fields.values().for_each(|value| texts(value, found)),
+        _ => {}
+    }
 }
 
 fn collect<'a>(operations: impl IntoIterator<Item = &'a Document>, all: &mut Vec<&'a Document>) {

@@ -41,10 +41,10 @@ impl<B: Backend<Config: Default>> Client<B> {
             "awaitMinPoolSizeMS",
         ];
         let what = Fields::new(what, "client", &known)?;
-        let uri = with_options(
-            stage.uri(what.flag("useMultipleMongoses")?),
-            what.document("uriOptions")?,
-        )?;
+        let wanted = what.document("uriOptions")?;
+        let direct = wanted.is_some_and(|all| all.get_bool("directConnection").unwrap_or(false));
+        let uri = stage.uri(what.flag("useMultipleMongoses")?, direct);
+        let uri = with_options(uri, wanted)?;
         let told = |error: &dyn std::fmt::Display| format!("{uri}: {error}");
         let mut options = ClientOptions::parse(&uri).map_err(|error| told(&error))?;
         options.server_api = server_api(what.document("serverApi")?)?;

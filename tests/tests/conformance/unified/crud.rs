@@ -193,6 +193,23 @@ pub(super) fn translate(
     Ok(translated)
 }
 
+/// Why a driver refuses an operation before it sends anything.
+pub(super) fn misuse(name: &str, arguments: &Arguments<'_>) -> Option<&'static str> {
+    let is_update = |key: &str| match arguments.get(key) {
+        Some(Bson::Document(update)) => update.keys().next().map(|key| key.starts_with('$')),
+        _ => None,
+    };
+    match name {
+        "replaceOne" | "findOneAndReplace" if is_update("replacement") == Some(true) => {
+            Some("a replacement has no update operators")
+        }
+        "updateOne" | "updateMany" | "findOneAndUpdate" if is_update("update") == Some(false) => {
+            Some("an update has update operators")
+        }
+        _ => None,
+    }
+}
+
 fn unknown(name: &str) -> String {
     format!("the runner has no operation {name}")
 }

@@ -152,10 +152,13 @@ impl<B: Backend> Job<'_, B> {
         if let Some(preference) = &options.preference {
             command = command.read_preference(preference.clone());
         }
-        if let (Kind::Read, Some(concern)) = (step.kind, &options.read_concern) {
+        let is_raw = step.kind == Kind::Command;
+        let reads = step.kind == Kind::Read || step.command.contains_key("aggregate");
+        if let (true, Some(concern)) = (reads || is_raw, &options.read_concern) {
             command = command.read_concern(concern.clone());
         }
-        if let (Kind::Write { .. }, Some(concern)) = (step.kind, &options.write_concern) {
+        let writes = matches!(step.kind, Kind::Write { .. });
+        if let (true, Some(concern)) = (writes || is_raw, &options.write_concern) {
             command = command.write_concern(concern.clone());
         }
         if let Some(timeout) = options.timeout {

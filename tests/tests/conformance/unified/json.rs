@@ -51,6 +51,7 @@ fn wrapped(fields: &Map<String, Value>) -> Result<Option<Bson>, String> {
         "$numberInt" => Bson::Int32(parse(text()?)?),
         "$numberLong" => Bson::Int64(parse(text()?)?),
         "$numberDouble" => Bson::Double(parse(text()?)?),
+        "$numberDecimal" => Bson::Decimal128(parse(text()?)?),
         "$uuid" => Bson::from(Uuid::parse_str(text()?).map_err(|error| told(&error))?),
         "$date" => Bson::DateTime(match inner {
             Value::String(text) => {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::{Bson, Document};
+use mongo_core::event::set_max_logged_length;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::{Interest, set_global_default};
 use tracing::{Event, Level, Metadata, Subscriber, span};
@@ -49,6 +50,8 @@ thread_local! {
 pub(crate) fn install() {
     // An error means that it is installed.
     let _ = set_global_default(Router);
+    // Messages are compared as whole documents.
+    set_max_logged_length(10_000);
 }
 
 /// Captures what this thread logs until it is dropped.

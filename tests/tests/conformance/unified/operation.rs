@@ -10,7 +10,10 @@ use mongo_core::pools::Backend;
 
 use super::case::Fields;
 use super::client::Client;
-use super::crud::{Arguments, CursorOptions, Finish, Kind, Place, Step, Translated, translate};
+use mongo_core::Error;
+
+use super::crud::{Arguments, CursorOptions, Finish, Kind, Place, Step, Translated};
+use super::crud::{misuse, translate};
 use super::entities::{Entities, Entity, Options, Target, millis, parse, preference};
 use super::errors::check_error;
 use super::execute::{Failure, Job};
@@ -109,6 +112,7 @@ async fn perform_named<B: Backend<Config: Default>>(
 /// The result of an operation.
 enum Obtained<B: Backend> {
     Found(Found),
+    Collection(Target<B>),
     Cursor(std::marker::PhantomData<B>),
 }
 
@@ -116,6 +120,7 @@ impl<B: Backend> std::fmt::Debug for Obtained<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Found(found) => found.fmt(f),
+            Self::Collection(_) => f.write_str("a collection"),
             Self::Cursor(_) => f.write_str("a cursor"),
         }
     }
@@ -137,7 +142,9 @@ fn compare<B: Backend>(
             matches_roots(expected, found, "result", lookup)
         }
         Obtained::Found(Found::Nothing) => matches_root(expected, None, "result", lookup),
-        Obtained::Cursor(_) => Err("a cursor can't be compared".to_owned()),
+        Obtained::Collection(_) | Obtained::Cursor(_) => {
+            Err("a cursor or a collection can't be compared".to_owned())
+        }
     }
 }
 
@@ -146,6 +153,7 @@ fn save<B: Backend>(play: &Play<B>, name: &str, found: Obtained<B>) -> Outcome {
         Obtained::Found(Found::Value(value)) => Entity::Value(value),
         Obtained::Found(Found::Documents(documents)) => Entity::Value(documents.into()),
         Obtained::Found(Found::Nothing) => return Err("there is no result to save".to_owned()),
+        Obtained::Collection(target) => Entity::Target(Arc::new(target)),
         Obtained::Cursor(_) => return Err("no cursors yet".to_owned()),
     };
     play.entities.add(name, entity)
@@ -227,6 +235,9 @@ async fn on_target<B: Backend>(
                 "createFindCursor" => "find",
                 _ => name,
             };
+            if let Some(text) = misuse(name, arguments) {
+                return Err(Error::configuration(text).into());
+            }
             translate(helper, arguments, place)?
         }
     };
@@ -266,6 +277,18 @@ async fn on_target<B: Backend>(
     match name {
         "createFindCursor" | "createCommandCursor" | "createChangeStream" => {
             Err("no cursors yet".into())
+        }
+        "createCollection" => {
+            job.run(session).await?;
+            let command = translated.steps.first().map(|step| &step.command);
+            let name = command.and_then(|command| command.get_str("create").ok());
+            Ok(Obtained::Collection(Target {
+                client: Arc::clone(&target.client),
+                database: target.database.clone(),
+                collection: name.map(str::to_owned),
+                is_client: false,
+                options: target.options.clone(),
+            }))
         }
         _ => Ok(Obtained::Found(job.run(session).await?)),
     }

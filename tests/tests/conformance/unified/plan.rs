@@ -24,17 +24,9 @@ const RELEASES: [([u32; 3], i32); 7] = [
     ([4, 0, 0], 7),
 ];
 
-/// Operations that a scripted server does not have.
-const ONLY_REAL: [&str; 5] = [
-    "createCollection",
-    "assertCollectionExists",
-    "assertCollectionNotExists",
-    "assertIndexExists",
-    "assertIndexNotExists",
-];
-
 /// Operations of cases in which time matters. They run in memory unless they need a real server.
-const TIMED: [&str; 7] = [
+const TIMED: [&str; 8] = [
+    "getSnapshotTime",
     "failPoint",
     "targetedFailPoint",
     "runOnThread",
@@ -64,11 +56,11 @@ impl Plan {
     pub(super) fn of(case: &Case) -> Result<Self, String> {
         let topologies = [
             Topology::ReplicaSet,
+            Topology::Single,
             Topology::Sharded,
             Topology::LoadBalanced,
-            Topology::Single,
         ];
-        let several = case.all_entities().iter().any(|entity| {
+        let several = case.used_entities().iter().any(|entity| {
             let client = entity.get_document("client");
             client.is_ok_and(|client| client.get_bool("useMultipleMongoses").unwrap_or(false))
         });
@@ -78,7 +70,13 @@ impl Plan {
                 names.contains(&name)
             })
         };
-        let real = has(&ONLY_REAL) || !has(&TIMED);
+        // The real server has no snapshots.
+        let has_snapshot = case.all_entities().iter().any(|entity| {
+            let session = entity.get_document("session");
+            let options = session.and_then(|session| session.get_document("sessionOptions"));
+            options.is_ok_and(|options| options.contains_key("snapshot"))
+        });
+        let real = !has(&TIMED) && !has_snapshot;
         for (release, wire_version) in RELEASES {
             for auth in [false, true] {
                 for topology in topologies {

@@ -10,6 +10,7 @@ use mongo_core::sdam::TopologyDescription;
 use tokio::time::{sleep, timeout};
 
 use super::case::Fields;
+use super::client::Client;
 use super::entities::{Entity, millis};
 use super::operation::{Play, perform as perform_operation};
 use super::sessions::{self, Held, SessionEntity};
@@ -98,7 +99,7 @@ pub(super) async fn perform<B: Backend<Config: Default>>(
             crate::equal("type", &*found, arguments.text("topologyType")?)
         }
         "waitForPrimaryChange" => primary_change(play, &arguments).await,
-        _ => exists(play, name, &arguments),
+        _ => exists(play, name, &arguments).await,
     }
 }
 
@@ -111,7 +112,7 @@ pub(super) async fn create<B: Backend<Config: Default>>(
     let what = what.as_document().ok_or("an entity without fields")?;
     let created = match kind.as_str() {
         "client" => {
-            let client = super::client::Client::new(what, &play.stage).await?;
+            let client = Client::new(what, &play.stage).await?;
             Entity::Client(Arc::new(client))
         }
         "database" | "collection" => return play.entities.add_target(kind, what),
@@ -222,19 +223,35 @@ async fn primary_change<B: Backend<Config: Default>>(
     }
 }
 
-fn exists<B: Backend>(play: &Arc<Play<B>>, name: &str, arguments: &Fields<'_>) -> Outcome {
+/// Looks for a collection or an index, with a client of the runner's own.
+async fn exists<B: Backend<Config: Default>>(
+    play: &Arc<Play<B>>,
+    name: &str,
+    arguments: &Fields<'_>,
+) -> Outcome {
     let database = arguments.text("databaseName")?;
     let collection = arguments.text("collectionName")?;
     let (command, wanted) = match name.contains("Index") {
         true => (doc! { "listIndexes": collection }, arguments.text("indexName")?),
         false => (doc! { "listCollections": 1 }, collection),
     };
-    let reply = play.stage.ask(database, command)?;
-    let cursor = reply.get_document("cursor").map_err(|error| error.to_string())?;
-    let all = cursor.get_array("firstBatch").map_err(|error| error.to_string())?;
+    let told = |error: mongo_core::Error| error.to_string();
+    let client = Client::<B>::new(&doc! { "id": "runner" }, &play.stage).await?;
+    let mut connection = client.pools.get().await.map_err(told)?;
+    let listed = match connection.run_command(database, &command).await {
+        Ok(reply) => reply.to_document().map_err(told)?,
+        // There is no such collection.
+        Err(error) if error.code() == Some(26) => Document::new(),
+        Err(error) => return Err(told(error)),
+    };
+    drop(connection);
+    client.pools.close().await;
+    let cursor = listed.get_document("cursor");
+    let all = cursor.and_then(|cursor| cursor.get_array("firstBatch"));
     let is_it = |one: &Bson| {
         let one = one.as_document();
         one.is_some_and(|one| one.get_str("name").ok() == Some(wanted))
     };
-    crate::equal(wanted, all.iter().any(is_it), !name.contains("Not"))
+    let exists = all.is_ok_and(|all| all.iter().any(is_it));
+    crate::equal(wanted, exists, !name.contains("Not"))
 }

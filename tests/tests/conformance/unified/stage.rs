@@ -79,13 +79,14 @@ impl Stage {
         }
     }
 
-    /// The connection string, of one mongos or of all.
-    pub(super) fn uri(&self, all_mongoses: bool) -> String {
+    /// The connection string, of one mongos or of all; or of the first server alone.
+    pub(super) fn uri(&self, all_mongoses: bool, direct: bool) -> String {
         let deployment = match &self.servers {
             Servers::Deployment(deployment) => deployment,
             Servers::Scripted(server) => return server.uri(),
         };
         let mut uri = match self.plan.topology {
+            Topology::ReplicaSet if direct => format!("mongodb://{}/?", deployment.address(0)),
             Topology::Sharded if !all_mongoses => {
                 format!("mongodb://{}/?", deployment.address(0))
             }
@@ -165,14 +166,6 @@ impl Stage {
             (Some(real), _) => real.server().documents(namespace),
             (None, Servers::Deployment(deployment)) => deployment.documents(namespace),
             (None, Servers::Scripted(server)) => server.documents(namespace),
-        }
-    }
-
-    /// Runs a command on the real server without a client.
-    pub(super) fn ask(&self, database: &str, command: Document) -> Result<Document, String> {
-        match &self.real {
-            Some(real) => Ok(real.server().run_command(database, command)),
-            None => Err("only a real server can be asked".to_owned()),
         }
     }
 
