@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::transaction::Ending;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::{Error, ErrorKind, Result};
-use crate::select::ReadPreference;
+use crate::select::{ReadPreference, ReadPreferenceMode};
 
 /// What an operation does, as the caller says; it is not guessed from the command. It decides on
 /// retries, and on the options of the connection string that are applied (see the
@@ -74,8 +74,9 @@ pub(super) struct OwnFields {
 }
 
 /// An operation: the command and its options.
+// Not exported; public for the sealed trait of cursors.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub struct Request {
     pub(crate) database: String,
     /// The caller's command, and behind it what is added for the current attempt.
     pub(super) body: RawDocumentBuf,
@@ -90,9 +91,11 @@ pub(crate) struct Request {
     pub(crate) timeout: Option<Duration>,
     /// Whether it may be retried after an error other than an overload.
     pub(crate) is_retryable: bool,
+    /// Whether it has a session.
+    pub(crate) has_session: bool,
     /// Whether it is a command on a cursor: concerns and read preferences do not apply.
     pub(crate) is_bare: bool,
-    /// Whether a time limit may be sent to the server.
+    /// Whether the server gets the operation's time limit, or a transaction's own.
     pub(crate) limits_server: bool,
     pub(crate) name: Option<String>,
     pub(crate) cursor: CursorOptions,
@@ -125,6 +128,7 @@ impl Request {
             comment: None,
             timeout: None,
             is_retryable: true,
+            has_session: true,
             is_bare: false,
             limits_server: true,
             name: None,
@@ -148,12 +152,35 @@ impl Request {
             comment: None,
             timeout: None,
             is_retryable: false,
+            has_session: true,
             is_bare: true,
             limits_server: false,
             name: None,
             cursor: CursorOptions::default(),
             ending: None,
             txn_number: None,
+        }
+    }
+
+    /// The command that closes a cursor. It needs no session.
+    pub(crate) fn kill_cursor(database: &str, command: RawDocumentBuf) -> Self {
+        Self {
+            has_session: false,
+            ..Self::on_cursor(database, command)
+        }
+    }
+
+    /// The end of sessions, with their ids.
+    pub(crate) fn end_sessions(ids: &[RawDocumentBuf]) -> Self {
+        let mut sessions = bson::raw::RawArrayBuf::new();
+        ids.iter().for_each(|id| sessions.push(id.clone()));
+        let mut command = RawDocumentBuf::new();
+        command.append(bson::raw::cstr!("endSessions"), sessions);
+        let preferred = ReadPreference::new(ReadPreferenceMode::PrimaryPreferred);
+        Self {
+            read_preference: Some(preferred),
+            has_session: false,
+            ..Self::on_cursor("admin", command)
         }
     }
 
@@ -187,10 +214,9 @@ impl Request {
             .map_or("", |own| own.key().as_str())
     }
 
-    /// Whether the server gets the operation's time limit: not with batches of a cursor, nor where
-    /// that limit is for each of them.
+    /// Whether the server gets the operation's time limit: not with the batches of a cursor.
     pub(crate) fn sends_max_time(&self) -> bool {
-        !self.is_bare || self.ending.is_some()
+        self.ending.is_some() || self.limits_server && !self.is_bare
     }
 
     /// The collection that the command is for, if it names one.

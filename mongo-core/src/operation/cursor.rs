@@ -1,13 +1,14 @@
 //! Cursors of the server.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawArray, RawDocument};
 
 use super::command::CursorOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::wire::WireError;
 
 /// `CursorNotFound`.
 const NOT_FOUND: i32 = 43;
@@ -35,7 +36,7 @@ impl CursorState {
         command: &str,
         options: CursorOptions,
     ) -> Result<Self> {
-        let no_cursor = |_| Error::configuration(format!("the reply to `{command}` has no cursor"));
+        let no_cursor = |()| no_cursor(command);
         let parts = Parts::of(&reply, "firstBatch").map_err(no_cursor)?;
         let namespace = parts.namespace.unwrap_or_default().to_owned();
         let (id, left) = (parts.id, parts.batch);
@@ -55,9 +56,8 @@ impl CursorState {
     ///
     /// # Errors
     /// It has no batch.
-    pub(crate) fn take_batch(&mut self, reply: RawDocumentBuf) -> Result<()> {
-        let parts = Parts::of(&reply, "nextBatch")
-            .map_err(|()| Error::configuration("the reply to `getMore` has no cursor"))?;
+    pub(crate) fn accept(&mut self, reply: RawDocumentBuf) -> Result<()> {
+        let parts = Parts::of(&reply, "nextBatch").map_err(|()| no_cursor("getMore"))?;
         (self.id, self.left) = (parts.id, parts.batch);
         self.reply = reply;
         Ok(())
@@ -70,21 +70,19 @@ impl CursorState {
 
     /// The next document of the batch.
     pub(crate) fn next(&mut self) -> Option<Result<&RawDocument>> {
-        let bytes = self.reply.as_bytes().get(self.left.clone())?;
-        if bytes.is_empty() {
-            return None;
-        }
-        match first_document(bytes) {
-            Some((document, length)) => {
-                self.left.start += length;
-                Some(Ok(document))
-            }
-            None => {
-                self.left.start = self.left.end;
-                Some(Err(
-                    ErrorKind::Protocol(WireError::Document(self.left.end)).into()
-                ))
-            }
+        let mut batch = Batch {
+            elements: self.reply.as_bytes().get(self.left.clone())?,
+        };
+        let next = batch.next();
+        self.left.start = self.left.end - batch.elements.len();
+        next
+    }
+
+    /// All documents that are left of the batch.
+    pub(crate) fn take_batch(&mut self) -> Batch<'_> {
+        let left = std::mem::replace(&mut self.left, 0..0);
+        Batch {
+            elements: self.reply.as_bytes().get(left).unwrap_or_default(),
         }
     }
 
@@ -128,6 +126,60 @@ impl CursorState {
             self.id = 0;
         }
     }
+}
+
+/// The documents of a batch, borrowed from the cursor.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    /// The elements of the array that are left.
+    elements: &'a [u8],
+}
+
+impl<'a> Iterator for Batch<'a> {
+    type Item = Result<&'a RawDocument>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.elements.is_empty() {
+            return None;
+        }
+        match first_document(self.elements) {
+            Some((document, length)) => {
+                self.elements = self.elements.get(length..).unwrap_or_default();
+                Some(Ok(document))
+            }
+            None => {
+                self.elements = &[];
+                Some(Err(malformed()))
+            }
+        }
+    }
+}
+
+fn malformed() -> Error {
+    unreadable("a batch has an element that is not a document")
+}
+
+fn no_cursor(command: &str) -> Error {
+    unreadable(&format!("the reply to `{command}` has no cursor"))
+}
+
+fn unreadable(text: &str) -> Error {
+    ErrorKind::Deserialization(Arc::new(serde::de::Error::custom(text))).into()
+}
+
+/// The server's time for the next batch (`maxTimeMS`), in milliseconds: what it waits for documents
+/// at most.
+///
+/// Specification: client side operations timeout, "Tailable awaitData Cursors".
+pub(crate) fn get_more_time(
+    options: &CursorOptions,
+    remaining: Option<Duration>,
+    min_round_trip_time: Duration,
+) -> Option<i64> {
+    let time = options.max_await_time?;
+    let left = remaining.map(|remaining| remaining.saturating_sub(min_round_trip_time));
+    let time = left.map_or(time, |left| time.min(left));
+    Some(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The parts of a reply's `cursor`.
@@ -219,7 +271,7 @@ mod tests {
             RawDocumentBuf::try_from(&more).expect("BSON")
         );
         let next = rawdoc! { "cursor": { "nextBatch": [], "id": 0_i64, "ns": "shop.orders.old" } };
-        cursor.take_batch(next).expect("a batch");
+        cursor.accept(next).expect("a batch");
         assert!(!cursor.has_documents() && cursor.next().is_none());
         assert_eq!(cursor.id, 0);
     }
@@ -235,6 +287,26 @@ mod tests {
         ] {
             let error = open(reply).expect_err("no cursor");
             assert!(error.to_string().contains("`find`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_server_waits_no_longer_than_the_limit_allows() {
+        let millis = Duration::from_millis;
+        for (own, remaining, expected) in [
+            (None, None, None),
+            (None, Some(50), None),
+            (Some(100), None, Some(100)),
+            (Some(100), Some(50), Some(40)),
+            (Some(20), Some(50), Some(20)),
+            (Some(100), Some(5), Some(0)),
+        ] {
+            let options = CursorOptions {
+                max_await_time: own.map(millis),
+                ..CursorOptions::default()
+            };
+            let time = get_more_time(&options, remaining.map(millis), millis(10));
+            assert_eq!(time, expected);
         }
     }
 

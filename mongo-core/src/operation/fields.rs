@@ -88,6 +88,7 @@ impl Request {
         defaults: &Defaults,
     ) -> Result<()> {
         self.reset()?;
+        self.add_cluster_time(session.as_deref(), facts);
         match session {
             None => self.add_concerns(None, facts, defaults)?,
             Some(session) => {
@@ -100,7 +101,6 @@ impl Request {
                         self.add_concerns(Some(session), facts, defaults)?;
                     }
                 }
-                self.add_cluster_time(session, facts);
             }
         }
         self.add_read_preference(facts, defaults)?;
@@ -242,9 +242,9 @@ impl Request {
     }
 
     /// The newer of the client's cluster time and the session's.
-    fn add_cluster_time(&mut self, session: &ClientSession, facts: &Facts) {
+    fn add_cluster_time(&mut self, session: Option<&ClientSession>, facts: &Facts) {
         let known = facts.cluster_time.as_deref();
-        let own = session.cluster_time().filter(|own| {
+        let own = session.and_then(ClientSession::cluster_time).filter(|own| {
             let known = known.map(ClusterTime::timestamp);
             is_later(own.timestamp(), known)
         });

@@ -237,14 +237,6 @@ impl ClientSession {
         }
     }
 
-    pub(crate) fn is_implicit(&self) -> bool {
-        self.is_implicit
-    }
-
-    pub(crate) fn context(&self) -> &Arc<ClientContext> {
-        &self.context
-    }
-
     /// Checks that the session belongs to this client and credential.
     pub(crate) fn check(&self, context: &Arc<ClientContext>) -> Result<()> {
         match Arc::ptr_eq(&self.context, context) {
@@ -350,6 +342,26 @@ impl ClientSession {
                 .options
                 .causal_consistency
                 .unwrap_or(!self.options.snapshot)
+    }
+
+    /// Moves the session out. What is left is not returned to the pool.
+    pub(crate) fn take(&mut self) -> Self {
+        let server = ServerSession {
+            id: std::mem::take(&mut self.server.id),
+            ..self.server
+        };
+        self.server.mark_dirty();
+        Self {
+            server,
+            context: self.context.clone(),
+            options: self.options.clone(),
+            is_implicit: self.is_implicit,
+            cluster_time: self.cluster_time.take(),
+            operation_time: self.operation_time,
+            snapshot_time: self.snapshot_time,
+            transaction: std::mem::take(&mut self.transaction),
+            until: self.until,
+        }
     }
 
     /// A command with the session's id is about to be sent.

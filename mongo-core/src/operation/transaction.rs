@@ -119,15 +119,6 @@ pub(crate) enum Ending {
     Abort,
 }
 
-impl Ending {
-    pub(crate) fn command(self) -> &'static str {
-        match self {
-            Self::Commit => "commitTransaction",
-            Self::Abort => "abortTransaction",
-        }
-    }
-}
-
 /// A session's transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {

@@ -20,6 +20,7 @@ on_both! {
     an_unacknowledged_write_has_no_session,
     a_command_on_a_connection_has_the_same_fields,
     a_failed_write_is_found_by_check_write,
+    a_close_ends_the_sessions_on_the_server,
 }
 
 fn session_of(command: &Document) -> Option<&Document> {
@@ -353,4 +354,33 @@ async fn a_failed_write_is_found_by_check_write<B: Backend<Config: Default>>() {
         .expect_err("twice");
     assert_eq!(error.code(), Some(11000));
     world.pools.close().await;
+}
+
+async fn a_close_ends_the_sessions_on_the_server<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    world
+        .pools
+        .command("db", &doc! { "ping": 1 })
+        .await
+        .map(drop)
+        .expect("a reply");
+    let session = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let other = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    drop((session, other));
+    world.pools.close().await;
+    let ended = world.commands.of("endSessions");
+    assert_eq!(ended.len(), 1);
+    assert_eq!(
+        ended[0].get_array("endSessions").map(Vec::len).ok(),
+        Some(2)
+    );
+    assert!(session_of(&ended[0]).is_none());
+    world.pools.close().await;
+    assert_eq!(world.commands.of("endSessions").len(), 1);
 }

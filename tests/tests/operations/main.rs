@@ -5,4 +5,6 @@
 mod support;
 
 mod commands;
+mod cursors;
 mod retries;
+mod transactions;

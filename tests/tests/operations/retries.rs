@@ -114,7 +114,7 @@ async fn an_error_without_an_effect_does_not_hide_one_with<B: Backend<Config: De
         .script();
     let first = Matcher::command("insert").once();
     script.add(first.then(Action::Error(refusal(91))));
-    let second = Matcher::command("insert").after(1).once();
+    let second = Matcher::command("insert").once();
     let second = second.then(Action::Error(refusal(262).label("NoWritesPerformed")));
     script.add(second);
     let write = world

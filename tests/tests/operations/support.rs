@@ -8,7 +8,7 @@ use mongo_core::event::{CommandEvent, EventHandlers};
 use mongo_core::net::{Connector, Stream};
 use mongo_core::pools::{Backend, Pools, PoolsBuilder};
 use mongo_core::{ClientOptions, Error, ServerAddress};
-use mongo_testkit::{Deployment, SimNetwork};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, ScriptedServer, SimNetwork};
 use tokio::time::{sleep, timeout};
 
 /// The limit for waits in tests.
@@ -72,7 +72,7 @@ pub(crate) struct World<B: Backend> {
 }
 
 impl<B: Backend<Config: Default>> World<B> {
-    /// A replica set of three members.
+    /// A replica set of three members, whose primary is the first.
     pub(crate) async fn replica_set(options: &str) -> Self {
         let network = SimNetwork::new(5);
         let set = Deployment::replica_set("rs").members(3).network(&network);
@@ -98,6 +98,9 @@ impl<B: Backend<Config: Default>> World<B> {
     }
 
     pub(crate) fn over(set: Deployment, network: &SimNetwork, options: &str) -> Self {
+        for server in 0..set.len() {
+            end_transactions(set.server(server));
+        }
         let commands = Commands::default();
         let uri = set.uri();
         let joint = if uri.contains('?') { '&' } else { '?' };
@@ -116,11 +119,29 @@ impl<B: Backend<Config: Default>> World<B> {
         }
     }
 
-    /// Fails commands on all servers together: `mode` and `data` as in `failCommand`.
+    /// Fails commands on the first server: `data` as in `failCommand`.
     pub(crate) fn fail(&self, times: i32, data: Document) {
-        let primary = self.set.primary().unwrap_or(0);
-        self.set
-            .fail_commands(primary, doc! { "times": times }, data);
+        self.set.fail_commands(0, doc! { "times": times }, data);
+    }
+
+    /// Fails ends of transactions on the first server, with an error or by dropping the connection.
+    pub(crate) fn fail_ends(&self, times: u64, command: &str, error: Option<ErrorReply>) {
+        let server = self.set.server(0);
+        server.script().clear();
+        let matcher = Matcher::command(command).times(times);
+        server.script().add(match error {
+            Some(error) => matcher.then(Action::Error(error)),
+            None => matcher.drop_connection(),
+        });
+        end_transactions(server);
+    }
+}
+
+/// Ends transactions and sessions, whatever they are.
+fn end_transactions(server: &ScriptedServer) {
+    for command in ["commitTransaction", "abortTransaction", "endSessions"] {
+        let done = Action::Reply(doc! { "ok": 1 });
+        server.script().add(Matcher::command(command).then(done));
     }
 }
 

@@ -19,7 +19,6 @@ pub(super) mod generations;
 mod identity;
 mod messages;
 pub(super) mod metadata;
-pub(super) mod operation;
 pub(super) mod pool_handle;
 mod pooled;
 mod quiet;

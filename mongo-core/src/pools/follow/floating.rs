@@ -254,6 +254,7 @@ impl Floating {
             takes_writes: self.suitable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
             client: None,
+            abandon: None,
             wake: None,
             runtime: None,
         });

@@ -9,13 +9,16 @@ use super::{Backend, PooledConnection, Pools};
 use crate::ServerAddress;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::Result;
-use crate::net::{OwnedReply, random_id};
-use crate::operation::{ClientSession, Command, SessionOptions};
+use crate::net::{Limits, OwnedReply, random_id};
+use crate::operation::{ClientSession, Command, Request, SessionOptions};
 use crate::select::ReadPreference;
 
+mod cursor;
 mod run;
 mod session;
 
+pub(super) use cursor::kill_over;
+pub use cursor::{Cursor, SuspendedCursor};
 use run::{Owner, Run};
 pub use session::Session;
 
@@ -129,6 +132,22 @@ impl<'a, B: Backend> IntoFuture for Command<OnPools<'a, B>> {
             let mut run = Run::new(pools, &mut owner, &mut request, deprioritized)?;
             Ok(run.run().await?.reply)
         })
+    }
+}
+
+/// The most sessions that one command ends.
+const MAX_ENDED_SESSIONS: usize = 10_000;
+
+/// Tells the server that the idle sessions of a credential are over. Errors are ignored.
+///
+/// Specification: driver sessions, "endSessions".
+pub(super) async fn end_sessions<B: Backend>(pools: &Pools<B>, limits: Limits) {
+    let ids = pools.client().take_all_sessions();
+    for ids in ids.chunks(MAX_ENDED_SESSIONS) {
+        let (mut owner, mut request) = (Owner::None, Request::end_sessions(ids));
+        if let Ok(run) = Run::new(pools, &mut owner, &mut request, Vec::new()) {
+            let _ = run.within(limits).run().await;
+        }
     }
 }
 

@@ -1,18 +1,19 @@
 //! The attempts of one operation.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{Pinned, Session};
 use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE, Result, Wait};
-use crate::net::{Deadline, OwnedReply, unacknowledged, wait, was_sent};
+use crate::event::logs;
+use crate::net::{Deadline, Limits, OwnedReply, jitter, unacknowledged, wait, was_sent};
 use crate::operation::{
     ClientContext, ClientSession, Ending, Failure, OperationKind, Request, Retry, RetryOptions,
     TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, Verdict, is_time_limit, label_commit,
-    label_transient, max_time, timed_out,
+    label_transient, max_time,
 };
 use crate::pools::registry::check_out::{MAX_SELECTIONS, Wanted};
 use crate::pools::{Backend, PinReason, PooledConnection, Pools};
@@ -43,55 +44,10 @@ impl<'s, B: Backend> Owner<'s, B> {
         }
     }
 
-    fn explicit(&mut self) -> Option<&mut Session<B>> {
+    pub(super) fn explicit(&mut self) -> Option<&mut Session<B>> {
         match self {
             Self::Explicit(session) => Some(session),
             Self::None | Self::Implicit(_) => None,
-        }
-    }
-}
-
-/// The time limits of an operation.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    begun: Instant,
-    /// Whether there is a `timeoutMS`, even an unlimited one.
-    has_timeout: bool,
-    deadline: Option<Deadline>,
-}
-
-impl Limits {
-    pub(super) fn new(timeout: Option<Duration>) -> Self {
-        let limit = timeout.filter(|limit| !limit.is_zero());
-        Self {
-            begun: Instant::now(),
-            has_timeout: timeout.is_some(),
-            deadline: limit.map(Deadline::after),
-        }
-    }
-
-    pub(super) fn until(at: Instant) -> Self {
-        Self {
-            begun: Instant::now(),
-            has_timeout: true,
-            deadline: Some(Deadline::at(at)),
-        }
-    }
-
-    fn remaining(&self) -> Option<Duration> {
-        self.deadline.and_then(|deadline| deadline.remaining())
-    }
-
-    pub(super) fn has_timeout(&self) -> bool {
-        self.has_timeout
-    }
-
-    /// The error of the operation: if its time is over, a time-out.
-    pub(super) fn conclude(&self, error: Error) -> Error {
-        let is_over = self.deadline.is_some_and(|deadline| deadline.is_over());
-        match self.has_timeout && (is_over || is_time_limit(&error)) {
-            true => timed_out(error, self.begun.elapsed()),
-            false => error,
         }
     }
 }
@@ -174,7 +130,10 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 }
             }
         }
-        request.limits_server &= !limits.has_timeout || request.ending.is_none();
+        if request.ending.is_some() {
+            // The limit of the operation overrides that of the transaction.
+            request.limits_server = !limits.has_timeout;
+        }
         let mut options = RetryOptions::of(request.kind, &client.defaults, limits.has_timeout);
         let is_retryable = request.is_retryable && !request.is_unacknowledged(&client.defaults);
         options.retries_errors &= is_retryable && !in_transaction;
@@ -205,7 +164,27 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         self
     }
 
+    /// Runs it, in a span if a subscriber wants one. A command on a cursor is part of another
+    /// operation.
     pub(super) async fn run(&mut self) -> Result<Done<B>> {
+        let is_on_cursor = self.request.is_bare && self.request.ending.is_none();
+        if is_on_cursor || !logs::wants_spans() {
+            return self.run_attempts().await;
+        }
+        let parent = match self.owner.explicit() {
+            Some(session) if self.in_transaction || self.request.ending.is_some() => {
+                Some(session.span.clone())
+            }
+            Some(_) | None => None,
+        };
+        let (name, database) = (self.request.name(), &*self.request.database);
+        let collection = self.request.collection();
+        let span = logs::operation_span(parent.as_ref(), name, database, collection);
+        let outcome = Box::pin(self.run_attempts().instrument(span.clone())).await;
+        outcome.inspect_err(|error| logs::record_failure(&span, error))
+    }
+
+    async fn run_attempts(&mut self) -> Result<Done<B>> {
         let mut unconfirmed = None;
         loop {
             let failed = match self.attempt().await {
@@ -222,7 +201,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 is_sharded: self.topology_type() == TopologyType::Sharded,
                 was_sent: failed.was_sent,
                 remaining: self.limits.remaining(),
-                jitter: self.jitter(),
+                jitter: jitter(self.pools.topology().shared().random()),
                 ..Failure::of_command(error)
             };
             match self.retry.failed(failure) {
@@ -313,7 +292,8 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         let entry = topology.server(connection.server());
         let is_direct = topology.topology().topology_type() == TopologyType::Single;
         let mut facts = connection.facts(is_direct);
-        if matches!(self.owner, Owner::None)
+        if self.request.has_session
+            && matches!(self.owner, Owner::None)
             && !self.request.is_unacknowledged(&self.client.defaults)
             && let Some(session) = connection.implicit_session(&self.client)
         {
@@ -336,9 +316,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             entry.map(|entry| entry.description().server_type),
         );
         let had_begun = self.owner.state().is_some_and(|own| own.has_begun());
-        let limits = self.limits;
-        let unlimited = || limits.has_timeout.then(Deadline::never);
-        let deadline = limits.deadline.or_else(unlimited);
+        let deadline = self.limits.of_command();
         let outcome = connection
             .attempt(self.request, self.owner.state(), &facts, deadline)
             .await;
@@ -468,11 +446,6 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
 
     fn topology_type(&self) -> TopologyType {
         self.pools.topology().snapshot().topology().topology_type()
-    }
-
-    fn jitter(&self) -> f64 {
-        let random = (self.pools.topology().shared().random() >> 32) as u32;
-        f64::from(random) / f64::from(u32::MAX)
     }
 }
 

@@ -5,11 +5,13 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::Pinned;
-use super::run::{Limits, Owner, Run};
+use super::run::{Owner, Run};
 use crate::error::{Error, Result};
-use crate::net::wait;
+use crate::event::logs;
+use crate::net::{jitter, wait};
 use crate::operation::{
     ClientSession, Ending, Request, TRANSIENT_TRANSACTION_ERROR, TransactionOptions,
     UNKNOWN_COMMIT_RESULT, is_time_limit, label_commit, timed_out, transaction_backoff,
@@ -32,6 +34,8 @@ pub struct Session<B: Backend> {
     pools: Pools<B>,
     /// The transaction's connection, behind a load balancer.
     pub(super) connection: Pinned<B>,
+    /// The span of the transaction.
+    pub(super) span: Span,
 }
 
 impl<B: Backend> Session<B> {
@@ -40,6 +44,7 @@ impl<B: Backend> Session<B> {
             state,
             pools,
             connection: None,
+            span: Span::none(),
         }
     }
 
@@ -65,6 +70,7 @@ impl<B: Backend> Session<B> {
     pub fn start_transaction(&mut self, options: TransactionOptions) -> Result<()> {
         self.state.start_transaction(options)?;
         self.connection = None;
+        self.span = logs::transaction_span();
         Ok(())
     }
 
@@ -106,6 +112,14 @@ impl<B: Backend> Session<B> {
     }
 
     async fn end_transaction(&mut self, ending: Ending, timeout: Option<Duration>) -> Result<()> {
+        let outcome = self.send_end(ending, timeout).await;
+        if !self.state.is_in_transaction() {
+            self.span = Span::none();
+        }
+        outcome
+    }
+
+    async fn send_end(&mut self, ending: Ending, timeout: Option<Duration>) -> Result<()> {
         if !self.state.transaction.end(ending)? {
             if ending == Ending::Abort {
                 self.unpin();
@@ -234,7 +248,8 @@ impl<B: Backend> Session<B> {
             if !error.has_label(TRANSIENT_TRANSACTION_ERROR) {
                 return Err(error);
             }
-            let pause = transaction_backoff(attempt, self.jitter());
+            let pause =
+                transaction_backoff(attempt, jitter(self.pools.topology().shared().random()));
             if Instant::now() + pause >= end {
                 return Err(timed_out(error, begun.elapsed()));
             }
@@ -260,27 +275,37 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    fn jitter(&self) -> f64 {
-        let random = (self.pools.topology().shared().random() >> 32) as u32;
-        f64::from(random) / f64::from(u32::MAX)
-    }
-
-    /// Ends the session, and aborts an open transaction first.
+    /// Ends the session, and aborts an open transaction first. A drop leaves that to the background.
     pub async fn end(mut self) {
         if self.state.is_in_transaction() {
             let _ = self.abort_transaction().await;
         }
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        let client = self.pools.client().defaults.timeout;
-        Limits::new(self.state.options().default_timeout.or(client))
     }
 }
 
 /// Whether the server's own limit (`maxTimeMS`) ended the commit.
 fn is_server_limit(error: &Error) -> bool {
     is_time_limit(error) || error.cause().is_some_and(is_time_limit)
+}
+
+impl<B: Backend> Drop for Session<B> {
+    fn drop(&mut self) {
+        if !self.state.has_begun() {
+            return;
+        }
+        let mut session = Session {
+            state: self.state.take(),
+            pools: self.pools.clone(),
+            connection: self.connection.take(),
+            span: std::mem::replace(&mut self.span, Span::none()),
+        };
+        session.state.until = None;
+        self.pools.spawn_leftover(move |limits| async move {
+            let _ = limits.bound(session.abort_transaction()).await;
+            // If that was cut short, it is not tried again.
+            let _ = session.state.transaction.end(Ending::Abort);
+        });
+    }
 }
 
 impl<B: Backend> Deref for Session<B> {

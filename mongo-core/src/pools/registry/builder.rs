@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -161,6 +161,7 @@ impl<B: Backend> PoolsBuilder<B> {
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
             client: None,
+            abandon: None,
             wake: None,
             runtime: None,
         });
@@ -254,6 +255,8 @@ impl<B: Backend> PoolsBuilder<B> {
             is_closed: AtomicBool::new(false),
             is_recheck_due: AtomicBool::new(false),
             closed: Notify::new(),
+            leftovers: Arc::new(Semaphore::new(super::MAX_LEFTOVERS)),
+            life: OnceLock::new(),
             ending: Semaphore::new(1),
         });
         let weak: Weak<Registry<B>> = Arc::downgrade(&registry);
@@ -262,10 +265,9 @@ impl<B: Backend> PoolsBuilder<B> {
         if let Some(credential) = credential {
             registry.tenants().insert(credential, tenant.clone());
         }
-        Ok(Pools {
-            life: Arc::new(Life(registry)),
-            tenant,
-        })
+        let life = Arc::new(Life(registry.clone()));
+        let _ = registry.life.set(Arc::downgrade(&life));
+        Ok(Pools { life, tenant })
     }
 
     fn own_topology(&mut self) -> Result<Topology> {

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::tenant::{ByServer, Tenant};
-use super::{Member, Registry, Server};
+use super::{Member, Pools, Registry, Server};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pools::follow::takes_operations;
-use crate::pools::pool::{PoolParams, PoolState};
+use crate::pools::operation::kill_over;
+use crate::pools::pool::{Abandon, PoolParams, PoolState};
 use crate::pools::{Backend, ServerPool};
 use crate::sdam::SdamError;
 use crate::select::{SelectionIndex, ServerEntry};
@@ -139,6 +140,7 @@ impl<B: Backend> Registry<B> {
             takes_writes: self.writable.of(entry.address()),
             topology: Some(self.topology.shared().clone()),
             client: Some(tenant.client()),
+            abandon: Some(self.abandon(tenant)),
             // Without a smallest size no pool can lack connections.
             wake: (self.pool_options.min_size > 0).then(|| Arc::new(wake) as _),
             runtime: self.home.named().cloned(),
@@ -147,6 +149,23 @@ impl<B: Backend> Registry<B> {
         let runtime = self.home.choose().ok();
         let _entered = runtime.as_ref().map(|runtime| runtime.enter());
         ServerPool::new(shared, &self.pool_options, &self.backend)
+    }
+
+    /// Closes the cursors that were dropped with a connection of a tenant.
+    fn abandon(self: &Arc<Self>, tenant: &Arc<Tenant<B>>) -> Abandon {
+        let (registry, tenant) = (Arc::downgrade(self), Arc::downgrade(tenant));
+        Arc::new(move |server, kill| {
+            let life = registry.upgrade().and_then(|own| own.life.get()?.upgrade());
+            let Some((life, tenant)) = life.zip(tenant.upgrade()) else {
+                return false;
+            };
+            let pools = Pools { life, tenant };
+            let own = pools.clone();
+            pools.spawn_leftover(move |limits| async move {
+                kill_over(&own, server, kill, limits).await;
+            });
+            true
+        })
     }
 
     /// Adds a pool to its server's pools.

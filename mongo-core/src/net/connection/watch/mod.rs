@@ -9,6 +9,7 @@ use tracing::Span;
 use super::Identity;
 use super::redaction::{is_sensitive, redacted};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::logs::CommandBody;
 use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
     logs,
@@ -71,7 +72,13 @@ impl CommandWatch {
                     .pool_handle
                     .as_ref()
                     .and_then(|pool_handle| pool_handle.span.as_ref());
-                logs::command_span(&started, collection(message.body()), check_out)
+                let body = CommandBody {
+                    body: message.body(),
+                    collection: collection(message.body()),
+                    text_length: identity.events.query_text_length(),
+                    whole: &|| whole_command(&message),
+                };
+                logs::command_span(&started, &body, check_out)
             }
         };
         let handlers = identity.events.clone();

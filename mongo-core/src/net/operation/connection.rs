@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Connection;
-use super::reply::OwnedReply;
-use crate::error::{Error, ErrorKind, Result, Wait};
-use crate::net::deadline::{Deadline, sleep_until};
+use super::cursor::{BatchCursor, CursorLimits, CursorSource};
+use super::{Limits, jitter, random_id, unacknowledged, wait, was_sent};
+use crate::error::{Error, Result, Wait};
+use crate::net::deadline::Deadline;
+use crate::net::{Connection, OwnedReply};
 use crate::operation::{
-    ClientContext, ClientSession, Command, Ending, Facts, Failure, Observed, Request, Retry,
-    RetryOptions, SessionOptions, Verdict, is_time_limit, label_commit, max_time, timed_out,
+    ClientContext, ClientSession, Command, CursorState, Ending, Facts, Failure, Observed, Request,
+    Retry, RetryOptions, SessionOptions, Verdict, label_commit, label_transient, max_time,
 };
 
 /// The target of [`Connection::command`].
@@ -204,34 +205,47 @@ impl Connection {
     }
 }
 
-/// Whether a command that failed with this error may have reached the server.
-pub(crate) fn was_sent(error: &Error, is_closed: bool) -> bool {
-    match error.kind() {
-        // A command that is too long leaves the connection open.
-        ErrorKind::Protocol(_) => is_closed,
-        _ => Failure::of_command(error.clone()).was_sent,
-    }
-}
-
-pub(crate) fn random_id() -> [u8; 16] {
-    let mut id = [0; 16];
-    // Without the system's randomness nothing else works either: no nonce, no TLS.
-    let _ = getrandom::fill(&mut id);
-    id
-}
-
-/// The pause before a retry.
-pub(crate) async fn wait(pause: Duration) {
-    if !pause.is_zero() {
-        sleep_until(Instant::now() + pause).await;
-    }
-}
-
 impl<'a> Command<OnConnection<'a>> {
     /// Runs it in this session. The borrow prevents that two operations use the session at a time.
     pub fn session(mut self, session: &'a mut ClientSession) -> Self {
         self.target.session = Some(session);
         self
+    }
+}
+
+impl<'a> Command<OnConnection<'a>> {
+    /// Runs it, and returns the cursor of its reply.
+    ///
+    /// # Errors
+    /// See [`Connection::command`];
+    /// [`ErrorKind::Deserialization`](crate::ErrorKind::Deserialization): the reply has no cursor.
+    pub async fn cursor(self) -> Result<ConnectionCursor<'a>> {
+        let mut request = self.request?;
+        let mut target = self.target;
+        let client = target.connection.client();
+        let timeout = request.timeout.or(client.defaults.timeout);
+        let limits = CursorLimits::of(&mut request, timeout)?;
+        let mut implicit = target.start(&request, &client);
+        let reply = run(
+            &mut target,
+            implicit.as_mut(),
+            &mut request,
+            &client,
+            limits.of_command(),
+        );
+        let reply = reply.await?;
+        let name = request.command_name().to_owned();
+        let state = CursorState::open(reply.into_raw(), &name, request.cursor)
+            .map_err(|error| target.connection.identity().name(error))?;
+        let (database, _) = state.names();
+        let kill = Some(Request::kill_cursor(database, state.kill()));
+        let source = InHand {
+            target,
+            implicit,
+            client,
+            kill,
+        };
+        Ok(BatchCursor::new(state, source, limits))
     }
 }
 
@@ -242,41 +256,42 @@ impl<'a> IntoFuture for Command<OnConnection<'a>> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let mut request = self.request?;
-            let OnConnection {
-                connection,
-                session,
-            } = self.target;
-            let client = connection.client();
-            let mut implicit = None;
-            let session = match session {
-                Some(session) => Some(session),
-                None if request.is_unacknowledged(&client.defaults) => None,
-                None => {
-                    implicit = connection.implicit_session(&client);
-                    implicit.as_mut()
-                }
-            };
-            let reply = run(connection, &mut request, session, &client).await;
-            drop(implicit);
-            reply
+            let mut target = self.target;
+            let client = target.connection.client();
+            let mut implicit = target.start(&request, &client);
+            let limits = Limits::new(request.timeout.or(client.defaults.timeout));
+            run(
+                &mut target,
+                implicit.as_mut(),
+                &mut request,
+                &client,
+                limits,
+            )
+            .await
         })
+    }
+}
+
+impl OnConnection<'_> {
+    /// The session of an operation that has none.
+    fn start(&self, request: &Request, client: &Arc<ClientContext>) -> Option<ClientSession> {
+        match self.session.is_some() || request.is_unacknowledged(&client.defaults) {
+            true => None,
+            false => self.connection.implicit_session(client),
+        }
     }
 }
 
 /// Runs an operation on a connection, again only after an overload.
 async fn run(
-    connection: &mut Connection,
+    target: &mut OnConnection<'_>,
+    implicit: Option<&mut ClientSession>,
     request: &mut Request,
-    mut session: Option<&mut ClientSession>,
     client: &Arc<ClientContext>,
+    limits: Limits,
 ) -> Result<OwnedReply> {
-    let timeout = request.timeout.or(client.defaults.timeout);
-    let begun = Instant::now();
-    let limit = timeout.filter(|limit| !limit.is_zero());
-    let deadline = limit.map(Deadline::after);
-    if let Some(own) = &mut session
-        && !own.is_implicit()
-    {
+    let connection = &mut *target.connection;
+    if let Some(own) = &mut target.session {
         if connection.pool_handle().is_some() {
             own.check(client)?;
         }
@@ -288,31 +303,37 @@ async fn run(
         }
         request.selection(Some(own), &client.defaults)?;
     }
-    request.limits_server &= timeout.is_none();
-    let mut options = RetryOptions::of(request.kind, &client.defaults, timeout.is_some());
+    let mut session = target.session.as_deref_mut().or(implicit);
+    if request.ending.is_some() {
+        request.limits_server = !limits.has_timeout;
+    }
+    let mut options = RetryOptions::of(request.kind, &client.defaults, limits.has_timeout);
     options.retries_errors = false;
     options.retries_overload |= request.ending.is_some();
     let mut retry = Retry::new(options);
     loop {
         let mut facts = connection.facts(connection.description().secondary);
-        let left = deadline.and_then(|deadline| deadline.remaining());
-        let Ok(time) = max_time(left, Duration::ZERO) else {
-            return Err(timed_out_before(connection, &begun, &retry));
+        let Ok(time) = max_time(limits.remaining(), Duration::ZERO) else {
+            let error = Error::timeout(Wait::Command, limits.begun.elapsed());
+            return Err(limits.conclude(retry.stop(connection.identity().name(error))));
         };
-        facts.max_time = time.filter(|_| !request.is_bare || request.ending.is_some());
+        facts.max_time = time.filter(|_| request.sends_max_time());
         let had_begun = session.as_ref().is_some_and(|own| own.has_begun());
-        let by = deadline.or_else(|| timeout.map(|_| Deadline::never()));
         let outcome = connection
-            .attempt(request, session.as_deref_mut(), &facts, by)
+            .attempt(request, session.as_deref_mut(), &facts, limits.of_command())
             .await;
         let error = match outcome {
             Ok(reply) => return Ok(reply),
             Err(error) => error,
         };
+        let error = match session.as_ref().is_some_and(|own| own.is_in_transaction()) {
+            true => label_transient(error),
+            false => error,
+        };
         let failure = Failure {
             was_sent: was_sent(&error, connection.is_closed()),
-            remaining: deadline.and_then(|deadline| deadline.remaining()),
-            jitter: jitter(),
+            remaining: limits.remaining(),
+            jitter: jitter(getrandom::u64().unwrap_or_default()),
             ..Failure::of_command(error)
         };
         match retry.failed(failure) {
@@ -324,33 +345,73 @@ async fn run(
                 }
                 wait(pause).await;
             }
-            Verdict::Stop(error) => {
-                let is_over = deadline.is_some_and(|deadline| deadline.is_over());
-                return Err(
-                    match timeout.is_some() && (is_over || is_time_limit(&error)) {
-                        true => timed_out(error, begun.elapsed()),
-                        false => error,
-                    },
-                );
-            }
+            Verdict::Stop(error) => return Err(limits.conclude(error)),
         }
     }
 }
 
-fn timed_out_before(connection: &Connection, begun: &Instant, retry: &Retry) -> Error {
-    let error = Error::timeout(Wait::Command, begun.elapsed());
-    timed_out(
-        retry.stop(connection.identity().name(error)),
-        begun.elapsed(),
-    )
+/// A cursor on a connection in hand, which it borrows. If it is dropped early, pools close it over
+/// another connection; behind a load balancer and without pools its own connection is closed.
+pub type ConnectionCursor<'a> = BatchCursor<'a, InHand<'a>>;
+
+/// Runs the commands of a [`ConnectionCursor`].
+pub struct InHand<'a> {
+    target: OnConnection<'a>,
+    implicit: Option<ClientSession>,
+    client: Arc<ClientContext>,
+    /// Closes the cursor, unless the server has.
+    kill: Option<Request>,
 }
 
-/// An unacknowledged write can't have a session.
-pub(crate) fn unacknowledged() -> Error {
-    Error::configuration("an unacknowledged write can't use a session: the write concern has w=0")
+impl CursorSource for InHand<'_> {
+    async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
+        let implicit = self.implicit.as_mut();
+        run(
+            &mut self.target,
+            implicit,
+            &mut request,
+            &self.client,
+            limits,
+        )
+        .await
+    }
+
+    async fn kill(&mut self, limits: Limits) {
+        if let Some(mut request) = self.kill.take()
+            && !self.target.connection.is_closed()
+        {
+            let connection = &mut *self.target.connection;
+            let facts = connection.facts(false);
+            let kill = connection.attempt(&mut request, None, &facts, limits.of_command());
+            let _ = kill.await;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kill = None;
+        self.implicit = None;
+    }
+
+    fn min_round_trip_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
-/// A random number from 0 to 1.
-fn jitter() -> f64 {
-    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        let Some(request) = self.kill.take() else {
+            return;
+        };
+        let connection = &mut *self.target.connection;
+        let server = connection.server().clone();
+        let is_taken = match connection.pool_handle() {
+            Some(pool) if connection.description().service_id.is_none() => {
+                pool.owner.abandon(server, request)
+            }
+            Some(_) | None => false,
+        };
+        if !is_taken {
+            connection.close();
+        }
+    }
 }
