@@ -313,6 +313,7 @@ pub(crate) fn code_name(code: i32) -> &'static str {
         9001 => "SocketException",
         10107 => "NotWritablePrimary",
         11600 => "InterruptedAtShutdown",
+        11601 => "Interrupted",
         11602 => "InterruptedDueToReplStateChange",
         13435 => "NotPrimaryNoSecondaryOk",
         13436 => "NotPrimaryOrSecondary",

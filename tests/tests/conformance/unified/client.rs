@@ -59,9 +59,12 @@ impl<B: Backend<Config: Default>> Client<B> {
             what.flag("observeSensitiveCommands")?,
         );
         let topology = Arc::clone(&observed);
+        let tracing = what.document("observeTracingMessages")?;
+        let shows_query = |all: &Document| all.get_bool("enableCommandPayload").unwrap_or(false);
+        let query_text = if tracing.is_some_and(shows_query) { 10_000 } else { 0 };
         let mut builder = Pools::<B>::builder(options)
             .connector(stage.connector())
-            .event_handlers(observed.handlers())
+            .event_handlers(observed.handlers().with_query_text(query_text))
             .on_sdam(move |event| topology.add_sdam(event));
         if stage.plan.oidc {
             builder = builder.oidc_callback(Arc::new(OneToken));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bson::{Bson, Document};
 use mongo_core::Error;
-use mongo_core::pools::{Backend, Cursor, Session, SuspendedCursor};
+use mongo_core::pools::{Backend, Cursor, SuspendedCursor};
 use tokio::sync::Mutex;
 
 use super::entities::Entities;
@@ -19,6 +19,7 @@ struct State<B: Backend> {
     cursor: Option<Kept<B>>,
     /// Documents of the last batch that were not returned yet.
     buffered: VecDeque<Bson>,
+    is_exhausted: bool,
 }
 
 /// A cursor between two operations.
@@ -33,6 +34,7 @@ impl<B: Backend> CursorEntity<B> {
         Self(Mutex::new(State {
             cursor: Some(cursor),
             buffered: VecDeque::new(),
+            is_exhausted: false,
         }))
     }
 
@@ -52,7 +54,7 @@ impl<B: Backend> CursorEntity<B> {
                 if let Some(document) = state.iterate(entities).await? {
                     return Ok(Found::Value(document));
                 }
-                if state.is_exhausted() {
+                if state.is_exhausted {
                     return Err("the cursor has no more documents".into());
                 }
             },
@@ -64,7 +66,7 @@ impl<B: Backend> CursorEntity<B> {
                         let entity = entities.session(&session)?;
                         match &mut *entity.session.lock().await {
                             Some(session) => cursor.resume(session)?.close().await,
-                            None => cursor.resume_alone().close().await,
+                            None => drop(cursor),
                         }
                     }
                 }
@@ -85,6 +87,7 @@ impl<B: Backend> State<B> {
         let (kept, batch) = match cursor {
             Kept::Alone(mut cursor) => {
                 let batch = next_batch(&mut cursor).await;
+                self.is_exhausted = cursor.is_exhausted();
                 (Kept::Alone(cursor), batch)
             }
             Kept::InSession(cursor, name) => {
@@ -93,20 +96,13 @@ impl<B: Backend> State<B> {
                 let session = slot.as_mut().ok_or("the session has ended")?;
                 let mut cursor = cursor.resume(session)?;
                 let batch = next_batch(&mut cursor).await;
-                (Kept::InSession(cursor.suspend(), name), batch)
+                self.is_exhausted = cursor.is_exhausted();
+                (Kept::InSession(cursor.suspend().await, name), batch)
             }
         };
         self.cursor = Some(kept);
         self.buffered.extend(batch?);
         Ok(self.buffered.pop_front())
-    }
-
-    fn is_exhausted(&self) -> bool {
-        match &self.cursor {
-            Some(Kept::Alone(cursor)) => cursor.is_exhausted(),
-            Some(Kept::InSession(cursor, _)) => cursor.is_exhausted(),
-            None => true,
-        }
     }
 }
 
@@ -134,14 +130,13 @@ pub(super) async fn exhaust<B: Backend>(mut cursor: Cursor<'_, B>) -> Result<Vec
 }
 
 /// Keeps a cursor for later operations.
-pub(super) fn keep<B: Backend>(
+pub(super) async fn keep<B: Backend>(
     cursor: Cursor<'_, B>,
     session: Option<&str>,
-) -> CursorEntity<B> {
-    let suspended = cursor.suspend();
-    CursorEntity::new(match session {
+) -> Result<CursorEntity<B>, Error> {
+    let suspended = cursor.suspend().await;
+    Ok(CursorEntity::new(match session {
         Some(session) => Kept::InSession(suspended, session.to_owned()),
-        None => Kept::Alone(suspended.resume_alone()),
-    })
+        None => Kept::Alone(suspended.resume_alone()?),
+    }))
 }
-

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::case::Fields;
 use super::client::Client;
+use super::cursors::CursorEntity;
 use super::matching::Lookup;
 use super::sessions::SessionEntity;
 use super::threads::Thread;
@@ -24,6 +25,7 @@ pub(super) enum Entity<B: Backend> {
     /// A database or a collection.
     Target(Arc<Target<B>>),
     Session(Arc<SessionEntity<B>>),
+    Cursor(Arc<CursorEntity<B>>),
     Thread(Arc<Thread>),
     Description(Arc<TopologyDescription>),
     Value(Bson),
@@ -35,6 +37,7 @@ impl<B: Backend> Clone for Entity<B> {
             Self::Client(client) => Self::Client(Arc::clone(client)),
             Self::Target(target) => Self::Target(Arc::clone(target)),
             Self::Session(session) => Self::Session(Arc::clone(session)),
+            Self::Cursor(cursor) => Self::Cursor(Arc::clone(cursor)),
             Self::Thread(thread) => Self::Thread(Arc::clone(thread)),
             Self::Description(description) => Self::Description(Arc::clone(description)),
             Self::Value(value) => Self::Value(value.clone()),
@@ -211,6 +214,12 @@ impl<B: Backend> Entities<B> {
             let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.values().cloned().collect()
         };
+        for entity in &all {
+            if let Entity::Cursor(cursor) = entity {
+                // The end of a test ignores errors.
+                let _ = cursor.perform("close", self).await;
+            }
+        }
         for entity in all {
             if let Entity::Session(entity) = entity
                 && let Some(session) = entity.session.lock().await.take()

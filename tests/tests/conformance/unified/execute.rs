@@ -2,12 +2,12 @@
 
 use bson::Document;
 use mongo_core::error::{Error, ErrorKind};
-use mongo_core::operation::OperationKind;
-use mongo_core::operation::Command;
-use mongo_core::pools::{Backend, OnPools, Session};
+use mongo_core::operation::{Command, CursorType, OperationKind, TimeoutMode};
+use mongo_core::pools::{Backend, Cursor, OnPools, Session};
 
 use super::client::Client;
-use super::crud::{Finish, Kind, Step, Translated};
+use super::crud::{CursorOptions, Finish, Kind, Step, Translated};
+use super::cursors::exhaust;
 use super::entities::Options;
 use super::results::{Answer, Found, bulk, result};
 
@@ -108,30 +108,58 @@ impl<B: Backend> Job<'_, B> {
             documents: Vec::new(),
         };
         if self.translated.finish.is_of_cursor() {
-            let mut session = session;
-            let reply = self.prepare(step, session.as_deref_mut()).await?.to_document()?;
-            let cursor = reply.get_document("cursor").cloned().unwrap_or_default();
-            answer.documents = cursor.get_array("firstBatch").cloned().unwrap_or_default();
-            let mut id = cursor.get_i64("id").unwrap_or(0);
-            let namespace = cursor.get_str("ns").unwrap_or_default().to_owned();
-            let (database, collection) = namespace.split_once('.').unwrap_or(("", ""));
-            while id != 0 {
-                let more = Step {
-                    database: database.to_owned(),
-                    command: bson::doc! { "getMore": id, "collection": collection },
-                    kind: Kind::Command,
-                };
-                let reply = self.prepare(&more, session.as_deref_mut()).await?.to_document()?;
-                let cursor = reply.get_document("cursor").cloned().unwrap_or_default();
-                answer.documents.extend(cursor.get_array("nextBatch").cloned().unwrap_or_default());
-                id = cursor.get_i64("id").unwrap_or(0);
-            }
+            let cursor = self.open(step, session).await?;
+            answer.documents = exhaust(cursor).await?;
             return Ok((answer, None));
         }
         let reply = self.prepare(step, session).await?;
         let error = reply.check_write().err();
         answer.reply = reply.to_document()?;
         Ok((answer, error))
+    }
+
+    /// Opens the cursor of the first command.
+    pub(super) async fn open_first<'s>(
+        &'s self,
+        session: Option<&'s mut Session<B>>,
+    ) -> Result<Cursor<'s, B>, Failure> {
+        let step = self.translated.steps.first().ok_or("no command")?;
+        Ok(self.open(step, session).await?)
+    }
+
+    async fn open<'s>(
+        &'s self,
+        step: &Step,
+        session: Option<&'s mut Session<B>>,
+    ) -> Result<Cursor<'s, B>, Error> {
+        let mut command = self.prepare(step, session);
+        let CursorOptions {
+            batch_size,
+            max_await_time,
+            get_more_comment,
+            cursor_type,
+            timeout_mode,
+        } = &self.translated.cursor;
+        if let Some(size) = batch_size {
+            command = command.batch_size(u32::try_from(*size).unwrap_or(u32::MAX));
+        }
+        if let Some(time) = max_await_time {
+            command = command.max_await_time(*time);
+        }
+        if let Some(comment) = get_more_comment {
+            command = command.get_more_comment(comment.clone());
+        }
+        match cursor_type.as_deref() {
+            Some("tailable") => command = command.cursor_type(CursorType::Tailable),
+            Some("tailableAwait") => command = command.cursor_type(CursorType::TailableAwait),
+            _ => {}
+        }
+        match timeout_mode.as_deref() {
+            Some("iteration") => command = command.timeout_mode(TimeoutMode::Iteration),
+            Some("cursorLifetime") => command = command.timeout_mode(TimeoutMode::CursorLifetime),
+            _ => {}
+        }
+        command.cursor().await
     }
 
     fn prepare<'s>(

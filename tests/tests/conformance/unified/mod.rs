@@ -9,6 +9,7 @@
 mod case;
 mod client;
 mod crud;
+mod cursors;
 mod entities;
 mod errors;
 mod events;

@@ -5,15 +5,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bson::{Bson, Document};
+use mongo_core::Error;
 use mongo_core::handshake::DriverInfo;
 use mongo_core::pools::Backend;
 
 use super::case::Fields;
 use super::client::Client;
-use mongo_core::Error;
-
 use super::crud::{Arguments, CursorOptions, Finish, Kind, Place, Step, Translated};
 use super::crud::{misuse, translate};
+use super::cursors::{self, CursorEntity};
 use super::entities::{Entities, Entity, Options, Target, millis, parse, preference};
 use super::errors::check_error;
 use super::execute::{Failure, Job};
@@ -113,7 +113,7 @@ async fn perform_named<B: Backend<Config: Default>>(
 enum Obtained<B: Backend> {
     Found(Found),
     Collection(Target<B>),
-    Cursor(std::marker::PhantomData<B>),
+    Cursor(CursorEntity<B>),
 }
 
 impl<B: Backend> std::fmt::Debug for Obtained<B> {
@@ -154,7 +154,7 @@ fn save<B: Backend>(play: &Play<B>, name: &str, found: Obtained<B>) -> Outcome {
         Obtained::Found(Found::Documents(documents)) => Entity::Value(documents.into()),
         Obtained::Found(Found::Nothing) => return Err("there is no result to save".to_owned()),
         Obtained::Collection(target) => Entity::Target(Arc::new(target)),
-        Obtained::Cursor(_) => return Err("no cursors yet".to_owned()),
+        Obtained::Cursor(cursor) => Entity::Cursor(Arc::new(cursor)),
     };
     play.entities.add(name, entity)
 }
@@ -189,6 +189,10 @@ async fn on_entity<B: Backend<Config: Default>>(
         Entity::Target(target) => return on_target(play, &target, name, &arguments, held).await,
         Entity::Session(session) => {
             sessions::perform(play, &session, (object, name), &arguments).await?
+        }
+        Entity::Cursor(cursor) => {
+            arguments.finish(name)?;
+            cursor.perform(name, &play.entities).await?
         }
         Entity::Thread(_) | Entity::Description(_) | Entity::Value(_) => {
             return Err(format!("{object} has no operation {name}").into());
@@ -276,7 +280,8 @@ async fn on_target<B: Backend>(
     };
     match name {
         "createFindCursor" | "createCommandCursor" | "createChangeStream" => {
-            Err("no cursors yet".into())
+            let cursor = job.open_first(session).await?;
+            Ok(Obtained::Cursor(cursors::keep(cursor, session_name).await?))
         }
         "createCollection" => {
             job.run(session).await?;
