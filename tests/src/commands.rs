@@ -204,7 +204,7 @@ impl Shared {
     ) -> Result<Progress, ErrorReply> {
         let command = &request.command;
         if let Some(seat) = &self.seat {
-            if let Some(outcome) = seat.run(name, command) {
+            if let Some(outcome) = seat.run(name, request) {
                 return outcome.map(Progress::Done);
             }
             self.admit(session, seat, name, request)?;

@@ -105,7 +105,7 @@ impl Shared {
             "getmore" | "killcursors" => backend.refuse_cursor(name, command),
             _ => self.seat.as_ref().and_then(|seat| {
                 let admission = || self.admit(session, seat, name, request);
-                seat.run(name, command)
+                seat.run(name, request)
                     .or_else(|| admission().err().map(Err))
             }),
         }

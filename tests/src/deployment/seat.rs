@@ -214,8 +214,17 @@ impl Seat {
         self.world.note(|roles| roles.wrote(self.server, now));
     }
 
-    /// Runs the commands of replica set members; `None` if it is not one of them.
-    pub(crate) fn run(&self, name: &str, command: &Document) -> Option<Outcome> {
+    /// Runs the commands that only members of replica sets or only mongos have; `None` if it is
+    /// not one of them.
+    pub(crate) fn run(&self, name: &str, request: &Request) -> Option<Outcome> {
+        let command = &request.command;
+        if name == "checkmetadataconsistency" && self.is_mongos() {
+            // Nothing is inconsistent.
+            let none = Bson::Array(Vec::new());
+            let namespace = format!("{}.$cmd.aggregate", request.database);
+            let cursor = doc! {"firstBatch": none, "id": 0_i64, "ns": namespace};
+            return Some(Ok(doc! {"cursor": cursor}));
+        }
         if !matches!(
             name,
             "replsetstepdown" | "replsetfreeze" | "replsetgetstatus"

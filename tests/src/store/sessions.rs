@@ -132,8 +132,13 @@ impl Sessions {
         self.0.len()
     }
 
+    /// Records the use of a session, which is a new one if it has expired.
     pub(super) fn touch(&mut self, key: &SessionKey, now: DateTime) {
-        match self.0.get_mut(key) {
+        let is_live = |session: &&mut ServerSession| {
+            let idle = now.timestamp_millis() - session.last_use.timestamp_millis();
+            idle < i64::from(TIMEOUT) * 60_000
+        };
+        match self.0.get_mut(key).filter(is_live) {
             Some(session) => session.last_use = now,
             None => {
                 let session = ServerSession {

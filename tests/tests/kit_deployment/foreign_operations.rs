@@ -175,7 +175,13 @@ async fn pymongo_runs_transactions_on_every_topology(members: Members) {
 }
 
 async fn official_crate_runs_cursors_on_every_topology(members: Members) {
-    for deployment in every_topology(members).await {
+    let deployments = [
+        replica_set(members).await,
+        // Version 3.9.1 sends the killCursors of a dropped cursor to any mongos.
+        members.start(Deployment::sharded(1)).await,
+        members.start(Deployment::load_balanced(2)).await,
+    ];
+    for deployment in deployments {
         deployment.insert("kit.numbers", (0..20).map(|n| doc! {"_id": n}));
         let shared = &deployment;
         with_official(&deployment, |client| async move {

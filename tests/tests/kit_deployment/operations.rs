@@ -370,6 +370,8 @@ async fn cursors_stay_with_their_server(members: Members) {
     assert_eq!(killed.get_array("cursorsKilled").unwrap().len(), 1);
     assert_eq!(clients[0].code(more).await, 43);
     assert_eq!(sharded.server(0).open_cursors(), 0);
+    let check = clients[0].run(doc! {"checkMetadataConsistency": 1}).await;
+    assert_eq!((ids(&check).len(), cursor_id(&check)), (0, 0));
 }
 
 #[tokio::test]
@@ -538,4 +540,27 @@ async fn an_isolated_primary_loses_what_no_majority_has() {
     assert_eq!(own(2), [1, 5, 4]);
     set.change_set(|set| set.rejoin(1));
     assert_eq!(own(2), [1, 5, 4, 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_expires_after_half_an_hour_without_use() {
+    let network = SimNetwork::new(1);
+    let set = Deployment::replica_set("rs").members(1).network(&network);
+    let set = set.start().await;
+    set.insert("test.c", [doc! {"_id": 1, "n": 0}]);
+    let mut client = Wire::over(network.connect("m0.test:27017").await.expect("m0"));
+    let session = Session::new();
+    for (minutes, after) in [(0, 1), (29, 1), (29, 1), (31, 2)] {
+        tokio::time::sleep(Duration::from_secs(minutes * 60)).await;
+        assert_eq!(client.code(session.write(1, increment(1))).await, 0);
+        assert_eq!(counters(&set), [after], "{minutes}");
+    }
+    assert_eq!(set.server(0).sessions(), 1);
+    assert_eq!(
+        client
+            .code(doc! {"endSessions": [session.lsid.clone()]})
+            .await,
+        0
+    );
+    assert_eq!(set.server(0).sessions(), 0);
 }
