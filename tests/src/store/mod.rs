@@ -239,11 +239,15 @@ impl Data {
             let message = "Specifying startTransaction requires autocommit: false";
             return Err(ErrorReply::new(72, "InvalidOptions", message));
         }
+        let writes = is_write(call.name, call.command);
+        if writes {
+            snapshots::refuse(call)?;
+        }
         if call.command.contains_key("txnNumber") {
             let session = session.ok_or_else(sessions::needs_session)?;
             return self.run_once(&session, call);
         }
-        if is_write(call.name, call.command) {
+        if writes {
             return self.write(call, None);
         }
         self.read(server, session.as_ref(), call)

@@ -31,8 +31,7 @@ impl Snapshots {
             return Ok((None, None));
         };
         if !matches!(call.name, "find" | "aggregate" | "distinct") {
-            let message = format!("{} does not support readConcern snapshot", call.name);
-            return Err(ErrorReply::new(72, "InvalidOptions", &message));
+            return Err(unsupported(call));
         }
         let Some(newest) = call.seat.and_then(|seat| seat.operation_time()) else {
             let message = "readConcern snapshot needs a replica set";
@@ -57,6 +56,20 @@ impl Snapshots {
         }
         Ok((None, Some(time)))
     }
+}
+
+/// Refuses a write with `readConcern.level: "snapshot"`.
+pub(super) fn refuse(call: &Call<'_>) -> Result<()> {
+    let concern = call.command.get_document("readConcern");
+    match concern.is_ok_and(|one| is_text(one, "level", "snapshot")) {
+        true => Err(unsupported(call)),
+        false => Ok(()),
+    }
+}
+
+fn unsupported(call: &Call<'_>) -> ErrorReply {
+    let message = format!("{} does not support readConcern snapshot", call.name);
+    ErrorReply::new(72, "InvalidOptions", &message)
 }
 
 /// Adds the time of a snapshot to its reply.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bson::{RawDocument, RawDocumentBuf};
-use tracing::field::{Empty, display};
+use tracing::field::{Empty, debug, display};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug_span, enabled, span};
 
@@ -113,7 +113,9 @@ pub(crate) fn operation_span(
         db.operation.name = name,
         db.operation.summary = summary,
         db.response.status_code = Empty,
+        exception.type = Empty,
         exception.message = Empty,
+        exception.stacktrace = Empty,
     )
 }
 
@@ -218,7 +220,9 @@ pub(crate) fn command_span(
         db.mongodb.lsid = body.session(),
         db.mongodb.txn_number = body.body.get_i64("txnNumber").ok(),
         db.response.status_code = Empty,
+        exception.type = Empty,
         exception.message = Empty,
+        exception.stacktrace = Empty,
         server.address = %Host(&command.address),
         server.port = command.address.port(),
         network.transport = transport(&command.address),
@@ -233,7 +237,12 @@ pub(crate) fn record_failure(span: &Span, error: &Error) {
         return;
     }
     span.record("otel.status_code", "ERROR");
+    let kind = format!("{:?}", error.kind());
+    let kind = kind.split(|letter: char| !letter.is_alphanumeric()).next();
+    span.record("exception.type", kind);
     span.record("exception.message", display(error));
+    // There is no stack trace: the kinds of the error and of its causes.
+    span.record("exception.stacktrace", debug(error));
     if let Some(code) = error.code() {
         span.record("db.response.status_code", display(code));
     }

@@ -148,6 +148,8 @@ pub(super) struct Translated {
 #[derive(Clone, Debug, Default)]
 pub(super) struct CursorOptions {
     pub(super) batch_size: Option<i64>,
+    /// The most documents, which bounds the size of the last batch.
+    pub(super) limit: Option<i64>,
     pub(super) max_await_time: Option<Duration>,
     pub(super) get_more_comment: Option<Bson>,
     pub(super) cursor_type: Option<String>,
@@ -434,7 +436,10 @@ fn find(
     arguments: &Arguments<'_>,
     place: Place<'_>,
 ) -> Result<Translated, String> {
-    let filter = arguments.get("filter").cloned();
+    let filter = match name {
+        "findOne" => arguments.get("filter").cloned(),
+        _ => Some(arguments.need("filter")?.clone()),
+    };
     let mut command = doc! { "find": collection };
     command.insert("filter", filter.unwrap_or_else(|| doc! {}.into()));
     let options = [
@@ -451,7 +456,8 @@ fn find(
         "showRecordId",
     ];
     arguments.copy(&options, &mut command);
-    match arguments.number("limit")? {
+    let limit = arguments.number("limit")?;
+    match limit {
         Some(limit) if limit < 0 => {
             command.insert("limit", limit.unsigned_abs() as i64);
             command.insert("singleBatch", true);
@@ -481,6 +487,7 @@ fn find(
     }
     let mut translated = one(place, command, Kind::Read, finish);
     translated.cursor.batch_size = arguments.number("batchSize")?;
+    translated.cursor.limit = limit.filter(|limit| *limit > 0);
     translated.cursor.max_await_time = arguments.number("maxAwaitTimeMS")?.map(millis);
     translated.cursor.cursor_type = cursor_type.map(str::to_owned);
     Ok(translated)

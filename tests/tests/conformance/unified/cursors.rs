@@ -7,6 +7,7 @@ use mongo_core::Error;
 use mongo_core::pools::{Backend, Cursor, SuspendedCursor};
 use tokio::sync::Mutex;
 
+use super::crud::CursorOptions;
 use super::entities::Entities;
 use super::execute::Failure;
 use super::results::Found;
@@ -120,11 +121,26 @@ async fn next_batch<B: Backend>(cursor: &mut Cursor<'_, B>) -> Result<Vec<Bson>,
     Ok(documents)
 }
 
-/// Returns all documents of a cursor.
-pub(super) async fn exhaust<B: Backend>(mut cursor: Cursor<'_, B>) -> Result<Vec<Bson>, Error> {
+/// Returns all documents of a cursor, which is closed in any case.
+pub(super) async fn exhaust<B: Backend>(
+    mut cursor: Cursor<'_, B>,
+    options: &CursorOptions,
+) -> Result<Vec<Bson>, Error> {
     let mut all = Vec::new();
-    while let Some(document) = cursor.next::<Document>().await? {
-        all.push(Bson::Document(document));
+    while !cursor.is_exhausted() {
+        if let (Some(size), Some(limit)) = (options.batch_size, options.limit)
+            && !all.is_empty()
+        {
+            let left = limit - i64::try_from(all.len()).unwrap_or(i64::MAX);
+            cursor.set_batch_size(u32::try_from(size.min(left)).unwrap_or(u32::MAX));
+        }
+        match next_batch(&mut cursor).await {
+            Ok(batch) => all.extend(batch),
+            Err(error) => {
+                cursor.close().await;
+                return Err(error);
+            }
+        }
     }
     Ok(all)
 }

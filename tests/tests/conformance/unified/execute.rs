@@ -109,7 +109,7 @@ impl<B: Backend> Job<'_, B> {
         };
         if self.translated.finish.is_of_cursor() {
             let cursor = self.open(step, session).await?;
-            answer.documents = exhaust(cursor).await?;
+            answer.documents = exhaust(cursor, &self.translated.cursor).await?;
             return Ok((answer, None));
         }
         let reply = self.prepare(step, session).await?;
@@ -135,6 +135,7 @@ impl<B: Backend> Job<'_, B> {
         let mut command = self.prepare(step, session);
         let CursorOptions {
             batch_size,
+            limit: _,
             max_await_time,
             get_more_comment,
             cursor_type,
