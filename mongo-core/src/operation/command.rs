@@ -1,5 +1,6 @@
 //! One operation as the caller describes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::RawBson;
@@ -109,12 +110,11 @@ impl Request {
     where
         C: Serialize + ?Sized,
     {
-        let serialization = |error| ErrorKind::Serialization(std::sync::Arc::new(error));
+        let serialization = |error| ErrorKind::Serialization(Arc::new(error));
         let mut bytes = Vec::with_capacity(256);
         bson::serialize_to_buffer(&command, &mut bytes).map_err(serialization)?;
         let own_length = bytes.len();
-        let body = RawDocumentBuf::from_bytes(bytes)
-            .map_err(|error| serialization(bson::error::Error::from(error)))?;
+        let body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
         let own = inspect(&body)?;
         Ok(Self {
             database: database.to_owned(),
@@ -244,9 +244,7 @@ fn inspect(command: &RawDocument) -> Result<OwnFields> {
     let mut own = OwnFields::default();
     let mut is_empty = true;
     for element in command.iter_elements() {
-        let element = element.map_err(|error| {
-            ErrorKind::Serialization(std::sync::Arc::new(bson::error::Error::from(error)))
-        })?;
+        let element = element.map_err(|error| ErrorKind::Serialization(Arc::new(error)))?;
         is_empty = false;
         match element.key().as_str() {
             "readConcern" => own.read_concern = true,
@@ -337,7 +335,7 @@ impl<T> Command<T> {
                 request.comment = Some(comment);
             }),
             Err(error) => {
-                let error = ErrorKind::Serialization(std::sync::Arc::new(error.into()));
+                let error = ErrorKind::Serialization(Arc::new(error));
                 self.request = self.request.and(Err(error.into()));
                 self
             }

@@ -82,7 +82,7 @@ pub use config::{
 };
 pub use factory::{ConnectionFactory, ConnectionFactoryBuilder};
 pub use guard::PooledConnection;
-pub use operation::{Cursor, OnPools, Session, SuspendedCursor};
+pub use operation::{Cursor, OnPools, Session, SuspendedCursor, TransactionFuture};
 pub use options::{
     DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAINTENANCE_INTERVAL, DEFAULT_UNUSED_TIMEOUT, PoolsConfig,
 };

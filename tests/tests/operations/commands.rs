@@ -1,10 +1,12 @@
 //! What is added to commands.
 
+use mongo_core::auth::{AuthMechanism, Credential};
 use mongo_core::bson::{Document, doc};
 use mongo_core::operation::{OperationKind, SessionOptions};
 use mongo_core::pools::Backend;
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 use mongo_core::{ErrorKind, ReadConcern, WriteConcern};
+use mongo_testkit::{Deployment, SimNetwork};
 
 use crate::support::World;
 
@@ -21,6 +23,7 @@ on_both! {
     a_command_on_a_connection_has_the_same_fields,
     a_failed_write_is_found_by_check_write,
     a_close_ends_the_sessions_on_the_server,
+    credentials_have_sessions_of_their_own,
 }
 
 fn session_of(command: &Document) -> Option<&Document> {
@@ -383,4 +386,44 @@ async fn a_close_ends_the_sessions_on_the_server<B: Backend<Config: Default>>() 
     assert!(session_of(&ended[0]).is_none());
     world.pools.close().await;
     assert_eq!(world.commands.of("endSessions").len(), 1);
+}
+
+async fn credentials_have_sessions_of_their_own<B: Backend<Config: Default>>() {
+    let network = SimNetwork::new(5);
+    let set = Deployment::replica_set("rs")
+        .members(1)
+        .network(&network)
+        .plain_user("one", "first")
+        .plain_user("two", "second");
+    let world = World::<B>::over(set.start().await, &network, "");
+    let of = |name: &str, password: &str| {
+        let credential = Credential::new(name, password).with_mechanism(AuthMechanism::Plain);
+        world.pools.with_credential(credential).expect("a handle")
+    };
+    let (one, two) = (of("one", "first"), of("two", "second"));
+    for pools in [&one, &two, &one, &two] {
+        pools
+            .command("db", &doc! { "ping": 1 })
+            .await
+            .map(drop)
+            .expect("a reply");
+    }
+    let pings = world.commands.of("ping");
+    let ids: Vec<_> = pings.iter().map(session_of).collect();
+    assert!(
+        ids[0] == ids[2] && ids[1] == ids[3] && ids[0] != ids[1],
+        "{ids:?}"
+    );
+    let mut session = one
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let refused = two
+        .command("db", &doc! { "ping": 1 })
+        .session(&mut session)
+        .await;
+    refused.map(drop).expect_err("another credential");
+    drop(session);
+    // Those of both are ended.
+    world.pools.close().await;
+    assert_eq!(world.commands.of("endSessions").len(), 2);
 }

@@ -6,5 +6,6 @@ mod support;
 
 mod commands;
 mod cursors;
+mod real;
 mod retries;
 mod transactions;

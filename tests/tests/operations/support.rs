@@ -105,8 +105,9 @@ impl<B: Backend<Config: Default>> World<B> {
         let uri = set.uri();
         let joint = if uri.contains('?') { '&' } else { '?' };
         let uri = format!("{uri}{joint}{options}");
-        let builder: PoolsBuilder<B> =
-            Pools::builder(ClientOptions::parse(&uri).expect("a connection string"));
+        let mut options = ClientOptions::parse(&uri).expect("a connection string");
+        options.allow_plain_without_tls = true;
+        let builder: PoolsBuilder<B> = Pools::builder(options);
         let pools = builder
             .connector(Arc::new(OverSim(network.clone())))
             .event_handlers(commands.handlers())

@@ -29,6 +29,8 @@ on_both! {
     with_transaction_commits_again_while_the_result_is_unknown,
     with_transaction_ends_with_its_time,
     a_dropped_transaction_is_aborted,
+    a_transaction_can_be_spawned,
+    an_overloaded_router_keeps_its_transaction,
     a_transaction_runs_on_a_connection,
 }
 
@@ -550,5 +552,50 @@ async fn a_transaction_runs_on_a_connection<B: Backend<Config: Default>>() {
         .collect();
     assert_eq!(numbers, [Some(1), Some(1), Some(2), Some(2)]);
     drop(connection);
+    world.pools.close().await;
+}
+
+async fn a_transaction_can_be_spawned<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let pools = world.pools.clone();
+    let task = tokio::spawn(async move {
+        let mut session = pools.start_session(SessionOptions::default())?;
+        let options = TransactionOptions::default();
+        let run = session.with_boxed_transaction(options, pools, |session, pools| {
+            Box::pin(async move {
+                let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+                let write = pools.command("db", &insert).session(session);
+                write.await?.check_write()
+            })
+        });
+        run.await
+    });
+    task.await.expect("no panic").expect("a commit");
+    assert_eq!(world.commands.of("commitTransaction").len(), 1);
+    world.pools.close().await;
+}
+
+async fn an_overloaded_router_keeps_its_transaction<B: Backend<Config: Default>>() {
+    let world = World::<B>::sharded(2, "enableOverloadRetargeting=true").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    let labels = ["SystemOverloadedError", "RetryableError"];
+    for router in 0..2 {
+        let data = doc! { "failCommands": ["insert"], "errorCode": 462, "errorLabels": labels };
+        world.set.fail_commands(router, doc! { "times": 1 }, data);
+    }
+    let begun = Instant::now();
+    insert(&world, &mut session)
+        .await
+        .expect("the second attempt");
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "it waits for no other router"
+    );
+    let servers = world.commands.servers_of("insert");
+    assert!(servers.len() == 3 && servers.iter().all(|own| *own == servers[0]));
+    session.commit_transaction().await.expect("a commit");
+    drop(session);
     world.pools.close().await;
 }

@@ -184,7 +184,7 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// It can't be written as BSON.
     pub fn set_comment(&mut self, comment: impl Into<Bson>) -> Result<()> {
         let comment = RawBson::try_from(comment.into());
-        let comment = comment.map_err(|error| ErrorKind::Serialization(Arc::new(error.into())))?;
+        let comment = comment.map_err(|error| ErrorKind::Serialization(Arc::new(error)))?;
         self.state.options.comment = Some(comment);
         Ok(())
     }

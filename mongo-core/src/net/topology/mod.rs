@@ -255,18 +255,28 @@ impl Topology {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> Result<SelectedServer> {
+        self.select_for(deadline.into(), criterion, deprioritized, None)
+            .await
+    }
+
+    /// [`select_by`](Self::select_by) for an operation that logs name.
+    pub(crate) async fn select_for(
+        &self,
+        deadline: Deadline,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+        operation: Option<&str>,
+    ) -> Result<SelectedServer> {
         let shared = &*self.owner.0;
         let log = Selection {
+            operation,
             criterion,
             index: &shared.index,
         };
         log.started();
         let outcome = match shared.select_now(criterion, deprioritized) {
             Ok(Some(selected)) => Ok(selected),
-            Ok(None) => {
-                self.wait(deadline.into(), criterion, deprioritized, &log)
-                    .await
-            }
+            Ok(None) => self.wait(deadline, criterion, deprioritized, &log).await,
             Err(error) => Err(error),
         };
         log.ended(&outcome);

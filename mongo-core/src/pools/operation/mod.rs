@@ -20,7 +20,7 @@ mod session;
 pub(super) use cursor::kill_over;
 pub use cursor::{Cursor, SuspendedCursor};
 use run::{Owner, Run};
-pub use session::Session;
+pub use session::{Session, TransactionFuture};
 
 /// The target of [`Pools::command`].
 #[derive(Debug)]

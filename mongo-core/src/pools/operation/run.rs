@@ -115,19 +115,20 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             if request.is_unacknowledged(&client.defaults) {
                 return Err(unacknowledged());
             }
-            if let Some(until) = session.state.until {
+            if request.ending.is_none() {
+                in_transaction = session.state.transaction.enter();
+                if !in_transaction && !request.is_bare {
+                    session.unpin();
+                }
+            }
+            let is_within = in_transaction || request.ending.is_some();
+            if let Some(until) = session.state.until.filter(|_| is_within) {
                 if request.timeout.is_some() {
                     return Err(Error::configuration(
                         "a time limit of an operation can't override that of with_transaction",
                     ));
                 }
                 limits = Limits::until(Instant::from_std(until));
-            }
-            if request.ending.is_none() {
-                in_transaction = session.state.transaction.enter();
-                if !in_transaction && !request.is_bare {
-                    session.unpin();
-                }
             }
         }
         if request.ending.is_some() {
@@ -429,7 +430,12 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         };
         let wanted = Wanted {
             criterion: &criterion,
-            deprioritized: self.retry.deprioritized(),
+            // The only server can't be avoided.
+            deprioritized: match pinned {
+                Some(_) => &[],
+                None => self.retry.deprioritized(),
+            },
+            operation: Some(self.request.name()),
             selections: match self.retry.may_retry() {
                 true => 1,
                 false => MAX_SELECTIONS,

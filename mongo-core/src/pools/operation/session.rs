@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,6 +37,8 @@ pub struct Session<B: Backend> {
     pub(super) connection: Pinned<B>,
     /// The span of the transaction.
     pub(super) span: Span,
+    /// Whether its transaction is not aborted when it is dropped.
+    is_final: bool,
 }
 
 impl<B: Backend> Session<B> {
@@ -45,6 +48,7 @@ impl<B: Backend> Session<B> {
             pools,
             connection: None,
             span: Span::none(),
+            is_final: false,
         }
     }
 
@@ -69,6 +73,7 @@ impl<B: Backend> Session<B> {
     /// As there.
     pub fn start_transaction(&mut self, options: TransactionOptions) -> Result<()> {
         self.state.start_transaction(options)?;
+        self.state.until = None;
         self.connection = None;
         self.span = logs::transaction_span();
         Ok(())
@@ -166,6 +171,9 @@ impl<B: Backend> Session<B> {
     /// The error of the function or of the commit. Once the time is over,
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), with that error as its cause.
     ///
+    /// The future of an async closure is not known to be `Send` where it is spawned: there, use
+    /// [`with_boxed_transaction`](Self::with_boxed_transaction).
+    ///
     /// Specification: convenient API for transactions.
     pub async fn with_transaction<T, F>(
         &mut self,
@@ -175,9 +183,7 @@ impl<B: Backend> Session<B> {
     where
         F: AsyncFnMut(&mut Session<B>) -> Result<T>,
     {
-        let client = self.pools.client().defaults.timeout;
-        let timeout = self.state.options().default_timeout.or(client);
-        self.run_transaction(timeout, options, function).await
+        self.run_transaction(None, options, function).await
     }
 
     /// [`with_transaction`](Self::with_transaction) with a time limit (`timeoutMS`) for all of it.
@@ -197,64 +203,101 @@ impl<B: Backend> Session<B> {
         self.run_transaction(Some(timeout), options, function).await
     }
 
+    /// [`with_transaction`](Self::with_transaction) with a function that returns a boxed future, and
+    /// a context for it in place of captured borrows. Unlike that of an async closure, its future is
+    /// known to be `Send`: for `tokio::spawn`, and handlers of web frameworks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn with_boxed_transaction<T, C, F>(
+        &mut self,
+        options: TransactionOptions,
+        mut context: C,
+        mut function: F,
+    ) -> Result<T>
+    where
+        C: Send,
+        F: for<'s> FnMut(&'s mut Session<B>, &'s mut C) -> TransactionFuture<'s, T> + Send,
+    {
+        let mut runs = self.begin_runs(None);
+        loop {
+            self.start_run(&mut runs, &options)?;
+            let outcome = function(self, &mut context).await;
+            if let Some(outcome) = self.settle(&runs, outcome).await {
+                self.state.until = None;
+                return outcome;
+            }
+        }
+    }
+
     async fn run_transaction<T, F>(
         &mut self,
         timeout: Option<Duration>,
-        options: TransactionOptions,
-        function: F,
-    ) -> Result<T>
-    where
-        F: AsyncFnMut(&mut Session<B>) -> Result<T>,
-    {
-        let begun = Instant::now();
-        let limit = timeout.filter(|limit| !limit.is_zero());
-        self.state.until = limit.and_then(|limit| begun.into_std().checked_add(limit));
-        let end = begun + limit.unwrap_or(WITH_TRANSACTION);
-        let outcome = self.repeat(begun, end, options, function).await;
-        self.state.until = None;
-        outcome
-    }
-
-    async fn repeat<T, F>(
-        &mut self,
-        begun: Instant,
-        end: Instant,
         options: TransactionOptions,
         mut function: F,
     ) -> Result<T>
     where
         F: AsyncFnMut(&mut Session<B>) -> Result<T>,
     {
-        let mut attempt = 0;
+        let mut runs = self.begin_runs(timeout);
         loop {
-            self.start_transaction(options.clone())?;
-            attempt += 1;
-            let error = match function(self).await {
-                Err(error) => {
-                    if self.state.is_in_transaction() {
-                        // Its own time, so that it reaches the server.
-                        let until = self.state.until.take();
-                        let _ = self.abort_transaction().await;
-                        self.state.until = until;
-                    }
-                    error
-                }
-                Ok(value) if !self.state.is_in_transaction() => return Ok(value),
-                Ok(value) => match self.commit_by(begun, end).await {
-                    Ok(()) => return Ok(value),
-                    Err(error) => error,
-                },
-            };
-            if !error.has_label(TRANSIENT_TRANSACTION_ERROR) {
-                return Err(error);
+            self.start_run(&mut runs, &options)?;
+            let outcome = function(self).await;
+            if let Some(outcome) = self.settle(&runs, outcome).await {
+                self.state.until = None;
+                return outcome;
             }
-            let pause =
-                transaction_backoff(attempt, jitter(self.pools.topology().shared().random()));
-            if Instant::now() + pause >= end {
-                return Err(timed_out(error, begun.elapsed()));
-            }
-            wait(pause).await;
         }
+    }
+
+    fn begin_runs(&self, timeout: Option<Duration>) -> Runs {
+        let client = self.pools.client().defaults.timeout;
+        let timeout = timeout.or(self.state.options().default_timeout).or(client);
+        let begun = Instant::now();
+        let limit = timeout.filter(|limit| !limit.is_zero());
+        Runs {
+            begun,
+            until: limit.and_then(|limit| begun.into_std().checked_add(limit)),
+            end: begun + limit.unwrap_or(WITH_TRANSACTION),
+            count: 0,
+        }
+    }
+
+    fn start_run(&mut self, runs: &mut Runs, options: &TransactionOptions) -> Result<()> {
+        runs.count += 1;
+        self.start_transaction(options.clone())?;
+        self.state.until = runs.until;
+        Ok(())
+    }
+
+    /// Ends one run of a transaction. Returns the outcome of all, or `None` to run it again.
+    async fn settle<T>(&mut self, runs: &Runs, outcome: Result<T>) -> Option<Result<T>> {
+        let error = match outcome {
+            Err(error) => {
+                if self.state.is_in_transaction() {
+                    // Its own time, so that it reaches the server.
+                    let until = self.state.until.take();
+                    let _ = self.abort_transaction().await;
+                    self.state.until = until;
+                }
+                error
+            }
+            Ok(value) if !self.state.is_in_transaction() => return Some(Ok(value)),
+            Ok(value) => match self.commit_by(runs.begun, runs.end).await {
+                Ok(()) => return Some(Ok(value)),
+                Err(error) => error,
+            },
+        };
+        if !error.has_label(TRANSIENT_TRANSACTION_ERROR) {
+            return Some(Err(error));
+        }
+        let random = self.pools.topology().shared().random();
+        let pause = transaction_backoff(runs.count, jitter(random));
+        if Instant::now() + pause >= runs.end {
+            return Some(Err(timed_out(error, runs.begun.elapsed())));
+        }
+        wait(pause).await;
+        None
     }
 
     /// Commits, again while the result is unknown.
@@ -283,6 +326,18 @@ impl<B: Backend> Session<B> {
     }
 }
 
+/// The future of a function for [`Session::with_boxed_transaction`].
+pub type TransactionFuture<'s, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 's>>;
+
+/// The runs of one transaction.
+struct Runs {
+    begun: Instant,
+    /// When its time limit is over, if it has one.
+    until: Option<std::time::Instant>,
+    end: Instant,
+    count: u32,
+}
+
 /// Whether the server's own limit (`maxTimeMS`) ended the commit.
 fn is_server_limit(error: &Error) -> bool {
     is_time_limit(error) || error.cause().is_some_and(is_time_limit)
@@ -290,7 +345,7 @@ fn is_server_limit(error: &Error) -> bool {
 
 impl<B: Backend> Drop for Session<B> {
     fn drop(&mut self) {
-        if !self.state.has_begun() {
+        if self.is_final || !self.state.has_begun() {
             return;
         }
         let mut session = Session {
@@ -298,12 +353,12 @@ impl<B: Backend> Drop for Session<B> {
             pools: self.pools.clone(),
             connection: self.connection.take(),
             span: std::mem::replace(&mut self.span, Span::none()),
+            // If that fails, it is not tried again.
+            is_final: true,
         };
         session.state.until = None;
         self.pools.spawn_leftover(move |limits| async move {
             let _ = limits.bound(session.abort_transaction()).await;
-            // If that was cut short, it is not tried again.
-            let _ = session.state.transaction.end(Ending::Abort);
         });
     }
 }

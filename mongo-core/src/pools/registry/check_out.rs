@@ -53,6 +53,7 @@ impl<B: Backend> Pools<B> {
                     criterion,
                     deprioritized: &[],
                     selections: MAX_SELECTIONS,
+                    operation: None,
                 };
                 self.look_for(deadline, wanted, choice).await
             }
@@ -77,6 +78,7 @@ impl<B: Backend> Pools<B> {
             criterion,
             deprioritized,
             selections: 1,
+            operation: None,
         };
         self.check_out(deadline.into(), wanted).await
     }
@@ -245,6 +247,7 @@ impl<B: Backend> Pools<B> {
             criterion,
             deprioritized: &[],
             selections: 1,
+            operation: None,
         };
         let pool = match self.choose(0, deadline, wanted).await {
             Ok(choice) => choice.pool,
@@ -313,10 +316,12 @@ impl<B: Backend> Pools<B> {
         let left = self.tenant.left();
         registry.check_open()?;
         self.tenant.check()?;
-        let selected =
-            registry
-                .topology
-                .select_by(deadline, wanted.criterion, wanted.deprioritized);
+        let selected = registry.topology.select_for(
+            deadline,
+            wanted.criterion,
+            wanted.deprioritized,
+            wanted.operation,
+        );
         // All are safe to drop.
         let selected = tokio::select! {
             biased;
@@ -352,6 +357,8 @@ pub(in crate::pools) struct Wanted<'a> {
     pub(in crate::pools) deprioritized: &'a [ServerAddress],
     /// The most selections.
     pub(in crate::pools) selections: u32,
+    /// The name of the operation, for logs.
+    pub(in crate::pools) operation: Option<&'a str>,
 }
 
 /// Runs a check-out in a span; the commands on its connection are nested in it.

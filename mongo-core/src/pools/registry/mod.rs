@@ -238,10 +238,11 @@ impl<B: Backend> Pools<B> {
         let (Ok(permit), Some(runtime)) = (permit, registry.home.known()) else {
             return;
         };
+        // Before the check, so that a concurrent `close` waits for it.
+        let alive = registry.tasks.begin();
         if registry.check_open().is_err() {
             return;
         }
-        let alive = registry.tasks.begin();
         let timeout = self.client().defaults.timeout;
         let timeout = timeout.filter(|timeout| !timeout.is_zero());
         let limits = Limits::new(Some(timeout.unwrap_or(LEFTOVER)));
@@ -293,6 +294,7 @@ impl<B: Backend> Pools<B> {
             criterion: &nearest,
             deprioritized: &[],
             selections: 1,
+            operation: None,
         };
         self.select(deadline, wanted).await?;
         let mut filling = Together::new();

@@ -291,3 +291,6 @@ pub(crate) fn transaction_backoff(attempt: u32, jitter: f64) -> Duration {
     let attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
     Duration::from_secs_f64(jitter * (INITIAL * 1.5_f64.powi(attempt)).min(LONGEST))
 }
+
+#[cfg(test)]
+mod tests;

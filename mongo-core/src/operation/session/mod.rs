@@ -456,3 +456,6 @@ impl<'a> Observed<'a> {
         observed
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,7 +123,7 @@ impl Request {
         let length = i32::try_from(self.own_length).unwrap_or(i32::MAX);
         bytes[..4].copy_from_slice(&length.to_le_bytes());
         self.body = RawDocumentBuf::from_bytes(bytes)
-            .map_err(|error| ErrorKind::Serialization(Arc::new(bson::error::Error::from(error))))?;
+            .map_err(|error| ErrorKind::Serialization(Arc::new(error)))?;
         Ok(())
     }
 
@@ -291,3 +291,6 @@ impl ClientSession {
         self.transaction.state == TransactionState::InProgress
     }
 }
+
+#[cfg(test)]
+mod tests;
