@@ -224,7 +224,9 @@ impl DeploymentBuilder {
             self.real.is_none() || self.network.is_none() && !has_users,
             "a real server has a network and users of its own"
         );
+        let is_balanced = matches!(self.shape, Shape::Balanced);
         let host = Host {
+            is_balanced,
             network: self.network,
             users: self.users,
             plain_users: self.plain_users,
@@ -234,7 +236,6 @@ impl DeploymentBuilder {
             wire_versions: self.real.as_deref().map(RealServer::wire_versions),
             backend: self.real.map(Backend::new),
         };
-        let is_balanced = matches!(self.shape, Shape::Balanced);
         let places: Vec<(Place, String)> = (0..self.members.len())
             .map(|server| host.place(server, is_balanced))
             .collect();
@@ -310,6 +311,8 @@ pub(super) fn entry(member: usize, spec: &MemberSpec, address: &str) -> ConfigEn
 /// Settings that all servers of a deployment share.
 #[derive(Debug)]
 pub(super) struct Host {
+    /// Whether a load balancer is in front of the servers.
+    pub(super) is_balanced: bool,
     network: Option<SimNetwork>,
     users: Vec<User>,
     plain_users: Vec<(String, String)>,

@@ -113,6 +113,7 @@ impl Deployment {
         let seat = Seat {
             world: Arc::clone(&self.world),
             server,
+            is_balanced: self.host.is_balanced,
         };
         let store = match self
             .world

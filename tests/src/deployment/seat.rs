@@ -50,6 +50,8 @@ const READS: [&str; 9] = [
 pub(crate) struct Seat {
     pub(crate) world: Arc<World>,
     pub(crate) server: usize,
+    /// Whether it is behind a load balancer.
+    pub(crate) is_balanced: bool,
 }
 
 /// The `topologyVersion` that a client knows.
@@ -96,7 +98,7 @@ impl Seat {
     pub(crate) fn hello(&self, wants_service: bool) -> Document {
         self.world.look(|roles| {
             let mut reply = roles.hello(self.server);
-            if wants_service && matches!(roles, Roles::Mongoses(_)) {
+            if wants_service && self.is_balanced {
                 reply.insert("serviceId", roles.process(self.server).id);
             }
             reply

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 
+use super::change_streams::{Watch, token};
 use super::reads::Found;
-use super::sessions::SessionKey;
+use super::sessions::{SessionKey, Touched};
 use super::{Call, Data, Progress, Result, Step};
 use crate::action::ErrorReply;
 use crate::statement::{is_set, max_time, missing, size};
@@ -26,6 +27,8 @@ struct Cursor {
     origin: Origin,
     rest: VecDeque<Document>,
     tail: Option<Tail>,
+    /// The tail is the events of a change stream, not the collection.
+    watch: Option<Watch>,
 }
 
 /// A tailable cursor's position in its collection.
@@ -39,6 +42,8 @@ struct Tail {
 pub(super) struct Cursors {
     open: BTreeMap<i64, Cursor>,
     last: i64,
+    /// All inserts, for change streams.
+    log: Vec<(String, Document)>,
 }
 
 impl Cursors {
@@ -49,6 +54,20 @@ impl Cursors {
     pub(super) fn count(&self, server: usize) -> usize {
         let own = self.open.values().filter(|one| one.server == server);
         own.count()
+    }
+
+    /// An empty record of a write.
+    pub(super) fn touched(&self) -> Touched {
+        let is_watched = self.open.values().any(|cursor| cursor.watch.is_some());
+        Touched {
+            is_watched: is_watched || !self.log.is_empty(),
+            ..Touched::default()
+        }
+    }
+
+    /// Records inserts for change streams.
+    pub(super) fn note(&mut self, inserted: Vec<(String, Document)>) {
+        self.log.extend(inserted);
     }
 
     /// Closes the cursors of a session's transaction.
@@ -66,11 +85,16 @@ impl Cursors {
         call: &Call<'_>,
         found: Found,
     ) -> Document {
-        let (namespace, documents, tail) = match found {
+        let (namespace, documents, tail, watch) = match found {
             Found::Reply(reply) => return reply,
-            Found::Documents(namespace, documents) => (namespace, documents, None),
-            Found::Tail(namespace, documents, end) => (namespace, documents, Some(end)),
+            Found::Documents(namespace, documents) => (namespace, documents, None, None),
+            Found::Tail(namespace, documents, end) => (namespace, documents, Some(end), None),
+            Found::Changes(watch) => {
+                let next = watch.next.unwrap_or(self.log.len()).min(self.log.len());
+                (watch.namespace.clone(), Vec::new(), Some(next), Some(watch))
+            }
         };
+        let resume = watch.as_ref().and(tail).map(token);
         let command = call.command;
         let options = command.get_document("cursor").unwrap_or(command);
         let limit = size(options, "batchSize").unwrap_or(FIRST_BATCH);
@@ -87,12 +111,15 @@ impl Cursors {
                 rest,
                 tail: tail.map(|next| Tail {
                     next,
-                    awaits: is_set(command, "awaitData"),
+                    awaits: watch.is_some() || is_set(command, "awaitData"),
                 }),
+                watch,
             };
             self.open.insert(id, cursor);
         }
-        doc! {"cursor": {"firstBatch": batch, "id": id, "ns": namespace}}
+        let mut cursor = doc! {"firstBatch": batch, "id": id, "ns": namespace};
+        cursor.extend(resume.map(|resume| ("postBatchResumeToken".to_owned(), resume.into())));
+        doc! {"cursor": cursor}
     }
 
     pub(super) fn kill(&mut self, server: usize, command: &Document) -> Document {
@@ -113,37 +140,42 @@ impl Cursors {
             "cursorsUnknown": none,
         }
     }
+}
 
-    /// The server's own cursor of a `getMore`, if it may use it.
-    fn used_by(&mut self, server: usize, origin: &Origin, call: &Call<'_>) -> Result<&mut Cursor> {
-        let command = call.command;
-        let id = command.get_i64("getMore").map_err(|_| missing("getMore"))?;
-        let own = self.open.get_mut(&id);
-        let Some(cursor) = own.filter(|cursor| cursor.server == server) else {
-            let message = format!("cursor id {id} not found");
-            return Err(ErrorReply::new(43, "CursorNotFound", &message));
-        };
-        let name = command.get_str("collection");
-        let name = name.map_err(|_| missing("collection"))?;
-        if format!("{}.{name}", call.database) != cursor.namespace {
-            let message = format!("cursor {id} belongs to {}, not to {name}", cursor.namespace);
-            return Err(ErrorReply::new(13, "Unauthorized", &message));
-        }
-        if &cursor.origin != origin {
-            let (code, what) = match cursor.origin.0 == origin.0 {
-                true => (50741, "transaction"),
-                false => (50738, "session"),
-            };
-            let message = format!("cursor {id} was created in another {what}");
-            return Err(ErrorReply::new(code, &format!("Location{code}"), &message));
-        }
-        let waits = cursor.tail.is_some_and(|tail| tail.awaits);
-        if command.contains_key("maxTimeMS") && !waits {
-            let message = "cannot set maxTimeMS on getMore command for a non-awaitData cursor";
-            return Err(ErrorReply::new(2, "BadValue", message));
-        }
-        Ok(cursor)
+/// The server's own cursor of a `getMore`, if it may use it.
+fn used_by<'a>(
+    cursors: &'a mut BTreeMap<i64, Cursor>,
+    server: usize,
+    origin: &Origin,
+    call: &Call<'_>,
+) -> Result<&'a mut Cursor> {
+    let command = call.command;
+    let id = command.get_i64("getMore").map_err(|_| missing("getMore"))?;
+    let own = cursors.get_mut(&id);
+    let Some(cursor) = own.filter(|cursor| cursor.server == server) else {
+        let message = format!("cursor id {id} not found");
+        return Err(ErrorReply::new(43, "CursorNotFound", &message));
+    };
+    let name = command.get_str("collection");
+    let name = name.map_err(|_| missing("collection"))?;
+    if format!("{}.{name}", call.database) != cursor.namespace {
+        let message = format!("cursor {id} belongs to {}, not to {name}", cursor.namespace);
+        return Err(ErrorReply::new(13, "Unauthorized", &message));
     }
+    if &cursor.origin != origin {
+        let (code, what) = match cursor.origin.0 == origin.0 {
+            true => (50741, "transaction"),
+            false => (50738, "session"),
+        };
+        let message = format!("cursor {id} was created in another {what}");
+        return Err(ErrorReply::new(code, &format!("Location{code}"), &message));
+    }
+    let waits = cursor.tail.is_some_and(|tail| tail.awaits);
+    if command.contains_key("maxTimeMS") && !waits {
+        let message = "cannot set maxTimeMS on getMore command for a non-awaitData cursor";
+        return Err(ErrorReply::new(2, "BadValue", message));
+    }
+    Ok(cursor)
 }
 
 impl Data {
@@ -155,13 +187,19 @@ impl Data {
         call: &Call<'_>,
     ) -> Step {
         let origin = (session.cloned(), transaction);
-        let cursor = self.cursors.used_by(server, &origin, call)?;
+        let Cursors { open, log, .. } = &mut self.cursors;
+        let cursor = used_by(open, server, &origin, call)?;
         if let Some(tail) = &mut cursor.tail {
-            let collection = self.collections.get(&cursor.namespace);
-            let documents = collection.map_or(&[][..], |one| one.documents.as_slice());
-            let new = documents.get(tail.next..).unwrap_or_default();
-            tail.next += new.len();
-            cursor.rest.extend(new.iter().cloned());
+            if let Some(watch) = &cursor.watch {
+                cursor.rest.extend(watch.events(log, tail.next));
+                tail.next = log.len();
+            } else {
+                let collection = self.collections.get(&cursor.namespace);
+                let documents = collection.map_or(&[][..], |one| one.documents.as_slice());
+                let new = documents.get(tail.next..).unwrap_or_default();
+                tail.next += new.len();
+                cursor.rest.extend(new.iter().cloned());
+            }
             let limit = max_time(call.command).unwrap_or(AWAIT);
             if cursor.rest.is_empty()
                 && tail.awaits
@@ -175,13 +213,19 @@ impl Data {
         let limit = limit.unwrap_or(usize::MAX).min(cursor.rest.len());
         let batch: Vec<Document> = cursor.rest.drain(..limit).collect();
         let namespace = cursor.namespace.clone();
+        let next = cursor.tail.map(|tail| tail.next);
+        let last = batch
+            .last()
+            .and_then(|event| event.get_document("_id").ok().cloned());
+        let resume = cursor.watch.as_ref().and(last.or(next.map(token)));
         let is_done = cursor.rest.is_empty() && cursor.tail.is_none();
         let mut id = call.command.get_i64("getMore").unwrap_or(0);
         if is_done {
             self.cursors.open.remove(&id);
             id = 0;
         }
-        let cursor = doc! {"nextBatch": batch, "id": id, "ns": namespace};
+        let mut cursor = doc! {"nextBatch": batch, "id": id, "ns": namespace};
+        cursor.extend(resume.map(|resume| ("postBatchResumeToken".to_owned(), resume.into())));
         Ok(Progress::Done(doc! {"cursor": cursor}))
     }
 }

@@ -1,6 +1,7 @@
 //! A small in-memory store with cursors, server sessions and transactions.
 
 mod branches;
+mod change_streams;
 mod cursors;
 mod outcomes;
 mod reads;
@@ -277,11 +278,12 @@ impl Data {
     /// Executes a write outside of transactions. It waits for transactions that have written the
     /// same documents. `retryable` is the session of a retryable write.
     fn write(&mut self, call: &Call<'_>, retryable: Option<&SessionKey>) -> Step {
-        let mut touched = sessions::Touched::default();
+        let mut touched = self.cursors.touched();
         let may_be_spoiled = retryable.is_some() && call.fail_point.spoils_writes();
         if !may_be_spoiled && self.sessions.open().next().is_none() {
             let reply = writes::execute(&mut self.collections, call, &mut touched)?;
-            return Ok(Progress::Done(self.executed(call, retryable, reply)));
+            let reply = self.executed(call, retryable, touched, reply);
+            return Ok(Progress::Done(reply));
         }
         let mut attempt = self.collections.clone();
         let reply = writes::execute(&mut attempt, call, &mut touched)?;
@@ -298,7 +300,7 @@ impl Data {
             };
         }
         self.collections = attempt;
-        let reply = self.executed(call, retryable, reply);
+        let reply = self.executed(call, retryable, touched, reply);
         Ok(match spoil.is_some_and(|spoil| spoil.closes) {
             true => Progress::Lost,
             false => Progress::Done(reply),
@@ -319,9 +321,11 @@ impl Data {
         &mut self,
         call: &Call<'_>,
         retryable: Option<&SessionKey>,
+        touched: sessions::Touched,
         reply: Document,
     ) -> Document {
         self.wrote(call);
+        self.cursors.note(touched.inserted);
         if let Some(session) = retryable {
             self.sessions.executed(session, &reply);
         }

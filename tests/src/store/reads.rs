@@ -2,6 +2,7 @@
 
 use bson::{Bson, Document, doc};
 
+use super::change_streams::Watch;
 use super::sessions::Sessions;
 use super::{Call, Collections, Result};
 use crate::action::ErrorReply;
@@ -18,6 +19,8 @@ pub(super) enum Found {
     Documents(String, Vec<Document>),
     /// Those of a tailable cursor, and the position after them.
     Tail(String, Vec<Document>, usize),
+    /// The change stream of this cursor.
+    Changes(Watch),
 }
 
 pub(super) fn execute(
@@ -25,6 +28,9 @@ pub(super) fn execute(
     sessions: &Sessions,
     call: &Call<'_>,
 ) -> Result<Found> {
+    if let Some(watch) = Watch::of(call) {
+        return Ok(Found::Changes(watch));
+    }
     match call.name {
         "find" => find(collections, call),
         "count" => count(collections, call).map(Found::Reply),

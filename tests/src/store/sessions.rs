@@ -53,6 +53,9 @@ pub(super) fn needs_session() -> ErrorReply {
 pub(super) struct Touched {
     pub(super) documents: BTreeSet<(String, Vec<u8>)>,
     pub(super) namespaces: BTreeSet<String>,
+    /// The inserted documents, in order, with their namespaces, if change streams need them.
+    pub(super) inserted: Vec<(String, Document)>,
+    pub(super) is_watched: bool,
 }
 
 impl Touched {
@@ -76,6 +79,7 @@ impl Touched {
     pub(super) fn extend(&mut self, other: Self) {
         self.documents.extend(other.documents);
         self.namespaces.extend(other.namespaces);
+        self.inserted.extend(other.inserted);
     }
 
     fn meets(&self, other: &Self) -> bool {

@@ -215,3 +215,44 @@ fn a_standalone_has_no_transaction_numbers() {
     let snapshot = doc! {"find": "c", "readConcern": {"level": "snapshot"}};
     assert_eq!(alone.code(snapshot), 123);
 }
+
+#[test]
+fn a_change_stream_tells_of_inserts_and_resumes() {
+    let alone = Alone::new();
+    let watch = |options: Document| {
+        let stage = doc! {"$changeStream": options};
+        batch_and_token(&alone.run(doc! {"aggregate": "c", "pipeline": [stage], "cursor": {}}))
+    };
+    let (first, id, _) = watch(doc! {});
+    assert_eq!(first, Vec::<Document>::new());
+    let more = |id| {
+        let reply = alone.run(doc! {"getMore": id, "collection": "c"});
+        let (events, _, token) = batch_and_token(&reply);
+        let key = |event: &Document| event.get_document("documentKey").unwrap().get_i32("_id");
+        (
+            events
+                .iter()
+                .map(|event| key(event).unwrap())
+                .collect::<Vec<_>>(),
+            token,
+        )
+    };
+    alone.run(insert(&[1]));
+    alone.run(doc! {"insert": "d", "documents": [{"_id": 9}]});
+    let (events, token) = more(id);
+    assert_eq!(events, [1]);
+    alone.run(doc! {"delete": "c", "deletes": [{"q": {}, "limit": 0}]});
+    alone.run(insert(&[2, 3]));
+    assert_eq!(more(id).0, [2, 3]);
+    let resumed = watch(doc! {"resumeAfter": token}).1;
+    assert_eq!(more(resumed).0, [2, 3]);
+    let waits = alone.step(&doc! {"getMore": id, "collection": "c"}, 0);
+    assert!(matches!(waits, Ok(Progress::Waits(_))), "{waits:?}");
+}
+
+fn batch_and_token(reply: &Document) -> (Vec<Document>, i64, Document) {
+    let (events, id) = batch(reply);
+    let cursor = reply.get_document("cursor").unwrap();
+    let token = cursor.get_document("postBatchResumeToken").unwrap();
+    (events, id, token.clone())
+}

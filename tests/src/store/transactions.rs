@@ -145,7 +145,7 @@ impl Data {
 
     /// A write of a transaction. It conflicts with writes of others since its start.
     fn write_within(&mut self, open: &mut Transaction, key: &SessionKey, call: &Call<'_>) -> Step {
-        let mut touched = Touched::default();
+        let mut touched = self.cursors.touched();
         let reply = writes::execute(&mut open.view, call, &mut touched)?;
         let rival = self.sessions.conflict(&touched, Some(key), call.now());
         if rival.is_some() || has_changed(&touched, &open.base, &self.collections) {
@@ -200,6 +200,7 @@ impl Data {
         if open.touched.is_empty() {
             return;
         }
+        self.cursors.note(open.touched.inserted);
         for namespace in &open.touched.namespaces {
             if let Some(new) = open.view.get(namespace) {
                 let own = self.collections.entry(namespace.clone()).or_default();

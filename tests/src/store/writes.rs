@@ -87,6 +87,10 @@ impl Write<'_, '_> {
         if self.collection().position(&id).is_some() {
             return Err(duplicate_key(&self.namespace, &id));
         }
+        if self.touched.is_watched {
+            let inserted = (self.namespace.clone(), document.clone());
+            self.touched.inserted.push(inserted);
+        }
         self.collection().edit().push(document);
         Ok(())
     }
