@@ -102,6 +102,7 @@ pub mod event;
 pub mod handshake;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod operation;
 #[cfg(feature = "net")]
 pub mod pools;
 pub mod sdam;

@@ -50,22 +50,27 @@ pub enum Cut {
     Half,
 }
 
-/// The label that a server adds to this error of this command.
-pub(crate) fn error_label(code: i32, command: &Document) -> Option<&'static str> {
+/// Whether a server labels a write's error of this code as retryable.
+pub(crate) fn is_retryable(code: i32) -> bool {
     const RETRYABLE: [i32; 12] = [
         6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
     ];
+    RETRYABLE.contains(&code)
+}
+
+/// The label that a server adds to this error of this command.
+pub(crate) fn error_label(code: i32, command: &Document) -> Option<&'static str> {
     const TRANSIENT: [i32; 5] = [24, 112, 246, 251, 267];
     let is_end = ["commitTransaction", "abortTransaction"]
         .iter()
         .any(|end| command.contains_key(end));
-    let in_transaction = command.get_bool("autocommit").is_ok_and(|own| !own) && !is_end;
+    let in_transaction = command.get_bool("autocommit").is_ok_and(|own| !own);
     if !command.contains_key("txnNumber") {
         return None;
     }
-    match (RETRYABLE.contains(&code), in_transaction) {
-        (true, false) => Some("RetryableWriteError"),
-        (true, true) => Some("TransientTransactionError"),
+    match (is_retryable(code), in_transaction) {
+        (true, true) if !is_end => Some("TransientTransactionError"),
+        (true, _) => Some("RetryableWriteError"),
         (false, true) if TRANSIENT.contains(&code) => Some("TransientTransactionError"),
         (false, _) => None,
     }
@@ -102,6 +107,9 @@ impl ErrorReply {
 
     /// Adds the label that a server adds to this error, if any.
     pub(crate) fn labelled_for(self, command: &Document) -> Self {
+        if self.0.contains_key("errorLabels") {
+            return self;
+        }
         let code = self.0.get_i32("code").unwrap_or(0);
         match error_label(code, command) {
             Some(label) => self.label(label),

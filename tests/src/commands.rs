@@ -1,5 +1,7 @@
 //! Command execution of a scripted server.
 
+use std::time::Duration;
+
 use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
@@ -12,6 +14,7 @@ use crate::observe::SeenCommand;
 use crate::scram::Conversation;
 use crate::script::{Event, is_hello};
 use crate::server::Shared;
+use crate::store::{Call, Progress};
 
 /// Commands that need no authentication, in lower case.
 const OPEN_COMMANDS: [&str; 9] = [
@@ -25,6 +28,11 @@ const OPEN_COMMANDS: [&str; 9] = [
     "logout",
     "connectionstatus",
 ];
+
+/// From this wire version on (MongoDB 4.4) servers add labels to errors.
+const LABELS_WIRE_VERSION: i32 = 9;
+/// From this wire version on (MongoDB 6.2) servers have no `getnonce`.
+const WITHOUT_NONCES: i32 = 19;
 
 /// The state of one connection.
 #[derive(Debug)]
@@ -70,20 +78,63 @@ impl Session {
 pub(crate) type Outcome = Result<Document, ErrorReply>;
 
 impl Shared {
-    /// Executes a command. The reply is complete, including `ok`.
-    pub(crate) fn run(&self, session: &mut Session, request: &Request) -> Document {
-        if let Some(seat) = &self.seat {
-            seat.hear(&request.command);
+    /// Executes a command. The reply is complete, including `ok`. `waited` is how long the command
+    /// has waited in former attempts.
+    pub(crate) fn run(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        waited: Duration,
+    ) -> Progress {
+        let command = &request.command;
+        let seat = self.seat.as_ref();
+        if let Some(seat) = seat {
+            seat.hear(command);
         }
-        let outcome = self.authorize(session, request.name()).and_then(|()| {
+        let step = self.authorize(session, request.name()).and_then(|()| {
             let name = request.name().to_ascii_lowercase();
-            self.dispatch(session, &name, request)
+            self.dispatch(session, &name, request, waited)
         });
+        let outcome = match step {
+            Ok(Progress::Done(reply)) => Ok(reply),
+            Ok(unfinished) => return unfinished,
+            Err(error) => Err(self.labelled(error, command)),
+        };
         let mut reply = completed(outcome);
-        if let Some(seat) = &self.seat {
+        if let Some(seat) = seat {
             seat.sign(&mut reply);
+            seat.add_recovery_token(command, &mut reply);
         }
-        reply
+        Progress::Done(reply)
+    }
+
+    /// Whether the server adds labels to errors, as from MongoDB 4.4 on.
+    pub(crate) fn has_labels(&self) -> bool {
+        let seat = self.seat.as_ref();
+        seat.is_none_or(|seat| seat.wire_versions().1 >= LABELS_WIRE_VERSION)
+    }
+
+    pub(crate) fn labelled(&self, error: ErrorReply, command: &Document) -> ErrorReply {
+        match self.has_labels() {
+            true => error.labelled_for(command),
+            false => error,
+        }
+    }
+
+    /// The next change of documents, transactions and roles, also one before the first poll.
+    pub(crate) fn change(&self) -> impl Future<Output = ()> + Send {
+        let data = self.store.changed();
+        let roles = self.seat.as_ref().map(|seat| seat.world.changed());
+        async move {
+            let Some(roles) = roles else {
+                return data.await;
+            };
+            tokio::select! {
+                biased;
+                () = data => {}
+                () = roles => {}
+            }
+        }
     }
 
     fn authorize(&self, session: &Session, name: &str) -> Result<(), ErrorReply> {
@@ -98,14 +149,26 @@ impl Shared {
         Err(ErrorReply::new(13, "Unauthorized", &message))
     }
 
-    fn dispatch(&self, session: &mut Session, name: &str, request: &Request) -> Outcome {
+    fn dispatch(
+        &self,
+        session: &mut Session,
+        name: &str,
+        request: &Request,
+        waited: Duration,
+    ) -> Result<Progress, ErrorReply> {
         let command = &request.command;
         let database = request.database.as_str();
-        match name {
+        let outcome = match name {
             _ if is_hello(name) => self.hello(session, name, command),
-            "ping" | "endsessions" => Ok(Document::new()),
-            "configurefailpoint" => self.fail_point.configure(command),
+            "ping" => Ok(Document::new()),
+            "configurefailpoint" => self.configure_fail_point(command),
+            "setparameter" => {
+                let unknown = || ErrorReply::new(72, "InvalidOptions", "no option found to set");
+                let set = self.fail_point.set_parameter(command);
+                set.unwrap_or_else(|| Err(unknown()))
+            }
             "buildinfo" => Ok(build_info()),
+            "getnonce" if self.has_nonces() => Ok(doc! {"nonce": "0123456789abcdef"}),
             "authenticate" => self.authenticate(session, database, command),
             "saslstart" => self.sasl_start(session, database, command),
             "saslcontinue" => self.sasl_continue(session, command),
@@ -115,24 +178,47 @@ impl Shared {
             }
             "connectionstatus" => Ok(connection_status(session)),
             "echo" => echo(command),
-            _ => self.run_seated(session, name, request),
-        }
+            _ => return self.run_seated(session, name, request, waited),
+        };
+        outcome.map(Progress::Done)
+    }
+
+    /// Whether the server has `getnonce`, as before MongoDB 6.2.
+    fn has_nonces(&self) -> bool {
+        let seat = self.seat.as_ref();
+        seat.is_some_and(|seat| seat.wire_versions().1 < WITHOUT_NONCES)
+    }
+
+    pub(crate) fn configure_fail_point(&self, command: &Document) -> Outcome {
+        let is_mongos = self.seat.as_ref().is_some_and(Seat::is_mongos);
+        self.fail_point.configure(command, is_mongos)
     }
 
     /// Commands that depend on the server's role.
-    fn run_seated(&self, session: &Session, name: &str, request: &Request) -> Outcome {
+    fn run_seated(
+        &self,
+        session: &Session,
+        name: &str,
+        request: &Request,
+        waited: Duration,
+    ) -> Result<Progress, ErrorReply> {
         let command = &request.command;
-        let run = || self.store.run(name, &request.database, command);
-        let Some(seat) = &self.seat else {
-            return run();
-        };
-        if let Some(outcome) = seat.run(name, command) {
-            return outcome;
+        if let Some(seat) = &self.seat {
+            if let Some(outcome) = seat.run(name, request) {
+                return outcome.map(Progress::Done);
+            }
+            self.admit(session, seat, name, request)?;
+            seat.check_cluster_time(command)?;
         }
-        self.admit(session, seat, name, request)?;
-        let reply = run()?;
-        seat.done(name, command);
-        Ok(reply)
+        self.store.run(&Call {
+            name,
+            database: &request.database,
+            command,
+            user: session.user.as_deref(),
+            seat: self.seat.as_ref(),
+            fail_point: &self.fail_point,
+            waited,
+        })
     }
 
     pub(crate) fn authenticate(

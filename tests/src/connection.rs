@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use bson::Document;
 use rustls::HandshakeKind;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::action::{Content, Pause, Plan, Then};
 use crate::backend::Upstream;
 use crate::codec::{self, EXHAUST_ALLOWED, Form, MORE_TO_COME, Request};
-use crate::commands::Session;
+use crate::commands::{Session, completed};
 use crate::compression;
 use crate::deployment::KnownVersion;
+use crate::fail_point::Target;
 use crate::hello::app_name;
 use crate::observe::SeenCommand;
 use crate::outgoing::OutgoingMessage;
@@ -22,6 +24,7 @@ use crate::script::Event;
 use crate::server::Shared;
 use crate::socket::Socket;
 use crate::statement::size;
+use crate::store::{Progress, spoiled};
 
 /// The most unread bytes from a client while its last request waits.
 const PIPELINE_LIMIT: usize = 64 * 1024 * 1024;
@@ -236,14 +239,20 @@ impl Connection {
         if let Some(plan) = self.shared.script.plan(self.number, &event) {
             return plan;
         }
-        self.failure(command).unwrap_or_else(Plan::ordinary)
+        self.failure(request).unwrap_or_else(Plan::ordinary)
     }
 
     /// The plan of the fail point for a command.
-    fn failure(&self, command: &Document) -> Option<Plan> {
+    fn failure(&self, request: &Request) -> Option<Plan> {
+        let command = &request.command;
         // The first hello of a connection already counts for its application.
         let app_name = self.session.app_name.as_deref().or(app_name(command));
-        let actions = self.shared.fail_point.hit(command, app_name)?;
+        let actions = self.shared.fail_point.hit(&Target {
+            command,
+            database: &request.database,
+            app_name,
+            has_labels: self.shared.has_labels(),
+        })?;
         Some(Plan::of(&actions))
     }
 
@@ -268,7 +277,7 @@ impl Connection {
         if shared.fail_point.version() == version {
             return Ok(plan);
         }
-        let Some(failure) = self.failure(&request.command) else {
+        let Some(failure) = self.failure(request) else {
             return Ok(plan);
         };
         for pause in &failure.pauses {
@@ -330,11 +339,21 @@ impl Connection {
     async fn carry_out(&mut self, request: &Request, message: &[u8]) -> io::Result<Document> {
         let shared = Arc::clone(&self.shared);
         let (Some(backend), Some(mut upstream)) = (&shared.backend, self.upstream.take()) else {
-            return Ok(shared.run(&mut self.session, request));
+            return self.run_here(&shared, request).await;
         };
         let reply = match shared.hand_on(backend, &mut self.session, request, message) {
             Err(own) => own,
             Ok(messages) => {
+                let spoil = shared.spoil(backend, request);
+                let closes = spoil.is_some_and(|spoil| spoil.closes);
+                let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
+                if let Some(code) = spoil.and_then(|spoil| spoil.code) {
+                    self.upstream = Some(upstream);
+                    let name = request.name().to_ascii_lowercase();
+                    let labelled = |error| shared.labelled(error, &request.command);
+                    let error = completed(spoiled(&name, code).map_err(labelled));
+                    return if closes { Err(lost()) } else { Ok(error) };
+                }
                 let answer = self.wait_with_client(upstream.ask(&messages)).await?;
                 let (reply, user) = answer.inspect_err(|error| {
                     shared.observer.protocol_error(self.number, error);
@@ -342,11 +361,33 @@ impl Connection {
                 if let Some(user) = user {
                     shared.observer.authenticated(self.number, &user);
                 }
-                shared.hand_back(backend, &mut self.session, request, reply)
+                let reply = shared.hand_back(backend, &mut self.session, request, reply);
+                if closes {
+                    return Err(lost());
+                }
+                reply
             }
         };
         self.upstream = Some(upstream);
         Ok(reply)
+    }
+
+    /// Executes a command here, after the transactions and data that it waits for.
+    async fn run_here(&mut self, shared: &Shared, request: &Request) -> io::Result<Document> {
+        let begun = Instant::now();
+        loop {
+            // Created before the attempt, so that no change between the two is missed.
+            let change = shared.change();
+            match shared.run(&mut self.session, request, begun.elapsed()) {
+                Progress::Done(reply) => return Ok(reply),
+                Progress::Lost => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Progress::Waits(limit) => {
+                    // A timeout is a valid outcome.
+                    let _ = self.wait_with_client(timeout(limit, change)).await?;
+                    shared.link.thawed().await;
+                }
+            }
+        }
     }
 
     /// Writes messages. Each but the last has `moreToCome`, and each names the one before in

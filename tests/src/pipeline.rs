@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use bson::{Bson, Document, doc};
 
 use crate::action::ErrorReply;
-use crate::query::{compare, integer, lookup, matches, number};
+use crate::query::{compare, integer, lookup, matches, number, projected};
 use crate::statement::{count_of, missing, size};
 
 type Result<T> = std::result::Result<T, ErrorReply>;
@@ -56,12 +56,33 @@ pub(crate) fn run_stage(mut found: Vec<Document>, stage: &Document) -> Result<Ve
             .collect()),
         ("$count", Bson::String(_)) if found.is_empty() => Ok(Vec::new()),
         ("$count", Bson::String(field)) => Ok(vec![doc! {field: count_of(found.len())}]),
+        ("$project", Bson::Document(projection)) => {
+            let project = |document: &Document| projected(document, projection);
+            found.iter().map(project).collect()
+        }
+        ("$addFields" | "$set", Bson::Document(fields)) => with_constants(found, fields),
         ("$group", Bson::Document(group)) => counted(&found, group),
         _ => {
             let message = format!("this store has no such pipeline stage: {name}");
             Err(ErrorReply::new(40324, "Location40324", &message))
         }
     }
+}
+
+/// Adds constant fields.
+fn with_constants(mut found: Vec<Document>, fields: &Document) -> Result<Vec<Document>> {
+    let is_constant = |value: &Bson| match value {
+        Bson::String(text) => !text.starts_with('$'),
+        value => !matches!(value, Bson::Document(_) | Bson::Array(_)),
+    };
+    if !fields.values().all(is_constant) {
+        let message = "this store only adds constants";
+        return Err(ErrorReply::new(238, "NotImplemented", message));
+    }
+    for document in &mut found {
+        document.extend(fields.clone());
+    }
+    Ok(found)
 }
 
 /// `{_id: <constant>, <name>: {$sum: 1}}`, by which drivers count documents.

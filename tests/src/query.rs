@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use bson::{Bson, Document};
 
 use crate::action::ErrorReply;
+use crate::statement::sleeping;
 
 type Result<T> = std::result::Result<T, ErrorReply>;
 
@@ -69,6 +70,7 @@ pub(crate) fn matches(document: &Document, filter: &Document) -> Result<bool> {
             "$and" => all(document, condition, true)?,
             "$or" => !all(document, condition, false)?,
             "$comment" => true,
+            "$where" if sleeping(filter).is_some() => true,
             _ if key.starts_with('$') => {
                 return Err(bad_value(&format!("unknown top level operator: {key}")));
             }
@@ -140,6 +142,41 @@ fn operator_matches(value: Option<&Bson>, operator: &str, operand: &Bson) -> Res
         "$exists" => Ok(value.is_some() == !matches!(operand, Bson::Boolean(false))),
         _ => Err(bad_value(&format!("unknown operator: {operator}"))),
     }
+}
+
+/// The document after a projection that includes or excludes fields by their names.
+pub(crate) fn projected(document: &Document, projection: &Document) -> Result<Document> {
+    let wants = |value: &Bson| match value {
+        Bson::Boolean(wants) => Ok(*wants),
+        value => number(value)
+            .map(|value| value != 0.0)
+            .ok_or_else(|| bad_value("this store only includes or excludes fields")),
+    };
+    let mut includes = projection.is_empty().then_some(false);
+    for (name, value) in projection {
+        if name.contains('.') {
+            return Err(bad_value("this store only projects top level fields"));
+        }
+        let wanted = wants(value)?;
+        if name == "_id" {
+            continue;
+        }
+        if includes.is_some_and(|includes| includes != wanted) {
+            return Err(bad_value("a projection includes or excludes fields"));
+        }
+        includes = Some(wanted);
+    }
+    let has_id = projection.get("_id").map(wants).transpose()?;
+    // Of `{_id: 1}` alone, nothing else is left.
+    let includes = includes.unwrap_or(has_id == Some(true));
+    let is_kept = |name: &String| match name.as_str() {
+        "_id" => has_id.unwrap_or(true),
+        name => projection.contains_key(name) == includes,
+    };
+    let kept = document.iter().filter(|(name, _)| is_kept(name));
+    Ok(kept
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect())
 }
 
 /// The document after an update: a replacement, or `$set`, `$unset`, `$inc`, `$push` and (for an
@@ -264,6 +301,7 @@ mod tests {
         }
         assert!(matches(&document, &doc! {"a": {"$regex": "x"}}).is_err());
         assert!(matches(&document, &doc! {"$where": "x"}).is_err());
+        assert!(matches(&document, &doc! {"$where": "sleep(5) || true"}).unwrap());
     }
 
     #[test]

@@ -323,6 +323,15 @@ impl RealServer {
         assert!(!reply.contains_key("writeErrors"), "{reply}");
     }
 
+    /// How many sessions the server knows, without the kit's own.
+    pub(crate) fn sessions(&self) -> usize {
+        let list = Bson::from(doc! {"$listLocalSessions": {"allUsers": true}});
+        let command = doc! {"aggregate": 1, "pipeline": [list], "cursor": {"batchSize": i32::MAX}};
+        let reply = self.run_command("admin", command);
+        let cursor = reply.get_document("cursor").expect("a cursor");
+        cursor.get_array("firstBatch").expect("a first batch").len()
+    }
+
     /// `minWireVersion` and `maxWireVersion`.
     pub(crate) fn wire_versions(&self) -> (i32, i32) {
         let hello = self.run_command("admin", doc! {"hello": 1});

@@ -3,12 +3,15 @@
 
 use bson::Document;
 
+use crate::action::ErrorReply;
 use crate::backend::{Backend, passed_on};
 use crate::codec::{Request, encode_command};
 use crate::commands::{Outcome, Session, completed, echo};
 use crate::deployment::Seat;
+use crate::fail_point::Spoil;
 use crate::script::is_hello;
 use crate::server::Shared;
+use crate::statement::is_retryable_write;
 
 /// Fields of a hello that the proxy handles instead of the real server: for awaitable hellos, load
 /// balancing and compression.
@@ -64,6 +67,7 @@ impl Shared {
     ) -> Result<Vec<Vec<u8>>, Document> {
         let name = request.name().to_ascii_lowercase();
         if let Some(outcome) = self.own(backend, session, &name, request) {
+            let outcome = outcome.map_err(|error| self.labelled(error, &request.command));
             return Err(completed(outcome));
         }
         let mut command = request.command.clone();
@@ -91,14 +95,42 @@ impl Shared {
         let command = &request.command;
         match name {
             _ if is_hello(name) => self.check_hello(session, command).err().map(Err),
-            "configurefailpoint" => Some(self.fail_point.configure(command)),
+            "configurefailpoint" => Some(self.configure_fail_point(command)),
+            "setparameter" => self.fail_point.set_parameter(command),
+            "committransaction" if self.is_unrecoverable(backend, command) => {
+                let message = "cannot commit with no participants";
+                Some(Err(ErrorReply::new(50940, "Location50940", message)))
+            }
             "echo" => Some(echo(command)),
             "getmore" | "killcursors" => backend.refuse_cursor(name, command),
             _ => self.seat.as_ref().and_then(|seat| {
                 let admission = || self.admit(session, seat, name, request);
-                seat.run(name, command)
+                seat.run(name, request)
                     .or_else(|| admission().err().map(Err))
             }),
+        }
+    }
+
+    /// Whether a mongos is to commit another one's transaction without a recovery token.
+    fn is_unrecoverable(&self, backend: &Backend, command: &Document) -> bool {
+        let mongos = self.seat.as_ref().filter(|seat| seat.is_mongos());
+        mongos.is_some_and(|seat| {
+            !command.contains_key("recoveryToken")
+                && !backend.transactions.is_of(command, &seat.tenure())
+        })
+    }
+
+    /// What a fail point does to a write that is not a retry of an executed one.
+    pub(crate) fn spoil(&self, backend: &Backend, request: &Request) -> Option<Spoil> {
+        let name = request.name().to_ascii_lowercase();
+        let command = &request.command;
+        let is_new = is_retryable_write(&name, command)
+            && self.fail_point.spoils_writes()
+            && !backend.transactions.has_executed(command);
+        if is_new {
+            self.fail_point.hit_write()
+        } else {
+            None
         }
     }
 
@@ -126,6 +158,7 @@ impl Shared {
             if is_ok {
                 seat.done(&name, command);
             }
+            seat.add_recovery_token(command, &mut reply);
             if !seat.has_cluster_time() {
                 reply.remove("$clusterTime");
                 reply.remove("operationTime");

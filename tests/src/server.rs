@@ -231,10 +231,16 @@ impl ScriptedServerBuilder {
 /// deviates from its usual replies as its [`Script`] says.
 ///
 /// By default it is a standalone of wire version 25; a [`Deployment`](crate::Deployment) gives it
-/// another role. It supports the handshake, SCRAM, `ping`, `buildInfo`, inserts, finds with
-/// cursors, updates, deletes and a few more commands; other commands fail with code 59.
+/// another role. It supports the handshake, SCRAM, sessions, cursors (also tailable ones),
+/// `ping`, `buildInfo`, `find`, `count`, `distinct`, `insert`, `update`, `delete`,
+/// `findAndModify`, a small part of `aggregate`, the commands about collections and indexes, and
+/// those about sessions; other commands fail with code 59. Retryable writes and transactions
+/// work in a deployment.
+///
 /// `configureFailPoint` makes it fail commands as `failCommand` does, with all options that
-/// drivers' tests use except `activationProbability`. The command `{echo: <anything>, delayMS:
+/// drivers' tests use except `activationProbability`, and retryable writes as
+/// `onPrimaryTransactionalWrite` does. The parameter `externalClientBaseBackoffMS` adds
+/// `baseBackoffMS` to the overload errors of `failCommand`. The command `{echo: <anything>, delayMS:
 /// <n>}` replies `{ok: 1, echo: <anything>}` after `n` milliseconds.
 ///
 /// Dropping it aborts all its tasks. [`shutdown`](Self::shutdown) also waits until they have ended.
@@ -322,11 +328,15 @@ impl ScriptedServer {
         self.shared.observer.wait_for(what, condition).await;
     }
 
-    /// The documents of a collection, named `database.collection`, in the order of insertion.
+    /// The documents of a collection, named `database.collection`, in the order of insertion. An
+    /// isolated member of a replica set has its own.
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
         match &self.shared.backend {
             Some(backend) => backend.real.documents(namespace),
-            None => self.shared.store.documents(namespace),
+            None => {
+                let member = self.shared.seat.as_ref().map(|seat| seat.server);
+                self.shared.store.documents(namespace, member)
+            }
         }
     }
 
@@ -343,6 +353,26 @@ impl ScriptedServer {
         match &self.shared.backend {
             Some(backend) => backend.open_cursors(),
             None => self.shared.store.open_cursors(),
+        }
+    }
+
+    /// How many transactions are open on the servers that share the server's documents.
+    pub fn open_transactions(&self) -> usize {
+        match &self.shared.backend {
+            Some(backend) => backend.transactions.open(),
+            None => self
+                .shared
+                .store
+                .open_transactions(self.shared.seat.as_ref()),
+        }
+    }
+
+    /// How many sessions the servers that share the server's documents know: those that commands
+    /// named, until `endSessions`.
+    pub fn sessions(&self) -> usize {
+        match &self.shared.backend {
+            Some(backend) => backend.real.sessions(),
+            None => self.shared.store.sessions(),
         }
     }
 
@@ -421,8 +451,12 @@ impl ScriptedServer {
         self.order(Order::End).await;
     }
 
+    pub(crate) fn is_proxy(&self) -> bool {
+        self.shared.backend.is_some()
+    }
+
     pub(crate) fn configure_fail_point(&self, command: &Document) -> Outcome {
-        self.shared.fail_point.configure(command)
+        self.shared.configure_fail_point(command)
     }
 
     async fn order(&self, order: Order) {

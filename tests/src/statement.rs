@@ -1,5 +1,7 @@
 //! Common parts of the store's commands: fields, errors and replies.
 
+use std::time::Duration;
+
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 
@@ -14,6 +16,44 @@ pub(crate) fn size(command: &Document, name: &str) -> Option<usize> {
     #[expect(clippy::cast_possible_truncation, reason = "saturates, which is meant")]
     let value = integer(value).or_else(|| number(value).map(|value| value as i64))?;
     Some(usize::try_from(value).unwrap_or(0))
+}
+
+/// Whether a field is true.
+pub(crate) fn is_set(document: &Document, name: &str) -> bool {
+    document.get_bool(name).unwrap_or(false)
+}
+
+/// Whether a command is a part of a transaction, or ends one.
+pub(crate) fn is_in_transaction(command: &Document) -> bool {
+    command.get_bool("autocommit").is_ok_and(|own| !own)
+}
+
+/// Whether a command is a retryable write: a write outside of a transaction, with a `txnNumber`.
+/// Its name is in lower case.
+pub(crate) fn is_retryable_write(name: &str, command: &Document) -> bool {
+    matches!(
+        name,
+        "insert" | "update" | "delete" | "findandmodify" | "bulkwrite"
+    ) && command.contains_key("txnNumber")
+        && !is_in_transaction(command)
+}
+
+/// Whether a field is this string.
+pub(crate) fn is_text(document: &Document, name: &str, wanted: &str) -> bool {
+    document.get_str(name).is_ok_and(|text| text == wanted)
+}
+
+/// How long a filter's `$where: "sleep(<milliseconds>) || true"` takes.
+pub(crate) fn sleeping(filter: &Document) -> Option<Duration> {
+    let script = filter.get_str("$where").ok()?;
+    let millis = script.strip_prefix("sleep(")?.strip_suffix(") || true")?;
+    millis.parse().ok().map(Duration::from_millis)
+}
+
+/// A command's `maxTimeMS`, if it is positive.
+pub(crate) fn max_time(command: &Document) -> Option<Duration> {
+    let millis = size(command, "maxTimeMS").filter(|&millis| millis > 0)?;
+    u64::try_from(millis).ok().map(Duration::from_millis)
 }
 
 pub(crate) fn document<'a>(command: &'a Document, name: &str) -> Result<&'a Document> {

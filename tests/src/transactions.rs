@@ -1,4 +1,5 @@
-//! The open transactions on the real server, and the servers through which they began.
+//! The transactions and retryable writes on the real server, and the servers through which the
+//! transactions began.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,18 +7,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 
+use crate::statement::{is_in_transaction, is_retryable_write, is_set};
+
 /// A server's time in its role, which no transaction outlives: its number, its process and, for a
 /// primary, its term.
 pub(crate) type Tenure = (usize, ObjectId, Option<i64>);
 
-/// The open transactions by session.
+/// The newest transaction or retryable write of each session.
 #[derive(Debug, Default)]
-pub(crate) struct Transactions(Mutex<BTreeMap<Vec<u8>, Open>>);
+pub(crate) struct Transactions(Mutex<BTreeMap<Vec<u8>, Newest>>);
 
 #[derive(Debug)]
-struct Open {
+struct Newest {
     number: i64,
-    tenure: Tenure,
+    /// The tenure in which a transaction began; `None` for a retryable write that was executed.
+    began: Option<Tenure>,
+    is_over: bool,
+}
+
+impl Newest {
+    fn is_open(&self) -> bool {
+        self.began.is_some() && !self.is_over
+    }
 }
 
 impl Transactions {
@@ -25,17 +36,23 @@ impl Transactions {
     /// over: returns the command that aborts it on the real server.
     pub(crate) fn begin(&self, command: &Document, tenure: Tenure) -> Option<Document> {
         let (session, number) = named(command)?;
-        let mut open = self.lock();
-        if command
-            .get_bool("startTransaction")
-            .is_ok_and(|start| start)
-        {
-            open.insert(session, Open { number, tenure });
+        if !is_in_transaction(command) {
             return None;
         }
-        open.get(&session)
-            .filter(|begun| begun.number == number && begun.tenure != tenure)?;
-        open.remove(&session);
+        let mut newest = self.lock();
+        if is_set(command, "startTransaction") {
+            let began = Newest {
+                number,
+                began: Some(tenure),
+                is_over: false,
+            };
+            newest.insert(session, began);
+            return None;
+        }
+        let lost = newest.get_mut(&session).filter(|one| {
+            one.number == number && one.is_open() && one.began.as_ref() != Some(&tenure)
+        })?;
+        lost.is_over = true;
         Some(doc! {
             "abortTransaction": 1,
             "lsid": command.get("lsid")?.clone(),
@@ -47,27 +64,53 @@ impl Transactions {
 
     /// Records that a command was executed. Its name is in lower case.
     pub(crate) fn end(&self, name: &str, command: &Document) {
-        if matches!(name, "committransaction" | "aborttransaction")
-            && let Some((session, number)) = named(command)
+        let Some((session, number)) = named(command) else {
+            return;
+        };
+        let mut newest = self.lock();
+        if is_retryable_write(name, command) {
+            let executed = Newest {
+                number,
+                began: None,
+                is_over: true,
+            };
+            newest.insert(session, executed);
+        } else if let Some(one) = newest.get_mut(&session)
+            && one.number == number
         {
-            let mut open = self.lock();
-            if open
-                .get(&session)
-                .is_some_and(|begun| begun.number == number)
-            {
-                open.remove(&session);
-            }
+            one.is_over |= matches!(name, "committransaction" | "aborttransaction");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Open>> {
+    /// Whether the command's transaction began in this tenure.
+    pub(crate) fn is_of(&self, command: &Document, tenure: &Tenure) -> bool {
+        self.is_newest(command, |one| one.began.as_ref() == Some(tenure))
+    }
+
+    /// Whether a retryable write was executed before.
+    pub(crate) fn has_executed(&self, command: &Document) -> bool {
+        self.is_newest(command, |one| one.began.is_none())
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.lock().values().filter(|one| one.is_open()).count()
+    }
+
+    fn is_newest(&self, command: &Document, is_it: impl Fn(&Newest) -> bool) -> bool {
+        named(command).is_some_and(|(session, number)| {
+            let newest = self.lock();
+            let one = newest.get(&session);
+            one.is_some_and(|one| one.number == number && is_it(one))
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Newest>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The session and the number of the transaction that a command is part of.
+/// The session and the number of a command's transaction or retryable write.
 fn named(command: &Document) -> Option<(Vec<u8>, i64)> {
-    command.get_bool("autocommit").ok().filter(|own| !own)?;
     let session = command.get_document("lsid").ok()?.get("id")?;
     let bson::Bson::Binary(session) = session else {
         return None;

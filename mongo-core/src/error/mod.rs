@@ -23,7 +23,8 @@ use crate::wire::WireError;
 
 pub(crate) use network::{is_network_error, is_of_process};
 #[cfg(feature = "net")]
-pub(crate) use retry::{LABELS_WRITE_ERRORS, RETRYABLE_WRITE};
+pub(crate) use retry::LABELS_WRITE_ERRORS;
+pub(crate) use retry::RETRYABLE_WRITE;
 pub use retry::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};
 pub use tls::{CertificateProblem, TlsError};
 
@@ -327,6 +328,25 @@ impl Error {
         let label = label.into();
         if !self.has_label(&label) {
             Arc::make_mut(&mut self.0).labels.push(label);
+        }
+        self
+    }
+
+    /// Removes an error label.
+    #[must_use]
+    pub(crate) fn without_label(mut self, label: &str) -> Self {
+        if self.has_label(label) {
+            Arc::make_mut(&mut self.0).labels.retain(|own| own != label);
+        }
+        self
+    }
+
+    /// Replaces the message of a command's error.
+    #[must_use]
+    #[cfg(feature = "net")]
+    pub(crate) fn with_message(mut self, message: &str) -> Self {
+        if let ErrorKind::Command(error) = &mut Arc::make_mut(&mut self.0).kind {
+            error.message = message.to_owned();
         }
         self
     }

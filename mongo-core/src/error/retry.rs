@@ -73,7 +73,7 @@ impl Error {
     /// Whether the server was overloaded and allows a retry of any command, after a backoff.
     ///
     /// Specification: client backpressure, "Retryable Overload Error".
-    fn is_retryable_overload(&self) -> bool {
+    pub(crate) fn is_retryable_overload(&self) -> bool {
         self.has_label(SYSTEM_OVERLOADED_ERROR) && self.has_label(RETRYABLE_ERROR)
     }
 

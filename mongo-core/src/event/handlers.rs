@@ -1,10 +1,16 @@
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "net")]
+use std::sync::OnceLock;
 
 use super::{CmapEvent, CommandEvent};
 use crate::callback::guard_handler;
 #[cfg(feature = "net")]
 use crate::event::logs;
+
+/// The variable of the default length of query texts.
+#[cfg(feature = "net")]
+const QUERY_TEXT: &str = "OTEL_RUST_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH";
 
 /// An event handler. It is called on the task that causes the event.
 pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
@@ -30,6 +36,7 @@ pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 pub struct EventHandlers {
     command: Option<EventHandler<CommandEvent>>,
     cmap: Option<EventHandler<CmapEvent>>,
+    query_text: Option<usize>,
 }
 
 impl EventHandlers {
@@ -46,6 +53,19 @@ impl EventHandlers {
                 self.command,
                 guard_handler("command event handler", handler),
             )),
+            ..self
+        }
+    }
+
+    /// Adds the text of commands to their spans (`db.query.text`), up to this number of characters; 0
+    /// adds none. It shows parts of the application's documents. Default: the environment variable
+    /// `OTEL_RUST_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH`, else 0.
+    ///
+    /// Specification: OpenTelemetry.
+    #[must_use]
+    pub fn with_query_text(self, max_length: usize) -> Self {
+        Self {
+            query_text: Some(max_length),
             ..self
         }
     }
@@ -69,6 +89,19 @@ impl EventHandlers {
     #[inline]
     pub(crate) fn wants_commands(&self) -> bool {
         self.command.is_some() || logs::wants_commands()
+    }
+
+    /// The most characters of a command's text in its span.
+    pub(crate) fn query_text_length(&self) -> usize {
+        static DEFAULT: OnceLock<usize> = OnceLock::new();
+        self.query_text.unwrap_or_else(|| {
+            *DEFAULT.get_or_init(|| {
+                let length = std::env::var(QUERY_TEXT).ok();
+                length
+                    .and_then(|text| text.trim().parse().ok())
+                    .unwrap_or(0)
+            })
+        })
     }
 
     /// Emits a command event. `event` is called only if the event is needed.

@@ -109,7 +109,7 @@ pub struct ServerHeartbeatStartedEvent {
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
-    /// The id of the monitor's connection in the client; `None` if it is not open yet.
+    /// The id of the monitor's connection in the client, which may not be open yet.
     pub driver_connection_id: Option<u64>,
     /// The connection's id on the server.
     pub server_connection_id: Option<i64>,
@@ -146,7 +146,8 @@ pub struct ServerHeartbeatFailedEvent {
     pub topology_id: ObjectId,
     /// The server.
     pub address: ServerAddress,
-    /// The id of the monitor's connection in the client; `None` if it was not opened.
+    /// The id of the monitor's connection in the client. `None` if a check of an on-demand topology
+    /// did not open it.
     pub driver_connection_id: Option<u64>,
     /// The connection's id on the server.
     pub server_connection_id: Option<i64>,

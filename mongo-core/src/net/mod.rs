@@ -9,6 +9,7 @@ mod background;
 mod connection;
 mod deadline;
 mod dispatcher;
+mod operation;
 mod runtime;
 mod setters;
 mod single;
@@ -33,12 +34,16 @@ pub use connection::reply::{OwnedReply, Reply};
 pub(crate) use deadline::sleep_until;
 pub use deadline::{Deadline, Elapsed};
 pub(crate) use dispatcher::Dispatcher;
+pub use operation::connection::{ConnectionCursor, OnConnection};
+pub use operation::cursor::BatchCursor;
+pub(crate) use operation::cursor::{CursorLimits, CursorSource};
+pub(crate) use operation::{Limits, jitter, random_id, unacknowledged, wait, was_sent};
 pub(crate) use runtime::current as current_runtime;
 pub(crate) use setters::{auth_setters, selection_setters, transport_setters};
 pub use single::SingleClient;
 pub use single::on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub(crate) use topology::{Clear, Removal, Shared as TopologyShared, TopologyListener};
-pub use topology::{ClusterTime, SelectedServer, Topology, TopologyBuilder};
+pub use topology::{SelectedServer, Topology, TopologyBuilder};
 pub use transport::connector::{Connector, SocketConnector};
 #[cfg(feature = "dns")]
 pub use transport::dns::HickoryResolver;
@@ -51,6 +56,7 @@ pub(crate) use transport::together::Together;
 pub(crate) use transport::{Transport, TransportBuilder};
 
 use crate::handshake::Environment;
+pub use crate::operation::ClusterTime;
 
 /// The environment of this process.
 pub(crate) const PROCESS: Environment<'static> = Environment {

@@ -61,6 +61,13 @@ impl<B: Backend> PooledConnection<B> {
         self
     }
 
+    /// Ends the check-out's span now: an operation has a span of its own.
+    pub(super) fn end_span(&mut self) {
+        if let Some(pool_handle) = self.deref_mut().pool_handle_mut() {
+            pool_handle.span = None;
+        }
+    }
+
     /// Marks the connection as pinned, for a reason that is counted in the error of a check-out
     /// that finds no free connection.
     ///

@@ -66,6 +66,7 @@ pub mod duration;
 mod factory;
 mod follow;
 mod guard;
+mod operation;
 mod options;
 mod pool;
 mod registry;
@@ -83,6 +84,7 @@ pub use config::{
 };
 pub use factory::{ConnectionFactory, ConnectionFactoryBuilder};
 pub use guard::PooledConnection;
+pub use operation::{Cursor, OnPools, Session, SuspendedCursor, TransactionFuture};
 pub use options::{
     DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAINTENANCE_INTERVAL, DEFAULT_UNUSED_TIMEOUT, PoolsConfig,
 };

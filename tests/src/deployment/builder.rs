@@ -20,6 +20,7 @@ use crate::real::RealServer;
 use crate::server::ScriptedServer;
 use crate::sim::SimNetwork;
 use crate::store::Store;
+use crate::tls::ServerTls;
 use crate::user::User;
 
 /// Describes a member of a replica set.
@@ -90,6 +91,7 @@ pub struct DeploymentBuilder {
     plain_users: Vec<(String, String)>,
     exhaust: ExhaustReplies,
     compressors: Vec<Compressor>,
+    tls: Option<ServerTls>,
     network: Option<SimNetwork>,
     real: Option<Arc<RealServer>>,
 }
@@ -105,6 +107,7 @@ impl DeploymentBuilder {
             plain_users: Vec::new(),
             exhaust: ExhaustReplies::default(),
             compressors: Vec::new(),
+            tls: None,
             network: None,
             real: None,
         }
@@ -179,6 +182,13 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Makes the servers accept only TLS, including proxies. The connections between proxies and
+    /// the real server have none.
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Runs the servers on a network in memory, as `m0.test:27017`, `m1.test:27017` and so on. The
     /// network's seed replaces chance, and tokio's clock replaces time.
     pub fn network(mut self, network: &SimNetwork) -> Self {
@@ -214,16 +224,18 @@ impl DeploymentBuilder {
             self.real.is_none() || self.network.is_none() && !has_users,
             "a real server has a network and users of its own"
         );
+        let is_balanced = matches!(self.shape, Shape::Balanced);
         let host = Host {
+            is_balanced,
             network: self.network,
             users: self.users,
             plain_users: self.plain_users,
             exhaust: self.exhaust,
             compressors: self.compressors,
+            tls: self.tls,
             wire_versions: self.real.as_deref().map(RealServer::wire_versions),
             backend: self.real.map(Backend::new),
         };
-        let is_balanced = matches!(self.shape, Shape::Balanced);
         let places: Vec<(Place, String)> = (0..self.members.len())
             .map(|server| host.place(server, is_balanced))
             .collect();
@@ -299,11 +311,14 @@ pub(super) fn entry(member: usize, spec: &MemberSpec, address: &str) -> ConfigEn
 /// Settings that all servers of a deployment share.
 #[derive(Debug)]
 pub(super) struct Host {
+    /// Whether a load balancer is in front of the servers.
+    pub(super) is_balanced: bool,
     network: Option<SimNetwork>,
     users: Vec<User>,
     plain_users: Vec<(String, String)>,
     exhaust: ExhaustReplies,
     compressors: Vec<Compressor>,
+    tls: Option<ServerTls>,
     backend: Option<Backend>,
     /// The real server's.
     wire_versions: Option<(i32, i32)>,
@@ -358,6 +373,9 @@ impl Host {
             .compressors(self.compressors.iter().copied())
             .seat(seat, store)
             .backend(self.backend.as_ref().map(Backend::share));
+        if let Some(tls) = &self.tls {
+            builder = builder.tls(tls.clone());
+        }
         if spec.kind != MemberKind::Arbiter {
             for user in &self.users {
                 builder = builder.user(user.clone());

@@ -24,7 +24,19 @@ use crate::store::Store;
 /// member's lag. All replies except a standalone's carry `$clusterTime` and `operationTime`.
 ///
 /// # Scripted servers
-/// By default the servers keep the documents themselves, in memory.
+/// By default the servers keep the documents themselves, in memory. Retryable writes are executed
+/// once, also if their retry reaches another server. A transaction sees the documents as at its
+/// start, and its own writes, which others see after its commit. If it writes what another one has
+/// written since its start, it fails with `WriteConflict`; other writes wait for its end. It is
+/// aborted when its primary changes, after 60 s, and on any error. It can only be continued at its
+/// own mongos; another one commits it again if it was committed and the client sends its
+/// `recoveryToken`. Snapshot reads see the documents at their `atClusterTime`, as far as an earlier
+/// read had the same.
+///
+/// Connected members have the same documents at once. An isolated member goes on with its own:
+/// what a former primary writes while it is isolated rolls back when it rejoins, unless it has no
+/// successor. While a primary does not reach a majority, writes with `w: "majority"` wait, and
+/// those without a write concern are acknowledged by it alone.
 ///
 /// # Proxies before a real server
 /// With [`backed_by`](DeploymentBuilder::backed_by) each client connection has its own connection
@@ -32,10 +44,11 @@ use crate::store::Store;
 /// itself does only what its role requires. It puts its role, `topologyVersion`, `serviceId` and
 /// wire versions into hello replies, and keeps all other fields of the real server. It holds
 /// awaitable hellos. It answers `configureFailPoint`, `replSetStepDown` and similar commands. It
-/// refuses reads and writes that its role does not allow, and cursors of other servers. Scripts,
-/// fail points, freezes and partitions act on it as on a scripted server.
+/// refuses reads and writes that its role does not allow, and cursors of other servers. As mongos
+/// it adds the `recoveryToken` of transactions. Scripts, fail points, freezes and partitions act
+/// on it as on a scripted server.
 ///
-/// There is no TLS. Compression ends at the proxies, if they have
+/// TLS and compression end at the proxies, if they have [`tls`](DeploymentBuilder::tls) or
 /// [`compressors`](DeploymentBuilder::compressors). All servers share the real server's documents,
 /// including standalones. A command that the real server has begun is executed, whatever happens to
 /// the proxy. If a transaction's primary or mongos dies, the transaction is aborted when its next
@@ -100,6 +113,7 @@ impl Deployment {
         let seat = Seat {
             world: Arc::clone(&self.world),
             server,
+            is_balanced: self.host.is_balanced,
         };
         let store = match self
             .world
@@ -166,7 +180,10 @@ impl Deployment {
     /// The documents of a collection, named `database.collection`, in the order of insertion. For
     /// standalones, use [`server`](Self::server).
     pub fn documents(&self, namespace: &str) -> Vec<Document> {
-        self.servers[0].documents(namespace)
+        match self.servers[0].is_proxy() {
+            true => self.servers[0].documents(namespace),
+            false => self.store.documents(namespace, None),
+        }
     }
 
     /// Inserts documents into a collection without a client.
@@ -189,10 +206,11 @@ impl Deployment {
 
     /// Changes the set's state in one step.
     pub fn change_set<R>(&self, change: impl FnOnce(&mut ReplicaSetState) -> R) -> R {
-        self.world.change(|roles| match roles {
-            Roles::Set(set) => change(set),
+        let change = |roles: &mut Roles| match roles {
+            Roles::Set(set) => (change(set), set.contacts()),
             Roles::Mongoses(_) | Roles::Standalones(_) => panic!("this is no replica set"),
-        })
+        };
+        self.store.follow(|| self.world.change(change))
     }
 
     /// The set's primary.
@@ -298,7 +316,15 @@ impl Deployment {
             "mode": mode.into(),
             "data": data,
         };
-        let outcome = self.servers[server].configure_fail_point(&command);
+        self.configure_fail_point(server, &command);
+    }
+
+    /// Executes a `configureFailPoint` command on a server, as for a client.
+    ///
+    /// # Panics
+    /// If the server would refuse it.
+    pub fn configure_fail_point(&self, server: usize, command: &Document) {
+        let outcome = self.servers[server].configure_fail_point(command);
         assert!(outcome.is_ok(), "{:?} for {command}", outcome.err());
     }
 

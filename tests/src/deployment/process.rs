@@ -20,20 +20,24 @@ pub struct Process {
     pub clock_skew: i64,
     /// The newest cluster time that it knows.
     pub cluster_time: Timestamp,
+    /// The time of the newest write that it knows: the `operationTime` of its replies.
+    pub last_write: Timestamp,
 }
 
 impl Process {
     /// A process that has just started.
     pub fn new(id: ObjectId) -> Self {
+        let start = Timestamp {
+            time: 1,
+            increment: 1,
+        };
         Self {
             id,
             counter: 0,
             wire_versions: (0, MAX_WIRE_VERSION),
             clock_skew: 0,
-            cluster_time: Timestamp {
-                time: 1,
-                increment: 1,
-            },
+            cluster_time: start,
+            last_write: start,
         }
     }
 
@@ -76,6 +80,6 @@ impl Process {
             "$clusterTime",
             doc! {"clusterTime": time, "signature": signature},
         );
-        reply.insert("operationTime", time);
+        reply.insert("operationTime", self.last_write);
     }
 }

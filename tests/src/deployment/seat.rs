@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document};
+use bson::{Bson, DateTime, Document, Timestamp, doc};
 
 use super::state::{ReplicaSetState, Standing};
 use super::world::{Roles, World};
@@ -50,6 +50,8 @@ const READS: [&str; 9] = [
 pub(crate) struct Seat {
     pub(crate) world: Arc<World>,
     pub(crate) server: usize,
+    /// Whether it is behind a load balancer.
+    pub(crate) is_balanced: bool,
 }
 
 /// The `topologyVersion` that a client knows.
@@ -96,7 +98,7 @@ impl Seat {
     pub(crate) fn hello(&self, wants_service: bool) -> Document {
         self.world.look(|roles| {
             let mut reply = roles.hello(self.server);
-            if wants_service && matches!(roles, Roles::Mongoses(_)) {
+            if wants_service && self.is_balanced {
                 reply.insert("serviceId", roles.process(self.server).id);
             }
             reply
@@ -104,13 +106,30 @@ impl Seat {
     }
 
     pub(crate) fn tenure(&self) -> Tenure {
-        self.world.look(|roles| {
-            let term = match roles {
-                Roles::Set(set) => set.members[self.server].elected_in,
-                Roles::Mongoses(_) | Roles::Standalones(_) => None,
-            };
-            (self.server, roles.process(self.server).id, term)
+        self.world.look(|roles| roles.tenure(self.server))
+    }
+
+    /// Whether a server is in its role still.
+    pub(crate) fn is_current(&self, tenure: &Tenure) -> bool {
+        self.world.look(|roles| roles.tenure(tenure.0) == *tenure)
+    }
+
+    /// Whether a write on this server can reach a majority.
+    pub(crate) fn has_majority(&self) -> bool {
+        self.world.look(|roles| match roles {
+            Roles::Set(set) => set.has_majority(self.server),
+            Roles::Mongoses(_) | Roles::Standalones(_) => true,
         })
+    }
+
+    pub(crate) fn is_mongos(&self) -> bool {
+        let is_mongos = |roles: &Roles| matches!(roles, Roles::Mongoses(_));
+        self.world.look(is_mongos)
+    }
+
+    /// The time of the newest write, if the server has a cluster time.
+    pub(crate) fn operation_time(&self) -> Option<Timestamp> {
+        self.world.look(|roles| roles.operation_time(self.server))
     }
 
     /// Waits until the server's hello changes, for at most `limit`.
@@ -157,21 +176,57 @@ impl Seat {
         })
     }
 
-    /// Records that a command was executed.
-    pub(crate) fn done(&self, name: &str, command: &Document) {
-        if !is_write(name, command) {
-            return;
+    /// Refuses a read after a time that the server does not know.
+    pub(crate) fn check_cluster_time(&self, command: &Document) -> Result<(), ErrorReply> {
+        let concern = command.get_document("readConcern");
+        let Ok(after) = concern.and_then(|concern| concern.get_timestamp("afterClusterTime"))
+        else {
+            return Ok(());
+        };
+        let is_known = self.has_cluster_time()
+            && self
+                .world
+                .look(|roles| after <= roles.process(self.server).cluster_time);
+        if is_known {
+            return Ok(());
         }
-        let now = self.now();
-        self.world.note(|roles| match roles {
-            Roles::Set(set) => set.wrote(self.server, now),
-            Roles::Mongoses(all) => all[self.server].tick(now),
-            Roles::Standalones(_) => {}
-        });
+        let message = "readConcern afterClusterTime value must not be greater than the current \
+                       clusterTime";
+        Err(ErrorReply::new(72, "InvalidOptions", message))
     }
 
-    /// Runs the commands of replica set members; `None` if it is not one of them.
-    pub(crate) fn run(&self, name: &str, command: &Document) -> Option<Outcome> {
+    /// Adds a mongos' `recoveryToken` to the reply to a part of a transaction.
+    pub(crate) fn add_recovery_token(&self, command: &Document, reply: &mut Document) {
+        let is_part = command.get_bool("autocommit").is_ok_and(|own| !own);
+        if is_part && self.is_mongos() {
+            reply.insert("recoveryToken", doc! {"recoveryShardId": "shard0"});
+        }
+    }
+
+    /// Records that the real server has executed a command.
+    pub(crate) fn done(&self, name: &str, command: &Document) {
+        if is_write(name, command) {
+            self.wrote();
+        }
+    }
+
+    /// Records a write.
+    pub(crate) fn wrote(&self) {
+        let now = self.now();
+        self.world.note(|roles| roles.wrote(self.server, now));
+    }
+
+    /// Runs the commands that only members of replica sets or only mongos have; `None` if it is
+    /// not one of them.
+    pub(crate) fn run(&self, name: &str, request: &Request) -> Option<Outcome> {
+        let command = &request.command;
+        if name == "checkmetadataconsistency" && self.is_mongos() {
+            // Nothing is inconsistent.
+            let none = Bson::Array(Vec::new());
+            let namespace = format!("{}.$cmd.aggregate", request.database);
+            let cursor = doc! {"firstBatch": none, "id": 0_i64, "ns": namespace};
+            return Some(Ok(doc! {"cursor": cursor}));
+        }
         if !matches!(
             name,
             "replsetstepdown" | "replsetfreeze" | "replsetgetstatus"
@@ -228,7 +283,6 @@ fn admit(
             ErrorReply::new(13436, "NotPrimaryOrSecondary", message)
         }
     };
-    let refusal = refusal.labelled_for(&request.command);
     Err(refusal.field("topologyVersion", set.process(server).topology_version()))
 }
 

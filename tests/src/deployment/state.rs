@@ -8,6 +8,7 @@ use bson::{DateTime, Document, Timestamp};
 
 use super::config::{ConfigEntry, MemberKind, SetConfig};
 use super::process::Process;
+use crate::store::Contact;
 
 /// A member's own view of its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,9 +293,11 @@ impl ReplicaSetState {
         self.members[member].process.tick(now);
         let time = self.members[member].process.cluster_time;
         self.last_write = (time, now);
-        if self.members[member].hears() {
-            for other in self.members.iter_mut().filter(|other| other.hears()) {
+        let hears = self.members[member].hears();
+        for (number, other) in self.members.iter_mut().enumerate() {
+            if number == member || hears && other.hears() {
                 other.process.learn(time);
+                other.process.last_write = time;
             }
         }
     }
@@ -315,6 +318,27 @@ impl ReplicaSetState {
                     .frozen_until
                     .is_none_or(|until| until <= now)
         })
+    }
+
+    /// The members' connections to each other.
+    pub(super) fn contacts(&self) -> Vec<Contact> {
+        let primary = self.primary();
+        let contact = |(number, member): (usize, &Member)| Contact {
+            is_connected: member.is_connected,
+            is_primary: Some(number) == primary,
+        };
+        self.members.iter().enumerate().map(contact).collect()
+    }
+
+    /// Whether a member reaches a majority of the set.
+    pub(super) fn has_majority(&self, member: usize) -> bool {
+        let config = &self.members[member].config;
+        let is_in = |&other: &usize| config.entry(other).is_some();
+        let reached = match self.members[member].hears() {
+            true => self.hearing().filter(is_in).count(),
+            false => 1,
+        };
+        reached * 2 > config.entries.len()
     }
 
     fn hearing(&self) -> impl Iterator<Item = usize> + '_ {

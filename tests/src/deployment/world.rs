@@ -4,13 +4,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bson::oid::ObjectId;
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, Document, Timestamp, doc};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::process::Process;
 use super::state::ReplicaSetState;
 use crate::payload::random_bytes;
+use crate::transactions::Tenure;
 
 /// The roles of the servers.
 #[derive(Debug)]
@@ -34,6 +36,40 @@ impl Roles {
             Self::Set(set) => set.process_mut(server),
             Self::Mongoses(all) | Self::Standalones(all) => &mut all[server],
         }
+    }
+
+    /// Records a write on a server, whose time is the deployment's newest.
+    pub(super) fn wrote(&mut self, server: usize, now: DateTime) {
+        match self {
+            Self::Set(set) => set.wrote(server, now),
+            Self::Mongoses(all) => {
+                all[server].tick(now);
+                let time = all[server].cluster_time;
+                for process in all {
+                    process.learn(time);
+                    process.last_write = time;
+                }
+            }
+            Self::Standalones(_) => {}
+        }
+    }
+
+    /// The time of the newest write that a server's replies tell of.
+    pub(super) fn operation_time(&self, server: usize) -> Option<Timestamp> {
+        match self {
+            Self::Set(set) => Some(set.process(server).last_write),
+            Self::Mongoses(all) => Some(all[server].last_write),
+            Self::Standalones(_) => None,
+        }
+    }
+
+    /// A server's time in its role.
+    pub(super) fn tenure(&self, server: usize) -> Tenure {
+        let term = match self {
+            Self::Set(set) => set.members[server].elected_in,
+            Self::Mongoses(_) | Self::Standalones(_) => None,
+        };
+        (server, self.process(server).id, term)
     }
 
     /// The part of a server's hello reply that describes its role.
@@ -106,6 +142,11 @@ impl World {
     /// Changes the roles without waking waiters.
     pub(super) fn note(&self, change: impl FnOnce(&mut Roles)) {
         change(&mut self.lock());
+    }
+
+    /// The next change of the roles, also one before the first poll.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Waits until the condition holds.

@@ -1,11 +1,32 @@
 //! The list of cases that can't apply, with the reason for each.
 
-/// A case that can't apply.
+/// One or more cases that can't apply.
 pub(crate) struct Entry {
-    /// The case's name, as the test binary lists it.
+    /// The case's name, as the test binary lists it. `*` stands for any text.
     pub(crate) name: String,
     /// Why it can't apply.
     pub(crate) reason: String,
+}
+
+impl Entry {
+    /// Whether a case is meant.
+    pub(crate) fn names(&self, case: &str) -> bool {
+        let mut parts = self.name.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = case.strip_prefix(first) else {
+            return false;
+        };
+        let Some(last) = parts.next_back() else {
+            return rest.is_empty();
+        };
+        for part in parts {
+            match rest.find(part) {
+                Some(place) => rest = &rest[place + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
 }
 
 /// Reads the entries: a name on its own line, and its reason on indented lines below. `#` begins a

@@ -165,13 +165,163 @@ const SUITES: &[Suite] = &[
         name: "versioned-api",
         folder: "versioned-api/tests",
         cases: 41,
-        run: unified::run,
+        run: unified::run_on_deadpool,
     },
     Suite {
         name: "auth/unified",
         folder: "auth/tests/unified",
         cases: 6,
-        run: unified::run,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "sdam/unified/deadpool",
+        folder: "server-discovery-and-monitoring/tests/unified",
+        cases: 54,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "sdam/unified/bb8",
+        folder: "server-discovery-and-monitoring/tests/unified",
+        cases: 54,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "server-selection/logging",
+        folder: "server-selection/tests/logging",
+        cases: 11,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "cmap/logging/deadpool",
+        folder: "connection-monitoring-and-pooling/tests/logging",
+        cases: 7,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "cmap/logging/bb8",
+        folder: "connection-monitoring-and-pooling/tests/logging",
+        cases: 7,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "command/monitoring",
+        folder: "command-logging-and-monitoring/tests/monitoring",
+        cases: 35,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "command/logging",
+        folder: "command-logging-and-monitoring/tests/logging",
+        cases: 30,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "mongodb-handshake",
+        folder: "mongodb-handshake/tests/unified",
+        cases: 1,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "run-command",
+        folder: "run-command/tests/unified",
+        cases: 21,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "sessions/deadpool",
+        folder: "sessions/tests",
+        cases: 39,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "sessions/bb8",
+        folder: "sessions/tests",
+        cases: 39,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "retryable-reads/deadpool",
+        folder: "retryable-reads/tests/unified",
+        cases: 57,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "retryable-reads/bb8",
+        folder: "retryable-reads/tests/unified",
+        cases: 57,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "retryable-writes/deadpool",
+        folder: "retryable-writes/tests/unified",
+        cases: 54,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "retryable-writes/bb8",
+        folder: "retryable-writes/tests/unified",
+        cases: 54,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "client-backpressure/deadpool",
+        folder: "client-backpressure/tests",
+        cases: 103,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "client-backpressure/bb8",
+        folder: "client-backpressure/tests",
+        cases: 103,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "client-side-operations-timeout",
+        folder: "client-side-operations-timeout/tests",
+        cases: 67,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "load-balancers/deadpool",
+        folder: "load-balancers/tests",
+        cases: 40,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "load-balancers/bb8",
+        folder: "load-balancers/tests",
+        cases: 40,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "transactions/deadpool",
+        folder: "transactions/tests/unified",
+        cases: 82,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "transactions/bb8",
+        folder: "transactions/tests/unified",
+        cases: 82,
+        run: unified::run_on_bb8,
+    },
+    Suite {
+        name: "open-telemetry",
+        folder: "open-telemetry/tests/operation",
+        cases: 5,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "unified-test-format/valid-pass",
+        folder: "unified-test-format/tests/valid-pass",
+        cases: 82,
+        run: unified::run_on_deadpool,
+    },
+    Suite {
+        name: "unified-test-format/valid-fail",
+        folder: "unified-test-format/tests/valid-fail",
+        cases: 31,
+        run: unified::run_invalid,
     },
 ];
 
@@ -184,6 +334,7 @@ struct Case {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    unified::install();
     let root = specifications();
     if !root.is_dir() {
         let _nothing_ran = libtest_mimic::run(&arguments, Vec::new());
@@ -238,30 +389,32 @@ fn trials(root: &Path) -> Vec<Trial> {
             Vec::new()
         }
     };
-    // An inapplicable case must exist, and must still fail. Otherwise its entry has to be removed.
     for entry in &list {
-        let name = format!("inapplicable.txt/{}", entry.name);
-        let stale = match cases.iter().find(|case| case.name == entry.name) {
-            None => Some("no case has this name"),
-            Some(case) => (case.run)(&case.content).ok().map(|()| "the case passes"),
-        };
-        if let Some(message) = stale {
-            trials.push(Trial::test(name, move || Err(message.into())));
+        if !cases.iter().any(|case| entry.names(&case.name)) {
+            let name = format!("inapplicable.txt/{}", entry.name);
+            trials.push(Trial::test(name, || Err("no case has this name".into())));
         }
     }
     trials.extend(cases.into_iter().map(|case| trial(case, &list)));
     trials
 }
 
+/// A case that the list names, or that the specification skips, is ignored. One that the list names
+/// and that passes is a failure: its entry has to be removed.
 fn trial(case: Case, list: &[inapplicable::Entry]) -> Trial {
     let reason = list
         .iter()
-        .find(|entry| entry.name == case.name)
+        .find(|entry| entry.names(&case.name))
         .map(|entry| entry.reason.clone());
     let Case { name, content, run } = case;
-    Trial::ignorable_test(name, move || match reason {
-        Some(reason) => Ok(Completion::ignored_with(reason)),
-        None => run(&content)
+    let skipped = content["skipReason"].as_str().map(str::to_owned);
+    Trial::ignorable_test(name, move || match (reason, skipped) {
+        (None, Some(reason)) => Ok(Completion::ignored_with(reason)),
+        (Some(reason), _) => match run(&content) {
+            Ok(()) => Err("inapplicable.txt names it, but it passes".into()),
+            Err(_) => Ok(Completion::ignored_with(reason)),
+        },
+        (None, None) => run(&content)
             .map(|()| Completion::Completed)
             .map_err(Failed::from),
     })
@@ -284,7 +437,7 @@ fn read_suite(suite: &Suite, root: &Path) -> Result<Vec<Case>, String> {
             .with_extension("");
         let stem = stem.display();
         let contents = match file.get("tests") {
-            Some(Value::Array(tests)) if file.get("createEntities").is_some() => {
+            Some(Value::Array(tests)) if file.get("schemaVersion").is_some() => {
                 let tests = tests.iter();
                 tests.map(|test| unified::of_file(&file, test)).collect()
             }

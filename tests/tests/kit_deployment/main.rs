@@ -7,7 +7,9 @@
 
 mod faults;
 mod foreign;
+mod foreign_operations;
 mod members;
+mod operations;
 mod proxies;
 mod roles;
 mod sim;

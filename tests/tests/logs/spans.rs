@@ -1,9 +1,12 @@
 //! Spans of check-outs, and their contents.
 
+use mongo_core::ClientOptions;
 use mongo_core::bson::doc;
+use mongo_core::event::EventHandlers;
+use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
 use mongo_core::pools::Backend;
 use mongo_core::pools::Pools;
-use mongo_testkit::{Deployment, User};
+use mongo_testkit::{Action, Deployment, Matcher, User};
 use tracing::{Instrument, Level, debug_span, subscriber};
 
 use crate::{Capture, Line};
@@ -101,4 +104,137 @@ async fn a_failed_check_out_records_its_error_on_deadpool() {
 #[tokio::test]
 async fn a_failed_check_out_records_its_error_on_bb8() {
     a_check_out_that_fails_says_why::<mongo_bb8::Pool>().await;
+}
+
+/// The names and the parents of all spans.
+fn tree(capture: &Capture) -> Vec<(String, String)> {
+    let spans = capture.of("mongodb::span");
+    let named = spans.iter().map(|span| {
+        let parent = capture
+            .parent_of(span)
+            .map(|parent| parent.message().to_owned());
+        (span.message().to_owned(), parent.unwrap_or_default())
+    });
+    named.collect()
+}
+
+async fn an_operation_has_a_span_over_its_attempts<B: Backend<Config: Default>>() {
+    let capture = Capture::default();
+    let _guard = subscriber::set_default(capture.clone());
+    let set = Deployment::replica_set("rs").members(1).start().await;
+    let handlers = EventHandlers::new().with_query_text(1000);
+    let pools = Pools::<B>::builder(ClientOptions::parse(&set.uri()).expect("a URI"));
+    let pools = pools.event_handlers(handlers).build().expect("pools");
+    let data = doc! { "failCommands": ["find"], "errorCode": 262 };
+    set.fail_commands(0, doc! { "times": 1 }, data);
+    let find = pools.command("shop", &doc! { "find": "orders", "filter": { "a": 1 } });
+    let find = find.kind(OperationKind::Read).await;
+    find.map(drop).expect("the second attempt");
+    let operation = "mongodb.operation".to_owned();
+    let attempts = tree(&capture);
+    assert_eq!(attempts[0], (operation.clone(), String::new()));
+    let nested = attempts[1..].iter().map(|(name, parent)| {
+        assert_eq!(*parent, operation);
+        &**name
+    });
+    let attempt = ["mongodb.check_out", "mongodb.command"];
+    assert_eq!(Vec::from_iter(nested), [attempt, attempt].concat());
+    let spans = capture.of("mongodb::span");
+    for (name, expected) in [
+        ("otel.name", "find shop.orders"),
+        ("otel.kind", "client"),
+        ("db.system.name", "mongodb"),
+        ("db.namespace", "shop"),
+        ("db.collection.name", "orders"),
+        ("db.operation.name", "find"),
+        ("db.operation.summary", "find shop.orders"),
+    ] {
+        assert_eq!(field(&spans[0], name), Some(expected));
+    }
+    assert_eq!(field(&spans[0], "otel.status_code"), None, "it succeeded");
+    let text = field(&spans[2], "db.query.text").expect("the text");
+    assert!(
+        text.contains(r#""filter":{"a":1}"#) && !text.contains("lsid"),
+        "{text}"
+    );
+    let lsid = field(&spans[2], "db.mongodb.lsid").expect("the session");
+    assert_eq!(
+        lsid.split('-').map(str::len).collect::<Vec<_>>(),
+        [8, 4, 4, 4, 12]
+    );
+    pools.close().await;
+    set.shutdown().await;
+}
+
+async fn operations_of_a_transaction_are_in_its_span<B: Backend<Config: Default>>() {
+    let capture = Capture::default();
+    let _guard = subscriber::set_default(capture.clone());
+    let set = Deployment::replica_set("rs").members(1).start().await;
+    let done = Action::Reply(doc! { "ok": 1 });
+    set.server(0)
+        .script()
+        .add(Matcher::command("commitTransaction").then(done));
+    let pools = Pools::<B>::new(&set.uri()).expect("pools");
+    let mut session = pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
+    let insert = doc! { "insert": "orders", "documents": [{ "a": 1 }] };
+    let write = pools.command("shop", &insert).kind(OperationKind::Write);
+    write
+        .session(&mut session)
+        .await
+        .map(drop)
+        .expect("a reply");
+    session.commit_transaction().await.expect("a commit");
+    let ping = pools.command("admin", &doc! { "ping": 1 });
+    ping.session(&mut session).await.map(drop).expect("a reply");
+    let spans = capture.of("mongodb::span");
+    let operations = spans
+        .iter()
+        .filter(|span| span.message() == "mongodb.operation");
+    let operations: Vec<_> = operations
+        .map(|span| {
+            let parent = capture.parent_of(span);
+            let parent = parent.map_or(String::new(), |parent| parent.message().to_owned());
+            (
+                field(span, "otel.name").unwrap_or_default().to_owned(),
+                parent,
+            )
+        })
+        .collect();
+    let transaction = || "mongodb.transaction".to_owned();
+    assert_eq!(
+        operations,
+        [
+            ("insert shop.orders".to_owned(), transaction()),
+            ("commitTransaction admin".to_owned(), transaction()),
+            ("ping admin".to_owned(), String::new()),
+        ]
+    );
+    drop(session);
+    pools.close().await;
+    set.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_operation_has_a_span_on_deadpool() {
+    an_operation_has_a_span_over_its_attempts::<mongo_deadpool::Pool>().await;
+}
+
+#[tokio::test]
+async fn an_operation_has_a_span_on_bb8() {
+    an_operation_has_a_span_over_its_attempts::<mongo_bb8::Pool>().await;
+}
+
+#[tokio::test]
+async fn a_transaction_has_a_span_on_deadpool() {
+    operations_of_a_transaction_are_in_its_span::<mongo_deadpool::Pool>().await;
+}
+
+#[tokio::test]
+async fn a_transaction_has_a_span_on_bb8() {
+    operations_of_a_transaction_are_in_its_span::<mongo_bb8::Pool>().await;
 }

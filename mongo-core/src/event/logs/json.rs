@@ -62,9 +62,18 @@ pub(crate) struct Json<'a>(pub(crate) &'a RawDocument);
 
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        JsonUpTo(self.0, max_length()).fmt(f)
+    }
+}
+
+/// A document as relaxed extended JSON, truncated to a length of its own.
+pub(super) struct JsonUpTo<'a>(pub(super) &'a RawDocument, pub(super) usize);
+
+impl fmt::Display for JsonUpTo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut writer = Bounded {
             out: f,
-            left: max_length(),
+            left: self.1,
             is_cut: false,
         };
         match write_document(&mut writer, self.0) {

@@ -17,7 +17,10 @@ pub(crate) use cmap::{cmap_event, wants_cmap_events};
 pub(crate) use command::{command_event, wants_command_events, wants_commands};
 pub(crate) use json::Json;
 pub use json::set_max_logged_length;
-pub(crate) use span::{CheckOutSpan, command_span, record_failure, wants_spans};
+pub(crate) use span::{
+    CheckOutSpan, CommandBody, command_span, operation_span, record_failure, transaction_span,
+    wants_spans,
+};
 
 /// The host, or the path of a Unix domain socket.
 pub(crate) struct Host<'a>(pub(crate) &'a ServerAddress);

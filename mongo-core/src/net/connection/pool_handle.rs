@@ -11,8 +11,10 @@ use bson::RawDocument;
 use tokio::time::Instant;
 
 use super::Identity;
+use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::event::logs::CheckOutSpan;
+use crate::operation::{ClientContext, ClusterTime, Request};
 use crate::sync::lock;
 
 /// The connection is perished: it must not be handed out again, whatever its generation.
@@ -35,6 +37,15 @@ pub(crate) trait PoolHooks: Send + Sync {
 
     /// A reply contains a `$clusterTime`.
     fn cluster_time(&self, cluster_time: &RawDocument);
+
+    /// The newest `$clusterTime` of the deployment.
+    fn newest_cluster_time(&self) -> Option<Arc<ClusterTime>>;
+
+    /// The options and the sessions of operations.
+    fn client(&self) -> &Arc<ClientContext>;
+
+    /// Closes a cursor that was dropped, over another connection. Returns whether that is possible.
+    fn abandon(&self, server: ServerAddress, kill: Request) -> bool;
 
     /// A guard checks the connection in.
     fn checked_in(&self, identity: &Identity);

@@ -123,6 +123,7 @@ fn unreadable(error: bson::error::Error) -> ErrorKind {
 /// The owned reply to a command. Like those of [`Reply`], its errors name the server and the user.
 ///
 /// Dereferences to the raw document.
+#[must_use = "a write that failed has a reply too: call `check_write`"]
 #[derive(Clone)]
 pub struct OwnedReply {
     body: RawDocumentBuf,

@@ -2,33 +2,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use bson::raw::RawBsonRef;
-use bson::{RawDocument, RawDocumentBuf, Timestamp};
+use bson::RawDocument;
 
-/// The longest `$clusterTime` that is kept, in bytes. Servers send about 150 bytes, and the kept
-/// one is sent with every command.
-const MAX_LENGTH: usize = 1024;
-
-/// A `$clusterTime` that a server sent. It is sent unchanged with commands to the deployment.
-///
-/// Specification: driver sessions, gossipping the cluster time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClusterTime {
-    timestamp: Timestamp,
-    document: RawDocumentBuf,
-}
-
-impl ClusterTime {
-    /// Its `clusterTime`, which decides which of two is newer.
-    pub fn timestamp(&self) -> Timestamp {
-        self.timestamp
-    }
-
-    /// The value of `$clusterTime`, signature included.
-    pub fn document(&self) -> &RawDocument {
-        &self.document
-    }
-}
+use crate::operation::ClusterTime;
 
 /// Keeps the newest cluster time. Lock-free.
 #[derive(Default)]
@@ -41,31 +17,23 @@ impl ClusterClock {
 
     /// Takes a `$clusterTime` if it is newer. Allocates only then.
     pub(super) fn advance(&self, document: &RawDocument) -> bool {
-        // First, so that a longer one is not examined.
-        if document.as_bytes().len() > MAX_LENGTH {
-            return false;
-        }
-        let timestamp = match document.get("clusterTime") {
-            Ok(Some(RawBsonRef::Timestamp(timestamp))) => timestamp,
-            Ok(_) | Err(_) => return false,
-        };
-        let is_newer = |known: Option<&ClusterTime>| match known {
-            Some(known) => key(timestamp) > key(known.timestamp),
+        let is_newer = |known: Option<&ClusterTime>, time: &ClusterTime| match known {
+            Some(known) => key(time) > key(known),
             None => true,
         };
-        if !is_newer(self.0.load().as_deref()) {
+        let known = self.0.load().as_deref().map(ClusterTime::timestamp);
+        let Some(newer) = ClusterTime::newer(document, known) else {
             return false;
-        }
-        let newer = Arc::new(ClusterTime {
-            timestamp,
-            document: document.to_owned(),
-        });
+        };
+        let newer = Arc::new(newer);
         // Retries after concurrent updates.
-        let before = self.0.rcu(|known| match is_newer(known.as_deref()) {
-            true => Some(newer.clone()),
-            false => known.clone(),
-        });
-        is_newer(before.as_deref())
+        let before = self
+            .0
+            .rcu(|known| match is_newer(known.as_deref(), &newer) {
+                true => Some(newer.clone()),
+                false => known.clone(),
+            });
+        is_newer(before.as_deref(), &newer)
     }
 
     pub(super) fn forget(&self) {
@@ -73,8 +41,8 @@ impl ClusterClock {
     }
 }
 
-fn key(timestamp: Timestamp) -> (u32, u32) {
-    (timestamp.time, timestamp.increment)
+fn key(time: &ClusterTime) -> (u32, u32) {
+    (time.timestamp().time, time.timestamp().increment)
 }
 
 impl fmt::Debug for ClusterClock {
@@ -85,7 +53,7 @@ impl fmt::Debug for ClusterClock {
 
 #[cfg(test)]
 mod tests {
-    use bson::rawdoc;
+    use bson::{RawDocumentBuf, Timestamp, rawdoc};
 
     use super::*;
 
@@ -123,7 +91,7 @@ mod tests {
             time: 1,
             increment: 1,
         };
-        let padded = rawdoc! {"clusterTime": timestamp, "signature": "x".repeat(MAX_LENGTH)};
+        let padded = rawdoc! {"clusterTime": timestamp, "signature": "x".repeat(1024)};
         let broken = RawDocumentBuf::from_bytes(vec![6, 0, 0, 0, 17, 0]).expect("a length");
         for document in [
             rawdoc! {},

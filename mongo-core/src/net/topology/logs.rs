@@ -99,11 +99,12 @@ pub(super) fn event(event: &SdamEvent) {
     }
 }
 
-/// The logs of one selection. `operation` and `operationId` are left out, because only the caller
-/// knows them.
+/// The logs of one selection. `operationId` is left out.
 ///
 /// The fields are looked up and formatted only if the logs are enabled.
 pub(super) struct Selection<'a> {
+    /// The name of the operation, if the caller knows it.
+    pub(super) operation: Option<&'a str>,
     pub(super) criterion: &'a Criterion,
     pub(super) index: &'a ArcSwap<SelectionIndex>,
 }
@@ -112,6 +113,7 @@ impl Selection<'_> {
     pub(super) fn started(&self) {
         debug!(
             target: SELECTION,
+            operation = self.operation,
             selector = %self.criterion,
             topologyDescription = %Shown(self.index.load().topology()),
             "Server selection started"
@@ -122,6 +124,7 @@ impl Selection<'_> {
     pub(super) fn waits(&self, deadline: Deadline) {
         info!(
             target: SELECTION,
+            operation = self.operation,
             selector = %self.criterion,
             topologyDescription = %Shown(self.index.load().topology()),
             remainingTimeMS = deadline.remaining().map(milliseconds),
@@ -133,14 +136,16 @@ impl Selection<'_> {
         match outcome {
             Ok(selected) => debug!(
                 target: SELECTION,
-                selector = %self.criterion,
+                operation = self.operation,
+            selector = %self.criterion,
                 topologyDescription = %Shown(self.index.load().topology()),
                 serverHost = %Host(selected.address()), serverPort = selected.address().port(),
                 "Server selection succeeded"
             ),
             Err(error) => debug!(
                 target: SELECTION,
-                selector = %self.criterion,
+                operation = self.operation,
+            selector = %self.criterion,
                 topologyDescription = %Shown(self.index.load().topology()),
                 failure = %Failure(error),
                 "Server selection failed"

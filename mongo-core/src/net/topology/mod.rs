@@ -11,6 +11,7 @@ use crate::ServerAddress;
 use crate::error::Result;
 use crate::handshake::DriverInfo;
 use crate::net::transport::tls::Tls;
+use crate::operation::ClusterTime;
 use crate::sdam::{ApplicationError, TopologyDescription};
 use crate::select::{Criterion, SelectionIndex};
 use crate::uri::ClientOptions;
@@ -32,7 +33,6 @@ mod writing;
 mod tests;
 
 pub use builder::TopologyBuilder;
-pub use cluster_time::ClusterTime;
 pub(crate) use listener::{Clear, Removal, TopologyListener};
 use logs::Selection;
 pub use selected::SelectedServer;
@@ -218,18 +218,28 @@ impl Topology {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> Result<SelectedServer> {
+        self.select_for(deadline.into(), criterion, deprioritized, None)
+            .await
+    }
+
+    /// [`select_by`](Self::select_by) for an operation that logs name.
+    pub(crate) async fn select_for(
+        &self,
+        deadline: Deadline,
+        criterion: &Criterion,
+        deprioritized: &[ServerAddress],
+        operation: Option<&str>,
+    ) -> Result<SelectedServer> {
         let shared = &*self.owner.0;
         let log = Selection {
+            operation,
             criterion,
             index: &shared.index,
         };
         log.started();
         let outcome = match shared.select_now(criterion, deprioritized) {
             Ok(Some(selected)) => Ok(selected),
-            Ok(None) => {
-                self.wait(deadline.into(), criterion, deprioritized, &log)
-                    .await
-            }
+            Ok(None) => self.wait(deadline, criterion, deprioritized, &log).await,
             Err(error) => Err(error),
         };
         log.ended(&outcome);

@@ -22,6 +22,7 @@ use crate::net::background::Tasks;
 use crate::net::dispatcher::{Dispatcher, Handler};
 use crate::net::topology::monitor::{Monitor, Monitoring};
 use crate::net::transport::dns::DnsResolver;
+use crate::operation::ClusterTime;
 use crate::sdam::{TopologyDescription, TopologySettings};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::sync::lock;
@@ -187,6 +188,10 @@ impl Shared {
         let error = Error::from(ErrorKind::ServerSelection(Arc::new(error)));
         let cause = || Error::configuration("the topology is not connected");
         error.caused_by(is_disconnected.then(cause))
+    }
+
+    pub(crate) fn newest_cluster_time(&self) -> Option<Arc<ClusterTime>> {
+        self.clock.newest()
     }
 
     pub(crate) fn advance_cluster_time(&self, cluster_time: &RawDocument) -> bool {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::event::EventHandlers;
 use crate::handshake::DriverInfo;
 use crate::net::{AuthParts, Authenticator, Compression, Metadata, Topology, TransportBuilder};
+use crate::operation::{ClientContext, Defaults};
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::pools::follow::Floating;
 use crate::pools::pool::{FactoryConfig, PoolParams};
@@ -145,6 +146,7 @@ impl ConnectionFactoryBuilder {
             replica_set: options.replica_set.as_deref().map(Arc::from),
             compression: Compression::from_options(options),
             events: self.events,
+            client: Arc::new(ClientContext::new(Defaults::of(options))),
         })
     }
 }

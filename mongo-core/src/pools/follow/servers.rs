@@ -69,6 +69,8 @@ impl<F: Follower> Servers<F> {
             cap: None,
             takes_writes: self.suitable.of(entry.address()),
             topology: Some(topology.shared().clone()),
+            client: None,
+            abandon: None,
             wake: None,
             runtime: None,
         }

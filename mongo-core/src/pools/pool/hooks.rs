@@ -13,6 +13,7 @@ use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
 };
 use crate::net::{Connection, ConnectionState, Identity, PoolHooks};
+use crate::operation::{ClientContext, ClusterTime, Request};
 use crate::pools::pool::PoolInner;
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
@@ -203,6 +204,20 @@ impl PoolHooks for PoolInner {
         if let Some(topology) = &self.topology {
             topology.advance_cluster_time(cluster_time);
         }
+    }
+
+    fn newest_cluster_time(&self) -> Option<Arc<ClusterTime>> {
+        self.topology.as_ref()?.newest_cluster_time()
+    }
+
+    fn client(&self) -> &Arc<ClientContext> {
+        &self.client
+    }
+
+    fn abandon(&self, server: ServerAddress, kill: Request) -> bool {
+        self.abandon
+            .as_ref()
+            .is_some_and(|abandon| abandon(server, kill))
     }
 
     fn checked_in(&self, identity: &Identity) {

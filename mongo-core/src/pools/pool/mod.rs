@@ -11,8 +11,10 @@ use tokio::time::Instant;
 
 use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
+use crate::ServerAddress;
 use crate::error::Error;
 use crate::net::{Connection, ConnectionState, Establisher, TopologyShared};
+use crate::operation::{ClientContext, Request};
 
 mod attempt;
 mod connect;
@@ -63,6 +65,9 @@ pub(super) struct PoolInner {
     cap: Option<CapShare>,
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,
+    /// The options and the sessions of operations.
+    client: Arc<ClientContext>,
+    abandon: Option<Abandon>,
     /// Whether errors clear the pool even without a topology.
     clears_itself: bool,
     links: ConnectionSet,
@@ -88,6 +93,9 @@ type Queue = WaitQueue<Waiter, Connection, Arc<ConnectionState>>;
 
 /// Wakes the task that keeps up the smallest size of pools.
 pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// Closes a cursor of a server in the background. Returns whether it can.
+pub(super) type Abandon = Arc<dyn Fn(ServerAddress, Request) -> bool + Send + Sync>;
 
 pub(super) struct Failure {
     pub(super) at: Instant,

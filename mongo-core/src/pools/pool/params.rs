@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::connections::ConnectionSet;
 use super::counters::Counters;
 use super::wait_queue::{Limits, PoolState, WaitQueue};
-use super::{PoolInner, Wake};
+use super::{Abandon, PoolInner, Wake};
 use crate::ServerAddress;
 use crate::error::Wait;
 use crate::event::EventHandlers;
@@ -18,6 +18,7 @@ use crate::handshake::ServerApi;
 use crate::net::{
     Authenticator, Compression, Establisher, Generations, Metadata, TopologyShared, Transport,
 };
+use crate::operation::ClientContext;
 use crate::pools::config::RecyclingMethod;
 use crate::pools::server_cap::ServerCap;
 
@@ -39,6 +40,8 @@ pub(in crate::pools) struct FactoryConfig {
     pub(in crate::pools) replica_set: Option<Arc<str>>,
     pub(in crate::pools) compression: Compression,
     pub(in crate::pools) events: EventHandlers,
+    /// The operations of pools that have no tenant.
+    pub(in crate::pools) client: Arc<ClientContext>,
 }
 
 /// The parameters of a single pool.
@@ -52,6 +55,9 @@ pub(in crate::pools) struct PoolParams {
     pub(in crate::pools) cap: Option<Arc<ServerCap>>,
     pub(in crate::pools) takes_writes: Arc<AtomicBool>,
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
+    /// The operations of the pool's tenant, if it has one.
+    pub(in crate::pools) client: Option<Arc<ClientContext>>,
+    pub(in crate::pools) abandon: Option<Abandon>,
     pub(in crate::pools) wake: Option<Wake>,
     /// The runtime of attempts, if the application named one.
     pub(in crate::pools) runtime: Option<Handle>,
@@ -73,6 +79,8 @@ impl PoolParams {
             cap: None,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
+            client: None,
+            abandon: None,
             wake: None,
             runtime: None,
         }
@@ -120,6 +128,8 @@ impl FactoryConfig {
             // Nothing would make a pool ready again that began ready.
             clears_itself: params.topology.is_none() && params.state == PoolState::Paused,
             topology: params.topology,
+            abandon: params.abandon,
+            client: params.client.unwrap_or_else(|| self.client.clone()),
             links: ConnectionSet::default(),
             counters: Counters::default(),
             is_announced: AtomicBool::new(false),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -143,6 +143,8 @@ impl<B: Backend> PoolsBuilder<B> {
             cap,
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
+            client: None,
+            abandon: None,
             wake: None,
             runtime: None,
         });
@@ -202,7 +204,8 @@ impl<B: Backend> PoolsBuilder<B> {
         };
         let template = self.template(Some(&topology))?;
         let credential = identity.credential.clone();
-        let tenant = Arc::new(Tenant::new(identity, true));
+        let client = template.client.clone();
+        let tenant = Arc::new(Tenant::new(identity, client, true));
         let registry = Arc::new_cyclic(|this: &Weak<Registry<B>>| Registry {
             this: this.clone(),
             topology,
@@ -231,16 +234,17 @@ impl<B: Backend> PoolsBuilder<B> {
             is_recheck_due: AtomicBool::new(false),
             is_fill_due: AtomicBool::new(false),
             closed: Notify::new(),
+            leftovers: Arc::new(Semaphore::new(super::MAX_LEFTOVERS)),
+            life: OnceLock::new(),
             ending: Semaphore::new(1),
         });
         registry.topology.listen(registry.this.clone());
         if let Some(credential) = credential {
             registry.tenants().insert(credential, tenant.clone());
         }
-        Ok(Pools {
-            life: Arc::new(Life(registry)),
-            tenant,
-        })
+        let life = Arc::new(Life(registry.clone()));
+        let _ = registry.life.set(Arc::downgrade(&life));
+        Ok(Pools { life, tenant })
     }
 
     fn own_topology(&mut self) -> Result<Topology> {

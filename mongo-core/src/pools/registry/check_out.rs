@@ -18,7 +18,7 @@ use crate::pools::{Backend, PooledConnection, ServerPool};
 use crate::select::Criterion;
 
 /// The most selections of one check-out.
-const MAX_SELECTIONS: u32 = 32;
+pub(in crate::pools) const MAX_SELECTIONS: u32 = 32;
 
 impl<B: Backend> Pools<B> {
     /// Selects a server and checks out a connection to it, within the configured wait time-out
@@ -53,6 +53,7 @@ impl<B: Backend> Pools<B> {
                     criterion,
                     deprioritized: &[],
                     selections: MAX_SELECTIONS,
+                    operation: None,
                 };
                 self.look_for(deadline, wanted, choice).await
             }
@@ -73,19 +74,29 @@ impl<B: Backend> Pools<B> {
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
     ) -> Result<PooledConnection<B>> {
-        let choice = match deprioritized {
-            [] => match self.begin(criterion) {
+        let wanted = Wanted {
+            criterion,
+            deprioritized,
+            selections: 1,
+            operation: None,
+        };
+        self.check_out(deadline.into(), wanted).await
+    }
+
+    /// A check-out with a limit on selections.
+    pub(in crate::pools) async fn check_out(
+        &self,
+        deadline: Deadline,
+        wanted: Wanted<'_>,
+    ) -> Result<PooledConnection<B>> {
+        let choice = match wanted.deprioritized {
+            [] => match self.begin(wanted.criterion) {
                 Ok(connection) => return Ok(connection),
                 Err(choice) => choice,
             },
             _ => None,
         };
-        let wanted = Wanted {
-            criterion,
-            deprioritized,
-            selections: 1,
-        };
-        self.look_for(deadline.into(), wanted, choice).await
+        self.look_for(deadline, wanted, choice).await
     }
 
     /// Checks out an idle connection to a known server, without waiting. `None` if that would need
@@ -236,6 +247,7 @@ impl<B: Backend> Pools<B> {
             criterion,
             deprioritized: &[],
             selections: 1,
+            operation: None,
         };
         let pool = match self.choose(0, deadline, wanted).await {
             Ok(choice) => choice.pool,
@@ -304,10 +316,12 @@ impl<B: Backend> Pools<B> {
         let left = self.tenant.left();
         registry.check_open()?;
         self.tenant.check()?;
-        let selected =
-            registry
-                .topology
-                .select_by(deadline, wanted.criterion, wanted.deprioritized);
+        let selected = registry.topology.select_for(
+            deadline,
+            wanted.criterion,
+            wanted.deprioritized,
+            wanted.operation,
+        );
         // All are safe to drop.
         let selected = tokio::select! {
             biased;
@@ -338,11 +352,13 @@ struct Choice<B: Backend> {
 
 /// The request of a check-out.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub(super) criterion: &'a Criterion,
-    pub(super) deprioritized: &'a [ServerAddress],
+pub(in crate::pools) struct Wanted<'a> {
+    pub(in crate::pools) criterion: &'a Criterion,
+    pub(in crate::pools) deprioritized: &'a [ServerAddress],
     /// The most selections.
-    pub(super) selections: u32,
+    pub(in crate::pools) selections: u32,
+    /// The name of the operation, for logs.
+    pub(in crate::pools) operation: Option<&'a str>,
 }
 
 /// Runs a check-out in a span; the commands on its connection are nested in it.

@@ -10,6 +10,7 @@ use super::{Pools, Registry};
 use crate::auth::{AuthError, Credential};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{AuthParts, Authenticator, CredentialProvider, Deadline};
+use crate::operation::ClientContext;
 use crate::pools::Backend;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
 
@@ -29,7 +30,7 @@ impl<B: Backend> Pools<B> {
             Some(tenant) => tenant.clone(),
             None => {
                 let identity = registry.identity(credential.clone())?;
-                let tenant = Arc::new(Tenant::new(identity, false));
+                let tenant = Arc::new(registry.new_tenant(identity));
                 tenants.insert(credential, tenant.clone());
                 tenant
             }
@@ -52,7 +53,7 @@ impl<B: Backend> Pools<B> {
             credential: None,
             authenticator,
         };
-        Ok(self.with_tenant(Arc::new(Tenant::new(identity, false))))
+        Ok(self.with_tenant(Arc::new(registry.new_tenant(identity))))
     }
 
     /// Verifies the credential: authenticates with the nearest server, on a new connection or again
@@ -110,6 +111,10 @@ impl<B: Backend> Pools<B> {
             }
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             tenants.insert(credential, self.tenant.clone());
+            let is_same_user = identity.authenticator.user() == self.user().as_ref();
+            if !is_same_user {
+                self.tenant.forget_sessions();
+            }
             self.tenant.set_identity(identity)
         };
         drop(former);
@@ -150,6 +155,12 @@ fn is_of_other_user(error: &Error) -> bool {
 }
 
 impl<B: Backend> Registry<B> {
+    fn new_tenant(&self, identity: Identity) -> Tenant<B> {
+        // The sessions of a credential are its own.
+        let client = ClientContext::new(self.template.client.defaults.clone());
+        Tenant::new(identity, Arc::new(client), false)
+    }
+
     fn identity(&self, credential: Credential) -> Result<Identity> {
         Ok(Identity {
             authenticator: self.authenticator(Some(credential.clone()), None)?,

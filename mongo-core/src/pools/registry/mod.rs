@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::follow::{Servers, takes_operations};
+use super::operation::end_sessions;
 use super::options::{PoolOptions, PoolsConfig};
 use super::pool::FactoryConfig;
 use super::server_cap::ServerCaps;
@@ -19,13 +20,14 @@ use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handshake::DriverInfo;
-use crate::net::{AuthParts, Deadline, Home, Tasks, Together, Topology};
+use crate::net::{AuthParts, Deadline, Home, Limits, Tasks, Together, Topology};
+use crate::operation::ClientContext;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use crate::sync::lock;
 use crate::uri::ClientOptions;
 
 mod builder;
-mod check_out;
+pub(super) mod check_out;
 mod credentials;
 mod listener;
 mod maintenance;
@@ -75,6 +77,22 @@ pub struct Pools<B: Backend> {
     tenant: Arc<Tenant<B>>,
 }
 
+/// How much that dropped cursors and sessions leave to do may be under way, and how long.
+const MAX_LEFTOVERS: usize = 256;
+const LEFTOVER: Duration = Duration::from_secs(10);
+
+/// How long `close` may take to end sessions on the server.
+const END_SESSIONS: Duration = Duration::from_secs(1);
+
+/// Ends the pools when it is dropped.
+struct Ends<'a, B: Backend>(&'a Registry<B>);
+
+impl<B: Backend> Drop for Ends<'_, B> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// Closes everything when the last handle is dropped.
 struct Life<B: Backend>(Arc<Registry<B>>);
 
@@ -118,6 +136,10 @@ struct Registry<B: Backend> {
     is_closed: AtomicBool,
     /// Notified when `is_closed` is set.
     closed: Notify,
+    /// Its permits are for what dropped cursors and sessions leave to do.
+    leftovers: Arc<Semaphore>,
+    /// The handles that are left, for what runs without one.
+    life: OnceLock<Weak<Life<B>>>,
     /// One permit: its holder waits for the tasks to end; other calls of `close` wait for the
     /// permit.
     ending: Semaphore,
@@ -194,6 +216,49 @@ impl<B: Backend> Pools<B> {
         self.registry().pool(&self.tenant, entry)
     }
 
+    /// The options and the sessions of this handle's operations.
+    pub(super) fn client(&self) -> Arc<ClientContext> {
+        self.tenant.client()
+    }
+
+    /// Runs what a dropped cursor or session leaves to do, in the background. It must end by the
+    /// limits that it gets. If too much is under way, it is left to the server.
+    pub(super) fn spawn_leftover<F>(&self, leftover: impl FnOnce(Limits) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let registry = self.registry();
+        let permit = registry.leftovers.clone().try_acquire_owned();
+        let (Ok(permit), Some(runtime)) = (permit, registry.home.known()) else {
+            return;
+        };
+        // Before the check, so that a concurrent `close` waits for it.
+        let alive = registry.tasks.begin();
+        if registry.check_open().is_err() {
+            return;
+        }
+        let timeout = self.client().defaults.timeout;
+        let timeout = timeout.filter(|timeout| !timeout.is_zero());
+        let limits = Limits::new(Some(timeout.unwrap_or(LEFTOVER)));
+        let leftover = leftover(limits);
+        runtime.spawn(async move {
+            let _permit = (permit, alive);
+            let _ = limits.bound(leftover).await;
+        });
+    }
+
+    /// The criterion of writes.
+    pub(super) fn write_criterion(&self) -> &Criterion {
+        &self.registry().write
+    }
+
+    /// The time of a check-out without a limit of its own, and of a selection.
+    pub(super) fn wait_limits(&self) -> (Duration, Duration) {
+        let registry = self.registry();
+        let selection = registry.options.server_selection_timeout;
+        (registry.wait_timeout, selection)
+    }
+
     fn with_tenant(&self, tenant: Arc<Tenant<B>>) -> Self {
         Self {
             life: self.life.clone(),
@@ -223,6 +288,7 @@ impl<B: Backend> Pools<B> {
             criterion: &nearest,
             deprioritized: &[],
             selections: 1,
+            operation: None,
         };
         self.select(deadline, wanted).await?;
         let mut filling = Together::new();
@@ -282,7 +348,8 @@ impl<B: Backend> Pools<B> {
         self.registry().connect()
     }
 
-    /// Closes everything, for all handles. Check-outs that wait, and later ones, get
+    /// Closes everything, for all handles, after telling the server that the sessions of
+    /// [`command`](Self::command) are over, for which it takes at most 1 s. Check-outs that wait, and later ones, get
     /// [`ErrorKind::PoolClosed`]. Waits for connections in use, also those of pools that were
     /// closed before with a server or a credential, for at most the configured close time-out
     /// (10 s), and then interrupts them. Returns when all connections are closed except those held
@@ -295,7 +362,11 @@ impl<B: Backend> Pools<B> {
     pub async fn close(&self) {
         let registry = self.registry();
         let deadline = Deadline::after(registry.config.close_timeout());
-        registry.end();
+        {
+            // Also if this future is dropped meanwhile.
+            let _ends = Ends(registry);
+            self.end_sessions().await;
+        }
         let ended = async {
             // First, so that all tasks are stopped before anything is awaited.
             registry.end_tasks().await;
@@ -303,6 +374,21 @@ impl<B: Backend> Pools<B> {
         };
         if deadline.bound(ended).await.is_err() {
             registry.retired.interrupt(None);
+        }
+    }
+
+    /// Ends the idle sessions of all credentials on the server, within a short time.
+    async fn end_sessions(&self) {
+        let registry = self.registry();
+        if registry.check_open().is_err() {
+            return;
+        }
+        let mut tenants: Vec<_> = registry.tenants().values().cloned().collect();
+        tenants.extend([registry.tenant.clone(), self.tenant.clone()]);
+        let timeout = registry.config.close_timeout().min(END_SESSIONS);
+        let limits = Limits::new(Some(timeout.max(Duration::from_millis(1))));
+        for tenant in tenants {
+            end_sessions(&self.with_tenant(tenant), limits).await;
         }
     }
 

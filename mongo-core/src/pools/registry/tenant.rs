@@ -11,6 +11,7 @@ use super::lock;
 use crate::auth::Credential;
 use crate::error::{ErrorKind, Result};
 use crate::net::Authenticator;
+use crate::operation::ClientContext;
 use crate::pools::{Backend, ServerPool};
 
 /// Pools by the numbers of their servers, in ascending order.
@@ -20,6 +21,8 @@ pub(super) type ByServer<B> = Vec<(u64, ServerPool<B>)>;
 pub(super) struct Tenant<B: Backend> {
     identity: ArcSwap<Identity>,
     pools: ArcSwap<ByServer<B>>,
+    /// The options and the sessions of its operations.
+    client: ArcSwap<ClientContext>,
     /// Serializes changes: servers leave, and pools are added or closed because they are unused.
     changing: Mutex<()>,
     /// Whether it is the credential of the options, whose pools stay when they are unused.
@@ -38,10 +41,11 @@ pub(super) struct Identity {
 }
 
 impl<B: Backend> Tenant<B> {
-    pub(super) fn new(identity: Identity, is_default: bool) -> Self {
+    pub(super) fn new(identity: Identity, client: Arc<ClientContext>, is_default: bool) -> Self {
         Self {
             identity: ArcSwap::from_pointee(identity),
             pools: ArcSwap::from_pointee(Vec::new()),
+            client: ArcSwap::new(client),
             changing: Mutex::new(()),
             is_default,
             is_gone: AtomicBool::new(false),
@@ -61,6 +65,17 @@ impl<B: Backend> Tenant<B> {
     #[must_use]
     pub(super) fn set_identity(&self, identity: Identity) -> Arc<Identity> {
         self.identity.swap(Arc::new(identity))
+    }
+
+    /// The options and the sessions of its operations.
+    pub(in crate::pools) fn client(&self) -> Arc<ClientContext> {
+        self.client.load_full()
+    }
+
+    /// Begins with new sessions, because those of another user can't be used.
+    pub(super) fn forget_sessions(&self) {
+        let defaults = self.client.load().defaults.clone();
+        self.client.store(Arc::new(ClientContext::new(defaults)));
     }
 
     /// The pool of a server. Wait-free.

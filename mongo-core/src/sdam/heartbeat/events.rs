@@ -22,7 +22,7 @@ impl Heartbeat {
         let event = ServerHeartbeatSucceededEvent {
             topology_id: self.settings.topology_id,
             address: self.settings.server.clone(),
-            driver_connection_id: self.connection.and_then(|own| own.driver_id),
+            driver_connection_id: self.connection.map(|own| own.driver_id),
             server_connection_id: self.connection.and_then(|own| own.server_id),
             duration,
             reply: reply.to_owned(),
@@ -45,7 +45,7 @@ impl Heartbeat {
         let event = ServerHeartbeatFailedEvent {
             topology_id: self.settings.topology_id,
             address: self.settings.server.clone(),
-            driver_connection_id: *connection_id,
+            driver_connection_id: Some(*connection_id),
             server_connection_id: self.connection.and_then(|own| own.server_id),
             duration: now.saturating_duration_since(*started),
             failure,

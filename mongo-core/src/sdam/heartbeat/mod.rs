@@ -40,6 +40,8 @@ pub struct Heartbeat {
     /// The connection, once its first hello was answered.
     connection: Option<Connection>,
     round_trip_time: RoundTripTime,
+    /// How many connections were begun, which numbers them.
+    begun: u64,
     /// Whether the last check succeeded and nothing has made the server unknown since.
     is_known: bool,
     measures: bool,
@@ -81,7 +83,7 @@ enum State {
         opening: Wait,
         /// When the hello was written, or the stream's next reply was awaited.
         sent: Option<Instant>,
-        connection_id: Option<u64>,
+        connection_id: u64,
     },
     Stopped,
 }
@@ -90,7 +92,7 @@ enum State {
 struct Connection {
     /// When its first hello was answered.
     since: Instant,
-    driver_id: Option<u64>,
+    driver_id: u64,
     server_id: Option<i64>,
     hello_ok: bool,
     topology_version: Option<TopologyVersion>,
@@ -106,6 +108,7 @@ impl Heartbeat {
             outputs: VecDeque::new(),
             connection: None,
             round_trip_time: RoundTripTime::new(),
+            begun: 0,
             is_known: false,
             measures: false,
             refuses_hello: false,
@@ -181,21 +184,23 @@ impl Heartbeat {
             ..
         } = &mut self.state
         {
-            (*opening, *sent, *connection_id) = (wait, None, None);
+            if sent.take().is_some() {
+                self.begun += 1;
+                *connection_id = self.begun;
+            }
+            *opening = wait;
         }
     }
 
-    /// The connection of [`Check::Connect`] is open, with this id, and its hello is about to be
-    /// written.
-    pub fn handle_connected(&mut self, now: Instant, driver_connection_id: u64) {
+    /// The connection of [`Check::Connect`] is open, and its hello is about to be written.
+    pub fn handle_connected(&mut self, now: Instant) {
         if let State::Checking {
             check: Check::Connect,
             sent,
-            connection_id,
             ..
         } = &mut self.state
         {
-            (*sent, *connection_id) = (Some(now), Some(driver_connection_id));
+            *sent = Some(now);
         }
     }
 
@@ -362,11 +367,15 @@ impl Heartbeat {
 
     fn start(&mut self, now: Instant) {
         let check = self.next_check();
-        let driver_id = self.connection.and_then(|own| own.driver_id);
+        let driver_id = self.connection.map(|own| own.driver_id);
+        let driver_id = driver_id.unwrap_or_else(|| {
+            self.begun += 1;
+            self.begun
+        });
         let event = ServerHeartbeatStartedEvent {
             topology_id: self.settings.topology_id,
             address: self.settings.server.clone(),
-            driver_connection_id: driver_id,
+            driver_connection_id: Some(driver_id),
             server_connection_id: self.connection.and_then(|own| own.server_id),
             awaited: check.is_awaited(),
         };

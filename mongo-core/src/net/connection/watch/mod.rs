@@ -11,7 +11,7 @@ use tracing::Span;
 use super::Identity;
 use super::redaction::{is_sensitive, redacted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::logs::CheckOutSpan;
+use crate::event::logs::{CheckOutSpan, CommandBody};
 use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
     logs,
@@ -81,7 +81,15 @@ impl CommandWatch {
         };
         let span = match is_sensitive {
             true => Span::none(),
-            false => logs::command_span(&started, collection(message.body()), check_out),
+            false => {
+                let body = CommandBody {
+                    body: message.body(),
+                    collection: collection(message.body()),
+                    text_length: identity.events.query_text_length(),
+                    whole: &|| whole_command(&message),
+                };
+                logs::command_span(&started, &body, check_out)
+            }
         };
         let handlers = identity.events.clone();
         let event = || {

@@ -84,7 +84,7 @@ impl OnDemandTopology {
         let event = ServerHeartbeatStartedEvent {
             topology_id,
             address: server.clone(),
-            driver_connection_id: check.link.as_ref().map(|link| link.id),
+            driver_connection_id: Some(check.link.as_ref().map_or(id, |link| link.id)),
             server_connection_id: check.link.as_ref().and_then(|link| link.server_id),
             awaited: false,
         };

@@ -2,7 +2,6 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -26,7 +25,6 @@ pub(crate) struct Monitoring {
     transport: Transport,
     pub(crate) metadata: Metadata,
     on_faas: bool,
-    next_connection: AtomicU64,
     /// See [`Link::begin`](link::Link).
     turns: Arc<Semaphore>,
 }
@@ -43,7 +41,6 @@ impl Monitoring {
             transport,
             metadata,
             on_faas: environment.is_faas(),
-            next_connection: AtomicU64::new(1),
             turns: Arc::new(Semaphore::new(1)),
         }
     }

@@ -3,7 +3,6 @@
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
@@ -136,10 +135,7 @@ impl Pump {
     fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
         let monitoring = &self.shared.monitoring;
         match link.advance(monitoring, &self.settings.server, stepped) {
-            Progress::Connected => {
-                let id = monitoring.next_connection.fetch_add(1, Ordering::Relaxed);
-                heartbeat.handle_connected(now(), id);
-            }
+            Progress::Connected => heartbeat.handle_connected(now()),
             Progress::Replied => match link.reply() {
                 Ok((reply, more_to_come)) => heartbeat.handle_reply(now(), reply, more_to_come),
                 Err(error) => heartbeat.handle_error(now(), error),

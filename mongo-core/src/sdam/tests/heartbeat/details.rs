@@ -45,8 +45,8 @@ fn numbers_the_connection_in_its_events() {
             });
         }
     }
-    let known = (Some(9), Some(77));
-    assert_eq!(ids, [(None, None), known, known]);
+    let known = (Some(1), Some(77));
+    assert_eq!(ids, [(Some(1), None), known, known]);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_connection_in_place_of_one_that_was_cut_off_is_told_of() {
         let mut drive = Drive::new(polling());
         drive.advance(Duration::ZERO);
         drive.now += ms(1000);
-        drive.heartbeat.handle_connected(drive.now, 8);
+        drive.heartbeat.handle_connected(drive.now);
         drive.heartbeat.handle_opening(Wait::Connect);
         drive.outputs();
         drive
@@ -128,13 +128,13 @@ fn a_connection_in_place_of_one_that_was_cut_off_is_told_of() {
 
     let mut heard = begun();
     heard.now += ms(500);
-    heard.heartbeat.handle_connected(heard.now, 9);
+    heard.heartbeat.handle_connected(heard.now);
     heard.reply(20, &reply(None), false);
     let outputs = heard.outputs();
     assert_eq!(outputs, ["succeeded false 20ms", "describe Standalone"]);
 
     let mut unheard = begun();
-    unheard.heartbeat.handle_connected(unheard.now, 9);
+    unheard.heartbeat.handle_connected(unheard.now);
     unheard.advance(ms(2000));
     unheard.outputs();
     let failure = unheard.failure();
@@ -195,7 +195,7 @@ fn every_start_has_one_end() {
                 2 => drive.heartbeat.handle_request(drive.now),
                 3 => drive.reply(1, &rawdoc! { "ok": 0 }, false),
                 4 => drive.reply(1, &reply(None), true),
-                5 => drive.heartbeat.handle_connected(drive.now, 1),
+                5 => drive.heartbeat.handle_connected(drive.now),
                 6 => drive.reply(2, &reply(Some(step)), random.below(2) == 0),
                 _ => drive.advance(ms(random.below(20_000))),
             }

@@ -70,7 +70,7 @@ impl Drive {
     fn connect(&mut self, answer: &RawDocumentBuf) {
         self.heartbeat.handle_timeout(self.now);
         self.now += ms(5);
-        self.heartbeat.handle_connected(self.now, 9);
+        self.heartbeat.handle_connected(self.now);
         self.reply(20, answer, false);
     }
 
@@ -321,7 +321,7 @@ fn a_server_that_closes_after_its_hello_is_connected_to_at_a_pace() {
 
     let mut drive = Drive::new(settings());
     let started = checks_within(&mut drive, ms(10_000), |drive| {
-        drive.heartbeat.handle_connected(drive.now, 1);
+        drive.heartbeat.handle_connected(drive.now);
         drive
             .heartbeat
             .handle_reply(drive.now, &reply(Some(1)), false);
@@ -345,7 +345,7 @@ fn a_connection_that_lasted_is_replaced_at_once_each_time() {
         let outputs = drive.outputs();
         assert_eq!(outputs[3..], ["started false", "Connect"]);
         drive.now += ms(1);
-        drive.heartbeat.handle_connected(drive.now, 9);
+        drive.heartbeat.handle_connected(drive.now);
         drive.reply(1, &reply(Some(1)), false);
     }
 }
@@ -386,7 +386,7 @@ fn time_outs_name_what_was_waited_for() {
     drive.advance(ms(10_000));
     drive.outputs();
     drive.now += ms(1_000);
-    drive.heartbeat.handle_connected(drive.now, 1);
+    drive.heartbeat.handle_connected(drive.now);
     assert_eq!(drive.due(), Some(2_000));
     drive.advance(ms(2_000));
     drive.outputs();

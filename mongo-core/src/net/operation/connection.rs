@@ -1,0 +1,417 @@
+//! Operations on a connection in hand.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::cursor::{BatchCursor, CursorLimits, CursorSource};
+use super::{Limits, jitter, random_id, unacknowledged, wait, was_sent};
+use crate::error::{Error, Result, Wait};
+use crate::net::deadline::Deadline;
+use crate::net::{Connection, OwnedReply};
+use crate::operation::{
+    ClientContext, ClientSession, Command, CursorState, Ending, Facts, Failure, Observed, Request,
+    Retry, RetryOptions, SessionOptions, Verdict, label_commit, label_transient, max_time,
+};
+
+/// The target of [`Connection::command`].
+#[derive(Debug)]
+pub struct OnConnection<'a> {
+    connection: &'a mut Connection,
+    session: Option<&'a mut ClientSession>,
+}
+
+impl Connection {
+    /// A command on this connection, with a session, concerns, a time limit and a cursor: see
+    /// [`Command`]. It is serialised at once; an error shows when it is awaited. Unlike
+    /// [`run_command`](Self::run_command) it adds a session id and the cluster time.
+    ///
+    /// It is retried on this connection only if an overloaded server refused it. Without
+    /// [`session`](Command::session) it has a session of the connection's pool, if it has a pool.
+    ///
+    /// # Errors
+    /// See [`run_command`](Self::run_command);
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): the session belongs to another
+    /// client, the server supports no sessions, or options contradict each other or the transaction.
+    ///
+    /// # Cancellation
+    /// As with [`run_command`](Self::run_command). The server session is not used again.
+    pub fn command<'a, C>(&'a mut self, database: &str, command: &C) -> Command<OnConnection<'a>>
+    where
+        C: Serialize + ?Sized,
+    {
+        let target = OnConnection {
+            connection: self,
+            session: None,
+        };
+        Command::new(target, database, command)
+    }
+
+    /// Starts a session for operations on connections of this connection's pool. A connection
+    /// without a pool has a session for itself alone.
+    ///
+    /// # Errors
+    /// The options contradict each other.
+    pub fn start_session(&self, options: SessionOptions) -> Result<ClientSession> {
+        let client = self.client();
+        let minutes = self.description().logical_session_timeout_minutes;
+        ClientSession::start(client, options, |client| {
+            client.take_session(Instant::now().into_std(), minutes, random_id)
+        })
+    }
+
+    /// Commits the session's transaction, which ran on this connection. May be called again if the
+    /// error has the label `UnknownTransactionCommitResult`.
+    ///
+    /// # Errors
+    /// There is no transaction, or it was aborted; the command failed, or its write concern.
+    pub async fn commit_transaction(&mut self, session: &mut ClientSession) -> Result<()> {
+        self.end_transaction(session, Ending::Commit).await
+    }
+
+    /// Aborts the session's transaction, which ran on this connection. Errors of the command are
+    /// ignored: the server aborts the transaction in the end.
+    ///
+    /// # Errors
+    /// There is no transaction, or it has ended.
+    pub async fn abort_transaction(&mut self, session: &mut ClientSession) -> Result<()> {
+        self.end_transaction(session, Ending::Abort).await
+    }
+
+    async fn end_transaction(&mut self, session: &mut ClientSession, ending: Ending) -> Result<()> {
+        if !session.transaction.end(ending)? {
+            return Ok(());
+        }
+        let timeout = session.options().default_timeout;
+        let command = Command {
+            request: Ok(Request::end_transaction(ending)),
+            target: OnConnection {
+                connection: self,
+                session: Some(session),
+            },
+        };
+        let command = match timeout {
+            Some(timeout) => command.timeout(timeout),
+            None => command,
+        };
+        match (command.await, ending) {
+            (Ok(reply), Ending::Commit) => {
+                let outcome = reply.check_write();
+                outcome.map_err(|error| {
+                    session.transaction.commit_failed(false);
+                    label_commit(error, true)
+                })
+            }
+            (Err(error), Ending::Commit) => {
+                session
+                    .transaction
+                    .commit_failed(error.is_retryable_overload());
+                Err(label_commit(error, false))
+            }
+            (_, Ending::Abort) => Ok(()),
+        }
+    }
+
+    /// The options and the sessions of operations on this connection.
+    pub(crate) fn client(&self) -> Arc<ClientContext> {
+        match self.pool_handle() {
+            Some(pool_handle) => pool_handle.owner.client().clone(),
+            None => Arc::default(),
+        }
+    }
+
+    pub(crate) fn supports_sessions(&self) -> bool {
+        let description = self.description();
+        description.logical_session_timeout_minutes.is_some()
+    }
+
+    /// The session of an operation that has none.
+    pub(crate) fn implicit_session(&self, client: &Arc<ClientContext>) -> Option<ClientSession> {
+        // Without a pool it could not be used again.
+        self.pool_handle()?;
+        let minutes = self.description().logical_session_timeout_minutes?;
+        let now = Instant::now().into_std();
+        let server = client.take_session(now, Some(minutes), random_id);
+        Some(ClientSession::implicit(client.clone(), server))
+    }
+
+    /// What the fields of a command depend on.
+    pub(crate) fn facts(&self, is_direct: bool) -> Facts {
+        let description = self.description();
+        let is_router = description.mongos || description.service_id.is_some();
+        let pool = self.pool_handle();
+        Facts {
+            is_direct,
+            is_router,
+            is_standalone: description.set_name.is_none() && !is_router,
+            max_wire_version: description.max_wire_version,
+            cluster_time: pool.and_then(|pool| pool.owner.newest_cluster_time()),
+            max_time: None,
+        }
+    }
+
+    /// Runs a command once, with what is added to it, and tells the session.
+    pub(crate) async fn attempt(
+        &mut self,
+        request: &mut Request,
+        mut session: Option<&mut ClientSession>,
+        facts: &Facts,
+        deadline: Option<Deadline>,
+    ) -> Result<OwnedReply> {
+        if session.is_some() && !self.supports_sessions() {
+            let error = Error::configuration("the server does not support sessions");
+            return Err(self.identity().name(error));
+        }
+        let had_begun = session.as_ref().is_some_and(|own| own.has_begun());
+        let client = self.client();
+        request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
+        if let Some(session) = &mut session {
+            session.sending(Instant::now().into_std());
+        }
+        let (database, body) = (&*request.database, request.body());
+        let outcome = match deadline {
+            Some(deadline) => self.run_command_by(deadline, database, &body).await,
+            None => self.run_command(database, &body).await,
+        };
+        let outcome = match outcome {
+            Ok(reply) => {
+                if let Some(session) = &mut session {
+                    session.observe(&Observed::of(reply.raw()));
+                }
+                Ok(reply.into_owned())
+            }
+            Err(error) => Err(error),
+        };
+        if let Some(session) = session {
+            match &outcome {
+                Ok(_) => session.received(false),
+                Err(error) => {
+                    let was_sent = was_sent(error, self.is_closed());
+                    session.received(was_sent && error.command().is_none());
+                    if let Some(command) = error.command() {
+                        session.observe(&Observed::of(&command.reply));
+                    }
+                    // Errors before the command was sent leave the transaction as it was.
+                    if !was_sent && !had_begun && session.has_begun() {
+                        session.transaction.rewind();
+                    }
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl<'a> Command<OnConnection<'a>> {
+    /// Runs it in this session. The borrow prevents that two operations use the session at a time.
+    pub fn session(mut self, session: &'a mut ClientSession) -> Self {
+        self.target.session = Some(session);
+        self
+    }
+}
+
+impl<'a> Command<OnConnection<'a>> {
+    /// Runs it, and returns the cursor of its reply.
+    ///
+    /// # Errors
+    /// See [`Connection::command`];
+    /// [`ErrorKind::Deserialization`](crate::ErrorKind::Deserialization): the reply has no cursor.
+    pub async fn cursor(self) -> Result<ConnectionCursor<'a>> {
+        let mut request = self.request?;
+        let mut target = self.target;
+        let client = target.connection.client();
+        let timeout = request.timeout.or(client.defaults.timeout);
+        let limits = CursorLimits::of(&mut request, timeout)?;
+        let mut implicit = target.start(&request, &client);
+        let reply = run(
+            &mut target,
+            implicit.as_mut(),
+            &mut request,
+            &client,
+            limits.of_command(),
+        );
+        let reply = reply.await?;
+        let name = request.command_name().to_owned();
+        let state = CursorState::open(reply.into_raw(), &name, request.cursor)
+            .map_err(|error| target.connection.identity().name(error))?;
+        let (database, _) = state.names();
+        let kill = Some(Request::kill_cursor(database, state.kill()));
+        let source = InHand {
+            target,
+            implicit,
+            client,
+            kill,
+        };
+        Ok(BatchCursor::new(state, source, limits))
+    }
+}
+
+impl<'a> IntoFuture for Command<OnConnection<'a>> {
+    type Output = Result<OwnedReply>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut request = self.request?;
+            let mut target = self.target;
+            let client = target.connection.client();
+            let mut implicit = target.start(&request, &client);
+            let limits = Limits::new(request.timeout.or(client.defaults.timeout));
+            run(
+                &mut target,
+                implicit.as_mut(),
+                &mut request,
+                &client,
+                limits,
+            )
+            .await
+        })
+    }
+}
+
+impl OnConnection<'_> {
+    /// The session of an operation that has none.
+    fn start(&self, request: &Request, client: &Arc<ClientContext>) -> Option<ClientSession> {
+        match self.session.is_some() || request.is_unacknowledged(&client.defaults) {
+            true => None,
+            false => self.connection.implicit_session(client),
+        }
+    }
+}
+
+/// Runs an operation on a connection, again only after an overload.
+async fn run(
+    target: &mut OnConnection<'_>,
+    implicit: Option<&mut ClientSession>,
+    request: &mut Request,
+    client: &Arc<ClientContext>,
+    limits: Limits,
+) -> Result<OwnedReply> {
+    let connection = &mut *target.connection;
+    if let Some(own) = &mut target.session {
+        if connection.pool_handle().is_some() {
+            own.check(client)?;
+        }
+        if request.is_unacknowledged(&client.defaults) {
+            return Err(unacknowledged());
+        }
+        if request.ending.is_none() {
+            own.transaction.enter();
+        }
+        request.selection(Some(own), &client.defaults)?;
+    }
+    let mut session = target.session.as_deref_mut().or(implicit);
+    if request.ending.is_some() {
+        request.limits_server = !limits.has_timeout;
+    }
+    let mut options = RetryOptions::of(request.kind, &client.defaults, limits.has_timeout);
+    options.retries_errors = false;
+    options.retries_overload |= request.ending.is_some();
+    let mut retry = Retry::new(options);
+    loop {
+        let mut facts = connection.facts(connection.description().secondary);
+        let Ok(time) = max_time(limits.remaining(), Duration::ZERO) else {
+            let error = Error::timeout(Wait::Command, limits.begun.elapsed());
+            return Err(limits.conclude(retry.stop(connection.identity().name(error))));
+        };
+        facts.max_time = time.filter(|_| request.sends_max_time());
+        let had_begun = session.as_ref().is_some_and(|own| own.has_begun());
+        let outcome = connection
+            .attempt(request, session.as_deref_mut(), &facts, limits.of_command())
+            .await;
+        let error = match outcome {
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        let error = match session.as_ref().is_some_and(|own| own.is_in_transaction()) {
+            true => label_transient(error),
+            false => error,
+        };
+        let failure = Failure {
+            was_sent: was_sent(&error, connection.is_closed()),
+            remaining: limits.remaining(),
+            jitter: jitter(getrandom::u64().unwrap_or_default()),
+            ..Failure::of_command(error)
+        };
+        match retry.failed(failure) {
+            Verdict::Again { pause } => {
+                if let Some(session) = session.as_deref_mut().filter(|own| own.has_begun())
+                    && !had_begun
+                {
+                    session.transaction.rewind();
+                }
+                wait(pause).await;
+            }
+            Verdict::Stop(error) => return Err(limits.conclude(error)),
+        }
+    }
+}
+
+/// A cursor on a connection in hand, which it borrows. If it is dropped early, pools close it over
+/// another connection; behind a load balancer and without pools its own connection is closed.
+pub type ConnectionCursor<'a> = BatchCursor<'a, InHand<'a>>;
+
+/// Runs the commands of a [`ConnectionCursor`].
+pub struct InHand<'a> {
+    target: OnConnection<'a>,
+    implicit: Option<ClientSession>,
+    client: Arc<ClientContext>,
+    /// Closes the cursor, unless the server has.
+    kill: Option<Request>,
+}
+
+impl CursorSource for InHand<'_> {
+    async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
+        let implicit = self.implicit.as_mut();
+        run(
+            &mut self.target,
+            implicit,
+            &mut request,
+            &self.client,
+            limits,
+        )
+        .await
+    }
+
+    async fn kill(&mut self, limits: Limits) {
+        if let Some(mut request) = self.kill.take()
+            && !self.target.connection.is_closed()
+        {
+            let connection = &mut *self.target.connection;
+            let facts = connection.facts(false);
+            let kill = connection.attempt(&mut request, None, &facts, limits.of_command());
+            let _ = kill.await;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kill = None;
+        self.implicit = None;
+    }
+
+    fn min_round_trip_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        let Some(request) = self.kill.take() else {
+            return;
+        };
+        let connection = &mut *self.target.connection;
+        let server = connection.server().clone();
+        let is_taken = match connection.pool_handle() {
+            Some(pool) if connection.description().service_id.is_none() => {
+                pool.owner.abandon(server, request)
+            }
+            Some(_) | None => false,
+        };
+        if !is_taken {
+            connection.close();
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Operations: their time, and those on a connection in hand.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::net::deadline::{Deadline, sleep_until};
+use crate::operation::{Failure, is_time_limit, timed_out};
+
+pub(super) mod connection;
+pub(super) mod cursor;
+
+/// The time limits of an operation.
+// Not exported; public for the sealed trait of cursors.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub(crate) begun: Instant,
+    /// Whether there is a `timeoutMS`, even an unlimited one.
+    pub(crate) has_timeout: bool,
+    pub(crate) deadline: Option<Deadline>,
+}
+
+impl Limits {
+    /// Limits by a `timeoutMS`; zero is unlimited.
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
+        let limit = timeout.filter(|limit| !limit.is_zero());
+        Self {
+            begun: Instant::now(),
+            has_timeout: timeout.is_some(),
+            deadline: limit.map(Deadline::after),
+        }
+    }
+
+    pub(crate) fn until(at: Instant) -> Self {
+        Self {
+            begun: Instant::now(),
+            has_timeout: true,
+            deadline: Some(Deadline::at(at)),
+        }
+    }
+
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        self.deadline.and_then(|deadline| deadline.remaining())
+    }
+
+    /// Runs a future until the deadline.
+    pub(crate) async fn bound<F: Future>(&self, future: F) -> Option<F::Output> {
+        match self.deadline {
+            Some(deadline) => deadline.bound(future).await.ok(),
+            None => Some(future.await),
+        }
+    }
+
+    /// The deadline of a command; `None` leaves it to the connection.
+    pub(crate) fn of_command(&self) -> Option<Deadline> {
+        let unlimited = || self.has_timeout.then(Deadline::never);
+        self.deadline.or_else(unlimited)
+    }
+
+    /// The error of the operation: if its time is over, a time-out.
+    pub(crate) fn conclude(&self, error: Error) -> Error {
+        let is_over = self.deadline.is_some_and(|deadline| deadline.is_over());
+        match self.has_timeout && (is_over || is_time_limit(&error)) {
+            true => timed_out(error, self.begun.elapsed()),
+            false => error,
+        }
+    }
+}
+
+/// Whether a command that failed with this error may have reached the server.
+pub(crate) fn was_sent(error: &Error, is_closed: bool) -> bool {
+    match error.kind() {
+        // A command that is too long leaves the connection open.
+        crate::ErrorKind::Protocol(_) => is_closed,
+        _ => Failure::of_command(error.clone()).was_sent,
+    }
+}
+
+/// The random part of a session's id.
+pub(crate) fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    // Without the system's randomness nothing else works either: no nonce, no TLS.
+    let _ = getrandom::fill(&mut id);
+    id
+}
+
+/// A random number from 0 to 1.
+pub(crate) fn jitter(random: u64) -> f64 {
+    f64::from((random >> 32) as u32) / f64::from(u32::MAX)
+}
+
+/// The pause before a retry.
+pub(crate) async fn wait(pause: Duration) {
+    if !pause.is_zero() {
+        sleep_until(Instant::now() + pause).await;
+    }
+}
+
+/// An unacknowledged write can't have a session.
+pub(crate) fn unacknowledged() -> Error {
+    Error::configuration("an unacknowledged write can't use a session: the write concern has w=0")
+}

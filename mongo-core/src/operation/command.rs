@@ -1,0 +1,385 @@
+//! One operation as the caller describes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::RawBson;
+use bson::{Bson, RawDocument, RawDocumentBuf};
+use serde::Serialize;
+
+use super::transaction::Ending;
+use crate::concern::{ReadConcern, WriteConcern};
+use crate::error::{Error, ErrorKind, Result};
+use crate::select::{ReadPreference, ReadPreferenceMode};
+
+/// What an operation does, as the caller says; it is not guessed from the command. It decides on
+/// retries, and on the options of the connection string that are applied (see the
+/// [module](super)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OperationKind {
+    /// A generic command: retried only if an overloaded server refused it, with both `retryReads`
+    /// and `retryWrites`. The default.
+    #[default]
+    Command,
+    /// A read: retried with `retryReads`. Do not run `mapReduce` as one.
+    Read,
+    /// A write: retried with `retryWrites`, if the server supports retryable writes. It then gets a
+    /// `txnNumber`, which only `insert`, `update`, `delete`, `findAndModify` and `bulkWrite` accept,
+    /// and only if no statement affects many documents. All other writes must be
+    /// [`not_retryable`](Command::not_retryable).
+    Write,
+}
+
+/// The type of a cursor. The command must have the matching fields (`tailable`, `awaitData`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CursorType {
+    /// It ends with its last document. The default.
+    #[default]
+    NonTailable,
+    /// It stays open at the end of a capped collection.
+    Tailable,
+    /// Likewise; the server waits for new documents.
+    TailableAwait,
+}
+
+/// What the time limit (`timeoutMS`) of a cursor applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeoutMode {
+    /// To the first command and all batches together. The default, except for tailable cursors.
+    CursorLifetime,
+    /// To the first command, and again to each call that fetches batches.
+    Iteration,
+}
+
+/// The options of a cursor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CursorOptions {
+    pub(crate) cursor_type: CursorType,
+    pub(crate) timeout_mode: Option<TimeoutMode>,
+    pub(crate) batch_size: Option<u32>,
+    pub(crate) max_await_time: Option<Duration>,
+    pub(crate) comment: Option<RawBson>,
+}
+
+/// The fields of a command that have a meaning for the operation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OwnFields {
+    pub(super) read_concern: bool,
+    pub(super) write_concern: bool,
+    pub(super) read_preference: bool,
+    pub(super) max_time: bool,
+    pub(super) comment: bool,
+}
+
+/// An operation: the command and its options.
+// Not exported; public for the sealed trait of cursors.
+#[derive(Debug)]
+pub struct Request {
+    pub(crate) database: String,
+    /// The caller's command, and behind it what is added for the current attempt.
+    pub(super) body: RawDocumentBuf,
+    /// The length of the caller's command.
+    pub(super) own_length: usize,
+    pub(super) own: OwnFields,
+    pub(crate) kind: OperationKind,
+    pub(crate) read_preference: Option<ReadPreference>,
+    pub(super) read_concern: Option<ReadConcern>,
+    pub(super) write_concern: Option<WriteConcern>,
+    pub(super) comment: Option<RawBson>,
+    pub(crate) timeout: Option<Duration>,
+    /// Whether it may be retried after an error other than an overload.
+    pub(crate) is_retryable: bool,
+    /// Whether it has a session.
+    pub(crate) has_session: bool,
+    /// Whether it is a command on a cursor: concerns and read preferences do not apply.
+    pub(crate) is_bare: bool,
+    /// Whether the server gets the operation's time limit, or a transaction's own.
+    pub(crate) limits_server: bool,
+    pub(crate) name: Option<String>,
+    pub(crate) cursor: CursorOptions,
+    pub(crate) ending: Option<Ending>,
+    /// The number of the retryable write, the same for all attempts.
+    pub(super) txn_number: Option<i64>,
+}
+
+impl Request {
+    pub(crate) fn new<C>(database: &str, command: &C) -> Result<Self>
+    where
+        C: Serialize + ?Sized,
+    {
+        let serialization = |error| ErrorKind::Serialization(Arc::new(error));
+        let mut bytes = Vec::with_capacity(256);
+        bson::serialize_to_buffer(&command, &mut bytes).map_err(serialization)?;
+        let own_length = bytes.len();
+        let body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
+        let own = inspect(&body)?;
+        Ok(Self {
+            database: database.to_owned(),
+            body,
+            own_length,
+            own,
+            kind: OperationKind::default(),
+            read_preference: None,
+            read_concern: None,
+            write_concern: None,
+            comment: None,
+            timeout: None,
+            is_retryable: true,
+            has_session: true,
+            is_bare: false,
+            limits_server: true,
+            name: None,
+            cursor: CursorOptions::default(),
+            ending: None,
+            txn_number: None,
+        })
+    }
+
+    /// A command on a cursor.
+    pub(crate) fn on_cursor(database: &str, command: RawDocumentBuf) -> Self {
+        Self {
+            database: database.to_owned(),
+            own_length: command.as_bytes().len(),
+            own: OwnFields::default(),
+            body: command,
+            kind: OperationKind::Read,
+            read_preference: None,
+            read_concern: None,
+            write_concern: None,
+            comment: None,
+            timeout: None,
+            is_retryable: false,
+            has_session: true,
+            is_bare: true,
+            limits_server: false,
+            name: None,
+            cursor: CursorOptions::default(),
+            ending: None,
+            txn_number: None,
+        }
+    }
+
+    /// The command that closes a cursor. It needs no session.
+    pub(crate) fn kill_cursor(database: &str, command: RawDocumentBuf) -> Self {
+        Self {
+            has_session: false,
+            ..Self::on_cursor(database, command)
+        }
+    }
+
+    /// The end of sessions, with their ids.
+    pub(crate) fn end_sessions(ids: &[RawDocumentBuf]) -> Self {
+        let mut sessions = bson::raw::RawArrayBuf::new();
+        ids.iter().for_each(|id| sessions.push(id.clone()));
+        let mut command = RawDocumentBuf::new();
+        command.append(bson::raw::cstr!("endSessions"), sessions);
+        let preferred = ReadPreference::new(ReadPreferenceMode::PrimaryPreferred);
+        Self {
+            read_preference: Some(preferred),
+            has_session: false,
+            ..Self::on_cursor("admin", command)
+        }
+    }
+
+    /// The end of a transaction.
+    pub(crate) fn end_transaction(ending: Ending) -> Self {
+        let mut command = RawDocumentBuf::new();
+        let name = match ending {
+            Ending::Commit => bson::raw::cstr!("commitTransaction"),
+            Ending::Abort => bson::raw::cstr!("abortTransaction"),
+        };
+        command.append(name, 1);
+        Self {
+            kind: OperationKind::Write,
+            is_retryable: true,
+            limits_server: true,
+            ending: Some(ending),
+            ..Self::on_cursor("admin", command)
+        }
+    }
+
+    /// The command with what was added for the current attempt.
+    pub(crate) fn body(&self) -> &RawDocument {
+        &self.body
+    }
+
+    /// The command's name.
+    pub(crate) fn command_name(&self) -> &str {
+        let first = self.body.iter_elements().next();
+        first
+            .and_then(Result::ok)
+            .map_or("", |own| own.key().as_str())
+    }
+
+    /// Whether the server gets the operation's time limit: not with the batches of a cursor.
+    pub(crate) fn sends_max_time(&self) -> bool {
+        self.ending.is_some() || self.limits_server && !self.is_bare
+    }
+
+    /// The collection that the command is for, if it names one.
+    pub(crate) fn collection(&self) -> Option<&str> {
+        let own = self.body.iter().next()?.ok()?.1.as_str();
+        own.filter(|_| self.database != "admin")
+    }
+
+    /// The operation's name.
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.command_name())
+    }
+
+    /// Whether the retryable write has its number.
+    pub(crate) fn is_numbered(&self) -> bool {
+        self.txn_number.is_some() || self.ending.is_some()
+    }
+}
+
+/// The fields of a command that count here.
+///
+/// # Errors
+/// It is empty, or has a field that only the session may set.
+fn inspect(command: &RawDocument) -> Result<OwnFields> {
+    let mut own = OwnFields::default();
+    let mut is_empty = true;
+    for element in command.iter_elements() {
+        let element = element.map_err(|error| ErrorKind::Serialization(Arc::new(error)))?;
+        is_empty = false;
+        match element.key().as_str() {
+            "readConcern" => own.read_concern = true,
+            "writeConcern" => own.write_concern = true,
+            "$readPreference" => own.read_preference = true,
+            "maxTimeMS" => own.max_time = true,
+            "comment" => own.comment = true,
+            name @ ("lsid" | "txnNumber" | "autocommit" | "startTransaction" | "$clusterTime"
+            | "$db") => {
+                let text = format!(
+                    "the command has the field `{name}`, which `command` adds itself: remove it, \
+                     set a session, or use `run_command`"
+                );
+                return Err(Error::configuration(text));
+            }
+            _ => {}
+        }
+    }
+    match is_empty {
+        true => Err(Error::configuration("the command is empty")),
+        false => Ok(own),
+    }
+}
+
+/// A command to be run with a session, options and retries. Await it for its reply, or call
+/// `cursor` if it answers with one.
+///
+/// The reply is `ok: 1`, but a write may have failed all the same: call
+/// [`check_write`](crate::OwnedReply::check_write).
+#[must_use = "it does nothing unless it is awaited"]
+#[derive(Debug)]
+pub struct Command<T> {
+    pub(crate) request: Result<Request>,
+    pub(crate) target: T,
+}
+
+impl<T> Command<T> {
+    pub(crate) fn new<C>(target: T, database: &str, command: &C) -> Self
+    where
+        C: Serialize + ?Sized,
+    {
+        Self {
+            request: Request::new(database, command),
+            target,
+        }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut Request)) -> Self {
+        if let Ok(request) = &mut self.request {
+            set(request);
+        }
+        self
+    }
+
+    /// Sets what it does. Default [`OperationKind::Command`].
+    pub fn kind(self, kind: OperationKind) -> Self {
+        self.with(|request| request.kind = kind)
+    }
+
+    /// Declares that it must not be retried after an error, except if an overloaded server refused
+    /// it. A write then gets no `txnNumber`: necessary for all that the server can't recognise, such
+    /// as `multi: true`, `$out`, `create`.
+    pub fn not_retryable(self) -> Self {
+        self.with(|request| request.is_retryable = false)
+    }
+
+    /// Sets the read preference. Default: see the [module](super).
+    pub fn read_preference(self, preference: ReadPreference) -> Self {
+        self.with(|request| request.read_preference = Some(preference))
+    }
+
+    /// Sets the read concern; the default value is none. Default: see the [module](super).
+    pub fn read_concern(self, concern: ReadConcern) -> Self {
+        self.with(|request| request.read_concern = Some(concern))
+    }
+
+    /// Sets the write concern; the default value is none. Default: see the [module](super). With an
+    /// unacknowledged one no session is used.
+    pub fn write_concern(self, concern: WriteConcern) -> Self {
+        self.with(|request| request.write_concern = Some(concern))
+    }
+
+    /// Sets the comment of the command, and of the cursor's.
+    pub fn comment(mut self, comment: impl Into<Bson>) -> Self {
+        match RawBson::try_from(comment.into()) {
+            Ok(comment) => self.with(|request| {
+                request.cursor.comment = Some(comment.clone());
+                request.comment = Some(comment);
+            }),
+            Err(error) => {
+                let error = ErrorKind::Serialization(Arc::new(error));
+                self.request = self.request.and(Err(error.into()));
+                self
+            }
+        }
+    }
+
+    /// Sets the time limit of the whole operation, with all its waits and retries (`timeoutMS`);
+    /// zero is no limit. The server gets what is left of it as `maxTimeMS`. Default: that of the
+    /// connection string. Without any, each check-out and each command has its own limit.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.with(|request| request.timeout = Some(timeout))
+    }
+
+    /// Sets the operation's name in logs and spans. Default: the command's.
+    pub fn operation_name(self, name: impl Into<String>) -> Self {
+        self.with(|request| request.name = Some(name.into()))
+    }
+
+    /// Sets the type of the cursor. Default [`CursorType::NonTailable`].
+    pub fn cursor_type(self, cursor_type: CursorType) -> Self {
+        self.with(|request| request.cursor.cursor_type = cursor_type)
+    }
+
+    /// Sets what the time limit of the cursor applies to. Needs a time limit.
+    pub fn timeout_mode(self, mode: TimeoutMode) -> Self {
+        self.with(|request| request.cursor.timeout_mode = Some(mode))
+    }
+
+    /// Sets the number of documents of each further batch. Default: the server's. The command itself
+    /// has the size of the first one.
+    pub fn batch_size(self, size: u32) -> Self {
+        self.with(|request| request.cursor.batch_size = Some(size))
+    }
+
+    /// Sets how long the server waits for documents of each further batch (`maxTimeMS` of
+    /// `getMore`). Not together with a time limit, except for [`CursorType::TailableAwait`].
+    pub fn max_await_time(self, time: Duration) -> Self {
+        self.with(|request| request.cursor.max_await_time = Some(time))
+    }
+
+    /// Sets the comment of the cursor's further commands alone.
+    pub fn get_more_comment(mut self, comment: impl Into<Bson>) -> Self {
+        let own = self.request.as_mut().ok().map(|own| own.comment.take());
+        self = self.comment(comment);
+        self.with(|request| request.comment = own.flatten())
+    }
+}

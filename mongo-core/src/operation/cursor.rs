@@ -1,0 +1,321 @@
+//! Cursors of the server.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
+use bson::{RawArray, RawDocument};
+
+use super::command::CursorOptions;
+use crate::error::{Error, ErrorKind, Result};
+
+/// `CursorNotFound`.
+const NOT_FOUND: i32 = 43;
+
+/// A cursor: where the server keeps it, and the documents of its last batch that were not taken yet.
+#[derive(Debug)]
+pub(crate) struct CursorState {
+    /// Zero once the server has closed it.
+    pub(crate) id: i64,
+    /// Database and collection.
+    pub(crate) namespace: String,
+    pub(crate) options: CursorOptions,
+    reply: RawDocumentBuf,
+    /// The elements of the batch in the reply that were not taken yet.
+    left: Range<usize>,
+}
+
+impl CursorState {
+    /// The cursor of the reply to a command.
+    ///
+    /// # Errors
+    /// The reply has none.
+    pub(crate) fn open(
+        reply: RawDocumentBuf,
+        command: &str,
+        options: CursorOptions,
+    ) -> Result<Self> {
+        let no_cursor = |()| no_cursor(command);
+        let parts = Parts::of(&reply, "firstBatch").map_err(no_cursor)?;
+        let namespace = parts.namespace.unwrap_or_default().to_owned();
+        let (id, left) = (parts.id, parts.batch);
+        if id != 0 && !namespace.contains('.') {
+            return Err(no_cursor(()));
+        }
+        Ok(Self {
+            id,
+            namespace,
+            options,
+            reply,
+            left,
+        })
+    }
+
+    /// Takes the reply to `getMore`.
+    ///
+    /// # Errors
+    /// It has no batch.
+    pub(crate) fn accept(&mut self, reply: RawDocumentBuf) -> Result<()> {
+        let parts = Parts::of(&reply, "nextBatch").map_err(|()| no_cursor("getMore"))?;
+        (self.id, self.left) = (parts.id, parts.batch);
+        self.reply = reply;
+        Ok(())
+    }
+
+    /// Whether a document of the batch is left.
+    pub(crate) fn has_documents(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// The next document of the batch.
+    pub(crate) fn next(&mut self) -> Option<Result<&RawDocument>> {
+        let mut batch = Batch {
+            elements: self.reply.as_bytes().get(self.left.clone())?,
+        };
+        let next = batch.next();
+        self.left.start = self.left.end - batch.elements.len();
+        next
+    }
+
+    /// All documents that are left of the batch.
+    pub(crate) fn take_batch(&mut self) -> Batch<'_> {
+        let left = std::mem::replace(&mut self.left, 0..0);
+        Batch {
+            elements: self.reply.as_bytes().get(left).unwrap_or_default(),
+        }
+    }
+
+    /// The command for the next batch; `max_time` in milliseconds.
+    pub(crate) fn get_more(&self, max_time: Option<i64>) -> RawDocumentBuf {
+        let (_, collection) = self.names();
+        let mut command = RawDocumentBuf::new();
+        command.append(cstr!("getMore"), self.id);
+        command.append(cstr!("collection"), collection);
+        if let Some(size) = self.options.batch_size.filter(|size| *size > 0) {
+            command.append(cstr!("batchSize"), i64::from(size));
+        }
+        if let Some(time) = max_time {
+            command.append(cstr!("maxTimeMS"), time);
+        }
+        if let Some(comment) = self.options.comment.clone() {
+            command.append(cstr!("comment"), comment);
+        }
+        command
+    }
+
+    /// The command that closes the cursor.
+    pub(crate) fn kill(&self) -> RawDocumentBuf {
+        let (_, collection) = self.names();
+        let mut ids = bson::raw::RawArrayBuf::new();
+        ids.push(self.id);
+        let mut command = RawDocumentBuf::new();
+        command.append(cstr!("killCursors"), collection);
+        command.append(cstr!("cursors"), ids);
+        command
+    }
+
+    /// Database and collection.
+    pub(crate) fn names(&self) -> (&str, &str) {
+        self.namespace.split_once('.').unwrap_or_default()
+    }
+
+    /// A command on the cursor failed. If the server does not know it, it is closed.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        if error.code() == Some(NOT_FOUND) {
+            self.id = 0;
+        }
+    }
+}
+
+/// The documents of a batch, borrowed from the cursor.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    /// The elements of the array that are left.
+    elements: &'a [u8],
+}
+
+impl<'a> Iterator for Batch<'a> {
+    type Item = Result<&'a RawDocument>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.elements.is_empty() {
+            return None;
+        }
+        match first_document(self.elements) {
+            Some((document, length)) => {
+                self.elements = self.elements.get(length..).unwrap_or_default();
+                Some(Ok(document))
+            }
+            None => {
+                self.elements = &[];
+                Some(Err(malformed()))
+            }
+        }
+    }
+}
+
+fn malformed() -> Error {
+    unreadable("a batch has an element that is not a document")
+}
+
+fn no_cursor(command: &str) -> Error {
+    unreadable(&format!("the reply to `{command}` has no cursor"))
+}
+
+fn unreadable(text: &str) -> Error {
+    ErrorKind::Deserialization(Arc::new(serde::de::Error::custom(text))).into()
+}
+
+/// The server's time for the next batch (`maxTimeMS`), in milliseconds: what it waits for documents
+/// at most.
+///
+/// Specification: client side operations timeout, "Tailable awaitData Cursors".
+pub(crate) fn get_more_time(
+    options: &CursorOptions,
+    remaining: Option<Duration>,
+    min_round_trip_time: Duration,
+) -> Option<i64> {
+    let time = options.max_await_time?;
+    let left = remaining.map(|remaining| remaining.saturating_sub(min_round_trip_time));
+    let time = left.map_or(time, |left| time.min(left));
+    Some(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The parts of a reply's `cursor`.
+struct Parts<'a> {
+    id: i64,
+    namespace: Option<&'a str>,
+    batch: Range<usize>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(reply: &'a RawDocument, batch: &str) -> Result<Self, ()> {
+        let cursor = reply.get_document("cursor").map_err(drop)?;
+        let (mut id, mut namespace, mut found) = (None, None, None);
+        for element in cursor.iter_elements() {
+            let element = element.map_err(drop)?;
+            match (element.key().as_str(), element.value()) {
+                ("id", Ok(RawBsonRef::Int64(number))) => id = Some(number),
+                ("id", Ok(RawBsonRef::Int32(number))) => id = Some(number.into()),
+                ("ns", Ok(RawBsonRef::String(name))) => namespace = Some(name),
+                (name, Ok(RawBsonRef::Array(documents))) if name == batch => {
+                    found = Some(place(reply, documents));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self {
+            id: id.ok_or(())?,
+            namespace,
+            batch: found.ok_or(())?,
+        })
+    }
+}
+
+/// The elements of an array within a document.
+fn place(reply: &RawDocument, array: &RawArray) -> Range<usize> {
+    let bytes = array.as_bytes();
+    let start = bytes.as_ptr().addr() - reply.as_bytes().as_ptr().addr();
+    // After the length, and before the end.
+    start + 4..start + bytes.len() - 1
+}
+
+/// The document that is the first element, and the length of the element.
+fn first_document(elements: &[u8]) -> Option<(&RawDocument, usize)> {
+    let (0x03, rest) = elements.split_first()? else {
+        return None;
+    };
+    let key = rest.iter().position(|byte| *byte == 0)?;
+    let value = rest.get(key + 1..)?;
+    let length = i32::from_le_bytes(*value.first_chunk()?);
+    let document = value.get(..usize::try_from(length).ok()?)?;
+    let document = RawDocument::from_bytes(document).ok()?;
+    Some((document, 2 + key + document.as_bytes().len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{doc, rawdoc};
+
+    use super::*;
+
+    fn open(reply: RawDocumentBuf) -> Result<CursorState> {
+        CursorState::open(reply, "find", CursorOptions::default())
+    }
+
+    #[test]
+    fn documents_come_in_order_and_batch_by_batch() {
+        let first = rawdoc! {
+            "cursor": { "firstBatch": [{ "a": 1 }, { "a": 2 }], "id": 7_i64, "ns": "shop.orders.old" },
+            "ok": 1,
+        };
+        let mut cursor = open(first).expect("a cursor");
+        assert_eq!(cursor.names(), ("shop", "orders.old"));
+        let mut taken = Vec::new();
+        while let Some(document) = cursor.next() {
+            taken.push(
+                document
+                    .expect("a document")
+                    .get_i32("a")
+                    .expect("a number"),
+            );
+        }
+        assert_eq!(taken, [1, 2]);
+        cursor.options.batch_size = Some(3);
+        let more = doc! {
+            "getMore": 7_i64, "collection": "orders.old", "batchSize": 3_i64, "maxTimeMS": 5_i64,
+        };
+        assert_eq!(
+            cursor.get_more(Some(5)),
+            RawDocumentBuf::try_from(&more).expect("BSON")
+        );
+        let next = rawdoc! { "cursor": { "nextBatch": [], "id": 0_i64, "ns": "shop.orders.old" } };
+        cursor.accept(next).expect("a batch");
+        assert!(!cursor.has_documents() && cursor.next().is_none());
+        assert_eq!(cursor.id, 0);
+    }
+
+    #[test]
+    fn a_reply_without_a_cursor_is_an_error() {
+        for reply in [
+            rawdoc! { "ok": 1 },
+            rawdoc! { "cursor": {} },
+            rawdoc! { "cursor": { "id": 5_i64, "ns": "a.b" } },
+            rawdoc! { "cursor": { "id": 5_i64, "ns": "none", "firstBatch": [] } },
+            rawdoc! { "cursor": { "id": "5", "ns": "a.b", "firstBatch": [] } },
+        ] {
+            let error = open(reply).expect_err("no cursor");
+            assert!(error.to_string().contains("`find`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_server_waits_no_longer_than_the_limit_allows() {
+        let millis = Duration::from_millis;
+        for (own, remaining, expected) in [
+            (None, None, None),
+            (None, Some(50), None),
+            (Some(100), None, Some(100)),
+            (Some(100), Some(50), Some(40)),
+            (Some(20), Some(50), Some(20)),
+            (Some(100), Some(5), Some(0)),
+        ] {
+            let options = CursorOptions {
+                max_await_time: own.map(millis),
+                ..CursorOptions::default()
+            };
+            let time = get_more_time(&options, remaining.map(millis), millis(10));
+            assert_eq!(time, expected);
+        }
+    }
+
+    #[test]
+    fn a_batch_of_other_values_is_an_error_once() {
+        let reply =
+            rawdoc! { "cursor": { "firstBatch": [1, { "a": 1 }], "id": 0_i64, "ns": "a.b" } };
+        let mut cursor = open(reply).expect("a cursor");
+        assert!(cursor.next().expect("an element").is_err());
+        assert!(cursor.next().is_none());
+    }
+}

@@ -1,0 +1,46 @@
+//! Operations: commands with sessions, transactions, retries, cursors and a time-out.
+//!
+//! This module decides, and does no I/O: it takes replies, errors, the time and randomness, and
+//! returns fields of commands and decisions. `Pools::command` and `Connection::command` carry them
+//! out. [`Retry`] is the decision to retry, for frameworks with a loop of their own.
+//!
+//! # Options of the connection string
+//! | kind of operation | read preference | `readConcernLevel` | `w`, `journal`, `wTimeoutMS` |
+//! |---|---|---|---|
+//! | [`Command`](OperationKind::Command) | no | no | no |
+//! | [`Read`](OperationKind::Read) | yes | yes | no |
+//! | [`Write`](OperationKind::Write) | no | no | yes |
+//! | any, in a transaction | by [`TransactionOptions`], else yes | with the first command | with the commit or abort |
+//!
+//! An option of the builder overrides the connection string, and a field that the command itself
+//! has stays as it is. `run_command` applies none of them; it sends the command unchanged.
+//!
+//! Specifications: driver sessions, causal consistency, snapshot sessions, transactions, retryable
+//! reads, retryable writes, client backpressure, client side operations timeout, run-command.
+
+#![cfg_attr(not(feature = "net"), allow(dead_code, unused_imports))]
+
+mod budget;
+mod client;
+mod command;
+mod cursor;
+mod fields;
+mod retry;
+mod session;
+mod transaction;
+
+pub(crate) use budget::{is_time_limit, max_time, timed_out};
+pub(crate) use client::{ClientContext, Defaults};
+pub(crate) use command::Request;
+pub use command::{Command, CursorType, OperationKind, TimeoutMode};
+pub use cursor::Batch;
+pub(crate) use cursor::{CursorState, get_more_time};
+pub(crate) use fields::Facts;
+pub use retry::{Failure, Retry, RetryOptions, Verdict};
+pub(crate) use session::Observed;
+pub use session::{ClientSession, ClusterTime, SessionOptions};
+pub(crate) use transaction::{
+    Ending, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, label_commit, label_transient,
+    transaction_backoff,
+};
+pub use transaction::{TransactionOptions, TransactionState};

@@ -1,0 +1,461 @@
+//! Sessions of the application.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::raw::{RawBsonRef, cstr};
+use bson::spec::BinarySubtype;
+use bson::{RawDocument, RawDocumentBuf, Timestamp};
+
+use super::client::ClientContext;
+use super::transaction::{Transaction, TransactionOptions, TransactionState};
+use crate::ServerAddress;
+use crate::error::{Error, Result};
+
+/// The longest `$clusterTime` that is kept, in bytes. Servers send about 150 bytes, and the kept
+/// one is sent with every command.
+const MAX_LENGTH: usize = 1024;
+
+/// A `$clusterTime` that a server sent. It is sent unchanged with commands to the deployment.
+///
+/// Specification: driver sessions, gossipping the cluster time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterTime {
+    timestamp: Timestamp,
+    document: RawDocumentBuf,
+}
+
+impl ClusterTime {
+    /// Copies a `$clusterTime` if it is newer than the known one; one over 1 KiB does not count.
+    pub(crate) fn newer(document: &RawDocument, than: Option<Timestamp>) -> Option<Self> {
+        // First, so that a longer one is not examined.
+        if document.as_bytes().len() > MAX_LENGTH {
+            return None;
+        }
+        let Ok(Some(RawBsonRef::Timestamp(timestamp))) = document.get("clusterTime") else {
+            return None;
+        };
+        is_later(timestamp, than).then(|| Self {
+            timestamp,
+            document: document.to_owned(),
+        })
+    }
+
+    /// Its `clusterTime`, which decides which of two is newer.
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+
+    /// The value of `$clusterTime`, signature included.
+    pub fn document(&self) -> &RawDocument {
+        &self.document
+    }
+}
+
+/// Whether a timestamp is later than the known one.
+pub(crate) fn is_later(timestamp: Timestamp, known: Option<Timestamp>) -> bool {
+    let key = |timestamp: Timestamp| (timestamp.time, timestamp.increment);
+    known.is_none_or(|known| key(timestamp) > key(known))
+}
+
+/// A session of the server, which is reused.
+#[derive(Debug)]
+pub(crate) struct ServerSession {
+    /// `{id: UUID}`.
+    pub(super) id: RawDocumentBuf,
+    pub(super) last_use: Instant,
+    txn_number: i64,
+    is_dirty: bool,
+    /// Whether a command is under way. It stays set if the command's future was dropped.
+    is_in_flight: bool,
+}
+
+impl ServerSession {
+    /// A new session, with a random id (a UUID of version 4).
+    pub(super) fn new(mut random: [u8; 16], now: Instant) -> Self {
+        random[6] = random[6] & 0x0f | 0x40;
+        random[8] = random[8] & 0x3f | 0x80;
+        let mut id = RawDocumentBuf::new();
+        id.append(
+            cstr!("id"),
+            bson::raw::RawBinaryRef {
+                subtype: BinarySubtype::Uuid,
+                bytes: &random,
+            },
+        );
+        Self {
+            id,
+            last_use: now,
+            txn_number: 0,
+            is_dirty: false,
+            is_in_flight: false,
+        }
+    }
+
+    /// Discards the session when it is returned.
+    pub(super) fn mark_dirty(&mut self) {
+        self.is_dirty = true;
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.is_dirty || self.is_in_flight
+    }
+
+    pub(super) fn next_number(&mut self) -> i64 {
+        self.txn_number += 1;
+        self.txn_number
+    }
+}
+
+/// The options of a [`ClientSession`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// Whether reads and writes of the session see all its earlier operations. Default: true,
+    /// unless `snapshot` is set. This does not cover unacknowledged writes.
+    pub causal_consistency: Option<bool>,
+    /// Whether all reads of the session are of one point in time. Needs MongoDB 5.0, and excludes
+    /// writes, transactions and causal consistency. Default false.
+    pub snapshot: bool,
+    /// The point in time of a snapshot session. Default: that of its first read.
+    pub snapshot_time: Option<Timestamp>,
+    /// The defaults of transactions.
+    pub default_transaction: TransactionOptions,
+    /// The time limit (`timeoutMS`) of `commit_transaction`, `abort_transaction`,
+    /// `with_transaction` and `end`. Default: that of the client.
+    pub default_timeout: Option<Duration>,
+}
+
+impl SessionOptions {
+    /// Sets `causal_consistency`.
+    #[must_use]
+    pub fn with_causal_consistency(mut self, is_causal: bool) -> Self {
+        self.causal_consistency = Some(is_causal);
+        self
+    }
+
+    /// Sets `snapshot`.
+    #[must_use]
+    pub fn with_snapshot(mut self, is_snapshot: bool) -> Self {
+        self.snapshot = is_snapshot;
+        self
+    }
+
+    /// Sets `snapshot_time`.
+    #[must_use]
+    pub fn with_snapshot_time(mut self, time: Timestamp) -> Self {
+        self.snapshot_time = Some(time);
+        self
+    }
+
+    /// Sets `default_transaction`.
+    #[must_use]
+    pub fn with_default_transaction(mut self, options: TransactionOptions) -> Self {
+        self.default_transaction = options;
+        self
+    }
+
+    /// Sets `default_timeout`.
+    #[must_use]
+    pub fn with_default_timeout(mut self, timeout: Duration) -> Self {
+        self.default_timeout = Some(timeout);
+        self
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.snapshot && self.causal_consistency == Some(true) {
+            return Err(Error::configuration(
+                "a session can't be both a snapshot session and causally consistent",
+            ));
+        }
+        if self.snapshot_time.is_some() && !self.snapshot {
+            let text = "snapshot_time is only for snapshot sessions: set snapshot";
+            return Err(Error::configuration(text));
+        }
+        Ok(())
+    }
+}
+
+/// A logical session: what operations that belong together share. Used by one operation at a time,
+/// and only with the client and the credential that it was started with.
+///
+/// Its server session comes from a pool, to which it is returned when this is dropped. The server
+/// may end a session that is unused for 30 minutes; one from the pool may have only a minute left,
+/// so use the session soon after its start.
+///
+/// Specifications: driver sessions, causal consistency, snapshot sessions, transactions.
+pub struct ClientSession {
+    pub(super) server: ServerSession,
+    context: Arc<ClientContext>,
+    options: SessionOptions,
+    is_implicit: bool,
+    cluster_time: Option<ClusterTime>,
+    operation_time: Option<Timestamp>,
+    snapshot_time: Option<Timestamp>,
+    pub(crate) transaction: Transaction,
+    /// When the `with_transaction` in progress ends, if it has a time limit.
+    pub(crate) until: Option<Instant>,
+}
+
+impl ClientSession {
+    /// A session that the application started.
+    ///
+    /// # Errors
+    /// The options contradict each other.
+    pub(crate) fn start(
+        context: Arc<ClientContext>,
+        options: SessionOptions,
+        server: impl FnOnce(&ClientContext) -> ServerSession,
+    ) -> Result<Self> {
+        options.validate()?;
+        Ok(Self {
+            server: server(&context),
+            context,
+            is_implicit: false,
+            cluster_time: None,
+            operation_time: None,
+            snapshot_time: options.snapshot_time,
+            transaction: Transaction::default(),
+            until: None,
+            options,
+        })
+    }
+
+    /// The session of a single operation that has none.
+    pub(crate) fn implicit(context: Arc<ClientContext>, server: ServerSession) -> Self {
+        Self {
+            server,
+            context,
+            options: SessionOptions::default(),
+            is_implicit: true,
+            cluster_time: None,
+            operation_time: None,
+            snapshot_time: None,
+            transaction: Transaction::default(),
+            until: None,
+        }
+    }
+
+    /// Checks that the session belongs to this client and credential.
+    pub(crate) fn check(&self, context: &Arc<ClientContext>) -> Result<()> {
+        match Arc::ptr_eq(&self.context, context) {
+            true => Ok(()),
+            false => Err(Error::configuration(
+                "the session was started with another client or another credential",
+            )),
+        }
+    }
+
+    /// The session's id, the value of `lsid`: `{id: UUID}`.
+    pub fn id(&self) -> &RawDocument {
+        &self.server.id
+    }
+
+    /// The options that it was started with.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// The newest cluster time that the session has seen.
+    pub fn cluster_time(&self) -> Option<&ClusterTime> {
+        self.cluster_time.as_ref()
+    }
+
+    /// Takes a `$clusterTime` of another session, if it is newer. It does not advance the client's.
+    pub fn advance_cluster_time(&mut self, cluster_time: &RawDocument) {
+        let known = self.cluster_time.as_ref().map(ClusterTime::timestamp);
+        if let Some(newer) = ClusterTime::newer(cluster_time, known) {
+            self.cluster_time = Some(newer);
+        }
+    }
+
+    /// The time of the session's last operation.
+    pub fn operation_time(&self) -> Option<Timestamp> {
+        self.operation_time
+    }
+
+    /// Takes the operation time of another session, if it is newer: later reads see what that
+    /// session had seen.
+    pub fn advance_operation_time(&mut self, operation_time: Timestamp) {
+        if is_later(operation_time, self.operation_time) {
+            self.operation_time = Some(operation_time);
+        }
+    }
+
+    /// The point in time of a snapshot session, once it is known.
+    pub fn snapshot_time(&self) -> Option<Timestamp> {
+        self.snapshot_time
+    }
+
+    /// The number of the last transaction or retryable write.
+    pub fn txn_number(&self) -> i64 {
+        self.server.txn_number
+    }
+
+    /// Whether the server session is discarded at the end, because a command on it failed with a
+    /// network error or was cancelled.
+    pub fn is_dirty(&self) -> bool {
+        self.server.is_dirty()
+    }
+
+    /// The state of the transaction.
+    pub fn transaction_state(&self) -> TransactionState {
+        self.transaction.state
+    }
+
+    /// Whether a transaction was started, and neither committed nor aborted.
+    pub fn is_in_transaction(&self) -> bool {
+        self.transaction.is_active()
+    }
+
+    /// The mongos that the transaction is pinned to.
+    pub fn pinned_server(&self) -> Option<&ServerAddress> {
+        self.transaction.pinned.as_ref()
+    }
+
+    /// Starts a transaction; its first command starts it on the server. Options that are not set
+    /// come from the session's defaults, and then from the connection string.
+    ///
+    /// A command that fails in a transaction may abort it on the server; the commit then fails with
+    /// `NoSuchTransaction`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): there is a transaction already;
+    /// the session is a snapshot session; the write concern is unacknowledged.
+    pub fn start_transaction(&mut self, options: TransactionOptions) -> Result<()> {
+        if self.options.snapshot {
+            let text = "transactions are not supported in snapshot sessions";
+            return Err(Error::configuration(text));
+        }
+        let options = options
+            .or(&self.options.default_transaction)
+            .or_client(&self.context.defaults);
+        self.transaction.start(options)?;
+        self.server.next_number();
+        Ok(())
+    }
+
+    pub(super) fn is_causal(&self) -> bool {
+        !self.is_implicit
+            && self
+                .options
+                .causal_consistency
+                .unwrap_or(!self.options.snapshot)
+    }
+
+    /// Moves the session out. What is left is not returned to the pool.
+    pub(crate) fn take(&mut self) -> Self {
+        let server = ServerSession {
+            id: std::mem::take(&mut self.server.id),
+            ..self.server
+        };
+        self.server.mark_dirty();
+        Self {
+            server,
+            context: self.context.clone(),
+            options: self.options.clone(),
+            is_implicit: self.is_implicit,
+            cluster_time: self.cluster_time.take(),
+            operation_time: self.operation_time,
+            snapshot_time: self.snapshot_time,
+            transaction: std::mem::take(&mut self.transaction),
+            until: self.until,
+        }
+    }
+
+    /// A command with the session's id is about to be sent.
+    pub(crate) fn sending(&mut self, now: Instant) {
+        self.server.last_use = now;
+        self.server.is_in_flight = true;
+    }
+
+    /// The reply arrived, or the command failed; with a network error, the session is dirty.
+    pub(crate) fn received(&mut self, is_lost: bool) {
+        self.server.is_in_flight = false;
+        if is_lost {
+            self.server.mark_dirty();
+        }
+    }
+
+    /// Takes the times of a reply, and a transaction's recovery token.
+    pub(crate) fn observe(&mut self, observed: &Observed<'_>) {
+        if self.is_implicit {
+            return;
+        }
+        if let Some(cluster_time) = observed.cluster_time {
+            self.advance_cluster_time(cluster_time);
+        }
+        if let Some(operation_time) = observed.operation_time {
+            self.advance_operation_time(operation_time);
+        }
+        if self.options.snapshot && self.snapshot_time.is_none() {
+            self.snapshot_time = observed.snapshot_time;
+        }
+        if let Some(token) = observed.recovery_token
+            && self.transaction.is_active()
+        {
+            self.transaction.recovery_token = Some(token.to_owned());
+        }
+    }
+}
+
+impl Drop for ClientSession {
+    fn drop(&mut self) {
+        let id = std::mem::take(&mut self.server.id);
+        self.context
+            .return_session(ServerSession { id, ..self.server });
+    }
+}
+
+impl fmt::Debug for ClientSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSession")
+            .field("id", &self.server.id)
+            .field("transaction", &self.transaction.state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The fields of a reply that a session takes.
+#[derive(Debug, Default)]
+pub(crate) struct Observed<'a> {
+    cluster_time: Option<&'a RawDocument>,
+    operation_time: Option<Timestamp>,
+    snapshot_time: Option<Timestamp>,
+    recovery_token: Option<&'a RawDocument>,
+}
+
+impl<'a> Observed<'a> {
+    /// Reads them in one pass over the reply's top level.
+    pub(crate) fn of(reply: &'a RawDocument) -> Self {
+        let mut observed = Self::default();
+        for element in reply.iter_elements().map_while(Result::ok) {
+            let name = element.key().as_str();
+            match (name, element.value()) {
+                ("$clusterTime", Ok(RawBsonRef::Document(time))) => {
+                    observed.cluster_time = Some(time);
+                }
+                ("operationTime", Ok(RawBsonRef::Timestamp(time))) => {
+                    observed.operation_time = Some(time);
+                }
+                ("atClusterTime", Ok(RawBsonRef::Timestamp(time))) => {
+                    observed.snapshot_time = Some(time);
+                }
+                ("recoveryToken", Ok(RawBsonRef::Document(token))) => {
+                    observed.recovery_token = Some(token);
+                }
+                ("cursor", Ok(RawBsonRef::Document(cursor))) => {
+                    if let Ok(time) = cursor.get_timestamp("atClusterTime") {
+                        observed.snapshot_time = Some(time);
+                    }
+                }
+                _ => {}
+            }
+        }
+        observed
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! Cursors over pools.
+
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+
+use super::run::{Owner, Run};
+use super::{OnPools, Pinned, Session};
+use crate::ServerAddress;
+use crate::error::{Error, Result};
+use crate::net::{BatchCursor, CursorLimits, CursorSource, Limits, OwnedReply};
+use crate::operation::{ClientSession, Command, CursorState, Request};
+use crate::pools::{Backend, PinReason, PooledConnection, Pools};
+
+/// A cursor over pools: see [`BatchCursor`]. It borrows the session that it was opened with, until
+/// it is [suspended](BatchCursor::suspend).
+pub type Cursor<'s, B> = BatchCursor<'s, OverPools<'s, B>>;
+
+/// Runs the commands of a [`Cursor`].
+pub struct OverPools<'s, B: Backend> {
+    pools: Pools<B>,
+    owner: Owner<'s, B>,
+    server: ServerAddress,
+    /// Its connection, behind a load balancer.
+    connection: Pinned<B>,
+    /// Closes the cursor, unless the server has.
+    kill: Option<Request>,
+}
+
+impl<'a, B: Backend> Command<OnPools<'a, B>> {
+    /// Runs it, and returns the cursor of its reply.
+    ///
+    /// # Errors
+    /// See [`Pools::command`];
+    /// [`ErrorKind::Deserialization`](crate::ErrorKind::Deserialization): the reply has no cursor;
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): the options of the cursor
+    /// contradict each other.
+    pub async fn cursor(self) -> Result<Cursor<'a, B>> {
+        let mut request = self.request?;
+        let OnPools {
+            pools,
+            session,
+            deprioritized,
+        } = self.target;
+        let timeout = request.timeout.or(pools.client().defaults.timeout);
+        let limits = CursorLimits::of(&mut request, timeout)?;
+        let mut owner = Owner::of(session);
+        let mut run = Run::new(pools, &mut owner, &mut request, deprioritized)?;
+        if timeout.is_some() {
+            run = run.within(limits.of_command());
+        }
+        let done = run.run().await?;
+        let name = request.command_name().to_owned();
+        let state = CursorState::open(done.reply.into_raw(), &name, request.cursor);
+        let state = state.map_err(|error| error.at(&done.server))?;
+        let is_load_balanced = pools.client().defaults.load_balanced;
+        let mut connection = done
+            .connection
+            .filter(|_| is_load_balanced && state.id != 0);
+        if let Some(connection) = &mut connection {
+            connection.pin(PinReason::Cursor);
+        }
+        let (database, _) = state.names();
+        let kill = Some(Request::kill_cursor(database, state.kill()));
+        let source = OverPools {
+            pools: pools.clone(),
+            owner,
+            server: done.server,
+            connection,
+            kill,
+        };
+        Ok(BatchCursor::new(state, source, limits))
+    }
+}
+
+impl<B: Backend> CursorSource for OverPools<'_, B> {
+    async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
+        let mut run = Run::new(&self.pools, &mut self.owner, &mut request, Vec::new())?;
+        run.pinned = self.connection.take();
+        run.server = Some(self.server.clone());
+        let mut run = run.within(limits);
+        let outcome = run.run().await;
+        let pinned = run.pinned.take();
+        match outcome {
+            Ok(done) => {
+                let is_load_balanced = self.pools.client().defaults.load_balanced;
+                self.connection = pinned.or(done.connection).filter(|_| is_load_balanced);
+                Ok(done.reply)
+            }
+            Err(error) => {
+                self.connection = pinned;
+                Err(error)
+            }
+        }
+    }
+
+    async fn kill(&mut self, limits: Limits) {
+        let Some(mut request) = self.kill.take() else {
+            return;
+        };
+        let session = match &mut self.owner {
+            Owner::Explicit(session) => session.connection.as_mut(),
+            Owner::None | Owner::Implicit(_) => None,
+        };
+        match self.connection.as_mut().or(session) {
+            Some(connection) => kill_on(connection, &mut request, limits).await,
+            None => kill_over(&self.pools, self.server.clone(), request, limits).await,
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kill = None;
+        self.connection = None;
+        if let Owner::Implicit(_) = self.owner {
+            self.owner = Owner::None;
+        }
+    }
+
+    fn min_round_trip_time(&self) -> Duration {
+        let topology = self.pools.topology().snapshot();
+        let server = topology.server(&self.server);
+        let time = server.and_then(|server| server.description().min_round_trip_time);
+        time.unwrap_or_default()
+    }
+}
+
+impl<B: Backend> Drop for OverPools<'_, B> {
+    fn drop(&mut self) {
+        let Some(mut request) = self.kill.take() else {
+            return;
+        };
+        let (pools, server) = (self.pools.clone(), self.server.clone());
+        match self.connection.take() {
+            Some(mut connection) => self.pools.spawn_leftover(move |limits| async move {
+                kill_on(&mut connection, &mut request, limits).await;
+            }),
+            // A transaction's connection stays with its session.
+            None if self.pools.client().defaults.load_balanced => {}
+            None => self.pools.spawn_leftover(move |limits| async move {
+                kill_over(&pools, server, request, limits).await;
+            }),
+        }
+    }
+}
+
+/// Closes a cursor on its own connection, if that still works. Errors are ignored.
+async fn kill_on<B: Backend>(
+    connection: &mut PooledConnection<B>,
+    request: &mut Request,
+    limits: Limits,
+) {
+    if !connection.is_closed() {
+        let facts = connection.facts(false);
+        let kill = connection.attempt(request, None, &facts, limits.of_command());
+        let _ = kill.await;
+    }
+}
+
+/// Closes a cursor over any connection to its server. Errors are ignored.
+pub(in crate::pools) async fn kill_over<B: Backend>(
+    pools: &Pools<B>,
+    server: ServerAddress,
+    mut request: Request,
+    limits: Limits,
+) {
+    let mut owner = Owner::None;
+    if let Ok(mut run) = Run::new(pools, &mut owner, &mut request, Vec::new()) {
+        run.server = Some(server);
+        let _ = run.within(limits).run().await;
+    }
+}
+
+impl<'s, B: Backend> Cursor<'s, B> {
+    /// The server of the cursor; `None` once it has closed the cursor.
+    pub fn server(&self) -> Option<&ServerAddress> {
+        self.source().map(|source| &source.server)
+    }
+
+    /// Lets go of the session, so that other operations can use it. Waits for a batch that is being
+    /// fetched.
+    pub async fn suspend(self) -> SuspendedCursor<B> {
+        let (state, source, limits) = self.into_parts().await;
+        let (mut session, mut held) = (None, None);
+        if let Some(mut source) = source {
+            let owner = std::mem::replace(&mut source.owner, Owner::None);
+            let owner = match owner {
+                Owner::None => Owner::None,
+                Owner::Implicit(own) => Owner::Implicit(own),
+                Owner::Explicit(own) => {
+                    session = Some(own.state.id().to_owned());
+                    Owner::None
+                }
+            };
+            held = Some(OverPools {
+                pools: source.pools.clone(),
+                owner,
+                server: source.server.clone(),
+                connection: source.connection.take(),
+                kill: source.kill.take(),
+            });
+        }
+        SuspendedCursor {
+            state,
+            source: held,
+            limits,
+            session,
+        }
+    }
+}
+
+/// A cursor that does not borrow its session. Dropping it closes the cursor on the server.
+#[must_use]
+pub struct SuspendedCursor<B: Backend> {
+    state: CursorState,
+    source: Option<OverPools<'static, B>>,
+    limits: CursorLimits,
+    /// The id of its session, if that was not its own.
+    session: Option<RawDocumentBuf>,
+}
+
+impl<B: Backend> SuspendedCursor<B> {
+    /// Goes on with the session that the cursor was opened with.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it is another session. The
+    /// cursor is closed.
+    pub fn resume(self, session: &mut Session<B>) -> Result<Cursor<'_, B>> {
+        let own: Option<&ClientSession> = Some(&session.state);
+        let is_own = match &self.session {
+            Some(id) => own.is_some_and(|own| own.id() == &**id),
+            None => self.source.is_none(),
+        };
+        if !is_own {
+            let text = "the cursor was opened with another session";
+            return Err(Error::configuration(text));
+        }
+        let source = self.source.map(|mut source| OverPools {
+            pools: source.pools.clone(),
+            owner: Owner::Explicit(session),
+            server: source.server.clone(),
+            connection: source.connection.take(),
+            kill: source.kill.take(),
+        });
+        Ok(BatchCursor::from_parts(self.state, source, self.limits))
+    }
+
+    /// Goes on with a cursor that was opened without a session.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it was opened with one. The
+    /// cursor is closed.
+    pub fn resume_alone(self) -> Result<Cursor<'static, B>> {
+        if self.session.is_some() {
+            let text = "the cursor was opened with a session: use resume";
+            return Err(Error::configuration(text));
+        }
+        let (state, limits) = (self.state, self.limits);
+        Ok(BatchCursor::from_parts(state, self.source, limits))
+    }
+}

@@ -1,0 +1,155 @@
+//! Operations over [`Pools`]: a server is selected and a connection checked out for each attempt.
+
+use std::pin::Pin;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{Backend, PooledConnection, Pools};
+use crate::ServerAddress;
+use crate::concern::{ReadConcern, WriteConcern};
+use crate::error::Result;
+use crate::net::{Limits, OwnedReply, random_id};
+use crate::operation::{ClientSession, Command, Request, SessionOptions};
+use crate::select::ReadPreference;
+
+mod cursor;
+mod run;
+mod session;
+
+pub(super) use cursor::kill_over;
+pub use cursor::{Cursor, SuspendedCursor};
+use run::{Owner, Run};
+pub use session::{Session, TransactionFuture};
+
+/// The target of [`Pools::command`].
+#[derive(Debug)]
+pub struct OnPools<'a, B: Backend> {
+    pools: &'a Pools<B>,
+    session: Option<&'a mut Session<B>>,
+    deprioritized: Vec<ServerAddress>,
+}
+
+impl<B: Backend> Pools<B> {
+    /// A command that selects a server, checks a connection out, runs, returns the connection, and is
+    /// retried as the specifications allow: see [`Command`]. It is serialised at once; an error
+    /// shows when it is awaited. Without [`session`](Command::session) it has a session of its own.
+    ///
+    /// ```no_run
+    /// # use mongo_core::bson::doc;
+    /// # use mongo_core::operation::OperationKind;
+    /// # use mongo_core::pools::{Backend, Pools};
+    /// # async fn count<B: Backend>(pools: &Pools<B>) -> mongo_core::Result<()> {
+    /// let count = pools.command("shop", &doc! { "count": "orders" }).kind(OperationKind::Read).await?;
+    /// # drop(count); Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`get_by`](Self::get_by) and of
+    /// [`run_command`](crate::Connection::run_command): of several attempts the last one that may
+    /// have had an effect, else the first. With a [`timeout`](Command::timeout) that is over:
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), also if the server ended the command for
+    /// it (code 50), with the last error as its cause.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): the session belongs to other
+    /// pools or another credential, the server supports no sessions, or options contradict each
+    /// other or the transaction.
+    ///
+    /// # Cancellation
+    /// May be dropped at any time, as [`run_command`](crate::Connection::run_command). The server
+    /// session is then not used again.
+    pub fn command<'a, C>(&'a self, database: &str, command: &C) -> Command<OnPools<'a, B>>
+    where
+        C: Serialize + ?Sized,
+    {
+        let target = OnPools {
+            pools: self,
+            session: None,
+            deprioritized: Vec::new(),
+        };
+        Command::new(target, database, command)
+    }
+
+    /// Starts a session for operations of this handle's credential.
+    ///
+    /// # Errors
+    /// The options contradict each other.
+    pub fn start_session(&self, options: SessionOptions) -> Result<Session<B>> {
+        let minutes = self
+            .topology()
+            .description()
+            .logical_session_timeout_minutes();
+        let state = ClientSession::start(self.client(), options, |client| {
+            client.take_session(Instant::now().into_std(), minutes, random_id)
+        })?;
+        Ok(Session::new(self.clone(), state))
+    }
+
+    /// The read preference of the connection string, for commands that are run without
+    /// [`command`](Self::command).
+    pub fn read_preference(&self) -> ReadPreference {
+        self.client().defaults.read_preference.clone()
+    }
+
+    /// The read concern of the connection string, likewise.
+    pub fn read_concern(&self) -> ReadConcern {
+        self.client().defaults.read_concern.clone()
+    }
+
+    /// The write concern of the connection string, likewise.
+    pub fn write_concern(&self) -> WriteConcern {
+        self.client().defaults.write_concern.clone()
+    }
+}
+
+impl<'a, B: Backend> Command<OnPools<'a, B>> {
+    /// Runs it in this session. The borrow prevents that two operations use the session at a time.
+    pub fn session(mut self, session: &'a mut Session<B>) -> Self {
+        self.target.session = Some(session);
+        self
+    }
+
+    /// Avoids these servers from the start, if others are suitable.
+    pub fn deprioritized(mut self, servers: &[ServerAddress]) -> Self {
+        self.target.deprioritized = servers.to_vec();
+        self
+    }
+}
+
+impl<'a, B: Backend> IntoFuture for Command<OnPools<'a, B>> {
+    type Output = Result<OwnedReply>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut request = self.request?;
+            let OnPools {
+                pools,
+                session,
+                deprioritized,
+            } = self.target;
+            let mut owner = Owner::of(session);
+            let mut run = Run::new(pools, &mut owner, &mut request, deprioritized)?;
+            Ok(run.run().await?.reply)
+        })
+    }
+}
+
+/// The most sessions that one command ends.
+const MAX_ENDED_SESSIONS: usize = 10_000;
+
+/// Tells the server that the idle sessions of a credential are over. Errors are ignored.
+///
+/// Specification: driver sessions, "endSessions".
+pub(super) async fn end_sessions<B: Backend>(pools: &Pools<B>, limits: Limits) {
+    let ids = pools.client().take_all_sessions();
+    for ids in ids.chunks(MAX_ENDED_SESSIONS) {
+        let (mut owner, mut request) = (Owner::None, Request::end_sessions(ids));
+        if let Ok(run) = Run::new(pools, &mut owner, &mut request, Vec::new()) {
+            let _ = run.within(limits).run().await;
+        }
+    }
+}
+
+/// A connection that a session or a cursor keeps behind a load balancer.
+type Pinned<B> = Option<PooledConnection<B>>;

@@ -1,0 +1,387 @@
+//! Sessions and transactions over pools.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::Pinned;
+use super::run::{Owner, Run};
+use crate::error::{Error, Result};
+use crate::event::logs;
+use crate::net::{jitter, wait};
+use crate::operation::{
+    ClientSession, Ending, Request, TRANSIENT_TRANSACTION_ERROR, TransactionOptions,
+    UNKNOWN_COMMIT_RESULT, is_time_limit, label_commit, timed_out, transaction_backoff,
+};
+use crate::pools::{Backend, Pools};
+
+/// The time of `with_transaction` without a limit.
+const WITH_TRANSACTION: Duration = Duration::from_secs(120);
+
+/// A session of [`Pools`]: a [`ClientSession`], to which it dereferences, that ends its transactions
+/// itself.
+///
+/// # Transactions
+/// [`start_transaction`](ClientSession::start_transaction) begins one, and its commands are those
+/// with this session. In a sharded cluster they go to one `mongos`, and behind a load balancer over
+/// one connection, which stays checked out until the transaction is aborted, a new operation begins
+/// after its commit, or the session ends.
+pub struct Session<B: Backend> {
+    pub(super) state: ClientSession,
+    pools: Pools<B>,
+    /// The transaction's connection, behind a load balancer.
+    pub(super) connection: Pinned<B>,
+    /// The span of the transaction.
+    pub(super) span: Span,
+    /// Whether its transaction is not aborted when it is dropped.
+    is_final: bool,
+}
+
+impl<B: Backend> Session<B> {
+    pub(super) fn new(pools: Pools<B>, state: ClientSession) -> Self {
+        Self {
+            state,
+            pools,
+            connection: None,
+            span: Span::none(),
+            is_final: false,
+        }
+    }
+
+    /// The pools that it was started with.
+    pub fn pools(&self) -> &Pools<B> {
+        &self.pools
+    }
+
+    /// Whether the transaction is pinned to a mongos or to a connection.
+    pub fn is_pinned(&self) -> bool {
+        self.connection.is_some() || self.state.pinned_server().is_some()
+    }
+
+    pub(super) fn unpin(&mut self) {
+        self.state.transaction.unpin();
+        self.connection = None;
+    }
+
+    /// Starts a transaction: see [`ClientSession::start_transaction`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_transaction(&mut self, options: TransactionOptions) -> Result<()> {
+        self.state.start_transaction(options)?;
+        self.state.until = None;
+        self.connection = None;
+        self.span = logs::transaction_span();
+        Ok(())
+    }
+
+    /// Commits the transaction, and tries again once after an error that allows it. A transaction
+    /// without a command is committed without one. The state is committed afterwards, even on an
+    /// error. May be called again, which waits for a majority.
+    ///
+    /// # Errors
+    /// There is no transaction, or it was aborted; the command failed, or its write concern. With
+    /// the label `UnknownTransactionCommitResult`, call it again; with `TransientTransactionError`,
+    /// run the whole transaction again.
+    pub async fn commit_transaction(&mut self) -> Result<()> {
+        self.end_transaction(Ending::Commit, None).await
+    }
+
+    /// [`commit_transaction`](Self::commit_transaction) with a time limit (`timeoutMS`).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn commit_transaction_by(&mut self, timeout: Duration) -> Result<()> {
+        self.end_transaction(Ending::Commit, Some(timeout)).await
+    }
+
+    /// Aborts the transaction. Errors of the command are ignored: the server aborts the transaction
+    /// in the end.
+    ///
+    /// # Errors
+    /// There is no transaction, or it has ended.
+    pub async fn abort_transaction(&mut self) -> Result<()> {
+        self.end_transaction(Ending::Abort, None).await
+    }
+
+    /// [`abort_transaction`](Self::abort_transaction) with a time limit (`timeoutMS`).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn abort_transaction_by(&mut self, timeout: Duration) -> Result<()> {
+        self.end_transaction(Ending::Abort, Some(timeout)).await
+    }
+
+    async fn end_transaction(&mut self, ending: Ending, timeout: Option<Duration>) -> Result<()> {
+        let outcome = self.send_end(ending, timeout).await;
+        if !self.state.is_in_transaction() {
+            self.span = Span::none();
+        }
+        outcome
+    }
+
+    async fn send_end(&mut self, ending: Ending, timeout: Option<Duration>) -> Result<()> {
+        if !self.state.transaction.end(ending)? {
+            if ending == Ending::Abort {
+                self.unpin();
+            }
+            return Ok(());
+        }
+        let mut request = Request::end_transaction(ending);
+        // Within `with_transaction` its limit counts.
+        let own = self.state.options().default_timeout;
+        let own = own.filter(|_| self.state.until.is_none());
+        request.timeout = timeout.or(own);
+        let pools = self.pools.clone();
+        let mut owner = Owner::Explicit(self);
+        let outcome = match Run::new(&pools, &mut owner, &mut request, Vec::new()) {
+            Ok(mut run) => run.run().await,
+            Err(error) => Err(error),
+        };
+        match ending {
+            Ending::Abort => {
+                self.unpin();
+                Ok(())
+            }
+            Ending::Commit => outcome?.reply.check_write().map_err(|error| {
+                self.state.transaction.commit_failed(false);
+                let error = label_commit(error, true);
+                if error.has_label(UNKNOWN_COMMIT_RESULT) {
+                    self.unpin();
+                }
+                error
+            }),
+        }
+    }
+
+    /// Runs a transaction: starts it, calls the function, and commits. If the function or the commit
+    /// fails with the label `TransientTransactionError`, all of it is done again after a short pause;
+    /// a commit with the label `UnknownTransactionCommitResult` alone is repeated. This ends after
+    /// 120 s, or the session's or the client's time limit (`timeoutMS`).
+    ///
+    /// The function may be called several times: what it does outside of the transaction is repeated.
+    /// It must return the errors of its commands, because they may have aborted the transaction. To
+    /// end it with another result, it can abort the transaction itself and return that as a value.
+    ///
+    /// # Errors
+    /// The error of the function or of the commit. Once the time is over,
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), with that error as its cause.
+    ///
+    /// The future of an async closure is not known to be `Send` where it is spawned: there, use
+    /// [`with_boxed_transaction`](Self::with_boxed_transaction).
+    ///
+    /// Specification: convenient API for transactions.
+    pub async fn with_transaction<T, F>(
+        &mut self,
+        options: TransactionOptions,
+        function: F,
+    ) -> Result<T>
+    where
+        F: AsyncFnMut(&mut Session<B>) -> Result<T>,
+    {
+        self.run_transaction(None, options, function).await
+    }
+
+    /// [`with_transaction`](Self::with_transaction) with a time limit (`timeoutMS`) for all of it.
+    /// Operations of the function must not have limits of their own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn with_transaction_by<T, F>(
+        &mut self,
+        timeout: Duration,
+        options: TransactionOptions,
+        function: F,
+    ) -> Result<T>
+    where
+        F: AsyncFnMut(&mut Session<B>) -> Result<T>,
+    {
+        self.run_transaction(Some(timeout), options, function).await
+    }
+
+    /// [`with_transaction`](Self::with_transaction) with a function that returns a boxed future, and
+    /// a context for it in place of captured borrows. Unlike that of an async closure, its future is
+    /// known to be `Send`: for `tokio::spawn`, and handlers of web frameworks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn with_boxed_transaction<T, C, F>(
+        &mut self,
+        options: TransactionOptions,
+        mut context: C,
+        mut function: F,
+    ) -> Result<T>
+    where
+        C: Send,
+        F: for<'s> FnMut(&'s mut Session<B>, &'s mut C) -> TransactionFuture<'s, T> + Send,
+    {
+        let mut runs = self.begin_runs(None);
+        loop {
+            self.start_run(&mut runs, &options)?;
+            let outcome = function(self, &mut context).await;
+            if let Some(outcome) = self.settle(&runs, outcome).await {
+                self.state.until = None;
+                return outcome;
+            }
+        }
+    }
+
+    async fn run_transaction<T, F>(
+        &mut self,
+        timeout: Option<Duration>,
+        options: TransactionOptions,
+        mut function: F,
+    ) -> Result<T>
+    where
+        F: AsyncFnMut(&mut Session<B>) -> Result<T>,
+    {
+        let mut runs = self.begin_runs(timeout);
+        loop {
+            self.start_run(&mut runs, &options)?;
+            let outcome = function(self).await;
+            if let Some(outcome) = self.settle(&runs, outcome).await {
+                self.state.until = None;
+                return outcome;
+            }
+        }
+    }
+
+    fn begin_runs(&self, timeout: Option<Duration>) -> Runs {
+        let client = self.pools.client().defaults.timeout;
+        let timeout = timeout.or(self.state.options().default_timeout).or(client);
+        let begun = Instant::now();
+        let limit = timeout.filter(|limit| !limit.is_zero());
+        Runs {
+            begun,
+            until: limit.and_then(|limit| begun.into_std().checked_add(limit)),
+            end: begun + limit.unwrap_or(WITH_TRANSACTION),
+            count: 0,
+        }
+    }
+
+    fn start_run(&mut self, runs: &mut Runs, options: &TransactionOptions) -> Result<()> {
+        runs.count += 1;
+        self.start_transaction(options.clone())?;
+        self.state.until = runs.until;
+        Ok(())
+    }
+
+    /// Ends one run of a transaction. Returns the outcome of all, or `None` to run it again.
+    async fn settle<T>(&mut self, runs: &Runs, outcome: Result<T>) -> Option<Result<T>> {
+        let error = match outcome {
+            Err(error) => {
+                if self.state.is_in_transaction() {
+                    // Its own time, so that it reaches the server.
+                    let until = self.state.until.take();
+                    let _ = self.abort_transaction().await;
+                    self.state.until = until;
+                }
+                error
+            }
+            Ok(value) if !self.state.is_in_transaction() => return Some(Ok(value)),
+            Ok(value) => match self.commit_by(runs.begun, runs.end).await {
+                Ok(()) => return Some(Ok(value)),
+                Err(error) => error,
+            },
+        };
+        if !error.has_label(TRANSIENT_TRANSACTION_ERROR) {
+            return Some(Err(error));
+        }
+        let random = self.pools.topology().shared().random();
+        let pause = transaction_backoff(runs.count, jitter(random));
+        if Instant::now() + pause >= runs.end {
+            return Some(Err(timed_out(error, runs.begun.elapsed())));
+        }
+        wait(pause).await;
+        None
+    }
+
+    /// Commits, again while the result is unknown.
+    async fn commit_by(&mut self, begun: Instant, end: Instant) -> Result<()> {
+        loop {
+            let Err(error) = self.commit_transaction().await else {
+                return Ok(());
+            };
+            let is_unknown = error.has_label(UNKNOWN_COMMIT_RESULT) && !is_server_limit(&error);
+            if !is_unknown {
+                return Err(error);
+            }
+            if Instant::now() >= end {
+                let error = timed_out(error, begun.elapsed());
+                // The transaction may have been committed: it is not run again.
+                return Err(error.without_label(TRANSIENT_TRANSACTION_ERROR));
+            }
+        }
+    }
+
+    /// Ends the session, and aborts an open transaction first. A drop leaves that to the background.
+    pub async fn end(mut self) {
+        if self.state.is_in_transaction() {
+            let _ = self.abort_transaction().await;
+        }
+    }
+}
+
+/// The future of a function for [`Session::with_boxed_transaction`].
+pub type TransactionFuture<'s, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 's>>;
+
+/// The runs of one transaction.
+struct Runs {
+    begun: Instant,
+    /// When its time limit is over, if it has one.
+    until: Option<std::time::Instant>,
+    end: Instant,
+    count: u32,
+}
+
+/// Whether the server's own limit (`maxTimeMS`) ended the commit.
+fn is_server_limit(error: &Error) -> bool {
+    is_time_limit(error) || error.cause().is_some_and(is_time_limit)
+}
+
+impl<B: Backend> Drop for Session<B> {
+    fn drop(&mut self) {
+        if self.is_final || !self.state.has_begun() {
+            return;
+        }
+        let mut session = Session {
+            state: self.state.take(),
+            pools: self.pools.clone(),
+            connection: self.connection.take(),
+            span: std::mem::replace(&mut self.span, Span::none()),
+            // If that fails, it is not tried again.
+            is_final: true,
+        };
+        session.state.until = None;
+        self.pools.spawn_leftover(move |limits| async move {
+            let _ = limits.bound(session.abort_transaction()).await;
+        });
+    }
+}
+
+impl<B: Backend> Deref for Session<B> {
+    type Target = ClientSession;
+
+    fn deref(&self) -> &ClientSession {
+        &self.state
+    }
+}
+
+impl<B: Backend> DerefMut for Session<B> {
+    fn deref_mut(&mut self) -> &mut ClientSession {
+        &mut self.state
+    }
+}
+
+impl<B: Backend> fmt::Debug for Session<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("state", &self.state)
+            .field("is_pinned", &self.is_pinned())
+            .finish_non_exhaustive()
+    }
+}

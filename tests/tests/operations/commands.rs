@@ -1,0 +1,429 @@
+//! What is added to commands.
+
+use mongo_core::auth::{AuthMechanism, Credential};
+use mongo_core::bson::{Document, doc};
+use mongo_core::operation::{OperationKind, SessionOptions};
+use mongo_core::pools::Backend;
+use mongo_core::select::{ReadPreference, ReadPreferenceMode};
+use mongo_core::{ErrorKind, ReadConcern, WriteConcern};
+use mongo_testkit::{Deployment, SimNetwork};
+
+use crate::support::World;
+
+on_both! {
+    a_command_has_an_implicit_session_and_the_cluster_time,
+    sessions_are_used_again,
+    concerns_of_the_connection_string_reach_reads_and_writes,
+    a_read_preference_selects_and_is_sent,
+    a_retryable_write_has_a_number,
+    an_explicit_session_is_causally_consistent,
+    a_session_of_other_pools_is_refused,
+    a_command_with_fields_of_a_session_is_refused,
+    an_unacknowledged_write_has_no_session,
+    a_command_on_a_connection_has_the_same_fields,
+    a_failed_write_is_found_by_check_write,
+    a_close_ends_the_sessions_on_the_server,
+    credentials_have_sessions_of_their_own,
+}
+
+fn session_of(command: &Document) -> Option<&Document> {
+    command.get_document("lsid").ok()
+}
+
+async fn a_command_has_an_implicit_session_and_the_cluster_time<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    for _ in 0..2 {
+        let reply = world.pools.command("admin", &doc! { "ping": 1 }).await;
+        assert_eq!(reply.expect("a reply").get_f64("ok").ok(), Some(1.0));
+    }
+    let pings = world.commands.of("ping");
+    assert!(
+        pings.iter().all(|ping| session_of(ping).is_some()),
+        "{pings:?}"
+    );
+    for absent in [
+        "txnNumber",
+        "readConcern",
+        "writeConcern",
+        "$readPreference",
+        "maxTimeMS",
+    ] {
+        assert!(!pings[0].contains_key(absent), "{absent}");
+    }
+    assert_eq!(pings[0].get_str("$db").ok(), Some("admin"));
+    world.pools.close().await;
+}
+
+async fn sessions_are_used_again<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let ping = doc! { "ping": 1 };
+    for _ in 0..2 {
+        world
+            .pools
+            .command("admin", &ping)
+            .await
+            .map(drop)
+            .expect("a reply");
+    }
+    let first = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let second = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    assert_ne!(first.id(), second.id());
+    let (first_id, second_id) = (first.id().to_owned(), second.id().to_owned());
+    drop(first);
+    drop(second);
+    let again = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    assert_eq!(again.id(), &*second_id);
+    let pings = world.commands.of("ping");
+    assert_eq!(session_of(&pings[0]), session_of(&pings[1]));
+    let first_id = Document::try_from(&*first_id).expect("a document");
+    assert_eq!(session_of(&pings[0]), Some(&first_id));
+    world.pools.close().await;
+}
+
+async fn concerns_of_the_connection_string_reach_reads_and_writes<B: Backend<Config: Default>>() {
+    let options = "w=majority&journal=true&wTimeoutMS=500&readConcernLevel=local";
+    let world = World::<B>::replica_set(options).await;
+    let pools = &world.pools;
+    let find = doc! { "find": "c" };
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let run = [
+        pools.command("db", &insert).kind(OperationKind::Write),
+        pools
+            .command("db", &insert)
+            .kind(OperationKind::Write)
+            .write_concern(WriteConcern::nodes(1)),
+        pools
+            .command("db", &insert)
+            .kind(OperationKind::Write)
+            .write_concern(WriteConcern::default()),
+        pools.command("db", &insert),
+        pools.command("db", &find).kind(OperationKind::Read),
+        pools
+            .command("db", &find)
+            .kind(OperationKind::Read)
+            .read_concern(ReadConcern::default()),
+        pools.command("db", &find).comment("why"),
+    ];
+    for command in run {
+        command.await.map(drop).expect("a reply");
+    }
+    let inserts = world.commands.of("insert");
+    let full = doc! { "w": "majority", "j": true, "wtimeout": 500_i64 };
+    let concerns = inserts
+        .iter()
+        .map(|own| own.get_document("writeConcern").ok().cloned());
+    let concerns: Vec<_> = concerns.collect();
+    assert_eq!(concerns[1..], [Some(doc! { "w": 1 }), None, None]);
+    assert_eq!(
+        concerns[0].as_ref().map(Document::len),
+        Some(full.len()),
+        "{concerns:?}"
+    );
+    let finds = world.commands.of("find");
+    assert_eq!(
+        finds[0].get_document("readConcern").ok(),
+        Some(&doc! { "level": "local" })
+    );
+    assert!(!finds[1].contains_key("readConcern") && !finds[2].contains_key("readConcern"));
+    assert_eq!(finds[2].get_str("comment").ok(), Some("why"));
+    assert_eq!(pools.write_concern().journal, Some(true));
+    pools.close().await;
+}
+
+async fn a_read_preference_selects_and_is_sent<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("readPreference=secondary").await;
+    let find = doc! { "find": "c" };
+    let nearest = ReadPreference::new(ReadPreferenceMode::Nearest);
+    let reads = [
+        world.pools.command("db", &find).kind(OperationKind::Read),
+        world
+            .pools
+            .command("db", &find)
+            .kind(OperationKind::Command),
+        world.pools.command("db", &find).read_preference(nearest),
+    ];
+    for read in reads {
+        read.await.map(drop).expect("a reply");
+    }
+    let servers = world.commands.servers_of("find");
+    let primary = world.set.address(0);
+    assert!(
+        servers[0] != primary && servers[1] == primary,
+        "{servers:?}"
+    );
+    let finds = world.commands.of("find");
+    let modes = finds.iter().map(|own| {
+        let preference = own.get_document("$readPreference").ok()?;
+        preference.get_str("mode").ok()
+    });
+    assert!(modes.eq([Some("secondary"), None, Some("nearest")]));
+    world.pools.close().await;
+}
+
+async fn a_retryable_write_has_a_number<B: Backend<Config: Default>>() {
+    for (options, is_numbered) in [("", true), ("retryWrites=false", false)] {
+        let world = World::<B>::replica_set(options).await;
+        let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+        for _ in 0..2 {
+            let write = world
+                .pools
+                .command("db", &insert)
+                .kind(OperationKind::Write);
+            write
+                .await
+                .expect("a reply")
+                .check_write()
+                .expect("a write");
+        }
+        let many = world
+            .pools
+            .command("db", &insert)
+            .kind(OperationKind::Write);
+        many.not_retryable().await.map(drop).expect("a reply");
+        let inserts = world.commands.of("insert");
+        let numbers: Vec<_> = inserts
+            .iter()
+            .map(|own| own.get_i64("txnNumber").ok())
+            .collect();
+        let expected = match is_numbered {
+            true => [Some(1), Some(2), None],
+            false => [None, None, None],
+        };
+        assert_eq!(numbers, expected);
+        world.pools.close().await;
+    }
+    let world = World::<B>::standalone("").await;
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = world
+        .pools
+        .command("db", &insert)
+        .kind(OperationKind::Write);
+    write.await.map(drop).expect("a reply");
+    assert!(!world.commands.of("insert")[0].contains_key("txnNumber"));
+    world.pools.close().await;
+}
+
+async fn an_explicit_session_is_causally_consistent<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let options = SessionOptions::default();
+    for (options, is_causal) in [
+        (options.clone(), true),
+        (options.with_causal_consistency(false), false),
+    ] {
+        let mut session = world.pools.start_session(options).expect("a session");
+        let before = world.commands.of("find").len();
+        for kind in [
+            OperationKind::Read,
+            OperationKind::Read,
+            OperationKind::Command,
+        ] {
+            let find = world.pools.command("db", &doc! { "find": "c" }).kind(kind);
+            find.session(&mut session).await.map(drop).expect("a reply");
+        }
+        let finds = world.commands.of("find");
+        assert!(!finds[before].contains_key("readConcern"));
+        if session.operation_time().is_some() {
+            let second = finds[before + 1].get_document("readConcern").ok();
+            let after = second.and_then(|own| own.get_timestamp("afterClusterTime").ok());
+            assert_eq!(after.is_some(), is_causal);
+        }
+        assert!(
+            !finds[before + 2].contains_key("readConcern"),
+            "not guessed"
+        );
+    }
+    world.pools.close().await;
+}
+
+async fn a_session_of_other_pools_is_refused<B: Backend<Config: Default>>() {
+    let (one, other) = (
+        World::<B>::replica_set("").await,
+        World::<B>::replica_set("").await,
+    );
+    let mut session = one
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let ping = doc! { "ping": 1 };
+    let refused = other.pools.command("db", &ping).session(&mut session).await;
+    let refused = refused.map(drop).expect_err("another deployment");
+    assert!(
+        matches!(refused.kind(), ErrorKind::Configuration(_)),
+        "{refused}"
+    );
+    let mut connection = other.pools.get().await.expect("a connection");
+    let refused = connection.command("db", &ping).session(&mut session).await;
+    refused.map(drop).expect_err("another deployment");
+    drop(connection);
+    assert_eq!(other.commands.of("ping"), []);
+    one.pools.close().await;
+    other.pools.close().await;
+}
+
+async fn a_command_with_fields_of_a_session_is_refused<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    for field in [
+        "lsid",
+        "txnNumber",
+        "autocommit",
+        "startTransaction",
+        "$clusterTime",
+        "$db",
+    ] {
+        let refused = world
+            .pools
+            .command("db", &doc! { "ping": 1, field: 1 })
+            .await;
+        let refused = refused.map(drop).expect_err("a field of the session");
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
+    let empty = world.pools.command("db", &doc! {}).await;
+    empty.map(drop).expect_err("an empty command");
+    world.pools.close().await;
+}
+
+async fn an_unacknowledged_write_has_no_session<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("w=0").await;
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = world
+        .pools
+        .command("db", &insert)
+        .kind(OperationKind::Write);
+    write.await.map(drop).expect("a reply");
+    assert_eq!(session_of(&world.commands.of("insert")[0]), None);
+    let mut session = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let write = world
+        .pools
+        .command("db", &insert)
+        .kind(OperationKind::Write);
+    let refused = write.session(&mut session).await.map(drop);
+    refused.expect_err("a session");
+    world.pools.close().await;
+}
+
+async fn a_command_on_a_connection_has_the_same_fields<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("w=majority").await;
+    let mut connection = world.pools.get().await.expect("a connection");
+    let mut session = connection
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    for session in [None, Some(&mut session)] {
+        let write = connection.command("db", &insert).kind(OperationKind::Write);
+        let write = match session {
+            Some(session) => write.session(session),
+            None => write,
+        };
+        write
+            .await
+            .expect("a reply")
+            .check_write()
+            .expect("a write");
+    }
+    for write in world.commands.of("insert") {
+        assert!(session_of(&write).is_some() && write.contains_key("txnNumber"));
+        assert_eq!(
+            write.get_document("writeConcern").ok(),
+            Some(&doc! { "w": "majority" })
+        );
+    }
+    drop(connection);
+    world.pools.close().await;
+}
+
+async fn a_failed_write_is_found_by_check_write<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let insert = doc! { "insert": "c", "documents": [{ "_id": 1 }, { "_id": 1 }] };
+    let write = world
+        .pools
+        .command("db", &insert)
+        .kind(OperationKind::Write);
+    let error = write
+        .await
+        .expect("a reply")
+        .check_write()
+        .expect_err("twice");
+    assert_eq!(error.code(), Some(11000));
+    world.pools.close().await;
+}
+
+async fn a_close_ends_the_sessions_on_the_server<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    world
+        .pools
+        .command("db", &doc! { "ping": 1 })
+        .await
+        .map(drop)
+        .expect("a reply");
+    let session = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let other = world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    drop((session, other));
+    world.pools.close().await;
+    let ended = world.commands.of("endSessions");
+    assert_eq!(ended.len(), 1);
+    assert_eq!(
+        ended[0].get_array("endSessions").map(Vec::len).ok(),
+        Some(2)
+    );
+    assert!(session_of(&ended[0]).is_none());
+    world.pools.close().await;
+    assert_eq!(world.commands.of("endSessions").len(), 1);
+}
+
+async fn credentials_have_sessions_of_their_own<B: Backend<Config: Default>>() {
+    let network = SimNetwork::new(5);
+    let set = Deployment::replica_set("rs")
+        .members(1)
+        .network(&network)
+        .plain_user("one", "first")
+        .plain_user("two", "second");
+    let world = World::<B>::over(set.start().await, &network, "");
+    let of = |name: &str, password: &str| {
+        let credential = Credential::new(name, password).with_mechanism(AuthMechanism::Plain);
+        world.pools.with_credential(credential).expect("a handle")
+    };
+    let (one, two) = (of("one", "first"), of("two", "second"));
+    for pools in [&one, &two, &one, &two] {
+        pools
+            .command("db", &doc! { "ping": 1 })
+            .await
+            .map(drop)
+            .expect("a reply");
+    }
+    let pings = world.commands.of("ping");
+    let ids: Vec<_> = pings.iter().map(session_of).collect();
+    assert!(
+        ids[0] == ids[2] && ids[1] == ids[3] && ids[0] != ids[1],
+        "{ids:?}"
+    );
+    let mut session = one
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let refused = two
+        .command("db", &doc! { "ping": 1 })
+        .session(&mut session)
+        .await;
+    refused.map(drop).expect_err("another credential");
+    drop(session);
+    // Those of both are ended.
+    world.pools.close().await;
+    assert_eq!(world.commands.of("endSessions").len(), 2);
+}

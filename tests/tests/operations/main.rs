@@ -1,0 +1,11 @@
+//! Operations on `Pools` and `Connection`, for either backend: each test runs for deadpool and for
+//! bb8.
+
+#[macro_use]
+mod support;
+
+mod commands;
+mod cursors;
+mod real;
+mod retries;
+mod transactions;

@@ -1,0 +1,171 @@
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mongo_core::bson::{Document, doc};
+use mongo_core::error::ErrorKind;
+use mongo_core::event::{CommandEvent, EventHandlers};
+use mongo_core::net::{Connector, Stream};
+use mongo_core::pools::{Backend, Pools, PoolsBuilder};
+use mongo_core::{ClientOptions, Error, ServerAddress};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, ScriptedServer, SimNetwork};
+use tokio::time::{sleep, timeout};
+
+/// The limit for waits in tests.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Makes tests of each function for both backends, on a paused clock and a network in memory.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        on_both!(@instance deadpool, mongo_deadpool::Pool, $($name)*);
+        on_both!(@instance bb8, mongo_bb8::Pool, $($name)*);
+    };
+    (@instance $module:ident, $backend:ty, $($name:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $name() {
+                    let run = super::$name::<$backend>();
+                    let limit = crate::support::LIMIT * 60;
+                    tokio::time::timeout(limit, run).await.expect("in time");
+                }
+            )*
+        }
+    };
+}
+
+/// Started commands, and how each ended, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Commands(Arc<Mutex<Vec<(String, Document)>>>);
+
+impl Commands {
+    pub(crate) fn handlers(&self) -> EventHandlers {
+        let kept = self.clone();
+        EventHandlers::new().on_command(move |event| {
+            if let CommandEvent::Started(started) = event {
+                let command = Document::try_from(&*started.command).expect("a document");
+                let mut commands = kept.0.lock().expect("no panic");
+                commands.push((started.address.to_string(), command));
+            }
+        })
+    }
+
+    /// The commands of a name, with their servers, in order.
+    pub(crate) fn of(&self, name: &str) -> Vec<Document> {
+        let commands = self.0.lock().expect("no panic");
+        let own = commands.iter().filter(|(_, own)| own.contains_key(name));
+        own.map(|(_, command)| command.clone()).collect()
+    }
+
+    pub(crate) fn servers_of(&self, name: &str) -> Vec<String> {
+        let commands = self.0.lock().expect("no panic");
+        let own = commands.iter().filter(|(_, own)| own.contains_key(name));
+        own.map(|(server, _)| server.clone()).collect()
+    }
+}
+
+/// Members on a network in memory, and pools over them that keep their commands.
+pub(crate) struct World<B: Backend> {
+    pub(crate) set: Deployment,
+    pub(crate) pools: Pools<B>,
+    pub(crate) commands: Commands,
+}
+
+impl<B: Backend<Config: Default>> World<B> {
+    /// A replica set of three members, whose primary is the first.
+    pub(crate) async fn replica_set(options: &str) -> Self {
+        let network = SimNetwork::new(5);
+        let set = Deployment::replica_set("rs").members(3).network(&network);
+        Self::over(set.start().await, &network, options)
+    }
+
+    pub(crate) async fn sharded(routers: usize, options: &str) -> Self {
+        let network = SimNetwork::new(5);
+        let set = Deployment::sharded(routers).network(&network);
+        Self::over(set.start().await, &network, options)
+    }
+
+    pub(crate) async fn load_balanced(options: &str) -> Self {
+        let network = SimNetwork::new(5);
+        let set = Deployment::load_balanced(1).network(&network);
+        Self::over(set.start().await, &network, options)
+    }
+
+    pub(crate) async fn standalone(options: &str) -> Self {
+        let network = SimNetwork::new(5);
+        let set = Deployment::standalones(1).network(&network);
+        Self::over(set.start().await, &network, options)
+    }
+
+    pub(crate) fn over(set: Deployment, network: &SimNetwork, options: &str) -> Self {
+        for server in 0..set.len() {
+            end_transactions(set.server(server));
+        }
+        let commands = Commands::default();
+        let uri = set.uri();
+        let joint = if uri.contains('?') { '&' } else { '?' };
+        let uri = format!("{uri}{joint}{options}");
+        let mut options = ClientOptions::parse(&uri).expect("a connection string");
+        options.allow_plain_without_tls = true;
+        let builder: PoolsBuilder<B> = Pools::builder(options);
+        let pools = builder
+            .connector(Arc::new(OverSim(network.clone())))
+            .event_handlers(commands.handlers())
+            .build()
+            .expect("pools");
+        Self {
+            set,
+            pools,
+            commands,
+        }
+    }
+
+    /// Fails commands on the first server: `data` as in `failCommand`.
+    pub(crate) fn fail(&self, times: i32, data: Document) {
+        self.set.fail_commands(0, doc! { "times": times }, data);
+    }
+
+    /// Fails ends of transactions on the first server, with an error or by dropping the connection.
+    pub(crate) fn fail_ends(&self, times: u64, command: &str, error: Option<ErrorReply>) {
+        let server = self.set.server(0);
+        server.script().clear();
+        let matcher = Matcher::command(command).times(times);
+        server.script().add(match error {
+            Some(error) => matcher.then(Action::Error(error)),
+            None => matcher.drop_connection(),
+        });
+        end_transactions(server);
+    }
+}
+
+/// Ends transactions and sessions, whatever they are.
+fn end_transactions(server: &ScriptedServer) {
+    for command in ["commitTransaction", "abortTransaction", "endSessions"] {
+        let done = Action::Reply(doc! { "ok": 1 });
+        server.script().add(Matcher::command(command).then(done));
+    }
+}
+
+/// The network in memory as a transport.
+pub(crate) struct OverSim(pub(crate) SimNetwork);
+
+#[async_trait]
+impl Connector for OverSim {
+    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
+        let stream = self.0.connect(&address.to_string()).await;
+        stream
+            .map(Stream::custom)
+            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
+    }
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = timeout(LIMIT, wait).await;
+    assert!(waited.is_ok(), "{what}: not within {LIMIT:?}");
+}

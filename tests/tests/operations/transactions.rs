@@ -1,0 +1,601 @@
+//! Transactions.
+
+use std::time::Duration;
+
+use mongo_core::bson::{Document, doc};
+use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions, TransactionState};
+use mongo_core::pools::{Backend, Session};
+use mongo_core::select::{ReadPreference, ReadPreferenceMode};
+use mongo_core::{Error, ErrorKind, ReadConcern, WriteConcern};
+use mongo_testkit::ErrorReply;
+use tokio::time::Instant;
+
+use crate::support::{World, eventually};
+
+on_both! {
+    the_first_command_starts_the_transaction,
+    a_transaction_without_commands_sends_nothing,
+    states_refuse_what_is_out_of_order,
+    options_of_operations_are_refused,
+    a_repeated_commit_waits_for_a_majority,
+    a_commit_is_retried_even_without_retrywrites,
+    errors_of_an_abort_are_ignored,
+    a_command_is_not_retried_in_a_transaction,
+    an_overloaded_first_command_is_first_again,
+    a_transaction_is_pinned_to_a_router,
+    a_transient_error_unpins,
+    a_load_balancer_keeps_the_transaction_s_connection,
+    with_transaction_runs_again_after_a_transient_error,
+    with_transaction_commits_again_while_the_result_is_unknown,
+    with_transaction_ends_with_its_time,
+    a_dropped_transaction_is_aborted,
+    a_transaction_can_be_spawned,
+    an_overloaded_router_keeps_its_transaction,
+    a_transaction_runs_on_a_connection,
+}
+
+fn session<B: Backend>(world: &World<B>) -> Session<B> {
+    world
+        .pools
+        .start_session(SessionOptions::default())
+        .expect("a session")
+}
+
+async fn insert<B: Backend>(world: &World<B>, session: &mut Session<B>) -> Result<(), Error> {
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = world
+        .pools
+        .command("db", &insert)
+        .kind(OperationKind::Write);
+    write.session(session).await?.check_write()
+}
+
+/// The refusal of an overloaded server.
+fn overloaded() -> ErrorReply {
+    let refusal = ErrorReply::new(462, "IngressRequestRateLimitExceeded", "too many");
+    refusal
+        .label("SystemOverloadedError")
+        .label("RetryableError")
+}
+
+fn begin<B: Backend>(session: &mut Session<B>) {
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
+}
+
+async fn the_first_command_starts_the_transaction<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("w=majority").await;
+    let mut session = session(&world);
+    let options = TransactionOptions::default().with_read_concern(ReadConcern::SNAPSHOT);
+    session.start_transaction(options).expect("a transaction");
+    insert(&world, &mut session).await.expect("a write");
+    insert(&world, &mut session).await.expect("a write");
+    session.commit_transaction().await.expect("a commit");
+    let inserts = world.commands.of("insert");
+    assert_eq!(inserts[0].get_bool("startTransaction").ok(), Some(true));
+    let level = inserts[0]
+        .get_document("readConcern")
+        .ok()
+        .map(|own| own.get_str("level").ok());
+    assert_eq!(level, Some(Some("snapshot")));
+    assert!(
+        !inserts[1].contains_key("startTransaction") && !inserts[1].contains_key("readConcern")
+    );
+    for own in &inserts {
+        assert_eq!(own.get_bool("autocommit").ok(), Some(false));
+        assert_eq!(own.get_i64("txnNumber").ok(), Some(1));
+        assert!(!own.contains_key("writeConcern"));
+    }
+    let commit = &world.commands.of("commitTransaction")[0];
+    assert_eq!(
+        commit.get_document("writeConcern").ok(),
+        Some(&doc! { "w": "majority" })
+    );
+    assert_eq!(commit.get_str("$db").ok(), Some("admin"));
+    assert_eq!(
+        session.transaction_state(),
+        TransactionState::Committed { empty: false }
+    );
+    // The next operation is outside of any transaction.
+    insert(&world, &mut session).await.expect("a write");
+    assert_eq!(session.transaction_state(), TransactionState::None);
+    assert!(!world.commands.of("insert")[2].contains_key("autocommit"));
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_transaction_without_commands_sends_nothing<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    session
+        .commit_transaction()
+        .await
+        .expect("nothing to commit");
+    session
+        .commit_transaction()
+        .await
+        .expect("nothing to commit");
+    begin(&mut session);
+    session.abort_transaction().await.expect("nothing to abort");
+    assert!(world.commands.of("commitTransaction").is_empty());
+    assert!(world.commands.of("abortTransaction").is_empty());
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn states_refuse_what_is_out_of_order<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    let says = |outcome: Result<(), Error>, text: &str| {
+        let error = outcome.expect_err("out of order");
+        assert!(error.to_string().contains(text), "{error}");
+        assert!(matches!(error.kind(), ErrorKind::Configuration(_)));
+    };
+    says(session.commit_transaction().await, "No transaction started");
+    says(session.abort_transaction().await, "No transaction started");
+    begin(&mut session);
+    let again = session.start_transaction(TransactionOptions::default());
+    says(again, "Transaction already in progress");
+    session.abort_transaction().await.expect("an abort");
+    says(
+        session.abort_transaction().await,
+        "Cannot call abortTransaction twice",
+    );
+    let commit = session.commit_transaction().await;
+    says(
+        commit,
+        "Cannot call commitTransaction after calling abortTransaction",
+    );
+    begin(&mut session);
+    session.commit_transaction().await.expect("a commit");
+    let abort = session.abort_transaction().await;
+    says(
+        abort,
+        "Cannot call abortTransaction after calling commitTransaction",
+    );
+    let unacknowledged = TransactionOptions::default().with_write_concern(WriteConcern::nodes(0));
+    let refused = session.start_transaction(unacknowledged);
+    says(
+        refused,
+        "transactions do not support unacknowledged write concerns",
+    );
+    let snapshot = SessionOptions::default().with_snapshot(true);
+    let mut snapshot = world.pools.start_session(snapshot).expect("a session");
+    let refused = snapshot.start_transaction(TransactionOptions::default());
+    says(refused, "not supported in snapshot sessions");
+    drop((session, snapshot));
+    world.pools.close().await;
+}
+
+async fn options_of_operations_are_refused<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    let find = doc! { "find": "c" };
+    let command = || world.pools.command("db", &find).kind(OperationKind::Read);
+    let secondary = ReadPreference::new(ReadPreferenceMode::Secondary);
+    for (command, text) in [
+        (
+            command().read_concern(ReadConcern::LOCAL),
+            "Cannot set read concern",
+        ),
+        (
+            command().write_concern(WriteConcern::majority()),
+            "Cannot set write concern",
+        ),
+        (
+            command().read_preference(secondary),
+            "read preference in a transaction must be primary",
+        ),
+    ] {
+        let refused = command
+            .session(&mut session)
+            .await
+            .map(drop)
+            .expect_err("an option");
+        assert!(refused.to_string().contains(text), "{refused}");
+        assert_eq!(
+            session.transaction_state(),
+            TransactionState::Starting,
+            "unchanged"
+        );
+    }
+    session.abort_transaction().await.expect("nothing to abort");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_repeated_commit_waits_for_a_majority<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    session.commit_transaction().await.expect("a commit");
+    session.commit_transaction().await.expect("a commit");
+    let commits = world.commands.of("commitTransaction");
+    assert!(!commits[0].contains_key("writeConcern"));
+    let concern = commits[1].get_document("writeConcern").expect("a concern");
+    assert_eq!(concern.get_str("w").ok(), Some("majority"));
+    assert!(concern.contains_key("wtimeout"));
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_commit_is_retried_even_without_retrywrites<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("retryWrites=false").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    world.fail_ends(1, "commitTransaction", None);
+    session
+        .commit_transaction()
+        .await
+        .expect("the second attempt");
+    let commits = world.commands.of("commitTransaction");
+    assert_eq!(commits.len(), 2);
+    assert_eq!(commits[0].get("txnNumber"), commits[1].get("txnNumber"));
+    let concern = commits[1].get_document("writeConcern").expect("a concern");
+    assert_eq!(concern.get_str("w").ok(), Some("majority"));
+    // Twice is a failure whose result is unknown.
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    world.fail_ends(2, "commitTransaction", None);
+    let error = session
+        .commit_transaction()
+        .await
+        .expect_err("two failures");
+    assert!(
+        error.has_label("UnknownTransactionCommitResult"),
+        "{error:?}"
+    );
+    assert!(!error.has_label("TransientTransactionError"));
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn errors_of_an_abort_are_ignored<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    world.fail_ends(5, "abortTransaction", None);
+    session.abort_transaction().await.expect("no error");
+    assert_eq!(world.commands.of("abortTransaction").len(), 2);
+    assert_eq!(session.transaction_state(), TransactionState::Aborted);
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_command_is_not_retried_in_a_transaction<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    world.fail(
+        1,
+        doc! { "failCommands": ["insert"], "closeConnection": true },
+    );
+    let error = insert(&world, &mut session).await.expect_err("lost");
+    assert!(error.has_label("TransientTransactionError"), "{error:?}");
+    assert!(!error.has_label("RetryableWriteError"), "{error:?}");
+    assert_eq!(world.commands.of("insert").len(), 1);
+    assert!(session.is_dirty());
+    session.abort_transaction().await.expect("an abort");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn an_overloaded_first_command_is_first_again<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    let labels = ["SystemOverloadedError", "RetryableError"];
+    world.fail(
+        2,
+        doc! { "failCommands": ["insert"], "errorCode": 462, "errorLabels": labels },
+    );
+    insert(&world, &mut session)
+        .await
+        .expect("the third attempt");
+    let inserts = world.commands.of("insert");
+    assert_eq!(inserts.len(), 3);
+    assert!(
+        inserts
+            .iter()
+            .all(|own| own.contains_key("startTransaction"))
+    );
+    // So is the commit, with the concern that it had.
+    world.fail_ends(1, "commitTransaction", Some(overloaded()));
+    session
+        .commit_transaction()
+        .await
+        .expect("the second attempt");
+    let commits = world.commands.of("commitTransaction");
+    assert!(commits.len() == 2 && !commits[1].contains_key("writeConcern"));
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_transaction_is_pinned_to_a_router<B: Backend<Config: Default>>() {
+    let world = World::<B>::sharded(3, "").await;
+    let mut session = session(&world);
+    for _ in 0..5 {
+        begin(&mut session);
+        assert!(!session.is_pinned());
+        let before = world.commands.servers_of("insert").len();
+        for _ in 0..4 {
+            insert(&world, &mut session).await.expect("a write");
+        }
+        let servers = &world.commands.servers_of("insert")[before..];
+        assert!(
+            servers.iter().all(|server| *server == servers[0]),
+            "{servers:?}"
+        );
+        assert_eq!(
+            session.pinned_server().map(ToString::to_string),
+            Some(servers[0].clone())
+        );
+        session.commit_transaction().await.expect("a commit");
+        assert_eq!(
+            world.commands.servers_of("commitTransaction").last(),
+            Some(&servers[0])
+        );
+        assert!(session.is_pinned(), "the commit may be repeated");
+    }
+    insert(&world, &mut session).await.expect("a write");
+    assert!(!session.is_pinned());
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_transient_error_unpins<B: Backend<Config: Default>>() {
+    let world = World::<B>::sharded(2, "").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    let pinned = session.pinned_server().expect("a router").to_string();
+    let router = (0..2)
+        .find(|router| world.set.address(*router) == pinned)
+        .expect("one");
+    let data = doc! { "failCommands": ["insert"], "closeConnection": true };
+    world.set.fail_commands(router, doc! { "times": 1 }, data);
+    insert(&world, &mut session).await.expect_err("lost");
+    assert!(!session.is_pinned());
+    session.abort_transaction().await.expect("an abort");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_load_balancer_keeps_the_transaction_s_connection<B: Backend<Config: Default>>() {
+    let world = World::<B>::load_balanced("").await;
+    let in_use = || {
+        world
+            .pools
+            .status()
+            .iter()
+            .map(|pool| pool.in_use)
+            .sum::<usize>()
+    };
+    let mut session = session(&world);
+    begin(&mut session);
+    assert_eq!(in_use(), 0);
+    for _ in 0..3 {
+        insert(&world, &mut session).await.expect("a write");
+        assert!(session.is_pinned() && in_use() == 1);
+    }
+    session.commit_transaction().await.expect("a commit");
+    assert_eq!(in_use(), 1, "the commit may be repeated");
+    insert(&world, &mut session).await.expect("a write");
+    assert_eq!(in_use(), 0);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    session.abort_transaction().await.expect("an abort");
+    assert_eq!(in_use(), 0);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    world.fail(
+        1,
+        doc! { "failCommands": ["insert"], "closeConnection": true },
+    );
+    insert(&world, &mut session).await.expect_err("lost");
+    assert_eq!(in_use(), 0, "after a transient error");
+    session.abort_transaction().await.expect("an abort");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn with_transaction_runs_again_after_a_transient_error<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    world.fail(
+        2,
+        doc! { "failCommands": ["insert"], "closeConnection": true },
+    );
+    let mut calls = 0;
+    let world = &world;
+    let value = session
+        .with_transaction(TransactionOptions::default(), async |session| {
+            calls += 1;
+            insert(world, session).await?;
+            Ok(calls)
+        })
+        .await;
+    assert_eq!(value.expect("a commit"), 3);
+    let numbers = world.commands.of("insert");
+    let numbers: Vec<_> = numbers
+        .iter()
+        .filter_map(|own| own.get_i64("txnNumber").ok())
+        .collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    // Another error ends it at once.
+    let failed = session
+        .with_transaction(TransactionOptions::default(), async |session| {
+            insert(world, session).await?;
+            Err::<(), _>(Error::configuration("no"))
+        })
+        .await;
+    failed.expect_err("the function's error");
+    assert_eq!(session.transaction_state(), TransactionState::Aborted);
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn with_transaction_commits_again_while_the_result_is_unknown<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    world.fail_ends(5, "commitTransaction", None);
+    let mut calls = 0;
+    let world = &world;
+    let done = session
+        .with_transaction(TransactionOptions::default(), async |session| {
+            calls += 1;
+            insert(world, session).await
+        })
+        .await;
+    done.expect("a commit");
+    assert_eq!(calls, 1);
+    assert_eq!(world.commands.of("commitTransaction").len(), 6);
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn with_transaction_ends_with_its_time<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    let labels = ["TransientTransactionError"];
+    world.fail(
+        100_000,
+        doc! { "failCommands": ["insert"], "errorCode": 251, "errorLabels": labels },
+    );
+    let begun = Instant::now();
+    let world = &world;
+    let run = async |session: &mut Session<B>| insert(world, session).await;
+    let error = session
+        .with_transaction(TransactionOptions::default(), run)
+        .await;
+    let error = error.expect_err("never");
+    assert!(
+        error.is_timeout() && error.has_label("TransientTransactionError"),
+        "{error:?}"
+    );
+    let elapsed = begun.elapsed();
+    assert!((119..=120).contains(&elapsed.as_secs()), "{elapsed:?}");
+    let begun = Instant::now();
+    let limit = Duration::from_secs(2);
+    let run = async |session: &mut Session<B>| insert(world, session).await;
+    let error = session
+        .with_transaction_by(limit, TransactionOptions::default(), run)
+        .await;
+    assert!(error.expect_err("never").is_timeout());
+    assert!(begun.elapsed() <= limit, "{:?}", begun.elapsed());
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_dropped_transaction_is_aborted<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    drop(session);
+    eventually("an abort", || {
+        !world.commands.of("abortTransaction").is_empty()
+    })
+    .await;
+    let mut session = self::session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    session.end().await;
+    assert_eq!(world.commands.of("abortTransaction").len(), 2);
+    world.pools.close().await;
+}
+
+async fn a_transaction_runs_on_a_connection<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut connection = world.pools.get().await.expect("a connection");
+    let mut session = connection
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    for is_commit in [true, false] {
+        session
+            .start_transaction(TransactionOptions::default())
+            .expect("a transaction");
+        for _ in 0..2 {
+            let write = connection.command("db", &insert).session(&mut session);
+            write
+                .await
+                .expect("a reply")
+                .check_write()
+                .expect("a write");
+        }
+        match is_commit {
+            true => connection
+                .commit_transaction(&mut session)
+                .await
+                .expect("a commit"),
+            false => connection
+                .abort_transaction(&mut session)
+                .await
+                .expect("an abort"),
+        }
+    }
+    let starts = world.commands.of("startTransaction");
+    assert_eq!(starts.len(), 2);
+    assert_eq!(world.commands.of("commitTransaction").len(), 1);
+    assert_eq!(world.commands.of("abortTransaction").len(), 1);
+    let numbers = world.commands.of("insert");
+    let numbers: Vec<_> = numbers
+        .iter()
+        .map(|own: &Document| own.get_i64("txnNumber").ok())
+        .collect();
+    assert_eq!(numbers, [Some(1), Some(1), Some(2), Some(2)]);
+    drop(connection);
+    world.pools.close().await;
+}
+
+async fn a_transaction_can_be_spawned<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let pools = world.pools.clone();
+    let task = tokio::spawn(async move {
+        let mut session = pools.start_session(SessionOptions::default())?;
+        let options = TransactionOptions::default();
+        let run = session.with_boxed_transaction(options, pools, |session, pools| {
+            Box::pin(async move {
+                let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+                let write = pools.command("db", &insert).session(session);
+                write.await?.check_write()
+            })
+        });
+        run.await
+    });
+    task.await.expect("no panic").expect("a commit");
+    assert_eq!(world.commands.of("commitTransaction").len(), 1);
+    world.pools.close().await;
+}
+
+async fn an_overloaded_router_keeps_its_transaction<B: Backend<Config: Default>>() {
+    let world = World::<B>::sharded(2, "enableOverloadRetargeting=true").await;
+    let mut session = session(&world);
+    begin(&mut session);
+    insert(&world, &mut session).await.expect("a write");
+    let labels = ["SystemOverloadedError", "RetryableError"];
+    for router in 0..2 {
+        let data = doc! { "failCommands": ["insert"], "errorCode": 462, "errorLabels": labels };
+        world.set.fail_commands(router, doc! { "times": 1 }, data);
+    }
+    let begun = Instant::now();
+    insert(&world, &mut session)
+        .await
+        .expect("the second attempt");
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "it waits for no other router"
+    );
+    let servers = world.commands.servers_of("insert");
+    assert!(servers.len() == 3 && servers.iter().all(|own| *own == servers[0]));
+    session.commit_transaction().await.expect("a commit");
+    drop(session);
+    world.pools.close().await;
+}
