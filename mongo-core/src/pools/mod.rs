@@ -36,6 +36,15 @@
 //!    becomes idle; else it is closed (`PoolHooks::dropped`). `after_check_in` makes room for other
 //!    pools.
 //!
+//! # The path of one `command()`
+//! 1. `Command::into_future` (`operation/mod.rs`) makes a `Run` (`operation/run.rs`), whose
+//!    `run_attempts` loops: `check_out` selects and checks out as above, with the servers to avoid.
+//! 2. `attempt_on` takes a session (`ClientContext`, `crate::operation`), computes `maxTimeMS`, and
+//!    calls `Connection::attempt` (`crate::net::operation`). That adds the fields
+//!    (`Request::prepare`), runs the command, and tells the session.
+//! 3. After an error, `Retry::failed` (`crate::operation`) decides: stop, or again after a pause.
+//! 4. A `Cursor` keeps its server and session, and fetches by the same `Run`.
+//!
 //! # Glossary
 //! - `Pools`: a handle for one credential on a registry of pools, over one topology.
 //! - `Registry`: the state that all handles share: servers, tenants, topology, background tasks.

@@ -121,8 +121,9 @@ impl Connection {
     /// Runs a command on a database and returns its reply, borrowed from the connection's buffer.
     ///
     /// The command is anything that serialises to a document: a [`bson::Document`], a
-    /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. As
-    /// the run-command specification requires, no session, read preference or concern is added. The
+    /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. It is
+    /// sent as it stands, the fastest way: no session, cluster time, read preference, concern or
+    /// retry, for which there is [`command`](Self::command). The
     /// fields of the stable API are added if one was declared
     /// ([`ServerApi`](crate::handshake::ServerApi)). To read from a secondary, the caller must add
     /// a `$readPreference`: see
