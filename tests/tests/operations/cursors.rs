@@ -96,7 +96,7 @@ async fn batches_are_borrowed<B: Backend<Config: Default>>() {
         .expect("the first");
     let mut lengths = Vec::new();
     while let Some(batch) = orders.next_batch().await.expect("a batch") {
-        lengths.push(batch.map(|order| order.expect("a document")).count());
+        lengths.push(batch.collect::<Result<Vec<_>>>().expect("documents").len());
     }
     assert_eq!(lengths, [2, 4, 3]);
     drop(orders);
@@ -234,7 +234,7 @@ async fn empty_batches_end<B: Backend<Config: Default>>() {
         .cursor()
         .await
         .expect("a cursor");
-    let orders: Vec<_> = orders.take(5).collect().await;
+    let orders: Vec<_> = orders.take(4).collect().await;
     assert_eq!(orders.iter().filter(|order| order.is_ok()).count(), 3);
     let error = orders[3].as_ref().expect_err("no end");
     assert!(error.to_string().contains("were empty"), "{error}");

@@ -23,6 +23,7 @@ on_both! {
     a_cancelled_command_s_session_is_not_used_again,
     a_time_limit_covers_all_attempts,
     the_server_gets_what_is_left_of_the_time,
+    too_little_time_for_a_round_trip_fails_at_once,
 }
 
 fn insert() -> Document {
@@ -285,5 +286,21 @@ async fn the_server_gets_what_is_left_of_the_time<B: Backend<Config: Default>>()
     assert!(error.is_timeout(), "{error}");
     let cause = error.cause().map(|cause| cause.kind());
     assert!(matches!(cause, Some(ErrorKind::Command(_))));
+    world.pools.close().await;
+}
+
+async fn too_little_time_for_a_round_trip_fails_at_once<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let ping = doc! { "ping": 1 };
+    let warm = world.pools.command("db", &ping).await.map(drop);
+    warm.expect("a reply");
+    // The server can't get less than a millisecond.
+    let short = world.pools.command("db", &doc! { "find": "c" });
+    let short = short
+        .kind(OperationKind::Read)
+        .timeout(Duration::from_micros(500));
+    let error = short.await.map(drop).expect_err("too little");
+    assert!(error.is_timeout(), "{error}");
+    assert!(world.commands.of("find").is_empty());
     world.pools.close().await;
 }

@@ -282,6 +282,15 @@ async fn a_command_is_not_retried_in_a_transaction<B: Backend<Config: Default>>(
     assert_eq!(world.commands.of("insert").len(), 1);
     assert!(session.is_dirty());
     session.abort_transaction().await.expect("an abort");
+    // Nor is a read.
+    begin(&mut session);
+    let data = doc! { "failCommands": ["find"], "closeConnection": true };
+    world.fail(1, data);
+    let find = world.pools.command("db", &doc! { "find": "c" });
+    let find = find.kind(OperationKind::Read).session(&mut session).await;
+    find.map(drop).expect_err("lost");
+    assert_eq!(world.commands.of("find").len(), 1);
+    session.abort_transaction().await.expect("an abort");
     drop(session);
     world.pools.close().await;
 }

@@ -172,11 +172,6 @@ impl Retry {
         self.kept.is_some()
     }
 
-    /// Whether an attempt that fails now could be followed by another one without an overload.
-    pub(crate) fn may_retry(&self) -> bool {
-        self.options.retries_errors && (self.options.has_timeout || self.retries == 0)
-    }
-
     /// The operation turned out not to be retryable, except after an overload: its write has no
     /// number.
     pub fn forbid(&mut self) {

@@ -13,9 +13,9 @@ use crate::net::{Deadline, Limits, OwnedReply, jitter, unacknowledged, wait, was
 use crate::operation::{
     ClientContext, ClientSession, Ending, Failure, OperationKind, Request, Retry, RetryOptions,
     TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, Verdict, is_time_limit, label_commit,
-    label_transient, max_time,
+    label_transient, max_time, timed_out,
 };
-use crate::pools::registry::check_out::{MAX_SELECTIONS, Wanted};
+use crate::pools::registry::check_out::Wanted;
 use crate::pools::{Backend, PinReason, PooledConnection, Pools};
 use crate::sdam::{ServerType, TopologyType};
 use crate::select::{Criterion, ReadPreference, ServerSelector};
@@ -67,6 +67,8 @@ struct Failed {
     was_sent: bool,
     /// The reply, if the write was done but its write concern failed.
     reply: Option<OwnedReply>,
+    /// Whether no further attempt can succeed: too little time is left.
+    is_final: bool,
 }
 
 impl Failed {
@@ -76,6 +78,7 @@ impl Failed {
             error,
             was_sent: false,
             reply: None,
+            is_final: false,
         }
     }
 }
@@ -193,6 +196,10 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 Err(failed) => failed,
             };
             let error = self.react(failed.error);
+            if failed.is_final {
+                let error = self.retry.stop(error);
+                return Err(timed_out(error, self.limits.begun.elapsed()));
+            }
             if let Some(reply) = failed.reply {
                 unconfirmed = Some((error.clone(), reply, failed.server.clone()));
             }
@@ -309,7 +316,10 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             Ok(time) => facts.max_time = time.filter(|_| self.request.sends_max_time()),
             Err(()) => {
                 let error = Error::timeout(Wait::Command, self.limits.begun.elapsed());
-                return Err(Failed::unsent(error.at(connection.server())));
+                return Err(Failed {
+                    is_final: true,
+                    ..Failed::unsent(error.at(connection.server()))
+                });
             }
         }
         self.pin(
@@ -335,6 +345,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             was_sent: was_sent(&error, connection.is_closed()),
             error: explain(error),
             reply: None,
+            is_final: false,
         })
     }
 
@@ -349,6 +360,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 server: None,
                 was_sent: true,
                 reply: Some(reply),
+                is_final: false,
             }),
             Ok(()) | Err(_) => Ok(reply),
         }
@@ -436,10 +448,8 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 None => self.retry.deprioritized(),
             },
             operation: Some(self.request.name()),
-            selections: match self.retry.may_retry() {
-                true => 1,
-                false => MAX_SELECTIONS,
-            },
+            // A failed check-out is an attempt: whether there is another one is decided after it.
+            selections: 1,
         };
         let mut connection = self
             .pools

@@ -18,7 +18,7 @@ use crate::pools::{Backend, PooledConnection, ServerPool};
 use crate::select::Criterion;
 
 /// The most selections of one check-out.
-pub(in crate::pools) const MAX_SELECTIONS: u32 = 32;
+const MAX_SELECTIONS: u32 = 32;
 
 impl<B: Backend> Pools<B> {
     /// Selects a server and checks out a connection to it, within the configured wait time-out
