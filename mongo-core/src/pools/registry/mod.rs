@@ -53,9 +53,9 @@ use tenant::{Identity, Tenant};
 /// - A check-out selects a server and takes a connection from its pool, within one deadline. If the
 ///   server or its pool goes away before that, it selects again.
 /// - Errors of connections update the topology, which clears and pauses pools and makes them ready.
-/// - With `minPoolSize`, each discovered server gets a pool for the credential in the options,
-///   which is filled before any check-out. If the options have no credential, this ends once there
-///   is a handle for one.
+/// - Each discovered server gets a pool for the credential in the options, which is filled up to
+///   `minPoolSize` before any check-out. If the options have no credential, this ends once there is
+///   a handle for one.
 /// - Maintenance in the background closes idle connections that are too old, keeps up
 ///   `minPoolSize`, and closes the pools of unused credentials.
 ///

@@ -38,7 +38,11 @@ impl<'a> Arguments<'a> {
     }
 
     pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, String> {
-        let flag = |value: &Bson| value.as_bool().ok_or_else(|| format!("{key} is no boolean"));
+        let flag = |value: &Bson| {
+            value
+                .as_bool()
+                .ok_or_else(|| format!("{key} is no boolean"))
+        };
         self.get(key).map(flag).transpose()
     }
 
@@ -380,7 +384,11 @@ fn on_collection(
         "listIndexes" | "listIndexNames" => {
             let command = doc! { "listIndexes": collection, "cursor": {} };
             let names = name == "listIndexNames";
-            let finish = if names { Finish::Names } else { Finish::Documents };
+            let finish = if names {
+                Finish::Names
+            } else {
+                Finish::Documents
+            };
             let mut translated = one(place, command, Kind::Read, finish);
             batches(&mut translated, arguments)?;
             Ok(translated)
@@ -392,7 +400,13 @@ fn on_collection(
                 None => index_name(keys.as_document().ok_or("keys is no document")?),
             };
             let mut index = doc! { "key": keys, "name": &index_name };
-            let options = ["unique", "sparse", "expireAfterSeconds", "hidden", "collation"];
+            let options = [
+                "unique",
+                "sparse",
+                "expireAfterSeconds",
+                "hidden",
+                "collation",
+            ];
             arguments.copy(&options, &mut index);
             let command = doc! { "createIndexes": collection, "indexes": [index] };
             let finish = Finish::Value(index_name.into());
@@ -559,7 +573,11 @@ impl Write {
             }
             "updateOne" | "updateMany" | "replaceOne" => {
                 let is_replacement = name == "replaceOne";
-                let key = if is_replacement { "replacement" } else { "update" };
+                let key = if is_replacement {
+                    "replacement"
+                } else {
+                    "update"
+                };
                 let query = arguments.need("filter")?.clone();
                 let mut statement = doc! { "q": query, "u": arguments.need(key)?.clone() };
                 if name == "updateMany" {
