@@ -1,55 +1,23 @@
-use std::fmt;
 use std::time::Duration;
 
-use mongo_core::handshake::ServerApi;
 use mongo_core::pools::{
-    self, LARGEST_SIZE, ManagerConfig, PoolsBuilder, PoolsConfig, RedactedUrl, client_options,
-    max_size, wait_timeout,
+    DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT, QueueMode, Timeouts, checked_max_size, wait_timeout,
 };
-use mongo_core::settings::{self, FromValue, SettingError, Settings, Value};
 use mongo_core::uri::ClientOptions;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 
-use crate::manager::driver_info;
-use crate::{BackendConfig, ConfigError, Error, MongoConnectionManager, Pool, Pools};
+use crate::{BackendConfig, ConfigError, Error, MongoConnectionManager, Pool};
 
 /// Why a pool could not be built.
 pub type CreatePoolError = Error;
 
-/// The configuration: what to connect to, and how to pool it.
-///
-/// # From the environment or a file
-/// With the [`config`](https://crates.io/crates/config) crate, whose separator is set to `__`:
-/// ```env
-/// MONGO__URL=mongodb://app:secret@db.example.com/?waitQueueTimeoutMS=2000
-/// MONGO__POOL__MAX_SIZE=16
-/// MONGO__POOL__TIMEOUTS__CREATE=5s
-/// MONGO__MANAGER__RECYCLING_METHOD=Verified
-/// ```
-/// With feature `dns`, [`create_pools`](Self::create_pools) also accepts a URL of `mongodb+srv`.
-///
-/// Every field and every table may be left out or given in part. A duration is `"5s"`, `"100ms"`
-/// and the like, or `{ secs, nanos }`. The names of choices ignore case, `_` and `-`. Errors name
-/// keys and types, never a value; a file format's own parser may quote a line that it can't parse.
-///
-/// `Debug` shows only the hosts of the URL.
-#[derive(Clone, Default)]
-pub struct Config {
-    /// The connection string. Default `mongodb://localhost:27017`.
-    pub url: Option<String>,
-    /// Client options, instead of a connection string.
-    pub options: Option<ClientOptions>,
-    /// The stable API that every command declares, instead of the one in
-    /// [`options`](Self::options). A connection string can't declare it.
-    pub server_api: Option<ServerApi>,
-    /// How connections are made and checked.
-    pub manager: Option<ManagerConfig>,
-    /// How they are pooled. It overrides the URI, as in `mongo_deadpool`: `max_size` overrides
-    /// `maxPoolSize`, `timeouts.wait` overrides `timeoutMS` and `waitQueueTimeoutMS`. A warning
-    /// says so if they differ (`tracing`, level WARN).
-    pub pool: Option<PoolConfig>,
-    /// For [`create_pools`](Self::create_pools) only: the settings that all pools share.
-    pub pools: Option<PoolsConfig>,
+mongo_core::adapter_config! {
+    Pool,
+    pool: PoolConfig
+}
+
+mongo_core::settings! {
+    Config { url, options, server_api, manager, pool, pools }
 }
 
 /// bb8's settings, with the names of `mongo_deadpool` where both have the setting.
@@ -66,6 +34,10 @@ pub struct PoolConfig {
     pub queue_mode: QueueMode,
 }
 
+mongo_core::settings! {
+    PoolConfig { max_size, min_idle, timeouts, queue_mode }
+}
+
 impl PoolConfig {
     /// The defaults, with a size.
     pub fn new(max_size: u32) -> Self {
@@ -74,31 +46,6 @@ impl PoolConfig {
             ..Self::default()
         }
     }
-}
-
-/// The bounds of a check-out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Timeouts {
-    /// The bound of the whole check-out. Not zero. Default the URI's `timeoutMS`, else its
-    /// `waitQueueTimeoutMS`, else 30 s.
-    #[serde(serialize_with = "pools::duration::option::serialize")]
-    pub wait: Option<Duration>,
-    /// The bound of making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
-    #[serde(serialize_with = "pools::duration::option::serialize")]
-    pub create: Option<Duration>,
-    /// The bound of checking an idle connection. Default none of its own.
-    #[serde(serialize_with = "pools::duration::option::serialize")]
-    pub recycle: Option<Duration>,
-}
-
-/// Which idle connection is taken first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub enum QueueMode {
-    /// The one that has been idle longest.
-    Fifo,
-    /// The one that was returned last.
-    #[default]
-    Lifo,
 }
 
 /// The runtimes that a pool can run on, named so that a call is the same on either backend.
@@ -110,45 +57,20 @@ pub enum Runtime {
 }
 
 impl Config {
-    /// A configuration for a connection string.
-    pub fn from_url(url: impl Into<String>) -> Self {
-        Self {
-            url: Some(url.into()),
-            ..Self::default()
-        }
-    }
-
-    /// A configuration for client options.
-    pub fn from_options(options: ClientOptions) -> Self {
-        Self {
-            options: Some(options),
-            ..Self::default()
-        }
-    }
-
     /// Builds a pool. Does not connect before the first check-out.
     ///
     /// # Errors
     /// The connection string or an option can't be used, the pool's size is 0 or over 100,000, there
-    /// is a `min_idle`, `timeouts.wait` is zero, or there is no Tokio runtime to run bb8's reaper in.
+    /// is a `min_idle`, `timeouts.wait` is zero, or there is no Tokio runtime.
     pub fn create_pool(&self, runtime: Option<Runtime>) -> Result<Pool, CreatePoolError> {
         let Runtime::Tokio1 = runtime.unwrap_or(Runtime::Tokio1);
-        let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
-        options.server_api = self.server_api.or(options.server_api);
-        let builder = self.bb8_builder(&options)?;
-        let PoolConfig {
-            min_idle, timeouts, ..
-        } = self.pool.unwrap_or_default();
-        if min_idle.is_some() {
-            return Err(unsupported_min_idle());
-        }
-        let manager = MongoConnectionManager::with_timeouts(
-            options,
-            self.manager.clone().unwrap_or_default(),
-            timeouts.create,
-            timeouts.recycle,
-        )?;
-        Pool::build(builder, manager)
+        let options = self.client_options()?;
+        let pool = self.checked_pool_config(&options)?;
+        let builder = self.bb8_builder(pool, &options);
+        let manager = self.manager.clone().unwrap_or_default();
+        let manager = MongoConnectionManager::from_config(options, manager)?;
+        let create = pool.timeouts.create.unwrap_or(DEFAULT_WAIT_TIMEOUT);
+        Pool::with_timeouts(builder, manager, Some(create), pool.timeouts.recycle)
     }
 
     /// A builder for a bare bb8 pool, with this configuration's sizes and times. Make the manager,
@@ -159,20 +81,32 @@ impl Config {
     /// # Errors
     /// See [`create_pool`](Self::create_pool).
     pub fn builder(&self) -> Result<bb8::Builder<MongoConnectionManager>, ConfigError> {
-        self.bb8_builder(&client_options(self.url.as_deref(), self.options.as_ref())?)
+        let options = self.client_options()?;
+        Ok(self.bb8_builder(self.pool_config(&options)?, &options))
     }
 
     fn bb8_builder(
         &self,
+        pool: PoolConfig,
         options: &ClientOptions,
-    ) -> Result<bb8::Builder<MongoConnectionManager>, ConfigError> {
-        let pool = self.pool.unwrap_or_default();
-        let max_size = max_size(pool.max_size, None, options);
-        if max_size == 0 || max_size > LARGEST_SIZE {
-            return Err(Error::configuration(format!(
-                "`pool.max_size` is {max_size}, not from 1 to {LARGEST_SIZE}"
-            )));
-        }
+    ) -> bb8::Builder<MongoConnectionManager> {
+        let manager = self.manager.clone().unwrap_or_default();
+        // bb8 panics at a bound of zero, which here means none.
+        let bound = |bound: Option<Duration>| bound.filter(|bound| !bound.is_zero());
+        Pool::builder()
+            .max_size(pool.max_size.unwrap_or(DEFAULT_MAX_SIZE))
+            .min_idle(pool.min_idle)
+            .connection_timeout(pool.timeouts.wait.unwrap_or(DEFAULT_WAIT_TIMEOUT))
+            // Also checked at check-out; here for connections that are not checked out.
+            .idle_timeout(bound(manager.max_idle_time.or(options.max_idle_time)))
+            .max_lifetime(bound(manager.max_lifetime))
+            .queue_strategy(strategy(pool.queue_mode))
+    }
+
+    /// The pool's settings, with those of the options where there are none.
+    fn pool_config(&self, options: &ClientOptions) -> Result<PoolConfig, ConfigError> {
+        let mut pool = self.pool.unwrap_or_default();
+        let max_size = checked_max_size(pool.max_size, None, options)?;
         if pool.min_idle.is_some_and(|min_idle| min_idle > max_size) {
             return Err(Error::configuration(format!(
                 "`pool.min_idle` is more than `pool.max_size`, which is {max_size}"
@@ -182,158 +116,34 @@ impl Config {
         if wait.is_zero() {
             return Err(Error::configuration("`pool.timeouts.wait` is zero"));
         }
-        let manager = self.manager.clone().unwrap_or_default();
-        Ok(Pool::builder()
-            .max_size(max_size)
-            .min_idle(pool.min_idle)
-            .test_on_check_out(true)
-            .connection_timeout(wait)
-            // These are also checked at check-out; the reaper closes connections that are not
-            // checked out.
-            .idle_timeout(bound(manager.max_idle_time.or(options.max_idle_time)))
-            .max_lifetime(bound(manager.max_lifetime))
-            .queue_strategy(pool.queue_mode.into()))
+        (pool.max_size, pool.timeouts.wait) = (Some(max_size), Some(wait));
+        Ok(pool)
     }
 
-    /// Builds pools of connections to all servers of the deployment, by credential. Does not
-    /// connect yet.
-    ///
-    /// `pool.max_size` applies to each pool, and `pool.timeouts` to each check-out. `pool.min_idle`
-    /// is not supported: these pools keep up `minPoolSize`.
-    ///
-    /// # Errors
-    /// The connection string or an option can't be used, sizes contradict each other, or
-    /// `pool.min_idle` is set.
-    pub fn create_pools(&self) -> Result<Pools, ConfigError> {
-        self.pools_builder()?.build()
-    }
-
-    /// The builder of [`create_pools`](Self::create_pools).
-    ///
-    /// # Errors
-    /// See [`create_pools`](Self::create_pools).
-    pub fn pools_builder(&self) -> Result<PoolsBuilder<Pool>, ConfigError> {
-        let mut options = client_options(self.url.as_deref(), self.options.as_ref())?;
-        options.server_api = self.server_api.or(options.server_api);
-        let pool = self.pool.unwrap_or_default();
-        if pool.min_idle.is_some() {
-            return Err(unsupported_min_idle());
-        }
-        self.bb8_builder(&options)?;
-        let mut pools = self.pools.clone().unwrap_or_default();
-        pools.wait_timeout = pools.wait_timeout.or(pool.timeouts.wait);
-        Ok(Pools::builder(options)
-            .config(pools)
-            .manager_config(self.manager.clone().unwrap_or_default())
-            .pool_config(BackendConfig::from(pool))
-            .driver_info(driver_info()))
-    }
-}
-
-fn unsupported_min_idle() -> Error {
-    Error::configuration(
-        "`pool.min_idle` is only for a bare bb8 pool; set `minPoolSize` and use `create_pools`",
-    )
-}
-
-impl From<QueueMode> for bb8::QueueStrategy {
-    fn from(mode: QueueMode) -> Self {
-        match mode {
-            QueueMode::Fifo => Self::Fifo,
-            QueueMode::Lifo => Self::Lifo,
+    /// [`pool_config`](Self::pool_config), if it is not only for a bare bb8 pool.
+    fn checked_pool_config(&self, options: &ClientOptions) -> Result<PoolConfig, ConfigError> {
+        let pool = self.pool_config(options)?;
+        match pool.min_idle {
+            None => Ok(pool),
+            Some(_) => Err(Error::configuration(
+                "`pool.min_idle` is only for a bare bb8 pool; set `minPoolSize` and use `create_pools`",
+            )),
         }
     }
-}
 
-/// bb8 panics at a bound of zero, which here means none.
-fn bound(bound: Option<Duration>) -> Option<Duration> {
-    bound.filter(|bound| !bound.is_zero())
-}
-
-impl Settings for Config {
-    const KEYS: &'static [&'static str] =
-        &["url", "options", "server_api", "manager", "pool", "pools"];
-
-    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
-        match key {
-            "url" => self.url = value.read()?,
-            "options" => self.options = value.read()?,
-            "server_api" => self.server_api = value.read()?,
-            "manager" => self.manager = value.read()?,
-            "pool" => self.pool = Some(value.read_table()?),
-            _ => self.pools = value.read()?,
-        }
-        Ok(())
+    fn backend_config(&self, pool: &PoolConfig) -> BackendConfig {
+        let mut config = BackendConfig::default();
+        config.max_size = self.pool.and_then(|pool| pool.max_size);
+        config.queue_mode = Some(pool.queue_mode);
+        config.create_timeout = pool.timeouts.create;
+        config.recycle_timeout = pool.timeouts.recycle;
+        config
     }
 }
 
-impl<'de> Deserialize<'de> for Config {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        settings::deserialize_table(deserializer)
-    }
-}
-
-impl Settings for PoolConfig {
-    const KEYS: &'static [&'static str] = &["max_size", "min_idle", "timeouts", "queue_mode"];
-
-    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
-        match key {
-            "max_size" => self.max_size = value.read()?,
-            "min_idle" => self.min_idle = value.read()?,
-            "timeouts" => self.timeouts = value.read_table()?,
-            _ => self.queue_mode = value.read()?,
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for PoolConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        settings::deserialize_table(deserializer)
-    }
-}
-
-impl Settings for Timeouts {
-    const KEYS: &'static [&'static str] = &["wait", "create", "recycle"];
-
-    fn set(&mut self, key: &'static str, value: Value) -> Result<(), SettingError> {
-        let timeout = match key {
-            "wait" => &mut self.wait,
-            "create" => &mut self.create,
-            _ => &mut self.recycle,
-        };
-        *timeout = value.read()?;
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for Timeouts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        settings::deserialize_table(deserializer)
-    }
-}
-
-impl FromValue for QueueMode {
-    fn from_value(value: Value) -> Result<Self, SettingError> {
-        value.choose(&[("Fifo", Self::Fifo), ("Lifo", Self::Lifo)])
-    }
-}
-
-impl<'de> Deserialize<'de> for QueueMode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        settings::deserialize(deserializer)
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("url", &self.url.as_deref().map(RedactedUrl))
-            .field("options", &self.options)
-            .field("server_api", &self.server_api)
-            .field("manager", &self.manager)
-            .field("pool", &self.pool)
-            .field("pools", &self.pools)
-            .finish()
+pub(crate) fn strategy(mode: QueueMode) -> bb8::QueueStrategy {
+    match mode {
+        QueueMode::Fifo => bb8::QueueStrategy::Fifo,
+        QueueMode::Lifo => bb8::QueueStrategy::Lifo,
     }
 }

@@ -1,9 +1,9 @@
-use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use crate::idle::Taken;
-use crate::shared::{Shared, Slot};
+use tokio::sync::SemaphorePermit;
+
+use crate::idle::{Idle, Taken};
+use crate::shared::Shared;
 
 /// A connection checked out of a [`Pool`](crate::Pool): a guard that returns it when dropped.
 ///
@@ -15,61 +15,49 @@ use crate::shared::{Shared, Slot};
 /// its slot is free at once.
 #[must_use]
 pub struct PooledConnection {
-    /// `None` only while it is dropped.
+    /// `None` while a check-out that has a slot looks for a connection, and while it is dropped.
     taken: Option<Taken>,
-    // Dropped last, so that the next caller finds the connection in the pool.
-    slot: Slot,
+    /// One of its slots is this guard's.
+    shared: Arc<Shared>,
 }
 
+mongo_core::adapter_guard!(PooledConnection, taken);
+
 impl PooledConnection {
-    pub(crate) fn new(taken: Taken, slot: Slot) -> Self {
+    #[inline]
+    pub(crate) fn new(
+        slot: SemaphorePermit<'_>,
+        shared: &Arc<Shared>,
+        taken: Option<Taken>,
+    ) -> Self {
+        slot.forget();
         Self {
-            taken: Some(taken),
-            slot,
+            taken,
+            shared: shared.clone(),
         }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        self.slot.shared()
+    /// Holds the next idle connection, if there is one.
+    #[inline]
+    pub(crate) fn take_idle(&mut self) -> Option<&mut Taken> {
+        self.taken = self.shared.idle.take();
+        self.taken.as_mut()
     }
-}
 
-impl Deref for PooledConnection {
-    type Target = mongo_core::Connection;
-
-    fn deref(&self) -> &Self::Target {
-        self.taken.as_ref().expect("only a dropped guard is empty")
-    }
-}
-
-impl DerefMut for PooledConnection {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        self.taken.as_mut().expect("only a dropped guard is empty")
-    }
-}
-
-impl AsRef<mongo_core::Connection> for PooledConnection {
-    fn as_ref(&self) -> &mongo_core::Connection {
-        self
-    }
-}
-
-impl AsMut<mongo_core::Connection> for PooledConnection {
-    fn as_mut(&mut self) -> &mut mongo_core::Connection {
-        self
+    /// Closes its connection, and keeps the slot.
+    pub(crate) fn discard(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            Idle::discard(taken);
+        }
     }
 }
 
 impl Drop for PooledConnection {
     fn drop(&mut self) {
         if let Some(taken) = self.taken.take() {
-            self.shared().put_back(taken);
+            self.shared.put_back(taken);
         }
-    }
-}
-
-impl fmt::Debug for PooledConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PooledConnection").field(&**self).finish()
+        // Last, so that the next caller finds the connection in the pool.
+        self.shared.slots.add_permits(1);
     }
 }

@@ -1,5 +1,6 @@
 //! The idle connections, which bb8 holds.
 
+use std::iter::from_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,13 +19,10 @@ pub(crate) type Taken = bb8::PooledConnection<'static, MongoConnectionManager>;
 /// its own task.
 #[derive(Debug)]
 pub(crate) struct Idle {
-    bb8: bb8::Pool<MongoConnectionManager>,
+    pub(crate) bb8: bb8::Pool<MongoConnectionManager>,
     /// The number of idle connections. A decrement is a claim to one of them.
     count: AtomicUsize,
-    /// Whether bb8's reaper closes idle connections, without updating the count: a claim may then be
-    /// void.
-    is_reaped: bool,
-    /// Held while several connections are taken out to be inspected.
+    /// Held while all of them are taken out to be inspected.
     looking: Mutex<()>,
     /// bb8 creates a timer for each check-out, even if it does not wait. Callers outside of this
     /// runtime enter it for that.
@@ -32,19 +30,14 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    pub(crate) fn new(bb8: bb8::Pool<MongoConnectionManager>, runtime: Handle) -> Self {
-        let config = bb8.config();
+    /// bb8 must close no idle connection by itself.
+    pub(crate) fn new(bb8: bb8::Pool<MongoConnectionManager>) -> Self {
         Self {
-            is_reaped: config.idle_timeout.is_some() || config.max_lifetime.is_some(),
             bb8,
             count: AtomicUsize::new(0),
             looking: Mutex::new(()),
-            runtime,
+            runtime: Handle::current(),
         }
-    }
-
-    pub(crate) fn bb8(&self) -> &bb8::Pool<MongoConnectionManager> {
-        &self.bb8
     }
 
     /// Puts back a connection that passed its check.
@@ -52,6 +45,13 @@ impl Idle {
     pub(crate) fn put(&self, taken: Taken) {
         drop(taken);
         self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Adds a new connection, unless it is closed already.
+    pub(crate) fn add(&self, connection: Connection) {
+        if self.bb8.add(connection).is_ok() {
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Closes a connection that can't be used, and makes room in bb8.
@@ -63,17 +63,16 @@ impl Idle {
     #[inline]
     pub(crate) fn take(&self) -> Option<Taken> {
         match self.claim() {
-            true if !self.is_reaped => self.poll_bb8(),
-            has_claim => self.take_after_look(has_claim),
+            true => self.poll_bb8(),
+            false => self.take_after_look(),
         }
     }
 
-    /// Another thread may be inspecting the connections. A claim stays valid until it has finished,
-    /// unless bb8's reaper was faster.
+    /// Another thread may be inspecting the connections.
     #[cold]
-    fn take_after_look(&self, has_claim: bool) -> Option<Taken> {
+    fn take_after_look(&self) -> Option<Taken> {
         let _looking = self.looking();
-        (has_claim || self.claim()).then(|| self.poll_bb8())?
+        self.claim().then(|| self.poll_bb8())?
     }
 
     #[inline]
@@ -85,48 +84,11 @@ impl Idle {
         claimed.is_ok()
     }
 
-    /// Adds a new connection and takes it, or another one if another caller was faster. `None` if
-    /// the new one can no longer be used.
-    pub(crate) fn add_and_take(&self, connection: Connection) -> Option<Taken> {
-        let id = connection.id();
-        if connection.is_stale() {
-            return None;
-        }
-        let looking = self.looking();
-        if let Err(_refused) = self.bb8.add(connection) {
-            // Closed without the lock: a handler may use the pool.
-            drop(looking);
-            return None;
-        }
-        self.count.fetch_add(1, Ordering::SeqCst);
-        let (mut found, mut others, mut over) = (None, Vec::new(), Vec::new());
-        while found.is_none() && self.claim() {
-            match self.poll_bb8() {
-                Some(taken) if taken.id() == id => found = Some(taken),
-                Some(mut other) if other.is_closed() || other.is_stale() => {
-                    over.push(other.move_out());
-                }
-                Some(other) => others.push(other),
-                None => {}
-            }
-        }
-        let found = found.or_else(|| others.pop());
-        // Put back in bb8's order.
-        if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
-            others.reverse();
-        }
-        others.into_iter().for_each(|other| self.put(other));
-        drop(looking);
-        drop(over);
-        found
-    }
-
     /// Closes the connections that do not satisfy the predicate. No handler runs under a lock.
     pub(crate) fn retain(&self, keep: impl Fn(&Connection) -> bool) {
         let mut removed = Vec::new();
         let looking = self.looking();
-        let mut all: Vec<_> =
-            std::iter::from_fn(|| self.claim().then(|| self.poll_bb8())?).collect();
+        let mut all: Vec<_> = from_fn(|| self.claim().then(|| self.poll_bb8())?).collect();
         // So that putting them back in this order leaves bb8's order as it was.
         if matches!(self.bb8.config().queue_strategy, QueueStrategy::Lifo) {
             all.reverse();
@@ -141,12 +103,9 @@ impl Idle {
         drop(removed);
     }
 
-    /// With a claim; where bb8 reaps, also with the lock.
+    /// With a claim.
     #[inline]
     fn poll_bb8(&self) -> Option<Taken> {
-        if self.is_reaped && self.bb8.state().idle_connections == 0 {
-            return None;
-        }
         let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime.id());
         let _entered = (!is_here).then(|| self.runtime.enter());
         let got = pin!(self.bb8.get_owned());

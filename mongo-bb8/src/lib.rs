@@ -38,24 +38,21 @@
 //!
 //! # What this adds to a bare bb8
 //! - **Errors at once.** A bare bb8 connects in a task of its own, reports a failed connect to its
-//!   error sink, and lets the caller wait for its whole time-out, to return `TimedOut`. Here the
-//!   caller's own task waits for the connection, and gets the failure itself, when it happens.
+//!   error sink, and lets the caller wait for its whole time-out. Here the caller's own task waits
+//!   for the connection, and gets the failure itself.
 //! - **Every wait has one deadline** (`timeouts.wait`, default the URI's `timeoutMS`, else its
 //!   `waitQueueTimeoutMS`, else 30 s), and the error names the wait, the server, the user and the
 //!   last failure.
-//! - **First in, first out.** Callers queue in front of bb8, because in bb8 a late caller may
-//!   overtake an earlier one. A connection that is returned goes to the caller that has waited
-//!   longest for one to be made.
+//! - **First in, first out.** In a bare bb8 a late caller may overtake an earlier one. Here a
+//!   returned connection goes to the caller that has waited longest for one to be made.
 //! - **Cancellation is safe.** A connection whose command was dropped half-way is closed when its
 //!   guard is dropped; one with only an outstanding reply is drained at its next check-out. An
 //!   attempt to make a connection outlives its caller, and serves the next one.
 //! - [`Pool::close`], which bb8 lacks.
 //!
-//! The manager also works with a bare `bb8::Pool`, which then behaves as bb8 does. For bb8 settings
-//! that [`Config`] lacks, use [`Pool::build`].
-//!
-//! The names are those of `mongo_deadpool`, so that your own feature flag can swap the two crates
-//! with one `use`.
+//! The manager also works with a bare `bb8::Pool`. For bb8 settings that [`Config`] lacks, use
+//! [`Pool::build`]. The names are those of `mongo_deadpool`, so that your own feature flag can swap
+//! the two crates with one `use`.
 
 mod backend;
 mod config;
@@ -68,11 +65,11 @@ mod upkeep;
 
 pub use backend::BackendConfig;
 pub use bb8;
-pub use config::{Config, CreatePoolError, PoolConfig, QueueMode, Runtime, Timeouts};
+pub use config::{Config, CreatePoolError, PoolConfig, Runtime};
 pub use connection::PooledConnection;
 pub use manager::MongoConnectionManager;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
-pub use mongo_core::pools::{ManagerConfig, PoolsConfig, RecyclingMethod};
+pub use mongo_core::pools::{ManagerConfig, PoolsConfig, QueueMode, RecyclingMethod, Timeouts};
 pub use mongo_core::{self, Error, ErrorKind};
 pub use pool::{Pool, Status};
 

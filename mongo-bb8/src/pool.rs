@@ -1,17 +1,14 @@
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bb8::NopErrorSink;
 use mongo_core::error::Wait;
-use mongo_core::pools::CheckBudget;
+use mongo_core::pools::{CheckBudget, DEFAULT_WAIT_TIMEOUT};
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, TryAcquireError};
 
 use crate::idle::Idle;
-use crate::shared::{Counted, Shared, Slot};
+use crate::shared::Shared;
 use crate::upkeep::Upkeep;
 use crate::{MongoConnectionManager, PooledConnection};
 
@@ -19,20 +16,15 @@ use crate::{MongoConnectionManager, PooledConnection};
 /// check-out, and errors that name the cause.
 ///
 /// bb8 keeps the idle connections and limits their number; connections are made and checked on the
-/// tasks of the callers. An event handler must not call this pool if its builder has an
-/// `idle_timeout` or a `max_lifetime`: bb8's reaper closes connections under the pool's lock. The
-/// pools under [`Pools`](crate::Pools) have neither.
-///
-/// # Runtimes
-/// bb8's reaper runs on the runtime that the pool was built on, and ends with it. On each other
-/// runtime on which the pool connects, a task of the pool closes connections by the same bounds, at
-/// the interval of bb8's `reaper_rate` (default 30 s). It ends with the pool. A bare `bb8::Pool`
-/// has only the reaper.
+/// tasks of the callers. On each runtime on which the pool connects, a task of its own closes idle
+/// connections that exceed bb8's `idle_timeout` or `max_lifetime`, at the interval of its
+/// `reaper_rate` (default 30 s). A bare `bb8::Pool` has only bb8's reaper, which ends with the
+/// runtime that the pool was built on.
 ///
 /// Cloning is cheap; clones are the same pool.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// The status of a pool, with deadpool's names.
@@ -58,55 +50,65 @@ impl Pool {
     /// Builds a pool with your own bb8 settings, and a manager that serves only this pool.
     ///
     /// bb8's `connection_timeout` (default 30 s) is the bound of [`get`](Self::get). Its
-    /// `error_sink` and `retry_connection` are not used: a failure goes to the caller, at once. A
-    /// customizer runs once for each connection, within the bound of the caller.
+    /// `error_sink` and `retry_connection` are not used: a failure goes to the caller, at once. Nor
+    /// is `test_on_check_out`: each check-out checks its connection
+    /// ([`RecyclingMethod`](crate::RecyclingMethod)). A customizer runs once for each connection,
+    /// within the bound of the caller.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`]: there is no Tokio runtime with a timer; or the builder has a
-    /// `min_idle`, which bb8 would fill with tasks of its own: set `minPoolSize` and use
-    /// [`Pools`](crate::Pools).
+    /// `min_idle`: set `minPoolSize` and use [`Pools`](crate::Pools).
     pub fn build(
         builder: bb8::Builder<MongoConnectionManager>,
         manager: MongoConnectionManager,
     ) -> Result<Self, Error> {
-        // bb8 would panic without one.
+        Self::with_timeouts(builder, manager, Some(DEFAULT_WAIT_TIMEOUT), None)
+    }
+
+    /// [`build`](Self::build), with the bounds of making and of checking a connection.
+    pub(crate) fn with_timeouts(
+        builder: bb8::Builder<MongoConnectionManager>,
+        mut manager: MongoConnectionManager,
+        create: Option<Duration>,
+        recycle: Option<Duration>,
+    ) -> Result<Self, Error> {
         manager.factory().check_runtime()?;
-        let runtime = Handle::current();
-        manager.set_front();
-        let inner = builder
-            .error_sink(Box::new(NopErrorSink))
-            .retry_connection(false)
+        manager.has_front = true;
+        // bb8 does not export the type of its configuration: it is that of the pool's.
+        let config = (&builder).into();
+        let bb8 = builder
+            .min_idle(None)
+            .test_on_check_out(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
             .build_unchecked(manager.clone());
-        let config = inner.config();
+        let [config, _] = [config, bb8.config()];
         if config.min_idle.is_some() {
             return Err(Error::configuration(
                 "`min_idle` is not supported by `mongo_bb8::Pool`; set `minPoolSize` and use `Pools`",
             ));
         }
-        manager.factory().set_max_size(config.max_size);
-        if config.idle_timeout.is_some() {
-            // The tasks of other runtimes compare it, and bb8's own clock can't be read.
-            manager.factory().time_idleness();
-        }
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             manager,
             slots: Semaphore::new(config.max_size as usize),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             wait: config.connection_timeout,
-            max_lifetime: config.max_lifetime,
-            test_on_check_out: config.test_on_check_out,
-            upkeep: Upkeep::new(
-                runtime.id(),
-                config.idle_timeout,
-                config.max_lifetime,
-                config.reaper_rate,
-            ),
-            idle: Idle::new(inner, runtime),
-        };
-        let shared = Arc::new(shared);
+            create,
+            recycle,
+            upkeep: Upkeep {
+                idle_timeout: config.idle_timeout,
+                max_lifetime: config.max_lifetime,
+                interval: config.reaper_rate,
+                tasks: Mutex::default(),
+            },
+            idle: Idle::new(bb8),
+        });
         let weak = Arc::downgrade(&shared);
         let take_idle = move || weak.upgrade()?.take_idle();
-        shared.manager.factory().set_idle_source(take_idle);
+        let times_idleness = config.idle_timeout.is_some();
+        shared
+            .factory()
+            .attach(config.max_size, times_idleness, take_idle);
         Ok(Self { shared })
     }
 
@@ -134,33 +136,14 @@ impl Pool {
     /// # Errors
     /// See [`get`](Self::get).
     pub async fn get_within(&self, wait: Duration) -> Result<PooledConnection, Error> {
-        let slot = match Slot::try_take(&self.shared) {
-            // Usually there is an idle connection: then there is no wait to bound.
-            Ok(slot) => match self.take_now(slot) {
-                Ok(connection) => return Ok(connection),
-                Err(slot) => Ok(slot),
-            },
-            Err(refused) => Err(refused),
-        };
-        let bound = if wait.is_zero() {
-            self.shared.wait
-        } else {
-            wait
-        };
-        let deadline = Deadline::after(bound);
+        // Usually there is an idle connection: then there is no wait to bound.
+        if let Some(connection) = self.get_now() {
+            return Ok(connection);
+        }
+        let only_now = wait.is_zero();
+        let bound = if only_now { self.shared.wait } else { wait };
         // Boxed, so that every check-out's future stays small.
-        Box::pin(async {
-            let slot = match slot {
-                Ok(slot) => slot,
-                Err(TryAcquireError::NoPermits) if wait.is_zero() => {
-                    return Err(self.timed_out(Wait::WaitQueue, deadline));
-                }
-                Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
-                Err(TryAcquireError::Closed) => return Err(self.closed()),
-            };
-            self.take(slot, deadline).await
-        })
-        .await
+        Box::pin(self.get_by(Deadline::after(bound), only_now)).await
     }
 
     /// Checks out a connection without waiting for a slot.
@@ -172,43 +155,15 @@ impl Pool {
     }
 
     /// Takes an idle connection that passes its check without I/O, if there is one.
-    pub(crate) fn get_now(&self) -> Option<PooledConnection> {
-        let slot = Slot::try_take(&self.shared).ok()?;
-        self.take_now(slot).ok()
-    }
-
-    /// Waits for a connection by a deadline, first in, first out.
-    pub(crate) async fn get_by(&self, deadline: Deadline) -> Result<PooledConnection, Error> {
-        let slot = match Slot::try_take(&self.shared) {
-            Ok(slot) => slot,
-            Err(TryAcquireError::NoPermits) => self.queue(deadline).await?,
-            Err(TryAcquireError::Closed) => return Err(self.closed()),
-        };
-        self.take(slot, deadline).await
-    }
-
-    /// Waits for a slot.
-    async fn queue(&self, deadline: Deadline) -> Result<Slot, Error> {
-        let shared = &self.shared;
-        let _waiting = Counted::new(&shared.waiting);
-        match deadline.bound(Slot::take(shared)).await {
-            Ok(Some(slot)) => Ok(slot),
-            Ok(None) => Err(self.closed()),
-            Err(_) => Err(self.timed_out(Wait::WaitQueue, deadline)),
-        }
-    }
-
-    /// With a slot: an idle connection that passes its check without I/O.
     #[inline]
-    fn take_now(&self, slot: Slot) -> Result<PooledConnection, Slot> {
-        let shared = &*self.shared;
+    pub(crate) fn get_now(&self) -> Option<PooledConnection> {
+        let shared = &self.shared;
+        let slot = shared.slots.try_acquire().ok()?;
         // Not ahead of callers that wait for a connection to be made.
-        while !shared.manager.factory().has_waiters() {
-            let Some(mut taken) = shared.idle.take() else {
-                break;
-            };
+        while !shared.factory().has_waiters() {
+            let mut taken = shared.idle.take()?;
             match shared.check_now(&mut taken) {
-                Some(Ok(())) => return Ok(PooledConnection::new(taken, slot)),
+                Some(Ok(())) => return Some(PooledConnection::new(slot, shared, Some(taken))),
                 Some(Err(_)) => Idle::discard(taken),
                 // The check needs I/O: left for a caller that can wait.
                 None => {
@@ -217,33 +172,48 @@ impl Pool {
                 }
             }
         }
-        Err(slot)
+        None
     }
 
-    /// With a slot: an idle connection that passes its check, or a new one.
-    async fn take(&self, slot: Slot, deadline: Deadline) -> Result<PooledConnection, Error> {
-        let shared = &*self.shared;
-        let mut budget = CheckBudget::default();
-        loop {
-            while let Some(taken) = shared.idle.take() {
-                if let Some(taken) = shared.check(taken, deadline, &mut budget).await {
-                    return Ok(PooledConnection::new(taken, slot));
-                }
-            }
-            let made = self.connect(deadline, &mut budget).await?;
-            let id = made.id();
-            if let Some(taken) = shared.idle.add_and_take(made) {
-                // The factory has checked the connection that it gave.
-                if taken.id() == id {
-                    return Ok(PooledConnection::new(taken, slot));
-                }
-                if let Some(taken) = shared.check(taken, deadline, &mut budget).await {
-                    return Ok(PooledConnection::new(taken, slot));
-                }
-            }
-            if deadline.is_over() {
+    /// Waits for a slot by a deadline, first in, first out; with `only_now` it does not wait. Then
+    /// takes an idle connection that passes its check, or a new one.
+    pub(crate) async fn get_by(
+        &self,
+        deadline: Deadline,
+        only_now: bool,
+    ) -> Result<PooledConnection, Error> {
+        let shared = &self.shared;
+        let slot = match shared.slots.try_acquire() {
+            Ok(slot) => slot,
+            Err(TryAcquireError::NoPermits) if only_now => {
                 return Err(self.timed_out(Wait::WaitQueue, deadline));
             }
+            Err(_) => {
+                let _waiting = shared.waiting.clone();
+                match deadline.bound(shared.slots.acquire()).await {
+                    Ok(Ok(slot)) => slot,
+                    Ok(Err(_)) => return Err(shared.factory().name(ErrorKind::PoolClosed)),
+                    Err(_) => return Err(self.timed_out(Wait::WaitQueue, deadline)),
+                }
+            }
+        };
+        let mut guard = PooledConnection::new(slot, shared, None);
+        let (mut budget, mut made) = (CheckBudget::default(), None);
+        loop {
+            while let Some(taken) = guard.take_idle() {
+                // The factory has checked the connection that it made.
+                let is_checked = made == Some(taken.id()) && !taken.is_stale();
+                if is_checked || shared.check(taken, deadline, &mut budget).await.is_ok() {
+                    return Ok(guard);
+                }
+                guard.discard();
+            }
+            if made.is_some() && deadline.is_over() {
+                return Err(self.timed_out(Wait::WaitQueue, deadline));
+            }
+            let connection = self.connect(deadline, &mut budget).await?;
+            made = Some(connection.id());
+            shared.idle.add(connection);
         }
     }
 
@@ -254,39 +224,34 @@ impl Pool {
         budget: &mut CheckBudget,
     ) -> Result<Connection, Error> {
         let shared = &*self.shared;
-        let runtime = shared.upkeep.missing();
-        let connecting = shared
-            .manager
-            .connect_in(shared.idle.bb8(), deadline, budget);
-        match deadline.bound(pin!(connecting)).await {
-            Ok(connected) => {
-                // A runtime that connects has a timer.
-                if let (Ok(_), Some(runtime)) = (&connected, runtime) {
-                    let weak = Arc::downgrade(&self.shared);
-                    let reap = move || weak.upgrade().is_some_and(|shared| shared.reap());
-                    shared.upkeep.start(&runtime, reap);
-                }
-                connected
-            }
-            // The factory itself keeps the deadline: the customizer exceeded it.
+        let bound = deadline.within(shared.create);
+        let connection = shared.factory().establish_within(bound, budget).await?;
+        let (upkeep, weak) = (&shared.upkeep, Arc::downgrade(&self.shared));
+        upkeep.start(move || weak.upgrade().map(|shared| shared.reap()).is_some());
+        if !connection.is_new() {
+            return Ok(connection);
+        }
+        let customizing = MongoConnectionManager::customize(&shared.idle.bb8, connection);
+        match deadline.bound(pin!(customizing)).await {
+            Ok(customized) => customized,
             Err(_) => Err(self.timed_out(Wait::Hook, deadline)),
         }
     }
 
     /// How full the pool is.
     ///
-    /// bb8's own `statistics` are not shown: this pool looks for idle connections in bb8 in other ways
-    /// than a check-out, and bb8 counts each look as a `get`. How long check-outs took is in the
-    /// [`PoolStatus`](mongo_core::pools::PoolStatus) of [`Pools`](crate::Pools).
+    /// bb8's own `statistics` would count each look for an idle connection as a `get`. How long
+    /// check-outs took is in the [`PoolStatus`](mongo_core::pools::PoolStatus) of
+    /// [`Pools`](crate::Pools).
     pub fn status(&self) -> Status {
-        let bb8 = self.shared.idle.bb8();
+        let bb8 = &self.shared.idle.bb8;
         let state = bb8.state();
-        let available = self.shared.manager.factory().available();
+        let available = self.shared.factory().available();
         Status {
             max_size: bb8.config().max_size as usize,
             size: state.connections as usize + available,
             available: state.idle_connections as usize + available,
-            waiting: self.shared.waiting.load(Ordering::Relaxed),
+            waiting: Arc::strong_count(&self.shared.waiting) - 1,
         }
     }
 
@@ -295,7 +260,7 @@ impl Pool {
     pub fn close(&self) {
         self.shared.slots.close();
         self.shared.upkeep.end();
-        self.shared.manager.factory().close();
+        self.shared.factory().close();
         self.shared.idle.retain(|_| false);
     }
 
@@ -309,27 +274,10 @@ impl Pool {
         &self.shared.manager
     }
 
-    /// Closes the idle connections that the factory does not retain. May be called from anywhere.
-    pub(crate) fn reap(&self) {
-        let factory = self.shared.manager.factory();
-        self.shared
-            .idle
-            .retain(|connection| factory.should_retain(connection));
-    }
-
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        let factory = self.manager().factory();
-        match wait {
-            Wait::WaitQueue => {
-                let status = self.status();
-                let in_use = status.size.saturating_sub(status.available);
-                factory.exhausted(deadline, in_use, status.max_size)
-            }
-            _ => factory.timed_out(wait, deadline),
-        }
-    }
-
-    fn closed(&self) -> Error {
-        self.manager().factory().name(ErrorKind::PoolClosed)
+        let status = self.status();
+        let in_use = status.size.saturating_sub(status.available);
+        let factory = self.shared.factory();
+        factory.timed_out(wait, deadline, in_use, status.max_size)
     }
 }

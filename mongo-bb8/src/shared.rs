@@ -1,11 +1,9 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mongo_core::pools::CheckBudget;
+use mongo_core::pools::{CheckBudget, ConnectionFactory};
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
-use tokio::sync::{Semaphore, TryAcquireError};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 use crate::MongoConnectionManager;
 use crate::idle::{Idle, Taken};
@@ -19,79 +17,56 @@ pub(crate) struct Shared {
     /// One permit for each connection that the pool may hold: a caller with a permit never waits
     /// for another caller's connection.
     pub(crate) slots: Semaphore,
-    /// Callers that wait for a slot.
-    pub(crate) waiting: AtomicUsize,
+    /// Callers that wait for a slot hold clones of this.
+    pub(crate) waiting: Arc<()>,
+    /// The bounds of a whole check-out, of making a connection, and of checking one.
     pub(crate) wait: Duration,
-    pub(crate) max_lifetime: Option<Duration>,
-    pub(crate) test_on_check_out: bool,
+    pub(crate) create: Option<Duration>,
+    pub(crate) recycle: Option<Duration>,
     pub(crate) upkeep: Upkeep,
 }
 
 impl Shared {
+    pub(crate) fn factory(&self) -> &ConnectionFactory {
+        self.manager.factory()
+    }
+
     /// The result of checking an idle connection, if that needs no I/O.
     #[inline]
     pub(crate) fn check_now(&self, taken: &mut Taken) -> Option<Result<(), Error>> {
-        if self.is_too_old(taken) {
-            return Some(Err(ErrorKind::PoolCleared.into()));
+        match self.upkeep.is_over(taken) {
+            true => Some(Err(ErrorKind::PoolCleared.into())),
+            false => self.factory().recycle_now(taken),
         }
-        if self.test_on_check_out {
-            return self.manager.factory().recycle_now(taken);
-        }
-        Some(match taken.is_stale() {
-            true => Err(ErrorKind::PoolCleared.into()),
-            false => Ok(()),
-        })
     }
 
-    /// Checks an idle connection. If this is dropped, the connection goes back.
+    /// Checks an idle connection.
     pub(crate) async fn check(
         &self,
-        mut taken: Taken,
+        taken: &mut Taken,
         deadline: Deadline,
         budget: &mut CheckBudget,
-    ) -> Option<Taken> {
-        if let Some(checked) = self.check_now(&mut taken) {
-            if checked.is_ok() {
-                return Some(taken);
-            }
-            Idle::discard(taken);
-            return None;
+    ) -> Result<(), Error> {
+        if let Some(checked) = self.check_now(taken) {
+            return checked;
         }
-        let mut returned = Returned {
-            shared: self,
-            taken: Some(taken),
-        };
-        let connection = returned.taken.as_mut()?;
-        let checked = self.manager.check(connection, deadline, budget).await;
-        let taken = returned.taken.take()?;
-        if checked.is_ok() {
-            return Some(taken);
-        }
-        Idle::discard(taken);
-        None
-    }
-
-    /// Whether a connection has outlived bb8's `max_lifetime`.
-    #[inline]
-    fn is_too_old(&self, connection: &Connection) -> bool {
-        self.max_lifetime
-            .is_some_and(|max| connection.created().elapsed() >= max)
+        let deadline = deadline.within(self.recycle);
+        // Boxed: rare, and would enlarge every check-out's future.
+        Box::pin(self.factory().recycle(taken, deadline, budget)).await
     }
 
     /// Returns a connection that was in use to the pool.
     #[inline]
     pub(crate) fn put_back(&self, mut taken: Taken) {
-        let factory = self.manager.factory();
-        if !taken.check_in() {
-            return Idle::discard(taken);
-        }
-        if self.is_too_old(&taken) {
-            taken.close();
+        let factory = self.factory();
+        if !taken.check_in() || self.upkeep.is_over(&taken) {
             return Idle::discard(taken);
         }
         if factory.has_waiters() {
-            self.offer(taken);
-            return;
+            let connection = taken.move_out();
+            // First, so that bb8 has room for it.
+            drop(taken);
+            return factory.offer(connection);
         }
         self.idle.put(taken);
         // A caller may have begun to wait, or the pool may have been closed, since the check.
@@ -107,87 +82,13 @@ impl Shared {
 
     /// Takes an idle connection out of bb8.
     pub(crate) fn take_idle(&self) -> Option<Connection> {
-        let mut taken = self.idle.take()?;
-        Some(taken.move_out())
+        Some(self.idle.take()?.move_out())
     }
 
-    /// Closes the idle connections that are stale or out of bb8's bounds. For a task that ends when
-    /// this returns false.
-    pub(crate) fn reap(&self) -> bool {
-        let (factory, now) = (self.manager.factory(), Instant::now());
+    /// Closes the idle connections that are stale or over the bounds.
+    pub(crate) fn reap(&self) {
         self.idle.retain(|connection| {
-            factory.should_retain(connection) && self.upkeep.should_retain(connection, now)
+            self.factory().should_retain(connection) && !self.upkeep.is_over(connection)
         });
-        true
-    }
-
-    fn offer(&self, mut taken: Taken) {
-        let connection = taken.move_out();
-        // First, so that bb8 has room for it.
-        drop(taken);
-        self.manager.factory().offer(connection);
-    }
-}
-
-/// A connection that goes back to the pool unless it is taken.
-struct Returned<'a> {
-    shared: &'a Shared,
-    taken: Option<Taken>,
-}
-
-impl Drop for Returned<'_> {
-    fn drop(&mut self) {
-        if let Some(taken) = self.taken.take() {
-            self.shared.put_back(taken);
-        }
-    }
-}
-
-/// A permit for one of the pool's slots.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    shared: Arc<Shared>,
-}
-
-impl Slot {
-    pub(crate) fn try_take(shared: &Arc<Shared>) -> Result<Self, TryAcquireError> {
-        shared.slots.try_acquire()?.forget();
-        Ok(Self {
-            shared: shared.clone(),
-        })
-    }
-
-    /// Waits for a slot, first in, first out; `None` if the pool is closed.
-    pub(crate) async fn take(shared: &Arc<Shared>) -> Option<Self> {
-        shared.slots.acquire().await.ok()?.forget();
-        Some(Self {
-            shared: shared.clone(),
-        })
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.shared.slots.add_permits(1);
-    }
-}
-
-/// Counts up as long as it lives.
-pub(crate) struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

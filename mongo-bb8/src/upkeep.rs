@@ -1,4 +1,4 @@
-//! Closing idle connections on runtimes other than the one that a pool was built on.
+//! Closing idle connections by the bounds of bb8's builder.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,77 +8,54 @@ use tokio::runtime::{Handle, Id};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// bb8's reaper ends with the runtime that a pool was built on, and can't be restarted. Connections
-/// live on the runtimes of their callers, so each other runtime on which the pool connects has a
-/// task that does the same.
+/// Replaces bb8's reaper, which ends with the runtime that the pool was built on, and closes
+/// connections under the pool's lock: each runtime on which the pool connects has a task.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
-    /// The runtime of bb8's reaper.
-    home: Id,
-    idle_timeout: Option<Duration>,
-    max_lifetime: Option<Duration>,
-    interval: Duration,
-    tasks: Mutex<Vec<(Id, JoinHandle<()>)>>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) interval: Duration,
+    pub(crate) tasks: Mutex<Vec<(Id, JoinHandle<()>)>>,
 }
 
 impl Upkeep {
-    /// Uses bb8's bounds and the interval of its reaper.
-    pub(crate) fn new(
-        home: Id,
-        idle_timeout: Option<Duration>,
-        max_lifetime: Option<Duration>,
-        interval: Duration,
-    ) -> Self {
-        Self {
-            home,
-            idle_timeout,
-            max_lifetime,
-            interval,
-            tasks: Mutex::default(),
-        }
+    /// Whether an idle connection is over the bounds.
+    #[inline]
+    pub(crate) fn is_over(&self, connection: &Connection) -> bool {
+        let exceeds =
+            |since: Instant, max: Option<Duration>| max.is_some_and(|max| since.elapsed() >= max);
+        exceeds(connection.created(), self.max_lifetime)
+            || exceeds(connection.idle_since(), self.idle_timeout)
     }
 
-    /// The current runtime, if it needs a task.
-    pub(crate) fn missing(&self) -> Option<Handle> {
+    /// Starts the task of the current runtime, unless it runs or there are no bounds. It calls
+    /// `reap` now and at each interval, until that returns false.
+    pub(crate) fn start(&self, reap: impl Fn() -> bool + Send + 'static) {
         let has_bounds = self.idle_timeout.is_some() || self.max_lifetime.is_some();
-        let here = Handle::try_current().ok().filter(|_| has_bounds)?;
-        let is_kept = here.id() == self.home || self.tasks().iter().any(|own| own.0 == here.id());
-        (!is_kept).then_some(here)
-    }
-
-    /// Starts the task of a runtime that has a timer. It calls `reap` in each interval, until that
-    /// returns false.
-    pub(crate) fn start(&self, runtime: &Handle, reap: impl Fn() -> bool + Send + 'static) {
-        let task = runtime.spawn(run(self.interval, reap));
-        let mut ended = vec![(runtime.id(), task)];
-        // Tasks are dropped without the lock.
+        let Some(runtime) = Handle::try_current().ok().filter(|_| has_bounds) else {
+            return;
+        };
         let mut tasks = self.tasks();
-        let all = std::mem::take(&mut *tasks);
-        let is_new = all.iter().all(|own| own.0 != runtime.id());
-        let (over, mut alive): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|own| own.1.is_finished());
-        if is_new {
-            alive.append(&mut ended);
+        let ended = tasks.extract_if(.., |task| task.1.is_finished());
+        let ended: Vec<_> = ended.collect();
+        if tasks.iter().all(|task| task.0 != runtime.id()) {
+            let interval = self.interval;
+            let task = runtime.spawn(async move {
+                while reap() {
+                    sleep(interval).await;
+                }
+            });
+            tasks.push((runtime.id(), task));
         }
-        *tasks = alive;
+        // Tasks are dropped without the lock.
         drop(tasks);
-        ended.iter().for_each(|own| own.1.abort());
-        drop((ended, over));
+        drop(ended);
     }
 
     /// Ends all tasks.
     pub(crate) fn end(&self) {
         let tasks = std::mem::take(&mut *self.tasks());
-        tasks.iter().for_each(|own| own.1.abort());
-    }
-
-    /// Whether an idle connection is within bb8's bounds.
-    pub(crate) fn should_retain(&self, connection: &Connection, now: Instant) -> bool {
-        let within = |since, max: Option<Duration>| {
-            max.is_none_or(|max| now.saturating_duration_since(since) < max)
-        };
-        within(connection.idle_since(), self.idle_timeout)
-            && within(connection.created(), self.max_lifetime)
+        tasks.iter().for_each(|task| task.1.abort());
     }
 
     fn tasks(&self) -> MutexGuard<'_, Vec<(Id, JoinHandle<()>)>> {
@@ -89,14 +66,5 @@ impl Upkeep {
 impl Drop for Upkeep {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-async fn run(interval: Duration, reap: impl Fn() -> bool) {
-    loop {
-        sleep(interval).await;
-        if !reap() {
-            return;
-        }
     }
 }

@@ -18,6 +18,7 @@ pub const DEFAULT_PORT: u16 = 27017;
 /// Host names are stored in lower case, because the server discovery and monitoring specification
 /// compares them so. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum ServerAddress {
     /// A host name, IPv4 or IPv6 address (without brackets) and a port.
     Tcp {

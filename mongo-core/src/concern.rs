@@ -1,8 +1,7 @@
 //! Read concern and write concern.
 //!
-//! Specification: read and write concern. Neither is ever added to a command: the generic command
-//! method sends the caller's command unchanged. These types are for code that builds commands, and
-//! for the client's options.
+//! Specification: read and write concern. `run_command` adds neither to a command. `command` adds
+//! them as the module [`operation`](crate::operation) says.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -15,6 +15,7 @@
 //! - [`sdam`]: the description of a deployment and its transitions; monitors as state machines.
 //!   [`select`]: server selection. [`event`]: events. [`concern`]: read and write concerns.
 //!   [`socks5`]: the SOCKS5 handshake. [`settings`]: deserialization of configurations.
+//! - [`operation`]: commands with sessions, transactions, retries, cursors and a time limit.
 //!
 //! The shell, behind the default feature `net`, owns the sockets, timers and tasks:
 //! - `net`: `Connection`, `Topology`, `OnDemandTopology` and `SingleClient`, and the `Connector` and

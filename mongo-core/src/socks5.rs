@@ -29,6 +29,7 @@ const IPV6: u8 = 4;
 ///
 /// It names the proxy; the [`Error`](crate::Error) that contains it names the server.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ProxyError {
     /// The proxy's host and port.
     pub proxy: Arc<str>,

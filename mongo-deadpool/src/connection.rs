@@ -1,5 +1,3 @@
-use std::ops::{Deref, DerefMut};
-
 use crate::{Manager, Object};
 
 /// A connection checked out of a [`Pool`](crate::Pool): a guard that returns it when dropped.
@@ -10,7 +8,6 @@ use crate::{Manager, Object};
 /// May be dropped at any time. A connection that was left in the middle of a request, is closed, or
 /// is of an earlier generation than the pool's, does not go back: it is closed, and its slot is
 /// free at once.
-#[derive(Debug)]
 #[must_use]
 pub struct Connection {
     /// `None` only while it is dropped.
@@ -38,31 +35,7 @@ impl From<Object> for Connection {
     }
 }
 
-impl Deref for Connection {
-    type Target = mongo_core::Connection;
-
-    fn deref(&self) -> &Self::Target {
-        Self::object(self)
-    }
-}
-
-impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        self.object.as_mut().expect("only a dropped guard is empty")
-    }
-}
-
-impl AsRef<mongo_core::Connection> for Connection {
-    fn as_ref(&self) -> &mongo_core::Connection {
-        self
-    }
-}
-
-impl AsMut<mongo_core::Connection> for Connection {
-    fn as_mut(&mut self) -> &mut mongo_core::Connection {
-        self
-    }
-}
+mongo_core::adapter_guard!(Connection, object);
 
 impl Drop for Connection {
     fn drop(&mut self) {

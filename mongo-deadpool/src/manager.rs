@@ -2,9 +2,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use mongo_core::handshake::DriverInfo;
-use mongo_core::pools::{CheckBudget, ConnectionFactory, ManagerConfig};
-use mongo_core::uri::ClientOptions;
+use mongo_core::pools::{CheckBudget, ConnectionFactory};
 use mongo_core::{Deadline, Error, ErrorKind};
 use tokio::task::futures::TaskLocalFuture;
 
@@ -23,45 +21,28 @@ pub(crate) struct CheckOut {
     /// Computed from the bound when it is first needed: an immediate check-out does not read the
     /// clock.
     deadline: Cell<Option<Deadline>>,
-    steps: Steps,
+    /// The bounds of single steps, which apply if they are less than the time left.
+    timeouts: Timeouts,
     /// The budget of the checks of idle connections.
     budget: Cell<CheckBudget>,
 }
 
-/// The bounds of single steps, which apply if they are less than the time left.
-#[derive(Clone, Copy)]
-pub(crate) struct Steps {
-    /// The bound of making a connection.
-    create: Option<Duration>,
-    /// The bound of checking a connection.
-    recycle: Option<Duration>,
-}
-
-impl From<&Timeouts> for Steps {
-    fn from(timeouts: &Timeouts) -> Self {
-        Self {
-            create: timeouts.create,
-            recycle: timeouts.recycle,
-        }
-    }
-}
-
 impl CheckOut {
-    pub(crate) fn new(bound: Duration, steps: Steps) -> Self {
+    pub(crate) fn new(bound: Duration, timeouts: Timeouts) -> Self {
         Self {
             bound,
             deadline: Cell::new(None),
-            steps,
+            timeouts,
             budget: Cell::default(),
         }
     }
 
     /// A check-out with a deadline of the caller.
-    pub(crate) fn by(deadline: Deadline, steps: Steps) -> Self {
+    pub(crate) fn by(deadline: Deadline, timeouts: Timeouts) -> Self {
         Self {
             bound: Duration::MAX,
             deadline: Cell::new(Some(deadline)),
-            steps,
+            timeouts,
             budget: Cell::default(),
         }
     }
@@ -81,24 +62,22 @@ impl CheckOut {
         CHECK_OUT.scope(self, future)
     }
 
-    /// The deadline of one step of the current task's check-out. Unbounded in a bare pool, which is
-    /// not called through [`Pool::get`](crate::Pool::get): only the manager's own bounds apply.
-    fn current(step: impl FnOnce(&Steps) -> Option<Duration>) -> Deadline {
-        CHECK_OUT
-            .try_with(|current| current.deadline().within(step(&current.steps)))
-            .unwrap_or_else(|_| Deadline::never())
-    }
-}
-
-impl CheckOut {
-    /// What is left of the check budget of the current task's check-out.
-    fn budget() -> CheckBudget {
-        let budget = CHECK_OUT.try_with(|current| current.budget.get());
-        budget.unwrap_or_default()
-    }
-
-    fn set_budget(budget: CheckBudget) {
+    /// Runs one step of the current task's check-out, with the step's deadline and what is left of
+    /// the check budget. Unbounded in a bare pool, which is not called through
+    /// [`Pool::get`](crate::Pool::get): only the manager's own bounds apply.
+    async fn step<R>(
+        bound: impl FnOnce(&Timeouts) -> Option<Duration>,
+        run: impl AsyncFnOnce(Deadline, &mut CheckBudget) -> R,
+    ) -> R {
+        let started = CHECK_OUT.try_with(|current| {
+            let deadline = current.deadline().within(bound(&current.timeouts));
+            (deadline, current.budget.get())
+        });
+        let (deadline, mut budget) =
+            started.unwrap_or_else(|_| (Deadline::never(), CheckBudget::default()));
+        let outcome = run(deadline, &mut budget).await;
         let _ = CHECK_OUT.try_with(|current| current.budget.set(budget));
+        outcome
     }
 }
 
@@ -110,37 +89,7 @@ pub struct Manager {
     factory: ConnectionFactory,
 }
 
-impl Manager {
-    /// A manager for a connection string, with the default configuration.
-    ///
-    /// # Errors
-    /// The connection string can't be used, or needs a feature that is not supported.
-    pub fn new(url: &str) -> Result<Self, Error> {
-        Self::from_config(ClientOptions::parse(url)?, ManagerConfig::default())
-    }
-
-    /// A manager for client options.
-    ///
-    /// # Errors
-    /// The options need a feature that is not supported.
-    pub fn from_config(options: ClientOptions, config: ManagerConfig) -> Result<Self, Error> {
-        let factory = ConnectionFactory::builder(options)
-            .config(config)
-            .driver_info(driver_info())
-            .build()?;
-        Ok(Self { factory })
-    }
-
-    /// The factory that makes and checks the connections.
-    pub fn factory(&self) -> &ConnectionFactory {
-        &self.factory
-    }
-}
-
-/// This crate's entry in the handshake's metadata, which the server logs.
-pub(crate) fn driver_info() -> DriverInfo {
-    DriverInfo::new(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION"))
-}
+mongo_core::adapter_manager!(Manager);
 
 /// For a manager with your own connector, executor or name: build the factory first.
 impl From<ConnectionFactory> for Manager {
@@ -158,13 +107,11 @@ impl managed::Manager for Manager {
             let nothing = ErrorKind::Pool("no idle connection is available".to_owned());
             return self.factory.take_available().ok_or_else(|| nothing.into());
         }
-        let deadline = CheckOut::current(|steps| steps.create);
-        let mut budget = CheckOut::budget();
+        let establish = async |deadline, budget: &mut CheckBudget| {
+            self.factory.establish_within(deadline, budget).await
+        };
         // Boxed: rare, and would enlarge every check-out's future.
-        let established = self.factory.establish_within(deadline, &mut budget);
-        let established = Box::pin(established).await;
-        CheckOut::set_budget(budget);
-        established
+        Box::pin(CheckOut::step(|timeouts| timeouts.create, establish)).await
     }
 
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
@@ -178,13 +125,11 @@ impl managed::Manager for Manager {
                 ));
             }
             None => {
-                let deadline = CheckOut::current(|steps| steps.recycle);
-                let mut budget = CheckOut::budget();
+                let check = async |deadline, budget: &mut CheckBudget| {
+                    self.factory.recycle(connection, deadline, budget).await
+                };
                 // Boxed, too.
-                let check = self.factory.recycle(connection, deadline, &mut budget);
-                let recycled = Box::pin(check).await;
-                CheckOut::set_budget(budget);
-                recycled
+                Box::pin(CheckOut::step(|timeouts| timeouts.recycle, check)).await
             }
         };
         // deadpool discards the error and tries the next connection.

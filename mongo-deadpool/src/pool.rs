@@ -11,7 +11,7 @@ use mongo_core::{Deadline, Error, ErrorKind};
 
 use crate::at_once::{AT_ONCE, may_wait};
 use crate::connection::take_idle;
-use crate::manager::{CheckOut, Steps};
+use crate::manager::CheckOut;
 use crate::{
     Connection, Manager, Metrics, PoolBuilder, PoolError, Status, TimeoutType, Timeouts, managed,
 };
@@ -74,9 +74,8 @@ impl Pool {
         let only_now = wait.is_zero();
         // A zero wait applies to the slot only; making a connection still has time.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
-        let steps = Steps::from(timeouts);
         let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
-        let at_once = CheckOut::new(bound, steps).scope(at_once);
+        let at_once = CheckOut::new(bound, *timeouts).scope(at_once);
         let mut at_once = pin!(catch_panics(HOOK, at_once));
         let mut first = |context: &mut Context<'_>| may_wait(|| at_once.as_mut().poll(context));
         let first = poll_fn(|context| Poll::Ready(first(context))).await;
@@ -93,7 +92,7 @@ impl Pool {
             Ok(connection) => Ok(connection),
             // It has not waited yet.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
-                Box::pin(self.queue(Deadline::after(bound), steps)).await
+                Box::pin(self.queue(Deadline::after(bound), *timeouts)).await
             }
             Err(error) => Err(self.explain(error, Deadline::after(bound))),
         }
@@ -111,10 +110,10 @@ impl Pool {
     pub(crate) async fn queue(
         &self,
         deadline: Deadline,
-        steps: Steps,
+        timeouts: Timeouts,
     ) -> Result<Connection, Error> {
         let queued = pin!(self.inner.timeout_get(&UNBOUNDED));
-        let queued = CheckOut::by(deadline, steps).scope(queued);
+        let queued = CheckOut::by(deadline, timeouts).scope(queued);
         let queued = pin!(catch_panics(HOOK, queued));
         self.finish(queued, deadline).await
     }
@@ -227,15 +226,10 @@ impl Pool {
     }
 
     fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
+        let status = self.status();
+        let in_use = status.size.saturating_sub(status.available);
         let factory = self.manager().factory();
-        match wait {
-            Wait::WaitQueue => {
-                let status = self.status();
-                let in_use = status.size.saturating_sub(status.available);
-                factory.exhausted(deadline, in_use, status.max_size)
-            }
-            _ => factory.timed_out(wait, deadline),
-        }
+        factory.timed_out(wait, deadline, in_use, status.max_size)
     }
 
     fn explain(&self, error: PoolError, deadline: Deadline) -> Error {
@@ -262,9 +256,8 @@ impl From<managed::Pool> for Pool {
     fn from(inner: managed::Pool) -> Self {
         let max_size = u32::try_from(inner.status().max_size).unwrap_or(u32::MAX);
         let factory = inner.manager().factory();
-        factory.set_max_size(max_size);
         let weak = inner.weak();
-        factory.set_idle_source(move || take_idle(&weak.upgrade()?));
+        factory.attach(max_size, false, move || take_idle(&weak.upgrade()?));
         Self { inner }
     }
 }

@@ -50,6 +50,7 @@ mod hello;
 mod link;
 mod listener;
 mod observe;
+mod on_both;
 mod outgoing;
 pub mod payload;
 mod pipe;

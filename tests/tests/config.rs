@@ -320,12 +320,9 @@ macro_rules! for_backend {
                 assert_eq!(pool.status().max_size, 10_000);
                 let nothing = Config::default().create_pool(None).expect("a pool");
                 assert_eq!(nothing.status().max_size, 100);
-                let server = nothing
-                    .manager()
-                    .factory()
-                    .server()
-                    .expect("one")
-                    .to_string();
+                nothing.close();
+                let error = nothing.get().await.expect_err("a closed pool");
+                let server = error.server().expect("one").to_string();
                 assert_eq!(server, "localhost:27017");
             }
 

@@ -26,16 +26,14 @@ fn run(data: &[u8]) {
     let mut txt = Vec::new();
     for line in data.split(|byte| *byte == b'\n') {
         match line {
-            [b'=', text @ ..] => txt.push(TxtRecord {
-                strings: text.chunks(255).map(<[u8]>::to_vec).collect(),
-            }),
-            [high, low, target @ ..] => records.push(SrvRecord {
-                target: String::from_utf8_lossy(target).into_owned(),
-                port: u16::from_be_bytes([*high, *low]),
-                priority: 0,
-                weight: 0,
-                ttl: Duration::from_secs(60),
-            }),
+            [b'=', text @ ..] => txt.push(TxtRecord::new(
+                text.chunks(255).map(<[u8]>::to_vec).collect(),
+            )),
+            [high, low, target @ ..] => records.push(SrvRecord::new(
+                String::from_utf8_lossy(target).into_owned(),
+                u16::from_be_bytes([*high, *low]),
+                Duration::from_secs(60),
+            )),
             _ => {}
         }
     }

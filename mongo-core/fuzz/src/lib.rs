@@ -14,10 +14,7 @@ const SLOWEST: Duration = Duration::from_millis(100);
 const QUICK: Duration = Duration::from_millis(1);
 
 /// Small, so that what is unpacked, or asked for, shows in the memory.
-pub const LIMITS: Limits = Limits {
-    max_message_size: 1024 * 1024,
-    max_depth: 256,
-};
+pub const LIMITS: Limits = Limits::new(1024 * 1024, 256);
 
 thread_local! {
     static SLOWEST_YET: Cell<Duration> = const { Cell::new(QUICK) };

@@ -210,6 +210,7 @@ pub enum ClosedReason {
 
 /// A command that the server answered with `ok: 0`. `Debug` shows nothing of the reply.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct CommandError {
     /// The server's error code; 0 where it sent none.
     pub code: i32,
@@ -221,6 +222,23 @@ pub struct CommandError {
     /// The whole reply. If it has more than 1 MiB, only its `ok`, `errmsg`, `code`, `codeName`,
     /// `errorLabels` and `topologyVersion`, within bounds.
     pub reply: RawDocumentBuf,
+}
+
+impl CommandError {
+    /// The error of a reply with `ok: 0`.
+    pub fn new(
+        code: i32,
+        code_name: impl Into<String>,
+        message: impl Into<String>,
+        reply: RawDocumentBuf,
+    ) -> Self {
+        Self {
+            code,
+            code_name: code_name.into(),
+            message: message.into(),
+            reply,
+        }
+    }
 }
 
 impl Error {

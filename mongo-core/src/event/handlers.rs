@@ -36,6 +36,7 @@ pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 pub struct EventHandlers {
     command: Option<EventHandler<CommandEvent>>,
     cmap: Option<EventHandler<CmapEvent>>,
+    #[cfg_attr(not(feature = "net"), allow(dead_code))]
     query_text: Option<usize>,
 }
 

@@ -10,6 +10,7 @@ use crate::wire::Compressor;
 
 /// The settings of a handshake.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct HandshakeContext {
     /// The `client` document: [`ClientMetadata::document`](super::ClientMetadata::document). `None`
     /// on a connection that has already sent it: a server accepts it only once.

@@ -8,6 +8,7 @@ use bson::raw::cstr;
 /// Access to the process's environment for the metadata. The metadata uses only these functions, so
 /// that building it does no I/O of its own.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Environment<'a> {
     /// An environment variable by its name; `None` if it is unset or not UTF-8.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
@@ -26,6 +27,19 @@ impl Environment<'static> {
 impl fmt::Debug for Environment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Environment<'a> {
+    /// An environment of functions that read a variable and look for a file.
+    pub fn new(
+        variable: &'a dyn Fn(&str) -> Option<String>,
+        file_exists: &'a dyn Fn(&str) -> bool,
+    ) -> Self {
+        Self {
+            variable,
+            file_exists,
+        }
     }
 }
 

@@ -17,11 +17,6 @@ mod machine;
 mod metadata;
 mod server_api;
 
-#[cfg(test)]
-mod fuzz;
-#[cfg(test)]
-mod scripted;
-
 pub use context::HandshakeContext;
 pub use description::{ConnectionDescription, TopologyVersion};
 pub use environment::Environment;

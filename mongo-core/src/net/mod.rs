@@ -39,7 +39,7 @@ pub use operation::cursor::BatchCursor;
 pub(crate) use operation::cursor::{CursorLimits, CursorSource};
 pub(crate) use operation::{Limits, jitter, random_id, unacknowledged, wait, was_sent};
 pub(crate) use runtime::current as current_runtime;
-pub(crate) use setters::{auth_setters, transport_setters};
+pub(crate) use setters::{auth_setters, selection_setters, transport_setters};
 pub use single::SingleClient;
 pub use single::on_demand::{OnDemandTopology, OnDemandTopologyBuilder};
 pub(crate) use topology::{Clear, Removal, Shared as TopologyShared, TopologyListener};

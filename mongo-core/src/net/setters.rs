@@ -80,5 +80,28 @@ macro_rules! auth_setters {
     };
 }
 
+/// The setters of a builder with `resolver` and `selector`.
+macro_rules! selection_setters {
+    () => {
+        /// Sets the resolver that looks up and polls the records of `mongodb+srv`. Default:
+        /// `HickoryResolver` with the system's name servers under feature `dns`, else none. Not
+        /// used without `mongodb+srv`.
+        #[must_use]
+        pub fn resolver(mut self, resolver: ::std::sync::Arc<dyn crate::net::DnsResolver>) -> Self {
+            self.resolver = Some(resolver);
+            self
+        }
+
+        /// Sets a function that filters the suitable servers of each selection
+        /// (`serverSelector`).
+        #[must_use]
+        pub fn server_selector(mut self, selector: crate::select::ServerSelector) -> Self {
+            self.selector = Some(selector);
+            self
+        }
+    };
+}
+
 pub(crate) use auth_setters;
+pub(crate) use selection_setters;
 pub(crate) use transport_setters;

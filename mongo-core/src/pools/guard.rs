@@ -1,12 +1,12 @@
 //! A connection in use.
 
-use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Backend;
+use super::adapter::adapter_guard;
 use super::pool::{PinReason, PoolInner};
-use super::{Backend, ServerPool};
 use crate::event::logs::CheckOutSpan;
 use crate::net::Connection;
 use crate::select::RunningOperation;
@@ -34,12 +34,11 @@ pub struct PooledConnection<B: Backend> {
 }
 
 impl<B: Backend> PooledConnection<B> {
-    pub(super) fn new(guard: B::Guard, pool: &ServerPool<B>) -> Self {
-        let in_use = &pool.shared().counters.in_use;
-        in_use.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn new(guard: B::Guard, pool: &Arc<PoolInner>) -> Self {
+        pool.counters.in_use.fetch_add(1, Ordering::Relaxed);
         Self {
             guard: Some(guard),
-            pool: pool.shared().clone(),
+            pool: pool.clone(),
             pinned: None,
             _operation: None,
         }
@@ -101,37 +100,7 @@ impl<B: Backend> PooledConnection<B> {
     }
 }
 
-impl<B: Backend> Deref for PooledConnection<B> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.guard.as_ref().expect("only a dropped guard is empty")
-    }
-}
-
-impl<B: Backend> DerefMut for PooledConnection<B> {
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.guard.as_mut().expect("only a dropped guard is empty")
-    }
-}
-
-impl<B: Backend> AsRef<Connection> for PooledConnection<B> {
-    fn as_ref(&self) -> &Connection {
-        self
-    }
-}
-
-impl<B: Backend> AsMut<Connection> for PooledConnection<B> {
-    fn as_mut(&mut self) -> &mut Connection {
-        self
-    }
-}
-
-impl<B: Backend> fmt::Debug for PooledConnection<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PooledConnection").field(&**self).finish()
-    }
-}
+adapter_guard!(PooledConnection<B>, guard, B: Backend);
 
 impl<B: Backend> Drop for PooledConnection<B> {
     fn drop(&mut self) {

@@ -13,7 +13,7 @@
 //! 2. `Pools::begin` (`registry/check_out.rs`) selects a server (`select_quietly`) and tries its
 //!    pool: `ServerPool::try_get` (`server_pool/mod.rs`) calls `Backend::try_get`.
 //!    - deadpool: `try_get` (`deadpool/backend.rs`) polls `timeout_get` once.
-//!    - bb8: `get_now`, `take_now` (`bb8/pool.rs`) take a slot and an idle connection.
+//!    - bb8: `get_now` (`bb8/pool.rs`) takes a slot and an idle connection.
 //!    - Both call `PoolInner::recycle_now` (`pool/recycle.rs`), a check without I/O.
 //! 3. Otherwise `Pools::find` (`registry/check_out.rs`) loops within one deadline: `choose` selects
 //!    a server and finds its pool (`Registry::pool`, `registry/members.rs`).
@@ -21,8 +21,8 @@
 //!    They stop once the pool is paused, cleared or closed, or its server is no longer suitable.
 //!    - deadpool: `Pool::queue` (`deadpool/pool.rs`), then `Manager::recycle` for an idle
 //!      connection or `Manager::create` (`deadpool/manager.rs`).
-//!    - bb8: `get_by`, `take` (`bb8/pool.rs`), then `check` (`bb8/shared.rs`) for an idle
-//!      connection or `connect_in`, `connect` (`bb8/manager.rs`).
+//!    - bb8: `get_by` (`bb8/pool.rs`), then `check` (`bb8/shared.rs`) for an idle connection or
+//!      `connect` (`bb8/pool.rs`).
 //! 5. `PoolInner::recycle` (`pool/recycle.rs`) checks an idle connection: drain, socket, ping.
 //! 6. Otherwise `PoolInner::establish` (`pool/connect.rs`) enters the wait queue. `pump` serves the
 //!    first waiter with an available connection, or spawns an `Attempt`.
@@ -35,6 +35,15 @@
 //!    the connection may go back. If so, it goes to a waiter (`ConnectionFactory::offer`) or
 //!    becomes idle; else it is closed (`PoolHooks::dropped`). `after_check_in` makes room for other
 //!    pools.
+//!
+//! # The path of one `command()`
+//! 1. `Command::into_future` (`operation/mod.rs`) makes a `Run` (`operation/run.rs`), whose
+//!    `run_attempts` loops: `check_out` selects and checks out as above, with the servers to avoid.
+//! 2. `attempt_on` takes a session (`ClientContext`, `crate::operation`), computes `maxTimeMS`, and
+//!    calls `Connection::attempt` (`crate::net::operation`). That adds the fields
+//!    (`Request::prepare`), runs the command, and tells the session.
+//! 3. After an error, `Retry::failed` (`crate::operation`) decides: stop, or again after a pause.
+//! 4. A `Cursor` keeps its server and session, and fetches by the same `Run`.
 //!
 //! # Glossary
 //! - `Pools`: a handle for one credential on a registry of pools, over one topology.
@@ -58,8 +67,10 @@
 //! - `Deadline`: the one moment by which a check-out must end.
 //! - `Generation`: the clear count at which a connection was made; a later clear makes it stale.
 
+mod adapter;
 mod backend;
 mod config;
+#[doc(hidden)]
 pub mod duration;
 mod factory;
 mod follow;
@@ -73,7 +84,7 @@ mod server_pool;
 mod source;
 mod status;
 
-pub use crate::callback::catch_panics;
+pub use adapter::{BackendConfig, QueueMode, Timeouts};
 pub use backend::Backend;
 
 pub use config::{
@@ -90,5 +101,10 @@ use pool::Limits;
 pub use pool::{CheckBudget, ClosedConnections, PinReason, PoolState, WAIT_TIME_BOUNDS, WaitTimes};
 pub use registry::{Pools, PoolsBuilder};
 pub use server_pool::ServerPool;
-pub use source::{RedactedUrl, client_options, max_size, wait_timeout};
 pub use status::PoolStatus;
+
+// What the configurations of the two adapters share.
+#[doc(hidden)]
+pub use crate::callback::catch_panics;
+#[doc(hidden)]
+pub use source::{RedactedUrl, checked_max_size, client_options, max_size, wait_timeout};

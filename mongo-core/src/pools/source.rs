@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT, UNLIMITED_SIZE};
+use super::{DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT, LARGEST_SIZE, UNLIMITED_SIZE};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::text::Rounded;
@@ -48,6 +48,23 @@ pub fn max_size(configured: Option<u32>, default: Option<u32>, options: &ClientO
         options.max_pool_size
     );
     used
+}
+
+/// [`max_size`], from 1 to [`LARGEST_SIZE`].
+///
+/// # Errors
+/// It is 0 or larger.
+pub fn checked_max_size(
+    configured: Option<u32>,
+    default: Option<u32>,
+    options: &ClientOptions,
+) -> Result<u32> {
+    match max_size(configured, default, options) {
+        max_size @ 1..=LARGEST_SIZE => Ok(max_size),
+        max_size => Err(Error::configuration(format!(
+            "`pool.max_size` is {max_size}, not from 1 to {LARGEST_SIZE}"
+        ))),
+    }
 }
 
 /// The bound of an adapter's check-out: the one in its own configuration, else the URI's

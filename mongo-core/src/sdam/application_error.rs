@@ -21,6 +21,7 @@ const NO_SECONDARY_OK: i32 = 13435;
 ///
 /// Specifications: server discovery and monitoring, connection monitoring and pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ErrorPhase {
     /// Steps that a busy server can't make fail: the lookup of its name, a proxy's negotiation, the
     /// verification of its certificate and host name.

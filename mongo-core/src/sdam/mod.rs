@@ -35,6 +35,8 @@ pub(crate) use check::lacks_hello;
 pub use check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
 pub use error::{CompatibilityError, ElectionTuple, SdamError};
 pub use heartbeat::{Heartbeat, Output};
+#[cfg(feature = "net")]
+pub(crate) use hello::is_long_hello;
 pub use probe::{ProbeOutput, RttProbe};
 pub use round_trip_time::RoundTripTime;
 pub use scan::{COOL_DOWN, SCAN_FREQUENCY, Scan, Selection, Turn};

@@ -10,6 +10,7 @@ use std::fmt;
 ///
 /// Specification: server discovery and monitoring, ServerType.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ServerType {
     /// Not checked yet, or the last check failed. This is the default.
     #[default]
@@ -84,6 +85,7 @@ impl fmt::Display for ServerType {
 ///
 /// Specification: server discovery and monitoring, TopologyType.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum TopologyType {
     /// Nothing is known yet. This is the default.
     #[default]

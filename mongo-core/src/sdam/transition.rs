@@ -110,6 +110,7 @@ pub enum CheckReason {
 
 /// The next description of a topology, with its events and effects.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Transition {
     /// The new description; the same `Arc` if there is nothing to publish.
     pub description: Arc<TopologyDescription>,

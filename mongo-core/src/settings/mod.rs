@@ -253,6 +253,8 @@ impl fmt::Debug for Value {
 }
 
 /// Implements deserialization from a table whose keys are the names of the fields.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! settings {
     ($type:ty { $($field:ident),* $(,)? }) => {
         impl $crate::settings::Settings for $type {

@@ -63,8 +63,9 @@ pub struct ClientOptions {
     /// read (`socketTimeoutMS`). `None`, in a connection string 0, leaves it to the pool (60 s).
     /// Default: none. Deprecated in favour of `timeoutMS`.
     pub socket_timeout: Option<Duration>,
-    /// The time limit of a check-out, and of a command (`timeoutMS`). It applies to each of them
-    /// separately, because only the application knows which of them form an operation. It overrides
+    /// The time limit of an operation (`timeoutMS`): of `command` with all its waits and retries. Of
+    /// `get` and `run_command` it applies to each of them separately, because only the application
+    /// knows which of them form an operation. It overrides
     /// [`wait_queue_timeout`](Self::wait_queue_timeout) and [`socket_timeout`](Self::socket_timeout).
     /// `None` leaves the limits to these; zero is no limit for a command, and the default for a
     /// check-out. Default: none.
@@ -97,14 +98,17 @@ pub struct ClientOptions {
     /// leaves it to the pool. Default: none. Deprecated in favour of `timeoutMS`.
     pub wait_queue_timeout: Option<Duration>,
     /// The read preference (`readPreference`, `readPreferenceTags`, `maxStalenessSeconds`).
-    /// Default: the primary. The application applies it: `Pools::get` always selects the primary,
-    /// `Pools::read` takes a read preference.
+    /// Default: the primary. It applies to `command` with
+    /// [`OperationKind::Read`](crate::operation::OperationKind::Read): `Pools::get` always selects
+    /// the primary, `Pools::read` takes a read preference.
     pub read_preference: ReadPreference,
-    /// The read concern (`readConcernLevel`). Default: the server's. The application adds it to
-    /// commands.
+    /// The read concern (`readConcernLevel`). Default: the server's. It applies to `command` with
+    /// [`OperationKind::Read`](crate::operation::OperationKind::Read) and to transactions; the
+    /// application adds it to other commands.
     pub read_concern: ReadConcern,
-    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's. The application
-    /// adds it to commands.
+    /// The write concern (`w`, `journal`, `wTimeoutMS`). Default: the server's. It applies to
+    /// `command` with [`OperationKind::Write`](crate::operation::OperationKind::Write) and to
+    /// transactions; the application adds it to other commands.
     pub write_concern: WriteConcern,
     /// The name of the replica set (`replicaSet`). Default: none.
     pub replica_set: Option<String>,
@@ -112,15 +116,15 @@ pub struct ClientOptions {
     pub direct_connection: Option<bool>,
     /// Whether the host is a load balancer (`loadBalanced`). Default: false.
     pub load_balanced: Option<bool>,
-    /// Whether the application retries a read after a network error or a failover (`retryReads`).
-    /// Default true. This and the next three options are for the application: this crate runs no
-    /// command twice. See [`Error::is_retryable_read`](crate::Error::is_retryable_read).
+    /// Whether a read is retried after a network error or a failover (`retryReads`). Default true.
+    /// This and the next three options apply to `command`; `run_command` runs no command twice. See
+    /// [`Error::is_retryable_read`](crate::Error::is_retryable_read).
     pub retry_reads: bool,
-    /// Whether the application retries a write after a network error or a failover (`retryWrites`).
+    /// Whether a write is retried after a network error or a failover (`retryWrites`).
     /// Default true. See [`Error::is_retryable_write`](crate::Error::is_retryable_write).
     pub retry_writes: bool,
-    /// How often the application retries a command that an overloaded server refused
-    /// (`maxAdaptiveRetries`). Default 2.
+    /// How often a command that an overloaded server refused is retried (`maxAdaptiveRetries`).
+    /// Default 2.
     pub max_adaptive_retries: u32,
     /// Whether such a retry goes to another server (`enableOverloadRetargeting`). Default false.
     pub enable_overload_retargeting: bool,

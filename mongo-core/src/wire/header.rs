@@ -6,6 +6,7 @@ pub const HEADER_LEN: usize = 16;
 
 /// The limits for messages on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// The maximum size of a message in bytes, its header included (`maxMessageSizeBytes`). Default
     /// 48,000,000.
@@ -15,17 +16,25 @@ pub struct Limits {
     pub max_depth: usize,
 }
 
+impl Limits {
+    /// Limits on the bytes of a message, header included, and on the depth of its documents.
+    pub const fn new(max_message_size: usize, max_depth: usize) -> Self {
+        Self {
+            max_message_size,
+            max_depth,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_message_size: 48_000_000,
-            max_depth: 256,
-        }
+        Self::new(48_000_000, 256)
     }
 }
 
 /// The header of every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Header {
     /// Bytes of the whole message, this header included.
     pub length: usize,

@@ -2,6 +2,7 @@
 
 /// The operations that current drivers use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum OpCode {
     /// The reply to an `OP_QUERY`.
     Reply,

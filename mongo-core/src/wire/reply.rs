@@ -12,6 +12,7 @@ use crate::text::MAX_LABELS;
 
 /// The `writeConcernError` of an otherwise successful reply to a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WriteConcernError {
     /// The server's error code; 0 if it sent none.
     pub code: i32,

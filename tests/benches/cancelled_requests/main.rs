@@ -4,8 +4,9 @@
 //! `cargo bench -p mongo-testkit --bench cancelled_requests -- [count] [seed]`: `count` requests
 //! that are cancelled for each backend, default 200,000. Fails if any check fails.
 
-#[path = "../../tests/cancellation/backend.rs"]
-mod backend;
+#[path = "../../tests/common/plain_pool.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod plain_pool;
 mod random;
 mod server;
 mod worker;
@@ -22,7 +23,7 @@ use mongo_core::{ClientOptions, Error, ServerAddress};
 use tokio::net::TcpSocket;
 use tokio::time::sleep;
 
-use backend::{Backend, Bb8, Deadpool};
+use plain_pool::{Backend, Parts};
 use server::Server;
 use worker::{Counts, work};
 
@@ -44,8 +45,8 @@ fn main() {
         .expect("a runtime");
     let server = Server::start();
     runtime.block_on(async {
-        soak::<Deadpool>("deadpool", &server, count, seed).await;
-        soak::<Bb8>("bb8", &server, count, seed).await;
+        soak::<mongo_deadpool::Pool>("deadpool", &server, count, seed).await;
+        soak::<mongo_bb8::Pool>("bb8", &server, count, seed).await;
     });
 }
 
@@ -73,11 +74,11 @@ fn pool<B: Backend>(server: &Server) -> B {
         .config(ManagerConfig::default())
         .connector(Arc::new(SmallSockets))
         .build();
-    B::build(
-        factory.expect("a factory"),
-        SLOTS as u32,
-        Duration::from_secs(30),
-    )
+    B::build(Parts {
+        factory: factory.expect("a factory"),
+        max_size: SLOTS as u32,
+        wait: Duration::from_secs(30),
+    })
 }
 
 async fn soak<B: Backend>(name: &str, server: &Server, count: u64, seed: u64) {

@@ -13,7 +13,7 @@ use mongo_core::wire::Readiness;
 use mongo_core::{Connection, Error, ErrorKind, Reply};
 use tokio::time::timeout;
 
-use crate::backend::Backend;
+use crate::plain_pool::Backend;
 use crate::random::Random;
 
 /// The counts of all tasks.

@@ -29,24 +29,6 @@ const PIECE: usize = 64;
 const MONITOR: usize = 1;
 const URI: &str = "mongodb://memory/?directConnection=true&maxPoolSize=2&minPoolSize=";
 
-/// Makes a test of each function for each backend.
-macro_rules! on_both {
-    ($($test:ident),+ $(,)?) => {
-        mod deadpool {
-            $(#[test]
-            fn $test() {
-                crate::cut::block_on(super::$test::<mongo_deadpool::Pool>());
-            })+
-        }
-        mod bb8 {
-            $(#[test]
-            fn $test() {
-                crate::cut::block_on(super::$test::<mongo_bb8::Pool>());
-            })+
-        }
-    };
-}
-
 /// Pools on their own network, and a handle for a credential. The cap on the server equals the size
 /// of one pool, so that every credential notices a lost slot.
 struct World<B: Backend> {
@@ -379,6 +361,7 @@ async fn close_dropped<B: Backend<Config: Default>>() {
 }
 
 on_both!(
+    run by crate::cut::block_on:
     get_dropped,
     get_timed_out,
     get_of_a_checked_connection_dropped,

@@ -4,7 +4,13 @@
 //! over an in-memory stream that moves one byte at a time. There are no sockets, threads or sleeps,
 //! so that a sweep is deterministic.
 
-mod backend;
+#[macro_use(on_both)]
+extern crate mongo_testkit;
+
+#[path = "../common/plain_pool.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod plain_pool;
+
 mod core;
 mod cut;
 mod deployment;
@@ -15,24 +21,3 @@ mod queue;
 mod replies;
 mod scram;
 mod tally;
-
-use backend::{Bb8, Deadpool};
-
-/// Makes a test of each function for each backend.
-macro_rules! on_both_backends {
-    ($($test:ident),+ $(,)?) => {
-        mod deadpool {
-            $(#[test]
-            fn $test() {
-                crate::cut::block_on(super::$test::<crate::Deadpool>());
-            })+
-        }
-        mod bb8 {
-            $(#[test]
-            fn $test() {
-                crate::cut::block_on(super::$test::<crate::Bb8>());
-            })+
-        }
-    };
-}
-pub(crate) use on_both_backends;

@@ -12,9 +12,9 @@ use mongo_core::wire::{MsgFlags, Readiness};
 use mongo_core::{Connection, Deadline, Error, ErrorKind};
 use tokio::time::Instant;
 
-use crate::backend::{Backend, Bb8, Status};
 use crate::cut::{BOUND, Cut};
 use crate::memory::{Network, PLAIN, SCRAM, keys};
+use crate::plain_pool::{Backend, Parts, Status};
 use crate::replies::{echo, go_on, message, payload, run, run_in_time};
 use crate::tally::Outcome::{self, Clean, Closed, Completed, Drained};
 use crate::tally::Tally;
@@ -35,7 +35,11 @@ impl<B: Backend> World<B> {
         config.command_timeout = Some(BOUND);
         config.drain_timeout = Some(BOUND);
         let factory = network.factory(uri, config, keys.clone());
-        let pool = B::build(factory, SIZE as u32, BOUND);
+        let pool = B::build(Parts {
+            factory,
+            max_size: SIZE as u32,
+            wait: BOUND,
+        });
         Self { network, pool }
     }
 
@@ -58,7 +62,7 @@ impl<B: Backend> World<B> {
             waiting: 0,
         };
         assert_eq!(self.pool.status(), full);
-        let refused = self.pool.try_get().await.err().expect("a slot too many");
+        let refused = self.pool.try_get().await.expect_err("a slot too many");
         assert_waited(&refused, Wait::WaitQueue);
         for guard in &mut guards {
             assert_eq!(guard.readiness(), Readiness::Idle);
@@ -177,7 +181,7 @@ async fn sweep_guard<B: Backend>(
 
 /// Whether a connection being checked outlives a dropped check-out.
 fn outlives<B: Backend>() -> bool {
-    TypeId::of::<B>() == TypeId::of::<Bb8>()
+    TypeId::of::<B>() == TypeId::of::<mongo_bb8::Pool>()
 }
 
 async fn nothing<B>(_: &World<B>) {}
@@ -299,7 +303,8 @@ async fn an_abandoned_stream_is_not_handed_out<B: Backend>() {
     world.check().await;
 }
 
-crate::on_both_backends!(
+on_both!(
+    run by crate::cut::block_on:
     an_abandoned_stream_is_not_handed_out,
     establish_dropped,
     establish_timed_out,

@@ -7,9 +7,9 @@ use mongo_core::error::Wait;
 use mongo_core::pools::{ManagerConfig, RecyclingMethod};
 use tokio::time::sleep;
 
-use crate::backend::Backend;
 use crate::cut::{Cut, block_on, poll_once};
 use crate::memory::{Network, PLAIN, keys};
+use crate::plain_pool::Backend;
 use crate::pools::{SIZE, World, assert_waited};
 
 async fn full<B: Backend>() -> (World<B>, Vec<B::Guard>) {
@@ -62,7 +62,7 @@ async fn a_waiter_timed_out<B: Backend>() {
     for polls in 0..6 {
         let (world, guards) = full::<B>().await;
         let ended = Cut::TimeOut.after(polls, world.pool.get()).await;
-        let error = ended.expect("over").err().expect("no slot");
+        let error = ended.expect("over").expect_err("no slot");
         assert_waited(&error, Wait::WaitQueue);
         assert_eq!(world.pool.status().waiting, 0);
         drop(guards);
@@ -89,7 +89,8 @@ fn bb8_connections_for_dropped_callers_close_with_the_pool() {
     });
 }
 
-crate::on_both_backends!(
+on_both!(
+    run by crate::cut::block_on:
     a_waiter_dropped,
     the_next_waiter_gets_the_slot,
     a_waiter_timed_out,

@@ -235,20 +235,14 @@ fn rows<T: Copy>(table: &[(&str, T)], name: &str) -> Vec<T> {
 impl DnsResolver for Table {
     async fn srv_lookup(&self, name: &str) -> io::Result<Vec<SrvRecord>> {
         let rows = rows(SRV, name).into_iter();
-        let records = rows.map(|(port, target)| SrvRecord {
-            target: format!("{target}."),
-            port,
-            priority: 0,
-            weight: 0,
-            ttl: TTL,
-        });
+        let records = rows.map(|(port, target)| SrvRecord::new(format!("{target}."), port, TTL));
         Ok(records.collect())
     }
 
     async fn txt_lookup(&self, name: &str) -> io::Result<Vec<TxtRecord>> {
         let rows = rows(TXT, name).into_iter();
-        let records = rows.map(|strings| TxtRecord {
-            strings: strings.iter().map(|part| part.as_bytes().into()).collect(),
+        let records = rows.map(|strings| {
+            TxtRecord::new(strings.iter().map(|part| part.as_bytes().into()).collect())
         });
         Ok(records.collect())
     }

@@ -50,6 +50,7 @@ fn check_hosts(found: &ClientOptions, hosts: &Value) -> Outcome {
         let name = match found {
             ServerAddress::Tcp { host, .. } => host.to_string(),
             ServerAddress::Unix { path } => path.display().to_string(),
+            other => return Err(format!("{other} is of no known type")),
         };
         equal("host", name.as_str(), text(expected, "host")?)?;
         let port = match (&expected["port"], found) {
@@ -67,6 +68,7 @@ fn kind(address: &ServerAddress) -> &'static str {
         ServerAddress::Tcp { host, .. } if host.contains(':') => "ip_literal",
         ServerAddress::Tcp { host, .. } if host.parse::<Ipv4Addr>().is_ok() => "ipv4",
         ServerAddress::Tcp { .. } => "hostname",
+        _ => "unknown",
     }
 }
 

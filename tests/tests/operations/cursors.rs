@@ -238,13 +238,22 @@ async fn empty_batches_end<B: Backend<Config: Default>>() {
     assert_eq!(orders.iter().filter(|order| order.is_ok()).count(), 3);
     let error = orders[3].as_ref().expect_err("no end");
     assert!(error.to_string().contains("were empty"), "{error}");
-    // A tailable cursor has no end.
-    let find = world
-        .pools
-        .command("shop", &doc! { "find": "orders", "batchSize": 10 });
-    let find = find.cursor_type(CursorType::Tailable);
+    assert_eq!(world.commands.of("getMore").len(), 1000);
+    // One that is tailable has nothing for now.
+    let find = world.pools.command("shop", &self::find());
+    let mut orders = find
+        .cursor_type(CursorType::Tailable)
+        .cursor()
+        .await
+        .expect("a cursor");
+    for expected in [true, true, true, false, false] {
+        let next = orders.next_document().await.expect("no error");
+        assert_eq!(next.is_some(), expected);
+        assert!(!orders.is_exhausted());
+    }
+    assert_eq!(world.commands.of("getMore").len(), 1002);
+    drop(orders);
     world.pools.close().await;
-    drop(find);
 }
 
 async fn a_suspended_cursor_lets_go_of_its_session<B: Backend<Config: Default>>() {

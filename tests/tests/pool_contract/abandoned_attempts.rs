@@ -5,9 +5,9 @@ use std::time::Duration;
 use mongo_core::ErrorKind;
 use mongo_testkit::{Action, Gate, Matcher, ScriptedServer};
 
-use crate::{Backend, Setup, on_both_backends};
+use crate::{Backend, Setup};
 
-on_both_backends!(
+on_both!(
     the_status_counts_spare_connections,
     a_plain_pool_keeps_its_size,
     callers_with_short_timeouts_are_eventually_served,

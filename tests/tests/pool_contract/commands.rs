@@ -5,7 +5,7 @@ use mongo_core::wire::{Limits, MsgFlags, OpMsg, OpMsgBuilder};
 use mongo_testkit::{RealServer, ScriptedServer, User};
 use serde::{Deserialize, Serialize};
 
-use crate::{Backend, Setup, on_both_backends};
+use crate::{Backend, Setup};
 
 /// Inserts, finds with a cursor over several batches, updates and deletes: with raw BSON, documents
 /// and the application's own types.
@@ -145,7 +145,7 @@ macro_rules! on_each_server {
 
 /// The backends share the real servers. Each test has its own database.
 fn database_suffix<B: Backend>() -> &'static str {
-    match std::any::type_name::<B>().contains("Deadpool") {
+    match std::any::type_name::<B>().contains("deadpool") {
         true => "deadpool",
         false => "bb8",
     }
@@ -236,7 +236,7 @@ async fn a_unix_socket_serves_as_well<B: Backend>() {
     assert!(connection.server().to_string().ends_with(".sock"));
 }
 
-on_both_backends!(
+on_both!(
     scripted,
     scripted_with_auth,
     real,

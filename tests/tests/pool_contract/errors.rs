@@ -17,7 +17,7 @@ use mongo_testkit::{Action, ErrorReply, Gate, Matcher, ScriptedServer, User};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, pause, sleep, timeout};
 
-use crate::{Backend, Setup, on_both_backends};
+use crate::{Backend, Setup};
 
 const USER: &str = "mallory";
 /// Must not appear anywhere, in any readable encoding.
@@ -396,7 +396,7 @@ async fn try_get_does_not_wait_for_a_slot<B: Backend>() {
     assert!(matches!(error.kind(), ErrorKind::Connect(_)), "{error}");
 }
 
-on_both_backends!(
+on_both!(
     refused_connections_and_wrong_passwords_fail_at_once,
     a_wait_for_a_slot_times_out,
     a_timeout_names_its_phase,
@@ -413,12 +413,12 @@ on_both_backends!(
 /// On several threads: bb8 connects on another thread than the caller's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_load_on_threads_each_caller_gets_the_error_deadpool() {
-    under_load_each_caller_gets_the_authentication_error::<crate::Deadpool>().await;
+    under_load_each_caller_gets_the_authentication_error::<mongo_deadpool::Pool>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_load_on_threads_each_caller_gets_the_error_bb8() {
-    under_load_each_caller_gets_the_authentication_error::<crate::Bb8>().await;
+    under_load_each_caller_gets_the_authentication_error::<mongo_bb8::Pool>().await;
 }
 
 /// Only bb8 can do this: deadpool's callers connect themselves, and deadpool does not interrupt
@@ -426,7 +426,7 @@ async fn under_load_on_threads_each_caller_gets_the_error_bb8() {
 #[tokio::test(start_paused = true)]
 async fn a_closed_bb8_pool_wakes_a_caller_that_waits_for_an_attempt() {
     let server = server().await;
-    let pool = crate::Bb8::build(setup(&server).connector(Arc::new(BlackHole)));
+    let pool = <mongo_bb8::Pool as Backend>::build(setup(&server).connector(Arc::new(BlackHole)));
     let waiting = tokio::spawn({
         let pool = pool.clone();
         async move { pool.get().await.map(drop) }

@@ -6,7 +6,7 @@ use bson::doc;
 use mongo_core::ErrorKind;
 use mongo_testkit::ScriptedServer;
 
-use crate::{Backend, Bb8, Deadpool, Setup, on_both_backends};
+use crate::{Backend, Setup};
 
 async fn many_tasks_share_a_few_connections<B: Backend>() {
     let server = ScriptedServer::start().await;
@@ -122,7 +122,7 @@ async fn connections_past_max_idle_time_are_replaced<B: Backend>() {
     assert_ne!(pool.get().await.expect("a connection").id(), id);
 }
 
-on_both_backends!(
+on_both!(
     many_tasks_share_a_few_connections,
     waiters_are_served_first_in_first_out,
     check_outs_are_last_in_first_out,
@@ -140,8 +140,8 @@ async fn the_handshake_names_the_adapter() {
     let bb8 = mongo_bb8::Config::from_url(server.uri())
         .create_pool(None)
         .expect("a pool");
-    let _deadpool = Deadpool(deadpool).get().await.expect("a connection");
-    let _bb8 = Bb8(bb8).get().await.expect("a connection");
+    let _deadpool = deadpool.get().await.expect("a connection");
+    let _bb8 = bb8.get().await.expect("a connection");
     let names: Vec<_> = server.look(|seen| {
         let clients = seen
             .connections

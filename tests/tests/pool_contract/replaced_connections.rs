@@ -10,7 +10,7 @@ use mongo_testkit::{Action, Matcher, ScriptedServer};
 use tokio::time::{Instant, advance, pause, sleep};
 
 use crate::errors::{AT_ONCE, CONNECT_TIMEOUT, LONG, ping, server, setup};
-use crate::{Backend, Setup, on_both_backends};
+use crate::{Backend, Setup};
 
 async fn connections_past_their_idle_time_or_lifetime_are_replaced<B: Backend>() {
     pause();
@@ -115,7 +115,7 @@ async fn a_ping_finds_a_silent_peer<B: Backend>() {
     }
 }
 
-on_both_backends!(
+on_both!(
     connections_past_their_idle_time_or_lifetime_are_replaced,
     a_cleared_pool_hands_out_no_stale_connection,
     a_connection_closed_while_idle_is_replaced,

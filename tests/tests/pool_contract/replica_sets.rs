@@ -4,9 +4,9 @@ use bson::doc;
 use mongo_core::ErrorKind;
 use mongo_testkit::Deployment;
 
-use crate::{Backend, Setup, on_both_backends};
+use crate::{Backend, Setup};
 
-on_both_backends! {
+on_both! {
     a_plain_pool_writes_into_no_other_replica_set,
     a_server_of_no_replica_set_is_refused,
 }

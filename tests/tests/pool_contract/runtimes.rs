@@ -51,24 +51,8 @@ fn a_full_pool_names_the_missing_driver<P: Backend>() {
     drop(runtime.block_on(pool.get()).expect("a connection"));
 }
 
-macro_rules! on_both_outside {
-    ($($name:ident),* $(,)?) => {
-        mod deadpool {
-            $(#[test]
-            fn $name() {
-                super::$name::<crate::Deadpool>();
-            })*
-        }
-        mod bb8 {
-            $(#[test]
-            fn $name() {
-                super::$name::<crate::Bb8>();
-            })*
-        }
-    };
-}
-
-on_both_outside! {
+on_both! {
+    on runtimes of their own:
     an_empty_pool_names_the_missing_driver,
     a_full_pool_names_the_missing_driver,
 }

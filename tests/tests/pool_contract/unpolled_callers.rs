@@ -12,14 +12,19 @@ use mongo_core::{Connection, Error};
 use mongo_testkit::{Action, Matcher, ScriptedServer};
 use tokio::runtime::Builder;
 
-use crate::{Backend, Bb8, Deadpool, Setup, on_both_backends};
+use crate::{Backend, Setup};
 
-on_both_backends!(
+on_both!(
     a_waiter_whose_connection_fails_its_check_takes_an_idle_one,
     a_waiter_whose_connection_fails_its_check_keeps_its_turn,
     a_close_closes_the_connection_of_an_unpolled_waiter,
     a_pool_never_exceeds_its_size,
 );
+
+on_both! {
+    on runtimes of their own:
+    an_attempt_on_an_undriven_runtime_blocks_no_other_caller,
+}
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -107,16 +112,6 @@ fn an_attempt_on_an_undriven_runtime_blocks_no_other_caller<B: Backend>() {
     let got = got.map(drop);
     got.unwrap_or_else(|error| panic!("after {:?}: {error}", begun.elapsed()));
     drop(idle);
-}
-
-#[test]
-fn deadpool_an_attempt_on_an_undriven_runtime_blocks_no_other_caller() {
-    an_attempt_on_an_undriven_runtime_blocks_no_other_caller::<Deadpool>();
-}
-
-#[test]
-fn bb8_an_attempt_on_an_undriven_runtime_blocks_no_other_caller() {
-    an_attempt_on_an_undriven_runtime_blocks_no_other_caller::<Bb8>();
 }
 
 /// Counts how often each connection is customized.

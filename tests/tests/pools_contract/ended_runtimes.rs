@@ -109,7 +109,7 @@ async fn a_command_on_an_ended_runtime_does_not_affect_the_server<B: Backend<Con
         assert!(text.contains("runtime"), "{text}");
     }
     assert_eq!(kept.count("PoolCleared"), 0);
-    assert_eq!(pool.factory().state(), PoolState::Ready);
+    assert_eq!(pool.status().state, PoolState::Ready);
     ping(&mut own).await.expect("not stale");
     drop(own);
     drop(pool);

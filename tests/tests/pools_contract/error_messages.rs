@@ -125,12 +125,7 @@ async fn a_chain_of_causes_repeats_no_text<B: Backend<Config: Default>>() {
     let connect = Error::from(ErrorKind::Connect(std::sync::Arc::new(refused)));
     let late =
         Error::timeout(Wait::Connect, Duration::from_secs(2)).caused_by(Some(connect.clone()));
-    let command = Error::from(CommandError {
-        code: 8,
-        code_name: String::new(),
-        message: "no".to_owned(),
-        reply: rawdoc! {},
-    });
+    let command = Error::from(CommandError::new(8, "", "no", rawdoc! {}));
     let uri = mongo_core::ClientOptions::parse("mongodb://a/?authMechanism=x").expect_err("wrong");
     let bson = Error::credential(connect.clone());
     for error in [full, connect, late, command, uri.into(), bson] {

@@ -54,30 +54,9 @@ impl Bare for mongo_bb8::bb8::Pool<mongo_bb8::MongoConnectionManager> {
     }
 }
 
-macro_rules! on_both_bare {
-    ($($name:ident),* $(,)?) => {
-        mod deadpool {
-            $(
-                #[tokio::test]
-                async fn $name() {
-                    super::$name::<mongo_deadpool::managed::Pool>().await;
-                }
-            )*
-        }
-
-        mod bb8 {
-            use mongo_bb8::{MongoConnectionManager, bb8::Pool};
-            $(
-                #[tokio::test]
-                async fn $name() {
-                    super::$name::<Pool<MongoConnectionManager>>().await;
-                }
-            )*
-        }
-    };
-}
-
-on_both_bare! {
+on_both! {
+    of mongo_deadpool::managed::Pool,
+    mongo_bb8::bb8::Pool<mongo_bb8::MongoConnectionManager>:
     a_generic_pool_follows_a_failover,
     a_held_connection_sends_no_write_to_a_former_primary,
     a_generic_pool_reads_from_secondaries,

@@ -1,7 +1,7 @@
 //! The contract of `Pools`, for either backend: each test runs for deadpool and for bb8.
 
-#[macro_use]
-mod support;
+#[macro_use(on_both)]
+extern crate mongo_testkit;
 
 mod attempts;
 mod basics;
@@ -38,6 +38,7 @@ mod spare_connections;
 mod spawned_check_outs;
 mod srv;
 mod srv_records;
+mod support;
 mod tenants;
 mod token_callbacks;
 mod undriven_runtimes;

@@ -17,25 +17,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{LIMIT, OverSim, builder, ping, pools};
 
-/// Instances each test for both backends, outside of any runtime.
-macro_rules! on_both_outside {
-    ($($name:ident),* $(,)?) => {
-        on_both_outside!(@instance deadpool, mongo_deadpool::Pool, $($name)*);
-        on_both_outside!(@instance bb8, mongo_bb8::Pool, $($name)*);
-    };
-    (@instance $module:ident, $backend:ty, $($name:ident)*) => {
-        mod $module {
-            $(
-                #[test]
-                fn $name() {
-                    super::$name::<$backend>();
-                }
-            )*
-        }
-    };
-}
-
-on_both_outside! {
+on_both! {
+    on runtimes of their own:
     disconnected_pools_name_the_missing_driver,
     connected_pools_name_the_missing_driver,
     a_full_pool_names_the_missing_driver,

@@ -67,20 +67,14 @@ impl DnsResolver for Dns {
             return Ok(Vec::new());
         }
         let ports = self.ports.lock().expect("no panic").clone();
-        let record = |port| SrvRecord {
-            target: "shard0.db.example.net.".to_owned(),
-            port,
-            priority: 0,
-            weight: 0,
-            ttl: Duration::from_secs(5),
-        };
+        let record = |port| SrvRecord::new("shard0.db.example.net.", port, Duration::from_secs(5));
         Ok(ports.into_iter().map(record).collect())
     }
 
     async fn txt_lookup(&self, _name: &str) -> io::Result<Vec<TxtRecord>> {
-        let record = self.text.map(|text| TxtRecord {
-            strings: vec![text.as_bytes().to_vec()],
-        });
+        let record = self
+            .text
+            .map(|text| TxtRecord::new(vec![text.as_bytes().to_vec()]));
         Ok(record.into_iter().collect())
     }
 }

@@ -1,6 +1,7 @@
 //! Servers with invalid hello replies: their state and error are clear, and the other servers stay
 //! usable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, doc};
@@ -9,10 +10,10 @@ use mongo_core::net::Topology;
 use mongo_core::sdam::{ServerDescription, ServerType};
 use mongo_core::select::Criterion;
 use mongo_core::{ClientOptions, ErrorKind};
-use mongo_testkit::{Action, Deployment, ErrorReply, Matcher};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::support::{LIMIT, Watched};
+use crate::support::{CROWD, LIMIT, OverSim, Turns, Watched, crowd};
 
 /// One of three members answers each hello with `action`. Checks that the primary stays usable, and
 /// that the member's description satisfies `state`.
@@ -91,6 +92,25 @@ async fn a_hundred_thousand_hosts() {
     one_bad_member(crowd(1001), unknown_with("hosts")).await;
     one_bad_member(crowd(20_000), unknown_with("more than 16384 elements")).await;
     one_bad_member(crowd(100_000), unknown_with("limit of 1048576 bytes")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn monitors_take_turns_with_long_replies() {
+    let network = SimNetwork::new(31);
+    let set = crowd(&network).await;
+    let turns = Turns::default();
+    let options = ClientOptions::parse(&set.uri()).expect("a URI");
+    let topology = Topology::builder(options)
+        .connector(Arc::new(OverSim(network.clone())))
+        .event_handler(turns.handler())
+        .build()
+        .expect("a topology");
+    topology.connect().expect("connected");
+    // Each is checked twice.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(turns.replies() >= 2 * CROWD, "{}", turns.replies());
+    turns.assert_one_reply_in_each();
+    topology.close().await;
 }
 
 #[tokio::test]

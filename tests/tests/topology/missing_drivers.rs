@@ -76,7 +76,7 @@ fn a_handshake_names_an_undriven_runtime() {
         let builder = ScriptedServer::builder().user(User::new("app", "pencil").iterations(4096));
         let server = runtime.block_on(builder.start());
         let uri = server.uri_for("app", "pencil");
-        let uri = format!("{uri}&connectTimeoutMS=500&serverSelectionTimeoutMS=500");
+        let uri = format!("{uri}&connectTimeoutMS=2000&serverSelectionTimeoutMS=2000");
         let options = ClientOptions::parse(&uri).expect("a connection string");
         let gate = Gate::new();
         server

@@ -152,13 +152,11 @@ struct Dns {
 impl DnsResolver for Dns {
     async fn srv_lookup(&self, _: &str) -> io::Result<Vec<SrvRecord>> {
         self.srv.burn();
-        Ok(vec![SrvRecord {
-            target: "a.example.com.".to_owned(),
-            port: 27017,
-            priority: 0,
-            weight: 0,
-            ttl: Duration::from_secs(60),
-        }])
+        Ok(vec![SrvRecord::new(
+            "a.example.com.",
+            27017,
+            Duration::from_secs(60),
+        )])
     }
 
     async fn txt_lookup(&self, _: &str) -> io::Result<Vec<TxtRecord>> {

@@ -251,13 +251,11 @@ impl DnsResolver for SlowDns {
         if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
             pending::<()>().await;
         }
-        Ok(vec![SrvRecord {
-            target: "localhost.test.example.com.".to_owned(),
-            port: self.port,
-            priority: 0,
-            weight: 0,
-            ttl: Duration::from_secs(60),
-        }])
+        Ok(vec![SrvRecord::new(
+            "localhost.test.example.com.",
+            self.port,
+            Duration::from_secs(60),
+        )])
     }
 
     async fn txt_lookup(&self, _: &str) -> io::Result<Vec<TxtRecord>> {

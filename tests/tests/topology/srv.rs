@@ -81,21 +81,21 @@ impl DnsResolver for Dns {
             Zone::Ports(_) if name != self.name => Ok(Vec::new()),
             Zone::Ports(ports) => Ok(ports
                 .into_iter()
-                .map(|port| SrvRecord {
-                    target: "localhost.test.build.10gen.cc.".to_owned(),
-                    port,
-                    priority: 0,
-                    weight: 0,
-                    ttl: Duration::from_secs(5),
+                .map(|port| {
+                    SrvRecord::new(
+                        "localhost.test.build.10gen.cc.",
+                        port,
+                        Duration::from_secs(5),
+                    )
                 })
                 .collect()),
         }
     }
 
     async fn txt_lookup(&self, _name: &str) -> io::Result<Vec<TxtRecord>> {
-        let record = self.txt.map(|text| TxtRecord {
-            strings: vec![text.as_bytes().to_vec()],
-        });
+        let record = self
+            .txt
+            .map(|text| TxtRecord::new(vec![text.as_bytes().to_vec()]));
         Ok(record.into_iter().collect())
     }
 }

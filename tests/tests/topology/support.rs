@@ -1,14 +1,18 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use mongo_core::error::ErrorKind;
+use mongo_core::bson::doc;
 use mongo_core::event::SdamEvent;
-use mongo_core::net::{Connector, SelectedServer, Stream, Topology};
+use mongo_core::net::{SelectedServer, Topology};
 use mongo_core::sdam::TopologyDescription;
 use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
-use mongo_core::{ClientOptions, Error, ServerAddress};
-use mongo_testkit::SimNetwork;
+use mongo_core::{ClientOptions, Error};
+use mongo_testkit::{Action, Deployment, Matcher, SimNetwork};
+
+#[path = "../common/over_sim.rs"]
+mod over_sim;
+pub(crate) use over_sim::OverSim;
 
 /// The limit for waits in tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -72,15 +76,59 @@ pub(crate) fn secondary() -> Criterion {
     Criterion::read(preference).expect("a criterion")
 }
 
-/// The network in memory as a transport.
-pub(crate) struct OverSim(pub(crate) SimNetwork);
+/// The number of members of a [`crowd`].
+pub(crate) const CROWD: usize = 30;
 
-#[async_trait]
-impl Connector for OverSim {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let stream = self.0.connect(&address.to_string()).await;
-        stream
-            .map(Stream::custom)
-            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
+/// A set whose replies to hello are long and arrive at the same time.
+pub(crate) async fn crowd(network: &SimNetwork) -> Deployment {
+    network.set_latency(Duration::from_millis(1), Duration::from_millis(1));
+    let set = Deployment::replica_set("rs").members(CROWD);
+    let set = set.network(network).start().await;
+    for member in 0..CROWD {
+        let longer = Action::Merge(doc! { "filling": "x".repeat(5000) });
+        let script = set.server(member).script();
+        script.add(Matcher::hello().then(longer));
+    }
+    set
+}
+
+/// Counts the replies that are handled before another task has a turn.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<TurnsInner>);
+
+#[derive(Default)]
+struct TurnsInner {
+    replies: AtomicUsize,
+    in_turn: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Turns {
+    pub(crate) fn handler(&self) -> impl Fn(&SdamEvent) + Send + Sync + 'static {
+        let turns = self.0.clone();
+        move |event| {
+            if !matches!(event, SdamEvent::ServerHeartbeatSucceeded(_)) {
+                return;
+            }
+            turns.replies.fetch_add(1, Ordering::Relaxed);
+            if turns.in_turn.fetch_add(1, Ordering::Relaxed) == 0 {
+                let turns = turns.clone();
+                tokio::spawn(async move {
+                    tokio::task::yield_now().await;
+                    let replies = turns.in_turn.swap(0, Ordering::Relaxed);
+                    turns.most.fetch_max(replies, Ordering::Relaxed);
+                });
+            }
+        }
+    }
+
+    pub(crate) fn replies(&self) -> usize {
+        self.0.replies.load(Ordering::Relaxed)
+    }
+
+    /// The next reply may be handled between the start of a turn and its end.
+    pub(crate) fn assert_one_reply_in_each(&self) {
+        let most = self.0.most.load(Ordering::Relaxed);
+        assert!((1..=2).contains(&most), "{most} replies in one turn");
     }
 }

@@ -46,6 +46,7 @@ pub const MAX_PAYLOAD_LENGTH: usize = 4096;
 
 /// A SCRAM mechanism, named by its hash function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ScramMechanism {
     /// SCRAM-SHA-1 (RFC 5802).
     Sha1,

@@ -38,6 +38,7 @@ impl fmt::Debug for Nonce {
 /// The nonces for one connection: one for the speculative conversation, and one for an ordinary
 /// conversation if the speculative one fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Nonces {
     /// For the conversation that begins inside the handshake.
     pub speculative: Nonce,
@@ -46,6 +47,14 @@ pub struct Nonces {
 }
 
 impl Nonces {
+    /// The nonces of one handshake.
+    pub fn new(speculative: Nonce, ordinary: Nonce) -> Self {
+        Self {
+            speculative,
+            ordinary,
+        }
+    }
+
     /// The number of random bytes in the nonces.
     pub const RANDOM_BYTES: usize = 2 * Nonce::RANDOM_BYTES;
 

@@ -19,6 +19,7 @@ use super::{ConnectionDescription, HandshakeError, hello};
 
 /// The message type of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RequestOp {
     /// OP_MSG.
     Msg,
@@ -28,6 +29,7 @@ pub enum RequestOp {
 
 /// A command to send.
 #[derive(Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Outgoing {
     /// The message type.
     pub op: RequestOp,

@@ -8,19 +8,15 @@ use crate::ServerAddress;
 use crate::error::{Error, LABELS_WRITE_ERRORS, RETRYABLE_WRITE};
 use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
-use crate::net::auth::exchange::ReauthState;
 use crate::net::connection::generations::Generation;
-use crate::net::connection::pool_handle::{ConnectionState, PoolHandle};
 
 /// The properties of a connection that do not change during its life.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) id: u64,
     pub(crate) generation: Generation,
     pub(crate) server: ServerAddress,
     pub(crate) user: Option<Arc<str>>,
-    /// The state for a reauthentication, if the connection was authenticated.
-    pub(crate) proof: Option<ReauthState>,
     pub(crate) description: ConnectionDescription,
     /// The stable API fields, added to every command.
     pub(crate) server_api: Option<RawDocumentBuf>,
@@ -33,8 +29,6 @@ pub(crate) struct Identity {
     pub(crate) times_idleness: bool,
     pub(crate) created: Instant,
     pub(crate) events: EventHandlers,
-    /// The handle to its pool.
-    pub(crate) pool_handle: Option<PoolHandle>,
 }
 
 impl Identity {
@@ -64,34 +58,6 @@ impl Identity {
     pub(crate) fn labels_write_concern_errors(&self) -> bool {
         let labels_itself = self.description.max_wire_version >= LABELS_WRITE_ERRORS;
         self.retries_writes && !self.description.mongos && !labels_itself
-    }
-
-    /// The same identity without a pool, for a closed connection.
-    pub(super) fn untied(&self) -> Self {
-        Self {
-            id: self.id,
-            generation: self.generation.clone(),
-            server: self.server.clone(),
-            user: self.user.clone(),
-            proof: None,
-            description: self.description.clone(),
-            server_api: None,
-            command_timeout: self.command_timeout,
-            drain_timeout: self.drain_timeout,
-            retries_writes: self.retries_writes,
-            times_idleness: self.times_idleness,
-            created: self.created,
-            events: self.events.clone(),
-            pool_handle: None,
-        }
-    }
-
-    /// The state by which the pool interrupts it.
-    #[inline]
-    pub(super) fn link(&self) -> Option<&ConnectionState> {
-        self.pool_handle
-            .as_ref()
-            .map(|pool_handle| &*pool_handle.link)
     }
 }
 

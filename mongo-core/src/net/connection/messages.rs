@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use super::{Connection, bound};
+use super::{Connection, PoolHandle, bound};
 use crate::error::{Error, Result};
 use crate::net::deadline::Deadline;
 use crate::wire::Readiness;
@@ -24,7 +24,7 @@ impl Connection {
         self.admit()?;
         self.begin();
         let watch = self.watch_command(message);
-        let link = self.inner.identity.link();
+        let link = PoolHandle::link(&self.inner.pool_handle);
         let outcome = bound(
             &mut self.inner.alarm,
             deadline,
@@ -63,7 +63,7 @@ impl Connection {
                     .name(Error::configuration("no sent message expects a reply")),
             });
         }
-        let link = self.inner.identity.link();
+        let link = PoolHandle::link(&self.inner.pool_handle);
         let outcome = bound(
             &mut self.inner.alarm,
             deadline,

@@ -3,12 +3,14 @@ use std::pin::pin;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::auth::exchange::ReauthState;
 use super::deadline::{Deadline, Elapsed};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::handshake::ConnectionDescription;
 use crate::wire::{self, Limits, MsgFlags, Readiness};
 use channel::Channel;
+use pool_handle::PoolHandle;
 use reply::Reply;
 
 mod bound;
@@ -74,6 +76,9 @@ pub struct Connection {
 struct Inner {
     channel: Channel,
     identity: Identity,
+    /// The state for a reauthentication, if the connection was authenticated.
+    proof: Option<ReauthState>,
+    pool_handle: Option<PoolHandle>,
     /// The command that was sent and whose reply has not been received yet.
     watch: Option<Box<CommandWatch>>,
     /// The timer that bounds its commands.
@@ -88,7 +93,12 @@ struct Inner {
 
 impl Connection {
     /// A connection over a channel whose handshake is complete.
-    pub(super) fn new(mut channel: Channel, limits: Limits, identity: Identity) -> Self {
+    pub(super) fn new(
+        mut channel: Channel,
+        limits: Limits,
+        identity: Identity,
+        proof: Option<ReauthState>,
+    ) -> Self {
         channel.exchange.set_limits(limits);
         channel.exchange.release();
         let inner = Inner {
@@ -99,6 +109,8 @@ impl Connection {
             checked_in: identity.generation.suspicion().last_check_in(),
             begun: identity.generation.suspicion().last_check_in(),
             identity,
+            proof,
+            pool_handle: None,
             is_new: true,
         };
         Self {
@@ -109,8 +121,9 @@ impl Connection {
     /// Runs a command on a database and returns its reply, borrowed from the connection's buffer.
     ///
     /// The command is anything that serialises to a document: a [`bson::Document`], a
-    /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. As
-    /// the run-command specification requires, no session, read preference or concern is added. The
+    /// [`bson::RawDocumentBuf`], a struct. Its first field names the command; `$db` is added. It is
+    /// sent as it stands, the fastest way: no session, cluster time, read preference, concern or
+    /// retry, for which there is [`command`](Self::command). The
     /// fields of the stable API are added if one was declared
     /// ([`ServerApi`](crate::handshake::ServerApi)). To read from a secondary, the caller must add
     /// a `$readPreference`: see
@@ -182,7 +195,7 @@ impl Connection {
             // Rare, so boxed: it does not enlarge the future of every command.
             Box::pin(self.drain(deadline)).await?;
         }
-        let mut may_run_again = self.inner.identity.proof.is_some();
+        let mut may_run_again = self.inner.proof.is_some();
         loop {
             // After all waits: the server may have changed during them.
             self.admit()?;
@@ -193,7 +206,7 @@ impl Connection {
                 .map_err(|error| self.inner.identity.name(error))?;
             self.begin();
             let watch = self.watch_command(self.inner.channel.exchange.request());
-            let link = self.inner.identity.link();
+            let link = PoolHandle::link(&self.inner.pool_handle);
             let outcome = bound(
                 &mut self.inner.alarm,
                 deadline,
@@ -237,9 +250,9 @@ impl Connection {
     pub async fn reauthenticate(&mut self, deadline: impl Into<Deadline>) -> Result<()> {
         let deadline = deadline.into();
         self.drain(deadline).await?;
-        let identity = &mut self.inner.identity;
+        let identity = &self.inner.identity;
         let description = identity.description.clone();
-        let Some(proof) = &mut identity.proof else {
+        let Some(proof) = &mut self.inner.proof else {
             let error = Error::configuration("the connection was never authenticated");
             return Err(identity.name(error));
         };
@@ -263,7 +276,7 @@ impl Connection {
     /// Checks that the pool allows a command to be sent.
     #[inline]
     fn admit(&self) -> Result<()> {
-        match &self.inner.identity.pool_handle {
+        match &self.inner.pool_handle {
             Some(pool_handle) => pool_handle
                 .admit()
                 .map_err(|error| self.inner.identity.name(error)),
@@ -287,7 +300,7 @@ impl Connection {
         let body = self.inner.channel.body()?;
         let fields = self.inner.channel.exchange.reply_fields();
         let glance = wire::glance(body, fields);
-        let Some(pool_handle) = &self.inner.identity.pool_handle else {
+        let Some(pool_handle) = &self.inner.pool_handle else {
             return glance.verdict;
         };
         if let Some(cluster_time) = glance.cluster_time {
@@ -304,7 +317,7 @@ impl Connection {
     /// Adds context to an error, and reports it to the pool.
     fn failed(&self, error: Error) -> Error {
         let error = self.inner.identity.name(error);
-        if let Some(pool_handle) = &self.inner.identity.pool_handle
+        if let Some(pool_handle) = &self.inner.pool_handle
             && !pool_handle.owner.failed(&self.inner.identity, &error)
         {
             pool_handle.link.outdate();
@@ -323,11 +336,10 @@ impl Connection {
     /// Starts to observe the command of a request, if events, logs or spans are enabled.
     #[inline]
     fn watch_command(&self, request: &[u8]) -> Option<Box<CommandWatch>> {
-        CommandWatch::begin(
-            &self.inner.identity,
-            request,
-            self.inner.channel.exchange.limits(),
-        )
+        let pool_handle = self.inner.pool_handle.as_ref();
+        let check_out = pool_handle.and_then(|pool_handle| pool_handle.span.as_ref());
+        let limits = self.inner.channel.exchange.limits();
+        CommandWatch::begin(&self.inner.identity, check_out, request, limits)
     }
 
     /// The connection's number within its pool. Numbers start at 1, in order of creation.
@@ -475,7 +487,7 @@ impl Drop for Connection {
         if self.is_put_off() {
             return;
         }
-        if let Some(pool_handle) = &self.inner.identity.pool_handle {
+        if let Some(pool_handle) = &self.inner.pool_handle {
             pool_handle
                 .owner
                 .dropped(&self.inner.identity, &pool_handle.link, reason);

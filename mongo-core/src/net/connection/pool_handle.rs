@@ -185,6 +185,12 @@ pub(crate) struct PoolHandle {
 }
 
 impl PoolHandle {
+    /// The state by which the pool, if there is one, interrupts the connection.
+    #[inline]
+    pub(super) fn link(this: &Option<Self>) -> Option<&ConnectionState> {
+        this.as_ref().map(|this| &*this.link)
+    }
+
     /// Checks that a command may be sent.
     #[inline]
     pub(crate) fn admit(&self) -> Result<(), Error> {

@@ -27,7 +27,7 @@ impl Connection {
     /// Whether the pool, or the part of it for the connection's service, has been cleared since the
     /// connection was made, or the pool has marked the connection as perished.
     pub fn is_stale(&self) -> bool {
-        let pool_handle = self.inner.identity.pool_handle.as_ref();
+        let pool_handle = self.inner.pool_handle.as_ref();
         self.inner.identity.generation.is_stale()
             || pool_handle.is_some_and(|pool_handle| pool_handle.link.is_doomed())
     }
@@ -46,7 +46,7 @@ impl Connection {
         if self.is_closed() || self.is_stale() {
             return false;
         }
-        if let Some(pool_handle) = &self.inner.identity.pool_handle
+        if let Some(pool_handle) = &self.inner.pool_handle
             && !pool_handle
                 .owner
                 .enter_idle(&self.inner.identity, &pool_handle.link)
@@ -70,7 +70,8 @@ impl Connection {
         let left = Self::new(
             Channel::closed(),
             Limits::default(),
-            self.inner.identity.untied(),
+            self.inner.identity.clone(),
+            None,
         );
         std::mem::replace(self, left)
     }
@@ -80,7 +81,7 @@ impl Connection {
     #[must_use]
     pub fn detach(&mut self) -> Self {
         let detached = self.move_out();
-        if let Some(pool_handle) = &detached.inner.identity.pool_handle {
+        if let Some(pool_handle) = &detached.inner.pool_handle {
             pool_handle
                 .owner
                 .detached(&detached.inner.identity, &pool_handle.link);
@@ -108,7 +109,7 @@ impl Connection {
     /// Hands the connection, which is being dropped, to [`dropped_by`](Self::dropped_by), if that
     /// is running on this thread. Returns whether it did.
     pub(super) fn is_put_off(&mut self) -> bool {
-        if self.inner.identity.pool_handle.is_none() {
+        if self.inner.pool_handle.is_none() {
             return false;
         }
         let put_off = DROPPED.try_with(|dropped| match &mut *dropped.borrow_mut() {
@@ -122,15 +123,15 @@ impl Connection {
     }
 
     pub(crate) fn set_pool_handle(&mut self, pool_handle: PoolHandle) {
-        self.inner.identity.pool_handle = Some(pool_handle);
+        self.inner.pool_handle = Some(pool_handle);
     }
 
     pub(crate) fn pool_handle(&self) -> Option<&PoolHandle> {
-        self.inner.identity.pool_handle.as_ref()
+        self.inner.pool_handle.as_ref()
     }
 
     pub(crate) fn pool_handle_mut(&mut self) -> Option<&mut PoolHandle> {
-        self.inner.identity.pool_handle.as_mut()
+        self.inner.pool_handle.as_mut()
     }
 
     pub(crate) fn identity(&self) -> &Identity {

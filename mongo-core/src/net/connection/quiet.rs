@@ -5,7 +5,7 @@ use std::pin::pin;
 use bson::RawDocument;
 use serde::Serialize;
 
-use super::{Connection, bound};
+use super::{Connection, PoolHandle, bound};
 use crate::error::Result;
 use crate::net::deadline::Deadline;
 use crate::wire::MsgFlags;
@@ -29,7 +29,7 @@ impl Connection {
             .channel
             .encode_with(MsgFlags::NONE, database, command, fields)
             .map_err(|error| self.inner.identity.name(error))?;
-        let link = self.inner.identity.link();
+        let link = PoolHandle::link(&self.inner.pool_handle);
         let mut channel = self.inner.channel.narrow();
         let outcome = bound(
             &mut self.inner.alarm,

@@ -15,7 +15,7 @@ use crate::handshake::DriverInfo;
 use crate::sdam::{ApplicationError, ErrorPhase, TopologyDescription};
 use crate::select::Criterion;
 use crate::uri::ClientOptions;
-use on_demand::{Link, LinkState, OnDemandTopology};
+use on_demand::{Link, LinkState, OnDemandTopology, OnDemandTopologyBuilder};
 
 pub(super) mod on_demand;
 
@@ -56,6 +56,19 @@ pub struct SingleClient {
     topology: OnDemandTopology,
 }
 
+impl OnDemandTopologyBuilder {
+    /// Builds the client, which authenticates with the options' credential, if there is one. Its
+    /// I/O is that of [`build`](Self::build).
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build); also if the credential can't be used.
+    pub fn build_client(mut self) -> Result<SingleClient> {
+        let authenticator = self.authenticator()?;
+        let topology = self.finish(authenticator)?;
+        Ok(SingleClient { topology })
+    }
+}
+
 impl SingleClient {
     /// A client of the options' hosts and credential, with defaults for all else. To set more, use
     /// [`OnDemandTopology::builder`]. No I/O.
@@ -64,10 +77,6 @@ impl SingleClient {
     /// See [`OnDemandTopologyBuilder::build_client`](super::OnDemandTopologyBuilder::build_client).
     pub fn new(options: ClientOptions) -> Result<Self> {
         OnDemandTopology::builder(options).build_client()
-    }
-
-    pub(super) fn over(topology: OnDemandTopology) -> Self {
-        Self { topology }
     }
 
     /// Runs a command on a writable server. See [`run_command_on`](Self::run_command_on).

@@ -50,14 +50,7 @@ impl TopologyBuilder {
 
     crate::net::transport_setters!();
 
-    /// Sets the resolver that looks up and polls the records of `mongodb+srv`. Default:
-    /// `HickoryResolver` with the system's name servers under feature `dns`, else none. Not used
-    /// without `mongodb+srv`.
-    #[must_use]
-    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
-        self.resolver = Some(resolver);
-        self
-    }
+    crate::net::selection_setters!();
 
     /// Calls `handler` with each event, one at a time and in order, on the task or thread that
     /// caused the event. The handler holds no lock of the topology and may use the topology, but
@@ -80,13 +73,6 @@ impl TopologyBuilder {
             let _ = sender.send(event.clone());
         });
         (builder, receiver)
-    }
-
-    /// Sets a function that filters the suitable servers of each selection (`serverSelector`).
-    #[must_use]
-    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
-        self.selector = Some(selector);
-        self
     }
 
     /// Sets the runtime for monitors, their sockets, and the task for `mongodb+srv`. Default: the

@@ -8,7 +8,7 @@ use std::fmt;
 use arc_swap::ArcSwap;
 use tracing::{Level, debug, enabled, info};
 
-use super::SelectedServer;
+use super::selected::SelectedServer;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::SdamEvent;

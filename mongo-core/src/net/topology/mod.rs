@@ -13,7 +13,7 @@ use crate::handshake::DriverInfo;
 use crate::net::transport::tls::Tls;
 use crate::operation::ClusterTime;
 use crate::sdam::{ApplicationError, TopologyDescription};
-use crate::select::{Criterion, RunningOperation, SelectionIndex, ServerEntry};
+use crate::select::{Criterion, SelectionIndex};
 use crate::uri::ClientOptions;
 
 mod builder;
@@ -22,6 +22,7 @@ mod listener;
 mod logs;
 pub(super) mod monitor;
 mod paces;
+mod selected;
 mod selection;
 mod shared;
 mod srv;
@@ -34,6 +35,7 @@ mod tests;
 pub use builder::TopologyBuilder;
 pub(crate) use listener::{Clear, Removal, TopologyListener};
 use logs::Selection;
+pub use selected::SelectedServer;
 pub(crate) use shared::Shared;
 use shared::{Ended, Patience};
 
@@ -85,45 +87,6 @@ pub struct Topology {
 /// Closes the topology when the last [`Topology`] is dropped. Monitors hold only the [`Shared`]
 /// part.
 struct Owner(Arc<Shared>);
-
-/// A selected server, with the operation that it was selected for. The server's operation count
-/// includes that operation until this is dropped.
-#[derive(Debug)]
-pub struct SelectedServer {
-    entry: Arc<ServerEntry>,
-    operation: RunningOperation,
-    /// The revision of the snapshot in which it was selected.
-    revision: u64,
-}
-
-impl SelectedServer {
-    /// A server that was selected in a snapshot, for an operation that has begun.
-    pub(crate) fn of(
-        index: &SelectionIndex,
-        entry: &Arc<ServerEntry>,
-        operation: RunningOperation,
-    ) -> Self {
-        Self {
-            entry: entry.clone(),
-            operation,
-            revision: index.revision(),
-        }
-    }
-
-    /// The server's address.
-    pub fn address(&self) -> &ServerAddress {
-        self.entry.address()
-    }
-
-    pub(crate) fn into_operation(self) -> RunningOperation {
-        self.operation
-    }
-
-    /// The server, as it was when selected.
-    pub fn entry(&self) -> &Arc<ServerEntry> {
-        &self.entry
-    }
-}
 
 impl Topology {
     /// A topology of the options' hosts, without event handlers.

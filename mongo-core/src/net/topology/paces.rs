@@ -16,20 +16,20 @@ const MAX_REMEMBERED: usize = 1000;
 pub(super) struct Paces(BTreeMap<ServerAddress, Instant>);
 
 impl Paces {
-    /// Remembers the time from which the next monitor of a server counts
-    /// [`MIN_HEARTBEAT_FREQUENCY`].
-    pub(super) fn keep(&mut self, server: &ServerAddress, pace: Option<Instant>) {
-        let now = now();
-        self.0.retain(|_, pace| matters(*pace, now));
-        let Some(pace) = pace.filter(|pace| matters(*pace, now)) else {
+    /// Remembers, for each removed server, the time from which its next monitor counts
+    /// [`MIN_HEARTBEAT_FREQUENCY`]. Linear in the number of servers: one reply may remove them all.
+    pub(super) fn keep(&mut self, removed: Vec<(ServerAddress, Instant)>) {
+        if removed.is_empty() {
             return;
-        };
-        if self.0.len() >= MAX_REMEMBERED {
-            let oldest = self.0.iter().min_by_key(|(_, pace)| **pace);
-            let oldest = oldest.map(|(server, _)| server.clone());
-            oldest.and_then(|server| self.0.remove(&server));
         }
-        self.0.insert(server.clone(), pace);
+        let now = now();
+        self.0.extend(removed);
+        self.0.retain(|_, pace| matters(*pace, now));
+        if let Some(surplus @ 1..) = self.0.len().checked_sub(MAX_REMEMBERED) {
+            let mut times: Vec<_> = self.0.values().copied().collect();
+            let (_, newest_surplus, _) = times.select_nth_unstable(surplus - 1);
+            self.0.retain(|_, pace| *pace > *newest_surplus);
+        }
     }
 
     pub(super) fn take(&mut self, server: &ServerAddress) -> Option<Instant> {
@@ -55,13 +55,12 @@ mod tests {
     async fn paces_are_forgotten_when_they_are_over() {
         let mut paces = Paces::default();
         let begun = now();
-        paces.keep(&server(1), Some(begun));
-        paces.keep(&server(2), None);
+        paces.keep(vec![(server(1), begun)]);
         tokio::time::advance(Duration::from_millis(400)).await;
-        paces.keep(&server(3), Some(now()));
+        paces.keep(vec![(server(3), now())]);
         assert_eq!(paces.0.len(), 2);
         tokio::time::advance(Duration::from_millis(200)).await;
-        paces.keep(&server(4), Some(begun));
+        paces.keep(vec![(server(4), begun)]);
         assert_eq!(paces.0.len(), 1);
         assert_eq!(paces.take(&server(1)), None);
         assert!(paces.take(&server(3)).is_some());
@@ -71,10 +70,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_number_of_paces_is_bounded() {
         let mut paces = Paces::default();
-        for number in 0..MAX_REMEMBERED + 10 {
-            let later = Duration::from_nanos(number as u64);
-            paces.keep(&server(number), Some(now() + later));
-        }
+        let removed = |numbers: std::ops::Range<usize>| {
+            let later = |number| now() + Duration::from_nanos(number as u64);
+            numbers
+                .map(|number| (server(number), later(number)))
+                .collect()
+        };
+        paces.keep(removed(0..MAX_REMEMBERED - 5));
+        paces.keep(removed(MAX_REMEMBERED - 5..MAX_REMEMBERED + 10));
         assert_eq!(paces.0.len(), MAX_REMEMBERED);
         assert_eq!(paces.take(&server(9)), None);
         assert!(paces.take(&server(10)).is_some());

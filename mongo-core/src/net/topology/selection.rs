@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::logs;
+use super::selected::SelectedServer;
 use super::shared::Shared;
-use super::{SelectedServer, logs};
 use crate::ServerAddress;
 use crate::error::{ErrorKind, Result};
 use crate::select::{Criterion, SelectionIndex, ServerEntry};
@@ -52,7 +53,7 @@ impl Shared {
         }
         let index = self.index.load();
         let suitable = index.suitable(criterion, deprioritized).unwrap_or_default();
-        suitable.iter().any(|own| own.id() == selected.entry.id())
+        suitable.iter().any(|own| own.id() == selected.entry().id())
     }
 
     /// A random number, uniform enough to choose servers, and cheap: SplitMix64 over a counter.

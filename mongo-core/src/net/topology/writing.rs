@@ -189,16 +189,18 @@ impl<'a> Writing<'a> {
                 .for_each(|listener| listener.published(&index));
         }
         // A cancelled check fails before the effects of its monitor's end.
+        let mut removed = Vec::new();
         for effect in &transition.effects {
             if let Effect::StopMonitor { server } = effect
                 && let Some(monitor) = state.monitors.remove(server)
             {
-                state.paces.keep(server, monitor.pace());
+                removed.extend(monitor.pace().map(|pace| (server.clone(), pace)));
                 let (stop, event) = monitor.stop();
                 self.signals.push(stop);
                 shared.queue(event);
             }
         }
+        state.paces.keep(removed);
         if let Removal::Disconnected = removal {
             // The next opening checks at once.
             state.paces = Paces::default();

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bson::oid::ObjectId;
 
 use super::follow::Floating;
-use super::pool::{CheckBudget, PoolInner, PoolState};
+use super::pool::{CheckBudget, PoolInner};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, InUse, Result, Wait};
 use crate::handshake::DriverInfo;
@@ -114,24 +114,31 @@ impl ConnectionFactory {
         }
     }
 
-    /// Sets the source of idle connections. A caller that begins to wait in
-    /// [`establish`](Self::establish) tries it once more, because a connection may have been
-    /// returned since the generic pool was tried. `take` takes an idle connection out of the
-    /// generic pool, and must not call the factory.
-    pub fn set_idle_source(&self, take: impl Fn() -> Option<Connection> + Send + Sync + 'static) {
-        if let Source::Fixed(shared) = &self.source {
-            let _ = shared.idle_source.set(Box::new(take));
-        }
-    }
-
-    /// From now on [`idle_since`](Connection::idle_since) of new connections is updated, regardless
-    /// of the configuration. For a generic pool that closes idle connections by itself.
-    pub fn time_idleness(&self) {
-        let times_idleness = match &self.source {
-            Source::Fixed(shared) => &shared.establisher.times_idleness,
+    /// Attaches the generic pool that this factory serves, of at most `max_size` connections,
+    /// pending ones included (see [`set_max_size`](Self::set_max_size)).
+    ///
+    /// `take_idle` takes an idle connection out of the generic pool, and must not call the factory.
+    /// A caller that begins to wait in [`establish`](Self::establish) tries it once more, because a
+    /// connection may have been returned since the generic pool was tried. With `times_idleness`,
+    /// [`idle_since`](Connection::idle_since) of new connections is updated whatever the
+    /// configuration: for a generic pool that closes idle connections by itself.
+    ///
+    /// A factory that floats uses only `times_idleness`: the generic pool alone limits it.
+    pub fn attach(
+        &self,
+        max_size: u32,
+        times_idleness: bool,
+        take_idle: impl Fn() -> Option<Connection> + Send + Sync + 'static,
+    ) {
+        let updates_idleness = match &self.source {
+            Source::Fixed(shared) => {
+                let _ = shared.idle_source.set(Box::new(take_idle));
+                &shared.establisher.times_idleness
+            }
             Source::Floating(floating) => floating.times_idleness(),
         };
-        times_idleness.store(true, Ordering::Relaxed);
+        updates_idleness.fetch_or(times_idleness, Ordering::Relaxed);
+        self.set_max_size(max_size);
     }
 
     /// Checks whether connections can be made on the current runtime, as far as is known
@@ -258,23 +265,6 @@ impl ConnectionFactory {
         }
     }
 
-    /// The state of the pool; without a registry it is always ready.
-    pub fn state(&self) -> PoolState {
-        match &self.source {
-            Source::Fixed(shared) => shared.state(),
-            Source::Floating(_) => PoolState::Ready,
-        }
-    }
-
-    /// The generation that new connections belong to; behind a load balancer, each service has its
-    /// own. For a factory that floats, how often it was [cleared](Self::clear).
-    pub fn generation(&self) -> u64 {
-        match &self.source {
-            Source::Fixed(shared) => shared.generation(),
-            Source::Floating(floating) => floating.clears(),
-        }
-    }
-
     /// Begins a new generation: connections made before are not handed out again.
     pub fn clear(&self) {
         match &self.source {
@@ -312,7 +302,7 @@ impl ConnectionFactory {
     }
 
     /// The server; `None` for a factory that floats.
-    pub fn server(&self) -> Option<&ServerAddress> {
+    pub(crate) fn server(&self) -> Option<&ServerAddress> {
         match &self.source {
             Source::Fixed(shared) => Some(shared.server()),
             Source::Floating(_) => None,
@@ -320,7 +310,7 @@ impl ConnectionFactory {
     }
 
     /// The user of the credential, if there is one.
-    pub fn user(&self) -> Option<&str> {
+    fn user(&self) -> Option<&str> {
         match &self.source {
             Source::Fixed(shared) => shared.user(),
             Source::Floating(floating) => floating.user().map(|user| &**user),
@@ -335,26 +325,25 @@ impl ConnectionFactory {
         }
     }
 
-    /// The error for a wait that timed out. Its cause is the last failure to make a connection
-    /// since the wait began.
-    pub fn timed_out(&self, wait: Wait, deadline: Deadline) -> Error {
-        match &self.source {
-            Source::Fixed(shared) => shared.timed_out(wait, deadline),
-            Source::Floating(floating) => floating.timed_out(wait, deadline),
-        }
-    }
-
-    /// The error for a check-out that found no free slot in time: [`timed_out`](Self::timed_out),
-    /// whose cause, if no connection failed, is that `in_use` of at most `max_size` connections are
-    /// in use.
-    pub fn exhausted(&self, deadline: Deadline, in_use: usize, max_size: usize) -> Error {
-        let error = self.timed_out(Wait::WaitQueue, deadline);
-        let pending = match &self.source {
-            Source::Fixed(shared) => shared.total_and_pending().1 as usize,
-            Source::Floating(_) => 0,
+    /// The error for a wait that timed out. Its cause is the last failure to make a connection since
+    /// the wait began. If none failed, and the wait was for a free slot, the cause is that `in_use`
+    /// of at most `max_size` connections are in use.
+    pub fn timed_out(
+        &self,
+        wait: Wait,
+        deadline: Deadline,
+        in_use: usize,
+        max_size: usize,
+    ) -> Error {
+        let (error, pending) = match &self.source {
+            Source::Fixed(shared) => (
+                shared.timed_out(wait, deadline),
+                shared.total_and_pending().1 as usize,
+            ),
+            Source::Floating(floating) => (floating.timed_out(wait, deadline), 0),
         };
         let others = in_use.saturating_sub(pending);
-        if others == 0 || error.cause().is_some() {
+        if wait != Wait::WaitQueue || others == 0 || error.cause().is_some() {
             return error;
         }
         let in_use = InUse {
@@ -395,7 +384,6 @@ impl fmt::Debug for ConnectionFactory {
         f.debug_struct("ConnectionFactory")
             .field("server", &self.server())
             .field("user", &self.user())
-            .field("generation", &self.generation())
             .finish_non_exhaustive()
     }
 }

@@ -1,8 +1,7 @@
 //! A factory whose connections follow the selection of a criterion.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use bson::oid::ObjectId;
 use tokio::time::Instant;
@@ -10,13 +9,10 @@ use tokio::time::Instant;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::net::{
-    Authenticator, Clear, Connection, Deadline, Dispatcher, Metadata, Removal, Topology,
-    TopologyListener,
+    Authenticator, Clear, Connection, Deadline, Metadata, Removal, Topology, TopologyListener,
 };
-use crate::pools::follow::{Suitable, pause, takes_operations};
-use crate::pools::pool::{
-    CheckBudget, FactoryConfig, Failure, Limits, PoolInner, PoolParams, PoolState,
-};
+use crate::pools::follow::{Follower, Servers, pause};
+use crate::pools::pool::{CheckBudget, FactoryConfig, Failure, PoolInner};
 use crate::select::{Criterion, SelectionError, SelectionIndex, ServerEntry};
 use crate::sync::lock;
 
@@ -30,12 +26,9 @@ pub(crate) struct Floating {
     criterion: Criterion,
     template: FactoryConfig,
     authenticator: Arc<Authenticator>,
-    servers: Mutex<BTreeMap<ServerAddress, Arc<PoolInner>>>,
-    suitable: Suitable,
+    /// One pool for each server, which is suitable if the criterion would select it.
+    servers: Servers<Arc<PoolInner>>,
     last_failure: Mutex<Option<Failure>>,
-    /// How often the application called `clear`.
-    clears: AtomicU64,
-    evictions: Dispatcher<Eviction>,
     /// The last view of the topology for which the application's selector was called.
     asked_about: AtomicU64,
 }
@@ -43,12 +36,18 @@ pub(crate) struct Floating {
 /// No view of a topology.
 const NEVER: u64 = u64::MAX;
 
-/// The rest of a clear or a removal, to be done without the topology's lock.
-struct Eviction {
-    server: Arc<PoolInner>,
-    /// The last generation whose connections are given up.
-    generation: u64,
-    interrupt_in_use: bool,
+impl Follower for Arc<PoolInner> {
+    /// There is one generic pool for all of them, which has no events.
+    const IS_REPORTED: bool = false;
+
+    fn pool(&self) -> &Arc<PoolInner> {
+        self
+    }
+
+    fn removed(&self, _was_open: bool) {
+        PoolInner::clear(self);
+        self.evict(u64::MAX, false);
+    }
 }
 
 impl Floating {
@@ -58,17 +57,13 @@ impl Floating {
         template: FactoryConfig,
         authenticator: Authenticator,
     ) -> Arc<Self> {
-        let evict = |own: &Eviction| own.server.evict(own.generation, own.interrupt_in_use);
         let floating = Arc::new(Self {
             topology,
             criterion,
             template,
             authenticator: Arc::new(authenticator),
-            servers: Mutex::default(),
-            suitable: Suitable::default(),
+            servers: Servers::default(),
             last_failure: Mutex::default(),
-            clears: AtomicU64::new(0),
-            evictions: Dispatcher::new(Some(Arc::new(evict))),
             asked_about: AtomicU64::new(NEVER),
         });
         let listener: std::sync::Weak<Self> = Arc::downgrade(&floating);
@@ -111,7 +106,10 @@ impl Floating {
             let selected = self.topology.select_by(within, &self.criterion, &[]).await;
             let selected = selected.map_err(|error| error.caused_by(cause.take()))?;
             let made = match self.server(selected.entry()) {
-                Ok(server) => server.establish(deadline, budget).await,
+                Ok(server) => {
+                    server.settled(&deadline).await;
+                    server.establish(deadline, budget).await
+                }
                 Err(error) => Err(error),
             };
             match made {
@@ -162,7 +160,7 @@ impl Floating {
     /// The pool of a connection's server. Closes the connection if its server is no longer
     /// suitable.
     fn of(&self, connection: &mut Connection) -> Result<Arc<PoolInner>> {
-        let server = self.lock().get(connection.server()).cloned();
+        let server = self.known(connection.server());
         match server.filter(|_| self.suits(connection)) {
             Some(server) => Ok(server),
             None => {
@@ -174,24 +172,21 @@ impl Floating {
     }
 
     pub(crate) fn clear(&self) {
-        self.clears.fetch_add(1, Ordering::AcqRel);
-        let servers = self.lock();
-        servers.values().for_each(|server| server.clear());
+        let servers = self.servers.lock();
+        let servers = servers.values().flatten();
+        servers.for_each(|server| PoolInner::clear(server));
     }
 
     /// Closes the pools of all servers. Servers that are found later get new pools.
     pub(crate) fn shut(&self) {
-        let servers: Vec<_> = self.lock().values().cloned().collect();
+        let servers: Vec<_> = self.servers.lock().values().flatten().cloned().collect();
         servers.iter().for_each(|server| server.shut());
     }
 
     pub(crate) fn clear_service(&self, id: ObjectId) {
-        let servers = self.lock();
-        servers.values().for_each(|server| server.clear_service(id));
-    }
-
-    pub(crate) fn clears(&self) -> u64 {
-        self.clears.load(Ordering::Acquire)
+        let servers = self.servers.lock();
+        let servers = servers.values().flatten();
+        servers.for_each(|server| server.clear_service(id));
     }
 
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
@@ -213,55 +208,33 @@ impl Floating {
 
     /// The pool of a server that was selected.
     fn server(&self, entry: &ServerEntry) -> Result<Arc<PoolInner>> {
-        let known = self.lock().get(entry.address()).cloned();
-        if let Some(server) = known {
-            return Ok(server);
+        if let Some(known) = self.known(entry.address()) {
+            return Ok(known);
         }
-        // Under the topology's lock, so that no change of the server is missed.
-        let added = self.topology.shared().with_description(|index| {
-            let known = index.server(entry.address())?;
-            let topology_type = index.topology().topology_type();
-            let state = match takes_operations(known, topology_type) {
-                true => PoolState::Ready,
-                false => PoolState::Paused,
-            };
-            let mut servers = self.lock();
-            let server = servers.entry(entry.address().clone());
-            let server = server
-                .or_insert_with(|| self.new_server(entry, state))
-                .clone();
+        let topology = self.topology.shared();
+        let entered = self.servers.enter(topology, entry, |index, servers| {
+            let server = servers.first().cloned().unwrap_or_else(|| {
+                let params = self
+                    .servers
+                    .params(&self.topology, entry, &self.authenticator);
+                servers.push(self.template.shared(params));
+                servers[0].clone()
+            });
             self.refresh_suitability(index);
-            Some(server)
+            server
         });
+        let Some(server) = entered else {
+            let cleared = Error::from(ErrorKind::PoolCleared).at(entry.address());
+            return Err(cleared.of_check_out(self.template.retries_writes));
+        };
+        self.servers.admit(topology, entry, &server);
         self.asked_about.store(NEVER, Ordering::Release);
         self.ask_selectors();
-        added.ok_or_else(|| {
-            let cleared = Error::from(ErrorKind::PoolCleared).at(entry.address());
-            cleared.of_check_out(self.template.retries_writes)
-        })
+        Ok(server)
     }
 
-    fn new_server(&self, entry: &ServerEntry, state: PoolState) -> Arc<PoolInner> {
-        let client = self.topology.options();
-        let server = self.template.shared(PoolParams {
-            server: entry.address().clone(),
-            authenticator: self.authenticator.resolved(&client),
-            load_balanced: client.load_balanced == Some(true),
-            state,
-            // The generic pool limits the size.
-            limits: Limits::default(),
-            cap: None,
-            takes_writes: self.suitable.of(entry.address()),
-            topology: Some(self.topology.shared().clone()),
-            client: None,
-            abandon: None,
-            wake: None,
-            runtime: None,
-        });
-        // There is no `PoolCreated` event to wait for.
-        server.set_announced();
-        server.set_settled();
-        server
+    fn known(&self, server: &ServerAddress) -> Option<Arc<PoolInner>> {
+        self.servers.lock().get(server)?.first().cloned()
     }
 
     /// Updates for each server whether it would be selected now. The application's selector is not
@@ -270,11 +243,14 @@ impl Floating {
     fn refresh_suitability(&self, index: &SelectionIndex) {
         if !index.has_selector(&self.criterion) {
             let suitable = index.suitable(&self.criterion, &[]);
-            return self.suitable.note(index, &suitable.unwrap_or_default());
+            return self
+                .servers
+                .suitable
+                .note(index, &suitable.unwrap_or_default());
         }
         let mut suitable = index.unfiltered(&self.criterion, &[]);
-        suitable.retain(|entry| self.suitable.is_suitable(entry.address()));
-        self.suitable.note(index, &suitable);
+        suitable.retain(|entry| self.servers.suitable.is_suitable(entry.address()));
+        self.servers.suitable.note(index, &suitable);
     }
 
     /// Calls the application's selector for each new view of the topology, without a lock. If it
@@ -293,7 +269,7 @@ impl Floating {
             let is_current = self.topology.shared().with_description(|current| {
                 let is_current = current.revision() == index.revision();
                 if is_current {
-                    self.suitable.note(&index, &suitable);
+                    self.servers.suitable.note(&index, &suitable);
                 }
                 is_current
             });
@@ -302,51 +278,19 @@ impl Floating {
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Arc<PoolInner>>> {
-        lock(&self.servers)
-    }
 }
 
 impl TopologyListener for Floating {
     fn ready(&self, server: &ServerAddress) {
-        if let Some(server) = self.lock().get(server) {
-            server.make_ready();
-        }
+        self.servers.ready(server);
     }
 
     fn clear(&self, clear: &Clear<'_>) {
-        let Some(server) = self.lock().get(clear.server).cloned() else {
-            return;
-        };
-        match clear.service_id {
-            Some(service_id) => {
-                server.note_cleared_for(clear.error);
-                server.clear_service(service_id);
-            }
-            None => {
-                let paused = server.make_paused(clear.error);
-                self.evictions.queue([Eviction {
-                    server,
-                    generation: paused.generation,
-                    interrupt_in_use: clear.interrupt_in_use,
-                }]);
-            }
-        }
+        self.servers.clear(clear);
     }
 
     fn remove(&self, server: &ServerAddress, removal: Removal) {
-        self.suitable.removed(server, removal);
-        let removed = self.lock().remove(server);
-        self.evictions.queue(removed.map(|server| {
-            server.make_closed();
-            server.clear();
-            Eviction {
-                server,
-                generation: u64::MAX,
-                interrupt_in_use: false,
-            }
-        }));
+        self.servers.remove(server, removal, |_| {});
     }
 
     fn published(&self, index: &SelectionIndex) {
@@ -355,6 +299,6 @@ impl TopologyListener for Floating {
 
     fn settle(&self) {
         self.ask_selectors();
-        self.evictions.deliver();
+        self.servers.settle();
     }
 }

@@ -9,9 +9,11 @@ use crate::sdam::TopologyType;
 use crate::select::ServerEntry;
 
 mod floating;
+mod servers;
 mod suitable;
 
 pub(super) use floating::Floating;
+pub(super) use servers::{Follower, Servers};
 pub(super) use suitable::Suitable;
 
 /// The pause after the second fruitless round of a check-out; it doubles after each further one.

@@ -32,7 +32,6 @@ pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 pub(super) use params::{FactoryConfig, PoolParams};
 pub use recycle::CheckBudget;
-pub(super) use state::Paused;
 pub(super) use wait_queue::Limits;
 pub use wait_queue::PoolState;
 use wait_queue::WaitQueue;

@@ -238,10 +238,13 @@ impl PoolInner {
         self.is_announced.load(Ordering::Acquire) && self.change_state(|queue| queue.ready())
     }
 
-    /// Wakes paused attempts, and emits the event of a pool that became ready.
-    pub(in crate::pools) fn finish_ready(&self) {
+    /// Wakes paused attempts, and emits the event of a pool that became ready, if its events are
+    /// reported.
+    pub(in crate::pools) fn finish_ready(&self, is_reported: bool) {
         self.paced.notify_waiters();
-        self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
+        if is_reported {
+            self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
+        }
     }
 
     /// Begins a new generation and pauses the pool, with the error that caused it. To be followed

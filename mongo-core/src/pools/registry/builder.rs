@@ -1,22 +1,19 @@
 //! The builder of pools.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
-use super::{Action, Backend, Identity, Life, Pools, Registry, Retired, Tenant};
+use super::{Backend, Identity, Life, Pools, Registry, Retired, Tenant};
 use crate::error::Result;
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
-use crate::net::{
-    AuthParts, Authenticator, Dispatcher, DnsResolver, Home, Tasks, Topology, TopologyListener,
-    TransportBuilder,
-};
+use crate::net::{AuthParts, Authenticator, DnsResolver, Home, Tasks, Topology, TransportBuilder};
 use crate::pools::factory::only_host;
-use crate::pools::follow::Suitable;
+use crate::pools::follow::Servers;
 use crate::pools::options::{PoolOptions, PoolsConfig};
 use crate::pools::pool::{FactoryConfig, PoolParams};
 use crate::pools::server_cap::ServerCaps;
@@ -65,6 +62,8 @@ impl<B: Backend> PoolsBuilder<B> {
 
     crate::net::transport_setters!();
 
+    crate::net::selection_setters!();
+
     crate::net::auth_setters!();
 
     /// Sets the settings that all pools share. Default [`PoolsConfig::default`].
@@ -88,14 +87,6 @@ impl<B: Backend> PoolsBuilder<B> {
         self
     }
 
-    /// Sets the resolver of the records of `mongodb+srv`. Default: the system's name servers, with
-    /// feature `dns`. See [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
-    #[must_use]
-    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
-        self.resolver = Some(resolver);
-        self
-    }
-
     /// Sets the handlers for pool, connection and command events. Default none.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
@@ -108,14 +99,6 @@ impl<B: Backend> PoolsBuilder<B> {
     #[must_use]
     pub fn on_sdam(mut self, handler: impl Fn(&SdamEvent) + Send + Sync + 'static) -> Self {
         self.sdam.push(Arc::new(handler));
-        self
-    }
-
-    /// Sets the application's server selector (`serverSelector`), which is called at each
-    /// selection.
-    #[must_use]
-    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
-        self.selector = Some(selector);
         self
     }
 
@@ -223,7 +206,8 @@ impl<B: Backend> PoolsBuilder<B> {
         let credential = identity.credential.clone();
         let client = template.client.clone();
         let tenant = Arc::new(Tenant::new(identity, client, true));
-        let registry = Arc::new_cyclic(|weak: &Weak<Registry<B>>| Registry {
+        let registry = Arc::new_cyclic(|this: &Weak<Registry<B>>| Registry {
+            this: this.clone(),
             topology,
             owns_topology,
             wait_timeout: self.config.wait_timeout(&self.options),
@@ -239,29 +223,22 @@ impl<B: Backend> PoolsBuilder<B> {
             is_anonymous,
             has_tenants: AtomicBool::new(false),
             tenants: Mutex::new(HashMap::new()),
-            servers: Mutex::new(BTreeMap::new()),
-            writable: Suitable::default(),
+            servers: Servers::default(),
             retired: Retired::default(),
             adding: Mutex::new(()),
-            actions: {
-                let weak = weak.clone();
-                let carry_out = move |action: &Action<B>| action.carry_out(&weak);
-                Dispatcher::new(Some(Arc::new(carry_out)))
-            },
             wake: Arc::new(Notify::new()),
             maintenance: Mutex::new(None),
             home: Home::new(self.runtime),
             tasks: Arc::<Tasks>::default(),
             is_closed: AtomicBool::new(false),
             is_recheck_due: AtomicBool::new(false),
+            is_fill_due: AtomicBool::new(false),
             closed: Notify::new(),
             leftovers: Arc::new(Semaphore::new(super::MAX_LEFTOVERS)),
             life: OnceLock::new(),
             ending: Semaphore::new(1),
         });
-        let weak: Weak<Registry<B>> = Arc::downgrade(&registry);
-        let listener: Weak<dyn TopologyListener> = weak;
-        registry.topology.listen(listener);
+        registry.topology.listen(registry.this.clone());
         if let Some(credential) = credential {
             registry.tenants().insert(credential, tenant.clone());
         }

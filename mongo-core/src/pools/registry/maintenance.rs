@@ -125,11 +125,17 @@ impl<B: Backend> Registry<B> {
 
     /// Starts a round of maintenance now, because pools may be missing or lack connections, and
     /// restarts the task if it has ended.
-    pub(super) fn wake_to_fill(self: &Arc<Self>) {
+    pub(super) fn wake_to_fill(&self) {
+        if self.pool_options.min_size == 0 {
+            return;
+        }
         self.wake.notify_one();
-        if self.topology.shared().is_running() && !self.is_maintained() {
+        if self.topology.shared().is_running()
+            && !self.is_maintained()
+            && let Some(registry) = self.this.upgrade()
+        {
             // If that fails, the next check-out does it.
-            let _ = self.maintain();
+            let _ = registry.maintain();
         }
     }
 
@@ -140,7 +146,7 @@ impl<B: Backend> Registry<B> {
     /// Specification: server discovery and monitoring, connection pool management.
     fn add_missing_pools(self: &Arc<Self>) {
         let has_use = !self.is_anonymous || !self.has_tenants.load(Ordering::Acquire);
-        if !has_use || self.tenant.check().is_err() {
+        if self.pool_options.min_size == 0 || !has_use || self.tenant.check().is_err() {
             return;
         }
         let index = self.topology.snapshot();
@@ -201,8 +207,8 @@ impl<B: Backend> Registry<B> {
             return Vec::new();
         };
         let _adding = lock(&self.adding);
-        let mut servers = self.servers();
-        let members = servers.values_mut().flat_map(|server| &mut server.pools);
+        let mut servers = self.servers.lock();
+        let members = servers.values_mut().flatten();
         members
             .filter(|member| !member.tenant.is_default())
             .filter_map(|member| {

@@ -6,14 +6,12 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::tenant::{ByServer, Tenant};
-use super::{Member, Pools, Registry, Server};
+use super::{Member, Pools, Registry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pools::follow::takes_operations;
 use crate::pools::operation::kill_over;
-use crate::pools::pool::{Abandon, PoolParams, PoolState};
+use crate::pools::pool::{Abandon, PoolParams};
 use crate::pools::{Backend, ServerPool};
-use crate::sdam::SdamError;
-use crate::select::{SelectionIndex, ServerEntry};
+use crate::select::ServerEntry;
 use crate::sync::lock;
 
 /// Values to be dropped only once no lock is held.
@@ -60,25 +58,8 @@ impl<B: Backend> Registry<B> {
             self.add_new_pool(tenant, entry, &mut let_go)?
         };
         pool.announce();
-        let is_ready = self.topology.shared().with_description(|index| {
-            pool.shared().set_announced();
-            let known = index.server(entry.address());
-            let known = known.filter(|known| known.id() == entry.id());
-            let topology_type = index.topology().topology_type();
-            match known {
-                Some(known) if takes_operations(known, topology_type) => pool.shared().make_ready(),
-                Some(known) => {
-                    if let Some(SdamError::Failed(error)) = &known.description().error {
-                        pool.shared().note_cleared_for(Some(error));
-                    }
-                    false
-                }
-                None => false,
-            }
-        });
-        pool.shared().set_settled();
-        if is_ready {
-            pool.shared().finish_ready();
+        let topology = self.topology.shared();
+        if self.servers.admit(topology, entry, pool.shared()) {
             self.wake_to_fill();
         }
         Ok(pool)
@@ -94,13 +75,15 @@ impl<B: Backend> Registry<B> {
         self.check_open()?;
         tenant.check().map_err(|error| error.at(entry.address()))?;
         let pool = self.new_pool(tenant, entry)?;
-        // Under the topology's lock, so that no change of the server is missed.
-        let added = self.topology.shared().with_description(|index| {
-            let known = index.server(entry.address());
-            known.filter(|known| known.id() == entry.id())?;
+        let topology = self.topology.shared();
+        let added = self.servers.enter(topology, entry, |index, members| {
             let_go.lists.push(tenant.add(entry.id(), &pool));
-            self.enter(tenant, &pool, index);
-            Some(())
+            members.push(Member {
+                pool: pool.clone(),
+                tenant: tenant.clone(),
+                used: (0, Instant::now()),
+            });
+            self.note_writable(index);
         });
         match added {
             Some(()) => Ok(pool),
@@ -117,33 +100,22 @@ impl<B: Backend> Registry<B> {
         tenant: &Arc<Tenant<B>>,
         entry: &Arc<ServerEntry>,
     ) -> Result<ServerPool<B>> {
-        let cap = {
-            let mut servers = self.servers();
-            let server = servers.entry(entry.address().clone());
-            let server = server.or_insert_with_key(|address| Server::new(address, &self.caps));
-            server.cap.clone()
-        };
         let registry = Arc::downgrade(self);
         let wake = move || {
             if let Some(registry) = registry.upgrade() {
                 registry.wake_to_fill();
             }
         };
-        let client = self.topology.options();
+        let authenticator = &tenant.identity().authenticator;
         let shared = self.template.shared(PoolParams {
-            server: entry.address().clone(),
-            authenticator: tenant.identity().authenticator.resolved(&client),
-            load_balanced: client.load_balanced == Some(true),
-            state: PoolState::Paused,
             limits: self.pool_options.limits(),
-            cap,
-            takes_writes: self.writable.of(entry.address()),
-            topology: Some(self.topology.shared().clone()),
+            cap: self.caps.of(entry.address()),
             client: Some(tenant.client()),
             abandon: Some(self.abandon(tenant)),
             // Without a smallest size no pool can lack connections.
             wake: (self.pool_options.min_size > 0).then(|| Arc::new(wake) as _),
             runtime: self.home.named().cloned(),
+            ..self.servers.params(&self.topology, entry, authenticator)
         });
         // The caller may be on another runtime, which ends before the pools do.
         let runtime = self.home.choose().ok();
@@ -166,20 +138,6 @@ impl<B: Backend> Registry<B> {
             });
             true
         })
-    }
-
-    /// Adds a pool to its server's pools.
-    fn enter(&self, tenant: &Arc<Tenant<B>>, pool: &ServerPool<B>, index: &SelectionIndex) {
-        let mut servers = self.servers();
-        let server = servers
-            .entry(pool.server().clone())
-            .or_insert_with_key(|address| Server::new(address, &self.caps));
-        server.pools.push(Member {
-            pool: pool.clone(),
-            tenant: tenant.clone(),
-            used: (0, Instant::now()),
-        });
-        self.note_writable(index);
     }
 
     /// Closes a pool and removes it. Connections in use are not interrupted.
@@ -213,8 +171,8 @@ impl<B: Backend> Registry<B> {
     }
 
     fn forget(&self, pool: &ServerPool<B>) {
-        if let Some(server) = self.servers().get_mut(pool.server()) {
-            server.pools.retain(|member| !member.pool.is_same(pool));
+        if let Some(members) = self.servers.lock().get_mut(pool.server()) {
+            members.retain(|member| !member.pool.is_same(pool));
         }
     }
 
@@ -224,15 +182,14 @@ impl<B: Backend> Registry<B> {
         self.closed.notify_waiters();
         let members: Vec<_> = {
             let _adding = lock(&self.adding);
-            let mut servers = self.servers();
-            let members = servers.values().flat_map(|server| &server.pools);
+            let mut servers = self.servers.lock();
+            let members = servers.values().flatten();
             let members = members.map(|member| (&member.pool, &member.tenant));
             // Under this lock, so that a concurrent call finds them in `retired`.
             self.retired.enter(members);
-            let servers = std::mem::take(&mut *servers);
-            servers
+            std::mem::take(&mut *servers)
                 .into_values()
-                .flat_map(|server| server.pools)
+                .flatten()
                 .collect()
         };
         for member in &members {

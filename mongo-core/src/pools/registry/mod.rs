@@ -1,6 +1,6 @@
 //! Pools by server and credential, over one topology.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -10,17 +10,17 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::follow::{Suitable, takes_operations};
+use super::follow::{Servers, takes_operations};
 use super::operation::end_sessions;
 use super::options::{PoolOptions, PoolsConfig};
 use super::pool::FactoryConfig;
-use super::server_cap::{ServerCap, ServerCaps};
+use super::server_cap::ServerCaps;
 use super::{Backend, PoolStatus, ServerPool};
 use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handshake::DriverInfo;
-use crate::net::{AuthParts, Deadline, Dispatcher, Home, Limits, Tasks, Together, Topology};
+use crate::net::{AuthParts, Deadline, Home, Limits, Tasks, Together, Topology};
 use crate::operation::ClientContext;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use crate::sync::lock;
@@ -37,7 +37,6 @@ mod tenant;
 
 pub use builder::PoolsBuilder;
 use check_out::Wanted;
-use listener::Action;
 use retired::Retired;
 use tenant::{Identity, Tenant};
 
@@ -53,9 +52,9 @@ use tenant::{Identity, Tenant};
 /// - A check-out selects a server and takes a connection from its pool, within one deadline. If the
 ///   server or its pool goes away before that, it selects again.
 /// - Errors of connections update the topology, which clears and pauses pools and makes them ready.
-/// - Each discovered server gets a pool for the credential in the options, which is filled up to
-///   `minPoolSize` before any check-out. If the options have no credential, this ends once there is
-///   a handle for one.
+/// - With `minPoolSize`, each discovered server gets a pool for the credential in the options,
+///   which is filled before any check-out. If the options have no credential, this ends once there
+///   is a handle for one.
 /// - Maintenance in the background closes idle connections that are too old, keeps up
 ///   `minPoolSize`, and closes the pools of unused credentials.
 ///
@@ -118,17 +117,17 @@ struct Registry<B: Backend> {
     /// Whether a handle for another credential was ever made.
     has_tenants: AtomicBool,
     tenants: Mutex<HashMap<Credential, Arc<Tenant<B>>>>,
-    servers: Mutex<BTreeMap<ServerAddress, Server<B>>>,
-    /// Which servers are writable.
-    writable: Suitable,
+    /// The pools of all tenants; a server is suitable if it is writable.
+    servers: Servers<Member<B>>,
     /// No lock is taken where this is held.
     retired: Retired<B>,
     caps: ServerCaps,
     /// Serializes the adding of pools.
     adding: Mutex<()>,
-    actions: Dispatcher<Action<B>>,
     /// Whether waiters have to check again whether their servers are suitable.
     is_recheck_due: AtomicBool,
+    /// Whether a server was checked successfully: pools may be missing or lack connections.
+    is_fill_due: AtomicBool,
     wake: Arc<Notify>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
     /// The runtime of the pools and of maintenance, whichever runtime the caller is on.
@@ -144,12 +143,7 @@ struct Registry<B: Backend> {
     /// One permit: its holder waits for the tasks to end; other calls of `close` wait for the
     /// permit.
     ending: Semaphore,
-}
-
-/// The state that the pools of one server share.
-struct Server<B: Backend> {
-    cap: Option<Arc<ServerCap>>,
-    pools: Vec<Member<B>>,
+    this: Weak<Registry<B>>,
 }
 
 /// A pool and its tenant.
@@ -413,14 +407,10 @@ impl<B: Backend> Registry<B> {
         lock(&self.tenants)
     }
 
-    fn servers(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Server<B>>> {
-        lock(&self.servers)
-    }
-
     /// The pools of all servers and credentials. To be used and dropped without a lock.
     fn pools(&self) -> Vec<ServerPool<B>> {
-        let servers = self.servers();
-        let members = servers.values().flat_map(|server| &server.pools);
+        let servers = self.servers.lock();
+        let members = servers.values().flatten();
         members.map(|member| member.pool.clone()).collect()
     }
 
@@ -469,15 +459,6 @@ impl<B: Backend> Registry<B> {
             self.topology.close().await;
         }
         self.tasks.ended(newest).await;
-    }
-}
-
-impl<B: Backend> Server<B> {
-    fn new(address: &ServerAddress, caps: &ServerCaps) -> Self {
-        Self {
-            cap: caps.of(address),
-            pools: Vec::new(),
-        }
     }
 }
 

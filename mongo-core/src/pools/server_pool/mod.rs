@@ -88,7 +88,7 @@ impl<B: Backend> ServerPool<B> {
         }
         let guard = self.inner.backend.try_get()?;
         self.shared().counters.count_at_once();
-        Some(PooledConnection::new(guard, self))
+        Some(PooledConnection::new(guard, self.shared()))
     }
 
     /// Checks out a connection, by a deadline.
@@ -155,7 +155,7 @@ impl<B: Backend> ServerPool<B> {
                 // that was not taken.
                 biased;
                 got = &mut got => {
-                    let got = got.map(|guard| Some(PooledConnection::new(guard, self)));
+                    let got = got.map(|guard| Some(PooledConnection::new(guard, shared)));
                     return got.map_err(|error| self.explain(error));
                 }
                 () = &mut recheck => recheck.set(shared.recheck()),
@@ -202,7 +202,7 @@ impl<B: Backend> ServerPool<B> {
     /// [`clear`](Self::clear) by the application.
     pub fn ready(&self) {
         if self.shared().make_ready() {
-            self.shared().finish_ready();
+            self.shared().finish_ready(true);
         }
     }
 
@@ -295,11 +295,6 @@ impl<B: Backend> ServerPool<B> {
     /// The factory that makes the connections.
     pub fn factory(&self) -> &ConnectionFactory {
         &self.inner.factory
-    }
-
-    /// The generic pool.
-    pub fn backend(&self) -> &B {
-        &self.inner.backend
     }
 
     pub(super) fn options(&self) -> &PoolOptions {

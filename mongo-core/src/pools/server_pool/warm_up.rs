@@ -40,7 +40,7 @@ impl<B: Backend> ServerPool<B> {
                 return Ok(());
             }
             // Attempts of others, which may fail, or a pause after failures hold this up.
-            let timed_out = || self.factory().timed_out(Wait::WaitQueue, deadline);
+            let timed_out = || self.shared().timed_out(Wait::WaitQueue, deadline);
             if !self.shared().is_ready() {
                 let cause = timed_out().cause().cloned();
                 return Err(self.shared().not_ready().caused_by(cause));
@@ -73,7 +73,7 @@ impl<B: Backend> ServerPool<B> {
                 Ok(Some(((), Err(_)))) => return Err(self.shared().not_ready()),
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    let timed_out = self.factory().timed_out(Wait::WaitQueue, deadline);
+                    let timed_out = self.shared().timed_out(Wait::WaitQueue, deadline);
                     return Err(self.explain(timed_out));
                 }
             }

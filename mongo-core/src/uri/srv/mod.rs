@@ -32,6 +32,7 @@ const TXT_OPTIONS: [&str; 3] = ["authSource", "replicaSet", "loadBalanced"];
 
 /// An SRV record: a host of the deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct SrvRecord {
     /// The host's name, with or without a trailing dot.
     pub target: String,
@@ -47,6 +48,7 @@ pub struct SrvRecord {
 
 /// A TXT record: default options of the connection string.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct TxtRecord {
     /// Its strings in order. Their concatenation is one text.
     pub strings: Vec<Vec<u8>>,
@@ -54,11 +56,32 @@ pub struct TxtRecord {
 
 /// The type of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RecordType {
     /// SRV: the hosts.
     Srv,
     /// TXT: options.
     Txt,
+}
+
+impl SrvRecord {
+    /// A record with priority and weight 0.
+    pub fn new(target: impl Into<String>, port: u16, ttl: Duration) -> Self {
+        Self {
+            target: target.into(),
+            port,
+            priority: 0,
+            weight: 0,
+            ttl,
+        }
+    }
+}
+
+impl TxtRecord {
+    /// A record of these strings, in their order.
+    pub fn new(strings: Vec<Vec<u8>>) -> Self {
+        Self { strings }
+    }
 }
 
 impl fmt::Display for RecordType {

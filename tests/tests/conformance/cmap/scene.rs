@@ -4,14 +4,16 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use mongo_core::net::{Connector, SocketConnector, Stream};
+use mongo_core::net::{Connector, SocketConnector};
 use mongo_core::uri::ClientOptions;
-use mongo_core::{Error, ErrorKind, ServerAddress};
 use mongo_testkit::{Deployment, SimNetwork};
 use serde_json::Value;
 
 use crate::Outcome;
+
+#[path = "../../common/over_sim.rs"]
+mod over_sim;
+use over_sim::OverSim;
 
 /// The factor for the times of a case on the real clock: a busy machine may take longer for a step
 /// of a case than the shortest time in it, of 10 ms.
@@ -114,18 +116,5 @@ impl Stage {
             Some(network) => Arc::new(OverSim(network.clone())),
             None => Arc::new(SocketConnector::default()),
         }
-    }
-}
-
-/// The network in memory as a transport.
-struct OverSim(SimNetwork);
-
-#[async_trait]
-impl Connector for OverSim {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let stream = self.0.connect(&address.to_string()).await;
-        stream
-            .map(Stream::custom)
-            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
     }
 }

@@ -81,9 +81,7 @@ async fn all_options_can_be_in_the_uri<B: Backend<Config: Default>>() {
 
 /// 4: "A user MUST be able to subscribe to Connection Monitoring Events".
 async fn subscribers_receive_all_pool_events<B: Backend<Config: Default>>() {
-    // Each server has a pool.
-    let set = Deployment::replica_set("rs").members(1);
-    let set = set.user(User::new("one", "first")).start().await;
+    let set = set().await;
     let kept = Kept::default();
     let pools: Pools<B> = builder(&set.uri_for("one", "first"))
         .event_handlers(kept.handlers())

@@ -183,10 +183,11 @@ impl Client {
 pub(super) fn not_primary(version: TopologyVersion) -> Error {
     let own = doc! {"processId": version.process_id, "counter": version.counter};
     let reply = doc! {"ok": 0, "code": 10107, "errmsg": "not primary", "topologyVersion": own};
-    Error::from(CommandError {
-        code: 10107,
-        code_name: "NotWritablePrimary".to_owned(),
-        message: "not primary".to_owned(),
-        reply: RawDocumentBuf::try_from(&reply).expect("a document"),
-    })
+    let reply = RawDocumentBuf::try_from(&reply).expect("a document");
+    Error::from(CommandError::new(
+        10107,
+        "NotWritablePrimary",
+        "not primary",
+        reply,
+    ))
 }

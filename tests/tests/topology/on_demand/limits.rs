@@ -11,7 +11,7 @@ use mongo_testkit::{Deployment, SimNetwork};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{accepted, client, over, ping, three};
-use crate::support::{LIMIT, secondary};
+use crate::support::{CROWD, LIMIT, Turns, crowd, secondary};
 
 fn cut_all(network: &SimNetwork, set: &Deployment) {
     for member in 0..set.len() {
@@ -152,4 +152,17 @@ async fn a_caller_with_a_short_timeout_marks_no_server_unknown_for_long() {
             .all(|server| server.server_type != ServerType::Unknown)
     );
     assert_eq!(accepted(&set), [2, 2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_tasks_run_between_two_long_replies_of_a_scan() {
+    let network = SimNetwork::new(31);
+    let set = crowd(&network).await;
+    let turns = Turns::default();
+    let builder = over(&set.uri(), &network).event_handler(turns.handler());
+    let mut topology = builder.build().expect("a topology");
+    let selected = topology.select(&Criterion::write()).await;
+    selected.expect("a primary");
+    assert!(turns.replies() >= CROWD, "{}", turns.replies());
+    turns.assert_one_reply_in_each();
 }

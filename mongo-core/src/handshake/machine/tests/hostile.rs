@@ -2,7 +2,7 @@
 
 use bson::rawdoc;
 
-use super::super::super::scripted::{Edit, EditReply, Outcome, Server, binary};
+use super::scripted::{Edit, EditReply, Outcome, Server, binary};
 use super::*;
 
 /// Runs the same lie in the speculative conversation and in an ordinary one.

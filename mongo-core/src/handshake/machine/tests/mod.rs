@@ -2,14 +2,15 @@
 
 mod external;
 mod hostile;
+mod scripted;
 
 use bson::rawdoc;
 
-use super::super::scripted::{Outcome, Server, binary, context};
 use super::super::{ServerApi, ServerApiVersion};
 use super::*;
 use crate::auth::{CredentialError, KeyDerivation, ScramError, ScramMechanism};
 use crate::error::ErrorKind;
+use scripted::{Outcome, Server, binary, context};
 
 fn user(password: &str) -> Credential {
     Credential::new("user", password)

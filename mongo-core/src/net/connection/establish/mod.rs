@@ -356,17 +356,18 @@ impl Establisher {
         let is_standalone = description.set_name.is_none() && !description.mongos;
         let has_sessions = description.logical_session_timeout_minutes.is_some();
         let can_retry_writes = has_sessions && (!is_standalone || self.load_balanced);
+        let user = handshake
+            .credential()
+            .and_then(|own| own.username().cloned());
+        let proof = description.authenticated.map(|_| ReauthState {
+            authenticator: self.authenticator.clone(),
+            handshake,
+        });
         let identity = Identity {
             id,
             generation,
             server: self.server.clone(),
-            user: handshake
-                .credential()
-                .and_then(|own| own.username().cloned()),
-            proof: description.authenticated.map(|_| ReauthState {
-                authenticator: self.authenticator.clone(),
-                handshake,
-            }),
+            user,
             description,
             server_api: self.server_api.map(|api| api.fields()),
             command_timeout: self.command_timeout,
@@ -375,9 +376,8 @@ impl Establisher {
             times_idleness: self.times_idleness.load(Ordering::Relaxed),
             created: Instant::now(),
             events: self.events.clone(),
-            pool_handle: None,
         };
-        Connection::new(channel, limits, identity)
+        Connection::new(channel, limits, identity, proof)
     }
 
     fn context(&self, credential: Option<Arc<Credential>>) -> Result<HandshakeContext> {

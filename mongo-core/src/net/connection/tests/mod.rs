@@ -38,7 +38,6 @@ fn over(stream: Stream) -> Connection {
         generation: Generations::default().begin(),
         server: ServerAddress::tcp("db.example", 27017),
         user: Some("app".into()),
-        proof: None,
         description: description(),
         server_api: None,
         command_timeout: None,
@@ -47,9 +46,8 @@ fn over(stream: Stream) -> Connection {
         times_idleness: true,
         created: Instant::now(),
         events: EventHandlers::new(),
-        pool_handle: None,
     };
-    Connection::new(Channel::new(stream), Limits::default(), identity)
+    Connection::new(Channel::new(stream), Limits::default(), identity, None)
 }
 
 /// A reply to the request with the given id.

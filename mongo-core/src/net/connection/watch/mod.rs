@@ -1,5 +1,7 @@
 //! One observed command.
 
+use std::time::Duration;
+
 use bson::raw::RawArrayBuf;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use tokio::task::yield_now;
@@ -9,7 +11,7 @@ use tracing::Span;
 use super::Identity;
 use super::redaction::{is_sensitive, redacted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::logs::CommandBody;
+use crate::event::logs::{CheckOutSpan, CommandBody};
 use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
     logs,
@@ -38,15 +40,27 @@ impl CommandWatch {
     /// Reports the start of the command in a request that is about to be written, if events, logs
     /// or spans are enabled.
     #[inline]
-    pub(super) fn begin(identity: &Identity, request: &[u8], limits: &Limits) -> Option<Box<Self>> {
+    pub(super) fn begin(
+        identity: &Identity,
+        check_out: Option<&CheckOutSpan>,
+        request: &[u8],
+        limits: &Limits,
+    ) -> Option<Box<Self>> {
         match identity.events.wants_commands() {
             false => None,
-            true => Self::start(identity, request, limits).ok().map(Box::new),
+            true => Self::start(identity, check_out, request, limits)
+                .ok()
+                .map(Box::new),
         }
     }
 
     /// Fails if the request is not an OP_MSG.
-    fn start(identity: &Identity, request: &[u8], limits: &Limits) -> Result<Self, WireError> {
+    fn start(
+        identity: &Identity,
+        check_out: Option<&CheckOutSpan>,
+        request: &[u8],
+        limits: &Limits,
+    ) -> Result<Self, WireError> {
         let message = OpMsg::parse(request, limits)?;
         let malformed = |_| WireError::Document(0);
         let first = message.body().iter_elements().next();
@@ -68,10 +82,6 @@ impl CommandWatch {
         let span = match is_sensitive {
             true => Span::none(),
             false => {
-                let check_out = identity
-                    .pool_handle
-                    .as_ref()
-                    .and_then(|pool_handle| pool_handle.span.as_ref());
                 let body = CommandBody {
                     body: message.body(),
                     collection: collection(message.body()),
@@ -141,13 +151,9 @@ impl CommandWatch {
     }
 
     fn succeed(&mut self, reply: Option<&RawDocument>) {
-        let Some(started) = self.started.take() else {
-            return;
-        };
-        let duration = self.since.elapsed();
         let is_sensitive = self.is_sensitive;
         let copied = self.copied.take();
-        let event = || {
+        self.report(|started, duration| {
             CommandEvent::Succeeded(CommandSucceededEvent {
                 address: started.address,
                 user: started.user,
@@ -165,18 +171,15 @@ impl CommandWatch {
                     (false, None, None) => rawdoc! { "ok": 1 },
                 },
             })
-        };
-        self.span.in_scope(|| self.handlers.emit_command(event));
+        });
     }
 
     fn fail(&mut self, error: &Error) {
-        let Some(started) = self.started.take() else {
-            return;
-        };
-        logs::record_failure(&self.span, error);
-        let duration = self.since.elapsed();
+        if self.started.is_some() {
+            logs::record_failure(&self.span, error);
+        }
         let is_sensitive = self.is_sensitive;
-        let event = || {
+        self.report(|started, duration| {
             CommandEvent::Failed(CommandFailedEvent {
                 address: started.address,
                 user: started.user,
@@ -192,7 +195,16 @@ impl CommandWatch {
                     false => error.clone(),
                 },
             })
+        });
+    }
+
+    /// Emits the event of the end, once.
+    fn report(&mut self, event: impl FnOnce(CommandStartedEvent, Duration) -> CommandEvent) {
+        let Some(started) = self.started.take() else {
+            return;
         };
+        let duration = self.since.elapsed();
+        let event = || event(started, duration);
         self.span.in_scope(|| self.handlers.emit_command(event));
     }
 }

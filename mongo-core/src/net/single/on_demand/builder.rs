@@ -16,7 +16,7 @@ use crate::net::connection::establish::{Compression, Establisher};
 use crate::net::connection::generations::Generations;
 use crate::net::dispatcher::{Handler, SDAM_HANDLER};
 use crate::net::transport::dns::{DnsResolver, resolver_for};
-use crate::net::{Metadata, SingleClient, Transport, TransportBuilder};
+use crate::net::{Metadata, Transport, TransportBuilder};
 use crate::sdam::{Input, SCAN_FREQUENCY, Scan, TopologyDescription, TopologySettings};
 use crate::select::{SelectionIndex, SelectionOptions, ServerSelector};
 use crate::uri::ClientOptions;
@@ -26,7 +26,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// The time-out for commands, if the options set none.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Builds an [`OnDemandTopology`], or the [`SingleClient`] over one.
+/// Builds an [`OnDemandTopology`], or the [`SingleClient`](crate::net::SingleClient) over one.
 pub struct OnDemandTopologyBuilder {
     options: ClientOptions,
     transport: TransportBuilder,
@@ -95,15 +95,9 @@ impl OnDemandTopologyBuilder {
 
     crate::net::transport_setters!();
 
-    crate::net::auth_setters!();
+    crate::net::selection_setters!();
 
-    /// Sets the resolver that looks up the records of `mongodb+srv`. See
-    /// [`TopologyBuilder::resolver`](crate::net::TopologyBuilder::resolver).
-    #[must_use]
-    pub fn resolver(mut self, resolver: Arc<dyn DnsResolver>) -> Self {
-        self.resolver = Some(resolver);
-        self
-    }
+    crate::net::auth_setters!();
 
     /// Calls `handler` with each event, in order, on the task that selects.
     #[must_use]
@@ -112,18 +106,11 @@ impl OnDemandTopologyBuilder {
         self
     }
 
-    /// Sets the handlers for the command events of a [`SingleClient`]. It has no pool events.
+    /// Sets the handlers for the command events of a [`SingleClient`](crate::net::SingleClient). It has no pool events.
     /// Default: no handlers.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
         self.events = events;
-        self
-    }
-
-    /// Sets a function that filters the suitable servers of each selection (`serverSelector`).
-    #[must_use]
-    pub fn server_selector(mut self, selector: ServerSelector) -> Self {
-        self.selector = Some(selector);
         self
     }
 
@@ -153,17 +140,16 @@ impl OnDemandTopologyBuilder {
         self.finish(Authenticator::anonymous())
     }
 
-    /// Builds the client, which authenticates with the options' credential, if there is one. Its
-    /// I/O is that of [`build`](Self::build).
-    ///
-    /// # Errors
-    /// Those of [`build`](Self::build); also if the credential can't be used.
-    pub fn build_client(mut self) -> Result<SingleClient> {
-        let authenticator = Authenticator::new(&self.options, std::mem::take(&mut self.auth))?;
-        self.finish(authenticator).map(SingleClient::over)
+    /// Takes the parts of an authenticator for the options' credential.
+    pub(in crate::net::single) fn authenticator(&mut self) -> Result<Authenticator> {
+        Authenticator::new(&self.options, std::mem::take(&mut self.auth))
     }
 
-    fn finish(self, authenticator: Authenticator) -> Result<OnDemandTopology> {
+    /// The topology, with the authenticator of its connections.
+    pub(in crate::net::single) fn finish(
+        self,
+        authenticator: Authenticator,
+    ) -> Result<OnDemandTopology> {
         let options = self.options;
         options.validate()?;
         check_balanced(&options)?;

@@ -4,6 +4,7 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 
 use bson::{RawDocument, RawDocumentBuf};
+use tokio::task::yield_now;
 
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
@@ -11,7 +12,7 @@ use crate::net::connection::channel::Channel;
 use crate::net::connection::establish::first_hello;
 use crate::net::transport::connector::{Untried, is_cut_off, telling};
 use crate::net::transport::stream::Stream;
-use crate::sdam::{Check, Heartbeat};
+use crate::sdam::{Check, Heartbeat, is_long_hello};
 use crate::wire::MsgFlags;
 
 use super::Monitoring;
@@ -53,8 +54,26 @@ impl Link {
         *self = Self::default();
     }
 
-    fn begin(&mut self, step: impl Future<Output = Result<Stepped>> + Send + 'static) {
-        self.step = Some(Box::pin(step));
+    /// Begins a step. A long reply names many hosts and is costly to handle, and many monitors may
+    /// receive one at the same time. They take turns, so that other tasks and timers run between
+    /// two such replies.
+    fn begin(
+        &mut self,
+        monitoring: &Monitoring,
+        step: impl Future<Output = Result<Stepped>> + Send + 'static,
+    ) {
+        let turns = monitoring.turns.clone();
+        self.step = Some(Box::pin(async move {
+            let stepped = step.await?;
+            if let Stepped::Replied(channel) = &stepped
+                && channel.body().is_ok_and(is_long_hello)
+            {
+                // The semaphore is never closed.
+                let _turn = turns.acquire().await;
+                yield_now().await;
+            }
+            Ok(stepped)
+        }));
     }
 
     /// Waits for the current step. Safe to drop: the step is kept.
@@ -79,12 +98,13 @@ impl Link {
         let channel = self.channel.take();
         match (check, channel) {
             (Check::Hello(command), Some(channel)) => {
-                self.begin(ask(channel, command, MsgFlags::NONE));
+                self.begin(monitoring, ask(channel, command, MsgFlags::NONE));
             }
             (Check::AwaitableHello(command), Some(channel)) => {
-                self.begin(ask(channel, command, MsgFlags::EXHAUST_ALLOWED));
+                let step = ask(channel, command, MsgFlags::EXHAUST_ALLOWED);
+                self.begin(monitoring, step);
             }
-            (Check::NextReply, Some(channel)) => self.begin(next_reply(channel)),
+            (Check::NextReply, Some(channel)) => self.begin(monitoring, next_reply(channel)),
             (Check::Connect, _) | (_, None) => {
                 self.connect(monitoring, server, Untried::default());
             }
@@ -100,7 +120,7 @@ impl Link {
     ) {
         let (transport, server) = (monitoring.transport.clone(), server.clone());
         self.opening = Some(Wait::Connect);
-        self.begin(async move {
+        self.begin(monitoring, async move {
             let stream = transport.connect(&server, &mut untried).await?;
             Ok(Stepped::Opened(stream, untried))
         });
@@ -152,7 +172,7 @@ impl Link {
     fn secure(&mut self, monitoring: &Monitoring, server: &ServerAddress, stream: Stream) {
         let (transport, server) = (monitoring.transport.clone(), server.clone());
         self.opening = Some(Wait::Tls);
-        self.begin(async move {
+        self.begin(monitoring, async move {
             match transport.secure(stream, &server).await {
                 Err(error) if is_cut_off(&error) => Ok(Stepped::CutOff(error)),
                 secured => secured.map(Stepped::Secured),
@@ -166,7 +186,7 @@ impl Link {
         let metadata = monitoring.metadata.document();
         let server_api = monitoring.options.server_api;
         self.opening = None;
-        self.begin(async move {
+        self.begin(monitoring, async move {
             match first_hello(&mut channel, metadata, server_api).await {
                 Ok(()) => Ok(Stepped::Replied(channel)),
                 Err(error) if channel.is_unheard() && is_cut_off(&error) => {

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::{ClosedReason, ErrorKind, Result};
@@ -25,6 +25,8 @@ pub(crate) struct Monitoring {
     transport: Transport,
     pub(crate) metadata: Metadata,
     on_faas: bool,
+    /// See [`Link::begin`](link::Link).
+    turns: Arc<Semaphore>,
 }
 
 impl Monitoring {
@@ -39,6 +41,7 @@ impl Monitoring {
             transport,
             metadata,
             on_faas: environment.is_faas(),
+            turns: Arc::new(Semaphore::new(1)),
         }
     }
 

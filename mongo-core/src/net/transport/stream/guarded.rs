@@ -6,24 +6,14 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Stream;
-use crate::callback::guard;
-
 /// The name of the application's own streams in logs and errors.
 pub(crate) const STREAM: &str = "transport stream";
 
 /// The name of the callbacks of a TLS configuration in logs and errors.
 pub(crate) const TLS_CONFIG: &str = "TLS configuration";
 
-/// Drops a stream, and replaces it by one that fails. To be called after a panic in the stream,
-/// which may have left it in an inconsistent state.
-pub(crate) fn discard_stream(stream: &mut Stream) {
-    let stream = std::mem::replace(stream, Stream::Custom(Box::new(Broken)));
-    let _ = guard(STREAM, || drop(stream));
-}
-
 /// The replacement of a dropped stream.
-struct Broken;
+pub(super) struct Broken;
 
 impl Broken {
     fn fail<T>() -> Poll<io::Result<T>> {

@@ -14,7 +14,7 @@ use crate::error::ClosedReason;
 
 mod guarded;
 
-use guarded::discard_stream;
+use guarded::Broken;
 pub(crate) use guarded::{STREAM, TLS_CONFIG};
 
 /// The maximum number of reads, of a few KiB each, for TLS records sent to an idle client: mostly
@@ -153,8 +153,8 @@ impl Stream {
     pub(crate) fn discard(&mut self) {
         match self {
             #[cfg(feature = "tls-rustls")]
-            Self::Tls(_) => discard_stream(self),
-            Self::Custom(_) => discard_stream(self),
+            Self::Tls(_) => self.replace(),
+            Self::Custom(_) => self.replace(),
             Self::Tcp(_) => {}
             #[cfg(unix)]
             Self::Unix(_) => {}
@@ -164,8 +164,15 @@ impl Stream {
     /// Discards a stream in which application code has panicked.
     #[cold]
     fn fail(&mut self, panicked: Panicked) -> io::Error {
-        discard_stream(self);
+        self.replace();
         panicked.into_io()
+    }
+
+    /// Drops the stream, and replaces it by one that fails. A panic in the stream may have left it
+    /// in an inconsistent state.
+    fn replace(&mut self) {
+        let stream = std::mem::replace(self, Self::Custom(Box::new(Broken)));
+        let _ = guard(STREAM, || drop(stream));
     }
 }
 

@@ -21,6 +21,7 @@ const LONGEST_GRACE: Duration = Duration::from_secs(60);
 
 /// The state of a pool. Specification: connection monitoring and pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PoolState {
     /// The server is not known to be available: the pool neither makes nor hands out connections.
     Paused,

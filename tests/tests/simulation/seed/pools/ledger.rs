@@ -307,7 +307,7 @@ impl Account {
             (PoolState::Ready, clears) if clears == entry.clears => Ok(()),
             (PoolState::Ready, _) => Err("it is of a generation that was cleared"),
             (PoolState::Paused, _) => Err("the pool is paused"),
-            (PoolState::Closed, _) => Err("the pool is closed"),
+            _ => Err("the pool is closed"),
         }
     }
 

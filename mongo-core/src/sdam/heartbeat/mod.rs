@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 
 use bson::RawDocument;
 
-use super::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, lacks_hello};
-use super::pacing::Pacing;
-use super::{RoundTripTime, ServerDescription, TopologyVersion};
 use crate::auth::reply::integer;
 use crate::error::{ClosedReason, Error, ErrorKind, Wait, is_network_error};
-use crate::event::{
-    SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent,
-    ServerHeartbeatSucceededEvent,
-};
+use crate::event::{SdamEvent, ServerHeartbeatStartedEvent};
 use crate::handshake::HandshakeError;
+use crate::sdam::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, lacks_hello};
+use crate::sdam::pacing::Pacing;
+use crate::sdam::{RoundTripTime, ServerDescription, TopologyVersion};
+
+mod events;
 
 /// One server's monitor, as a state machine: it decides when and how to check the server, and turns
 /// the replies into server descriptions and heartbeat events.
@@ -456,45 +455,5 @@ impl Heartbeat {
                 limit.saturating_add(self.settings.frequency())
             }
         })
-    }
-
-    fn publish(&mut self, event: SdamEvent) {
-        self.outputs.push_back(Output::Publish(event));
-    }
-
-    fn publish_success(&mut self, reply: &RawDocument, duration: Duration, awaited: bool) {
-        let event = ServerHeartbeatSucceededEvent {
-            topology_id: self.settings.topology_id,
-            address: self.settings.server.clone(),
-            driver_connection_id: self.connection.map(|own| own.driver_id),
-            server_connection_id: self.connection.and_then(|own| own.server_id),
-            duration,
-            reply: reply.to_owned(),
-            awaited,
-        };
-        self.publish(SdamEvent::ServerHeartbeatSucceeded(event));
-    }
-
-    /// Publishes the failure of the current check.
-    fn publish_failure(&mut self, now: Instant, failure: Error) {
-        let State::Checking {
-            check,
-            started,
-            connection_id,
-            ..
-        } = &self.state
-        else {
-            return;
-        };
-        let event = ServerHeartbeatFailedEvent {
-            topology_id: self.settings.topology_id,
-            address: self.settings.server.clone(),
-            driver_connection_id: Some(*connection_id),
-            server_connection_id: self.connection.and_then(|own| own.server_id),
-            duration: now.saturating_duration_since(*started),
-            failure,
-            awaited: check.is_awaited(),
-        };
-        self.publish(SdamEvent::ServerHeartbeatFailed(event));
     }
 }

@@ -1,5 +1,7 @@
 //! One connection of a scripted server: reads requests, applies the script, writes replies.
 
+mod execution;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,13 +9,12 @@ use std::time::Duration;
 
 use bson::Document;
 use rustls::HandshakeKind;
-use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::action::{Content, Pause, Plan, Then};
 use crate::backend::Upstream;
 use crate::codec::{self, EXHAUST_ALLOWED, Form, MORE_TO_COME, Request};
-use crate::commands::{Session, completed};
+use crate::commands::Session;
 use crate::compression;
 use crate::deployment::KnownVersion;
 use crate::fail_point::Target;
@@ -24,7 +25,6 @@ use crate::script::Event;
 use crate::server::Shared;
 use crate::socket::Socket;
 use crate::statement::size;
-use crate::store::{Progress, spoiled};
 
 /// The most unread bytes from a client while its last request waits.
 const PIPELINE_LIMIT: usize = 64 * 1024 * 1024;
@@ -333,61 +333,6 @@ impl Connection {
             self.write(plan, &message).await?;
         }
         Ok(goes_on)
-    }
-
-    /// Executes a command, here or on the real server.
-    async fn carry_out(&mut self, request: &Request, message: &[u8]) -> io::Result<Document> {
-        let shared = Arc::clone(&self.shared);
-        let (Some(backend), Some(mut upstream)) = (&shared.backend, self.upstream.take()) else {
-            return self.run_here(&shared, request).await;
-        };
-        let reply = match shared.hand_on(backend, &mut self.session, request, message) {
-            Err(own) => own,
-            Ok(messages) => {
-                let spoil = shared.spoil(backend, request);
-                let closes = spoil.is_some_and(|spoil| spoil.closes);
-                let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
-                if let Some(code) = spoil.and_then(|spoil| spoil.code) {
-                    self.upstream = Some(upstream);
-                    let name = request.name().to_ascii_lowercase();
-                    let labelled = |error| shared.labelled(error, &request.command);
-                    let error = completed(spoiled(&name, code).map_err(labelled));
-                    return if closes { Err(lost()) } else { Ok(error) };
-                }
-                let answer = self.wait_with_client(upstream.ask(&messages)).await?;
-                let (reply, user) = answer.inspect_err(|error| {
-                    shared.observer.protocol_error(self.number, error);
-                })?;
-                if let Some(user) = user {
-                    shared.observer.authenticated(self.number, &user);
-                }
-                let reply = shared.hand_back(backend, &mut self.session, request, reply);
-                if closes {
-                    return Err(lost());
-                }
-                reply
-            }
-        };
-        self.upstream = Some(upstream);
-        Ok(reply)
-    }
-
-    /// Executes a command here, after the transactions and data that it waits for.
-    async fn run_here(&mut self, shared: &Shared, request: &Request) -> io::Result<Document> {
-        let begun = Instant::now();
-        loop {
-            // Created before the attempt, so that no change between the two is missed.
-            let change = shared.change();
-            match shared.run(&mut self.session, request, begun.elapsed()) {
-                Progress::Done(reply) => return Ok(reply),
-                Progress::Lost => return Err(io::ErrorKind::ConnectionAborted.into()),
-                Progress::Waits(limit) => {
-                    // A timeout is a valid outcome.
-                    let _ = self.wait_with_client(timeout(limit, change)).await?;
-                    shared.link.thawed().await;
-                }
-            }
-        }
     }
 
     /// Writes messages. Each but the last has `moreToCome`, and each names the one before in

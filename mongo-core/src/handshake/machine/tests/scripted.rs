@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::auth::{AuthNeed, Evidence, Nonce, Nonces};
 use crate::error::Error;
 
-use super::{ConnectionDescription, Handshake, HandshakeContext, Outgoing, Step};
+use crate::handshake::{ConnectionDescription, Handshake, HandshakeContext, Outgoing, Step};
 
 /// Changes a message of the server.
 pub(super) type Edit = fn(String) -> String;

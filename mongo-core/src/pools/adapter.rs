@@ -1,0 +1,288 @@
+//! The parts that the adapters have in common.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::duration;
+use crate::settings::{self, FromValue, SettingError, Value, settings};
+
+/// The bounds of a check-out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// The bound of the whole check-out. Not zero. Default the URI's `timeoutMS`, else its
+    /// `waitQueueTimeoutMS`, else 30 s.
+    #[serde(serialize_with = "duration::option::serialize")]
+    pub wait: Option<Duration>,
+    /// The bound of making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
+    #[serde(serialize_with = "duration::option::serialize")]
+    pub create: Option<Duration>,
+    /// The bound of checking an idle connection. Default none of its own.
+    #[serde(serialize_with = "duration::option::serialize")]
+    pub recycle: Option<Duration>,
+}
+
+settings! { Timeouts { wait, create, recycle } }
+
+/// Which idle connection is taken first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum QueueMode {
+    /// The one that has been idle longest.
+    Fifo,
+    /// The one that was returned last.
+    #[default]
+    Lifo,
+}
+
+impl FromValue for QueueMode {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        value.choose(&[("Fifo", Self::Fifo), ("Lifo", Self::Lifo)])
+    }
+}
+
+impl<'de> Deserialize<'de> for QueueMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        settings::deserialize(deserializer)
+    }
+}
+
+/// Settings of an adapter's generic pools under [`Pools`](super::Pools). `Q` is the generic pool's
+/// queue mode.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct BackendConfig<Q> {
+    /// The most connections of one pool. Default: the URI's `maxPoolSize`.
+    pub max_size: Option<u32>,
+    /// Which idle connection is taken first. Default LIFO, so that a quiet pool can shrink.
+    pub queue_mode: Option<Q>,
+    /// The bound of making a connection, beside `connectTimeoutMS` (10 s). Default none.
+    pub create_timeout: Option<Duration>,
+    /// The bound of checking an idle connection. Default none of its own.
+    pub recycle_timeout: Option<Duration>,
+}
+
+impl<Q: Default> BackendConfig<Q> {
+    /// The defaults, with the most connections of one pool.
+    pub fn new(max_size: u32) -> Self {
+        Self {
+            max_size: Some(max_size),
+            ..Self::default()
+        }
+    }
+
+    /// Sets [`queue_mode`](Self::queue_mode).
+    #[must_use]
+    pub fn with_queue_mode(mut self, queue_mode: Q) -> Self {
+        self.queue_mode = Some(queue_mode);
+        self
+    }
+}
+
+/// Defines `Config` in an adapter, except for its serde traits. The adapter adds a method
+/// `checked_pool_config`, with all settings of the generic pool, and `backend_config`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! adapter_config {
+    ($pool:ty, $(#[$doc:meta])* pool: $pool_config:ty) => {
+        /// The configuration: what to connect to, and how to pool it.
+        ///
+        /// # From the environment or a file
+        /// With the [`config`](https://crates.io/crates/config) crate, whose separator is set to
+        /// `__`:
+        /// ```env
+        /// MONGO__URL=mongodb://app:secret@db.example.com/?waitQueueTimeoutMS=2000
+        /// MONGO__POOL__MAX_SIZE=16
+        /// MONGO__POOL__TIMEOUTS__CREATE=5s
+        /// MONGO__MANAGER__RECYCLING_METHOD=Verified
+        /// ```
+        /// With feature `dns`, [`create_pools`](Self::create_pools) also accepts a URL of
+        /// `mongodb+srv`.
+        ///
+        /// Every field and every table may be left out or given in part. A duration is `"5s"`,
+        /// `"100ms"` and the like, or `{ secs, nanos }`. The names of choices ignore case, `_` and
+        /// `-`. Errors name keys and types, never a value; a file format's own parser may quote a
+        /// line that it can't parse.
+        ///
+        /// `Debug` shows only the hosts of the URL.
+        #[derive(Clone, Default)]
+        pub struct Config {
+            /// The connection string. Default `mongodb://localhost:27017`.
+            pub url: Option<String>,
+            /// Client options, instead of a connection string.
+            pub options: Option<$crate::ClientOptions>,
+            /// The stable API that every command declares, instead of the one in
+            /// [`options`](Self::options). A connection string can't declare it.
+            pub server_api: Option<$crate::handshake::ServerApi>,
+            /// How connections are made and checked.
+            pub manager: Option<$crate::pools::ManagerConfig>,
+            /// How they are pooled. It overrides the URI: `max_size` overrides `maxPoolSize`,
+            /// `timeouts.wait` overrides `timeoutMS` and `waitQueueTimeoutMS`. A warning says so if
+            /// they differ (`tracing`, level WARN).
+            $(#[$doc])*
+            pub pool: Option<$pool_config>,
+            /// For [`create_pools`](Self::create_pools) only: the settings that all pools share.
+            pub pools: Option<$crate::pools::PoolsConfig>,
+        }
+
+        impl Config {
+            /// A configuration for a connection string.
+            pub fn from_url(url: impl Into<String>) -> Self {
+                Self {
+                    url: Some(url.into()),
+                    ..Self::default()
+                }
+            }
+
+            /// A configuration for client options.
+            pub fn from_options(options: $crate::ClientOptions) -> Self {
+                Self {
+                    options: Some(options),
+                    ..Self::default()
+                }
+            }
+
+            /// Builds pools of connections to all servers of the deployment, by credential. Does
+            /// not connect yet.
+            ///
+            /// `pool.max_size` applies to each pool, and `pool.timeouts` to each check-out.
+            ///
+            /// # Errors
+            /// The connection string or an option can't be used, sizes contradict each other, or
+            /// `timeouts.wait` is zero.
+            pub fn create_pools(&self) -> $crate::Result<$crate::pools::Pools<$pool>> {
+                self.pools_builder()?.build()
+            }
+
+            /// The builder of [`create_pools`](Self::create_pools).
+            ///
+            /// # Errors
+            /// See [`create_pools`](Self::create_pools).
+            pub fn pools_builder(&self) -> $crate::Result<$crate::pools::PoolsBuilder<$pool>> {
+                let options = self.client_options()?;
+                let pool = self.checked_pool_config(&options)?;
+                let mut pools = self.pools.clone().unwrap_or_default();
+                pools.wait_timeout = pools.wait_timeout.or(pool.timeouts.wait);
+                Ok($crate::pools::Pools::builder(options)
+                    .config(pools)
+                    .manager_config(self.manager.clone().unwrap_or_default())
+                    .pool_config(self.backend_config(&pool))
+                    .driver_info($crate::adapter_driver_info!()))
+            }
+
+            /// The options, with the stable API.
+            fn client_options(&self) -> $crate::Result<$crate::ClientOptions> {
+                let (url, options) = (self.url.as_deref(), self.options.as_ref());
+                let mut options = $crate::pools::client_options(url, options)?;
+                options.server_api = self.server_api.or(options.server_api);
+                Ok(options)
+            }
+        }
+
+        impl std::fmt::Debug for Config {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let url = self.url.as_deref().map($crate::pools::RedactedUrl);
+                f.debug_struct("Config")
+                    .field("url", &url)
+                    .field("options", &self.options)
+                    .field("server_api", &self.server_api)
+                    .field("manager", &self.manager)
+                    .field("pool", &self.pool)
+                    .field("pools", &self.pools)
+                    .finish()
+            }
+        }
+    };
+}
+
+/// Defines the constructors of an adapter's manager, which is made `From` a factory and has it in
+/// its field `factory`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! adapter_manager {
+    ($manager:ty) => {
+        impl $manager {
+            /// A manager for a connection string, with the default configuration.
+            ///
+            /// # Errors
+            /// The connection string can't be used, or needs a feature that is not supported.
+            pub fn new(url: &str) -> $crate::Result<Self> {
+                let options = $crate::ClientOptions::parse(url)?;
+                Self::from_config(options, $crate::pools::ManagerConfig::default())
+            }
+
+            /// A manager for client options.
+            ///
+            /// # Errors
+            /// The options need a feature that is not supported.
+            pub fn from_config(
+                options: $crate::ClientOptions,
+                config: $crate::pools::ManagerConfig,
+            ) -> $crate::Result<Self> {
+                $crate::pools::ConnectionFactory::builder(options)
+                    .config(config)
+                    .driver_info($crate::adapter_driver_info!())
+                    .build()
+                    .map(Self::from)
+            }
+
+            /// The factory that makes and checks the connections.
+            #[inline]
+            pub fn factory(&self) -> &$crate::pools::ConnectionFactory {
+                &self.factory
+            }
+        }
+    };
+}
+
+/// An adapter's entry in the handshake's metadata, which the server logs.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! adapter_driver_info {
+    () => {
+        $crate::handshake::DriverInfo::new(env!("CARGO_PKG_NAME"))
+            .with_version(env!("CARGO_PKG_VERSION"))
+    };
+}
+
+/// Makes a guard, whose field is `None` only while it is dropped, a pointer to its connection.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! adapter_guard {
+    ($guard:ty, $field:ident $(, $parameter:ident: $bound:ident)?) => {
+        impl $(<$parameter: $bound>)? std::ops::Deref for $guard {
+            type Target = $crate::Connection;
+
+            #[inline]
+            fn deref(&self) -> &$crate::Connection {
+                self.$field.as_ref().expect("only a dropped guard is empty")
+            }
+        }
+
+        impl $(<$parameter: $bound>)? std::ops::DerefMut for $guard {
+            #[inline]
+            fn deref_mut(&mut self) -> &mut $crate::Connection {
+                self.$field.as_mut().expect("only a dropped guard is empty")
+            }
+        }
+
+        impl $(<$parameter: $bound>)? AsRef<$crate::Connection> for $guard {
+            fn as_ref(&self) -> &$crate::Connection {
+                self
+            }
+        }
+
+        impl $(<$parameter: $bound>)? AsMut<$crate::Connection> for $guard {
+            fn as_mut(&mut self) -> &mut $crate::Connection {
+                self
+            }
+        }
+
+        impl $(<$parameter: $bound>)? std::fmt::Debug for $guard {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Debug::fmt(&**self, f)
+            }
+        }
+    };
+}
+
+pub(super) use adapter_guard;
