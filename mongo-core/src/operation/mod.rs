@@ -18,7 +18,10 @@
 //! Specifications: driver sessions, causal consistency, snapshot sessions, transactions, retryable
 //! reads, retryable writes, client backpressure, client side operations timeout, run-command.
 
-#![cfg_attr(not(feature = "net"), allow(dead_code, unreachable_pub, unused_imports))]
+#![cfg_attr(
+    not(feature = "net"),
+    allow(dead_code, unreachable_pub, unused_imports)
+)]
 
 mod budget;
 mod client;
