@@ -91,7 +91,10 @@ impl Case {
             let Some(Bson::Document(what)) = entity.values().next() else {
                 continue;
             };
-            if what.get_str("id").is_ok_and(|id| names.iter().any(|name| name == id)) {
+            if what
+                .get_str("id")
+                .is_ok_and(|id| names.iter().any(|name| name == id))
+            {
                 let parents = ["client", "database"].map(|key| what.get_str(key));
                 names.extend(parents.into_iter().flatten().map(str::to_owned));
                 used.push(entity);
@@ -152,11 +155,7 @@ pub(super) struct Fields<'a>(&'a Document);
 
 impl<'a> Fields<'a> {
     /// Fails on an unknown key, so that nothing is left unchecked.
-    pub(super) fn new(
-        document: &'a Document,
-        what: &str,
-        known: &[&str],
-    ) -> Result<Self, String> {
+    pub(super) fn new(document: &'a Document, what: &str, known: &[&str]) -> Result<Self, String> {
         match document.keys().find(|key| !known.contains(&key.as_str())) {
             None => Ok(Self(document)),
             Some(key) => Err(format!("{what}: the runner does not know the key {key:?}")),

@@ -61,7 +61,11 @@ impl<B: Backend<Config: Default>> Client<B> {
         let topology = Arc::clone(&observed);
         let tracing = what.document("observeTracingMessages")?;
         let shows_query = |all: &Document| all.get_bool("enableCommandPayload").unwrap_or(false);
-        let query_text = if tracing.is_some_and(shows_query) { 10_000 } else { 0 };
+        let query_text = if tracing.is_some_and(shows_query) {
+            10_000
+        } else {
+            0
+        };
         let mut builder = Pools::<B>::builder(options)
             .connector(stage.connector())
             .event_handlers(observed.handlers().with_query_text(query_text))

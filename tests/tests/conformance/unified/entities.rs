@@ -1,6 +1,7 @@
 //! The entities of a case, by name.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(super) enum Entity<B: Backend> {
     Target(Arc<Target<B>>),
     Session(Arc<SessionEntity<B>>),
     Cursor(Arc<CursorEntity<B>>),
-    Thread(Arc<Thread>),
+    Thread(Rc<Thread>),
     Description(Arc<TopologyDescription>),
     Value(Bson),
 }
@@ -38,7 +39,7 @@ impl<B: Backend> Clone for Entity<B> {
             Self::Target(target) => Self::Target(Arc::clone(target)),
             Self::Session(session) => Self::Session(Arc::clone(session)),
             Self::Cursor(cursor) => Self::Cursor(Arc::clone(cursor)),
-            Self::Thread(thread) => Self::Thread(Arc::clone(thread)),
+            Self::Thread(thread) => Self::Thread(Rc::clone(thread)),
             Self::Description(description) => Self::Description(Arc::clone(description)),
             Self::Value(value) => Self::Value(value.clone()),
         }
@@ -161,7 +162,7 @@ impl<B: Backend> Entities<B> {
         }
     }
 
-    pub(super) fn thread(&self, name: &str) -> Result<Arc<Thread>, String> {
+    pub(super) fn thread(&self, name: &str) -> Result<Rc<Thread>, String> {
         match self.get(name)? {
             Entity::Thread(thread) => Ok(thread),
             _ => Err(format!("{name} is no thread")),

@@ -83,7 +83,8 @@ impl Observed {
         let same = |one: &str| one.eq_ignore_ascii_case(name);
         let is_ignored = same("configureFailPoint")
             || self.ignored_commands.iter().any(|one| same(one))
-            || !self.sees_sensitive && (SENSITIVE.iter().any(|one| same(one)) || is_redacted(event));
+            || !self.sees_sensitive
+                && (SENSITIVE.iter().any(|one| same(one)) || is_redacted(event));
         if !is_ignored {
             self.add(command(event));
         }
@@ -104,7 +105,10 @@ impl Observed {
     /// The session ids of the last two commands.
     pub(super) fn last_lsids(&self) -> Result<[Bson; 2], String> {
         let events = self.so_far();
-        let commands = events.iter().rev().filter(|one| one.name == "commandStartedEvent");
+        let commands = events
+            .iter()
+            .rev()
+            .filter(|one| one.name == "commandStartedEvent");
         let lsids = commands.filter_map(|one| one.fields.get_document("command").ok());
         let lsids: Vec<Bson> = lsids
             .take(2)

@@ -62,10 +62,7 @@ pub(super) struct Job<'a, B: Backend> {
 
 impl<B: Backend> Job<'_, B> {
     /// Runs all commands.
-    pub(super) async fn run(
-        &self,
-        mut session: Option<&mut Session<B>>,
-    ) -> Result<Found, Failure> {
+    pub(super) async fn run(&self, mut session: Option<&mut Session<B>>) -> Result<Found, Failure> {
         let mut answers = Vec::new();
         let mut first_error = None;
         for step in &self.translated.steps {
@@ -173,9 +170,7 @@ impl<B: Backend> Job<'_, B> {
             Kind::Command => command,
             Kind::Read => command.kind(OperationKind::Read),
             Kind::Write { retryable: true } => command.kind(OperationKind::Write),
-            Kind::Write { retryable: false } => {
-                command.kind(OperationKind::Write).not_retryable()
-            }
+            Kind::Write { retryable: false } => command.kind(OperationKind::Write).not_retryable(),
         };
         let options = self.options;
         if let Some(preference) = &options.preference {
@@ -202,4 +197,3 @@ impl<B: Backend> Job<'_, B> {
         }
     }
 }
-

@@ -72,11 +72,6 @@ impl Capture {
         self.look(|kept| kept.spans.clone())
     }
 
-    /// Forgets the lines so far.
-    pub(super) fn clear(&self) {
-        self.look(|kept| kept.lines.clear());
-    }
-
     fn look<R>(&self, look: impl FnOnce(&mut Kept) -> R) -> R {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -16,7 +16,12 @@ pub(super) fn compare<B: Backend>(
     lines: &[Line],
     entities: &Entities<B>,
 ) -> Outcome {
-    let known = ["client", "messages", "ignoreMessages", "ignoreExtraMessages"];
+    let known = [
+        "client",
+        "messages",
+        "ignoreMessages",
+        "ignoreExtraMessages",
+    ];
     let expected = Fields::new(expected, "expectLogMessages", &known)?;
     let client = entities.client(expected.text("client")?)?;
     let ignored = expected.list("ignoreMessages")?;

@@ -112,8 +112,8 @@ async fn perform_named<B: Backend<Config: Default>>(
 /// The result of an operation.
 enum Obtained<B: Backend> {
     Found(Found),
-    Collection(Target<B>),
-    Cursor(CursorEntity<B>),
+    Collection(Arc<Target<B>>),
+    Cursor(Arc<CursorEntity<B>>),
 }
 
 impl<B: Backend> std::fmt::Debug for Obtained<B> {
@@ -153,8 +153,8 @@ fn save<B: Backend>(play: &Play<B>, name: &str, found: Obtained<B>) -> Outcome {
         Obtained::Found(Found::Value(value)) => Entity::Value(value),
         Obtained::Found(Found::Documents(documents)) => Entity::Value(documents.into()),
         Obtained::Found(Found::Nothing) => return Err("there is no result to save".to_owned()),
-        Obtained::Collection(target) => Entity::Target(Arc::new(target)),
-        Obtained::Cursor(cursor) => Entity::Cursor(Arc::new(cursor)),
+        Obtained::Collection(target) => Entity::Target(target),
+        Obtained::Cursor(cursor) => Entity::Cursor(cursor),
     };
     play.entities.add(name, entity)
 }
@@ -226,7 +226,10 @@ async fn on_target<B: Backend>(
     arguments: &Arguments<'_>,
     held: Option<Held<'_, B>>,
 ) -> Result<Obtained<B>, Failure> {
-    let is_raw = matches!(name, "runCommand" | "runCursorCommand" | "createCommandCursor");
+    let is_raw = matches!(
+        name,
+        "runCommand" | "runCursorCommand" | "createCommandCursor"
+    );
     let translated = match (is_raw, &target.collection) {
         (true, None) => run_command(target, name, arguments)?,
         _ => {
@@ -258,13 +261,18 @@ async fn on_target<B: Backend>(
         }
     };
     let own = Options {
-        preference: arguments.document("readPreference")?.map(preference).transpose()?,
+        preference: arguments
+            .document("readPreference")?
+            .map(preference)
+            .transpose()?,
         read_concern: parse(arguments.get("readConcern"))?,
         write_concern: parse(arguments.get("writeConcern"))?,
         timeout: arguments.number("timeoutMS")?.map(millis),
     };
     arguments.finish(name)?;
-    let in_transaction = session.as_ref().is_some_and(|session| session.is_in_transaction());
+    let in_transaction = session
+        .as_ref()
+        .is_some_and(|session| session.is_in_transaction());
     let inherited = match is_raw || in_transaction {
         // A transaction has its own concerns and read preference, and a raw command inherits none.
         true => Options {
@@ -281,19 +289,20 @@ async fn on_target<B: Backend>(
     match name {
         "createFindCursor" | "createCommandCursor" | "createChangeStream" => {
             let cursor = job.open_first(session).await?;
-            Ok(Obtained::Cursor(cursors::keep(cursor, session_name).await?))
+            let cursor = cursors::keep(cursor, session_name).await?;
+            Ok(Obtained::Cursor(Arc::new(cursor)))
         }
         "createCollection" => {
             job.run(session).await?;
             let command = translated.steps.first().map(|step| &step.command);
             let name = command.and_then(|command| command.get_str("create").ok());
-            Ok(Obtained::Collection(Target {
+            Ok(Obtained::Collection(Arc::new(Target {
                 client: Arc::clone(&target.client),
                 database: target.database.clone(),
                 collection: name.map(str::to_owned),
                 is_client: false,
                 options: target.options.clone(),
-            }))
+            })))
         }
         _ => Ok(Obtained::Found(job.run(session).await?)),
     }

@@ -90,8 +90,8 @@ impl Plan {
                     };
                     let mut is_met = true;
                     for alternatives in &case.requirements {
-                        is_met &= alternatives.is_empty()
-                            || plan.meets_any(alternatives, &release)?;
+                        is_met &=
+                            alternatives.is_empty() || plan.meets_any(alternatives, &release)?;
                     }
                     if is_met {
                         // The real server behind a deployment has no users, and one version.
@@ -126,7 +126,12 @@ impl Plan {
             "csfle",
         ];
         let wanted = Fields::new(wanted, "runOnRequirements", &known)?;
-        let version = |key: &str| wanted.get(key).map(|_| version(wanted.text(key)?)).transpose();
+        let version = |key: &str| {
+            wanted
+                .get(key)
+                .map(|_| version(wanted.text(key)?))
+                .transpose()
+        };
         let new_enough = version("minServerVersion")?.is_none_or(|least| *release >= least);
         let old_enough = version("maxServerVersion")?.is_none_or(|most| *release <= most);
         let topologies = wanted.texts("topologies")?;

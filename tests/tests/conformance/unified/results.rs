@@ -26,7 +26,9 @@ pub(super) fn result(finish: &Finish, answers: &[Answer]) -> Result<Found, Strin
     let last = || answers.last().ok_or("no reply");
     let field = |name: &str| {
         let value = last()?.reply.get(name);
-        value.cloned().ok_or_else(|| format!("a reply without {name}"))
+        value
+            .cloned()
+            .ok_or_else(|| format!("a reply without {name}"))
     };
     let listed = |name: &str| match field(name)? {
         Bson::Array(items) => Ok(items),

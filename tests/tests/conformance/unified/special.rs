@@ -1,5 +1,6 @@
 //! The operations of the test runner itself.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,15 +75,18 @@ pub(super) async fn perform<B: Backend<Config: Default>>(
             let work = perform_operation(Arc::clone(play), operation.clone());
             play.entities.thread(arguments.text("thread")?)?.run(work)
         }
-        "waitForThread" => play.entities.thread(arguments.text("thread")?)?.join().await,
+        "waitForThread" => {
+            play.entities
+                .thread(arguments.text("thread")?)?
+                .join()
+                .await
+        }
         "assertSameLsidOnLastTwoCommands" | "assertDifferentLsidOnLastTwoCommands" => {
             let client = play.entities.client(arguments.text("client")?)?;
             let [last, former] = client.observed.last_lsids()?;
             crate::equal("the same lsid", last == former, name.contains("Same"))
         }
-        _ if arguments.get("session").is_some() => {
-            on_session(play, name, &arguments, held).await
-        }
+        _ if arguments.get("session").is_some() => on_session(play, name, &arguments, held).await,
         "wait" => {
             sleep(millis(arguments.number("ms")?.ok_or("no time")?)).await;
             Ok(())
@@ -124,7 +128,7 @@ pub(super) async fn create<B: Backend<Config: Default>>(
         }
         "thread" => {
             Fields::new(what, kind, &["id"])?;
-            Entity::Thread(Arc::new(Thread::start()))
+            Entity::Thread(Rc::new(Thread::start()))
         }
         _ => return Err(format!("the runner makes no {kind}")),
     };
@@ -192,7 +196,12 @@ async fn events<B: Backend<Config: Default>>(
     match timeout(LIMIT, arrival).await {
         Ok(arrived) => arrived,
         Err(_) => {
-            let all: Vec<&str> = client.observed.so_far().iter().map(|one| one.name).collect();
+            let all: Vec<&str> = client
+                .observed
+                .so_far()
+                .iter()
+                .map(|one| one.name)
+                .collect();
             Err(format!("{count} of {event} did not arrive: {all:?}"))
         }
     }
@@ -232,7 +241,10 @@ async fn exists<B: Backend<Config: Default>>(
     let database = arguments.text("databaseName")?;
     let collection = arguments.text("collectionName")?;
     let (command, wanted) = match name.contains("Index") {
-        true => (doc! { "listIndexes": collection }, arguments.text("indexName")?),
+        true => (
+            doc! { "listIndexes": collection },
+            arguments.text("indexName")?,
+        ),
         false => (doc! { "listCollections": 1 }, collection),
     };
     let told = |error: mongo_core::Error| error.to_string();

@@ -36,7 +36,7 @@ pub(super) struct Stage {
 }
 
 enum Servers {
-    Deployment(Deployment),
+    Deployment(Box<Deployment>),
     /// For MONGODB-OIDC.
     Scripted(ScriptedServer),
 }
@@ -73,7 +73,7 @@ impl Stage {
         }
         Self {
             plan,
-            servers: Servers::Deployment(builder.start().await),
+            servers: Servers::Deployment(Box::new(builder.start().await)),
             network,
             real,
         }
@@ -173,7 +173,10 @@ impl Stage {
     pub(super) fn seen(&self) -> String {
         let names = |server: &ScriptedServer| {
             server.look(|seen| {
-                let names = seen.log.iter().map(|one| format!("{}:{}", one.connection, one.name));
+                let names = seen
+                    .log
+                    .iter()
+                    .map(|one| format!("{}:{}", one.connection, one.name));
                 names.collect::<Vec<_>>().join(" ")
             })
         };
@@ -258,7 +261,9 @@ impl Collection {
             &self.database,
             doc! { "listCollections": 1, "filter": { "name": &self.name }, "nameOnly": true },
         );
-        let batch = known.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+        let batch = known
+            .get_document("cursor")
+            .and_then(|cursor| cursor.get_array("firstBatch"));
         if batch.is_ok_and(|batch| !batch.is_empty()) {
             server.run_command(&self.database, doc! { "drop": &self.name });
         }

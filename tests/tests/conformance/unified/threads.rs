@@ -1,8 +1,8 @@
 //! Threads of a case: each runs its operations in order, beside the others.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(super) type Work = Pin<Box<dyn Future<Output = Outcome>>>;
 
 /// A thread.
-pub(super) struct Thread(Mutex<Option<Running>>);
+pub(super) struct Thread(RefCell<Option<Running>>);
 
 struct Running {
     work: mpsc::Sender<Work>,
@@ -37,11 +37,11 @@ impl Thread {
             }
             Ok(())
         });
-        Self(Mutex::new(Some(Running { work: sender, task })))
+        Self(RefCell::new(Some(Running { work: sender, task })))
     }
 
     pub(super) fn run(&self, work: Work) -> Outcome {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.0.borrow();
         let running = running.as_ref().ok_or("the thread has ended")?;
         let sent = running.work.try_send(work);
         sent.map_err(|_| "the thread takes no more operations".to_owned())
@@ -49,7 +49,7 @@ impl Thread {
 
     /// Waits until all operations have ended.
     pub(super) async fn join(&self) -> Outcome {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self.0.take();
         let Running { work, task } = running.ok_or("the thread has ended")?;
         drop(work);
         match timeout(LIMIT, task).await {

@@ -1,87 +1,16 @@
 //! Translation of a driver's helpers into commands, and of replies into the helpers' results.
 
-use std::cell::RefCell;
+mod arguments;
+mod writes;
+
 use std::time::Duration;
 
-use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 
 use super::entities::millis;
+use writes::{Write, bulk_write, find_and_modify, index_name, with_id, write_command};
 
-/// The arguments of an operation. An argument that the translation does not use is an error.
-pub(super) struct Arguments<'a> {
-    all: &'a Document,
-    used: RefCell<Vec<&'a str>>,
-}
-
-impl<'a> Arguments<'a> {
-    pub(super) fn new(all: &'a Document) -> Self {
-        Self {
-            all,
-            used: RefCell::default(),
-        }
-    }
-
-    pub(super) fn get(&self, key: &str) -> Option<&'a Bson> {
-        let (key, value) = self.all.iter().find(|(own, _)| *own == key)?;
-        self.used.borrow_mut().push(key);
-        Some(value)
-    }
-
-    pub(super) fn need(&self, key: &str) -> Result<&'a Bson, String> {
-        self.get(key).ok_or_else(|| format!("{key} is missing"))
-    }
-
-    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
-        let text = |value: &'a Bson| value.as_str().ok_or_else(|| format!("{key} is no text"));
-        self.get(key).map(text).transpose()
-    }
-
-    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, String> {
-        let flag = |value: &Bson| value.as_bool().ok_or_else(|| format!("{key} is no boolean"));
-        self.get(key).map(flag).transpose()
-    }
-
-    pub(super) fn number(&self, key: &str) -> Result<Option<i64>, String> {
-        let number = |value: &Bson| match value {
-            Bson::Int32(number) => Ok(i64::from(*number)),
-            Bson::Int64(number) => Ok(*number),
-            _ => Err(format!("{key} is no number")),
-        };
-        self.get(key).map(number).transpose()
-    }
-
-    pub(super) fn document(&self, key: &str) -> Result<Option<&'a Document>, String> {
-        let document = |value: &'a Bson| {
-            let document = value.as_document();
-            document.ok_or_else(|| format!("{key} is no document"))
-        };
-        self.get(key).map(document).transpose()
-    }
-
-    pub(super) fn list(&self, key: &str) -> Result<&'a Vec<Bson>, String> {
-        let list = self.need(key)?.as_array();
-        list.ok_or_else(|| format!("{key} is no array"))
-    }
-
-    /// Copies the arguments that are there into a command, under the same names.
-    pub(super) fn copy(&self, keys: &[&str], command: &mut Document) {
-        for key in keys {
-            if let Some(value) = self.get(key) {
-                command.insert(*key, value.clone());
-            }
-        }
-    }
-
-    /// Fails if an argument was not used.
-    pub(super) fn finish(&self, operation: &str) -> Result<(), String> {
-        let used = self.used.borrow();
-        match self.all.keys().find(|key| !used.contains(&key.as_str())) {
-            None => Ok(()),
-            Some(key) => Err(format!("{operation}: the runner does not know {key}")),
-        }
-    }
-}
+pub(super) use arguments::Arguments;
 
 /// What a command may be retried as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -380,7 +309,11 @@ fn on_collection(
         "listIndexes" | "listIndexNames" => {
             let command = doc! { "listIndexes": collection, "cursor": {} };
             let names = name == "listIndexNames";
-            let finish = if names { Finish::Names } else { Finish::Documents };
+            let finish = if names {
+                Finish::Names
+            } else {
+                Finish::Documents
+            };
             let mut translated = one(place, command, Kind::Read, finish);
             batches(&mut translated, arguments)?;
             Ok(translated)
@@ -392,7 +325,13 @@ fn on_collection(
                 None => index_name(keys.as_document().ok_or("keys is no document")?),
             };
             let mut index = doc! { "key": keys, "name": &index_name };
-            let options = ["unique", "sparse", "expireAfterSeconds", "hidden", "collation"];
+            let options = [
+                "unique",
+                "sparse",
+                "expireAfterSeconds",
+                "hidden",
+                "collation",
+            ];
             arguments.copy(&options, &mut index);
             let command = doc! { "createIndexes": collection, "indexes": [index] };
             let finish = Finish::Value(index_name.into());
@@ -491,156 +430,4 @@ fn find(
     translated.cursor.max_await_time = arguments.number("maxAwaitTimeMS")?.map(millis);
     translated.cursor.cursor_type = cursor_type.map(str::to_owned);
     Ok(translated)
-}
-
-fn find_and_modify(
-    name: &str,
-    collection: &str,
-    arguments: &Arguments<'_>,
-    place: Place<'_>,
-) -> Result<Translated, String> {
-    let query = arguments.need("filter")?.clone();
-    let mut command = doc! { "findAndModify": collection, "query": query };
-    match name {
-        "findOneAndDelete" => {
-            command.insert("remove", true);
-        }
-        "findOneAndReplace" => {
-            command.insert("update", arguments.need("replacement")?.clone());
-        }
-        _ => {
-            command.insert("update", arguments.need("update")?.clone());
-        }
-    }
-    match arguments.text("returnDocument")? {
-        None | Some("Before") => {}
-        Some("After") => {
-            command.insert("new", true);
-        }
-        Some(other) => return Err(format!("returnDocument can't be {other}")),
-    }
-    if let Some(fields) = arguments.get("projection") {
-        command.insert("fields", fields.clone());
-    }
-    let options = [
-        "sort",
-        "upsert",
-        "arrayFilters",
-        "collation",
-        "hint",
-        "bypassDocumentValidation",
-    ];
-    arguments.copy(&options, &mut command);
-    Ok(one(place, command, RETRIED, Finish::Field("value")))
-}
-
-/// A statement of a write command.
-struct Write {
-    kind: &'static str,
-    statement: Bson,
-    retryable: bool,
-}
-
-impl Write {
-    fn read(name: &str, arguments: &Arguments<'_>) -> Result<Self, String> {
-        let (kind, mut statement) = match name {
-            "insertOne" => {
-                let document = with_id(arguments.need("document")?)?;
-                return Ok(Self {
-                    kind: "insert",
-                    statement: document,
-                    retryable: true,
-                });
-            }
-            "deleteOne" | "deleteMany" => {
-                let limit = i32::from(name == "deleteOne");
-                let query = arguments.need("filter")?.clone();
-                ("delete", doc! { "q": query, "limit": limit })
-            }
-            "updateOne" | "updateMany" | "replaceOne" => {
-                let is_replacement = name == "replaceOne";
-                let key = if is_replacement { "replacement" } else { "update" };
-                let query = arguments.need("filter")?.clone();
-                let mut statement = doc! { "q": query, "u": arguments.need(key)?.clone() };
-                if name == "updateMany" {
-                    statement.insert("multi", true);
-                }
-                arguments.copy(&["upsert", "arrayFilters"], &mut statement);
-                ("update", statement)
-            }
-            _ => return Err(unknown(name)),
-        };
-        arguments.copy(&["collation", "hint"], &mut statement);
-        Ok(Self {
-            kind,
-            statement: statement.into(),
-            retryable: !name.ends_with("Many"),
-        })
-    }
-}
-
-/// A document with an `_id`, which drivers add.
-fn with_id(document: &Bson) -> Result<Bson, String> {
-    let document = document.as_document().ok_or("a document is no document")?;
-    let mut complete = Document::new();
-    if !document.contains_key("_id") {
-        complete.insert("_id", ObjectId::new());
-    }
-    complete.extend(document.clone());
-    Ok(complete.into())
-}
-
-fn write_command(collection: &str, kind: &str, statements: Vec<Bson>, ordered: bool) -> Document {
-    let field = match kind {
-        "insert" => "documents",
-        "delete" => "deletes",
-        _ => "updates",
-    };
-    doc! { kind: collection, field: statements, "ordered": ordered }
-}
-
-fn index_name(keys: &Document) -> String {
-    let parts = keys.iter().map(|(key, order)| format!("{key}_{order}"));
-    parts.collect::<Vec<_>>().join("_")
-}
-
-/// Writes in order. Adjacent ones of the same kind form one command.
-fn bulk_write(
-    collection: &str,
-    arguments: &Arguments<'_>,
-    place: Place<'_>,
-) -> Result<Translated, String> {
-    let ordered = arguments.flag("ordered")?.unwrap_or(true);
-    let mut groups: Vec<(&'static str, Vec<Bson>, bool)> = Vec::new();
-    for request in arguments.list("requests")? {
-        let request = request.as_document().ok_or("a request is no document")?;
-        let (name, own) = request.iter().next().ok_or("an empty request")?;
-        let own = own.as_document().ok_or("a request without arguments")?;
-        let own = Arguments::new(own);
-        let write = Write::read(name, &own)?;
-        own.finish(name)?;
-        match groups.last_mut() {
-            Some((kind, statements, retryable)) if *kind == write.kind => {
-                statements.push(write.statement);
-                *retryable &= write.retryable;
-            }
-            _ => groups.push((write.kind, vec![write.statement], write.retryable)),
-        }
-    }
-    let steps = groups.into_iter().map(|(kind, statements, retryable)| {
-        let mut command = write_command(collection, kind, statements, ordered);
-        arguments.copy(&["bypassDocumentValidation"], &mut command);
-        Step {
-            database: place.database.to_owned(),
-            command,
-            kind: Kind::Write { retryable },
-        }
-    });
-    Ok(Translated {
-        steps: steps.collect(),
-        finish: Finish::Bulk,
-        cursor: CursorOptions::default(),
-        comment: None,
-        ordered,
-    })
 }
