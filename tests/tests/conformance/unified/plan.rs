@@ -76,7 +76,13 @@ impl Plan {
             let options = session.and_then(|session| session.get_document("sessionOptions"));
             options.is_ok_and(|options| options.contains_key("snapshot"))
         });
-        let real = !has(&TIMED) && !has_snapshot;
+        // Time-outs are exact on a paused clock alone.
+        let has_times = case.used_entities().iter().any(|entity| {
+            let client = entity.get_document("client");
+            let options = client.and_then(|client| client.get_document("uriOptions"));
+            options.is_ok_and(|options| options.keys().any(|name| name.ends_with("MS")))
+        });
+        let real = !has(&TIMED) && !has_snapshot && !has_times;
         for (release, wire_version) in RELEASES {
             for auth in [false, true] {
                 for topology in topologies {
