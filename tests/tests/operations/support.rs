@@ -1,15 +1,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use mongo_core::ClientOptions;
 use mongo_core::bson::{Document, doc};
-use mongo_core::error::ErrorKind;
 use mongo_core::event::{CommandEvent, EventHandlers};
-use mongo_core::net::{Connector, Stream};
 use mongo_core::pools::{Backend, Pools, PoolsBuilder};
-use mongo_core::{ClientOptions, Error, ServerAddress};
-use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, ScriptedServer, SimNetwork};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
 use tokio::time::{sleep, timeout};
+
+#[path = "../common/over_sim.rs"]
+mod over_sim;
+use over_sim::OverSim;
 
 /// The limit for waits in tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -98,9 +99,6 @@ impl<B: Backend<Config: Default>> World<B> {
     }
 
     pub(crate) fn over(set: Deployment, network: &SimNetwork, options: &str) -> Self {
-        for server in 0..set.len() {
-            end_transactions(set.server(server));
-        }
         let commands = Commands::default();
         let uri = set.uri();
         let joint = if uri.contains('?') { '&' } else { '?' };
@@ -134,28 +132,6 @@ impl<B: Backend<Config: Default>> World<B> {
             Some(error) => matcher.then(Action::Error(error)),
             None => matcher.drop_connection(),
         });
-        end_transactions(server);
-    }
-}
-
-/// Ends transactions and sessions, whatever they are.
-fn end_transactions(server: &ScriptedServer) {
-    for command in ["commitTransaction", "abortTransaction", "endSessions"] {
-        let done = Action::Reply(doc! { "ok": 1 });
-        server.script().add(Matcher::command(command).then(done));
-    }
-}
-
-/// The network in memory as a transport.
-pub(crate) struct OverSim(pub(crate) SimNetwork);
-
-#[async_trait]
-impl Connector for OverSim {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let stream = self.0.connect(&address.to_string()).await;
-        stream
-            .map(Stream::custom)
-            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
     }
 }
 
