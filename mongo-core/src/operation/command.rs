@@ -1,6 +1,7 @@
 //! One operation as the caller describes it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bson::raw::RawBson;
@@ -74,10 +75,14 @@ pub(super) struct OwnFields {
     pub(super) comment: bool,
 }
 
+static NEXT_ID: AtomicI64 = AtomicI64::new(1);
+
 /// An operation: the command and its options.
 // Not exported; public for the sealed trait of cursors.
 #[derive(Debug)]
 pub struct Request {
+    /// Its number within the process.
+    pub(crate) id: i64,
     pub(crate) database: String,
     /// The caller's command, and behind it what is added for the current attempt.
     pub(super) body: RawDocumentBuf,
@@ -117,6 +122,7 @@ impl Request {
         let body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
         let own = inspect(&body)?;
         Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             database: database.to_owned(),
             body,
             own_length,
@@ -141,6 +147,7 @@ impl Request {
     /// A command on a cursor.
     pub(crate) fn on_cursor(database: &str, command: RawDocumentBuf) -> Self {
         Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             database: database.to_owned(),
             own_length: command.as_bytes().len(),
             own: OwnFields::default(),
@@ -321,8 +328,11 @@ impl<T> Command<T> {
         self.with(|request| request.read_concern = Some(concern))
     }
 
-    /// Sets the write concern; the default value is none. Default: see the [module](super). With an
-    /// unacknowledged one no session is used.
+    /// Sets the write concern; the default value is none. Default: see the [module](super).
+    ///
+    /// With an unacknowledged one, other than of a [`Read`](OperationKind::Read), no reply is awaited:
+    /// the command is sent, and the reply is `{ok: 1}`. It can have no session. In a command that has
+    /// a `writeConcern` itself this does not apply: its reply is awaited.
     pub fn write_concern(self, concern: WriteConcern) -> Self {
         self.with(|request| request.write_concern = Some(concern))
     }

@@ -8,10 +8,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::cursor::{BatchCursor, CursorLimits, CursorSource};
-use super::{Limits, jitter, random_id, unacknowledged, wait, was_sent};
+use super::{Limits, jitter, random_id, wait, was_sent};
 use crate::error::{Error, Result, Wait};
 use crate::net::deadline::Deadline;
-use crate::net::{Connection, OwnedReply};
+use crate::net::{Connection, OwnedReply, Reply};
 use crate::operation::{
     ClientContext, ClientSession, Command, CursorState, Ending, Facts, Failure, Observed, Request,
     Retry, RetryOptions, SessionOptions, Verdict, label_commit, label_transient, max_time,
@@ -171,23 +171,16 @@ impl Connection {
         if let Some(session) = &mut session {
             session.sending(Instant::now().into_std());
         }
-        let (database, body) = (&*request.database, request.body());
-        let outcome = match deadline {
-            Some(deadline) => self.run_command_by(deadline, database, &body).await,
-            None => self.run_command(database, &body).await,
-        };
-        let outcome = match outcome {
-            Ok(reply) => {
-                if let Some(session) = &mut session {
-                    session.observe(&Observed::of(reply.raw()));
-                }
-                Ok(reply.into_owned())
-            }
-            Err(error) => Err(error),
+        let outcome = match session.is_none() && request.is_unacknowledged(&client.defaults) {
+            true => Named::new(self, request).send(deadline).await,
+            false => Named::new(self, request).run(deadline).await,
         };
         if let Some(session) = session {
             match &outcome {
-                Ok(_) => session.received(false),
+                Ok(reply) => {
+                    session.received(false);
+                    session.observe(&Observed::of(reply));
+                }
                 Err(error) => {
                     let was_sent = was_sent(error, self.is_closed());
                     session.received(was_sent && error.command().is_none());
@@ -202,6 +195,48 @@ impl Connection {
             }
         }
         outcome
+    }
+}
+
+/// A command whose events and logs name its operation, on its connection.
+struct Named<'a> {
+    connection: &'a mut Connection,
+    request: &'a Request,
+}
+
+impl<'a> Named<'a> {
+    fn new(connection: &'a mut Connection, request: &'a Request) -> Self {
+        connection.set_operation(Some(request.id));
+        Self {
+            connection,
+            request,
+        }
+    }
+
+    async fn run(&mut self, deadline: Option<Deadline>) -> Result<OwnedReply> {
+        let (database, body) = (&*self.request.database, self.request.body());
+        let reply = match deadline {
+            Some(deadline) => {
+                self.connection
+                    .run_command_by(deadline, database, &body)
+                    .await
+            }
+            None => self.connection.run_command(database, &body).await,
+        };
+        reply.map(Reply::into_owned)
+    }
+
+    async fn send(&mut self, deadline: Option<Deadline>) -> Result<OwnedReply> {
+        let (database, body) = (&*self.request.database, self.request.body());
+        self.connection
+            .run_unacknowledged(deadline, database, body)
+            .await
+    }
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        self.connection.set_operation(None);
     }
 }
 
@@ -295,12 +330,7 @@ async fn run(
         if connection.pool_handle().is_some() {
             own.check(client)?;
         }
-        if request.is_unacknowledged(&client.defaults) {
-            return Err(unacknowledged());
-        }
-        if request.ending.is_none() {
-            own.transaction.enter();
-        }
+        own.enter(request)?;
         request.selection(Some(own), &client.defaults)?;
     }
     let mut session = target.session.as_deref_mut().or(implicit);

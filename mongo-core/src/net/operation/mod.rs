@@ -96,8 +96,3 @@ pub(crate) async fn wait(pause: Duration) {
         sleep_until(Instant::now() + pause).await;
     }
 }
-
-/// An unacknowledged write can't have a session.
-pub(crate) fn unacknowledged() -> Error {
-    Error::configuration("an unacknowledged write can't use a session: the write concern has w=0")
-}

@@ -65,14 +65,17 @@ impl Request {
         })
     }
 
-    /// Whether the operation waits for no acknowledgment. It then has no session.
+    /// Whether the server sends no reply. The operation then has no session. The concern in a command
+    /// itself does not count: the server answers it.
     pub(crate) fn is_unacknowledged(&self, defaults: &Defaults) -> bool {
+        if self.is_bare || self.own.write_concern {
+            return false;
+        }
+        let own = self.write_concern.as_ref();
         let concern = match self.kind {
-            OperationKind::Write if self.ending.is_none() && !self.is_bare => self
-                .write_concern
-                .as_ref()
-                .or(Some(&defaults.write_concern)),
-            _ => self.write_concern.as_ref(),
+            OperationKind::Read => None,
+            OperationKind::Command => own,
+            OperationKind::Write => own.or(Some(&defaults.write_concern)),
         };
         concern.is_some_and(|concern| !concern.is_acknowledged())
     }
@@ -88,7 +91,9 @@ impl Request {
         defaults: &Defaults,
     ) -> Result<()> {
         self.reset()?;
-        self.add_cluster_time(session.as_deref(), facts);
+        if session.is_some() || !self.is_unacknowledged(defaults) {
+            self.add_cluster_time(session.as_deref(), facts);
+        }
         match session {
             None => self.add_concerns(None, facts, defaults)?,
             Some(session) => {

@@ -9,6 +9,7 @@ use bson::spec::BinarySubtype;
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 use super::client::ClientContext;
+use super::command::Request;
 use super::transaction::{Transaction, TransactionOptions, TransactionState};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
@@ -244,6 +245,23 @@ impl ClientSession {
             false => Err(Error::configuration(
                 "the session was started with another client or another credential",
             )),
+        }
+    }
+
+    /// An operation begins. Returns whether it is part of a transaction.
+    ///
+    /// # Errors
+    /// It is unacknowledged.
+    pub(crate) fn enter(&mut self, request: &Request) -> Result<bool> {
+        if request.ending.is_some() {
+            return Ok(false);
+        }
+        let is_within = self.transaction.enter();
+        match !is_within && request.is_unacknowledged(&self.context.defaults) {
+            true => Err(Error::configuration(
+                "an unacknowledged write can't use a session: the write concern has w=0",
+            )),
+            false => Ok(is_within),
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Pinned, Session};
 use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE, Result, Wait};
 use crate::event::logs;
-use crate::net::{Deadline, Limits, OwnedReply, jitter, unacknowledged, wait, was_sent};
+use crate::net::{Deadline, Limits, OwnedReply, jitter, wait, was_sent};
 use crate::operation::{
     ClientContext, ClientSession, Ending, Failure, OperationKind, Request, Retry, RetryOptions,
     TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, Verdict, is_time_limit, label_commit,
@@ -115,14 +115,9 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         let mut in_transaction = false;
         if let Some(session) = owner.explicit() {
             session.state.check(&client)?;
-            if request.is_unacknowledged(&client.defaults) {
-                return Err(unacknowledged());
-            }
-            if request.ending.is_none() {
-                in_transaction = session.state.transaction.enter();
-                if !in_transaction && !request.is_bare {
-                    session.unpin();
-                }
+            in_transaction = session.state.enter(request)?;
+            if !in_transaction && !request.is_bare {
+                session.unpin();
             }
             let is_within = in_transaction || request.ending.is_some();
             if let Some(until) = session.state.until.filter(|_| is_within) {
@@ -447,7 +442,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 Some(_) => &[],
                 None => self.retry.deprioritized(),
             },
-            operation: Some(self.request.name()),
+            operation: Some((self.request.name(), self.request.id)),
             // A failed check-out is an attempt: whether there is another one is decided after it.
             selections: 1,
         };
