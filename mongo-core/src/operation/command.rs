@@ -101,7 +101,7 @@ pub struct Request {
     pub(crate) has_session: bool,
     /// Whether it is a command on a cursor: concerns and read preferences do not apply.
     pub(crate) is_bare: bool,
-    /// Whether the server gets the operation's time limit, or a transaction's own.
+    /// Whether the server gets the operation's time limit.
     pub(crate) limits_server: bool,
     pub(crate) name: Option<String>,
     pub(crate) cursor: CursorOptions,
@@ -118,29 +118,14 @@ impl Request {
         let serialization = |error| ErrorKind::Serialization(Arc::new(error));
         let mut bytes = Vec::with_capacity(256);
         bson::serialize_to_buffer(&command, &mut bytes).map_err(serialization)?;
-        let own_length = bytes.len();
         let body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
-        let own = inspect(&body)?;
         Ok(Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            database: database.to_owned(),
-            body,
-            own_length,
-            own,
+            own: inspect(&body)?,
             kind: OperationKind::default(),
-            read_preference: None,
-            read_concern: None,
-            write_concern: None,
-            comment: None,
-            timeout: None,
             is_retryable: true,
-            has_session: true,
             is_bare: false,
             limits_server: true,
-            name: None,
-            cursor: CursorOptions::default(),
-            ending: None,
-            txn_number: None,
+            ..Self::on_cursor(database, body)
         })
     }
 
@@ -202,7 +187,6 @@ impl Request {
         Self {
             kind: OperationKind::Write,
             is_retryable: true,
-            limits_server: true,
             ending: Some(ending),
             ..Self::on_cursor("admin", command)
         }

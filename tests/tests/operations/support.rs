@@ -8,7 +8,7 @@ use mongo_core::event::{CommandEvent, EventHandlers};
 use mongo_core::net::{Connector, Stream};
 use mongo_core::pools::{Backend, Pools, PoolsBuilder};
 use mongo_core::{ClientOptions, Error, ServerAddress};
-use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, ScriptedServer, SimNetwork};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
 use tokio::time::{sleep, timeout};
 
 /// The limit for waits in tests.
@@ -115,9 +115,6 @@ impl<B: Backend<Config: Default>> World<B> {
     }
 
     pub(crate) fn over(set: Deployment, network: &SimNetwork, options: &str) -> Self {
-        for server in 0..set.len() {
-            end_transactions(set.server(server));
-        }
         let commands = Commands::default();
         let uri = set.uri();
         let joint = if uri.contains('?') { '&' } else { '?' };
@@ -151,15 +148,6 @@ impl<B: Backend<Config: Default>> World<B> {
             Some(error) => matcher.then(Action::Error(error)),
             None => matcher.drop_connection(),
         });
-        end_transactions(server);
-    }
-}
-
-/// Ends transactions and sessions, whatever they are.
-fn end_transactions(server: &ScriptedServer) {
-    for command in ["commitTransaction", "abortTransaction", "endSessions"] {
-        let done = Action::Reply(doc! { "ok": 1 });
-        server.script().add(Matcher::command(command).then(done));
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Facts {
     pub(crate) cluster_time: Option<Arc<ClusterTime>>,
     /// The command's time on the server, in milliseconds.
     pub(crate) max_time: Option<i64>,
+    /// Whether the operation has a time limit, even an unlimited one.
+    pub(crate) has_timeout: bool,
 }
 
 impl Request {
@@ -99,7 +101,7 @@ impl Request {
             Some(session) => {
                 self.append(cstr!("lsid"), session.id().to_owned());
                 match (self.ending, session.transaction.is_active()) {
-                    (Some(ending), _) => self.add_ending(ending, session)?,
+                    (Some(ending), _) => self.add_ending(ending, session, facts)?,
                     (None, true) => self.add_transaction(session, facts)?,
                     (None, false) => {
                         self.add_number(session, facts, defaults);
@@ -181,7 +183,7 @@ impl Request {
         Ok(())
     }
 
-    fn add_ending(&mut self, ending: Ending, session: &ClientSession) -> Result<()> {
+    fn add_ending(&mut self, ending: Ending, session: &ClientSession, facts: &Facts) -> Result<()> {
         self.body.append(cstr!("txnNumber"), session.txn_number());
         self.body.append(cstr!("autocommit"), false);
         if let Some(concern) = session.transaction.write_concern(ending) {
@@ -191,7 +193,7 @@ impl Request {
             self.append(cstr!("recoveryToken"), token.clone());
         }
         let limit = session.transaction.options.max_commit_time;
-        if let Some(limit) = limit.filter(|_| ending == Ending::Commit && self.limits_server) {
+        if let Some(limit) = limit.filter(|_| ending == Ending::Commit && !facts.has_timeout) {
             let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
             self.body.append(cstr!("maxTimeMS"), limit);
         }
