@@ -1,6 +1,7 @@
 //! One operation as the caller describes it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bson::raw::RawBson;
@@ -74,10 +75,14 @@ pub(super) struct OwnFields {
     pub(super) comment: bool,
 }
 
+static NEXT_ID: AtomicI64 = AtomicI64::new(1);
+
 /// An operation: the command and its options.
 // Not exported; public for the sealed trait of cursors.
 #[derive(Debug)]
 pub struct Request {
+    /// Its number within the process.
+    pub(crate) id: i64,
     pub(crate) database: String,
     /// The caller's command, and behind it what is added for the current attempt.
     pub(super) body: RawDocumentBuf,
@@ -96,7 +101,7 @@ pub struct Request {
     pub(crate) has_session: bool,
     /// Whether it is a command on a cursor: concerns and read preferences do not apply.
     pub(crate) is_bare: bool,
-    /// Whether the server gets the operation's time limit, or a transaction's own.
+    /// Whether the server gets the operation's time limit.
     pub(crate) limits_server: bool,
     pub(crate) name: Option<String>,
     pub(crate) cursor: CursorOptions,
@@ -113,34 +118,21 @@ impl Request {
         let serialization = |error| ErrorKind::Serialization(Arc::new(error));
         let mut bytes = Vec::with_capacity(256);
         bson::serialize_to_buffer(&command, &mut bytes).map_err(serialization)?;
-        let own_length = bytes.len();
         let body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
-        let own = inspect(&body)?;
         Ok(Self {
-            database: database.to_owned(),
-            body,
-            own_length,
-            own,
+            own: inspect(&body)?,
             kind: OperationKind::default(),
-            read_preference: None,
-            read_concern: None,
-            write_concern: None,
-            comment: None,
-            timeout: None,
             is_retryable: true,
-            has_session: true,
             is_bare: false,
             limits_server: true,
-            name: None,
-            cursor: CursorOptions::default(),
-            ending: None,
-            txn_number: None,
+            ..Self::on_cursor(database, body)
         })
     }
 
     /// A command on a cursor.
     pub(crate) fn on_cursor(database: &str, command: RawDocumentBuf) -> Self {
         Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             database: database.to_owned(),
             own_length: command.as_bytes().len(),
             own: OwnFields::default(),
@@ -195,7 +187,6 @@ impl Request {
         Self {
             kind: OperationKind::Write,
             is_retryable: true,
-            limits_server: true,
             ending: Some(ending),
             ..Self::on_cursor("admin", command)
         }
@@ -321,8 +312,11 @@ impl<T> Command<T> {
         self.with(|request| request.read_concern = Some(concern))
     }
 
-    /// Sets the write concern; the default value is none. Default: see the [module](super). With an
-    /// unacknowledged one no session is used.
+    /// Sets the write concern; the default value is none. Default: see the [module](super).
+    ///
+    /// With an unacknowledged one, other than of a [`Read`](OperationKind::Read), no reply is awaited:
+    /// the command is sent, and the reply is `{ok: 1}`. It can have no session. In a command that has
+    /// a `writeConcern` itself this does not apply: its reply is awaited.
     pub fn write_concern(self, concern: WriteConcern) -> Self {
         self.with(|request| request.write_concern = Some(concern))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawArray, RawDocument};
 
-use super::command::CursorOptions;
+use super::command::{CursorOptions, Request};
 use crate::error::{Error, ErrorKind, Result};
 
 /// `CursorNotFound`.
@@ -125,6 +125,18 @@ impl CursorState {
         if error.code() == Some(NOT_FOUND) {
             self.id = 0;
         }
+    }
+}
+
+impl Request {
+    /// The cursor of the reply, and the request that closes it.
+    ///
+    /// # Errors
+    /// The reply has none.
+    pub(crate) fn open_cursor(self, reply: RawDocumentBuf) -> Result<(CursorState, Self)> {
+        let state = CursorState::open(reply, self.command_name(), self.cursor.clone())?;
+        let kill = Self::kill_cursor(state.names().0, state.kill());
+        Ok((state, kill))
     }
 }
 

@@ -81,6 +81,8 @@ struct Inner {
     pool_handle: Option<PoolHandle>,
     /// The command that was sent and whose reply has not been received yet.
     watch: Option<Box<CommandWatch>>,
+    /// The operation that runs commands on it.
+    operation_id: Option<i64>,
     /// The timer that bounds its commands.
     alarm: Alarm,
     idle_since: Instant,
@@ -104,6 +106,7 @@ impl Connection {
         let inner = Inner {
             channel,
             watch: None,
+            operation_id: None,
             alarm: Alarm::default(),
             idle_since: identity.created,
             checked_in: identity.generation.suspicion().last_check_in(),
@@ -339,7 +342,13 @@ impl Connection {
         let pool_handle = self.inner.pool_handle.as_ref();
         let check_out = pool_handle.and_then(|pool_handle| pool_handle.span.as_ref());
         let limits = self.inner.channel.exchange.limits();
-        CommandWatch::begin(&self.inner.identity, check_out, request, limits)
+        CommandWatch::begin(
+            &self.inner.identity,
+            check_out,
+            self.inner.operation_id,
+            request,
+            limits,
+        )
     }
 
     /// The connection's number within its pool. Numbers start at 1, in order of creation.

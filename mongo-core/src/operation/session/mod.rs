@@ -9,55 +9,15 @@ use bson::spec::BinarySubtype;
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 use super::client::ClientContext;
+use super::command::Request;
 use super::transaction::{Transaction, TransactionOptions, TransactionState};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 
-/// The longest `$clusterTime` that is kept, in bytes. Servers send about 150 bytes, and the kept
-/// one is sent with every command.
-const MAX_LENGTH: usize = 1024;
+mod cluster_time;
 
-/// A `$clusterTime` that a server sent. It is sent unchanged with commands to the deployment.
-///
-/// Specification: driver sessions, gossipping the cluster time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClusterTime {
-    timestamp: Timestamp,
-    document: RawDocumentBuf,
-}
-
-impl ClusterTime {
-    /// Copies a `$clusterTime` if it is newer than the known one; one over 1 KiB does not count.
-    pub(crate) fn newer(document: &RawDocument, than: Option<Timestamp>) -> Option<Self> {
-        // First, so that a longer one is not examined.
-        if document.as_bytes().len() > MAX_LENGTH {
-            return None;
-        }
-        let Ok(Some(RawBsonRef::Timestamp(timestamp))) = document.get("clusterTime") else {
-            return None;
-        };
-        is_later(timestamp, than).then(|| Self {
-            timestamp,
-            document: document.to_owned(),
-        })
-    }
-
-    /// Its `clusterTime`, which decides which of two is newer.
-    pub fn timestamp(&self) -> Timestamp {
-        self.timestamp
-    }
-
-    /// The value of `$clusterTime`, signature included.
-    pub fn document(&self) -> &RawDocument {
-        &self.document
-    }
-}
-
-/// Whether a timestamp is later than the known one.
-pub(crate) fn is_later(timestamp: Timestamp, known: Option<Timestamp>) -> bool {
-    let key = |timestamp: Timestamp| (timestamp.time, timestamp.increment);
-    known.is_none_or(|known| key(timestamp) > key(known))
-}
+pub use cluster_time::ClusterTime;
+pub(crate) use cluster_time::is_later;
 
 /// A session of the server, which is reused.
 #[derive(Debug)]
@@ -209,31 +169,31 @@ impl ClientSession {
         server: impl FnOnce(&ClientContext) -> ServerSession,
     ) -> Result<Self> {
         options.validate()?;
-        Ok(Self {
-            server: server(&context),
+        let server = server(&context);
+        Ok(Self::new(context, server, options, false))
+    }
+
+    /// The session of a single operation that has none.
+    pub(crate) fn implicit(context: Arc<ClientContext>, server: ServerSession) -> Self {
+        Self::new(context, server, SessionOptions::default(), true)
+    }
+
+    fn new(
+        context: Arc<ClientContext>,
+        server: ServerSession,
+        options: SessionOptions,
+        is_implicit: bool,
+    ) -> Self {
+        Self {
+            server,
             context,
-            is_implicit: false,
+            is_implicit,
             cluster_time: None,
             operation_time: None,
             snapshot_time: options.snapshot_time,
             transaction: Transaction::default(),
             until: None,
             options,
-        })
-    }
-
-    /// The session of a single operation that has none.
-    pub(crate) fn implicit(context: Arc<ClientContext>, server: ServerSession) -> Self {
-        Self {
-            server,
-            context,
-            options: SessionOptions::default(),
-            is_implicit: true,
-            cluster_time: None,
-            operation_time: None,
-            snapshot_time: None,
-            transaction: Transaction::default(),
-            until: None,
         }
     }
 
@@ -244,6 +204,23 @@ impl ClientSession {
             false => Err(Error::configuration(
                 "the session was started with another client or another credential",
             )),
+        }
+    }
+
+    /// An operation begins. Returns whether it is part of a transaction.
+    ///
+    /// # Errors
+    /// It is unacknowledged.
+    pub(crate) fn enter(&mut self, request: &Request) -> Result<bool> {
+        if request.ending.is_some() {
+            return Ok(false);
+        }
+        let is_within = self.transaction.enter();
+        match !is_within && request.is_unacknowledged(&self.context.defaults) {
+            true => Err(Error::configuration(
+                "an unacknowledged write can't use a session: the write concern has w=0",
+            )),
+            false => Ok(is_within),
         }
     }
 
@@ -346,22 +323,10 @@ impl ClientSession {
 
     /// Moves the session out. What is left is not returned to the pool.
     pub(crate) fn take(&mut self) -> Self {
-        let server = ServerSession {
-            id: std::mem::take(&mut self.server.id),
-            ..self.server
-        };
-        self.server.mark_dirty();
-        Self {
-            server,
-            context: self.context.clone(),
-            options: self.options.clone(),
-            is_implicit: self.is_implicit,
-            cluster_time: self.cluster_time.take(),
-            operation_time: self.operation_time,
-            snapshot_time: self.snapshot_time,
-            transaction: std::mem::take(&mut self.transaction),
-            until: self.until,
-        }
+        let mut server = ServerSession::new([0; 16], self.server.last_use);
+        server.mark_dirty();
+        let left = Self::implicit(self.context.clone(), server);
+        std::mem::replace(self, left)
     }
 
     /// A command with the session's id is about to be sent.

@@ -13,6 +13,7 @@ use crate::net::{Limits, OwnedReply, random_id};
 use crate::operation::{ClientSession, Command, Request, SessionOptions};
 use crate::select::ReadPreference;
 
+mod attempt;
 mod cursor;
 mod run;
 mod session;
