@@ -164,14 +164,72 @@ fn multi_tenant_keeps_to_the_cap() {
 }
 
 #[test]
+fn cursor_is_held_back_by_its_consumer() {
+    let text = run("cursor");
+    let cents = (0..5_000).map(|id| id % 1000).sum::<i64>();
+    assert_in_order(
+        &text,
+        &[
+            " 10 %, ",
+            " 50 %, ",
+            "100 %, ",
+            &format!("exported {cents}, received {cents} cents"),
+            "at most ",
+            &format!("as a stream: {cents} cents"),
+            "the first 3 alone",
+            "cursors left on the servers: 0",
+        ],
+    );
+    let (_, most) = text.split_once("at most ").expect("a number");
+    let (most, _) = most.split_once(' ').expect("a number");
+    let most: usize = most.parse().expect("a number");
+    // A batch of 100, 4 KiB in the pipe, 8 KiB in the consumer's reader; 12 bytes a line at least.
+    assert!((100..1_200).contains(&most), "{text}");
+}
+
+#[test]
+fn transaction_keeps_the_balances_right_during_failovers() {
+    let text = run("transaction");
+    assert_in_order(
+        &text,
+        &[
+            "the primary steps down, and member 1 is elected",
+            "the primary dies, and member 2 is elected",
+            "member 1 is back",
+            " transfers, ",
+            "account 0: ",
+            "account 7: ",
+            "total: 800.00",
+            "all balances are right",
+        ],
+    );
+    let counts = text.lines().find(|line| line.contains(" refused, "));
+    let words = counts.expect("counts").split_whitespace();
+    let counts: Vec<u32> = words.filter_map(|word| word.parse().ok()).collect();
+    let &[made, refused, repeated] = &counts[..] else {
+        panic!("{text}");
+    };
+    assert!(made + refused == 120 && refused > 0, "{text}");
+    assert!(repeated > 0, "the failovers interrupted none:\n{text}");
+}
+
+#[test]
 fn framework_runs_the_same_code_on_both_backends() {
     let text = run("framework");
     assert_in_order(
         &text,
         &[
             "memory: visit 1, health Up",
+            "within: Some(\"0\")",
+            "rolled back: Some(\"1\")",
+            "row: visit 1 = noted",
+            "row: visits = 1",
             "closed: memory: it was closed",
             "MongoDB ReplicaSetWithPrimary: visit 1, health Up",
+            "within: Some(\"0\")",
+            "rolled back: Some(\"1\")",
+            "row: visit 1 = noted",
+            "row: visits = 1",
             "closed: MongoDB: ",
         ],
     );
@@ -201,6 +259,23 @@ async fn framework_does_not_take_a_bad_value_for_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn framework_runs_a_transaction_again() {
+    for command in ["find", "update", "commitTransaction"] {
+        let set = Deployment::replica_set("rs").members(1).start().await;
+        let failure = doc! { "failCommands": [command], "errorCode": 10107 };
+        set.fail_commands(0, doc! { "times": 2 }, failure);
+        let output = Command::new(program("framework"))
+            .env("MONGODB_URI", set.uri())
+            .output();
+        let output = output.expect("the example");
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(text.contains("MongoDB ReplicaSetWithPrimary: visit 1, "), "{text}");
+        let notes = set.documents("framework.values");
+        assert_eq!(notes.len(), 2, "{command}: {notes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn framework_knows_what_may_pass() {
     for (command, code, may_pass) in [
         ("find", 10107, true),
@@ -209,7 +284,7 @@ async fn framework_knows_what_may_pass() {
     ] {
         let set = Deployment::replica_set("rs").members(1).start().await;
         let failure = doc! { "failCommands": [command], "errorCode": code };
-        set.fail_commands(0, doc! { "times": 1 }, failure);
+        set.fail_commands(0, "alwaysOn", failure);
         let error = fails("framework", &set.uri());
         assert!(error.contains("failpoint"), "{error}");
         assert_eq!(error.ends_with("(try again)\n"), may_pass, "{error}");

@@ -43,7 +43,8 @@ pub use retry::{Failure, Retry, RetryOptions, Verdict};
 pub(crate) use session::Observed;
 pub use session::{ClientSession, ClusterTime, SessionOptions};
 pub(crate) use transaction::{
-    Ending, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, label_commit, label_transient,
-    transaction_backoff,
+    Ending, label_commit, label_transient, transaction_backoff,
 };
-pub use transaction::{TransactionOptions, TransactionState};
+pub use transaction::{
+    TRANSIENT_TRANSACTION_ERROR, TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT,
+};

@@ -343,7 +343,10 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         Err(Failed {
             server: None,
             was_sent: was_sent(&error, connection.is_closed()),
-            error: explain(error),
+            error: match self.in_transaction {
+                true => error,
+                false => explain(error),
+            },
             reply: None,
             is_final: false,
         })
