@@ -27,11 +27,11 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
 const DATABASE: &str = "export";
-const ORDERS: i64 = 5_000;
+const ORDERS: i64 = 2_000;
 /// Documents in a batch. The default is up to 16 MiB of them.
-const BATCH: u32 = 100;
+const BATCH: u32 = 50;
 /// How many bytes may wait for the consumer.
-const BUFFER: usize = 4 * 1024;
+const BUFFER: usize = 1024;
 
 #[derive(Deserialize)]
 struct Order {
@@ -88,14 +88,12 @@ async fn fill(pools: &Pools) -> Result<(), Error> {
         .not_retryable();
     delete.await?.check_write()?;
     let ids: Vec<i64> = (0..ORDERS).collect();
-    for ids in ids.chunks(1_000) {
+    for ids in ids.chunks(500) {
         let orders = ids.iter().map(
             |id| doc! { "_id": *id, "customer": format!("customer {}", id % 97), "cents": id % 1000 },
         );
         let insert = doc! { "insert": "orders", "documents": orders.collect::<Vec<Document>>() };
-        let insert = pools
-            .command(DATABASE, &insert)
-            .kind(OperationKind::Write);
+        let insert = pools.command(DATABASE, &insert).kind(OperationKind::Write);
         insert.await?.check_write()?;
     }
     Ok(())
@@ -135,12 +133,12 @@ async fn export(pools: &Pools, load: &Load, mut writer: DuplexStream) -> Result<
 
 /// Receives the lines slowly, and sums up their cents.
 async fn consume(load: &Load, reader: DuplexStream) -> Result<i64, Fatal> {
-    let mut lines = BufReader::new(reader).lines();
+    let mut lines = BufReader::with_capacity(BUFFER, reader).lines();
     let mut cents = 0;
     while let Some(line) = lines.next_line().await? {
         let (_, last) = line.rsplit_once(',').unwrap_or_default();
         cents += last.parse::<i64>()?;
-        if load.received.fetch_add(1, Ordering::Relaxed) % 100 == 0 {
+        if load.received.fetch_add(1, Ordering::Relaxed) % 10 == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -166,7 +164,9 @@ impl Load {
     /// The orders that were fetched and not received yet.
     fn waiting(&self) -> usize {
         let received = self.received.load(Ordering::Relaxed);
-        self.fetched.load(Ordering::Relaxed).saturating_sub(received)
+        self.fetched
+            .load(Ordering::Relaxed)
+            .saturating_sub(received)
     }
 
     fn handlers(&self) -> EventHandlers {

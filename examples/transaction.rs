@@ -78,11 +78,7 @@ struct Done {
 }
 
 /// Makes a teller's transfers, one after the other.
-async fn serve(
-    pools: &Pools,
-    teller: i64,
-    progress: &watch::Sender<usize>,
-) -> Result<Done, Error> {
+async fn serve(pools: &Pools, teller: i64, progress: &watch::Sender<usize>) -> Result<Done, Error> {
     let mut session = pools.start_session(SessionOptions::default())?;
     let mut done = Done::default();
     for number in 0..TRANSFERS {
@@ -132,9 +128,7 @@ impl Transfer {
             "_id": self.id, "from": self.from, "to": self.to, "cents": self.cents
         };
         let insert = doc! { "insert": "transfers", "documents": [entry] };
-        let insert = pools
-            .command(DATABASE, &insert)
-            .kind(OperationKind::Write);
+        let insert = pools.command(DATABASE, &insert).kind(OperationKind::Write);
         insert.session(session).await?.check_write()?;
         Ok(true)
     }
@@ -153,9 +147,7 @@ async fn add(
     }
     let update = doc! { "q": account, "u": { "$inc": { "cents": cents } } };
     let update = doc! { "update": "accounts", "updates": [update] };
-    let update = pools
-        .command(DATABASE, &update)
-        .kind(OperationKind::Write);
+    let update = pools.command(DATABASE, &update).kind(OperationKind::Write);
     let reply = update.session(session).await?;
     reply.check_write()?;
     let updated: Updated = reply.deserialize()?;
@@ -174,9 +166,7 @@ async fn open_accounts(pools: &Pools) -> Result<(), Error> {
     }
     let accounts = (0..ACCOUNTS).map(|id| doc! { "_id": id, "cents": CENTS });
     let insert = doc! { "insert": "accounts", "documents": accounts.collect::<Vec<Document>>() };
-    let insert = pools
-        .command(DATABASE, &insert)
-        .kind(OperationKind::Write);
+    let insert = pools.command(DATABASE, &insert).kind(OperationKind::Write);
     insert.await?.check_write()
 }
 
@@ -217,7 +207,12 @@ async fn check(pools: &Pools, made: usize) -> Result<(), Fatal> {
     let mut accounts = find.kind(OperationKind::Read).cursor().await?;
     let mut balances = BTreeMap::new();
     while let Some(account) = accounts.next::<Account>().await? {
-        println!("account {}: {:>4}.{:02}", account.id, account.cents / 100, account.cents % 100);
+        println!(
+            "account {}: {:>4}.{:02}",
+            account.id,
+            account.cents / 100,
+            account.cents % 100
+        );
         balances.insert(account.id, account.cents);
     }
     let total: i64 = balances.values().sum();

@@ -76,7 +76,12 @@ impl MemorySession {
     fn with<T>(&mut self, function: impl FnOnce(&mut Values) -> T) -> Result<T, DatabaseError> {
         match &mut self.own {
             Some(own) => Ok(function(own)),
-            None => self.memory.values().as_mut().map(function).ok_or_else(closed),
+            None => self
+                .memory
+                .values()
+                .as_mut()
+                .map(function)
+                .ok_or_else(closed),
         }
     }
 }

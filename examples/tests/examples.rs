@@ -45,6 +45,11 @@ fn fails(name: &str, uri: &str) -> String {
     errors
 }
 
+/// The URI of a set whose primary is soon found again after an error that denies that it is one.
+fn quick_checks(set: &Deployment) -> String {
+    format!("{}&heartbeatFrequencyMS=500", set.uri())
+}
+
 #[test]
 fn quickstart_inserts_and_finds() {
     let text = run("quickstart");
@@ -166,7 +171,7 @@ fn multi_tenant_keeps_to_the_cap() {
 #[test]
 fn cursor_is_held_back_by_its_consumer() {
     let text = run("cursor");
-    let cents = (0..5_000).map(|id| id % 1000).sum::<i64>();
+    let cents = (0..2_000).map(|id| id % 1000).sum::<i64>();
     assert_in_order(
         &text,
         &[
@@ -183,8 +188,8 @@ fn cursor_is_held_back_by_its_consumer() {
     let (_, most) = text.split_once("at most ").expect("a number");
     let (most, _) = most.split_once(' ').expect("a number");
     let most: usize = most.parse().expect("a number");
-    // A batch of 100, 4 KiB in the pipe, 8 KiB in the consumer's reader; 12 bytes a line at least.
-    assert!((100..1_200).contains(&most), "{text}");
+    // A batch of 50, and 1 KiB in the pipe and in the consumer's reader, 14 bytes a line at least.
+    assert!((50..=200).contains(&most), "{text}");
 }
 
 #[test]
@@ -210,7 +215,7 @@ fn transaction_keeps_the_balances_right_during_failovers() {
         panic!("{text}");
     };
     assert!(made + refused == 120 && refused > 0, "{text}");
-    assert!(repeated > 0, "the failovers interrupted none:\n{text}");
+    assert!(repeated > 0, "no transaction was run again:\n{text}");
 }
 
 #[test]
@@ -259,17 +264,28 @@ async fn framework_does_not_take_a_bad_value_for_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn framework_names_a_server_without_transactions() {
+    let server = Deployment::standalones(1).start().await;
+    let error = fails("framework", &server.uri());
+    let wanted = "Transaction numbers are only allowed on a replica set member or mongos";
+    assert!(error.contains(wanted), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn framework_runs_a_transaction_again() {
     for command in ["find", "update", "commitTransaction"] {
         let set = Deployment::replica_set("rs").members(1).start().await;
         let failure = doc! { "failCommands": [command], "errorCode": 10107 };
         set.fail_commands(0, doc! { "times": 2 }, failure);
         let output = Command::new(program("framework"))
-            .env("MONGODB_URI", set.uri())
+            .env("MONGODB_URI", quick_checks(&set))
             .output();
         let output = output.expect("the example");
-        let text = String::from_utf8(output.stdout).expect("text");
-        assert!(text.contains("MongoDB ReplicaSetWithPrimary: visit 1, "), "{text}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            text.contains("MongoDB ReplicaSetWithPrimary: visit 1, "),
+            "{text}"
+        );
         let notes = set.documents("framework.values");
         assert_eq!(notes.len(), 2, "{command}: {notes:?}");
     }
@@ -285,7 +301,7 @@ async fn framework_knows_what_may_pass() {
         let set = Deployment::replica_set("rs").members(1).start().await;
         let failure = doc! { "failCommands": [command], "errorCode": code };
         set.fail_commands(0, "alwaysOn", failure);
-        let error = fails("framework", &set.uri());
+        let error = fails("framework", &quick_checks(&set));
         assert!(error.contains("failpoint"), "{error}");
         assert_eq!(error.ends_with("(try again)\n"), may_pass, "{error}");
     }
