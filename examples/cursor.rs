@@ -138,7 +138,8 @@ async fn consume(load: &Load, reader: DuplexStream) -> Result<i64, Fatal> {
     while let Some(line) = lines.next_line().await? {
         let (_, last) = line.rsplit_once(',').unwrap_or_default();
         cents += last.parse::<i64>()?;
-        if load.received.fetch_add(1, Ordering::Relaxed) % 10 == 0 {
+        let received = load.received.fetch_add(1, Ordering::Relaxed);
+        if received.is_multiple_of(10) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
