@@ -42,8 +42,7 @@ pub(crate) use fields::Facts;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
 pub(crate) use session::Observed;
 pub use session::{ClientSession, ClusterTime, SessionOptions};
-pub(crate) use transaction::{
-    Ending, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, label_commit, label_transient,
-    transaction_backoff,
+pub(crate) use transaction::{Ending, label_commit, label_transient, transaction_backoff};
+pub use transaction::{
+    TRANSIENT_TRANSACTION_ERROR, TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT,
 };
-pub use transaction::{TransactionOptions, TransactionState};

@@ -508,10 +508,7 @@ async fn a_dropped_transaction_is_aborted<B: Backend<Config: Default>>() {
     begin(&mut session);
     insert(&world, &mut session).await.expect("a write");
     drop(session);
-    eventually("an abort", || {
-        world.set.server(0).open_transactions() == 0
-    })
-    .await;
+    eventually("an abort", || world.set.server(0).open_transactions() == 0).await;
     assert_eq!(world.commands.of("abortTransaction").len(), 1);
     let mut session = self::session(&world);
     begin(&mut session);

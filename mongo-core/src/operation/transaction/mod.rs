@@ -11,10 +11,10 @@ use crate::error::{Error, ErrorKind, RETRYABLE_WRITE, Result, is_network_error};
 use crate::select::ReadPreference;
 
 /// The label of an error after which the whole transaction can be run again.
-pub(crate) const TRANSIENT_TRANSACTION_ERROR: &str = "TransientTransactionError";
+pub const TRANSIENT_TRANSACTION_ERROR: &str = "TransientTransactionError";
 
-/// The label of an error after which the commit can be run again.
-pub(crate) const UNKNOWN_COMMIT_RESULT: &str = "UnknownTransactionCommitResult";
+/// The label of an error of a commit that may have been done: it can be run again.
+pub const UNKNOWN_COMMIT_RESULT: &str = "UnknownTransactionCommitResult";
 
 /// The server's time for the write concern of a repeated commit.
 const REPEATED_COMMIT: Duration = Duration::from_secs(10);

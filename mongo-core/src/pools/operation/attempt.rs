@@ -105,7 +105,10 @@ impl<B: Backend> Run<'_, '_, B> {
         Err(Failed {
             server: None,
             was_sent: was_sent(&error, connection.is_closed()),
-            error: explain(error),
+            error: match self.in_transaction {
+                true => error,
+                false => explain(error),
+            },
             reply: None,
             is_final: false,
         })

@@ -27,15 +27,15 @@ pub struct OverPools<'s, B: Backend> {
     kill: Option<Request>,
 }
 
-impl<'a, B: Backend> Command<OnPools<'a, B>> {
-    /// Runs it, and returns the cursor of its reply.
+impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
+    /// Runs it, and returns the cursor of its reply. Without a session it borrows nothing.
     ///
     /// # Errors
     /// See [`Pools::command`];
     /// [`ErrorKind::Deserialization`](crate::ErrorKind::Deserialization): the reply has no cursor;
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): the options of the cursor
     /// contradict each other.
-    pub async fn cursor(self) -> Result<Cursor<'a, B>> {
+    pub async fn cursor(self) -> Result<Cursor<'s, B>> {
         let mut request = self.request?;
         let OnPools {
             pools,
