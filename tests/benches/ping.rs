@@ -5,6 +5,8 @@
 //! cargo bench -p mongo-testkit --bench ping
 //! # Through `Pools`, with 16 to 512 tasks on 10 and 100 connections.
 //! cargo bench -p mongo-testkit --bench ping -- --pools
+//! # Operations (`Pools::command`, a cursor) beside `run_command` and the official driver.
+//! cargo bench -p mongo-testkit --bench ping -- --operations
 //! # Whether each of 512 tasks gets its turn on 10 connections.
 //! cargo bench -p mongo-testkit --bench ping -- --fairness
 //! # One part of it alone, for a profiler: N pings from each of TASKS tasks, one if it is not said.
@@ -32,6 +34,8 @@ mod server;
 mod setting;
 #[path = "support/table.rs"]
 mod table;
+#[path = "support/through_operations.rs"]
+mod through_operations;
 #[path = "support/through_pools.rs"]
 mod through_pools;
 #[path = "support/worker.rs"]
@@ -95,6 +99,10 @@ fn main() -> ExitCode {
     }
     if std::env::args().any(|argument| argument == "--pools") {
         through_pools::compare_all(&runtime, &server, &mut table);
+        return table.status();
+    }
+    if std::env::args().any(|argument| argument == "--operations") {
+        through_operations::compare_all(&runtime, &server, &mut table);
         return table.status();
     }
     compare(&runtime, &setting(16, Operation::Ping), &mut table);
