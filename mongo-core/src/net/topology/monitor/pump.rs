@@ -87,12 +87,17 @@ impl Pump {
         let (samples, mut sampled) = mpsc::channel(SAMPLES);
         let mut probe: Option<Running> = None;
         let mut timer = Timer::default();
+        // Usually its last reference, so that closing a topology does not free those of all servers
+        // at once: each may name a thousand hosts.
+        let mut described = None;
         loop {
             while let Some(output) = heartbeat.poll_output() {
                 match output {
                     Output::Publish(event) => self.report(Some(event), None),
                     Output::Describe(description) => {
+                        let former = described.replace(description.clone());
                         self.report(None, Some(Input::Check(description)));
+                        drop(former);
                     }
                     Output::Check(check) => {
                         link.check(&self.shared.monitoring, &self.settings.server, check);
