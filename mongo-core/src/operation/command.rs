@@ -1,5 +1,6 @@
 //! One operation as the caller describes it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -79,7 +80,6 @@ static NEXT_ID: AtomicI64 = AtomicI64::new(1);
 
 /// An operation: the command and its options.
 // Not exported; public for the sealed trait of cursors.
-#[derive(Debug)]
 pub struct Request {
     /// Its number within the process.
     pub(crate) id: i64,
@@ -108,6 +108,16 @@ pub struct Request {
     pub(crate) ending: Option<Ending>,
     /// The number of the retryable write, the same for all attempts.
     pub(super) txn_number: Option<i64>,
+}
+
+/// Shows no field of the command: it may hold a password.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("database", &self.database)
+            .field("command", &self.command_name())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Request {

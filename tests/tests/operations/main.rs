@@ -4,6 +4,7 @@
 #[macro_use]
 mod support;
 
+mod attacks;
 mod commands;
 mod cursors;
 mod real;

@@ -22,6 +22,9 @@ use crate::pools::{Backend, Pools};
 /// The time of `with_transaction` without a limit.
 const WITH_TRANSACTION: Duration = Duration::from_secs(120);
 
+/// A longer limit is as good as none, and might be past the last moment of the clock: a year.
+const LONGEST_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// A session of [`Pools`]: a [`ClientSession`], to which it dereferences, that ends its transactions
 /// itself.
 ///
@@ -125,6 +128,12 @@ impl<B: Backend> Session<B> {
     }
 
     async fn send_end(&mut self, ending: Ending, timeout: Option<Duration>) -> Result<()> {
+        // Before the state changes: a transaction that is not ended on the server has not ended.
+        if timeout.is_some() && self.state.until.is_some() {
+            return Err(Error::configuration(
+                "a time limit of an operation can't override that of with_transaction",
+            ));
+        }
         if !self.state.transaction.end(ending)? {
             if ending == Ending::Abort {
                 self.unpin();
@@ -258,7 +267,7 @@ impl<B: Backend> Session<B> {
         Runs {
             begun,
             until: limit.and_then(|limit| begun.into_std().checked_add(limit)),
-            end: begun + limit.unwrap_or(WITH_TRANSACTION),
+            end: begun + limit.unwrap_or(WITH_TRANSACTION).min(LONGEST_LIMIT),
             count: 0,
         }
     }
