@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::support::{World, eventually};
 
 on_both! {
+    a_stream_skips_no_lost_batch,
+    a_suspended_cursor_keeps_the_error_of_its_fetch,
     an_abort_with_its_own_limit_within_with_transaction_reaches_the_server,
     with_transaction_takes_any_limit,
     a_long_limit_is_one_that_the_server_accepts,
@@ -318,5 +320,61 @@ async fn a_cancelled_with_transaction_is_aborted<B: Backend<Config: Default>>() 
     timeout(short, run).await.expect_err("slow").to_string();
     drop(session);
     no_transaction(&world).await;
+    world.pools.close().await;
+}
+
+/// The first `getMore` is executed, but its reply is lost.
+fn lose_a_batch<B: Backend>(world: &World<B>, after: Duration) {
+    let rule = Matcher::command("getMore").times(1);
+    let rule = rule.then(Action::Delay(after));
+    let rule = rule.then(Action::NoReply).then(Action::Close);
+    world.set.server(0).script().add(rule);
+}
+
+async fn a_stream_skips_no_lost_batch<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    lose_a_batch(&world, Duration::ZERO);
+    let orders = open(&world).await;
+    let mut ids = Vec::new();
+    let mut errors = 0;
+    let all: Vec<_> = orders.take(20).collect().await;
+    for order in all {
+        match order {
+            Ok(order) => ids.push(order.get_i32("_id").expect("a number")),
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(errors > 0);
+    assert_eq!(ids, [0, 1, 2], "what follows the lost batch");
+    world.pools.close().await;
+}
+
+async fn a_suspended_cursor_keeps_the_error_of_its_fetch<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    lose_a_batch(&world, Duration::from_secs(1));
+    let mut orders = open(&world).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let next = orders.next::<Document>().await.expect("a document");
+        ids.push(next.expect("one").get_i32("_id").expect("a number"));
+    }
+    let short = Duration::from_millis(300);
+    timeout(short, orders.next_document())
+        .await
+        .map(drop)
+        .expect_err("a fetch");
+    let mut orders = orders.suspend().await.resume_alone().expect("its own");
+    let outcome = loop {
+        match orders.next::<Document>().await {
+            Ok(Some(next)) => ids.push(next.get_i32("_id").expect("a number")),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    assert!(
+        outcome.is_err() || ids == Vec::from_iter(0..10),
+        "lost without an error: {ids:?}"
+    );
+    drop(orders);
     world.pools.close().await;
 }
