@@ -16,14 +16,14 @@
 //! raw sockets that make one round trip each, which stands for the hello.
 
 #[path = "support/operations.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with other benches")]
 mod operations;
 #[path = "support/server.rs"]
 mod server;
 #[path = "support/table.rs"]
 mod table;
 #[path = "support/worker.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with other benches")]
 mod worker;
 
 use std::io::{BufRead, BufReader, Read};

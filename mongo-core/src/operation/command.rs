@@ -331,13 +331,19 @@ impl<T> Command<T> {
         self.with(|request| request.write_concern = Some(concern))
     }
 
-    /// Sets the comment of the command, and of the cursor's.
-    pub fn comment(mut self, comment: impl Into<Bson>) -> Self {
-        match RawBson::try_from(comment.into()) {
-            Ok(comment) => self.with(|request| {
-                request.cursor.comment = Some(comment.clone());
-                request.comment = Some(comment);
-            }),
+    /// Sets the comment of the command, and of the cursor's further commands unless
+    /// [`get_more_comment`](Self::get_more_comment) sets another one.
+    pub fn comment(self, comment: impl Into<Bson>) -> Self {
+        self.with_comment(comment.into(), |request| &mut request.comment)
+    }
+
+    fn with_comment(
+        mut self,
+        comment: Bson,
+        of: impl FnOnce(&mut Request) -> &mut Option<RawBson>,
+    ) -> Self {
+        match RawBson::try_from(comment) {
+            Ok(comment) => self.with(|request| *of(request) = Some(comment)),
             Err(error) => {
                 let error = ErrorKind::Serialization(Arc::new(error));
                 self.request = self.request.and(Err(error.into()));
@@ -380,10 +386,8 @@ impl<T> Command<T> {
         self.with(|request| request.cursor.max_await_time = Some(time))
     }
 
-    /// Sets the comment of the cursor's further commands alone.
-    pub fn get_more_comment(mut self, comment: impl Into<Bson>) -> Self {
-        let own = self.request.as_mut().ok().map(|own| own.comment.take());
-        self = self.comment(comment);
-        self.with(|request| request.comment = own.flatten())
+    /// Sets the comment of the cursor's further commands.
+    pub fn get_more_comment(self, comment: impl Into<Bson>) -> Self {
+        self.with_comment(comment.into(), |request| &mut request.cursor.comment)
     }
 }

@@ -8,6 +8,7 @@ use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawArray, RawDocument};
 
 use super::command::{CursorOptions, Request};
+use super::retry::may_have_been_sent;
 use crate::error::{Error, ErrorKind, Result, Wait};
 
 /// `CursorNotFound`.
@@ -26,7 +27,7 @@ pub(crate) struct CursorState {
     left: Range<usize>,
     /// Whether the server may have sent a batch that did not arrive. The next one would be another.
     pub(crate) is_broken: bool,
-    /// The error of a fetch that nobody has seen.
+    /// The error of a fetch whose call was cancelled, for the next call.
     pub(crate) unseen: Option<Error>,
 }
 
@@ -134,10 +135,8 @@ impl CursorState {
             self.id = 0;
         }
         self.is_broken |= match error.kind() {
-            ErrorKind::Network(_)
-            | ErrorKind::Protocol(_)
-            | ErrorKind::Deserialization(_)
-            | ErrorKind::ConnectionClosed(_) => true,
+            ErrorKind::Network(_) | ErrorKind::Protocol(_) | ErrorKind::Deserialization(_) => true,
+            ErrorKind::ConnectionClosed(_) => may_have_been_sent(error),
             ErrorKind::Timeout { wait, .. } => *wait == Wait::Command && error.code().is_none(),
             _ => false,
         };
@@ -150,13 +149,19 @@ impl CursorState {
 }
 
 impl Request {
-    /// The cursor of the reply, and the request that closes it.
+    /// The cursor of the reply, and the request that closes it, unless the server has.
     ///
     /// # Errors
     /// The reply has none.
-    pub(crate) fn open_cursor(self, reply: RawDocumentBuf) -> Result<(CursorState, Self)> {
-        let state = CursorState::open(reply, self.command_name(), self.cursor.clone())?;
-        let kill = Self::kill_cursor(state.names().0, state.kill());
+    pub(crate) fn open_cursor(
+        mut self,
+        reply: RawDocumentBuf,
+    ) -> Result<(CursorState, Option<Self>)> {
+        let mut options = std::mem::take(&mut self.cursor);
+        options.comment = options.comment.or(self.comment.take());
+        let state = CursorState::open(reply, self.command_name(), options)?;
+        let kill = || Self::kill_cursor(state.names().0, state.kill());
+        let kill = (state.id != 0).then(kill);
         Ok((state, kill))
     }
 }

@@ -20,7 +20,12 @@
 
 #![cfg_attr(
     not(feature = "net"),
-    allow(dead_code, unreachable_pub, unused_imports)
+    allow(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "the shell in `net` and `pools` drives it"
+    )
 )]
 
 mod budget;
@@ -40,7 +45,6 @@ pub use cursor::Batch;
 pub(crate) use cursor::{CursorState, get_more_time};
 pub(crate) use fields::Facts;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
-pub(crate) use session::Observed;
 pub use session::{ClientSession, ClusterTime, SessionOptions};
 pub(crate) use transaction::{Ending, label_commit, label_transient, transaction_backoff};
 pub use transaction::{

@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mongo_core::bson::{Document, doc};
+use mongo_core::Result;
+use mongo_core::bson::{Document, doc, serialize_to_vec};
 use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
-use mongo_core::pools::{Backend, Cursor, Pools, Session};
-use mongo_core::{Error, Result};
+use mongo_core::pools::{Backend, Cursor, Session};
 use mongo_testkit::{Action, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{World, eventually};
+use crate::support::{World, eventually, insert};
 
 on_both! {
+    the_comment_of_batches_does_not_depend_on_the_order,
+    the_recovery_token_is_that_of_the_last_reply,
+    a_transaction_dropped_with_its_connection_is_not_reused,
+    close_waits_for_a_dropped_cursor,
+    close_waits_for_a_dropped_transaction,
+    a_huge_recovery_token_is_not_sent,
     a_stream_skips_no_lost_batch,
     a_suspended_cursor_keeps_the_error_of_its_fetch,
     an_abort_with_its_own_limit_within_with_transaction_reaches_the_server,
@@ -32,19 +38,8 @@ on_both! {
     a_cancelled_with_transaction_is_aborted,
 }
 
-fn session<B: Backend>(world: &World<B>) -> Session<B> {
-    let session = world.pools.start_session(SessionOptions::default());
-    session.expect("a session")
-}
-
-async fn insert<B: Backend>(pools: &Pools<B>, session: &mut Session<B>) -> Result<(), Error> {
-    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = pools.command("db", &insert).kind(OperationKind::Write);
-    write.session(session).await?.check_write()
-}
-
 async fn begun<B: Backend>(world: &World<B>) -> Session<B> {
-    let mut session = session(world);
+    let mut session = world.session();
     session
         .start_transaction(TransactionOptions::default())
         .expect("a transaction");
@@ -78,7 +73,7 @@ async fn an_abort_with_its_own_limit_within_with_transaction_reaches_the_server<
     B: Backend<Config: Default>,
 >() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     let (limit, pools) = (Duration::from_secs(10), &world.pools);
     let run = async |session: &mut Session<B>| {
         insert(pools, session).await?;
@@ -94,7 +89,7 @@ async fn an_abort_with_its_own_limit_within_with_transaction_reaches_the_server<
 
 async fn with_transaction_takes_any_limit<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     let pools = &world.pools;
     let run = async |session: &mut Session<B>| insert(pools, session).await;
     session
@@ -262,7 +257,7 @@ async fn futures_are_small<B: Backend<Config: Default>>() {
     let open = pools.command("shop", &find).cursor();
     let cursor = size_of_val(&open);
     drop(open);
-    let mut session = session(&world);
+    let mut session = world.session();
     let commit = size_of_val(&session.commit_transaction());
     let whole = {
         let run = async |session: &mut Session<B>| insert(pools, session).await;
@@ -278,7 +273,7 @@ async fn futures_are_small<B: Backend<Config: Default>>() {
 
 async fn a_cancelled_command_leaves_its_session_dirty<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     let slow = Matcher::command("insert").times(1);
     let slow = slow.then(Action::Delay(Duration::from_secs(5)));
     world.set.server(0).script().add(slow);
@@ -308,7 +303,7 @@ async fn an_exhausted_pool_names_its_pinned_transactions<B: Backend<Config: Defa
 
 async fn a_cancelled_with_transaction_is_aborted<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     let pools = &world.pools;
     let run = async |session: &mut Session<B>| {
         insert(pools, session).await?;
@@ -376,5 +371,95 @@ async fn a_suspended_cursor_keeps_the_error_of_its_fetch<B: Backend<Config: Defa
         "lost without an error: {ids:?}"
     );
     drop(orders);
+    world.pools.close().await;
+}
+
+async fn a_huge_recovery_token_is_not_sent<B: Backend<Config: Default>>() {
+    let world = World::<B>::sharded(1, "").await;
+    let token = doc! { "recoveryToken": { "x": "x".repeat(1_000_000) } };
+    let rule = Matcher::command("insert").then(Action::Merge(token));
+    world.set.server(0).script().add(rule);
+    let mut session = begun(&world).await;
+    let _ = session.commit_transaction().await;
+    let commit = &world.commands.of("commitTransaction")[0];
+    let length = serialize_to_vec(commit).expect("BSON").len();
+    assert!(length < 64 * 1024, "{length} bytes");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn close_waits_for_a_dropped_transaction<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let session = begun(&world).await;
+    drop(session);
+    world.pools.close().await;
+    assert_eq!(world.set.server(0).open_transactions(), 0);
+    let ended = world.commands.of("endSessions");
+    let ended: usize = ended
+        .iter()
+        .filter_map(|own| own.get_array("endSessions").ok())
+        .map(Vec::len)
+        .sum();
+    assert_eq!(ended, 1, "its session");
+}
+
+async fn close_waits_for_a_dropped_cursor<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    drop(open(&world).await);
+    world.pools.close().await;
+    assert_eq!(world.set.server(0).open_cursors(), 0);
+}
+
+async fn a_transaction_dropped_with_its_connection_is_not_reused<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut connection = world.pools.get().await.expect("a connection");
+    let mut session = connection
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = connection.command("db", &insert).session(&mut session);
+    write.await.map(drop).expect("a reply");
+    let id = session.id().to_owned();
+    drop((session, connection));
+    sleep(Duration::from_secs(1)).await;
+    let ping = world.pools.command("db", &doc! { "ping": 1 }).await;
+    ping.map(drop).expect("a reply");
+    let lsid = world.commands.of("ping")[0].get_document("lsid").cloned();
+    let is_same = lsid.expect("an id") == Document::try_from(&*id).expect("BSON");
+    let open = world.set.server(0).open_transactions();
+    assert!(!is_same || open == 0, "its transaction is open: {open}");
+    world.pools.close().await;
+}
+
+async fn the_recovery_token_is_that_of_the_last_reply<B: Backend<Config: Default>>() {
+    let world = World::<B>::sharded(1, "").await;
+    let mut session = begun(&world).await;
+    let token = doc! { "recoveryToken": { "last": true } };
+    let rule = Matcher::command("commitTransaction").then(Action::Merge(token));
+    world.set.server(0).script().add(rule);
+    session.commit_transaction().await.expect("a commit");
+    let _ = session.commit_transaction().await;
+    let again = &world.commands.of("commitTransaction")[1];
+    assert_eq!(
+        again.get_document("recoveryToken").ok(),
+        Some(&doc! { "last": true })
+    );
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn the_comment_of_batches_does_not_depend_on_the_order<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    let find = world.pools.command("shop", &find());
+    let find = find.get_more_comment("batch").comment("first");
+    let orders = find.cursor().await.expect("a cursor");
+    assert_eq!(orders.count().await, 10);
+    let first = &world.commands.of("find")[0];
+    assert_eq!(first.get_str("comment").ok(), Some("first"));
+    let more = &world.commands.of("getMore")[0];
+    assert_eq!(more.get_str("comment").ok(), Some("batch"));
     world.pools.close().await;
 }

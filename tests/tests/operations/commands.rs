@@ -62,31 +62,16 @@ async fn a_command_has_an_implicit_session_and_the_cluster_time<B: Backend<Confi
 
 async fn sessions_are_used_again<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let ping = doc! { "ping": 1 };
     for _ in 0..2 {
-        world
-            .pools
-            .command("admin", &ping)
-            .await
-            .map(drop)
-            .expect("a reply");
+        world.ping().await.expect("a reply");
     }
-    let first = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    let second = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let first = world.session();
+    let second = world.session();
     assert_ne!(first.id(), second.id());
     let (first_id, second_id) = (first.id().to_owned(), second.id().to_owned());
     drop(first);
     drop(second);
-    let again = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let again = world.session();
     assert_eq!(again.id(), &*second_id);
     let pings = world.commands.of("ping");
     assert_eq!(session_of(&pings[0]), session_of(&pings[1]));
@@ -306,10 +291,7 @@ async fn an_unacknowledged_write_has_no_session<B: Backend<Config: Default>>() {
         .kind(OperationKind::Write);
     write.await.map(drop).expect("a reply");
     assert_eq!(session_of(&world.commands.of("insert")[0]), None);
-    let mut session = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let mut session = world.session();
     let write = world
         .pools
         .command("db", &insert)
@@ -436,20 +418,9 @@ async fn a_failed_write_is_found_by_check_write<B: Backend<Config: Default>>() {
 
 async fn a_close_ends_the_sessions_on_the_server<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    world
-        .pools
-        .command("db", &doc! { "ping": 1 })
-        .await
-        .map(drop)
-        .expect("a reply");
-    let session = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    let other = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    world.ping().await.expect("a reply");
+    let session = world.session();
+    let other = world.session();
     drop((session, other));
     world.pools.close().await;
     let ended = world.commands.of("endSessions");

@@ -10,3 +10,4 @@ mod cursors;
 mod real;
 mod retries;
 mod transactions;
+mod with_transaction;

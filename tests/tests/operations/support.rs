@@ -1,10 +1,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mongo_core::ClientOptions;
 use mongo_core::bson::{Document, doc};
 use mongo_core::event::{CommandEvent, EventHandlers};
-use mongo_core::pools::{Backend, Pools, PoolsBuilder};
+use mongo_core::operation::{OperationKind, SessionOptions};
+use mongo_core::pools::{Backend, Pools, PoolsBuilder, Session};
+use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
 use tokio::time::{sleep, timeout};
 
@@ -87,6 +88,28 @@ pub(crate) struct World<B: Backend> {
     pub(crate) set: Deployment,
     pub(crate) pools: Pools<B>,
     pub(crate) commands: Commands,
+}
+
+/// Inserts a document in a session.
+pub(crate) async fn insert<B: Backend>(
+    pools: &Pools<B>,
+    session: &mut Session<B>,
+) -> Result<(), Error> {
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = pools.command("db", &insert).kind(OperationKind::Write);
+    write.session(session).await?.check_write()
+}
+
+impl<B: Backend> World<B> {
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        let ping = self.pools.command("db", &doc! { "ping": 1 });
+        ping.await.map(drop)
+    }
+
+    pub(crate) fn session(&self) -> Session<B> {
+        let session = self.pools.start_session(SessionOptions::default());
+        session.expect("a session")
+    }
 }
 
 impl<B: Backend<Config: Default>> World<B> {

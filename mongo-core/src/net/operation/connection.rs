@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::net::deadline::Deadline;
 use crate::net::{Connection, OwnedReply, Reply};
 use crate::operation::{
-    ClientContext, ClientSession, Command, Ending, Facts, Failure, Observed, Request, Retry,
-    RetryOptions, SessionOptions, Verdict, label_commit, label_transient,
+    ClientContext, ClientSession, Command, Ending, Facts, Failure, Request, Retry, RetryOptions,
+    SessionOptions, Verdict, label_commit, label_transient,
 };
 
 /// The target of [`Connection::command`].
@@ -193,13 +193,13 @@ impl Connection {
             match &outcome {
                 Ok(reply) => {
                     session.received(false);
-                    session.observe(&Observed::of(reply));
+                    session.observe(reply);
                 }
                 Err(error) => {
                     let was_sent = was_sent(error, self.is_closed());
                     session.received(was_sent && error.command().is_none());
                     if let Some(command) = error.command() {
-                        session.observe(&Observed::of(&command.reply));
+                        session.observe(&command.reply);
                     }
                     // Errors before the command was sent leave the transaction as it was.
                     if !was_sent && !had_begun && session.has_begun() {
@@ -275,7 +275,6 @@ impl<'a> Command<OnConnection<'a>> {
         let (state, kill) = request
             .open_cursor(reply.into_raw())
             .map_err(|error| target.connection.identity().name(error))?;
-        let kill = Some(kill);
         let source = InHand { target, kill };
         Ok(BatchCursor::new(state, source, limits))
     }

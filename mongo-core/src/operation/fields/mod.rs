@@ -99,7 +99,8 @@ impl Request {
         match session {
             None => self.add_concerns(None, facts, defaults)?,
             Some(session) => {
-                self.append(cstr!("lsid"), session.id().to_owned());
+                let id = RawBsonRef::Document(session.id());
+                self.body.append(cstr!("lsid"), id);
                 match (self.ending, session.transaction.is_active()) {
                     (Some(ending), _) => self.add_ending(ending, session, facts)?,
                     (None, true) => self.add_transaction(session, facts)?,

@@ -346,29 +346,42 @@ impl ClientSession {
     }
 
     /// Takes the times of a reply, and a transaction's recovery token.
-    pub(crate) fn observe(&mut self, observed: &Observed<'_>) {
+    pub(crate) fn observe(&mut self, reply: &RawDocument) {
         if self.is_implicit {
             return;
         }
-        if let Some(cluster_time) = observed.cluster_time {
-            self.advance_cluster_time(cluster_time);
+        for element in reply.iter_elements().map_while(Result::ok) {
+            let name = element.key().as_str();
+            match (name, element.value()) {
+                ("$clusterTime", Ok(RawBsonRef::Document(time))) => self.advance_cluster_time(time),
+                ("operationTime", Ok(RawBsonRef::Timestamp(time))) => {
+                    self.advance_operation_time(time);
+                }
+                ("atClusterTime", Ok(RawBsonRef::Timestamp(time))) => self.keep_snapshot(time),
+                ("cursor", Ok(RawBsonRef::Document(cursor))) => {
+                    if let Ok(time) = cursor.get_timestamp("atClusterTime") {
+                        self.keep_snapshot(time);
+                    }
+                }
+                ("recoveryToken", Ok(RawBsonRef::Document(token))) => {
+                    self.transaction.keep_token(token);
+                }
+                _ => {}
+            }
         }
-        if let Some(operation_time) = observed.operation_time {
-            self.advance_operation_time(operation_time);
-        }
-        if self.options.snapshot && self.snapshot_time.is_none() {
-            self.snapshot_time = observed.snapshot_time;
-        }
-        if let Some(token) = observed.recovery_token
-            && self.transaction.is_active()
-        {
-            self.transaction.recovery_token = Some(token.to_owned());
+    }
+
+    fn keep_snapshot(&mut self, time: Timestamp) {
+        if self.options.snapshot {
+            self.snapshot_time.get_or_insert(time);
         }
     }
 }
 
 impl Drop for ClientSession {
     fn drop(&mut self) {
+        // Its transaction may still be open on the server.
+        self.server.is_dirty |= self.has_begun();
         let id = std::mem::take(&mut self.server.id);
         self.context
             .return_session(ServerSession { id, ..self.server });
@@ -381,46 +394,6 @@ impl fmt::Debug for ClientSession {
             .field("id", &self.server.id)
             .field("transaction", &self.transaction.state)
             .finish_non_exhaustive()
-    }
-}
-
-/// The fields of a reply that a session takes.
-#[derive(Debug, Default)]
-pub(crate) struct Observed<'a> {
-    cluster_time: Option<&'a RawDocument>,
-    operation_time: Option<Timestamp>,
-    snapshot_time: Option<Timestamp>,
-    recovery_token: Option<&'a RawDocument>,
-}
-
-impl<'a> Observed<'a> {
-    /// Reads them in one pass over the reply's top level.
-    pub(crate) fn of(reply: &'a RawDocument) -> Self {
-        let mut observed = Self::default();
-        for element in reply.iter_elements().map_while(Result::ok) {
-            let name = element.key().as_str();
-            match (name, element.value()) {
-                ("$clusterTime", Ok(RawBsonRef::Document(time))) => {
-                    observed.cluster_time = Some(time);
-                }
-                ("operationTime", Ok(RawBsonRef::Timestamp(time))) => {
-                    observed.operation_time = Some(time);
-                }
-                ("atClusterTime", Ok(RawBsonRef::Timestamp(time))) => {
-                    observed.snapshot_time = Some(time);
-                }
-                ("recoveryToken", Ok(RawBsonRef::Document(token))) => {
-                    observed.recovery_token = Some(token);
-                }
-                ("cursor", Ok(RawBsonRef::Document(cursor))) => {
-                    if let Ok(time) = cursor.get_timestamp("atClusterTime") {
-                        observed.snapshot_time = Some(time);
-                    }
-                }
-                _ => {}
-            }
-        }
-        observed
     }
 }
 

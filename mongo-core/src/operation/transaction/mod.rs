@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::client::Defaults;
 use crate::ServerAddress;
@@ -18,6 +18,9 @@ pub const UNKNOWN_COMMIT_RESULT: &str = "UnknownTransactionCommitResult";
 
 /// The server's time for the write concern of a repeated commit.
 const REPEATED_COMMIT: Duration = Duration::from_secs(10);
+
+/// The longest recovery token that is kept, in bytes.
+const MAX_TOKEN: usize = 1024;
 
 /// The codes of write concerns that can never be met: `UnknownReplWriteConcern` and
 /// `UnsatisfiableWriteConcern`.
@@ -146,6 +149,14 @@ impl Transaction {
 
     pub(crate) fn unpin(&mut self) {
         self.pinned = None;
+    }
+
+    /// Keeps the newest recovery token, also that of a commit's reply. One over 1 KiB is not kept:
+    /// servers send about 50 bytes.
+    pub(super) fn keep_token(&mut self, token: &RawDocument) {
+        if self.state != TransactionState::None && token.as_bytes().len() <= MAX_TOKEN {
+            self.recovery_token = Some(token.to_owned());
+        }
     }
 
     pub(super) fn start(&mut self, options: TransactionOptions) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::net::{Deadline, OwnedReply, was_sent};
 use crate::operation::OperationKind;
 use crate::pools::registry::check_out::Wanted;
 use crate::pools::{Backend, PinReason, PooledConnection};
-use crate::sdam::{ServerType, TopologyType};
+use crate::sdam::TopologyType;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode, ServerSelector};
 
 /// A failed attempt.
@@ -62,9 +62,11 @@ impl<B: Backend> Run<'_, '_, B> {
         connection: &mut PooledConnection<B>,
     ) -> Result<OwnedReply, Failed> {
         let topology = self.pools.topology().snapshot();
+        let topology_type = topology.topology().topology_type();
         let entry = topology.server(connection.server());
-        let is_direct = topology.topology().topology_type() == TopologyType::Single;
-        let mut facts = connection.facts(is_direct);
+        let min_rtt = entry.and_then(|entry| entry.description().min_round_trip_time);
+        drop(topology);
+        let mut facts = connection.facts(topology_type == TopologyType::Single);
         if self.request.has_session
             && matches!(self.owner, Owner::None)
             && !self.request.is_unacknowledged(&self.client.defaults)
@@ -76,7 +78,6 @@ impl<B: Backend> Run<'_, '_, B> {
             let error = Error::configuration("the server does not support retryable writes");
             return Err(Failed::unsent(error.at(connection.server())));
         }
-        let min_rtt = entry.and_then(|entry| entry.description().min_round_trip_time);
         let min_rtt = min_rtt.unwrap_or_default();
         if let Err(error) = self.limits.apply(self.request, min_rtt, &mut facts) {
             return Err(Failed {
@@ -84,10 +85,13 @@ impl<B: Backend> Run<'_, '_, B> {
                 ..Failed::unsent(error.at(connection.server()))
             });
         }
-        self.pin(
-            connection,
-            entry.map(|entry| entry.description().server_type),
-        );
+        // In a sharded cluster all are routers.
+        if self.in_transaction
+            && topology_type == TopologyType::Sharded
+            && let Some(session) = self.owner.state()
+        {
+            session.transaction.pin(connection.server());
+        }
         let had_begun = self.owner.state().is_some_and(|own| own.has_begun());
         let deadline = self.limits.of_command();
         let outcome = connection
@@ -164,18 +168,6 @@ impl<B: Backend> Run<'_, '_, B> {
                 None
             }
             None => has_succeeded.then_some(connection),
-        }
-    }
-
-    /// Pins a transaction to its mongos.
-    fn pin(&mut self, connection: &PooledConnection<B>, server_type: Option<ServerType>) {
-        let is_sharded = self.topology_type() == TopologyType::Sharded;
-        let is_mongos = server_type == Some(ServerType::Mongos) && is_sharded;
-        if self.in_transaction
-            && is_mongos
-            && let Some(session) = self.owner.state()
-        {
-            session.transaction.pin(connection.server());
         }
     }
 

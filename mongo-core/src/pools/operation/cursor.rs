@@ -64,7 +64,7 @@ impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
             owner,
             server: done.server,
             connection,
-            kill: Some(kill),
+            kill,
         };
         Ok(BatchCursor::new(state, source, limits))
     }

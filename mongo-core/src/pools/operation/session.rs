@@ -40,7 +40,7 @@ pub struct Session<B: Backend> {
     pub(super) connection: Pinned<B>,
     /// The span of the transaction.
     pub(super) span: Span,
-    /// Whether its transaction is not aborted when it is dropped.
+    /// Whether its transaction is no longer aborted when it is dropped.
     is_final: bool,
 }
 
@@ -354,7 +354,14 @@ fn is_server_limit(error: &Error) -> bool {
 
 impl<B: Backend> Drop for Session<B> {
     fn drop(&mut self) {
-        if self.is_final || !self.state.has_begun() {
+        if !self.state.has_begun() {
+            return;
+        }
+        if self.is_final {
+            // The transaction is still open on it.
+            if let Some(connection) = &mut self.connection {
+                connection.close();
+            }
             return;
         }
         let mut session = Session {
