@@ -90,6 +90,10 @@ impl<B: Backend> Session<B> {
     /// There is no transaction, or it was aborted; the command failed, or its write concern. With
     /// the label `UnknownTransactionCommitResult`, call it again; with `TransientTransactionError`,
     /// run the whole transaction again.
+    ///
+    /// # Cancellation
+    /// If it is dropped before its command is sent, the transaction stays open on the server until
+    /// the server ends it (`transactionLifetimeLimitSeconds`, 60 s).
     pub async fn commit_transaction(&mut self) -> Result<()> {
         self.end_transaction(Ending::Commit, None).await
     }
@@ -107,6 +111,10 @@ impl<B: Backend> Session<B> {
     ///
     /// # Errors
     /// There is no transaction, or it has ended.
+    ///
+    /// # Cancellation
+    /// If it is dropped before its command is sent, the transaction stays open on the server until
+    /// the server ends it (`transactionLifetimeLimitSeconds`, 60 s).
     pub async fn abort_transaction(&mut self) -> Result<()> {
         self.end_transaction(Ending::Abort, None).await
     }
