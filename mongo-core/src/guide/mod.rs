@@ -1,5 +1,5 @@
-//! Guides: what one wants to do, the code for it, the choices with their defaults, the errors, and
-//! what to watch in production.
+//! Guides: tasks and their code, the choices with their defaults, the errors, and what to watch in
+//! production.
 //!
 //! | guide | for |
 //! |---|---|
