@@ -22,6 +22,8 @@
 //!   `DnsResolver` traits for transports and resolvers of your own.
 //! - `pools`: `Pools`, one pool for each server and credential of a deployment, over any generic
 //!   pool that implements `Backend`; and the factory that makes and checks connections.
+//! - `guide`: how to embed the pools, survive a failover, rotate credentials, observe, migrate and
+//!   test.
 //!
 //! # A connection without a pool
 //! ```no_run
@@ -100,6 +102,8 @@ mod callback;
 pub mod concern;
 pub mod error;
 pub mod event;
+#[cfg(feature = "net")]
+pub mod guide;
 pub mod handshake;
 #[cfg(feature = "net")]
 pub mod net;
