@@ -99,3 +99,10 @@ pub use user::{Mechanism, User};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The programs in the READMEs of the packages compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../mongo-core/README.md")]
+#[doc = include_str!("../../mongo-deadpool/README.md")]
+#[doc = include_str!("../../mongo-bb8/README.md")]
+pub struct Packages;
