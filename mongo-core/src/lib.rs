@@ -96,6 +96,8 @@
 //! - A plain pool follows a failover by a factory that floats over a topology, not by a manager of
 //!   another type.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod address;
 pub mod auth;
 mod callback;

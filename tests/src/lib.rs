@@ -118,3 +118,10 @@ mod guides {
     #[doc = include_str!("../../mongo-core/src/guide/testing.md")]
     pub struct Testing;
 }
+
+/// The programs in the READMEs of the packages compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../mongo-core/README.md")]
+#[doc = include_str!("../../mongo-deadpool/README.md")]
+#[doc = include_str!("../../mongo-bb8/README.md")]
+pub struct Packages;
