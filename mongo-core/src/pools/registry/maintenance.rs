@@ -217,7 +217,7 @@ impl<B: Backend> Registry<B> {
             if tenant.all().len() == pools
                 && let Some(handle) = self.handle(tenant.clone())
             {
-                handle.end_sessions(&tenant.client(), false);
+                handle.end_sessions_over_idle(&tenant.client());
             }
         }
     }

@@ -365,8 +365,9 @@ impl<B: Backend> Pools<B> {
         let settled = async {
             registry.leftovers.settled().await;
             for tenant in tenants {
-                let client = tenant.client();
-                self.with_tenant(tenant).end_sessions(&client, true);
+                let ends = tenant.client().end_sessions();
+                let pools = self.with_tenant(tenant);
+                ends.into_iter().for_each(|end| pools.leave(end, None));
             }
             registry.leftovers.settled().await;
         };
