@@ -6,16 +6,17 @@ use futures_util::StreamExt;
 use mongo_core::Result;
 use mongo_core::bson::{Document, doc, serialize_to_vec};
 use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
-use mongo_core::pools::{Backend, Cursor, Session};
+use mongo_core::pools::{Backend, Session};
 use mongo_testkit::{Action, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{World, eventually, insert};
+use crate::support::{
+    World, begun, behind_a_balancer, eventually, find, insert, no_transaction, open, with_orders,
+};
 
 on_both! {
     the_comment_of_batches_does_not_depend_on_the_order,
     the_recovery_token_is_that_of_the_last_reply,
-    a_transaction_dropped_with_its_connection_is_not_reused,
     close_waits_for_a_dropped_cursor,
     close_waits_for_a_dropped_transaction,
     a_huge_recovery_token_is_not_sent,
@@ -33,40 +34,9 @@ on_both! {
     a_huge_batch_is_read_in_linear_time,
     a_commit_without_a_primary_is_unknown,
     futures_are_small,
-    a_cancelled_command_leaves_its_session_dirty,
     an_exhausted_pool_names_its_pinned_transactions,
     a_cancelled_with_transaction_is_aborted,
-}
-
-async fn begun<B: Backend>(world: &World<B>) -> Session<B> {
-    let mut session = world.session();
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    insert(&world.pools, &mut session).await.expect("a write");
-    session
-}
-
-async fn no_transaction<B: Backend>(world: &World<B>) {
-    let open = || world.set.server(0).open_transactions();
-    eventually("no transaction on the server", || open() == 0).await;
-}
-
-async fn with_orders<B: Backend<Config: Default>>() -> World<B> {
-    let world = World::<B>::replica_set("").await;
-    let orders = (0..10).map(|id| doc! { "_id": id });
-    world.set.insert("shop.orders", orders);
-    world
-}
-
-fn find() -> Document {
-    doc! { "find": "orders", "batchSize": 3, "sort": { "_id": 1 } }
-}
-
-async fn open<B: Backend>(world: &World<B>) -> Cursor<'_, B> {
-    let find = world.pools.command("shop", &find());
-    let find = find.kind(OperationKind::Read).batch_size(3);
-    find.cursor().await.expect("a cursor")
+    an_error_shows_no_control_characters_of_the_server,
 }
 
 async fn an_abort_with_its_own_limit_within_with_transaction_reaches_the_server<
@@ -127,13 +97,6 @@ async fn a_command_shows_no_secret<B: Backend<Config: Default>>() {
     );
     drop(connection);
     world.pools.close().await;
-}
-
-async fn behind_a_balancer<B: Backend<Config: Default>>(options: &str) -> World<B> {
-    let world = World::<B>::load_balanced(options).await;
-    let orders = (0..10).map(|id| doc! { "_id": id });
-    world.set.insert("shop.orders", orders);
-    world
 }
 
 async fn an_exhausted_pool_names_its_pinned_cursors<B: Backend<Config: Default>>() {
@@ -271,23 +234,6 @@ async fn futures_are_small<B: Backend<Config: Default>>() {
     world.pools.close().await;
 }
 
-async fn a_cancelled_command_leaves_its_session_dirty<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut session = world.session();
-    let slow = Matcher::command("insert").times(1);
-    let slow = slow.then(Action::Delay(Duration::from_secs(5)));
-    world.set.server(0).script().add(slow);
-    let short = Duration::from_millis(300);
-    timeout(short, insert(&world.pools, &mut session))
-        .await
-        .expect_err("slow");
-    assert!(session.is_dirty());
-    insert(&world.pools, &mut session).await.expect("a write");
-    assert!(session.is_dirty(), "the server may still run the first one");
-    drop(session);
-    world.pools.close().await;
-}
-
 async fn an_exhausted_pool_names_its_pinned_transactions<B: Backend<Config: Default>>() {
     let world = behind_a_balancer::<B>("maxPoolSize=1&waitQueueTimeoutMS=500").await;
     let mut session = begun(&world).await;
@@ -410,30 +356,6 @@ async fn close_waits_for_a_dropped_cursor<B: Backend<Config: Default>>() {
     assert_eq!(world.set.server(0).open_cursors(), 0);
 }
 
-async fn a_transaction_dropped_with_its_connection_is_not_reused<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut connection = world.pools.get().await.expect("a connection");
-    let mut session = connection
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = connection.command("db", &insert).session(&mut session);
-    write.await.map(drop).expect("a reply");
-    let id = session.id().to_owned();
-    drop((session, connection));
-    sleep(Duration::from_secs(1)).await;
-    let ping = world.pools.command("db", &doc! { "ping": 1 }).await;
-    ping.map(drop).expect("a reply");
-    let lsid = world.commands.of("ping")[0].get_document("lsid").cloned();
-    let is_same = lsid.expect("an id") == Document::try_from(&*id).expect("BSON");
-    let open = world.set.server(0).open_transactions();
-    assert!(!is_same || open == 0, "its transaction is open: {open}");
-    world.pools.close().await;
-}
-
 async fn the_recovery_token_is_that_of_the_last_reply<B: Backend<Config: Default>>() {
     let world = World::<B>::sharded(1, "").await;
     let mut session = begun(&world).await;
@@ -461,5 +383,28 @@ async fn the_comment_of_batches_does_not_depend_on_the_order<B: Backend<Config: 
     assert_eq!(first.get_str("comment").ok(), Some("first"));
     let more = &world.commands.of("getMore")[0];
     assert_eq!(more.get_str("comment").ok(), Some("batch"));
+    world.pools.close().await;
+}
+
+async fn an_error_shows_no_control_characters_of_the_server<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    let script = world.set.server(0).script();
+    for length in [500, 20_000] {
+        script.clear();
+        let namespace = format!("shop.a\n\u{1b}[31m{}", "x".repeat(length));
+        let batch = |name: &str| doc! { name: [], "id": 7_i64, "ns": &namespace };
+        for (command, name) in [("find", "firstBatch"), ("getMore", "nextBatch")] {
+            let reply = doc! { "ok": 1, "cursor": batch(name) };
+            script.add(Matcher::command(command).then(Action::Reply(reply)));
+        }
+        let find = world.pools.command("shop", &find());
+        let error = match find.kind(OperationKind::Read).cursor().await {
+            Ok(mut orders) => orders.next_document().await.map(drop),
+            Err(error) => Err(error),
+        };
+        let error = error.expect_err("no end, or a long name").to_string();
+        assert!(!error.chars().any(char::is_control), "control characters");
+        assert!(error.len() < 500, "{} bytes", error.len());
+    }
     world.pools.close().await;
 }

@@ -91,6 +91,14 @@ impl<B: Backend> ServerPool<B> {
         Some(PooledConnection::new(guard, self.shared()))
     }
 
+    /// [`try_get`](Self::try_get), with the events of a check-out if there is one.
+    pub(super) fn take_idle(&self) -> Option<PooledConnection<B>> {
+        let connection = self.try_get()?;
+        let deadline = Deadline::never();
+        CheckOut::begin(self.shared(), &deadline).end(Ok(Some(&connection)));
+        Some(connection)
+    }
+
     /// Checks out a connection, by a deadline.
     ///
     /// # Errors
