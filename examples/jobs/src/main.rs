@@ -98,6 +98,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
     monitor.run_with_signal(stop).await?;
     let counts = show(&queue, &bar).await?;
     bar.abandon();
+    if !bar.is_hidden() {
+        println!();
+    }
     println!(
         "{} done, {} failed, {} left",
         counts.done,

@@ -27,23 +27,28 @@ impl Stored {
         let data = bson::deserialize_from_document(self.data);
         Ok(Record {
             id,
-            data: data.map_err(|error| session_store::Error::Decode(error.to_string()))?,
-            expiry_date: expiry_date
-                .map_err(|error| session_store::Error::Decode(error.to_string()))?,
+            data: data.map_err(unreadable)?,
+            expiry_date: expiry_date.map_err(unreadable)?,
         })
     }
 }
 
+fn unreadable(error: impl ToString) -> session_store::Error {
+    session_store::Error::Decode(error.to_string())
+}
+
+fn unwritable(error: impl ToString) -> session_store::Error {
+    session_store::Error::Encode(error.to_string())
+}
+
 fn fields(record: &Record) -> session_store::Result<Document> {
-    let data = bson::serialize_to_document(&record.data);
-    let data = data.map_err(|error| session_store::Error::Encode(error.to_string()))?;
+    let data = bson::serialize_to_document(&record.data).map_err(unwritable)?;
     let millis = record.expiry_date.unix_timestamp_nanos() / 1_000_000;
-    let millis =
-        i64::try_from(millis).map_err(|error| session_store::Error::Encode(error.to_string()))?;
+    let millis = i64::try_from(millis).map_err(unwritable)?;
     Ok(doc! { "data": data, "expires": DateTime::from_millis(millis) })
 }
 
-/// The library's errors name the server and the cause, and never a value of a session.
+/// The text names the server, the user and the last cause.
 fn failed(error: backend::Error) -> session_store::Error {
     session_store::Error::Backend(error.to_string())
 }

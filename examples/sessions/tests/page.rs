@@ -40,6 +40,13 @@ fn log_in(page: &mut Browser, password: &str) {
     ));
 }
 
+/// Waits for the new page, so that what follows does not meet the old one.
+fn reload(page: &mut Browser) {
+    page.evaluate("window.isOld = true; location.reload()");
+    let is_new = "window.isOld === undefined && document.readyState === 'complete'";
+    page.wait_for(is_new, &json!(true));
+}
+
 async fn logs_in_and_out(url: &str) {
     let pools = Pools::new(url).expect("a URL");
     let mut page = Browser::open(&serve(&pools).await);
@@ -54,12 +61,12 @@ async fn logs_in_and_out(url: &str) {
         json!(""),
         "it is HttpOnly"
     );
-    page.evaluate("location.reload()");
+    reload(&mut page);
     page.wait_for(&text_of("pages"), &json!("2"));
 
     page.evaluate("document.querySelector('#logout').click()");
     page.wait_for("!!document.querySelector('#password')", &json!(true));
-    page.evaluate("location.reload()");
+    reload(&mut page);
     log_in(&mut page, "sesame");
     // A session of its own.
     page.wait_for(&text_of("pages"), &json!("1"));
@@ -70,7 +77,7 @@ async fn logs_in_and_out(url: &str) {
     let expire = pools.command("web", &expire).kind(OperationKind::Write);
     let expired = expire.not_retryable().await.expect("a reply");
     expired.check_write().expect("an update");
-    page.evaluate("location.reload()");
+    reload(&mut page);
     page.wait_for("!!document.querySelector('#password')", &json!(true));
 }
 
