@@ -22,7 +22,7 @@ writes this file.
 - Memory is the growth of the process from before the pool was made. CPU is that of the client's process for a check-out,
   a ping and the return, with ten tasks. `bb8-mongodb` sends a ping of its own at each check-out, as bb8 does by default.
 - The default features of the official driver have TLS and DNS, and `bb8-mongodb` has them always. The second row of crates
-  is the least. A build is from nothing, in seconds of CPU: `-- --builds`.
+  is the least. `-- --builds` counts crates, and adds the CPU of debug builds from nothing.
 ";
 
 /// How a figure is shown.
