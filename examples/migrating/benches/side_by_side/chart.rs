@@ -9,7 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::figures::{Figure, Figures, Measure};
 use crate::subject::{NAMES, OFFICIAL};
-use crate::table::{memory, micros, time};
+use crate::table::{Show, memory, micros, time};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -27,7 +27,7 @@ const FAINT: RGBColor = RGBColor(89, 99, 110);
 const THEIRS: RGBColor = RGBColor(175, 184, 193);
 const OURS: RGBColor = RGBColor(0, 132, 107);
 
-const PANELS: [(&str, Measure, fn(&Figure) -> String); 6] = [
+const PANELS: [(&str, Measure, Show); 6] = [
     (
         "Sockets, ten callers, three servers",
         Measure::SocketsOfTen,
@@ -91,7 +91,7 @@ fn panel(
     (left, top): (i32, i32),
     title: &str,
     bars: &[(&str, Option<&Figure>)],
-    show: fn(&Figure) -> String,
+    show: Show,
 ) -> Result<(), Box<dyn Error>> {
     let write = |text: String, at: (i32, i32), size: f64, color: &RGBColor, side: HPos| {
         let style = ("sans-serif", size).into_font().color(color);

@@ -26,7 +26,7 @@ writes this file.
 ";
 
 /// How a figure is shown.
-type Show = fn(&Figure) -> String;
+pub(crate) type Show = fn(&Figure) -> String;
 
 pub(crate) fn markdown(figures: &Figures) -> String {
     let rows: [(&str, Measure, Show); 10] = [
