@@ -129,7 +129,8 @@ impl Config {
         match pool.min_idle {
             None => Ok(pool),
             Some(_) => Err(Error::configuration(
-                "`pool.min_idle` is only for a bare bb8 pool; set `pools.min_idle` and use `create_pools`",
+                "`pool.min_idle` is only for a bare bb8 pool; set `pools.min_idle` or `minPoolSize`, \
+                 and use `create_pools`",
             )),
         }
     }

@@ -1,5 +1,8 @@
 //! Configurations in other forms: serialized, merged by figment, from conversions.
 
+// The error of figment's closures is its own.
+#![allow(clippy::result_large_err)]
+
 use std::time::Duration;
 
 use mongo_core::ClientOptions;
