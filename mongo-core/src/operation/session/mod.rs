@@ -367,6 +367,8 @@ impl ClientSession {
     /// A command with the session's id is about to be sent.
     pub(crate) fn sending(&mut self, now: Instant) {
         self.server.last_use = now;
+        // The previous command was cancelled, and may still run.
+        self.server.is_dirty |= self.server.is_in_flight;
         self.server.is_in_flight = true;
     }
 

@@ -98,6 +98,12 @@ fn a_session_goes_back_when_it_is_dropped_unless_it_is_dirty() {
         session.received(is_lost);
     }
     assert!(session.is_dirty());
+    // Neither does one after a command that was cancelled.
+    let mut session = start(&context, SessionOptions::default()).expect("a session");
+    session.sending(Instant::now());
+    session.sending(Instant::now());
+    session.received(false);
+    assert!(session.is_dirty());
 }
 
 #[test]
