@@ -1,0 +1,187 @@
+//! Who uses which server session, by the command events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mongo_core::ServerAddress;
+use mongo_core::bson::RawDocument;
+use mongo_core::event::{CommandEvent, CommandStartedEvent, EventHandlers};
+
+use super::super::log::Log;
+
+type SessionId = Vec<u8>;
+
+/// A command under way: its server, its connection and its number there.
+type Request = (ServerAddress, u64, i32);
+
+/// The use of all server sessions. The comment of a command names its owner: an operation, or the
+/// explicit session that several share. The ends of transactions have no comment.
+pub(super) struct Usage {
+    log: Log,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sessions: BTreeMap<SessionId, Session>,
+    requests: BTreeMap<Request, SessionId>,
+    /// Sessions that no caller used before the calm phase.
+    new: Option<BTreeSet<SessionId>>,
+}
+
+#[derive(Default)]
+struct Session {
+    /// The explicit session that has it.
+    holder: Option<i64>,
+    /// Its last user, and whether a command of it is not answered yet.
+    user: Option<i64>,
+    under_way: usize,
+    /// Whether a command on it has failed without a reply.
+    is_dirty: bool,
+}
+
+impl Usage {
+    pub(super) fn new(log: Log) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            state: Mutex::default(),
+        })
+    }
+
+    pub(super) fn handlers(self: &Arc<Self>) -> EventHandlers {
+        let usage = self.clone();
+        EventHandlers::new().on_command(move |event| usage.see(event))
+    }
+
+    /// An explicit session has this server session until the result is dropped.
+    pub(super) fn hold(self: &Arc<Self>, id: &RawDocument, holder: i64) -> Held {
+        let id = id.as_bytes().to_vec();
+        let former = self
+            .lock()
+            .sessions
+            .entry(id.clone())
+            .or_default()
+            .holder
+            .replace(holder);
+        self.log.require(
+            former.is_none(),
+            format_args!("the session of {former:?} was given to {holder}"),
+        );
+        Held {
+            usage: self.clone(),
+            id,
+        }
+    }
+
+    /// The number of sessions that must not be used again.
+    pub(super) fn dirty(&self) -> usize {
+        let state = self.lock();
+        state.sessions.values().filter(|one| one.is_dirty).count()
+    }
+
+    pub(super) fn count_new(&self) {
+        self.lock().new = Some(BTreeSet::new());
+    }
+
+    pub(super) fn new_sessions(&self) -> usize {
+        self.lock().new.as_ref().map_or(0, BTreeSet::len)
+    }
+
+    fn see(&self, event: &CommandEvent) {
+        match event {
+            CommandEvent::Started(event) => self.begin(event),
+            CommandEvent::Succeeded(event) => {
+                let request = (
+                    event.address.clone(),
+                    event.driver_connection_id,
+                    event.request_id,
+                );
+                self.end(&request, false);
+            }
+            CommandEvent::Failed(event) => {
+                let request = (
+                    event.address.clone(),
+                    event.driver_connection_id,
+                    event.request_id,
+                );
+                self.end(&request, event.failure.command().is_none());
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&self, event: &CommandStartedEvent) {
+        let Ok(lsid) = event.command.get_document("lsid") else {
+            return;
+        };
+        let id = lsid.as_bytes().to_vec();
+        let user = event.command.get_i64("comment").ok();
+        let mut state = self.lock();
+        if !state.sessions.contains_key(&id)
+            && let Some(new) = &mut state.new
+        {
+            new.insert(id.clone());
+        }
+        let request = (
+            event.address.clone(),
+            event.driver_connection_id,
+            event.request_id,
+        );
+        state.requests.insert(request, id.clone());
+        let session = state.sessions.entry(id).or_default();
+        // The end of a transaction may overtake a command that was cancelled.
+        let is_other = user.is_some() && session.user.is_some() && user != session.user;
+        let name = &event.command_name;
+        self.log.require(
+            !is_other || session.under_way == 0,
+            format_args!(
+                "{user:?} uses the session of {:?}, under way: {name}",
+                session.user
+            ),
+        );
+        self.log.require(
+            !is_other || !session.is_dirty,
+            format_args!(
+                "{user:?} uses the lost session of {:?}: {name}",
+                session.user
+            ),
+        );
+        self.log.require(
+            user.is_none() || session.holder.is_none() || user == session.holder,
+            format_args!(
+                "{user:?} uses the session that {:?} has: {name}",
+                session.holder
+            ),
+        );
+        session.user = user.or(session.user);
+        session.under_way += 1;
+    }
+
+    fn end(&self, request: &Request, is_lost: bool) {
+        let mut state = self.lock();
+        let Some(id) = state.requests.remove(request) else {
+            return;
+        };
+        let session = state.sessions.entry(id).or_default();
+        session.under_way = session.under_way.saturating_sub(1);
+        session.is_dirty |= is_lost;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Usage::hold`].
+pub(super) struct Held {
+    usage: Arc<Usage>,
+    id: SessionId,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(session) = self.usage.lock().sessions.get_mut(&self.id) {
+            session.holder = None;
+        }
+    }
+}
