@@ -3,27 +3,45 @@
 use std::fmt::{self, Display};
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 
 /// A database that stores values by key.
 #[async_trait]
 pub(crate) trait Database: Display + Send + Sync {
-    /// Acquires a session, within a deadline of the configuration. It is released when it is
-    /// dropped.
+    /// Starts a session. It ends when it is dropped, and rolls its transaction back.
     async fn acquire(&self) -> Result<Box<dyn Session>, DatabaseError>;
 
     /// The health that is known now, without a request.
     fn health(&self) -> Health;
 
-    /// Returns when all sessions are released and all connections are closed.
+    /// Returns when all connections are closed.
     async fn close(&self);
 }
 
-/// A session on one connection.
+/// A session, whose operations see the earlier ones. Each is within a deadline of the configuration.
 #[async_trait]
 pub(crate) trait Session: Send {
     async fn get(&mut self, key: &str) -> Result<Option<String>, DatabaseError>;
 
     async fn put(&mut self, key: &str, value: &str) -> Result<(), DatabaseError>;
+
+    /// All rows in the order of their keys, which are fetched as they are needed.
+    async fn rows(&mut self) -> Result<Rows<'_>, DatabaseError>;
+
+    /// Begins a transaction. After an error of one of its operations it must be rolled back, and can
+    /// be run again if the error is transient.
+    async fn begin(&mut self) -> Result<(), DatabaseError>;
+
+    async fn commit(&mut self) -> Result<(), DatabaseError>;
+
+    async fn rollback(&mut self) -> Result<(), DatabaseError>;
+}
+
+pub(crate) type Rows<'s> = BoxStream<'s, Result<Row, DatabaseError>>;
+
+pub(crate) struct Row {
+    pub(crate) key: String,
+    pub(crate) value: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

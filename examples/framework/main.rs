@@ -4,14 +4,15 @@
 //! ```sh
 //! cargo run --example framework
 //! cargo run --example framework --no-default-features --features bb8
-//! MONGODB_URI=mongodb://app:secret@localhost cargo run --example framework
+//! MONGODB_URI='mongodb://localhost/?replicaSet=rs0' cargo run --example framework
 //! ```
 
 mod database;
 mod memory;
 mod mongo;
 
-use database::{Database, DatabaseError};
+use database::{Database, DatabaseError, Session};
+use futures_util::TryStreamExt;
 use mongo_examples::Fatal;
 use mongo_testkit::Deployment;
 
@@ -28,8 +29,10 @@ async fn main() -> Result<(), Fatal> {
         let database = connect(url).await?;
         let visits = visit(&*database).await?;
         println!("{database}: visit {visits}, health {:?}", database.health());
+        forget(&*database).await?;
+        print_rows(&*database).await?;
         database.close().await;
-        if let Err(refused) = database.acquire().await {
+        if let Err(refused) = visit(&*database).await {
             println!("closed: {refused}");
         }
     }
@@ -47,15 +50,63 @@ async fn connect(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
     }
 }
 
-/// The application's code, which is independent of the backend.
+/// How often a transaction is run before its error counts.
+const RUNS: usize = 3;
+
+/// The application's code, which is independent of the backend: counts a visit, and notes it, in one
+/// transaction.
 async fn visit(database: &dyn Database) -> Result<u64, DatabaseError> {
     let mut session = database.acquire().await?;
+    let mut runs = 0;
+    loop {
+        runs += 1;
+        session.begin().await?;
+        let error = match count(&mut *session).await {
+            Ok(visits) => match session.commit().await {
+                Ok(()) => return Ok(visits),
+                Err(error) => error,
+            },
+            Err(error) => {
+                session.rollback().await?;
+                error
+            }
+        };
+        if !error.is_transient || runs == RUNS {
+            return Err(error);
+        }
+    }
+}
+
+async fn count(session: &mut dyn Session) -> Result<u64, DatabaseError> {
     let visits = match session.get("visits").await? {
         Some(visits) => visits
             .parse()
             .map_err(|error| DatabaseError::permanent("visits", error))?,
         None => 0,
     };
-    session.put("visits", &(visits + 1).to_string()).await?;
-    Ok(visits + 1)
+    let visits = visits + 1;
+    session.put("visits", &visits.to_string()).await?;
+    session.put(&format!("visit {visits}"), "noted").await?;
+    Ok(visits)
+}
+
+/// Resets the count, and changes its mind.
+async fn forget(database: &dyn Database) -> Result<(), DatabaseError> {
+    let mut session = database.acquire().await?;
+    session.begin().await?;
+    session.put("visits", "0").await?;
+    println!("within: {:?}", session.get("visits").await?);
+    session.rollback().await?;
+    println!("rolled back: {:?}", session.get("visits").await?);
+    Ok(())
+}
+
+/// Prints the rows as they come.
+async fn print_rows(database: &dyn Database) -> Result<(), DatabaseError> {
+    let mut session = database.acquire().await?;
+    let mut rows = session.rows().await?;
+    while let Some(row) = rows.try_next().await? {
+        println!("row: {} = {}", row.key, row.value);
+    }
+    Ok(())
 }

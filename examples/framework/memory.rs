@@ -1,14 +1,20 @@
 //! The other backend: a map.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
 
-use crate::database::{Database, DatabaseError, Health, Session};
+use crate::database::{Database, DatabaseError, Health, Row, Rows, Session};
 
-type Values = HashMap<String, String>;
+#[derive(Clone, Default)]
+struct Values {
+    by_key: BTreeMap<String, String>,
+    /// The number of writes so far.
+    version: u64,
+}
 
 /// `None` after it is closed.
 #[derive(Clone)]
@@ -16,7 +22,7 @@ pub(crate) struct Memory(Arc<Mutex<Option<Values>>>);
 
 impl Default for Memory {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Some(Values::new()))))
+        Self(Arc::new(Mutex::new(Some(Values::default()))))
     }
 }
 
@@ -36,7 +42,11 @@ impl fmt::Display for Memory {
 impl Database for Memory {
     async fn acquire(&self) -> Result<Box<dyn Session>, DatabaseError> {
         match *self.values() {
-            Some(_) => Ok(Box::new(self.clone())),
+            Some(_) => Ok(Box::new(MemorySession {
+                memory: self.clone(),
+                own: None,
+                begun: 0,
+            })),
             None => Err(closed()),
         }
     }
@@ -53,22 +63,76 @@ impl Database for Memory {
     }
 }
 
+struct MemorySession {
+    memory: Memory,
+    /// The values as its transaction sees them.
+    own: Option<Values>,
+    /// The version at which the transaction began.
+    begun: u64,
+}
+
+impl MemorySession {
+    /// Calls a function with the values that the session sees.
+    fn with<T>(&mut self, function: impl FnOnce(&mut Values) -> T) -> Result<T, DatabaseError> {
+        match &mut self.own {
+            Some(own) => Ok(function(own)),
+            None => self
+                .memory
+                .values()
+                .as_mut()
+                .map(function)
+                .ok_or_else(closed),
+        }
+    }
+}
+
 #[async_trait]
-impl Session for Memory {
+impl Session for MemorySession {
     async fn get(&mut self, key: &str) -> Result<Option<String>, DatabaseError> {
-        let values = self.values();
-        let values = values.as_ref().ok_or_else(closed)?;
-        Ok(values.get(key).cloned())
+        self.with(|values| values.by_key.get(key).cloned())
     }
 
     async fn put(&mut self, key: &str, value: &str) -> Result<(), DatabaseError> {
-        let mut values = self.values();
-        let values = values.as_mut().ok_or_else(closed)?;
-        values.insert(key.to_owned(), value.to_owned());
+        self.with(|values| {
+            values.version += 1;
+            values.by_key.insert(key.to_owned(), value.to_owned());
+        })
+    }
+
+    async fn rows(&mut self) -> Result<Rows<'_>, DatabaseError> {
+        let rows = self.with(|values| values.by_key.clone())?;
+        let rows = rows.into_iter().map(|(key, value)| Ok(Row { key, value }));
+        Ok(stream::iter(rows).boxed())
+    }
+
+    async fn begin(&mut self) -> Result<(), DatabaseError> {
+        let own = self.memory.values().clone().ok_or_else(closed)?;
+        self.begun = own.version;
+        self.own = Some(own);
         Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), DatabaseError> {
+        let own = self.own.take().ok_or_else(no_transaction)?;
+        let mut values = self.memory.values();
+        let values = values.as_mut().ok_or_else(closed)?;
+        if values.version != self.begun {
+            let text = "another session has written since the transaction began";
+            return Err(DatabaseError::transient("memory", text));
+        }
+        *values = own;
+        Ok(())
+    }
+
+    async fn rollback(&mut self) -> Result<(), DatabaseError> {
+        self.own.take().map(drop).ok_or_else(no_transaction)
     }
 }
 
 fn closed() -> DatabaseError {
     DatabaseError::permanent("memory", "it was closed")
+}
+
+fn no_transaction() -> DatabaseError {
+    DatabaseError::permanent("memory", "there is no transaction")
 }

@@ -4,20 +4,26 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bson::{Document, doc};
-use mongo_core::ErrorKind;
+use futures_util::{StreamExt, stream};
 use mongo_core::handshake::DriverInfo;
-use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
+use mongo_core::operation::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT};
+use mongo_core::select::Criterion;
 // In a framework with its own features, this line depends on two of them:
 // #[cfg(feature = "deadpool")]
 // use mongo_deadpool as backend;
 // #[cfg(all(feature = "bb8", not(feature = "deadpool")))]
 // use mongo_bb8 as backend;
-use mongo_examples::backend::{Config, Pools, PoolsConnection};
+use mongo_examples::backend::{
+    self, Config, Cursor, ErrorKind, OperationKind, Pools, ReadPreference, ReadPreferenceMode,
+    SessionOptions, TransactionOptions,
+};
 use serde::Deserialize;
 
-use crate::database::{Database, DatabaseError, Health, Session};
+use crate::database::{Database, DatabaseError, Health, Row, Rows, Session};
 
 const DATABASE: &str = "framework";
+/// How often a commit with an unknown result is repeated.
+const COMMITS: usize = 3;
 
 pub(crate) struct Mongo {
     pools: Pools,
@@ -53,8 +59,11 @@ impl fmt::Display for Mongo {
 #[async_trait]
 impl Database for Mongo {
     async fn acquire(&self) -> Result<Box<dyn Session>, DatabaseError> {
-        let connection = self.pools.get().await.map_err(failed)?;
-        Ok(Box::new(MongoSession(connection)))
+        let options = SessionOptions::default();
+        Ok(Box::new(MongoSession {
+            session: self.pools.start_session(options).map_err(failed)?,
+            pools: self.pools.clone(),
+        }))
     }
 
     fn health(&self) -> Health {
@@ -75,52 +84,90 @@ impl Database for Mongo {
     }
 }
 
-/// Can be dropped at any time, even in the middle of a command: the pool ensures that the reply
-/// does not reach another command.
-struct MongoSession(PoolsConnection);
+/// Uses a connection for each command, which is retried as the specifications allow. It can be
+/// dropped at any time, even in the middle of a command: an open transaction is then aborted in the
+/// background.
+struct MongoSession {
+    pools: Pools,
+    session: backend::Session,
+}
+
+impl MongoSession {
+    async fn find(&mut self, find: &Document) -> Result<Cursor<'_>, DatabaseError> {
+        let find = self.pools.command(DATABASE, find).kind(OperationKind::Read);
+        let cursor = find.session(&mut self.session).cursor();
+        cursor.await.map_err(failed)
+    }
+}
 
 #[async_trait]
 impl Session for MongoSession {
     async fn get(&mut self, key: &str) -> Result<Option<String>, DatabaseError> {
         let find = doc! { "find": "values", "filter": { "_id": key }, "limit": 1 };
-        let reply = self.0.run_command(DATABASE, &find).await.map_err(failed)?;
-        let found: Found = reply.deserialize().map_err(failed)?;
-        let mut values = found.cursor.first_batch.into_iter();
-        Ok(values.next().map(|found| found.value))
+        let mut found = self.find(&find).await?;
+        let value = found.next::<Value>().await.map_err(failed)?;
+        Ok(value.map(|found| found.value))
     }
 
     async fn put(&mut self, key: &str, value: &str) -> Result<(), DatabaseError> {
-        let upsert: [Document; 1] = [doc! {
+        let upsert = doc! {
             "q": { "_id": key }, "u": { "$set": { "value": value } }, "upsert": true
-        }];
-        let update = doc! { "update": "values", "updates": &upsert[..] };
-        let reply = self.0.run_command(DATABASE, &update).await;
+        };
+        let update = doc! { "update": "values", "updates": [upsert] };
+        let update = self.pools.command(DATABASE, &update);
+        let update = update.kind(OperationKind::Write).session(&mut self.session);
+        let reply = update.await;
         reply.and_then(|reply| reply.check_write()).map_err(failed)
     }
-}
 
-/// The reply to a `find`, with only the fields that are used here. A reply of another form is an
-/// error, and not "no value".
-#[derive(Deserialize)]
-struct Found {
-    cursor: Cursor,
-}
+    async fn rows(&mut self) -> Result<Rows<'_>, DatabaseError> {
+        let find = doc! { "find": "values", "sort": { "_id": 1 } };
+        let found = self.find(&find).await?;
+        // The cursor itself is a `Stream` of raw documents.
+        let rows = stream::try_unfold(found, |mut found| async move {
+            let value = found.next::<Value>().await.map_err(failed)?;
+            Ok(value.map(|Value { key, value }| (Row { key, value }, found)))
+        });
+        Ok(rows.boxed())
+    }
 
-#[derive(Deserialize)]
-struct Cursor {
-    #[serde(rename = "firstBatch")]
-    first_batch: Vec<Value>,
+    async fn begin(&mut self) -> Result<(), DatabaseError> {
+        let options = TransactionOptions::default();
+        self.session.start_transaction(options).map_err(failed)
+    }
+
+    async fn commit(&mut self) -> Result<(), DatabaseError> {
+        let mut repeated = 0;
+        loop {
+            match self.session.commit_transaction().await {
+                // It may have been committed, and can be committed again.
+                Err(error) if error.has_label(UNKNOWN_COMMIT_RESULT) && repeated < COMMITS => {
+                    repeated += 1;
+                }
+                outcome => return outcome.map_err(failed),
+            }
+        }
+    }
+
+    async fn rollback(&mut self) -> Result<(), DatabaseError> {
+        self.session.abort_transaction().await.map_err(failed)
+    }
 }
 
 #[derive(Deserialize)]
 struct Value {
+    #[serde(rename = "_id")]
+    key: String,
     value: String,
 }
 
 /// Converts errors: both pools have the same error type.
-fn failed(error: mongo_core::Error) -> DatabaseError {
-    // The server is unavailable or not the primary, also by its error code or label.
-    let may_pass = error.is_retryable_read() || error.is_retryable_write();
+fn failed(error: backend::Error) -> DatabaseError {
+    // The server is unavailable or not the primary, also by its error code or label; or only the
+    // transaction has failed.
+    let may_pass = error.is_retryable_read()
+        || error.is_retryable_write()
+        || error.has_label(TRANSIENT_TRANSACTION_ERROR);
     match error.kind() {
         _ if may_pass => DatabaseError::transient("MongoDB", error),
         ErrorKind::ServerSelection(_) | ErrorKind::Timeout { .. } => {

@@ -45,6 +45,11 @@ fn fails(name: &str, uri: &str) -> String {
     errors
 }
 
+/// The URI of a set whose primary is soon found again after an error that denies that it is one.
+fn quick_checks(set: &Deployment) -> String {
+    format!("{}&heartbeatFrequencyMS=500", set.uri())
+}
+
 #[test]
 fn quickstart_inserts_and_finds() {
     let text = run("quickstart");
@@ -164,14 +169,72 @@ fn multi_tenant_keeps_to_the_cap() {
 }
 
 #[test]
+fn cursor_is_held_back_by_its_consumer() {
+    let text = run("cursor");
+    let cents = (0..2_000).map(|id| id % 1000).sum::<i64>();
+    assert_in_order(
+        &text,
+        &[
+            " 10 %, ",
+            " 50 %, ",
+            "100 %, ",
+            &format!("exported {cents}, received {cents} cents"),
+            "at most ",
+            &format!("as a stream: {cents} cents"),
+            "the first 3 alone",
+            "cursors left on the servers: 0",
+        ],
+    );
+    let (_, most) = text.split_once("at most ").expect("a number");
+    let (most, _) = most.split_once(' ').expect("a number");
+    let most: usize = most.parse().expect("a number");
+    // A batch of 50, and 1 KiB in the pipe and in the consumer's reader, 14 bytes a line at least.
+    assert!((50..=200).contains(&most), "{text}");
+}
+
+#[test]
+fn transaction_keeps_the_balances_right_during_failovers() {
+    let text = run("transaction");
+    assert_in_order(
+        &text,
+        &[
+            "the primary steps down, and member 1 is elected",
+            "the primary dies, and member 2 is elected",
+            "member 1 is back",
+            " transfers, ",
+            "account 0: ",
+            "account 7: ",
+            "total: 800.00",
+            "all balances are right",
+        ],
+    );
+    let counts = text.lines().find(|line| line.contains(" refused, "));
+    let words = counts.expect("counts").split_whitespace();
+    let counts: Vec<u32> = words.filter_map(|word| word.parse().ok()).collect();
+    let &[made, refused, repeated] = &counts[..] else {
+        panic!("{text}");
+    };
+    assert!(made + refused == 120 && refused > 0, "{text}");
+    assert!(repeated > 0, "no transaction was run again:\n{text}");
+}
+
+#[test]
 fn framework_runs_the_same_code_on_both_backends() {
     let text = run("framework");
     assert_in_order(
         &text,
         &[
             "memory: visit 1, health Up",
+            "within: Some(\"0\")",
+            "rolled back: Some(\"1\")",
+            "row: visit 1 = noted",
+            "row: visits = 1",
             "closed: memory: it was closed",
             "MongoDB ReplicaSetWithPrimary: visit 1, health Up",
+            "within: Some(\"0\")",
+            "rolled back: Some(\"1\")",
+            "row: visit 1 = noted",
+            "row: visits = 1",
             "closed: MongoDB: ",
         ],
     );
@@ -201,6 +264,34 @@ async fn framework_does_not_take_a_bad_value_for_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn framework_names_a_server_without_transactions() {
+    let server = Deployment::standalones(1).start().await;
+    let error = fails("framework", &server.uri());
+    let wanted = "Transaction numbers are only allowed on a replica set member or mongos";
+    assert!(error.contains(wanted), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn framework_runs_a_transaction_again() {
+    for command in ["find", "update", "commitTransaction"] {
+        let set = Deployment::replica_set("rs").members(1).start().await;
+        let failure = doc! { "failCommands": [command], "errorCode": 10107 };
+        set.fail_commands(0, doc! { "times": 2 }, failure);
+        let output = Command::new(program("framework"))
+            .env("MONGODB_URI", quick_checks(&set))
+            .output();
+        let output = output.expect("the example");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            text.contains("MongoDB ReplicaSetWithPrimary: visit 1, "),
+            "{text}"
+        );
+        let notes = set.documents("framework.values");
+        assert_eq!(notes.len(), 2, "{command}: {notes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn framework_knows_what_may_pass() {
     for (command, code, may_pass) in [
         ("find", 10107, true),
@@ -209,8 +300,8 @@ async fn framework_knows_what_may_pass() {
     ] {
         let set = Deployment::replica_set("rs").members(1).start().await;
         let failure = doc! { "failCommands": [command], "errorCode": code };
-        set.fail_commands(0, doc! { "times": 1 }, failure);
-        let error = fails("framework", &set.uri());
+        set.fail_commands(0, "alwaysOn", failure);
+        let error = fails("framework", &quick_checks(&set));
         assert!(error.contains("failpoint"), "{error}");
         assert_eq!(error.ends_with("(try again)\n"), may_pass, "{error}");
     }

@@ -36,6 +36,31 @@
 //! # }
 //! ```
 //!
+//! # Commands with retries, cursors, sessions and transactions
+//! `run_command` sends a command unchanged. [`Pools::command`](mongo_core::pools::Pools::command)
+//! selects the server, applies the concerns and the read preference of the connection string, and
+//! retries; so does `command` of a connection, without selecting and with retries only for an
+//! overloaded server. The caller says what a command does, because that decides what applies: see
+//! [`mongo_core::operation`].
+//!
+//! ```no_run
+//! use bson::doc;
+//! use mongo_bb8::{OperationKind, Pools};
+//! # use mongo_bb8::mongo_core::{Result, bson};
+//!
+//! # async fn count(pools: &Pools) -> Result<u64> {
+//! let find = doc! { "find": "orders", "filter": { "open": true } };
+//! let find = pools.command("shop", &find).kind(OperationKind::Read);
+//! let mut orders = find.cursor().await?;
+//! let mut count = 0;
+//! while let Some(order) = orders.next_document().await? {
+//!     println!("{order:?}");
+//!     count += 1;
+//! }
+//! # Ok(count)
+//! # }
+//! ```
+//!
 //! # What this adds to a bare bb8
 //! - **Errors at once.** A bare bb8 connects in a task of its own, reports a failed connect to its
 //!   error sink, and lets the caller wait for its whole time-out. Here the caller's own task waits
@@ -69,8 +94,10 @@ pub use config::{Config, CreatePoolError, PoolConfig, Runtime};
 pub use connection::PooledConnection;
 pub use manager::MongoConnectionManager;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
+pub use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
 pub use mongo_core::pools::{ManagerConfig, PoolsConfig, QueueMode, RecyclingMethod, Timeouts};
-pub use mongo_core::{self, Error, ErrorKind};
+pub use mongo_core::select::{ReadPreference, ReadPreferenceMode};
+pub use mongo_core::{self, Error, ErrorKind, OwnedReply, ReadConcern, WriteConcern};
 pub use pool::{Pool, Status};
 
 /// A connection checked out of a [`Pool`]: `mongo_deadpool`'s name for it.
@@ -86,6 +113,16 @@ pub type ServerPool = mongo_core::pools::ServerPool<Pool>;
 
 /// A connection checked out of [`Pools`].
 pub type PoolsConnection = mongo_core::pools::PooledConnection<Pool>;
+
+/// A session of [`Pools`], for causal consistency, snapshot reads and transactions.
+///
+/// See [`mongo_core::pools::Session`].
+pub type Session = mongo_core::pools::Session<Pool>;
+
+/// A cursor over [`Pools`]; `'s` is the borrow of its session, `'static` without one.
+///
+/// See [`mongo_core::net::BatchCursor`].
+pub type Cursor<'s> = mongo_core::pools::Cursor<'s, Pool>;
 
 /// The manager, by `mongo_deadpool`'s name.
 pub type Manager = MongoConnectionManager;

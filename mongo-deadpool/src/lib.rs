@@ -35,6 +35,31 @@
 //! # }
 //! ```
 //!
+//! # Commands with retries, cursors, sessions and transactions
+//! `run_command` sends a command unchanged. [`Pools::command`](mongo_core::pools::Pools::command)
+//! selects the server, applies the concerns and the read preference of the connection string, and
+//! retries; so does `command` of a connection, without selecting and with retries only for an
+//! overloaded server. The caller says what a command does, because that decides what applies: see
+//! [`mongo_core::operation`].
+//!
+//! ```no_run
+//! use bson::doc;
+//! use mongo_deadpool::{OperationKind, Pools};
+//! # use mongo_deadpool::mongo_core::{Result, bson};
+//!
+//! # async fn count(pools: &Pools) -> Result<u64> {
+//! let find = doc! { "find": "orders", "filter": { "open": true } };
+//! let find = pools.command("shop", &find).kind(OperationKind::Read);
+//! let mut orders = find.cursor().await?;
+//! let mut count = 0;
+//! while let Some(order) = orders.next_document().await? {
+//!     println!("{order:?}");
+//!     count += 1;
+//! }
+//! # Ok(count)
+//! # }
+//! ```
+//!
 //! # What this adds to a bare deadpool
 //! - **No wait is unbounded.** [`Pool::get`] ends within one deadline (`timeouts.wait`, default the
 //!   URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s) over waiting, checking and
@@ -78,8 +103,10 @@ pub use managed::{
 };
 pub use manager::Manager;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};
+pub use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
 pub use mongo_core::pools::{ManagerConfig, PoolsConfig, RecyclingMethod};
-pub use mongo_core::{self, Error, ErrorKind};
+pub use mongo_core::select::{ReadPreference, ReadPreferenceMode};
+pub use mongo_core::{self, Error, ErrorKind, OwnedReply, ReadConcern, WriteConcern};
 pub use pool::Pool;
 
 /// Pools of connections to all servers of a deployment, by credential, over deadpool.
@@ -92,6 +119,16 @@ pub type ServerPool = mongo_core::pools::ServerPool<Pool>;
 
 /// A connection checked out of [`Pools`].
 pub type PoolsConnection = mongo_core::pools::PooledConnection<Pool>;
+
+/// A session of [`Pools`], for causal consistency, snapshot reads and transactions.
+///
+/// See [`mongo_core::pools::Session`].
+pub type Session = mongo_core::pools::Session<Pool>;
+
+/// A cursor over [`Pools`]; `'s` is the borrow of its session, `'static` without one.
+///
+/// See [`mongo_core::net::BatchCursor`].
+pub type Cursor<'s> = mongo_core::pools::Cursor<'s, Pool>;
 
 /// Why a [`Config`] can't be used.
 pub type ConfigError = Error;

@@ -5,6 +5,10 @@
 //! cargo bench -p mongo-testkit --bench ping
 //! # Through `Pools`, with 16 to 512 tasks on 10 and 100 connections.
 //! cargo bench -p mongo-testkit --bench ping -- --pools
+//! # Operations (`Pools::command`, a cursor) beside `run_command` and the official driver.
+//! cargo bench -p mongo-testkit --bench ping -- --operations
+//! # Pings of 512 tasks on 10 connections alone.
+//! cargo bench -p mongo-testkit --bench ping -- --pools 512 10
 //! # Whether each of 512 tasks gets its turn on 10 connections.
 //! cargo bench -p mongo-testkit --bench ping -- --fairness
 //! # One part of it alone, for a profiler: N pings from each of TASKS tasks, one if it is not said.
@@ -32,6 +36,8 @@ mod server;
 mod setting;
 #[path = "support/table.rs"]
 mod table;
+#[path = "support/through_operations.rs"]
+mod through_operations;
 #[path = "support/through_pools.rs"]
 mod through_pools;
 #[path = "support/worker.rs"]
@@ -93,8 +99,15 @@ fn main() -> ExitCode {
         fairness::compare_all(&runtime, &server, &mut table);
         return table.status();
     }
-    if std::env::args().any(|argument| argument == "--pools") {
-        through_pools::compare_all(&runtime, &server, &mut table);
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--pools");
+    if arguments.next().is_some() {
+        let mut numbers = arguments.filter_map(|number| number.parse().ok());
+        let only = numbers.next().zip(numbers.next());
+        through_pools::compare_all(&runtime, &server, only, &mut table);
+        return table.status();
+    }
+    if std::env::args().any(|argument| argument == "--operations") {
+        through_operations::compare_all(&runtime, &server, &mut table);
         return table.status();
     }
     compare(&runtime, &setting(16, Operation::Ping), &mut table);

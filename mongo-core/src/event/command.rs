@@ -44,6 +44,9 @@ pub struct CommandStartedEvent {
     pub service_id: Option<ObjectId>,
     /// The request's id on its connection.
     pub request_id: i32,
+    /// The id of the operation, the same for all its attempts; `None` for a command that was run
+    /// without one.
+    pub operation_id: Option<i64>,
     /// The command's name, its first key.
     pub command_name: Arc<str>,
     /// The command's database.
@@ -68,6 +71,9 @@ pub struct CommandSucceededEvent {
     pub service_id: Option<ObjectId>,
     /// The request's id on its connection.
     pub request_id: i32,
+    /// The id of the operation, the same for all its attempts; `None` for a command that was run
+    /// without one.
+    pub operation_id: Option<i64>,
     /// The command's name.
     pub command_name: Arc<str>,
     /// The command's database.
@@ -94,6 +100,9 @@ pub struct CommandFailedEvent {
     pub service_id: Option<ObjectId>,
     /// The request's id on its connection.
     pub request_id: i32,
+    /// The id of the operation, the same for all its attempts; `None` for a command that was run
+    /// without one.
+    pub operation_id: Option<i64>,
     /// The command's name.
     pub command_name: Arc<str>,
     /// The command's database.

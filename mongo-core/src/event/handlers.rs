@@ -36,7 +36,8 @@ pub type EventHandler<E> = Arc<dyn Fn(&E) + Send + Sync>;
 pub struct EventHandlers {
     command: Option<EventHandler<CommandEvent>>,
     cmap: Option<EventHandler<CmapEvent>>,
-    #[cfg_attr(not(feature = "net"), allow(dead_code))]
+    /// The most characters of a command's text in its span.
+    #[cfg(feature = "net")]
     query_text: Option<usize>,
 }
 
@@ -63,6 +64,7 @@ impl EventHandlers {
     /// `OTEL_RUST_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH`, else 0.
     ///
     /// Specification: OpenTelemetry.
+    #[cfg(feature = "net")]
     #[must_use]
     pub fn with_query_text(self, max_length: usize) -> Self {
         Self {

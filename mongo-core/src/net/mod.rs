@@ -37,7 +37,7 @@ pub(crate) use dispatcher::Dispatcher;
 pub use operation::connection::{ConnectionCursor, OnConnection};
 pub use operation::cursor::BatchCursor;
 pub(crate) use operation::cursor::{CursorLimits, CursorSource};
-pub(crate) use operation::{Limits, jitter, random_id, unacknowledged, wait, was_sent};
+pub(crate) use operation::{Limits, jitter, random_id, wait, was_sent};
 pub(crate) use runtime::current as current_runtime;
 pub(crate) use setters::{auth_setters, selection_setters, transport_setters};
 pub use single::SingleClient;

@@ -1,6 +1,7 @@
 //! Detects the drivers of the current runtime. tokio has no query for them, and panics if one is
 //! missing.
 
+use std::cell::Cell;
 use std::io;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,12 @@ static LACKING: Mutex<Vec<(Id, Driver)>> = Mutex::new(Vec::new());
 
 /// Whether any runtime lacks a driver.
 static IS_ANY_LACKING: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// The runtime whose I/O driver this thread has found last: registering a socket costs several
+    /// system calls.
+    static HAS_IO: Cell<Option<Id>> = const { Cell::new(None) };
+}
 
 /// A driver that a runtime's builder may leave out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,8 +57,16 @@ pub(crate) fn current() -> Result<Handle> {
 /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if there is no runtime, or if it
 /// has no I/O driver.
 pub(super) fn check_io() -> Result<()> {
-    match Driver::Io.of(&within_tokio()?, register) {
-        Some(_) => Ok(()),
+    let runtime = within_tokio()?;
+    let id = Some(runtime.id());
+    if HAS_IO.get() == id {
+        return Ok(());
+    }
+    match Driver::Io.of(&runtime, register) {
+        Some(_) => {
+            HAS_IO.set(id);
+            Ok(())
+        }
         None => Err(Error::configuration(
             "the Tokio runtime has no I/O driver; call `enable_io` or `enable_all` on its builder",
         )),

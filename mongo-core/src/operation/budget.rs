@@ -20,11 +20,12 @@ pub(crate) fn max_time(
         return Ok(None);
     };
     let left = remaining.saturating_sub(min_round_trip_time).as_millis();
-    match i64::try_from(left) {
+    match i32::try_from(left) {
         // Zero would be no limit.
         Ok(0) => Err(()),
-        Ok(left) => Ok(Some(left)),
-        Err(_) => Ok(Some(i64::MAX)),
+        Ok(left) => Ok(Some(left.into())),
+        // The most that a server accepts.
+        Err(_) => Ok(Some(i32::MAX.into())),
     }
 }
 

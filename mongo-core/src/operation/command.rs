@@ -1,6 +1,8 @@
 //! One operation as the caller describes it.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bson::raw::RawBson;
@@ -74,10 +76,13 @@ pub(super) struct OwnFields {
     pub(super) comment: bool,
 }
 
+static NEXT_ID: AtomicI64 = AtomicI64::new(1);
+
 /// An operation: the command and its options.
 // Not exported; public for the sealed trait of cursors.
-#[derive(Debug)]
 pub struct Request {
+    /// Its number within the process.
+    pub(crate) id: i64,
     pub(crate) database: String,
     /// The caller's command, and behind it what is added for the current attempt.
     pub(super) body: RawDocumentBuf,
@@ -96,13 +101,23 @@ pub struct Request {
     pub(crate) has_session: bool,
     /// Whether it is a command on a cursor: concerns and read preferences do not apply.
     pub(crate) is_bare: bool,
-    /// Whether the server gets the operation's time limit, or a transaction's own.
+    /// Whether the server gets the operation's time limit.
     pub(crate) limits_server: bool,
     pub(crate) name: Option<String>,
     pub(crate) cursor: CursorOptions,
     pub(crate) ending: Option<Ending>,
     /// The number of the retryable write, the same for all attempts.
     pub(super) txn_number: Option<i64>,
+}
+
+/// Shows no field of the command: it may hold a password.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("database", &self.database)
+            .field("command", &self.command_name())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Request {
@@ -113,34 +128,21 @@ impl Request {
         let serialization = |error| ErrorKind::Serialization(Arc::new(error));
         let mut bytes = Vec::with_capacity(256);
         bson::serialize_to_buffer(&command, &mut bytes).map_err(serialization)?;
-        let own_length = bytes.len();
         let body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
-        let own = inspect(&body)?;
         Ok(Self {
-            database: database.to_owned(),
-            body,
-            own_length,
-            own,
+            own: inspect(&body)?,
             kind: OperationKind::default(),
-            read_preference: None,
-            read_concern: None,
-            write_concern: None,
-            comment: None,
-            timeout: None,
             is_retryable: true,
-            has_session: true,
             is_bare: false,
             limits_server: true,
-            name: None,
-            cursor: CursorOptions::default(),
-            ending: None,
-            txn_number: None,
+            ..Self::on_cursor(database, body)
         })
     }
 
     /// A command on a cursor.
     pub(crate) fn on_cursor(database: &str, command: RawDocumentBuf) -> Self {
         Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             database: database.to_owned(),
             own_length: command.as_bytes().len(),
             own: OwnFields::default(),
@@ -195,7 +197,6 @@ impl Request {
         Self {
             kind: OperationKind::Write,
             is_retryable: true,
-            limits_server: true,
             ending: Some(ending),
             ..Self::on_cursor("admin", command)
         }
@@ -321,19 +322,28 @@ impl<T> Command<T> {
         self.with(|request| request.read_concern = Some(concern))
     }
 
-    /// Sets the write concern; the default value is none. Default: see the [module](super). With an
-    /// unacknowledged one no session is used.
+    /// Sets the write concern; the default value is none. Default: see the [module](super).
+    ///
+    /// With an unacknowledged one, other than of a [`Read`](OperationKind::Read), no reply is awaited:
+    /// the command is sent, and the reply is `{ok: 1}`. It can have no session. In a command that has
+    /// a `writeConcern` itself this does not apply: its reply is awaited.
     pub fn write_concern(self, concern: WriteConcern) -> Self {
         self.with(|request| request.write_concern = Some(concern))
     }
 
-    /// Sets the comment of the command, and of the cursor's.
-    pub fn comment(mut self, comment: impl Into<Bson>) -> Self {
-        match RawBson::try_from(comment.into()) {
-            Ok(comment) => self.with(|request| {
-                request.cursor.comment = Some(comment.clone());
-                request.comment = Some(comment);
-            }),
+    /// Sets the comment of the command, and of the cursor's further commands unless
+    /// [`get_more_comment`](Self::get_more_comment) sets another one.
+    pub fn comment(self, comment: impl Into<Bson>) -> Self {
+        self.with_comment(comment.into(), |request| &mut request.comment)
+    }
+
+    fn with_comment(
+        mut self,
+        comment: Bson,
+        of: impl FnOnce(&mut Request) -> &mut Option<RawBson>,
+    ) -> Self {
+        match RawBson::try_from(comment) {
+            Ok(comment) => self.with(|request| *of(request) = Some(comment)),
             Err(error) => {
                 let error = ErrorKind::Serialization(Arc::new(error));
                 self.request = self.request.and(Err(error.into()));
@@ -376,10 +386,8 @@ impl<T> Command<T> {
         self.with(|request| request.cursor.max_await_time = Some(time))
     }
 
-    /// Sets the comment of the cursor's further commands alone.
-    pub fn get_more_comment(mut self, comment: impl Into<Bson>) -> Self {
-        let own = self.request.as_mut().ok().map(|own| own.comment.take());
-        self = self.comment(comment);
-        self.with(|request| request.comment = own.flatten())
+    /// Sets the comment of the cursor's further commands.
+    pub fn get_more_comment(self, comment: impl Into<Bson>) -> Self {
+        self.with_comment(comment.into(), |request| &mut request.cursor.comment)
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawArray, RawDocument};
 
-use super::command::CursorOptions;
-use crate::error::{Error, ErrorKind, Result};
+use super::command::{CursorOptions, Request};
+use super::retry::may_have_been_sent;
+use crate::error::{Error, ErrorKind, Result, Wait};
 
 /// `CursorNotFound`.
 const NOT_FOUND: i32 = 43;
@@ -24,6 +25,10 @@ pub(crate) struct CursorState {
     reply: RawDocumentBuf,
     /// The elements of the batch in the reply that were not taken yet.
     left: Range<usize>,
+    /// Whether the server may have sent a batch that did not arrive. The next one would be another.
+    pub(crate) is_broken: bool,
+    /// The error of a fetch whose call was cancelled, for the next call.
+    pub(crate) unseen: Option<Error>,
 }
 
 impl CursorState {
@@ -49,6 +54,8 @@ impl CursorState {
             options,
             reply,
             left,
+            is_broken: false,
+            unseen: None,
         })
     }
 
@@ -120,11 +127,42 @@ impl CursorState {
         self.namespace.split_once('.').unwrap_or_default()
     }
 
-    /// A command on the cursor failed. If the server does not know it, it is closed.
+    /// A `getMore` failed. If the server does not know the cursor, it is closed.
+    ///
+    /// Specification: retryable reads, "Why is getMore not retried".
     pub(crate) fn failed(&mut self, error: &Error) {
         if error.code() == Some(NOT_FOUND) {
             self.id = 0;
         }
+        self.is_broken |= match error.kind() {
+            ErrorKind::Network(_) | ErrorKind::Protocol(_) | ErrorKind::Deserialization(_) => true,
+            ErrorKind::ConnectionClosed(_) => may_have_been_sent(error),
+            ErrorKind::Timeout { wait, .. } => *wait == Wait::Command && error.code().is_none(),
+            _ => false,
+        };
+    }
+
+    /// Whether there is no further batch.
+    pub(crate) fn is_over(&self) -> bool {
+        self.id == 0 || self.is_broken
+    }
+}
+
+impl Request {
+    /// The cursor of the reply, and the request that closes it, unless the server has.
+    ///
+    /// # Errors
+    /// The reply has none.
+    pub(crate) fn open_cursor(
+        mut self,
+        reply: RawDocumentBuf,
+    ) -> Result<(CursorState, Option<Self>)> {
+        let mut options = std::mem::take(&mut self.cursor);
+        options.comment = options.comment.or(self.comment.take());
+        let state = CursorState::open(reply, self.command_name(), options)?;
+        let kill = || Self::kill_cursor(state.names().0, state.kill());
+        let kill = (state.id != 0).then(kill);
+        Ok((state, kill))
     }
 }
 

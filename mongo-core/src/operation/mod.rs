@@ -20,7 +20,12 @@
 
 #![cfg_attr(
     not(feature = "net"),
-    allow(dead_code, unreachable_pub, unused_imports)
+    allow(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "the shell in `net` and `pools` drives it"
+    )
 )]
 
 mod budget;
@@ -40,10 +45,8 @@ pub use cursor::Batch;
 pub(crate) use cursor::{CursorState, get_more_time};
 pub(crate) use fields::Facts;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
-pub(crate) use session::Observed;
 pub use session::{ClientSession, ClusterTime, SessionOptions};
-pub(crate) use transaction::{
-    Ending, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, label_commit, label_transient,
-    transaction_backoff,
+pub(crate) use transaction::{Ending, label_commit, label_transient, transaction_backoff};
+pub use transaction::{
+    TRANSIENT_TRANSACTION_ERROR, TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT,
 };
-pub use transaction::{TransactionOptions, TransactionState};

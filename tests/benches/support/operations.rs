@@ -9,6 +9,9 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use mongo_core::operation::OperationKind;
+use mongo_core::pools::{Backend, Pools};
+
 use crate::server::message;
 use crate::worker::Worker;
 
@@ -190,6 +193,35 @@ ours!(
     mongo_deadpool::Pools,
     mongo_bb8::Pools
 );
+
+/// Operations with a session, retries, and for `find` a cursor.
+#[derive(Clone)]
+pub(crate) struct Operated<P>(pub(crate) Ours<P>);
+
+impl<B: Backend> Worker for Operated<Pools<B>> {
+    async fn operate(&mut self) {
+        let pools = &self.0.pool;
+        match self.0.operation {
+            Operation::Ping => {
+                let reply = pools.command("admin", &Ping { ping: 1 }).await;
+                drop(std::hint::black_box(reply.expect("ok")));
+            }
+            Operation::Find => {
+                let filter = ById { _id: 1 };
+                let find = Find {
+                    find: "things",
+                    filter,
+                    limit: 1,
+                };
+                let find = pools.command("admin", &find).kind(OperationKind::Read);
+                let mut cursor = find.cursor().await.expect("a cursor");
+                while let Some(document) = cursor.next_document().await.expect("a document") {
+                    std::hint::black_box(document.to_owned());
+                }
+            }
+        }
+    }
+}
 
 /// The official driver.
 #[derive(Clone)]

@@ -4,7 +4,9 @@ use mongodb::Client;
 use mongodb::options::ClientOptions;
 use tokio::runtime::Runtime;
 
-use crate::operations::{Official, Operation, Ours, OursByDocument, RawSocket, RawSockets};
+use crate::operations::{
+    Official, Operated, Operation, Ours, OursByDocument, RawSocket, RawSockets,
+};
 use crate::worker::{Worker, run_all};
 
 pub(crate) const RAW: &str = "raw socket";
@@ -17,7 +19,9 @@ pub(crate) const DEADPOOL_DOCUMENT: &str = "mongo-deadpool, by Document";
 pub(crate) const BB8_DOCUMENT: &str = "mongo-bb8, by Document";
 pub(crate) const DEADPOOL_POOLS: &str = "mongo-deadpool, Pools";
 pub(crate) const BB8_POOLS: &str = "mongo-bb8, Pools";
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const DEADPOOL_OPERATIONS: &str = "mongo-deadpool, operations";
+pub(crate) const BB8_OPERATIONS: &str = "mongo-bb8, operations";
+pub(crate) const NAMES: [&str; 12] = [
     RAW,
     BARE_DEADPOOL,
     BARE_BB8,
@@ -27,6 +31,8 @@ pub(crate) const NAMES: [&str; 10] = [
     BB8_DOCUMENT,
     DEADPOOL_POOLS,
     BB8_POOLS,
+    DEADPOOL_OPERATIONS,
+    BB8_OPERATIONS,
     OFFICIAL,
 ];
 
@@ -154,6 +160,8 @@ impl Setting {
             BB8_DOCUMENT => by(runtime, vec![OursByDocument(self.bb8()); tasks]),
             DEADPOOL_POOLS => by(runtime, vec![self.deadpool_pools(); tasks]),
             BB8_POOLS => by(runtime, vec![self.bb8_pools(); tasks]),
+            DEADPOOL_OPERATIONS => by(runtime, vec![Operated(self.deadpool_pools()); tasks]),
+            BB8_OPERATIONS => by(runtime, vec![Operated(self.bb8_pools()); tasks]),
             OFFICIAL => by(runtime, vec![runtime.block_on(self.official()); tasks]),
             other => panic!("{other} is none of {NAMES:?}"),
         }

@@ -15,8 +15,18 @@ const OPERATIONS: usize = 10_240;
 /// Tasks, and connections of a pool.
 const LOADS: [(usize, usize); 5] = [(16, 100), (16, 10), (64, 100), (512, 100), (512, 10)];
 
-/// All combinations of operations, tasks, connections and servers.
-pub(crate) fn compare_all(runtime: &Runtime, standalone: &Server, table: &mut Table) {
+/// All combinations of operations, tasks, connections and servers; or pings of one number of tasks
+/// and connections against the standalone.
+pub(crate) fn compare_all(
+    runtime: &Runtime,
+    standalone: &Server,
+    only: Option<(usize, usize)>,
+    table: &mut Table,
+) {
+    if let Some((tasks, connections)) = only {
+        let alone = Setting::alone_with(standalone.ports()[0], connections, Operation::Ping);
+        return compare(runtime, &alone, tasks, "a standalone", table);
+    }
     let set = Server::start(3);
     for operation in [Operation::Ping, Operation::Find] {
         for (tasks, connections) in LOADS {
@@ -58,7 +68,12 @@ fn compare(runtime: &Runtime, setting: &Setting, tasks: usize, servers: &str, ta
         "{operation}: {tasks} tasks, {connections} connections, {servers}"
     ));
     let cpu = |sample: &Sample| sample.cpu * 1e6;
-    let (raw, official) = (&subjects[0], &subjects[subjects.len() - 1]);
+    let (raw, bare, official) = (&subjects[0], &subjects[1], &subjects[subjects.len() - 1]);
+    // Nearly every check-out has to wait: the generic pool's waits are not our own cost.
+    let to_bare = (tasks > connections).then_some(Goal {
+        at_most: 1.3,
+        is_kept: false,
+    });
     for subject in &subjects {
         let is_ours = matches!(subject.name, DEADPOOL_POOLS | BB8_POOLS);
         let goal = |at_most| {
@@ -75,6 +90,8 @@ fn compare(runtime: &Runtime, setting: &Setting, tasks: usize, servers: &str, ta
             row("CPU, ratio to raw", subject.ratio(raw, cpu), goal(to_raw));
         }
         if is_ours {
+            let ratio = subject.ratio(bare, cpu);
+            row("CPU, ratio to a bare deadpool", ratio, to_bare);
             let ratio = subject.ratio(official, cpu);
             row(
                 "CPU, ratio to the official driver",

@@ -10,6 +10,8 @@ mod concern;
 mod credential;
 mod inapplicable;
 mod options;
+#[path = "../common/over_sim.rs"]
+mod over_sim;
 mod round_trip_time;
 mod sdam;
 mod sdam_events;

@@ -1,12 +1,16 @@
 //! What is added to commands.
 
+use std::time::Duration;
+
 use mongo_core::auth::{AuthMechanism, Credential};
-use mongo_core::bson::{Document, doc};
+use mongo_core::bson::{Document, doc, rawdoc};
 use mongo_core::operation::{OperationKind, SessionOptions};
 use mongo_core::pools::Backend;
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
+use mongo_core::wire::Readiness;
 use mongo_core::{ErrorKind, ReadConcern, WriteConcern};
 use mongo_testkit::{Deployment, SimNetwork};
+use tokio::time::timeout;
 
 use crate::support::World;
 
@@ -20,6 +24,8 @@ on_both! {
     a_session_of_other_pools_is_refused,
     a_command_with_fields_of_a_session_is_refused,
     an_unacknowledged_write_has_no_session,
+    an_unacknowledged_write_awaits_no_reply,
+    attempts_of_one_operation_have_its_id,
     a_command_on_a_connection_has_the_same_fields,
     a_failed_write_is_found_by_check_write,
     a_close_ends_the_sessions_on_the_server,
@@ -56,31 +62,16 @@ async fn a_command_has_an_implicit_session_and_the_cluster_time<B: Backend<Confi
 
 async fn sessions_are_used_again<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let ping = doc! { "ping": 1 };
     for _ in 0..2 {
-        world
-            .pools
-            .command("admin", &ping)
-            .await
-            .map(drop)
-            .expect("a reply");
+        world.ping().await.expect("a reply");
     }
-    let first = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    let second = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let first = world.session();
+    let second = world.session();
     assert_ne!(first.id(), second.id());
     let (first_id, second_id) = (first.id().to_owned(), second.id().to_owned());
     drop(first);
     drop(second);
-    let again = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let again = world.session();
     assert_eq!(again.id(), &*second_id);
     let pings = world.commands.of("ping");
     assert_eq!(session_of(&pings[0]), session_of(&pings[1]));
@@ -300,16 +291,82 @@ async fn an_unacknowledged_write_has_no_session<B: Backend<Config: Default>>() {
         .kind(OperationKind::Write);
     write.await.map(drop).expect("a reply");
     assert_eq!(session_of(&world.commands.of("insert")[0]), None);
-    let mut session = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let mut session = world.session();
     let write = world
         .pools
         .command("db", &insert)
         .kind(OperationKind::Write);
     let refused = write.session(&mut session).await.map(drop);
     refused.expect_err("a session");
+    world.pools.close().await;
+}
+
+async fn an_unacknowledged_write_awaits_no_reply<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("maxPoolSize=1&timeoutMS=5000").await;
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let unacknowledged = WriteConcern::nodes(0);
+    // What the server would say is not awaited either.
+    let data = doc! { "failCommands": ["insert"], "errorCode": 11600 };
+    world.fail(2, data);
+    for _ in 0..2 {
+        let write = world.pools.command("db", &insert);
+        let reply = write.write_concern(unacknowledged.clone()).await;
+        assert_eq!(reply.expect("a reply").into_raw(), rawdoc! { "ok": 1 });
+    }
+    let mut connection = world.pools.get().await.expect("a connection");
+    let write = connection.command("db", &insert).kind(OperationKind::Write);
+    let reply = write.write_concern(unacknowledged.clone()).await;
+    assert_eq!(reply.expect("a reply").into_raw(), rawdoc! { "ok": 1 });
+    assert_eq!(connection.readiness(), Readiness::Idle);
+    // The next reply is that of the next command.
+    let count = doc! { "count": "c" };
+    let reply = connection.command("db", &count).await.expect("a reply");
+    assert_eq!(reply.get_i32("n").expect("a count"), 1);
+    let (id, is_new) = (connection.id(), connection.is_new());
+    drop(connection);
+    let again = world.pools.get().await.expect("a connection");
+    assert_eq!((again.id(), is_new), (id, false), "one connection for all");
+    drop(again);
+    for own in world.commands.of("insert") {
+        let concern = own.get_document("writeConcern").expect("a concern");
+        assert_eq!(concern, &doc! { "w": 0 });
+        assert!(!own.contains_key("lsid") && !own.contains_key("$clusterTime"));
+    }
+    // A read has a reply, and so has a command with a concern of its own.
+    let read = world.pools.command("db", &count).kind(OperationKind::Read);
+    let reply = read.write_concern(unacknowledged).await.expect("a reply");
+    assert!(reply.get("n").is_ok_and(|n| n.is_some()));
+    let own = doc! { "insert": "c", "documents": [{ "x": 2 }], "writeConcern": { "w": 1 } };
+    let write = world.pools.command("db", &own).kind(OperationKind::Write);
+    let reply = write.write_concern(WriteConcern::nodes(0)).await;
+    let reply = reply.expect("a reply");
+    assert_eq!(reply.get_i32("n").expect("a count"), 1);
+    world.pools.close().await;
+}
+
+async fn attempts_of_one_operation_have_its_id<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let data = doc! { "failCommands": ["count"], "closeConnection": true };
+    world.fail(1, data);
+    let count = doc! { "count": "c" };
+    for _ in 0..2 {
+        let read = world.pools.command("db", &count).kind(OperationKind::Read);
+        read.await.map(drop).expect("a reply");
+    }
+    let mut connection = world.pools.get().await.expect("a connection");
+    let on_connection = connection.command("db", &count).await.map(drop);
+    on_connection.expect("a reply");
+    connection.run_command("db", &count).await.expect("a reply");
+    // A cancelled operation leaves nothing behind.
+    let cancelled = timeout(Duration::ZERO, connection.command("db", &count)).await;
+    cancelled.map(drop).expect_err("cancelled");
+    connection.run_command("db", &count).await.expect("a reply");
+    drop(connection);
+    let ids = world.commands.operations_of("count");
+    assert_eq!(ids.len(), 7, "{ids:?}");
+    assert!(ids[0].is_some() && ids[0] == ids[1] && ids[1] < ids[2] && ids[2] < ids[3]);
+    assert_eq!((ids[4], ids[6]), (None, None));
+    assert!(ids[3] < ids[5]);
     world.pools.close().await;
 }
 
@@ -361,20 +418,9 @@ async fn a_failed_write_is_found_by_check_write<B: Backend<Config: Default>>() {
 
 async fn a_close_ends_the_sessions_on_the_server<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    world
-        .pools
-        .command("db", &doc! { "ping": 1 })
-        .await
-        .map(drop)
-        .expect("a reply");
-    let session = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    let other = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    world.ping().await.expect("a reply");
+    let session = world.session();
+    let other = world.session();
     drop((session, other));
     world.pools.close().await;
     let ended = world.commands.of("endSessions");

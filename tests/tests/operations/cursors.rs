@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mongo_core::bson::{Document, RawDocumentBuf, doc};
-use mongo_core::operation::{CursorType, OperationKind, SessionOptions, TimeoutMode};
+use mongo_core::operation::{CursorType, OperationKind, TimeoutMode};
 use mongo_core::pools::{Backend, Cursor};
 use mongo_core::{ErrorKind, Result};
 use mongo_testkit::{Action, Matcher};
@@ -258,14 +258,8 @@ async fn empty_batches_end<B: Backend<Config: Default>>() {
 
 async fn a_suspended_cursor_lets_go_of_its_session<B: Backend<Config: Default>>() {
     let world = with_orders::<B>("").await;
-    let mut session = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    let mut other = world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let mut session = world.session();
+    let mut other = world.session();
     let find = world.pools.command("shop", &find()).session(&mut session);
     let orders = find.cursor().await.expect("a cursor").suspend().await;
     let ping = doc! { "ping": 1 };

@@ -4,8 +4,10 @@
 #[macro_use]
 mod support;
 
+mod attacks;
 mod commands;
 mod cursors;
 mod real;
 mod retries;
 mod transactions;
+mod with_transaction;

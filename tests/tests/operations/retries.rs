@@ -152,12 +152,7 @@ async fn an_overloaded_server_is_tried_again_after_a_pause<B: Backend<Config: De
         ("retryReads=false", 1),
     ] {
         let world = World::<B>::replica_set(options).await;
-        world
-            .pools
-            .command("db", &doc! { "ping": 1 })
-            .await
-            .map(drop)
-            .expect("a reply");
+        world.ping().await.expect("a reply");
         let data = doc! { "failCommands": ["find"], "errorCode": 462, "errorLabels": labels };
         world.fail(10, data);
         let begun = Instant::now();
@@ -184,19 +179,8 @@ async fn a_session_on_a_lost_connection_is_not_used_again<B: Backend<Config: Def
         1,
         doc! { "failCommands": ["ping"], "closeConnection": true },
     );
-    let ping = doc! { "ping": 1 };
-    world
-        .pools
-        .command("db", &ping)
-        .await
-        .map(drop)
-        .expect_err("lost");
-    world
-        .pools
-        .command("db", &ping)
-        .await
-        .map(drop)
-        .expect("a reply");
+    world.ping().await.expect_err("lost");
+    world.ping().await.expect("a reply");
     let pings = world.commands.of("ping");
     assert_ne!(pings[0].get("lsid"), pings[1].get("lsid"));
     world.pools.close().await;
@@ -205,12 +189,7 @@ async fn a_session_on_a_lost_connection_is_not_used_again<B: Backend<Config: Def
 async fn a_cancelled_command_s_session_is_not_used_again<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let ping = doc! { "ping": 1 };
-    world
-        .pools
-        .command("db", &ping)
-        .await
-        .map(drop)
-        .expect("a reply");
+    world.ping().await.expect("a reply");
     world.fail(
         1,
         doc! { "failCommands": ["ping"], "blockConnection": true, "blockTimeMS": 5000 },
@@ -220,12 +199,7 @@ async fn a_cancelled_command_s_session_is_not_used_again<B: Backend<Config: Defa
         world.pools.command("db", &ping).into_future(),
     );
     assert!(waits.await.is_err(), "it is cancelled");
-    world
-        .pools
-        .command("db", &ping)
-        .await
-        .map(drop)
-        .expect("a reply");
+    world.ping().await.expect("a reply");
     let pings = world.commands.of("ping");
     assert_eq!(pings[0].get("lsid"), pings[1].get("lsid"));
     assert_ne!(pings[1].get("lsid"), pings[2].get("lsid"), "two at a time");
@@ -258,12 +232,7 @@ async fn a_time_limit_covers_all_attempts<B: Backend<Config: Default>>() {
 async fn the_server_gets_what_is_left_of_the_time<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("timeoutMS=5000").await;
     let ping = doc! { "ping": 1 };
-    world
-        .pools
-        .command("db", &ping)
-        .await
-        .map(drop)
-        .expect("a reply");
+    world.ping().await.expect("a reply");
     let unlimited = world.pools.command("db", &ping).timeout(Duration::ZERO);
     unlimited.await.map(drop).expect("a reply");
     let own = world
@@ -277,12 +246,7 @@ async fn the_server_gets_what_is_left_of_the_time<B: Backend<Config: Default>>()
     assert_eq!(pings[2].get_i32("maxTimeMS").ok(), Some(7));
     // The server's own limit is a time-out.
     world.fail(1, doc! { "failCommands": ["ping"], "errorCode": 50 });
-    let error = world
-        .pools
-        .command("db", &ping)
-        .await
-        .map(drop)
-        .expect_err("too late");
+    let error = world.ping().await.expect_err("too late");
     assert!(error.is_timeout(), "{error}");
     let cause = error.cause().map(|cause| cause.kind());
     assert!(matches!(cause, Some(ErrorKind::Command(_))));
@@ -291,8 +255,7 @@ async fn the_server_gets_what_is_left_of_the_time<B: Backend<Config: Default>>()
 
 async fn too_little_time_for_a_round_trip_fails_at_once<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let ping = doc! { "ping": 1 };
-    let warm = world.pools.command("db", &ping).await.map(drop);
+    let warm = world.ping().await;
     warm.expect("a reply");
     // The server can't get less than a millisecond.
     let short = world.pools.command("db", &doc! { "find": "c" });

@@ -1,10 +1,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mongo_core::ClientOptions;
 use mongo_core::bson::{Document, doc};
 use mongo_core::event::{CommandEvent, EventHandlers};
-use mongo_core::pools::{Backend, Pools, PoolsBuilder};
+use mongo_core::operation::{OperationKind, SessionOptions};
+use mongo_core::pools::{Backend, Pools, PoolsBuilder, Session};
+use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
 use tokio::time::{sleep, timeout};
 
@@ -35,9 +36,15 @@ macro_rules! on_both {
     };
 }
 
-/// Started commands, and how each ended, in order.
+/// Started commands, in order.
 #[derive(Clone, Default)]
-pub(crate) struct Commands(Arc<Mutex<Vec<(String, Document)>>>);
+pub(crate) struct Commands(Arc<Mutex<Vec<Started>>>);
+
+struct Started {
+    server: String,
+    operation: Option<i64>,
+    command: Document,
+}
 
 impl Commands {
     pub(crate) fn handlers(&self) -> EventHandlers {
@@ -46,22 +53,33 @@ impl Commands {
             if let CommandEvent::Started(started) = event {
                 let command = Document::try_from(&*started.command).expect("a document");
                 let mut commands = kept.0.lock().expect("no panic");
-                commands.push((started.address.to_string(), command));
+                commands.push(Started {
+                    server: started.address.to_string(),
+                    operation: started.operation_id,
+                    command,
+                });
             }
         })
     }
 
-    /// The commands of a name, with their servers, in order.
+    /// The commands of a name, in order.
     pub(crate) fn of(&self, name: &str) -> Vec<Document> {
-        let commands = self.0.lock().expect("no panic");
-        let own = commands.iter().filter(|(_, own)| own.contains_key(name));
-        own.map(|(_, command)| command.clone()).collect()
+        self.map(name, |own| own.command.clone())
     }
 
     pub(crate) fn servers_of(&self, name: &str) -> Vec<String> {
+        self.map(name, |own| own.server.clone())
+    }
+
+    /// The ids of their operations.
+    pub(crate) fn operations_of(&self, name: &str) -> Vec<Option<i64>> {
+        self.map(name, |own| own.operation)
+    }
+
+    fn map<T>(&self, name: &str, take: impl FnMut(&Started) -> T) -> Vec<T> {
         let commands = self.0.lock().expect("no panic");
-        let own = commands.iter().filter(|(_, own)| own.contains_key(name));
-        own.map(|(server, _)| server.clone()).collect()
+        let own = commands.iter().filter(|own| own.command.contains_key(name));
+        own.map(take).collect()
     }
 }
 
@@ -70,6 +88,28 @@ pub(crate) struct World<B: Backend> {
     pub(crate) set: Deployment,
     pub(crate) pools: Pools<B>,
     pub(crate) commands: Commands,
+}
+
+/// Inserts a document in a session.
+pub(crate) async fn insert<B: Backend>(
+    pools: &Pools<B>,
+    session: &mut Session<B>,
+) -> Result<(), Error> {
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = pools.command("db", &insert).kind(OperationKind::Write);
+    write.session(session).await?.check_write()
+}
+
+impl<B: Backend> World<B> {
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        let ping = self.pools.command("db", &doc! { "ping": 1 });
+        ping.await.map(drop)
+    }
+
+    pub(crate) fn session(&self) -> Session<B> {
+        let session = self.pools.start_session(SessionOptions::default());
+        session.expect("a session")
+    }
 }
 
 impl<B: Backend<Config: Default>> World<B> {

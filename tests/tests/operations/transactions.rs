@@ -10,7 +10,7 @@ use mongo_core::{Error, ErrorKind, ReadConcern, WriteConcern};
 use mongo_testkit::ErrorReply;
 use tokio::time::Instant;
 
-use crate::support::{World, eventually};
+use crate::support::{World, eventually, insert};
 
 on_both! {
     the_first_command_starts_the_transaction,
@@ -25,29 +25,9 @@ on_both! {
     a_transaction_is_pinned_to_a_router,
     a_transient_error_unpins,
     a_load_balancer_keeps_the_transaction_s_connection,
-    with_transaction_runs_again_after_a_transient_error,
-    with_transaction_commits_again_while_the_result_is_unknown,
-    with_transaction_ends_with_its_time,
     a_dropped_transaction_is_aborted,
-    a_transaction_can_be_spawned,
     an_overloaded_router_keeps_its_transaction,
     a_transaction_runs_on_a_connection,
-}
-
-fn session<B: Backend>(world: &World<B>) -> Session<B> {
-    world
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session")
-}
-
-async fn insert<B: Backend>(world: &World<B>, session: &mut Session<B>) -> Result<(), Error> {
-    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = world
-        .pools
-        .command("db", &insert)
-        .kind(OperationKind::Write);
-    write.session(session).await?.check_write()
 }
 
 /// The refusal of an overloaded server.
@@ -66,11 +46,11 @@ fn begin<B: Backend>(session: &mut Session<B>) {
 
 async fn the_first_command_starts_the_transaction<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("w=majority").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     let options = TransactionOptions::default().with_read_concern(ReadConcern::SNAPSHOT);
     session.start_transaction(options).expect("a transaction");
-    insert(&world, &mut session).await.expect("a write");
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     session.commit_transaction().await.expect("a commit");
     let inserts = world.commands.of("insert");
     assert_eq!(inserts[0].get_bool("startTransaction").ok(), Some(true));
@@ -98,7 +78,7 @@ async fn the_first_command_starts_the_transaction<B: Backend<Config: Default>>()
         TransactionState::Committed { empty: false }
     );
     // The next operation is outside of any transaction.
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     assert_eq!(session.transaction_state(), TransactionState::None);
     assert!(!world.commands.of("insert")[2].contains_key("autocommit"));
     drop(session);
@@ -107,7 +87,7 @@ async fn the_first_command_starts_the_transaction<B: Backend<Config: Default>>()
 
 async fn a_transaction_without_commands_sends_nothing<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
     session
         .commit_transaction()
@@ -127,7 +107,7 @@ async fn a_transaction_without_commands_sends_nothing<B: Backend<Config: Default
 
 async fn states_refuse_what_is_out_of_order<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     let says = |outcome: Result<(), Error>, text: &str| {
         let error = outcome.expect_err("out of order");
         assert!(error.to_string().contains(text), "{error}");
@@ -171,7 +151,7 @@ async fn states_refuse_what_is_out_of_order<B: Backend<Config: Default>>() {
 
 async fn options_of_operations_are_refused<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
     let find = doc! { "find": "c" };
     let command = || world.pools.command("db", &find).kind(OperationKind::Read);
@@ -209,9 +189,9 @@ async fn options_of_operations_are_refused<B: Backend<Config: Default>>() {
 
 async fn a_repeated_commit_waits_for_a_majority<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     session.commit_transaction().await.expect("a commit");
     session.commit_transaction().await.expect("a commit");
     let commits = world.commands.of("commitTransaction");
@@ -225,9 +205,9 @@ async fn a_repeated_commit_waits_for_a_majority<B: Backend<Config: Default>>() {
 
 async fn a_commit_is_retried_even_without_retrywrites<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("retryWrites=false").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     world.fail_ends(1, "commitTransaction", None);
     session
         .commit_transaction()
@@ -240,7 +220,7 @@ async fn a_commit_is_retried_even_without_retrywrites<B: Backend<Config: Default
     assert_eq!(concern.get_str("w").ok(), Some("majority"));
     // Twice is a failure whose result is unknown.
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     world.fail_ends(2, "commitTransaction", None);
     let error = session
         .commit_transaction()
@@ -257,9 +237,9 @@ async fn a_commit_is_retried_even_without_retrywrites<B: Backend<Config: Default
 
 async fn errors_of_an_abort_are_ignored<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     world.fail_ends(5, "abortTransaction", None);
     session.abort_transaction().await.expect("no error");
     assert_eq!(world.commands.of("abortTransaction").len(), 2);
@@ -270,13 +250,13 @@ async fn errors_of_an_abort_are_ignored<B: Backend<Config: Default>>() {
 
 async fn a_command_is_not_retried_in_a_transaction<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
     world.fail(
         1,
         doc! { "failCommands": ["insert"], "closeConnection": true },
     );
-    let error = insert(&world, &mut session).await.expect_err("lost");
+    let error = insert(&world.pools, &mut session).await.expect_err("lost");
     assert!(error.has_label("TransientTransactionError"), "{error:?}");
     assert!(!error.has_label("RetryableWriteError"), "{error:?}");
     assert_eq!(world.commands.of("insert").len(), 1);
@@ -297,14 +277,14 @@ async fn a_command_is_not_retried_in_a_transaction<B: Backend<Config: Default>>(
 
 async fn an_overloaded_first_command_is_first_again<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
     let labels = ["SystemOverloadedError", "RetryableError"];
     world.fail(
         2,
         doc! { "failCommands": ["insert"], "errorCode": 462, "errorLabels": labels },
     );
-    insert(&world, &mut session)
+    insert(&world.pools, &mut session)
         .await
         .expect("the third attempt");
     let inserts = world.commands.of("insert");
@@ -328,13 +308,13 @@ async fn an_overloaded_first_command_is_first_again<B: Backend<Config: Default>>
 
 async fn a_transaction_is_pinned_to_a_router<B: Backend<Config: Default>>() {
     let world = World::<B>::sharded(3, "").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     for _ in 0..5 {
         begin(&mut session);
         assert!(!session.is_pinned());
         let before = world.commands.servers_of("insert").len();
         for _ in 0..4 {
-            insert(&world, &mut session).await.expect("a write");
+            insert(&world.pools, &mut session).await.expect("a write");
         }
         let servers = &world.commands.servers_of("insert")[before..];
         assert!(
@@ -352,7 +332,7 @@ async fn a_transaction_is_pinned_to_a_router<B: Backend<Config: Default>>() {
         );
         assert!(session.is_pinned(), "the commit may be repeated");
     }
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     assert!(!session.is_pinned());
     drop(session);
     world.pools.close().await;
@@ -360,16 +340,16 @@ async fn a_transaction_is_pinned_to_a_router<B: Backend<Config: Default>>() {
 
 async fn a_transient_error_unpins<B: Backend<Config: Default>>() {
     let world = World::<B>::sharded(2, "").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     let pinned = session.pinned_server().expect("a router").to_string();
     let router = (0..2)
         .find(|router| world.set.address(*router) == pinned)
         .expect("one");
     let data = doc! { "failCommands": ["insert"], "closeConnection": true };
     world.set.fail_commands(router, doc! { "times": 1 }, data);
-    insert(&world, &mut session).await.expect_err("lost");
+    insert(&world.pools, &mut session).await.expect_err("lost");
     assert!(!session.is_pinned());
     session.abort_transaction().await.expect("an abort");
     drop(session);
@@ -386,136 +366,45 @@ async fn a_load_balancer_keeps_the_transaction_s_connection<B: Backend<Config: D
             .map(|pool| pool.in_use)
             .sum::<usize>()
     };
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
     assert_eq!(in_use(), 0);
     for _ in 0..3 {
-        insert(&world, &mut session).await.expect("a write");
+        insert(&world.pools, &mut session).await.expect("a write");
         assert!(session.is_pinned() && in_use() == 1);
     }
     session.commit_transaction().await.expect("a commit");
     assert_eq!(in_use(), 1, "the commit may be repeated");
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     assert_eq!(in_use(), 0);
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     session.abort_transaction().await.expect("an abort");
     assert_eq!(in_use(), 0);
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     world.fail(
         1,
         doc! { "failCommands": ["insert"], "closeConnection": true },
     );
-    insert(&world, &mut session).await.expect_err("lost");
+    insert(&world.pools, &mut session).await.expect_err("lost");
     assert_eq!(in_use(), 0, "after a transient error");
     session.abort_transaction().await.expect("an abort");
     drop(session);
     world.pools.close().await;
 }
 
-async fn with_transaction_runs_again_after_a_transient_error<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
-    world.fail(
-        2,
-        doc! { "failCommands": ["insert"], "closeConnection": true },
-    );
-    let mut calls = 0;
-    let world = &world;
-    let value = session
-        .with_transaction(TransactionOptions::default(), async |session| {
-            calls += 1;
-            insert(world, session).await?;
-            Ok(calls)
-        })
-        .await;
-    assert_eq!(value.expect("a commit"), 3);
-    let numbers = world.commands.of("insert");
-    let numbers: Vec<_> = numbers
-        .iter()
-        .filter_map(|own| own.get_i64("txnNumber").ok())
-        .collect();
-    assert_eq!(numbers, [1, 2, 3]);
-    // Another error ends it at once.
-    let failed = session
-        .with_transaction(TransactionOptions::default(), async |session| {
-            insert(world, session).await?;
-            Err::<(), _>(Error::configuration("no"))
-        })
-        .await;
-    failed.expect_err("the function's error");
-    assert_eq!(session.transaction_state(), TransactionState::Aborted);
-    drop(session);
-    world.pools.close().await;
-}
-
-async fn with_transaction_commits_again_while_the_result_is_unknown<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
-    world.fail_ends(5, "commitTransaction", None);
-    let mut calls = 0;
-    let world = &world;
-    let done = session
-        .with_transaction(TransactionOptions::default(), async |session| {
-            calls += 1;
-            insert(world, session).await
-        })
-        .await;
-    done.expect("a commit");
-    assert_eq!(calls, 1);
-    assert_eq!(world.commands.of("commitTransaction").len(), 6);
-    drop(session);
-    world.pools.close().await;
-}
-
-async fn with_transaction_ends_with_its_time<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
-    let labels = ["TransientTransactionError"];
-    world.fail(
-        100_000,
-        doc! { "failCommands": ["insert"], "errorCode": 251, "errorLabels": labels },
-    );
-    let begun = Instant::now();
-    let world = &world;
-    let run = async |session: &mut Session<B>| insert(world, session).await;
-    let error = session
-        .with_transaction(TransactionOptions::default(), run)
-        .await;
-    let error = error.expect_err("never");
-    assert!(
-        error.is_timeout() && error.has_label("TransientTransactionError"),
-        "{error:?}"
-    );
-    let elapsed = begun.elapsed();
-    assert!((119..=120).contains(&elapsed.as_secs()), "{elapsed:?}");
-    let begun = Instant::now();
-    let limit = Duration::from_secs(2);
-    let run = async |session: &mut Session<B>| insert(world, session).await;
-    let error = session
-        .with_transaction_by(limit, TransactionOptions::default(), run)
-        .await;
-    assert!(error.expect_err("never").is_timeout());
-    assert!(begun.elapsed() <= limit, "{:?}", begun.elapsed());
-    drop(session);
-    world.pools.close().await;
-}
-
 async fn a_dropped_transaction_is_aborted<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     drop(session);
-    eventually("an abort", || {
-        world.set.server(0).open_transactions() == 0
-    })
-    .await;
+    eventually("an abort", || world.set.server(0).open_transactions() == 0).await;
     assert_eq!(world.commands.of("abortTransaction").len(), 1);
-    let mut session = self::session(&world);
+    let mut session = world.session();
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     session.end().await;
     assert_eq!(world.commands.of("abortTransaction").len(), 2);
     world.pools.close().await;
@@ -565,38 +454,18 @@ async fn a_transaction_runs_on_a_connection<B: Backend<Config: Default>>() {
     world.pools.close().await;
 }
 
-async fn a_transaction_can_be_spawned<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let pools = world.pools.clone();
-    let task = tokio::spawn(async move {
-        let mut session = pools.start_session(SessionOptions::default())?;
-        let options = TransactionOptions::default();
-        let run = session.with_boxed_transaction(options, pools, |session, pools| {
-            Box::pin(async move {
-                let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-                let write = pools.command("db", &insert).session(session);
-                write.await?.check_write()
-            })
-        });
-        run.await
-    });
-    task.await.expect("no panic").expect("a commit");
-    assert_eq!(world.commands.of("commitTransaction").len(), 1);
-    world.pools.close().await;
-}
-
 async fn an_overloaded_router_keeps_its_transaction<B: Backend<Config: Default>>() {
     let world = World::<B>::sharded(2, "enableOverloadRetargeting=true").await;
-    let mut session = session(&world);
+    let mut session = world.session();
     begin(&mut session);
-    insert(&world, &mut session).await.expect("a write");
+    insert(&world.pools, &mut session).await.expect("a write");
     let labels = ["SystemOverloadedError", "RetryableError"];
     for router in 0..2 {
         let data = doc! { "failCommands": ["insert"], "errorCode": 462, "errorLabels": labels };
         world.set.fail_commands(router, doc! { "times": 1 }, data);
     }
     let begun = Instant::now();
-    insert(&world, &mut session)
+    insert(&world.pools, &mut session)
         .await
         .expect("the second attempt");
     assert!(

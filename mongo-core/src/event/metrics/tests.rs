@@ -98,6 +98,7 @@ fn cleared() -> CmapEvent {
 
 fn succeeded(address: ServerAddress, user: Option<Arc<str>>) -> CommandEvent {
     CommandEvent::Succeeded(CommandSucceededEvent {
+        operation_id: None,
         address,
         user,
         driver_connection_id: 1,
@@ -113,6 +114,7 @@ fn succeeded(address: ServerAddress, user: Option<Arc<str>>) -> CommandEvent {
 
 fn command_failed(failure: Error) -> CommandEvent {
     CommandEvent::Failed(CommandFailedEvent {
+        operation_id: None,
         address: address(),
         user: user(),
         driver_connection_id: 1,

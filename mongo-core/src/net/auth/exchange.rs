@@ -13,7 +13,7 @@ use crate::net::connection::connect_clock::ConnectClock;
 pub(crate) struct ReauthState {
     pub(crate) authenticator: Arc<Authenticator>,
     /// The completed handshake, kept for its results.
-    pub(crate) handshake: Handshake,
+    pub(crate) handshake: Box<Handshake>,
 }
 
 /// A handshake on its channel, after the reply to the hello.
@@ -65,6 +65,8 @@ impl AuthExchange<'_> {
                     });
                     let credential = self.handshake.credential().cloned();
                     let provided = self.authenticator.provide(need, credential.as_deref());
+                    // Boxed: without authentication it would be most of the attempt's task.
+                    let provided = Box::pin(provided);
                     let (evidence, keys) = match clock {
                         Some(clock) => clock.pause(provided).await?,
                         None => provided.await?,

@@ -1,5 +1,5 @@
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
@@ -32,12 +32,15 @@ impl ConnectClock {
         }
     }
 
-    /// Runs a future until a deadline passes.
+    /// Runs a future until a deadline passes. It is passed pinned, because an `async fn` would store
+    /// it twice.
     ///
     /// # Errors
     /// [`Elapsed`], once the caller's deadline or the attempt's own has passed.
-    pub(crate) async fn bound<F: Future>(&self, future: F) -> Result<F::Output, Elapsed> {
-        let mut future = pin!(future);
+    pub(crate) async fn bound<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Elapsed> {
         loop {
             let deadline = self.current();
             // Also ready when the clock was paused or resumed, which needs another timer.
@@ -86,6 +89,7 @@ impl ConnectClock {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::pin::pin;
 
     use tokio::time::sleep;
 
@@ -107,7 +111,7 @@ mod tests {
             clock.pause(sleep(30 * SECOND)).await;
             pending::<()>().await;
         };
-        clock.bound(attempt).await.expect_err("it never ends");
+        clock.bound(pin!(attempt)).await.expect_err("it never ends");
         begin.elapsed()
     }
 
@@ -128,10 +132,10 @@ mod tests {
     async fn without_a_pause_it_is_a_deadline() {
         let begin = Instant::now();
         let clock = clock(Deadline::never());
-        let output = clock.bound(sleep(SECOND)).await;
+        let output = clock.bound(pin!(sleep(SECOND))).await;
         output.expect("in time");
         clock
-            .bound(pending::<()>())
+            .bound(pin!(pending::<()>()))
             .await
             .expect_err("it never ends");
         assert_eq!(begin.elapsed(), 10 * SECOND);

@@ -2,10 +2,13 @@
 
 use std::pin::pin;
 
-use super::{Connection, PoolHandle, bound};
+use bson::{RawDocument, rawdoc};
+
+use super::{Connection, PoolHandle, Reply, bound};
 use crate::error::{Error, Result};
+use crate::net::OwnedReply;
 use crate::net::deadline::Deadline;
-use crate::wire::Readiness;
+use crate::wire::{MsgFlags, Readiness};
 
 impl Connection {
     /// Sends one complete wire message: an OP_MSG or an OP_QUERY.
@@ -41,6 +44,33 @@ impl Connection {
             None => {}
         }
         outcome
+    }
+
+    /// Sends a command that the server does not answer (OP_MSG's `moreToCome`), and returns the reply
+    /// that events show for it.
+    pub(crate) async fn run_unacknowledged(
+        &mut self,
+        deadline: Option<Deadline>,
+        database: &str,
+        command: &RawDocument,
+    ) -> Result<OwnedReply> {
+        let bound = self.inner.identity.command_timeout;
+        let deadline =
+            deadline.unwrap_or_else(|| bound.map_or_else(Deadline::never, Deadline::after));
+        self.drain(deadline).await?;
+        let fields = self.inner.identity.server_api.as_deref();
+        self.inner
+            .channel
+            .encode_with(MsgFlags::MORE_TO_COME, database, &command, fields)
+            .map_err(|error| self.inner.identity.name(error))?;
+        let message = self.inner.channel.exchange.request().to_vec();
+        self.send(&message, deadline).await?;
+        Ok(Reply::new(&rawdoc! { "ok": 1 }, None, &self.inner.identity).into_owned())
+    }
+
+    /// Sets the operation that runs the following commands, for their events and logs.
+    pub(crate) fn set_operation(&mut self, id: Option<i64>) {
+        self.inner.operation_id = id;
     }
 
     /// Receives the complete wire message, header included, that replies to the last

@@ -24,6 +24,7 @@ pub(super) mod metadata;
 pub(super) mod pool_handle;
 mod pooled;
 mod quiet;
+mod reauthentication;
 mod redaction;
 pub(super) mod reply;
 mod silence;
@@ -81,6 +82,8 @@ struct Inner {
     pool_handle: Option<PoolHandle>,
     /// The command that was sent and whose reply has not been received yet.
     watch: Option<Box<CommandWatch>>,
+    /// The operation that runs commands on it.
+    operation_id: Option<i64>,
     /// The timer that bounds its commands.
     alarm: Alarm,
     idle_since: Instant,
@@ -104,6 +107,7 @@ impl Connection {
         let inner = Inner {
             channel,
             watch: None,
+            operation_id: None,
             alarm: Alarm::default(),
             idle_since: identity.created,
             checked_in: identity.generation.suspicion().last_check_in(),
@@ -231,48 +235,6 @@ impl Connection {
         self.last_reply()
     }
 
-    /// Authenticates this connection again with the current credential, without another hello.
-    ///
-    /// [`run_command`](Self::run_command) calls this if the server answers
-    /// `ReauthenticationRequired` (code 391), and then runs the command again, once. Callers of
-    /// [`send`](Self::send) and [`receive`](Self::receive) have to call it themselves.
-    ///
-    /// If the future is dropped, the method may be called again.
-    ///
-    /// # Errors
-    /// - The server rejects the credential, or the credential is now another user's: the connection
-    ///   is closed.
-    /// - The credential can't be obtained, or the deadline passed: the connection is in the same
-    ///   state as after a cancelled command.
-    /// - [`ErrorKind::Configuration`] if the connection was never authenticated.
-    ///
-    /// Specification: authentication, "Reauthentication".
-    pub async fn reauthenticate(&mut self, deadline: impl Into<Deadline>) -> Result<()> {
-        let deadline = deadline.into();
-        self.drain(deadline).await?;
-        let identity = &self.inner.identity;
-        let description = identity.description.clone();
-        let Some(proof) = &mut self.inner.proof else {
-            let error = Error::configuration("the connection was never authenticated");
-            return Err(identity.name(error));
-        };
-        let mut phase = Wait::Credential;
-        let mut enter = |next| phase = next;
-        let (channel, server) = (&mut self.inner.channel, &identity.server);
-        let renewed = proof.renew(channel, server, description, &mut enter);
-        let outcome = match deadline.bound(renewed).await {
-            Ok(outcome) => outcome,
-            Err(Elapsed) => Err(self.explain_silence(deadline.timed_out(phase))),
-        };
-        outcome.map_err(|error| {
-            if error.is_authentication() {
-                self.close_for(ClosedReason::Unauthenticated);
-            }
-            // It is reported to the pool like the failure of a command.
-            self.failed(error)
-        })
-    }
-
     /// Checks that the pool allows a command to be sent.
     #[inline]
     fn admit(&self) -> Result<()> {
@@ -339,7 +301,13 @@ impl Connection {
         let pool_handle = self.inner.pool_handle.as_ref();
         let check_out = pool_handle.and_then(|pool_handle| pool_handle.span.as_ref());
         let limits = self.inner.channel.exchange.limits();
-        CommandWatch::begin(&self.inner.identity, check_out, request, limits)
+        CommandWatch::begin(
+            &self.inner.identity,
+            check_out,
+            self.inner.operation_id,
+            request,
+            limits,
+        )
     }
 
     /// The connection's number within its pool. Numbers start at 1, in order of creation.

@@ -8,13 +8,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::cursor::{BatchCursor, CursorLimits, CursorSource};
-use super::{Limits, jitter, random_id, unacknowledged, wait, was_sent};
-use crate::error::{Error, Result, Wait};
+use super::{Limits, jitter, random_id, wait, was_sent};
+use crate::error::{Error, Result};
 use crate::net::deadline::Deadline;
-use crate::net::{Connection, OwnedReply};
+use crate::net::{Connection, OwnedReply, Reply};
 use crate::operation::{
-    ClientContext, ClientSession, Command, CursorState, Ending, Facts, Failure, Observed, Request,
-    Retry, RetryOptions, SessionOptions, Verdict, label_commit, label_transient, max_time,
+    ClientContext, ClientSession, Command, Ending, Facts, Failure, Request, Retry, RetryOptions,
+    SessionOptions, Verdict, label_commit, label_transient,
 };
 
 /// The target of [`Connection::command`].
@@ -22,6 +22,20 @@ use crate::operation::{
 pub struct OnConnection<'a> {
     connection: &'a mut Connection,
     session: Option<&'a mut ClientSession>,
+    /// The session of an operation that was given none.
+    implicit: Option<ClientSession>,
+    client: Arc<ClientContext>,
+}
+
+impl<'a> OnConnection<'a> {
+    fn new(connection: &'a mut Connection, session: Option<&'a mut ClientSession>) -> Self {
+        Self {
+            client: connection.client(),
+            connection,
+            session,
+            implicit: None,
+        }
+    }
 }
 
 impl Connection {
@@ -43,11 +57,7 @@ impl Connection {
     where
         C: Serialize + ?Sized,
     {
-        let target = OnConnection {
-            connection: self,
-            session: None,
-        };
-        Command::new(target, database, command)
+        Command::new(OnConnection::new(self, None), database, command)
     }
 
     /// Starts a session for operations on connections of this connection's pool. A connection
@@ -85,17 +95,11 @@ impl Connection {
         if !session.transaction.end(ending)? {
             return Ok(());
         }
-        let timeout = session.options().default_timeout;
+        let mut request = Request::end_transaction(ending);
+        request.timeout = session.options().default_timeout;
         let command = Command {
-            request: Ok(Request::end_transaction(ending)),
-            target: OnConnection {
-                connection: self,
-                session: Some(session),
-            },
-        };
-        let command = match timeout {
-            Some(timeout) => command.timeout(timeout),
-            None => command,
+            request: Ok(request),
+            target: OnConnection::new(self, Some(session)),
         };
         match (command.await, ending) {
             (Ok(reply), Ending::Commit) => {
@@ -150,6 +154,16 @@ impl Connection {
             max_wire_version: description.max_wire_version,
             cluster_time: pool.and_then(|pool| pool.owner.newest_cluster_time()),
             max_time: None,
+            has_timeout: false,
+        }
+    }
+
+    /// Closes a cursor, if the connection still works. Errors are ignored.
+    pub(crate) async fn kill_cursor(&mut self, mut request: Request, limits: Limits) {
+        if !self.is_closed() {
+            let facts = self.facts(false);
+            let kill = self.attempt(&mut request, None, &facts, limits.of_command());
+            let _ = kill.await;
         }
     }
 
@@ -171,28 +185,21 @@ impl Connection {
         if let Some(session) = &mut session {
             session.sending(Instant::now().into_std());
         }
-        let (database, body) = (&*request.database, request.body());
-        let outcome = match deadline {
-            Some(deadline) => self.run_command_by(deadline, database, &body).await,
-            None => self.run_command(database, &body).await,
-        };
-        let outcome = match outcome {
-            Ok(reply) => {
-                if let Some(session) = &mut session {
-                    session.observe(&Observed::of(reply.raw()));
-                }
-                Ok(reply.into_owned())
-            }
-            Err(error) => Err(error),
+        let outcome = match session.is_none() && request.is_unacknowledged(&client.defaults) {
+            true => Named::new(self, request).send(deadline).await,
+            false => Named::new(self, request).run(deadline).await,
         };
         if let Some(session) = session {
             match &outcome {
-                Ok(_) => session.received(false),
+                Ok(reply) => {
+                    session.received(false);
+                    session.observe(reply);
+                }
                 Err(error) => {
                     let was_sent = was_sent(error, self.is_closed());
                     session.received(was_sent && error.command().is_none());
                     if let Some(command) = error.command() {
-                        session.observe(&Observed::of(&command.reply));
+                        session.observe(&command.reply);
                     }
                     // Errors before the command was sent leave the transaction as it was.
                     if !was_sent && !had_begun && session.has_begun() {
@@ -205,15 +212,55 @@ impl Connection {
     }
 }
 
+/// A command whose events and logs name its operation, on its connection.
+struct Named<'a> {
+    connection: &'a mut Connection,
+    request: &'a Request,
+}
+
+impl<'a> Named<'a> {
+    fn new(connection: &'a mut Connection, request: &'a Request) -> Self {
+        connection.set_operation(Some(request.id));
+        Self {
+            connection,
+            request,
+        }
+    }
+
+    async fn run(&mut self, deadline: Option<Deadline>) -> Result<OwnedReply> {
+        let (database, body) = (&*self.request.database, self.request.body());
+        let reply = match deadline {
+            Some(deadline) => {
+                self.connection
+                    .run_command_by(deadline, database, &body)
+                    .await
+            }
+            None => self.connection.run_command(database, &body).await,
+        };
+        reply.map(Reply::into_owned)
+    }
+
+    async fn send(&mut self, deadline: Option<Deadline>) -> Result<OwnedReply> {
+        let (database, body) = (&*self.request.database, self.request.body());
+        self.connection
+            .run_unacknowledged(deadline, database, body)
+            .await
+    }
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        self.connection.set_operation(None);
+    }
+}
+
 impl<'a> Command<OnConnection<'a>> {
     /// Runs it in this session. The borrow prevents that two operations use the session at a time.
     pub fn session(mut self, session: &'a mut ClientSession) -> Self {
         self.target.session = Some(session);
         self
     }
-}
 
-impl<'a> Command<OnConnection<'a>> {
     /// Runs it, and returns the cursor of its reply.
     ///
     /// # Errors
@@ -222,29 +269,13 @@ impl<'a> Command<OnConnection<'a>> {
     pub async fn cursor(self) -> Result<ConnectionCursor<'a>> {
         let mut request = self.request?;
         let mut target = self.target;
-        let client = target.connection.client();
-        let timeout = request.timeout.or(client.defaults.timeout);
+        let timeout = request.timeout.or(target.client.defaults.timeout);
         let limits = CursorLimits::of(&mut request, timeout)?;
-        let mut implicit = target.start(&request, &client);
-        let reply = run(
-            &mut target,
-            implicit.as_mut(),
-            &mut request,
-            &client,
-            limits.of_command(),
-        );
-        let reply = reply.await?;
-        let name = request.command_name().to_owned();
-        let state = CursorState::open(reply.into_raw(), &name, request.cursor)
+        let reply = target.run(&mut request, limits.of_command()).await?;
+        let (state, kill) = request
+            .open_cursor(reply.into_raw())
             .map_err(|error| target.connection.identity().name(error))?;
-        let (database, _) = state.names();
-        let kill = Some(Request::kill_cursor(database, state.kill()));
-        let source = InHand {
-            target,
-            implicit,
-            client,
-            kill,
-        };
+        let source = InHand { target, kill };
         Ok(BatchCursor::new(state, source, limits))
     }
 }
@@ -257,95 +288,72 @@ impl<'a> IntoFuture for Command<OnConnection<'a>> {
         Box::pin(async move {
             let mut request = self.request?;
             let mut target = self.target;
-            let client = target.connection.client();
-            let mut implicit = target.start(&request, &client);
-            let limits = Limits::new(request.timeout.or(client.defaults.timeout));
-            run(
-                &mut target,
-                implicit.as_mut(),
-                &mut request,
-                &client,
-                limits,
-            )
-            .await
+            let limits = Limits::new(request.timeout.or(target.client.defaults.timeout));
+            target.run(&mut request, limits).await
         })
     }
 }
 
 impl OnConnection<'_> {
-    /// The session of an operation that has none.
-    fn start(&self, request: &Request, client: &Arc<ClientContext>) -> Option<ClientSession> {
-        match self.session.is_some() || request.is_unacknowledged(&client.defaults) {
-            true => None,
-            false => self.connection.implicit_session(client),
-        }
-    }
-}
-
-/// Runs an operation on a connection, again only after an overload.
-async fn run(
-    target: &mut OnConnection<'_>,
-    implicit: Option<&mut ClientSession>,
-    request: &mut Request,
-    client: &Arc<ClientContext>,
-    limits: Limits,
-) -> Result<OwnedReply> {
-    let connection = &mut *target.connection;
-    if let Some(own) = &mut target.session {
-        if connection.pool_handle().is_some() {
-            own.check(client)?;
-        }
-        if request.is_unacknowledged(&client.defaults) {
-            return Err(unacknowledged());
-        }
-        if request.ending.is_none() {
-            own.transaction.enter();
-        }
-        request.selection(Some(own), &client.defaults)?;
-    }
-    let mut session = target.session.as_deref_mut().or(implicit);
-    if request.ending.is_some() {
-        request.limits_server = !limits.has_timeout;
-    }
-    let mut options = RetryOptions::of(request.kind, &client.defaults, limits.has_timeout);
-    options.retries_errors = false;
-    options.retries_overload |= request.ending.is_some();
-    let mut retry = Retry::new(options);
-    loop {
-        let mut facts = connection.facts(connection.description().secondary);
-        let Ok(time) = max_time(limits.remaining(), Duration::ZERO) else {
-            let error = Error::timeout(Wait::Command, limits.begun.elapsed());
-            return Err(limits.conclude(retry.stop(connection.identity().name(error))));
-        };
-        facts.max_time = time.filter(|_| request.sends_max_time());
-        let had_begun = session.as_ref().is_some_and(|own| own.has_begun());
-        let outcome = connection
-            .attempt(request, session.as_deref_mut(), &facts, limits.of_command())
-            .await;
-        let error = match outcome {
-            Ok(reply) => return Ok(reply),
-            Err(error) => error,
-        };
-        let error = match session.as_ref().is_some_and(|own| own.is_in_transaction()) {
-            true => label_transient(error),
-            false => error,
-        };
-        let failure = Failure {
-            was_sent: was_sent(&error, connection.is_closed()),
-            remaining: limits.remaining(),
-            jitter: jitter(getrandom::u64().unwrap_or_default()),
-            ..Failure::of_command(error)
-        };
-        match retry.failed(failure) {
-            Verdict::Again { pause } => {
-                if let Some(session) = session.as_deref_mut().filter(|own| own.has_begun())
-                    && !had_begun
-                {
-                    session.transaction.rewind();
+    /// Runs an operation on a connection, again only after an overload.
+    async fn run(&mut self, request: &mut Request, limits: Limits) -> Result<OwnedReply> {
+        let Self {
+            connection,
+            session,
+            implicit,
+            client,
+        } = self;
+        match session {
+            Some(own) => {
+                if connection.pool_handle().is_some() {
+                    own.check(client)?;
                 }
-                wait(pause).await;
+                own.enter(request)?;
+                request.selection(Some(own), &client.defaults)?;
             }
-            Verdict::Stop(error) => return Err(limits.conclude(error)),
+            None if implicit.is_some() || request.is_unacknowledged(&client.defaults) => {}
+            None => *implicit = connection.implicit_session(client),
+        }
+        let mut session = session.as_deref_mut().or(implicit.as_mut());
+        let has_timeout = limits.has_timeout;
+        let mut options = RetryOptions::of_request(request, &client.defaults, has_timeout, false);
+        options.retries_errors = false;
+        let mut retry = Retry::new(options);
+        loop {
+            let mut facts = connection.facts(connection.description().secondary);
+            if let Err(error) = limits.apply(request, Duration::ZERO, &mut facts) {
+                let error = connection.identity().name(error);
+                return Err(limits.conclude(retry.stop(error)));
+            }
+            let had_begun = session.as_ref().is_some_and(|own| own.has_begun());
+            let outcome = connection
+                .attempt(request, session.as_deref_mut(), &facts, limits.of_command())
+                .await;
+            let error = match outcome {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            let error = match session.as_ref().is_some_and(|own| own.is_in_transaction()) {
+                true => label_transient(error),
+                false => error,
+            };
+            let failure = Failure {
+                was_sent: was_sent(&error, connection.is_closed()),
+                remaining: limits.remaining(),
+                jitter: jitter(getrandom::u64().unwrap_or_default()),
+                ..Failure::of_command(error)
+            };
+            match retry.failed(failure) {
+                Verdict::Again { pause } => {
+                    if let Some(session) = session.as_deref_mut().filter(|own| own.has_begun())
+                        && !had_begun
+                    {
+                        session.transaction.rewind();
+                    }
+                    wait(pause).await;
+                }
+                Verdict::Stop(error) => return Err(limits.conclude(error)),
+            }
         }
     }
 }
@@ -357,39 +365,24 @@ pub type ConnectionCursor<'a> = BatchCursor<'a, InHand<'a>>;
 /// Runs the commands of a [`ConnectionCursor`].
 pub struct InHand<'a> {
     target: OnConnection<'a>,
-    implicit: Option<ClientSession>,
-    client: Arc<ClientContext>,
     /// Closes the cursor, unless the server has.
     kill: Option<Request>,
 }
 
 impl CursorSource for InHand<'_> {
     async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
-        let implicit = self.implicit.as_mut();
-        run(
-            &mut self.target,
-            implicit,
-            &mut request,
-            &self.client,
-            limits,
-        )
-        .await
+        self.target.run(&mut request, limits).await
     }
 
     async fn kill(&mut self, limits: Limits) {
-        if let Some(mut request) = self.kill.take()
-            && !self.target.connection.is_closed()
-        {
-            let connection = &mut *self.target.connection;
-            let facts = connection.facts(false);
-            let kill = connection.attempt(&mut request, None, &facts, limits.of_command());
-            let _ = kill.await;
+        if let Some(request) = self.kill.take() {
+            self.target.connection.kill_cursor(request, limits).await;
         }
     }
 
     fn forget(&mut self) {
         self.kill = None;
-        self.implicit = None;
+        self.target.implicit = None;
     }
 
     fn min_round_trip_time(&self) -> Duration {

@@ -163,9 +163,10 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
         }
     }
 
-    /// Whether the server has closed it, and no document is left.
+    /// Whether no document is left and none follows: the server has closed it, or the reply to a
+    /// command was lost, and with it a batch.
     pub fn is_exhausted(&self) -> bool {
-        self.state.id == 0 && !self.state.has_documents()
+        self.state.is_over() && !self.state.has_documents() && self.state.unseen.is_none()
     }
 
     /// Sets the number of documents of further batches; 0 leaves it to the server.
@@ -194,7 +195,8 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// tells the two apart).
     ///
     /// # Errors
-    /// The next batch could not be fetched; the document is not a `T`
+    /// The next batch could not be fetched: if the server may have sent it, the cursor ends with
+    /// this error, and no batch is skipped; else the next call tries again. The document is not a `T`
     /// ([`ErrorKind::Deserialization`](crate::ErrorKind::Deserialization)), and is skipped.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let Some(document) = self.next_document().await? else {
@@ -224,7 +226,10 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// # Errors
     /// The next batch could not be fetched.
     pub async fn next_batch(&mut self) -> Result<Option<Batch<'_>>> {
-        if !self.state.has_documents() && self.state.id != 0 {
+        if let Some(error) = self.state.unseen.take() {
+            return Err(error);
+        }
+        if !self.state.has_documents() && !self.state.is_over() {
             let outcome = poll_fn(|context| self.poll_fetch(context)).await;
             self.call = None;
             outcome?;
@@ -248,8 +253,8 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// The state and the source, once no fetch is in progress.
     pub(crate) async fn into_parts(mut self) -> (CursorState, Option<S>, CursorLimits) {
         if let Stage::Fetching(_) = self.stage {
-            // Its error is that of the next fetch as well.
-            let _ = poll_fn(|context| self.poll_fetch(context)).await;
+            let fetched = poll_fn(|context| self.poll_fetch(context)).await;
+            self.state.unseen = fetched.err();
         }
         match self.stage {
             Stage::Idle(source) => (self.state, Some(source), self.limits),
@@ -270,7 +275,10 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// Ready with whether there is a document.
     fn poll_document(&mut self, context: &mut Context<'_>) -> Poll<Result<bool>> {
         while !self.state.has_documents() {
-            if self.state.id == 0 {
+            if let Some(error) = self.state.unseen.take() {
+                return Poll::Ready(Err(error));
+            }
+            if self.state.is_over() {
                 return Poll::Ready(Ok(false));
             }
             if let Err(error) = ready!(self.poll_fetch(context)) {

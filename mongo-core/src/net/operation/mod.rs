@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, Result, Wait};
 use crate::net::deadline::{Deadline, sleep_until};
-use crate::operation::{Failure, is_time_limit, timed_out};
+use crate::operation::{Facts, Failure, Request, is_time_limit, max_time, timed_out};
 
 pub(super) mod connection;
 pub(super) mod cursor;
@@ -58,6 +58,23 @@ impl Limits {
         self.deadline.or_else(unlimited)
     }
 
+    /// Limits the time of a request's command on the server.
+    ///
+    /// # Errors
+    /// Too little is left for a round trip.
+    pub(crate) fn apply(
+        &self,
+        request: &Request,
+        min_rtt: Duration,
+        facts: &mut Facts,
+    ) -> Result<()> {
+        let time = max_time(self.remaining(), min_rtt)
+            .map_err(|()| Error::timeout(Wait::Command, self.begun.elapsed()))?;
+        facts.max_time = time.filter(|_| request.sends_max_time());
+        facts.has_timeout = self.has_timeout;
+        Ok(())
+    }
+
     /// The error of the operation: if its time is over, a time-out.
     pub(crate) fn conclude(&self, error: Error) -> Error {
         let is_over = self.deadline.is_some_and(|deadline| deadline.is_over());
@@ -95,9 +112,4 @@ pub(crate) async fn wait(pause: Duration) {
     if !pause.is_zero() {
         sleep_until(Instant::now() + pause).await;
     }
-}
-
-/// An unacknowledged write can't have a session.
-pub(crate) fn unacknowledged() -> Error {
-    Error::configuration("an unacknowledged write can't use a session: the write concern has w=0")
 }

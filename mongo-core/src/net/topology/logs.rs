@@ -99,21 +99,29 @@ pub(super) fn event(event: &SdamEvent) {
     }
 }
 
-/// The logs of one selection. `operationId` is left out.
+/// The logs of one selection.
 ///
 /// The fields are looked up and formatted only if the logs are enabled.
 pub(super) struct Selection<'a> {
-    /// The name of the operation, if the caller knows it.
-    pub(super) operation: Option<&'a str>,
+    /// The name and the id of the operation, if the caller knows it.
+    pub(super) operation: Option<(&'a str, i64)>,
     pub(super) criterion: &'a Criterion,
     pub(super) index: &'a ArcSwap<SelectionIndex>,
 }
 
 impl Selection<'_> {
+    fn name(&self) -> Option<&str> {
+        self.operation.map(|(name, _)| name)
+    }
+
+    fn id(&self) -> Option<i64> {
+        self.operation.map(|(_, id)| id)
+    }
+
     pub(super) fn started(&self) {
         debug!(
             target: SELECTION,
-            operation = self.operation,
+            operation = self.name(), operationId = self.id(),
             selector = %self.criterion,
             topologyDescription = %Shown(self.index.load().topology()),
             "Server selection started"
@@ -124,7 +132,7 @@ impl Selection<'_> {
     pub(super) fn waits(&self, deadline: Deadline) {
         info!(
             target: SELECTION,
-            operation = self.operation,
+            operation = self.name(), operationId = self.id(),
             selector = %self.criterion,
             topologyDescription = %Shown(self.index.load().topology()),
             remainingTimeMS = deadline.remaining().map(milliseconds),
@@ -136,7 +144,7 @@ impl Selection<'_> {
         match outcome {
             Ok(selected) => debug!(
                 target: SELECTION,
-                operation = self.operation,
+                operation = self.name(), operationId = self.id(),
             selector = %self.criterion,
                 topologyDescription = %Shown(self.index.load().topology()),
                 serverHost = %Host(selected.address()), serverPort = selected.address().port(),
@@ -144,7 +152,7 @@ impl Selection<'_> {
             ),
             Err(error) => debug!(
                 target: SELECTION,
-                operation = self.operation,
+                operation = self.name(), operationId = self.id(),
             selector = %self.criterion,
                 topologyDescription = %Shown(self.index.load().topology()),
                 failure = %Failure(error),

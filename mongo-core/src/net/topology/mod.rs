@@ -228,7 +228,7 @@ impl Topology {
         deadline: Deadline,
         criterion: &Criterion,
         deprioritized: &[ServerAddress],
-        operation: Option<&str>,
+        operation: Option<(&str, i64)>,
     ) -> Result<SelectedServer> {
         let shared = &*self.owner.0;
         let log = Selection {

@@ -185,3 +185,60 @@ fn tasks_may_be_started_on_a_runtime_that_has_ended() {
         assert!(!shared.is_running());
     });
 }
+
+/// A topology of 200 servers that nothing listens for.
+fn crowd() -> Topology {
+    let hosts: Vec<_> = (1..=200).map(|port| format!("127.0.0.1:{port}")).collect();
+    let uri = format!("mongodb://{}/?replicaSet=rs", hosts.join(","));
+    Topology::new(ClientOptions::parse(&uri).expect("a connection string")).expect("a topology")
+}
+
+fn monitors(topology: &Topology) -> usize {
+    topology.shared().lock().monitors.len()
+}
+
+#[tokio::test]
+async fn other_tasks_run_between_the_starts_of_many_monitors() {
+    let topology = crowd();
+    topology.connect().expect("connected");
+    let mut started = vec![monitors(&topology)];
+    while started.last() != Some(&200) {
+        tokio::task::yield_now().await;
+        let now = monitors(&topology);
+        let before = *started.last().expect("not empty");
+        assert!((before..=before + 64).contains(&now), "{before}, {now}");
+        started.push(now);
+    }
+    assert_eq!(started.first(), Some(&64));
+    topology.close().await;
+    assert_eq!(monitors(&topology), 0);
+}
+
+#[tokio::test]
+async fn closing_ends_the_start_of_many_monitors() {
+    let topology = crowd();
+    topology.connect().expect("connected");
+    assert_eq!(monitors(&topology), 64);
+    let closed = tokio::time::timeout(LIMIT, topology.close()).await;
+    closed.expect("all tasks have ended");
+    assert_eq!(monitors(&topology), 0);
+}
+
+#[test]
+fn the_end_of_a_runtime_leaves_no_server_without_a_monitor() {
+    let topology = crowd();
+    let first = runtime();
+    {
+        let _entered = first.enter();
+        topology.connect().expect("connected");
+    }
+    assert_eq!(monitors(&topology), 64);
+    drop(first);
+    runtime().block_on(async {
+        topology.connect().expect("connected again");
+        while monitors(&topology) < 200 {
+            tokio::task::yield_now().await;
+        }
+        topology.close().await;
+    });
+}

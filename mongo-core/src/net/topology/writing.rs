@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard, Weak};
 
 use bson::oid::ObjectId;
 use tokio::runtime::Handle;
+use tokio::task::yield_now;
 
 use super::listener::{Clear, Removal, TopologyListener};
 use super::paces::Paces;
@@ -14,13 +15,17 @@ use super::srv_state::FirstLookup;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::SdamEvent;
-use crate::net::background::{Task, choose};
+use crate::net::background::{Alive, Task, choose};
 use crate::net::topology::monitor::{Monitor, Signal, pump};
 use crate::sdam::{
-    ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
+    ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings,
+    TopologyType, apply,
 };
 use crate::select::SelectionIndex;
 use crate::uri::ClientOptions;
+
+/// The number of monitors that are started at once.
+const GROUP: usize = 64;
 
 /// The locked state, and the work that must wait until the lock is released: tasks to spawn and to
 /// signal, selections to wake, and references that may be the last ones. A waker is application
@@ -114,6 +119,7 @@ impl<'a> Writing<'a> {
         for server in dead {
             self.start_monitor(server);
         }
+        self.start_monitors();
         if self.state.srv.as_ref().is_some_and(|srv| srv.is_dead) {
             match &self.state.phase {
                 Phase::Resolving(first) => {
@@ -141,6 +147,31 @@ impl<'a> Writing<'a> {
     pub(super) fn stop_srv(&mut self) {
         let srv = self.state.srv.take();
         self.signals.extend(srv.map(|srv| srv.stop));
+    }
+
+    /// Starts the monitors that are missing, a group at a time: one reply may name a thousand
+    /// servers, and other tasks run between two groups.
+    fn start_monitors(&mut self) {
+        let state = &*self.state;
+        if !matches!(state.phase, Phase::Connected)
+            || state.description.topology_type() == TopologyType::LoadBalanced
+        {
+            return;
+        }
+        let servers = state.description.servers().iter();
+        let mut missing = servers
+            .map(|server| &server.address)
+            .filter(|server| !state.monitors.contains_key(*server));
+        let group: Vec<_> = missing.by_ref().take(GROUP).cloned().collect();
+        let are_left = missing.next().is_some();
+        group
+            .into_iter()
+            .for_each(|server| self.start_monitor(server));
+        if are_left {
+            let alive = self.shared.tasks.begin();
+            let next = start_next_group(alive, self.shared.clone());
+            self.tasks.push(Box::pin(next));
+        }
     }
 
     fn start_monitor(&mut self, server: ServerAddress) {
@@ -206,18 +237,18 @@ impl<'a> Writing<'a> {
             state.paces = Paces::default();
         }
         shared.queue(transition.events);
+        let starts = |effect: &Effect| matches!(effect, Effect::StartMonitor { .. });
+        let any_start = transition.effects.iter().any(starts);
         for effect in transition.effects {
             self.carry_out(effect, removal, cause.as_ref());
+        }
+        if any_start {
+            self.start_monitors();
         }
     }
 
     fn carry_out(&mut self, effect: Effect, removal: Removal, cause: Option<&Error>) {
         match effect {
-            Effect::StartMonitor { server } => {
-                if matches!(self.state.phase, Phase::Connected) {
-                    self.start_monitor(server);
-                }
-            }
             Effect::RequestCheck { server, .. } => {
                 let monitor = self.state.monitors.get(&server);
                 self.signals.extend(monitor.map(Monitor::check_request));
@@ -227,8 +258,9 @@ impl<'a> Writing<'a> {
                 self.signals
                     .extend(monitor.map(Monitor::check_cancellation));
             }
-            // Done before the description and the events were published.
-            Effect::ReadyPool { .. } | Effect::StopMonitor { .. } => {}
+            // `apply` does these, before or after all others.
+            Effect::ReadyPool { .. } | Effect::StopMonitor { .. } | Effect::StartMonitor { .. } => {
+            }
             Effect::ClearPool {
                 server,
                 service_id,
@@ -398,6 +430,13 @@ impl Shared {
     fn write(self: &Arc<Self>) -> Writing<'_> {
         Writing::new(self, self.lock())
     }
+}
+
+async fn start_next_group(_alive: Alive, shared: Arc<Shared>) {
+    yield_now().await;
+    let mut writing = shared.write();
+    writing.start_monitors();
+    writing.finish();
 }
 
 /// The last failure of a server.

@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,9 +81,12 @@ pub(crate) fn waits_for(wait: Wait) {
     let _ = WAITS.try_with(|own| own.set(Some(wait)));
 }
 
-/// Runs a future, and calls `tell` with its current wait.
-pub(crate) async fn telling<F: Future>(future: F, mut tell: impl FnMut(Wait)) -> F::Output {
-    let mut future = pin!(future);
+/// Runs a future, and calls `tell` with its current wait. It is passed pinned, because an `async fn`
+/// would store it twice.
+pub(crate) async fn telling<F: Future + ?Sized>(
+    mut future: Pin<&mut F>,
+    mut tell: impl FnMut(Wait),
+) -> F::Output {
     poll_fn(|context| {
         WAITS.sync_scope(Cell::new(None), || {
             let polled = future.as_mut().poll(context);

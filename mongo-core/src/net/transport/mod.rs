@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -154,8 +155,10 @@ impl Transport {
         enter: &mut (dyn FnMut(Wait) + Send),
     ) -> Result<Stream> {
         loop {
-            let connecting = self.connect(address, untried);
-            let stream = connector::telling(connecting, &mut *enter).await?;
+            let stream = {
+                let connecting = pin!(self.connect(address, untried));
+                connector::telling(connecting, &mut *enter).await?
+            };
             if self.secures() {
                 enter(Wait::Tls);
             }

@@ -28,6 +28,8 @@ pub(crate) struct Facts {
     pub(crate) cluster_time: Option<Arc<ClusterTime>>,
     /// The command's time on the server, in milliseconds.
     pub(crate) max_time: Option<i64>,
+    /// Whether the operation has a time limit, even an unlimited one.
+    pub(crate) has_timeout: bool,
 }
 
 impl Request {
@@ -65,14 +67,17 @@ impl Request {
         })
     }
 
-    /// Whether the operation waits for no acknowledgment. It then has no session.
+    /// Whether the server sends no reply. The operation then has no session. The concern in a command
+    /// itself does not count: the server answers it.
     pub(crate) fn is_unacknowledged(&self, defaults: &Defaults) -> bool {
+        if self.is_bare || self.own.write_concern {
+            return false;
+        }
+        let own = self.write_concern.as_ref();
         let concern = match self.kind {
-            OperationKind::Write if self.ending.is_none() && !self.is_bare => self
-                .write_concern
-                .as_ref()
-                .or(Some(&defaults.write_concern)),
-            _ => self.write_concern.as_ref(),
+            OperationKind::Read => None,
+            OperationKind::Command => own,
+            OperationKind::Write => own.or(Some(&defaults.write_concern)),
         };
         concern.is_some_and(|concern| !concern.is_acknowledged())
     }
@@ -88,13 +93,16 @@ impl Request {
         defaults: &Defaults,
     ) -> Result<()> {
         self.reset()?;
-        self.add_cluster_time(session.as_deref(), facts);
+        if session.is_some() || !self.is_unacknowledged(defaults) {
+            self.add_cluster_time(session.as_deref(), facts);
+        }
         match session {
             None => self.add_concerns(None, facts, defaults)?,
             Some(session) => {
-                self.append(cstr!("lsid"), session.id().to_owned());
+                let id = RawBsonRef::Document(session.id());
+                self.body.append(cstr!("lsid"), id);
                 match (self.ending, session.transaction.is_active()) {
-                    (Some(ending), _) => self.add_ending(ending, session)?,
+                    (Some(ending), _) => self.add_ending(ending, session, facts)?,
                     (None, true) => self.add_transaction(session, facts)?,
                     (None, false) => {
                         self.add_number(session, facts, defaults);
@@ -176,7 +184,7 @@ impl Request {
         Ok(())
     }
 
-    fn add_ending(&mut self, ending: Ending, session: &ClientSession) -> Result<()> {
+    fn add_ending(&mut self, ending: Ending, session: &ClientSession, facts: &Facts) -> Result<()> {
         self.body.append(cstr!("txnNumber"), session.txn_number());
         self.body.append(cstr!("autocommit"), false);
         if let Some(concern) = session.transaction.write_concern(ending) {
@@ -186,7 +194,7 @@ impl Request {
             self.append(cstr!("recoveryToken"), token.clone());
         }
         let limit = session.transaction.options.max_commit_time;
-        if let Some(limit) = limit.filter(|_| ending == Ending::Commit && self.limits_server) {
+        if let Some(limit) = limit.filter(|_| ending == Ending::Commit && !facts.has_timeout) {
             let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
             self.body.append(cstr!("maxTimeMS"), limit);
         }

@@ -3,7 +3,7 @@ use std::time::Instant;
 use bson::{Bson, doc};
 
 use super::super::client::ClientContext;
-use super::super::session::{Observed, SessionOptions};
+use super::super::session::SessionOptions;
 use super::super::transaction::TransactionOptions;
 use super::*;
 use crate::concern::{ReadConcern, WriteConcern};
@@ -225,7 +225,7 @@ fn a_snapshot_session_reads_at_the_time_of_its_first_read() {
     assert_eq!(first, doc! { "readConcern": { "level": "snapshot" } });
     for seconds in [6, 8] {
         let cursor = bson::rawdoc! { "atClusterTime": time(seconds) };
-        session.observe(&Observed::of(&bson::rawdoc! { "cursor": cursor }));
+        session.observe(&bson::rawdoc! { "cursor": cursor });
     }
     let second = prepared(&mut request(OperationKind::Read), &mut session, &facts());
     let concern = doc! { "level": "snapshot", "atClusterTime": time(6) };
@@ -276,9 +276,7 @@ fn the_newest_recovery_token_goes_with_the_commit() {
         .expect("a transaction");
     for number in [1, 2] {
         prepared(&mut request(OperationKind::Write), &mut session, &facts());
-        session.observe(&Observed::of(
-            &bson::rawdoc! { "recoveryToken": { "n": number } },
-        ));
+        session.observe(&bson::rawdoc! { "recoveryToken": { "n": number } });
     }
     for ending in [Ending::Abort, Ending::Commit] {
         let mut end = Request::end_transaction(ending);

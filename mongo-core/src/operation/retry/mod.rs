@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::command::OperationKind;
+use super::command::{OperationKind, Request};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};
 use crate::uri::ClientOptions;
@@ -59,6 +59,22 @@ impl RetryOptions {
             has_timeout,
         }
     }
+
+    /// The retries of a request, which may be a command in a transaction.
+    pub(crate) fn of_request(
+        request: &Request,
+        defaults: &super::Defaults,
+        has_timeout: bool,
+        in_transaction: bool,
+    ) -> Self {
+        let mut options = Self::of(request.kind, defaults, has_timeout);
+        let is_retryable = request.is_retryable && !request.is_unacknowledged(defaults);
+        options.retries_errors &= is_retryable && !in_transaction;
+        if request.ending.is_some() {
+            (options.retries_errors, options.retries_overload) = (true, true);
+        }
+        options
+    }
 }
 
 /// A failed attempt.
@@ -102,7 +118,7 @@ impl Failure {
 }
 
 /// Whether a command that failed with this error may have reached the server.
-fn may_have_been_sent(error: &Error) -> bool {
+pub(super) fn may_have_been_sent(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::ConnectionClosed(reason) => matches!(
             reason,
@@ -165,11 +181,6 @@ impl Retry {
         if !self.deprioritized.contains(&server) {
             self.deprioritized.push(server);
         }
-    }
-
-    /// Whether this is a retry.
-    pub fn is_retrying(&self) -> bool {
-        self.kept.is_some()
     }
 
     /// The operation turned out not to be retryable, except after an overload: its write has no

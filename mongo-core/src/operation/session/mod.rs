@@ -9,55 +9,15 @@ use bson::spec::BinarySubtype;
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 use super::client::ClientContext;
+use super::command::Request;
 use super::transaction::{Transaction, TransactionOptions, TransactionState};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 
-/// The longest `$clusterTime` that is kept, in bytes. Servers send about 150 bytes, and the kept
-/// one is sent with every command.
-const MAX_LENGTH: usize = 1024;
+mod cluster_time;
 
-/// A `$clusterTime` that a server sent. It is sent unchanged with commands to the deployment.
-///
-/// Specification: driver sessions, gossipping the cluster time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClusterTime {
-    timestamp: Timestamp,
-    document: RawDocumentBuf,
-}
-
-impl ClusterTime {
-    /// Copies a `$clusterTime` if it is newer than the known one; one over 1 KiB does not count.
-    pub(crate) fn newer(document: &RawDocument, than: Option<Timestamp>) -> Option<Self> {
-        // First, so that a longer one is not examined.
-        if document.as_bytes().len() > MAX_LENGTH {
-            return None;
-        }
-        let Ok(Some(RawBsonRef::Timestamp(timestamp))) = document.get("clusterTime") else {
-            return None;
-        };
-        is_later(timestamp, than).then(|| Self {
-            timestamp,
-            document: document.to_owned(),
-        })
-    }
-
-    /// Its `clusterTime`, which decides which of two is newer.
-    pub fn timestamp(&self) -> Timestamp {
-        self.timestamp
-    }
-
-    /// The value of `$clusterTime`, signature included.
-    pub fn document(&self) -> &RawDocument {
-        &self.document
-    }
-}
-
-/// Whether a timestamp is later than the known one.
-pub(crate) fn is_later(timestamp: Timestamp, known: Option<Timestamp>) -> bool {
-    let key = |timestamp: Timestamp| (timestamp.time, timestamp.increment);
-    known.is_none_or(|known| key(timestamp) > key(known))
-}
+pub use cluster_time::ClusterTime;
+pub(crate) use cluster_time::is_later;
 
 /// A session of the server, which is reused.
 #[derive(Debug)]
@@ -209,31 +169,31 @@ impl ClientSession {
         server: impl FnOnce(&ClientContext) -> ServerSession,
     ) -> Result<Self> {
         options.validate()?;
-        Ok(Self {
-            server: server(&context),
+        let server = server(&context);
+        Ok(Self::new(context, server, options, false))
+    }
+
+    /// The session of a single operation that has none.
+    pub(crate) fn implicit(context: Arc<ClientContext>, server: ServerSession) -> Self {
+        Self::new(context, server, SessionOptions::default(), true)
+    }
+
+    fn new(
+        context: Arc<ClientContext>,
+        server: ServerSession,
+        options: SessionOptions,
+        is_implicit: bool,
+    ) -> Self {
+        Self {
+            server,
             context,
-            is_implicit: false,
+            is_implicit,
             cluster_time: None,
             operation_time: None,
             snapshot_time: options.snapshot_time,
             transaction: Transaction::default(),
             until: None,
             options,
-        })
-    }
-
-    /// The session of a single operation that has none.
-    pub(crate) fn implicit(context: Arc<ClientContext>, server: ServerSession) -> Self {
-        Self {
-            server,
-            context,
-            options: SessionOptions::default(),
-            is_implicit: true,
-            cluster_time: None,
-            operation_time: None,
-            snapshot_time: None,
-            transaction: Transaction::default(),
-            until: None,
         }
     }
 
@@ -244,6 +204,23 @@ impl ClientSession {
             false => Err(Error::configuration(
                 "the session was started with another client or another credential",
             )),
+        }
+    }
+
+    /// An operation begins. Returns whether it is part of a transaction.
+    ///
+    /// # Errors
+    /// It is unacknowledged.
+    pub(crate) fn enter(&mut self, request: &Request) -> Result<bool> {
+        if request.ending.is_some() {
+            return Ok(false);
+        }
+        let is_within = self.transaction.enter();
+        match !is_within && request.is_unacknowledged(&self.context.defaults) {
+            true => Err(Error::configuration(
+                "an unacknowledged write can't use a session: the write concern has w=0",
+            )),
+            false => Ok(is_within),
         }
     }
 
@@ -346,22 +323,10 @@ impl ClientSession {
 
     /// Moves the session out. What is left is not returned to the pool.
     pub(crate) fn take(&mut self) -> Self {
-        let server = ServerSession {
-            id: std::mem::take(&mut self.server.id),
-            ..self.server
-        };
-        self.server.mark_dirty();
-        Self {
-            server,
-            context: self.context.clone(),
-            options: self.options.clone(),
-            is_implicit: self.is_implicit,
-            cluster_time: self.cluster_time.take(),
-            operation_time: self.operation_time,
-            snapshot_time: self.snapshot_time,
-            transaction: std::mem::take(&mut self.transaction),
-            until: self.until,
-        }
+        let mut server = ServerSession::new([0; 16], self.server.last_use);
+        server.mark_dirty();
+        let left = Self::implicit(self.context.clone(), server);
+        std::mem::replace(self, left)
     }
 
     /// A command with the session's id is about to be sent.
@@ -381,29 +346,42 @@ impl ClientSession {
     }
 
     /// Takes the times of a reply, and a transaction's recovery token.
-    pub(crate) fn observe(&mut self, observed: &Observed<'_>) {
+    pub(crate) fn observe(&mut self, reply: &RawDocument) {
         if self.is_implicit {
             return;
         }
-        if let Some(cluster_time) = observed.cluster_time {
-            self.advance_cluster_time(cluster_time);
+        for element in reply.iter_elements().map_while(Result::ok) {
+            let name = element.key().as_str();
+            match (name, element.value()) {
+                ("$clusterTime", Ok(RawBsonRef::Document(time))) => self.advance_cluster_time(time),
+                ("operationTime", Ok(RawBsonRef::Timestamp(time))) => {
+                    self.advance_operation_time(time);
+                }
+                ("atClusterTime", Ok(RawBsonRef::Timestamp(time))) => self.keep_snapshot(time),
+                ("cursor", Ok(RawBsonRef::Document(cursor))) => {
+                    if let Ok(time) = cursor.get_timestamp("atClusterTime") {
+                        self.keep_snapshot(time);
+                    }
+                }
+                ("recoveryToken", Ok(RawBsonRef::Document(token))) => {
+                    self.transaction.keep_token(token);
+                }
+                _ => {}
+            }
         }
-        if let Some(operation_time) = observed.operation_time {
-            self.advance_operation_time(operation_time);
-        }
-        if self.options.snapshot && self.snapshot_time.is_none() {
-            self.snapshot_time = observed.snapshot_time;
-        }
-        if let Some(token) = observed.recovery_token
-            && self.transaction.is_active()
-        {
-            self.transaction.recovery_token = Some(token.to_owned());
+    }
+
+    fn keep_snapshot(&mut self, time: Timestamp) {
+        if self.options.snapshot {
+            self.snapshot_time.get_or_insert(time);
         }
     }
 }
 
 impl Drop for ClientSession {
     fn drop(&mut self) {
+        // Its transaction may still be open on the server.
+        self.server.is_dirty |= self.has_begun();
         let id = std::mem::take(&mut self.server.id);
         self.context
             .return_session(ServerSession { id, ..self.server });
@@ -416,46 +394,6 @@ impl fmt::Debug for ClientSession {
             .field("id", &self.server.id)
             .field("transaction", &self.transaction.state)
             .finish_non_exhaustive()
-    }
-}
-
-/// The fields of a reply that a session takes.
-#[derive(Debug, Default)]
-pub(crate) struct Observed<'a> {
-    cluster_time: Option<&'a RawDocument>,
-    operation_time: Option<Timestamp>,
-    snapshot_time: Option<Timestamp>,
-    recovery_token: Option<&'a RawDocument>,
-}
-
-impl<'a> Observed<'a> {
-    /// Reads them in one pass over the reply's top level.
-    pub(crate) fn of(reply: &'a RawDocument) -> Self {
-        let mut observed = Self::default();
-        for element in reply.iter_elements().map_while(Result::ok) {
-            let name = element.key().as_str();
-            match (name, element.value()) {
-                ("$clusterTime", Ok(RawBsonRef::Document(time))) => {
-                    observed.cluster_time = Some(time);
-                }
-                ("operationTime", Ok(RawBsonRef::Timestamp(time))) => {
-                    observed.operation_time = Some(time);
-                }
-                ("atClusterTime", Ok(RawBsonRef::Timestamp(time))) => {
-                    observed.snapshot_time = Some(time);
-                }
-                ("recoveryToken", Ok(RawBsonRef::Document(token))) => {
-                    observed.recovery_token = Some(token);
-                }
-                ("cursor", Ok(RawBsonRef::Document(cursor))) => {
-                    if let Ok(time) = cursor.get_timestamp("atClusterTime") {
-                        observed.snapshot_time = Some(time);
-                    }
-                }
-                _ => {}
-            }
-        }
-        observed
     }
 }
 

@@ -64,9 +64,9 @@ fn times_only_go_forward() {
         (None, None)
     );
     for (seconds, newest) in [(5, 5), (3, 5), (6, 6)] {
-        session.observe(&Observed::of(&rawdoc! {
+        session.observe(&rawdoc! {
             "ok": 1, "operationTime": time(seconds), "$clusterTime": { "clusterTime": time(seconds) },
-        }));
+        });
         assert_eq!(session.operation_time(), Some(time(newest)));
         let cluster_time = session.cluster_time().map(ClusterTime::timestamp);
         assert_eq!(cluster_time, Some(time(newest)));

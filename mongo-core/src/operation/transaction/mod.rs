@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::client::Defaults;
 use crate::ServerAddress;
@@ -11,13 +11,16 @@ use crate::error::{Error, ErrorKind, RETRYABLE_WRITE, Result, is_network_error};
 use crate::select::ReadPreference;
 
 /// The label of an error after which the whole transaction can be run again.
-pub(crate) const TRANSIENT_TRANSACTION_ERROR: &str = "TransientTransactionError";
+pub const TRANSIENT_TRANSACTION_ERROR: &str = "TransientTransactionError";
 
-/// The label of an error after which the commit can be run again.
-pub(crate) const UNKNOWN_COMMIT_RESULT: &str = "UnknownTransactionCommitResult";
+/// The label of an error of a commit that may have been done: it can be run again.
+pub const UNKNOWN_COMMIT_RESULT: &str = "UnknownTransactionCommitResult";
 
 /// The server's time for the write concern of a repeated commit.
 const REPEATED_COMMIT: Duration = Duration::from_secs(10);
+
+/// The longest recovery token that is kept, in bytes.
+const MAX_TOKEN: usize = 1024;
 
 /// The codes of write concerns that can never be met: `UnknownReplWriteConcern` and
 /// `UnsatisfiableWriteConcern`.
@@ -146,6 +149,14 @@ impl Transaction {
 
     pub(crate) fn unpin(&mut self) {
         self.pinned = None;
+    }
+
+    /// Keeps the newest recovery token, also that of a commit's reply. One over 1 KiB is not kept:
+    /// servers send about 50 bytes.
+    pub(super) fn keep_token(&mut self, token: &RawDocument) {
+        if self.state != TransactionState::None && token.as_bytes().len() <= MAX_TOKEN {
+            self.recovery_token = Some(token.to_owned());
+        }
     }
 
     pub(super) fn start(&mut self, options: TransactionOptions) -> Result<()> {

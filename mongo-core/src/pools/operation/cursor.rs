@@ -9,8 +9,8 @@ use super::{OnPools, Pinned, Session};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::net::{BatchCursor, CursorLimits, CursorSource, Limits, OwnedReply};
-use crate::operation::{ClientSession, Command, CursorState, Request};
-use crate::pools::{Backend, PinReason, PooledConnection, Pools};
+use crate::operation::{Command, CursorState, Request};
+use crate::pools::{Backend, PinReason, Pools};
 
 /// A cursor over pools: see [`BatchCursor`]. It borrows the session that it was opened with, until
 /// it is [suspended](BatchCursor::suspend).
@@ -27,15 +27,15 @@ pub struct OverPools<'s, B: Backend> {
     kill: Option<Request>,
 }
 
-impl<'a, B: Backend> Command<OnPools<'a, B>> {
-    /// Runs it, and returns the cursor of its reply.
+impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
+    /// Runs it, and returns the cursor of its reply. Without a session it borrows nothing.
     ///
     /// # Errors
     /// See [`Pools::command`];
     /// [`ErrorKind::Deserialization`](crate::ErrorKind::Deserialization): the reply has no cursor;
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): the options of the cursor
     /// contradict each other.
-    pub async fn cursor(self) -> Result<Cursor<'a, B>> {
+    pub async fn cursor(self) -> Result<Cursor<'s, B>> {
         let mut request = self.request?;
         let OnPools {
             pools,
@@ -50,9 +50,8 @@ impl<'a, B: Backend> Command<OnPools<'a, B>> {
             run = run.within(limits.of_command());
         }
         let done = run.run().await?;
-        let name = request.command_name().to_owned();
-        let state = CursorState::open(done.reply.into_raw(), &name, request.cursor);
-        let state = state.map_err(|error| error.at(&done.server))?;
+        let opened = request.open_cursor(done.reply.into_raw());
+        let (state, kill) = opened.map_err(|error| error.at(&done.server))?;
         let is_load_balanced = pools.client().defaults.load_balanced;
         let mut connection = done
             .connection
@@ -60,8 +59,6 @@ impl<'a, B: Backend> Command<OnPools<'a, B>> {
         if let Some(connection) = &mut connection {
             connection.pin(PinReason::Cursor);
         }
-        let (database, _) = state.names();
-        let kill = Some(Request::kill_cursor(database, state.kill()));
         let source = OverPools {
             pools: pools.clone(),
             owner,
@@ -70,6 +67,19 @@ impl<'a, B: Backend> Command<OnPools<'a, B>> {
             kill,
         };
         Ok(BatchCursor::new(state, source, limits))
+    }
+}
+
+impl<B: Backend> OverPools<'_, B> {
+    /// The same cursor with another owner.
+    fn owned_by<'s>(mut self, owner: Owner<'s, B>) -> OverPools<'s, B> {
+        OverPools {
+            pools: self.pools.clone(),
+            owner,
+            server: self.server.clone(),
+            connection: self.connection.take(),
+            kill: self.kill.take(),
+        }
     }
 }
 
@@ -95,7 +105,7 @@ impl<B: Backend> CursorSource for OverPools<'_, B> {
     }
 
     async fn kill(&mut self, limits: Limits) {
-        let Some(mut request) = self.kill.take() else {
+        let Some(request) = self.kill.take() else {
             return;
         };
         let session = match &mut self.owner {
@@ -103,7 +113,7 @@ impl<B: Backend> CursorSource for OverPools<'_, B> {
             Owner::None | Owner::Implicit(_) => None,
         };
         match self.connection.as_mut().or(session) {
-            Some(connection) => kill_on(connection, &mut request, limits).await,
+            Some(connection) => connection.kill_cursor(request, limits).await,
             None => kill_over(&self.pools, self.server.clone(), request, limits).await,
         }
     }
@@ -126,13 +136,13 @@ impl<B: Backend> CursorSource for OverPools<'_, B> {
 
 impl<B: Backend> Drop for OverPools<'_, B> {
     fn drop(&mut self) {
-        let Some(mut request) = self.kill.take() else {
+        let Some(request) = self.kill.take() else {
             return;
         };
         let (pools, server) = (self.pools.clone(), self.server.clone());
         match self.connection.take() {
             Some(mut connection) => self.pools.spawn_leftover(move |limits| async move {
-                kill_on(&mut connection, &mut request, limits).await;
+                connection.kill_cursor(request, limits).await;
             }),
             // A transaction's connection stays with its session.
             None if self.pools.client().defaults.load_balanced => {}
@@ -140,19 +150,6 @@ impl<B: Backend> Drop for OverPools<'_, B> {
                 kill_over(&pools, server, request, limits).await;
             }),
         }
-    }
-}
-
-/// Closes a cursor on its own connection, if that still works. Errors are ignored.
-async fn kill_on<B: Backend>(
-    connection: &mut PooledConnection<B>,
-    request: &mut Request,
-    limits: Limits,
-) {
-    if !connection.is_closed() {
-        let facts = connection.facts(false);
-        let kill = connection.attempt(request, None, &facts, limits.of_command());
-        let _ = kill.await;
     }
 }
 
@@ -180,10 +177,9 @@ impl<'s, B: Backend> Cursor<'s, B> {
     /// fetched.
     pub async fn suspend(self) -> SuspendedCursor<B> {
         let (state, source, limits) = self.into_parts().await;
-        let (mut session, mut held) = (None, None);
-        if let Some(mut source) = source {
-            let owner = std::mem::replace(&mut source.owner, Owner::None);
-            let owner = match owner {
+        let mut session = None;
+        let source = source.map(|mut source| {
+            let owner = match std::mem::replace(&mut source.owner, Owner::None) {
                 Owner::None => Owner::None,
                 Owner::Implicit(own) => Owner::Implicit(own),
                 Owner::Explicit(own) => {
@@ -191,17 +187,11 @@ impl<'s, B: Backend> Cursor<'s, B> {
                     Owner::None
                 }
             };
-            held = Some(OverPools {
-                pools: source.pools.clone(),
-                owner,
-                server: source.server.clone(),
-                connection: source.connection.take(),
-                kill: source.kill.take(),
-            });
-        }
+            source.owned_by(owner)
+        });
         SuspendedCursor {
             state,
-            source: held,
+            source,
             limits,
             session,
         }
@@ -225,22 +215,17 @@ impl<B: Backend> SuspendedCursor<B> {
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it is another session. The
     /// cursor is closed.
     pub fn resume(self, session: &mut Session<B>) -> Result<Cursor<'_, B>> {
-        let own: Option<&ClientSession> = Some(&session.state);
         let is_own = match &self.session {
-            Some(id) => own.is_some_and(|own| own.id() == &**id),
+            Some(id) => session.state.id() == &**id,
             None => self.source.is_none(),
         };
         if !is_own {
             let text = "the cursor was opened with another session";
             return Err(Error::configuration(text));
         }
-        let source = self.source.map(|mut source| OverPools {
-            pools: source.pools.clone(),
-            owner: Owner::Explicit(session),
-            server: source.server.clone(),
-            connection: source.connection.take(),
-            kill: source.kill.take(),
-        });
+        let source = self
+            .source
+            .map(|source| source.owned_by(Owner::Explicit(session)));
         Ok(BatchCursor::from_parts(self.state, source, self.limits))
     }
 

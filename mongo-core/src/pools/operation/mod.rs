@@ -13,6 +13,7 @@ use crate::net::{Limits, OwnedReply, random_id};
 use crate::operation::{ClientSession, Command, Request, SessionOptions};
 use crate::select::ReadPreference;
 
+mod attempt;
 mod cursor;
 mod run;
 mod session;
@@ -22,11 +23,12 @@ pub use cursor::{Cursor, SuspendedCursor};
 use run::{Owner, Run};
 pub use session::{Session, TransactionFuture};
 
-/// The target of [`Pools::command`].
+/// The target of [`Pools::command`]: the pools, borrowed for `'p`, and the session, borrowed for
+/// `'s`; `'static` without one.
 #[derive(Debug)]
-pub struct OnPools<'a, B: Backend> {
-    pools: &'a Pools<B>,
-    session: Option<&'a mut Session<B>>,
+pub struct OnPools<'p, 's, B: Backend> {
+    pools: &'p Pools<B>,
+    session: Option<&'s mut Session<B>>,
     deprioritized: Vec<ServerAddress>,
 }
 
@@ -58,7 +60,7 @@ impl<B: Backend> Pools<B> {
     /// # Cancellation
     /// May be dropped at any time, as [`run_command`](crate::Connection::run_command). The server
     /// session is then not used again.
-    pub fn command<'a, C>(&'a self, database: &str, command: &C) -> Command<OnPools<'a, B>>
+    pub fn command<C>(&self, database: &str, command: &C) -> Command<OnPools<'_, 'static, B>>
     where
         C: Serialize + ?Sized,
     {
@@ -102,11 +104,17 @@ impl<B: Backend> Pools<B> {
     }
 }
 
-impl<'a, B: Backend> Command<OnPools<'a, B>> {
+impl<'p, B: Backend> Command<OnPools<'p, '_, B>> {
     /// Runs it in this session. The borrow prevents that two operations use the session at a time.
-    pub fn session(mut self, session: &'a mut Session<B>) -> Self {
-        self.target.session = Some(session);
-        self
+    pub fn session<'s>(self, session: &'s mut Session<B>) -> Command<OnPools<'p, 's, B>> {
+        Command {
+            request: self.request,
+            target: OnPools {
+                pools: self.target.pools,
+                session: Some(session),
+                deprioritized: self.target.deprioritized,
+            },
+        }
     }
 
     /// Avoids these servers from the start, if others are suitable.
@@ -116,9 +124,9 @@ impl<'a, B: Backend> Command<OnPools<'a, B>> {
     }
 }
 
-impl<'a, B: Backend> IntoFuture for Command<OnPools<'a, B>> {
+impl<'p, 's: 'p, B: Backend> IntoFuture for Command<OnPools<'p, 's, B>> {
     type Output = Result<OwnedReply>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'p>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {

@@ -22,6 +22,9 @@ use crate::pools::{Backend, Pools};
 /// The time of `with_transaction` without a limit.
 const WITH_TRANSACTION: Duration = Duration::from_secs(120);
 
+/// A longer limit is as good as none, and might be past the last moment of the clock: a year.
+const LONGEST_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// A session of [`Pools`]: a [`ClientSession`], to which it dereferences, that ends its transactions
 /// itself.
 ///
@@ -37,7 +40,7 @@ pub struct Session<B: Backend> {
     pub(super) connection: Pinned<B>,
     /// The span of the transaction.
     pub(super) span: Span,
-    /// Whether its transaction is not aborted when it is dropped.
+    /// Whether its transaction is no longer aborted when it is dropped.
     is_final: bool,
 }
 
@@ -87,6 +90,10 @@ impl<B: Backend> Session<B> {
     /// There is no transaction, or it was aborted; the command failed, or its write concern. With
     /// the label `UnknownTransactionCommitResult`, call it again; with `TransientTransactionError`,
     /// run the whole transaction again.
+    ///
+    /// # Cancellation
+    /// If it is dropped before its command is sent, the transaction stays open on the server until
+    /// the server ends it (`transactionLifetimeLimitSeconds`, 60 s).
     pub async fn commit_transaction(&mut self) -> Result<()> {
         self.end_transaction(Ending::Commit, None).await
     }
@@ -104,6 +111,10 @@ impl<B: Backend> Session<B> {
     ///
     /// # Errors
     /// There is no transaction, or it has ended.
+    ///
+    /// # Cancellation
+    /// If it is dropped before its command is sent, the transaction stays open on the server until
+    /// the server ends it (`transactionLifetimeLimitSeconds`, 60 s).
     pub async fn abort_transaction(&mut self) -> Result<()> {
         self.end_transaction(Ending::Abort, None).await
     }
@@ -125,6 +136,12 @@ impl<B: Backend> Session<B> {
     }
 
     async fn send_end(&mut self, ending: Ending, timeout: Option<Duration>) -> Result<()> {
+        // Before the state changes: a transaction that is not ended on the server has not ended.
+        if timeout.is_some() && self.state.until.is_some() {
+            return Err(Error::configuration(
+                "a time limit of an operation can't override that of with_transaction",
+            ));
+        }
         if !self.state.transaction.end(ending)? {
             if ending == Ending::Abort {
                 self.unpin();
@@ -258,7 +275,7 @@ impl<B: Backend> Session<B> {
         Runs {
             begun,
             until: limit.and_then(|limit| begun.into_std().checked_add(limit)),
-            end: begun + limit.unwrap_or(WITH_TRANSACTION),
+            end: begun + limit.unwrap_or(WITH_TRANSACTION).min(LONGEST_LIMIT),
             count: 0,
         }
     }
@@ -345,7 +362,14 @@ fn is_server_limit(error: &Error) -> bool {
 
 impl<B: Backend> Drop for Session<B> {
     fn drop(&mut self) {
-        if self.is_final || !self.state.has_begun() {
+        if !self.state.has_begun() {
+            return;
+        }
+        if self.is_final {
+            // The transaction is still open on it.
+            if let Some(connection) = &mut self.connection {
+                connection.close();
+            }
             return;
         }
         let mut session = Session {

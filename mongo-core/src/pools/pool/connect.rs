@@ -109,7 +109,8 @@ impl PoolInner {
                 }
                 true if connection.is_stale() => Err(self.not_ready()),
                 true => self.take_from_idle(&connection),
-                false => self.recycle(&mut connection, deadline, budget).await,
+                // Boxed: rare, and would make up most of each waiter's future.
+                false => Box::pin(self.recycle(&mut connection, deadline, budget)).await,
             };
             match checked {
                 Ok(()) => return Ok(connection),

@@ -219,14 +219,10 @@ impl PoolInner {
 
     /// Waits until the state of a new pool is settled, as ready or paused.
     pub(in crate::pools) async fn settled(&self, deadline: &Deadline) {
-        loop {
-            let mut recheck = pin!(self.recheck());
-            // Before the check, so that no change is missed.
-            recheck.as_mut().enable();
-            if self.is_settled.load(Ordering::Acquire) {
-                return;
-            }
-            if deadline.bound(recheck).await.is_err() {
+        while !self.is_settled.load(Ordering::Acquire) {
+            let recheck = self.recheck();
+            // After the listener was created, so that no change is missed.
+            if self.is_settled.load(Ordering::Acquire) || deadline.bound(recheck).await.is_err() {
                 return;
             }
         }

@@ -234,7 +234,7 @@ impl<B: Backend> PoolsBuilder<B> {
             is_recheck_due: AtomicBool::new(false),
             is_fill_due: AtomicBool::new(false),
             closed: Notify::new(),
-            leftovers: Arc::new(Semaphore::new(super::MAX_LEFTOVERS)),
+            leftovers: Arc::new(Semaphore::new(super::MAX_LEFTOVERS as usize)),
             life: OnceLock::new(),
             ending: Semaphore::new(1),
         });

@@ -357,8 +357,8 @@ pub(in crate::pools) struct Wanted<'a> {
     pub(in crate::pools) deprioritized: &'a [ServerAddress],
     /// The most selections.
     pub(in crate::pools) selections: u32,
-    /// The name of the operation, for logs.
-    pub(in crate::pools) operation: Option<&'a str>,
+    /// The name and the id of the operation, for logs.
+    pub(in crate::pools) operation: Option<(&'a str, i64)>,
 }
 
 /// Runs a check-out in a span; the commands on its connection are nested in it.

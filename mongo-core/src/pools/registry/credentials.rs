@@ -127,7 +127,8 @@ impl<B: Backend> Pools<B> {
     /// most the configured close time-out (10 s), and then interrupts them. Concurrent calls wait
     /// likewise. Every handle for the credential gets
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) from now on;
-    /// [`with_credential`](Self::with_credential) makes a new handle.
+    /// [`with_credential`](Self::with_credential) makes a new handle. The server ends the sessions of
+    /// the credential by itself (30 minutes), and its open transactions (60 s).
     ///
     /// Dropping this future does not affect connections in use.
     pub async fn logout(&self) {

@@ -78,7 +78,7 @@ pub struct Pools<B: Backend> {
 }
 
 /// How much that dropped cursors and sessions leave to do may be under way, and how long.
-const MAX_LEFTOVERS: usize = 256;
+const MAX_LEFTOVERS: u32 = 256;
 const LEFTOVER: Duration = Duration::from_secs(10);
 
 /// How long `close` may take to end sessions on the server.
@@ -348,8 +348,9 @@ impl<B: Backend> Pools<B> {
         self.registry().connect()
     }
 
-    /// Closes everything, for all handles, after telling the server that the sessions of
-    /// [`command`](Self::command) are over, for which it takes at most 1 s. Check-outs that wait, and later ones, get
+    /// Closes everything, for all handles. Before that, for at most 1 s, it waits until dropped
+    /// cursors are closed and dropped transactions aborted, and tells the server that the sessions
+    /// of [`command`](Self::command) are over. Check-outs that wait, and later ones, get
     /// [`ErrorKind::PoolClosed`]. Waits for connections in use, also those of pools that were
     /// closed before with a server or a credential, for at most the configured close time-out
     /// (10 s), and then interrupts them. Returns when all connections are closed except those held
@@ -363,9 +364,9 @@ impl<B: Backend> Pools<B> {
         let registry = self.registry();
         let deadline = Deadline::after(registry.config.close_timeout());
         {
-            // Also if this future is dropped meanwhile.
+            // Dropping this future ends the pools too.
             let _ends = Ends(registry);
-            self.end_sessions().await;
+            self.settle_operations().await;
         }
         let ended = async {
             // First, so that all tasks are stopped before anything is awaited.
@@ -377,8 +378,9 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    /// Ends the idle sessions of all credentials on the server, within a short time.
-    async fn end_sessions(&self) {
+    /// Waits for what dropped cursors and sessions left to do, and then ends the idle sessions of
+    /// all credentials on the server, within a short time.
+    async fn settle_operations(&self) {
         let registry = self.registry();
         if registry.check_open().is_err() {
             return;
@@ -387,6 +389,9 @@ impl<B: Backend> Pools<B> {
         tenants.extend([registry.tenant.clone(), self.tenant.clone()]);
         let timeout = registry.config.close_timeout().min(END_SESSIONS);
         let limits = Limits::new(Some(timeout.max(Duration::from_millis(1))));
+        let _ = limits
+            .bound(registry.leftovers.acquire_many(MAX_LEFTOVERS))
+            .await;
         for tenant in tenants {
             end_sessions(&self.with_tenant(tenant), limits).await;
         }

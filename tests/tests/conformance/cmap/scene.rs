@@ -10,10 +10,7 @@ use mongo_testkit::{Deployment, SimNetwork};
 use serde_json::Value;
 
 use crate::Outcome;
-
-#[path = "../../common/over_sim.rs"]
-mod over_sim;
-use over_sim::OverSim;
+use crate::over_sim::OverSim;
 
 /// The factor for the times of a case on the real clock: a busy machine may take longer for a step
 /// of a case than the shortest time in it, of 10 ms.

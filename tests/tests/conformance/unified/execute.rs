@@ -164,7 +164,7 @@ impl<B: Backend> Job<'_, B> {
         &'s self,
         step: &Step,
         session: Option<&'s mut Session<B>>,
-    ) -> Command<OnPools<'s, B>> {
+    ) -> Command<OnPools<'s, 's, B>> {
         let mut command = self.client.pools.command(&step.database, &step.command);
         command = match step.kind {
             Kind::Command => command,

@@ -3,10 +3,9 @@
 use std::cmp::Ordering::Equal;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use bson::{Bson, Document, doc};
-use mongo_core::net::{Connector, SocketConnector, Stream};
-use mongo_core::{Error, ErrorKind, ServerAddress};
+use mongo_core::ServerAddress;
+use mongo_core::net::{Connector, SocketConnector};
 use mongo_testkit::{
     Deployment, DeploymentBuilder, MemberKind, MemberSpec, RealServer, ScriptedServer, SimNetwork,
     User,
@@ -17,6 +16,7 @@ use super::case::Fields;
 use super::matching::{Lookup, matches_exactly};
 use super::plan::{Plan, Topology};
 use crate::Outcome;
+use crate::over_sim::OverSim;
 
 /// The members of a replica set.
 const MEMBERS: usize = 3;
@@ -300,18 +300,5 @@ impl Drop for Lease {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(server);
         }
-    }
-}
-
-/// The network in memory as a transport.
-struct OverSim(SimNetwork);
-
-#[async_trait]
-impl Connector for OverSim {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let stream = self.0.connect(&address.to_string()).await;
-        stream
-            .map(Stream::custom)
-            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
     }
 }

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -116,19 +117,19 @@ pub(crate) struct Opened {
 /// A connection after the hello, not authenticated yet.
 pub(crate) struct Greeted {
     pub(crate) opened: Opened,
-    handshake: Handshake,
+    handshake: Box<Handshake>,
     step: Step,
 }
 
 /// The result of a handshake.
 struct Agreed {
-    handshake: Handshake,
+    handshake: Box<Handshake>,
     description: ConnectionDescription,
 }
 
 impl Opened {
     /// Processes the reply to the hello, which the channel holds.
-    pub(crate) fn greeted(self, mut handshake: Handshake) -> Result<Greeted> {
+    pub(crate) fn greeted(self, mut handshake: Box<Handshake>) -> Result<Greeted> {
         let step = handshake.handle_reply(self.channel.body()?)?;
         Ok(Greeted {
             opened: self,
@@ -167,9 +168,9 @@ impl Establisher {
         // Outlives the future that the deadline bounds.
         let mut opened = None;
         let bounded = clock
-            .bound(self.run(&mut opened, &mut progress, &clock))
-            .await
-            .unwrap_or_else(|Elapsed| Err(clock.timed_out(progress.phase)));
+            .bound(pin!(self.run(&mut opened, &mut progress, &clock)))
+            .await;
+        let bounded = bounded.unwrap_or_else(|Elapsed| Err(clock.timed_out(progress.phase)));
         let outcome = match (bounded, opened) {
             (Ok(agreed), Some(opened)) => Ok(self.connection(id, opened, agreed)),
             (Err(error), Some(opened)) => Err(opened.channel.explain_silence(error)),
@@ -249,7 +250,7 @@ impl Establisher {
         opened: &mut Opened,
         credential: Option<Arc<Credential>>,
         enter: &mut (dyn FnMut(Wait) + Send),
-    ) -> Result<Handshake> {
+    ) -> Result<Box<Handshake>> {
         loop {
             let channel = &mut opened.channel;
             if !self.compression.compressors.is_empty() {
@@ -259,7 +260,8 @@ impl Establisher {
             match say_hello(channel, self.context(credential.clone())?).await {
                 Err(error) if channel.is_unheard() && opened.untried.is_left_after(&error) => {
                     let untried = std::mem::take(&mut opened.untried);
-                    *opened = self.open(untried, enter).await?;
+                    // Boxed: rare, and would enlarge the task of every attempt.
+                    *opened = Box::pin(self.open(untried, enter)).await?;
                 }
                 Err(error) => {
                     self.transport.note_failure(&error).await;
@@ -299,7 +301,7 @@ impl Establisher {
             self.finish(&mut opened.channel, handshake, step, &mut phase, clock)
                 .await
         };
-        let completed = clock.bound(completed).await;
+        let completed = clock.bound(pin!(completed)).await;
         match completed.unwrap_or_else(|Elapsed| Err(clock.timed_out(phase))) {
             Ok(agreed) => Ok(self.connection(id, opened, agreed)),
             Err(error) => {
@@ -312,7 +314,7 @@ impl Establisher {
     async fn finish(
         &self,
         channel: &mut Channel,
-        mut handshake: Handshake,
+        mut handshake: Box<Handshake>,
         step: Step,
         phase: &mut Wait,
         clock: &ConnectClock,
@@ -413,8 +415,9 @@ pub(crate) async fn first_hello(
 }
 
 /// Sends the first message of a handshake. The channel holds the reply.
-async fn say_hello(channel: &mut Channel, context: HandshakeContext) -> Result<Handshake> {
-    let mut handshake = Handshake::new(context);
+async fn say_hello(channel: &mut Channel, context: HandshakeContext) -> Result<Box<Handshake>> {
+    // Boxed, because the futures that pass it on would each store it twice.
+    let mut handshake = Box::new(Handshake::new(context));
     match handshake.start()? {
         Step::Send(request) => ask_first(channel, &request).await?,
         Step::Need(_) | Step::Done(_) => return Err(HandshakeError::OutOfOrder.into()),

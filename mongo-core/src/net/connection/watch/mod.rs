@@ -43,12 +43,13 @@ impl CommandWatch {
     pub(super) fn begin(
         identity: &Identity,
         check_out: Option<&CheckOutSpan>,
+        operation_id: Option<i64>,
         request: &[u8],
         limits: &Limits,
     ) -> Option<Box<Self>> {
         match identity.events.wants_commands() {
             false => None,
-            true => Self::start(identity, check_out, request, limits)
+            true => Self::start(identity, check_out, operation_id, request, limits)
                 .ok()
                 .map(Box::new),
         }
@@ -58,6 +59,7 @@ impl CommandWatch {
     fn start(
         identity: &Identity,
         check_out: Option<&CheckOutSpan>,
+        operation_id: Option<i64>,
         request: &[u8],
         limits: &Limits,
     ) -> Result<Self, WireError> {
@@ -75,6 +77,7 @@ impl CommandWatch {
             server_connection_id: identity.description.connection_id,
             service_id: identity.description.service_id,
             request_id: message.header().request_id,
+            operation_id,
             command_name: name.into(),
             database_name: database.into(),
             command: RawDocumentBuf::new(),
@@ -161,6 +164,7 @@ impl CommandWatch {
                 server_connection_id: started.server_connection_id,
                 service_id: started.service_id,
                 request_id: started.request_id,
+                operation_id: started.operation_id,
                 command_name: started.command_name,
                 database_name: started.database_name,
                 duration,
@@ -187,6 +191,7 @@ impl CommandWatch {
                 server_connection_id: started.server_connection_id,
                 service_id: started.service_id,
                 request_id: started.request_id,
+                operation_id: started.operation_id,
                 command_name: started.command_name,
                 database_name: started.database_name,
                 duration,

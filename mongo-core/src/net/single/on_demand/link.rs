@@ -133,7 +133,7 @@ struct Said {
     duration: Duration,
     refuses_hello: bool,
     /// Set on a new connection.
-    handshake: Option<Handshake>,
+    handshake: Option<Box<Handshake>>,
 }
 
 async fn open(

@@ -79,7 +79,7 @@ impl Link {
     /// Waits for the current step. Safe to drop: the step is kept.
     pub(super) async fn stepped(&mut self) -> Result<Stepped> {
         let outcome = match &mut self.step {
-            Some(step) => telling(step, |wait| self.opening = Some(wait)).await,
+            Some(step) => telling(step.as_mut(), |wait| self.opening = Some(wait)).await,
             None => pending().await,
         };
         self.step = None;

@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use tokio::sync::mpsc;
 
 use super::link::{Link, Progress, Stepped};
-use super::{Control, Monitor, at, now};
+use super::{Control, Monitor, Monitoring, at, now};
 use crate::ServerAddress;
 use crate::error::Result;
 use crate::event::SdamEvent;
@@ -26,6 +26,8 @@ const SAMPLES: usize = 8;
 /// Creates the monitor of a server and its task, which the caller spawns. The first check is due at
 /// once, but no sooner than [`MIN_HEARTBEAT_FREQUENCY`] after `paced_from`: the
 /// [pace](Monitor::pace) of the server's previous monitor.
+///
+/// The task creates its state when it first runs: one reply may start a thousand monitors.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     server: &ServerAddress,
@@ -33,34 +35,26 @@ pub(crate) fn start(
     alive: Alive,
     paced_from: Option<std::time::Instant>,
 ) -> (Monitor, Task) {
-    let monitoring = &shared.monitoring;
-    let settings = MonitorSettings::from_options(
-        topology_id,
-        server.clone(),
-        &monitoring.options,
-        monitoring.on_faas,
-    );
     let monitor = Monitor::new(alive.number(), paced_from);
     let pump = Pump {
+        topology_id,
+        control: monitor.control.clone(),
+        not_before: paced_from.map(|from| from + MIN_HEARTBEAT_FREQUENCY),
         lifeline: Lifeline {
             shared: shared.clone(),
             server: server.clone(),
             id: monitor.id,
         },
-        shared: shared.clone(),
-        control: monitor.control.clone(),
-        settings,
-        not_before: paced_from.map(|from| from + MIN_HEARTBEAT_FREQUENCY),
         _alive: alive,
     };
-    (monitor, Box::pin(pump.run()))
+    let task = Box::pin(async move { Box::pin(pump.run()).await });
+    (monitor, task)
 }
 
 /// Drives the monitor's state machine and carries out its outputs. It makes no decisions.
 struct Pump {
-    shared: Arc<Shared>,
+    topology_id: ObjectId,
     control: Control,
-    settings: MonitorSettings,
     not_before: Option<std::time::Instant>,
     /// Dropped after all other fields, and in this order.
     lifeline: Lifeline,
@@ -82,25 +76,32 @@ impl Drop for Lifeline {
 
 impl Pump {
     async fn run(self) {
-        let mut heartbeat = Heartbeat::new(self.settings.clone(), self.first_check());
+        let Lifeline { shared, server, .. } = &self.lifeline;
+        let settings = self.settings();
+        let mut heartbeat = Heartbeat::new(settings.clone(), self.first_check());
         let mut link = Link::default();
         let (samples, mut sampled) = mpsc::channel(SAMPLES);
         let mut probe: Option<Running> = None;
         let mut timer = Timer::default();
+        // Usually its last reference, so that closing a topology does not free those of all servers
+        // at once: each may name a thousand hosts.
+        let mut described = None;
         loop {
             while let Some(output) = heartbeat.poll_output() {
                 match output {
                     Output::Publish(event) => self.report(Some(event), None),
                     Output::Describe(description) => {
+                        let former = described.replace(description.clone());
                         self.report(None, Some(Input::Check(description)));
+                        drop(former);
                     }
                     Output::Check(check) => {
-                        link.check(&self.shared.monitoring, &self.settings.server, check);
+                        link.check(&shared.monitoring, server, check);
                     }
                     Output::Disconnect => link.close(),
                     Output::StartProbe => {
-                        let (shared, settings) = (self.shared.clone(), self.settings.clone());
-                        probe = Some(Box::pin(measure(shared, settings, samples.clone())));
+                        let probing = measure(shared.clone(), settings.clone(), samples.clone());
+                        probe = Some(Box::pin(probing));
                     }
                     Output::StopProbe => probe = None,
                 }
@@ -125,6 +126,14 @@ impl Pump {
         }
     }
 
+    fn settings(&self) -> MonitorSettings {
+        let Lifeline { shared, server, .. } = &self.lifeline;
+        let Monitoring {
+            options, on_faas, ..
+        } = &shared.monitoring;
+        MonitorSettings::from_options(self.topology_id, server.clone(), options, *on_faas)
+    }
+
     /// The time of the first check. A paused clock may be ahead of this runtime's clock.
     fn first_check(&self) -> std::time::Instant {
         let now = now();
@@ -133,8 +142,8 @@ impl Pump {
     }
 
     fn stepped(&self, heartbeat: &mut Heartbeat, link: &mut Link, stepped: Result<Stepped>) {
-        let monitoring = &self.shared.monitoring;
-        match link.advance(monitoring, &self.settings.server, stepped) {
+        let Lifeline { shared, server, .. } = &self.lifeline;
+        match link.advance(&shared.monitoring, server, stepped) {
             Progress::Connected => heartbeat.handle_connected(now()),
             Progress::Replied => match link.reply() {
                 Ok((reply, more_to_come)) => heartbeat.handle_reply(now(), reply, more_to_come),
@@ -146,8 +155,8 @@ impl Pump {
     }
 
     fn report(&self, event: Option<SdamEvent>, input: Option<Input>) {
-        self.shared
-            .report(&self.settings.server, self.lifeline.id, event, input);
+        let Lifeline { shared, server, id } = &self.lifeline;
+        shared.report(server, *id, event, input);
     }
 }
 

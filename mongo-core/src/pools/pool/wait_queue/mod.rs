@@ -369,13 +369,14 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     /// Lets waiters without an attempt adopt attempts without a waiter whose grace period is not
     /// over. Adopted attempts whose grace period is over lose their waiter.
     fn adopt(&mut self, now: Instant) {
-        for waiter in &mut self.waiters {
-            let attempt = waiter.attempt;
-            if let Some(attempt) = attempt.and_then(|number| self.attempts.get_mut(&number))
-                && attempt.begun_for != Some(waiter.ticket)
+        // By attempts, of which there are few: there may be thousands of waiters.
+        for attempt in self.attempts.values_mut() {
+            if attempt.waiter != attempt.begun_for
                 && attempt.due <= now
+                && let Some(ticket) = attempt.waiter.take()
+                && let Ok(place) = self.waiters.binary_search_by_key(&ticket, |own| own.ticket)
             {
-                (waiter.attempt, attempt.waiter) = (None, None);
+                self.waiters[place].attempt = None;
             }
         }
         let lacking = self.waiters.iter_mut().filter(|own| own.attempt.is_none());

@@ -1,0 +1,126 @@
+//! `with_transaction`.
+
+use std::time::Duration;
+
+use mongo_core::Error;
+use mongo_core::bson::doc;
+use mongo_core::operation::{SessionOptions, TransactionOptions, TransactionState};
+use mongo_core::pools::{Backend, Session};
+use tokio::time::Instant;
+
+use crate::support::{World, insert};
+
+on_both! {
+    with_transaction_runs_again_after_a_transient_error,
+    with_transaction_commits_again_while_the_result_is_unknown,
+    with_transaction_ends_with_its_time,
+    a_transaction_can_be_spawned,
+}
+
+async fn with_transaction_runs_again_after_a_transient_error<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = world.session();
+    world.fail(
+        2,
+        doc! { "failCommands": ["insert"], "closeConnection": true },
+    );
+    let mut calls = 0;
+    let world = &world;
+    let value = session
+        .with_transaction(TransactionOptions::default(), async |session| {
+            calls += 1;
+            insert(&world.pools, session).await?;
+            Ok(calls)
+        })
+        .await;
+    assert_eq!(value.expect("a commit"), 3);
+    let numbers = world.commands.of("insert");
+    let numbers: Vec<_> = numbers
+        .iter()
+        .filter_map(|own| own.get_i64("txnNumber").ok())
+        .collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    // Another error ends it at once.
+    let failed = session
+        .with_transaction(TransactionOptions::default(), async |session| {
+            insert(&world.pools, session).await?;
+            Err::<(), _>(Error::configuration("no"))
+        })
+        .await;
+    failed.expect_err("the function's error");
+    assert_eq!(session.transaction_state(), TransactionState::Aborted);
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn with_transaction_commits_again_while_the_result_is_unknown<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = world.session();
+    world.fail_ends(5, "commitTransaction", None);
+    let mut calls = 0;
+    let world = &world;
+    let done = session
+        .with_transaction(TransactionOptions::default(), async |session| {
+            calls += 1;
+            insert(&world.pools, session).await
+        })
+        .await;
+    done.expect("a commit");
+    assert_eq!(calls, 1);
+    assert_eq!(world.commands.of("commitTransaction").len(), 6);
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn with_transaction_ends_with_its_time<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = world.session();
+    let labels = ["TransientTransactionError"];
+    world.fail(
+        100_000,
+        doc! { "failCommands": ["insert"], "errorCode": 251, "errorLabels": labels },
+    );
+    let begun = Instant::now();
+    let world = &world;
+    let run = async |session: &mut Session<B>| insert(&world.pools, session).await;
+    let error = session
+        .with_transaction(TransactionOptions::default(), run)
+        .await;
+    let error = error.expect_err("never");
+    assert!(
+        error.is_timeout() && error.has_label("TransientTransactionError"),
+        "{error:?}"
+    );
+    let elapsed = begun.elapsed();
+    assert!((119..=120).contains(&elapsed.as_secs()), "{elapsed:?}");
+    let begun = Instant::now();
+    let limit = Duration::from_secs(2);
+    let run = async |session: &mut Session<B>| insert(&world.pools, session).await;
+    let error = session
+        .with_transaction_by(limit, TransactionOptions::default(), run)
+        .await;
+    assert!(error.expect_err("never").is_timeout());
+    assert!(begun.elapsed() <= limit, "{:?}", begun.elapsed());
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_transaction_can_be_spawned<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let pools = world.pools.clone();
+    let task = tokio::spawn(async move {
+        let mut session = pools.start_session(SessionOptions::default())?;
+        let options = TransactionOptions::default();
+        let run = session.with_boxed_transaction(options, pools, |session, pools| {
+            Box::pin(async move {
+                let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+                let write = pools.command("db", &insert).session(session);
+                write.await?.check_write()
+            })
+        });
+        run.await
+    });
+    task.await.expect("no panic").expect("a commit");
+    assert_eq!(world.commands.of("commitTransaction").len(), 1);
+    world.pools.close().await;
+}
