@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bson::raw::RawBson;
-use bson::{Bson, RawDocument, RawDocumentBuf};
+use bson::raw::{RawBson, RawBsonRef};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 use serde::Serialize;
 
+use super::client::{Defaults, READ_CONCERN, READ_PREFERENCE, WRITE_OPTIONS};
 use super::transaction::Ending;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,6 +70,7 @@ pub(crate) struct CursorOptions {
 /// The fields of a command that have a meaning for the operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OwnFields {
+    /// One that is no document: it is sent as it is.
     pub(super) read_concern: bool,
     pub(super) write_concern: bool,
     pub(super) read_preference: bool,
@@ -89,6 +91,8 @@ pub struct Request {
     /// The length of the caller's command.
     pub(super) own_length: usize,
     pub(super) own: OwnFields,
+    /// The caller's own read concern, which is sent with what the session adds.
+    pub(super) own_concern: Option<Document>,
     pub(crate) kind: OperationKind,
     pub(crate) read_preference: Option<ReadPreference>,
     pub(super) read_concern: Option<ReadConcern>,
@@ -128,9 +132,16 @@ impl Request {
         let serialization = |error| ErrorKind::Serialization(Arc::new(error));
         let mut bytes = Vec::with_capacity(256);
         bson::serialize_to_buffer(&command, &mut bytes).map_err(serialization)?;
-        let body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
+        let mut body = RawDocumentBuf::from_bytes(bytes).map_err(serialization)?;
+        let mut own = inspect(&body)?;
+        let own_concern = match own.read_concern {
+            true => take_read_concern(&mut body).map_err(serialization)?,
+            false => None,
+        };
+        own.read_concern &= own_concern.is_none();
         Ok(Self {
-            own: inspect(&body)?,
+            own,
+            own_concern,
             kind: OperationKind::default(),
             is_retryable: true,
             is_bare: false,
@@ -146,6 +157,7 @@ impl Request {
             database: database.to_owned(),
             own_length: command.as_bytes().len(),
             own: OwnFields::default(),
+            own_concern: None,
             body: command,
             kind: OperationKind::Read,
             read_preference: None,
@@ -205,6 +217,26 @@ impl Request {
     /// The command with what was added for the current attempt.
     pub(crate) fn body(&self) -> &RawDocument {
         &self.body
+    }
+
+    /// An option of the connection string that this command lacks because it has no kind.
+    pub(super) fn lost_option(&self, defaults: &Defaults) -> Option<&'static str> {
+        let is_write = match self.command_name() {
+            "insert" | "update" | "delete" | "findAndModify" | "findandmodify" | "bulkWrite" => {
+                true
+            }
+            "find" | "aggregate" | "count" | "distinct" => false,
+            _ => return None,
+        };
+        let has_write = self.write_concern.is_some() || self.own.write_concern;
+        let has_read = self.read_concern.is_some() || self.own_concern.is_some();
+        let has_preference = self.read_preference.is_some() || self.own.read_preference;
+        defaults.given().find(|name| match *name {
+            WRITE_OPTIONS => is_write && !has_write,
+            READ_CONCERN => !is_write && !has_read,
+            READ_PREFERENCE => !is_write && !has_preference,
+            _ => false,
+        })
     }
 
     /// The command's name.
@@ -268,6 +300,23 @@ fn inspect(command: &RawDocument) -> Result<OwnFields> {
         true => Err(Error::configuration("the command is empty")),
         false => Ok(own),
     }
+}
+
+/// Takes the read concern out of a command, unless it is no document.
+fn take_read_concern(command: &mut RawDocumentBuf) -> Result<Option<Document>, bson::error::Error> {
+    let (mut rest, mut concern) = (RawDocumentBuf::new(), None);
+    for element in command.iter() {
+        match element? {
+            (name, RawBsonRef::Document(own)) if name == "readConcern" => {
+                concern = Some(Document::try_from(own)?);
+            }
+            (name, value) => rest.append(name, value),
+        }
+    }
+    if concern.is_some() {
+        *command = rest;
+    }
+    Ok(concern)
 }
 
 /// A command to be run with a session, options and retries. Await it for its reply, or call

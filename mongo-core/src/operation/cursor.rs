@@ -10,9 +10,14 @@ use bson::{RawArray, RawDocument};
 use super::command::{CursorOptions, Request};
 use super::retry::may_have_been_sent;
 use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::text::{MAX_NAME as MAX_SHOWN, printable};
 
 /// `CursorNotFound`.
 const NOT_FOUND: i32 = 43;
+
+/// The longest namespace of a cursor, in bytes: it is kept and sent with each command. Servers allow
+/// 255.
+const MAX_NAMESPACE: usize = 1024;
 
 /// A cursor: where the server keeps it, and the documents of its last batch that were not taken yet.
 #[derive(Debug)]
@@ -43,7 +48,15 @@ impl CursorState {
     ) -> Result<Self> {
         let no_cursor = |()| no_cursor(command);
         let parts = Parts::of(&reply, "firstBatch").map_err(no_cursor)?;
-        let namespace = parts.namespace.unwrap_or_default().to_owned();
+        let namespace = parts.namespace.unwrap_or_default();
+        if namespace.len() > MAX_NAMESPACE {
+            return Err(unreadable(&format!(
+                "the reply to `{command}` has a cursor whose namespace is longer than \
+                 {MAX_NAMESPACE} bytes: {}",
+                printable(namespace, MAX_SHOWN)
+            )));
+        }
+        let namespace = namespace.to_owned();
         let (id, left) = (parts.id, parts.batch);
         if id != 0 && !namespace.contains('.') {
             return Err(no_cursor(()));
@@ -111,15 +124,18 @@ impl CursorState {
         command
     }
 
-    /// The command that closes the cursor.
-    pub(crate) fn kill(&self) -> RawDocumentBuf {
-        let (_, collection) = self.names();
+    /// The request that closes the cursor, unless the server has.
+    pub(crate) fn kill(&self) -> Option<Request> {
+        if self.id == 0 {
+            return None;
+        }
+        let (database, collection) = self.names();
         let mut ids = bson::raw::RawArrayBuf::new();
         ids.push(self.id);
         let mut command = RawDocumentBuf::new();
         command.append(cstr!("killCursors"), collection);
         command.append(cstr!("cursors"), ids);
-        command
+        Some(Request::kill_cursor(database, command))
     }
 
     /// Database and collection.
@@ -149,20 +165,14 @@ impl CursorState {
 }
 
 impl Request {
-    /// The cursor of the reply, and the request that closes it, unless the server has.
+    /// The cursor of the reply.
     ///
     /// # Errors
     /// The reply has none.
-    pub(crate) fn open_cursor(
-        mut self,
-        reply: RawDocumentBuf,
-    ) -> Result<(CursorState, Option<Self>)> {
+    pub(crate) fn open_cursor(mut self, reply: RawDocumentBuf) -> Result<CursorState> {
         let mut options = std::mem::take(&mut self.cursor);
         options.comment = options.comment.or(self.comment.take());
-        let state = CursorState::open(reply, self.command_name(), options)?;
-        let kill = || Self::kill_cursor(state.names().0, state.kill());
-        let kill = (state.id != 0).then(kill);
-        Ok((state, kill))
+        CursorState::open(reply, self.command_name(), options)
     }
 }
 
@@ -191,6 +201,15 @@ impl<'a> Iterator for Batch<'a> {
             }
         }
     }
+}
+
+/// The error of a cursor that goes on for ever without documents.
+pub(crate) fn only_empty(cursor: &CursorState, batches: u32) -> Error {
+    unreadable(&format!(
+        "{batches} batches of the cursor {} on {} in a row were empty",
+        cursor.id,
+        printable(&cursor.namespace, MAX_SHOWN)
+    ))
 }
 
 fn malformed() -> Error {
@@ -325,6 +344,28 @@ mod tests {
         ] {
             let error = open(reply).expect_err("no cursor");
             assert!(error.to_string().contains("`find`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_long_namespace_is_refused() {
+        for (length, is_good) in [(MAX_NAMESPACE, true), (MAX_NAMESPACE + 1, false)] {
+            let namespace = format!("shop.\n{}", "x".repeat(length - 6));
+            let reply = rawdoc! {
+                "cursor": { "firstBatch": [], "id": 7_i64, "ns": namespace },
+            };
+            match open(reply) {
+                Ok(cursor) => {
+                    assert!(is_good);
+                    let error = only_empty(&cursor, 3).to_string();
+                    assert!(!error.contains('\n') && error.len() < 400, "{error}");
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!is_good && error.contains("`find`"), "{error}");
+                    assert!(!error.contains('\n') && error.len() < 400, "{error}");
+                }
+            }
         }
     }
 

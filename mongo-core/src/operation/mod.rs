@@ -13,7 +13,10 @@
 //! | any, in a transaction | by [`TransactionOptions`], else yes | with the first command | with the commit or abort |
 //!
 //! An option of the builder overrides the connection string, and a field that the command itself
-//! has stays as it is. `run_command` applies none of them; it sends the command unchanged.
+//! has stays as it is; the session's `afterClusterTime` or `atClusterTime` is added to its
+//! `readConcern`. `run_command` applies none of them; it sends the command unchanged. Where options
+//! of the connection string do not reach the commands of `Pools`, there is a warning, once: for a
+//! read or write that `command` runs without a kind, and after a while if no command had them.
 //!
 //! Specifications: driver sessions, causal consistency, snapshot sessions, transactions, retryable
 //! reads, retryable writes, client backpressure, client side operations timeout, run-command.
@@ -38,15 +41,15 @@ mod session;
 mod transaction;
 
 pub(crate) use budget::{is_time_limit, max_time, timed_out};
-pub(crate) use client::{ClientContext, Defaults};
+pub(crate) use client::{ClientContext, Defaults, Leftover};
 pub(crate) use command::Request;
 pub use command::{Command, CursorType, OperationKind, TimeoutMode};
 pub use cursor::Batch;
-pub(crate) use cursor::{CursorState, get_more_time};
+pub(crate) use cursor::{CursorState, get_more_time, only_empty};
 pub(crate) use fields::Facts;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
 pub use session::{ClientSession, ClusterTime, SessionOptions};
-pub(crate) use transaction::{Ending, label_commit, label_transient, transaction_backoff};
+pub(crate) use transaction::{Ending, is_unpinned, transaction_backoff};
 pub use transaction::{
     TRANSIENT_TRANSACTION_ERROR, TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT,
 };

@@ -44,6 +44,8 @@
 //!    (`Request::prepare`), runs the command, and tells the session.
 //! 3. After an error, `Retry::failed` (`crate::operation`) decides: stop, or again after a pause.
 //! 4. A `Cursor` keeps its server and session, and fetches by the same `Run`.
+//! 5. What a dropped cursor or session leaves open on the server is a `Leftover`: it waits in a
+//!    bounded queue (`registry/leftovers.rs`), whose tasks send it.
 //!
 //! # Glossary
 //! - `Pools`: a handle for one credential on a registry of pools, over one topology.

@@ -3,6 +3,7 @@
 //! This is a process of its own: `tracing` caches the interest in a callsite at its first use on
 //! any thread, and a test without a subscriber would disable it.
 
+mod concerns;
 mod connections;
 mod length;
 mod spans;
@@ -97,7 +98,9 @@ impl Capture {
 impl Subscriber for Capture {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        target.starts_with("mongodb::") || target == "application"
+        target.starts_with("mongodb::")
+            || target == "mongo_core::operation::client"
+            || target == "application"
     }
 
     fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {

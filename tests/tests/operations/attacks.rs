@@ -6,11 +6,13 @@ use futures_util::StreamExt;
 use mongo_core::Result;
 use mongo_core::bson::{Document, doc, serialize_to_vec};
 use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
-use mongo_core::pools::{Backend, Cursor, Session};
+use mongo_core::pools::{Backend, Session};
 use mongo_testkit::{Action, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{World, eventually, insert};
+use crate::support::{
+    World, begun, behind_a_balancer, eventually, find, insert, no_transaction, open, with_orders,
+};
 
 on_both! {
     the_comment_of_batches_does_not_depend_on_the_order,
@@ -36,37 +38,10 @@ on_both! {
     a_cancelled_command_leaves_its_session_dirty,
     an_exhausted_pool_names_its_pinned_transactions,
     a_cancelled_with_transaction_is_aborted,
-}
-
-async fn begun<B: Backend>(world: &World<B>) -> Session<B> {
-    let mut session = world.session();
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    insert(&world.pools, &mut session).await.expect("a write");
-    session
-}
-
-async fn no_transaction<B: Backend>(world: &World<B>) {
-    let open = || world.set.server(0).open_transactions();
-    eventually("no transaction on the server", || open() == 0).await;
-}
-
-async fn with_orders<B: Backend<Config: Default>>() -> World<B> {
-    let world = World::<B>::replica_set("").await;
-    let orders = (0..10).map(|id| doc! { "_id": id });
-    world.set.insert("shop.orders", orders);
-    world
-}
-
-fn find() -> Document {
-    doc! { "find": "orders", "batchSize": 3, "sort": { "_id": 1 } }
-}
-
-async fn open<B: Backend>(world: &World<B>) -> Cursor<'_, B> {
-    let find = world.pools.command("shop", &find());
-    let find = find.kind(OperationKind::Read).batch_size(3);
-    find.cursor().await.expect("a cursor")
+    a_connection_of_another_router_refuses_the_transaction,
+    a_command_with_its_own_read_concern_stays_causal,
+    a_snapshot_session_refuses_another_read_concern,
+    an_error_shows_no_control_characters_of_the_server,
 }
 
 async fn an_abort_with_its_own_limit_within_with_transaction_reaches_the_server<
@@ -127,13 +102,6 @@ async fn a_command_shows_no_secret<B: Backend<Config: Default>>() {
     );
     drop(connection);
     world.pools.close().await;
-}
-
-async fn behind_a_balancer<B: Backend<Config: Default>>(options: &str) -> World<B> {
-    let world = World::<B>::load_balanced(options).await;
-    let orders = (0..10).map(|id| doc! { "_id": id });
-    world.set.insert("shop.orders", orders);
-    world
 }
 
 async fn an_exhausted_pool_names_its_pinned_cursors<B: Backend<Config: Default>>() {
@@ -461,5 +429,96 @@ async fn the_comment_of_batches_does_not_depend_on_the_order<B: Backend<Config: 
     assert_eq!(first.get_str("comment").ok(), Some("first"));
     let more = &world.commands.of("getMore")[0];
     assert_eq!(more.get_str("comment").ok(), Some("batch"));
+    world.pools.close().await;
+}
+
+async fn a_connection_of_another_router_refuses_the_transaction<B: Backend<Config: Default>>() {
+    let world = World::<B>::sharded(2, "").await;
+    let find = doc! { "find": "c" };
+    let mut pooled = begun(&world).await;
+    let pinned = pooled.pinned_server().expect("a router").clone();
+    let (mut own, mut other) = (None, None);
+    while own.is_none() || other.is_none() {
+        let connection = world.pools.get().await.expect("a connection");
+        match *connection.server() == pinned {
+            true => own = Some(connection),
+            false => other = Some(connection),
+        }
+    }
+    let (mut own, mut other) = (own.expect("one"), other.expect("one"));
+    // A transaction that began on a connection is pinned as well.
+    let mut alone = own.start_session(SessionOptions::default()).expect("one");
+    let options = TransactionOptions::default();
+    alone.start_transaction(options).expect("a transaction");
+    let first = own.command("db", &find).session(&mut alone).await;
+    first.map(drop).expect("a reply");
+    for session in [&mut pooled, &mut alone] {
+        let outcome = other.command("db", &find).session(session).await;
+        let error = outcome.map(drop).expect_err("another router").to_string();
+        assert!(error.contains(&pinned.to_string()), "{error}");
+        let commit = other.commit_transaction(session).await;
+        commit.expect_err("another router");
+        let next = own.command("db", &find).session(session).await;
+        next.map(drop).expect("a reply");
+        own.commit_transaction(session).await.expect("a commit");
+        // Afterwards the session can be used on any.
+        let next = other.command("db", &find).session(session).await;
+        next.map(drop).expect("a reply");
+    }
+    drop((own, other, pooled, alone));
+    world.pools.close().await;
+}
+
+async fn a_command_with_its_own_read_concern_stays_causal<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = world.session();
+    insert(&world.pools, &mut session).await.expect("a write");
+    assert!(session.operation_time().is_some());
+    let find = doc! { "find": "c", "readConcern": { "level": "majority" } };
+    let find = world.pools.command("db", &find).kind(OperationKind::Read);
+    let find = find.session(&mut session).await;
+    find.map(drop).expect("a reply");
+    let sent = &world.commands.of("find")[0];
+    let concern = sent.get_document("readConcern").expect("a concern");
+    assert!(concern.contains_key("afterClusterTime"), "{concern}");
+    assert_eq!(concern.get_str("level").ok(), Some("majority"));
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_snapshot_session_refuses_another_read_concern<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let options = SessionOptions::default().with_snapshot(true);
+    let mut session = world.pools.start_session(options).expect("a session");
+    let find = doc! { "find": "c", "readConcern": { "level": "local" } };
+    let find = world.pools.command("db", &find).kind(OperationKind::Read);
+    let error = find.session(&mut session).await.map(drop);
+    let error = error.expect_err("another level").to_string();
+    assert!(error.contains("snapshot"), "{error}");
+    assert!(world.commands.of("find").is_empty());
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn an_error_shows_no_control_characters_of_the_server<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    let script = world.set.server(0).script();
+    for length in [500, 20_000] {
+        script.clear();
+        let namespace = format!("shop.a\n\u{1b}[31m{}", "x".repeat(length));
+        let batch = |name: &str| doc! { name: [], "id": 7_i64, "ns": &namespace };
+        for (command, name) in [("find", "firstBatch"), ("getMore", "nextBatch")] {
+            let reply = doc! { "ok": 1, "cursor": batch(name) };
+            script.add(Matcher::command(command).then(Action::Reply(reply)));
+        }
+        let find = world.pools.command("shop", &find());
+        let error = match find.kind(OperationKind::Read).cursor().await {
+            Ok(mut orders) => orders.next_document().await.map(drop),
+            Err(error) => Err(error),
+        };
+        let error = error.expect_err("no end, or a long name").to_string();
+        assert!(!error.chars().any(char::is_control), "control characters");
+        assert!(error.len() < 500, "{} bytes", error.len());
+    }
     world.pools.close().await;
 }

@@ -7,6 +7,7 @@ mod support;
 mod attacks;
 mod commands;
 mod cursors;
+mod leftovers;
 mod real;
 mod retries;
 mod transactions;

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use mongo_core::bson::{Document, doc};
 use mongo_core::event::{CommandEvent, EventHandlers};
-use mongo_core::operation::{OperationKind, SessionOptions};
-use mongo_core::pools::{Backend, Pools, PoolsBuilder, Session};
+use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
+use mongo_core::pools::{Backend, Cursor, Pools, PoolsBuilder, PoolsConfig, Session};
 use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
 use tokio::time::{sleep, timeout};
@@ -139,6 +139,15 @@ impl<B: Backend<Config: Default>> World<B> {
     }
 
     pub(crate) fn over(set: Deployment, network: &SimNetwork, options: &str) -> Self {
+        Self::configured(set, network, options, PoolsConfig::default())
+    }
+
+    pub(crate) fn configured(
+        set: Deployment,
+        network: &SimNetwork,
+        options: &str,
+        config: PoolsConfig,
+    ) -> Self {
         let commands = Commands::default();
         let uri = set.uri();
         let joint = if uri.contains('?') { '&' } else { '?' };
@@ -149,6 +158,7 @@ impl<B: Backend<Config: Default>> World<B> {
         let pools = builder
             .connector(Arc::new(OverSim(network.clone())))
             .event_handlers(commands.handlers())
+            .config(config)
             .build()
             .expect("pools");
         Self {
@@ -184,4 +194,42 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     };
     let waited = timeout(LIMIT, wait).await;
     assert!(waited.is_ok(), "{what}: not within {LIMIT:?}");
+}
+
+pub(crate) async fn begun<B: Backend>(world: &World<B>) -> Session<B> {
+    let mut session = world.session();
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
+    insert(&world.pools, &mut session).await.expect("a write");
+    session
+}
+
+pub(crate) async fn no_transaction<B: Backend>(world: &World<B>) {
+    let open = || world.set.server(0).open_transactions();
+    eventually("no transaction on the server", || open() == 0).await;
+}
+
+pub(crate) async fn with_orders<B: Backend<Config: Default>>() -> World<B> {
+    let world = World::<B>::replica_set("").await;
+    let orders = (0..10).map(|id| doc! { "_id": id });
+    world.set.insert("shop.orders", orders);
+    world
+}
+
+pub(crate) fn find() -> Document {
+    doc! { "find": "orders", "batchSize": 3, "sort": { "_id": 1 } }
+}
+
+pub(crate) async fn open<B: Backend>(world: &World<B>) -> Cursor<'_, B> {
+    let find = world.pools.command("shop", &find());
+    let find = find.kind(OperationKind::Read).batch_size(3);
+    find.cursor().await.expect("a cursor")
+}
+
+pub(crate) async fn behind_a_balancer<B: Backend<Config: Default>>(options: &str) -> World<B> {
+    let world = World::<B>::load_balanced(options).await;
+    let orders = (0..10).map(|id| doc! { "_id": id });
+    world.set.insert("shop.orders", orders);
+    world
 }

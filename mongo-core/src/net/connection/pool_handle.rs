@@ -11,10 +11,9 @@ use bson::RawDocument;
 use tokio::time::Instant;
 
 use super::Identity;
-use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::event::logs::CheckOutSpan;
-use crate::operation::{ClientContext, ClusterTime, Request};
+use crate::operation::{ClientContext, ClusterTime};
 use crate::sync::lock;
 
 /// The connection is perished: it must not be handed out again, whatever its generation.
@@ -43,9 +42,6 @@ pub(crate) trait PoolHooks: Send + Sync {
 
     /// The options and the sessions of operations.
     fn client(&self) -> &Arc<ClientContext>;
-
-    /// Closes a cursor that was dropped, over another connection. Returns whether that is possible.
-    fn abandon(&self, server: ServerAddress, kill: Request) -> bool;
 
     /// A guard checks the connection in.
     fn checked_in(&self, identity: &Identity);

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::net::deadline::Deadline;
 use crate::net::{Connection, OwnedReply, Reply};
 use crate::operation::{
-    ClientContext, ClientSession, Command, Ending, Facts, Failure, Request, Retry, RetryOptions,
-    SessionOptions, Verdict, label_commit, label_transient,
+    ClientContext, ClientSession, Command, Ending, Facts, Failure, Leftover, Request, Retry,
+    RetryOptions, SessionOptions, Verdict,
 };
 
 /// The target of [`Connection::command`].
@@ -63,6 +63,10 @@ impl Connection {
     /// Starts a session for operations on connections of this connection's pool. A connection
     /// without a pool has a session for itself alone.
     ///
+    /// A transaction that the server may have open when the session is dropped is aborted in the
+    /// background by the `Pools` of the connection; without them, and behind a load balancer, the
+    /// server ends it (`transactionLifetimeLimitSeconds`, 60 s).
+    ///
     /// # Errors
     /// The options contradict each other.
     pub fn start_session(&self, options: SessionOptions) -> Result<ClientSession> {
@@ -77,7 +81,8 @@ impl Connection {
     /// error has the label `UnknownTransactionCommitResult`.
     ///
     /// # Errors
-    /// There is no transaction, or it was aborted; the command failed, or its write concern.
+    /// There is no transaction, or it was aborted; it ran on another mongos; the command failed, or
+    /// its write concern.
     pub async fn commit_transaction(&mut self, session: &mut ClientSession) -> Result<()> {
         self.end_transaction(session, Ending::Commit).await
     }
@@ -86,12 +91,13 @@ impl Connection {
     /// ignored: the server aborts the transaction in the end.
     ///
     /// # Errors
-    /// There is no transaction, or it has ended.
+    /// There is no transaction, or it has ended; it ran on another mongos.
     pub async fn abort_transaction(&mut self, session: &mut ClientSession) -> Result<()> {
         self.end_transaction(session, Ending::Abort).await
     }
 
     async fn end_transaction(&mut self, session: &mut ClientSession, ending: Ending) -> Result<()> {
+        session.check_server(self.server())?;
         if !session.transaction.end(ending)? {
             return Ok(());
         }
@@ -101,21 +107,13 @@ impl Connection {
             request: Ok(request),
             target: OnConnection::new(self, Some(session)),
         };
-        match (command.await, ending) {
-            (Ok(reply), Ending::Commit) => {
-                let outcome = reply.check_write();
-                outcome.map_err(|error| {
-                    session.transaction.commit_failed(false);
-                    label_commit(error, true)
-                })
-            }
-            (Err(error), Ending::Commit) => {
-                session
-                    .transaction
-                    .commit_failed(error.is_retryable_overload());
-                Err(label_commit(error, false))
-            }
-            (_, Ending::Abort) => Ok(()),
+        let outcome = command.await;
+        match ending {
+            Ending::Commit => match outcome {
+                Ok(reply) => session.transaction.committed(reply.check_write()),
+                Err(error) => Err(session.transaction.failed(error, Some(ending))),
+            },
+            Ending::Abort => Ok(()),
         }
     }
 
@@ -158,13 +156,12 @@ impl Connection {
         }
     }
 
-    /// Closes a cursor, if the connection still works. Errors are ignored.
-    pub(crate) async fn kill_cursor(&mut self, mut request: Request, limits: Limits) {
-        if !self.is_closed() {
-            let facts = self.facts(false);
-            let kill = self.attempt(&mut request, None, &facts, limits.of_command());
-            let _ = kill.await;
-        }
+    /// Sends what a cursor or a session left to do. Returns whether the server has done it.
+    pub(crate) async fn send_leftover(&mut self, leftover: &mut Leftover, limits: Limits) -> bool {
+        let facts = self.facts(false);
+        let (request, session) = (&mut leftover.request, leftover.session.as_deref_mut());
+        let sent = self.attempt(request, session, &facts, limits.of_command());
+        sent.await.is_ok()
     }
 
     /// Runs a command once, with what is added to it, and tells the session.
@@ -179,33 +176,31 @@ impl Connection {
             let error = Error::configuration("the server does not support sessions");
             return Err(self.identity().name(error));
         }
-        let had_begun = session.as_ref().is_some_and(|own| own.has_begun());
+        let before = session.as_ref().map(|own| own.point());
         let client = self.client();
         request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
         if let Some(session) = &mut session {
-            session.sending(Instant::now().into_std());
+            session.sending(Instant::now().into_std(), request.ending);
         }
         let outcome = match session.is_none() && request.is_unacknowledged(&client.defaults) {
             true => Named::new(self, request).send(deadline).await,
             false => Named::new(self, request).run(deadline).await,
         };
-        if let Some(session) = session {
-            match &outcome {
-                Ok(reply) => {
-                    session.received(false);
-                    session.observe(reply);
-                }
-                Err(error) => {
-                    let was_sent = was_sent(error, self.is_closed());
-                    session.received(was_sent && error.command().is_none());
-                    if let Some(command) = error.command() {
-                        session.observe(&command.reply);
-                    }
-                    // Errors before the command was sent leave the transaction as it was.
-                    if !was_sent && !had_begun && session.has_begun() {
-                        session.transaction.rewind();
-                    }
-                }
+        if let Some((session, before)) = session.zip(before) {
+            let was_sent = |error| was_sent(error, self.is_closed());
+            let reply = match &outcome {
+                Ok(reply) => Some(&***reply),
+                Err(error) => error.command().map(|own| &*own.reply),
+            };
+            match (reply, &outcome) {
+                (Some(reply), _) => session.received(reply, request.ending),
+                (None, Err(error)) => session.failed(was_sent(error)),
+                (None, Ok(_)) => {}
+            }
+            if let Err(error) = &outcome
+                && (error.is_retryable_overload() || !was_sent(error))
+            {
+                session.rewind(before);
             }
         }
         outcome
@@ -272,10 +267,10 @@ impl<'a> Command<OnConnection<'a>> {
         let timeout = request.timeout.or(target.client.defaults.timeout);
         let limits = CursorLimits::of(&mut request, timeout)?;
         let reply = target.run(&mut request, limits.of_command()).await?;
-        let (state, kill) = request
+        let state = request
             .open_cursor(reply.into_raw())
             .map_err(|error| target.connection.identity().name(error))?;
-        let source = InHand { target, kill };
+        let source = InHand { target, kill: None };
         Ok(BatchCursor::new(state, source, limits))
     }
 }
@@ -309,13 +304,19 @@ impl OnConnection<'_> {
                     own.check(client)?;
                 }
                 own.enter(request)?;
+                own.check_server(connection.server())?;
                 request.selection(Some(own), &client.defaults)?;
+                let description = connection.description();
+                let is_router = description.mongos && description.service_id.is_none();
+                if is_router && own.is_in_transaction() {
+                    own.transaction.pin(connection.server());
+                }
             }
             None if implicit.is_some() || request.is_unacknowledged(&client.defaults) => {}
             None => *implicit = connection.implicit_session(client),
         }
         let mut session = session.as_deref_mut().or(implicit.as_mut());
-        let has_timeout = limits.has_timeout;
+        let has_timeout = limits.has_timeout();
         let mut options = RetryOptions::of_request(request, &client.defaults, has_timeout, false);
         options.retries_errors = false;
         let mut retry = Retry::new(options);
@@ -325,7 +326,6 @@ impl OnConnection<'_> {
                 let error = connection.identity().name(error);
                 return Err(limits.conclude(retry.stop(error)));
             }
-            let had_begun = session.as_ref().is_some_and(|own| own.has_begun());
             let outcome = connection
                 .attempt(request, session.as_deref_mut(), &facts, limits.of_command())
                 .await;
@@ -333,9 +333,9 @@ impl OnConnection<'_> {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            let error = match session.as_ref().is_some_and(|own| own.is_in_transaction()) {
-                true => label_transient(error),
-                false => error,
+            let error = match session.as_deref_mut().filter(|own| own.is_in_transaction()) {
+                Some(own) => own.transaction.failed(error, None),
+                None => error,
             };
             let failure = Failure {
                 was_sent: was_sent(&error, connection.is_closed()),
@@ -344,14 +344,7 @@ impl OnConnection<'_> {
                 ..Failure::of_command(error)
             };
             match retry.failed(failure) {
-                Verdict::Again { pause } => {
-                    if let Some(session) = session.as_deref_mut().filter(|own| own.has_begun())
-                        && !had_begun
-                    {
-                        session.transaction.rewind();
-                    }
-                    wait(pause).await;
-                }
+                Verdict::Again { pause } => wait(pause).await,
                 Verdict::Stop(error) => return Err(limits.conclude(error)),
             }
         }
@@ -375,14 +368,18 @@ impl CursorSource for InHand<'_> {
     }
 
     async fn kill(&mut self, limits: Limits) {
-        if let Some(request) = self.kill.take() {
-            self.target.connection.kill_cursor(request, limits).await;
+        if let Some(kill) = self.kill.take() {
+            let connection = &mut *self.target.connection;
+            let mut leftover = Leftover::kill(kill, connection.server().clone());
+            connection.send_leftover(&mut leftover, limits).await;
         }
     }
 
-    fn forget(&mut self) {
-        self.kill = None;
-        self.target.implicit = None;
+    fn set_kill(&mut self, kill: Option<Request>) {
+        if kill.is_none() {
+            self.target.implicit = None;
+        }
+        self.kill = kill;
     }
 
     fn min_round_trip_time(&self) -> Duration {
@@ -392,18 +389,13 @@ impl CursorSource for InHand<'_> {
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        let Some(request) = self.kill.take() else {
+        let Some(kill) = self.kill.take() else {
             return;
         };
         let connection = &mut *self.target.connection;
-        let server = connection.server().clone();
-        let is_taken = match connection.pool_handle() {
-            Some(pool) if connection.description().service_id.is_none() => {
-                pool.owner.abandon(server, request)
-            }
-            Some(_) | None => false,
-        };
-        if !is_taken {
+        let leftover = Leftover::kill(kill, connection.server().clone());
+        let is_elsewhere = connection.description().service_id.is_none();
+        if !is_elsewhere || !self.target.client.leave(leftover) {
             connection.close();
         }
     }

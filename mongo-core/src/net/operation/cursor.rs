@@ -15,14 +15,16 @@ use serde::de::DeserializeOwned;
 use super::Limits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::OwnedReply;
-use crate::operation::{Batch, CursorState, CursorType, Request, TimeoutMode, get_more_time};
+use crate::operation::{
+    Batch, CursorState, CursorType, Request, TimeoutMode, get_more_time, only_empty,
+};
 
 /// The most batches in a row that may be empty: no server has a reason for more, and they would go on
 /// for ever.
 const MAX_EMPTY_BATCHES: u32 = 1000;
 
-/// Runs a cursor's commands. When it is dropped, it closes the server's cursor, unless that is
-/// [forgotten](Self::forget).
+/// Runs a cursor's commands. When it is dropped, it closes the server's cursor by the request that
+/// was set last.
 pub trait CursorSource: Sized + Send {
     /// Runs `getMore`.
     fn get_more(
@@ -34,8 +36,8 @@ pub trait CursorSource: Sized + Send {
     /// Closes the server's cursor.
     fn kill(&mut self, limits: Limits) -> impl Future<Output = ()> + Send;
 
-    /// The server has closed its cursor.
-    fn forget(&mut self);
+    /// Sets the request that closes the server's cursor; `None` once the server has closed it.
+    fn set_kill(&mut self, kill: Option<Request>);
 
     /// The server's minimum round trip time.
     fn min_round_trip_time(&self) -> Duration;
@@ -44,9 +46,9 @@ pub trait CursorSource: Sized + Send {
 /// The time limits of a cursor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CursorLimits {
-    timeout: Option<Duration>,
-    /// Those of all batches together; `None` if each call has its own.
-    lifetime: Option<Limits>,
+    opened: Limits,
+    /// Whether they are those of all batches together; else each call has them anew.
+    is_lifetime: bool,
 }
 
 impl CursorLimits {
@@ -77,8 +79,8 @@ impl CursorLimits {
                 let is_lifetime = !is_tailable && mode != Some(TimeoutMode::Iteration);
                 request.limits_server = is_lifetime || is_awaiting;
                 return Ok(Self {
-                    timeout,
-                    lifetime: is_lifetime.then(|| Limits::new(timeout)),
+                    opened: Limits::new(timeout),
+                    is_lifetime,
                 });
             }
         };
@@ -87,11 +89,7 @@ impl CursorLimits {
 
     /// Those of the command that opens the cursor.
     pub(crate) fn of_command(&self) -> Limits {
-        self.lifetime.unwrap_or_else(|| self.renewed())
-    }
-
-    fn renewed(&self) -> Limits {
-        Limits::new(self.timeout)
+        self.opened
     }
 }
 
@@ -129,20 +127,9 @@ pub struct BatchCursor<'s, S: CursorSource> {
 
 impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     pub(crate) fn new(state: CursorState, mut source: S, limits: CursorLimits) -> Self {
-        let stage = match state.id {
-            0 => {
-                source.forget();
-                Stage::Over
-            }
-            _ => Stage::Idle(source),
-        };
-        Self {
-            state,
-            stage,
-            limits,
-            call: None,
-            empty: 0,
-        }
+        source.set_kill(state.kill());
+        let source = Some(source).filter(|_| state.id != 0);
+        Self::from_parts(state, source, limits)
     }
 
     /// The cursor's id on the server; 0 once the server has closed it.
@@ -241,12 +228,13 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     }
 
     /// Closes the cursor on the server, unless it is exhausted, and returns its session and
-    /// connection. Errors are ignored. A time limit counts anew.
-    pub async fn close(mut self) {
-        let limits = self.limits.renewed();
-        if let Stage::Idle(source) = &mut self.stage {
+    /// connection. Waits for a batch that is being fetched. Errors are ignored. A time limit counts
+    /// anew.
+    pub async fn close(self) {
+        let limits = self.limits.opened.renewed();
+        if let Some((_, Some(mut source), _)) = limits.bound(self.into_parts()).await {
             source.kill(limits).await;
-            source.forget();
+            source.set_kill(None);
         }
     }
 
@@ -295,12 +283,7 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
                 }
                 CursorType::NonTailable if self.empty < MAX_EMPTY_BATCHES => {}
                 CursorType::NonTailable => {
-                    let text = format!(
-                        "{MAX_EMPTY_BATCHES} batches of the cursor {} on {} in a row were empty",
-                        self.state.id, self.state.namespace
-                    );
-                    let error = serde::de::Error::custom(text);
-                    return Poll::Ready(Err(ErrorKind::Deserialization(Arc::new(error)).into()));
+                    return Poll::Ready(Err(only_empty(&self.state, self.empty)));
                 }
             }
         }
@@ -319,6 +302,7 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
             return Poll::Ready(Ok(()));
         };
         let (mut source, outcome) = ready!(fetching.as_mut().poll(context));
+        let id = self.state.id;
         let outcome = outcome.and_then(|reply| self.state.accept(reply.into_raw()));
         match &outcome {
             Ok(()) if self.state.has_documents() => self.empty = 0,
@@ -328,11 +312,11 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
                 self.call = None;
             }
         }
+        if self.state.id != id {
+            source.set_kill(self.state.kill());
+        }
         self.stage = match self.state.id {
-            0 => {
-                source.forget();
-                Stage::Over
-            }
+            0 => Stage::Over,
             _ => Stage::Idle(source),
         };
         Poll::Ready(outcome)
@@ -342,8 +326,11 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
         &mut self,
         mut source: S,
     ) -> Pin<Box<dyn Future<Output = (S, Result<OwnedReply>)> + Send + 's>> {
-        let own = self.limits.lifetime;
-        let limits = own.unwrap_or_else(|| *self.call.get_or_insert_with(|| self.limits.renewed()));
+        let opened = self.limits.opened;
+        let limits = match self.limits.is_lifetime {
+            true => opened,
+            false => *self.call.get_or_insert_with(|| opened.renewed()),
+        };
         let min_rtt = source.min_round_trip_time();
         let max_time = get_more_time(&self.state.options, limits.remaining(), min_rtt);
         let (database, _) = self.state.names();

@@ -16,8 +16,8 @@ pub(super) mod cursor;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub(crate) begun: Instant,
-    /// Whether there is a `timeoutMS`, even an unlimited one.
-    pub(crate) has_timeout: bool,
+    /// The `timeoutMS`; zero is unlimited.
+    timeout: Option<Duration>,
     pub(crate) deadline: Option<Deadline>,
 }
 
@@ -27,17 +27,19 @@ impl Limits {
         let limit = timeout.filter(|limit| !limit.is_zero());
         Self {
             begun: Instant::now(),
-            has_timeout: timeout.is_some(),
+            timeout,
             deadline: limit.map(Deadline::after),
         }
     }
 
-    pub(crate) fn until(at: Instant) -> Self {
-        Self {
-            begun: Instant::now(),
-            has_timeout: true,
-            deadline: Some(Deadline::at(at)),
-        }
+    /// The same limits from now on.
+    pub(crate) fn renewed(&self) -> Self {
+        Self::new(self.timeout)
+    }
+
+    /// Whether there is a `timeoutMS`, even an unlimited one.
+    pub(crate) fn has_timeout(&self) -> bool {
+        self.timeout.is_some()
     }
 
     pub(crate) fn remaining(&self) -> Option<Duration> {
@@ -54,7 +56,7 @@ impl Limits {
 
     /// The deadline of a command; `None` leaves it to the connection.
     pub(crate) fn of_command(&self) -> Option<Deadline> {
-        let unlimited = || self.has_timeout.then(Deadline::never);
+        let unlimited = || self.has_timeout().then(Deadline::never);
         self.deadline.or_else(unlimited)
     }
 
@@ -71,14 +73,14 @@ impl Limits {
         let time = max_time(self.remaining(), min_rtt)
             .map_err(|()| Error::timeout(Wait::Command, self.begun.elapsed()))?;
         facts.max_time = time.filter(|_| request.sends_max_time());
-        facts.has_timeout = self.has_timeout;
+        facts.has_timeout = self.has_timeout();
         Ok(())
     }
 
     /// The error of the operation: if its time is over, a time-out.
     pub(crate) fn conclude(&self, error: Error) -> Error {
         let is_over = self.deadline.is_some_and(|deadline| deadline.is_over());
-        match self.has_timeout && (is_over || is_time_limit(&error)) {
+        match self.has_timeout() && (is_over || is_time_limit(&error)) {
             true => timed_out(error, self.begun.elapsed()),
             false => error,
         }

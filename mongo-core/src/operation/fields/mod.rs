@@ -8,7 +8,8 @@ use bson::{Document, Timestamp};
 use super::client::Defaults;
 use super::command::{OperationKind, Request};
 use super::session::{ClientSession, ClusterTime, is_later};
-use super::transaction::{Ending, TransactionState};
+use super::transaction::Ending;
+use crate::concern::ReadConcern;
 use crate::error::{Error, ErrorKind, Result};
 use crate::select::{ReadPreference, ReadPreferenceMode};
 
@@ -93,6 +94,7 @@ impl Request {
         defaults: &Defaults,
     ) -> Result<()> {
         self.reset()?;
+        defaults.usage.note(self, defaults);
         if session.is_some() || !self.is_unacknowledged(defaults) {
             self.add_cluster_time(session.as_deref(), facts);
         }
@@ -172,20 +174,30 @@ impl Request {
         }
         self.body.append(cstr!("txnNumber"), session.txn_number());
         self.body.append(cstr!("autocommit"), false);
-        if session.transaction.advance() {
+        if session.transaction.advance(session.txn_number()) {
             self.body.append(cstr!("startTransaction"), true);
-            let level = session.transaction.options.read_concern.clone();
-            let mut concern = level.unwrap_or_default().to_document();
+            let level = session.transaction.options.read_concern.as_ref();
+            let own = self.own_concern.clone();
+            let concern = own.or_else(|| level.map(ReadConcern::to_document));
+            let mut concern = concern.unwrap_or_default();
             add_after(&mut concern, session, facts);
-            if !concern.is_empty() && !self.own.read_concern {
-                self.append_document(cstr!("readConcern"), &concern)?;
-            }
+            return self.add_read_concern(&concern);
         }
-        Ok(())
+        // The server says that it is too late.
+        let own = self.own_concern.clone();
+        own.map_or(Ok(()), |own| self.add_read_concern(&own))
+    }
+
+    fn add_read_concern(&mut self, concern: &Document) -> Result<()> {
+        match concern.is_empty() || self.own.read_concern {
+            true => Ok(()),
+            false => self.append_document(cstr!("readConcern"), concern),
+        }
     }
 
     fn add_ending(&mut self, ending: Ending, session: &ClientSession, facts: &Facts) -> Result<()> {
-        self.body.append(cstr!("txnNumber"), session.txn_number());
+        let number = session.transaction.open.unwrap_or(session.txn_number());
+        self.body.append(cstr!("txnNumber"), number);
         self.body.append(cstr!("autocommit"), false);
         if let Some(concern) = session.transaction.write_concern(ending) {
             self.append_document(cstr!("writeConcern"), &concern.to_document())?;
@@ -211,10 +223,11 @@ impl Request {
         if self.is_bare {
             return Ok(());
         }
-        let mut read = match (&self.read_concern, self.kind) {
-            (Some(own), _) => own.to_document(),
-            (None, OperationKind::Read) => defaults.read_concern.to_document(),
-            (None, _) => Document::new(),
+        let mut read = match (&self.own_concern, &self.read_concern, self.kind) {
+            (Some(own), _, _) => own.clone(),
+            (None, Some(set), _) => set.to_document(),
+            (None, None, OperationKind::Read) => defaults.read_concern.to_document(),
+            (None, None, _) => Document::new(),
         };
         match session {
             Some(session) if session.options().snapshot => {
@@ -222,9 +235,17 @@ impl Request {
                     let text = "Snapshot reads require MongoDB 5.0 or later";
                     return Err(Error::configuration(text));
                 }
+                let own = self.own_concern.as_ref().and_then(|own| own.get("level"));
+                if own.is_some_and(|own| own.as_str() != Some("snapshot")) {
+                    return Err(Error::configuration(
+                        "the command has a `readConcern` other than that of its snapshot session: \
+                         remove its `level`",
+                    ));
+                }
                 read.insert("level", "snapshot");
                 if let Some(time) = session.snapshot_time() {
-                    read.insert("atClusterTime", time);
+                    read.entry("atClusterTime".to_owned())
+                        .or_insert(time.into());
                 }
             }
             Some(session) if self.kind != OperationKind::Command => {
@@ -232,9 +253,7 @@ impl Request {
             }
             Some(_) | None => {}
         }
-        if !read.is_empty() && !self.own.read_concern {
-            self.append_document(cstr!("readConcern"), &read)?;
-        }
+        self.add_read_concern(&read)?;
         let write = match (&self.write_concern, self.kind) {
             (Some(own), _) => Some(own),
             (None, OperationKind::Write) => Some(&defaults.write_concern),
@@ -288,15 +307,11 @@ impl Request {
 fn add_after(concern: &mut Document, session: &ClientSession, facts: &Facts) {
     let has_cluster_times = facts.cluster_time.is_some() || session.cluster_time().is_some();
     let after: Option<Timestamp> = session.operation_time();
-    if let Some(after) = after.filter(|_| session.is_causal() && has_cluster_times) {
-        concern.insert("afterClusterTime", after);
-    }
-}
-
-impl ClientSession {
-    /// Whether a command was sent in the transaction.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.transaction.state == TransactionState::InProgress
+    let is_at = concern.contains_key("atClusterTime");
+    if let Some(after) = after.filter(|_| session.is_causal() && has_cluster_times && !is_at) {
+        concern
+            .entry("afterClusterTime".to_owned())
+            .or_insert(after.into());
     }
 }
 

@@ -314,3 +314,94 @@ fn a_command_of_a_cursor_has_only_its_session() {
     assert_eq!(prepared(&mut more, &mut causal, &direct), doc! {});
     assert!(more.body().get("lsid").is_ok_and(|own| own.is_some()));
 }
+
+#[test]
+fn the_read_concern_of_a_command_is_sent_with_what_the_session_adds() {
+    let own = |concern| {
+        let own = Request::new("db", &doc! { "find": "c", "readConcern": concern });
+        let mut own = own.expect("a command");
+        own.kind = OperationKind::Read;
+        own
+    };
+    let causal = || {
+        let mut session = session(SessionOptions::default());
+        session.advance_operation_time(time(4));
+        session
+    };
+    let begun = || {
+        let mut session = causal();
+        let options = TransactionOptions::default();
+        session.start_transaction(options).expect("a transaction");
+        session
+    };
+    let snapshot = || session(SessionOptions::default().with_snapshot(true));
+    let after = |seconds| doc! { "level": "local", "afterClusterTime": time(seconds) };
+    let local = doc! { "level": "local" };
+    let at = doc! { "atClusterTime": time(3) };
+    let at_snapshot = doc! { "level": "snapshot", "atClusterTime": time(3) };
+    for (mut session, concern, expected) in [
+        (causal(), local.clone(), Some(after(4))),
+        (causal(), after(9), Some(after(9))),
+        (causal(), at_snapshot.clone(), Some(at_snapshot.clone())),
+        (begun(), local.clone(), Some(after(4))),
+        (snapshot(), at, Some(at_snapshot.clone())),
+        (snapshot(), at_snapshot.clone(), Some(at_snapshot)),
+        (snapshot(), local, None),
+    ] {
+        let mut request = own(concern.clone());
+        // The second attempt sends the same.
+        for _ in 0..2 {
+            let before = session.point();
+            let outcome = request.prepare(Some(&mut session), &facts(), &defaults());
+            assert_eq!(outcome.is_ok(), expected.is_some(), "{concern}");
+            if outcome.is_ok() {
+                let sent = added(&request).get_document("readConcern").cloned();
+                assert_eq!(sent.ok(), expected);
+            }
+            session.rewind(before);
+        }
+    }
+    // The server refuses what is no document.
+    let mut other = Request::new("db", &doc! { "find": "c", "readConcern": 1 }).expect("a command");
+    let sent = prepared(&mut other, &mut causal(), &facts());
+    assert_eq!(sent.get_i32("readConcern").ok(), Some(1));
+}
+
+#[test]
+fn a_command_without_a_kind_loses_options() {
+    for (command, kind, expected) in [
+        (
+            doc! { "insert": "c" },
+            OperationKind::Command,
+            Some("w, journal, wTimeoutMS"),
+        ),
+        (doc! { "insert": "c" }, OperationKind::Write, None),
+        (
+            doc! { "find": "c" },
+            OperationKind::Command,
+            Some("readConcernLevel"),
+        ),
+        (doc! { "find": "c" }, OperationKind::Read, None),
+        (
+            doc! { "find": "c", "readConcern": { "level": "local" } },
+            OperationKind::Command,
+            Some("readPreference"),
+        ),
+        (doc! { "ping": 1 }, OperationKind::Command, None),
+        (
+            doc! { "insert": "c", "writeConcern": { "w": 1 } },
+            OperationKind::Command,
+            None,
+        ),
+    ] {
+        let mut request = Request::new("db", &command).expect("a command");
+        request.kind = kind;
+        let lost = request.lost_option(&defaults());
+        assert_eq!(
+            lost.filter(|_| kind == OperationKind::Command),
+            expected,
+            "{command}"
+        );
+        assert_eq!(request.lost_option(&Defaults::default()), None);
+    }
+}

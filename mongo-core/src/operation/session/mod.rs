@@ -8,9 +8,9 @@ use bson::raw::{RawBsonRef, cstr};
 use bson::spec::BinarySubtype;
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
-use super::client::ClientContext;
+use super::client::{ClientContext, Leftover};
 use super::command::Request;
-use super::transaction::{Transaction, TransactionOptions, TransactionState};
+use super::transaction::{Ending, Point, Transaction, TransactionOptions, TransactionState};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 
@@ -154,8 +154,6 @@ pub struct ClientSession {
     operation_time: Option<Timestamp>,
     snapshot_time: Option<Timestamp>,
     pub(crate) transaction: Transaction,
-    /// When the `with_transaction` in progress ends, if it has a time limit.
-    pub(crate) until: Option<Instant>,
 }
 
 impl ClientSession {
@@ -192,7 +190,6 @@ impl ClientSession {
             operation_time: None,
             snapshot_time: options.snapshot_time,
             transaction: Transaction::default(),
-            until: None,
             options,
         }
     }
@@ -204,6 +201,19 @@ impl ClientSession {
             false => Err(Error::configuration(
                 "the session was started with another client or another credential",
             )),
+        }
+    }
+
+    /// Checks that the transaction is not pinned to another server.
+    pub(crate) fn check_server(&self, server: &ServerAddress) -> Result<()> {
+        match self.pinned_server().filter(|pinned| *pinned != server) {
+            Some(pinned) => {
+                let text = format!(
+                    "the transaction runs on {pinned}: use a connection to that server, or the pools"
+                );
+                Err(Error::configuration(text).at(server))
+            }
+            None => Ok(()),
         }
     }
 
@@ -321,32 +331,64 @@ impl ClientSession {
                 .unwrap_or(!self.options.snapshot)
     }
 
-    /// Moves the session out. What is left is not returned to the pool.
-    pub(crate) fn take(&mut self) -> Self {
+    /// The abort of the transaction that the server may still have open. Moves the session out; what
+    /// is left is not returned to the pool.
+    pub(crate) fn leave(&mut self) -> Option<Leftover> {
+        // That of a leftover is not tried again.
+        self.transaction.open.filter(|_| !self.is_implicit)?;
         let mut server = ServerSession::new([0; 16], self.server.last_use);
         server.mark_dirty();
         let left = Self::implicit(self.context.clone(), server);
-        std::mem::replace(self, left)
+        let mut session = Box::new(std::mem::replace(self, left));
+        session.is_implicit = true;
+        Some(Leftover {
+            request: Request::end_transaction(Ending::Abort),
+            server: None,
+            session: Some(session),
+        })
     }
 
     /// A command with the session's id is about to be sent.
-    pub(crate) fn sending(&mut self, now: Instant) {
+    pub(crate) fn sending(&mut self, now: Instant, ending: Option<Ending>) {
         self.server.last_use = now;
         // The previous command was cancelled, and may still run.
         self.server.is_dirty |= self.server.is_in_flight;
         self.server.is_in_flight = true;
+        if ending == Some(Ending::Commit) {
+            // Nothing may abort what may have been committed.
+            self.transaction.open = None;
+        }
     }
 
-    /// The reply arrived, or the command failed; with a network error, the session is dirty.
-    pub(crate) fn received(&mut self, is_lost: bool) {
+    /// The reply arrived.
+    pub(crate) fn received(&mut self, reply: &RawDocument, ending: Option<Ending>) {
+        self.server.is_in_flight = false;
+        self.observe(reply);
+        if ending == Some(Ending::Abort) {
+            self.transaction.open = None;
+        }
+    }
+
+    /// The command failed without a reply. With a network error, the session is dirty.
+    pub(crate) fn failed(&mut self, is_lost: bool) {
         self.server.is_in_flight = false;
         if is_lost {
             self.server.mark_dirty();
         }
     }
 
+    /// Where its transaction stands, for [`rewind`](Self::rewind).
+    pub(crate) fn point(&self) -> Point {
+        self.transaction.point()
+    }
+
+    /// The last command had no effect: it was not sent, or an overloaded server refused it.
+    pub(crate) fn rewind(&mut self, to: Point) {
+        self.transaction.rewind(to);
+    }
+
     /// Takes the times of a reply, and a transaction's recovery token.
-    pub(crate) fn observe(&mut self, reply: &RawDocument) {
+    pub(super) fn observe(&mut self, reply: &RawDocument) {
         if self.is_implicit {
             return;
         }
@@ -380,8 +422,11 @@ impl ClientSession {
 
 impl Drop for ClientSession {
     fn drop(&mut self) {
+        if let Some(leftover) = self.leave() {
+            self.context.leave(leftover);
+        }
         // Its transaction may still be open on the server.
-        self.server.is_dirty |= self.has_begun();
+        self.server.is_dirty |= self.transaction.open.is_some();
         let id = std::mem::take(&mut self.server.id);
         self.context
             .return_session(ServerSession { id, ..self.server });

@@ -122,6 +122,10 @@ pub(crate) enum Ending {
     Abort,
 }
 
+/// Where a transaction stands before a command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point(TransactionState, Option<i64>);
+
 /// A session's transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
@@ -130,6 +134,9 @@ pub(crate) struct Transaction {
     pub(super) options: TransactionOptions,
     pub(super) recovery_token: Option<RawDocumentBuf>,
     pub(super) pinned: Option<ServerAddress>,
+    /// The number of the transaction that the server may have open: its first command was sent, and
+    /// since then neither a commit was, nor was an abort answered.
+    pub(super) open: Option<i64>,
     /// Whether a commit may have been carried out: the next one waits for a majority.
     is_repeated: bool,
 }
@@ -172,7 +179,7 @@ impl Transaction {
         *self = Self {
             state: TransactionState::Starting,
             options,
-            ..Self::default()
+            ..self.forgotten()
         };
         Ok(())
     }
@@ -181,23 +188,39 @@ impl Transaction {
     /// forgotten. Returns whether the operation is part of a transaction.
     pub(crate) fn enter(&mut self) -> bool {
         if !self.is_active() {
-            *self = Self::default();
+            *self = self.forgotten();
         }
         self.is_active()
     }
 
-    /// A command of the transaction is about to be sent. Returns whether it is the first.
-    pub(crate) fn advance(&mut self) -> bool {
+    /// None, except for what the server may still have open.
+    fn forgotten(&self) -> Self {
+        Self {
+            open: self.open,
+            ..Self::default()
+        }
+    }
+
+    /// A command of the transaction of this number is about to be sent. Returns whether it is the
+    /// first.
+    pub(super) fn advance(&mut self, number: i64) -> bool {
         let is_first = self.state == TransactionState::Starting;
         if is_first {
             self.state = TransactionState::InProgress;
+            // The server ends an earlier one for it.
+            self.open = Some(number);
         }
         is_first
     }
 
-    /// The first command is sent again, as the first.
-    pub(crate) fn rewind(&mut self) {
-        self.state = TransactionState::Starting;
+    /// Where it stands, for [`rewind`](Self::rewind).
+    pub(super) fn point(&self) -> Point {
+        Point(self.state, self.open)
+    }
+
+    /// The last command had no effect: it was not sent, or an overloaded server refused it.
+    pub(super) fn rewind(&mut self, to: Point) {
+        Point(self.state, self.open) = to;
     }
 
     /// A commit or abort begins. Returns whether its command must be sent.
@@ -233,10 +256,34 @@ impl Transaction {
         Err(Error::configuration(text))
     }
 
-    /// A commit failed. Unless the server refused it because it was overloaded, the next one waits
+    /// Labels the error of a command of the transaction, and unpins it if the next one may go to
+    /// another server. After a commit that an overloaded server has not refused, the next one waits
     /// for a majority.
-    pub(crate) fn commit_failed(&mut self, is_retryable_overload: bool) {
-        self.is_repeated |= !is_retryable_overload;
+    pub(crate) fn failed(&mut self, error: Error, ending: Option<Ending>) -> Error {
+        let error = match ending {
+            None => label_transient(error),
+            Some(Ending::Commit) => {
+                self.is_repeated |= !error.is_retryable_overload();
+                label_commit(error, false)
+            }
+            Some(Ending::Abort) => error,
+        };
+        if is_unpinned(&error, ending) {
+            self.unpin();
+        }
+        error
+    }
+
+    /// The commit was answered; the outcome is that of its write concern.
+    pub(crate) fn committed(&mut self, outcome: Result<()>) -> Result<()> {
+        outcome.map_err(|error| {
+            self.is_repeated = true;
+            let error = label_commit(error, true);
+            if is_unpinned(&error, Some(Ending::Commit)) {
+                self.unpin();
+            }
+            error
+        })
     }
 
     /// The write concern of the commit or abort, if it is not the server's default.
@@ -252,11 +299,18 @@ impl Transaction {
     }
 }
 
+/// Whether the command after one that failed may go to another server.
+pub(crate) fn is_unpinned(error: &Error, ending: Option<Ending>) -> bool {
+    ending == Some(Ending::Abort)
+        || error.has_label(TRANSIENT_TRANSACTION_ERROR)
+        || error.has_label(UNKNOWN_COMMIT_RESULT)
+}
+
 /// Labels the error of a command in a transaction: one that leaves the outcome unknown can be
 /// repaired by running the whole transaction again.
 ///
 /// Specification: transactions, "Transient Transaction Error".
-pub(crate) fn label_transient(error: Error) -> Error {
+fn label_transient(error: Error) -> Error {
     let is_transient = is_network_error(&error)
         || matches!(
             error.kind(),
@@ -276,7 +330,7 @@ pub(crate) fn label_transient(error: Error) -> Error {
 /// Labels the error of a commit that may have been carried out.
 ///
 /// Specification: transactions, "UnknownTransactionCommitResult".
-pub(crate) fn label_commit(error: Error, is_of_write_concern: bool) -> Error {
+fn label_commit(error: Error, is_of_write_concern: bool) -> Error {
     let is_unknown = match error.kind() {
         ErrorKind::Command(_) if is_of_write_concern => error
             .code()

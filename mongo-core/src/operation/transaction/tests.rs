@@ -98,7 +98,13 @@ fn only_a_commit_that_may_have_been_done_waits_for_a_majority() {
         transaction.options.write_concern = concern.clone();
         transaction.end(Ending::Commit).expect("a commit");
         for is_overload in overloads.into_iter().flatten() {
-            transaction.commit_failed(is_overload);
+            let error = match is_overload {
+                true => command(462)
+                    .with_label("SystemOverloadedError")
+                    .with_label("RetryableError"),
+                false => lost(),
+            };
+            transaction.failed(error, Some(Ending::Commit));
         }
         assert_eq!(transaction.write_concern(Ending::Commit), expected);
         assert_eq!(transaction.write_concern(Ending::Abort), concern);

@@ -70,7 +70,6 @@ impl<F: Follower> Servers<F> {
             takes_writes: self.suitable.of(entry.address()),
             topology: Some(topology.shared().clone()),
             client: None,
-            abandon: None,
             wake: None,
             runtime: None,
         }

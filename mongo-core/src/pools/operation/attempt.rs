@@ -92,13 +92,10 @@ impl<B: Backend> Run<'_, '_, B> {
         {
             session.transaction.pin(connection.server());
         }
-        let had_begun = self.owner.state().is_some_and(|own| own.has_begun());
         let deadline = self.limits.of_command();
         let outcome = connection
             .attempt(self.request, self.owner.state(), &facts, deadline)
             .await;
-        let has_begun = self.owner.state().is_some_and(|own| own.has_begun());
-        self.is_first = has_begun && !had_begun;
         let error = match outcome {
             Ok(reply) => return self.check(reply),
             Err(error) => error,
@@ -192,7 +189,7 @@ impl<B: Backend> Run<'_, '_, B> {
             return Err(Failed::unsent(Error::configuration(text).at(server)));
         }
         let (wait_limit, selection_limit) = self.pools.wait_limits();
-        let deadline = match (self.limits.has_timeout, self.limits.deadline) {
+        let deadline = match (self.limits.has_timeout(), self.limits.deadline) {
             (true, Some(deadline)) => deadline.within(Some(selection_limit)),
             (true, None) => Deadline::after(selection_limit),
             (false, _) => Deadline::after(wait_limit),

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bson::RawDocumentBuf;
 
 use super::run::{Owner, Run};
-use super::{OnPools, Pinned, Session};
+use super::{OnPools, Pinned, Session, send_leftover};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::net::{BatchCursor, CursorLimits, CursorSource, Limits, OwnedReply};
-use crate::operation::{Command, CursorState, Request};
+use crate::operation::{Command, CursorState, Leftover, Request};
 use crate::pools::{Backend, PinReason, Pools};
 
 /// A cursor over pools: see [`BatchCursor`]. It borrows the session that it was opened with, until
@@ -51,7 +51,7 @@ impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
         }
         let done = run.run().await?;
         let opened = request.open_cursor(done.reply.into_raw());
-        let (state, kill) = opened.map_err(|error| error.at(&done.server))?;
+        let state = opened.map_err(|error| error.at(&done.server))?;
         let is_load_balanced = pools.client().defaults.load_balanced;
         let mut connection = done
             .connection
@@ -64,7 +64,7 @@ impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
             owner,
             server: done.server,
             connection,
-            kill,
+            kill: None,
         };
         Ok(BatchCursor::new(state, source, limits))
     }
@@ -105,25 +105,32 @@ impl<B: Backend> CursorSource for OverPools<'_, B> {
     }
 
     async fn kill(&mut self, limits: Limits) {
-        let Some(request) = self.kill.take() else {
+        let Some(kill) = self.kill.take() else {
             return;
         };
-        let session = match &mut self.owner {
-            Owner::Explicit(session) => session.connection.as_mut(),
-            Owner::None | Owner::Implicit(_) => None,
-        };
-        match self.connection.as_mut().or(session) {
-            Some(connection) => connection.kill_cursor(request, limits).await,
-            None => kill_over(&self.pools, self.server.clone(), request, limits).await,
+        let mut leftover = Leftover::kill(kill, self.server.clone());
+        let session = self.owner.explicit();
+        let of_session = session.and_then(|session| session.connection.as_mut());
+        if let Some(connection) = &mut self.connection {
+            if !connection.send_leftover(&mut leftover, limits).await {
+                // The cursor is still open on it.
+                connection.close();
+            }
+        } else if let Some(connection) = of_session {
+            connection.send_leftover(&mut leftover, limits).await;
+        } else {
+            send_leftover(&self.pools, leftover, limits).await;
         }
     }
 
-    fn forget(&mut self) {
-        self.kill = None;
-        self.connection = None;
-        if let Owner::Implicit(_) = self.owner {
-            self.owner = Owner::None;
+    fn set_kill(&mut self, kill: Option<Request>) {
+        if kill.is_none() {
+            self.connection = None;
+            if let Owner::Implicit(_) = self.owner {
+                self.owner = Owner::None;
+            }
         }
+        self.kill = kill;
     }
 
     fn min_round_trip_time(&self) -> Duration {
@@ -136,34 +143,15 @@ impl<B: Backend> CursorSource for OverPools<'_, B> {
 
 impl<B: Backend> Drop for OverPools<'_, B> {
     fn drop(&mut self) {
-        let Some(request) = self.kill.take() else {
+        let Some(kill) = self.kill.take() else {
             return;
         };
-        let (pools, server) = (self.pools.clone(), self.server.clone());
-        match self.connection.take() {
-            Some(mut connection) => self.pools.spawn_leftover(move |limits| async move {
-                connection.kill_cursor(request, limits).await;
-            }),
-            // A transaction's connection stays with its session.
-            None if self.pools.client().defaults.load_balanced => {}
-            None => self.pools.spawn_leftover(move |limits| async move {
-                kill_over(&pools, server, request, limits).await;
-            }),
+        let connection = self.connection.take();
+        // Behind a load balancer a transaction's connection stays with its session.
+        if connection.is_some() || !self.pools.client().defaults.load_balanced {
+            let leftover = Leftover::kill(kill, self.server.clone());
+            self.pools.leave(leftover, connection);
         }
-    }
-}
-
-/// Closes a cursor over any connection to its server. Errors are ignored.
-pub(in crate::pools) async fn kill_over<B: Backend>(
-    pools: &Pools<B>,
-    server: ServerAddress,
-    mut request: Request,
-    limits: Limits,
-) {
-    let mut owner = Owner::None;
-    if let Ok(mut run) = Run::new(pools, &mut owner, &mut request, Vec::new()) {
-        run.server = Some(server);
-        let _ = run.within(limits).run().await;
     }
 }
 

@@ -10,7 +10,7 @@ use crate::ServerAddress;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::Result;
 use crate::net::{Limits, OwnedReply, random_id};
-use crate::operation::{ClientSession, Command, Request, SessionOptions};
+use crate::operation::{ClientSession, Command, Defaults, Leftover, SessionOptions};
 use crate::select::ReadPreference;
 
 mod attempt;
@@ -18,7 +18,6 @@ mod cursor;
 mod run;
 mod session;
 
-pub(super) use cursor::kill_over;
 pub use cursor::{Cursor, SuspendedCursor};
 use run::{Owner, Run};
 pub use session::{Session, TransactionFuture};
@@ -75,8 +74,9 @@ impl<B: Backend> Pools<B> {
     /// Starts a session for operations of this handle's credential.
     ///
     /// # Errors
-    /// The options contradict each other.
+    /// The options contradict each other; [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed).
     pub fn start_session(&self, options: SessionOptions) -> Result<Session<B>> {
+        self.check_usable()?;
         let minutes = self
             .topology()
             .description()
@@ -90,17 +90,24 @@ impl<B: Backend> Pools<B> {
     /// The read preference of the connection string, for commands that are run without
     /// [`command`](Self::command).
     pub fn read_preference(&self) -> ReadPreference {
-        self.client().defaults.read_preference.clone()
+        self.applied().read_preference.clone()
     }
 
     /// The read concern of the connection string, likewise.
     pub fn read_concern(&self) -> ReadConcern {
-        self.client().defaults.read_concern.clone()
+        self.applied().read_concern.clone()
     }
 
     /// The write concern of the connection string, likewise.
     pub fn write_concern(&self) -> WriteConcern {
-        self.client().defaults.write_concern.clone()
+        self.applied().write_concern.clone()
+    }
+
+    /// The options, which the caller applies.
+    fn applied(&self) -> Defaults {
+        let defaults = self.client().defaults.clone();
+        defaults.usage.applied();
+        defaults
     }
 }
 
@@ -143,21 +150,22 @@ impl<'p, 's: 'p, B: Backend> IntoFuture for Command<OnPools<'p, 's, B>> {
     }
 }
 
-/// The most sessions that one command ends.
-const MAX_ENDED_SESSIONS: usize = 10_000;
-
-/// Tells the server that the idle sessions of a credential are over. Errors are ignored.
-///
-/// Specification: driver sessions, "endSessions".
-pub(super) async fn end_sessions<B: Backend>(pools: &Pools<B>, limits: Limits) {
-    let ids = pools.client().take_all_sessions();
-    for ids in ids.chunks(MAX_ENDED_SESSIONS) {
-        let (mut owner, mut request) = (Owner::None, Request::end_sessions(ids));
-        if let Ok(run) = Run::new(pools, &mut owner, &mut request, Vec::new()) {
-            let _ = run.within(limits).run().await;
-        }
+/// Sends what a cursor or a session left to do. Errors are ignored.
+pub(super) async fn send_leftover<B: Backend>(
+    pools: &Pools<B>,
+    leftover: Leftover,
+    limits: Limits,
+) {
+    let mut request = leftover.request;
+    let mut owner = match leftover.session {
+        Some(session) => Owner::Implicit(session),
+        None => Owner::None,
+    };
+    if let Ok(mut run) = Run::new(pools, &mut owner, &mut request, Vec::new()) {
+        run.server = leftover.server;
+        let _ = run.within(limits).run().await;
     }
 }
 
 /// A connection that a session or a cursor keeps behind a load balancer.
-type Pinned<B> = Option<PooledConnection<B>>;
+pub(super) type Pinned<B> = Option<PooledConnection<B>>;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{Pinned, Session};
@@ -12,8 +11,7 @@ use crate::event::logs;
 use crate::net::{Limits, OwnedReply, jitter, wait};
 use crate::operation::{
     ClientContext, ClientSession, Ending, Failure, OperationKind, Request, Retry, RetryOptions,
-    TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT, Verdict, is_time_limit, label_commit,
-    label_transient, timed_out,
+    Verdict, is_time_limit, is_unpinned, timed_out,
 };
 use crate::pools::{Backend, Pools};
 use crate::sdam::TopologyType;
@@ -71,8 +69,6 @@ pub(super) struct Run<'r, 's, B: Backend> {
     pub(super) pinned: Pinned<B>,
     /// The server of the cursor that the command is for.
     pub(super) server: Option<ServerAddress>,
-    /// Whether the current attempt is the first command of its transaction.
-    pub(super) is_first: bool,
 }
 
 impl<'r, 's, B: Backend> Run<'r, 's, B> {
@@ -95,16 +91,20 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 session.unpin();
             }
             let is_within = in_transaction || request.ending.is_some();
-            if let Some(until) = session.state.until.filter(|_| is_within) {
+            if let Some(within) = session.within.filter(|_| is_within) {
                 if request.timeout.is_some() {
                     return Err(Error::configuration(
                         "a time limit of an operation can't override that of with_transaction",
                     ));
                 }
-                limits = Limits::until(Instant::from_std(until));
+                limits = match request.ending {
+                    // Once it is over, the transaction is still to be aborted.
+                    Some(Ending::Abort) => within.renewed(),
+                    Some(Ending::Commit) | None => within,
+                };
             }
         }
-        let has_timeout = limits.has_timeout;
+        let has_timeout = limits.has_timeout();
         let options =
             RetryOptions::of_request(request, &client.defaults, has_timeout, in_transaction);
         let mut retry = Retry::new(options);
@@ -121,7 +121,6 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             in_transaction,
             pinned: None,
             server: None,
-            is_first: false,
         })
     }
 
@@ -166,7 +165,6 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             if let Some(reply) = failed.reply {
                 unconfirmed = Some((error.clone(), reply, failed.server.clone()));
             }
-            let is_first = std::mem::take(&mut self.is_first);
             let failure = Failure {
                 server: failed.server,
                 is_sharded: self.topology_type() == TopologyType::Sharded,
@@ -176,12 +174,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 ..Failure::of_command(error)
             };
             match self.retry.failed(failure) {
-                Verdict::Again { pause } => {
-                    if let Some(session) = self.owner.state().filter(|_| is_first) {
-                        session.transaction.rewind();
-                    }
-                    wait(pause).await;
-                }
+                Verdict::Again { pause } => wait(pause).await,
                 Verdict::Stop(error) => {
                     let error = self.limits.conclude(error);
                     return match unconfirmed {
@@ -200,7 +193,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
 
     /// A write whose time on the server was over while it waited for its write concern has failed.
     fn accept(&self, done: Done<B>) -> Result<Done<B>> {
-        if self.limits.has_timeout && self.request.kind == OperationKind::Write {
+        if self.limits.has_timeout() && self.request.kind == OperationKind::Write {
             let outcome = done.reply.check_write();
             if let Some(error) = outcome.err().filter(is_time_limit) {
                 return Err(self.limits.conclude(error));
@@ -209,26 +202,18 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         Ok(done)
     }
 
-    /// Labels an error, and unpins the session if it has to be.
+    /// Labels the error of a transaction, and unpins the session if it has to be.
     fn react(&mut self, error: Error) -> Error {
         let Some(session) = self.owner.explicit() else {
             return error;
         };
-        let error = match self.request.ending {
-            None if !self.in_transaction => return error,
-            None => label_transient(error),
-            Some(Ending::Abort) => {
-                session.unpin();
-                error
-            }
-            Some(Ending::Commit) => {
-                let is_overload = error.is_retryable_overload();
-                session.state.transaction.commit_failed(is_overload);
-                label_commit(error, false)
-            }
-        };
-        if error.has_label(TRANSIENT_TRANSACTION_ERROR) || error.has_label(UNKNOWN_COMMIT_RESULT) {
-            session.unpin();
+        let ending = self.request.ending;
+        if ending.is_none() && !self.in_transaction {
+            return error;
+        }
+        let error = session.state.transaction.failed(error, ending);
+        if is_unpinned(&error, ending) {
+            session.connection = None;
         }
         error
     }

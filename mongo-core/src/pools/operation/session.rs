@@ -12,10 +12,10 @@ use super::Pinned;
 use super::run::{Owner, Run};
 use crate::error::{Error, Result};
 use crate::event::logs;
-use crate::net::{jitter, wait};
+use crate::net::{Limits, jitter, wait};
 use crate::operation::{
     ClientSession, Ending, Request, TRANSIENT_TRANSACTION_ERROR, TransactionOptions,
-    UNKNOWN_COMMIT_RESULT, is_time_limit, label_commit, timed_out, transaction_backoff,
+    UNKNOWN_COMMIT_RESULT, is_time_limit, is_unpinned, timed_out, transaction_backoff,
 };
 use crate::pools::{Backend, Pools};
 
@@ -27,6 +27,11 @@ const LONGEST_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A session of [`Pools`]: a [`ClientSession`], to which it dereferences, that ends its transactions
 /// itself.
+///
+/// A transaction that the server may have open is aborted in the background once its session is
+/// dropped: also after an end that failed or was cancelled, unless a commit was sent. Up to 10,000
+/// dropped transactions and cursors wait for that, for 10 s at most; the server ends the others
+/// (`transactionLifetimeLimitSeconds`, 60 s).
 ///
 /// # Transactions
 /// [`start_transaction`](ClientSession::start_transaction) begins one, and its commands are those
@@ -40,8 +45,8 @@ pub struct Session<B: Backend> {
     pub(super) connection: Pinned<B>,
     /// The span of the transaction.
     pub(super) span: Span,
-    /// Whether its transaction is no longer aborted when it is dropped.
-    is_final: bool,
+    /// The time limit of the `with_transaction` in progress, if it has one.
+    pub(super) within: Option<Limits>,
 }
 
 impl<B: Backend> Session<B> {
@@ -51,7 +56,7 @@ impl<B: Backend> Session<B> {
             pools,
             connection: None,
             span: Span::none(),
-            is_final: false,
+            within: None,
         }
     }
 
@@ -76,7 +81,6 @@ impl<B: Backend> Session<B> {
     /// As there.
     pub fn start_transaction(&mut self, options: TransactionOptions) -> Result<()> {
         self.state.start_transaction(options)?;
-        self.state.until = None;
         self.connection = None;
         self.span = logs::transaction_span();
         Ok(())
@@ -92,8 +96,8 @@ impl<B: Backend> Session<B> {
     /// run the whole transaction again.
     ///
     /// # Cancellation
-    /// If it is dropped before its command is sent, the transaction stays open on the server until
-    /// the server ends it (`transactionLifetimeLimitSeconds`, 60 s).
+    /// Call it again: the state is committed. If its command was not sent, the transaction is aborted
+    /// when the session is dropped.
     pub async fn commit_transaction(&mut self) -> Result<()> {
         self.end_transaction(Ending::Commit, None).await
     }
@@ -106,15 +110,16 @@ impl<B: Backend> Session<B> {
         self.end_transaction(Ending::Commit, Some(timeout)).await
     }
 
-    /// Aborts the transaction. Errors of the command are ignored: the server aborts the transaction
-    /// in the end.
+    /// Aborts the transaction. Errors of the command are ignored: the transaction is aborted again
+    /// when the session is dropped. Within [`with_transaction`](Self::with_transaction) its time limit
+    /// counts anew.
     ///
     /// # Errors
     /// There is no transaction, or it has ended.
     ///
     /// # Cancellation
-    /// If it is dropped before its command is sent, the transaction stays open on the server until
-    /// the server ends it (`transactionLifetimeLimitSeconds`, 60 s).
+    /// The state is aborted. If its command was not answered, the transaction is aborted again when
+    /// the session is dropped.
     pub async fn abort_transaction(&mut self) -> Result<()> {
         self.end_transaction(Ending::Abort, None).await
     }
@@ -137,7 +142,7 @@ impl<B: Backend> Session<B> {
 
     async fn send_end(&mut self, ending: Ending, timeout: Option<Duration>) -> Result<()> {
         // Before the state changes: a transaction that is not ended on the server has not ended.
-        if timeout.is_some() && self.state.until.is_some() {
+        if timeout.is_some() && self.within.is_some() {
             return Err(Error::configuration(
                 "a time limit of an operation can't override that of with_transaction",
             ));
@@ -151,7 +156,7 @@ impl<B: Backend> Session<B> {
         let mut request = Request::end_transaction(ending);
         // Within `with_transaction` its limit counts.
         let own = self.state.options().default_timeout;
-        let own = own.filter(|_| self.state.until.is_none());
+        let own = own.filter(|_| self.within.is_none());
         request.timeout = timeout.or(own);
         let pools = self.pools.clone();
         let mut owner = Owner::Explicit(self);
@@ -164,14 +169,15 @@ impl<B: Backend> Session<B> {
                 self.unpin();
                 Ok(())
             }
-            Ending::Commit => outcome?.reply.check_write().map_err(|error| {
-                self.state.transaction.commit_failed(false);
-                let error = label_commit(error, true);
-                if error.has_label(UNKNOWN_COMMIT_RESULT) {
-                    self.unpin();
-                }
-                error
-            }),
+            Ending::Commit => {
+                let outcome = outcome?.reply.check_write();
+                let outcome = self.state.transaction.committed(outcome);
+                outcome.inspect_err(|error| {
+                    if is_unpinned(error, Some(ending)) {
+                        self.connection = None;
+                    }
+                })
+            }
         }
     }
 
@@ -236,12 +242,11 @@ impl<B: Backend> Session<B> {
         C: Send,
         F: for<'s> FnMut(&'s mut Session<B>, &'s mut C) -> TransactionFuture<'s, T> + Send,
     {
-        let mut runs = self.begin_runs(None);
+        let mut runs = Runs::begin(self, None);
         loop {
-            self.start_run(&mut runs, &options)?;
-            let outcome = function(self, &mut context).await;
-            if let Some(outcome) = self.settle(&runs, outcome).await {
-                self.state.until = None;
+            runs.start(&options)?;
+            let outcome = function(runs.session, &mut context).await;
+            if let Some(outcome) = runs.settle(outcome).await {
                 return outcome;
             }
         }
@@ -256,81 +261,12 @@ impl<B: Backend> Session<B> {
     where
         F: AsyncFnMut(&mut Session<B>) -> Result<T>,
     {
-        let mut runs = self.begin_runs(timeout);
+        let mut runs = Runs::begin(self, timeout);
         loop {
-            self.start_run(&mut runs, &options)?;
-            let outcome = function(self).await;
-            if let Some(outcome) = self.settle(&runs, outcome).await {
-                self.state.until = None;
+            runs.start(&options)?;
+            let outcome = function(runs.session).await;
+            if let Some(outcome) = runs.settle(outcome).await {
                 return outcome;
-            }
-        }
-    }
-
-    fn begin_runs(&self, timeout: Option<Duration>) -> Runs {
-        let client = self.pools.client().defaults.timeout;
-        let timeout = timeout.or(self.state.options().default_timeout).or(client);
-        let begun = Instant::now();
-        let limit = timeout.filter(|limit| !limit.is_zero());
-        Runs {
-            begun,
-            until: limit.and_then(|limit| begun.into_std().checked_add(limit)),
-            end: begun + limit.unwrap_or(WITH_TRANSACTION).min(LONGEST_LIMIT),
-            count: 0,
-        }
-    }
-
-    fn start_run(&mut self, runs: &mut Runs, options: &TransactionOptions) -> Result<()> {
-        runs.count += 1;
-        self.start_transaction(options.clone())?;
-        self.state.until = runs.until;
-        Ok(())
-    }
-
-    /// Ends one run of a transaction. Returns the outcome of all, or `None` to run it again.
-    async fn settle<T>(&mut self, runs: &Runs, outcome: Result<T>) -> Option<Result<T>> {
-        let error = match outcome {
-            Err(error) => {
-                if self.state.is_in_transaction() {
-                    // Its own time, so that it reaches the server.
-                    let until = self.state.until.take();
-                    let _ = self.abort_transaction().await;
-                    self.state.until = until;
-                }
-                error
-            }
-            Ok(value) if !self.state.is_in_transaction() => return Some(Ok(value)),
-            Ok(value) => match self.commit_by(runs.begun, runs.end).await {
-                Ok(()) => return Some(Ok(value)),
-                Err(error) => error,
-            },
-        };
-        if !error.has_label(TRANSIENT_TRANSACTION_ERROR) {
-            return Some(Err(error));
-        }
-        let random = self.pools.topology().shared().random();
-        let pause = transaction_backoff(runs.count, jitter(random));
-        if Instant::now() + pause >= runs.end {
-            return Some(Err(timed_out(error, runs.begun.elapsed())));
-        }
-        wait(pause).await;
-        None
-    }
-
-    /// Commits, again while the result is unknown.
-    async fn commit_by(&mut self, begun: Instant, end: Instant) -> Result<()> {
-        loop {
-            let Err(error) = self.commit_transaction().await else {
-                return Ok(());
-            };
-            let is_unknown = error.has_label(UNKNOWN_COMMIT_RESULT) && !is_server_limit(&error);
-            if !is_unknown {
-                return Err(error);
-            }
-            if Instant::now() >= end {
-                let error = timed_out(error, begun.elapsed());
-                // The transaction may have been committed: it is not run again.
-                return Err(error.without_label(TRANSIENT_TRANSACTION_ERROR));
             }
         }
     }
@@ -343,17 +279,90 @@ impl<B: Backend> Session<B> {
     }
 }
 
-/// The future of a function for [`Session::with_boxed_transaction`].
-pub type TransactionFuture<'s, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 's>>;
-
 /// The runs of one transaction.
-struct Runs {
+struct Runs<'a, B: Backend> {
+    session: &'a mut Session<B>,
     begun: Instant,
-    /// When its time limit is over, if it has one.
-    until: Option<std::time::Instant>,
     end: Instant,
     count: u32,
 }
+
+impl<'a, B: Backend> Runs<'a, B> {
+    fn begin(session: &'a mut Session<B>, timeout: Option<Duration>) -> Self {
+        let client = session.pools.client().defaults.timeout;
+        let timeout = timeout.or(session.state.options().default_timeout);
+        let limit = timeout.or(client).filter(|limit| !limit.is_zero());
+        let limit = limit.map(|limit| limit.min(LONGEST_LIMIT));
+        session.within = limit.map(|limit| Limits::new(Some(limit)));
+        let begun = Instant::now();
+        Self {
+            session,
+            begun,
+            end: begun + limit.unwrap_or(WITH_TRANSACTION),
+            count: 0,
+        }
+    }
+
+    fn start(&mut self, options: &TransactionOptions) -> Result<()> {
+        self.count += 1;
+        self.session.start_transaction(options.clone())
+    }
+
+    /// Ends one run of a transaction. Returns the outcome of all, or `None` to run it again.
+    async fn settle<T>(&mut self, outcome: Result<T>) -> Option<Result<T>> {
+        let error = match outcome {
+            Err(error) => {
+                if self.session.state.is_in_transaction() {
+                    let _ = self.session.abort_transaction().await;
+                }
+                error
+            }
+            Ok(value) if !self.session.state.is_in_transaction() => return Some(Ok(value)),
+            Ok(value) => match self.commit().await {
+                Ok(()) => return Some(Ok(value)),
+                Err(error) => error,
+            },
+        };
+        if !error.has_label(TRANSIENT_TRANSACTION_ERROR) {
+            return Some(Err(error));
+        }
+        let random = self.session.pools.topology().shared().random();
+        let pause = transaction_backoff(self.count, jitter(random));
+        if Instant::now() + pause >= self.end {
+            return Some(Err(timed_out(error, self.begun.elapsed())));
+        }
+        wait(pause).await;
+        None
+    }
+
+    /// Commits, again while the result is unknown.
+    async fn commit(&mut self) -> Result<()> {
+        loop {
+            let Err(error) = self.session.commit_transaction().await else {
+                return Ok(());
+            };
+            let is_unknown = error.has_label(UNKNOWN_COMMIT_RESULT) && !is_server_limit(&error);
+            if !is_unknown {
+                return Err(error);
+            }
+            if Instant::now() >= self.end {
+                let error = timed_out(error, self.begun.elapsed());
+                // The transaction may have been committed: it is not run again.
+                return Err(error.without_label(TRANSIENT_TRANSACTION_ERROR));
+            }
+        }
+    }
+}
+
+/// Its time limit is over with it, also if it is dropped.
+impl<B: Backend> Drop for Runs<'_, B> {
+    fn drop(&mut self) {
+        self.session.within = None;
+    }
+}
+
+/// The future of a function for [`Session::with_boxed_transaction`].
+pub type TransactionFuture<'s, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 's>>;
 
 /// Whether the server's own limit (`maxTimeMS`) ended the commit.
 fn is_server_limit(error: &Error) -> bool {
@@ -362,28 +371,12 @@ fn is_server_limit(error: &Error) -> bool {
 
 impl<B: Backend> Drop for Session<B> {
     fn drop(&mut self) {
-        if !self.state.has_begun() {
-            return;
+        // Without a connection the state leaves it by itself.
+        if let Some(connection) = self.connection.take()
+            && let Some(leftover) = self.state.leave()
+        {
+            self.pools.leave(leftover, Some(connection));
         }
-        if self.is_final {
-            // The transaction is still open on it.
-            if let Some(connection) = &mut self.connection {
-                connection.close();
-            }
-            return;
-        }
-        let mut session = Session {
-            state: self.state.take(),
-            pools: self.pools.clone(),
-            connection: self.connection.take(),
-            span: std::mem::replace(&mut self.span, Span::none()),
-            // If that fails, it is not tried again.
-            is_final: true,
-        };
-        session.state.until = None;
-        self.pools.spawn_leftover(move |limits| async move {
-            let _ = limits.bound(session.abort_transaction()).await;
-        });
     }
 }
 

@@ -13,7 +13,7 @@ use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
 };
 use crate::net::{Connection, ConnectionState, Identity, PoolHooks};
-use crate::operation::{ClientContext, ClusterTime, Request};
+use crate::operation::{ClientContext, ClusterTime};
 use crate::pools::pool::PoolInner;
 use crate::pools::server_cap::Participant;
 use crate::sdam::{ApplicationError, ErrorPhase};
@@ -212,12 +212,6 @@ impl PoolHooks for PoolInner {
 
     fn client(&self) -> &Arc<ClientContext> {
         &self.client
-    }
-
-    fn abandon(&self, server: ServerAddress, kill: Request) -> bool {
-        self.abandon
-            .as_ref()
-            .is_some_and(|abandon| abandon(server, kill))
     }
 
     fn checked_in(&self, identity: &Identity) {

@@ -11,10 +11,9 @@ use tokio::time::Instant;
 
 use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
-use crate::ServerAddress;
 use crate::error::Error;
 use crate::net::{Connection, ConnectionState, Establisher, TopologyShared};
-use crate::operation::{ClientContext, Request};
+use crate::operation::ClientContext;
 
 mod attempt;
 mod connect;
@@ -67,7 +66,6 @@ pub(super) struct PoolInner {
     topology: Option<Arc<TopologyShared>>,
     /// The options and the sessions of operations.
     client: Arc<ClientContext>,
-    abandon: Option<Abandon>,
     /// Whether errors clear the pool even without a topology.
     clears_itself: bool,
     links: ConnectionSet,
@@ -93,9 +91,6 @@ type Queue = WaitQueue<Waiter, Connection, Arc<ConnectionState>>;
 
 /// Wakes the task that keeps up the smallest size of pools.
 pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
-
-/// Closes a cursor of a server in the background. Returns whether it can.
-pub(super) type Abandon = Arc<dyn Fn(ServerAddress, Request) -> bool + Send + Sync>;
 
 pub(super) struct Failure {
     pub(super) at: Instant,

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::connections::ConnectionSet;
 use super::counters::Counters;
 use super::wait_queue::{Limits, PoolState, WaitQueue};
-use super::{Abandon, PoolInner, Wake};
+use super::{PoolInner, Wake};
 use crate::ServerAddress;
 use crate::error::Wait;
 use crate::event::EventHandlers;
@@ -57,7 +57,6 @@ pub(in crate::pools) struct PoolParams {
     pub(in crate::pools) topology: Option<Arc<TopologyShared>>,
     /// The operations of the pool's tenant, if it has one.
     pub(in crate::pools) client: Option<Arc<ClientContext>>,
-    pub(in crate::pools) abandon: Option<Abandon>,
     pub(in crate::pools) wake: Option<Wake>,
     /// The runtime of attempts, if the application named one.
     pub(in crate::pools) runtime: Option<Handle>,
@@ -80,7 +79,6 @@ impl PoolParams {
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
             client: None,
-            abandon: None,
             wake: None,
             runtime: None,
         }
@@ -128,7 +126,6 @@ impl FactoryConfig {
             // Nothing would make a pool ready again that began ready.
             clears_itself: params.topology.is_none() && params.state == PoolState::Paused,
             topology: params.topology,
-            abandon: params.abandon,
             client: params.client.unwrap_or_else(|| self.client.clone()),
             links: ConnectionSet::default(),
             counters: Counters::default(),

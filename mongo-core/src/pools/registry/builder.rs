@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
-use super::{Backend, Identity, Life, Pools, Registry, Retired, Tenant};
+use super::{Backend, Identity, Leftovers, Life, Pools, Registry, Retired, Tenant};
 use crate::error::Result;
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
@@ -144,7 +144,6 @@ impl<B: Backend> PoolsBuilder<B> {
             takes_writes: Arc::new(AtomicBool::new(true)),
             topology: None,
             client: None,
-            abandon: None,
             wake: None,
             runtime: None,
         });
@@ -234,7 +233,7 @@ impl<B: Backend> PoolsBuilder<B> {
             is_recheck_due: AtomicBool::new(false),
             is_fill_due: AtomicBool::new(false),
             closed: Notify::new(),
-            leftovers: Arc::new(Semaphore::new(super::MAX_LEFTOVERS as usize)),
+            leftovers: Leftovers::default(),
             life: OnceLock::new(),
             ending: Semaphore::new(1),
         });
@@ -242,6 +241,7 @@ impl<B: Backend> PoolsBuilder<B> {
         if let Some(credential) = credential {
             registry.tenants().insert(credential, tenant.clone());
         }
+        registry.attach(&tenant);
         let life = Arc::new(Life(registry.clone()));
         let _ = registry.life.set(Arc::downgrade(&life));
         Ok(Pools { life, tenant })

@@ -30,7 +30,7 @@ impl<B: Backend> Pools<B> {
             Some(tenant) => tenant.clone(),
             None => {
                 let identity = registry.identity(credential.clone())?;
-                let tenant = Arc::new(registry.new_tenant(identity));
+                let tenant = registry.new_tenant(identity);
                 tenants.insert(credential, tenant.clone());
                 tenant
             }
@@ -53,7 +53,7 @@ impl<B: Backend> Pools<B> {
             credential: None,
             authenticator,
         };
-        Ok(self.with_tenant(Arc::new(registry.new_tenant(identity))))
+        Ok(self.with_tenant(registry.new_tenant(identity)))
     }
 
     /// Verifies the credential: authenticates with the nearest server, on a new connection or again
@@ -91,6 +91,11 @@ impl<B: Backend> Pools<B> {
     /// on their connections until all pools are closed. Waiting check-outs wait for a connection
     /// with the new credential. All handles for the old credential switch to the new one.
     ///
+    /// If it names another user, the idle sessions of the former one are ended over an idle
+    /// connection, if there is one. Sessions that were started before can't be used any more; their
+    /// transactions are not aborted, because only the former user could, and its connections are
+    /// closed: the server ends them (`transactionLifetimeLimitSeconds`, 60 s).
+    ///
     /// # Errors
     /// The credential can't be used, or there are already handles for it;
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed), also after a logout.
@@ -98,7 +103,7 @@ impl<B: Backend> Pools<B> {
         let registry = self.registry();
         registry.check_open()?;
         let identity = registry.identity(credential.clone())?;
-        let former = {
+        let (former, sessions) = {
             let mut tenants = registry.tenants();
             self.tenant.check()?;
             if let Some(other) = tenants.get(&credential) {
@@ -112,38 +117,57 @@ impl<B: Backend> Pools<B> {
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             tenants.insert(credential, self.tenant.clone());
             let is_same_user = identity.authenticator.user() == self.user().as_ref();
-            if !is_same_user {
-                self.tenant.forget_sessions();
-            }
-            self.tenant.set_identity(identity)
+            let sessions = (!is_same_user).then(|| self.tenant.forget_sessions());
+            (self.tenant.set_identity(identity), sessions)
         };
         drop(former);
+        if let Some(sessions) = sessions {
+            self.end_sessions(&sessions, false);
+        }
         registry.retire_all(&self.tenant);
         Ok(())
     }
 
-    /// Gives up the credential: its pools are closed at once, and connections in use when they are
-    /// returned. Waits for these, also for those made before a [rotation](Self::rotate), for at
-    /// most the configured close time-out (10 s), and then interrupts them. Concurrent calls wait
-    /// likewise. Every handle for the credential gets
-    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) from now on;
-    /// [`with_credential`](Self::with_credential) makes a new handle. The server ends the sessions of
-    /// the credential by itself (30 minutes), and its open transactions (60 s).
+    /// Gives up the credential: its pools are closed, and connections in use when they are returned.
+    /// Before that, for at most 1 s, it waits until dropped cursors are closed and dropped
+    /// transactions aborted, and ends the idle sessions on the server. Then waits for connections in
+    /// use, also for those made before a [rotation](Self::rotate), for at most the configured close
+    /// time-out (10 s), and then interrupts them. Concurrent calls wait likewise. Every handle for
+    /// the credential gets [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) afterwards;
+    /// [`with_credential`](Self::with_credential) makes a new handle. The server ends the
+    /// transactions of sessions that are not dropped before (`transactionLifetimeLimitSeconds`,
+    /// 60 s).
     ///
-    /// Dropping this future does not affect connections in use.
+    /// Dropping this future does not affect connections in use. The credential is given up all the
+    /// same.
     pub async fn logout(&self) {
         let registry = self.registry();
-        {
-            let mut tenants = registry.tenants();
-            tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
-            self.tenant.set_gone();
-        }
-        // Without the lock: the wakers belong to the application.
-        self.tenant.notify_left();
-        registry.retire_all(&self.tenant);
         let deadline = Deadline::after(registry.config.close_timeout());
+        registry.remove_tenant(&self.tenant);
+        {
+            // Dropping this future gives it up too.
+            let _leaves = Leaves(self);
+            if self.check_usable().is_ok() {
+                self.settle_operations(vec![self.tenant.clone()]).await;
+            }
+        }
         let tenant = Some(&self.tenant);
         registry.retired.drain(tenant, deadline).await;
+    }
+}
+
+/// Gives up the credential when it is dropped.
+struct Leaves<'a, B: Backend>(&'a Pools<B>);
+
+impl<B: Backend> Drop for Leaves<'_, B> {
+    fn drop(&mut self) {
+        let Pools { life, tenant } = self.0;
+        tenant.set_gone();
+        // A rotation may have entered it again.
+        life.0.remove_tenant(tenant);
+        // Without the lock: the wakers belong to the application.
+        tenant.notify_left();
+        life.0.retire_all(tenant);
     }
 }
 
@@ -156,10 +180,22 @@ fn is_of_other_user(error: &Error) -> bool {
 }
 
 impl<B: Backend> Registry<B> {
-    fn new_tenant(&self, identity: Identity) -> Tenant<B> {
+    fn new_tenant(self: &Arc<Self>, identity: Identity) -> Arc<Tenant<B>> {
         // The sessions of a credential are its own.
         let client = ClientContext::new(self.template.client.defaults.clone());
-        Tenant::new(identity, Arc::new(client), false)
+        let tenant = Arc::new(Tenant::new(identity, Arc::new(client), false));
+        self.attach(&tenant);
+        tenant
+    }
+
+    /// Removes a tenant from those that further handles may get.
+    fn remove_tenant(&self, tenant: &Arc<Tenant<B>>) {
+        let removed: Vec<_> = {
+            let mut tenants = self.tenants();
+            let removed = tenants.extract_if(|_, own| Arc::ptr_eq(own, tenant));
+            removed.collect()
+        };
+        drop(removed);
     }
 
     fn identity(&self, credential: Credential) -> Result<Identity> {

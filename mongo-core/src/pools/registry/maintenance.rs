@@ -1,5 +1,6 @@
 //! Maintenance in the background.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -9,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::Registry;
+use super::{Registry, Tenant};
 use crate::error::Result;
 use crate::net::{Alive, Deadline, Together};
 use crate::pools::follow::takes_operations;
@@ -168,12 +169,17 @@ impl<B: Backend> Registry<B> {
         self.add_missing_pools();
         let now = Instant::now();
         let unused = self.find_unused(now);
+        self.end_unused_sessions(&unused);
         for (pool, tenant) in &unused {
             self.retire(pool, tenant);
         }
         self.retired.retain_open();
         self.forget_tenants();
         let pools = self.pools();
+        let is_used = |pool: &ServerPool<B>| pool.shared().checked_out_total() > 0;
+        if pools.iter().any(is_used) {
+            self.template.client.defaults.warn_if_unapplied();
+        }
         if self.template.has_idle_bounds() {
             pools.iter().for_each(|pool| pool.shared().reap());
         }
@@ -200,9 +206,25 @@ impl<B: Backend> Registry<B> {
         drop((gone, looked_at));
     }
 
+    /// Ends the sessions of credentials of which all pools are unused, while they have connections.
+    fn end_unused_sessions(&self, unused: &[(ServerPool<B>, Arc<Tenant<B>>)]) {
+        let mut tenants = HashMap::new();
+        for (_, tenant) in unused {
+            let (_, pools) = tenants.entry(Arc::as_ptr(tenant)).or_insert((tenant, 0));
+            *pools += 1;
+        }
+        for (tenant, pools) in tenants.into_values() {
+            if tenant.all().len() == pools
+                && let Some(handle) = self.handle(tenant.clone())
+            {
+                handle.end_sessions(&tenant.client(), false);
+            }
+        }
+    }
+
     /// The pools of credentials other than the one in the options that have been unused for too
     /// long.
-    fn find_unused(&self, now: Instant) -> Vec<(ServerPool<B>, Arc<super::Tenant<B>>)> {
+    fn find_unused(&self, now: Instant) -> Vec<(ServerPool<B>, Arc<Tenant<B>>)> {
         let Some(timeout) = self.config.unused_timeout() else {
             return Vec::new();
         };

@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::tenant::{ByServer, Tenant};
-use super::{Member, Pools, Registry};
+use super::{Member, Registry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pools::operation::kill_over;
-use crate::pools::pool::{Abandon, PoolParams};
+use crate::pools::pool::PoolParams;
 use crate::pools::{Backend, ServerPool};
 use crate::select::ServerEntry;
 use crate::sync::lock;
@@ -111,7 +110,6 @@ impl<B: Backend> Registry<B> {
             limits: self.pool_options.limits(),
             cap: self.caps.of(entry.address()),
             client: Some(tenant.client()),
-            abandon: Some(self.abandon(tenant)),
             // Without a smallest size no pool can lack connections.
             wake: (self.pool_options.min_size > 0).then(|| Arc::new(wake) as _),
             runtime: self.home.named().cloned(),
@@ -121,23 +119,6 @@ impl<B: Backend> Registry<B> {
         let runtime = self.home.choose().ok();
         let _entered = runtime.as_ref().map(|runtime| runtime.enter());
         ServerPool::new(shared, &self.pool_options, &self.backend)
-    }
-
-    /// Closes the cursors that were dropped with a connection of a tenant.
-    fn abandon(self: &Arc<Self>, tenant: &Arc<Tenant<B>>) -> Abandon {
-        let (registry, tenant) = (Arc::downgrade(self), Arc::downgrade(tenant));
-        Arc::new(move |server, kill| {
-            let life = registry.upgrade().and_then(|own| own.life.get()?.upgrade());
-            let Some((life, tenant)) = life.zip(tenant.upgrade()) else {
-                return false;
-            };
-            let pools = Pools { life, tenant };
-            let own = pools.clone();
-            pools.spawn_leftover(move |limits| async move {
-                kill_over(&own, server, kill, limits).await;
-            });
-            true
-        })
     }
 
     /// Closes a pool and removes it. Connections in use are not interrupted.
@@ -180,6 +161,7 @@ impl<B: Backend> Registry<B> {
     pub(super) fn end(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.closed.notify_waiters();
+        self.leftovers.clear();
         let members: Vec<_> = {
             let _adding = lock(&self.adding);
             let mut servers = self.servers.lock();

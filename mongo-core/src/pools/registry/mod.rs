@@ -11,7 +11,6 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::follow::{Servers, takes_operations};
-use super::operation::end_sessions;
 use super::options::{PoolOptions, PoolsConfig};
 use super::pool::FactoryConfig;
 use super::server_cap::ServerCaps;
@@ -29,6 +28,7 @@ use crate::uri::ClientOptions;
 mod builder;
 pub(super) mod check_out;
 mod credentials;
+mod leftovers;
 mod listener;
 mod maintenance;
 mod members;
@@ -37,6 +37,7 @@ mod tenant;
 
 pub use builder::PoolsBuilder;
 use check_out::Wanted;
+use leftovers::Leftovers;
 use retired::Retired;
 use tenant::{Identity, Tenant};
 
@@ -77,11 +78,7 @@ pub struct Pools<B: Backend> {
     tenant: Arc<Tenant<B>>,
 }
 
-/// How much that dropped cursors and sessions leave to do may be under way, and how long.
-const MAX_LEFTOVERS: u32 = 256;
-const LEFTOVER: Duration = Duration::from_secs(10);
-
-/// How long `close` may take to end sessions on the server.
+/// How long `close` and `logout` may take to abort dropped transactions and to end sessions.
 const END_SESSIONS: Duration = Duration::from_secs(1);
 
 /// Ends the pools when it is dropped.
@@ -136,8 +133,7 @@ struct Registry<B: Backend> {
     is_closed: AtomicBool,
     /// Notified when `is_closed` is set.
     closed: Notify,
-    /// Its permits are for what dropped cursors and sessions leave to do.
-    leftovers: Arc<Semaphore>,
+    leftovers: Leftovers<B>,
     /// The handles that are left, for what runs without one.
     life: OnceLock<Weak<Life<B>>>,
     /// One permit: its holder waits for the tasks to end; other calls of `close` wait for the
@@ -221,30 +217,10 @@ impl<B: Backend> Pools<B> {
         self.tenant.client()
     }
 
-    /// Runs what a dropped cursor or session leaves to do, in the background. It must end by the
-    /// limits that it gets. If too much is under way, it is left to the server.
-    pub(super) fn spawn_leftover<F>(&self, leftover: impl FnOnce(Limits) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let registry = self.registry();
-        let permit = registry.leftovers.clone().try_acquire_owned();
-        let (Ok(permit), Some(runtime)) = (permit, registry.home.known()) else {
-            return;
-        };
-        // Before the check, so that a concurrent `close` waits for it.
-        let alive = registry.tasks.begin();
-        if registry.check_open().is_err() {
-            return;
-        }
-        let timeout = self.client().defaults.timeout;
-        let timeout = timeout.filter(|timeout| !timeout.is_zero());
-        let limits = Limits::new(Some(timeout.unwrap_or(LEFTOVER)));
-        let leftover = leftover(limits);
-        runtime.spawn(async move {
-            let _permit = (permit, alive);
-            let _ = limits.bound(leftover).await;
-        });
+    /// Checks that neither the pools are closed nor the credential was logged out.
+    pub(super) fn check_usable(&self) -> Result<()> {
+        self.registry().check_open()?;
+        self.tenant.check()
     }
 
     /// The criterion of writes.
@@ -366,7 +342,9 @@ impl<B: Backend> Pools<B> {
         {
             // Dropping this future ends the pools too.
             let _ends = Ends(registry);
-            self.settle_operations().await;
+            let mut tenants: Vec<_> = registry.tenants().values().cloned().collect();
+            tenants.extend([registry.tenant.clone(), self.tenant.clone()]);
+            self.settle_operations(tenants).await;
         }
         let ended = async {
             // First, so that all tasks are stopped before anything is awaited.
@@ -379,22 +357,20 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Waits for what dropped cursors and sessions left to do, and then ends the idle sessions of
-    /// all credentials on the server, within a short time.
-    async fn settle_operations(&self) {
+    /// credentials on the server, within a short time.
+    async fn settle_operations(&self, tenants: Vec<Arc<Tenant<B>>>) {
         let registry = self.registry();
-        if registry.check_open().is_err() {
-            return;
-        }
-        let mut tenants: Vec<_> = registry.tenants().values().cloned().collect();
-        tenants.extend([registry.tenant.clone(), self.tenant.clone()]);
         let timeout = registry.config.close_timeout().min(END_SESSIONS);
         let limits = Limits::new(Some(timeout.max(Duration::from_millis(1))));
-        let _ = limits
-            .bound(registry.leftovers.acquire_many(MAX_LEFTOVERS))
-            .await;
-        for tenant in tenants {
-            end_sessions(&self.with_tenant(tenant), limits).await;
-        }
+        let settled = async {
+            registry.leftovers.settled().await;
+            for tenant in tenants {
+                let client = tenant.client();
+                self.with_tenant(tenant).end_sessions(&client, true);
+            }
+            registry.leftovers.settled().await;
+        };
+        let _ = limits.bound(settled).await;
     }
 
     /// Whether [`close`](Self::close) was called.

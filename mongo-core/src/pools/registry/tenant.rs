@@ -72,10 +72,12 @@ impl<B: Backend> Tenant<B> {
         self.client.load_full()
     }
 
-    /// Begins with new sessions, because those of another user can't be used.
-    pub(super) fn forget_sessions(&self) {
-        let defaults = self.client.load().defaults.clone();
-        self.client.store(Arc::new(ClientContext::new(defaults)));
+    /// Begins with new sessions, because those of another user can't be used. Returns the former
+    /// ones.
+    #[must_use]
+    pub(super) fn forget_sessions(&self) -> Arc<ClientContext> {
+        let renewed = self.client.load().renewed();
+        self.client.swap(Arc::new(renewed))
     }
 
     /// The pool of a server. Wait-free.
