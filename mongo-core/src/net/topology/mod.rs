@@ -255,11 +255,11 @@ impl Topology {
         log: &Selection<'_>,
     ) -> Result<SelectedServer> {
         let shared = &self.owner.0;
-        // Before the next attempt, so that no change between the two is missed.
-        let mut changed = shared.subscribe();
         let mut patience = Patience::default();
         let mut is_told = false;
         loop {
+            // Before the next attempt, so that no change between the two is missed.
+            let changed = shared.woken.notified();
             if let Some(selected) = shared.select_now(criterion, deprioritized)? {
                 return Ok(selected);
             }
@@ -267,8 +267,7 @@ impl Topology {
             if !std::mem::replace(&mut is_told, true) {
                 log.waits(deadline);
             }
-            // Safe to drop: the next attempt sees a change that was not received.
-            if deadline.bound(changed.changed()).await.is_err() {
+            if deadline.bound(changed).await.is_err() {
                 if !deadline.is_over() {
                     // There is no timer to wait with.
                     runtime::current()?;

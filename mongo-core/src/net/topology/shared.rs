@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use bson::RawDocument;
 use bson::oid::ObjectId;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::cluster_time::ClusterClock;
 use super::listener::TopologyListener;
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     /// The revision of the index, readable without the index.
     pub(super) revision: AtomicU64,
     pub(super) changed: watch::Sender<Arc<TopologyDescription>>,
+    /// Wakes selections, in the order in which they began to wait. The channel's order is random.
+    pub(super) woken: Notify,
     pub(super) clock: ClusterClock,
     has_handler: bool,
     pub(super) dispatcher: Dispatcher<SdamEvent>,
@@ -120,6 +122,7 @@ impl Shared {
             revision: AtomicU64::new(index.revision()),
             index: ArcSwap::from_pointee(index),
             changed: watch::Sender::new(description),
+            woken: Notify::new(),
             clock: ClusterClock::default(),
             has_handler: handler.is_some(),
             dispatcher: Dispatcher::new(Some(Arc::new(move |event| {
@@ -260,6 +263,7 @@ impl Shared {
                 former = Some(std::mem::replace(known, newest.clone()));
             });
         });
+        let _ = guard(WAKER, || self.woken.notify_waiters());
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {

@@ -186,6 +186,34 @@ fn tasks_may_be_started_on_a_runtime_that_has_ended() {
     });
 }
 
+#[tokio::test]
+async fn waiting_selections_are_woken_in_order() {
+    let topology = topology();
+    topology.connect().expect("connected");
+    let order = Arc::<Mutex<Vec<_>>>::default();
+    let waiting: Vec<_> = (0..32)
+        .map(|number| {
+            let (topology, order) = (topology.clone(), order.clone());
+            tokio::spawn(async move {
+                let selected = topology.select(&Criterion::write()).await;
+                selected.expect("a router");
+                order.lock().expect("no panic").push(number);
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let hello = rawdoc! { "ok": 1, "msg": "isdbgrid", "maxWireVersion": 25 };
+    let now = std::time::Instant::now();
+    let found = ServerDescription::from_hello(server(), &hello, now);
+    let shared = topology.shared();
+    shared.report(&server(), 1, None, Some(Input::Check(Arc::new(found))));
+    for task in waiting {
+        task.await.expect("no panic");
+    }
+    let order = order.lock().expect("no panic").clone();
+    assert_eq!(order, (0..32).collect::<Vec<_>>());
+}
+
 /// A topology of 200 servers that nothing listens for.
 fn crowd() -> Topology {
     let hosts: Vec<_> = (1..=200).map(|port| format!("127.0.0.1:{port}")).collect();
