@@ -38,6 +38,8 @@ struct Session {
     under_way: usize,
     /// Whether a command on it has failed without a reply.
     is_dirty: bool,
+    /// Whether it may have a transaction that no abort was answered for, and no commit was sent for.
+    is_open: bool,
 }
 
 impl Usage {
@@ -76,7 +78,8 @@ impl Usage {
     /// The number of sessions that must not be used again.
     pub(super) fn dirty(&self) -> usize {
         let state = self.lock();
-        state.sessions.values().filter(|one| one.is_dirty).count()
+        let lost = |one: &&Session| one.is_dirty || one.is_open || one.under_way > 0;
+        state.sessions.values().filter(lost).count()
     }
 
     pub(super) fn count_new(&self) {
@@ -96,7 +99,7 @@ impl Usage {
                     event.driver_connection_id,
                     event.request_id,
                 );
-                self.end(&request, false);
+                self.end(&request, false, &event.command_name);
             }
             CommandEvent::Failed(event) => {
                 let request = (
@@ -104,7 +107,8 @@ impl Usage {
                     event.driver_connection_id,
                     event.request_id,
                 );
-                self.end(&request, event.failure.command().is_none());
+                let is_lost = event.failure.command().is_none();
+                self.end(&request, is_lost, &event.command_name);
             }
             _ => {}
         }
@@ -153,11 +157,13 @@ impl Usage {
                 session.holder
             ),
         );
+        session.is_open |= event.command.get_bool("startTransaction").is_ok();
+        session.is_open &= name.as_ref() != "commitTransaction";
         session.user = user.or(session.user);
         session.under_way += 1;
     }
 
-    fn end(&self, request: &Request, is_lost: bool) {
+    fn end(&self, request: &Request, is_lost: bool, name: &str) {
         let mut state = self.lock();
         let Some(id) = state.requests.remove(request) else {
             return;
@@ -165,6 +171,7 @@ impl Usage {
         let session = state.sessions.entry(id).or_default();
         session.under_way = session.under_way.saturating_sub(1);
         session.is_dirty |= is_lost;
+        session.is_open &= is_lost || name != "abortTransaction";
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
