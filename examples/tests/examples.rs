@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use bson::doc;
-use mongo_testkit::{Action, Deployment, Matcher, ScriptedServer};
+use mongo_testkit::{Action, Matcher, ScriptedServer};
 use support::program;
 
 /// Runs an example against its embedded deployment, and returns its output.
@@ -45,11 +45,6 @@ fn fails(name: &str, uri: &str) -> String {
     errors
 }
 
-/// The URI of a set whose primary is soon found again after an error that denies that it is one.
-fn quick_checks(set: &Deployment) -> String {
-    format!("{}&heartbeatFrequencyMS=500", set.uri())
-}
-
 #[test]
 fn quickstart_inserts_and_finds() {
     let text = run("quickstart");
@@ -70,7 +65,7 @@ fn quickstart_inserts_and_finds() {
 
 #[test]
 fn an_error_is_one_line() {
-    for name in ["quickstart", "framework", "topology"] {
+    for name in ["quickstart", "topology"] {
         let error = fails(name, "mongodb://app:s3cret@host:0/");
         assert!(error.contains("its port is not a number"), "{error}");
         assert!(!error.contains("Error {"), "{error}");
@@ -216,93 +211,4 @@ fn transaction_keeps_the_balances_right_during_failovers() {
     };
     assert!(made + refused == 120 && refused > 0, "{text}");
     assert!(repeated > 0, "no transaction was run again:\n{text}");
-}
-
-#[test]
-fn framework_runs_the_same_code_on_both_backends() {
-    let text = run("framework");
-    assert_in_order(
-        &text,
-        &[
-            "memory: visit 1, health Up",
-            "within: Some(\"0\")",
-            "rolled back: Some(\"1\")",
-            "row: visit 1 = noted",
-            "row: visits = 1",
-            "closed: memory: it was closed",
-            "MongoDB ReplicaSetWithPrimary: visit 1, health Up",
-            "within: Some(\"0\")",
-            "rolled back: Some(\"1\")",
-            "row: visit 1 = noted",
-            "row: visits = 1",
-            "closed: MongoDB: ",
-        ],
-    );
-}
-
-#[test]
-fn framework_does_not_tell_a_password() {
-    let error = fails("framework", "postgres://app:s3cret@host/");
-    assert_eq!(error, "Error: no such database: postgres\n");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn framework_does_not_take_a_bad_value_for_none() {
-    for (value, wanted) in [
-        (doc! { "_id": "visits", "value": "many" }, "visits: "),
-        (
-            doc! { "_id": "visits", "value": 7 },
-            "could not read the reply",
-        ),
-    ] {
-        let set = Deployment::replica_set("rs").members(1).start().await;
-        set.insert("framework.values", [value.clone()]);
-        let error = fails("framework", &set.uri());
-        assert!(error.contains(wanted), "{error}");
-        assert_eq!(set.documents("framework.values"), [value]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn framework_names_a_server_without_transactions() {
-    let server = Deployment::standalones(1).start().await;
-    let error = fails("framework", &server.uri());
-    let wanted = "Transaction numbers are only allowed on a replica set member or mongos";
-    assert!(error.contains(wanted), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn framework_runs_a_transaction_again() {
-    for command in ["find", "update", "commitTransaction"] {
-        let set = Deployment::replica_set("rs").members(1).start().await;
-        let failure = doc! { "failCommands": [command], "errorCode": 10107 };
-        set.fail_commands(0, doc! { "times": 2 }, failure);
-        let output = Command::new(program("framework"))
-            .env("MONGODB_URI", quick_checks(&set))
-            .output();
-        let output = output.expect("the example");
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            text.contains("MongoDB ReplicaSetWithPrimary: visit 1, "),
-            "{text}"
-        );
-        let notes = set.documents("framework.values");
-        assert_eq!(notes.len(), 2, "{command}: {notes:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn framework_knows_what_may_pass() {
-    for (command, code, may_pass) in [
-        ("find", 10107, true),
-        ("update", 91, true),
-        ("find", 13, false),
-    ] {
-        let set = Deployment::replica_set("rs").members(1).start().await;
-        let failure = doc! { "failCommands": [command], "errorCode": code };
-        set.fail_commands(0, "alwaysOn", failure);
-        let error = fails("framework", &quick_checks(&set));
-        assert!(error.contains("failpoint"), "{error}");
-        assert_eq!(error.ends_with("(try again)\n"), may_pass, "{error}");
-    }
 }

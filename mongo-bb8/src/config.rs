@@ -24,9 +24,12 @@ mongo_core::settings! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PoolConfig {
     /// The most connections. Default the URI's `maxPoolSize` (100; 0, "no limit", is 10,000).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<u32>,
     /// For [`Config::builder`] only: the smallest number of idle connections of a bare bb8 pool.
-    /// Default none. Otherwise set `minPoolSize` in the URI, and use [`Config::create_pools`].
+    /// Default none. Otherwise set [`PoolsConfig::min_idle`](crate::PoolsConfig::min_idle), and use
+    /// [`Config::create_pools`].
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub min_idle: Option<u32>,
     /// The bounds of a check-out.
     pub timeouts: Timeouts,
@@ -126,9 +129,13 @@ impl Config {
         match pool.min_idle {
             None => Ok(pool),
             Some(_) => Err(Error::configuration(
-                "`pool.min_idle` is only for a bare bb8 pool; set `minPoolSize` and use `create_pools`",
+                "`pool.min_idle` is only for a bare bb8 pool; set `pools.min_idle` and use `create_pools`",
             )),
         }
+    }
+
+    fn pool_form(&self) -> Option<PoolConfig> {
+        self.pool
     }
 
     fn backend_config(&self, pool: &PoolConfig) -> BackendConfig {

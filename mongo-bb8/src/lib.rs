@@ -79,6 +79,8 @@
 //! [`Pool::build`]. The names are those of `mongo_deadpool`, so that your own feature flag can swap
 //! the two crates with one `use`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backend;
 mod config;
 mod connection;

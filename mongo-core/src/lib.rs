@@ -22,6 +22,8 @@
 //!   `DnsResolver` traits for transports and resolvers of your own.
 //! - `pools`: `Pools`, one pool for each server and credential of a deployment, over any generic
 //!   pool that implements `Backend`; and the factory that makes and checks connections.
+//! - `guide`: how to embed the pools, survive a failover, rotate credentials, observe, migrate and
+//!   test.
 //!
 //! # A connection without a pool
 //! ```no_run
@@ -94,12 +96,16 @@
 //! - A plain pool follows a failover by a factory that floats over a topology, not by a manager of
 //!   another type.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod address;
 pub mod auth;
 mod callback;
 pub mod concern;
 pub mod error;
 pub mod event;
+#[cfg(feature = "net")]
+pub mod guide;
 pub mod handshake;
 #[cfg(feature = "net")]
 pub mod net;

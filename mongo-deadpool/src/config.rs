@@ -6,7 +6,7 @@ use mongo_core::pools::{
 };
 use mongo_core::settings;
 use mongo_core::uri::ClientOptions;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     BackendConfig, BuildError, ConfigError, Manager, Pool, PoolBuilder, PoolConfig, QueueMode,
@@ -76,6 +76,21 @@ impl Config {
         Ok(pool)
     }
 
+    fn pool_form(&self) -> Option<PoolTable> {
+        self.pool.map(|pool| PoolTable {
+            max_size: Some(pool.max_size),
+            timeouts: pools::Timeouts {
+                wait: pool.timeouts.wait,
+                create: pool.timeouts.create,
+                recycle: pool.timeouts.recycle,
+            },
+            queue_mode: match pool.queue_mode {
+                QueueMode::Fifo => pools::QueueMode::Fifo,
+                QueueMode::Lifo => pools::QueueMode::Lifo,
+            },
+        })
+    }
+
     fn backend_config(&self, pool: &PoolConfig) -> BackendConfig {
         let mut config = BackendConfig::default();
         // Without a configuration, the options' size applies.
@@ -102,7 +117,7 @@ struct ConfigTable {
     pools: Option<PoolsConfig>,
 }
 
-#[derive(Default)]
+#[derive(Default, Serialize)]
 struct PoolTable {
     max_size: Option<usize>,
     timeouts: pools::Timeouts,

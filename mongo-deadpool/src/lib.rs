@@ -77,6 +77,8 @@
 //! dereferences, because deadpool's errors can't hold the details listed above. [`Config::builder`]
 //! builds a bare pool, and `Pool::from` wraps one.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod at_once;
 mod backend;
 mod config;
@@ -97,9 +99,11 @@ pub use backend::BackendConfig;
 pub use config::{Config, CreatePoolError};
 pub use connection::Connection;
 pub use deadpool;
+// `managed` has it from deadpool 0.13.1 on.
+pub use deadpool::managed::QueueMode;
 pub use managed::{
     BuildError, Hook, HookError, Metrics, Object, ObjectId, PoolBuilder, PoolConfig, PoolError,
-    QueueMode, Runtime, Status, TimeoutType, Timeouts, WeakPool,
+    Runtime, Status, TimeoutType, Timeouts, WeakPool,
 };
 pub use manager::Manager;
 pub use mongo_core::handshake::{ServerApi, ServerApiVersion};

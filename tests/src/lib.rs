@@ -99,3 +99,29 @@ pub use user::{Mechanism, User};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The programs in the guides of `mongo_core` compile, and those in memory run.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../mongo-core/src/guide/credentials.md")]
+    pub struct Credentials;
+    #[doc = include_str!("../../mongo-core/src/guide/embedding.md")]
+    pub struct Embedding;
+    #[doc = include_str!("../../mongo-core/src/guide/failover.md")]
+    pub struct Failover;
+    #[doc = include_str!("../../mongo-core/src/guide/migrating.md")]
+    pub struct Migrating;
+    #[doc = include_str!("../../mongo-core/src/guide/observability.md")]
+    pub struct Observability;
+    #[doc = include_str!("../../mongo-core/src/guide/operations.md")]
+    pub struct Operations;
+    #[doc = include_str!("../../mongo-core/src/guide/testing.md")]
+    pub struct Testing;
+}
+
+/// The programs in the READMEs of the packages compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../mongo-core/README.md")]
+#[doc = include_str!("../../mongo-deadpool/README.md")]
+#[doc = include_str!("../../mongo-bb8/README.md")]
+pub struct Packages;

@@ -74,7 +74,9 @@ impl Browser {
     /// The value of a JavaScript expression in the page; null if it fails.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let what = json!({ "expression": expression, "returnByValue": true });
-        self.call("Runtime.evaluate", what)["result"]["value"].take()
+        // A page that is being left answers with an error.
+        let answer = self.try_call("Runtime.evaluate", what);
+        answer.map_or(Value::Null, |mut answer| answer["result"]["value"].take())
     }
 
     /// Waits until an expression has this value.
@@ -104,6 +106,11 @@ impl Browser {
     }
 
     fn call(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.try_call(method, params);
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    fn try_call(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.last_id += 1;
         let mut message = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(session) = &self.session {
@@ -117,8 +124,10 @@ impl Browser {
             let mut answer: Value = serde_json::from_slice(&answer).expect("JSON");
             // Other messages are events.
             if answer["id"] == self.last_id {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].take();
+                return match answer["error"].take() {
+                    Value::Null => Ok(answer["result"].take()),
+                    error => Err(error),
+                };
             }
         }
     }

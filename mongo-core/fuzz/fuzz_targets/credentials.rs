@@ -58,7 +58,9 @@ fn run(data: &[u8]) {
         check(&error);
         let text = error.to_string();
         let body = String::from_utf8_lossy(body);
-        assert!(body.len() < 16 || !text.contains(&*body), "{text}");
+        // No text of our own has a brace.
+        let is_foreign = body.len() >= 16 && body.contains('{');
+        assert!(!is_foreign || !text.contains(&*body), "{text}");
     }
 }
 

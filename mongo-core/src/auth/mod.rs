@@ -29,6 +29,7 @@ pub(crate) use allowed_hosts::allows;
 pub use aws::AwsCredentials;
 pub(crate) use conversation::command_name;
 pub use conversation::{AuthNeed, AuthStep, Conversation, Evidence};
+pub(crate) use credential::is_public_property;
 pub use credential::{Credential, CredentialError};
 pub use error::AuthError;
 pub use mechanism::{ADMIN, AuthMechanism, EXTERNAL};

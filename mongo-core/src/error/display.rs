@@ -34,6 +34,11 @@ impl fmt::Display for Raw<'_> {
             Kind::Handshake(error) => write!(f, "handshake: {error}"),
             Kind::Authentication(error) => write!(f, "authentication: {error}"),
             Kind::Credential(error) => write!(f, "failed to obtain the credential: {error}"),
+            Kind::OnConnect(error) => match error.downcast_ref::<Error>() {
+                // Its server and its user are also those of the whole error.
+                Some(own) if own.cause().is_none() => write!(f, "on_connect: {}", own.kind()),
+                _ => write!(f, "on_connect: {error}"),
+            },
             Kind::Command(error) => write!(f, "command failed: {error}"),
             Kind::Serialization(error) => write!(f, "could not write the command: {error}"),
             Kind::Deserialization(error) => write!(f, "could not read the reply: {error}"),

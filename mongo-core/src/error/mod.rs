@@ -87,6 +87,9 @@ pub enum ErrorKind {
     Authentication(AuthError),
     /// The source of the credential, or of a part of it, failed. No MongoDB server was involved.
     Credential(Arc<dyn std::error::Error + Send + Sync>),
+    /// The application's `on_connect` failed with this error on a new connection, which was closed.
+    /// An [`Error`] of the connection keeps its type: `downcast_ref::<Error>()`.
+    OnConnect(Arc<dyn std::error::Error + Send + Sync>),
     /// The server answered a command with `ok: 0`.
     Command(CommandError),
     /// A command could not be written as BSON.
@@ -150,7 +153,7 @@ pub enum Wait {
     Drain,
     /// For the check of a connection at its check-out.
     Recycle,
-    /// For a hook or customizer of the application.
+    /// For a hook or customizer of the application; for `on_connect` within `connectTimeoutMS`.
     Hook,
 }
 
@@ -279,6 +282,23 @@ impl Error {
     /// credentials.
     pub fn credential(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::new(ErrorKind::Credential(Arc::from(error.into())))
+    }
+
+    /// The error of an application's
+    /// [`on_connect`](crate::pools::ConnectionFactoryBuilder::on_connect), if it is not one of the
+    /// connection.
+    #[cfg(feature = "net")]
+    pub fn on_connect(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(ErrorKind::OnConnect(Arc::from(error.into())))
+    }
+
+    /// Wraps the error of an `on_connect` as [`on_connect`](Self::on_connect) does.
+    #[cfg(feature = "net")]
+    pub(crate) fn of_hook(self) -> Self {
+        match self.kind() {
+            ErrorKind::OnConnect(_) => self,
+            _ => Self::on_connect(self),
+        }
     }
 
     /// Wraps the error of a credential source as [`credential`](Self::credential) does, unless it
@@ -468,7 +488,7 @@ impl std::error::Error for Error {
             ErrorKind::Protocol(error) => error.source(),
             ErrorKind::Handshake(error) => error.source(),
             ErrorKind::Authentication(error) => error.source(),
-            ErrorKind::Credential(error) => error.source(),
+            ErrorKind::Credential(error) | ErrorKind::OnConnect(error) => error.source(),
             ErrorKind::Serialization(error) | ErrorKind::Deserialization(error) => error.source(),
             ErrorKind::ServerSelection(error) => error.source(),
             ErrorKind::Configuration(_)

@@ -38,8 +38,10 @@ pub struct ServerApi {
     /// The version.
     pub version: ServerApiVersion,
     /// Whether commands outside the API fail; the server's default is `false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
     /// Whether deprecated commands fail; the server's default is `false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deprecation_errors: Option<bool>,
 }
 

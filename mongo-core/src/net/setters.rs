@@ -102,6 +102,89 @@ macro_rules! selection_setters {
     };
 }
 
+/// The setters of a builder with `on_connect`.
+macro_rules! connect_setters {
+    () => {
+        /// Sets an async function that initialises each new connection. It runs after
+        /// authentication, within `connectTimeoutMS`, also for connections that are made in
+        /// advance. No caller gets a connection before the function has succeeded on it. It may run
+        /// any command. Default none.
+        ///
+        /// ```
+        /// # use mongo_core::bson::doc;
+        /// # use mongo_core::pools::ConnectionFactory;
+        /// # use mongo_core::{ClientOptions, Connection};
+        /// # let options = ClientOptions::default();
+        /// let builder = ConnectionFactory::builder(options);
+        /// let builder = builder.on_connect(async |connection: &mut Connection| {
+        ///     let ping = doc! { "ping": 1 };
+        ///     connection.run_command("admin", &ping).await?;
+        ///     Ok(())
+        /// });
+        /// # drop(builder);
+        /// ```
+        ///
+        /// An async closure must name the type of its parameter and capture nothing. For one that
+        /// captures, see [`on_connect_boxed`](Self::on_connect_boxed).
+        ///
+        /// # Errors of check-outs
+        /// If the function fails or panics, the connection is closed, its slot is free, and the
+        /// caller that it was for gets
+        /// [`ErrorKind::OnConnect`](crate::ErrorKind::OnConnect) at once. The description of the
+        /// server does not change. If the function does not end in time, that is a
+        /// [time-out](crate::ErrorKind::Timeout) of [`Wait::Hook`](crate::error::Wait::Hook). If it
+        /// returns the network error that closed the connection, that counts as a network error of
+        /// any connection.
+        ///
+        /// # Cancellation
+        /// Its future is dropped, and the connection closed, if the pool is cleared or closed, or
+        /// the runtime ends.
+        #[must_use]
+        pub fn on_connect<F>(mut self, hook: F) -> Self
+        where
+            F: for<'a> crate::net::ConnectHook<'a> + Send + Sync + 'static,
+        {
+            self.on_connect = Some(crate::net::OnConnect::new(hook));
+            self
+        }
+
+        /// [`on_connect`](Self::on_connect) with a closure that may capture, and returns a boxed
+        /// future.
+        ///
+        /// ```
+        /// # use std::sync::Arc;
+        /// # use std::sync::atomic::{AtomicU32, Ordering};
+        /// # use mongo_core::ClientOptions;
+        /// # use mongo_core::bson::doc;
+        /// # use mongo_core::pools::ConnectionFactory;
+        /// # let options = ClientOptions::default();
+        /// let made = Arc::new(AtomicU32::new(0));
+        /// let builder = ConnectionFactory::builder(options);
+        /// let builder = builder.on_connect_boxed(move |connection| {
+        ///     let made = made.clone();
+        ///     Box::pin(async move {
+        ///         connection.run_command("admin", &doc! { "ping": 1 }).await?;
+        ///         made.fetch_add(1, Ordering::Relaxed);
+        ///         Ok(())
+        ///     })
+        /// });
+        /// # drop(builder);
+        /// ```
+        #[must_use]
+        pub fn on_connect_boxed<F>(mut self, hook: F) -> Self
+        where
+            F: for<'a> Fn(&'a mut crate::net::Connection) -> crate::net::ConnectFuture<'a>
+                + Send
+                + Sync
+                + 'static,
+        {
+            self.on_connect = Some(crate::net::OnConnect::boxed(hook));
+            self
+        }
+    };
+}
+
 pub(crate) use auth_setters;
+pub(crate) use connect_setters;
 pub(crate) use selection_setters;
 pub(crate) use transport_setters;

@@ -359,6 +359,13 @@ mod tests {
     }
 
     #[test]
+    fn a_leftover_is_small() {
+        // Up to 10,000 wait.
+        let size = size_of::<Leftover>() + size_of::<ClientSession>();
+        assert!(size <= 1536, "{size} bytes");
+    }
+
+    #[test]
     fn the_transaction_number_stays_with_the_session() {
         let (context, now) = (context(false), Instant::now());
         let mut session = take(&context, now, 1);

@@ -2,23 +2,34 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
-use super::duration;
+use super::{ManagerConfig, PoolsConfig, duration};
+use crate::handshake::ServerApi;
 use crate::settings::{self, FromValue, SettingError, Value, settings};
+use crate::uri::{ClientOptions, ConnectionString};
 
 /// The bounds of a check-out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// The bound of the whole check-out. Not zero. Default the URI's `timeoutMS`, else its
     /// `waitQueueTimeoutMS`, else 30 s.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub wait: Option<Duration>,
     /// The bound of making a connection, beside `connectTimeoutMS` (10 s). Default 30 s.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub create: Option<Duration>,
     /// The bound of checking an idle connection. Default none of its own.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub recycle: Option<Duration>,
 }
 
@@ -78,8 +89,40 @@ impl<Q: Default> BackendConfig<Q> {
     }
 }
 
-/// Defines `Config` in an adapter, except for its serde traits. The adapter adds a method
-/// `checked_pool_config`, with all settings of the generic pool, and `backend_config`.
+/// The serialized form of an adapter's `Config`. `P` is that of its `pool`.
+#[doc(hidden)]
+#[derive(Serialize)]
+pub struct ConfigForm<'a, P: Serialize> {
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "public_url")]
+    pub url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<&'a ClientOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_api: Option<&'a ServerApi>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manager: Option<&'a ManagerConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<P>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pools: Option<&'a PoolsConfig>,
+}
+
+/// Writes a connection string without its secrets.
+fn public_url<S: Serializer>(url: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(url) = url else {
+        return serializer.serialize_none();
+    };
+    let public = ConnectionString::parse(url).and_then(|parsed| parsed.without_secrets());
+    let public = public.map_err(|error| {
+        let error = SettingError::unusable(error).within("url");
+        ser::Error::custom(error)
+    })?;
+    serializer.serialize_str(&public)
+}
+
+/// Defines `Config` in an adapter, except for its deserialization. The adapter adds methods:
+/// `checked_pool_config`, with all settings of the generic pool, `backend_config`, and `pool_form`,
+/// the serialized form of `pool`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! adapter_config {
@@ -98,6 +141,40 @@ macro_rules! adapter_config {
         /// With feature `dns`, [`create_pools`](Self::create_pools) also accepts a URL of
         /// `mongodb+srv`.
         ///
+        /// # Names
+        /// A setting of the configuration overrides that of the connection string.
+        ///
+        /// | Setting | Connection string | Configuration | deadpool | bb8 |
+        /// |---|---|---|---|---|
+        /// | largest size | `maxPoolSize` | `pool.max_size` | `max_size` | `max_size` |
+        /// | smallest size | `minPoolSize` | | | |
+        /// | idle connections kept | | `pools.min_idle` | | `min_idle` |
+        /// | connecting at a time | `maxConnecting` | | | |
+        /// | bound of a check-out | `timeoutMS`, `waitQueueTimeoutMS` | `pool.timeouts.wait` | `timeouts.wait` | `connection_timeout` |
+        /// | bound of connecting | `connectTimeoutMS` | `pool.timeouts.create` | `timeouts.create` | |
+        /// | bound of a check | | `pool.timeouts.recycle` | `timeouts.recycle` | |
+        /// | idle time | `maxIdleTimeMS` | `manager.max_idle_time` | | `idle_timeout` |
+        /// | life time | | `manager.max_lifetime` | | `max_lifetime` |
+        /// | check at check-out | | `manager.recycling_method` | | `test_on_check_out` |
+        /// | bound of a command | `timeoutMS`, `socketTimeoutMS` | `manager.command_timeout` | | |
+        /// | order of idle connections | | `pool.queue_mode` | `queue_mode` | `queue_strategy` |
+        /// | interval of maintenance | | `pools.maintenance_interval` | | `reaper_rate` |
+        /// | initialisation | | `on_connect` of a builder | `post_create` | `connection_customizer` |
+        ///
+        /// `connectTimeoutMS` and `pool.timeouts.create` apply both. The settings of `pools`,
+        /// `minPoolSize` and `maxConnecting` apply to [`create_pools`](Self::create_pools) only. An
+        /// unknown key that another pool or driver has for a setting is refused with the
+        /// setting's name.
+        ///
+        /// # Serialization
+        /// A configuration serializes to what it can be read from again, without secrets. Left out
+        /// are fields that are `None`; of [`url`](Self::url) the password, `proxyUsername` and
+        /// `proxyPassword`, `tlsCertificateKeyFilePassword`, mechanism properties that may be
+        /// secrets, and options that are ignored; and of [`options`](Self::options) what
+        /// [`ClientOptions`](mongo_core::uri) leaves out. A URL that can't be parsed, or that has
+        /// an unescaped `@` after its hosts, is an error, because any part of it may be a secret.
+        ///
+        /// # Forms of values
         /// Every field and every table may be left out or given in part. A duration is `"5s"`,
         /// `"100ms"` and the like, or `{ secs, nanos }`. The names of choices ignore case, `_` and
         /// `-`. Errors name keys and types, never a value; a file format's own parser may quote a
@@ -175,6 +252,36 @@ macro_rules! adapter_config {
                 let mut options = $crate::pools::client_options(url, options)?;
                 options.server_api = self.server_api.or(options.server_api);
                 Ok(options)
+            }
+        }
+
+        /// Checks the connection string.
+        impl TryFrom<&str> for Config {
+            type Error = $crate::Error;
+
+            fn try_from(url: &str) -> $crate::Result<Self> {
+                $crate::pools::check_url(url)?;
+                Ok(Self::from_url(url))
+            }
+        }
+
+        impl From<$crate::ClientOptions> for Config {
+            fn from(options: $crate::ClientOptions) -> Self {
+                Self::from_options(options)
+            }
+        }
+
+        impl serde::Serialize for Config {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let form = $crate::pools::ConfigForm {
+                    url: self.url.as_deref(),
+                    options: self.options.as_ref(),
+                    server_api: self.server_api.as_ref(),
+                    manager: self.manager.as_ref(),
+                    pool: self.pool_form(),
+                    pools: self.pools.as_ref(),
+                };
+                form.serialize(serializer)
             }
         }
 

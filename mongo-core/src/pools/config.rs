@@ -39,21 +39,33 @@ pub struct ManagerConfig {
     pub recycling_method: RecyclingMethod,
     /// The time-out of commands that name no deadline. Default: the URI's `timeoutMS`, else its
     /// `socketTimeoutMS`, else 60 s. Zero is no bound.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub command_timeout: Option<Duration>,
     /// How long one check-out waits for the replies to cancelled commands, over all idle
     /// connections that it checks, before it closes the connections instead. Default 100 ms. Zero
     /// closes at once, unless the reply has arrived.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub drain_timeout: Option<Duration>,
     /// A connection idle for longer is closed at its check-out. Default: the URI's
     /// `maxIdleTimeMS`, else no bound. Zero is no bound.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub max_idle_time: Option<Duration>,
     /// A connection older than this is closed at its check-out. For each connection the bound is
     /// shortened at random by up to a tenth, so that connections made together do not end together.
     /// Default no bound. Zero is no bound.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub max_lifetime: Option<Duration>,
 }
 

@@ -26,9 +26,10 @@
 //! 5. `PoolInner::recycle` (`pool/recycle.rs`) checks an idle connection: drain, socket, ping.
 //! 6. Otherwise `PoolInner::establish` (`pool/connect.rs`) enters the wait queue. `pump` serves the
 //!    first waiter with an available connection, or spawns an `Attempt`.
-//! 7. `Attempt::run` (`pool/attempt.rs`) makes the connection with `Establisher::establish`, adds
-//!    its `PoolHandle`, and offers it to the queue. A failure goes to the waiter, and to the
-//!    topology unless it is the credential's.
+//! 7. `Attempt::run` (`pool/attempt.rs`) makes the connection with `Establisher::establish`, which
+//!    ends with the application's `on_connect`. It adds the connection's `PoolHandle`, and offers it
+//!    to the queue. A failure goes to the waiter, and to the topology unless it is the credential's
+//!    or the application's.
 //! 8. `PooledConnection::new` (`guard.rs`) wraps the backend's guard and counts it as in use.
 //! 9. Its `Drop` calls `PoolInner::check_in` (`pool/hooks.rs`) and drops the backend's guard
 //!    (`deadpool/connection.rs`; `put_back`, `bb8/shared.rs`). `Connection::check_in` says whether
@@ -86,6 +87,8 @@ mod server_pool;
 mod source;
 mod status;
 
+#[doc(hidden)]
+pub use adapter::ConfigForm;
 pub use adapter::{BackendConfig, QueueMode, Timeouts};
 pub use backend::Backend;
 
@@ -109,4 +112,6 @@ pub use status::PoolStatus;
 #[doc(hidden)]
 pub use crate::callback::catch_panics;
 #[doc(hidden)]
-pub use source::{RedactedUrl, checked_max_size, client_options, max_size, wait_timeout};
+pub use source::{
+    RedactedUrl, check_url, checked_max_size, client_options, max_size, wait_timeout,
+};

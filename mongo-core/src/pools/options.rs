@@ -31,27 +31,46 @@ pub struct PoolsConfig {
     /// The most connections to one server, of all credentials together; those of monitors are not
     /// counted. If it is reached, the least recently used idle connection of any credential makes
     /// room. At least `minPoolSize`. Default no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections_per_server: Option<u32>,
     /// The most pending connections to one server, of all credentials together, beside
     /// `maxConnecting` of each pool. Waiting pools are served first in, first out. Default no
     /// limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connecting_per_server: Option<u32>,
+    /// How many idle connections maintenance keeps in each pool, beside those in use, up to its
+    /// largest size. At most that size. `minPoolSize` also counts connections in use; whichever
+    /// needs more connections applies. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_idle: Option<u32>,
     /// The pools of a credential other than the one in the options are closed when they have been
     /// unused for this long. Default 10 min. Zero is never.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub unused_timeout: Option<Duration>,
     /// The interval of maintenance: it closes idle connections that are too old, and makes new ones
     /// up to `minPoolSize`. Default 10 s. Zero is never.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub maintenance_interval: Option<Duration>,
     /// How long a check-out may take in all, selection included. Not zero: use
     /// [`try_get_with`](super::Pools::try_get_with) for a check-out that does not wait. Default:
     /// the URI's `timeoutMS`, else its `waitQueueTimeoutMS`, else 30 s.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub wait_timeout: Option<Duration>,
     /// How long `close` waits for connections in use before it interrupts them. Default 10 s. With
     /// zero it does not wait.
-    #[serde(serialize_with = "duration::option::serialize")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::option::serialize"
+    )]
     pub close_timeout: Option<Duration>,
 }
 
@@ -59,6 +78,7 @@ settings! {
     PoolsConfig {
         max_connections_per_server,
         max_connecting_per_server,
+        min_idle,
         unused_timeout,
         maintenance_interval,
         wait_timeout,
@@ -78,6 +98,13 @@ impl PoolsConfig {
     #[must_use]
     pub fn with_max_connecting_per_server(mut self, max: u32) -> Self {
         self.max_connecting_per_server = Some(max);
+        self
+    }
+
+    /// Sets [`min_idle`](Self::min_idle).
+    #[must_use]
+    pub fn with_min_idle(mut self, min_idle: u32) -> Self {
+        self.min_idle = Some(min_idle);
         self
     }
 
@@ -164,6 +191,7 @@ pub(super) struct PoolOptions {
     /// How many connections the generic pool needs room for: at most the server's cap.
     room: u32,
     pub(super) min_size: u32,
+    min_idle: u32,
     max_connecting: u32,
     created: PoolCreatedOptions,
 }
@@ -172,7 +200,7 @@ impl PoolOptions {
     /// The client's options, except that the backend's settings may override the largest size.
     ///
     /// # Errors
-    /// The smallest size is over the largest, or over the server's cap; the largest is over 100,000
+    /// The smallest size or number of idle connections is over the largest size, or over the server's cap; the largest is over 100,000
     /// or is 0 in the backend's settings; or `maxConnecting` is 0.
     pub(super) fn new(
         options: &ClientOptions,
@@ -197,6 +225,15 @@ impl PoolOptions {
             )));
         }
         let cap = config.max_connections_per_server;
+        let limits = [Some(max_size).filter(|max| *max != 0), cap];
+        let least = limits.into_iter().flatten().min();
+        let min_idle = config.min_idle.unwrap_or(0);
+        if let Some(least) = least.filter(|least| min_idle > *least) {
+            return Err(Error::configuration(format!(
+                "`min_idle` is {min_idle}, over the largest size of the pool or the server's cap, \
+                 which is {least}"
+            )));
+        }
         if let Some(cap) = cap.filter(|cap| min_size > *cap) {
             return Err(Error::configuration(format!(
                 "minPoolSize is {min_size}, over `max_connections_per_server`, which is {cap}"
@@ -222,9 +259,25 @@ impl PoolOptions {
             max_size,
             room: cap.map_or(limit, |cap| limit.min(cap)),
             min_size,
+            min_idle,
             max_connecting,
             created,
         })
+    }
+
+    /// Whether maintenance makes connections.
+    pub(super) fn fills(&self) -> bool {
+        self.min_size > 0 || self.min_idle > 0
+    }
+
+    /// The size that maintenance fills a pool up to, with so many connections in use.
+    pub(super) fn target(&self, in_use: usize) -> u32 {
+        let in_use = || u32::try_from(in_use).unwrap_or(u32::MAX);
+        let for_idle = match self.min_idle {
+            0 => 0,
+            min_idle => min_idle.saturating_add(in_use()).min(self.room),
+        };
+        self.min_size.max(for_idle)
     }
 
     /// The size of the generic pool, which needs a number and may allocate by it.

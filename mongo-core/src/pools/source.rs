@@ -84,6 +84,15 @@ pub fn wait_timeout(configured: Option<Duration>, options: &ClientOptions) -> Du
     configured.or(of_uri).unwrap_or(DEFAULT_WAIT_TIMEOUT)
 }
 
+/// Checks a connection string. Logs no warnings: those come when it is used.
+///
+/// # Errors
+/// It can't be used.
+pub fn check_url(url: &str) -> Result<()> {
+    ClientOptions::parse_quietly(url)?;
+    Ok(())
+}
+
 /// A connection string for `Debug`: shows only its hosts, and nothing if it can't be parsed,
 /// because any part of it may then belong to the password.
 #[derive(Clone, Copy)]

@@ -18,6 +18,48 @@ use serde::{Deserializer, de};
 
 use visit::{Fields, TableVisitor, ValueVisitor};
 
+/// Names that other pools and drivers have for settings of an adapter's `Config`, and the settings.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("acquire_timeout", "`pool.timeouts.wait`"),
+    ("connection_string", "`url`"),
+    ("connection_timeout", "`pool.timeouts.wait`"),
+    (
+        "connect_timeout",
+        "`connectTimeoutMS` in `url` or `options`",
+    ),
+    ("idle_timeout", "`manager.max_idle_time`"),
+    ("max_connections", "`pool.max_size`"),
+    ("max_idle_time", "`manager.max_idle_time`"),
+    ("max_lifetime", "`manager.max_lifetime`"),
+    (
+        "max_pool_size",
+        "`pool.max_size`, or `maxPoolSize` in `url` or `options`",
+    ),
+    ("max_size", "`pool.max_size`"),
+    (
+        "min_connections",
+        "`minPoolSize` in `url` or `options`, or `pools.min_idle`",
+    ),
+    ("min_idle", "`pools.min_idle`"),
+    (
+        "min_pool_size",
+        "`minPoolSize` in `url` or `options`, or `pools.min_idle`",
+    ),
+    (
+        "min_size",
+        "`minPoolSize` in `url` or `options`, or `pools.min_idle`",
+    ),
+    ("password", "`url` or `options`"),
+    ("queue_mode", "`pool.queue_mode`"),
+    ("queue_strategy", "`pool.queue_mode`"),
+    ("recycling_method", "`manager.recycling_method`"),
+    ("test_on_check_out", "`manager.recycling_method`"),
+    ("uri", "`url`"),
+    ("user", "`url` or `options`"),
+    ("username", "`url` or `options`"),
+    ("wait_timeout", "`pool.timeouts.wait`"),
+];
+
 /// A deserialized value. `Debug` shows only its type.
 #[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
@@ -136,9 +178,15 @@ impl SettingError {
 
     fn unknown(key: &str, known: &[&str]) -> Self {
         let known = known.join(", ");
-        Self::unusable(match shown_key(key) {
-            Some(key) => format!("unknown key `{key}`; the known keys are {known}"),
-            None => format!("an unknown key; the known keys are {known}"),
+        let Some(key) = shown_key(key) else {
+            return Self::unusable(format_args!("an unknown key; the known keys are {known}"));
+        };
+        let elsewhere = OTHER_NAMES.iter().find(|(name, _)| is_named(key, name));
+        Self::unusable(match elsewhere {
+            Some((_, place)) => {
+                format!("unknown key `{key}`; set {place}; the known keys here are {known}")
+            }
+            None => format!("unknown key `{key}`; the known keys are {known}"),
         })
     }
 
@@ -197,7 +245,7 @@ impl Value {
     /// As [`deserialize_table`].
     pub fn read_table<T: Settings>(self) -> Result<T, SettingError> {
         let mut fields = Fields::<T>::default();
-        for (key, value) in self.into_table()? {
+        for (key, value) in self.into_table(T::KEYS)? {
             let key = fields.enter(&key)?;
             fields.set(key, value)?;
         }
@@ -219,15 +267,20 @@ impl Value {
         })
     }
 
-    pub(crate) fn into_table(self) -> Result<Vec<(String, Self)>, SettingError> {
+    /// The fields of a table with these keys.
+    fn into_table(self, keys: &[&str]) -> Result<Vec<(String, Self)>, SettingError> {
         match self {
             Self::Table(fields) => Ok(fields),
             // Often the connection string itself, instead of a table with it.
-            Self::Text(_) => Err(SettingError::expected(
+            Self::Text(_) if keys.contains(&"url") => Err(SettingError::expected(
                 "a table (a connection string belongs in its `url`)",
                 &self,
             )),
-            _ => Err(SettingError::expected("a table", &self)),
+            _ => {
+                let keys = keys.join(", ");
+                let table = format_args!("a table of any of {keys}");
+                Err(SettingError::expected(table, &self))
+            }
         }
     }
 

@@ -61,11 +61,19 @@ impl<'de, T: Settings> DeserializeSeed<'de> for Field<'_, T> {
     }
 }
 
+/// The error for a value that is no table.
+fn not_a_table<T: Settings, E: de::Error>(value: Value) -> E {
+    E::custom(match value.into_table(T::KEYS) {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    })
+}
+
 /// Refuses other types without quoting the value.
 macro_rules! refuse {
     ($($visit:ident($type:ty) = $value:expr;)*) => {$(
         fn $visit<E: de::Error>(self, _: $type) -> Result<T, E> {
-            Err(E::custom(SettingError::expected("a table", &$value)))
+            Err(not_a_table::<T, E>($value))
         }
     )*};
 }
@@ -87,11 +95,10 @@ impl<'de, T: Settings> Visitor<'de> for TableVisitor<T> {
         visit_bytes(&[u8]) = BYTES;
     }
 
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<T, E> {
-        let error = Value::Text("text".to_owned()).into_table().err();
-        Err(E::custom(
-            error.map_or_else(String::new, |error| error.to_string()),
-        ))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        let is_empty = text.is_empty();
+        let text = if is_empty { "" } else { "text" };
+        Err(not_a_table::<T, E>(Value::Text(text.to_owned())))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<T, E> {
@@ -111,8 +118,7 @@ impl<'de, T: Settings> Visitor<'de> for TableVisitor<T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<T, A::Error> {
-        let list = Value::List(Vec::new());
-        Err(de::Error::custom(SettingError::expected("a table", &list)))
+        Err(not_a_table::<T, A::Error>(Value::List(Vec::new())))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {

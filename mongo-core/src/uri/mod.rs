@@ -19,6 +19,11 @@
 //! The rules are the same as for connection strings, but an unknown name or an invalid value is an
 //! error: a table is written for this program, and has no options for other programs.
 //!
+//! [`ClientOptions`] serializes to such a table. It has the hosts, or `srvHost` and not the hosts that
+//! were looked up, and what differs from the defaults. These are left out: the password, mechanism
+//! properties that may be secrets, `tlsCertificateKeyFilePassword`, `proxyUsername` and
+//! `proxyPassword`, and [warnings](ClientOptions::warnings).
+//!
 //! # DNS
 //! The seeds of `mongodb+srv` and some of its options are in DNS. [`ClientOptions::with_records`]
 //! verifies the records that were looked up and applies them; `mongo_core::net::resolve` looks them
@@ -35,6 +40,8 @@ mod draft;
 mod error;
 mod options;
 mod parse;
+mod public;
+mod ser;
 mod srv;
 mod table;
 #[cfg(test)]

@@ -206,12 +206,17 @@ impl ClientOptions {
     /// password is no error here, because it may be added later; [`validate`](Self::validate)
     /// requires it.
     pub fn parse(uri: &str) -> Result<Self, UriError> {
-        let parts = ConnectionString::parse(uri)?;
-        let options = Draft::from_connection_string(parts)?.finish()?.checked()?;
+        let options = Self::parse_quietly(uri)?;
         for warning in options.warnings() {
             tracing::warn!("connection string: {warning}");
         }
         Ok(options)
+    }
+
+    /// [`parse`](Self::parse) that logs no warnings.
+    pub(crate) fn parse_quietly(uri: &str) -> Result<Self, UriError> {
+        let parts = ConnectionString::parse(uri)?;
+        Draft::from_connection_string(parts)?.finish()?.checked()
     }
 
     /// The warnings of [`parse`](Self::parse), in the order of the connection string.

@@ -117,6 +117,11 @@ impl RawOption {
         self.value.as_ref().map_err(|problem| *problem)
     }
 
+    /// Whether no part of the connection string can be part of the password by mistake.
+    pub(super) fn is_showable(&self) -> bool {
+        self.showable
+    }
+
     /// Whether the name is preceded by `&amp;` instead of `&`.
     pub(super) fn is_after_entity(&self) -> bool {
         self.after_entity

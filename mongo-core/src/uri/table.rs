@@ -21,6 +21,8 @@ pub(super) struct OptionSpec {
     /// Whether an invalid value is an error in a connection string too, because without the option
     /// a secret or a write could go to the wrong server.
     pub(super) is_strict: bool,
+    /// Whether it is left out where secrets are: a password, or what can't be given without one.
+    pub(super) is_secret: bool,
 }
 
 /// How a repeated option is handled.
@@ -48,6 +50,7 @@ const fn option(name: &'static str, kind: Kind) -> OptionSpec {
         repeat: Repeat::Warn,
         instead: None,
         is_strict: false,
+        is_secret: false,
     }
 }
 
@@ -59,6 +62,11 @@ impl OptionSpec {
 
     const fn strict(mut self) -> Self {
         self.is_strict = true;
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.is_secret = true;
         self
     }
 
@@ -233,7 +241,8 @@ pub(super) static OPTIONS: &[OptionSpec] = &[
     text("tlsCertificateKeyFilePassword", |d, value| {
         secret(&mut d.options.tls.certificate_key_file_password, value)
     })
-    .strict(),
+    .strict()
+    .secret(),
     flag("tlsDisableCertificateRevocationCheck", |d, value| {
         d.options.tls.disable_certificate_revocation_check = Some(value);
     }),
@@ -253,12 +262,14 @@ pub(super) static OPTIONS: &[OptionSpec] = &[
         name(&mut d.proxy_username, value)
     })
     .repeat(Repeat::Refuse)
-    .strict(),
+    .strict()
+    .secret(),
     text("proxyPassword", |d, value| {
         secret(&mut d.proxy_password, value)
     })
     .repeat(Repeat::Refuse)
-    .strict(),
+    .strict()
+    .secret(),
 ];
 
 fn given(value: &str) -> Result<&str, Refused> {

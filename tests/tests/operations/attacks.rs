@@ -17,7 +17,6 @@ use crate::support::{
 on_both! {
     the_comment_of_batches_does_not_depend_on_the_order,
     the_recovery_token_is_that_of_the_last_reply,
-    a_transaction_dropped_with_its_connection_is_not_reused,
     close_waits_for_a_dropped_cursor,
     close_waits_for_a_dropped_transaction,
     a_huge_recovery_token_is_not_sent,
@@ -35,12 +34,8 @@ on_both! {
     a_huge_batch_is_read_in_linear_time,
     a_commit_without_a_primary_is_unknown,
     futures_are_small,
-    a_cancelled_command_leaves_its_session_dirty,
     an_exhausted_pool_names_its_pinned_transactions,
     a_cancelled_with_transaction_is_aborted,
-    a_connection_of_another_router_refuses_the_transaction,
-    a_command_with_its_own_read_concern_stays_causal,
-    a_snapshot_session_refuses_another_read_concern,
     an_error_shows_no_control_characters_of_the_server,
 }
 
@@ -239,23 +234,6 @@ async fn futures_are_small<B: Backend<Config: Default>>() {
     world.pools.close().await;
 }
 
-async fn a_cancelled_command_leaves_its_session_dirty<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut session = world.session();
-    let slow = Matcher::command("insert").times(1);
-    let slow = slow.then(Action::Delay(Duration::from_secs(5)));
-    world.set.server(0).script().add(slow);
-    let short = Duration::from_millis(300);
-    timeout(short, insert(&world.pools, &mut session))
-        .await
-        .expect_err("slow");
-    assert!(session.is_dirty());
-    insert(&world.pools, &mut session).await.expect("a write");
-    assert!(session.is_dirty(), "the server may still run the first one");
-    drop(session);
-    world.pools.close().await;
-}
-
 async fn an_exhausted_pool_names_its_pinned_transactions<B: Backend<Config: Default>>() {
     let world = behind_a_balancer::<B>("maxPoolSize=1&waitQueueTimeoutMS=500").await;
     let mut session = begun(&world).await;
@@ -378,30 +356,6 @@ async fn close_waits_for_a_dropped_cursor<B: Backend<Config: Default>>() {
     assert_eq!(world.set.server(0).open_cursors(), 0);
 }
 
-async fn a_transaction_dropped_with_its_connection_is_not_reused<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut connection = world.pools.get().await.expect("a connection");
-    let mut session = connection
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = connection.command("db", &insert).session(&mut session);
-    write.await.map(drop).expect("a reply");
-    let id = session.id().to_owned();
-    drop((session, connection));
-    sleep(Duration::from_secs(1)).await;
-    let ping = world.pools.command("db", &doc! { "ping": 1 }).await;
-    ping.map(drop).expect("a reply");
-    let lsid = world.commands.of("ping")[0].get_document("lsid").cloned();
-    let is_same = lsid.expect("an id") == Document::try_from(&*id).expect("BSON");
-    let open = world.set.server(0).open_transactions();
-    assert!(!is_same || open == 0, "its transaction is open: {open}");
-    world.pools.close().await;
-}
-
 async fn the_recovery_token_is_that_of_the_last_reply<B: Backend<Config: Default>>() {
     let world = World::<B>::sharded(1, "").await;
     let mut session = begun(&world).await;
@@ -429,74 +383,6 @@ async fn the_comment_of_batches_does_not_depend_on_the_order<B: Backend<Config: 
     assert_eq!(first.get_str("comment").ok(), Some("first"));
     let more = &world.commands.of("getMore")[0];
     assert_eq!(more.get_str("comment").ok(), Some("batch"));
-    world.pools.close().await;
-}
-
-async fn a_connection_of_another_router_refuses_the_transaction<B: Backend<Config: Default>>() {
-    let world = World::<B>::sharded(2, "").await;
-    let find = doc! { "find": "c" };
-    let mut pooled = begun(&world).await;
-    let pinned = pooled.pinned_server().expect("a router").clone();
-    let (mut own, mut other) = (None, None);
-    while own.is_none() || other.is_none() {
-        let connection = world.pools.get().await.expect("a connection");
-        match *connection.server() == pinned {
-            true => own = Some(connection),
-            false => other = Some(connection),
-        }
-    }
-    let (mut own, mut other) = (own.expect("one"), other.expect("one"));
-    // A transaction that began on a connection is pinned as well.
-    let mut alone = own.start_session(SessionOptions::default()).expect("one");
-    let options = TransactionOptions::default();
-    alone.start_transaction(options).expect("a transaction");
-    let first = own.command("db", &find).session(&mut alone).await;
-    first.map(drop).expect("a reply");
-    for session in [&mut pooled, &mut alone] {
-        let outcome = other.command("db", &find).session(session).await;
-        let error = outcome.map(drop).expect_err("another router").to_string();
-        assert!(error.contains(&pinned.to_string()), "{error}");
-        let commit = other.commit_transaction(session).await;
-        commit.expect_err("another router");
-        let next = own.command("db", &find).session(session).await;
-        next.map(drop).expect("a reply");
-        own.commit_transaction(session).await.expect("a commit");
-        // Afterwards the session can be used on any.
-        let next = other.command("db", &find).session(session).await;
-        next.map(drop).expect("a reply");
-    }
-    drop((own, other, pooled, alone));
-    world.pools.close().await;
-}
-
-async fn a_command_with_its_own_read_concern_stays_causal<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let mut session = world.session();
-    insert(&world.pools, &mut session).await.expect("a write");
-    assert!(session.operation_time().is_some());
-    let find = doc! { "find": "c", "readConcern": { "level": "majority" } };
-    let find = world.pools.command("db", &find).kind(OperationKind::Read);
-    let find = find.session(&mut session).await;
-    find.map(drop).expect("a reply");
-    let sent = &world.commands.of("find")[0];
-    let concern = sent.get_document("readConcern").expect("a concern");
-    assert!(concern.contains_key("afterClusterTime"), "{concern}");
-    assert_eq!(concern.get_str("level").ok(), Some("majority"));
-    drop(session);
-    world.pools.close().await;
-}
-
-async fn a_snapshot_session_refuses_another_read_concern<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let options = SessionOptions::default().with_snapshot(true);
-    let mut session = world.pools.start_session(options).expect("a session");
-    let find = doc! { "find": "c", "readConcern": { "level": "local" } };
-    let find = world.pools.command("db", &find).kind(OperationKind::Read);
-    let error = find.session(&mut session).await.map(drop);
-    let error = error.expect_err("another level").to_string();
-    assert!(error.contains("snapshot"), "{error}");
-    assert!(world.commands.of("find").is_empty());
-    drop(session);
     world.pools.close().await;
 }
 

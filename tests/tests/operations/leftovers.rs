@@ -32,6 +32,8 @@ on_both! {
     the_sessions_of_an_unused_credential_are_ended,
     closed_pools_start_no_session,
     closing_a_cursor_waits_after_a_cancelled_call,
+    a_cancelled_close_of_a_cursor_reaches_the_server,
+    a_cancelled_retry_of_a_batch_keeps_its_connection,
     the_cursor_that_is_closed_is_that_of_the_last_reply,
     a_connection_with_a_cursor_that_could_not_be_closed_is_closed,
 }
@@ -336,6 +338,41 @@ async fn closing_a_cursor_waits_after_a_cancelled_call<B: Backend<Config: Defaul
     orders.close().await;
     assert_eq!(world.commands.of("killCursors").len(), 1);
     assert_eq!(world.set.server(0).open_cursors(), 0);
+    world.pools.close().await;
+}
+
+async fn a_cancelled_close_of_a_cursor_reaches_the_server<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("maxPoolSize=1").await;
+    let orders = (0..10).map(|id| doc! { "_id": id });
+    world.set.insert("shop.orders", orders);
+    let orders = open(&world).await;
+    let held = world.pools.get().await.expect("a connection");
+    let waited = timeout(SHORT, orders.close()).await;
+    waited.expect_err("no connection");
+    drop(held);
+    eventually("its end", || world.set.server(0).open_cursors() == 0).await;
+    world.pools.close().await;
+}
+
+async fn a_cancelled_retry_of_a_batch_keeps_its_connection<B: Backend<Config: Default>>() {
+    let world = behind_a_balancer::<B>("").await;
+    let mut orders = open(&world).await;
+    let refusal = doc! {
+        "ok": 0, "code": 462, "errmsg": "too many", "baseBackoffMS": 10_000,
+        "errorLabels": ["SystemOverloadedError", "RetryableError"],
+    };
+    let rule = Matcher::command("getMore").times(1);
+    world
+        .set
+        .server(0)
+        .script()
+        .add(rule.then(Action::Reply(refusal)));
+    let read = async { while let Ok(Some(_)) = orders.next_document().await {} };
+    timeout(SHORT, read).await.expect_err("a pause");
+    assert_eq!(world.commands.of("getMore").len(), 1);
+    drop(orders);
+    eventually("its end", || world.set.server(0).open_cursors() == 0).await;
+    assert_eq!(world.commands.of("killCursors").len(), 1);
     world.pools.close().await;
 }
 

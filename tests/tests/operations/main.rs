@@ -10,5 +10,6 @@ mod cursors;
 mod leftovers;
 mod real;
 mod retries;
+mod sessions;
 mod transactions;
 mod with_transaction;

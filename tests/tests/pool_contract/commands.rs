@@ -227,6 +227,43 @@ async fn write_errors_are_reported<B: Backend>() {
     );
 }
 
+/// Values of bson 2 pass by serde, and documents as bytes.
+async fn commands_and_replies_of_bson_2<B: Backend>() {
+    let database = format!("bson_2_{}", database_suffix::<B>());
+    let pool = B::build(Setup::new(RealServer::shared().uri()));
+    let mut connection = pool.get().await.expect("a connection");
+    let id = bson2::oid::ObjectId::new();
+    let thing = bson2::doc! {
+        "_id": id,
+        "integers": [1, 2_i64],
+        "float": 0.5,
+        "at": bson2::DateTime::from_millis(-1),
+        "timestamp": bson2::Timestamp { time: 7, increment: 8 },
+        "binary": bson2::Binary { subtype: bson2::spec::BinarySubtype::Uuid, bytes: vec![9; 16] },
+        "decimal": bson2::Decimal128::from_bytes([3; 16]),
+        "pattern": bson2::Regex { pattern: "a.b".to_owned(), options: "i".to_owned() },
+        "code": bson2::Bson::JavaScriptCode("f()".to_owned()),
+        "smallest": bson2::Bson::MinKey,
+        "nothing": bson2::Bson::Null,
+    };
+    let insert = bson2::doc! { "insert": "things", "documents": [thing.clone()] };
+    let reply = connection.run_command(&database, &insert).await;
+    reply
+        .and_then(|reply| reply.check_write())
+        .expect("inserted");
+
+    let find = bson2::doc! { "find": "things", "filter": { "_id": id } };
+    let reply = connection.run_command(&database, &find).await;
+    let reply = reply.expect("found");
+    let by_serde: bson2::Document = reply.deserialize().expect("a document");
+    let as_bytes: bson2::Document = bson2::from_slice(reply.raw().as_bytes()).expect("a document");
+    for found in [by_serde, as_bytes] {
+        let cursor = found.get_document("cursor").expect("a cursor");
+        let batch = cursor.get_array("firstBatch").expect("a batch");
+        assert_eq!(batch[..], [thing.clone().into()]);
+    }
+}
+
 async fn a_unix_socket_serves_as_well<B: Backend>() {
     let server = ScriptedServer::builder().unix().start().await;
     let pool = B::build(Setup::new(server.uri()));
@@ -248,5 +285,6 @@ on_both!(
     a_caller_may_send_raw_messages,
     a_write_concern_error_is_visible_and_no_error,
     write_errors_are_reported,
+    commands_and_replies_of_bson_2,
     a_unix_socket_serves_as_well,
 );

@@ -25,6 +25,8 @@ mod idle_checks;
 mod last_handle;
 mod lifecycle;
 mod missing_drivers;
+mod native_hooks;
+mod on_connect;
 mod pacing;
 mod panics;
 mod prose;

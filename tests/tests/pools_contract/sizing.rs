@@ -20,6 +20,8 @@ on_both! {
     max_connecting_limits_pending_connections,
     min_pool_size_is_kept,
     min_pool_size_is_restored_after_a_failure,
+    min_idle_is_kept_beside_connections_in_use,
+    a_min_idle_over_the_largest_size_is_refused,
     connections_past_max_idle_time_close,
     lifetimes_are_spread,
     a_warm_up_connects_to_every_member,
@@ -120,6 +122,45 @@ async fn min_pool_size_is_restored_after_a_failure<B: Backend<Config: Default>>(
         ready.elapsed()
     );
     pools.close().await;
+}
+
+async fn min_idle_is_kept_beside_connections_in_use<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let config = PoolsConfig::default()
+        .with_min_idle(2)
+        .with_maintenance_interval(Duration::from_secs(1));
+    let pools = sim.builder::<B>("maxPoolSize=4").config(config);
+    let pools = pools.build().expect("pools");
+    pools.warm_up().await.expect("two connections");
+    let counts = || {
+        let status = status_of(&pools);
+        (status.idle, status.in_use)
+    };
+    assert_eq!(counts(), (2, 0));
+    let mut held = hold(&pools, 1).await;
+    eventually("two idle ones beside one", || counts() == (2, 1)).await;
+    held.extend(hold(&pools, 2).await);
+    eventually("the largest size", || counts() == (1, 3)).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(counts(), (1, 3));
+    // Those that were returned stay: the bounds of idle connections are others.
+    drop(held);
+    assert_eq!(counts(), (4, 0));
+    pools.close().await;
+}
+
+async fn a_min_idle_over_the_largest_size_is_refused<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let config = PoolsConfig::default().with_min_idle(5);
+    let over_the_size = sim.builder::<B>("maxPoolSize=4").config(config.clone());
+    let config = config.with_max_connections_per_server(3);
+    let over_the_cap = sim.builder::<B>("").config(config);
+    for (builder, least) in [(over_the_size, "4"), (over_the_cap, "3")] {
+        let error = builder.build().map(drop).expect_err("no room");
+        let shown = error.to_string();
+        assert!(shown.contains("`min_idle` is 5"), "{shown}");
+        assert!(shown.ends_with(least), "{shown}");
+    }
 }
 
 async fn connections_past_max_idle_time_close<B: Backend<Config: Default>>() {

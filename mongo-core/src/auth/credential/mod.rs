@@ -45,6 +45,12 @@ const PUBLIC_PROPERTIES: [&str; 6] = [
     "TOKEN_RESOURCE",
 ];
 
+/// Whether the value of a mechanism property is not secret. The name is case-insensitive.
+pub(crate) fn is_public_property(name: &str) -> bool {
+    let mut properties = PUBLIC_PROPERTIES.iter();
+    properties.any(|public| public.eq_ignore_ascii_case(name))
+}
+
 impl Credential {
     /// A user name and a password. The mechanism is negotiated with the server.
     pub fn new(username: impl Into<Arc<str>>, password: impl Into<Secret>) -> Self {
@@ -176,6 +182,14 @@ impl Credential {
         self.mechanism_properties
             .iter()
             .map(|(name, value)| (&**name, value))
+    }
+
+    /// The mechanism properties that are not secret.
+    pub(crate) fn public_properties(&self) -> impl Iterator<Item = (&str, &str)> {
+        let properties = self.mechanism_properties();
+        properties
+            .filter(|(name, _)| is_public_property(name))
+            .map(|(name, value)| (name, value.expose()))
     }
 
     /// Checks that the mechanism has all that it needs and nothing that it does not allow. It does
@@ -331,7 +345,7 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let properties: BTreeMap<_, _> = self
             .mechanism_properties()
-            .map(|(name, value)| match PUBLIC_PROPERTIES.contains(&name) {
+            .map(|(name, value)| match is_public_property(name) {
                 true => (name, value.expose()),
                 false => (name, ".."),
             })

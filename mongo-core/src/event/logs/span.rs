@@ -113,7 +113,7 @@ pub(crate) fn operation_span(
         db.operation.name = name,
         db.operation.summary = summary,
         db.response.status_code = Empty,
-        exception.type = Empty,
+        "exception.type" = Empty,
         exception.message = Empty,
         exception.stacktrace = Empty,
     )
@@ -220,7 +220,7 @@ pub(crate) fn command_span(
         db.mongodb.lsid = body.session(),
         db.mongodb.txn_number = body.body.get_i64("txnNumber").ok(),
         db.response.status_code = Empty,
-        exception.type = Empty,
+        "exception.type" = Empty,
         exception.message = Empty,
         exception.stacktrace = Empty,
         server.address = %Host(&command.address),

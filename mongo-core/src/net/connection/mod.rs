@@ -21,6 +21,7 @@ pub(super) mod generations;
 mod identity;
 mod messages;
 pub(super) mod metadata;
+pub(super) mod on_connect;
 pub(super) mod pool_handle;
 mod pooled;
 mod quiet;

@@ -122,6 +122,12 @@ impl Connection {
         put_off.unwrap_or(false)
     }
 
+    /// The connection's age and idle time begin now.
+    pub(super) fn restart_age(&mut self, now: Instant) {
+        self.inner.identity.created = now;
+        self.inner.idle_since = now;
+    }
+
     pub(crate) fn set_pool_handle(&mut self, pool_handle: PoolHandle) {
         self.inner.pool_handle = Some(pool_handle);
     }

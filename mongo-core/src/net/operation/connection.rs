@@ -156,10 +156,14 @@ impl Connection {
         }
     }
 
-    /// Sends what a cursor or a session left to do. Returns whether the server has done it.
-    pub(crate) async fn send_leftover(&mut self, leftover: &mut Leftover, limits: Limits) -> bool {
+    /// Sends the end of a cursor, a transaction or sessions. Returns whether the server has done it.
+    pub(crate) async fn send_end(
+        &mut self,
+        request: &mut Request,
+        session: Option<&mut ClientSession>,
+        limits: Limits,
+    ) -> bool {
         let facts = self.facts(false);
-        let (request, session) = (&mut leftover.request, leftover.session.as_deref_mut());
         let sent = self.attempt(request, session, &facts, limits.of_command());
         sent.await.is_ok()
     }
@@ -368,10 +372,8 @@ impl CursorSource for InHand<'_> {
     }
 
     async fn kill(&mut self, limits: Limits) {
-        if let Some(kill) = self.kill.take() {
-            let connection = &mut *self.target.connection;
-            let mut leftover = Leftover::kill(kill, connection.server().clone());
-            connection.send_leftover(&mut leftover, limits).await;
+        if let Some(kill) = &mut self.kill {
+            self.target.connection.send_end(kill, None, limits).await;
         }
     }
 

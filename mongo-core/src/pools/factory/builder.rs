@@ -8,7 +8,9 @@ use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::event::EventHandlers;
 use crate::handshake::DriverInfo;
-use crate::net::{AuthParts, Authenticator, Compression, Metadata, Topology, TransportBuilder};
+use crate::net::{
+    AuthParts, Authenticator, Compression, Metadata, OnConnect, Topology, TransportBuilder,
+};
 use crate::operation::{ClientContext, Defaults};
 use crate::pools::config::{DEFAULT_DRAIN_TIMEOUT, ManagerConfig, RecyclingMethod};
 use crate::pools::follow::Floating;
@@ -26,6 +28,7 @@ pub struct ConnectionFactoryBuilder {
     /// The topology's metadata, if there is a topology.
     metadata: Option<Metadata>,
     events: EventHandlers,
+    on_connect: Option<OnConnect>,
     floating: Option<(Topology, Criterion)>,
 }
 
@@ -39,6 +42,7 @@ impl ConnectionFactoryBuilder {
             driver_info: Vec::new(),
             metadata: None,
             events: EventHandlers::default(),
+            on_connect: None,
             floating: None,
         }
     }
@@ -46,6 +50,8 @@ impl ConnectionFactoryBuilder {
     crate::net::transport_setters!();
 
     crate::net::auth_setters!();
+
+    crate::net::connect_setters!();
 
     /// Sets how connections are checked and bounded. Default [`ManagerConfig::default`].
     #[must_use]
@@ -56,6 +62,12 @@ impl ConnectionFactoryBuilder {
 
     pub(in crate::pools) fn transport(mut self, transport: TransportBuilder) -> Self {
         self.transport = transport;
+        self
+    }
+
+    #[must_use]
+    pub(in crate::pools) fn initialise(mut self, on_connect: Option<OnConnect>) -> Self {
+        self.on_connect = on_connect;
         self
     }
 
@@ -146,6 +158,7 @@ impl ConnectionFactoryBuilder {
             replica_set: options.replica_set.as_deref().map(Arc::from),
             compression: Compression::from_options(options),
             events: self.events,
+            on_connect: self.on_connect,
             client: Arc::new(ClientContext::new(Defaults::of(options))),
         })
     }

@@ -134,7 +134,7 @@ impl<B: Backend> Run<'_, '_, B> {
 
     /// The connection that the cursor or the session keeps, and whether it is the cursor's.
     fn take_pinned(&mut self) -> Option<(PooledConnection<B>, bool)> {
-        if let Some(connection) = self.pinned.take() {
+        if let Some(connection) = self.pinned.as_mut().and_then(|own| own.take()) {
             return Some((connection, true));
         }
         let session = self.owner.explicit()?;
@@ -149,15 +149,12 @@ impl<B: Backend> Run<'_, '_, B> {
         is_own: bool,
         has_succeeded: bool,
     ) -> Pinned<B> {
-        let is_cursors = self.request.is_bare && self.request.ending.is_none();
-        if is_own && is_cursors && self.client.defaults.load_balanced {
-            self.pinned = Some(connection);
-            return match has_succeeded {
-                true => self.pinned.take(),
-                false => None,
-            };
+        let is_load_balanced = self.client.defaults.load_balanced;
+        if let Some(own) = self.pinned.as_mut().filter(|_| is_own && is_load_balanced) {
+            **own = Some(connection);
+            return None;
         }
-        let is_kept = self.client.defaults.load_balanced && (self.in_transaction || !is_own);
+        let is_kept = is_load_balanced && (self.in_transaction || !is_own);
         match self.owner.explicit().filter(|_| is_kept) {
             Some(session) => {
                 connection.pin(PinReason::Transaction);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::RawDocumentBuf;
 
 use super::run::{Owner, Run};
-use super::{OnPools, Pinned, Session, send_leftover};
+use super::{OnPools, Pinned, Session, send_end};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::net::{BatchCursor, CursorLimits, CursorSource, Limits, OwnedReply};
@@ -86,40 +86,27 @@ impl<B: Backend> OverPools<'_, B> {
 impl<B: Backend> CursorSource for OverPools<'_, B> {
     async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
         let mut run = Run::new(&self.pools, &mut self.owner, &mut request, Vec::new())?;
-        run.pinned = self.connection.take();
+        run.pinned = Some(&mut self.connection);
         run.server = Some(self.server.clone());
-        let mut run = run.within(limits);
-        let outcome = run.run().await;
-        let pinned = run.pinned.take();
-        match outcome {
-            Ok(done) => {
-                let is_load_balanced = self.pools.client().defaults.load_balanced;
-                self.connection = pinned.or(done.connection).filter(|_| is_load_balanced);
-                Ok(done.reply)
-            }
-            Err(error) => {
-                self.connection = pinned;
-                Err(error)
-            }
-        }
+        Ok(run.within(limits).run().await?.reply)
     }
 
     async fn kill(&mut self, limits: Limits) {
-        let Some(kill) = self.kill.take() else {
+        let Some(kill) = &mut self.kill else {
             return;
         };
-        let mut leftover = Leftover::kill(kill, self.server.clone());
         let session = self.owner.explicit();
         let of_session = session.and_then(|session| session.connection.as_mut());
         if let Some(connection) = &mut self.connection {
-            if !connection.send_leftover(&mut leftover, limits).await {
+            if !connection.send_end(kill, None, limits).await {
                 // The cursor is still open on it.
                 connection.close();
             }
         } else if let Some(connection) = of_session {
-            connection.send_leftover(&mut leftover, limits).await;
+            connection.send_end(kill, None, limits).await;
         } else {
-            send_leftover(&self.pools, leftover, limits).await;
+            let server = Some(self.server.clone());
+            send_end(&self.pools, kill, server, Owner::None, limits).await;
         }
     }
 

@@ -10,7 +10,7 @@ use crate::ServerAddress;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::Result;
 use crate::net::{Limits, OwnedReply, random_id};
-use crate::operation::{ClientSession, Command, Defaults, Leftover, SessionOptions};
+use crate::operation::{ClientSession, Command, Defaults, Leftover, Request, SessionOptions};
 use crate::select::ReadPreference;
 
 mod attempt;
@@ -150,19 +150,27 @@ impl<'p, 's: 'p, B: Backend> IntoFuture for Command<OnPools<'p, 's, B>> {
     }
 }
 
-/// Sends what a cursor or a session left to do. Errors are ignored.
+/// Sends what a dropped cursor or session left to do. Errors are ignored.
 pub(super) async fn send_leftover<B: Backend>(
     pools: &Pools<B>,
     leftover: Leftover,
     limits: Limits,
 ) {
+    let owner = leftover.session.map_or(Owner::None, Owner::Implicit);
     let mut request = leftover.request;
-    let mut owner = match leftover.session {
-        Some(session) => Owner::Implicit(session),
-        None => Owner::None,
-    };
-    if let Ok(mut run) = Run::new(pools, &mut owner, &mut request, Vec::new()) {
-        run.server = leftover.server;
+    send_end(pools, &mut request, leftover.server, owner, limits).await;
+}
+
+/// Sends the end of a cursor, a transaction or sessions. Errors are ignored.
+async fn send_end<B: Backend>(
+    pools: &Pools<B>,
+    request: &mut Request,
+    server: Option<ServerAddress>,
+    mut owner: Owner<'_, B>,
+    limits: Limits,
+) {
+    if let Ok(mut run) = Run::new(pools, &mut owner, request, Vec::new()) {
+        run.server = server;
         let _ = run.within(limits).run().await;
     }
 }

@@ -65,8 +65,8 @@ pub(super) struct Run<'r, 's, B: Backend> {
     pub(super) limits: Limits,
     pub(super) retry: Retry,
     pub(super) in_transaction: bool,
-    /// The connection of the cursor that the command is for, behind a load balancer.
-    pub(super) pinned: Pinned<B>,
+    /// Where the cursor that the command is for keeps its connection, behind a load balancer.
+    pub(super) pinned: Option<&'r mut Pinned<B>>,
     /// The server of the cursor that the command is for.
     pub(super) server: Option<ServerAddress>,
 }

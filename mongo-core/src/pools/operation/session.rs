@@ -282,6 +282,8 @@ impl<B: Backend> Session<B> {
 /// The runs of one transaction.
 struct Runs<'a, B: Backend> {
     session: &'a mut Session<B>,
+    /// The limit of an outer `with_transaction`, within which this one fails.
+    outer: Option<Limits>,
     begun: Instant,
     end: Instant,
     count: u32,
@@ -293,10 +295,12 @@ impl<'a, B: Backend> Runs<'a, B> {
         let timeout = timeout.or(session.state.options().default_timeout);
         let limit = timeout.or(client).filter(|limit| !limit.is_zero());
         let limit = limit.map(|limit| limit.min(LONGEST_LIMIT));
-        session.within = limit.map(|limit| Limits::new(Some(limit)));
+        let limits = limit.map(|limit| Limits::new(Some(limit)));
+        let outer = std::mem::replace(&mut session.within, limits);
         let begun = Instant::now();
         Self {
             session,
+            outer,
             begun,
             end: begun + limit.unwrap_or(WITH_TRANSACTION),
             count: 0,
@@ -357,7 +361,7 @@ impl<'a, B: Backend> Runs<'a, B> {
 /// Its time limit is over with it, also if it is dropped.
 impl<B: Backend> Drop for Runs<'_, B> {
     fn drop(&mut self) {
-        self.session.within = None;
+        self.session.within = self.outer;
     }
 }
 

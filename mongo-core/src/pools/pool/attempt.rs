@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::wait_queue::PoolState;
 use super::waiter::{Served, Waiter};
-use crate::error::{Error, ErrorKind, Result, Wait};
+use crate::error::{Error, ErrorKind, Result, Wait, is_network_error};
 use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
     ConnectionReadyEvent,
@@ -247,6 +247,12 @@ impl Attempt {
             }
             return error;
         }
+        if failed.phase == Wait::Hook && !is_network_error(&error) {
+            // It concerns neither the server nor other attempts.
+            let own = shared.change_queue(|queue| queue.fail_waiter(self.number));
+            self.waiters.extend(own);
+            return error;
+        }
         // The waiter fails with this error, even if the error clears the pool.
         let waiter = shared.change_queue(|queue| {
             if shared.topology.is_some() {
@@ -316,6 +322,7 @@ fn phase_of(error: &Error, wait: Wait) -> ErrorPhase {
         // A busy server is not the cause if the credential could not be obtained.
         (_, Wait::Credential) => ErrorPhase::Resolution,
         (_, Wait::Authentication) => ErrorPhase::Authentication,
+        (_, Wait::Hook) => ErrorPhase::Completed,
         (_, _) => ErrorPhase::Establishment,
     }
 }

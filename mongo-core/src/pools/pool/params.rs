@@ -16,7 +16,8 @@ use crate::error::Wait;
 use crate::event::EventHandlers;
 use crate::handshake::ServerApi;
 use crate::net::{
-    Authenticator, Compression, Establisher, Generations, Metadata, TopologyShared, Transport,
+    Authenticator, Compression, Establisher, Generations, Metadata, OnConnect, TopologyShared,
+    Transport,
 };
 use crate::operation::ClientContext;
 use crate::pools::config::RecyclingMethod;
@@ -40,6 +41,7 @@ pub(in crate::pools) struct FactoryConfig {
     pub(in crate::pools) replica_set: Option<Arc<str>>,
     pub(in crate::pools) compression: Compression,
     pub(in crate::pools) events: EventHandlers,
+    pub(in crate::pools) on_connect: Option<OnConnect>,
     /// The operations of pools that have no tenant.
     pub(in crate::pools) client: Arc<ClientContext>,
 }
@@ -104,6 +106,7 @@ impl FactoryConfig {
                 replica_set: self.replica_set.clone(),
                 compression: self.compression.clone(),
                 events: self.events.clone(),
+                on_connect: self.on_connect.clone(),
                 generations: Generations::default(),
                 phase: Mutex::new(Wait::Connect),
             },

@@ -11,7 +11,9 @@ use super::{Backend, Identity, Leftovers, Life, Pools, Registry, Retired, Tenant
 use crate::error::Result;
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
-use crate::net::{AuthParts, Authenticator, DnsResolver, Home, Tasks, Topology, TransportBuilder};
+use crate::net::{
+    AuthParts, Authenticator, DnsResolver, Home, OnConnect, Tasks, Topology, TransportBuilder,
+};
 use crate::pools::factory::only_host;
 use crate::pools::follow::Servers;
 use crate::pools::options::{PoolOptions, PoolsConfig};
@@ -32,6 +34,7 @@ pub struct PoolsBuilder<B: Backend> {
     auth: AuthParts,
     driver_info: Vec<DriverInfo>,
     events: EventHandlers,
+    on_connect: Option<OnConnect>,
     sdam: Vec<EventHandler<SdamEvent>>,
     selector: Option<ServerSelector>,
     topology: Option<Topology>,
@@ -53,6 +56,7 @@ impl<B: Backend> PoolsBuilder<B> {
             auth: AuthParts::default(),
             driver_info: Vec::new(),
             events: EventHandlers::default(),
+            on_connect: None,
             sdam: Vec::new(),
             selector: None,
             topology: None,
@@ -65,6 +69,8 @@ impl<B: Backend> PoolsBuilder<B> {
     crate::net::selection_setters!();
 
     crate::net::auth_setters!();
+
+    crate::net::connect_setters!();
 
     /// Sets the settings that all pools share. Default [`PoolsConfig::default`].
     #[must_use]
@@ -165,7 +171,8 @@ impl<B: Backend> PoolsBuilder<B> {
         let mut factory = ConnectionFactory::builder(self.options.clone())
             .config(self.manager.clone())
             .transport(self.transport.clone())
-            .event_handlers(self.events.clone());
+            .event_handlers(self.events.clone())
+            .initialise(self.on_connect.clone());
         for driver_info in &self.driver_info {
             factory = factory.driver_info(driver_info.clone());
         }

@@ -122,7 +122,7 @@ impl<B: Backend> Pools<B> {
         };
         drop(former);
         if let Some(sessions) = sessions {
-            self.end_sessions(&sessions, false);
+            self.end_sessions_over_idle(&sessions);
         }
         registry.retire_all(&self.tenant);
         Ok(())

@@ -150,11 +150,9 @@ impl<B: Backend> Sender<B> {
             let _ = limits.bound(send_leftover(&pools, leftover, limits)).await;
             return;
         };
-        if limits
-            .bound(connection.send_leftover(&mut leftover, limits))
-            .await
-            == Some(true)
-        {
+        let (request, session) = (&mut leftover.request, leftover.session.as_deref_mut());
+        let ended = connection.send_end(request, session, limits);
+        if limits.bound(ended).await == Some(true) {
             // It can be used again.
             drop(only.0.take());
         }
@@ -203,15 +201,14 @@ impl<B: Backend> Pools<B> {
     }
 
     /// Ends the idle sessions of a client in the background, over an idle connection of this
-    /// handle's credential; without any over another one, if `may_connect`.
-    pub(super) fn end_sessions(&self, client: &ClientContext, may_connect: bool) {
+    /// handle's pools, which are about to be closed. Without any the sessions expire.
+    pub(super) fn end_sessions_over_idle(&self, client: &ClientContext) {
         let runtime = self.registry().home.known();
         let _entered = runtime.as_ref().map(|runtime| runtime.enter());
         for leftover in client.end_sessions() {
             let pools = self.tenant.all();
-            let idle = pools.iter().find_map(|(_, pool)| pool.try_get());
-            if idle.is_some() || may_connect {
-                self.leave(leftover, idle);
+            if let Some(idle) = pools.iter().find_map(|(_, pool)| pool.take_idle()) {
+                self.leave(leftover, Some(idle));
             }
         }
     }

@@ -127,7 +127,7 @@ impl<B: Backend> Registry<B> {
     /// Starts a round of maintenance now, because pools may be missing or lack connections, and
     /// restarts the task if it has ended.
     pub(super) fn wake_to_fill(&self) {
-        if self.pool_options.min_size == 0 {
+        if !self.pool_options.fills() {
             return;
         }
         self.wake.notify_one();
@@ -147,7 +147,7 @@ impl<B: Backend> Registry<B> {
     /// Specification: server discovery and monitoring, connection pool management.
     fn add_missing_pools(self: &Arc<Self>) {
         let has_use = !self.is_anonymous || !self.has_tenants.load(Ordering::Acquire);
-        if self.pool_options.min_size == 0 || !has_use || self.tenant.check().is_err() {
+        if !self.pool_options.fills() || !has_use || self.tenant.check().is_err() {
             return;
         }
         let index = self.topology.snapshot();
@@ -217,7 +217,7 @@ impl<B: Backend> Registry<B> {
             if tenant.all().len() == pools
                 && let Some(handle) = self.handle(tenant.clone())
             {
-                handle.end_sessions(&tenant.client(), false);
+                handle.end_sessions_over_idle(&tenant.client());
             }
         }
     }

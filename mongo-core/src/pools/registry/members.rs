@@ -111,7 +111,7 @@ impl<B: Backend> Registry<B> {
             cap: self.caps.of(entry.address()),
             client: Some(tenant.client()),
             // Without a smallest size no pool can lack connections.
-            wake: (self.pool_options.min_size > 0).then(|| Arc::new(wake) as _),
+            wake: self.pool_options.fills().then(|| Arc::new(wake) as _),
             runtime: self.home.named().cloned(),
             ..self.servers.params(&self.topology, entry, authenticator)
         });

@@ -242,7 +242,7 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    /// Makes connections in advance: `minPoolSize`, and at least one, to each server that takes
+    /// Makes connections in advance: `minPoolSize` or `min_idle`, and at least one, to each server that takes
     /// operations. Waits for the first such server, and then until all these connections exist,
     /// including those made by other callers. All of it ends within the configured wait time-out
     /// (`timeoutMS`, else `waitQueueTimeoutMS`, else 30 s).
@@ -365,8 +365,9 @@ impl<B: Backend> Pools<B> {
         let settled = async {
             registry.leftovers.settled().await;
             for tenant in tenants {
-                let client = tenant.client();
-                self.with_tenant(tenant).end_sessions(&client, true);
+                let ends = tenant.client().end_sessions();
+                let pools = self.with_tenant(tenant);
+                ends.into_iter().for_each(|end| pools.leave(end, None));
             }
             registry.leftovers.settled().await;
         };

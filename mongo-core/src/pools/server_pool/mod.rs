@@ -91,6 +91,14 @@ impl<B: Backend> ServerPool<B> {
         Some(PooledConnection::new(guard, self.shared()))
     }
 
+    /// [`try_get`](Self::try_get), with the events of a check-out if there is one.
+    pub(super) fn take_idle(&self) -> Option<PooledConnection<B>> {
+        let connection = self.try_get()?;
+        let deadline = Deadline::never();
+        CheckOut::begin(self.shared(), &deadline).end(Ok(Some(&connection)));
+        Some(connection)
+    }
+
     /// Checks out a connection, by a deadline.
     ///
     /// # Errors
@@ -241,7 +249,8 @@ impl<B: Backend> ServerPool<B> {
         shared.emit_closed();
     }
 
-    /// Closes idle connections that are too old, and makes new ones up to `minPoolSize`, at most
+    /// Closes idle connections that are too old, and makes new ones up to `minPoolSize` and
+    /// [`min_idle`](super::PoolsConfig::min_idle), at most
     /// `maxConnecting` at a time. Returns when nothing is left to do.
     ///
     /// May be dropped at any time.
@@ -252,15 +261,17 @@ impl<B: Backend> ServerPool<B> {
             self.shared().reap();
         }
         // A failure has been recorded in the pool; the next round tries again.
-        let _ = self
-            .fill(self.inner.options.min_size, Deadline::never())
-            .await;
+        let _ = self.fill(self.target(), Deadline::never()).await;
     }
 
     /// Whether [`maintain`](Self::maintain) has a connection to make.
     pub(super) fn lacks_connections(&self) -> bool {
-        self.shared().state() == PoolState::Ready
-            && self.shared().total() < self.inner.options.min_size
+        self.shared().state() == PoolState::Ready && self.shared().total() < self.target()
+    }
+
+    /// The size that maintenance fills the pool up to.
+    fn target(&self) -> u32 {
+        self.inner.options.target(self.shared().counters.in_use())
     }
 
     /// The pool's size and counters.

@@ -11,6 +11,7 @@ use super::channel::Channel;
 use super::connect_clock::ConnectClock;
 use super::generations::{Generation, Generations};
 use super::metadata::Metadata;
+use super::on_connect::OnConnect;
 use super::{Connection, Identity};
 use crate::ServerAddress;
 use crate::auth::{AuthError, AuthMechanism, Credential, Nonces};
@@ -53,6 +54,8 @@ pub(crate) struct Establisher {
     pub(crate) compression: Compression,
     /// The handlers for the events of connections and their commands.
     pub(crate) events: EventHandlers,
+    /// The application's initialisation of new connections.
+    pub(crate) on_connect: Option<OnConnect>,
     pub(crate) generations: Generations,
     /// The current wait of the attempt that made progress last.
     pub(crate) phase: Mutex<Wait>,
@@ -75,7 +78,10 @@ impl Compression {
             .iter()
             .partition(|compressor| compressor.is_built_in());
         for compressor in absent {
-            tracing::warn!("compressors: {compressor} is not in this build of mongo-core");
+            tracing::warn!(
+                "compressors: {compressor} is not in this build of mongo-core: it needs the feature \
+                 `{compressor}`"
+            );
         }
         Self {
             compressors,
@@ -176,6 +182,14 @@ impl Establisher {
             (Err(error), Some(opened)) => Err(opened.channel.explain_silence(error)),
             (Err(error), None) => Err(error),
             (Ok(_), None) => Err(HandshakeError::OutOfOrder.into()),
+        };
+        let outcome = match (outcome, &self.on_connect) {
+            (Ok(connection), Some(hook)) => {
+                self.enter(&mut progress.phase, Wait::Hook);
+                // Boxed: it would enlarge the task of every attempt.
+                Box::pin(hook.initialise(connection, &clock)).await
+            }
+            (outcome, _) => outcome,
         };
         *self.phase() = Wait::Connect;
         outcome.map_err(|error| Failed {

@@ -85,6 +85,7 @@ fn establisher(uri: &str) -> Establisher {
         load_balanced: false,
         compression: Compression::default(),
         events: EventHandlers::new(),
+        on_connect: None,
         generations: Generations::default(),
         phase: Mutex::new(Wait::Connect),
     }

@@ -71,6 +71,7 @@ impl Establishers {
             replica_set: None,
             compression: self.compression.clone(),
             events: self.events.clone(),
+            on_connect: None,
             generations: Generations::default(),
             phase: Mutex::new(Wait::Connect),
         }

@@ -9,6 +9,8 @@ use mongo_core::handshake::{ServerApi, ServerApiVersion};
 use mongo_core::pools::RecyclingMethod;
 use serde::Deserialize;
 
+mod forms;
+
 const URL: &str =
     "mongodb://app:marked@db.example.com:27018/?maxPoolSize=7&waitQueueTimeoutMS=2500";
 

@@ -1,4 +1,4 @@
-//! MongoDB behind the framework's trait. deadpool and bb8 are not exposed.
+//! MongoDB behind the framework's trait.
 
 use std::fmt;
 
@@ -8,18 +8,15 @@ use futures_util::{StreamExt, stream};
 use mongo_core::handshake::DriverInfo;
 use mongo_core::operation::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT};
 use mongo_core::select::Criterion;
-// In a framework with its own features, this line depends on two of them:
-// #[cfg(feature = "deadpool")]
-// use mongo_deadpool as backend;
-// #[cfg(all(feature = "bb8", not(feature = "deadpool")))]
-// use mongo_bb8 as backend;
-use mongo_examples::backend::{
-    self, Config, Cursor, ErrorKind, OperationKind, Pools, ReadPreference, ReadPreferenceMode,
-    SessionOptions, TransactionOptions,
-};
 use serde::Deserialize;
 
+use crate::config::Config;
 use crate::database::{Database, DatabaseError, Health, Row, Rows, Session};
+use crate::pool::mongo::{
+    self, Cursor, ErrorKind, OperationKind, Pools, ReadPreference, ReadPreferenceMode,
+    SessionOptions, TransactionOptions,
+};
+use crate::pool::pool_config;
 
 const DATABASE: &str = "framework";
 /// How often a commit with an unknown result is repeated.
@@ -32,9 +29,10 @@ pub(crate) struct Mongo {
 }
 
 impl Mongo {
-    /// Makes and authenticates a connection, so that an invalid URL or password is an error here.
-    pub(crate) async fn connect(url: &str) -> Result<Self, DatabaseError> {
-        let builder = Config::from_url(url).pools_builder().map_err(failed)?;
+    pub(crate) async fn connect(config: &Config) -> Result<Self, DatabaseError> {
+        let mut mongo = mongo::Config::from_url(&config.url);
+        mongo.pool = Some(pool_config(&config.pool));
+        let builder = mongo.pools_builder().map_err(failed)?;
         // The framework's name appears in the server's log, beside the application's.
         let builder = builder.driver_info(DriverInfo::new("example-framework"));
         let pools = builder.build().map_err(failed)?;
@@ -89,7 +87,7 @@ impl Database for Mongo {
 /// background.
 struct MongoSession {
     pools: Pools,
-    session: backend::Session,
+    session: mongo::Session,
 }
 
 impl MongoSession {
@@ -144,6 +142,10 @@ impl Session for MongoSession {
                 Err(error) if error.has_label(UNKNOWN_COMMIT_RESULT) && repeated < COMMITS => {
                     repeated += 1;
                 }
+                // If it has been committed, another run would repeat it.
+                Err(error) if error.has_label(UNKNOWN_COMMIT_RESULT) => {
+                    return Err(DatabaseError::permanent("MongoDB, commit", error));
+                }
                 outcome => return outcome.map_err(failed),
             }
         }
@@ -162,7 +164,7 @@ struct Value {
 }
 
 /// Converts errors: both pools have the same error type.
-fn failed(error: backend::Error) -> DatabaseError {
+fn failed(error: mongo::Error) -> DatabaseError {
     // The server is unavailable or not the primary, also by its error code or label; or only the
     // transaction has failed.
     let may_pass = error.is_retryable_read()
