@@ -262,11 +262,8 @@ impl<B: Backend<Config: Default>> Run<B> {
         if is_calm {
             check_idle(&set, &self.left_open, &self.pools, &self.world);
             self.pools.close().await;
-            let (known, dirty) = (set.server(0).sessions(), self.world.usage.dirty());
-            log.require(
-                known <= dirty,
-                format_args!("{known} sessions after the close, {dirty} of them lost"),
-            );
+            let left = self.world.usage.not_ended();
+            log.require(left.is_empty(), format_args!("not ended: {left:?}"));
         }
         drop(self.pools);
         sleep(Duration::from_millis(1)).await;

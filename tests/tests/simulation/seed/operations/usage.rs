@@ -40,6 +40,9 @@ struct Session {
     is_dirty: bool,
     /// Whether it may have a transaction that no abort was answered for, and no commit was sent for.
     is_open: bool,
+    /// The name of its last command.
+    last: Arc<str>,
+    is_ended: bool,
 }
 
 impl Usage {
@@ -75,11 +78,14 @@ impl Usage {
         }
     }
 
-    /// The number of sessions that must not be used again.
-    pub(super) fn dirty(&self) -> usize {
+    /// The sessions that `endSessions` should have named: without those that must not be used again.
+    pub(super) fn not_ended(&self) -> Vec<String> {
         let state = self.lock();
-        let lost = |one: &&Session| one.is_dirty || one.is_open || one.under_way > 0;
-        state.sessions.values().filter(lost).count()
+        let is_lost = |one: &Session| one.is_dirty || one.is_open || one.under_way > 0;
+        let left = state.sessions.values();
+        left.filter(|one| !one.is_ended && !is_lost(one))
+            .map(|one| format!("{:?} after {}", one.user, one.last))
+            .collect()
     }
 
     pub(super) fn count_new(&self) {
@@ -99,7 +105,8 @@ impl Usage {
                     event.driver_connection_id,
                     event.request_id,
                 );
-                self.end(&request, false, &event.command_name);
+                let is_abort = event.command_name.as_ref() == "abortTransaction";
+                self.end(&request, false, is_abort);
             }
             CommandEvent::Failed(event) => {
                 let request = (
@@ -108,13 +115,22 @@ impl Usage {
                     event.request_id,
                 );
                 let is_lost = event.failure.command().is_none();
-                self.end(&request, is_lost, &event.command_name);
+                // An abort that failed: the transaction may still be open.
+                self.end(&request, is_lost, false);
             }
             _ => {}
         }
     }
 
     fn begin(&self, event: &CommandStartedEvent) {
+        if let Ok(ids) = event.command.get_array("endSessions") {
+            let ids = ids.into_iter().flatten();
+            let mut state = self.lock();
+            for id in ids.filter_map(|id| id.as_document()) {
+                let session = state.sessions.entry(id.as_bytes().to_vec()).or_default();
+                session.is_ended = true;
+            }
+        }
         let Ok(lsid) = event.command.get_document("lsid") else {
             return;
         };
@@ -160,10 +176,11 @@ impl Usage {
         session.is_open |= event.command.get_bool("startTransaction").is_ok();
         session.is_open &= name.as_ref() != "commitTransaction";
         session.user = user.or(session.user);
+        session.last = name.clone();
         session.under_way += 1;
     }
 
-    fn end(&self, request: &Request, is_lost: bool, name: &str) {
+    fn end(&self, request: &Request, is_lost: bool, has_aborted: bool) {
         let mut state = self.lock();
         let Some(id) = state.requests.remove(request) else {
             return;
@@ -171,7 +188,7 @@ impl Usage {
         let session = state.sessions.entry(id).or_default();
         session.under_way = session.under_way.saturating_sub(1);
         session.is_dirty |= is_lost;
-        session.is_open &= is_lost || name != "abortTransaction";
+        session.is_open &= !has_aborted;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
