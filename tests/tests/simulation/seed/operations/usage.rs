@@ -105,8 +105,9 @@ impl Usage {
                     event.driver_connection_id,
                     event.request_id,
                 );
+                let is_whole = event.reply.get("writeConcernError").is_ok_and(|own| own.is_none());
                 let is_abort = event.command_name.as_ref() == "abortTransaction";
-                self.end(&request, false, is_abort);
+                self.end(&request, false, is_abort && is_whole);
             }
             CommandEvent::Failed(event) => {
                 let request = (
