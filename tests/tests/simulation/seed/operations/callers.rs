@@ -358,8 +358,7 @@ impl<B: Backend> Caller<B> {
             ErrorKind::Configuration(_) => error.to_string().contains("has left the deployment"),
             // A fault replaces the reply by random bytes.
             ErrorKind::Protocol(_) => world.phase() == Phase::Trouble,
-            ErrorKind::Deserialization(_)
-            | ErrorKind::Serialization(_) => false,
+            ErrorKind::Deserialization(_) | ErrorKind::Serialization(_) => false,
             _ => true,
         };
         world

@@ -105,9 +105,12 @@ impl Usage {
                     event.driver_connection_id,
                     event.request_id,
                 );
-                let is_whole = event.reply.get("writeConcernError").is_ok_and(|own| own.is_none());
+                let is_whole = event
+                    .reply
+                    .get("writeConcernError")
+                    .is_ok_and(|own| own.is_none());
                 let is_abort = event.command_name.as_ref() == "abortTransaction";
-                self.end(&request, false, is_abort && is_whole);
+                self.end(&request, false, (is_abort && is_whole).then_some(false));
             }
             CommandEvent::Failed(event) => {
                 let request = (
@@ -116,8 +119,11 @@ impl Usage {
                     event.request_id,
                 );
                 let is_lost = event.failure.command().is_none();
-                // An abort that failed: the transaction may still be open.
-                self.end(&request, is_lost, false);
+                // After an abort that failed, the transaction may still be open; a commit that an
+                // overloaded server refused had no effect.
+                let is_refused = event.failure.has_label("SystemOverloadedError")
+                    && event.command_name.as_ref() == "commitTransaction";
+                self.end(&request, is_lost, is_refused.then_some(true));
             }
             _ => {}
         }
@@ -181,7 +187,7 @@ impl Usage {
         session.under_way += 1;
     }
 
-    fn end(&self, request: &Request, is_lost: bool, has_aborted: bool) {
+    fn end(&self, request: &Request, is_lost: bool, is_open: Option<bool>) {
         let mut state = self.lock();
         let Some(id) = state.requests.remove(request) else {
             return;
@@ -189,7 +195,7 @@ impl Usage {
         let session = state.sessions.entry(id).or_default();
         session.under_way = session.under_way.saturating_sub(1);
         session.is_dirty |= is_lost;
-        session.is_open &= !has_aborted;
+        session.is_open = is_open.unwrap_or(session.is_open);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
