@@ -12,7 +12,7 @@ const SEEDS: u64 = 25;
 const POOL_SEEDS: u64 = 6;
 
 /// The number of seeds of operations, half of them on each backend.
-const OPERATION_SEEDS: u64 = 48;
+const OPERATION_SEEDS: u64 = 16;
 
 #[test]
 fn no_fault_breaks_an_invariant() {
