@@ -1,9 +1,9 @@
 //! Many seeds of the simulation, and their speed: seeds of a topology, one minute each, and then as
-//! many of pools, half of them on each backend.
+//! many of pools and of operations, half of them on each backend.
 //!
 //! ```sh
 //! cargo bench -p mongo-testkit --bench simulation -- [seeds, default 20000] [first seed, default 0] \
-//!     [topology | pools, default both]
+//!     [topology | pools | operations, default all]
 //! ```
 //! Two seeds in a hundred are run twice, and must replay exactly. The first seed that breaks an
 //! invariant ends the run, with its trace.
@@ -24,9 +24,10 @@ fn main() -> ExitCode {
         .filter_map(|word| word.parse().ok());
     let seeds: u64 = numbers.next().unwrap_or(20_000);
     let first: u64 = numbers.next().unwrap_or(0);
-    let parts: [(&str, Run, Duration); 2] = [
+    let parts: [(&str, Run, Duration); 3] = [
         ("topology", seed::run, seed::TROUBLE),
         ("pools", seed::run_pools, seed::POOL_TROUBLE),
+        ("operations", seed::run_operations, seed::OPERATION_TROUBLE),
     ];
     let named = std::env::args().find(|word| parts.iter().any(|(name, ..)| name == word));
     for (name, run, trouble) in parts {
@@ -73,7 +74,7 @@ fn go(name: &str, run: Run, trouble: Duration, numbers: Range<u64>) -> bool {
 
 fn report(name: &str, seeds: u64, total: &seed::Outcome, elapsed: Duration) {
     println!(
-        "{name}: {seeds} seeds in {:.0} s ({:.0} per second): {} faults, {} selections or check-outs, {} connections, \
+        "{name}: {seeds} seeds in {:.0} s ({:.0} per second): {} faults, {} selections, check-outs or operations, {} connections, \
          {} entries in the traces, {:.1} simulated hours, hash {:016x}",
         elapsed.as_secs_f64(),
         seeds as f64 / elapsed.as_secs_f64(),

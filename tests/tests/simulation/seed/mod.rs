@@ -5,6 +5,7 @@ mod clients;
 mod faults;
 mod log;
 mod observer;
+mod operations;
 mod pools;
 mod rules;
 mod wire;
@@ -34,6 +35,7 @@ use log::Log;
 use observer::{Observer, Versions};
 use wire::{Ends, Wire, member_at};
 
+pub(crate) use operations::{OPERATION_TROUBLE, run_operations};
 pub(crate) use pools::{POOL_TROUBLE, run_pools};
 
 /// The duration of faults, by the simulated clock.
@@ -158,8 +160,12 @@ impl Plan {
             true => format!("mongodb://{}/?replicaSet=rs", set.address(0)),
             false => set.uri(),
         };
+        uri + &self.options()
+    }
+
+    fn options(&self) -> String {
         format!(
-            "{uri}&heartbeatFrequencyMS={}&connectTimeoutMS={}&serverMonitoringMode={}",
+            "&heartbeatFrequencyMS={}&connectTimeoutMS={}&serverMonitoringMode={}",
             self.heartbeat_frequency.as_millis(),
             self.connect_timeout.as_millis(),
             if self.streams { "stream" } else { "poll" },

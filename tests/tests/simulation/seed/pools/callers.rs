@@ -23,7 +23,7 @@ use super::{CALM_LIMIT, Phase, World};
 const TICK: Duration = Duration::from_millis(2);
 
 /// Drops a future that is still pending after a number of polls, or at a time.
-pub(super) async fn cut_short<F: Future>(
+pub(in super::super) async fn cut_short<F: Future>(
     future: F,
     polls: u64,
     time: Duration,

@@ -30,6 +30,7 @@ use super::log::Log;
 use super::wire::{Ends, Wire};
 use super::{Failure, Outcome, Plan, deployment, runtime, simulate};
 use callers::Caller;
+pub(super) use callers::cut_short;
 use host::Host;
 use ledger::Ledger;
 use plan::{End, PoolPlan};
