@@ -288,6 +288,11 @@ impl<'a> Writing<'a> {
 impl Shared {
     /// Connects, or restarts tasks that have ended with their runtime or by a panic.
     pub(super) fn connect(self: &Arc<Self>) -> Result<()> {
+        self.run(true)
+    }
+
+    /// [`connect`](Self::connect), but a disconnected topology is opened only if `opens`.
+    fn run(self: &Arc<Self>, opens: bool) -> Result<()> {
         if self.is_running() {
             return Ok(());
         }
@@ -296,7 +301,8 @@ impl Shared {
         match writing.state.phase {
             Phase::Connected | Phase::Resolving(_) => writing.revive(),
             Phase::Closed => return Err(ErrorKind::TopologyClosed.into()),
-            Phase::Disconnected => writing.open(),
+            Phase::Disconnected if opens => writing.open(),
+            Phase::Disconnected => return Ok(()),
         }
         writing.spawn_on(runtime);
         self.is_running.store(true, Ordering::Release);
@@ -360,7 +366,8 @@ impl Shared {
         };
         signals.iter().for_each(|signal| signal.notify_one());
         match is_connected && !self.is_running() {
-            true => self.connect(),
+            // It may have been disconnected in the meantime.
+            true => self.run(false),
             false => Ok(()),
         }
     }
