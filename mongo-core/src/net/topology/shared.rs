@@ -44,7 +44,8 @@ pub(crate) struct Shared {
     /// The revision of the index, readable without the index.
     pub(super) revision: AtomicU64,
     pub(super) changed: watch::Sender<Arc<TopologyDescription>>,
-    /// Wakes selections, in the order in which they began to wait. The channel's order is random.
+    /// Wakes selections, in the order in which they began to wait or were last woken. The channel's
+    /// order is random.
     pub(super) woken: Notify,
     pub(super) clock: ClusterClock,
     has_handler: bool,
@@ -229,6 +230,14 @@ impl Shared {
         let mut state = self.lock();
         if let Some(srv) = state.srv.as_mut().filter(|srv| srv.number == number) {
             srv.is_dead = true;
+            self.task_died(state);
+        }
+    }
+
+    /// Likewise, for the task that starts the next group of an opening's monitors.
+    pub(super) fn group_ended(&self, opening: ObjectId) {
+        let state = self.lock();
+        if state.settings.topology_id == opening && matches!(state.phase, Phase::Connected) {
             self.task_died(state);
         }
     }

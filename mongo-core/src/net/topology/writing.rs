@@ -1,5 +1,6 @@
 //! The only writer of the topology's description.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, Weak};
 
@@ -113,12 +114,14 @@ impl<'a> Writing<'a> {
 
     /// Restarts tasks that have ended without being stopped.
     pub(super) fn revive(&mut self) {
-        let monitors = self.state.monitors.iter();
-        let dead = monitors.filter(|(_, monitor)| monitor.is_dead());
-        let dead: Vec<_> = dead.map(|(server, _)| server.clone()).collect();
-        for server in dead {
-            self.start_monitor(server);
-        }
+        let state = &mut *self.state;
+        let monitors = std::mem::take(&mut state.monitors).into_iter();
+        let (dead, alive) = monitors.partition(|(_, monitor)| monitor.is_dead());
+        state.monitors = alive;
+        let pace = |(server, monitor): (_, Monitor)| Some((server, monitor.pace()?));
+        state
+            .paces
+            .keep(Vec::from_iter(BTreeMap::into_iter(dead).filter_map(pace)));
         self.start_monitors();
         if self.state.srv.as_ref().is_some_and(|srv| srv.is_dead) {
             match &self.state.phase {
@@ -168,18 +171,20 @@ impl<'a> Writing<'a> {
             .into_iter()
             .for_each(|server| self.start_monitor(server));
         if are_left {
-            let alive = self.shared.tasks.begin();
-            let next = start_next_group(alive, self.shared.clone());
-            self.tasks.push(Box::pin(next));
+            let next = NextGroup {
+                shared: self.shared.clone(),
+                opening: self.state.settings.topology_id,
+                has_run: false,
+                _alive: self.shared.tasks.begin(),
+            };
+            self.tasks.push(Box::pin(next.run()));
         }
     }
 
     fn start_monitor(&mut self, server: ServerAddress) {
         let alive = self.shared.tasks.begin();
         let state = &mut *self.state;
-        let former = state.monitors.remove(&server);
-        let removed = state.paces.take(&server);
-        let paced_from = former.as_ref().map_or(removed, Monitor::pace);
+        let paced_from = state.paces.take(&server);
         let topology_id = state.settings.topology_id;
         let (monitor, task) = pump::start(self.shared, &server, topology_id, alive, paced_from);
         state.monitors.insert(server, monitor);
@@ -439,11 +444,33 @@ impl Shared {
     }
 }
 
-async fn start_next_group(_alive: Alive, shared: Arc<Shared>) {
-    yield_now().await;
-    let mut writing = shared.write();
-    writing.start_monitors();
-    writing.finish();
+/// The task that starts the next group of monitors of an opening.
+struct NextGroup {
+    shared: Arc<Shared>,
+    opening: ObjectId,
+    has_run: bool,
+    /// Dropped last.
+    _alive: Alive,
+}
+
+impl NextGroup {
+    async fn run(mut self) {
+        yield_now().await;
+        self.has_run = true;
+        let mut writing = self.shared.write();
+        if writing.state.settings.topology_id == self.opening {
+            writing.start_monitors();
+            writing.finish();
+        }
+    }
+}
+
+impl Drop for NextGroup {
+    fn drop(&mut self) {
+        if !self.has_run {
+            self.shared.group_ended(self.opening);
+        }
+    }
 }
 
 /// The last failure of a server.
