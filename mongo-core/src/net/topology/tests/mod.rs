@@ -127,8 +127,7 @@ impl std::error::Error for Looking {}
 
 impl Drop for Looking {
     fn drop(&mut self) {
-        // Takes the lock.
-        let _ = self.0.options();
+        drop(self.0.shared().lock());
     }
 }
 
