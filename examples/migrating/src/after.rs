@@ -43,8 +43,9 @@ impl Shop {
         Ok(Self { pools })
     }
 
-    /// Inserts an order. A command is any value that serializes to a document. `Write` stands for the write concern of the connection string and for the
-    /// retry, and `check_write` for the error of a duplicate key.
+    /// Inserts an order. A command is any value that serializes to a document. `Write` applies the
+    /// write concern of the connection string and retries; `check_write` gives the error of a
+    /// duplicate key.
     ///
     /// # Errors
     /// `mongo_core`'s.

@@ -28,6 +28,10 @@ pub(crate) struct Panicked {
     message: String,
 }
 
+/// The name of a task's waker in logs: it is code of the application.
+#[cfg(feature = "net")]
+pub(crate) const WAKER: &str = "waker";
+
 /// Calls the application's code. `callback` names it in logs and errors.
 ///
 /// The call must be made outside of all locks: the callback may use the client.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::callback::{WAKER, guard};
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
@@ -142,8 +143,11 @@ impl Alive {
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.tasks.alive.send_modify(|alive| {
-            alive.remove(&self.number);
+        // A panic would leave this destructor, perhaps during another one.
+        let _ = guard(WAKER, || {
+            self.tasks.alive.send_modify(|alive| {
+                alive.remove(&self.number);
+            });
         });
     }
 }

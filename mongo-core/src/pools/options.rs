@@ -200,8 +200,9 @@ impl PoolOptions {
     /// The client's options, except that the backend's settings may override the largest size.
     ///
     /// # Errors
-    /// The smallest size or number of idle connections is over the largest size, or over the server's cap; the largest is over 100,000
-    /// or is 0 in the backend's settings; or `maxConnecting` is 0.
+    /// The smallest size or number of idle connections is over the largest size, or over the
+    /// server's cap; the largest size is over 100,000, or is 0 in the backend's settings; or
+    /// `maxConnecting` is 0.
     pub(super) fn new(
         options: &ClientOptions,
         max_lifetime: Option<Duration>,

@@ -164,22 +164,9 @@ async fn a_cursor_dropped_outside_of_a_runtime_is_closed<B: Backend<Config: Defa
 async fn a_cancelled_command_behind_a_load_balancer_leaks_nothing<B: Backend<Config: Default>>() {
     let world = World::<B>::load_balanced("").await;
     let mut session = begun(&world).await;
-    let slow = Matcher::command("insert").times(1);
-    let slow = slow.then(Action::Delay(Duration::from_secs(5)));
-    world.set.server(0).script().add(slow);
-    let short = Duration::from_millis(300);
-    timeout(short, insert(&world.pools, &mut session))
-        .await
-        .expect_err("slow");
+    world.cancelled_insert(&mut session).await;
     let _ = session.abort_transaction().await;
-    let in_use = || {
-        world
-            .pools
-            .status()
-            .iter()
-            .map(|pool| pool.in_use)
-            .sum::<usize>()
-    };
+    let in_use = || world.in_use();
     assert_eq!(in_use(), 0);
     drop(session);
     world.pools.close().await;

@@ -292,14 +292,7 @@ async fn a_load_balancer_keeps_the_cursor_s_connection<B: Backend<Config: Defaul
     world
         .set
         .insert("shop.orders", (0..10).map(|id| doc! { "_id": id }));
-    let in_use = || {
-        world
-            .pools
-            .status()
-            .iter()
-            .map(|pool| pool.in_use)
-            .sum::<usize>()
-    };
+    let in_use = || world.in_use();
     let mut orders = open(&world).await.expect("a cursor");
     assert_eq!(in_use(), 1);
     while orders.next_document().await.expect("a document").is_some() {}

@@ -11,7 +11,8 @@ use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork, User};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    World, begun, behind_a_balancer, eventually, insert, no_transaction, open, with_orders,
+    World, begun, begun_by, begun_on, behind_a_balancer, eventually, insert, no_transaction, open,
+    with_orders,
 };
 
 on_both! {
@@ -126,15 +127,7 @@ async fn a_transaction_of_a_connection_is_aborted_when_it_is_dropped<
 >() {
     let world = World::<B>::replica_set("").await;
     let mut connection = world.pools.get().await.expect("a connection");
-    let mut session = connection
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = connection.command("db", &insert).session(&mut session);
-    write.await.map(drop).expect("a reply");
+    let session = begun_on(&mut connection).await;
     drop(session);
     no_transaction(&world).await;
     drop(connection);
@@ -244,13 +237,7 @@ fn ended<B: Backend>(world: &World<B>) -> usize {
 
 async fn logout_aborts_the_transactions_of_its_sessions<B: Backend<Config: Default>>() {
     let (world, pools) = with_users::<B>(PoolsConfig::default()).await;
-    let mut session = pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    insert(&pools, &mut session).await.expect("a write");
+    let session = begun_by(&pools).await;
     drop(session);
     pools.logout().await;
     assert_eq!(world.set.server(0).open_transactions(), 0);

@@ -5,10 +5,9 @@ use std::time::Duration;
 use mongo_core::bson::{Document, doc};
 use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
 use mongo_core::pools::Backend;
-use mongo_testkit::{Action, Matcher};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::support::{World, begun, insert};
+use crate::support::{World, begun, begun_on, insert};
 
 on_both! {
     a_connection_of_another_router_refuses_the_transaction,
@@ -89,15 +88,7 @@ async fn a_snapshot_session_refuses_another_read_concern<B: Backend<Config: Defa
 async fn a_transaction_dropped_with_its_connection_is_not_reused<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let mut connection = world.pools.get().await.expect("a connection");
-    let mut session = connection
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = connection.command("db", &insert).session(&mut session);
-    write.await.map(drop).expect("a reply");
+    let session = begun_on(&mut connection).await;
     let id = session.id().to_owned();
     drop((session, connection));
     sleep(Duration::from_secs(1)).await;
@@ -113,13 +104,7 @@ async fn a_transaction_dropped_with_its_connection_is_not_reused<B: Backend<Conf
 async fn a_cancelled_command_leaves_its_session_dirty<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let mut session = world.session();
-    let slow = Matcher::command("insert").times(1);
-    let slow = slow.then(Action::Delay(Duration::from_secs(5)));
-    world.set.server(0).script().add(slow);
-    let short = Duration::from_millis(300);
-    timeout(short, insert(&world.pools, &mut session))
-        .await
-        .expect_err("slow");
+    world.cancelled_insert(&mut session).await;
     assert!(session.is_dirty());
     insert(&world.pools, &mut session).await.expect("a write");
     assert!(session.is_dirty(), "the server may still run the first one");

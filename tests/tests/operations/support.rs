@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use mongo_core::bson::{Document, doc};
 use mongo_core::event::{CommandEvent, EventHandlers};
-use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions};
+use mongo_core::net::Connection;
+use mongo_core::operation::{ClientSession, OperationKind, SessionOptions, TransactionOptions};
 use mongo_core::pools::{Backend, Cursor, Pools, PoolsBuilder, PoolsConfig, Session};
 use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
@@ -106,6 +107,20 @@ impl<B: Backend> World<B> {
         ping.await.map(drop)
     }
 
+    /// Connections in use, of all pools.
+    pub(crate) fn in_use(&self) -> usize {
+        self.pools.status().iter().map(|pool| pool.in_use).sum()
+    }
+
+    /// A write in a session whose reply is late, and whose future is dropped.
+    pub(crate) async fn cancelled_insert(&self, session: &mut Session<B>) {
+        let slow = Matcher::command("insert").times(1);
+        let slow = slow.then(Action::Delay(Duration::from_secs(5)));
+        self.set.server(0).script().add(slow);
+        let short = timeout(Duration::from_millis(300), insert(&self.pools, session));
+        short.await.expect_err("slow");
+    }
+
     pub(crate) fn session(&self) -> Session<B> {
         let session = self.pools.start_session(SessionOptions::default());
         session.expect("a session")
@@ -196,12 +211,32 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     assert!(waited.is_ok(), "{what}: not within {LIMIT:?}");
 }
 
+/// A transaction with one write.
 pub(crate) async fn begun<B: Backend>(world: &World<B>) -> Session<B> {
-    let mut session = world.session();
+    begun_by(&world.pools).await
+}
+
+/// The same, by a handle of any credential.
+pub(crate) async fn begun_by<B: Backend>(pools: &Pools<B>) -> Session<B> {
+    let session = pools.start_session(SessionOptions::default());
+    let mut session = session.expect("a session");
     session
         .start_transaction(TransactionOptions::default())
         .expect("a transaction");
-    insert(&world.pools, &mut session).await.expect("a write");
+    insert(pools, &mut session).await.expect("a write");
+    session
+}
+
+/// The same, on a connection.
+pub(crate) async fn begun_on(connection: &mut Connection) -> ClientSession {
+    let session = connection.start_session(SessionOptions::default());
+    let mut session = session.expect("a session");
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
+    let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = connection.command("db", &insert).session(&mut session);
+    write.await.map(drop).expect("a reply");
     session
 }
 

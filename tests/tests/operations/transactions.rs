@@ -358,14 +358,7 @@ async fn a_transient_error_unpins<B: Backend<Config: Default>>() {
 
 async fn a_load_balancer_keeps_the_transaction_s_connection<B: Backend<Config: Default>>() {
     let world = World::<B>::load_balanced("").await;
-    let in_use = || {
-        world
-            .pools
-            .status()
-            .iter()
-            .map(|pool| pool.in_use)
-            .sum::<usize>()
-    };
+    let in_use = || world.in_use();
     let mut session = world.session();
     begin(&mut session);
     assert_eq!(in_use(), 0);

@@ -78,7 +78,7 @@ impl PostgresPool {
     }
 }
 
-/// Why bb8 could not connect, which it reports to nobody else.
+/// The last error of connecting: bb8 gives it only to this sink.
 #[derive(Clone, Debug, Default)]
 struct LastFailure(Arc<Mutex<Option<String>>>);
 

@@ -27,6 +27,7 @@ mod selection;
 mod shared;
 mod srv;
 mod srv_state;
+mod starting;
 mod writing;
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::logs;
 use super::paces::Paces;
 use super::srv_state::{FirstLookup, Srv};
 use crate::ServerAddress;
-use crate::callback::guard;
+use crate::callback::{WAKER, guard};
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::SdamEvent;
 use crate::net::background::Tasks;
@@ -27,9 +27,6 @@ use crate::sdam::{TopologyDescription, TopologySettings};
 use crate::select::{Criterion, SelectionIndex, SelectionOptions};
 use crate::sync::lock;
 use crate::uri::ClientOptions;
-
-/// The name of a selection's waker in logs.
-const WAKER: &str = "waker";
 
 /// The state that the topology and its tasks share.
 pub(crate) struct Shared {

@@ -1,12 +1,10 @@
 //! The only writer of the topology's description.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, Weak};
 
 use bson::oid::ObjectId;
 use tokio::runtime::Handle;
-use tokio::task::yield_now;
 
 use super::listener::{Clear, Removal, TopologyListener};
 use super::paces::Paces;
@@ -16,17 +14,13 @@ use super::srv_state::FirstLookup;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::SdamEvent;
-use crate::net::background::{Alive, Task, choose};
-use crate::net::topology::monitor::{Monitor, Signal, pump};
+use crate::net::background::{Task, choose};
+use crate::net::topology::monitor::{Monitor, Signal};
 use crate::sdam::{
-    ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings,
-    TopologyType, apply,
+    ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
 };
 use crate::select::SelectionIndex;
 use crate::uri::ClientOptions;
-
-/// The number of monitors that are started at once.
-const GROUP: usize = 64;
 
 /// The locked state, and the work that must wait until the lock is released: tasks to spawn and to
 /// signal, selections to wake, and references that may be the last ones. A waker is application
@@ -35,14 +29,14 @@ const GROUP: usize = 64;
 /// that are spawned on it, which also take the lock. A handle may be the last one of its runtime.
 /// An error may be a type of the application.
 pub(super) struct Writing<'a> {
-    shared: &'a Arc<Shared>,
+    pub(super) shared: &'a Arc<Shared>,
     // Fields are dropped in order: the lock before all that follow.
     pub(super) state: MutexGuard<'a, State>,
     listeners: Vec<Arc<dyn TopologyListener>>,
     superseded: Vec<Arc<SelectionIndex>>,
     inputs: Vec<Input>,
     signals: Vec<Signal>,
-    tasks: Vec<Task>,
+    pub(super) tasks: Vec<Task>,
     former_runtime: Option<Handle>,
 }
 
@@ -112,33 +106,7 @@ impl<'a> Writing<'a> {
         self.apply(Input::Connect);
     }
 
-    /// Restarts tasks that have ended without being stopped.
-    pub(super) fn revive(&mut self) {
-        let state = &mut *self.state;
-        let monitors = std::mem::take(&mut state.monitors).into_iter();
-        let (dead, alive) = monitors.partition(|(_, monitor)| monitor.is_dead());
-        state.monitors = alive;
-        let pace = |(server, monitor): (_, Monitor)| Some((server, monitor.pace()?));
-        state
-            .paces
-            .keep(Vec::from_iter(BTreeMap::into_iter(dead).filter_map(pace)));
-        self.start_monitors();
-        if self.state.srv.as_ref().is_some_and(|srv| srv.is_dead) {
-            match &self.state.phase {
-                Phase::Resolving(first) => {
-                    let first = first.again();
-                    self.start_srv(self.shared.options.clone(), &first);
-                }
-                Phase::Connected => {
-                    let options = ClientOptions::clone(&self.shared.resolved.load());
-                    self.start_srv(options, &FirstLookup::default());
-                }
-                Phase::Disconnected | Phase::Closed => {}
-            }
-        }
-    }
-
-    fn start_srv(&mut self, options: ClientOptions, first: &FirstLookup) {
+    pub(super) fn start_srv(&mut self, options: ClientOptions, first: &FirstLookup) {
         let opening = self.state.settings.topology_id;
         let started = srv::start(self.shared, opening, options, first);
         if let Some((srv, task)) = started {
@@ -150,45 +118,6 @@ impl<'a> Writing<'a> {
     pub(super) fn stop_srv(&mut self) {
         let srv = self.state.srv.take();
         self.signals.extend(srv.map(|srv| srv.stop));
-    }
-
-    /// Starts the monitors that are missing, a group at a time: one reply may name a thousand
-    /// servers, and other tasks run between two groups.
-    fn start_monitors(&mut self) {
-        let state = &*self.state;
-        if !matches!(state.phase, Phase::Connected)
-            || state.description.topology_type() == TopologyType::LoadBalanced
-        {
-            return;
-        }
-        let servers = state.description.servers().iter();
-        let mut missing = servers
-            .map(|server| &server.address)
-            .filter(|server| !state.monitors.contains_key(*server));
-        let group: Vec<_> = missing.by_ref().take(GROUP).cloned().collect();
-        let are_left = missing.next().is_some();
-        group
-            .into_iter()
-            .for_each(|server| self.start_monitor(server));
-        if are_left {
-            let next = NextGroup {
-                shared: self.shared.clone(),
-                opening: self.state.settings.topology_id,
-                has_run: false,
-                _alive: self.shared.tasks.begin(),
-            };
-            self.tasks.push(Box::pin(next.run()));
-        }
-    }
-
-    fn start_monitor(&mut self, server: ServerAddress) {
-        let alive = self.shared.tasks.begin();
-        let state = &mut *self.state;
-        let paced_from = state.paces.take(&server);
-        let topology_id = state.settings.topology_id;
-        let (monitor, task) = pump::start(self.shared, &server, topology_id, alive, paced_from);
-        state.monitors.insert(server, monitor);
-        self.tasks.push(task);
     }
 
     /// Applies an input, publishes the new description, and carries out its effects.
@@ -439,37 +368,8 @@ impl Shared {
         newest
     }
 
-    fn write(self: &Arc<Self>) -> Writing<'_> {
+    pub(super) fn write(self: &Arc<Self>) -> Writing<'_> {
         Writing::new(self, self.lock())
-    }
-}
-
-/// The task that starts the next group of monitors of an opening.
-struct NextGroup {
-    shared: Arc<Shared>,
-    opening: ObjectId,
-    has_run: bool,
-    /// Dropped last.
-    _alive: Alive,
-}
-
-impl NextGroup {
-    async fn run(mut self) {
-        yield_now().await;
-        self.has_run = true;
-        let mut writing = self.shared.write();
-        if writing.state.settings.topology_id == self.opening {
-            writing.start_monitors();
-            writing.finish();
-        }
-    }
-}
-
-impl Drop for NextGroup {
-    fn drop(&mut self) {
-        if !self.has_run {
-            self.shared.group_ended(self.opening);
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Operations over [`Pools`]: a server is selected and a connection checked out for each attempt.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -10,7 +11,7 @@ use crate::ServerAddress;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::Result;
 use crate::net::{Limits, OwnedReply, random_id};
-use crate::operation::{ClientSession, Command, Defaults, Leftover, Request, SessionOptions};
+use crate::operation::{ClientContext, ClientSession, Command, Leftover, Request, SessionOptions};
 use crate::select::ReadPreference;
 
 mod attempt;
@@ -90,24 +91,24 @@ impl<B: Backend> Pools<B> {
     /// The read preference of the connection string, for commands that are run without
     /// [`command`](Self::command).
     pub fn read_preference(&self) -> ReadPreference {
-        self.applied().read_preference.clone()
+        self.applied().defaults.read_preference.clone()
     }
 
     /// The read concern of the connection string, likewise.
     pub fn read_concern(&self) -> ReadConcern {
-        self.applied().read_concern.clone()
+        self.applied().defaults.read_concern.clone()
     }
 
     /// The write concern of the connection string, likewise.
     pub fn write_concern(&self) -> WriteConcern {
-        self.applied().write_concern.clone()
+        self.applied().defaults.write_concern.clone()
     }
 
     /// The options, which the caller applies.
-    fn applied(&self) -> Defaults {
-        let defaults = self.client().defaults.clone();
-        defaults.usage.applied();
-        defaults
+    fn applied(&self) -> Arc<ClientContext> {
+        let client = self.client();
+        client.defaults.usage.applied();
+        client
     }
 }
 

@@ -2,7 +2,7 @@
 //! bounded queue of commands, and the tasks that send them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::tenant::Tenant;
 use super::{END_SESSIONS, Pools, Registry};
+use crate::callback::{WAKER, guard};
 use crate::net::{Alive, Limits};
 use crate::operation::{ClientContext, Leftover};
 use crate::pools::Backend;
@@ -89,15 +90,18 @@ impl<B: Backend> Leftovers<B> {
         let mut queue = lock(&self.queue);
         let next = queue.waiting.pop_front();
         if next.is_none() {
-            self.task_ended(&mut queue);
+            self.task_ended(queue);
         }
         next
     }
 
-    fn task_ended(&self, queue: &mut Queue<B>) {
+    fn task_ended(&self, mut queue: MutexGuard<'_, Queue<B>>) {
         queue.tasks -= 1;
-        if queue.tasks == 0 {
-            self.settled.notify_waiters();
+        let is_last = queue.tasks == 0;
+        drop(queue);
+        if is_last {
+            // Without the lock: a waker is code of the application.
+            let _ = guard(WAKER, || self.settled.notify_waiters());
         }
     }
 
@@ -166,7 +170,7 @@ impl<B: Backend> Drop for Sender<B> {
         }
         // The runtime has ended, and the other tasks with it.
         let leftovers = &self.pools.registry().leftovers;
-        leftovers.task_ended(&mut lock(&leftovers.queue));
+        leftovers.task_ended(lock(&leftovers.queue));
         leftovers.clear();
     }
 }

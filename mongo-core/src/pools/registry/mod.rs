@@ -242,10 +242,10 @@ impl<B: Backend> Pools<B> {
         }
     }
 
-    /// Makes connections in advance: `minPoolSize` or `min_idle`, and at least one, to each server that takes
-    /// operations. Waits for the first such server, and then until all these connections exist,
-    /// including those made by other callers. All of it ends within the configured wait time-out
-    /// (`timeoutMS`, else `waitQueueTimeoutMS`, else 30 s).
+    /// Makes connections in advance: `minPoolSize` or `min_idle`, and at least one, to each server
+    /// that takes operations. Waits for the first such server, and then until all these connections
+    /// exist, including those made by other callers. All of it ends within the configured wait
+    /// time-out (`timeoutMS`, else `waitQueueTimeoutMS`, else 30 s).
     ///
     /// # Errors
     /// Why there is no such server, or the first failure to make a connection.

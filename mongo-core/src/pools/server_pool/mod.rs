@@ -250,8 +250,8 @@ impl<B: Backend> ServerPool<B> {
     }
 
     /// Closes idle connections that are too old, and makes new ones up to `minPoolSize` and
-    /// [`min_idle`](super::PoolsConfig::min_idle), at most
-    /// `maxConnecting` at a time. Returns when nothing is left to do.
+    /// [`min_idle`](super::PoolsConfig::min_idle), at most `maxConnecting` at a time. Returns when
+    /// nothing is left to do.
     ///
     /// May be dropped at any time.
     pub async fn maintain(&self) {

@@ -24,8 +24,8 @@ impl Drop for Held<'_> {
 }
 
 impl<B: Backend> ServerPool<B> {
-    /// Waits until the pool has `minPoolSize` or `min_idle` connections, and at least one, made by this call or
-    /// by others.
+    /// Waits until the pool has `minPoolSize` or `min_idle` connections, and at least one, made by
+    /// this call or by others.
     pub(in crate::pools) async fn warm(&self, deadline: Deadline) -> Result<()> {
         self.factory().check_runtime()?;
         let target = self.options().target(0).max(1);

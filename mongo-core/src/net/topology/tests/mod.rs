@@ -100,7 +100,7 @@ fn the_last_owner_of_a_listener_may_go_while_it_is_called() {
             let weak: Weak<Leaving> = Arc::downgrade(&listener);
             listener._topology.listen(weak.clone());
             *owner.lock().expect("no panic") = Some(listener);
-            let hello = rawdoc! { "ok": 1, "msg": "isdbgrid", "maxWireVersion": 25 };
+            let hello = router();
             let now = std::time::Instant::now();
             let found = ServerDescription::from_hello(server(), &hello, now);
             // Number 1 is the first monitor.
@@ -185,14 +185,24 @@ fn tasks_may_be_started_on_a_runtime_that_has_ended() {
     });
 }
 
-/// A connected topology whose monitors never run, and their runtime.
-fn unwatched() -> (Topology, Runtime) {
-    let (topology, idle) = (topology(), runtime());
+/// Connects a topology on a runtime that nothing drives: its monitors never run.
+fn connected_unwatched(topology: &Topology) -> Runtime {
+    let idle = runtime();
     {
         let _entered = idle.enter();
         topology.connect().expect("connected");
     }
+    idle
+}
+
+fn unwatched() -> (Topology, Runtime) {
+    let topology = topology();
+    let idle = connected_unwatched(&topology);
     (topology, idle)
+}
+
+fn router() -> bson::RawDocumentBuf {
+    rawdoc! { "ok": 1, "msg": "isdbgrid", "maxWireVersion": 25 }
 }
 
 #[tokio::test]
@@ -211,7 +221,7 @@ async fn waiting_selections_are_woken_in_order() {
         })
         .collect();
     tokio::task::yield_now().await;
-    let hello = rawdoc! { "ok": 1, "msg": "isdbgrid", "maxWireVersion": 25 };
+    let hello = router();
     let now = std::time::Instant::now();
     let found = ServerDescription::from_hello(server(), &hello, now);
     let shared = topology.shared();

@@ -1,4 +1,4 @@
-//! Who uses which server session, by the command events.
+//! The user of each server session, as the command events show it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
