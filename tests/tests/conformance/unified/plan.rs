@@ -1,6 +1,9 @@
 //! The deployment that meets the requirements of a case.
 
+use std::sync::OnceLock;
+
 use bson::{Bson, Document};
+use mongo_testkit::RealServer;
 
 use super::case::{Case, Fields};
 
@@ -83,7 +86,9 @@ impl Plan {
             options.is_ok_and(|options| options.keys().any(|name| name.ends_with("MS")))
         });
         let real = !has(&TIMED) && !has_snapshot && !has_times;
-        for (release, wire_version) in RELEASES {
+        let own = own_release();
+        let others = RELEASES.into_iter().filter(|release| *release != own);
+        for (release, wire_version) in [own].into_iter().chain(others) {
             for auth in [false, true] {
                 for topology in topologies {
                     let mut plan = Self {
@@ -101,7 +106,7 @@ impl Plan {
                     }
                     if is_met {
                         // The real server behind a deployment has no users, and one version.
-                        plan.real &= !auth && wire_version == RELEASES[0].1;
+                        plan.real &= !auth && wire_version == own.1;
                         return Ok(plan);
                     }
                 }
@@ -167,6 +172,19 @@ impl Plan {
             Topology::Single => name == "single",
         }
     }
+}
+
+/// The release of the real server.
+fn own_release() -> ([u32; 3], i32) {
+    static OWN: OnceLock<([u32; 3], i32)> = OnceLock::new();
+    *OWN.get_or_init(|| {
+        if !RealServer::is_chosen() {
+            return RELEASES[0];
+        }
+        let (_, newest) = RealServer::start().wire_versions();
+        let known = RELEASES.into_iter().find(|release| release.1 <= newest);
+        known.unwrap_or(RELEASES[RELEASES.len() - 1])
+    })
 }
 
 fn version(text: &str) -> Result<[u32; 3], String> {
