@@ -3,7 +3,6 @@
 use mongo_core::pools::{Backend, ConnectionFactory, QueueMode};
 use mongo_core::{Deadline, Error};
 
-use crate::config::strategy;
 use crate::{Pool, PooledConnection};
 
 /// Settings of the bb8 pools under [`Pools`](crate::Pools).
@@ -50,5 +49,12 @@ impl Backend for Pool {
 
     fn close(&self) {
         self.close();
+    }
+}
+
+pub(crate) fn strategy(mode: QueueMode) -> bb8::QueueStrategy {
+    match mode {
+        QueueMode::Fifo => bb8::QueueStrategy::Fifo,
+        QueueMode::Lifo => bb8::QueueStrategy::Lifo,
     }
 }

@@ -6,6 +6,7 @@ use mongo_core::pools::{
 use mongo_core::uri::ClientOptions;
 use serde::Serialize;
 
+use crate::backend::strategy;
 use crate::{BackendConfig, ConfigError, Error, MongoConnectionManager, Pool};
 
 /// Why a pool could not be built.
@@ -146,12 +147,5 @@ impl Config {
         config.create_timeout = pool.timeouts.create;
         config.recycle_timeout = pool.timeouts.recycle;
         config
-    }
-}
-
-pub(crate) fn strategy(mode: QueueMode) -> bb8::QueueStrategy {
-    match mode {
-        QueueMode::Fifo => bb8::QueueStrategy::Fifo,
-        QueueMode::Lifo => bb8::QueueStrategy::Lifo,
     }
 }

@@ -98,6 +98,11 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// `.ci/rooms.py` checks that no room imports a higher one, and that no modules import each other in
+// a circle.
+// Rooms, lowest first: text, sync, settings, address, concern, read_preference, server_api, auth,
+// wire, socks5, uri, error, callback, reply, handshake, sdam, select, event, operation, net, pools
+
 pub mod address;
 pub mod auth;
 mod callback;
@@ -112,8 +117,11 @@ pub mod net;
 pub mod operation;
 #[cfg(feature = "net")]
 pub mod pools;
+mod read_preference;
+mod reply;
 pub mod sdam;
 pub mod select;
+mod server_api;
 pub mod settings;
 pub mod socks5;
 mod sync;

@@ -20,15 +20,16 @@ mod plain;
 pub(crate) mod reply;
 mod sasl;
 pub mod scram;
+mod scram_conversation;
 mod secret;
+mod step;
 mod x509;
 
 pub use allowed_hosts::DEFAULT_ALLOWED_HOSTS;
 #[cfg(feature = "net")]
 pub(crate) use allowed_hosts::allows;
 pub use aws::AwsCredentials;
-pub(crate) use conversation::command_name;
-pub use conversation::{AuthNeed, AuthStep, Conversation, Evidence};
+pub use conversation::{Conversation, Evidence};
 pub(crate) use credential::is_public_property;
 pub use credential::{Credential, CredentialError};
 pub use error::AuthError;
@@ -37,6 +38,8 @@ pub use scram::{
     CacheKey, KeyCache, KeyDerivation, Nonce, Nonces, ScramError, ScramKeys, ScramMechanism,
 };
 pub use secret::Secret;
+pub(crate) use step::command_name;
+pub use step::{AuthNeed, AuthStep};
 
 impl From<ScramMechanism> for AuthMechanism {
     fn from(mechanism: ScramMechanism) -> Self {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::settings::{FromValue, SettingError, Value};
+
 /// A secret string: a password, a token, a key's passphrase.
 ///
 /// The string is overwritten when the last clone is dropped. `Debug` prints `Secret(..)`. There is
@@ -32,6 +34,16 @@ impl Secret {
     /// Whether the string is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Refuses a number, because it may have lost leading zeros.
+impl FromValue for Secret {
+    fn from_value(value: Value) -> Result<Self, SettingError> {
+        match value {
+            Value::Text(text) => Ok(Self::new(text)),
+            _ => Err(SettingError::expected("a secret in quotes: a text", &value)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ClosedReason, CommandError, Error, ErrorKind, InUse, Wait};
+use super::{CommandError, Error, ErrorKind, InUse, Wait};
 use crate::text::{Rounded, write_printable};
 
 /// The text may come from a server, a resolver or the application. Unprintable characters are
@@ -104,26 +104,6 @@ impl fmt::Display for Wait {
             Self::Drain => "waiting for the reply to a cancelled command",
             Self::Recycle => "checking the connection",
             Self::Hook => "waiting for a hook",
-        })
-    }
-}
-
-impl fmt::Display for ClosedReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CancelledWrite => "a command was cancelled while it was being written",
-            Self::CancelledReply => "the reply to a cancelled command did not arrive in time",
-            Self::LongReply => "the reply to a cancelled command was too long",
-            Self::CancelledStream => "a stream of replies was dropped before its end",
-            Self::Network => "its socket failed",
-            Self::Protocol => "the server violated the protocol",
-            Self::Unauthenticated => "its reauthentication failed",
-            Self::RuntimeEnded => "its runtime has shut down",
-            Self::Stale => "the pool was cleared",
-            Self::Interrupted => "the pool was cleared or closed while it was in use",
-            Self::Evicted => "it was evicted for a connection of another credential",
-            Self::Expired => "it exceeded its maximum idle time or lifetime",
-            Self::Closed => "the pool or its owner closed it",
         })
     }
 }

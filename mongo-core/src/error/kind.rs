@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use bson::RawDocumentBuf;
 
+use super::handshake::HandshakeError;
 use super::{Error, TlsError};
 use crate::address::AddressError;
 use crate::auth::AuthError;
-use crate::handshake::HandshakeError;
-use crate::select::SelectionError;
 use crate::socks5::ProxyError;
 use crate::uri::{SrvError, UriError};
-use crate::wire::WireError;
+use crate::wire::{ClosedReason, WireError};
 
 /// The kinds of [`Error`].
 #[derive(Clone, Debug)]
@@ -79,8 +78,10 @@ pub enum ErrorKind {
     NotWritable,
     /// The addresses of a host could not be looked up.
     Dns(Arc<io::Error>),
-    /// No server can be selected: the criterion, and each server's last failure.
-    ServerSelection(Arc<SelectionError>),
+    /// No server can be selected: the criterion, and each server's last failure. It is a
+    /// [`SelectionError`](crate::select::SelectionError), which
+    /// [`SelectionError::of`](crate::select::SelectionError::of) returns.
+    ServerSelection(Arc<dyn std::error::Error + Send + Sync>),
     /// The topology was closed.
     TopologyClosed,
     /// The generic pool, or a hook of its user, failed with this text.
@@ -139,40 +140,6 @@ pub struct InUse {
     /// The most connections to the server across all credentials (`max_connections_per_server`), if
     /// that limit is reached: other credentials have the rest.
     pub server_full: Option<u32>,
-}
-
-/// Why a connection runs no more commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ClosedReason {
-    /// A command was cancelled before the whole of it was written.
-    CancelledWrite,
-    /// The reply to a cancelled command did not arrive within the bound.
-    CancelledReply,
-    /// The reply to a cancelled command is too long to drain.
-    LongReply,
-    /// A stream of replies (`moreToCome`) was dropped before its end.
-    CancelledStream,
-    /// The socket failed, or the server closed it.
-    Network,
-    /// The server violated the protocol.
-    Protocol,
-    /// The server required reauthentication, which failed.
-    Unauthenticated,
-    /// The tokio runtime in which it was opened has shut down. This is no failure of the server. A
-    /// pending command may have been executed.
-    RuntimeEnded,
-    /// The pool was cleared after the connection was made.
-    Stale,
-    /// The pool was cleared for a server that does not answer, or closed, while the connection was
-    /// in use.
-    Interrupted,
-    /// It was evicted for a connection of another credential.
-    Evicted,
-    /// It exceeded its maximum idle time or lifetime.
-    Expired,
-    /// The pool or its owner closed it.
-    Closed,
 }
 
 /// A command that the server answered with `ok: 0`. `Debug` shows nothing of the reply.

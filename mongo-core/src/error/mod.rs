@@ -1,6 +1,7 @@
 //! The error type of the public API.
 
 mod display;
+pub(crate) mod handshake;
 mod kind;
 mod network;
 mod retry;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use crate::address::ServerAddress;
 use crate::auth::AuthError;
-use crate::handshake::HandshakeError;
+use handshake::HandshakeError;
 
-pub use kind::{ClosedReason, CommandError, ErrorKind, InUse, Wait};
+pub use crate::wire::ClosedReason;
+pub use kind::{CommandError, ErrorKind, InUse, Wait};
 pub(crate) use network::{is_network_error, is_of_process};
 #[cfg(feature = "net")]
 pub(crate) use retry::LABELS_WRITE_ERRORS;

@@ -63,10 +63,10 @@ fn kinds(one: &ErrorKind, other: &ErrorKind) -> bool {
         (Kind::ConnectionClosed(one), Kind::ConnectionClosed(other)) => one == other,
         (Kind::PoolExhausted(one), Kind::PoolExhausted(other)) => InUse::eq(one, other),
         (Kind::Credential(one), Kind::Credential(other))
-        | (Kind::OnConnect(one), Kind::OnConnect(other)) => Arc::ptr_eq(one, other),
+        | (Kind::OnConnect(one), Kind::OnConnect(other))
+        | (Kind::ServerSelection(one), Kind::ServerSelection(other)) => Arc::ptr_eq(one, other),
         (Kind::Serialization(one), Kind::Serialization(other))
         | (Kind::Deserialization(one), Kind::Deserialization(other)) => Arc::ptr_eq(one, other),
-        (Kind::ServerSelection(one), Kind::ServerSelection(other)) => Arc::ptr_eq(one, other),
         (Kind::Cancelled, Kind::Cancelled)
         | (Kind::PoolClosed, Kind::PoolClosed)
         | (Kind::PoolCleared, Kind::PoolCleared)

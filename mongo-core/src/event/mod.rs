@@ -18,8 +18,12 @@ mod handlers;
 pub(crate) mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
-mod sdam;
 
+pub use crate::sdam::event::{
+    SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerHeartbeatFailedEvent,
+    ServerHeartbeatStartedEvent, ServerHeartbeatSucceededEvent, ServerOpeningEvent,
+    TopologyClosedEvent, TopologyDescriptionChangedEvent, TopologyOpeningEvent,
+};
 pub use cmap::{
     CheckOutFailedReason, CmapEvent, ConnectionCheckOutFailedEvent, ConnectionCheckOutStartedEvent,
     ConnectionCheckedInEvent, ConnectionCheckedOutEvent, ConnectionClosedEvent,
@@ -32,8 +36,3 @@ pub use handlers::{EventHandler, EventHandlers};
 pub use logs::set_max_logged_length;
 #[cfg(feature = "metrics")]
 pub use metrics::MetricsRecorder;
-pub use sdam::{
-    SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerHeartbeatFailedEvent,
-    ServerHeartbeatStartedEvent, ServerHeartbeatSucceededEvent, ServerOpeningEvent,
-    TopologyClosedEvent, TopologyDescriptionChangedEvent, TopologyOpeningEvent,
-};

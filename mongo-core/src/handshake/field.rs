@@ -11,7 +11,18 @@ use bson::raw::{RawBsonRef, RawDocument};
 use crate::auth::reply::{fields, integer};
 use crate::text::printable;
 
-use super::{HandshakeError, TopologyVersion};
+use super::HandshakeError;
+
+/// A server process's version of its topology. Versions of different processes can't be compared.
+///
+/// Specification: server discovery and monitoring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TopologyVersion {
+    /// The server process.
+    pub process_id: ObjectId,
+    /// The counter, incremented with each change.
+    pub counter: i64,
+}
 
 /// The maximum length of a name, in bytes, and the maximum number of compressors.
 const MAX_NAME_LENGTH: usize = 1024;

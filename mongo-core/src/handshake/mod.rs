@@ -10,24 +10,17 @@
 mod context;
 mod description;
 mod environment;
-mod error;
 pub(crate) mod field;
 mod hello;
 mod machine;
 mod metadata;
-mod server_api;
 
+pub use crate::error::handshake::{HandshakeError, MetadataError};
+pub use crate::server_api::{ServerApi, ServerApiVersion};
+pub use crate::wire::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 pub use context::HandshakeContext;
-pub use description::{ConnectionDescription, TopologyVersion};
+pub use description::ConnectionDescription;
 pub use environment::Environment;
-pub use error::{HandshakeError, MetadataError};
+pub use field::TopologyVersion;
 pub use machine::{Handshake, Outgoing, RequestOp, Step};
 pub use metadata::{ClientMetadata, DriverInfo};
-pub use server_api::{ServerApi, ServerApiVersion};
-
-/// The lowest wire version that this crate supports: 8, MongoDB 4.2.
-pub const MIN_WIRE_VERSION: i32 = 8;
-
-/// The highest wire version that this crate supports: 27, MongoDB 8.2. Newer servers still support
-/// it.
-pub const MAX_WIRE_VERSION: i32 = 27;

@@ -9,7 +9,7 @@ use bson::raw::{RawBson, RawBsonRef};
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 use serde::Serialize;
 
-use super::client::{Defaults, READ_CONCERN, READ_PREFERENCE, WRITE_OPTIONS};
+use super::defaults::{Defaults, READ_CONCERN, READ_PREFERENCE, WRITE_OPTIONS};
 use super::transaction::Ending;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::{Error, ErrorKind, Result};
@@ -217,6 +217,28 @@ impl Request {
     /// The command with what was added for the current attempt.
     pub(crate) fn body(&self) -> &RawDocument {
         &self.body
+    }
+
+    /// The operation is about to be sent: notes whether it applies the options of the connection
+    /// string, and warns once if it should.
+    pub(super) fn note_usage(&self, defaults: &Defaults) {
+        let usage = &defaults.usage;
+        if self.kind != OperationKind::Command {
+            if !self.is_bare || self.ending.is_some() {
+                usage.applied();
+            }
+            return;
+        }
+        if !usage.may_warn() || defaults.given().next().is_none() {
+            return;
+        }
+        if let Some(option) = self.lost_option(defaults).filter(|_| usage.warn()) {
+            let name = self.command_name();
+            tracing::warn!(
+                "`{name}` was run by `command` without a kind: {option} of the connection string \
+                 does not apply to it. Set `OperationKind::Read` or `Write`, or a concern"
+            );
+        }
     }
 
     /// An option of the connection string that this command lacks because it has no kind.

@@ -32,22 +32,23 @@
 )]
 
 mod budget;
-mod client;
 mod command;
 mod cursor;
+mod defaults;
 mod fields;
 mod retry;
 mod session;
 mod transaction;
 
 pub(crate) use budget::{is_time_limit, max_time, timed_out};
-pub(crate) use client::{ClientContext, Defaults, Leftover};
 pub(crate) use command::Request;
 pub use command::{Command, CursorType, OperationKind, TimeoutMode};
 pub use cursor::Batch;
 pub(crate) use cursor::{CursorState, get_more_time, only_empty};
+pub(crate) use defaults::Defaults;
 pub(crate) use fields::Facts;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
+pub(crate) use session::{ClientContext, Leftover};
 pub use session::{ClientSession, ClusterTime, SessionOptions};
 pub(crate) use transaction::{Ending, is_unpinned, transaction_backoff};
 pub use transaction::{

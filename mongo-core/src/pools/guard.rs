@@ -5,11 +5,51 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Backend;
-use super::adapter::adapter_guard;
 use super::pool::{PinReason, PoolInner};
 use crate::event::logs::CheckOutSpan;
 use crate::net::Connection;
 use crate::select::RunningOperation;
+
+/// Makes a guard, whose field is `None` only while it is dropped, a pointer to its connection.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! adapter_guard {
+    ($guard:ty, $field:ident $(, $parameter:ident: $bound:ident)?) => {
+        impl $(<$parameter: $bound>)? std::ops::Deref for $guard {
+            type Target = $crate::Connection;
+
+            #[inline]
+            fn deref(&self) -> &$crate::Connection {
+                self.$field.as_ref().expect("only a dropped guard is empty")
+            }
+        }
+
+        impl $(<$parameter: $bound>)? std::ops::DerefMut for $guard {
+            #[inline]
+            fn deref_mut(&mut self) -> &mut $crate::Connection {
+                self.$field.as_mut().expect("only a dropped guard is empty")
+            }
+        }
+
+        impl $(<$parameter: $bound>)? AsRef<$crate::Connection> for $guard {
+            fn as_ref(&self) -> &$crate::Connection {
+                self
+            }
+        }
+
+        impl $(<$parameter: $bound>)? AsMut<$crate::Connection> for $guard {
+            fn as_mut(&mut self) -> &mut $crate::Connection {
+                self
+            }
+        }
+
+        impl $(<$parameter: $bound>)? std::fmt::Debug for $guard {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Debug::fmt(&**self, f)
+            }
+        }
+    };
+}
 
 /// A connection checked out of [`Pools`](super::Pools): a guard that returns it when dropped.
 ///
@@ -32,6 +72,9 @@ pub struct PooledConnection<B: Backend> {
     pinned: Option<PinReason>,
     _operation: Option<RunningOperation>,
 }
+
+/// A connection that a session or a cursor keeps behind a load balancer.
+pub(super) type Pinned<B> = Option<PooledConnection<B>>;
 
 impl<B: Backend> PooledConnection<B> {
     pub(super) fn new(guard: B::Guard, pool: &Arc<PoolInner>) -> Self {

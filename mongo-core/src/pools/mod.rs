@@ -72,6 +72,7 @@
 
 mod adapter;
 mod backend;
+mod builder;
 mod config;
 #[doc(hidden)]
 pub mod duration;
@@ -91,6 +92,7 @@ mod status;
 pub use adapter::ConfigForm;
 pub use adapter::{BackendConfig, QueueMode, Timeouts};
 pub use backend::Backend;
+pub use builder::PoolsBuilder;
 
 pub use config::{
     DEFAULT_COMMAND_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_SIZE, DEFAULT_WAIT_TIMEOUT,
@@ -104,7 +106,7 @@ pub use options::{
 };
 use pool::Limits;
 pub use pool::{CheckBudget, ClosedConnections, PinReason, PoolState, WAIT_TIME_BOUNDS, WaitTimes};
-pub use registry::{Pools, PoolsBuilder};
+pub use registry::Pools;
 pub use server_pool::ServerPool;
 pub use status::PoolStatus;
 

@@ -12,7 +12,8 @@ use crate::error::{
 };
 use crate::handshake::HandshakeError;
 use crate::handshake::field::topology_version;
-use crate::wire::{ReplyFields, write_concern_failure};
+use crate::reply::write_concern_failure;
+use crate::wire::ReplyFields;
 
 /// `NotPrimaryNoSecondaryOk`: a secondary refuses reads that don't allow secondaries.
 const NO_SECONDARY_OK: i32 = 13435;

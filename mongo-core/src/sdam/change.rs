@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bson::oid::ObjectId;
 
-use super::{Effect, ServerDescription, TopologyDescription, TopologySettings, Transition};
-use crate::event::{
+use super::effect::{Effect, Transition};
+use super::event::{
     SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerOpeningEvent,
     TopologyDescriptionChangedEvent,
 };
+use super::{ServerDescription, TopologyDescription, TopologySettings};
 
 type Server = Arc<ServerDescription>;
 

@@ -10,7 +10,9 @@
 mod application_error;
 mod change;
 mod check;
+mod effect;
 mod error;
+pub(crate) mod event;
 mod heartbeat;
 mod hello;
 mod pacing;
@@ -33,6 +35,7 @@ pub use application_error::{ApplicationError, ErrorPhase};
 #[cfg(feature = "net")]
 pub(crate) use check::lacks_hello;
 pub use check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings};
+pub use effect::{CheckReason, Effect, Transition};
 pub use error::{CompatibilityError, ElectionTuple, SdamError};
 pub use heartbeat::{Heartbeat, Output};
 #[cfg(feature = "net")]
@@ -45,6 +48,6 @@ pub use server_type::{ServerType, TopologyType};
 pub use settings::TopologySettings;
 pub use srv_polling::SrvPolling;
 pub use topology_description::TopologyDescription;
-pub use transition::{CheckReason, Effect, Input, Transition, apply};
+pub use transition::{Input, apply};
 
 pub use crate::error::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};

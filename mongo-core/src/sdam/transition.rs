@@ -3,17 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bson::oid::ObjectId;
-
 use super::application_error::{ApplicationError, Consequence};
 use super::change::Change;
+use super::effect::{CheckReason, Effect, Transition};
+use super::event::{SdamEvent, TopologyClosedEvent, TopologyOpeningEvent};
 use super::update::{MAX_SERVERS, Update};
 use super::{
     SdamError, ServerDescription, ServerType, TopologyDescription, TopologySettings, TopologyType,
     TopologyVersion,
 };
 use crate::address::ServerAddress;
-use crate::event::{SdamEvent, TopologyClosedEvent, TopologyOpeningEvent};
 
 /// An input to a topology.
 #[derive(Clone, Debug)]
@@ -37,87 +36,6 @@ pub enum Input {
     /// The verified hosts of the SRV records, in random order: with `srvMaxHosts`, the first are
     /// taken. An empty list changes nothing.
     SrvHosts(Vec<ServerAddress>),
-}
-
-/// An action to carry out besides publishing the new description and the events.
-///
-/// The holder of the topology's lock carries them out in order. [`Effect::ReadyPool`] comes before
-/// the new description is published, so that no selected server has a paused pool. All others come
-/// after it, so that a server is unknown before its pool is cleared.
-///
-/// An effect on a monitor or pool that doesn't exist is ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Effect {
-    /// Monitor a server.
-    StartMonitor {
-        /// The server.
-        server: ServerAddress,
-    },
-    /// Stop monitoring a server. The result of its last check is ignored.
-    StopMonitor {
-        /// The server.
-        server: ServerAddress,
-    },
-    /// Check a server as soon as [`MIN_HEARTBEAT_FREQUENCY`](super::MIN_HEARTBEAT_FREQUENCY)
-    /// allows. Without monitors: let the next selection scan again, unless the server is
-    /// [recovering](CheckReason::Recovering).
-    RequestCheck {
-        /// The server.
-        server: ServerAddress,
-        /// Why.
-        reason: CheckReason,
-    },
-    /// Cancel a check that is under way, and close the monitor's connection.
-    CancelCheck {
-        /// The server.
-        server: ServerAddress,
-    },
-    /// Mark the pool as ready: connections can be established and checked out.
-    ReadyPool {
-        /// The server.
-        server: ServerAddress,
-    },
-    /// Clear the pool: mark all connections as stale, and pause the pool.
-    ClearPool {
-        /// The server.
-        server: ServerAddress,
-        /// Behind a load balancer: only the connections to that service, without a pause.
-        service_id: Option<ObjectId>,
-        /// Whether connections that are in use are closed as well.
-        interrupt_in_use: bool,
-    },
-    /// Close the pool for good: the server is gone.
-    ClosePool {
-        /// The server.
-        server: ServerAddress,
-    },
-}
-
-/// Why a check is requested.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CheckReason {
-    /// The server was the primary until another one was found.
-    NewerPrimary,
-    /// The server is no longer the primary.
-    NotWritablePrimary,
-    /// The server is recovering: it is reachable but can't be used.
-    Recovering,
-    /// The server is shutting down.
-    ShuttingDown,
-}
-
-/// The next description of a topology, with its events and effects.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Transition {
-    /// The new description; the same `Arc` if there is nothing to publish.
-    pub description: Arc<TopologyDescription>,
-    /// The events, in order.
-    pub events: Vec<SdamEvent>,
-    /// The actions to carry out, in order.
-    pub effects: Vec<Effect>,
 }
 
 /// Applies an input to a topology. Only one writer may call it at a time, with the description that

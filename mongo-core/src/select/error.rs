@@ -4,9 +4,8 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::rules::{Candidates, is_replica_set};
-use super::{Criterion, ReadPreferenceMode, SelectionIndex};
-use crate::error::Error;
+use super::Criterion;
+use crate::error::{Error, ErrorKind};
 use crate::sdam::{
     CompatibilityError, SdamError, ServerDescription, ServerType, TopologyDescription,
 };
@@ -50,6 +49,14 @@ pub enum SelectionError {
 }
 
 impl SelectionError {
+    /// The error of a failed selection; `None` if it is another one.
+    pub fn of(error: &Error) -> Option<&Self> {
+        match error.kind() {
+            ErrorKind::ServerSelection(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+
     /// The most recent failure of a heartbeat of any server, or of a command that made a server
     /// unknown.
     pub fn last_failure(&self) -> Option<&Error> {
@@ -123,15 +130,6 @@ pub struct NoSuitableServer {
 }
 
 impl NoSuitableServer {
-    pub(super) fn new(index: &SelectionIndex, criterion: &Criterion, after: Duration) -> Self {
-        Self {
-            criterion: criterion.clone(),
-            obstacle: obstacle(index, criterion),
-            after,
-            topology: index.topology().clone(),
-        }
-    }
-
     fn last_failure(&self) -> Option<&Error> {
         let servers = self.topology.servers().iter();
         let failures = servers.filter_map(|server| match &server.error {
@@ -146,52 +144,6 @@ impl NoSuitableServer {
 
 /// `Display` shows the failures; [`SelectionError::last_failure`] returns the last one as a value.
 impl std::error::Error for NoSuitableServer {}
-
-fn obstacle(index: &SelectionIndex, criterion: &Criterion) -> Obstacle {
-    let topology = index.topology();
-    let servers = topology.servers();
-    if servers.is_empty() {
-        return Obstacle::NoServers;
-    }
-    let silent = |server: &ServerDescription| server.server_type == ServerType::Unknown;
-    if servers.iter().all(|server| silent(server)) {
-        return match servers.iter().any(|server| server.error.is_some()) {
-            true => Obstacle::Unreachable,
-            false => Obstacle::NotChecked,
-        };
-    }
-    if !index.unfiltered(criterion, &[]).is_empty() {
-        return Obstacle::Selector;
-    }
-    if !is_replica_set(topology.topology_type()) {
-        return Obstacle::NoData;
-    }
-    let candidates = Candidates::of(topology.topology_type(), criterion.mode());
-    let mut some = servers.iter().filter(|server| {
-        let server_type = server.server_type;
-        candidates.iter().any(|some| some.include(server_type))
-    });
-    let (any, fresh) = match index.staleness_limit(criterion) {
-        None => (some.next().is_some(), true),
-        Some(limit) => (
-            some.clone().next().is_some(),
-            some.any(|server| limit.admits(server)),
-        ),
-    };
-    match (any, fresh, criterion.mode()) {
-        (true, false, _) => Obstacle::TooStale,
-        (true, true, _) => Obstacle::Tags,
-        (false, _, ReadPreferenceMode::Primary) => Obstacle::NoPrimary,
-        (false, _, ReadPreferenceMode::Secondary) => Obstacle::NoSecondary,
-        (
-            false,
-            _,
-            ReadPreferenceMode::PrimaryPreferred
-            | ReadPreferenceMode::SecondaryPreferred
-            | ReadPreferenceMode::Nearest,
-        ) => Obstacle::NoData,
-    }
-}
 
 impl fmt::Display for NoSuitableServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,8 +9,8 @@ use super::choice::choose;
 use super::rules::{Candidates, Pass, is_replica_set};
 use super::staleness::{Staleness, StalenessLimit, smallest_limit};
 use super::{
-    Criterion, NoSuitableServer, ReadPreference, ReadPreferenceMode, SelectionError,
-    SelectionOptions, ServerEntry, ServerSelector,
+    Criterion, ReadPreference, ReadPreferenceMode, SelectionError, SelectionOptions, ServerEntry,
+    ServerSelector,
 };
 use crate::address::ServerAddress;
 use crate::sdam::{ServerDescription, TopologyDescription};
@@ -231,11 +231,6 @@ impl SelectionIndex {
         self.filtered_window(criterion, deprioritized)
     }
 
-    /// The error for a selection that found no suitable server in time.
-    pub fn no_suitable_server(&self, criterion: &Criterion, after: Duration) -> SelectionError {
-        SelectionError::NoSuitableServer(Box::new(NoSuitableServer::new(self, criterion, after)))
-    }
-
     /// Checks for errors that waiting cannot resolve.
     fn check(&self, criterion: &Criterion) -> Result<(), SelectionError> {
         if let Some(error) = self.topology.compatibility_error() {
@@ -369,7 +364,8 @@ impl SelectionIndex {
                 .collect();
             // Only servers that were passed to the selector count, and each only once.
             let mut left: Vec<*const ServerDescription> = selector
-                .call(&descriptions)?
+                .call(&descriptions)
+                .map_err(|panicked| SelectionError::Selector(panicked.to_string()))?
                 .into_iter()
                 .map(std::ptr::from_ref)
                 .collect();

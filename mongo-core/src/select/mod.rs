@@ -14,17 +14,19 @@ mod description;
 mod entry;
 mod error;
 mod index;
+mod obstacle;
 mod options;
-mod read_preference;
 mod rules;
+mod selector;
 mod staleness;
 
-pub use criterion::{Criterion, ServerSelector};
+pub use crate::read_preference::{ReadPreference, ReadPreferenceError, ReadPreferenceMode, TagSet};
+pub use criterion::Criterion;
 pub use entry::{RunningOperation, ServerEntry};
 pub use error::{NoSuitableServer, Obstacle, SelectionError};
 pub use index::SelectionIndex;
 pub use options::SelectionOptions;
-pub use read_preference::{ReadPreference, ReadPreferenceError, ReadPreferenceMode, TagSet};
+pub use selector::ServerSelector;
 
 #[cfg(test)]
 mod tests;

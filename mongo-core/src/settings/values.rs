@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::{FromValue, SettingError, Value};
-use crate::auth::Secret;
+use super::value::{FromValue, SettingError, Value};
 
 impl FromValue for Value {
     fn from_value(value: Value) -> Result<Self, SettingError> {
@@ -85,16 +84,6 @@ impl FromValue for Vec<String> {
         match value {
             Value::List(items) => items.into_iter().map(Value::read).collect(),
             _ => Err(SettingError::expected("a list of texts", &value)),
-        }
-    }
-}
-
-/// Refuses a number, because it may have lost leading zeros.
-impl FromValue for Secret {
-    fn from_value(value: Value) -> Result<Self, SettingError> {
-        match value {
-            Value::Text(text) => Ok(Self::new(text)),
-            _ => Err(SettingError::expected("a secret in quotes: a text", &value)),
         }
     }
 }

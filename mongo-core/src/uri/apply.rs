@@ -1,7 +1,9 @@
 //! The options of a connection string, applied to a draft.
 
 use std::collections::HashSet;
+use std::str::FromStr;
 
+use super::ClientOptions;
 use super::draft::Draft;
 use super::error::{UriError, UriWarning};
 use super::parse::{ConnectionString, RawOption};
@@ -94,5 +96,40 @@ impl Draft {
             Repeat::Refuse => return Err(UriError::Repeated(spec.name)),
         }
         Ok(())
+    }
+}
+
+impl ClientOptions {
+    /// Parses a connection string. No I/O: the seeds of `mongodb+srv` are not looked up.
+    ///
+    /// Unknown options and most invalid values are ignored, as the specification requires. Each
+    /// gives a [warning](Self::warnings) and a `tracing` event of level WARN.
+    ///
+    /// # Errors
+    /// Invalid syntax, options that exclude each other, a credential that its mechanism can't use,
+    /// and an invalid value of an option without which a secret or a write could go to the wrong
+    /// server ([`UriError::Option`]), such as a `tls` that is neither `true` nor `false`. A missing
+    /// password is no error here, because it may be added later; [`validate`](Self::validate)
+    /// requires it.
+    pub fn parse(uri: &str) -> Result<Self, UriError> {
+        let options = Self::parse_quietly(uri)?;
+        for warning in options.warnings() {
+            tracing::warn!("connection string: {warning}");
+        }
+        Ok(options)
+    }
+
+    /// [`parse`](Self::parse) that logs no warnings.
+    pub(crate) fn parse_quietly(uri: &str) -> Result<Self, UriError> {
+        let parts = ConnectionString::parse(uri)?;
+        Draft::from_connection_string(parts)?.finish()?.checked()
+    }
+}
+
+impl FromStr for ClientOptions {
+    type Err = UriError;
+
+    fn from_str(uri: &str) -> Result<Self, Self::Err> {
+        Self::parse(uri)
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::auth::CredentialError;
 use crate::concern::WriteConcernError;
-use crate::select::ReadPreferenceError;
+use crate::read_preference::ReadPreferenceError;
 
 /// Why a connection string, or options from another source, can't be used.
 ///

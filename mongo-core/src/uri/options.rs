@@ -1,18 +1,14 @@
 //! The typed options of a client.
 
-use std::str::FromStr;
 use std::time::Duration;
 
-use super::draft::Draft;
-use super::{
-    Compressor, ConnectionString, ProxyOptions, ServerMonitoringMode, SrvOptions, TlsOptions,
-    UriError, UriWarning,
-};
+use super::{ProxyOptions, ServerMonitoringMode, SrvOptions, TlsOptions, UriWarning};
 use crate::address::{DEFAULT_PORT, ServerAddress};
 use crate::auth::Credential;
 use crate::concern::{ReadConcern, WriteConcern};
-use crate::handshake::ServerApi;
-use crate::select::ReadPreference;
+use crate::read_preference::ReadPreference;
+use crate::server_api::ServerApi;
+use crate::wire::Compressor;
 
 /// The typed options of a client, each with the name that it has in a connection string.
 ///
@@ -194,31 +190,6 @@ impl ClientOptions {
         timeout.or(self.wait_queue_timeout)
     }
 
-    /// Parses a connection string. No I/O: the seeds of `mongodb+srv` are not looked up.
-    ///
-    /// Unknown options and most invalid values are ignored, as the specification requires. Each
-    /// gives a [warning](Self::warnings) and a `tracing` event of level WARN.
-    ///
-    /// # Errors
-    /// Invalid syntax, options that exclude each other, a credential that its mechanism can't use,
-    /// and an invalid value of an option without which a secret or a write could go to the wrong
-    /// server ([`UriError::Option`]), such as a `tls` that is neither `true` nor `false`. A missing
-    /// password is no error here, because it may be added later; [`validate`](Self::validate)
-    /// requires it.
-    pub fn parse(uri: &str) -> Result<Self, UriError> {
-        let options = Self::parse_quietly(uri)?;
-        for warning in options.warnings() {
-            tracing::warn!("connection string: {warning}");
-        }
-        Ok(options)
-    }
-
-    /// [`parse`](Self::parse) that logs no warnings.
-    pub(crate) fn parse_quietly(uri: &str) -> Result<Self, UriError> {
-        let parts = ConnectionString::parse(uri)?;
-        Draft::from_connection_string(parts)?.finish()?.checked()
-    }
-
     /// The warnings of [`parse`](Self::parse), in the order of the connection string.
     pub fn warnings(&self) -> &[UriWarning] {
         &self.warnings
@@ -230,13 +201,5 @@ impl ClientOptions {
         self.tls
             .enabled
             .unwrap_or(self.srv.is_some() || self.tls.implied())
-    }
-}
-
-impl FromStr for ClientOptions {
-    type Err = UriError;
-
-    fn from_str(uri: &str) -> Result<Self, Self::Err> {
-        Self::parse(uri)
     }
 }

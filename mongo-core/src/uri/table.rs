@@ -8,7 +8,7 @@ use super::validate::MAX_APP_NAME;
 use super::value::{Kind, Outcome, Pair, Refused, nonzero};
 use crate::auth::{CredentialError, Secret};
 use crate::concern::Acknowledgment;
-use crate::select::TagSet;
+use crate::read_preference::TagSet;
 
 /// One option.
 pub(super) struct OptionSpec {

@@ -43,7 +43,7 @@ pub(crate) struct ReplyFields {
 impl ReplyFields {
     /// The fields of a document, up to the point where it is malformed; and whether it is
     /// well-formed.
-    pub(super) fn of(document: &RawDocument) -> (Self, bool) {
+    pub(crate) fn of(document: &RawDocument) -> (Self, bool) {
         let mut fields = Self::default();
         let note = |name: &[u8], kind, at| fields.note(name, kind, at);
         let found = find_elements(document.as_bytes(), note);
@@ -78,22 +78,22 @@ impl ReplyFields {
         *field = Some(Place { kind, at });
     }
 
-    pub(super) fn ok(&self, document: &RawDocument) -> Option<f64> {
+    pub(crate) fn ok(&self, document: &RawDocument) -> Option<f64> {
         let place = self.ok?;
         as_number(document.as_bytes(), place.kind, place.at)
     }
 
     /// An error's code; 0 if there is none.
-    pub(super) fn code(&self, document: &RawDocument) -> i32 {
+    pub(crate) fn code(&self, document: &RawDocument) -> i32 {
         let number = |place: Place| as_number(document.as_bytes(), place.kind, place.at);
         self.code.and_then(number).map_or(0, |code| code as i32)
     }
 
-    pub(super) fn code_name(&self, document: &RawDocument) -> String {
+    pub(crate) fn code_name(&self, document: &RawDocument) -> String {
         printable(beginning(document, self.code_name, MAX_NAME), MAX_NAME)
     }
 
-    pub(super) fn message(&self, document: &RawDocument) -> String {
+    pub(crate) fn message(&self, document: &RawDocument) -> String {
         match beginning(document, self.message, MAX_MESSAGE) {
             "" => printable(
                 beginning(document, self.old_message, MAX_MESSAGE),
@@ -104,7 +104,7 @@ impl ReplyFields {
     }
 
     /// An error's labels: the strings among the list's first 16 elements.
-    pub(super) fn labels(&self, document: &RawDocument) -> Vec<String> {
+    pub(crate) fn labels(&self, document: &RawDocument) -> Vec<String> {
         let mut labels = Vec::new();
         let Some(list) = container(document, self.labels, 0x04) else {
             return labels;
@@ -121,16 +121,16 @@ impl ReplyFields {
     }
 
     #[cfg(feature = "net")]
-    pub(super) fn cluster_time<'a>(&self, document: &'a RawDocument) -> Option<&'a RawDocument> {
+    pub(crate) fn cluster_time<'a>(&self, document: &'a RawDocument) -> Option<&'a RawDocument> {
         container(document, self.cluster_time, 0x03)
     }
 
     #[cfg(feature = "net")]
-    pub(super) fn has_write_concern_error(&self) -> bool {
+    pub(crate) fn has_write_concern_error(&self) -> bool {
         self.write_concern_error.is_some()
     }
 
-    pub(super) fn write_concern_error<'a>(
+    pub(crate) fn write_concern_error<'a>(
         &self,
         document: &'a RawDocument,
     ) -> Option<&'a RawDocument> {
@@ -138,7 +138,7 @@ impl ReplyFields {
     }
 
     /// The first of `writeErrors`; `Some(None)` if it is not a document.
-    pub(super) fn first_write_error<'a>(
+    pub(crate) fn first_write_error<'a>(
         &self,
         document: &'a RawDocument,
     ) -> Option<Option<&'a RawDocument>> {
@@ -163,7 +163,7 @@ impl ReplyFields {
 
     /// The reply that an error keeps: the whole reply, or only the error's fields if it is longer
     /// than 1 MiB.
-    pub(super) fn kept(&self, document: &RawDocument) -> RawDocumentBuf {
+    pub(crate) fn kept(&self, document: &RawDocument) -> RawDocumentBuf {
         if document.as_bytes().len() <= MAX_KEPT {
             return document.to_owned();
         }
@@ -187,7 +187,7 @@ impl ReplyFields {
 }
 
 /// A number of any numeric type, or a boolean.
-pub(super) fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
+pub(crate) fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
     let value = bytes.get(at..)?;
     Some(match kind {
         0x01 => f64::from_le_bytes(*value.first_chunk()?),
@@ -199,7 +199,7 @@ pub(super) fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
 }
 
 /// The document or array at this position.
-pub(super) fn embedded(bytes: &[u8], at: usize) -> Option<&RawDocument> {
+pub(crate) fn embedded(bytes: &[u8], at: usize) -> Option<&RawDocument> {
     let value = bytes.get(at..)?;
     let length = usize::try_from(read_i32(value, 0).ok()?).ok()?;
     let value = value.get(..length.max(MIN_DOCUMENT))?;

@@ -5,6 +5,7 @@
 //! Malformed messages are refused with a [`WireError`]. No allocation depends only on a length that
 //! a peer claims.
 
+mod closed_reason;
 mod compression;
 mod compressor;
 mod document;
@@ -16,23 +17,35 @@ mod inspection;
 mod legacy;
 mod msg;
 mod op_code;
-mod reply;
+mod section;
 #[cfg(test)]
 mod tests;
 
+pub use closed_reason::ClosedReason;
 use compression::{Packing, Unpacking};
 pub use compression::{compress, decompress};
 pub use compressor::Compressor;
 pub use document::check_depth;
+pub(crate) use document::find_element;
+#[cfg(feature = "net")]
+pub(crate) use document::find_elements;
 pub use error::WireError;
 pub use exchange::{Bounds, Exchange, Readiness, Taker};
-pub(crate) use fields::ReplyFields;
+#[cfg(feature = "net")]
+pub(crate) use fields::embedded;
+pub(crate) use fields::{ReplyFields, as_number};
 pub use header::{HEADER_LEN, Header, Limits, deframe};
 use inspection::Inspection;
 pub use legacy::{append_query, parse_reply};
-pub use msg::{DocumentSequence, MsgFlags, OpMsg, OpMsgBuilder};
+pub use msg::{OpMsg, OpMsgBuilder};
 pub use op_code::OpCode;
-pub(crate) use reply::write_concern_failure;
-pub use reply::{WriteConcernError, check_ok, check_write, write_concern_error};
-#[cfg(feature = "net")]
-pub(crate) use reply::{check_write_of, glance, lacks_write_errors, write_concern_error_of};
+pub use section::{DocumentSequence, MsgFlags};
+
+pub use crate::reply::{WriteConcernError, check_ok, check_write, write_concern_error};
+
+/// The lowest wire version that this crate supports: 8, MongoDB 4.2.
+pub const MIN_WIRE_VERSION: i32 = 8;
+
+/// The highest wire version that this crate supports: 27, MongoDB 8.2. Newer servers still support
+/// it.
+pub const MAX_WIRE_VERSION: i32 = 27;

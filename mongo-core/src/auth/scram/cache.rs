@@ -4,26 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 
-use super::ScramKeys;
+use super::{CacheKey, ScramKeys};
 use crate::sync::lock;
-
-/// The key of an entry in a [`KeyCache`]: a SHA-256 digest of the mechanism, the prepared password,
-/// the salt and the iteration count. `Debug` does not show it, because it allows faster guessing of
-/// the password than the data that a server stores.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CacheKey([u8; 32]);
-
-impl CacheKey {
-    pub(super) fn new(digest: [u8; 32]) -> Self {
-        Self(digest)
-    }
-}
-
-impl fmt::Debug for CacheKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CacheKey(..)")
-    }
-}
 
 /// A cache of at most [`capacity`](Self::capacity) derived keys. It holds no password, and keys are
 /// wiped when they are dropped.

@@ -10,7 +10,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{CacheKey, ScramError, ScramMechanism};
+use super::{ScramError, ScramMechanism};
 
 /// The output of a hash function, wiped on drop.
 pub(super) struct Hashed {
@@ -227,6 +227,24 @@ fn hashed(mechanism: ScramMechanism, message: &[u8]) -> Hashed {
             .copy_from_slice(&Sha256::digest(message)),
     }
     output
+}
+
+/// The key of an entry in a [`KeyCache`](super::KeyCache): a SHA-256 digest of the mechanism, the prepared password,
+/// the salt and the iteration count. `Debug` does not show it, because it allows faster guessing of
+/// the password than the data that a server stores.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheKey([u8; 32]);
+
+impl CacheKey {
+    pub(super) fn new(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CacheKey(..)")
+    }
 }
 
 #[cfg(test)]

@@ -10,17 +10,15 @@
 
 mod cache;
 mod client;
-mod conversation;
 mod error;
 mod keys;
 mod message;
 mod nonce;
 
-pub use cache::{CacheKey, KeyCache};
+pub use cache::KeyCache;
 pub use client::{Challenge, ClientFirst, ExpectedProof};
-pub(super) use conversation::ScramConversation;
 pub use error::ScramError;
-pub use keys::{KeyDerivation, ScramKeys};
+pub use keys::{CacheKey, KeyDerivation, ScramKeys};
 pub use nonce::{Nonce, Nonces};
 
 use std::fmt;

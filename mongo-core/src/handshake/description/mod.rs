@@ -11,18 +11,7 @@ use super::field::{
     BATCH_SIZE, MESSAGE_SIZE, OBJECT_SIZE, compressors, flag, hello_fields, hint, invalid, name,
     service_id, session_timeout, topology_version, wire_version,
 };
-use super::{HandshakeError, MAX_WIRE_VERSION, MIN_WIRE_VERSION};
-
-/// A server process's version of its topology. Versions of different processes can't be compared.
-///
-/// Specification: server discovery and monitoring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TopologyVersion {
-    /// The server process.
-    pub process_id: ObjectId,
-    /// The counter, incremented with each change.
-    pub counter: i64,
-}
+use super::{HandshakeError, MAX_WIRE_VERSION, MIN_WIRE_VERSION, TopologyVersion};
 
 /// The server's description on one connection, from its reply to the hello, within bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]

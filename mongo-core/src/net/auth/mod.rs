@@ -2,7 +2,6 @@
 
 pub(super) mod authenticator;
 pub(super) mod aws;
-pub(super) mod exchange;
 #[cfg(feature = "cloud-credentials")]
 pub(super) mod http;
 pub(super) mod keys;

@@ -3,16 +3,18 @@ use std::pin::pin;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::auth::exchange::ReauthState;
 use super::deadline::{Deadline, Elapsed};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, Result, Wait};
 use crate::handshake::ConnectionDescription;
-use crate::wire::{self, Limits, MsgFlags, Readiness};
+use crate::reply::{glance, write_concern_failure};
+use crate::wire::{Limits, MsgFlags, Readiness};
+use auth_exchange::ReauthState;
 use channel::Channel;
 use pool_handle::PoolHandle;
 use reply::Reply;
 
+mod auth_exchange;
 mod bound;
 pub(super) mod channel;
 pub(super) mod connect_clock;
@@ -262,7 +264,7 @@ impl Connection {
     fn look_at_reply(&self) -> Result<()> {
         let body = self.inner.channel.body()?;
         let fields = self.inner.channel.exchange.reply_fields();
-        let glance = wire::glance(body, fields);
+        let glance = glance(body, fields);
         let Some(pool_handle) = &self.inner.pool_handle else {
             return glance.verdict;
         };
@@ -270,7 +272,7 @@ impl Connection {
             pool_handle.owner.cluster_time(cluster_time);
         }
         if glance.has_write_concern_error
-            && let Some(error) = wire::write_concern_failure(body, fields)
+            && let Some(error) = write_concern_failure(body, fields)
         {
             self.failed(error);
         }

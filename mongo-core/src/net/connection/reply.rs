@@ -8,8 +8,9 @@ use serde::Deserialize;
 use super::Identity;
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
+use crate::reply::{self, WriteConcernError};
 use crate::text::printable;
-use crate::wire::{self, ReplyFields, WriteConcernError};
+use crate::wire::ReplyFields;
 
 /// The reply to a command, borrowed from the connection's buffer until the next command.
 ///
@@ -82,12 +83,12 @@ impl<'a> Reply<'a> {
 
     /// The error of a write that was done, but not acknowledged as its write concern requires.
     pub fn write_concern_error(&self) -> Option<WriteConcernError> {
-        wire::write_concern_error_of(self.body, self.fields)
+        reply::write_concern_error_of(self.body, self.fields)
     }
 
     /// The write concern error as an [`Error`], for what it says about the server.
     pub(crate) fn write_concern_failure(&self) -> Option<Error> {
-        let error = wire::write_concern_failure(self.body, self.fields)?;
+        let error = reply::write_concern_failure(self.body, self.fields)?;
         Some(self.identity.name(error))
     }
 
@@ -96,12 +97,12 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// [`wire::check_write`], with the label of a `writeConcernError` where the client adds it.
+/// [`reply::check_write`], with the label of a `writeConcernError` where the client adds it.
 ///
 /// Specification: retryable writes, "RetryableWriteError Labels".
 fn check_write(reply: &RawDocument, fields: Option<&ReplyFields>, is_labelled: bool) -> Result<()> {
-    wire::check_write_of(reply, fields).map_err(|error| {
-        match is_labelled && wire::lacks_write_errors(reply, fields) {
+    reply::check_write_of(reply, fields).map_err(|error| {
+        match is_labelled && reply::lacks_write_errors(reply, fields) {
             true => error.of_write_concern(),
             false => error,
         }
@@ -166,7 +167,7 @@ impl OwnedReply {
 
     /// See [`Reply::write_concern_error`].
     pub fn write_concern_error(&self) -> Option<WriteConcernError> {
-        wire::write_concern_error(&self.body)
+        reply::write_concern_error(&self.body)
     }
 
     fn name(&self, error: impl Into<Error>) -> Error {

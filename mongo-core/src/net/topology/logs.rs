@@ -10,7 +10,7 @@ use tracing::{Level, debug, enabled, info};
 
 use super::selected::SelectedServer;
 use crate::ServerAddress;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event::SdamEvent;
 use crate::event::logs::{Host, Json, milliseconds};
 use crate::net::deadline::Deadline;
@@ -191,9 +191,7 @@ struct Failure<'a>(&'a Error);
 
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let ErrorKind::ServerSelection(error) = self.0.kind()
-            && let SelectionError::NoSuitableServer(error) = &**error
-        {
+        if let Some(SelectionError::NoSuitableServer(error)) = SelectionError::of(self.0) {
             return write!(
                 f,
                 "no server within {}: {}",

@@ -17,11 +17,13 @@ use crate::select::{Criterion, SelectionIndex};
 use crate::uri::ClientOptions;
 
 mod builder;
+mod clock;
 mod cluster_time;
 mod listener;
 mod logs;
 pub(super) mod monitor;
 mod paces;
+mod pump;
 mod selected;
 mod selection;
 mod shared;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::clock::now;
 use crate::ServerAddress;
-use crate::net::topology::monitor::now;
 use crate::sdam::MIN_HEARTBEAT_FREQUENCY;
 
 /// The maximum number of remembered servers. Beyond it, the oldest ones are forgotten.

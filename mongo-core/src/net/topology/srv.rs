@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 use tokio::time::sleep;
 
+use super::clock::{Signal, at, now};
 use super::shared::Shared;
 use super::srv_state::{FirstLookup, Srv};
 use crate::net::background::{Alive, Task};
 use crate::net::deadline::{Deadline, Elapsed};
-use crate::net::topology::monitor::{Signal, at, now};
 use crate::net::transport::dns::{DnsResolver, Lookup, resolve_with, srv_lookup, system_random};
 use crate::sdam::{MIN_HEARTBEAT_FREQUENCY, SrvPolling};
 use crate::uri::{ClientOptions, RecordType, SrvError};

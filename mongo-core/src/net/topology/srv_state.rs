@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::clock::Signal;
 use crate::error::Error;
-use crate::net::topology::monitor::Signal;
 use crate::net::transport::dns::Lookup;
 
 /// The topology's handle to the task.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 use tokio::task::yield_now;
 
+use super::pump;
 use super::shared::{Phase, Shared};
 use super::srv_state::FirstLookup;
 use super::writing::Writing;
 use crate::ServerAddress;
 use crate::net::background::Alive;
-use crate::net::topology::monitor::{Monitor, pump};
+use crate::net::topology::monitor::Monitor;
 use crate::sdam::TopologyType;
 use crate::uri::ClientOptions;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, MutexGuard, Weak};
 use bson::oid::ObjectId;
 use tokio::runtime::Handle;
 
+use super::clock::Signal;
 use super::listener::{Clear, Removal, TopologyListener};
 use super::paces::Paces;
 use super::shared::{Ended, Patience, Phase, Shared, State};
@@ -15,7 +16,7 @@ use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::SdamEvent;
 use crate::net::background::{Task, choose};
-use crate::net::topology::monitor::{Monitor, Signal};
+use crate::net::topology::monitor::Monitor;
 use crate::sdam::{
     ApplicationError, Effect, Input, SdamError, TopologyDescription, TopologySettings, apply,
 };

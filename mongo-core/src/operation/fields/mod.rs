@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bson::raw::{CStr, RawBsonRef, RawDocumentBuf, cstr};
 use bson::{Document, Timestamp};
 
-use super::client::Defaults;
 use super::command::{OperationKind, Request};
+use super::defaults::Defaults;
 use super::session::{ClientSession, ClusterTime, is_later};
 use super::transaction::Ending;
 use crate::concern::ReadConcern;
@@ -94,7 +94,7 @@ impl Request {
         defaults: &Defaults,
     ) -> Result<()> {
         self.reset()?;
-        defaults.usage.note(self, defaults);
+        self.note_usage(defaults);
         if session.is_some() || !self.is_unacknowledged(defaults) {
             self.add_cluster_time(session.as_deref(), facts);
         }

@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use bson::{Bson, doc};
 
-use super::super::client::ClientContext;
+use super::super::session::ClientContext;
 use super::super::session::SessionOptions;
 use super::super::transaction::TransactionOptions;
 use super::*;

@@ -4,69 +4,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bson::raw::{RawBsonRef, cstr};
-use bson::spec::BinarySubtype;
-use bson::{RawDocument, RawDocumentBuf, Timestamp};
+use bson::raw::RawBsonRef;
+use bson::{RawDocument, Timestamp};
 
-use super::client::{ClientContext, Leftover};
 use super::command::Request;
 use super::transaction::{Ending, Point, Transaction, TransactionOptions, TransactionState};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 
+mod client;
 mod cluster_time;
+mod server;
 
+pub(crate) use client::{ClientContext, Leftover};
 pub use cluster_time::ClusterTime;
 pub(crate) use cluster_time::is_later;
-
-/// A session of the server, which is reused.
-#[derive(Debug)]
-pub(crate) struct ServerSession {
-    /// `{id: UUID}`.
-    pub(super) id: RawDocumentBuf,
-    pub(super) last_use: Instant,
-    txn_number: i64,
-    is_dirty: bool,
-    /// Whether a command is under way. It stays set if the command's future was dropped.
-    is_in_flight: bool,
-}
-
-impl ServerSession {
-    /// A new session, with a random id (a UUID of version 4).
-    pub(super) fn new(mut random: [u8; 16], now: Instant) -> Self {
-        random[6] = random[6] & 0x0f | 0x40;
-        random[8] = random[8] & 0x3f | 0x80;
-        let mut id = RawDocumentBuf::new();
-        id.append(
-            cstr!("id"),
-            bson::raw::RawBinaryRef {
-                subtype: BinarySubtype::Uuid,
-                bytes: &random,
-            },
-        );
-        Self {
-            id,
-            last_use: now,
-            txn_number: 0,
-            is_dirty: false,
-            is_in_flight: false,
-        }
-    }
-
-    /// Discards the session when it is returned.
-    pub(super) fn mark_dirty(&mut self) {
-        self.is_dirty = true;
-    }
-
-    pub(super) fn is_dirty(&self) -> bool {
-        self.is_dirty || self.is_in_flight
-    }
-
-    pub(super) fn next_number(&mut self) -> i64 {
-        self.txn_number += 1;
-        self.txn_number
-    }
-}
+pub(crate) use server::ServerSession;
 
 /// The options of a [`ClientSession`].
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,8 +1,9 @@
 use std::sync::mpsc;
 
 use bson::rawdoc;
+use bson::spec::BinarySubtype;
 
-use super::super::client::Defaults;
+use super::super::defaults::Defaults;
 use super::*;
 
 fn time(seconds: u32) -> Timestamp {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::client::Defaults;
+use super::defaults::Defaults;
 use crate::ServerAddress;
 use crate::concern::{Acknowledgment, ReadConcern, WriteConcern};
 use crate::error::{Error, ErrorKind, RETRYABLE_WRITE, Result, is_network_error};

@@ -1,11 +1,11 @@
 //! One attempt: a check-out and a command.
 
-use super::Pinned;
 use super::run::{Done, Owner, Run};
 use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE, Result};
 use crate::net::{Deadline, OwnedReply, was_sent};
 use crate::operation::OperationKind;
+use crate::pools::guard::Pinned;
 use crate::pools::registry::check_out::Wanted;
 use crate::pools::{Backend, PinReason, PooledConnection};
 use crate::sdam::TopologyType;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use bson::RawDocumentBuf;
 
 use super::run::{Owner, Run};
-use super::{OnPools, Pinned, Session, send_end};
+use super::{OnPools, Session, send_end};
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::net::{BatchCursor, CursorLimits, CursorSource, Limits, OwnedReply};
 use crate::operation::{Command, CursorState, Leftover, Request};
+use crate::pools::guard::Pinned;
 use crate::pools::{Backend, PinReason, Pools};
 
 /// A cursor over pools: see [`BatchCursor`]. It borrows the session that it was opened with, until

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Backend, PooledConnection, Pools};
+use super::{Backend, Pools};
 use crate::ServerAddress;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::Result;
@@ -18,10 +18,12 @@ mod attempt;
 mod cursor;
 mod run;
 mod session;
+mod transaction;
 
 pub use cursor::{Cursor, SuspendedCursor};
 use run::{Owner, Run};
-pub use session::{Session, TransactionFuture};
+pub use session::Session;
+pub use transaction::TransactionFuture;
 
 /// The target of [`Pools::command`]: the pools, borrowed for `'p`, and the session, borrowed for
 /// `'s`; `'static` without one.
@@ -152,14 +154,10 @@ impl<'p, 's: 'p, B: Backend> IntoFuture for Command<OnPools<'p, 's, B>> {
 }
 
 /// Sends what a dropped cursor or session left to do. Errors are ignored.
-pub(super) async fn send_leftover<B: Backend>(
-    pools: &Pools<B>,
-    leftover: Leftover,
-    limits: Limits,
-) {
+pub(super) async fn send_leftover<B: Backend>(pools: Pools<B>, leftover: Leftover, limits: Limits) {
     let owner = leftover.session.map_or(Owner::None, Owner::Implicit);
     let mut request = leftover.request;
-    send_end(pools, &mut request, leftover.server, owner, limits).await;
+    send_end(&pools, &mut request, leftover.server, owner, limits).await;
 }
 
 /// Sends the end of a cursor, a transaction or sessions. Errors are ignored.
@@ -175,6 +173,3 @@ async fn send_end<B: Backend>(
         let _ = run.within(limits).run().await;
     }
 }
-
-/// A connection that a session or a cursor keeps behind a load balancer.
-pub(super) type Pinned<B> = Option<PooledConnection<B>>;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::Instrument;
 
-use super::{Pinned, Session};
+use super::session::Session;
 use crate::ServerAddress;
 use crate::error::{Error, Result};
 use crate::event::logs;
@@ -13,6 +13,7 @@ use crate::operation::{
     ClientContext, ClientSession, Ending, Failure, OperationKind, Request, Retry, RetryOptions,
     Verdict, is_time_limit, is_unpinned, timed_out,
 };
+use crate::pools::guard::Pinned;
 use crate::pools::{Backend, Pools};
 use crate::sdam::TopologyType;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::tenant::{Identity, Tenant};
+use super::tenant::Tenant;
 use super::{Pools, Registry};
 use crate::auth::{AuthError, Credential};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,8 +29,8 @@ impl<B: Backend> Pools<B> {
         let tenant = match tenants.get(&credential) {
             Some(tenant) => tenant.clone(),
             None => {
-                let identity = registry.identity(credential.clone())?;
-                let tenant = registry.new_tenant(identity);
+                let authenticator = registry.authenticator(Some(credential.clone()), None)?;
+                let tenant = registry.new_tenant(authenticator);
                 tenants.insert(credential, tenant.clone());
                 tenant
             }
@@ -49,11 +49,7 @@ impl<B: Backend> Pools<B> {
         registry.check_open()?;
         registry.has_tenants.store(true, Ordering::Release);
         let authenticator = registry.authenticator(None, Some(provider))?;
-        let identity = Identity {
-            credential: None,
-            authenticator,
-        };
-        Ok(self.with_tenant(registry.new_tenant(identity)))
+        Ok(self.with_tenant(registry.new_tenant(authenticator)))
     }
 
     /// Verifies the credential: authenticates with the nearest server, on a new connection or again
@@ -102,7 +98,7 @@ impl<B: Backend> Pools<B> {
     pub fn rotate(&self, credential: Credential) -> Result<()> {
         let registry = self.registry();
         registry.check_open()?;
-        let identity = registry.identity(credential.clone())?;
+        let authenticator = registry.authenticator(Some(credential.clone()), None)?;
         let (former, sessions) = {
             let mut tenants = registry.tenants();
             self.tenant.check()?;
@@ -116,9 +112,9 @@ impl<B: Backend> Pools<B> {
             }
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             tenants.insert(credential, self.tenant.clone());
-            let is_same_user = identity.authenticator.user() == self.user().as_ref();
+            let is_same_user = authenticator.user() == self.user().as_ref();
             let sessions = (!is_same_user).then(|| self.tenant.forget_sessions());
-            (self.tenant.set_identity(identity), sessions)
+            (self.tenant.set_authenticator(authenticator), sessions)
         };
         drop(former);
         if let Some(sessions) = sessions {
@@ -180,10 +176,10 @@ fn is_of_other_user(error: &Error) -> bool {
 }
 
 impl<B: Backend> Registry<B> {
-    fn new_tenant(self: &Arc<Self>, identity: Identity) -> Arc<Tenant<B>> {
+    fn new_tenant(self: &Arc<Self>, authenticator: Arc<Authenticator>) -> Arc<Tenant<B>> {
         // The sessions of a credential are its own.
         let client = ClientContext::new(self.template.client.defaults.clone());
-        let tenant = Arc::new(Tenant::new(identity, Arc::new(client), false));
+        let tenant = Arc::new(Tenant::new(authenticator, Arc::new(client), false));
         self.attach(&tenant);
         tenant
     }
@@ -196,13 +192,6 @@ impl<B: Backend> Registry<B> {
             removed.collect()
         };
         drop(removed);
-    }
-
-    fn identity(&self, credential: Credential) -> Result<Identity> {
-        Ok(Identity {
-            authenticator: self.authenticator(Some(credential.clone()), None)?,
-            credential: Some(credential),
-        })
     }
 
     fn authenticator(

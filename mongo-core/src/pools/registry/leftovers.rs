@@ -2,19 +2,21 @@
 //! bounded queue of commands, and the tasks that send them.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::closing::END_SESSIONS;
 use super::tenant::Tenant;
-use super::{END_SESSIONS, Pools, Registry};
+use super::{Pools, Registry};
 use crate::callback::{WAKER, guard};
 use crate::net::{Alive, Limits};
 use crate::operation::{ClientContext, Leftover};
 use crate::pools::Backend;
-use crate::pools::operation::{Pinned, send_leftover};
+use crate::pools::guard::Pinned;
 use crate::sync::lock;
 
 /// How many may wait: about 1 KiB each.
@@ -26,8 +28,14 @@ const MAX_TASKS: usize = 16;
 /// How long one may wait, and how long it may then take without a `timeoutMS`.
 const TIME: Duration = Duration::from_secs(10);
 
+/// Sends one over any connection. Errors are ignored.
+pub(in crate::pools) type SendLeftover<B> = fn(Pools<B>, Leftover, Limits) -> Sending;
+
+type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The queue.
 pub(super) struct Leftovers<B: Backend> {
+    send: SendLeftover<B>,
     queue: Mutex<Queue<B>>,
     /// Notified when the last task ends.
     settled: Notify,
@@ -57,20 +65,20 @@ impl<B: Backend> Drop for Only<B> {
     }
 }
 
-impl<B: Backend> Default for Leftovers<B> {
-    fn default() -> Self {
+impl<B: Backend> Leftovers<B> {
+    /// `send` carries out an operation, for which this knows nothing of operations.
+    pub(super) fn new(send: SendLeftover<B>) -> Self {
         let queue = Queue {
             waiting: VecDeque::new(),
             tasks: 0,
         };
         Self {
+            send,
             queue: Mutex::new(queue),
             settled: Notify::new(),
         }
     }
-}
 
-impl<B: Backend> Leftovers<B> {
     /// Adds one, unless too many wait. Returns whether a task has to be spawned, which is counted.
     fn push(&self, waiting: Waiting<B>) -> bool {
         let mut queue = lock(&self.queue);
@@ -151,7 +159,8 @@ impl<B: Backend> Sender<B> {
         };
         let limits = Limits::new(Some(time));
         let Some(connection) = &mut only.0 else {
-            let _ = limits.bound(send_leftover(&pools, leftover, limits)).await;
+            let send = self.pools.registry().leftovers.send;
+            let _ = limits.bound(send(pools, leftover, limits)).await;
             return;
         };
         let (request, session) = (&mut leftover.request, leftover.session.as_deref_mut());

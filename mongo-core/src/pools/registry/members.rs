@@ -105,7 +105,7 @@ impl<B: Backend> Registry<B> {
                 registry.wake_to_fill();
             }
         };
-        let authenticator = &tenant.identity().authenticator;
+        let authenticator = &tenant.authenticator();
         let shared = self.template.shared(PoolParams {
             limits: self.pool_options.limits(),
             cap: self.caps.of(entry.address()),

@@ -19,14 +19,15 @@ use crate::ServerAddress;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handshake::DriverInfo;
-use crate::net::{AuthParts, Deadline, Home, Limits, Tasks, Together, Topology};
+use crate::net::{AuthParts, Deadline, Home, Tasks, Together, Topology};
 use crate::operation::ClientContext;
 use crate::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use crate::sync::lock;
 use crate::uri::ClientOptions;
 
-mod builder;
+mod assembly;
 pub(super) mod check_out;
+mod closing;
 mod credentials;
 mod leftovers;
 mod listener;
@@ -35,11 +36,12 @@ mod members;
 mod retired;
 mod tenant;
 
-pub use builder::PoolsBuilder;
+pub(super) use assembly::Parts;
 use check_out::Wanted;
+use closing::Life;
 use leftovers::Leftovers;
 use retired::Retired;
-use tenant::{Identity, Tenant};
+use tenant::Tenant;
 
 /// Pools of connections to all servers of a deployment, for one credential. This is a handle on a
 /// registry that has one pool for each server and credential, over one topology with one set of
@@ -77,21 +79,6 @@ pub struct Pools<B: Backend> {
     life: Arc<Life<B>>,
     tenant: Arc<Tenant<B>>,
 }
-
-/// How long `close` and `logout` may take to abort dropped transactions and to end sessions.
-const END_SESSIONS: Duration = Duration::from_secs(1);
-
-/// Ends the pools when it is dropped.
-struct Ends<'a, B: Backend>(&'a Registry<B>);
-
-impl<B: Backend> Drop for Ends<'_, B> {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
-/// Closes everything when the last handle is dropped.
-struct Life<B: Backend>(Arc<Registry<B>>);
 
 /// The state that all handles share.
 struct Registry<B: Backend> {
@@ -151,28 +138,6 @@ struct Member<B: Backend> {
 }
 
 impl<B: Backend> Pools<B> {
-    /// Creates pools for a connection string, with default settings. Does not connect yet.
-    ///
-    /// With feature `dns` also for `mongodb+srv`: the first check-out looks up the records, within
-    /// its own deadline.
-    ///
-    /// # Errors
-    /// See [`PoolsBuilder::build`].
-    pub fn new(url: &str) -> Result<Self>
-    where
-        B::Config: Default,
-    {
-        Self::builder(ClientOptions::parse(url)?).build()
-    }
-
-    /// A builder over client options. The hosts of `mongodb+srv` need not be looked up before.
-    pub fn builder(options: ClientOptions) -> PoolsBuilder<B>
-    where
-        B::Config: Default,
-    {
-        PoolsBuilder::new(options)
-    }
-
     /// Checks out a connection to a writable server: the primary, any `mongos`, or a standalone
     /// server. See [`get_with`](Self::get_with).
     ///
@@ -288,7 +253,7 @@ impl<B: Backend> Pools<B> {
 
     /// The user of this handle's credential, if it is known before authentication.
     pub fn user(&self) -> Option<Arc<str>> {
-        self.tenant.identity().authenticator.user().cloned()
+        self.tenant.authenticator().user().cloned()
     }
 
     /// The topology of the deployment.
@@ -322,56 +287,6 @@ impl<B: Backend> Pools<B> {
     /// closed.
     pub fn connect(&self) -> Result<()> {
         self.registry().connect()
-    }
-
-    /// Closes everything, for all handles. Before that, for at most 1 s, it waits until dropped
-    /// cursors are closed and dropped transactions aborted, and tells the server that the sessions
-    /// of [`command`](Self::command) are over. Check-outs that wait, and later ones, get
-    /// [`ErrorKind::PoolClosed`]. Waits for connections in use, also those of pools that were
-    /// closed before with a server or a credential, for at most the configured close time-out
-    /// (10 s), and then interrupts them. Returns when all connections are closed except those held
-    /// by callers, and monitors and tasks have ended, or when that time is over: tasks do not end
-    /// if their runtime is not driven. Does not wait outside of a Tokio runtime. Concurrent calls
-    /// wait likewise. A topology that was given is not closed.
-    ///
-    /// Dropping this future does not affect connections in use. Everything else ends all the same,
-    /// and a later call waits for it.
-    pub async fn close(&self) {
-        let registry = self.registry();
-        let deadline = Deadline::after(registry.config.close_timeout());
-        {
-            // Dropping this future ends the pools too.
-            let _ends = Ends(registry);
-            let mut tenants: Vec<_> = registry.tenants().values().cloned().collect();
-            tenants.extend([registry.tenant.clone(), self.tenant.clone()]);
-            self.settle_operations(tenants).await;
-        }
-        let ended = async {
-            // First, so that all tasks are stopped before anything is awaited.
-            registry.end_tasks().await;
-            registry.retired.drained(None).await;
-        };
-        if deadline.bound(ended).await.is_err() {
-            registry.retired.interrupt(None);
-        }
-    }
-
-    /// Waits for what dropped cursors and sessions left to do, and then ends the idle sessions of
-    /// credentials on the server, within a short time.
-    async fn settle_operations(&self, tenants: Vec<Arc<Tenant<B>>>) {
-        let registry = self.registry();
-        let timeout = registry.config.close_timeout().min(END_SESSIONS);
-        let limits = Limits::new(Some(timeout.max(Duration::from_millis(1))));
-        let settled = async {
-            registry.leftovers.settled().await;
-            for tenant in tenants {
-                let ends = tenant.client().end_sessions();
-                let pools = self.with_tenant(tenant);
-                ends.into_iter().for_each(|end| pools.leave(end, None));
-            }
-            registry.leftovers.settled().await;
-        };
-        let _ = limits.bound(settled).await;
     }
 
     /// Whether [`close`](Self::close) was called.
@@ -430,18 +345,6 @@ impl<B: Backend> Registry<B> {
         }
         self.maintain()
     }
-
-    /// Stops background tasks when it is first polled, and waits until they have ended, even if
-    /// another call stopped them.
-    async fn end_tasks(&self) {
-        self.abort_maintenance();
-        let newest = self.tasks.newest();
-        let _turn = self.ending.acquire().await;
-        if self.owns_topology {
-            self.topology.close().await;
-        }
-        self.tasks.ended(newest).await;
-    }
 }
 
 impl<B: Backend> Clone for Pools<B> {
@@ -456,12 +359,5 @@ impl<B: Backend> fmt::Debug for Pools<B> {
             .field("user", &self.user())
             .field("topology", &self.topology().description())
             .finish_non_exhaustive()
-    }
-}
-
-impl<B: Backend> Drop for Life<B> {
-    fn drop(&mut self) {
-        self.0.end();
-        self.0.abort_maintenance();
     }
 }

@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::lock;
-use crate::auth::Credential;
 use crate::error::{ErrorKind, Result};
 use crate::net::Authenticator;
 use crate::operation::ClientContext;
@@ -19,7 +18,7 @@ pub(super) type ByServer<B> = Vec<(u64, ServerPool<B>)>;
 
 /// One credential, and its pools.
 pub(super) struct Tenant<B: Backend> {
-    identity: ArcSwap<Identity>,
+    authenticator: ArcSwap<Authenticator>,
     pools: ArcSwap<ByServer<B>>,
     /// The options and the sessions of its operations.
     client: ArcSwap<ClientContext>,
@@ -33,17 +32,14 @@ pub(super) struct Tenant<B: Backend> {
     left: Notify,
 }
 
-/// The credential of a tenant, and its authenticator.
-pub(super) struct Identity {
-    /// `None` without a credential, and with a credential provider.
-    pub(super) credential: Option<Credential>,
-    pub(super) authenticator: Arc<Authenticator>,
-}
-
 impl<B: Backend> Tenant<B> {
-    pub(super) fn new(identity: Identity, client: Arc<ClientContext>, is_default: bool) -> Self {
+    pub(super) fn new(
+        authenticator: Arc<Authenticator>,
+        client: Arc<ClientContext>,
+        is_default: bool,
+    ) -> Self {
         Self {
-            identity: ArcSwap::from_pointee(identity),
+            authenticator: ArcSwap::new(authenticator),
             pools: ArcSwap::from_pointee(Vec::new()),
             client: ArcSwap::new(client),
             changing: Mutex::new(()),
@@ -57,14 +53,17 @@ impl<B: Backend> Tenant<B> {
         self.is_default
     }
 
-    pub(super) fn identity(&self) -> Arc<Identity> {
-        self.identity.load_full()
+    pub(super) fn authenticator(&self) -> Arc<Authenticator> {
+        self.authenticator.load_full()
     }
 
-    /// Replaces the identity and returns the former one, to be dropped without a lock.
+    /// Replaces the credential and returns the former one, to be dropped without a lock.
     #[must_use]
-    pub(super) fn set_identity(&self, identity: Identity) -> Arc<Identity> {
-        self.identity.swap(Arc::new(identity))
+    pub(super) fn set_authenticator(
+        &self,
+        authenticator: Arc<Authenticator>,
+    ) -> Arc<Authenticator> {
+        self.authenticator.swap(authenticator)
     }
 
     /// The options and the sessions of its operations.

@@ -161,7 +161,7 @@ impl Walk {
 ///
 /// # Errors
 /// An element that does not fit the document, or has an unknown type.
-pub(super) fn find_element(document: &[u8], name: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
+pub(crate) fn find_element(document: &[u8], name: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
     let mut found = None;
     find_elements(document, |key, kind, at| {
         if key == name {
@@ -177,7 +177,7 @@ pub(super) fn find_element(document: &[u8], name: &[u8]) -> Result<Option<(u8, u
 /// # Errors
 /// An element that does not fit the document, or has an unknown type.
 #[inline]
-pub(super) fn find_elements(
+pub(crate) fn find_elements(
     document: &[u8],
     mut see: impl FnMut(&[u8], u8, usize),
 ) -> Result<(), WireError> {

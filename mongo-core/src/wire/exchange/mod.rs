@@ -5,10 +5,10 @@ use bson::RawDocument;
 #[cfg(feature = "net")]
 use super::ReplyFields;
 use super::header::{Header, Limits, ahead, deframe};
-use super::msg::{MsgFlags, OpMsg};
+use super::msg::OpMsg;
 use super::op_code::OpCode;
-use super::{Inspection, WireError, parse_reply};
-use crate::error::ClosedReason;
+use super::section::MsgFlags;
+use super::{ClosedReason, Inspection, WireError, parse_reply};
 use crate::wire::Compressor;
 
 mod compression;

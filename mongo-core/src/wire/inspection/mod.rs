@@ -3,7 +3,7 @@ use super::document::{Walk, may_be_deeper, split_document};
 use super::fields::ReplyFields;
 use super::header::{HEADER_LEN, Limits};
 use super::legacy::REPLY_BODY;
-use super::msg::{MsgFlags, Section};
+use super::section::{MsgFlags, Section};
 
 /// The maximum length in bytes of a message that [`OpMsg::parse`](super::OpMsg::parse) may parse at
 /// once.

@@ -133,13 +133,13 @@ fn the_fields_are_found_in_the_one_walk() {
         let start = 4 + 12;
         body[start..start + 2 * NULLS].fill(0xEE);
         let body = bson::RawDocument::from_bytes(&body).expect("its length is right");
-        let glance = super::super::glance(body, Some(fields));
+        let glance = crate::reply::glance(body, Some(fields));
         let time = glance.cluster_time.expect("a time");
         assert_eq!(time, &*rawdoc! { "clusterTime": 5 });
         assert!(glance.has_write_concern_error);
-        let failure = super::super::write_concern_failure(body, Some(fields));
+        let failure = crate::reply::write_concern_failure(body, Some(fields));
         assert_eq!(failure.expect("an error").code(), Some(91));
-        let written = super::super::check_write_of(body, Some(fields));
+        let written = crate::reply::check_write_of(body, Some(fields));
         assert_eq!(written.expect_err("refused").code(), Some(11000));
         if ok == 1.0 {
             assert!(glance.verdict.is_ok());

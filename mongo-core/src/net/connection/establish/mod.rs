@@ -21,7 +21,7 @@ use crate::handshake::{
     ConnectionDescription, Handshake, HandshakeContext, HandshakeError, Outgoing, ServerApi, Step,
 };
 use crate::net::auth::authenticator::Authenticator;
-use crate::net::auth::exchange::{AuthExchange, ReauthState, ask, nonces};
+use crate::net::connection::auth_exchange::{AuthExchange, ReauthState, ask, nonces};
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::transport::connector::Untried;
 use crate::net::transport::{Transport, tls};

@@ -16,7 +16,8 @@ use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, EventHandlers,
     logs,
 };
-use crate::wire::{Limits, OpMsg, ReplyFields, WireError, glance};
+use crate::reply::glance;
+use crate::wire::{Limits, OpMsg, ReplyFields, WireError};
 
 /// Observes a command from its start to its end, and reports the end exactly once. If it is dropped
 /// before, because the command's future was dropped or its reply was discarded, it reports the

@@ -18,20 +18,20 @@ use crate::wire::MsgFlags;
 use super::Monitoring;
 
 /// A boxed step of a check. It owns the connection while it runs, and closes it if dropped.
-pub(super) type Step = Pin<Box<dyn Future<Output = Result<Stepped>> + Send>>;
+pub(in crate::net::topology) type Step = Pin<Box<dyn Future<Output = Result<Stepped>> + Send>>;
 
 /// A connection, and the step in progress on it.
 #[derive(Default)]
-pub(super) struct Link {
+pub(in crate::net::topology) struct Link {
     channel: Option<Channel>,
     step: Option<Step>,
     /// What the step that opens the connection waits for; `None` once it is open.
-    pub(super) opening: Option<Wait>,
+    pub(in crate::net::topology) opening: Option<Wait>,
     /// The addresses for a connection that the other side cuts off.
     untried: Untried,
 }
 
-pub(super) enum Stepped {
+pub(in crate::net::topology) enum Stepped {
     /// The TLS handshake may follow.
     Opened(Stream, Untried),
     Secured(Stream),
@@ -41,7 +41,7 @@ pub(super) enum Stepped {
 }
 
 /// The meaning of a completed step for a state machine. The next step, if any, has begun.
-pub(super) enum Progress {
+pub(in crate::net::topology) enum Progress {
     /// The connection is still being opened.
     Opening,
     Connected,
@@ -50,7 +50,7 @@ pub(super) enum Progress {
 }
 
 impl Link {
-    pub(super) fn close(&mut self) {
+    pub(in crate::net::topology) fn close(&mut self) {
         *self = Self::default();
     }
 
@@ -77,7 +77,7 @@ impl Link {
     }
 
     /// Waits for the current step. Safe to drop: the step is kept.
-    pub(super) async fn stepped(&mut self) -> Result<Stepped> {
+    pub(in crate::net::topology) async fn stepped(&mut self) -> Result<Stepped> {
         let outcome = match &mut self.step {
             Some(step) => telling(step.as_mut(), |wait| self.opening = Some(wait)).await,
             None => pending().await,
@@ -87,14 +87,19 @@ impl Link {
     }
 
     /// Tells what the connection that is being opened waits for.
-    pub(super) fn tell_opening(&self, heartbeat: &mut Heartbeat) {
+    pub(in crate::net::topology) fn tell_opening(&self, heartbeat: &mut Heartbeat) {
         if let Some(wait) = self.opening {
             heartbeat.handle_opening(wait);
         }
     }
 
     /// Begins what a check asks for.
-    pub(super) fn check(&mut self, monitoring: &Monitoring, server: &ServerAddress, check: Check) {
+    pub(in crate::net::topology) fn check(
+        &mut self,
+        monitoring: &Monitoring,
+        server: &ServerAddress,
+        check: Check,
+    ) {
         let channel = self.channel.take();
         match (check, channel) {
             (Check::Hello(command), Some(channel)) => {
@@ -112,7 +117,7 @@ impl Link {
     }
 
     /// Opens the transport.
-    pub(super) fn connect(
+    pub(in crate::net::topology) fn connect(
         &mut self,
         monitoring: &Monitoring,
         server: &ServerAddress,
@@ -127,7 +132,7 @@ impl Link {
     }
 
     /// Continues after a step.
-    pub(super) fn advance(
+    pub(in crate::net::topology) fn advance(
         &mut self,
         monitoring: &Monitoring,
         server: &ServerAddress,
@@ -161,7 +166,7 @@ impl Link {
     }
 
     /// The reply of the last step, `ok: 0` included, and whether more follow (`moreToCome`).
-    pub(super) fn reply(&self) -> Result<(&RawDocument, bool)> {
+    pub(in crate::net::topology) fn reply(&self) -> Result<(&RawDocument, bool)> {
         let Some(channel) = &self.channel else {
             return Err(ErrorKind::ConnectionClosed(ClosedReason::Closed).into());
         };

@@ -1,32 +1,29 @@
 //! The monitor of one server.
 
-use std::future::pending;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
+use super::clock::{Signal, now};
 use crate::error::{ClosedReason, ErrorKind, Result};
 use crate::event::{SdamEvent, ServerHeartbeatFailedEvent, ServerHeartbeatStartedEvent};
 use crate::handshake::Environment;
 use crate::net::connection::metadata::Metadata;
-use crate::net::deadline::Deadline;
 use crate::net::transport::Transport;
 use crate::net::transport::tls::Tls;
 use crate::uri::ClientOptions;
 
-mod link;
-pub(super) mod pump;
+pub(super) mod link;
 
 /// The state that all monitors of a topology share.
 pub(crate) struct Monitoring {
-    options: ClientOptions,
-    transport: Transport,
+    pub(super) options: ClientOptions,
+    pub(super) transport: Transport,
     pub(crate) metadata: Metadata,
-    on_faas: bool,
+    pub(super) on_faas: bool,
     /// See [`Link::begin`](link::Link).
-    turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Semaphore>,
 }
 
 impl Monitoring {
@@ -55,10 +52,10 @@ impl Monitoring {
     }
 }
 
-/// The topology's handle to the monitor of one server; its task is the [`Pump`](pump).
+/// The topology's handle to the monitor of one server; its task is the [`Pump`](super::pump).
 pub(crate) struct Monitor {
-    id: u64,
-    control: Control,
+    pub(super) id: u64,
+    pub(super) control: Control,
     created: std::time::Instant,
     /// The start of its first check.
     first_check: Option<std::time::Instant>,
@@ -69,20 +66,17 @@ pub(crate) struct Monitor {
     is_dead: bool,
 }
 
-/// Wakes a task of the topology. The topology notifies it without holding its lock.
-pub(crate) type Signal = Arc<Notify>;
-
 #[derive(Clone, Default)]
-struct Control {
-    request: Signal,
-    cancel: Signal,
-    stop: Signal,
+pub(super) struct Control {
+    pub(super) request: Signal,
+    pub(super) cancel: Signal,
+    pub(super) stop: Signal,
 }
 
 impl Monitor {
     /// The handle to monitor number `id`, of which nothing runs yet. `paced_from` is the
     /// [pace](Self::pace) of the server's previous monitor.
-    fn new(id: u64, paced_from: Option<std::time::Instant>) -> Self {
+    pub(super) fn new(id: u64, paced_from: Option<std::time::Instant>) -> Self {
         Self {
             id,
             control: Control::default(),
@@ -167,23 +161,6 @@ impl Monitor {
                 awaited: started.awaited,
             },
         ))
-    }
-}
-
-/// The current time by Tokio's clock, which tests may pause.
-pub(crate) fn now() -> std::time::Instant {
-    Instant::now().into_std()
-}
-
-/// Completes at a time, and after one more turn of the reactor. So, after the process was
-/// suspended, a `select!` that polls a step first receives a reply that is waiting in the socket.
-pub(crate) async fn at(time: Option<std::time::Instant>) {
-    match time {
-        Some(time) => {
-            let expiry = Deadline::at(Instant::from_std(time)).bound(pending::<()>());
-            let _ = expiry.await;
-        }
-        None => pending().await,
     }
 }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::rawdoc;
 
-use super::{Challenge, ClientFirst, ExpectedProof, Nonce, ScramError, ScramKeys, ScramMechanism};
-use crate::auth::sasl::{self, ConversationId, Place, SaslReply};
-use crate::auth::{AuthError, AuthNeed, AuthStep, Credential};
+use super::sasl::{self, ConversationId, Place, SaslReply};
+use super::scram::{Challenge, ClientFirst, ExpectedProof};
+use super::{
+    AuthError, AuthNeed, AuthStep, Credential, Nonce, ScramError, ScramKeys, ScramMechanism,
+};
 
 /// A conversation of at most three exchanges: the first message, the final message, and the empty
 /// one that servers before 4.4 need.

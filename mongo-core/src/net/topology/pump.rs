@@ -8,13 +8,14 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use tokio::sync::mpsc;
 
-use super::link::{Link, Progress, Stepped};
-use super::{Control, Monitor, Monitoring, at, now};
+use super::clock::{at, now};
+use super::monitor::link::{Link, Progress, Stepped};
+use super::monitor::{Control, Monitor, Monitoring};
+use super::shared::Shared;
 use crate::ServerAddress;
 use crate::error::Result;
 use crate::event::SdamEvent;
 use crate::net::background::{Alive, Task};
-use crate::net::topology::shared::Shared;
 use crate::sdam::{
     Heartbeat, Input, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, Output, ProbeOutput, RttProbe,
 };

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
+use super::Error;
 use crate::auth::reply::ServerError;
-use crate::error::Error;
+use crate::wire::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 
 /// Why a handshake failed. Errors of authentication are [`AuthError`](crate::auth::AuthError).
 ///

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bson::RawDocumentBuf;
 use bson::oid::ObjectId;
 
+use super::{ServerDescription, TopologyDescription};
 use crate::address::ServerAddress;
 use crate::error::Error;
-use crate::sdam::{ServerDescription, TopologyDescription};
 
 /// One event of server discovery and monitoring. The events of one topology are in the order of the
 /// changes that they report.

@@ -1,26 +1,22 @@
 //! The builder of pools.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
 
-use super::{Backend, Identity, Leftovers, Life, Pools, Registry, Retired, Tenant};
+use super::factory::only_host;
+use super::operation::send_leftover;
+use super::options::{PoolOptions, PoolsConfig};
+use super::pool::{FactoryConfig, PoolParams};
+use super::registry::Parts;
+use super::server_cap::ServerCaps;
+use super::{Backend, ConnectionFactory, ManagerConfig, PoolState, Pools, ServerPool};
 use crate::error::Result;
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
 use crate::handshake::DriverInfo;
-use crate::net::{
-    AuthParts, Authenticator, DnsResolver, Home, OnConnect, Tasks, Topology, TransportBuilder,
-};
-use crate::pools::factory::only_host;
-use crate::pools::follow::Servers;
-use crate::pools::options::{PoolOptions, PoolsConfig};
-use crate::pools::pool::{FactoryConfig, PoolParams};
-use crate::pools::server_cap::ServerCaps;
-use crate::pools::{ConnectionFactory, ManagerConfig, PoolState, ServerPool};
-use crate::select::{Criterion, ServerSelector};
+use crate::net::{AuthParts, Authenticator, DnsResolver, OnConnect, Topology, TransportBuilder};
+use crate::select::ServerSelector;
 use crate::uri::ClientOptions;
 
 /// Builds [`Pools`].
@@ -41,8 +37,32 @@ pub struct PoolsBuilder<B: Backend> {
     runtime: Option<Handle>,
 }
 
+impl<B: Backend> Pools<B> {
+    /// Creates pools for a connection string, with default settings. Does not connect yet.
+    ///
+    /// With feature `dns` also for `mongodb+srv`: the first check-out looks up the records, within
+    /// its own deadline.
+    ///
+    /// # Errors
+    /// See [`PoolsBuilder::build`].
+    pub fn new(url: &str) -> Result<Self>
+    where
+        B::Config: Default,
+    {
+        Self::builder(ClientOptions::parse(url)?).build()
+    }
+
+    /// A builder over client options. The hosts of `mongodb+srv` need not be looked up before.
+    pub fn builder(options: ClientOptions) -> PoolsBuilder<B>
+    where
+        B::Config: Default,
+    {
+        PoolsBuilder::new(options)
+    }
+}
+
 impl<B: Backend> PoolsBuilder<B> {
-    pub(super) fn new(options: ClientOptions) -> Self
+    fn new(options: ClientOptions) -> Self
     where
         B::Config: Default,
     {
@@ -193,13 +213,7 @@ impl<B: Backend> PoolsBuilder<B> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
         self.auth.keys.get_or_insert_default();
-        let is_anonymous = self.options.credential.is_none() && self.auth.provider.is_none();
-        let identity = Identity {
-            credential: self.options.credential.clone(),
-            authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
-        };
-        // The provider is only for the credential of the options.
-        self.auth.provider = None;
+        let authenticator = Arc::new(Authenticator::new(&self.options, self.auth.clone())?);
         let owns_topology = self.topology.is_none();
         let topology = match self.topology.take() {
             Some(topology) => topology,
@@ -208,50 +222,21 @@ impl<B: Backend> PoolsBuilder<B> {
                 self.own_topology()?
             }
         };
-        let template = self.template(Some(&topology))?;
-        let credential = identity.credential.clone();
-        let client = template.client.clone();
-        let tenant = Arc::new(Tenant::new(identity, client, true));
-        let registry = Arc::new_cyclic(|this: &Weak<Registry<B>>| Registry {
-            this: this.clone(),
+        Ok(Pools::assemble(Parts {
+            template: self.template(Some(&topology))?,
             topology,
             owns_topology,
-            wait_timeout: self.config.wait_timeout(&self.options),
             options: self.options,
-            caps: ServerCaps::new(self.config.server_limits()),
             config: self.config,
             pool_options,
             backend: self.backend,
-            template,
             auth: self.auth,
-            write: Criterion::write(),
-            tenant: tenant.clone(),
-            is_anonymous,
-            has_tenants: AtomicBool::new(false),
-            tenants: Mutex::new(HashMap::new()),
-            servers: Servers::default(),
-            retired: Retired::default(),
-            adding: Mutex::new(()),
-            wake: Arc::new(Notify::new()),
-            maintenance: Mutex::new(None),
-            home: Home::new(self.runtime),
-            tasks: Arc::<Tasks>::default(),
-            is_closed: AtomicBool::new(false),
-            is_recheck_due: AtomicBool::new(false),
-            is_fill_due: AtomicBool::new(false),
-            closed: Notify::new(),
-            leftovers: Leftovers::default(),
-            life: OnceLock::new(),
-            ending: Semaphore::new(1),
-        });
-        registry.topology.listen(registry.this.clone());
-        if let Some(credential) = credential {
-            registry.tenants().insert(credential, tenant.clone());
-        }
-        registry.attach(&tenant);
-        let life = Arc::new(Life(registry.clone()));
-        let _ = registry.life.set(Arc::downgrade(&life));
-        Ok(Pools { life, tenant })
+            authenticator,
+            runtime: self.runtime,
+            send_leftover: |pools, leftover, limits| {
+                Box::pin(send_leftover(pools, leftover, limits))
+            },
+        }))
     }
 
     fn own_topology(&mut self) -> Result<Topology> {

@@ -1,14 +1,12 @@
+//! The errors that replies to commands report.
+
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::WireError;
-use super::document::find_element;
-#[cfg(feature = "net")]
-use super::document::find_elements;
-#[cfg(feature = "net")]
-use super::fields::embedded;
-use super::fields::{ReplyFields, as_number};
 use crate::error::{CommandError, Error};
 use crate::text::MAX_LABELS;
+use crate::wire::{ReplyFields, WireError, as_number, find_element};
+#[cfg(feature = "net")]
+use crate::wire::{embedded, find_elements};
 
 /// The `writeConcernError` of an otherwise successful reply to a write.
 #[derive(Clone, Debug, PartialEq, Eq)]

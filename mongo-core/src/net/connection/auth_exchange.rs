@@ -1,13 +1,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::authenticator::Authenticator;
+use super::channel::Channel;
+use super::connect_clock::ConnectClock;
 use crate::ServerAddress;
 use crate::auth::{AuthNeed, Nonces};
 use crate::error::{Error, Result, Wait};
 use crate::handshake::{ConnectionDescription, Handshake, Outgoing, RequestOp, Step};
-use crate::net::connection::channel::Channel;
-use crate::net::connection::connect_clock::ConnectClock;
+use crate::net::auth::authenticator::Authenticator;
 
 /// The state for authenticating a connection again.
 pub(crate) struct ReauthState {

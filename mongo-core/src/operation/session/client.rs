@@ -2,131 +2,22 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
 
-use super::command::{OperationKind, Request};
-use super::session::{ClientSession, ServerSession};
+use super::{ClientSession, ServerSession};
 use crate::ServerAddress;
-use crate::concern::{ReadConcern, WriteConcern};
-use crate::select::{ReadPreference, ReadPreferenceMode};
+use crate::operation::command::Request;
+use crate::operation::defaults::Defaults;
 use crate::sync::lock;
-use crate::uri::ClientOptions;
 
 /// A server session with less time left than this is not used again.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
 
-/// The options that [`Defaults::given`] names.
-pub(super) const WRITE_OPTIONS: &str = "w, journal, wTimeoutMS";
-pub(super) const READ_CONCERN: &str = "readConcernLevel";
-pub(super) const READ_PREFERENCE: &str = "readPreference";
-
 /// The most sessions that one command ends.
 const MAX_ENDED_SESSIONS: usize = 10_000;
-
-/// The options of operations in a connection string.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Defaults {
-    pub(crate) read_preference: ReadPreference,
-    pub(crate) read_concern: ReadConcern,
-    pub(crate) write_concern: WriteConcern,
-    pub(crate) retry_reads: bool,
-    pub(crate) retry_writes: bool,
-    pub(crate) max_adaptive_retries: u32,
-    pub(crate) enable_overload_retargeting: bool,
-    /// `timeoutMS`; zero is no limit.
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) load_balanced: bool,
-    pub(crate) usage: Arc<Usage>,
-}
-
-/// Whether the concerns and the read preference of a connection string reach commands. Warns once if
-/// they do not.
-#[derive(Debug, Default)]
-pub(crate) struct Usage {
-    is_applied: AtomicBool,
-    is_warned: AtomicBool,
-}
-
-impl Usage {
-    /// An operation is about to be sent.
-    pub(super) fn note(&self, request: &Request, defaults: &Defaults) {
-        if request.kind != OperationKind::Command {
-            if !request.is_bare || request.ending.is_some() {
-                self.applied();
-            }
-            return;
-        }
-        if self.is_warned.load(Ordering::Relaxed) || defaults.given().next().is_none() {
-            return;
-        }
-        let lost = request.lost_option(defaults);
-        if let Some(option) = lost.filter(|_| !self.is_warned.swap(true, Ordering::Relaxed)) {
-            let name = request.command_name();
-            tracing::warn!(
-                "`{name}` was run by `command` without a kind: {option} of the connection string \
-                 does not apply to it. Set `OperationKind::Read` or `Write`, or a concern"
-            );
-        }
-    }
-
-    /// The application applies the options.
-    pub(crate) fn applied(&self) {
-        if !self.is_applied.load(Ordering::Relaxed) {
-            self.is_applied.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Defaults {
-    /// The options of the connection string that only operations of a kind apply.
-    pub(super) fn given(&self) -> impl Iterator<Item = &'static str> {
-        let is_primary = self.read_preference.mode == ReadPreferenceMode::Primary;
-        let given = [
-            (!self.write_concern.is_default()).then_some(WRITE_OPTIONS),
-            (!self.read_concern.is_default()).then_some(READ_CONCERN),
-            (!is_primary).then_some(READ_PREFERENCE),
-        ];
-        given.into_iter().flatten()
-    }
-
-    /// Connections were checked out for some time. Warns if options of the connection string were
-    /// given that nothing has applied.
-    pub(crate) fn warn_if_unapplied(&self) {
-        let Usage {
-            is_applied,
-            is_warned,
-        } = &*self.usage;
-        let given: Vec<_> = self.given().collect();
-        let is_needless = given.is_empty() || is_applied.load(Ordering::Relaxed);
-        if !is_needless && !is_warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "{} of the connection string have not been applied to any command so far: \
-                 `run_command` sends commands as they are. Use `command` with a kind, or \
-                 `Pools::write_concern`, `read_concern` and `read_preference`",
-                given.join(", ")
-            );
-        }
-    }
-
-    pub(crate) fn of(options: &ClientOptions) -> Self {
-        Self {
-            read_preference: options.read_preference.clone(),
-            read_concern: options.read_concern.clone(),
-            write_concern: options.write_concern.clone(),
-            retry_reads: options.retry_reads,
-            retry_writes: options.retry_writes,
-            max_adaptive_retries: options.max_adaptive_retries,
-            enable_overload_retargeting: options.enable_overload_retargeting,
-            timeout: options.timeout,
-            load_balanced: options.load_balanced == Some(true),
-            usage: Arc::default(),
-        }
-    }
-}
 
 /// What a dropped cursor or session leaves to do on the server: a command to be sent.
 #[derive(Debug)]
@@ -254,7 +145,7 @@ impl ClientContext {
     }
 
     /// Removes the idle server sessions and returns their ids.
-    pub(super) fn take_all_sessions(&self) -> Vec<RawDocumentBuf> {
+    pub(in crate::operation) fn take_all_sessions(&self) -> Vec<RawDocumentBuf> {
         let sessions = std::mem::take(&mut lock(&self.sessions).idle);
         sessions.into_iter().map(|session| session.id).collect()
     }
