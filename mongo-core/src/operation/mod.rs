@@ -51,6 +51,6 @@ pub use retry::{Failure, Retry, RetryOptions, Verdict};
 pub(crate) use session::{ClientContext, Leftover};
 pub use session::{ClientSession, ClusterTime, SessionOptions};
 pub(crate) use transaction::{Ending, is_unpinned, transaction_backoff};
-pub use transaction::{
-    TRANSIENT_TRANSACTION_ERROR, TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT,
-};
+pub use transaction::{TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT};
+
+pub use crate::error::TRANSIENT_TRANSACTION_ERROR;

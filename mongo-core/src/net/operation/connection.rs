@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::cursor::{BatchCursor, CursorLimits, CursorSource};
@@ -276,6 +277,19 @@ impl<'a> Command<OnConnection<'a>> {
             .map_err(|error| target.connection.identity().name(error))?;
         let source = InHand { target, kill: None };
         Ok(BatchCursor::new(state, source, limits))
+    }
+
+    /// Runs it, and returns the first document of its reply's cursor; `None` if there is none.
+    ///
+    /// Limit the command to one document, so that the server does not open a cursor: a `find` with
+    /// `limit: 1`, or with `singleBatch: true` and `batchSize: 1`; an `aggregate` with a last stage
+    /// `$limit`. A cursor that is open nevertheless is closed by a `killCursors` before this
+    /// returns, or in the background if this fails or is cancelled.
+    ///
+    /// # Errors
+    /// See [`cursor`](Self::cursor) and [`BatchCursor::next`](crate::net::BatchCursor::next).
+    pub async fn first<T: DeserializeOwned>(self) -> Result<Option<T>> {
+        self.cursor().await?.only().await
     }
 }
 

@@ -207,6 +207,13 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
         }
     }
 
+    /// The next document, deserialised. Closes the cursor; after an error in the background.
+    pub(crate) async fn only<T: DeserializeOwned>(mut self) -> Result<Option<T>> {
+        let first = self.next().await?;
+        self.close().await;
+        Ok(first)
+    }
+
     /// What is left of the current batch, else the next batch: one `getMore` at most. It may be
     /// empty. `None` at the end.
     ///

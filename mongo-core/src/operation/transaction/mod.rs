@@ -7,11 +7,10 @@ use bson::{RawDocument, RawDocumentBuf};
 use super::defaults::Defaults;
 use crate::ServerAddress;
 use crate::concern::{Acknowledgment, ReadConcern, WriteConcern};
-use crate::error::{Error, ErrorKind, RETRYABLE_WRITE, Result, is_network_error};
+use crate::error::{
+    Error, ErrorKind, RETRYABLE_WRITE, Result, TRANSIENT_TRANSACTION_ERROR, is_network_error,
+};
 use crate::select::ReadPreference;
-
-/// The label of an error after which the whole transaction can be run again.
-pub const TRANSIENT_TRANSACTION_ERROR: &str = "TransientTransactionError";
 
 /// The label of an error of a commit that may have been done: it can be run again.
 pub const UNKNOWN_COMMIT_RESULT: &str = "UnknownTransactionCommitResult";
