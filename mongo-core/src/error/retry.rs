@@ -3,7 +3,6 @@
 use bson::{RawBsonRef, RawDocument};
 
 use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError, is_network_error};
-use crate::select::SelectionError;
 
 /// The server's error codes after which a read can be retried.
 const RETRYABLE_READ: [i32; 13] = [
@@ -76,35 +75,6 @@ impl Error {
                 self.has_label(RETRYABLE_WRITE) || self.is_retryable_overload()
             }
             _ => self.has_label(RETRYABLE_WRITE) || self.is_retryable_read(),
-        }
-    }
-
-    /// Whether the cause may pass: the same operation, run again later, may succeed. That is a
-    /// [retryable](Self::is_retryable_read) error, a time-out, a failed lookup of a host, a
-    /// selection that found no suitable server in time, or an error with the label
-    /// `TransientTransactionError`. An error of `on_connect` counts as what it contains. Closed
-    /// pools and topologies, refused credentials and options, and other errors of commands do not
-    /// pass.
-    ///
-    /// For the answer of a service (503 or 500), and for loops over operations that may be executed
-    /// twice: this says nothing about whether the operation was executed (see
-    /// [`is_retryable_write`](Self::is_retryable_write)). After a commit with the label
-    /// `UnknownTransactionCommitResult`, only the commit may be run again.
-    pub fn is_transient(&self) -> bool {
-        match self.kind() {
-            ErrorKind::Timeout { .. } | ErrorKind::Dns(_) => true,
-            ErrorKind::ServerSelection(error) => {
-                matches!(**error, SelectionError::NoSuitableServer(_))
-            }
-            ErrorKind::OnConnect(error) => {
-                let own = error.downcast_ref::<Self>();
-                own.is_some_and(Self::is_transient)
-            }
-            _ => {
-                self.is_retryable_read()
-                    || self.is_retryable_write()
-                    || self.has_label(TRANSIENT_TRANSACTION_ERROR)
-            }
         }
     }
 
@@ -247,42 +217,6 @@ mod tests {
         assert!(!half.is_retryable_read() && !half.is_retryable_write());
         let overloaded = half.with_label(SYSTEM_OVERLOADED_ERROR);
         assert!(overloaded.is_retryable_read() && overloaded.is_retryable_write());
-    }
-
-    #[test]
-    fn a_cause_that_may_pass_is_transient() {
-        let on_connect = |error: Error| Error::from(ErrorKind::OnConnect(Arc::new(error)));
-        for error in [
-            refusal(10107),
-            refusal(251).with_label(TRANSIENT_TRANSACTION_ERROR),
-            refusal(462)
-                .with_label(RETRYABLE_ERROR)
-                .with_label(SYSTEM_OVERLOADED_ERROR),
-            timeout(Wait::WaitQueue),
-            timeout(Wait::Command).caused_by(Some(refusal(11000))),
-            ErrorKind::PoolCleared.into(),
-            ErrorKind::ConnectionClosed(ClosedReason::Interrupted).into(),
-            ErrorKind::Dns(Arc::new(io::Error::other("no answer"))).into(),
-            on_connect(refusal(10107)),
-        ] {
-            assert!(error.is_transient(), "{error}");
-        }
-        let too_small = SelectionError::MaxStalenessTooSmall {
-            limit: Duration::ZERO,
-            smallest: Duration::ZERO,
-        };
-        for error in [
-            refusal(11000),
-            refusal(251),
-            ErrorKind::PoolClosed.into(),
-            ErrorKind::TopologyClosed.into(),
-            ErrorKind::ServerSelection(Arc::new(too_small)).into(),
-            Error::configuration("an option"),
-            on_connect(refusal(11000)),
-            ErrorKind::OnConnect(Arc::new(io::Error::other("of the application"))).into(),
-        ] {
-            assert!(!error.is_transient(), "{error}");
-        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod fields;
 mod retry;
 mod session;
 mod transaction;
+mod transient;
 
 pub(crate) use budget::{is_time_limit, max_time, timed_out};
 pub(crate) use command::Request;
