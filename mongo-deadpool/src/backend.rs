@@ -54,7 +54,7 @@ impl Backend for Pool {
     }
 
     fn get(&self, deadline: Deadline) -> impl Future<Output = Result<Connection, Error>> + Send {
-        self.queue(deadline, (&self.timeouts()).into())
+        self.queue(deadline, self.timeouts())
     }
 
     fn reap(&self) {

@@ -16,45 +16,44 @@ tokio::task_local! {
 
 /// The bounds of one check-out.
 pub(crate) struct CheckOut {
-    /// The deadline, or the bound that it is computed from when it is first needed: an immediate
-    /// check-out does not read the clock.
-    deadline: Cell<Result<Deadline, Duration>>,
+    /// The bound of the whole check-out.
+    bound: Duration,
+    /// Computed from the bound when it is first needed: an immediate check-out does not read the
+    /// clock.
+    deadline: Cell<Option<Deadline>>,
     /// The bounds of single steps, which apply if they are less than the time left.
-    bounds: Bounds,
+    timeouts: Timeouts,
     /// The budget of the checks of idle connections.
     budget: Cell<CheckBudget>,
 }
 
-/// The bounds of making and of checking a connection.
-#[derive(Clone, Copy)]
-pub(crate) struct Bounds {
-    create: Option<Duration>,
-    recycle: Option<Duration>,
-}
-
-impl From<&Timeouts> for Bounds {
-    fn from(timeouts: &Timeouts) -> Self {
+impl CheckOut {
+    pub(crate) fn new(bound: Duration, timeouts: Timeouts) -> Self {
         Self {
-            create: timeouts.create,
-            recycle: timeouts.recycle,
+            bound,
+            deadline: Cell::new(None),
+            timeouts,
+            budget: Cell::default(),
         }
     }
-}
 
-impl CheckOut {
-    /// A check-out within a bound, or by a deadline of the caller.
-    pub(crate) fn new(deadline: Result<Deadline, Duration>, bounds: Bounds) -> Self {
+    /// A check-out with a deadline of the caller.
+    pub(crate) fn by(deadline: Deadline, timeouts: Timeouts) -> Self {
         Self {
-            deadline: Cell::new(deadline),
-            bounds,
+            bound: Duration::MAX,
+            deadline: Cell::new(Some(deadline)),
+            timeouts,
             budget: Cell::default(),
         }
     }
 
     /// The one deadline of the check-out.
     fn deadline(&self) -> Deadline {
-        let deadline = self.deadline.get().unwrap_or_else(Deadline::after);
-        self.deadline.set(Ok(deadline));
+        let deadline = self
+            .deadline
+            .get()
+            .unwrap_or_else(|| Deadline::after(self.bound));
+        self.deadline.set(Some(deadline));
         deadline
     }
 
@@ -67,11 +66,11 @@ impl CheckOut {
     /// the check budget. Unbounded in a bare pool, which is not called through
     /// [`Pool::get`](crate::Pool::get): only the manager's own bounds apply.
     async fn step<R>(
-        bound: impl FnOnce(&Bounds) -> Option<Duration>,
+        bound: impl FnOnce(&Timeouts) -> Option<Duration>,
         run: impl AsyncFnOnce(Deadline, &mut CheckBudget) -> R,
     ) -> R {
         let started = CHECK_OUT.try_with(|current| {
-            let deadline = current.deadline().within(bound(&current.bounds));
+            let deadline = current.deadline().within(bound(&current.timeouts));
             (deadline, current.budget.get())
         });
         let (deadline, mut budget) =
@@ -112,7 +111,7 @@ impl managed::Manager for Manager {
             self.factory.establish_within(deadline, budget).await
         };
         // Boxed: rare, and would enlarge every check-out's future.
-        Box::pin(CheckOut::step(|bounds| bounds.create, establish)).await
+        Box::pin(CheckOut::step(|timeouts| timeouts.create, establish)).await
     }
 
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
@@ -130,7 +129,7 @@ impl managed::Manager for Manager {
                     self.factory.recycle(connection, deadline, budget).await
                 };
                 // Boxed, too.
-                Box::pin(CheckOut::step(|bounds| bounds.recycle, check)).await
+                Box::pin(CheckOut::step(|timeouts| timeouts.recycle, check)).await
             }
         };
         // deadpool discards the error and tries the next connection.

@@ -11,7 +11,7 @@ use mongo_core::{Deadline, Error, ErrorKind};
 
 use crate::at_once::{AT_ONCE, may_wait};
 use crate::connection::take_idle;
-use crate::manager::{Bounds, CheckOut};
+use crate::manager::CheckOut;
 use crate::{
     Connection, Manager, Metrics, PoolBuilder, PoolError, Status, TimeoutType, Timeouts, managed,
 };
@@ -75,7 +75,7 @@ impl Pool {
         // A zero wait applies to the slot only; making a connection still has time.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
         let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
-        let at_once = CheckOut::new(Err(bound), timeouts.into()).scope(at_once);
+        let at_once = CheckOut::new(bound, *timeouts).scope(at_once);
         let mut at_once = pin!(catch_panics(HOOK, at_once));
         let mut first = |context: &mut Context<'_>| may_wait(|| at_once.as_mut().poll(context));
         let first = poll_fn(|context| Poll::Ready(first(context))).await;
@@ -86,13 +86,13 @@ impl Pool {
                 return Err(self.timed_out(Wait::WaitQueue, Deadline::after(bound)));
             }
             // Boxed from here on, so that every check-out's future stays small.
-            Poll::Pending => return Box::pin(self.finish(at_once, &Deadline::after(bound))).await,
+            Poll::Pending => return Box::pin(self.finish(at_once, Deadline::after(bound))).await,
         };
         match got {
             Ok(connection) => Ok(connection),
             // It has not waited yet.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
-                Box::pin(self.queue(Deadline::after(bound), timeouts.into())).await
+                Box::pin(self.queue(Deadline::after(bound), *timeouts)).await
             }
             Err(error) => Err(self.explain(error, Deadline::after(bound))),
         }
@@ -110,24 +110,24 @@ impl Pool {
     pub(crate) async fn queue(
         &self,
         deadline: Deadline,
-        bounds: Bounds,
+        timeouts: Timeouts,
     ) -> Result<Connection, Error> {
         let queued = pin!(self.inner.timeout_get(&UNBOUNDED));
-        let queued = CheckOut::new(Ok(deadline), bounds).scope(queued);
+        let queued = CheckOut::by(deadline, timeouts).scope(queued);
         let queued = pin!(catch_panics(HOOK, queued));
-        self.finish(queued, &deadline).await
+        self.finish(queued, deadline).await
     }
 
     /// The rest of a check-out that has to wait.
     async fn finish(
         &self,
         mut check_out: Pin<&mut impl Future<Output = Result<Connection, PoolError>>>,
-        deadline: &Deadline,
+        deadline: Deadline,
     ) -> Result<Connection, Error> {
         let check_out = poll_fn(|context| may_wait(|| check_out.as_mut().poll(context)));
         match deadline.bound(check_out).await {
-            Ok(outcome) => outcome.map_err(|error| self.explain(error, *deadline)),
-            Err(_) => Err(self.timed_out(self.wait(), *deadline)),
+            Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
+            Err(_) => Err(self.timed_out(self.wait(), deadline)),
         }
     }
 
