@@ -49,7 +49,7 @@ pub(crate) use cursor::{CursorState, get_more_time, only_empty};
 pub(crate) use defaults::Defaults;
 pub(crate) use fields::Facts;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
-pub(crate) use session::{ClientContext, Leftover};
+pub(crate) use session::{ClientContext, Leftover, ServerSession};
 pub use session::{ClientSession, ClusterTime, SessionOptions};
 pub(crate) use transaction::{Ending, is_unpinned, transaction_backoff};
 pub use transaction::{TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT};

@@ -10,6 +10,7 @@ mod cursors;
 mod leftovers;
 mod real;
 mod retries;
+mod rotation;
 mod sessions;
 mod transactions;
 mod with_transaction;

@@ -183,6 +183,14 @@ impl Connection {
         }
         let before = session.as_ref().map(|own| own.point());
         let client = self.client();
+        if let Some(session) = session.as_deref_mut()
+            && self.pool_handle().is_some()
+            && (request.ending.is_some() || session.is_in_transaction())
+        {
+            let identity = self.identity();
+            let checked = session.check_user(&client, identity.user.as_ref());
+            checked.map_err(|error| identity.name(error))?;
+        }
         request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
         if let Some(session) = &mut session {
             session.sending(Instant::now().into_std(), request.ending);

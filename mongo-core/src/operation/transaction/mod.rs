@@ -1,5 +1,6 @@
 //! Transactions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{RawDocument, RawDocumentBuf};
@@ -133,6 +134,8 @@ pub(crate) struct Transaction {
     pub(super) options: TransactionOptions,
     pub(super) recovery_token: Option<RawDocumentBuf>,
     pub(super) pinned: Option<ServerAddress>,
+    /// The user of its first command. Another one can't go on with it.
+    user: Option<Arc<str>>,
     /// The number of the transaction that the server may have open: its first command was sent, and
     /// since then neither a commit was, nor was an abort answered.
     pub(super) open: Option<i64>,
@@ -210,6 +213,14 @@ impl Transaction {
             self.open = Some(number);
         }
         is_first
+    }
+
+    /// Whether a connection of this user can run its next command.
+    pub(super) fn is_of(&mut self, user: Option<&Arc<str>>) -> bool {
+        if self.state == TransactionState::Starting {
+            self.user = user.cloned();
+        }
+        self.user.as_ref() == user
     }
 
     /// Where it stands, for [`rewind`](Self::rewind).
