@@ -121,7 +121,9 @@ function pool(own, names) {
 
 function event(own) {
   const times = own.count > 1 ? ` (${own.count} times since ${clock(own.first_time)})` : '';
-  const place = [own.server, own.user].filter((part) => part !== null).join(', user ');
+  // Most errors name the server and the user themselves.
+  const isNamed = own.server === null || own.text.includes(own.server);
+  const place = isNamed ? '' : [own.server, own.user].filter((part) => part !== null).join(', user ');
   const text = [own.text, times].join('');
   return make('li', own.level, [
     make('time', '', clock(own.time)),

@@ -125,6 +125,7 @@ pub(crate) async fn shows_a_failover(example: &str) {
         &json!(true),
     );
     let image = support::target().join(format!("{example}-status.png"));
+    page.emulate(1080, false);
     page.screenshot(&image);
     page.emulate(390, true);
     let is_narrow = "document.documentElement.scrollWidth <= 390";
