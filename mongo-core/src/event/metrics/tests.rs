@@ -273,7 +273,7 @@ fn topology(kind: TopologyType, servers: &[(&str, ServerType)]) -> Arc<TopologyD
         server.max_wire_version = 21;
         server
     });
-    Arc::new(TopologyDescription::new(kind, None, servers.collect()))
+    Arc::new(TopologyDescription::new(kind, None, servers))
 }
 
 /// The steps of a topology from its opening to its end, as events.
