@@ -31,12 +31,12 @@ pub(crate) struct Idle {
 
 impl Idle {
     /// bb8 must close no idle connection by itself.
-    pub(crate) fn new(bb8: bb8::Pool<MongoConnectionManager>) -> Self {
+    pub(crate) fn new(bb8: bb8::Pool<MongoConnectionManager>, runtime: Handle) -> Self {
         Self {
             bb8,
             count: AtomicUsize::new(0),
             looking: Mutex::new(()),
-            runtime: Handle::current(),
+            runtime,
         }
     }
 

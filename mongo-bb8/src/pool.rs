@@ -72,7 +72,7 @@ impl Pool {
         create: Option<Duration>,
         recycle: Option<Duration>,
     ) -> Result<Self, Error> {
-        manager.factory().check_runtime()?;
+        let runtime = manager.factory().runtime()?;
         manager.has_front = true;
         // bb8 does not export the type of its configuration: it is that of the pool's.
         let config = (&builder).into();
@@ -101,7 +101,7 @@ impl Pool {
                 interval: config.reaper_rate,
                 tasks: Mutex::default(),
             },
-            idle: Idle::new(bb8),
+            idle: Idle::new(bb8, runtime),
         });
         let weak = Arc::downgrade(&shared);
         let take_idle = move || weak.upgrade()?.take_idle();
@@ -192,7 +192,7 @@ impl Pool {
                 let _waiting = shared.waiting.clone();
                 match deadline.bound(shared.slots.acquire()).await {
                     Ok(Ok(slot)) => slot,
-                    Ok(Err(_)) => return Err(shared.factory().name(ErrorKind::PoolClosed)),
+                    Ok(Err(_)) => return Err(shared.factory().with_context(ErrorKind::PoolClosed)),
                     Err(_) => return Err(self.timed_out(Wait::WaitQueue, deadline)),
                 }
             }

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_and_writes_every_form() {
+    fn every_form_of_address_is_read_and_written() {
         assert_eq!(shown("Example.COM"), "example.com:27017");
         assert_eq!(shown("a:1"), "a:1");
         assert_eq!(shown("[::1]"), "[::1]:27017");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_address() {
+    fn other_texts_than_addresses_are_refused() {
         for bad in [
             "", ":1", "a:", "a:0", "a:65536", "a:-1", "a:+1", "a:1:2", "[::1", "[::g]", "[::1]x",
             "a/b",
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_printable_and_shows_it_escaped() {
+    fn unprintable_addresses_are_refused_and_escaped() {
         for character in [
             '\0', '\n', '\r', '\t', '\u{1b}', '\u{7f}', '\u{85}', '\u{9b}', '\u{a0}', '\u{200e}',
             '\u{2028}', '\u{2029}', '\u{202e}', '\u{2066}', '\u{3000}',

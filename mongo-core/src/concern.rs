@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_hold_what_is_set() {
+    fn documents_have_the_fields_that_are_set() {
         assert_eq!(ReadConcern::default().to_document(), doc! {});
         assert_eq!(
             ReadConcern::MAJORITY.to_document(),

@@ -9,7 +9,7 @@
 //! tokio (`--no-default-features`):
 //! - [`uri`]: connection strings and [`ClientOptions`].
 //! - [`wire`]: messages, and [`wire::Exchange`], which tracks whether a connection can be used
-//!   after a command was cancelled.
+//!   after a command was cancelled. [`reply`]: the errors that replies report.
 //! - [`auth`]: credentials and authentication conversations. [`handshake`]: from the first hello to
 //!   an authenticated connection.
 //! - [`sdam`]: the description of a deployment and its transitions; monitors as state machines.
@@ -118,7 +118,7 @@ pub mod operation;
 #[cfg(feature = "net")]
 pub mod pools;
 mod read_preference;
-mod reply;
+pub mod reply;
 pub mod sdam;
 pub mod select;
 mod server_api;

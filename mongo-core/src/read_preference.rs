@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_read_what_they_write() {
+    fn modes_parse_their_own_names() {
         for mode in ReadPreferenceMode::ALL {
             assert_eq!(mode.as_str().parse(), Ok(mode));
         }

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_set_is_sent() {
+    fn only_fields_that_are_set_are_sent() {
         let mut api = ServerApi::new(ServerApiVersion::V1);
         let mut command = rawdoc! { "ping": 1 };
         api.append_to(&mut command);

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_proxy_says_it_comes_to_an_end() {
+    fn any_reply_of_a_proxy_ends_the_negotiation() {
         for first in 0..=255 {
             for second in 0..=255 {
                 let filler = [second; 600];

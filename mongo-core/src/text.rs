@@ -92,7 +92,7 @@ mod tests {
         \u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
 
     #[test]
-    fn what_is_not_printable_is_escaped() {
+    fn unprintable_characters_are_escaped() {
         let mut written = String::new();
         let text = format!("a{UNPRINTABLE}\u{e4}\u{1f600}\u{200d}");
         write!(Printable(&mut written), "{text}").expect("written");

@@ -233,7 +233,7 @@ impl Pool {
     }
 
     fn explain(&self, error: PoolError, deadline: Deadline) -> Error {
-        let name = |kind| self.manager().factory().name(kind);
+        let name = |kind| self.manager().factory().with_context(kind);
         match error {
             PoolError::Backend(error) => error,
             PoolError::Closed => name(ErrorKind::PoolClosed),

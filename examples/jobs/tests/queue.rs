@@ -338,7 +338,7 @@ async fn a_job_is_given_up_after_its_last_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_finishes_what_runs_and_leaves_the_rest() {
+async fn a_stop_finishes_running_jobs_and_leaves_the_rest() {
     let set = Deployment::replica_set("rs").members(1).start().await;
     let fixture = Fixture::new(&set.uri(), "stopped", LONG);
     let (queue, log) = (&fixture.queue, Log::new());
@@ -434,7 +434,7 @@ async fn a_killed_process_loses_no_job_on_a_real_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_finishes_what_runs() {
+async fn an_interrupt_finishes_running_jobs() {
     let server = ScriptedServer::start().await;
     let settings = [("FRAMES", "40"), ("FRAME_MS", "300")];
     let process = Process::start(&mut program(&server.uri(), &settings));

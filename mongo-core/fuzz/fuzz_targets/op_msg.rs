@@ -4,7 +4,8 @@
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use mongo_core::wire::{OpCode, OpMsg, check_depth, check_ok, parse_reply, write_concern_error};
+use mongo_core::reply::{check_ok, write_concern_error};
+use mongo_core::wire::{OpCode, OpMsg, check_depth, parse_reply};
 use mongo_core_fuzz::{LIMITS, message, timed};
 
 thread_local! {

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_what_the_specification_says() {
+    fn the_default_is_that_of_the_specification() {
         let allows = |server: &str| {
             let server = server.parse().expect("an address");
             super::allows(DEFAULT_ALLOWED_HOSTS, &server)

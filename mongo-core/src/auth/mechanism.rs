@@ -111,7 +111,7 @@ mod tests {
     use crate::auth::CredentialError;
 
     #[test]
-    fn mechanisms_read_what_they_write() {
+    fn mechanisms_parse_their_own_names() {
         for mechanism in AuthMechanism::ALL {
             assert_eq!(mechanism.as_str().parse(), Ok(mechanism));
         }

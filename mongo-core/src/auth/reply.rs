@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_numbers_of_every_type() {
+    fn numbers_of_every_type_are_read() {
         assert_eq!(integer(RawBsonRef::Int32(-1)), Some(-1));
         assert_eq!(integer(RawBsonRef::Int64(i64::MAX)), Some(i64::MAX));
         assert_eq!(integer(RawBsonRef::Double(25.0)), Some(25));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_an_error() {
+    fn an_error_is_bounded() {
         let long = "x".repeat(5000);
         let reply = rawdoc! {
             "ok": 0, "code": 18.0, "codeName": &*long, "errmsg": &*long,

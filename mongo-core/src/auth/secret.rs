@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_read_from_a_string_and_what_is_none_is_not_quoted() {
+    fn a_secret_is_read_from_a_string_and_other_values_are_not_quoted() {
         let read = serde_json::from_str::<Secret>;
         assert_eq!(read("\"12345678\"").expect("a string").expose(), "12345678");
         for wrong in [
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn is_compared_by_its_text_and_not_shown() {
+    fn a_secret_compares_by_its_text_and_is_not_shown() {
         let secret = Secret::from("hunter2");
         assert_eq!(secret, Secret::new("hunter2".to_owned()));
         assert_ne!(secret, Secret::from("hunter3"));

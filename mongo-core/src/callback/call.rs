@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destructor_that_panics_harms_nobody() {
+    fn a_panicking_destructor_affects_no_other_call() {
         let mut cut = Box::pin(guard_async("callback", || {
             let bomb = Bomb;
             Box::pin(async move {

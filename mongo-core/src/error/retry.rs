@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_of_ones_own_are_not_retried() {
+    fn time_outs_of_the_clients_own_waits_are_not_retried() {
         for wait in [Wait::WaitQueue, Wait::Dns, Wait::Credential] {
             assert!(!timeout(wait).is_retryable_read(), "{wait}");
             assert!(!timeout(wait).is_retryable_write(), "{wait}");

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn handlers_are_told_in_the_order_in_which_they_were_named() {
+    fn handlers_are_called_in_the_order_of_their_registration() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let teller = |name: &'static str| {
             let told = told.clone();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_nobody_wants_is_not_made() {
+    fn an_event_without_a_handler_is_not_constructed() {
         let handlers = EventHandlers::new().on_command(|_| {});
         handlers.emit_cmap(|| panic!("no handler needs it"));
     }

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_named_runtime_comes_first_and_one_that_has_ended_is_passed_over() {
+    fn the_named_runtime_comes_first_unless_it_has_ended() {
         let (named, first, second) = (runtime(), runtime(), runtime());
         let home = Home::new(Some(named.handle().clone()));
         let chosen = |within: &Runtime| {

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bound_ends_what_uses_up_its_budget() {
+    async fn a_bound_ends_a_future_that_uses_up_its_budget() {
         let busy = std::future::poll_fn(|context| {
             // Like a socket that is always readable.
             while let Poll::Ready(proceed) = tokio::task::coop::poll_proceed(context) {
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bound_ends_what_never_would() {
+    async fn a_bound_ends_an_endless_future() {
         let deadline = Deadline::after(Duration::from_secs(3));
         let outcome = deadline.bound(std::future::pending::<()>()).await;
         assert_eq!(outcome, Err(Elapsed));

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_handler_causes_comes_after_what_waits() {
+    fn events_that_a_handler_causes_come_after_those_that_wait() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let dispatcher = Arc::new_cyclic(|weak: &Weak<Dispatcher<u32>>| {
             let (seen, weak) = (seen.clone(), weak.clone());

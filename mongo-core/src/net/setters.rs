@@ -1,14 +1,14 @@
 //! The setters that builders share.
 
-/// The setters of a builder with `transport` and `driver_info`.
+/// The setters of a builder with `transport` and `driver_info`, itself or in a part.
 macro_rules! transport_setters {
-    () => {
+    ($($part:ident)?) => {
         /// Sets the connector that opens transports, also for monitors. Default
         /// [`SocketConnector`](crate::net::SocketConnector), or
         /// [`ProxyConnector`](crate::net::ProxyConnector) if the options name a proxy.
         #[must_use]
         pub fn connector(mut self, connector: ::std::sync::Arc<dyn crate::net::Connector>) -> Self {
-            self.transport.connector = Some(connector);
+            self.$($part.)?transport.connector = Some(connector);
             self
         }
 
@@ -17,7 +17,7 @@ macro_rules! transport_setters {
         #[cfg(feature = "tls-rustls")]
         #[must_use]
         pub fn tls(mut self, tls: impl Into<crate::net::Tls>) -> Self {
-            self.transport.tls = Some(tls.into());
+            self.$($part.)?transport.tls = Some(tls.into());
             self
         }
 
@@ -25,20 +25,20 @@ macro_rules! transport_setters {
         /// monitors, after those appended before.
         #[must_use]
         pub fn driver_info(mut self, driver_info: crate::handshake::DriverInfo) -> Self {
-            self.driver_info.push(driver_info);
+            self.$($part.)?driver_info.push(driver_info);
             self
         }
     };
 }
 
-/// The setters of a builder with `auth`.
+/// The setters of a builder with `auth`, likewise.
 macro_rules! auth_setters {
-    () => {
+    ($($part:ident)?) => {
         /// Sets the cache of derived keys and the executor that computes them, for all credentials.
         /// Default: a cache of its own, on tokio's blocking threads.
         #[must_use]
         pub fn keys(mut self, keys: ::std::sync::Arc<crate::net::KeyService>) -> Self {
-            self.auth.keys = Some(keys);
+            self.$($part.)?auth.keys = Some(keys);
             self
         }
 
@@ -52,7 +52,7 @@ macro_rules! auth_setters {
             mut self,
             provider: ::std::sync::Arc<dyn crate::net::CredentialProvider>,
         ) -> Self {
-            self.auth.provider = Some(provider);
+            self.$($part.)?auth.provider = Some(provider);
             self
         }
 
@@ -63,7 +63,7 @@ macro_rules! auth_setters {
             mut self,
             provider: ::std::sync::Arc<dyn crate::net::AwsCredentialProvider>,
         ) -> Self {
-            self.auth.aws = Some(provider);
+            self.$($part.)?auth.aws = Some(provider);
             self
         }
 
@@ -74,7 +74,7 @@ macro_rules! auth_setters {
             mut self,
             callback: ::std::sync::Arc<dyn crate::net::OidcCallback>,
         ) -> Self {
-            self.auth.oidc = Some(callback);
+            self.$($part.)?auth.oidc = Some(callback);
             self
         }
     };
@@ -102,9 +102,9 @@ macro_rules! selection_setters {
     };
 }
 
-/// The setters of a builder with `on_connect`.
+/// The setters of a builder with `on_connect`, likewise.
 macro_rules! connect_setters {
-    () => {
+    ($($part:ident)?) => {
         /// Sets an async function that initialises each new connection. It runs after
         /// authentication, within `connectTimeoutMS`, also for connections that are made in
         /// advance. No caller gets a connection before the function has succeeded on it. It may run
@@ -144,7 +144,7 @@ macro_rules! connect_setters {
         where
             F: for<'a> crate::net::ConnectHook<'a> + Send + Sync + 'static,
         {
-            self.on_connect = Some(crate::net::OnConnect::new(hook));
+            self.$($part.)?on_connect = Some(crate::net::OnConnect::new(hook));
             self
         }
 
@@ -178,7 +178,7 @@ macro_rules! connect_setters {
                 + Sync
                 + 'static,
         {
-            self.on_connect = Some(crate::net::OnConnect::boxed(hook));
+            self.$($part.)?on_connect = Some(crate::net::OnConnect::boxed(hook));
             self
         }
     };

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Wait};
-use crate::wire;
+use crate::reply;
 
 /// `MaxTimeMSExpired`.
 const MAX_TIME_EXPIRED: i32 = 50;
@@ -35,7 +35,7 @@ pub(crate) fn is_time_limit(error: &Error) -> bool {
         return false;
     };
     let in_reply = || {
-        let concern = wire::write_concern_error(&command.reply);
+        let concern = reply::write_concern_error(&command.reply);
         concern.is_some_and(|concern| concern.code == MAX_TIME_EXPIRED)
     };
     command.code == MAX_TIME_EXPIRED || in_reply()
@@ -64,7 +64,7 @@ mod tests {
     use crate::error::{CommandError, ErrorKind};
 
     #[test]
-    fn the_server_has_what_is_left_less_the_round_trip() {
+    fn the_server_gets_the_remaining_time_less_the_round_trip() {
         let millis = Duration::from_millis;
         for (remaining, rtt, expected) in [
             (None, 5, Ok(None)),

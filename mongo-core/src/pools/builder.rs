@@ -8,29 +8,26 @@ use tokio::runtime::Handle;
 use super::factory::only_host;
 use super::operation::send_leftover;
 use super::options::{PoolOptions, PoolsConfig};
-use super::pool::{FactoryConfig, PoolParams};
+use super::pool::PoolParams;
 use super::registry::Parts;
 use super::server_cap::ServerCaps;
-use super::{Backend, ConnectionFactory, ManagerConfig, PoolState, Pools, ServerPool};
+use super::{
+    Backend, ConnectionFactory, ConnectionFactoryBuilder, ManagerConfig, PoolState, Pools,
+    ServerPool,
+};
 use crate::error::Result;
 use crate::event::{EventHandler, EventHandlers, SdamEvent};
-use crate::handshake::DriverInfo;
-use crate::net::{AuthParts, Authenticator, DnsResolver, OnConnect, Topology, TransportBuilder};
+use crate::net::{Authenticator, DnsResolver, Topology};
 use crate::select::ServerSelector;
 use crate::uri::ClientOptions;
 
 /// Builds [`Pools`].
 pub struct PoolsBuilder<B: Backend> {
-    options: ClientOptions,
+    /// What concerns connections.
+    factory: ConnectionFactoryBuilder,
     config: PoolsConfig,
-    manager: ManagerConfig,
     backend: B::Config,
-    transport: TransportBuilder,
     resolver: Option<Arc<dyn DnsResolver>>,
-    auth: AuthParts,
-    driver_info: Vec<DriverInfo>,
-    events: EventHandlers,
-    on_connect: Option<OnConnect>,
     sdam: Vec<EventHandler<SdamEvent>>,
     selector: Option<ServerSelector>,
     topology: Option<Topology>,
@@ -67,16 +64,10 @@ impl<B: Backend> PoolsBuilder<B> {
         B::Config: Default,
     {
         Self {
-            options,
+            factory: ConnectionFactory::builder(options),
             config: PoolsConfig::default(),
-            manager: ManagerConfig::default(),
             backend: B::Config::default(),
-            transport: TransportBuilder::default(),
             resolver: None,
-            auth: AuthParts::default(),
-            driver_info: Vec::new(),
-            events: EventHandlers::default(),
-            on_connect: None,
             sdam: Vec::new(),
             selector: None,
             topology: None,
@@ -84,13 +75,13 @@ impl<B: Backend> PoolsBuilder<B> {
         }
     }
 
-    crate::net::transport_setters!();
+    crate::net::transport_setters!(factory);
 
     crate::net::selection_setters!();
 
-    crate::net::auth_setters!();
+    crate::net::auth_setters!(factory);
 
-    crate::net::connect_setters!();
+    crate::net::connect_setters!(factory);
 
     /// Sets the settings that all pools share. Default [`PoolsConfig::default`].
     #[must_use]
@@ -102,7 +93,7 @@ impl<B: Backend> PoolsBuilder<B> {
     /// Sets how connections are checked and bounded. Default [`ManagerConfig::default`].
     #[must_use]
     pub fn manager_config(mut self, manager: ManagerConfig) -> Self {
-        self.manager = manager;
+        self.factory.config = manager;
         self
     }
 
@@ -116,7 +107,7 @@ impl<B: Backend> PoolsBuilder<B> {
     /// Sets the handlers for pool, connection and command events. Default none.
     #[must_use]
     pub fn event_handlers(mut self, events: EventHandlers) -> Self {
-        self.events = events;
+        self.factory.events = events;
         self
     }
 
@@ -158,12 +149,15 @@ impl<B: Backend> PoolsBuilder<B> {
     pub fn build_server_pool(self) -> Result<ServerPool<B>> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
-        let server = only_host(&self.options)?;
+        let options = self.factory.options.clone();
+        let server = only_host(&options)?;
         let cap = ServerCaps::new(self.config.server_limits()).of(&server);
-        let shared = self.template(None)?.shared(PoolParams {
+        options.validate()?;
+        let auth = self.factory.auth.clone();
+        let shared = self.factory.template()?.shared(PoolParams {
             server,
-            authenticator: Arc::new(Authenticator::new(&self.options, self.auth.clone())?),
-            load_balanced: self.options.load_balanced == Some(true),
+            authenticator: Arc::new(Authenticator::new(&options, auth)?),
+            load_balanced: options.load_balanced == Some(true),
             state: PoolState::Paused,
             limits: pool_options.limits(),
             cap,
@@ -182,24 +176,8 @@ impl<B: Backend> PoolsBuilder<B> {
 
     fn pool_options(&self) -> Result<PoolOptions> {
         let backend_size = B::max_size(&self.backend);
-        let max_lifetime = self.manager.max_lifetime;
-        PoolOptions::new(&self.options, max_lifetime, backend_size, &self.config)
-    }
-
-    fn template(&self, topology: Option<&Topology>) -> Result<FactoryConfig> {
-        self.options.validate()?;
-        let mut factory = ConnectionFactory::builder(self.options.clone())
-            .config(self.manager.clone())
-            .transport(self.transport.clone())
-            .event_handlers(self.events.clone())
-            .initialise(self.on_connect.clone());
-        for driver_info in &self.driver_info {
-            factory = factory.driver_info(driver_info.clone());
-        }
-        if let Some(topology) = topology {
-            factory = factory.of_topology(topology);
-        }
-        factory.template()
+        let (options, max_lifetime) = (&self.factory.options, self.factory.config.max_lifetime);
+        PoolOptions::new(options, max_lifetime, backend_size, &self.config)
     }
 
     /// Builds the pools. Does not connect, and looks up nothing for `mongodb+srv`: the first
@@ -212,25 +190,25 @@ impl<B: Backend> PoolsBuilder<B> {
     pub fn build(mut self) -> Result<Pools<B>> {
         self.config.check()?;
         let pool_options = self.pool_options()?;
-        self.auth.keys.get_or_insert_default();
-        let authenticator = Arc::new(Authenticator::new(&self.options, self.auth.clone())?);
+        let options = self.factory.options.clone();
+        let mut auth = std::mem::take(&mut self.factory.auth);
+        auth.keys.get_or_insert_default();
+        let authenticator = Arc::new(Authenticator::new(&options, auth.clone())?);
+        options.validate()?;
         let owns_topology = self.topology.is_none();
-        let topology = match self.topology.take() {
-            Some(topology) => topology,
-            None => {
-                self.options.validate()?;
-                self.own_topology()?
-            }
-        };
+        let topology = self
+            .topology
+            .take()
+            .map_or_else(|| self.own_topology(), Ok)?;
         Ok(Pools::assemble(Parts {
-            template: self.template(Some(&topology))?,
+            template: self.factory.of_topology(&topology).template()?,
             topology,
             owns_topology,
-            options: self.options,
+            options,
             config: self.config,
             pool_options,
             backend: self.backend,
-            auth: self.auth,
+            auth,
             authenticator,
             runtime: self.runtime,
             send_leftover: |pools, leftover, limits| {
@@ -240,7 +218,8 @@ impl<B: Backend> PoolsBuilder<B> {
     }
 
     fn own_topology(&mut self) -> Result<Topology> {
-        let mut builder = Topology::builder(self.options.clone()).transport(self.transport.clone());
+        let mut builder = Topology::builder(self.factory.options.clone())
+            .transport(self.factory.transport.clone());
         if let Some(runtime) = self.runtime.clone() {
             builder = builder.runtime(runtime);
         }
@@ -260,7 +239,7 @@ impl<B: Backend> PoolsBuilder<B> {
 impl<B: Backend> std::fmt::Debug for PoolsBuilder<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PoolsBuilder")
-            .field("options", &self.options)
+            .field("options", &self.factory.options)
             .field("config", &self.config)
             .finish_non_exhaustive()
     }

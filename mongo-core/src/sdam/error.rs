@@ -153,7 +153,7 @@ mod tests {
     /// Errors compare as their messages do, except for what an error message of the operating
     /// system adds to its kind.
     #[test]
-    fn failures_are_compared_by_what_they_say() {
+    fn failures_compare_by_their_messages() {
         let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
         let late = |millis| Error::timeout(Wait::Handshake, Duration::from_millis(millis));
         let failures = [

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_every_part() {
+    fn a_criterion_displays_every_part() {
         let dc = TagSet::from([("dc".to_owned(), "ny".to_owned())]);
         let preference = ReadPreference::new(ReadPreferenceMode::Nearest)
             .with_tag_sets(vec![dc, TagSet::new()])

@@ -80,7 +80,7 @@ fn no_value_of_a_field_is_quoted_and_its_key_is_named() {
 }
 
 #[test]
-fn what_names_no_key_quotes_no_value_either() {
+fn errors_without_a_key_quote_no_value() {
     for value in VALUES {
         for read in [
             refused::<Credential>,

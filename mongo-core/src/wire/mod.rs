@@ -41,8 +41,6 @@ pub use msg::{OpMsg, OpMsgBuilder};
 pub use op_code::OpCode;
 pub use section::{DocumentSequence, MsgFlags};
 
-pub use crate::reply::{WriteConcernError, check_ok, check_write, write_concern_error};
-
 /// The lowest wire version that this crate supports: 8, MongoDB 4.2.
 pub const MIN_WIRE_VERSION: i32 = 8;
 

@@ -129,7 +129,7 @@ async fn a_provided_credential_follows_the_same_rules() {
 /// For every mechanism, nothing is sent, not even a hello: it could contain a cached token, or a
 /// user's name and nonce.
 #[tokio::test]
-async fn nothing_is_sent_to_a_host_that_is_not_allowed() {
+async fn a_host_that_is_not_allowed_gets_no_token() {
     let server = ScriptedServer::builder()
         .access_tokens(&[GOOD])
         .plain_user("app", MARK)

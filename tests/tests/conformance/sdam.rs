@@ -231,7 +231,7 @@ fn command_error(
     phase: ErrorPhase,
     reply: &RawDocumentBuf,
 ) -> Option<ApplicationError> {
-    match mongo_core::wire::check_ok(reply) {
+    match mongo_core::reply::check_ok(reply) {
         Ok(()) => ApplicationError::from_write_concern_error(server, reply),
         Err(error) => Some(ApplicationError::new(server, error, phase)),
     }

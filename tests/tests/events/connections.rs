@@ -79,7 +79,7 @@ async fn the_reason_for_closing_a_connection_is_reported() {
 
     let stale = establish(&factory).await;
     told.cmap();
-    factory.clear();
+    factory.clear(None);
     drop(stale);
     assert_eq!(closed(&told).reason, ConnectionClosedReason::Stale);
 

@@ -17,7 +17,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 over_both! {
     a_killed_server_refuses_and_comes_back_at_its_address_as_another_process,
     a_refusing_server_keeps_serving_open_connections,
-    a_frozen_server_accepts_and_does_nothing_until_it_thaws,
+    a_frozen_server_accepts_connections_and_answers_once_it_thaws,
     a_server_that_thaws_reports_its_current_state,
     a_skewed_clock_shifts_the_dates_of_its_server,
     a_partitioned_server_neither_receives_nor_sends,
@@ -60,7 +60,7 @@ async fn a_refusing_server_keeps_serving_open_connections(members: Members) {
     Wire::connect(&set, 0).await.hello().await;
 }
 
-async fn a_frozen_server_accepts_and_does_nothing_until_it_thaws(members: Members) {
+async fn a_frozen_server_accepts_connections_and_answers_once_it_thaws(members: Members) {
     let set = set(members).await;
     let mut old = Wire::connect(&set, 0).await;
     old.hello().await;

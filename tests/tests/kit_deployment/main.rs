@@ -14,4 +14,5 @@ mod proxies;
 mod roles;
 mod sim;
 mod streaming;
+mod transactions;
 mod wire;

@@ -1,4 +1,4 @@
-//! Sessions, retryable writes, transactions, snapshot reads and cursors, by wire commands.
+//! Sessions, retryable writes, snapshot reads and cursors, by wire commands.
 
 use std::time::Duration;
 
@@ -11,69 +11,63 @@ use crate::wire::Wire;
 
 over_both! {
     a_retried_write_returns_the_first_outcome,
-    a_commit_publishes_a_transaction_at_once,
-    a_failed_statement_aborts_its_transaction,
-    an_unknown_transaction_is_labelled_transient,
-    concurrent_transactions_conflict_on_the_same_document,
-    another_mongos_commits_again_only_with_the_recovery_token,
-    a_write_spoiled_before_its_commit_is_not_applied,
     a_read_waits_for_no_time_that_its_server_does_not_know,
     cursors_stay_with_their_server,
 }
 
 /// A client session.
-struct Session {
+pub(crate) struct Session {
     lsid: Document,
 }
 
 impl Session {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let lsid = doc! {"id": Uuid::new()};
         Self { lsid }
     }
 
     /// A retryable write.
-    fn write(&self, number: i64, command: Document) -> Document {
+    pub(crate) fn write(&self, number: i64, command: Document) -> Document {
         let mut command = command;
         command.extend(doc! {"lsid": self.lsid.clone(), "txnNumber": number});
         command
     }
 
     /// A part of a transaction.
-    fn part(&self, number: i64, command: Document) -> Document {
+    pub(crate) fn part(&self, number: i64, command: Document) -> Document {
         let mut command = self.write(number, command);
         command.insert("autocommit", false);
         command
     }
 
-    fn start(&self, number: i64, command: Document) -> Document {
+    pub(crate) fn start(&self, number: i64, command: Document) -> Document {
         let mut command = self.part(number, command);
         command.insert("startTransaction", true);
         command
     }
 
-    fn commit(&self, number: i64) -> Document {
+    pub(crate) fn commit(&self, number: i64) -> Document {
         self.part(number, doc! {"commitTransaction": 1, "$db": "admin"})
     }
 
-    fn abort(&self, number: i64) -> Document {
+    pub(crate) fn abort(&self, number: i64) -> Document {
         self.part(number, doc! {"abortTransaction": 1, "$db": "admin"})
     }
 }
 
-fn insert(id: i32) -> Document {
+pub(crate) fn insert(id: i32) -> Document {
     doc! {"insert": "c", "documents": [{"_id": id, "n": 0}]}
 }
 
-fn increment(id: i32) -> Document {
+pub(crate) fn increment(id: i32) -> Document {
     doc! {"update": "c", "updates": [{"q": {"_id": id}, "u": {"$inc": {"n": 1}}}]}
 }
 
-fn find() -> Document {
+pub(crate) fn find() -> Document {
     doc! {"find": "c", "filter": {}, "sort": {"_id": 1}}
 }
 
-fn ids(reply: &Document) -> Vec<i32> {
+pub(crate) fn ids(reply: &Document) -> Vec<i32> {
     let cursor = reply
         .get_document("cursor")
         .unwrap_or_else(|_| panic!("{reply}"));
@@ -85,29 +79,29 @@ fn ids(reply: &Document) -> Vec<i32> {
     documents.filter_map(id).collect()
 }
 
-fn cursor_id(reply: &Document) -> i64 {
+pub(crate) fn cursor_id(reply: &Document) -> i64 {
     let cursor = reply.get_document("cursor");
     cursor
         .and_then(|cursor| cursor.get_i64("id"))
         .expect("a cursor")
 }
 
-fn labels(reply: &Document) -> Vec<&str> {
+pub(crate) fn labels(reply: &Document) -> Vec<&str> {
     let labels = reply.get_array("errorLabels").into_iter().flatten();
     labels.filter_map(Bson::as_str).collect()
 }
 
-fn code(reply: &Document) -> i32 {
+pub(crate) fn code(reply: &Document) -> i32 {
     reply.get_i32("code").unwrap_or(0)
 }
 
 /// The value of `n` in the documents.
-fn counters(deployment: &Deployment) -> Vec<i32> {
+pub(crate) fn counters(deployment: &Deployment) -> Vec<i32> {
     let documents = deployment.documents("test.c").into_iter();
     documents.map(|one| one.get_i32("n").unwrap_or(0)).collect()
 }
 
-async fn set(members: Members) -> Deployment {
+pub(crate) async fn set(members: Members) -> Deployment {
     members
         .start(Deployment::replica_set("rs").members(3))
         .await
@@ -141,186 +135,6 @@ async fn a_retried_write_returns_the_first_outcome(members: Members) {
     let other = Session::new();
     assert_eq!(client.code(other.write(3, increment(1))).await, 0);
     assert_eq!(counters(&set), [3]);
-}
-
-async fn a_commit_publishes_a_transaction_at_once(members: Members) {
-    let set = set(members).await;
-    set.insert("test.c", [doc! {"_id": 0, "n": 0}]);
-    let (session, number) = (Session::new(), 1);
-    let mut inside = Wire::connect(&set, 0).await;
-    let mut outside = Wire::connect(&set, 0).await;
-    assert_eq!(inside.code(session.start(number, insert(1))).await, 0);
-    assert_eq!(inside.code(session.part(number, insert(2))).await, 0);
-    assert_eq!(
-        ids(&inside.run(session.part(number, find())).await),
-        [0, 1, 2]
-    );
-    assert_eq!(ids(&outside.run(find()).await), [0]);
-    assert_eq!(set.server(0).open_transactions(), 1);
-    for _ in 0..2 {
-        assert_eq!(inside.code(session.commit(number)).await, 0, "also again");
-    }
-    assert_eq!(ids(&outside.run(find()).await), [0, 1, 2]);
-    assert_eq!(set.server(0).open_transactions(), 0);
-
-    assert_eq!(inside.code(session.start(2, insert(3))).await, 0);
-    assert_eq!(inside.code(session.abort(2)).await, 0);
-    assert_eq!(ids(&outside.run(find()).await), [0, 1, 2]);
-    assert_eq!(inside.code(session.commit(2)).await, 251);
-    assert_eq!(inside.code(session.commit(1)).await, 225);
-}
-
-async fn a_failed_statement_aborts_its_transaction(members: Members) {
-    let set = set(members).await;
-    set.insert("test.c", [doc! {"_id": 1, "n": 0}]);
-    let session = Session::new();
-    let mut client = Wire::connect(&set, 0).await;
-    assert_eq!(client.code(session.start(1, increment(1))).await, 0);
-    let reply = client.run(session.part(1, insert(1))).await;
-    assert_eq!(
-        reply.get_array("writeErrors").expect("a duplicate").len(),
-        1
-    );
-    let lost = client.run(session.commit(1)).await;
-    assert_eq!(
-        (code(&lost), labels(&lost)),
-        (251, vec!["TransientTransactionError"])
-    );
-    assert_eq!(counters(&set), [0]);
-    let refused = [
-        (263, doc! {"count": "c"}),
-        (72, doc! {"find": "c", "writeConcern": {"w": 1}}),
-    ];
-    for (number, (expected, command)) in (2..).zip(refused) {
-        assert_eq!(client.code(session.start(number, command)).await, expected);
-    }
-}
-
-async fn an_unknown_transaction_is_labelled_transient(members: Members) {
-    let set = set(members).await;
-    let session = Session::new();
-    let mut client = Wire::connect(&set, 0).await;
-    for command in [
-        session.part(1, insert(1)),
-        session.commit(1),
-        session.abort(1),
-    ] {
-        let reply = client.run(command).await;
-        assert_eq!(code(&reply), 251, "{reply}");
-        assert_eq!(labels(&reply), ["TransientTransactionError"]);
-    }
-    let mut plain = session.write(2, find());
-    plain.insert("startTransaction", true);
-    assert_ne!(
-        client.code(plain).await,
-        0,
-        "startTransaction without autocommit"
-    );
-    assert!(set.documents("test.c").is_empty());
-}
-
-async fn concurrent_transactions_conflict_on_the_same_document(members: Members) {
-    let set = set(members).await;
-    set.insert("test.c", [doc! {"_id": 1, "n": 0}, doc! {"_id": 2, "n": 0}]);
-    let (one, two) = (Session::new(), Session::new());
-    let mut client = Wire::connect(&set, 0).await;
-    assert_eq!(client.code(one.start(1, increment(1))).await, 0);
-    assert_eq!(client.code(two.start(1, increment(2))).await, 0);
-    let reply = client.run(two.part(1, increment(1))).await;
-    assert_eq!(
-        (code(&reply), labels(&reply)),
-        (112, vec!["TransientTransactionError"])
-    );
-    assert_eq!(client.code(two.commit(1)).await, 251);
-    assert_eq!(client.code(one.commit(1)).await, 0);
-    assert_eq!(counters(&set), [1, 0]);
-
-    // A write since its start conflicts too.
-    assert_eq!(client.code(one.start(2, find())).await, 0);
-    assert_eq!(client.code(increment(2)).await, 0);
-    assert_eq!(client.code(one.part(2, increment(2))).await, 112);
-    assert_eq!(counters(&set), [1, 1]);
-}
-
-async fn another_mongos_commits_again_only_with_the_recovery_token(members: Members) {
-    let sharded = members.start(Deployment::sharded(2)).await;
-    let session = Session::new();
-    let mut clients = [
-        Wire::connect(&sharded, 0).await,
-        Wire::connect(&sharded, 1).await,
-    ];
-    let started = clients[0].run(session.start(1, insert(1))).await;
-    let token = started
-        .get_document("recoveryToken")
-        .expect("a token")
-        .clone();
-    let with_token = |number| {
-        let mut commit = session.commit(number);
-        commit.insert("recoveryToken", token.clone());
-        commit
-    };
-    let elsewhere = clients[1].run(session.part(1, insert(2))).await;
-    assert_eq!(
-        (code(&elsewhere), labels(&elsewhere)),
-        (251, vec!["TransientTransactionError"])
-    );
-
-    clients[0].run(session.start(2, insert(1))).await;
-    assert_eq!(clients[1].code(session.commit(2)).await, 50940);
-    assert_eq!(clients[0].code(with_token(2)).await, 0);
-    assert_eq!(clients[1].code(session.commit(2)).await, 50940);
-    assert_eq!(clients[1].code(with_token(2)).await, 0);
-    assert_eq!(sharded.documents("test.c").len(), 1);
-
-    // The recovery of what is not committed aborts it.
-    clients[0].run(session.start(3, insert(3))).await;
-    assert_eq!(clients[1].code(with_token(3)).await, 251);
-    assert_eq!(clients[0].code(session.commit(3)).await, 251);
-    assert_eq!(sharded.documents("test.c").len(), 1);
-}
-
-async fn a_write_spoiled_before_its_commit_is_not_applied(members: Members) {
-    let set = set(members).await;
-    set.insert("test.c", [doc! {"_id": 1, "n": 0}]);
-    let session = Session::new();
-    let spoil = |data: Document| {
-        let mode = doc! {"times": 1};
-        doc! {"configureFailPoint": "onPrimaryTransactionalWrite", "mode": mode, "data": data}
-    };
-    let write = |number| session.write(number, increment(1));
-    let cases = [(doc! {}, 1), (doc! {"failBeforeCommitExceptionCode": 1}, 1)];
-    for (number, (data, after)) in (1..).zip(cases) {
-        set.configure_fail_point(0, &spoil(data));
-        let mut client = Wire::connect(&set, 0).await;
-        assert_eq!(client.code(increment(9)).await, 0, "this is not retryable");
-        client.send(write(number), 0).await;
-        let end = timeout(Duration::from_secs(5), client.try_receive()).await;
-        assert!(end.expect("an end in time").is_none());
-        assert_eq!(counters(&set), [after], "{number}");
-    }
-    let mut client = Wire::connect(&set, 0).await;
-    assert_eq!(client.code(write(2)).await, 0);
-    assert_eq!(counters(&set), [2]);
-    let data = doc! {"failBeforeCommitExceptionCode": 11600, "closeConnection": false};
-    set.configure_fail_point(0, &spoil(data));
-    assert_eq!(client.code(write(2)).await, 0, "a retry writes nothing");
-    let reply = client.run(write(3)).await;
-    assert_eq!(
-        (code(&reply), labels(&reply)),
-        (11600, vec!["RetryableWriteError"])
-    );
-    assert_eq!(client.code(write(3)).await, 0);
-    assert_eq!(counters(&set), [3]);
-
-    let sharded = members.start(Deployment::sharded(1)).await;
-    let mut client = Wire::connect(&sharded, 0).await;
-    let mut command = spoil(doc! {});
-    command.insert("$db", "admin");
-    assert_ne!(
-        client.code(command).await,
-        0,
-        "a mongos has no such fail point"
-    );
 }
 
 async fn a_read_waits_for_no_time_that_its_server_does_not_know(members: Members) {
@@ -414,48 +228,6 @@ async fn snapshot_reads_see_their_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_waits_for_the_transaction_that_holds_its_document() {
-    let network = SimNetwork::new(1);
-    network.set_latency(Duration::ZERO, Duration::ZERO);
-    let set = Deployment::replica_set("rs").members(2).network(&network);
-    let set = set.start().await;
-    set.insert("test.c", [doc! {"_id": 1, "n": 0}]);
-    let session = Session::new();
-    let connect = || async { Wire::over(network.connect("m0.test:27017").await.expect("m0")) };
-    let (mut inside, mut outside) = (connect().await, connect().await);
-    assert_eq!(inside.code(session.start(1, increment(1))).await, 0);
-    let mut limited = increment(1);
-    limited.insert("maxTimeMS", 300);
-    let begun = Instant::now();
-    assert_eq!(outside.code(limited).await, 50);
-    assert_eq!(begun.elapsed().as_millis(), 300);
-    outside.send(increment(1), 0).await;
-    let early = timeout(Duration::from_secs(5), outside.try_receive()).await;
-    assert!(early.is_err(), "it waits");
-    assert_eq!(inside.code(session.commit(1)).await, 0);
-    assert_eq!(code(&outside.receive().await.body), 0);
-    assert_eq!(counters(&set), [2]);
-
-    // A transaction that nobody ends is aborted after a minute.
-    assert_eq!(inside.code(session.start(2, increment(1))).await, 0);
-    let begun = Instant::now();
-    outside.send(increment(1), 0).await;
-    let reply = timeout(Duration::from_secs(90), outside.try_receive()).await;
-    assert_eq!(code(&reply.expect("in time").expect("a reply").body), 0);
-    assert_eq!(begun.elapsed().as_secs(), 60);
-    assert_eq!(inside.code(session.commit(2)).await, 251);
-    assert_eq!(counters(&set), [3]);
-
-    // So is one whose primary steps down.
-    assert_eq!(inside.code(session.start(3, increment(1))).await, 0);
-    outside.send(increment(1), 0).await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    set.elect(1);
-    assert_eq!(code(&outside.receive().await.body), 10107);
-    assert_eq!(set.server(0).open_transactions(), 0);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_tailable_cursor_awaits_data() {
     let network = SimNetwork::new(1);
     network.set_latency(Duration::ZERO, Duration::ZERO);
@@ -485,7 +257,7 @@ async fn a_tailable_cursor_awaits_data() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_isolated_primary_loses_what_no_majority_has() {
+async fn an_isolated_primary_loses_writes_without_a_majority() {
     let network = SimNetwork::new(1);
     network.set_latency(Duration::ZERO, Duration::ZERO);
     let set = Deployment::replica_set("rs").members(3).network(&network);

@@ -24,7 +24,7 @@ on_both! {
     a_suspended_cursor_keeps_the_error_of_its_fetch,
     an_abort_with_its_own_limit_within_with_transaction_reaches_the_server,
     with_transaction_takes_any_limit,
-    a_long_limit_is_one_that_the_server_accepts,
+    a_long_limit_is_lowered_to_the_servers_maximum,
     a_command_shows_no_secret,
     an_exhausted_pool_names_its_pinned_cursors,
     close_is_bounded_with_a_pinned_cursor,
@@ -70,7 +70,7 @@ async fn with_transaction_takes_any_limit<B: Backend<Config: Default>>() {
     world.pools.close().await;
 }
 
-async fn a_long_limit_is_one_that_the_server_accepts<B: Backend<Config: Default>>() {
+async fn a_long_limit_is_lowered_to_the_servers_maximum<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     for days in [1, 60] {
         let limit = Duration::from_secs(days * 24 * 3600);

@@ -22,7 +22,7 @@ on_both! {
     a_session_on_a_lost_connection_is_not_used_again,
     a_cancelled_command_s_session_is_not_used_again,
     a_time_limit_covers_all_attempts,
-    the_server_gets_what_is_left_of_the_time,
+    the_server_gets_the_remaining_time,
     too_little_time_for_a_round_trip_fails_at_once,
 }
 
@@ -229,7 +229,7 @@ async fn a_time_limit_covers_all_attempts<B: Backend<Config: Default>>() {
     world.pools.close().await;
 }
 
-async fn the_server_gets_what_is_left_of_the_time<B: Backend<Config: Default>>() {
+async fn the_server_gets_the_remaining_time<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("timeoutMS=5000").await;
     let ping = doc! { "ping": 1 };
     world.ping().await.expect("a reply");

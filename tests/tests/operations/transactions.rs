@@ -15,7 +15,7 @@ use crate::support::{World, eventually, insert};
 on_both! {
     the_first_command_starts_the_transaction,
     a_transaction_without_commands_sends_nothing,
-    states_refuse_what_is_out_of_order,
+    states_refuse_calls_out_of_order,
     options_of_operations_are_refused,
     a_repeated_commit_waits_for_a_majority,
     a_commit_is_retried_even_without_retrywrites,
@@ -105,7 +105,7 @@ async fn a_transaction_without_commands_sends_nothing<B: Backend<Config: Default
     world.pools.close().await;
 }
 
-async fn states_refuse_what_is_out_of_order<B: Backend<Config: Default>>() {
+async fn states_refuse_calls_out_of_order<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let mut session = world.session();
     let says = |outcome: Result<(), Error>, text: &str| {

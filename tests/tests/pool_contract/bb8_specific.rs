@@ -125,7 +125,7 @@ async fn a_check_in_a_bare_pool_takes_no_failure_of_another_pool() {
     let manager = MongoConnectionManager::new(&server.uri()).expect("a manager");
     let bare = Pool::builder().build_unchecked(manager.clone());
     drop(bare.get().await.expect("a connection"));
-    manager.factory().clear();
+    manager.factory().clear(None);
     drop(bare.get().await.expect("another one"));
     let config = mongo_bb8::Config::from_url("mongodb://127.0.0.1:1");
     let pool = config.create_pool(None).expect("a pool");
@@ -334,7 +334,7 @@ fn a_guard_may_be_dropped_outside_of_any_runtime() {
         (server, pool, held.map(|held| held.expect("a connection")))
     });
     // The cleared connections must not be returned.
-    pool.manager().factory().clear();
+    pool.manager().factory().clear(None);
     drop(held);
     runtime.block_on(async {
         drop(pool.get().await.expect("a connection"));

@@ -391,7 +391,7 @@ async fn try_get_does_not_wait_for_a_slot<B: Backend>() {
     assert!(pool.try_get().await.is_ok());
     // It does wait for a connection attempt.
     server.refuse_connections().await;
-    pool.factory().clear();
+    pool.factory().clear(None);
     let error = pool.try_get().await.expect_err("refused");
     assert!(matches!(error.kind(), ErrorKind::Connect(_)), "{error}");
 }

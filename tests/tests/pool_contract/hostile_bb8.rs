@@ -52,7 +52,7 @@ fn reaped(server: &ScriptedServer, first: &Runtime) -> Pool {
 }
 
 #[test]
-fn what_the_reaper_closed_costs_nothing_after_the_end_of_its_runtime() {
+fn reaped_connections_free_their_slots_after_the_end_of_their_runtime() {
     let world = Runtime::new().expect("a runtime");
     let server = world.block_on(ScriptedServer::start());
     let first = current_thread();
@@ -66,7 +66,7 @@ fn what_the_reaper_closed_costs_nothing_after_the_end_of_its_runtime() {
 }
 
 #[test]
-fn what_the_reaper_closed_costs_nothing_while_nobody_drives_its_runtime() {
+fn reaped_connections_free_their_slots_while_their_runtime_is_not_driven() {
     let world = Runtime::new().expect("a runtime");
     let server = world.block_on(ScriptedServer::start());
     let first = current_thread();
@@ -115,7 +115,7 @@ impl CustomizeConnection<Connection, Error> for Clearing {
         _: &'a mut Connection,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
         if let Some(factory) = self.0.lock().expect("no panic").take() {
-            factory.clear();
+            factory.clear(None);
         }
         Box::pin(async { Ok(()) })
     }
@@ -220,22 +220,22 @@ fn pools_go_on(queue_mode: QueueMode, ends: bool) {
 }
 
 #[test]
-fn pools_go_on_after_the_end_of_their_first_runtime_fifo() {
+fn pools_survive_the_end_of_their_first_runtime_fifo() {
     pools_go_on(QueueMode::Fifo, true);
 }
 
 #[test]
-fn pools_go_on_after_the_end_of_their_first_runtime_lifo() {
+fn pools_survive_the_end_of_their_first_runtime_lifo() {
     pools_go_on(QueueMode::Lifo, true);
 }
 
 #[test]
-fn pools_go_on_while_nobody_drives_their_first_runtime_fifo() {
+fn pools_work_while_their_first_runtime_is_not_driven_fifo() {
     pools_go_on(QueueMode::Fifo, false);
 }
 
 #[test]
-fn pools_go_on_while_nobody_drives_their_first_runtime_lifo() {
+fn pools_work_while_their_first_runtime_is_not_driven_lifo() {
     pools_go_on(QueueMode::Lifo, false);
 }
 
@@ -288,7 +288,7 @@ fn a_clear_during_a_check_in_costs_nothing_after_the_end_of_the_first_runtime() 
         let (factory, is_over) = (pool.manager().factory().clone(), is_over.clone());
         std::thread::spawn(move || {
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                factory.clear();
+                factory.clear(None);
                 std::thread::sleep(Duration::from_micros(300));
             }
         })

@@ -71,7 +71,7 @@ fn longest_wait(has_handler: bool) -> Duration {
 }
 
 #[test]
-fn a_handler_of_commands_holds_nobody_up_over_a_long_reply() {
+fn a_command_handler_does_not_delay_others_over_a_long_reply() {
     let (without, with) = (longest_wait(false), longest_wait(true));
     assert!(
         with < Duration::from_millis(20),

@@ -42,7 +42,7 @@ async fn a_cleared_pool_hands_out_no_stale_connection<B: Backend>() {
     let (in_use, idle) = (pool.get().await, pool.get().await);
     let mut in_use = in_use.expect("a connection");
     drop(idle);
-    pool.factory().clear();
+    pool.factory().clear(None);
     let new = pool.get().await.expect("a connection");
     assert_eq!((new.id(), new.generation()), (3, 1));
     drop(new);

@@ -27,7 +27,7 @@ on_both! {
     on a paused clock:
     unlimited_timeouts_do_not_overflow,
     a_pool_closed_alone_is_replaced,
-    pools_closed_for_good_are_not_replaced,
+    closed_pools_are_not_replaced,
     a_dropped_close_closes_all_connections_but_those_in_use,
     a_close_waits_for_rotated_pools,
     a_close_waits_for_replaced_pools,
@@ -137,7 +137,7 @@ async fn a_pool_closed_alone_is_replaced<B: Backend<Config: Default>>() {
     pools.close().await;
 }
 
-async fn pools_closed_for_good_are_not_replaced<B: Backend<Config: Default>>() {
+async fn closed_pools_are_not_replaced<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     let pools = sim.pools::<B>("");
     let server = ping(&pools).await.expect("a ping");

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mongo_core::bson::doc;
-use mongo_core::error::{ClosedReason, Wait};
 use mongo_core::event::{CmapEvent, ConnectionClosedReason, EventHandlers};
 use mongo_core::net::{ConnectFuture, Topology};
 use mongo_core::pools::{Backend, ConnectionFactory, Pools, PoolsBuilder};
 use mongo_core::select::Criterion;
 use mongo_core::{ClientOptions, Connection, Error, ErrorKind};
-use mongo_testkit::{Action, ErrorReply, Matcher};
+use mongo_testkit::{Action, Matcher};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, timeout};
 
@@ -23,13 +22,6 @@ on_both! {
     on a paused clock:
     every_connection_is_initialised_after_authentication,
     an_async_closure_is_accepted,
-    a_failure_is_the_callers_at_once,
-    a_refused_command_keeps_its_code,
-    a_failure_leaves_the_server_known,
-    a_lost_connection_counts_as_a_network_error,
-    an_ignored_failure_keeps_no_closed_connection,
-    a_function_that_hangs_ends_with_connecttimeoutms,
-    a_function_that_panics_fails_one_check_out,
     a_dropped_check_out_leaves_an_initialised_connection,
     a_close_cancels_the_initialisation,
     connections_made_in_advance_are_initialised,
@@ -44,7 +36,7 @@ on_both! {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Doing {
+pub(crate) enum Doing {
     #[default]
     Ping,
     Fail,
@@ -56,7 +48,7 @@ enum Doing {
 
 /// An `on_connect`, and what it did.
 #[derive(Clone, Default)]
-struct Hook(Arc<State>);
+pub(crate) struct Hook(Arc<State>);
 
 #[derive(Default)]
 struct State {
@@ -80,29 +72,29 @@ impl Drop for Running<'_> {
 }
 
 impl Hook {
-    fn doing(doing: Doing) -> Self {
+    pub(crate) fn doing(doing: Doing) -> Self {
         let hook = Self::default();
         hook.set(doing);
         hook
     }
 
-    fn set(&self, doing: Doing) {
+    pub(crate) fn set(&self, doing: Doing) {
         *self.0.doing.lock().expect("no panic") = doing;
     }
 
-    fn begun(&self) -> usize {
+    pub(crate) fn begun(&self) -> usize {
         self.0.begun.load(Ordering::SeqCst)
     }
 
-    fn dropped(&self) -> usize {
+    pub(crate) fn dropped(&self) -> usize {
         self.0.dropped.load(Ordering::SeqCst)
     }
 
-    fn users(&self) -> Vec<Option<String>> {
+    pub(crate) fn users(&self) -> Vec<Option<String>> {
         self.0.done.lock().expect("no panic").clone()
     }
 
-    fn call<'a>(&self, connection: &'a mut Connection) -> ConnectFuture<'a> {
+    pub(crate) fn call<'a>(&self, connection: &'a mut Connection) -> ConnectFuture<'a> {
         let state = self.0.clone();
         Box::pin(async move {
             state.begun.fetch_add(1, Ordering::SeqCst);
@@ -127,12 +119,16 @@ impl Hook {
         })
     }
 
-    fn on<B: Backend>(&self, builder: PoolsBuilder<B>) -> PoolsBuilder<B> {
+    pub(crate) fn on<B: Backend>(&self, builder: PoolsBuilder<B>) -> PoolsBuilder<B> {
         let hook = self.clone();
         builder.on_connect_boxed(move |connection| hook.call(connection))
     }
 
-    fn pools<B: Backend<Config: Default>>(&self, sim: &Sim, options: &str) -> (Pools<B>, Kept) {
+    pub(crate) fn pools<B: Backend<Config: Default>>(
+        &self,
+        sim: &Sim,
+        options: &str,
+    ) -> (Pools<B>, Kept) {
         let kept = Kept::default();
         let builder = sim.builder::<B>(options).event_handlers(kept.handlers());
         (self.on(builder).build().expect("pools"), kept)
@@ -140,7 +136,7 @@ impl Hook {
 }
 
 /// The errors and reasons with which connections were closed.
-fn closed(kept: &Kept) -> Vec<(ConnectionClosedReason, Option<Error>)> {
+pub(crate) fn closed(kept: &Kept) -> Vec<(ConnectionClosedReason, Option<Error>)> {
     let events = kept.events().into_iter();
     let closed = events.filter_map(|event| match event {
         CmapEvent::ConnectionClosed(own) => Some((own.reason, own.error)),
@@ -149,7 +145,7 @@ fn closed(kept: &Kept) -> Vec<(ConnectionClosedReason, Option<Error>)> {
     closed.collect()
 }
 
-fn is_of_hook(error: &Error) -> bool {
+pub(crate) fn is_of_hook(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::OnConnect(_))
 }
 
@@ -207,156 +203,6 @@ async fn an_async_closure_is_accepted<B: Backend<Config: Default>>() {
         ping(&pools).await.expect("a ping");
     }
     assert_eq!(sim.set.documents("db.c").len(), 1);
-}
-
-async fn a_failure_is_the_callers_at_once<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let hook = Hook::doing(Doing::Fail);
-    let (pools, kept) = hook.pools::<B>(&sim, "maxPoolSize=1");
-    for _ in 0..5 {
-        let begun = Instant::now();
-        let error = pools.get().await.map(drop).expect_err("it fails");
-        assert!(begun.elapsed() < Duration::from_millis(500), "{error}");
-        assert!(is_of_hook(&error), "{error}");
-        assert_eq!(
-            error.server().map(ToString::to_string),
-            Some(sim.set.address(0))
-        );
-        assert!(
-            error
-                .to_string()
-                .starts_with("on_connect: the schema is too old"),
-            "{error}"
-        );
-        assert!(!error.is_retryable_read(), "{error}");
-    }
-    let status = status_of(&pools);
-    assert_eq!((status.size, status.idle, status.in_use), (0, 0, 0));
-    let ends = closed(&kept);
-    assert_eq!(ends.len(), 5);
-    for (reason, error) in ends {
-        assert_eq!(reason, ConnectionClosedReason::Error);
-        assert!(error.is_some_and(|error| is_of_hook(&error)));
-    }
-    assert_eq!(kept.count("ConnectionReady"), 0);
-    // The slot is free.
-    hook.set(Doing::Ping);
-    ping(&pools).await.expect("a ping");
-}
-
-async fn a_refused_command_keeps_its_code<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let refused = ErrorReply::new(13, "Unauthorized", "not authorized");
-    let rule = Matcher::command("ping").then(Action::Error(refused));
-    sim.set.server(0).script().add(rule);
-    let (pools, kept) = Hook::default().pools::<B>(&sim, "");
-    let error = pools.get().await.map(drop).expect_err("refused");
-    let ErrorKind::OnConnect(own) = error.kind() else {
-        panic!("{error}");
-    };
-    let own = own.downcast_ref::<Error>().expect("the command's error");
-    assert_eq!(own.code(), Some(13));
-    let shown = error.to_string();
-    assert!(
-        shown.starts_with("on_connect: command failed: not authorized"),
-        "{shown}"
-    );
-    assert_eq!(shown.matches("(server ").count(), 1, "{shown}");
-    assert_eq!(kept.count("PoolCleared"), 0);
-}
-
-/// Neither a failure nor an error that says that the server has changed its state: `on_connect` may
-/// have commands of its own kind.
-async fn a_failure_leaves_the_server_known<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let refused = ErrorReply::new(10107, "NotWritablePrimary", "not primary");
-    let rule = Matcher::command("ping").then(Action::Error(refused));
-    sim.set.server(0).script().add(rule);
-    let (pools, kept) = Hook::default().pools::<B>(&sim, "");
-    let error = pools.get().await.map(drop).expect_err("refused");
-    assert!(is_of_hook(&error), "{error}");
-    assert!(
-        pools.topology().description().primary().is_some(),
-        "{error}"
-    );
-    assert_eq!(kept.count("PoolCleared"), 0);
-    assert_eq!(error.labels().count(), 0, "{error}");
-}
-
-async fn a_lost_connection_counts_as_a_network_error<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let rule = Matcher::command("ping").once().drop_connection();
-    sim.set.server(0).script().add(rule);
-    let (pools, kept) = Hook::default().pools::<B>(&sim, "maxPoolSize=1");
-    let got = pools.get_by(LIMIT, &Criterion::write(), &[]).await;
-    let error = got.map(drop).expect_err("the server hung up");
-    assert!(matches!(error.kind(), ErrorKind::Network(_)), "{error}");
-    assert!(error.is_retryable_write(), "{error}");
-    assert_eq!(kept.count("PoolCleared"), 1);
-    // `get` selects again by itself.
-    let rule = Matcher::command("ping").once().drop_connection();
-    sim.set.server(0).script().add(rule);
-    drop(pools.get().await.expect("the second attempt"));
-    assert_eq!(kept.count("PoolCleared"), 2);
-}
-
-async fn an_ignored_failure_keeps_no_closed_connection<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let rule = Matcher::command("ping").once().drop_connection();
-    sim.set.server(0).script().add(rule);
-    let (pools, _) = Hook::doing(Doing::Ignore).pools::<B>(&sim, "maxPoolSize=1");
-    let error = pools.get().await.map(drop).expect_err("it is closed");
-    let ErrorKind::OnConnect(own) = error.kind() else {
-        panic!("{error}");
-    };
-    let own = own.downcast_ref::<Error>().map(Error::kind);
-    let network = ClosedReason::Network;
-    assert!(matches!(own, Some(ErrorKind::ConnectionClosed(reason)) if *reason == network));
-    assert_eq!(status_of(&pools).size, 0);
-    ping(&pools).await.expect("a ping");
-}
-
-async fn a_function_that_hangs_ends_with_connecttimeoutms<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let hook = Hook::doing(Doing::Hang);
-    let (pools, kept) = hook.pools::<B>(&sim, "maxPoolSize=1&connectTimeoutMS=2000");
-    // So that only the pool's connection is timed.
-    pools.topology().connect().expect("a runtime");
-    let begun = Instant::now();
-    let error = pools.get().await.map(drop).expect_err("it hangs");
-    let took = begun.elapsed();
-    let is_hook = |wait: Wait| wait == Wait::Hook;
-    assert!(
-        matches!(error.kind(), ErrorKind::Timeout { wait, .. } if is_hook(*wait)),
-        "{error}"
-    );
-    assert!((2000..3000).contains(&took.as_millis()), "{took:?}");
-    assert_eq!(hook.dropped(), 1);
-    assert_eq!(status_of(&pools).size, 0);
-    assert!(pools.topology().description().primary().is_some());
-    assert_eq!(kept.count("PoolCleared"), 0);
-    // A caller's own deadline names the wait too.
-    let short = Duration::from_millis(100);
-    let got = pools.get_by(short, &Criterion::write(), &[]).await;
-    let error = got.map(drop).expect_err("it hangs");
-    assert!(
-        matches!(error.kind(), ErrorKind::Timeout { wait, .. } if is_hook(*wait)),
-        "{error}"
-    );
-}
-
-async fn a_function_that_panics_fails_one_check_out<B: Backend<Config: Default>>() {
-    let sim = Sim::of(1).await;
-    let hook = Hook::doing(Doing::Panic);
-    let (pools, kept) = hook.pools::<B>(&sim, "maxPoolSize=1");
-    let error = pools.get().await.map(drop).expect_err("it panics");
-    assert!(is_of_hook(&error), "{error}");
-    let wanted = "on_connect: the application's on_connect panicked: on purpose";
-    assert!(error.to_string().starts_with(wanted), "{error}");
-    assert_eq!(kept.count("PoolCleared"), 0);
-    hook.set(Doing::Ping);
-    ping(&pools).await.expect("a ping");
-    assert_eq!(status_of(&pools).size, 1);
 }
 
 async fn a_dropped_check_out_leaves_an_initialised_connection<B: Backend<Config: Default>>() {

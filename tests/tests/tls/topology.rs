@@ -132,12 +132,12 @@ async fn pools_use_what_their_monitors_have_read<B: Backend<Config: Default>>() 
 }
 
 #[tokio::test]
-async fn pools_of_deadpool_use_what_their_monitors_have_read() {
+async fn pools_of_deadpool_use_the_tls_files_of_their_monitors() {
     pools_use_what_their_monitors_have_read::<mongo_deadpool::Pool>().await;
 }
 
 #[tokio::test]
-async fn pools_of_bb8_use_what_their_monitors_have_read() {
+async fn pools_of_bb8_use_the_tls_files_of_their_monitors() {
     pools_use_what_their_monitors_have_read::<mongo_bb8::Pool>().await;
 }
 
@@ -260,11 +260,11 @@ async fn over_a_topology(floats: bool) {
 }
 
 #[tokio::test]
-async fn pools_over_a_given_topology_use_what_its_monitors_have_read() {
+async fn pools_over_a_given_topology_use_the_tls_files_of_its_monitors() {
     over_a_topology(false).await;
 }
 
 #[tokio::test]
-async fn a_factory_that_floats_uses_what_its_topologys_monitors_have_read() {
+async fn a_floating_factory_uses_the_tls_files_of_its_topology() {
     over_a_topology(true).await;
 }

@@ -92,7 +92,7 @@ async fn connections_have_a_service_id_and_are_cleared_by_it() {
     }
     assert_eq!(by_service.len(), 2, "two services in turns");
     let cleared = *by_service.keys().next().expect("a service");
-    factory.clear_service(cleared);
+    factory.clear(Some(cleared));
     for (service, connections) in &mut by_service {
         for connection in connections {
             assert_eq!(connection.is_stale(), *service == cleared);
@@ -114,7 +114,7 @@ async fn connections_have_a_service_id_and_are_cleared_by_it() {
         assert_eq!(connection.generation(), u64::from(of_cleared));
     }
     // And all of them together.
-    factory.clear();
+    factory.clear(None);
     assert!(by_service.values().flatten().all(Connection::is_stale));
     balanced.shutdown().await;
 }

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_entry_replaces_one_that_was_not_used_again() {
+    fn a_new_entry_replaces_an_entry_without_reuse() {
         let cache = KeyCache::new(2);
         let keys = derived();
         assert_eq!(misses(&cache, &keys, [1, 2, 1, 3]), 3);
@@ -198,7 +198,7 @@ mod tests {
 
     /// Plain LRU misses 300 times in each round.
     #[test]
-    fn a_rotation_misses_only_for_what_exceeds_the_capacity() {
+    fn a_rotation_misses_only_for_entries_beyond_the_capacity() {
         let keys = derived();
         for (users, capacity, most) in [
             (300, 256, 45),

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn sha_256_refuses_what_saslprep_forbids() {
+    fn sha_256_refuses_passwords_that_saslprep_forbids() {
         for bad in ["a\u{7}b", "\u{627}1", "a\u{e000}"] {
             let made = KeyDerivation::new(ScramMechanism::Sha256, "u", bad, vec![1], 4096);
             assert_eq!(made.map(|_| ()), Err(ScramError::Password));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_secret_is_shown() {
+    fn debug_of_keys_shows_no_secret() {
         let derivation = derivation(ScramMechanism::Sha256, "user", "MARKED");
         assert_eq!(
             format!(

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_server_first_message() {
+    fn a_server_first_message_is_read() {
         let read = first("r=abcX%y,s=AQI=,i=4096").expect("valid");
         assert_eq!(read, ("abcX%y".to_owned(), vec![1, 2], 4096));
         assert_eq!(
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_nonce_that_is_not_ours_or_adds_nothing() {
+    fn a_nonce_must_extend_that_of_the_client() {
         for bad in ["r=abc", "r=ab", "r=", "r=xyzabc", "r=abcd e", "r=abc\u{e4}"] {
             let text = format!("{bad},s=AQI=,i=4096");
             assert_eq!(first(&text), Err(ScramError::Nonce), "{text}");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_the_iteration_count() {
+    fn the_iteration_count_is_bounded() {
         let count = |digits: &str| first(&format!("r=abcX,s=AQI=,i={digits}")).map(|read| read.2);
         assert_eq!(count("1"), Err(ScramError::TooFewIterations(1)));
         assert_eq!(count("0"), Err(ScramError::TooFewIterations(0)));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_the_salt() {
+    fn the_length_of_the_salt_is_bounded() {
         let salted = |bytes: usize| {
             let salt = STANDARD.encode(vec![7; bytes]);
             first(&format!("r=abcX,s={salt},i=4096")).map(|read| read.1.len())
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_attributes_out_of_order_twice_or_unknown() {
+    fn attributes_out_of_order_repeated_or_unknown_are_refused() {
         for bad in [
             "s=AQI=,r=abcX,i=4096",
             "r=abcX,i=4096,s=AQI=",
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_server_final_message() {
+    fn a_server_final_message_is_read() {
         assert_eq!(server_final(b"v=AQI="), Ok(vec![1, 2]));
         assert_eq!(server_final(b"v=AQI=,x=1"), Ok(vec![1, 2]));
         assert_eq!(server_final(b"x=1,v=AQI="), Err(ScramError::NoSignature));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_names() {
+    fn names_are_escaped() {
         assert_eq!(escape_name("a=b,c=3D"), "a=3Db=2Cc=3D3D");
         assert_eq!(escape_name("\u{2168}"), "\u{2168}");
     }

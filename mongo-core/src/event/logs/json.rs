@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_printable_is_escaped() {
+    fn unprintable_characters_are_escaped() {
         let shown = shown(&doc! { "k\u{202e}": "\u{1b}[2J\u{7f}\u{9b}\u{2028}\u{2066}" });
         assert_eq!(shown, r#"{"k\u202e":"\u001b[2J\u007f\u009b\u2028\u2066"}"#);
     }
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_said_to_be() {
+    fn malformed_documents_are_shown_as_such() {
         // An element of an unknown type.
         let bytes = b"\x08\0\0\0\x55a\0\0";
         let document = RawDocument::from_bytes(bytes).expect("lazily");

@@ -198,7 +198,7 @@ fn connections_are_counted_by_server_and_user() {
 }
 
 #[test]
-fn what_is_over_is_taken_off_again() {
+fn gauges_decrease_when_their_subject_ends() {
     let found = recorded(|| {
         [
             created(),

@@ -58,7 +58,7 @@ fn error(field: &RawDocument) -> HandshakeError {
 }
 
 #[test]
-fn reads_a_primary() {
+fn the_hello_of_a_primary_is_read() {
     let description = read(&primary()).expect("valid");
     let expected = ConnectionDescription {
         min_wire_version: 0,

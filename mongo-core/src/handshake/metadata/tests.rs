@@ -306,7 +306,7 @@ fn truncation_follows_the_order_and_never_exceeds_512_bytes() {
 }
 
 #[test]
-fn what_can_never_fit_is_refused_and_changes_nothing() {
+fn oversized_metadata_is_refused_and_not_kept() {
     let mut metadata = metadata(&[], false);
     let before = metadata.document();
     let refused = metadata.append(DriverInfo::new("n".repeat(600)));

@@ -235,7 +235,7 @@ mod tests {
 
     /// With any content of the body or a header.
     #[test]
-    fn of_another_status_only_it_and_its_reason_are_told() {
+    fn an_error_status_shows_only_its_code_and_reason() {
         let long = "x".repeat(MAX_REASON);
         for (line, expected) in [
             ("404 Not Found", "404 Not Found"),

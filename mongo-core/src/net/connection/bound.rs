@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_pool_interrupts_ends_at_once() {
+    async fn an_interrupted_command_ends_at_once() {
         let link = std::sync::Arc::new(ConnectionState::default());
         let waits = link.clone();
         let task = tokio::spawn(async move {

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_paused_does_not_count() {
+    async fn paused_time_does_not_count() {
         assert_eq!(ends_after(Deadline::never()).await, 40 * SECOND);
     }
 

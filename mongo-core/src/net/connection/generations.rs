@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cleared_while_a_connection_is_made_makes_it_stale() {
+    fn a_clear_makes_pending_connections_stale() {
         let generations = Generations::default();
         let mut generation = generations.begin();
         generations.clear();

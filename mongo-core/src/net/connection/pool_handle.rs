@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_is_interrupted_at_once() {
+    async fn a_wait_is_interrupted_at_once() {
         let link = Arc::new(ConnectionState::default());
         let (waits, interrupts) = (link.clone(), link.clone());
         let task = tokio::spawn(async move {

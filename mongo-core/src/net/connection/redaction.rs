@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
     use crate::ServerAddress;
-    use crate::wire::check_ok;
+    use crate::reply::check_ok;
 
     #[test]
     fn every_sensitive_command_is_known() {

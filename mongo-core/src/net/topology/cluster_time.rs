@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_newer_one_is_taken() {
+    fn only_a_newer_cluster_time_is_taken() {
         let clock = ClusterClock::default();
         assert_eq!(clock.newest(), None);
         for (seconds, increment, taken) in [
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cluster_time_is_left_out() {
+    fn malformed_cluster_times_are_ignored() {
         let clock = ClusterClock::default();
         let timestamp = Timestamp {
             time: 1,

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_spawned() {
+    async fn a_connect_spawns_no_task() {
         use std::future::Future;
 
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -97,7 +97,7 @@ fn the_kind_decides_on_concerns_numbers_and_read_preferences() {
 }
 
 #[test]
-fn a_later_attempt_replaces_what_was_added() {
+fn a_later_attempt_replaces_the_added_fields() {
     let (mut request, mut session) = (
         request(OperationKind::Write),
         session(SessionOptions::default()),
@@ -316,7 +316,7 @@ fn a_command_of_a_cursor_has_only_its_session() {
 }
 
 #[test]
-fn the_read_concern_of_a_command_is_sent_with_what_the_session_adds() {
+fn the_session_completes_the_read_concern_of_a_command() {
     let own = |concern| {
         let own = Request::new("db", &doc! { "find": "c", "readConcern": concern });
         let mut own = own.expect("a command");

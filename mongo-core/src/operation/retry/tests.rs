@@ -47,7 +47,7 @@ fn stopped(verdict: Verdict) -> Error {
 }
 
 #[test]
-fn the_kind_decides_on_what_is_retried() {
+fn the_kind_decides_on_retries() {
     use OperationKind::{Command, Read, Write};
     let not_primary = || refused(10107, &[], rawdoc! {});
     let labelled = || refused(10107, &[RETRYABLE_WRITE], rawdoc! {});

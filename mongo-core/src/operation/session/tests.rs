@@ -154,7 +154,7 @@ fn a_transaction_that_may_be_open_is_left_to_be_aborted_once() {
 }
 
 #[test]
-fn what_may_be_open_on_the_server() {
+fn transactions_that_may_be_open_on_the_server() {
     let ok = rawdoc! { "ok": 1 };
     type Step<'a> = &'a dyn Fn(&mut ClientSession);
     let now = Instant::now();

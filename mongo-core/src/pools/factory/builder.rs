@@ -20,20 +20,20 @@ use crate::uri::ClientOptions;
 
 /// Builds a [`ConnectionFactory`].
 pub struct ConnectionFactoryBuilder {
-    options: ClientOptions,
-    config: ManagerConfig,
-    transport: TransportBuilder,
-    auth: AuthParts,
-    driver_info: Vec<DriverInfo>,
+    pub(in crate::pools) options: ClientOptions,
+    pub(in crate::pools) config: ManagerConfig,
+    pub(in crate::pools) transport: TransportBuilder,
+    pub(in crate::pools) auth: AuthParts,
+    pub(in crate::pools) driver_info: Vec<DriverInfo>,
     /// The topology's metadata, if there is a topology.
     metadata: Option<Metadata>,
-    events: EventHandlers,
-    on_connect: Option<OnConnect>,
+    pub(in crate::pools) events: EventHandlers,
+    pub(in crate::pools) on_connect: Option<OnConnect>,
     floating: Option<(Topology, Criterion)>,
 }
 
 impl ConnectionFactoryBuilder {
-    pub(super) fn new(options: ClientOptions) -> Self {
+    pub(in crate::pools) fn new(options: ClientOptions) -> Self {
         Self {
             options,
             config: ManagerConfig::default(),
@@ -57,17 +57,6 @@ impl ConnectionFactoryBuilder {
     #[must_use]
     pub fn config(mut self, config: ManagerConfig) -> Self {
         self.config = config;
-        self
-    }
-
-    pub(in crate::pools) fn transport(mut self, transport: TransportBuilder) -> Self {
-        self.transport = transport;
-        self
-    }
-
-    #[must_use]
-    pub(in crate::pools) fn initialise(mut self, on_connect: Option<OnConnect>) -> Self {
-        self.on_connect = on_connect;
         self
     }
 

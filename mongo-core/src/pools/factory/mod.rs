@@ -7,12 +7,12 @@ use bson::oid::ObjectId;
 
 use super::follow::Floating;
 use super::pool::{CheckBudget, PoolInner};
-use crate::ServerAddress;
-use crate::error::{Error, ErrorKind, InUse, Result, Wait};
+use crate::error::Result;
 use crate::handshake::DriverInfo;
-use crate::net::{Connection, Deadline, current_runtime};
+use crate::net::{Connection, Deadline};
 use crate::uri::ClientOptions;
 
+mod adapter;
 mod builder;
 
 pub use builder::ConnectionFactoryBuilder;
@@ -91,31 +91,12 @@ impl ConnectionFactory {
     /// [`ErrorKind::PoolCleared`](crate::ErrorKind::PoolCleared) or
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed) if its pool was cleared or closed.
     pub async fn establish(&self, deadline: Deadline) -> Result<Connection> {
-        let mut budget = CheckBudget::default();
-        self.establish_within(deadline, &mut budget).await
-    }
-
-    /// [`establish`](Self::establish), with the check-out's budget for the check of an offered
-    /// connection.
-    ///
-    /// # Errors
-    /// See [`establish`](Self::establish).
-    pub async fn establish_within(
-        &self,
-        deadline: Deadline,
-        budget: &mut CheckBudget,
-    ) -> Result<Connection> {
-        // Before a wait that could never end.
-        self.check_runtime()?;
-        // Boxed: it would make up most of the size of every check-out's future, which is moved.
-        match &self.source {
-            Source::Fixed(shared) => Box::pin(shared.establish(deadline, budget)).await,
-            Source::Floating(floating) => Box::pin(floating.establish(deadline, budget)).await,
-        }
+        self.establish_within(deadline, &mut CheckBudget::default())
+            .await
     }
 
     /// Attaches the generic pool that this factory serves, of at most `max_size` connections,
-    /// pending ones included (see [`set_max_size`](Self::set_max_size)).
+    /// pending ones included. Callers wait for room in [`establish`](Self::establish).
     ///
     /// `take_idle` takes an idle connection out of the generic pool, and must not call the factory.
     /// A caller that begins to wait in [`establish`](Self::establish) tries it once more, because a
@@ -141,44 +122,21 @@ impl ConnectionFactory {
         self.set_max_size(max_size);
     }
 
-    /// Checks whether connections can be made on the current runtime, as far as is known
-    /// beforehand. For a generic pool that has timers or tasks of its own.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration): it is called outside of a
-    /// Tokio runtime, or within one that has no timer (`enable_time`).
-    pub fn check_runtime(&self) -> Result<()> {
-        current_runtime()
-            .map(drop)
-            .map_err(|error| self.name(error))
-    }
-
-    /// Takes an available connection: one that was made in advance, or for a caller that has left.
-    /// No I/O.
-    pub fn take_available(&self) -> Option<Connection> {
-        match &self.source {
-            Source::Fixed(shared) => shared.take_available(),
-            Source::Floating(_) => None,
-        }
-    }
-
     /// Whether a caller waits in [`establish`](Self::establish), which a connection that is
     /// [offered](Self::offer) would serve.
     #[inline]
     pub fn has_waiters(&self) -> bool {
-        match &self.source {
-            Source::Fixed(shared) => shared.queue.has_waiters(),
-            // Its callers don't wait for returned connections: only the generic pool limits them.
-            Source::Floating(_) => false,
-        }
+        // The callers of a factory that floats don't wait for returned connections: only the generic
+        // pool limits them.
+        let fixed = self.fixed();
+        fixed.is_some_and(|shared| shared.queue.has_waiters())
     }
 
     /// Hands a connection to the caller that has waited longest in [`establish`](Self::establish).
     /// If no caller waits, it is kept for the next one.
     pub fn offer(&self, connection: Connection) {
-        match &self.source {
-            Source::Fixed(shared) => shared.offer(connection),
-            Source::Floating(_) => drop(connection),
+        if let Some(shared) = self.fixed() {
+            shared.offer(connection);
         }
     }
 
@@ -218,43 +176,6 @@ impl ConnectionFactory {
         }
     }
 
-    /// Limits the connections of a generic pool without a registry, including pending ones: without
-    /// this limit, an attempt that outlives its caller is not counted. Callers wait for room in
-    /// [`establish`](Self::establish).
-    pub fn set_max_size(&self, max_size: u32) {
-        if let Source::Fixed(shared) = &self.source {
-            shared.change_queue(|queue| queue.set_max_size(max_size));
-            shared.pump();
-        }
-    }
-
-    /// How many connections are [available](Self::take_available).
-    pub fn available(&self) -> usize {
-        match &self.source {
-            Source::Fixed(shared) => shared.queue.read(|queue| queue.available()),
-            Source::Floating(_) => 0,
-        }
-    }
-
-    /// Removes the available connections that do not satisfy the predicate, and returns them. If
-    /// the predicate panics, all stay.
-    pub fn retain(&self, keep: impl FnMut(&Connection) -> bool) -> Vec<Connection> {
-        match &self.source {
-            Source::Fixed(shared) => {
-                // Without a lock: the predicate belongs to the application.
-                let mut all = GivenBack {
-                    shared,
-                    connections: shared.change_queue(|queue| queue.retain(|_| false)),
-                };
-                let kept: Vec<bool> = all.connections.iter().map(keep).collect();
-                let mut kept = kept.into_iter();
-                let is_removed = |_: &mut Connection| kept.next() == Some(false);
-                all.connections.extract_if(.., is_removed).collect()
-            }
-            Source::Floating(_) => Vec::new(),
-        }
-    }
-
     /// Closes the factory for good: it makes no more connections, callers that wait get
     /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed), attempts are interrupted, and
     /// existing connections become stale. May be called from anywhere.
@@ -265,22 +186,16 @@ impl ConnectionFactory {
         }
     }
 
-    /// Begins a new generation: connections made before are not handed out again.
-    pub fn clear(&self) {
-        match &self.source {
-            Source::Fixed(shared) => shared.clear(),
-            Source::Floating(floating) => floating.clear(),
-        }
-    }
-
-    /// Begins a new generation for one service behind a load balancer: its connections made before
-    /// are not handed out again. Those to other services stay.
+    /// Begins a new generation: connections made before are not handed out again. With a `service`,
+    /// only those to that service behind a load balancer.
     ///
-    /// Specification: load balancers.
-    pub fn clear_service(&self, id: ObjectId) {
-        match &self.source {
-            Source::Fixed(shared) => shared.clear_service(id),
-            Source::Floating(floating) => floating.clear_service(id),
+    /// Specification: connection monitoring and pooling; load balancers.
+    pub fn clear(&self, service: Option<ObjectId>) {
+        match (&self.source, service) {
+            (Source::Fixed(shared), None) => shared.clear(),
+            (Source::Fixed(shared), Some(id)) => shared.clear_service(id),
+            (Source::Floating(floating), None) => floating.clear(),
+            (Source::Floating(floating), Some(id)) => floating.clear_service(id),
         }
     }
 
@@ -301,10 +216,11 @@ impl ConnectionFactory {
         metadata.append([driver_info])
     }
 
-    /// The server; `None` for a factory that floats.
-    pub(crate) fn server(&self) -> Option<&ServerAddress> {
+    /// The pool; `None` for a factory that floats.
+    #[inline]
+    fn fixed(&self) -> Option<&Arc<PoolInner>> {
         match &self.source {
-            Source::Fixed(shared) => Some(shared.server()),
+            Source::Fixed(shared) => Some(shared),
             Source::Floating(_) => None,
         }
     }
@@ -314,60 +230,6 @@ impl ConnectionFactory {
         match &self.source {
             Source::Fixed(shared) => shared.user(),
             Source::Floating(floating) => floating.user().map(|user| &**user),
-        }
-    }
-
-    /// Adds the server and the user to an error that lacks them.
-    pub fn name(&self, error: impl Into<Error>) -> Error {
-        match &self.source {
-            Source::Fixed(shared) => shared.establisher.name(error),
-            Source::Floating(floating) => floating.name(error),
-        }
-    }
-
-    /// The error for a wait that timed out. Its cause is the last failure to make a connection since
-    /// the wait began. If none failed, and the wait was for a free slot, the cause is that `in_use`
-    /// of at most `max_size` connections are in use.
-    pub fn timed_out(
-        &self,
-        wait: Wait,
-        deadline: Deadline,
-        in_use: usize,
-        max_size: usize,
-    ) -> Error {
-        let (error, pending) = match &self.source {
-            Source::Fixed(shared) => (
-                shared.timed_out(wait, deadline),
-                shared.total_and_pending().1 as usize,
-            ),
-            Source::Floating(floating) => (floating.timed_out(wait, deadline), 0),
-        };
-        let others = in_use.saturating_sub(pending);
-        if wait != Wait::WaitQueue || others == 0 || error.cause().is_some() {
-            return error;
-        }
-        let in_use = InUse {
-            max_pool_size: u32::try_from(max_size).unwrap_or(u32::MAX),
-            cursors: 0,
-            transactions: 0,
-            others,
-            load_balanced: false,
-            server_full: None,
-        };
-        error.caused_by(Some(ErrorKind::PoolExhausted(in_use).into()))
-    }
-}
-
-/// Available connections that were taken out; dropping this offers them again.
-struct GivenBack<'a> {
-    shared: &'a Arc<PoolInner>,
-    connections: Vec<Connection>,
-}
-
-impl Drop for GivenBack<'_> {
-    fn drop(&mut self) {
-        for connection in self.connections.drain(..) {
-            self.shared.offer(connection);
         }
     }
 }
@@ -382,7 +244,7 @@ impl From<Arc<PoolInner>> for ConnectionFactory {
 impl fmt::Debug for ConnectionFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionFactory")
-            .field("server", &self.server())
+            .field("server", &self.fixed().map(|shared| shared.server()))
             .field("user", &self.user())
             .finish_non_exhaustive()
     }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_newer_than_the_clear_is_not_interrupted() {
+    fn connections_newer_than_the_clear_are_not_interrupted() {
         let links = ConnectionSet::default();
         let all: Vec<Arc<ConnectionState>> = (0..4).map(|_| Arc::default()).collect();
         for (id, link) in (0..).zip(&all) {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_failed_tells_its_own_end() {
+    fn a_failed_connection_reports_its_own_end() {
         let links = ConnectionSet::default();
         links.add(1, Arc::default(), 0);
         assert!(links.failed(1));

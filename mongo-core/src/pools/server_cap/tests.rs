@@ -124,7 +124,7 @@ fn a_late_pool_does_not_overtake_the_queue() {
 }
 
 #[test]
-fn a_reserved_slot_that_is_not_wanted_goes_to_the_next_pool() {
+fn an_unneeded_reserved_slot_goes_to_the_next_pool() {
     let pools = pools::<3>(&cap(1));
     pools.iter().for_each(|pool| pool.pump());
     pools[1].wants.store(false, Ordering::SeqCst);

@@ -27,7 +27,7 @@ impl<B: Backend> ServerPool<B> {
     /// Waits until the pool has `minPoolSize` or `min_idle` connections, and at least one, made by
     /// this call or by others.
     pub(in crate::pools) async fn warm(&self, deadline: Deadline) -> Result<()> {
-        self.factory().check_runtime()?;
+        self.factory().runtime()?;
         let target = self.options().target(0).max(1);
         let (mut rounds, mut newest) = (0_u32, 0);
         // Bounds the turns: two warm-ups that do not both fit must not take connections from each

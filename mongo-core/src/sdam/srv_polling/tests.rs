@@ -253,7 +253,7 @@ fn hosts_that_stay_are_left_alone() {
 }
 
 #[test]
-fn bad_hosts_are_left_out_and_only_bad_hosts_change_nothing() {
+fn bad_hosts_are_ignored_and_only_bad_hosts_change_no_server() {
     let evil = record("localhost.test.evil.cc", 27017);
     let mut client = Client::new(URI);
     client.change(TEST1, Ok(vec![evil.clone(), record(HOST, 27019)]));
@@ -305,7 +305,7 @@ fn only_unknown_and_sharded_topologies_are_polled_for() {
 }
 
 #[test]
-fn options_without_srv_have_nothing_to_poll() {
+fn options_without_srv_are_not_polled() {
     let options = ClientOptions::parse("mongodb://a").expect("options");
     assert!(SrvPolling::new(&options, Instant::now()).is_none());
 }

@@ -51,7 +51,7 @@ fn short(effect: &Effect) -> String {
 }
 
 #[test]
-fn what_an_error_does_depends_on_the_phase() {
+fn the_consequence_of_an_error_depends_on_the_phase() {
     use ErrorPhase::{Authentication, Completed, Establishment, Resolution};
     let nothing = (true, String::new());
     let lost = (false, "clear cancel".to_owned());
@@ -114,7 +114,7 @@ fn state_changes_by_code_else_by_text() {
 }
 
 #[test]
-fn keeps_the_version_and_ignores_what_is_no_newer() {
+fn an_error_sets_the_topology_version_unless_it_is_not_newer() {
     let version = |process: u8, counter: i64| {
         rawdoc! { "processId": id(process), "counter": counter }
     };
@@ -154,7 +154,7 @@ fn keeps_the_version_and_ignores_what_is_no_newer() {
 }
 
 #[test]
-fn ignores_an_old_generation_and_an_unknown_server() {
+fn errors_of_old_generations_and_unknown_servers_are_ignored() {
     let error = || ApplicationError::new(address("a"), network_error(), ErrorPhase::Completed);
     let mut run = replica_set();
     run.apply(Input::ApplicationError(error().with_generations(1, 2)));
@@ -199,7 +199,7 @@ fn behind_a_load_balancer_only_the_service_is_cleared() {
 }
 
 #[test]
-fn labels_only_what_a_busy_server_may_cause() {
+fn only_errors_of_a_busy_server_are_labelled() {
     let labels = |error: Error, phase: ErrorPhase| {
         let error = phase.label(error);
         let both = [SYSTEM_OVERLOADED_ERROR, RETRYABLE_ERROR];

@@ -15,7 +15,7 @@ fn error(reply: &RawDocumentBuf) -> String {
 }
 
 #[test]
-fn reads_every_field() {
+fn every_field_of_a_hello_is_read() {
     let reply = rawdoc! {
         "isWritablePrimary": true, "me": "A:1", "hosts": ["C", "b:2", "b:2"], "passives": ["D"],
         "arbiters": ["[::1]:3"], "primary": "A:1", "passive": true, "hidden": false,
@@ -103,7 +103,7 @@ fn types_by_the_first_symptom() {
 }
 
 #[test]
-fn says_what_is_wrong() {
+fn a_malformed_hello_names_its_field() {
     let cases = [
         (rawdoc! {}, "no valid ok"),
         (rawdoc! { "ok": "1" }, "no valid ok"),
@@ -199,7 +199,7 @@ fn null_is_absent_for_both_readers() {
 }
 
 #[test]
-fn what_only_informs_never_costs_the_server() {
+fn informational_fields_never_make_a_server_unknown() {
     let odd = rawdoc! {
         "ok": 1, "maxWireVersion": 25, "setName": "rs", "secondary": true, "hosts": ["a"],
         "me": "", "primary": "", "tags": { "a": 1, "rack": "east" }, "passive": "no",
@@ -219,7 +219,7 @@ fn what_only_informs_never_costs_the_server() {
 }
 
 #[test]
-fn keeps_the_labels_of_a_refusal() {
+fn a_refused_hello_keeps_its_labels() {
     let reply = rawdoc! { "ok": 0, "errorLabels": ["SystemOverloadedError"] };
     let description = checked("a", &reply);
     let Some(SdamError::Failed(error)) = &description.error else {
@@ -229,7 +229,7 @@ fn keeps_the_labels_of_a_refusal() {
 }
 
 #[test]
-fn bounds_lists_tags_and_names() {
+fn lists_tags_and_names_are_bounded() {
     let mut hosts = RawArrayBuf::new();
     for number in 0..100_000 {
         hosts.push(format!("host{number}:27017"));
@@ -266,7 +266,7 @@ fn survives_every_cut_and_every_flipped_byte() {
 }
 
 #[test]
-fn compares_what_the_specification_compares() {
+fn descriptions_compare_by_the_fields_of_the_specification() {
     let first = checked("a", &member("primary"));
     let mut other = (*first).clone();
     other.last_update_time = None;

@@ -37,7 +37,7 @@ fn measures_on_a_connection_of_its_own() {
 }
 
 #[test]
-fn begins_anew_after_a_failure() {
+fn a_probe_begins_anew_after_a_failure() {
     let mut now = Instant::now();
     let mut probe = RttProbe::new(MonitorSettings::new(id(42), address("a")), now);
     for failure in 0..3 {

@@ -152,7 +152,7 @@ fn a_failed_check_clears_the_pool_and_a_time_out_interrupts() {
 }
 
 #[test]
-fn a_server_removed_for_what_it_told_has_told_it() {
+fn a_server_that_its_hello_removes_has_a_change_event() {
     let mut run = Run::connected(seeds(&["a", "b"]));
     run.take();
     run.hello("a", &bson::rawdoc! { "ok": 1, "maxWireVersion": 25 });
@@ -198,7 +198,7 @@ fn only_servers_with_data_get_a_pool_unless_connected_to_directly() {
 }
 
 #[test]
-fn closes_everything_and_can_connect_again() {
+fn a_closed_topology_can_connect_again() {
     let mut run = replica_set();
     run.apply(Input::Close);
     let (events, effects) = run.take();
@@ -251,7 +251,7 @@ fn a_load_balancer_is_taken_as_it_is() {
 }
 
 #[test]
-fn follows_a_record_up_to_its_limit() {
+fn srv_records_are_followed_up_to_the_limit() {
     let mongos = bson::rawdoc! { "ok": 1, "msg": "isdbgrid", "maxWireVersion": 25 };
     let hosts = |list: &[&str]| Input::SrvHosts(list.iter().map(|text| address(text)).collect());
     let mut settings = seeds(&["a", "b"]);
@@ -291,7 +291,7 @@ fn hints_at_the_primary_until_it_was_checked() {
 }
 
 #[test]
-fn names_the_incompatible_server() {
+fn the_error_names_the_incompatible_server() {
     let mut run = replica_set();
     let reply = |min: i32, max: i32| {
         bson::rawdoc! {
@@ -416,7 +416,7 @@ fn seeds_are_the_applications_own_and_not_counted() {
 }
 
 #[test]
-fn says_whether_there_is_a_server_to_read_from_and_to_write_to() {
+fn a_topology_says_whether_it_is_readable_and_writable() {
     use crate::select::{ReadPreference, ReadPreferenceMode};
     let shown = |run: &Run| {
         let reads = |mode| {

@@ -21,7 +21,7 @@ fn obstacle(index: &SelectionIndex, criterion: &Criterion) -> Obstacle {
 }
 
 #[test]
-fn names_what_stands_in_the_way() {
+fn each_obstacle_has_its_text() {
     use ReadPreferenceMode::{Nearest, Secondary, SecondaryPreferred};
     let write = Criterion::write();
     let none = ServerSelector::new(|_| Vec::new());
@@ -84,7 +84,7 @@ fn names_what_stands_in_the_way() {
 }
 
 #[test]
-fn shows_each_server_and_its_own_failure() {
+fn the_text_shows_each_server_and_its_failure() {
     let servers = [
         server(1, ServerType::RsSecondary, 5),
         failed(2, "connection refused"),
@@ -107,7 +107,7 @@ fn shows_each_server_and_its_own_failure() {
 }
 
 #[test]
-fn shows_the_tags_that_did_not_match() {
+fn the_text_shows_the_tags_that_did_not_match() {
     let index = index(
         TopologyType::ReplicaSetNoPrimary,
         [tagged(server(1, ServerType::RsSecondary, 5), "ny")],
@@ -123,7 +123,7 @@ fn shows_the_tags_that_did_not_match() {
 }
 
 #[test]
-fn stays_short_and_on_one_line_whatever_servers_say() {
+fn the_text_is_short_and_on_one_line_for_any_server_error() {
     let servers = (1..=1000).map(|port| failed(port, &"line\n\u{7f}\u{1b}[31m".repeat(100)));
     let index = index(TopologyType::Sharded, servers);
     let shown = index
@@ -135,7 +135,7 @@ fn stays_short_and_on_one_line_whatever_servers_say() {
 }
 
 #[test]
-fn incompatible_servers_are_told_before_all_else() {
+fn incompatible_servers_are_reported_first() {
     let mut old = server(1, ServerType::RsPrimary, 5);
     old.max_wire_version = 1;
     let index = index(TopologyType::ReplicaSetWithPrimary, [old]);

@@ -132,7 +132,7 @@ fn a_server_that_was_never_timed_is_the_last_resort() {
 
 /// Prepared and computed windows give the same choice for each random number.
 #[test]
-fn prepared_windows_are_what_a_scan_finds() {
+fn prepared_windows_equal_those_of_a_scan() {
     let elsewhere = [address(99)];
     for topology_type in TopologyType::ALL {
         let every_type = (1..).zip(ServerType::ALL).map(|(port, server_type)| {
@@ -215,7 +215,7 @@ fn fewer_operations_are_preferred_and_counts_outlive_the_view() {
 }
 
 #[test]
-fn the_next_view_keeps_what_did_not_change() {
+fn the_next_view_keeps_unchanged_servers() {
     let old = topology(
         TopologyType::Sharded,
         [2, 4, 6].map(|port| server(port, ServerType::Mongos, 5)),

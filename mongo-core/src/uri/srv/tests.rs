@@ -138,7 +138,7 @@ fn case_and_final_dots_do_not_matter() {
 }
 
 #[test]
-fn what_is_no_host_is_refused() {
+fn malformed_hosts_are_refused() {
     let label = "l".repeat(64);
     let long = format!("{}.example.com", ["l".repeat(60).as_str(); 4].join("."));
     for target in [

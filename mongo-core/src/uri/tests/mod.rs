@@ -92,7 +92,7 @@ fn errors_name_the_place() {
 }
 
 #[test]
-fn what_looks_like_a_host_and_is_none_is_refused() {
+fn texts_that_resemble_hosts_are_refused() {
     for uri in [
         "mongodb://a%3A1",
         "mongodb://a%2Cb",
@@ -139,7 +139,7 @@ fn srv_names_one_host_without_port_and_turns_tls_on() {
 }
 
 #[test]
-fn tls_is_implied_by_what_needs_it() {
+fn other_tls_options_imply_tls() {
     assert!(parse("mongodb://h/?tlsCAFile=ca.pem").uses_tls());
     assert!(parse("mongodb://h/?tlsInsecure=true").uses_tls());
     assert!(!parse("mongodb://h/?tlsInsecure=false").uses_tls());
@@ -189,7 +189,7 @@ fn a_mechanism_is_known_or_an_error() {
 }
 
 #[test]
-fn warnings_say_what_is_left_out() {
+fn warnings_name_the_ignored_option() {
     for (query, expected) in [
         ("nope=1", "option 1, \"nope\", is unknown and ignored"),
         ("w=1&no%70e=1", "option 2 is unknown and ignored"),

@@ -79,7 +79,7 @@ fn errors_and_warnings_show_no_password() {
 }
 
 #[test]
-fn an_unescaped_question_mark_shows_nothing_either() {
+fn an_unescaped_question_mark_shows_no_secret() {
     for uri in [
         "mongodb://user:MARKED?MARKED@h/db",
         "mongodb://user:MARKED?MARKED=MARKED@h/db",
@@ -92,7 +92,7 @@ fn an_unescaped_question_mark_shows_nothing_either() {
 }
 
 #[test]
-fn where_the_at_sign_is_missing_nothing_is_shown() {
+fn a_missing_at_sign_shows_no_secret() {
     for uri in [
         "mongodb://user:MARKED",
         "mongodb://user:1,MARKED:x",

@@ -108,7 +108,7 @@ fn a_credential_can_be_a_table() {
 }
 
 #[test]
-fn what_a_connection_string_warns_of_is_an_error_here() {
+fn a_warning_of_a_connection_string_is_an_error_in_a_table() {
     for (table, named) in [
         (doc! { "maxPoolSzie": 5 }, "maxPoolSzie"),
         (doc! { "maxPoolSize": -1 }, "maxPoolSize"),

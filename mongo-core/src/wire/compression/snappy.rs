@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_in_steps_is_what_the_library_reads() {
+    fn stepwise_reads_equal_those_of_the_library() {
         let mut random = Random(1);
         for length in [0, 1, 59, 60, 61, 300, 5_000, 70_000, 200_000] {
             let text = random.text(length);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_library_refuses_is_refused() {
+    fn the_librarys_refusals_are_kept() {
         let mut random = Random(2);
         let (mut read, mut refused) = (0, 0);
         for _ in 0..20_000 {

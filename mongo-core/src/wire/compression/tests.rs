@@ -58,7 +58,7 @@ fn made_up(id: u8, size: i32, content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_compressed_is_as_before_when_it_is_read() {
+fn compressed_messages_are_read_unchanged() {
     for plain in messages() {
         for compressor in ALL {
             let made = compressed(&plain, compressor);
@@ -96,7 +96,7 @@ fn zlib_heeds_its_level() {
 }
 
 #[test]
-fn what_shows_who_somebody_is_is_never_compressed() {
+fn authentication_commands_are_never_compressed() {
     let names = [
         "hello",
         "isMaster",
@@ -136,7 +136,7 @@ fn what_shows_who_somebody_is_is_never_compressed() {
 }
 
 #[test]
-fn what_is_no_op_msg_or_gets_too_long_stays_as_it_is() {
+fn other_messages_and_those_that_would_grow_are_not_compressed() {
     let plain = message(&rawdoc! { "ping": 1 });
     for (op_code, max) in [(2004, MAX), (2012, MAX), (1, MAX), (2013, plain.len())] {
         let mut other = plain.clone();
@@ -192,7 +192,7 @@ fn a_size_that_lies_is_refused() {
 }
 
 #[test]
-fn nothing_is_allocated_by_what_is_declared() {
+fn a_declared_size_allocates_no_memory() {
     for compressor in ALL {
         let content = &compressed(&messages()[0], compressor)[PREFIX..];
         let mut out = Vec::new();
@@ -218,7 +218,7 @@ fn nothing_is_allocated_by_what_is_declared() {
 }
 
 #[test]
-fn what_follows_the_end_is_refused() {
+fn bytes_after_the_end_are_refused() {
     for compressor in ALL {
         let plain = &messages()[0];
         let size = (plain.len() - HEADER_LEN) as i32;
@@ -258,7 +258,7 @@ fn every_cut_and_every_wrong_byte_is_answered() {
 }
 
 #[test]
-fn what_is_wrapped_must_not_be_wrapped_and_must_be_known() {
+fn a_wrapped_message_must_be_known_and_not_wrapped_again() {
     let made = compressed(&messages()[0], Compressor::Snappy);
     let with = |original: i32| {
         let mut made = made.clone();

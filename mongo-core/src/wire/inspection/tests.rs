@@ -53,7 +53,7 @@ fn long_messages_take_steps() {
 }
 
 #[test]
-fn what_is_refused_is_what_is_refused_at_once() {
+fn a_stepwise_inspection_refuses_the_same_messages() {
     let good = message(MsgFlags::NONE, &long(), 70_000);
     let mut random = 1_usize;
     let mut refused = 0;
@@ -158,7 +158,7 @@ fn a_long_reply_costs_an_error_no_copy() {
     let after = rawdoc! { "errmsg": "x".repeat(3_000_000), "code": 10107, "ok": 0 };
     let body = among_nulls(600_000, &rawdoc! {}, &after);
     let body = bson::RawDocument::from_bytes(&body).expect("a document");
-    let error = super::super::check_ok(body).expect_err("ok: 0");
+    let error = crate::reply::check_ok(body).expect_err("ok: 0");
     let command = error.command().expect("the server's answer");
     assert_eq!((command.code, command.message.len()), (10107, 1024));
     assert!(command.reply.as_bytes().len() < 4096);
@@ -169,7 +169,7 @@ fn a_long_reply_costs_an_error_no_copy() {
     let mut labels = RawArrayBuf::new();
     (0..5000).for_each(|number| labels.push(format!("{number:0200}")));
     let reply = rawdoc! { "ok": 1, "writeConcernError": inner, "errorLabels": labels };
-    let error = super::super::write_concern_error(&reply).expect("an error");
+    let error = crate::reply::write_concern_error(&reply).expect("an error");
     assert_eq!((error.code, error.labels.len()), (1, 16));
     assert!(error.labels.iter().all(|label| label.len() == 128));
 }

@@ -15,9 +15,9 @@ on_both! {
     updates_of_metadata_are_appended,
     successive_updates_are_appended,
     successive_updates_with_duplicate_data_are_appended_whole,
-    what_was_appended_before_is_not_appended_again,
-    what_is_as_the_initial_metadata_is_not_appended,
-    what_is_as_the_initial_metadata_is_not_appended_after_other_metadata,
+    metadata_is_not_appended_twice,
+    metadata_equal_to_the_initial_one_is_not_appended,
+    metadata_equal_to_the_initial_one_is_not_appended_after_other_metadata,
     empty_strings_are_unset_where_metadata_was_appended_before,
     empty_strings_are_unset_where_metadata_is_as_the_initial,
     handshakes_include_backpressure_2,
@@ -200,7 +200,7 @@ async fn successive_updates_with_duplicate_data_are_appended_whole<B: Backend<Co
 }
 
 /// 4: "Multiple Metadata Updates with Duplicate Data".
-async fn what_was_appended_before_is_not_appended_again<B: Backend<Config: Default>>() {
+async fn metadata_is_not_appended_twice<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     for client in Client::<B>::both(&sim, None) {
         assert!(client.append(library()));
@@ -213,7 +213,7 @@ async fn what_was_appended_before_is_not_appended_again<B: Backend<Config: Defau
 }
 
 /// 5: "Metadata is not appended if identical to initial metadata".
-async fn what_is_as_the_initial_metadata_is_not_appended<B: Backend<Config: Default>>() {
+async fn metadata_equal_to_the_initial_one_is_not_appended<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
     for client in Client::<B>::both(&sim, Some(library())) {
         let before = client.ping(&sim).await;
@@ -224,7 +224,7 @@ async fn what_is_as_the_initial_metadata_is_not_appended<B: Backend<Config: Defa
 
 /// 6: "Metadata is not appended if identical to initial metadata (separated by non-identical
 /// metadata)".
-async fn what_is_as_the_initial_metadata_is_not_appended_after_other_metadata<
+async fn metadata_equal_to_the_initial_one_is_not_appended_after_other_metadata<
     B: Backend<Config: Default>,
 >() {
     let sim = Sim::of(1).await;

@@ -154,7 +154,7 @@ async fn a_restarted_server_is_connected_to_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_failure_of_what_precedes_a_command_is_labelled() {
+async fn a_failure_before_a_command_is_labelled() {
     for (options, expected) in [("", true), ("&retryWrites=false", false)] {
         let network = SimNetwork::new(71);
         let user = User::new("one", "first").iterations(4096);

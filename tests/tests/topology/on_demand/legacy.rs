@@ -58,7 +58,7 @@ async fn scan(topology: &mut OnDemandTopology) -> Result<(), Error> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_scan_goes_on_with_the_legacy_hello() {
+async fn a_scan_keeps_the_legacy_hello() {
     for (code, name) in REFUSALS {
         let network = SimNetwork::new(61);
         let set = alone(&network).await;
@@ -85,7 +85,7 @@ async fn a_scan_goes_on_with_the_legacy_hello() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_goes_on_with_the_legacy_hello() {
+async fn a_client_keeps_the_legacy_hello() {
     for (code, name) in REFUSALS {
         for user in [None, Some("one")] {
             let network = SimNetwork::new(62);

@@ -119,7 +119,7 @@ fn x509_is_over_with_the_hello() {
 }
 
 #[test]
-fn x509_is_asked_again_where_speculation_came_to_nothing() {
+fn x509_is_sent_again_after_an_unanswered_speculation() {
     let credential = x509().with_username("CN=client");
     let agreed = rawdoc! { "ok": 1, "dbname": "$external", "user": "CN=client" };
     let recorded = replay(credential.clone(), &[hello(), agreed]);
@@ -228,7 +228,7 @@ fn oidc_speculates_with_a_token_that_is_kept() {
 
 /// The failure does not concern the token: it is sent again.
 #[test]
-fn oidc_goes_on_where_a_speculation_comes_to_nothing() {
+fn oidc_continues_after_an_unanswered_speculation() {
     let unfinished = rawdoc! { "conversationId": 1, "done": false, "payload": binary("") };
     for first in [unfinished, rawdoc! {}, refusal(), rawdoc! { "done": "yes" }] {
         let evidence = &mut vec![token("kept", true)];

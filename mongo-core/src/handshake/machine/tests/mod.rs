@@ -198,7 +198,7 @@ fn the_default_mechanism_is_negotiated() {
 }
 
 #[test]
-fn without_a_list_of_mechanisms_the_answered_speculation_goes_on() {
+fn an_answered_speculation_continues_without_a_list_of_mechanisms() {
     for list in [
         rawdoc! {},
         rawdoc! { "saslSupportedMechs": "SCRAM-SHA-1" },
@@ -378,7 +378,7 @@ fn a_hello_that_is_refused_over_the_user_is_an_authentication_error() {
 }
 
 #[test]
-fn nobody_authenticates_on_an_arbiter() {
+fn an_arbiter_gets_no_authentication() {
     let mut server = Server {
         hello: rawdoc! { "setName": "rs0", "arbiterOnly": true, "maxWireVersion": 25 },
         ..Server::default()
@@ -447,7 +447,7 @@ fn cached_keys_serve_the_next_connection() {
 }
 
 #[test]
-fn nothing_secret_is_shown() {
+fn debug_of_keys_shows_no_secret() {
     let context = authenticating(user("MARKED"));
     let mut handshake = Handshake::new(context.clone());
     let step = handshake.start().expect("begun");

@@ -68,7 +68,7 @@ fn derived<F: Future<Output = Result<Derived>>>(future: Pin<&mut F>) -> Derived 
 }
 
 #[test]
-fn one_derivation_serves_all_who_wait_and_all_who_come_later() {
+fn one_derivation_serves_all_waiting_and_later_callers() {
     let (service, executor) = service();
     {
         let mut first = pin!(service.derive(derivation()));
@@ -187,7 +187,7 @@ fn a_runtime_that_ends_hands_its_derivation_over() {
 }
 
 #[test]
-fn the_capacity_bounds_what_is_kept() {
+fn the_capacity_bounds_the_kept_keys() {
     let (service, executor) = service();
     let service = service.with_capacity(0);
     for round in 1..=2 {

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_call_serves_all_who_wait_and_all_who_come_later() {
+    async fn one_call_serves_all_waiting_and_later_callers() {
         let takes = Duration::from_secs(1);
         let (cache, callback) = cache(Numbered {
             takes,
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_told_to_who_called_and_the_next_call_waits() {
+    async fn a_failure_goes_to_its_caller_and_the_next_call_waits() {
         let (cache, _) = cache(Numbered {
             fails_first: true,
             ..Numbered::default()

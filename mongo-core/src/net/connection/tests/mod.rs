@@ -85,7 +85,7 @@ async fn a_deadline_that_is_over_sends_nothing() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_sent_leaves_the_connection_usable() {
+async fn a_command_that_can_not_be_sent_leaves_the_connection_usable() {
     let (mut connection, mut server) = connection();
     let long = rawdoc! { "ping": "x".repeat(48_000_000) };
     let error = connection.run_command("admin", &long).await;
@@ -120,7 +120,7 @@ async fn what_can_not_be_sent_leaves_the_connection_usable() {
 }
 
 #[tokio::test]
-async fn an_end_or_a_byte_that_nobody_asked_for_is_not_quiet() {
+async fn an_end_or_an_unsolicited_byte_is_not_quiet() {
     let (mut connection, server) = connection();
     assert_eq!(connection.check_idle(), Ok(()));
     drop(server);
@@ -149,7 +149,7 @@ async fn an_end_inside_a_reply_closes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_go_back_to_its_pool() {
+async fn connections_that_may_go_back_to_their_pool() {
     let (mut connection, _server) = connection();
     tokio::time::advance(BOUND).await;
     assert!(connection.check_in());
@@ -192,7 +192,7 @@ async fn a_drain_that_takes_all_its_time_raises_suspicion() {
 /// A connection with an outstanding reply is returned, unless the reply is known to be too long to
 /// drain.
 #[tokio::test(start_paused = true)]
-async fn a_reply_owed_goes_back_if_it_is_short() {
+async fn a_connection_with_a_short_outstanding_reply_goes_back() {
     for (length, may_go_back) in [(1_000_000, true), (1_100_000, false)] {
         let (mut connection, mut server) = connection();
         let reply = reply(1, &"x".repeat(length));

@@ -91,7 +91,7 @@ fn an_idle_connection_shows_that_its_own_runtime_has_shut_down() {
 }
 
 #[test]
-fn a_time_out_tells_of_a_runtime_that_nothing_drives() {
+fn a_time_out_names_an_undriven_runtime() {
     let opened = runtime();
     let ping = rawdoc! { "ping": 1 };
     let bound = Duration::from_millis(50);

@@ -67,7 +67,7 @@ async fn poll_once(future: impl Future) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_is_told_with_all_that_is_known_of_it() {
+async fn a_command_event_has_every_known_field() {
     let (mut connection, mut server, told) = watched();
     tokio::spawn(async move {
         sleep(Duration::from_millis(30)).await;
@@ -167,7 +167,7 @@ async fn a_command_that_is_dropped_or_late_has_failed() {
 }
 
 #[tokio::test]
-async fn what_the_socket_or_the_server_breaks_has_failed() {
+async fn a_command_fails_with_its_socket_or_its_server() {
     let (mut connection, server, told) = watched();
     drop(server);
     let ping = rawdoc! { "ping": 1 };
@@ -187,7 +187,7 @@ async fn what_the_socket_or_the_server_breaks_has_failed() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_sent_never_began() {
+async fn a_command_that_can_not_be_sent_has_no_events() {
     let (mut connection, _server, told) = watched();
     let empty = connection.run_command("admin", &rawdoc! {}).await;
     empty.expect_err("empty");
@@ -200,7 +200,7 @@ async fn what_can_not_be_sent_never_began() {
 }
 
 #[tokio::test]
-async fn a_sensitive_command_says_nothing() {
+async fn a_sensitive_command_shows_no_contents() {
     let (mut connection, mut server, told) = watched();
     let create = rawdoc! { "createUser": "secret", "pwd": "secret", "roles": [] };
     server
@@ -243,7 +243,7 @@ fn insert(flags: MsgFlags) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_message_of_the_callers_own_is_told_as_a_command() {
+async fn a_message_of_the_caller_has_command_events() {
     let (mut connection, mut server, told) = watched();
     let message = insert(MsgFlags::NONE);
     connection.send(&message, BOUND).await.expect("sent");
@@ -293,7 +293,7 @@ async fn a_reply_that_is_late_can_still_be_received() {
 }
 
 #[tokio::test]
-async fn a_reply_that_nobody_receives_is_that_of_a_cancelled_command() {
+async fn an_unreceived_reply_is_that_of_a_cancelled_command() {
     let (mut connection, mut server, told) = watched();
     let message = insert(MsgFlags::NONE);
     connection.send(&message, BOUND).await.expect("sent");

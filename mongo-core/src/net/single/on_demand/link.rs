@@ -10,8 +10,9 @@ use crate::net::connection::Connection;
 use crate::net::connection::establish::{Establisher, Greeted, Opened};
 use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::transport::connector::Untried;
+use crate::reply::check_ok;
 use crate::sdam::lacks_hello;
-use crate::wire::{MsgFlags, check_ok};
+use crate::wire::MsgFlags;
 
 /// The only connection to a server, which both checks it and runs commands. It authenticates before
 /// its first command, with the credential at that time. So a scan sends only hellos, needs no

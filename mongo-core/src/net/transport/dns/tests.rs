@@ -161,14 +161,12 @@ async fn an_impossible_name_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_factory_takes_resolved_options_and_says_what_others_lack() {
+async fn a_factory_takes_resolved_options_and_refuses_others() {
     let uri = "mongodb+srv://c.example.com/?tls=false";
     let options = run(uri, &good(), Deadline::never()).await.expect("options");
     let factory = ConnectionFactory::builder(options).build().expect("hosts");
-    assert_eq!(
-        factory.server().expect("one").to_string(),
-        "a.example.com:1"
-    );
+    let shown = format!("{factory:?}");
+    assert!(shown.contains("a.example.com"), "{shown}");
     let unresolved = ClientOptions::parse(uri).expect("options");
     let error = ConnectionFactory::builder(unresolved).build();
     let error = error.expect_err("no hosts").to_string();

@@ -41,7 +41,7 @@ mod tests {
     use crate::pools::ConnectionFactory;
 
     #[test]
-    fn what_asks_for_tls_is_refused_by_name() {
+    fn options_that_need_tls_are_refused_by_name() {
         for uri in ["mongodb://h/?tls=true", "mongodb://h/?tlsCAFile=ca.pem"] {
             let options = ClientOptions::parse(uri).expect("options");
             let refusals = [

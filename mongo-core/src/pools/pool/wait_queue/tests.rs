@@ -83,7 +83,7 @@ fn max_size_limits_all_connections() {
 }
 
 #[test]
-fn a_waiter_takes_whichever_connection_comes_first() {
+fn a_waiter_takes_the_first_connection_to_arrive() {
     let mut queue = queue(10, 2);
     enter(&mut queue, 3);
     let attempts = begun(&mut queue);
@@ -154,7 +154,7 @@ fn an_overdue_attempt_is_abandoned_for_a_waiter() {
 }
 
 #[test]
-fn an_overdue_attempt_goes_on_where_it_is_in_no_ones_way() {
+fn an_overdue_attempt_continues_unless_it_blocks_another() {
     let mut queue = queue(10, 2);
     let first = queue.enter(None);
     let slow = begun(&mut queue)[0];
@@ -354,7 +354,7 @@ fn an_attempt_that_was_begun_later_for_another_is_adopted_likewise() {
 
 /// The same for a waiter that returns with its former ticket.
 #[test]
-fn one_that_comes_back_adopts_the_attempt_of_another() {
+fn a_returning_waiter_adopts_the_attempt_of_another() {
     let mut queue = queue(2, 1);
     let first = queue.enter(None);
     let other = queue.enter(None);

@@ -50,7 +50,7 @@ fn numbers_the_connection_in_its_events() {
 }
 
 #[test]
-fn streams_by_mode_and_platform() {
+fn streaming_depends_on_the_mode_and_the_platform() {
     let streams = |uri: &str, on_faas: bool| {
         let options = ClientOptions::parse(uri).expect("a connection string");
         MonitorSettings::from_options(id(42), address("a"), &options, on_faas).streaming
@@ -62,7 +62,7 @@ fn streams_by_mode_and_platform() {
 }
 
 #[test]
-fn never_more_often_than_the_minimum() {
+fn checks_respect_the_minimum_frequency() {
     let mut settings = polling();
     settings.heartbeat_frequency = Duration::ZERO;
     let mut drive = Drive::new(settings);
@@ -105,7 +105,7 @@ fn a_connection_that_is_not_opened_in_time_names_its_wait() {
 /// The wait, the duration and the number are those of the connection that takes the place of one that
 /// was cut off.
 #[test]
-fn a_connection_in_place_of_one_that_was_cut_off_is_told_of() {
+fn a_failure_names_the_replacing_connection() {
     use crate::error::Wait;
     let begun = || {
         let mut drive = Drive::new(polling());

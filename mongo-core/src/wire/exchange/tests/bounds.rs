@@ -66,7 +66,7 @@ fn the_buffer_grows_with_a_reply_and_is_given_back() {
 }
 
 #[test]
-fn release_keeps_what_is_still_needed() {
+fn a_release_keeps_the_needed_bytes() {
     let mut exchange = new();
     let id = request(&mut exchange, Taker::Caller);
     let reply = reply(id);
@@ -79,7 +79,7 @@ fn release_keeps_what_is_still_needed() {
 }
 
 #[test]
-fn what_is_too_long_to_read_away_shows_with_its_header() {
+fn a_reply_too_long_to_drain_is_known_by_its_header() {
     let mut exchange = new();
     let id = request(&mut exchange, Taker::Caller);
     let reply = reply(id);

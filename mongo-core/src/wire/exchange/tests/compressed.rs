@@ -122,7 +122,7 @@ fn a_stream_may_be_compressed_in_part() {
 }
 
 #[test]
-fn what_was_not_asked_for_is_refused() {
+fn unsolicited_compression_is_refused() {
     let mut exchange = new();
     let id = request(&mut exchange, Taker::Caller);
     feed(&mut exchange, &packed_reply(id));
@@ -194,7 +194,7 @@ fn long_text() -> String {
 }
 
 #[test]
-fn a_long_reply_is_owed_until_its_last_step() {
+fn a_long_reply_is_outstanding_until_its_last_step() {
     for compressor in [Compressor::Snappy, Compressor::Zlib, Compressor::Zstd] {
         let mut exchange = new();
         exchange.accept_compressed();
@@ -230,7 +230,7 @@ fn a_long_reply_is_owed_until_its_last_step() {
 }
 
 #[test]
-fn what_is_wrong_shows_in_its_step() {
+fn a_fault_shows_in_its_step() {
     let mut exchange = new();
     exchange.accept_compressed();
     let id = request(&mut exchange, Taker::Caller);
@@ -286,7 +286,7 @@ fn read(packed: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_reply_and_what_it_came_in_are_bounded_together() {
+fn a_reply_and_its_wrapper_are_bounded_together() {
     // Nothing of it can be made shorter.
     let mut random = 1_u64;
     let text: String = std::iter::repeat_with(|| {

@@ -1,7 +1,7 @@
 use bson::{RawDocumentBuf, rawdoc};
 
 use super::*;
-use crate::wire::{HEADER_LEN, OpMsgBuilder, append_query};
+use crate::wire::{HEADER_LEN, Header, MsgFlags, OpCode, OpMsgBuilder, append_query};
 
 mod bounds;
 #[cfg(all(feature = "snappy", feature = "zlib"))]
@@ -64,7 +64,7 @@ fn closed(reason: ClosedReason) -> Readiness {
 }
 
 #[test]
-fn each_step_leaves_what_a_drop_there_means() {
+fn each_step_sets_the_state_of_a_drop() {
     let mut exchange = new();
     assert_eq!(exchange.readiness(), Readiness::Idle);
     let (buf, id) = exchange.begin().expect("idle");
@@ -136,7 +136,7 @@ fn a_request_without_a_reply_is_over_when_it_is_written() {
 }
 
 #[test]
-fn only_a_reply_that_is_anyones_can_be_received() {
+fn only_a_reply_for_anyone_is_receivable() {
     let mut exchange = new();
     assert!(!exchange.is_receivable());
     let id = request(&mut exchange, Taker::Caller);
@@ -264,7 +264,7 @@ fn a_stream_names_no_reply_but_the_last() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_nothing_has_happened() {
+fn an_invalid_request_is_refused_and_leaves_the_state() {
     let good = message(7, MsgFlags::NONE, &rawdoc! { "ping": 1 });
     let mut longer = good.clone();
     longer.push(0);

@@ -217,7 +217,7 @@ async fn a_failing_server_is_an_error() {
 }
 
 #[tokio::test]
-async fn nothing_is_cached_and_no_search_domain_is_tried() {
+async fn the_resolver_caches_no_record_and_tries_no_search_domain() {
     use std::sync::Mutex;
     static ASKED: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let server = NameServer::start(|name, _| {

@@ -56,7 +56,7 @@ async fn an_end_or_a_byte_that_the_reactor_has_not_seen_is_seen() {
 }
 
 #[test]
-fn a_socket_of_a_runtime_that_has_shut_down_is_told_from_a_closed_one() {
+fn a_socket_of_an_ended_runtime_differs_from_a_closed_one() {
     let opened = runtime();
     let sockets = opened.block_on(sockets());
     let other = runtime();

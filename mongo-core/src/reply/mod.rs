@@ -190,3 +190,6 @@ fn told(error: &RawDocument, fields: &ReplyFields, labels: Vec<String>) -> Write
         labels,
     }
 }
+
+#[cfg(test)]
+mod tests;
