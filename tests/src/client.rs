@@ -156,9 +156,7 @@ impl BlockingClient {
         self.stream
             .read_exact(&mut message[codec::HEADER_LENGTH..])?;
         let reply = Reply::decode(&message)?.body;
-        let is_ok = reply.get_f64("ok").is_ok_and(|ok| ok == 1.0)
-            || reply.get_i32("ok").is_ok_and(|ok| ok == 1);
-        if is_ok {
+        if codec::is_ok(&reply) {
             return Ok(reply);
         }
         let command = command.keys().next().cloned().unwrap_or_default();

@@ -262,7 +262,7 @@ impl RealServer {
     }
 
     /// `minWireVersion` and `maxWireVersion`.
-    pub fn wire_versions(&self) -> (i32, i32) {
+    pub(crate) fn wire_versions(&self) -> (i32, i32) {
         let hello = self.run_command("admin", doc! {"hello": 1});
         let version = |name| hello.get_i32(name).expect("a wire version");
         (version("minWireVersion"), version("maxWireVersion"))

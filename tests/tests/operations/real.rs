@@ -68,7 +68,7 @@ async fn ids<B: Backend>(pools: &Pools<B>, (database, name): (&str, &str)) -> Ve
 async fn a_large_result_comes_through_a_cursor<B: Backend<Config: Default>>(backend: &str) {
     let server = RealServer::shared();
     let pools = pools::<B>(&server, "&w=majority&readConcernLevel=local");
-    let (database, name) = (server.database("operations"), format!("large-{backend}"));
+    let (database, name) = (server.database("operations"), format!("large_{backend}"));
     let large = (&*database, &*name);
     let documents = (0..500).map(|id| doc! { "_id": id }).collect();
     insert(&pools, large, documents).await;
@@ -87,7 +87,7 @@ async fn a_transaction_is_whole_or_absent<B: Backend<Config: Default>>(backend: 
     let server = RealServer::shared();
     let pools = pools::<B>(&server, "&w=majority");
     let database = server.database("operations");
-    let name = format!("transactions-{backend}");
+    let name = format!("transactions_{backend}");
     let (database, name) = (&*database, &*name);
     insert(&pools, (database, name), vec![doc! { "_id": 0 }]).await;
     let mut session = pools

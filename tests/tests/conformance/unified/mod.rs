@@ -67,9 +67,12 @@ pub(crate) fn run_on_bb8(case: &Value) -> Outcome {
 /// What a case needs of the real server, for which `tests/run` may have a reason to skip it: see
 /// `tests/real-server.txt`. `None` for a case in memory.
 pub(crate) fn needs(case: &Value) -> Option<&'static [&'static str]> {
-    let plan = Plan::of(&Case::read(case).ok()?).ok()?;
+    let case = Case::read(case).ok()?;
+    let plan = Plan::of(&case).ok()?;
     match plan.topology {
         _ if !plan.real || plan.oidc => None,
+        // It would see what other tests do.
+        _ if case.watches_the_cluster() => Some(&["own"]),
         plan::Topology::Single => Some(&["proxies"]),
         _ => Some(&["proxies", "set"]),
     }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use bson::{Bson, Document};
+use bson::{Bson, Document, doc};
 use mongo_testkit::RealServer;
 
 use super::case::{Case, Fields};
@@ -16,8 +16,11 @@ pub(super) enum Topology {
     Single,
 }
 
+/// A version and its `maxWireVersion`.
+type Release = ([u32; 3], i32);
+
 /// Releases that the kit's servers can look like, with their `maxWireVersion`.
-const RELEASES: [([u32; 3], i32); 7] = [
+const RELEASES: [Release; 7] = [
     ([8, 0, 4], 25),
     ([7, 0, 0], 21),
     ([6, 0, 0], 17),
@@ -57,7 +60,9 @@ pub(super) struct Plan {
 impl Plan {
     /// The first deployment that meets the requirements of the file and of the test.
     pub(super) fn of(case: &Case) -> Result<Self, String> {
+        let (own, shape) = own_release();
         let topologies = [
+            shape,
             Topology::ReplicaSet,
             Topology::Single,
             Topology::Sharded,
@@ -86,7 +91,6 @@ impl Plan {
             options.is_ok_and(|options| options.keys().any(|name| name.ends_with("MS")))
         });
         let real = !has(&TIMED) && !has_snapshot && !has_times;
-        let own = own_release();
         let others = RELEASES.into_iter().filter(|release| *release != own);
         for (release, wire_version) in [own].into_iter().chain(others) {
             for auth in [false, true] {
@@ -174,16 +178,22 @@ impl Plan {
     }
 }
 
-/// The release of the real server.
-fn own_release() -> ([u32; 3], i32) {
-    static OWN: OnceLock<([u32; 3], i32)> = OnceLock::new();
+/// The release of the real server, and the topology that it has by itself.
+fn own_release() -> (Release, Topology) {
+    static OWN: OnceLock<(Release, Topology)> = OnceLock::new();
     *OWN.get_or_init(|| {
         if !RealServer::is_chosen() {
-            return RELEASES[0];
+            return (RELEASES[0], Topology::ReplicaSet);
         }
-        let (_, newest) = RealServer::start().wire_versions();
+        let hello = RealServer::start().run_command("admin", doc! { "hello": 1 });
+        let newest = hello.get_i32("maxWireVersion").unwrap_or_default();
         let known = RELEASES.into_iter().find(|release| release.1 <= newest);
-        known.unwrap_or(RELEASES[RELEASES.len() - 1])
+        let topology = match hello.get_str("msg") {
+            Ok("isdbgrid") => Topology::Sharded,
+            _ if hello.contains_key("setName") => Topology::ReplicaSet,
+            _ => Topology::Single,
+        };
+        (known.unwrap_or(RELEASES[RELEASES.len() - 1]), topology)
     })
 }
 
