@@ -8,6 +8,7 @@ mod attacks;
 mod commands;
 mod cursors;
 mod leftovers;
+mod prose;
 mod real;
 mod retries;
 mod rotation;
