@@ -47,6 +47,7 @@ pub use command::{Command, CursorType, OperationKind, TimeoutMode};
 pub use cursor::Batch;
 pub(crate) use cursor::{CursorState, get_more_time, only_empty};
 pub(crate) use fields::Facts;
+pub(crate) use retry::may_have_been_sent;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
 pub(crate) use session::ServerSession;
 pub use session::{ClientSession, ClusterTime, SessionOptions};

@@ -7,6 +7,7 @@ mod support;
 mod attacks;
 mod commands;
 mod cursors;
+mod exhaust;
 mod leftovers;
 mod prose;
 mod real;
