@@ -48,6 +48,7 @@ pub use cursor::Batch;
 pub(crate) use cursor::{CursorState, get_more_time, only_empty};
 pub(crate) use defaults::Defaults;
 pub(crate) use fields::Facts;
+pub(crate) use retry::may_have_been_sent;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
 pub(crate) use session::{ClientContext, Leftover, ServerSession};
 pub use session::{ClientSession, ClusterTime, SessionOptions};

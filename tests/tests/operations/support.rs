@@ -95,6 +95,7 @@ pub(crate) struct World<B: Backend> {
     pub(crate) set: Deployment,
     pub(crate) pools: Pools<B>,
     pub(crate) commands: Commands,
+    pub(crate) network: SimNetwork,
 }
 
 /// Inserts a document in a session.
@@ -186,6 +187,7 @@ impl<B: Backend<Config: Default>> World<B> {
             set,
             pools,
             commands,
+            network: network.clone(),
         }
     }
 

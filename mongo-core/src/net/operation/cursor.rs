@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bson::raw::RawBson;
-use bson::{Bson, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
@@ -159,22 +158,6 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// Sets the number of documents of further batches; 0 leaves it to the server.
     pub fn set_batch_size(&mut self, size: u32) {
         self.state.options.batch_size = Some(size);
-    }
-
-    /// Sets how long the server waits for the documents of further batches.
-    pub fn set_max_await_time(&mut self, time: Duration) {
-        self.state.options.max_await_time = Some(time);
-    }
-
-    /// Sets the comment of further commands.
-    ///
-    /// # Errors
-    /// It can't be written as BSON.
-    pub fn set_comment(&mut self, comment: impl Into<Bson>) -> Result<()> {
-        let comment = RawBson::try_from(comment.into());
-        let comment = comment.map_err(|error| ErrorKind::Serialization(Arc::new(error)))?;
-        self.state.options.comment = Some(comment);
-        Ok(())
     }
 
     /// The next document, deserialised; fetches as many batches as it takes. `None` at the end, and

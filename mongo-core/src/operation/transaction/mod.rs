@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bson::{RawDocument, RawDocumentBuf};
 
+use super::budget::MAX_TIME_EXPIRED;
 use super::defaults::Defaults;
 use crate::ServerAddress;
 use crate::concern::{Acknowledgment, ReadConcern, WriteConcern};
@@ -25,9 +26,6 @@ const MAX_TOKEN: usize = 1024;
 /// The codes of write concerns that can never be met: `UnknownReplWriteConcern` and
 /// `UnsatisfiableWriteConcern`.
 const UNSATISFIABLE: [i32; 2] = [79, 100];
-
-/// `MaxTimeMSExpired`.
-const MAX_TIME_EXPIRED: i32 = 50;
 
 /// The options of a transaction. An option that is not set comes from the session's defaults, and
 /// then from the connection string.
