@@ -240,7 +240,9 @@ async fn a_failover_is_reported() {
     assert_eq!(lost["topology"]["is_writable"], false);
     assert_eq!(lost["topology"]["type"], "ReplicaSetNoPrimary");
     assert!(
-        lost["topology"]["servers"].to_string().contains("\"error\":\""),
+        lost["topology"]["servers"]
+            .to_string()
+            .contains("\"error\":\""),
         "{lost}"
     );
 
