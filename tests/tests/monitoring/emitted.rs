@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bson::doc;
-use metrics_exporter_prometheus::{Matcher as Metric, PrometheusBuilder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use mongo_core::ClientOptions;
 use mongo_core::event::{EventHandlers, MetricsRecorder};
 use mongo_core::pools::{Backend, Pools};
-use mongo_testkit::{Action, Deployment, Matcher, User};
-use tokio::time::timeout;
+use mongo_core::select::Criterion;
+use mongo_testkit::{Deployment, User};
+use tokio::time::{sleep, timeout};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -56,10 +57,42 @@ impl Emitted {
     }
 }
 
+/// The metrics of a failover, by a name and a label of their lines.
+const AFTER_A_FAILOVER: [(&str, &str); 5] = [
+    ("mongodb_client_pool_cleared{", ""),
+    ("mongodb_client_connection_closed{", "reason=\"error\""),
+    (
+        "mongodb_client_connection_check_out_failed{",
+        "reason=\"connectionError\"",
+    ),
+    (
+        "mongodb_client_server_heartbeats{",
+        "error_type=\"connect\"",
+    ),
+    ("mongodb_client_topology_writable 0", ""),
+];
+
+fn has_all(text: &str) -> bool {
+    AFTER_A_FAILOVER.iter().all(|(name, label)| {
+        let mut lines = text.lines();
+        lines.any(|line| line.starts_with(name) && line.contains(label))
+    })
+}
+
+async fn until(what: impl Fn() -> String, is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = timeout(LIMIT, waited).await;
+    assert!(waited.is_ok(), "{}", what());
+}
+
 /// Runs pools through a failover, and through all that the alerts are about.
 pub(crate) async fn run<B: Backend<Config: Default>>() -> Emitted {
     let builder = PrometheusBuilder::new();
-    let prefix = Metric::Prefix("db.client.".to_owned());
+    let prefix = Matcher::Prefix("db.client.".to_owned());
     let builder = builder.set_buckets_for_metric(prefix, &[0.1, 1.0]);
     let recorder = builder.expect("buckets").build_recorder();
     let metrics = recorder.handle();
@@ -78,44 +111,36 @@ pub(crate) async fn run<B: Backend<Config: Default>>() -> Emitted {
         .build()
         .expect("pools");
 
-    let refused = Action::Close;
-    let refused = set
-        .server(0)
-        .script()
-        .add(Matcher::command("saslContinue").then(refused));
-    pools.get().await.expect_err("no connection can be made");
-    set.server(0).script().remove(refused);
-    let connected = timeout(LIMIT, async {
-        loop {
-            if let Ok(connection) = pools.get().await {
-                return connection;
-            }
+    let mut connection = pools
+        .get_by(LIMIT, &Criterion::write(), &[])
+        .await
+        .expect("a connection");
+    let ping = doc! { "ping": 1 };
+    let reply = connection.run_command("db", &ping).await;
+    reply.expect("a reply");
+    let reply = connection.run_command("db", &doc! { "none": 1 }).await;
+    reply.expect_err("no such command");
+    pools.get().await.expect_err("the pool is exhausted");
+    let waiting = tokio::spawn({
+        let pools = pools.clone();
+        async move {
+            pools
+                .get_by(LIMIT, &Criterion::write(), &[])
+                .await
+                .map(drop)
         }
     });
-    let mut connection = connected.await.expect("a connection");
-    connection
-        .run_command("db", &doc! { "ping": 1 })
-        .await
-        .expect("a reply");
-    connection
-        .run_command("db", &doc! { "none": 1 })
-        .await
-        .expect_err("no such command");
-    pools.get().await.expect_err("the pool is exhausted");
+    until(
+        || format!("{:?}", pools.status()),
+        || pools.status().iter().any(|pool| pool.waiting == 1),
+    )
+    .await;
     set.kill(0).await;
-    connection
-        .run_command("db", &doc! { "ping": 1 })
-        .await
-        .expect_err("no server");
+    let reply = connection.run_command("db", &ping).await;
+    reply.expect_err("the server is gone");
     drop(connection);
-    let mut known = pools.topology().subscribe();
-    let lost = known.wait_for(|known| known.primary().is_none());
-    drop(
-        timeout(LIMIT, lost)
-            .await
-            .expect("in time")
-            .expect("a topology"),
-    );
+    until(|| metrics.render(), || has_all(&metrics.render())).await;
+    waiting.abort();
     let text = metrics.render();
     pools.close().await;
     Emitted::parse(&text)

@@ -92,7 +92,7 @@ impl ExprVisitor for Query {
                     .extend(grouping.flat_map(|own| own.labels().labels.clone()));
             }
             Expr::Binary(binary) => {
-                for modifier in &binary.modifier {
+                if let Some(modifier) = &binary.modifier {
                     let matching = modifier.matching.iter().map(|own| own.labels());
                     let labels = matching.chain(modifier.card.labels());
                     self.labels

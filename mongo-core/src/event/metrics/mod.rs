@@ -36,7 +36,7 @@ use crate::sdam::{ServerDescription, ServerType, TopologyDescription, TopologyTy
 /// | `mongodb.client.topology.open` | gauge | topologies that are monitored |
 /// | `mongodb.client.topology.writable` | gauge | of these, the ones with a server that can be selected for writes |
 /// | `mongodb.client.topology.servers` | gauge | topologies in which a server has a type: `server.address`, `server.port`, `mongodb.server.type`, as [`ServerType`] |
-/// | `mongodb.client.server.heartbeats` | counter | heartbeats that ended: `server.address`, `server.port`, and if it failed `error.type`, as above |
+/// | `mongodb.client.server.heartbeats` | counter | heartbeats that ended: `server.address`, `server.port`, and if it failed `error.type`, as above, or `connect`, `dns`, `tls` |
 ///
 /// ```
 /// use mongo_core::event::{EventHandlers, MetricsRecorder};
@@ -228,6 +228,9 @@ fn error_type(error: &Error) -> SharedString {
         ErrorKind::Timeout { .. } => "timeout".into(),
         ErrorKind::Cancelled => "cancelled".into(),
         ErrorKind::Network(_) => "network".into(),
+        ErrorKind::Connect(_) | ErrorKind::Proxy(_) => "connect".into(),
+        ErrorKind::Dns(_) => "dns".into(),
+        ErrorKind::Tls(_) => "tls".into(),
         _ => "other".into(),
     }
 }

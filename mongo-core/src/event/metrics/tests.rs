@@ -391,22 +391,28 @@ fn heartbeats_are_counted_by_failure() {
         reply: RawDocumentBuf::new(),
         awaited: false,
     });
-    let failed = SdamEvent::ServerHeartbeatFailed(ServerHeartbeatFailedEvent {
-        topology_id,
-        address: address(),
-        driver_connection_id: Some(1),
-        server_connection_id: None,
-        duration: SECOND,
-        failure: Error::timeout(Wait::Command, SECOND),
-        awaited: false,
-    });
+    let failed = |failure| {
+        SdamEvent::ServerHeartbeatFailed(ServerHeartbeatFailedEvent {
+            topology_id,
+            address: address(),
+            driver_connection_id: Some(1),
+            server_connection_id: None,
+            duration: SECOND,
+            failure,
+            awaited: false,
+        })
+    };
+    let timed_out = failed(Error::timeout(Wait::Heartbeat, SECOND));
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let refused = failed(ErrorKind::Connect(Arc::new(refused)).into());
     let found = recorded(|| {
-        [&succeeded, &succeeded, &failed]
+        [&succeeded, &succeeded, &timed_out, &refused]
             .into_iter()
             .for_each(MetricsRecorder::sdam);
     });
     let name = "mongodb.client.server.heartbeats server.address=db.example,server.port=27017";
-    let failure = format!("{name},error.type=timeout");
-    let expected = [(name.to_owned(), vec![2.0]), (failure, vec![1.0])];
+    let failure = |kind| (format!("{name},error.type={kind}"), vec![1.0]);
+    let succeeded = (name.to_owned(), vec![2.0]);
+    let expected = [succeeded, failure("timeout"), failure("connect")];
     assert_eq!(found, BTreeMap::from(expected));
 }
