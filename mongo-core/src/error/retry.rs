@@ -229,14 +229,14 @@ mod tests {
         let written = |codes: [i32; 2]| {
             let [first, second] = codes.map(|code| rawdoc! { "index": 0, "code": code });
             let reply = rawdoc! { "ok": 1, "n": 0, "writeErrors": [first, second] };
-            crate::wire::check_write(&reply).expect_err("write errors")
+            crate::reply::check_write(&reply).expect_err("write errors")
         };
         assert!(written([11000, 121]).is_duplicate_key());
         let second = written([121, 11000]);
         assert!(second.code() == Some(121) && second.is_duplicate_key());
         assert!(!written([121, 2]).is_duplicate_key());
         let concern = rawdoc! { "ok": 1, "writeConcernError": { "code": 64 } };
-        let concern = crate::wire::check_write(&concern).expect_err("a write concern");
+        let concern = crate::reply::check_write(&concern).expect_err("a write concern");
         assert!(!concern.is_duplicate_key());
     }
 
