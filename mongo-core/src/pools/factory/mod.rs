@@ -167,7 +167,7 @@ impl ConnectionFactory {
     #[inline]
     pub fn has_waiters(&self) -> bool {
         match &self.source {
-            Source::Fixed(shared) => shared.waiters.load(Ordering::SeqCst) > 0,
+            Source::Fixed(shared) => shared.queue.has_waiters(),
             // Its callers don't wait for returned connections: only the generic pool limits them.
             Source::Floating(_) => false,
         }
@@ -231,7 +231,7 @@ impl ConnectionFactory {
     /// How many connections are [available](Self::take_available).
     pub fn available(&self) -> usize {
         match &self.source {
-            Source::Fixed(shared) => shared.queue().available(),
+            Source::Fixed(shared) => shared.queue.read(|queue| queue.available()),
             Source::Floating(_) => 0,
         }
     }
