@@ -54,7 +54,7 @@ impl Backend for Pool {
     }
 
     fn get(&self, deadline: Deadline) -> impl Future<Output = Result<Connection, Error>> + Send {
-        self.queue(deadline, self.timeouts())
+        self.queue(deadline, None)
     }
 
     fn reap(&self) {

@@ -16,44 +16,32 @@ tokio::task_local! {
 
 /// The bounds of one check-out.
 pub(crate) struct CheckOut {
-    /// The bound of the whole check-out.
-    bound: Duration,
-    /// Computed from the bound when it is first needed: an immediate check-out does not read the
-    /// clock.
-    deadline: Cell<Option<Deadline>>,
-    /// The bounds of single steps, which apply if they are less than the time left.
-    timeouts: Timeouts,
+    /// The deadline, or the bound that it is computed from when it is first needed: an immediate
+    /// check-out does not read the clock.
+    deadline: Cell<Result<Deadline, Duration>>,
+    /// The bounds of making and of checking a connection, which apply if they are less than the
+    /// time left.
+    create: Option<Duration>,
+    recycle: Option<Duration>,
     /// The budget of the checks of idle connections.
     budget: Cell<CheckBudget>,
 }
 
 impl CheckOut {
-    pub(crate) fn new(bound: Duration, timeouts: Timeouts) -> Self {
+    /// A check-out by a deadline, or within a bound from its first wait on.
+    pub(crate) fn new(deadline: Result<Deadline, Duration>, timeouts: &Timeouts) -> Self {
         Self {
-            bound,
-            deadline: Cell::new(None),
-            timeouts,
-            budget: Cell::default(),
-        }
-    }
-
-    /// A check-out with a deadline of the caller.
-    pub(crate) fn by(deadline: Deadline, timeouts: Timeouts) -> Self {
-        Self {
-            bound: Duration::MAX,
-            deadline: Cell::new(Some(deadline)),
-            timeouts,
+            deadline: Cell::new(deadline),
+            create: timeouts.create,
+            recycle: timeouts.recycle,
             budget: Cell::default(),
         }
     }
 
     /// The one deadline of the check-out.
     fn deadline(&self) -> Deadline {
-        let deadline = self
-            .deadline
-            .get()
-            .unwrap_or_else(|| Deadline::after(self.bound));
-        self.deadline.set(Some(deadline));
+        let deadline = self.deadline.get().unwrap_or_else(Deadline::after);
+        self.deadline.set(Ok(deadline));
         deadline
     }
 
@@ -66,11 +54,11 @@ impl CheckOut {
     /// the check budget. Unbounded in a bare pool, which is not called through
     /// [`Pool::get`](crate::Pool::get): only the manager's own bounds apply.
     async fn step<R>(
-        bound: impl FnOnce(&Timeouts) -> Option<Duration>,
+        bound: impl FnOnce(&CheckOut) -> Option<Duration>,
         run: impl AsyncFnOnce(Deadline, &mut CheckBudget) -> R,
     ) -> R {
         let started = CHECK_OUT.try_with(|current| {
-            let deadline = current.deadline().within(bound(&current.timeouts));
+            let deadline = current.deadline().within(bound(current));
             (deadline, current.budget.get())
         });
         let (deadline, mut budget) =
@@ -111,7 +99,7 @@ impl managed::Manager for Manager {
             self.factory.establish_within(deadline, budget).await
         };
         // Boxed: rare, and would enlarge every check-out's future.
-        Box::pin(CheckOut::step(|timeouts| timeouts.create, establish)).await
+        Box::pin(CheckOut::step(|own| own.create, establish)).await
     }
 
     async fn recycle(&self, connection: &mut Self::Type, _: &Metrics) -> RecycleResult<Error> {
@@ -129,7 +117,7 @@ impl managed::Manager for Manager {
                     self.factory.recycle(connection, deadline, budget).await
                 };
                 // Boxed, too.
-                Box::pin(CheckOut::step(|timeouts| timeouts.recycle, check)).await
+                Box::pin(CheckOut::step(|own| own.recycle, check)).await
             }
         };
         // deadpool discards the error and tries the next connection.

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use deadpool::managed::HookError;
 use mongo_core::error::Wait;
+use mongo_core::net::Elapsed;
 use mongo_core::pools::{DEFAULT_WAIT_TIMEOUT, catch_panics};
 use mongo_core::{Deadline, Error, ErrorKind};
 
@@ -75,7 +76,7 @@ impl Pool {
         // A zero wait applies to the slot only; making a connection still has time.
         let bound = if only_now { DEFAULT_WAIT_TIMEOUT } else { wait };
         let at_once = pin!(self.inner.timeout_get(&AT_ONCE));
-        let at_once = CheckOut::new(bound, *timeouts).scope(at_once);
+        let at_once = CheckOut::new(Err(bound), timeouts).scope(at_once);
         let mut at_once = pin!(catch_panics(HOOK, at_once));
         let mut first = |context: &mut Context<'_>| may_wait(|| at_once.as_mut().poll(context));
         let first = poll_fn(|context| Poll::Ready(first(context))).await;
@@ -85,14 +86,18 @@ impl Pool {
             Poll::Pending if only_now && self.is_over_full() => {
                 return Err(self.timed_out(Wait::WaitQueue, Deadline::after(bound)));
             }
-            // Boxed from here on, so that every check-out's future stays small.
-            Poll::Pending => return Box::pin(self.finish(at_once, Deadline::after(bound))).await,
+            Poll::Pending => {
+                let deadline = Deadline::after(bound);
+                // Boxed, so that every check-out's future stays small.
+                let outcome = Box::pin(bounded(at_once, deadline)).await;
+                return self.outcome(outcome, deadline);
+            }
         };
         match got {
             Ok(connection) => Ok(connection),
             // It has not waited yet.
             Err(PoolError::Timeout(TimeoutType::Wait)) if !only_now => {
-                Box::pin(self.queue(Deadline::after(bound), *timeouts)).await
+                Box::pin(self.queue(Deadline::after(bound), Some(timeouts))).await
             }
             Err(error) => Err(self.explain(error, Deadline::after(bound))),
         }
@@ -106,28 +111,32 @@ impl Pool {
         self.timeout_get(&AT_ONCE).await
     }
 
-    /// Every slot is in use: waits for one, first in, first out.
+    /// Every slot is in use: waits for one, first in, first out. `None` for the configured
+    /// time-outs.
     pub(crate) async fn queue(
         &self,
         deadline: Deadline,
-        timeouts: Timeouts,
+        timeouts: Option<&Timeouts>,
     ) -> Result<Connection, Error> {
         let queued = pin!(self.inner.timeout_get(&UNBOUNDED));
-        let queued = CheckOut::by(deadline, timeouts).scope(queued);
-        let queued = pin!(catch_panics(HOOK, queued));
-        self.finish(queued, deadline).await
+        let check_out = match timeouts {
+            Some(timeouts) => CheckOut::new(Ok(deadline), timeouts),
+            None => CheckOut::new(Ok(deadline), &self.inner.timeouts()),
+        };
+        let queued = pin!(catch_panics(HOOK, check_out.scope(queued)));
+        let outcome = bounded(queued, deadline).await;
+        self.outcome(outcome, deadline)
     }
 
-    /// The rest of a check-out that has to wait.
-    async fn finish(
+    /// The outcome of a check-out that had to wait.
+    fn outcome(
         &self,
-        mut check_out: Pin<&mut impl Future<Output = Result<Connection, PoolError>>>,
+        outcome: Result<Result<Connection, PoolError>, Elapsed>,
         deadline: Deadline,
     ) -> Result<Connection, Error> {
-        let check_out = poll_fn(|context| may_wait(|| check_out.as_mut().poll(context)));
-        match deadline.bound(check_out).await {
+        match outcome {
             Ok(outcome) => outcome.map_err(|error| self.explain(error, deadline)),
-            Err(_) => Err(self.timed_out(self.wait(), deadline)),
+            Err(Elapsed) => Err(self.timed_out(self.wait(), deadline)),
         }
     }
 
@@ -249,6 +258,17 @@ impl Pool {
             }
         }
     }
+}
+
+/// Runs a check-out that may wait, until its deadline. Not an `async fn`, whose future would also
+/// store the arguments.
+fn bounded<F: Future>(
+    mut check_out: Pin<&mut F>,
+    deadline: Deadline,
+) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    deadline.bound(poll_fn(move |context| {
+        may_wait(|| check_out.as_mut().poll(context))
+    }))
 }
 
 /// Wraps a bare pool.
