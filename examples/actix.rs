@@ -16,14 +16,15 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{Payload, Server, ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::web::{self, Html, Json, ServiceConfig, ThinData};
+use actix_web::web::{self, Json, ServiceConfig, ThinData};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, HttpServer, ResponseError};
 use metrics_exporter_prometheus::PrometheusHandle;
-use mongo_core::event::EventHandlers;
+use mongo_core::event::{EventHandlers, MetricsRecorder};
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
 use mongo_examples::Fatal;
 use mongo_examples::backend::{Pools, PoolsConnection};
 use mongo_examples::service::{self, Answer, Health, Note, Settings, Signals};
+use mongo_examples::status::{RecentEvents, StatusPage};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -36,10 +37,13 @@ async fn main() -> Result<(), Fatal> {
     let mut background = JoinSet::new();
     // Before the first event.
     let metrics = service::start_metrics(&mut background)?;
+    let events = RecentEvents::default();
     let pools = settings
         .mongo
         .pools_builder()?
-        .event_handlers(EventHandlers::new().with_metrics())
+        .event_handlers(events.handlers(EventHandlers::new().with_metrics()))
+        .on_sdam(MetricsRecorder::sdam)
+        .on_sdam(events.sdam_handler())
         .build()?;
     // Connects here, so that background tasks run on this runtime: each of actix's workers
     // has a runtime of its own, which ends before the pools are closed.
@@ -48,7 +52,8 @@ async fn main() -> Result<(), Fatal> {
     let health = Health::new(&pools);
     let signals = Signals::catch()?;
 
-    let admin = (pools.clone(), health.clone(), metrics);
+    let page = StatusPage::new(&pools, &events);
+    let admin = (page, health.clone(), metrics);
     background.spawn(start_admin(&settings, admin)?);
     let server = start(&settings, pools.clone())?;
     let handle = server.handle();
@@ -89,14 +94,13 @@ fn start(settings: &Settings, pools: Pools) -> io::Result<Server> {
 /// Routes that are polled frequently, and therefore not traced.
 fn start_admin(
     settings: &Settings,
-    (pools, health, metrics): (Pools, Health, PrometheusHandle),
+    (page, health, metrics): (StatusPage, Health, PrometheusHandle),
 ) -> io::Result<Server> {
     let app = move || {
         App::new()
-            .app_data(ThinData(pools.clone()))
             .app_data(ThinData(health.clone()))
             .app_data(ThinData(metrics.clone()))
-            .route("/", web::get().to(page))
+            .route("/status", web::to(page.clone()))
             .route("/livez", web::get().to(async || "alive\n"))
             .route("/readyz", web::get().to(ready))
             .route("/metrics", web::get().to(rendered))
@@ -118,10 +122,6 @@ async fn traced(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let span = tracing::info_span!("request", method = %request.method(), uri = %request.uri());
     next.call(request).instrument(span).await
-}
-
-async fn page(ThinData(pools): ThinData<Pools>) -> Html {
-    Html::new(service::page(&pools))
 }
 
 async fn ready(ThinData(health): ThinData<Health>) -> HttpResponse {

@@ -10,7 +10,7 @@
 //!
 //! | path | purpose |
 //! |---|---|
-//! | `/` | a page that follows the deployment and the pools |
+//! | `/status` | a page that follows the deployment and the pools: `mongo_examples::status` |
 //! | `/livez`, `/readyz` | probes of orchestrators and load balancers |
 //! | `/metrics` | for Prometheus |
 //!
@@ -27,15 +27,16 @@
 use axum::extract::{FromRef, FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use mongo_core::event::EventHandlers;
+use mongo_core::event::{EventHandlers, MetricsRecorder};
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
 use mongo_examples::Fatal;
 use mongo_examples::backend::{Pools, PoolsConnection};
 use mongo_examples::service::{self, Answer, Health, Note, Settings, Signals};
+use mongo_examples::status::{RecentEvents, StatusPage};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -51,10 +52,13 @@ async fn main() -> Result<(), Fatal> {
     let mut background = JoinSet::new();
     // Before the first event.
     let metrics = service::start_metrics(&mut background)?;
+    let events = RecentEvents::default();
     let pools = settings
         .mongo
         .pools_builder()?
-        .event_handlers(EventHandlers::new().with_metrics())
+        .event_handlers(events.handlers(EventHandlers::new().with_metrics()))
+        .on_sdam(MetricsRecorder::sdam)
+        .on_sdam(events.sdam_handler())
         .build()?;
     // Starts the monitors, so that `/readyz` knows the deployment before the first request.
     pools.connect()?;
@@ -64,12 +68,12 @@ async fn main() -> Result<(), Fatal> {
 
     let listener = TcpListener::bind(&settings.admin).await?;
     println!("for operators: http://{}", listener.local_addr()?);
+    let page = StatusPage::new(&pools, &events);
     let admin = Admin {
-        pools: pools.clone(),
         health: health.clone(),
         metrics,
     };
-    background.spawn(axum::serve(listener, admin_routes(admin)).into_future());
+    background.spawn(axum::serve(listener, admin_routes(page, admin)).into_future());
 
     let listener = TcpListener::bind(&settings.listen).await?;
     println!("listening at http://{}", listener.local_addr()?);
@@ -95,9 +99,9 @@ fn routes(pools: Pools) -> Router {
 }
 
 /// Routes that are polled frequently, and therefore not traced.
-fn admin_routes(admin: Admin) -> Router {
+fn admin_routes(page: StatusPage, admin: Admin) -> Router {
     Router::new()
-        .route("/", get(page))
+        .route_service("/status", page)
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -106,13 +110,8 @@ fn admin_routes(admin: Admin) -> Router {
 
 #[derive(Clone, FromRef)]
 struct Admin {
-    pools: Pools,
     health: Health,
     metrics: PrometheusHandle,
-}
-
-async fn page(State(pools): State<Pools>) -> Html<String> {
-    Html(service::page(&pools))
 }
 
 async fn ready(State(health): State<Health>) -> Response {

@@ -11,5 +11,6 @@ compile_error!("choose a backend: the feature `deadpool` or the feature `bb8`");
 
 mod fatal;
 pub mod service;
+pub mod status;
 
 pub use fatal::Fatal;

@@ -6,10 +6,12 @@
 //!     [topology | pools | operations, default all]
 //! ```
 //! Two seeds in a hundred are run twice, and must replay exactly. The first seed that breaks an
-//! invariant ends the run, with its trace.
+//! invariant ends the run, with its trace; so does one that takes a minute, because something is
+//! repeated without a pause: its clock stands still.
 
 use std::ops::Range;
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 #[path = "../tests/simulation/seed/mod.rs"]
@@ -44,7 +46,10 @@ fn go(name: &str, run: Run, trouble: Duration, numbers: Range<u64>) -> bool {
     let mut total = seed::Outcome::default();
     let first = numbers.start;
     let end = numbers.end;
+    let (begin, begun) = channel();
+    std::thread::spawn(move || watch(&begun));
     for number in numbers {
+        let _ = begin.send(number);
         let outcome = match run(number) {
             Ok(outcome) => outcome,
             Err(failure) => {
@@ -70,6 +75,22 @@ fn go(name: &str, run: Run, trouble: Duration, numbers: Range<u64>) -> bool {
         }
     }
     true
+}
+
+/// Ends the process if a seed takes too long.
+fn watch(begun: &Receiver<u64>) {
+    const LONGEST: Duration = Duration::from_secs(60);
+    let mut seed = 0;
+    loop {
+        match begun.recv_timeout(LONGEST) {
+            Ok(next) => seed = next,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                eprintln!("seed {seed} takes more than {} s", LONGEST.as_secs());
+                std::process::exit(1);
+            }
+        }
+    }
 }
 
 fn report(name: &str, seeds: u64, total: &seed::Outcome, elapsed: Duration) {

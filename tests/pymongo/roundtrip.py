@@ -1,4 +1,4 @@
-"""Reads and writes through PyMongo: `roundtrip.py URI works|wrong-password [URI ...]`.
+"""Reads and writes through PyMongo: `roundtrip.py DATABASE URI works|wrong-password [URI ...]`.
 
 Exits with 0 on success, and with a traceback otherwise.
 """
@@ -9,10 +9,10 @@ from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 
-def works(client: MongoClient) -> None:
+def works(client: MongoClient, database: str) -> None:
     assert client.admin.command("ping")["ok"] == 1
     assert client.server_info()["versionArray"][0] >= 4
-    collection = client["kit_pymongo"]["numbers"]
+    collection = client[database]["numbers"]
     collection.drop()
 
     inserted = collection.insert_many([{"_id": n, "even": n % 2 == 0} for n in range(250)])
@@ -38,14 +38,14 @@ def works(client: MongoClient) -> None:
     assert collection.delete_many({"even": True}).deleted_count == 125
     assert collection.estimated_document_count() == 125
 
-    assert "kit_pymongo" in client.list_database_names()
-    assert "numbers" in client["kit_pymongo"].list_collection_names()
+    assert database in client.list_database_names()
+    assert "numbers" in client[database].list_collection_names()
     collection.drop()
 
 
-def wrong_password(client: MongoClient) -> None:
+def wrong_password(client: MongoClient, database: str) -> None:
     try:
-        client["kit_pymongo"]["numbers"].insert_one({})
+        client[database]["numbers"].insert_one({})
     except OperationFailure as error:
         assert error.code == 18, error.details
     else:
@@ -53,12 +53,13 @@ def wrong_password(client: MongoClient) -> None:
 
 
 def main() -> None:
-    arguments = iter(sys.argv[1:])
+    database, *rest = sys.argv[1:]
+    arguments = iter(rest)
     for uri, expectation in zip(arguments, arguments, strict=True):
-        print(uri, expectation, file=sys.stderr)
+        print(uri.rpartition("@")[2], expectation, file=sys.stderr)
         run = {"works": works, "wrong-password": wrong_password}[expectation]
         with MongoClient(uri, appname="kit-pymongo", serverSelectionTimeoutMS=10_000) as client:
-            run(client)
+            run(client, database)
 
 
 main()

@@ -148,21 +148,22 @@ impl Upstream {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             slot => {
-                let stream = TcpStream::connect(self.real.address()).await?;
+                let stream = self.real.open().await?;
                 stream.set_nodelay(true)?;
                 slot.insert(stream)
             }
         };
-        stream.write_all(message).await?;
+        stream.write_all(&self.real.renamed(message)?).await?;
         let mut reply = vec![0; HEADER_LENGTH];
         stream.read_exact(&mut reply).await?;
         let length = codec::message_length(&reply).map_err(io::Error::other)?;
         reply.resize(length.unwrap_or(HEADER_LENGTH), 0);
         stream.read_exact(&mut reply[HEADER_LENGTH..]).await?;
-        let reply = Reply::decode(&reply).map_err(io::Error::other)?;
+        let mut reply = Reply::decode(&reply).map_err(io::Error::other)?;
         if message.get(4..8) != Some(&reply.response_to.to_le_bytes()) {
             return Err(io::Error::other("the reply is to another request"));
         }
+        self.real.restore_names(&mut reply.body);
         Ok(reply.body)
     }
 }

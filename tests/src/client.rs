@@ -1,7 +1,8 @@
 //! A blocking client, for the kit's own commands to a real server.
 
+use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, doc};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::codec::{self, Reply};
@@ -18,15 +20,88 @@ use crate::user::Mechanism;
 /// How long a single connect, read or write may take.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 
+/// The address of a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// A name, or an IP address without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Endpoint {
+    /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
+    pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                let number = port.parse().map_err(|_| "a bad port".to_owned())?;
+                (host, number)
+            }
+            _ => (text, 27017),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() || host.contains(['%', '/']) {
+            return Err("a bad host".to_owned());
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// A user, with the password.
+#[derive(Clone)]
+pub(crate) struct Credential {
+    pub(crate) name: String,
+    pub(crate) password: String,
+    /// The user's database.
+    pub(crate) source: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct BlockingClient {
-    stream: Box<dyn Transport>,
+    stream: Transport,
     last_id: i32,
 }
 
-trait Transport: Read + Write + Send + std::fmt::Debug {}
+#[derive(Debug)]
+enum Transport {
+    Tcp(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
 
-impl<T: Read + Write + Send + std::fmt::Debug> Transport for T {}
+impl Transport {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes),
+        }
+    }
+
+    fn read_exact(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.read_exact(bytes),
+            Self::Tls(stream) => stream.read_exact(bytes),
+        }
+    }
+}
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,22 +119,28 @@ pub(crate) enum ClientError {
 type Result<T> = std::result::Result<T, ClientError>;
 
 impl BlockingClient {
-    pub(crate) fn connect(address: SocketAddr, tls: Option<Arc<ClientConfig>>) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, STEP_LIMIT)?;
+    pub(crate) fn connect(endpoint: &Endpoint, tls: Option<Arc<ClientConfig>>) -> Result<Self> {
+        let stream = open(endpoint)?;
         stream.set_read_timeout(Some(STEP_LIMIT))?;
         stream.set_write_timeout(Some(STEP_LIMIT))?;
         stream.set_nodelay(true)?;
-        let stream: Box<dyn Transport> = match tls {
-            None => Box::new(stream),
+        let stream = match tls {
+            None => Transport::Tcp(stream),
             Some(config) => {
-                let connection = ClientConnection::new(config, address.ip().into());
-                Box::new(StreamOwned::new(
-                    connection.map_err(io::Error::other)?,
-                    stream,
-                ))
+                let name = ServerName::try_from(endpoint.host.clone()).map_err(io::Error::other)?;
+                let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+                Transport::Tls(Box::new(StreamOwned::new(connection, stream)))
             }
         };
         Ok(Self { stream, last_id: 0 })
+    }
+
+    /// The socket of a connection without TLS, which is used no further here.
+    pub(crate) fn into_socket(self) -> io::Result<TcpStream> {
+        match self.stream {
+            Transport::Tcp(stream) => Ok(stream),
+            Transport::Tls(_) => Err(io::Error::other("the kit's proxies have no TLS upstream")),
+        }
     }
 
     /// Runs a command; `ok: 0` is an error.
@@ -75,22 +156,22 @@ impl BlockingClient {
         self.stream
             .read_exact(&mut message[codec::HEADER_LENGTH..])?;
         let reply = Reply::decode(&message)?.body;
-        let is_ok = reply.get_f64("ok").is_ok_and(|ok| ok == 1.0)
-            || reply.get_i32("ok").is_ok_and(|ok| ok == 1);
-        if is_ok {
+        if codec::is_ok(&reply) {
             return Ok(reply);
         }
         let command = command.keys().next().cloned().unwrap_or_default();
         Err(ClientError::Command { command, reply })
     }
 
-    /// SCRAM-SHA-256 against `admin`.
-    pub(crate) fn authenticate(&mut self, user: &str, password: &str) -> Result<()> {
+    /// SCRAM-SHA-256.
+    pub(crate) fn authenticate(&mut self, credential: &Credential) -> Result<()> {
         let mechanism = Mechanism::ScramSha256;
+        let (source, password) = (&credential.source, &credential.password);
+        let user = credential.name.replace('=', "=3D").replace(',', "=2C");
         let nonce = random_text();
         let first_bare = format!("n={user},r={nonce}");
         let reply = self.run(
-            "admin",
+            source,
             doc! {
                 "saslStart": 1,
                 "mechanism": mechanism.name(),
@@ -110,7 +191,7 @@ impl BlockingClient {
         let iterations = iterations
             .parse()
             .map_err(|_| ClientError::Scram("iterations"))?;
-        let prepared = mechanism.prepared(user, password);
+        let prepared = mechanism.prepared(&user, password);
         let salted = mechanism.salted(prepared.as_bytes(), &salt, iterations);
         let without_proof = format!("c=biws,r={combined}");
         let auth_message = format!("{first_bare},{server_first},{without_proof}");
@@ -126,7 +207,7 @@ impl BlockingClient {
             .cloned()
             .unwrap_or(bson::Bson::Int32(1));
         let reply = self.run(
-            "admin",
+            source,
             doc! {
                 "saslContinue": 1,
                 "conversationId": id,
@@ -140,6 +221,17 @@ impl BlockingClient {
         }
         Ok(())
     }
+}
+
+fn open(endpoint: &Endpoint) -> io::Result<TcpStream> {
+    let mut last = io::Error::other(format!("{endpoint} has no address"));
+    for address in (endpoint.host.as_str(), endpoint.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, STEP_LIMIT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn binary(text: &str) -> Binary {

@@ -185,6 +185,16 @@ impl Reply {
     }
 }
 
+/// Whether a reply says success: `ok` is 1, as a number of any type.
+pub(crate) fn is_ok(reply: &Document) -> bool {
+    match reply.get("ok") {
+        Some(Bson::Double(ok)) => *ok == 1.0,
+        Some(Bson::Int32(ok)) => *ok == 1,
+        Some(Bson::Int64(ok)) => *ok == 1,
+        _ => false,
+    }
+}
+
 /// The length of the message at the start of `bytes`, `None` while it is incomplete.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use bson::Document;
 
 use crate::action::ErrorReply;
 use crate::backend::{Backend, passed_on};
-use crate::codec::{Request, encode_command};
+use crate::codec::{Request, encode_command, is_ok};
 use crate::commands::{Outcome, Session, completed, echo};
 use crate::deployment::Seat;
 use crate::fail_point::Spoil;
@@ -143,7 +143,7 @@ impl Shared {
         mut reply: Document,
     ) -> Document {
         let (name, command) = (request.name().to_ascii_lowercase(), &request.command);
-        let is_ok = reply.get_f64("ok").is_ok_and(|ok| ok == 1.0);
+        let is_ok = is_ok(&reply);
         if is_hello(&name) && is_ok {
             reply = self.in_role(&name, command, reply);
             self.offer_compressors(session, command, &mut reply);

@@ -32,6 +32,12 @@ pub fn secantusd() -> Result<PathBuf, MissingTool> {
     first("the real server secantusd-rs", places)
 }
 
+/// A `mongod` of the user's, which runs in place of [`secantusd`]: `MONGO_TESTKIT_MONGOD`.
+pub(crate) fn mongod() -> Option<PathBuf> {
+    let program = env::var_os("MONGO_TESTKIT_MONGOD").filter(|program| !program.is_empty());
+    program.map(PathBuf::from)
+}
+
 /// A Python that has PyMongo: the file that `MONGO_TESTKIT_PYTHON` names if it is set; else
 /// `pymongo/bin/python` under the same three folders as for [`secantusd`].
 ///

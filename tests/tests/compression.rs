@@ -332,6 +332,7 @@ async fn clients_without_a_pool_negotiate_and_monitors_do_not() {
 #[tokio::test]
 async fn a_real_server_supports_each_compressor() {
     let real = RealServer::shared();
+    let packed = real.database("packed");
     for compressors in ["snappy", "zlib", "zlib&zlibCompressionLevel=9", "zstd", ALL] {
         let uri = format!("{}&compressors={compressors}", real.uri());
         let mut connection = connect(&uri).await;
@@ -342,15 +343,12 @@ async fn a_real_server_supports_each_compressor() {
         let documents: Vec<Document> = (0..10).map(|id| doc! { "n": id, "text": &text }).collect();
         let insert = doc! { "insert": "things", "documents": documents };
         let reply = connection
-            .run_command("packed", &insert)
+            .run_command(&packed, &insert)
             .await
             .expect("inserted");
         assert_eq!(reply.get_i32("n").ok(), Some(10));
         let find = doc! { "find": "things", "filter": { "n": 7 }, "singleBatch": true };
-        let reply = connection
-            .run_command("packed", &find)
-            .await
-            .expect("found");
+        let reply = connection.run_command(&packed, &find).await.expect("found");
         assert!(reply.raw().as_bytes().len() > text.len());
     }
 }

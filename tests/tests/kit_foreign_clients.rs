@@ -32,46 +32,50 @@ const WRONG_PASSWORD: &str = "wrong-password";
 /// A URI, and its expected outcome.
 type Case = (String, &'static str);
 
-/// Runs `tests/pymongo/roundtrip.py`.
-async fn pymongo(cases: &[Case]) {
+/// The database of these tests.
+const DATABASE: &str = "kit_foreign";
+
+/// Runs `tests/pymongo/roundtrip.py` in a database.
+async fn pymongo(database: &str, cases: &[Case]) {
     let python = tools::pymongo_python().unwrap_or_else(|error| panic!("{error}"));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/pymongo/roundtrip.py");
     let mut command = Command::new(python);
-    command.args(["-B", script]).kill_on_drop(true);
+    command.args(["-B", script, database]).kill_on_drop(true);
     for (uri, expectation) in cases {
         command.args([uri.as_str(), expectation]);
     }
     let output = timeout(BOUND, command.output())
         .await
-        .unwrap_or_else(|_| panic!("PyMongo took over {BOUND:?} with {cases:?}"))
+        .unwrap_or_else(|_| panic!("PyMongo took over {BOUND:?} with {} URIs", cases.len()))
         .expect("start Python");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "PyMongo:\n{text}");
 }
 
 /// The same with the official crate.
-async fn official(cases: &[Case]) {
+async fn official(database: &str, cases: &[Case]) {
     for (uri, expectation) in cases {
+        let hosts = uri.rsplit('@').next().unwrap_or_default();
         let run = async {
             let mut options = ClientOptions::parse(uri).await.expect("a valid URI");
             options.app_name = Some("kit-official".to_owned());
             options.server_selection_timeout = Some(Duration::from_secs(10));
             let client = Client::with_options(options).expect("a client");
             match *expectation {
-                WORKS => reads_and_writes(&client)
+                WORKS => reads_and_writes(&client, database)
                     .await
-                    .unwrap_or_else(|e| panic!("{uri}: {e}")),
-                _ => is_refused(&client).await,
+                    .unwrap_or_else(|e| panic!("{hosts}: {e}")),
+                _ => is_refused(&client, database).await,
             }
             client.shutdown().await;
         };
         let outcome = timeout(BOUND, run).await;
-        assert!(outcome.is_ok(), "mongodb took over {BOUND:?} with {uri}");
+        assert!(outcome.is_ok(), "mongodb took over {BOUND:?} with {hosts}");
     }
 }
 
-async fn reads_and_writes(client: &Client) -> mongodb::error::Result<()> {
-    let database = client.database("kit_official");
+async fn reads_and_writes(client: &Client, database: &str) -> mongodb::error::Result<()> {
+    let database = client.database(database);
     database.run_command(doc! {"ping": 1}).await?;
     let collection: Collection<Document> = database.collection("numbers");
     collection.drop().await?;
@@ -125,8 +129,8 @@ async fn reads_and_writes(client: &Client) -> mongodb::error::Result<()> {
     collection.drop().await
 }
 
-async fn is_refused(client: &Client) {
-    let collection: Collection<Document> = client.database("kit_official").collection("numbers");
+async fn is_refused(client: &Client, database: &str) {
+    let collection: Collection<Document> = client.database(database).collection("numbers");
     let error = collection
         .insert_one(doc! {})
         .await
@@ -199,7 +203,7 @@ fn looks_right(server: &ScriptedServer, driver: &str, app_name: &str) {
 #[tokio::test]
 async fn official_crate_reads_and_writes_through_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    official(&[(server.uri(), WORKS)]).await;
+    official(DATABASE, &[(server.uri(), WORKS)]).await;
     looks_right(&server, "mongo-rust-driver", "kit-official");
     server
         .wait_for("the end of all connections", |seen| seen.open == 0)
@@ -210,13 +214,17 @@ async fn official_crate_reads_and_writes_through_the_scripted_server() {
 async fn official_crate_discovers_the_scripted_server() {
     // Without directConnection the client has to discover the server type.
     let server = ScriptedServer::start().await;
-    official(&[(format!("mongodb://{}/", server.address()), WORKS)]).await;
+    official(
+        DATABASE,
+        &[(format!("mongodb://{}/", server.address()), WORKS)],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn official_crate_authenticates_at_the_scripted_server() {
     let server = with_users().start().await;
-    official(&mechanisms_and_users(&server)).await;
+    official(DATABASE, &mechanisms_and_users(&server)).await;
     assert!(server.look(|seen| seen.connections.values().any(|one| one.user.is_some())));
 }
 
@@ -224,20 +232,20 @@ async fn official_crate_authenticates_at_the_scripted_server() {
 async fn official_crate_authenticates_without_speculation() {
     // The crate does not support the long conversation, which ends with an empty exchange.
     let server = with_users().rule(without_speculation()).start().await;
-    official(&mechanisms_and_users(&server)).await;
+    official(DATABASE, &mechanisms_and_users(&server)).await;
     assert!(server.look(|seen| seen.count("saslStart") > 0));
 }
 
 #[tokio::test]
 async fn official_crate_uses_a_unix_socket() {
     let server = with_users().unix().start().await;
-    official(&[(server.uri_for("app", "pencil"), WORKS)]).await;
+    official(DATABASE, &[(server.uri_for("app", "pencil"), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn pymongo_reads_and_writes_through_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    pymongo(&[(server.uri(), WORKS)]).await;
+    pymongo(DATABASE, &[(server.uri(), WORKS)]).await;
     looks_right(&server, "PyMongo", "kit-pymongo");
     server
         .wait_for("the end of all connections", |seen| seen.open == 0)
@@ -247,13 +255,17 @@ async fn pymongo_reads_and_writes_through_the_scripted_server() {
 #[tokio::test]
 async fn pymongo_discovers_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    pymongo(&[(format!("mongodb://{}/", server.address()), WORKS)]).await;
+    pymongo(
+        DATABASE,
+        &[(format!("mongodb://{}/", server.address()), WORKS)],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn pymongo_authenticates_at_the_scripted_server() {
     let server = with_users().start().await;
-    pymongo(&mechanisms_and_users(&server)).await;
+    pymongo(DATABASE, &mechanisms_and_users(&server)).await;
 }
 
 #[tokio::test]
@@ -266,33 +278,37 @@ async fn pymongo_authenticates_with_the_long_conversation() {
     let mut cases = mechanisms_and_users(&server);
     // The official crate does not escape the name.
     cases.push((server.uri_for("a,b=c", "pencil"), WORKS));
-    pymongo(&cases).await;
+    pymongo(DATABASE, &cases).await;
 }
 
 #[tokio::test]
 async fn pymongo_uses_a_unix_socket() {
     let server = with_users().unix().start().await;
-    pymongo(&[(server.uri_for("app", "pencil"), WORKS)]).await;
+    pymongo(DATABASE, &[(server.uri_for("app", "pencil"), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn official_crate_reads_and_writes_through_the_real_server() {
-    official(&[(RealServer::shared().uri(), WORKS)]).await;
+    let server = RealServer::shared();
+    official(&server.database(DATABASE), &[(server.uri(), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn official_crate_authenticates_at_the_real_server() {
     let server = RealServer::shared_with_auth();
-    official(&mechanisms(|name, password| server.uri_for(name, password))).await;
+    let cases = mechanisms(|name, password| server.uri_for(name, password));
+    official(&server.database(DATABASE), &cases).await;
 }
 
 #[tokio::test]
 async fn pymongo_reads_and_writes_through_the_real_server() {
-    pymongo(&[(RealServer::shared().uri(), WORKS)]).await;
+    let server = RealServer::shared();
+    pymongo(&server.database(DATABASE), &[(server.uri(), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn pymongo_authenticates_at_the_real_server() {
     let server = RealServer::shared_with_auth();
-    pymongo(&mechanisms(|name, password| server.uri_for(name, password))).await;
+    let cases = mechanisms(|name, password| server.uri_for(name, password));
+    pymongo(&server.database(DATABASE), &cases).await;
 }

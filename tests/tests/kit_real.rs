@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bson::doc;
+use bson::{Document, doc};
 use mongo_testkit::{RealServer, User};
 
 const BOUND: Duration = Duration::from_secs(20);
+const FAIL: &str = "MONGO_TESTKIT_FAIL_ON_A_DEPLOYMENT";
 const ABORT: &str = "MONGO_TESTKIT_ABORT_WITH_A_SERVER";
 
 fn wait_until_gone(address: &str, directory: &Path) {
@@ -27,7 +28,7 @@ fn wait_until_gone(address: &str, directory: &Path) {
 fn a_plain_server_answers_and_ends_with_its_owner() {
     let server = RealServer::start();
     let reply = server.run_command("admin", doc! {"hello": 1});
-    assert_eq!(reply.get_str("setName").expect("a replica set"), "secantus");
+    assert!(reply.get_str("setName").is_ok(), "{reply}");
     let documents = vec![doc! {"_id": 1}];
     server.run_command("test", doc! {"insert": "c", "documents": documents});
     let (address, directory) = (server.address(), server.directory().to_owned());
@@ -113,6 +114,57 @@ fn an_aborted_test_run_leaves_nothing_behind() {
     wait_until_gone(address, &PathBuf::from(directory));
 }
 
+/// Runs only in a process that the next test starts, and fails there.
+#[test]
+fn fails_on_a_given_deployment_when_requested() {
+    if std::env::var_os(FAIL).is_none() {
+        return;
+    }
+    let (first, second) = (RealServer::shared(), RealServer::shared_with_auth());
+    for server in [&first, &second] {
+        let database = server.database("things");
+        server.insert("things.c", [doc! {"_id": 1}]);
+        assert_eq!(server.documents(&format!("{database}.c")).len(), 1);
+    }
+    assert_ne!(first.database("things"), second.database("things"));
+    println!("made {}", first.database("things"));
+    panic!("as the test wants, with {first:?} and {second:?}");
+}
+
+#[test]
+fn a_failed_test_leaves_nothing_on_a_given_deployment() {
+    let password = "s3cret@/:,p";
+    let server = RealServer::builder()
+        .user(User::new("a@b", password))
+        .start();
+    let names = || {
+        let databases = server.run_command("admin", doc! {"listDatabases": 1, "nameOnly": true});
+        let users = server.run_command("admin", doc! {"usersInfo": {"forAllDBs": true}});
+        let count = |reply: &Document, key| reply.get_array(key).expect("a list").len();
+        (count(&databases, "databases"), count(&users, "users"))
+    };
+    server.insert("owner.c", [doc! {"_id": 1}]);
+    let before = names();
+    let program = std::env::current_exe().expect("this program");
+    let test = "fails_on_a_given_deployment_when_requested";
+    let output = Command::new(program)
+        .args(["--exact", test, "--nocapture"])
+        .env_remove("MONGO_TESTKIT_MONGOD")
+        .env("MONGO_TESTKIT_URI", server.uri_for("a@b", password))
+        .env(FAIL, "1")
+        .output()
+        .expect("run this program again");
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(
+        text.contains("made tk") && text.contains("as the test wants"),
+        "{text}"
+    );
+    assert!(!text.contains("s3cret"), "{text}");
+    assert_eq!(names(), before, "{text}");
+    assert_eq!(server.documents("owner.c").len(), 1);
+}
+
 #[test]
 fn a_missing_server_fails_with_advice() {
     let program = std::env::current_exe().expect("this program");
@@ -122,6 +174,7 @@ fn a_missing_server_fails_with_advice() {
             "a_standalone_reports_itself_as_standalone",
             "--nocapture",
         ])
+        .env_remove("MONGO_TESTKIT_MONGOD")
         .env("MONGO_TESTKIT_SECANTUSD", "/nonexistent/secantusd-rs")
         .output()
         .expect("run this program again");

@@ -3,18 +3,18 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use bson::{Document, doc};
+use bson::doc;
 use futures_util::{StreamExt, stream};
 use mongo_core::handshake::DriverInfo;
-use mongo_core::operation::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_COMMIT_RESULT};
+use mongo_core::operation::UNKNOWN_COMMIT_RESULT;
 use mongo_core::select::Criterion;
 use serde::Deserialize;
 
 use crate::config::Config;
 use crate::database::{Database, DatabaseError, Health, Row, Rows, Session};
 use crate::pool::mongo::{
-    self, Cursor, ErrorKind, OperationKind, Pools, ReadPreference, ReadPreferenceMode,
-    SessionOptions, TransactionOptions,
+    self, OperationKind, Pools, ReadPreference, ReadPreferenceMode, SessionOptions,
+    TransactionOptions,
 };
 use crate::pool::pool_config;
 
@@ -90,20 +90,16 @@ struct MongoSession {
     session: mongo::Session,
 }
 
-impl MongoSession {
-    async fn find(&mut self, find: &Document) -> Result<Cursor<'_>, DatabaseError> {
-        let find = self.pools.command(DATABASE, find).kind(OperationKind::Read);
-        let cursor = find.session(&mut self.session).cursor();
-        cursor.await.map_err(failed)
-    }
-}
-
 #[async_trait]
 impl Session for MongoSession {
     async fn get(&mut self, key: &str) -> Result<Option<String>, DatabaseError> {
         let find = doc! { "find": "values", "filter": { "_id": key }, "limit": 1 };
-        let mut found = self.find(&find).await?;
-        let value = found.next::<Value>().await.map_err(failed)?;
+        let find = self
+            .pools
+            .command(DATABASE, &find)
+            .kind(OperationKind::Read);
+        let found = find.session(&mut self.session).first::<Value>().await;
+        let value = found.map_err(failed)?;
         Ok(value.map(|found| found.value))
     }
 
@@ -120,7 +116,12 @@ impl Session for MongoSession {
 
     async fn rows(&mut self) -> Result<Rows<'_>, DatabaseError> {
         let find = doc! { "find": "values", "sort": { "_id": 1 } };
-        let found = self.find(&find).await?;
+        let find = self
+            .pools
+            .command(DATABASE, &find)
+            .kind(OperationKind::Read);
+        let found = find.session(&mut self.session).cursor().await;
+        let found = found.map_err(failed)?;
         // The cursor itself is a `Stream` of raw documents.
         let rows = stream::try_unfold(found, |mut found| async move {
             let value = found.next::<Value>().await.map_err(failed)?;
@@ -165,16 +166,8 @@ struct Value {
 
 /// Converts errors: both pools have the same error type.
 fn failed(error: mongo::Error) -> DatabaseError {
-    // The server is unavailable or not the primary, also by its error code or label; or only the
-    // transaction has failed.
-    let may_pass = error.is_retryable_read()
-        || error.is_retryable_write()
-        || error.has_label(TRANSIENT_TRANSACTION_ERROR);
-    match error.kind() {
-        _ if may_pass => DatabaseError::transient("MongoDB", error),
-        ErrorKind::ServerSelection(_) | ErrorKind::Timeout { .. } => {
-            DatabaseError::transient("MongoDB", error)
-        }
-        _ => DatabaseError::permanent("MongoDB", error),
+    match error.is_transient() {
+        true => DatabaseError::transient("MongoDB", error),
+        false => DatabaseError::permanent("MongoDB", error),
     }
 }

@@ -117,11 +117,16 @@ fn counts(waiting: u64, running: u64, done: u64, failed: u64) -> Counts {
 struct Fixture {
     pools: Pools,
     queue: Queue,
+    database: String,
     collection: &'static str,
 }
 
 impl Fixture {
     fn new(url: &str, collection: &'static str, lease: Duration) -> Self {
+        Self::within("jobs", url, collection, lease)
+    }
+
+    fn within(database: &str, url: &str, collection: &'static str, lease: Duration) -> Self {
         let pools = Pools::new(url).expect("a URL");
         let config = QueueConfig {
             lease,
@@ -129,10 +134,11 @@ impl Fixture {
             pause: Duration::from_millis(50),
             poll: POLL,
         };
-        let queue = Queue::new(pools.clone(), "jobs", collection, config);
+        let queue = Queue::new(pools.clone(), database, collection, config);
         Self {
             pools,
             queue,
+            database: database.to_owned(),
             collection,
         }
     }
@@ -144,7 +150,10 @@ impl Fixture {
 
     async fn documents(&self) -> Vec<Document> {
         let find = doc! { "find": self.collection };
-        let find = self.pools.command("jobs", &find).kind(OperationKind::Read);
+        let find = self
+            .pools
+            .command(&self.database, &find)
+            .kind(OperationKind::Read);
         let mut found = find.cursor().await.expect("a cursor");
         let mut all = Vec::new();
         while let Some(document) = found.next().await.expect("a batch") {
@@ -164,7 +173,10 @@ impl Fixture {
         let now = DateTime::now();
         let all = doc! { "q": { "state": "running" }, "u": { "$set": { "due": now } } };
         let end = doc! { "update": self.collection, "updates": [all] };
-        let end = self.pools.command("jobs", &end).kind(OperationKind::Write);
+        let end = self
+            .pools
+            .command(&self.database, &end)
+            .kind(OperationKind::Write);
         end.await
             .expect("a reply")
             .check_write()
@@ -172,8 +184,8 @@ impl Fixture {
     }
 }
 
-async fn runs_each_job_once(url: &str) {
-    let fixture = Fixture::new(url, "once", LONG);
+async fn runs_each_job_once(url: &str, database: &str) {
+    let fixture = Fixture::within(database, url, "once", LONG);
     let (queue, log) = (&fixture.queue, Log::new());
     fixture.push((0..30).map(Job::Number)).await;
     // Each worker keeps one, so that all three have work.
@@ -202,16 +214,17 @@ async fn runs_each_job_once(url: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_job_runs_once() {
     let set = Deployment::replica_set("rs").members(1).start().await;
-    runs_each_job_once(&set.uri()).await;
+    runs_each_job_once(&set.uri(), "jobs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_job_runs_once_on_a_real_server() {
-    runs_each_job_once(&RealServer::shared().uri()).await;
+    let server = RealServer::shared();
+    runs_each_job_once(&server.uri(), &server.database("jobs")).await;
 }
 
-async fn takes_over_from_a_dead_worker(url: &str) {
-    let fixture = Fixture::new(url, "dead", Duration::from_millis(500));
+async fn takes_over_from_a_dead_worker(url: &str, database: &str) {
+    let fixture = Fixture::within(database, url, "dead", Duration::from_millis(500));
     let (queue, log) = (&fixture.queue, Log::new());
     fixture.push([Job::Waits]).await;
     let (_, first) = start(queue, &log, "first");
@@ -234,12 +247,13 @@ async fn takes_over_from_a_dead_worker(url: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_lease_is_taken_over() {
     let set = Deployment::replica_set("rs").members(1).start().await;
-    takes_over_from_a_dead_worker(&set.uri()).await;
+    takes_over_from_a_dead_worker(&set.uri(), "jobs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_lease_is_taken_over_on_a_real_server() {
-    takes_over_from_a_dead_worker(&RealServer::shared().uri()).await;
+    let server = RealServer::shared();
+    takes_over_from_a_dead_worker(&server.uri(), &server.database("jobs")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,6 +413,7 @@ async fn survives_a_kill(url: String) {
     let fixture = Fixture {
         pools,
         queue,
+        database: "film".to_owned(),
         collection: "frames",
     };
     let kill = move || takes_over_from_a_killed_process(&fixture, &url);
@@ -413,7 +428,9 @@ async fn a_killed_process_loses_no_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_loses_no_job_on_a_real_server() {
-    survives_a_kill(RealServer::start().uri()).await;
+    // The program names its database.
+    let server = RealServer::builder().sole_use().start();
+    survives_a_kill(server.uri()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -168,12 +168,9 @@ impl From<Error> for Failure {
 impl<'r> Responder<'r, 'static> for Failure {
     fn respond_to(self, _: &'r Request<'_>) -> response::Result<'static> {
         rocket::error!("the database failed a request: {}", self.0);
-        let kind = self.0.kind();
-        let is_wait = matches!(
-            kind,
-            ErrorKind::ServerSelection(_) | ErrorKind::Timeout { .. } | ErrorKind::PoolClosed
-        );
-        match is_wait || self.0.is_retryable_read() {
+        // The pools are closed at shutdown: another instance may answer.
+        let is_closed = matches!(self.0.kind(), ErrorKind::PoolClosed);
+        match is_closed || self.0.is_transient() {
             true => Err(Status::ServiceUnavailable),
             false => Err(Status::InternalServerError),
         }

@@ -64,7 +64,9 @@ async fn notes_are_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn notes_are_stored_on_a_real_server() {
-    stores_notes(&RealServer::shared().uri()).await;
+    // The program names its database.
+    let server = RealServer::builder().sole_use().start();
+    stores_notes(&server.uri()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

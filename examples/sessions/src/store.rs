@@ -7,8 +7,6 @@ use tower_sessions::session_store::{self, ExpiredDeletion, SessionStore};
 use crate::backend::mongo_core::bson::{self, DateTime, Document, doc};
 use crate::backend::{self, OperationKind, Pools};
 
-/// The server's code for a duplicate key.
-const DUPLICATE_KEY: i32 = 11000;
 /// How many ids `create` tries. Ids are random numbers of 128 bits: a second one is hardly ever
 /// needed.
 const TRIES: usize = 3;
@@ -103,7 +101,7 @@ impl SessionStore for MongoStore {
             session.extend(fields(record)?);
             let insert = doc! { "insert": &self.collection, "documents": [session] };
             match self.write(insert).await {
-                Err(error) if error.code() == Some(DUPLICATE_KEY) => record.id = Id::default(),
+                Err(error) if error.is_duplicate_key() => record.id = Id::default(),
                 result => return result.map_err(failed),
             }
         }
@@ -123,16 +121,11 @@ impl SessionStore for MongoStore {
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
         let now = DateTime::now();
         let filter = doc! { "_id": id.to_string(), "expires": { "$gt": now } };
-        let find = doc! {
-            "find": &self.collection, "filter": filter, "limit": 1, "singleBatch": true
-        };
+        let find = doc! { "find": &self.collection, "filter": filter, "limit": 1 };
         let find = self.pools.command(&self.database, &find);
-        let found = find.kind(OperationKind::Read).cursor().await;
-        let session = found.map_err(failed)?.next::<Stored>().await;
-        session
-            .map_err(failed)?
-            .map(|session| session.record(*id))
-            .transpose()
+        let found = find.kind(OperationKind::Read).first::<Stored>().await;
+        let session = found.map_err(failed)?;
+        session.map(|session| session.record(*id)).transpose()
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {

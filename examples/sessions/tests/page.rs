@@ -17,8 +17,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 /// Serves the page, with a collection of its own, and returns its address.
-async fn serve(pools: &Pools) -> String {
-    let store = MongoStore::new(pools.clone(), "web", "page");
+async fn serve(pools: &Pools, database: &str) -> String {
+    let store = MongoStore::new(pools.clone(), database, "page");
     store.create_index().await.expect("an index");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -47,9 +47,9 @@ fn reload(page: &mut Browser) {
     page.wait_for(is_new, &json!(true));
 }
 
-async fn logs_in_and_out(url: &str) {
+async fn logs_in_and_out(url: &str, database: &str) {
     let pools = Pools::new(url).expect("a URL");
-    let mut page = Browser::open(&serve(&pools).await);
+    let mut page = Browser::open(&serve(&pools, database).await);
     log_in(&mut page, "wrong");
     page.wait_for(&text_of("message"), &json!("Wrong name or password."));
     log_in(&mut page, "sesame");
@@ -74,7 +74,7 @@ async fn logs_in_and_out(url: &str) {
     let past = DateTime::from_millis(DateTime::now().timestamp_millis() - 1);
     let all = doc! { "q": {}, "u": { "$set": { "expires": past } }, "multi": true };
     let expire = doc! { "update": "page", "updates": [all] };
-    let expire = pools.command("web", &expire).kind(OperationKind::Write);
+    let expire = pools.command(database, &expire).kind(OperationKind::Write);
     let expired = expire.not_retryable().await.expect("a reply");
     expired.check_write().expect("an update");
     reload(&mut page);
@@ -90,12 +90,13 @@ fn screenshots() -> std::path::PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_logs_in_and_out() {
     let set = Deployment::replica_set("rs").members(1).start().await;
-    logs_in_and_out(&set.uri()).await;
+    logs_in_and_out(&set.uri(), "web").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_logs_in_and_out_on_a_real_server() {
-    logs_in_and_out(&RealServer::shared().uri()).await;
+    let server = RealServer::shared();
+    logs_in_and_out(&server.uri(), &server.database("web")).await;
 }
 
 fn program() -> Command {

@@ -9,9 +9,9 @@ use time::{Duration, OffsetDateTime};
 use tower_sessions::session::{Id, Record};
 use tower_sessions::{ExpiredDeletion, SessionStore};
 
-fn store(url: &str, collection: &str) -> (MongoStore, Pools) {
+fn store(url: &str, database: &str, collection: &str) -> (MongoStore, Pools) {
     let pools = Pools::new(url).expect("a URL");
-    (MongoStore::new(pools.clone(), "web", collection), pools)
+    (MongoStore::new(pools.clone(), database, collection), pools)
 }
 
 fn record(id: i128, user: &str, expires_in: Duration) -> Record {
@@ -36,9 +36,9 @@ async fn is_stored(store: &MongoStore, record: &Record) -> bool {
     true
 }
 
-async fn all_documents(pools: &Pools, collection: &str) -> Vec<Document> {
+async fn all_documents(pools: &Pools, database: &str, collection: &str) -> Vec<Document> {
     let find = doc! { "find": collection };
-    let find = pools.command("web", &find).kind(OperationKind::Read);
+    let find = pools.command(database, &find).kind(OperationKind::Read);
     let mut found = find.cursor().await.expect("a cursor");
     let mut all = Vec::new();
     while let Some(document) = found.next().await.expect("a batch") {
@@ -47,12 +47,12 @@ async fn all_documents(pools: &Pools, collection: &str) -> Vec<Document> {
     all
 }
 
-async fn keeps_sessions(url: &str) {
-    let (store, pools) = store(url, "kept");
+async fn keeps_sessions(url: &str, database: &str) {
+    let (store, pools) = store(url, database, "kept");
     for _ in 0..2 {
         store.create_index().await.expect("an index");
     }
-    let indexes = pools.command("web", &doc! { "listIndexes": "kept" });
+    let indexes = pools.command(database, &doc! { "listIndexes": "kept" });
     let mut indexes = indexes.cursor().await.expect("indexes");
     let mut bounds = Vec::new();
     while let Some(index) = indexes.next::<Document>().await.expect("a batch") {
@@ -86,9 +86,9 @@ async fn keeps_sessions(url: &str) {
     let mut expired = record(3, "expired", Duration::seconds(-1));
     store.create(&mut expired).await.expect("a session");
     assert!(!is_stored(&store, &expired).await);
-    assert_eq!(all_documents(&pools, "kept").await.len(), 2);
+    assert_eq!(all_documents(&pools, database, "kept").await.len(), 2);
     store.delete_expired().await.expect("it is deleted");
-    let left = all_documents(&pools, "kept").await;
+    let left = all_documents(&pools, database, "kept").await;
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(is_stored(&store, &second).await);
     pools.close().await;
@@ -97,7 +97,7 @@ async fn keeps_sessions(url: &str) {
 #[tokio::test]
 async fn sessions_are_kept() {
     let set = Deployment::replica_set("rs").members(1).start().await;
-    keeps_sessions(&set.uri()).await;
+    keeps_sessions(&set.uri(), "web").await;
     // The retry on a duplicate key is one more insert, and no transaction.
     set.server(0).look(|seen| {
         assert_eq!(seen.count("insert"), 4);
@@ -107,13 +107,14 @@ async fn sessions_are_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_kept_on_a_real_server() {
-    keeps_sessions(&RealServer::shared().uri()).await;
+    let server = RealServer::shared();
+    keeps_sessions(&server.uri(), &server.database("web")).await;
 }
 
 #[tokio::test]
 async fn duplicate_keys_have_an_end() {
     let set = Deployment::replica_set("rs").members(1).start().await;
-    let (store, _pools) = store(&set.uri(), "sessions");
+    let (store, _pools) = store(&set.uri(), "web", "sessions");
     let error = doc! { "index": 0, "code": 11000, "errmsg": "E11000 duplicate key" };
     let reply = doc! { "ok": 1, "n": 0, "writeErrors": [error] };
     let insert = Matcher::command("insert").then(Action::Reply(reply));
@@ -128,7 +129,7 @@ async fn duplicate_keys_have_an_end() {
 async fn a_lost_reply_does_not_make_a_second_session() {
     let set = Deployment::replica_set("rs").members(1).start().await;
     let url = format!("{}&heartbeatFrequencyMS=500", set.uri());
-    let (store, _pools) = store(&url, "sessions");
+    let (store, _pools) = store(&url, "web", "sessions");
     let insert = Matcher::command("insert").once();
     let lost = insert.then(Action::NoReply).then(Action::Close);
     set.server(0).script().add(lost);

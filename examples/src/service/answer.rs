@@ -20,7 +20,9 @@ pub struct Answer {
 impl Answer {
     /// The response to a request that failed with this error.
     pub fn new(error: &Error) -> Self {
-        match may_pass(error) {
+        // The pools are closed at shutdown: another instance may answer.
+        let is_closed = matches!(error.kind(), ErrorKind::PoolClosed);
+        match is_closed || error.is_transient() {
             true => Self {
                 status: 503,
                 retry_after: Some(1),
@@ -33,17 +35,6 @@ impl Answer {
             },
         }
     }
-}
-
-fn may_pass(error: &Error) -> bool {
-    let is_wait = matches!(
-        error.kind(),
-        ErrorKind::ServerSelection(_)
-            | ErrorKind::Timeout { .. }
-            | ErrorKind::Dns(_)
-            | ErrorKind::PoolClosed
-    );
-    is_wait || error.is_retryable_read() || error.is_retryable_write()
 }
 
 #[cfg(test)]
@@ -62,6 +53,7 @@ mod tests {
         for error in [
             timed_out,
             ErrorKind::PoolCleared.into(),
+            ErrorKind::PoolClosed.into(),
             ErrorKind::ConnectionClosed(ClosedReason::Interrupted).into(),
             Error::configuration("x")
                 .with_label(RETRYABLE_ERROR)

@@ -1,11 +1,10 @@
 //! The parts of a web service that deal with its database, for any web framework: configuration,
-//! health, error responses, metrics, a status page, graceful shutdown.
+//! health, error responses, metrics, graceful shutdown.
 
 mod answer;
 mod health;
 mod metrics;
 mod notes;
-mod page;
 mod settings;
 mod stop;
 
@@ -13,7 +12,6 @@ pub use answer::Answer;
 pub use health::{Health, verify};
 pub use metrics::start_metrics;
 pub use notes::{Note, notes, put_note};
-pub use page::page;
 pub use settings::{Settings, start_embedded};
 pub use stop::Signals;
 

@@ -1,4 +1,5 @@
 use bson::{Document, doc};
+use mongo_core::operation::OperationKind;
 use mongo_core::{Connection, Result};
 use serde::{Deserialize, Serialize};
 
@@ -12,27 +13,19 @@ pub struct Note {
     pub text: String,
 }
 
-/// The reply to a `find`, with only the fields that are used here.
-#[derive(Deserialize)]
-struct Found {
-    cursor: Cursor,
-}
-
-#[derive(Deserialize)]
-struct Cursor {
-    #[serde(rename = "firstBatch")]
-    first_batch: Vec<Note>,
-}
-
 /// The notes, a hundred at most.
 ///
 /// # Errors
-/// Those of [`Connection::run_command`], and an error if a document is not a note.
+/// Those of [`Connection::command`], and an error if a document is not a note.
 pub async fn notes(connection: &mut Connection) -> Result<Vec<Note>> {
-    let find = doc! { "find": "notes", "batchSize": 100, "singleBatch": true };
-    let reply = connection.run_command(DATABASE, &find).await?;
-    let found: Found = reply.deserialize()?;
-    Ok(found.cursor.first_batch)
+    let find = doc! { "find": "notes", "limit": 100 };
+    let find = connection.command(DATABASE, &find);
+    let mut found = find.kind(OperationKind::Read).cursor().await?;
+    let mut notes = Vec::new();
+    while let Some(note) = found.next().await? {
+        notes.push(note);
+    }
+    Ok(notes)
 }
 
 /// Stores a note under the id that the client has chosen. It is idempotent, so it can be retried

@@ -96,9 +96,25 @@ impl Browser {
         }
     }
 
-    /// Writes a screenshot as a PNG.
+    /// Lays the page out for a width, in light or dark mode.
+    pub(crate) fn emulate(&mut self, width: u32, is_dark: bool) {
+        let size = json!({ "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": true });
+        self.call("Emulation.setDeviceMetricsOverride", size);
+        let scheme = if is_dark { "dark" } else { "light" };
+        let scheme = json!({ "name": "prefers-color-scheme", "value": scheme });
+        self.call(
+            "Emulation.setEmulatedMedia",
+            json!({ "features": [scheme] }),
+        );
+    }
+
+    /// Writes a screenshot of the whole page as a PNG.
     pub(crate) fn screenshot(&mut self, path: &Path) {
-        let image = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        let size = self.call("Page.getLayoutMetrics", json!({}));
+        let mut clip = size["cssContentSize"].clone();
+        clip["scale"] = json!(1);
+        let what = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
+        let image = self.call("Page.captureScreenshot", what);
         let image = STANDARD.decode(image["data"].as_str().expect("an image"));
         let image = image.expect("base64");
         assert!(image.starts_with(b"\x89PNG"), "no PNG");

@@ -2,44 +2,19 @@
 
 mod browser;
 mod service;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
 
-use browser::Browser;
 use std::time::{Duration, Instant};
 
 use bson::{Document, doc};
-use mongo_examples::backend::Pools;
 use mongo_testkit::{Action, Deployment, Matcher, User};
-use serde_json::{Value, json};
 use service::Service;
+use status::{shows_a_failover, shows_hostile_texts_as_text};
 
 /// Longer than the examples' time limit of a check-out, and shorter than the pools' default.
 const LONG: Duration = Duration::from_secs(15);
-
-/// The address of the primary in a page.
-const PRIMARY: &str = "document.querySelector('tr.RSPrimary td')?.textContent";
-
-/// Makes the embedded deployment elect another primary, as an operator would, and returns its
-/// address.
-async fn step_down(uri: &str) -> String {
-    let pools = Pools::new(uri).expect("pools");
-    let mut primary = pools.get().await.expect("a primary");
-    let command = doc! { "replSetStepDown": 60, "force": true };
-    let stepped_down = primary.run_command("admin", &command).await;
-    stepped_down.expect("a step-down");
-    let old = primary.server().clone();
-    let mut changes = pools.topology().subscribe();
-    let new = changes
-        .wait_for(|known| known.primary().is_some_and(|new| new.address != old))
-        .await
-        .expect("a topology")
-        .primary()
-        .map(|primary| primary.address.to_string());
-    drop(primary);
-    pools.close().await;
-    new.expect("a primary")
-}
 
 async fn serves_and_ends(example: &str) {
     let service = Service::start(example, None);
@@ -59,11 +34,12 @@ async fn serves_and_ends(example: &str) {
     for metric in [
         "mongodb_client_connection_created{",
         "db_client_operation_duration_count{",
-        "db_client_connection_wait_time",
+        "db_client_connection_wait_time_bucket{",
+        "mongodb_client_topology_writable 1",
     ] {
         assert!(metrics.contains(metric), "{metric} in:\n{metrics}");
     }
-    for path in ["/", "/metrics", "/readyz", "/livez"] {
+    for path in ["/status", "/metrics", "/readyz", "/livez"] {
         let public = Service::ask_at(&service.address, "GET", path, "");
         assert_eq!(public.status, 404, "{path} is for operators");
     }
@@ -196,57 +172,6 @@ async fn ends_at_once_when_asked_twice(example: &str) {
     assert_eq!(service.end().code(), Some(1));
 }
 
-async fn shows_a_failover(example: &str) {
-    let service = Service::start(example, None);
-    let uri = service.embedded.clone().expect("an embedded deployment");
-    service.wait_for("/readyz", 200);
-    service.ask("PUT", "/notes/1", r#"{ "text": "first" }"#);
-    let mut page = Browser::open(&format!("http://{}/", service.admin));
-    page.wait_for("document.querySelectorAll('#servers tr').length", &json!(4));
-    page.wait_for(
-        "document.querySelectorAll('tr.RSSecondary').length",
-        &json!(2),
-    );
-    let round_trip = "document.querySelectorAll('#servers tr td:nth-child(3)')[0].textContent";
-    let time = page.evaluate(round_trip);
-    assert!(
-        time.as_str().is_some_and(|time| time.ends_with(" ms")),
-        "{time}"
-    );
-    let first = page.evaluate(PRIMARY);
-    assert!(
-        uri.contains(first.as_str().expect("a primary")),
-        "{first} in {uri}"
-    );
-    // The server that verified the credential may have a pool too.
-    let pool = |address: &Value| {
-        let rows = "[...document.querySelectorAll('#pools tr')].map(row => row.textContent)";
-        format!("{rows}.filter(row => row.startsWith({address}))")
-    };
-    let first_pool = format!("{}-Ready11001", first.as_str().unwrap_or_default());
-    page.wait_for(&pool(&first), &json!([first_pool]));
-    // The page updates itself without a reload.
-    page.evaluate("window.mark = 'loaded once'");
-
-    let second = step_down(&uri).await;
-    assert_ne!(json!(second), first);
-    page.wait_for(PRIMARY, &json!(second));
-    let changes = "document.querySelector('#changes').textContent.includes('primary: ')";
-    page.wait_for(changes, &json!(true));
-    let second_note = service.ask("PUT", "/notes/2", r#"{ "text": "second" }"#);
-    assert_eq!(second_note.status, 204, "{}", second_note.body);
-    for address in [&first, &json!(second)] {
-        page.wait_for(&format!("{}.length", pool(address)), &json!(1));
-    }
-    assert_eq!(page.evaluate("window.mark"), json!("loaded once"));
-    let image = support::target().join(format!("{example}-status-page.png"));
-    page.screenshot(&image);
-
-    service.terminate();
-    service.ended();
-    page.wait_for("document.body.className", &json!("lost"));
-}
-
 macro_rules! each_service {
     ($($service:ident),* : $tests:tt) => { $(
         mod $service {
@@ -274,5 +199,6 @@ each_service!(actix, axum: {
     starts_before_its_database,
     cuts_off_who_stalls,
     ends_at_once_when_asked_twice,
-    shows_a_failover
+    shows_a_failover,
+    shows_hostile_texts_as_text
 });

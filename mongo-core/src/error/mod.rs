@@ -23,7 +23,7 @@ pub(crate) use network::{is_network_error, is_of_process};
 #[cfg(feature = "net")]
 pub(crate) use retry::LABELS_WRITE_ERRORS;
 pub(crate) use retry::RETRYABLE_WRITE;
-pub use retry::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};
+pub use retry::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, TRANSIENT_TRANSACTION_ERROR};
 pub use tls::{CertificateProblem, TlsError};
 
 /// A result with this crate's [`Error`].

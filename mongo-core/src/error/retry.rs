@@ -1,5 +1,7 @@
 //! Whether a failed operation can be retried.
 
+use bson::{RawBsonRef, RawDocument};
+
 use super::{AuthError, CommandError, Error, ErrorKind, HandshakeError, is_network_error};
 
 /// The server's error codes after which a read can be retried.
@@ -12,6 +14,12 @@ pub const SYSTEM_OVERLOADED_ERROR: &str = "SystemOverloadedError";
 
 /// The label of an error after which any operation can be retried.
 pub const RETRYABLE_ERROR: &str = "RetryableError";
+
+/// The label of an error after which the whole transaction can be run again.
+pub const TRANSIENT_TRANSACTION_ERROR: &str = "TransientTransactionError";
+
+/// The server's error codes for a duplicate key, also those of old servers.
+const DUPLICATE_KEY: [i32; 3] = [11000, 11001, 12582];
 
 /// The label of errors after which a write can be retried.
 pub(crate) const RETRYABLE_WRITE: &str = "RetryableWriteError";
@@ -70,6 +78,15 @@ impl Error {
         }
     }
 
+    /// Whether a write failed because of a duplicate key (codes 11000, 11001 and 12582). For the
+    /// error of [`check_write`](crate::Reply::check_write) it is so if any of the reply's
+    /// `writeErrors` has such a code, not only the first.
+    pub fn is_duplicate_key(&self) -> bool {
+        self.command().is_some_and(|error| {
+            DUPLICATE_KEY.contains(&error.code) || has_duplicate_key(&error.reply)
+        })
+    }
+
     /// Whether the server was overloaded and allows a retry of any command, after a backoff.
     ///
     /// Specification: client backpressure, "Retryable Overload Error".
@@ -112,6 +129,18 @@ impl Error {
             false => self,
         }
     }
+}
+
+/// Whether one of a reply's `writeErrors` is that of a duplicate key.
+fn has_duplicate_key(reply: &RawDocument) -> bool {
+    let Ok(errors) = reply.get_array("writeErrors") else {
+        return false;
+    };
+    let mut errors = errors.into_iter().map_while(Result::ok);
+    errors.any(|error| {
+        let code = error.as_document().map(|error| error.get("code"));
+        matches!(code, Some(Ok(Some(RawBsonRef::Int32(code)))) if DUPLICATE_KEY.contains(&code))
+    })
 }
 
 /// Whether a write can be tried again after a code of a server before 4.4.
@@ -188,6 +217,27 @@ mod tests {
         assert!(!half.is_retryable_read() && !half.is_retryable_write());
         let overloaded = half.with_label(SYSTEM_OVERLOADED_ERROR);
         assert!(overloaded.is_retryable_read() && overloaded.is_retryable_write());
+    }
+
+    #[test]
+    fn any_write_error_may_be_that_of_a_duplicate_key() {
+        for code in [11000, 11001, 12582] {
+            assert!(refusal(code).is_duplicate_key());
+        }
+        assert!(!refusal(121).is_duplicate_key());
+        assert!(!Error::from(ErrorKind::PoolCleared).is_duplicate_key());
+        let written = |codes: [i32; 2]| {
+            let [first, second] = codes.map(|code| rawdoc! { "index": 0, "code": code });
+            let reply = rawdoc! { "ok": 1, "n": 0, "writeErrors": [first, second] };
+            crate::reply::check_write(&reply).expect_err("write errors")
+        };
+        assert!(written([11000, 121]).is_duplicate_key());
+        let second = written([121, 11000]);
+        assert!(second.code() == Some(121) && second.is_duplicate_key());
+        assert!(!written([121, 2]).is_duplicate_key());
+        let concern = rawdoc! { "ok": 1, "writeConcernError": { "code": 64 } };
+        let concern = crate::reply::check_write(&concern).expect_err("a write concern");
+        assert!(!concern.is_duplicate_key());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::error::{Error, Wait};
 use crate::reply;
 
 /// `MaxTimeMSExpired`.
-const MAX_TIME_EXPIRED: i32 = 50;
+pub(super) const MAX_TIME_EXPIRED: i32 = 50;
 
 /// The time that the server has for a command (`maxTimeMS`), of what is left of the operation's time.
 /// `None` if there is no limit; an error if the reply can't arrive in time.

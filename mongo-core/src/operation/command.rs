@@ -65,6 +65,8 @@ pub(crate) struct CursorOptions {
     pub(crate) batch_size: Option<u32>,
     pub(crate) max_await_time: Option<Duration>,
     pub(crate) comment: Option<RawBson>,
+    /// Whether the server may send batches without a request for each.
+    pub(crate) exhaust: bool,
 }
 
 /// The fields of a command that have a meaning for the operation.
@@ -364,7 +366,7 @@ impl<T> Command<T> {
         }
     }
 
-    fn with(mut self, set: impl FnOnce(&mut Request)) -> Self {
+    pub(crate) fn with(mut self, set: impl FnOnce(&mut Request)) -> Self {
         if let Ok(request) = &mut self.request {
             set(request);
         }

@@ -39,6 +39,7 @@ mod fields;
 mod retry;
 mod session;
 mod transaction;
+mod transient;
 
 pub(crate) use budget::{is_time_limit, max_time, timed_out};
 pub(crate) use command::Request;
@@ -47,10 +48,11 @@ pub use cursor::Batch;
 pub(crate) use cursor::{CursorState, get_more_time, only_empty};
 pub(crate) use defaults::Defaults;
 pub(crate) use fields::Facts;
+pub(crate) use retry::may_have_been_sent;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
-pub(crate) use session::{ClientContext, Leftover};
+pub(crate) use session::{ClientContext, Leftover, ServerSession};
 pub use session::{ClientSession, ClusterTime, SessionOptions};
 pub(crate) use transaction::{Ending, is_unpinned, transaction_backoff};
-pub use transaction::{
-    TRANSIENT_TRANSACTION_ERROR, TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT,
-};
+pub use transaction::{TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT};
+
+pub use crate::error::TRANSIENT_TRANSACTION_ERROR;

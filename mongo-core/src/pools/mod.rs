@@ -24,8 +24,9 @@
 //!    - bb8: `get_by` (`bb8/pool.rs`), then `check` (`bb8/shared.rs`) for an idle connection or
 //!      `connect` (`bb8/pool.rs`).
 //! 5. `PoolInner::recycle` (`pool/recycle.rs`) checks an idle connection: drain, socket, ping.
-//! 6. Otherwise `PoolInner::establish` (`pool/connect.rs`) enters the wait queue. `pump` serves the
-//!    first waiter with an available connection, or spawns an `Attempt`.
+//! 6. Otherwise `PoolInner::establish` (`pool/connect.rs`) enters the `SharedQueue`
+//!    (`pool/shared_queue.rs`). Its `pump` serves the first waiter with an available connection, or
+//!    begins an `Attempt`.
 //! 7. `Attempt::run` (`pool/attempt.rs`) makes the connection with `Establisher::establish`, which
 //!    ends with the application's `on_connect`. It adds the connection's `PoolHandle`, and offers it
 //!    to the queue. A failure goes to the waiter, and to the topology unless it is the credential's
@@ -58,9 +59,9 @@
 //! - `PoolInner`: the state of a `ServerPool` that its handles and its connections share.
 //! - `Establisher`: opens the transport, says hello and authenticates.
 //! - `WaitQueue`: orders waiters, available connections and attempts; it does no I/O.
+//! - `SharedQueue`: a `WaitQueue` behind its lock, with the connections that waiters are served with.
 //! - `Waiter`: a caller in the wait queue, known by its ticket.
 //! - `Attempt`: a task that makes one connection; it outlives its waiter.
-//! - `Offered`: a connection sent to a waiter that has not taken it yet.
 //! - `PoolHandle`: a connection's reference to its pool, with its expiry and its span.
 //! - `ConnectionState`: flags that a pool sets on its connection: perished, interrupted, detached.
 //! - `PoolHooks`: the calls of a connection to its pool: failed, checked in, idle, dropped.

@@ -311,7 +311,7 @@ impl Connection {
             Content::Normal => {
                 let document = self.carry_out(request, message).await?;
                 let is_exhaust = request.form == Form::Msg && request.flags & EXHAUST_ALLOWED != 0;
-                let is_ok = document.get_f64("ok").is_ok_and(|ok| ok == 1.0);
+                let is_ok = codec::is_ok(&document);
                 goes_on = is_exhaust && is_ok && turn.known.is_some() && plan.copies > 0;
                 turn.known = KnownVersion::of(&document);
                 edited(document, plan)

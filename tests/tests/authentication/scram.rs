@@ -56,6 +56,10 @@ async fn refusal(uri: &str, user: &str, more: &str) -> (i32, String) {
     }
 }
 
+fn sha_256(user: &str, password: &str) -> User {
+    User::new(user, password).mechanisms(&[Mechanism::ScramSha256])
+}
+
 fn mechanism(name: &str) -> String {
     format!("&authMechanism={name}")
 }
@@ -99,12 +103,8 @@ async fn three_users_on_the_scripted_server() {
 #[tokio::test]
 async fn sha_256_on_the_real_server() {
     let server = RealServer::shared_with_auth();
-    let create = doc! {
-        "createUser": "sha256", "pwd": "sha256", "roles": ["root"],
-        "mechanisms": ["SCRAM-SHA-256"],
-    };
-    server.run_command("admin", create);
-    let uri = server.uri();
+    server.create_user(&sha_256("sha256", "sha256"));
+    let uri = server.uri_without_user();
     let new = Some(AuthMechanism::ScramSha256);
     let explicit = mechanism("SCRAM-SHA-256");
     for more in ["", &explicit] {
@@ -122,13 +122,9 @@ async fn sha_256_on_the_real_server() {
 #[tokio::test]
 async fn a_single_client_authenticates_after_its_hello() {
     let real = RealServer::shared_with_auth();
-    let create = doc! {
-        "createUser": "single", "pwd": "single", "roles": ["root"],
-        "mechanisms": ["SCRAM-SHA-256"],
-    };
-    real.run_command("admin", create);
+    real.create_user(&sha_256("single", "single"));
     let users = [&[Mechanism::ScramSha1][..], &[Mechanism::ScramSha256]];
-    let mut uris = vec![real.uri()];
+    let mut uris = vec![real.uri_without_user()];
     let mut servers = Vec::new();
     for mechanisms in users {
         let user = User::new("single", "single").mechanisms(mechanisms);
@@ -166,14 +162,10 @@ async fn prepared_passwords_on_the_scripted_server() {
 async fn prepared_passwords_on_the_real_server() {
     let server = RealServer::shared_with_auth();
     for (user, password, _) in [PREPARED[0], PREPARED[2]] {
-        let create = doc! {
-            "createUser": user, "pwd": password, "roles": ["root"],
-            "mechanisms": ["SCRAM-SHA-256"],
-        };
-        server.run_command("admin", create);
+        server.create_user(&sha_256(user, password));
     }
     for (.., login) in PREPARED {
-        let authenticated = by(&server.uri(), login, "").await;
+        let authenticated = by(&server.uri_without_user(), login, "").await;
         assert_eq!(authenticated, Some(AuthMechanism::ScramSha256), "{login}");
     }
 }

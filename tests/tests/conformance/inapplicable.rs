@@ -29,11 +29,29 @@ impl Entry {
     }
 }
 
+/// The cases that can't apply.
+pub(crate) fn list() -> Result<Vec<Entry>, String> {
+    entries(include_str!("inapplicable.txt"))
+}
+
+/// The known gaps of a real server, from the file that `MONGO_TESTKIT_GAPS` names, which also lists
+/// other tests than cases.
+pub(crate) fn gaps() -> Result<Vec<Entry>, String> {
+    let Some(file) = std::env::var_os("MONGO_TESTKIT_GAPS") else {
+        return Ok(Vec::new());
+    };
+    let text = std::fs::read_to_string(&file);
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut gaps = entries(&text)?;
+    gaps.retain(|entry| entry.name.contains('/'));
+    Ok(gaps)
+}
+
 /// Reads the entries: a name on its own line, and its reason on indented lines below. `#` begins a
 /// comment.
-pub(crate) fn list() -> Result<Vec<Entry>, String> {
+fn entries(text: &str) -> Result<Vec<Entry>, String> {
     let mut entries: Vec<Entry> = Vec::new();
-    for line in include_str!("inapplicable.txt").lines() {
+    for line in text.lines() {
         if line.trim().is_empty() || line.starts_with('#') {
             continue;
         }

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use mongo_testkit::RealServer;
 use serde_json::Value;
 use suites::{SUITES, Suite};
 
@@ -89,7 +90,11 @@ fn trials(root: &Path) -> Vec<Trial> {
             )),
         }
     }
-    let list = match inapplicable::list() {
+    let listed = inapplicable::list().and_then(|mut list| {
+        list.extend(inapplicable::gaps()?);
+        Ok(list)
+    });
+    let list = match listed {
         Ok(list) => list,
         Err(message) => {
             trials.push(Trial::test("inapplicable.txt", || Err(message.into())));
@@ -102,8 +107,33 @@ fn trials(root: &Path) -> Vec<Trial> {
             trials.push(Trial::test(name, || Err("no case has this name".into())));
         }
     }
-    trials.extend(cases.into_iter().map(|case| trial(case, &list)));
+    match RealServer::is_chosen() {
+        false => trials.extend(cases.into_iter().map(|case| trial(case, &list))),
+        true => {
+            let lacks = env::var("MONGO_TESTKIT_LACKS").unwrap_or_default();
+            let on_it = cases
+                .into_iter()
+                .filter_map(|case| on_the_real_server(case, &list, &lacks));
+            trials.extend(on_it);
+        }
+    }
     trials
+}
+
+/// A case that uses the real server. It is ignored if the server lacks what it needs: `lacks` has a
+/// line for each need, with the reason after a tab.
+fn on_the_real_server(case: Case, list: &[inapplicable::Entry], lacks: &str) -> Option<Trial> {
+    let needs = unified::needs(&case.content)?;
+    let lack = lacks.lines().find_map(|line| {
+        let (need, reason) = line.split_once('\t')?;
+        needs.contains(&need).then(|| reason.to_owned())
+    });
+    Some(match lack {
+        None => trial(case, list),
+        Some(reason) => Trial::ignorable_test(case.name, move || {
+            Ok(Completion::ignored_with(reason.as_str()))
+        }),
+    })
 }
 
 /// A case that the list names, or that the specification skips, is ignored. One that the list names
@@ -118,7 +148,7 @@ fn trial(case: Case, list: &[inapplicable::Entry]) -> Trial {
     Trial::ignorable_test(name, move || match (reason, skipped) {
         (None, Some(reason)) => Ok(Completion::ignored_with(reason)),
         (Some(reason), _) => match run(&content) {
-            Ok(()) => Err("inapplicable.txt names it, but it passes".into()),
+            Ok(()) => Err("it is listed as one that can't pass, but it passes".into()),
             Err(_) => Ok(Completion::ignored_with(reason)),
         },
         (None, None) => run(&content)

@@ -87,7 +87,7 @@ async fn events_of_the_scripted_server() {
 #[tokio::test]
 async fn events_of_the_real_server() {
     let server = RealServer::shared();
-    each_command_begins_and_ends_once(&server.uri(), "events").await;
+    each_command_begins_and_ends_once(&server.uri(), &server.database("events")).await;
 }
 
 /// End to end: the server refuses all commands, and repeats them in its error.

@@ -30,6 +30,7 @@ on_both! {
     a_dropped_cursor_on_a_connection_is_closed,
     a_lost_cursor_is_an_error,
     time_limits_of_cursors,
+    the_first_document_leaves_no_cursor,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -453,5 +454,40 @@ async fn time_limits_of_cursors<B: Backend<Config: Default>>() {
             .all(|own| !own.contains_key("maxTimeMS"))
     );
     assert_eq!(world.set.server(0).open_cursors(), 0);
+    world.pools.close().await;
+}
+
+async fn the_first_document_leaves_no_cursor<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>("").await;
+    let limited = doc! { "find": "orders", "limit": 1 };
+    let nothing = doc! { "find": "orders", "filter": { "_id": 99 }, "limit": 1 };
+    let mut connection = world.pools.get().await.expect("a connection");
+    // Without a limit the server opens a cursor, which is closed.
+    for (find, expected, kills) in [
+        (limited, Some(Order { _id: 0 }), 0),
+        (nothing, None, 0),
+        (find(), Some(Order { _id: 0 }), 2),
+    ] {
+        let command = world.pools.command("shop", &find);
+        let first = command.kind(OperationKind::Read).first::<Order>().await;
+        assert_eq!(first.expect("a reply"), expected);
+        let first = connection.command("shop", &find).first::<Order>().await;
+        assert_eq!(first.expect("a reply"), expected);
+        assert_eq!(world.set.server(0).open_cursors(), 0, "before it returns");
+        assert_eq!(world.commands.of("killCursors").len(), kills);
+    }
+    assert!(world.commands.of("getMore").is_empty());
+    // A document of another type is an error, and the cursor is closed in the background.
+    #[derive(Debug, Deserialize)]
+    struct Other {
+        #[serde(rename = "_id")]
+        _id: String,
+    }
+    let other = world.pools.command("shop", &find()).first::<Other>().await;
+    let error = other.expect_err("another type");
+    assert!(matches!(error.kind(), ErrorKind::Deserialization(_)));
+    let open = || world.set.server(0).open_cursors();
+    eventually("no cursor", || open() == 0).await;
+    drop(connection);
     world.pools.close().await;
 }

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use mongo_core::auth::Credential;
 use mongo_core::bson::doc;
 use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions, TransactionState};
 use mongo_core::pools::{Backend, Pools, PoolsConfig, Session};
 use mongo_core::{Error, ErrorKind};
-use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork, User};
+use mongo_testkit::{Action, ErrorReply, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    World, begun, begun_by, begun_on, behind_a_balancer, eventually, insert, no_transaction, open,
-    with_orders,
+    World, begun, begun_by, begun_on, behind_a_balancer, credential, eventually, insert,
+    no_transaction, open, with_orders, with_users,
 };
 
 on_both! {
@@ -206,20 +205,6 @@ async fn many_dropped_transactions_are_aborted<B: Backend<Config: Default>>() {
     no_transaction(&world).await;
     assert_eq!(aborts(&world), 600);
     world.pools.close().await;
-}
-
-async fn with_users<B: Backend<Config: Default>>(config: PoolsConfig) -> (World<B>, Pools<B>) {
-    let network = SimNetwork::new(5);
-    let set = Deployment::replica_set("rs").members(1).network(&network);
-    let set = set.user(User::new("one", "first").iterations(4096));
-    let set = set.user(User::new("two", "second").iterations(4096));
-    let world = World::configured(set.start().await, &network, "", config);
-    let pools = world.pools.with_credential(credential("one", "first"));
-    (world, pools.expect("a handle"))
-}
-
-fn credential(name: &str, password: &str) -> Credential {
-    Credential::new(name, password).with_source("admin")
 }
 
 async fn ping<B: Backend>(pools: &Pools<B>) -> Result<(), Error> {

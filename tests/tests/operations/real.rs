@@ -35,17 +35,18 @@ struct Number {
     _id: i32,
 }
 
-fn pools<B: Backend<Config: Default>>(options: &str) -> Pools<B> {
-    let uri = RealServer::shared().uri();
-    let joint = if uri.contains('?') { '&' } else { '?' };
-    Pools::new(&format!("{uri}{joint}{options}")).expect("pools")
+fn pools<B: Backend<Config: Default>>(server: &RealServer, options: &str) -> Pools<B> {
+    let uri = format!("{}{options}", server.uri());
+    Pools::new(&uri).expect("pools")
 }
 
-async fn insert<B: Backend>(pools: &Pools<B>, name: &str, documents: Vec<Document>) {
+async fn insert<B: Backend>(
+    pools: &Pools<B>,
+    (database, name): (&str, &str),
+    documents: Vec<Document>,
+) {
     let insert = doc! { "insert": name, "documents": documents };
-    let write = pools
-        .command("operations", &insert)
-        .kind(OperationKind::Write);
+    let write = pools.command(database, &insert).kind(OperationKind::Write);
     write
         .await
         .expect("a reply")
@@ -53,9 +54,9 @@ async fn insert<B: Backend>(pools: &Pools<B>, name: &str, documents: Vec<Documen
         .expect("a write");
 }
 
-async fn ids<B: Backend>(pools: &Pools<B>, name: &str) -> Vec<i32> {
+async fn ids<B: Backend>(pools: &Pools<B>, (database, name): (&str, &str)) -> Vec<i32> {
     let find = doc! { "find": name, "sort": { "_id": 1 }, "batchSize": 7 };
-    let find = pools.command("operations", &find).kind(OperationKind::Read);
+    let find = pools.command(database, &find).kind(OperationKind::Read);
     let mut numbers = find.batch_size(50).cursor().await.expect("a cursor");
     let mut ids = Vec::new();
     while let Some(number) = numbers.next::<Number>().await.expect("a number") {
@@ -65,18 +66,16 @@ async fn ids<B: Backend>(pools: &Pools<B>, name: &str) -> Vec<i32> {
 }
 
 async fn a_large_result_comes_through_a_cursor<B: Backend<Config: Default>>(backend: &str) {
-    let pools = pools::<B>("w=majority&readConcernLevel=local");
-    let name = format!("large-{backend}");
-    insert(
-        &pools,
-        &name,
-        (0..500).map(|id| doc! { "_id": id }).collect(),
-    )
-    .await;
-    assert_eq!(ids(&pools, &name).await, Vec::from_iter(0..500));
+    let server = RealServer::shared();
+    let pools = pools::<B>(&server, "&w=majority&readConcernLevel=local");
+    let (database, name) = (server.database("operations"), format!("large_{backend}"));
+    let large = (&*database, &*name);
+    let documents = (0..500).map(|id| doc! { "_id": id }).collect();
+    insert(&pools, large, documents).await;
+    assert_eq!(ids(&pools, large).await, Vec::from_iter(0..500));
     let find = doc! { "find": &name, "batchSize": 2 };
     let numbers = pools
-        .command("operations", &find)
+        .command(&database, &find)
         .cursor()
         .await
         .expect("a cursor");
@@ -85,9 +84,12 @@ async fn a_large_result_comes_through_a_cursor<B: Backend<Config: Default>>(back
 }
 
 async fn a_transaction_is_whole_or_absent<B: Backend<Config: Default>>(backend: &str) {
-    let pools = pools::<B>("w=majority");
-    let name = format!("transactions-{backend}");
-    insert(&pools, &name, vec![doc! { "_id": 0 }]).await;
+    let server = RealServer::shared();
+    let pools = pools::<B>(&server, "&w=majority");
+    let database = server.database("operations");
+    let name = format!("transactions_{backend}");
+    let (database, name) = (&*database, &*name);
+    insert(&pools, (database, name), vec![doc! { "_id": 0 }]).await;
     let mut session = pools
         .start_session(SessionOptions::default())
         .expect("a session");
@@ -96,10 +98,8 @@ async fn a_transaction_is_whole_or_absent<B: Backend<Config: Default>>(backend: 
             .start_transaction(TransactionOptions::default())
             .expect("a transaction");
         for id in [first, first + 1] {
-            let insert = doc! { "insert": &name, "documents": [{ "_id": id }] };
-            let write = pools
-                .command("operations", &insert)
-                .kind(OperationKind::Write);
+            let insert = doc! { "insert": name, "documents": [{ "_id": id }] };
+            let write = pools.command(database, &insert).kind(OperationKind::Write);
             write
                 .session(&mut session)
                 .await
@@ -112,12 +112,12 @@ async fn a_transaction_is_whole_or_absent<B: Backend<Config: Default>>(backend: 
             false => session.abort_transaction().await.expect("an abort"),
         }
     }
-    assert_eq!(ids(&pools, &name).await, [0, 1, 2]);
-    let (pools, name) = (&pools, &name);
+    assert_eq!(ids(&pools, (database, name)).await, [0, 1, 2]);
+    let pools = &pools;
     let run = async |session: &mut Session<B>| {
         let insert = doc! { "insert": name, "documents": [{ "_id": 5 }] };
         pools
-            .command("operations", &insert)
+            .command(database, &insert)
             .session(session)
             .await?
             .check_write()
@@ -127,13 +127,14 @@ async fn a_transaction_is_whole_or_absent<B: Backend<Config: Default>>(backend: 
         .with_transaction(options, run)
         .await
         .expect("a commit");
-    assert_eq!(ids(pools, name).await, [0, 1, 2, 5]);
+    assert_eq!(ids(pools, (database, name)).await, [0, 1, 2, 5]);
     session.end().await;
     pools.close().await;
 }
 
 async fn sessions_end_with_their_pools<B: Backend<Config: Default>>(_backend: &str) {
-    let pools = pools::<B>("");
+    let server = RealServer::shared();
+    let pools = pools::<B>(&server, "");
     let mut session = pools
         .start_session(SessionOptions::default())
         .expect("a session");

@@ -1,13 +1,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mongo_core::auth::Credential;
 use mongo_core::bson::{Document, doc};
 use mongo_core::event::{CommandEvent, EventHandlers};
 use mongo_core::net::Connection;
 use mongo_core::operation::{ClientSession, OperationKind, SessionOptions, TransactionOptions};
 use mongo_core::pools::{Backend, Cursor, Pools, PoolsBuilder, PoolsConfig, Session};
 use mongo_core::{ClientOptions, Error};
-use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, SimNetwork};
+use mongo_testkit::{Action, Deployment, DeploymentBuilder, ErrorReply, Matcher, SimNetwork, User};
 use tokio::time::{sleep, timeout};
 
 #[path = "../common/over_sim.rs"]
@@ -63,6 +64,11 @@ impl Commands {
         })
     }
 
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        self.0.lock().expect("no panic").clear();
+    }
+
     /// The commands of a name, in order.
     pub(crate) fn of(&self, name: &str) -> Vec<Document> {
         self.map(name, |own| own.command.clone())
@@ -89,6 +95,7 @@ pub(crate) struct World<B: Backend> {
     pub(crate) set: Deployment,
     pub(crate) pools: Pools<B>,
     pub(crate) commands: Commands,
+    pub(crate) network: SimNetwork,
 }
 
 /// Inserts a document in a session.
@@ -180,6 +187,7 @@ impl<B: Backend<Config: Default>> World<B> {
             set,
             pools,
             commands,
+            network: network.clone(),
         }
     }
 
@@ -267,4 +275,29 @@ pub(crate) async fn behind_a_balancer<B: Backend<Config: Default>>(options: &str
     let orders = (0..10).map(|id| doc! { "_id": id });
     world.set.insert("shop.orders", orders);
     world
+}
+
+/// A member with two users, and a handle for the first one.
+pub(crate) async fn with_users<B: Backend<Config: Default>>(
+    config: PoolsConfig,
+) -> (World<B>, Pools<B>) {
+    with_users_of(Deployment::replica_set("rs").members(1), "", config).await
+}
+
+pub(crate) async fn with_users_of<B: Backend<Config: Default>>(
+    set: DeploymentBuilder,
+    options: &str,
+    config: PoolsConfig,
+) -> (World<B>, Pools<B>) {
+    let network = SimNetwork::new(5);
+    let set = set.network(&network);
+    let set = set.user(User::new("one", "first").iterations(4096));
+    let set = set.user(User::new("two", "second").iterations(4096));
+    let world = World::configured(set.start().await, &network, options, config);
+    let pools = world.pools.with_credential(credential("one", "first"));
+    (world, pools.expect("a handle"))
+}
+
+pub(crate) fn credential(name: &str, password: &str) -> Credential {
+    Credential::new(name, password).with_source("admin")
 }

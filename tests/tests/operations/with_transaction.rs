@@ -6,7 +6,7 @@ use mongo_core::Error;
 use mongo_core::bson::doc;
 use mongo_core::operation::{SessionOptions, TransactionOptions, TransactionState};
 use mongo_core::pools::{Backend, Session};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::support::{World, insert};
 
@@ -14,6 +14,7 @@ on_both! {
     with_transaction_runs_again_after_a_transient_error,
     with_transaction_commits_again_while_the_result_is_unknown,
     with_transaction_ends_with_its_time,
+    a_commit_without_time_for_a_round_trip_ends_with_transaction,
     a_transaction_can_be_spawned,
 }
 
@@ -103,6 +104,37 @@ async fn with_transaction_ends_with_its_time<B: Backend<Config: Default>>() {
     assert!(begun.elapsed() <= limit, "{:?}", begun.elapsed());
     drop(session);
     world.pools.close().await;
+}
+
+/// The clock is paused, so a commit that is repeated in place would never end.
+async fn a_commit_without_time_for_a_round_trip_ends_with_transaction<
+    B: Backend<Config: Default>,
+>() {
+    let world = World::<B>::replica_set("").await;
+    world.ping().await.expect("a reply");
+    let mut session = world.session();
+    let pause = Duration::from_secs(1);
+    // The server can't get less than a millisecond.
+    let limit = pause + Duration::from_micros(500);
+    let begun = Instant::now();
+    let world = &world;
+    let run = async |session: &mut Session<B>| {
+        insert(&world.pools, session).await?;
+        sleep_until(begun + pause).await;
+        Ok(())
+    };
+    let options = TransactionOptions::default();
+    let error = session.with_transaction_by(limit, options, run).await;
+    let error = error.expect_err("too little time");
+    assert!(error.is_timeout(), "{error:?}");
+    assert!(error.has_label("UnknownTransactionCommitResult"));
+    assert!(!error.has_label("TransientTransactionError"));
+    assert_eq!(begun.elapsed(), pause);
+    assert!(world.commands.of("commitTransaction").is_empty());
+    drop(session);
+    world.pools.close().await;
+    // Nothing was committed, and nothing is left open.
+    assert_eq!(world.commands.of("abortTransaction").len(), 1);
 }
 
 async fn a_transaction_can_be_spawned<B: Backend<Config: Default>>() {

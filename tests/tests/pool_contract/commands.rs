@@ -130,14 +130,16 @@ macro_rules! on_each_server {
             }
 
             async fn $real<B: Backend>() {
+                let server = RealServer::shared();
                 let database = format!("{}_{}", stringify!($real), database_suffix::<B>());
-                $body::<B>(RealServer::shared().uri(), &database).await;
+                $body::<B>(server.uri(), &server.database(&database)).await;
             }
 
             async fn $real_auth<B: Backend>() {
+                let server = RealServer::shared_with_auth();
                 let database = format!("{}_{}", stringify!($real_auth), database_suffix::<B>());
-                let uri = RealServer::shared_with_auth().uri_for("app", "pencil");
-                $body::<B>(uri, &database).await;
+                let uri = server.uri_for("app", "pencil");
+                $body::<B>(uri, &server.database(&database)).await;
             }
         )+
     };
@@ -229,8 +231,9 @@ async fn write_errors_are_reported<B: Backend>() {
 
 /// Values of bson 2 pass by serde, and documents as bytes.
 async fn commands_and_replies_of_bson_2<B: Backend>() {
-    let database = format!("bson_2_{}", database_suffix::<B>());
-    let pool = B::build(Setup::new(RealServer::shared().uri()));
+    let server = RealServer::shared();
+    let database = server.database(&format!("bson_2_{}", database_suffix::<B>()));
+    let pool = B::build(Setup::new(server.uri()));
     let mut connection = pool.get().await.expect("a connection");
     let id = bson2::oid::ObjectId::new();
     let thing = bson2::doc! {

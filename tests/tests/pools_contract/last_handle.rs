@@ -193,12 +193,14 @@ fn a_waker_may_use_the_pools<B: Backend<Config: Default>>() {
             let held = selection.await.expect("a connection");
             let rule = handshake().then(Action::WaitFor(gate.clone()));
             world.set.server(0).script().add(rule);
-            // The waiter leaves the wait queue.
+            // The waiter is served.
             let before = waker.count();
-            let mut leaves = Box::pin(pools.get());
-            waker.begin(leaves.as_mut());
-            drop(leaves);
-            assert_ne!(waker.count(), before);
+            let mut served = Box::pin(pools.get());
+            waker.begin(served.as_mut());
+            gate.open();
+            eventually("a connection", || waker.count() > before).await;
+            gate.close();
+            let other = served.await.expect("a connection");
             // The credential of another is logged out.
             let tenant = pools.with_credential(one()).expect("a handle");
             let mut waits = Box::pin(tenant.get());
@@ -211,7 +213,7 @@ fn a_waker_may_use_the_pools<B: Backend<Config: Default>>() {
             waker.begin(waits.as_mut());
             pools.topology().disconnect().await;
             eventually("a change", || waker.count() > before).await;
-            drop((held, waits));
+            drop((held, other, waits));
         });
     });
 }

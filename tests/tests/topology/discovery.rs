@@ -252,3 +252,28 @@ async fn hours_over_a_network_in_memory_take_no_time() {
     }
     watched.topology.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn waiting_selections_are_counted() {
+    let network = SimNetwork::new(1);
+    let set = Deployment::replica_set("rs").members(2).network(&network);
+    let set = set.start().await;
+    set.step_down(0);
+    let watched = Watched::connect_over(&set.uri(), &network);
+    let waiting = || watched.topology.waiting_selections();
+    assert_eq!(waiting(), 0);
+    let select = || {
+        let topology = watched.topology.clone();
+        tokio::spawn(async move { topology.select(&Criterion::write()).await.map(drop) })
+    };
+    let (first, second) = (select(), select());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(waiting(), 2);
+    first.abort();
+    first.await.expect_err("it was aborted");
+    assert_eq!(waiting(), 1);
+    set.elect(1);
+    second.await.expect("no panic").expect("a primary");
+    assert_eq!(waiting(), 0);
+    watched.topology.close().await;
+}

@@ -3,15 +3,17 @@ use std::time::Duration;
 
 use metrics::{Label, SharedString, counter, gauge, histogram};
 
-use super::{CmapEvent, CommandEvent, EventHandlers};
+use super::{CmapEvent, CommandEvent, EventHandlers, SdamEvent};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind};
+use crate::sdam::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// Records events as metrics of the [`metrics`] facade, with the installed recorder.
 ///
-/// Every metric has the labels `server.address`, `server.port` (except for Unix domain sockets) and
-/// `user` (the credential's; empty without one), so that there are as many series as servers times
-/// users. Durations are in seconds. The names are OpenTelemetry's where it has one.
+/// The metrics of commands, pools and connections have the labels `server.address`, `server.port`
+/// (except for Unix domain sockets) and `user` (the credential's; empty without one), so that there
+/// are as many series as servers times users. Durations are in seconds. The names are
+/// OpenTelemetry's where it has one.
 ///
 /// | metric | kind | meaning, and its own labels |
 /// |---|---|---|
@@ -26,12 +28,25 @@ use crate::error::{Error, ErrorKind};
 /// | `mongodb.client.connection.check_out_failed` | counter | check-outs that failed: `reason`, as [`CheckOutFailedReason`](super::CheckOutFailedReason) |
 /// | `mongodb.client.pool.cleared` | counter | pools that were cleared |
 ///
+/// Those of topologies are recorded by a handler of the topology's events, [`sdam`](Self::sdam).
+/// They have no user:
+///
+/// | metric | kind | meaning, and its labels |
+/// |---|---|---|
+/// | `mongodb.client.topology.open` | gauge | topologies that are monitored |
+/// | `mongodb.client.topology.writable` | gauge | of these, the ones with a server that can be selected for writes |
+/// | `mongodb.client.topology.servers` | gauge | topologies in which a server has a type: `server.address`, `server.port`, `mongodb.server.type`, as [`ServerType`] |
+/// | `mongodb.client.server.heartbeats` | counter | heartbeats that ended: `server.address`, `server.port`, and if it failed `error.type`, as above, or `connect`, `dns`, `tls` |
+///
 /// ```
 /// use mongo_core::event::{EventHandlers, MetricsRecorder};
 ///
 /// let handlers = EventHandlers::new().with_metrics();
 /// // Or only the events of pools and connections:
 /// let handlers = EventHandlers::new().on_cmap(MetricsRecorder::cmap);
+/// # #[cfg(feature = "net")]
+/// let topology = mongo_core::net::Topology::builder(mongo_core::ClientOptions::default())
+///     .event_handler(MetricsRecorder::sdam);
 /// ```
 ///
 /// Specification: OpenTelemetry's semantic conventions for database clients.
@@ -56,6 +71,31 @@ impl MetricsRecorder {
             labels.push(Label::new("error.type", error_type(error)));
         }
         record("db.client.operation.duration", labels, duration);
+    }
+
+    /// Records an event of a topology.
+    pub fn sdam(event: &SdamEvent) {
+        match event {
+            SdamEvent::TopologyOpening(_) => {
+                gauge!("mongodb.client.topology.open").increment(1.0);
+                // So that an alert can compare the two before the first server is known.
+                gauge!("mongodb.client.topology.writable").increment(0.0);
+            }
+            SdamEvent::TopologyDescriptionChanged(event) => {
+                topology_changed(&event.previous_description, &event.new_description);
+            }
+            SdamEvent::TopologyClosed(_) => {
+                gauge!("mongodb.client.topology.open").decrement(1.0);
+            }
+            SdamEvent::ServerHeartbeatSucceeded(event) => heartbeat(&event.address, None),
+            SdamEvent::ServerHeartbeatFailed(event) => {
+                heartbeat(&event.address, Some(&event.failure));
+            }
+            SdamEvent::ServerOpening(_)
+            | SdamEvent::ServerDescriptionChanged(_)
+            | SdamEvent::ServerClosed(_)
+            | SdamEvent::ServerHeartbeatStarted(_) => {}
+        }
     }
 
     /// Records an event of a pool or a connection.
@@ -98,7 +138,8 @@ impl MetricsRecorder {
 }
 
 impl EventHandlers {
-    /// Records all events, after the handlers added before: see [`MetricsRecorder`].
+    /// Records the events of commands, pools and connections, after the handlers added before: see
+    /// [`MetricsRecorder`], which records those of topologies too.
     #[must_use]
     pub fn with_metrics(self) -> Self {
         self.on_command(MetricsRecorder::command)
@@ -116,11 +157,58 @@ fn record(name: &'static str, labels: Vec<Label>, duration: Duration) {
     histogram!(name, labels).record(duration);
 }
 
+/// Moves a topology's servers from their previous types to the new ones. Several topologies of one
+/// process add up.
+fn topology_changed(previous: &TopologyDescription, new: &TopologyDescription) {
+    for server in new.servers() {
+        servers_of_type(server).increment(1.0);
+    }
+    for server in previous.servers() {
+        servers_of_type(server).decrement(1.0);
+    }
+    let change = f64::from(is_writable(new)) - f64::from(is_writable(previous));
+    gauge!("mongodb.client.topology.writable").increment(change);
+}
+
+fn servers_of_type(server: &ServerDescription) -> metrics::Gauge {
+    let mut labels = server_labels(&server.address);
+    let server_type = server.server_type.as_str();
+    labels.push(Label::from_static_parts("mongodb.server.type", server_type));
+    gauge!("mongodb.client.topology.servers", labels)
+}
+
+/// Whether a server can be selected for writes.
+fn is_writable(topology: &TopologyDescription) -> bool {
+    let is_selectable = match topology.topology_type() {
+        TopologyType::Unknown | TopologyType::ReplicaSetNoPrimary => false,
+        TopologyType::ReplicaSetWithPrimary => true,
+        TopologyType::Single | TopologyType::Sharded | TopologyType::LoadBalanced => {
+            let mut servers = topology.servers().iter();
+            servers.any(|server| server.server_type != ServerType::Unknown)
+        }
+    };
+    is_selectable && topology.compatibility_error().is_none()
+}
+
+fn heartbeat(address: &ServerAddress, failure: Option<&Error>) {
+    let mut labels = server_labels(address);
+    if let Some(error) = failure {
+        labels.push(Label::new("error.type", error_type(error)));
+    }
+    counter!("mongodb.client.server.heartbeats", labels).increment(1);
+}
+
 fn labels(address: &ServerAddress, user: Option<&Arc<str>>) -> Vec<Label> {
     let user = user.map_or(SharedString::const_str(""), |user| {
         SharedString::from_shared(user.clone())
     });
-    let mut labels = Vec::with_capacity(4);
+    let mut labels = server_labels(address);
+    labels.push(Label::new("user", user));
+    labels
+}
+
+fn server_labels(address: &ServerAddress) -> Vec<Label> {
+    let mut labels = Vec::with_capacity(5);
     match address {
         ServerAddress::Tcp { host, port } => {
             let host = SharedString::from_shared(host.clone());
@@ -131,7 +219,6 @@ fn labels(address: &ServerAddress, user: Option<&Arc<str>>) -> Vec<Label> {
             labels.push(Label::new("server.address", path.display().to_string()));
         }
     }
-    labels.push(Label::new("user", user));
     labels
 }
 
@@ -141,6 +228,9 @@ fn error_type(error: &Error) -> SharedString {
         ErrorKind::Timeout { .. } => "timeout".into(),
         ErrorKind::Cancelled => "cancelled".into(),
         ErrorKind::Network(_) => "network".into(),
+        ErrorKind::Connect(_) | ErrorKind::Proxy(_) => "connect".into(),
+        ErrorKind::Dns(_) => "dns".into(),
+        ErrorKind::Tls(_) => "tls".into(),
         _ => "other".into(),
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use bson::RawDocumentBuf;
+use bson::oid::ObjectId;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 use super::*;
@@ -263,4 +264,155 @@ fn commands_are_timed_by_name_and_failure() {
         .map(|(labels, values)| (format!("db.client.operation.duration {labels}"), values))
         .collect();
     assert_eq!(found, expected);
+}
+
+fn topology(kind: TopologyType, servers: &[(&str, ServerType)]) -> Arc<TopologyDescription> {
+    let servers = servers.iter().map(|(host, server_type)| {
+        let mut server = ServerDescription::unknown(ServerAddress::tcp(host, 27017));
+        server.server_type = *server_type;
+        server.max_wire_version = 21;
+        server
+    });
+    Arc::new(TopologyDescription::new(kind, None, servers))
+}
+
+/// The steps of a topology from its opening to its end, as events.
+fn steps(descriptions: &[Arc<TopologyDescription>]) -> Vec<SdamEvent> {
+    let topology_id = ObjectId::new();
+    let opening = SdamEvent::TopologyOpening(TopologyOpeningEvent { topology_id });
+    let mut previous_description = Arc::default();
+    let changes = descriptions.iter().map(|new| {
+        SdamEvent::TopologyDescriptionChanged(TopologyDescriptionChangedEvent {
+            topology_id,
+            previous_description: std::mem::replace(&mut previous_description, new.clone()),
+            new_description: new.clone(),
+        })
+    });
+    [opening].into_iter().chain(changes).collect()
+}
+
+#[test]
+fn topologies_and_their_servers_are_counted_by_type() {
+    use ServerType::{RsPrimary, RsSecondary, Unknown};
+    let set = |a, b| {
+        let kind = match a == RsPrimary || b == RsPrimary {
+            true => TopologyType::ReplicaSetWithPrimary,
+            false => TopologyType::ReplicaSetNoPrimary,
+        };
+        topology(kind, &[("a", a), ("b", b)])
+    };
+    let level = |events: &[SdamEvent]| {
+        let mut found = recorded(|| events.iter().for_each(MetricsRecorder::sdam));
+        found.retain(|_, values| *values != [0.0]);
+        let found = found.into_iter().map(|(name, values)| {
+            let name = name.replace("mongodb.client.topology.", "");
+            (
+                name.replace(",server.port=27017,mongodb.server", ""),
+                values[0],
+            )
+        });
+        found.collect::<Vec<_>>()
+    };
+    let named = |levels: &[(&str, f64)]| {
+        let levels = levels
+            .iter()
+            .map(|(name, level)| ((*name).to_owned(), *level));
+        levels.collect::<Vec<_>>()
+    };
+    let opened = steps(&[set(Unknown, Unknown)]);
+    let expected = [
+        ("open ", 1.0),
+        ("servers server.address=a.type=Unknown", 1.0),
+        ("servers server.address=b.type=Unknown", 1.0),
+    ];
+    assert_eq!(level(&opened), named(&expected));
+
+    let mut followed = steps(&[
+        set(Unknown, Unknown),
+        set(RsPrimary, RsSecondary),
+        set(Unknown, RsSecondary),
+        set(Unknown, RsPrimary),
+    ]);
+    let expected = [
+        ("open ", 1.0),
+        ("servers server.address=a.type=Unknown", 1.0),
+        ("servers server.address=b.type=RSPrimary", 1.0),
+        ("writable ", 1.0),
+    ];
+    assert_eq!(level(&followed), named(&expected));
+
+    // A second topology adds up, and the end of the first takes off what is its own.
+    let second = steps(&[topology(TopologyType::Single, &[("b", RsSecondary)])]);
+    followed.extend(second);
+    followed.push(SdamEvent::TopologyDescriptionChanged(
+        TopologyDescriptionChangedEvent {
+            topology_id: ObjectId::new(),
+            previous_description: set(Unknown, RsPrimary),
+            new_description: Arc::default(),
+        },
+    ));
+    let topology_id = ObjectId::new();
+    let closed = SdamEvent::TopologyClosed(TopologyClosedEvent { topology_id });
+    followed.push(closed);
+    let expected = [
+        ("open ", 1.0),
+        ("servers server.address=b.type=RSSecondary", 1.0),
+        ("writable ", 1.0),
+    ];
+    assert_eq!(level(&followed), named(&expected));
+}
+
+#[test]
+fn an_incompatible_topology_is_not_writable() {
+    let mut server = ServerDescription::unknown(address());
+    server.server_type = ServerType::Standalone;
+    server.max_wire_version = 2;
+    let topology = TopologyDescription::new(TopologyType::Single, None, vec![server]);
+    assert!(topology.compatibility_error().is_some());
+    assert!(!is_writable(&topology));
+}
+
+#[test]
+fn a_topology_that_was_just_opened_is_not_writable() {
+    let found = recorded(|| steps(&[]).iter().for_each(MetricsRecorder::sdam));
+    assert_eq!(found["mongodb.client.topology.writable "], [0.0]);
+    assert_eq!(found["mongodb.client.topology.open "], [1.0]);
+}
+
+#[test]
+fn heartbeats_are_counted_by_failure() {
+    let topology_id = ObjectId::new();
+    let succeeded = SdamEvent::ServerHeartbeatSucceeded(ServerHeartbeatSucceededEvent {
+        topology_id,
+        address: address(),
+        driver_connection_id: Some(1),
+        server_connection_id: None,
+        duration: SECOND,
+        reply: RawDocumentBuf::new(),
+        awaited: false,
+    });
+    let failed = |failure| {
+        SdamEvent::ServerHeartbeatFailed(ServerHeartbeatFailedEvent {
+            topology_id,
+            address: address(),
+            driver_connection_id: Some(1),
+            server_connection_id: None,
+            duration: SECOND,
+            failure,
+            awaited: false,
+        })
+    };
+    let timed_out = failed(Error::timeout(Wait::Heartbeat, SECOND));
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let refused = failed(ErrorKind::Connect(Arc::new(refused)).into());
+    let found = recorded(|| {
+        [&succeeded, &succeeded, &timed_out, &refused]
+            .into_iter()
+            .for_each(MetricsRecorder::sdam);
+    });
+    let name = "mongodb.client.server.heartbeats server.address=db.example,server.port=27017";
+    let failure = |kind| (format!("{name},error.type={kind}"), vec![1.0]);
+    let succeeded = (name.to_owned(), vec![2.0]);
+    let expected = [succeeded, failure("timeout"), failure("connect")];
+    assert_eq!(found, BTreeMap::from(expected));
 }

@@ -213,6 +213,20 @@ impl Authenticator {
         }
     }
 
+    /// Whether the server takes the fixed credentials of both for one user. Names in two databases
+    /// are two users.
+    pub(crate) fn is_same_user(&self, other: &Self) -> bool {
+        let user = |own: &Self| match &own.source {
+            Source::Fixed(credential) => {
+                let credential = own.complete(credential.clone());
+                let source = credential.source_or_default().to_owned();
+                Some((credential.username().cloned(), source))
+            }
+            Source::Anonymous | Source::Provider(_) => None,
+        };
+        user(self) == user(other)
+    }
+
     /// The current credential for a connection to `server`.
     ///
     /// # Errors

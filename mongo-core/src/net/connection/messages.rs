@@ -54,18 +54,56 @@ impl Connection {
         database: &str,
         command: &RawDocument,
     ) -> Result<OwnedReply> {
+        let deadline = deadline.unwrap_or_else(|| self.command_deadline());
+        self.send_flagged(MsgFlags::MORE_TO_COME, deadline, database, command)
+            .await?;
+        Ok(Reply::new(&rawdoc! { "ok": 1 }, None, &self.inner.identity).into_owned())
+    }
+
+    /// Runs a command whose replies may be a stream (`exhaustAllowed`). While the server streams,
+    /// receives the next reply instead; events show none of those. A connection whose stream does
+    /// not end can't be used otherwise.
+    pub(crate) async fn run_exhaust(
+        &mut self,
+        deadline: Option<Deadline>,
+        database: &str,
+        command: &RawDocument,
+    ) -> Result<OwnedReply> {
+        let deadline = deadline.unwrap_or_else(|| self.command_deadline());
+        if !self.is_streaming() {
+            self.send_flagged(MsgFlags::EXHAUST_ALLOWED, deadline, database, command)
+                .await?;
+        }
+        self.receive(deadline).await?;
+        self.judge()?;
+        Ok(self.last_reply()?.into_owned())
+    }
+
+    /// Whether the server sends another reply without a request.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.inner.channel.exchange.is_streaming()
+    }
+
+    fn command_deadline(&self) -> Deadline {
         let bound = self.inner.identity.command_timeout;
-        let deadline =
-            deadline.unwrap_or_else(|| bound.map_or_else(Deadline::never, Deadline::after));
+        bound.map_or_else(Deadline::never, Deadline::after)
+    }
+
+    async fn send_flagged(
+        &mut self,
+        flags: MsgFlags,
+        deadline: Deadline,
+        database: &str,
+        command: &RawDocument,
+    ) -> Result<()> {
         self.drain(deadline).await?;
         let fields = self.inner.identity.server_api.as_deref();
         self.inner
             .channel
-            .encode_with(MsgFlags::MORE_TO_COME, database, &command, fields)
+            .encode_with(flags, database, &command, fields)
             .map_err(|error| self.inner.identity.name(error))?;
         let message = self.inner.channel.exchange.request().to_vec();
-        self.send(&message, deadline).await?;
-        Ok(Reply::new(&rawdoc! { "ok": 1 }, None, &self.inner.identity).into_owned())
+        self.send(&message, deadline).await
     }
 
     /// Sets the operation that runs the following commands, for their events and logs.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::cursor::{BatchCursor, CursorLimits, CursorSource};
@@ -182,6 +183,14 @@ impl Connection {
         }
         let before = session.as_ref().map(|own| own.point());
         let client = self.client();
+        if let Some(session) = session.as_deref_mut()
+            && self.pool_handle().is_some()
+            && (request.ending.is_some() || session.is_in_transaction())
+        {
+            let identity = self.identity();
+            let checked = session.check_user(&client, identity.user.as_ref());
+            checked.map_err(|error| identity.name(error))?;
+        }
         request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
         if let Some(session) = &mut session {
             session.sending(Instant::now().into_std(), request.ending);
@@ -228,6 +237,11 @@ impl<'a> Named<'a> {
 
     async fn run(&mut self, deadline: Option<Deadline>) -> Result<OwnedReply> {
         let (database, body) = (&*self.request.database, self.request.body());
+        if self.request.cursor.exhaust && self.request.is_bare {
+            let own = self.connection.run_exhaust(deadline, database, body);
+            // Rare, so boxed: it does not enlarge the future of every command.
+            return Box::pin(own).await;
+        }
         let reply = match deadline {
             Some(deadline) => {
                 self.connection
@@ -260,6 +274,18 @@ impl<'a> Command<OnConnection<'a>> {
         self
     }
 
+    /// Lets the server send the batches of its cursor without a `getMore` for each
+    /// (`exhaustAllowed`). It sends as fast as they are read: what is not read stays in the socket.
+    /// Servers that do not stream answer each `getMore`. Events and logs show the `getMore` that
+    /// begins a stream. Without effect if this is not run as a [`cursor`](Self::cursor).
+    ///
+    /// A cursor that is dropped or closed before its last batch leaves a connection that can't be used
+    /// any more, since the batches under way have no known end. Pools close the cursor over another
+    /// connection. Cursors over `Pools` have no such option: they keep no connection.
+    pub fn exhaust(self) -> Self {
+        self.with(|request| request.cursor.exhaust = true)
+    }
+
     /// Runs it, and returns the cursor of its reply.
     ///
     /// # Errors
@@ -274,8 +300,25 @@ impl<'a> Command<OnConnection<'a>> {
         let state = request
             .open_cursor(reply.into_raw())
             .map_err(|error| target.connection.identity().name(error))?;
-        let source = InHand { target, kill: None };
+        let source = InHand {
+            target,
+            kill: None,
+            exhaust: state.options.exhaust,
+        };
         Ok(BatchCursor::new(state, source, limits))
+    }
+
+    /// Runs it, and returns the first document of its reply's cursor; `None` if there is none.
+    ///
+    /// Limit the command to one document, so that the server does not open a cursor: a `find` with
+    /// `limit: 1`, or with `singleBatch: true` and `batchSize: 1`; an `aggregate` with a last stage
+    /// `$limit`. A cursor that is open nevertheless is closed by a `killCursors` before this
+    /// returns, or in the background if this fails or is cancelled.
+    ///
+    /// # Errors
+    /// See [`cursor`](Self::cursor) and [`BatchCursor::next`](crate::net::BatchCursor::next).
+    pub async fn first<T: DeserializeOwned>(self) -> Result<Option<T>> {
+        self.cursor().await?.only().await
     }
 }
 
@@ -364,14 +407,34 @@ pub struct InHand<'a> {
     target: OnConnection<'a>,
     /// Closes the cursor, unless the server has.
     kill: Option<Request>,
+    exhaust: bool,
+}
+
+impl InHand<'_> {
+    /// Leaves it to the background to close the server's cursor; without one, closes the connection.
+    fn leave(&mut self) {
+        let Some(kill) = self.kill.take() else {
+            return;
+        };
+        let connection = &mut *self.target.connection;
+        let leftover = Leftover::kill(kill, connection.server().clone());
+        let is_elsewhere = connection.description().service_id.is_none();
+        if !is_elsewhere || !self.target.client.leave(leftover) {
+            connection.close();
+        }
+    }
 }
 
 impl CursorSource for InHand<'_> {
     async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
+        request.cursor.exhaust = self.exhaust;
         self.target.run(&mut request, limits).await
     }
 
     async fn kill(&mut self, limits: Limits) {
+        if self.target.connection.is_streaming() {
+            self.leave();
+        }
         if let Some(kill) = &mut self.kill {
             self.target.connection.send_end(kill, None, limits).await;
         }
@@ -391,14 +454,6 @@ impl CursorSource for InHand<'_> {
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        let Some(kill) = self.kill.take() else {
-            return;
-        };
-        let connection = &mut *self.target.connection;
-        let leftover = Leftover::kill(kill, connection.server().clone());
-        let is_elsewhere = connection.description().service_id.is_none();
-        if !is_elsewhere || !self.target.client.leave(leftover) {
-            connection.close();
-        }
+        self.leave();
     }
 }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bson::raw::RawBson;
-use bson::{Bson, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
@@ -161,22 +160,6 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
         self.state.options.batch_size = Some(size);
     }
 
-    /// Sets how long the server waits for the documents of further batches.
-    pub fn set_max_await_time(&mut self, time: Duration) {
-        self.state.options.max_await_time = Some(time);
-    }
-
-    /// Sets the comment of further commands.
-    ///
-    /// # Errors
-    /// It can't be written as BSON.
-    pub fn set_comment(&mut self, comment: impl Into<Bson>) -> Result<()> {
-        let comment = RawBson::try_from(comment.into());
-        let comment = comment.map_err(|error| ErrorKind::Serialization(Arc::new(error)))?;
-        self.state.options.comment = Some(comment);
-        Ok(())
-    }
-
     /// The next document, deserialised; fetches as many batches as it takes. `None` at the end, and
     /// with [`CursorType::Tailable`] if there is none now ([`is_exhausted`](Self::is_exhausted)
     /// tells the two apart).
@@ -205,6 +188,13 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
             true => self.state.next().transpose(),
             false => Ok(None),
         }
+    }
+
+    /// The next document, deserialised. Closes the cursor; after an error in the background.
+    pub(crate) async fn only<T: DeserializeOwned>(mut self) -> Result<Option<T>> {
+        let first = self.next().await?;
+        self.close().await;
+        Ok(first)
     }
 
     /// What is left of the current batch, else the next batch: one `getMore` at most. It may be

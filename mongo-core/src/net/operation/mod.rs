@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result, Wait};
 use crate::net::deadline::{Deadline, sleep_until};
-use crate::operation::{Facts, Failure, Request, is_time_limit, max_time, timed_out};
+use crate::operation::{Facts, Request, is_time_limit, max_time, may_have_been_sent, timed_out};
 
 pub(super) mod connection;
 pub(super) mod cursor;
@@ -92,7 +92,7 @@ pub(crate) fn was_sent(error: &Error, is_closed: bool) -> bool {
     match error.kind() {
         // A command that is too long leaves the connection open.
         crate::ErrorKind::Protocol(_) => is_closed,
-        _ => Failure::of_command(error.clone()).was_sent,
+        _ => may_have_been_sent(error),
     }
 }
 

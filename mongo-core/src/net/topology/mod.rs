@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bson::RawDocument;
 use tokio::sync::watch;
@@ -194,6 +195,12 @@ impl Topology {
         self.owner.0.subscribe()
     }
 
+    /// The number of selections that wait for a suitable server at the moment, those of check-outs
+    /// included. Wait-free.
+    pub fn waiting_selections(&self) -> usize {
+        self.owner.0.waiting.load(Ordering::Relaxed)
+    }
+
     /// Selects a server within `serverSelectionTimeoutMS` (default 30 s): returns as soon as one
     /// suitable server is known, without waiting for the others.
     ///
@@ -258,6 +265,7 @@ impl Topology {
         log: &Selection<'_>,
     ) -> Result<SelectedServer> {
         let shared = &self.owner.0;
+        let _waiting = shared.begin_wait();
         let mut patience = Patience::default();
         let mut is_told = false;
         loop {

@@ -1,7 +1,7 @@
 //! Selections in the current snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::logs;
 use super::selected::SelectedServer;
@@ -10,7 +10,21 @@ use crate::ServerAddress;
 use crate::error::{ErrorKind, Result};
 use crate::select::{Criterion, SelectionIndex, ServerEntry};
 
+/// Counts a waiting selection as long as it lives.
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Shared {
+    pub(super) fn begin_wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
+    }
+
     pub(super) fn select_now(
         &self,
         criterion: &Criterion,

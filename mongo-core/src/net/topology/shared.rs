@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     /// Wakes selections, in the order in which they began to wait or were last woken. The channel's
     /// order is random.
     pub(super) woken: Notify,
+    /// The number of selections that wait.
+    pub(super) waiting: AtomicUsize,
     pub(super) clock: ClusterClock,
     has_handler: bool,
     pub(super) dispatcher: Dispatcher<SdamEvent>,
@@ -121,6 +123,7 @@ impl Shared {
             index: ArcSwap::from_pointee(index),
             changed: watch::Sender::new(description),
             woken: Notify::new(),
+            waiting: AtomicUsize::new(0),
             clock: ClusterClock::default(),
             has_handler: handler.is_some(),
             dispatcher: Dispatcher::new(Some(Arc::new(move |event| {

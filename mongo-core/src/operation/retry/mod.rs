@@ -118,7 +118,7 @@ impl Failure {
 }
 
 /// Whether a command that failed with this error may have reached the server.
-pub(super) fn may_have_been_sent(error: &Error) -> bool {
+pub(crate) fn may_have_been_sent(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::ConnectionClosed(reason) => matches!(
             reason,

@@ -10,7 +10,7 @@ use bson::{RawDocument, Timestamp};
 use super::command::Request;
 use super::transaction::{Ending, Point, Transaction, TransactionOptions, TransactionState};
 use crate::ServerAddress;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TRANSIENT_TRANSACTION_ERROR};
 
 mod client;
 mod cluster_time;
@@ -155,6 +155,41 @@ impl ClientSession {
                 "the session was started with another client or another credential",
             )),
         }
+    }
+
+    /// Checks that a connection of this client, authenticated as this user, can run a command of the
+    /// transaction.
+    pub(crate) fn check_user(
+        &mut self,
+        context: &Arc<ClientContext>,
+        user: Option<&Arc<str>>,
+    ) -> Result<()> {
+        match self.check(context).is_ok() && self.transaction.is_of(user) {
+            true => Ok(()),
+            false => Err(self.of_former_user()),
+        }
+    }
+
+    /// The error of a transaction whose user the credential no longer names. Unless a commit was
+    /// sent, nothing of it is left, and all of it can be run again.
+    pub(crate) fn of_former_user(&self) -> Error {
+        let is_committed = matches!(self.transaction.state, TransactionState::Committed { .. });
+        match is_committed && self.transaction.open.is_none() {
+            true => Error::configuration(
+                "the credential was rotated to another user, who can't repeat the commit: its result \
+                 is unknown",
+            ),
+            false => Error::configuration(
+                "the credential was rotated to another user during the transaction: run it again",
+            )
+            .with_label(TRANSIENT_TRANSACTION_ERROR),
+        }
+    }
+
+    /// Goes on with another client, and a server session of its own, without a transaction.
+    pub(crate) fn renew(&mut self, context: Arc<ClientContext>, server: ServerSession) {
+        (self.context, self.server) = (context, server);
+        self.transaction = Transaction::default();
     }
 
     /// Checks that the transaction is not pinned to another server.

@@ -1,17 +1,18 @@
 //! Transactions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{RawDocument, RawDocumentBuf};
 
+use super::budget::MAX_TIME_EXPIRED;
 use super::defaults::Defaults;
 use crate::ServerAddress;
 use crate::concern::{Acknowledgment, ReadConcern, WriteConcern};
-use crate::error::{Error, ErrorKind, RETRYABLE_WRITE, Result, is_network_error};
+use crate::error::{
+    Error, ErrorKind, RETRYABLE_WRITE, Result, TRANSIENT_TRANSACTION_ERROR, is_network_error,
+};
 use crate::select::ReadPreference;
-
-/// The label of an error after which the whole transaction can be run again.
-pub const TRANSIENT_TRANSACTION_ERROR: &str = "TransientTransactionError";
 
 /// The label of an error of a commit that may have been done: it can be run again.
 pub const UNKNOWN_COMMIT_RESULT: &str = "UnknownTransactionCommitResult";
@@ -25,9 +26,6 @@ const MAX_TOKEN: usize = 1024;
 /// The codes of write concerns that can never be met: `UnknownReplWriteConcern` and
 /// `UnsatisfiableWriteConcern`.
 const UNSATISFIABLE: [i32; 2] = [79, 100];
-
-/// `MaxTimeMSExpired`.
-const MAX_TIME_EXPIRED: i32 = 50;
 
 /// The options of a transaction. An option that is not set comes from the session's defaults, and
 /// then from the connection string.
@@ -134,6 +132,8 @@ pub(crate) struct Transaction {
     pub(super) options: TransactionOptions,
     pub(super) recovery_token: Option<RawDocumentBuf>,
     pub(super) pinned: Option<ServerAddress>,
+    /// The user of its first command. Another one can't go on with it.
+    user: Option<Arc<str>>,
     /// The number of the transaction that the server may have open: its first command was sent, and
     /// since then neither a commit was, nor was an abort answered.
     pub(super) open: Option<i64>,
@@ -211,6 +211,14 @@ impl Transaction {
             self.open = Some(number);
         }
         is_first
+    }
+
+    /// Whether a connection of this user can run its next command.
+    pub(super) fn is_of(&mut self, user: Option<&Arc<str>>) -> bool {
+        if self.state == TransactionState::Starting {
+            self.user = user.cloned();
+        }
+        self.user.as_ref() == user
     }
 
     /// Where it stands, for [`rewind`](Self::rewind).

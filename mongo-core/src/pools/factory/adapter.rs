@@ -47,7 +47,8 @@ impl ConnectionFactory {
 
     /// How many connections are [available](Self::take_available).
     pub fn available(&self) -> usize {
-        self.fixed().map_or(0, |shared| shared.queue().available())
+        self.fixed()
+            .map_or(0, |shared| shared.queue.read(|queue| queue.available()))
     }
 
     /// Removes the available connections that do not satisfy the predicate, and returns them. If

@@ -129,7 +129,7 @@ impl ConnectionFactory {
         // The callers of a factory that floats don't wait for returned connections: only the generic
         // pool limits them.
         let fixed = self.fixed();
-        fixed.is_some_and(|shared| shared.waiters.load(Ordering::SeqCst) > 0)
+        fixed.is_some_and(|shared| shared.queue.has_waiters())
     }
 
     /// Hands a connection to the caller that has waited longest in [`establish`](Self::establish).

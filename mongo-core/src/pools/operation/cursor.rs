@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
+use serde::de::DeserializeOwned;
 
 use super::run::{Owner, Run};
 use super::{OnPools, Session, send_end};
@@ -68,6 +69,19 @@ impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
             kill: None,
         };
         Ok(BatchCursor::new(state, source, limits))
+    }
+
+    /// Runs it, and returns the first document of its reply's cursor; `None` if there is none.
+    ///
+    /// Limit the command to one document, so that the server does not open a cursor: a `find` with
+    /// `limit: 1`, or with `singleBatch: true` and `batchSize: 1`; an `aggregate` with a last stage
+    /// `$limit`. A cursor that is open nevertheless is closed by a `killCursors` before this
+    /// returns, or in the background if this fails or is cancelled.
+    ///
+    /// # Errors
+    /// See [`cursor`](Self::cursor) and [`BatchCursor::next`](crate::net::BatchCursor::next).
+    pub async fn first<T: DeserializeOwned>(self) -> Result<Option<T>> {
+        self.cursor().await?.only().await
     }
 }
 

@@ -11,7 +11,9 @@ use crate::ServerAddress;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::Result;
 use crate::net::{Limits, OwnedReply, random_id};
-use crate::operation::{ClientContext, ClientSession, Command, Leftover, Request, SessionOptions};
+use crate::operation::{
+    ClientContext, ClientSession, Command, Leftover, Request, ServerSession, SessionOptions,
+};
 use crate::select::ReadPreference;
 
 mod attempt;
@@ -80,14 +82,16 @@ impl<B: Backend> Pools<B> {
     /// The options contradict each other; [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed).
     pub fn start_session(&self, options: SessionOptions) -> Result<Session<B>> {
         self.check_usable()?;
-        let minutes = self
-            .topology()
-            .description()
-            .logical_session_timeout_minutes();
-        let state = ClientSession::start(self.client(), options, |client| {
-            client.take_session(Instant::now().into_std(), minutes, random_id)
-        })?;
+        let server = |client: &ClientContext| self.server_session(client);
+        let state = ClientSession::start(self.client(), options, server)?;
         Ok(Session::new(self.clone(), state))
+    }
+
+    /// A server session of a client of these pools.
+    fn server_session(&self, client: &ClientContext) -> ServerSession {
+        let known = self.topology().description();
+        let minutes = known.logical_session_timeout_minutes();
+        client.take_session(Instant::now().into_std(), minutes, random_id)
     }
 
     /// The read preference of the connection string, for commands that are run without

@@ -86,7 +86,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         let mut limits = Limits::new(timeout);
         let mut in_transaction = false;
         if let Some(session) = owner.explicit() {
-            session.state.check(&client)?;
+            session.check(pools, &client, request)?;
             in_transaction = session.state.enter(request)?;
             if !in_transaction && !request.is_bare {
                 session.unpin();

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use tracing::Span;
 
 use crate::error::Result;
 use crate::event::logs;
 use crate::net::Limits;
-use crate::operation::{ClientSession, TransactionOptions};
+use crate::operation::{ClientContext, ClientSession, Request, TransactionOptions};
 use crate::pools::guard::Pinned;
 use crate::pools::{Backend, Pools};
 
@@ -25,6 +26,15 @@ use crate::pools::{Backend, Pools};
 /// with this session. In a sharded cluster they go to one `mongos`, and behind a load balancer over
 /// one connection, which stays checked out until the transaction is aborted, a new operation begins
 /// after its commit, or the session ends.
+///
+/// # Rotation
+/// After a [rotation](Pools::rotate) to another user, or a change of a credential provider's user, a
+/// command or the commit of a transaction that the former one began fails before it is sent. The
+/// error has the label `TransientTransactionError`, so that `with_transaction` runs it again as the
+/// new user; a commit that was sent before has none, and an unknown result. Behind a load balancer
+/// the transaction goes on over its connection, as the former user. Between transactions the session
+/// goes on as the new user. Its cursors can't. A rotation to another secret of the same user changes
+/// nothing.
 pub struct Session<B: Backend> {
     pub(super) state: ClientSession,
     pools: Pools<B>,
@@ -57,6 +67,44 @@ impl<B: Backend> Session<B> {
         self.connection.is_some() || self.state.pinned_server().is_some()
     }
 
+    /// Checks that it can run an operation of these pools. Where it stands between transactions, it
+    /// follows a rotation of their credential to another user.
+    pub(super) fn check(
+        &mut self,
+        pools: &Pools<B>,
+        client: &Arc<ClientContext>,
+        request: &Request,
+    ) -> Result<()> {
+        let checked = self.state.check(client);
+        if checked.is_ok() || !self.pools.is_same_credential(pools) {
+            return checked;
+        }
+        if self.state.is_in_transaction() || request.ending.is_some() {
+            // A connection that the transaction keeps is still the former user's.
+            let kept = self.connection.as_ref();
+            return match kept.is_some_and(|own| self.state.check(&own.client()).is_ok()) {
+                true => Ok(()),
+                false => Err(self.state.of_former_user()),
+            };
+        }
+        // A cursor is the former user's.
+        if request.is_bare {
+            return checked;
+        }
+        self.follow_user();
+        Ok(())
+    }
+
+    /// Has a server session of the credential's current user.
+    fn follow_user(&mut self) {
+        let client = self.pools.client();
+        if self.state.check(&client).is_err() {
+            self.connection = None;
+            let server = self.pools.server_session(&client);
+            self.state.renew(client, server);
+        }
+    }
+
     pub(super) fn unpin(&mut self) {
         self.state.transaction.unpin();
         self.connection = None;
@@ -67,6 +115,9 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// As there.
     pub fn start_transaction(&mut self, options: TransactionOptions) -> Result<()> {
+        if !self.state.is_in_transaction() {
+            self.follow_user();
+        }
         self.state.start_transaction(options)?;
         self.connection = None;
         self.span = logs::transaction_span();

@@ -286,7 +286,9 @@ impl<'a, B: Backend> Runs<'a, B> {
             if !is_unknown {
                 return Err(error);
             }
-            if Instant::now() >= self.end {
+            // Within a time limit, a time-out means that too little of it is left for a round trip.
+            let is_over = self.session.within.is_some() && error.is_timeout();
+            if is_over || Instant::now() >= self.end {
                 let error = timed_out(error, self.begun.elapsed());
                 // The transaction may have been committed: it is not run again.
                 return Err(error.without_label(TRANSIENT_TRANSACTION_ERROR));

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::wait_queue::PoolState;
-use super::waiter::{Served, Waiter};
+use super::connect::Unserved;
+use super::wait_queue::{PoolState, WaitQueue};
 use crate::error::{Error, ErrorKind, Result, Wait, is_network_error};
 use crate::event::{
     CmapEvent, ConnectionClosedEvent, ConnectionClosedReason, ConnectionCreatedEvent,
@@ -18,7 +18,7 @@ use crate::event::{
 use crate::net::{
     Connection, ConnectionState, Deadline, Failed, Interrupted, PoolHandle, Service, sleep_until,
 };
-use crate::pools::pool::{Failure, PoolInner, Queue};
+use crate::pools::pool::{Failure, PoolInner};
 use crate::sdam::{ApplicationError, ErrorPhase};
 
 /// One attempt to make a connection, which is already counted in the pool.
@@ -30,8 +30,8 @@ pub(crate) struct Attempt {
     /// The pool's generation when it began.
     generation: u64,
     created: Option<(u64, Instant)>,
-    /// Waiters that fail with this attempt.
-    waiters: Vec<Waiter>,
+    /// The tickets of waiters that fail with this attempt.
+    waiters: Vec<u64>,
     failure: Option<Error>,
     outcome: Option<oneshot::Sender<Result<()>>>,
     is_over: bool,
@@ -112,8 +112,10 @@ impl Attempt {
             Ok(connection) => {
                 let number = self.number;
                 // In one step: otherwise another attempt would begin for a waiter first.
-                self.shared
-                    .offer_and(connection, |queue| queue.made(number));
+                let shared = &self.shared;
+                shared
+                    .queue
+                    .offer_and(shared, connection, |queue| queue.made(number));
                 if let Some(outcome) = self.outcome.take() {
                     drop(outcome.send(Ok(())));
                 }
@@ -125,14 +127,13 @@ impl Attempt {
     async fn make(&mut self) -> Result<Connection> {
         let shared = self.shared.clone();
         self.pause().await;
-        let (is_wanted, generation) = {
-            let queue = shared.queue();
+        let (is_wanted, generation) = shared.queue.read(|queue| {
             let is_ready = queue.state() == PoolState::Ready;
             (
                 is_ready && queue.has_attempt(self.number),
                 shared.generation(),
             )
-        };
+        });
         if !is_wanted {
             return Err(shared.not_ready());
         }
@@ -155,16 +156,12 @@ impl Attempt {
     async fn pause(&self) {
         let shared = &self.shared;
         loop {
-            let mut changed = pin!(shared.paced.notified());
+            let mut changed = pin!(shared.queue.changed());
             // Before the check, so that no change is missed.
             changed.as_mut().enable();
-            let until = {
-                let queue = shared.queue();
-                let is_ready = queue.state() == PoolState::Ready;
-                queue.not_before().filter(|_| is_ready)
-            };
-            let Some(until) = until.filter(|until| *until > Instant::now()) else {
-                return;
+            let until = match shared.queue.read(WaitQueue::pacing) {
+                (PoolState::Ready, Some(until)) if until > Instant::now() => until,
+                _ => return,
             };
             // Both are safe to drop: the time is checked again.
             tokio::select! {
@@ -239,7 +236,7 @@ impl Attempt {
             // It concerns only this credential. With a fixed credential, the result would be the
             // same for all waiters.
             match shared.establisher.authenticator.is_fixed() {
-                true => self.waiters = shared.change_queue(Queue::evict),
+                true => self.waiters = shared.change_queue(WaitQueue::evict),
                 false => {
                     let own = shared.change_queue(|queue| queue.fail_waiter(self.number));
                     self.waiters.extend(own);
@@ -300,12 +297,11 @@ impl Drop for Attempt {
             (waiter, queue.failed(self.number))
         });
         let error = match failure {
-            Some(failure) => Served::Failed(failure),
-            None => Served::RuntimeEnded,
+            Some(failure) => Unserved::Failed(failure),
+            None => Unserved::RuntimeEnded,
         };
-        for waiter in self.waiters.drain(..).chain(waiter) {
-            waiter.serve(error.clone());
-        }
+        let waiters = self.waiters.drain(..).chain(waiter);
+        shared.queue.fail(waiters, &error);
         if let Some(outcome) = self.outcome.take() {
             drop(outcome.send(Err(error.into_error(&shared))));
         }

@@ -1,7 +1,6 @@
 //! The wait for a connection: entering the wait queue, and serving it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -9,59 +8,68 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
-use super::wait_queue::{Next, PoolState};
-use super::waiter::{Offered, Served, Waiter};
-use crate::error::{Result, Wait};
+use super::shared_queue::{QueueOwner, Served, SharedQueue, Waiting};
+use super::wait_queue::WaitQueue;
+use crate::error::{Error, Result, Wait};
 use crate::net::{Connection, ConnectionState, Deadline, PoolHooks, current_runtime, is_running};
-use crate::pools::pool::{CheckBudget, PoolInner, Queue};
+use crate::pools::pool::{CheckBudget, PoolInner};
 use crate::pools::server_cap::CapShare;
 
 /// How often a waiter checks again for overdue attempts and free slots.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// A place in the wait queue.
-struct Waiting<'a> {
-    shared: &'a Arc<PoolInner>,
-    ticket: u64,
-    served: oneshot::Receiver<Served>,
+/// Why a waiter gets no connection.
+#[derive(Clone)]
+pub(crate) enum Unserved {
+    Failed(Error),
+    /// The runtime of its attempt has shut down.
+    RuntimeEnded,
 }
 
-impl Waiting<'_> {
-    /// Safe to drop: the next waiter gets the connection.
-    async fn served(&mut self, deadline: Deadline) -> Result<Served> {
-        loop {
-            let due = self.shared.queue().due(self.ticket);
-            // During the wait it may adopt an attempt that hangs, and another pool may hold the
-            // slot that this pool lacks.
-            let recheck = Instant::now() + RECHECK;
-            let bound = deadline.no_later_than(due.map_or(recheck, |due| due.min(recheck)));
-            match bound.bound(&mut self.served).await {
-                Ok(Ok(served)) => return Ok(served),
-                Ok(Err(_)) => return Err(self.shared.not_ready()),
-                Err(_) if deadline.is_over() => {
-                    return Err(self.shared.timed_out(self.phase(), deadline));
-                }
-                // The grace period of an attempt that holds up others may be over.
-                Err(_) => self.shared.pump(),
-            }
-        }
-    }
-
-    /// The phase that it has been waiting for.
-    fn phase(&self) -> Wait {
-        match self.shared.queue().attempt_of(self.ticket) {
-            Some(_) => *self.shared.establisher.phase(),
-            None => Wait::WaitQueue,
+impl Unserved {
+    pub(crate) fn into_error(self, shared: &PoolInner) -> Error {
+        match self {
+            Self::Failed(error) => error,
+            Self::RuntimeEnded => shared.shut_down(),
         }
     }
 }
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let waiter = self.shared.change_queue(|queue| queue.leave(self.ticket));
-        // Without the queue's lock: it wakes this waiter's task.
-        drop(waiter);
-        self.shared.pump();
+impl QueueOwner for PoolInner {
+    type Connection = Connection;
+    type Attempt = Arc<ConnectionState>;
+    type Error = Unserved;
+    type Runtime = Handle;
+
+    fn queue(&self) -> &SharedQueue<Self> {
+        &self.queue
+    }
+
+    fn cap(&self) -> Option<&CapShare> {
+        self.cap.as_ref()
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        self.idle_source.get()?()
+    }
+
+    fn is_kept(&self, connection: &Connection, has_waiters: bool) -> bool {
+        // The server's cap may not allow an available connection.
+        let rests = || {
+            let pool_handle = connection.pool_handle();
+            pool_handle.is_none_or(|own| self.enter_idle(connection.identity(), &own.link))
+        };
+        !connection.is_stale() && !connection.is_closed() && (has_waiters || rests())
+    }
+
+    fn begin(self: &Arc<Self>, number: u64, link: Arc<ConnectionState>, runtime: Option<Handle>) {
+        self.spawn(runtime.as_ref(), Attempt::new(self.clone(), number, link));
+    }
+
+    /// Its slot is free at once, even before its task ends.
+    fn end_attempt(self: &Arc<Self>, link: &Arc<ConnectionState>) {
+        self.interrupt_attempt(link);
+        self.slot_is_free();
     }
 }
 
@@ -83,20 +91,18 @@ impl PoolInner {
             }
             let runtime = current_runtime().map_err(|error| self.establisher.name(error))?;
             let id = runtime.id();
-            let mut waiting = self.enter(ticket, runtime)?;
-            ticket = Some(waiting.ticket);
-            let served = waiting.served(deadline).await?;
-            let offered = match served {
-                Served::Connection(offered) => offered,
+            let waiting = self.queue.enter(self, ticket, runtime);
+            let mut waiting = waiting.ok_or_else(|| self.not_ready())?;
+            ticket = Some(waiting.ticket());
+            let mut connection = match self.served(&mut waiting, deadline).await? {
+                Ok(connection) => connection,
                 // The caller has moved to another runtime since then.
-                Served::RuntimeEnded if current_runtime().is_ok_and(|here| here.id() != id) => {
+                Err(Unserved::RuntimeEnded)
+                    if current_runtime().is_ok_and(|here| here.id() != id) =>
+                {
                     continue;
                 }
-                failed => return Err(failed.into_error(self)),
-            };
-            // The pool may have taken it back.
-            let Some(mut connection) = offered.take() else {
-                return Err(self.not_ready());
+                Err(unserved) => return Err(unserved.into_error(self)),
             };
             let is_new = connection.is_new() && connection.created() >= since;
             let checked = match is_new {
@@ -123,64 +129,37 @@ impl PoolInner {
         }
     }
 
-    fn enter(self: &Arc<Self>, former: Option<u64>, runtime: Handle) -> Result<Waiting<'_>> {
-        let (sender, served) = oneshot::channel();
-        let waiter = Waiter {
-            served: sender,
-            runtime,
-        };
-        let ticket = self.change_queue(|queue| match queue.state() {
-            PoolState::Ready => Some(queue.enter(former, waiter)),
-            PoolState::Paused | PoolState::Closed => None,
-        });
-        let waiting = Waiting {
-            ticket: ticket.ok_or_else(|| self.not_ready())?,
-            served,
-            shared: self,
-        };
-        // A connection that was returned before the waiter was in the queue.
-        if let Some(idle) = self.idle_source.get().and_then(|source| source()) {
-            self.offer(idle);
-        }
-        self.pump();
-        Ok(waiting)
-    }
-
-    /// Serves waiters and begins attempts, as far as the limits allow. To be called without a lock.
-    pub(crate) fn pump(self: &Arc<Self>) {
-        let mut lacks_slot = false;
-        while self.waiters.load(Ordering::Acquire) > 0 {
-            let now = Instant::now();
-            let next = self.change_queue(|queue| {
-                let next = queue.next(now, || {
-                    let has_slot = self.cap.as_ref().is_none_or(CapShare::try_take);
-                    lacks_slot = !has_slot;
-                    has_slot
-                });
-                let runtime = match &next {
-                    Some(Next::Begin(_, _, ticket)) => queue.handle(*ticket),
-                    Some(Next::Serve(..) | Next::Abandon(_)) | None => None,
-                };
-                let runtime = runtime.map(|waiter| waiter.runtime.clone());
-                (next, runtime)
-            });
-            match next {
-                (Some(Next::Serve(waiter, connection)), _) => {
-                    let offered = Offered::new(self, connection);
-                    // A clear or a close may have missed it before it was registered.
-                    offered.take_back();
-                    waiter.serve(Served::Connection(offered));
+    /// Safe to drop: the next waiter gets the connection.
+    async fn served(
+        self: &Arc<Self>,
+        waiting: &mut Waiting<'_, Self>,
+        deadline: Deadline,
+    ) -> Result<Served<Self>> {
+        let ticket = waiting.ticket();
+        loop {
+            let due = self.queue.read(|queue| queue.due(ticket));
+            // During the wait it may adopt an attempt that hangs, and another pool may hold the
+            // slot that this pool lacks.
+            let recheck = Instant::now() + RECHECK;
+            let bound = deadline.no_later_than(due.map_or(recheck, |due| due.min(recheck)));
+            match bound.bound(&mut *waiting).await {
+                Ok(served) => return Ok(served),
+                Err(_) if deadline.is_over() => {
+                    // The phase that it has been waiting for.
+                    let wait = match self.queue.read(|queue| queue.attempt_of(ticket)) {
+                        Some(_) => *self.establisher.phase(),
+                        None => Wait::WaitQueue,
+                    };
+                    return Err(self.timed_out(wait, deadline));
                 }
-                (Some(Next::Begin(number, link, _)), runtime) => {
-                    self.spawn(runtime.as_ref(), Attempt::new(self.clone(), number, link));
-                }
-                (Some(Next::Abandon(link)), _) => self.give_up(&link),
-                (None, _) => break,
+                // The grace period of an attempt that holds up others may be over.
+                Err(_) => self.pump(),
             }
         }
-        if let (true, Some(cap)) = (lacks_slot, &self.cap) {
-            cap.make_room();
-        }
+    }
+
+    pub(crate) fn pump(self: &Arc<Self>) {
+        self.queue.pump(self);
     }
 
     /// Begins an attempt in advance, up to a size, if that delays no waiter; returns a receiver of
@@ -200,12 +179,6 @@ impl PoolInner {
         Some(outcome)
     }
 
-    /// An attempt was abandoned: its slot is free at once, even before its task ends.
-    pub(crate) fn give_up(self: &Arc<Self>, link: &Arc<ConnectionState>) {
-        self.interrupt_attempt(link);
-        self.slot_is_free();
-    }
-
     /// Runs an attempt in its own task, which ends with the pool.
     fn spawn(&self, runtime: Option<&Handle>, attempt: Attempt) {
         let named = self.runtime.as_ref().filter(|named| is_running(named));
@@ -221,7 +194,7 @@ impl PoolInner {
 
     pub(crate) fn take_available(self: &Arc<Self>) -> Option<Connection> {
         loop {
-            let mut connection = self.change_queue(Queue::take_available)?;
+            let mut connection = self.change_queue(WaitQueue::take_available)?;
             match self.recycle_now(&mut connection) {
                 Some(Ok(())) => return Some(connection),
                 Some(Err(_)) => drop(connection),
@@ -235,35 +208,6 @@ impl PoolInner {
     }
 
     pub(in crate::pools) fn offer(self: &Arc<Self>, connection: Connection) {
-        self.offer_and(connection, |_| {});
-    }
-
-    /// Offers a connection together with another change of the queue, in one step.
-    pub(crate) fn offer_and(
-        self: &Arc<Self>,
-        connection: Connection,
-        change: impl FnOnce(&mut Queue),
-    ) {
-        let gone = self.change_queue(|queue| {
-            change(queue);
-            let is_kept = queue.state() == PoolState::Ready
-                && !connection.is_stale()
-                && !connection.is_closed()
-                && (queue.waiters() > 0 || self.rests(&connection));
-            if !is_kept {
-                return Some(connection);
-            }
-            queue.offer(connection);
-            None
-        });
-        drop(gone);
-        self.pump();
-    }
-
-    /// Whether the server's cap allows keeping an available connection.
-    fn rests(&self, connection: &Connection) -> bool {
-        let pool_handle = connection.pool_handle();
-        pool_handle
-            .is_none_or(|pool_handle| self.enter_idle(connection.identity(), &pool_handle.link))
+        self.queue.offer(self, connection);
     }
 }

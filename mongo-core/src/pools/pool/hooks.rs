@@ -6,6 +6,7 @@ use bson::RawDocument;
 use tokio::time::Instant;
 
 use super::counters::Waiting;
+use super::shared_queue::QueueOwner;
 use super::wait_queue::PoolState;
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind};
@@ -315,7 +316,7 @@ impl Participant for PoolInner {
         let Some((link, shared)) = overdue.zip(self.this.upgrade()) else {
             return false;
         };
-        shared.give_up(&link);
+        shared.end_attempt(&link);
         true
     }
 }

@@ -1,6 +1,6 @@
 //! The pool of one server and one credential, without the generic pool that keeps its idle connections.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -22,19 +22,30 @@ mod counters;
 mod hooks;
 mod params;
 mod recycle;
+mod shared_queue;
 mod state;
 mod wait_queue;
-mod waiter;
+
+#[cfg(test)]
+mod interleavings;
+
+/// What the shared queue is built on.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(super) use std::sync::{Mutex, MutexGuard};
+
+    pub(super) use crate::sync::lock;
+}
 
 use connections::ConnectionSet;
 pub(super) use counters::Counters;
 pub use counters::{ClosedConnections, PinReason, WAIT_TIME_BOUNDS, WaitTimes};
 pub(super) use params::{FactoryConfig, PoolParams};
 pub use recycle::CheckBudget;
+use shared_queue::SharedQueue;
 pub(super) use wait_queue::Limits;
 pub use wait_queue::PoolState;
 use wait_queue::WaitQueue;
-use waiter::{Offered, Waiter};
 
 /// The state of a pool that its handles and its connections share.
 pub(super) struct PoolInner {
@@ -46,17 +57,9 @@ pub(super) struct PoolInner {
     last_failure: Mutex<Option<Failure>>,
     /// The error that last cleared the pool or one of its services.
     cleared_for: Mutex<Option<Error>>,
-    queue: Mutex<Queue>,
-    /// The length of the queue, readable without its lock.
-    pub(super) waiters: AtomicUsize,
-    /// Connections sent to waiters that may not have been polled since.
-    offered: Mutex<Vec<Weak<Offered>>>,
+    pub(super) queue: SharedQueue<PoolInner>,
     /// Takes an idle connection out of the generic pool, if it has one.
     pub(super) idle_source: OnceLock<IdleSource>,
-    /// Notified when the time of the next attempt or the state changes.
-    paced: Notify,
-    /// Notified when no connection is left.
-    emptied: Notify,
     /// The runtime of attempts and sockets, if the application named one.
     runtime: Option<Handle>,
     /// The tasks of attempts.
@@ -70,8 +73,6 @@ pub(super) struct PoolInner {
     clears_itself: bool,
     links: ConnectionSet,
     pub(super) counters: Counters,
-    /// A copy of the queue's state, readable without its lock.
-    is_ready: AtomicBool,
     /// Whether `PoolCreated` was emitted.
     is_announced: AtomicBool,
     /// Whether the state is final: a new pool's state is not before `is_announced`.
@@ -87,7 +88,7 @@ pub(super) struct PoolInner {
 
 pub(super) type IdleSource = Box<dyn Fn() -> Option<Connection> + Send + Sync>;
 
-type Queue = WaitQueue<Waiter, Connection, Arc<ConnectionState>>;
+type Queue = WaitQueue<Connection, Arc<ConnectionState>>;
 
 /// Wakes the task that keeps up the smallest size of pools.
 pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;

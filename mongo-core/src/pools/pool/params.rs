@@ -1,6 +1,6 @@
 //! The parameters of a pool.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 use super::connections::ConnectionSet;
 use super::counters::Counters;
-use super::wait_queue::{Limits, PoolState, WaitQueue};
+use super::shared_queue::SharedQueue;
+use super::wait_queue::{Limits, PoolState};
 use super::{PoolInner, Wake};
 use crate::ServerAddress;
 use crate::error::Wait;
@@ -116,12 +117,8 @@ impl FactoryConfig {
             next_id: AtomicU64::new(1),
             last_failure: Mutex::default(),
             cleared_for: Mutex::default(),
-            queue: Mutex::new(WaitQueue::new(params.state, params.limits)),
-            waiters: AtomicUsize::new(0),
-            offered: Mutex::default(),
+            queue: SharedQueue::new(params.state, params.limits),
             idle_source: OnceLock::new(),
-            paced: Notify::new(),
-            emptied: Notify::new(),
             runtime: params.runtime,
             tasks: Mutex::default(),
             cap: params.cap.map(|cap| cap.join(this.clone())),
@@ -134,7 +131,6 @@ impl FactoryConfig {
             counters: Counters::default(),
             is_announced: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
-            is_ready: AtomicBool::new(params.state == PoolState::Ready),
             recheck: Notify::new(),
             reaper: OnceLock::new(),
             wake: params.wake,

@@ -1,16 +1,16 @@
 //! The state of a pool (ready, paused or closed) and its transitions.
 
 use std::pin::pin;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, Weak};
 
 use bson::oid::ObjectId;
 use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::wait_queue::PoolState;
-use super::waiter::{Offered, Served};
+use super::connect::Unserved;
+use super::wait_queue::{PoolState, WaitQueue};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, InUse, Wait};
 use crate::event::{CmapEvent, PoolClearedEvent, PoolClosedEvent, PoolReadyEvent};
@@ -60,56 +60,12 @@ impl PoolInner {
         self.establisher.generations.clear_service(id);
     }
 
-    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
-        lock(&self.queue)
-    }
-
-    pub(crate) fn offered(&self) -> MutexGuard<'_, Vec<Weak<Offered>>> {
-        lock(&self.offered)
-    }
-
     pub(crate) fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         lock(&self.tasks)
     }
 
-    /// Changes the queue, and publishes the fields that are read without its lock.
     pub(crate) fn change_queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
-        let mut queue = self.queue();
-        let (before, pending) = ((queue.state(), queue.not_before()), queue.pending());
-        let result = change(&mut queue);
-        self.waiters.store(queue.waiters(), Ordering::SeqCst);
-        let is_ready = queue.state() == PoolState::Ready;
-        self.is_ready.store(is_ready, Ordering::Release);
-        if let Some(cap) = &self.cap
-            && cap.is_wanted()
-            && !queue.wants_attempt()
-        {
-            // Otherwise other pools would close a connection for nothing.
-            cap.withdraw();
-        }
-        let ended = pending.saturating_sub(queue.pending());
-        let is_empty = queue.total() == 0;
-        let is_changed = before != (queue.state(), queue.not_before());
-        drop(queue);
-        if is_changed {
-            self.paced.notify_waiters();
-        }
-        if is_empty {
-            self.emptied.notify_waiters();
-        }
-        if let Some(cap) = self.cap.as_ref().filter(|_| ended > 0) {
-            cap.free_permits(ended);
-        }
-        result
-    }
-
-    /// Changes only the state and wakes nothing: it is called under the topology's lock.
-    fn change_state<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
-        let mut queue = self.queue();
-        let result = change(&mut queue);
-        let is_ready = queue.state() == PoolState::Ready;
-        self.is_ready.store(is_ready, Ordering::Release);
-        result
+        self.queue.change(self, change)
     }
 
     pub(crate) fn last_failure(&self) -> MutexGuard<'_, Option<Failure>> {
@@ -189,21 +145,20 @@ impl PoolInner {
     /// Whether connections are handed out. Wait-free.
     #[inline]
     pub(in crate::pools) fn is_ready(&self) -> bool {
-        self.is_ready.load(Ordering::Acquire)
+        self.queue.is_ready()
     }
 
     pub(in crate::pools) fn state(&self) -> PoolState {
-        self.queue().state()
+        self.queue.read(WaitQueue::state)
     }
 
     /// The number of connections, and of pending ones among them.
     pub(in crate::pools) fn total_and_pending(&self) -> (u32, u32) {
-        let queue = self.queue();
-        (queue.total(), queue.pending())
+        self.queue.read(|queue| (queue.total(), queue.pending()))
     }
 
     pub(in crate::pools) fn total(&self) -> u32 {
-        self.queue().total()
+        self.queue.read(WaitQueue::total)
     }
 
     /// Marks the creation as reported: from now on the pool can become ready.
@@ -231,13 +186,13 @@ impl PoolInner {
     /// Makes the pool ready, and returns whether it was paused. To be followed by
     /// [`finish_ready`](Self::finish_ready), without a lock.
     pub(in crate::pools) fn make_ready(&self) -> bool {
-        self.is_announced.load(Ordering::Acquire) && self.change_state(|queue| queue.ready())
+        self.is_announced.load(Ordering::Acquire) && self.queue.change_state(WaitQueue::ready)
     }
 
     /// Wakes paused attempts, and emits the event of a pool that became ready, if its events are
     /// reported.
     pub(in crate::pools) fn finish_ready(&self, is_reported: bool) {
-        self.paced.notify_waiters();
+        self.queue.notify_changed();
         if is_reported {
             self.emit(|address, user| CmapEvent::PoolReady(PoolReadyEvent { address, user }));
         }
@@ -247,7 +202,7 @@ impl PoolInner {
     /// by [`evict`](Self::evict), without a lock.
     pub(in crate::pools) fn make_paused(&self, error: Option<&Error>) -> Paused {
         self.note_cleared_for(error);
-        self.change_state(|queue| Paused {
+        self.queue.change_state(|queue| Paused {
             generation: self.establisher.generations.clear(),
             was_ready: queue.pause(),
         })
@@ -279,28 +234,19 @@ impl PoolInner {
         if interrupt_in_use {
             self.links.interrupt_made(generation);
         }
-        let waiters = self.change_queue(Queue::evict);
-        let error = self.not_ready();
-        for waiter in waiters {
-            waiter.serve(Served::Failed(error.clone()));
-        }
-        self.paced.notify_waiters();
+        self.queue.evict(self, &Unserved::Failed(self.not_ready()));
+        self.queue.notify_changed();
         self.notify_recheck();
         self.reap();
     }
 
-    /// Takes stale connections back from waiters that have not taken them yet.
-    fn take_back(&self) {
-        let all: Vec<_> = self.offered().iter().filter_map(Weak::upgrade).collect();
-        for offered in all {
-            offered.take_back();
-        }
-    }
-
     /// Closes idle and available connections that are stale, expired, or of a closed pool.
     pub(in crate::pools) fn reap(&self) {
-        self.take_back();
         let is_closed = self.state() == PoolState::Closed;
+        self.queue
+            .take_back(&Unserved::Failed(self.not_ready()), |connection| {
+                is_closed || connection.is_stale()
+            });
         let now = Instant::now();
         let gone = self.change_queue(|queue| {
             queue.retain(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
@@ -339,7 +285,7 @@ impl PoolInner {
     /// Closes the pool, and returns whether it was open. To be followed by [`evict`](Self::evict),
     /// as with [`make_paused`](Self::make_paused).
     pub(in crate::pools) fn make_closed(&self) -> bool {
-        self.change_state(|queue| queue.close())
+        self.queue.change_state(WaitQueue::close)
     }
 
     pub(in crate::pools) fn emit_closed(&self) {
@@ -350,13 +296,13 @@ impl PoolInner {
     /// closed.
     pub(in crate::pools) async fn drained(&self) {
         loop {
-            let mut emptied = pin!(self.emptied.notified());
+            let mut changed = pin!(self.queue.changed());
             // Before the check, so that no change is missed.
-            emptied.as_mut().enable();
+            changed.as_mut().enable();
             if self.total() == 0 {
                 break;
             }
-            emptied.await;
+            changed.await;
         }
         let tasks = std::mem::take(&mut *self.tasks());
         for task in tasks {

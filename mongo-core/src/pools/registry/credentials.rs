@@ -87,10 +87,12 @@ impl<B: Backend> Pools<B> {
     /// on their connections until all pools are closed. Waiting check-outs wait for a connection
     /// with the new credential. All handles for the old credential switch to the new one.
     ///
-    /// If it names another user, the idle sessions of the former one are ended over an idle
-    /// connection, if there is one. Sessions that were started before can't be used any more; their
-    /// transactions are not aborted, because only the former user could, and its connections are
-    /// closed: the server ends them (`transactionLifetimeLimitSeconds`, 60 s).
+    /// If it names another user, or the same in another database, the idle sessions of the former
+    /// one are ended over an idle connection, if there is one. Transactions in progress fail with the
+    /// label `TransientTransactionError` at their next command, except behind a load balancer (see
+    /// [`Session`](crate::pools::Session)). They are not aborted, because only the former user could,
+    /// and its connections are closed: the server ends them (`transactionLifetimeLimitSeconds`,
+    /// 60 s). [`SuspendedCursor`](crate::pools::SuspendedCursor)s and cursors of the former user fail.
     ///
     /// # Errors
     /// The credential can't be used, or there are already handles for it;
@@ -112,7 +114,7 @@ impl<B: Backend> Pools<B> {
             }
             tenants.retain(|_, tenant| !Arc::ptr_eq(tenant, &self.tenant));
             tenants.insert(credential, self.tenant.clone());
-            let is_same_user = authenticator.user() == self.user().as_ref();
+            let is_same_user = authenticator.is_same_user(&self.tenant.authenticator());
             let sessions = (!is_same_user).then(|| self.tenant.forget_sessions());
             (self.tenant.set_authenticator(authenticator), sessions)
         };

@@ -190,8 +190,11 @@ impl<B: Backend> Pools<B> {
     pub(in crate::pools) fn leave(&self, leftover: Leftover, connection: Pinned<B>) {
         let registry = self.registry();
         let session = leftover.session.as_ref();
+        let client = connection
+            .as_ref()
+            .map_or_else(|| self.client(), |own| own.client());
         // Another user can't end a transaction.
-        let is_own = session.is_none_or(|own| own.check(&self.client()).is_ok());
+        let is_own = session.is_none_or(|own| own.check(&client).is_ok());
         let waiting = Waiting {
             leftover,
             tenant: self.tenant.clone(),

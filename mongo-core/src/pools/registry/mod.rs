@@ -182,6 +182,11 @@ impl<B: Backend> Pools<B> {
         self.tenant.client()
     }
 
+    /// Whether both are handles of one credential, whatever it is now.
+    pub(super) fn is_same_credential(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tenant, &other.tenant)
+    }
+
     /// Checks that neither the pools are closed nor the credential was logged out.
     pub(super) fn check_usable(&self) -> Result<()> {
         self.registry().check_open()?;

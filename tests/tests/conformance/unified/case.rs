@@ -79,6 +79,23 @@ impl Case {
         }
         all
     }
+
+    /// Whether it opens a change stream over all databases.
+    pub(super) fn watches_the_cluster(&self) -> bool {
+        let clients: Vec<&str> = self
+            .all_entities()
+            .into_iter()
+            .filter_map(|entity| entity.get_document("client").ok()?.get_str("id").ok())
+            .collect();
+        self.all_operations().into_iter().any(|operation| {
+            let object = operation.get_str("object").unwrap_or_default();
+            operation
+                .get_str("name")
+                .is_ok_and(|name| name == "createChangeStream")
+                && clients.contains(&object)
+        })
+    }
+
     /// The entities that operations or expectations name, and those that these are made from.
     pub(super) fn used_entities(&self) -> Vec<&Document> {
         let mut names = Vec::new();

@@ -64,6 +64,20 @@ pub(crate) fn run_on_bb8(case: &Value) -> Outcome {
     run::<mongo_bb8::Pool>(case)
 }
 
+/// What a case needs of the real server, for which `tests/run` may have a reason to skip it: see
+/// `tests/real-server.txt`. `None` for a case in memory.
+pub(crate) fn needs(case: &Value) -> Option<&'static [&'static str]> {
+    let case = Case::read(case).ok()?;
+    let plan = Plan::of(&case).ok()?;
+    match plan.topology {
+        _ if !plan.real || plan.oidc => None,
+        // It would see what other tests do.
+        _ if case.watches_the_cluster() => Some(&["own"]),
+        plan::Topology::Single => Some(&["proxies"]),
+        _ => Some(&["proxies", "set"]),
+    }
+}
+
 /// Runs one case that the runner must refuse or see fail.
 pub(crate) fn run_invalid(case: &Value) -> Outcome {
     match run::<mongo_deadpool::Pool>(case) {

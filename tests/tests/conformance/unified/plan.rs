@@ -1,6 +1,9 @@
 //! The deployment that meets the requirements of a case.
 
-use bson::{Bson, Document};
+use std::sync::OnceLock;
+
+use bson::{Bson, Document, doc};
+use mongo_testkit::RealServer;
 
 use super::case::{Case, Fields};
 
@@ -13,8 +16,11 @@ pub(super) enum Topology {
     Single,
 }
 
+/// A version and its `maxWireVersion`.
+type Release = ([u32; 3], i32);
+
 /// Releases that the kit's servers can look like, with their `maxWireVersion`.
-const RELEASES: [([u32; 3], i32); 7] = [
+const RELEASES: [Release; 7] = [
     ([8, 0, 4], 25),
     ([7, 0, 0], 21),
     ([6, 0, 0], 17),
@@ -54,7 +60,9 @@ pub(super) struct Plan {
 impl Plan {
     /// The first deployment that meets the requirements of the file and of the test.
     pub(super) fn of(case: &Case) -> Result<Self, String> {
+        let (own, shape) = own_release();
         let topologies = [
+            shape,
             Topology::ReplicaSet,
             Topology::Single,
             Topology::Sharded,
@@ -83,7 +91,8 @@ impl Plan {
             options.is_ok_and(|options| options.keys().any(|name| name.ends_with("MS")))
         });
         let real = !has(&TIMED) && !has_snapshot && !has_times;
-        for (release, wire_version) in RELEASES {
+        let others = RELEASES.into_iter().filter(|release| *release != own);
+        for (release, wire_version) in [own].into_iter().chain(others) {
             for auth in [false, true] {
                 for topology in topologies {
                     let mut plan = Self {
@@ -101,7 +110,7 @@ impl Plan {
                     }
                     if is_met {
                         // The real server behind a deployment has no users, and one version.
-                        plan.real &= !auth && wire_version == RELEASES[0].1;
+                        plan.real &= !auth && wire_version == own.1;
                         return Ok(plan);
                     }
                 }
@@ -167,6 +176,25 @@ impl Plan {
             Topology::Single => name == "single",
         }
     }
+}
+
+/// The release of the real server, and the topology that it has by itself.
+fn own_release() -> (Release, Topology) {
+    static OWN: OnceLock<(Release, Topology)> = OnceLock::new();
+    *OWN.get_or_init(|| {
+        if !RealServer::is_chosen() {
+            return (RELEASES[0], Topology::ReplicaSet);
+        }
+        let hello = RealServer::start().run_command("admin", doc! { "hello": 1 });
+        let newest = hello.get_i32("maxWireVersion").unwrap_or_default();
+        let known = RELEASES.into_iter().find(|release| release.1 <= newest);
+        let topology = match hello.get_str("msg") {
+            Ok("isdbgrid") => Topology::Sharded,
+            _ if hello.contains_key("setName") => Topology::ReplicaSet,
+            _ => Topology::Single,
+        };
+        (known.unwrap_or(RELEASES[RELEASES.len() - 1]), topology)
+    })
 }
 
 fn version(text: &str) -> Result<[u32; 3], String> {

@@ -295,7 +295,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(server) = self.0.take() {
+        // One that is not the kit's own drops the case's databases.
+        if let Some(server) = self.0.take().filter(|server| server.is_own()) {
             FREE.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(server);

@@ -1,10 +1,5 @@
 //! Retryable reads 1 and retryable writes 2: "PoolClearedError Retryability Test", on a real
 //! server.
-//!
-//! The caller retries operations: [`run`] does it once, for an error that the specifications call
-//! retryable, such as code 91. The PoolClearedError does not reach the caller: the waiting
-//! check-out fails, as its event shows, and returns to server selection by itself. So the second
-//! task also sends its command only once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mongo_core::Error;
 use mongo_core::bson::{Document, doc};
 use mongo_core::event::{CheckOutFailedReason, CmapEvent, CommandEvent};
+use mongo_core::operation::OperationKind;
 use mongo_core::pools::{Backend, Pools};
 use mongo_testkit::{Deployment, RealServer};
 use tokio::time::timeout;
@@ -24,16 +20,12 @@ on_both! {
 }
 
 async fn run<B: Backend>(pools: &Pools<B>, command: &Document) -> Result<(), Error> {
-    let mut tries = 0;
-    loop {
-        let mut connection = pools.get().await?;
-        let ran = connection.run_command("db", command).await.map(drop);
-        tries += 1;
-        match ran {
-            Err(error) if error.code() == Some(91) && tries == 1 => {}
-            ran => return ran,
-        }
-    }
+    let kind = match command.contains_key("find") {
+        true => OperationKind::Read,
+        false => OperationKind::Write,
+    };
+    let reply = pools.command("db", command).kind(kind).await?;
+    reply.check_write()
 }
 
 async fn check<B: Backend<Config: Default>>(command: Document) {
@@ -56,6 +48,7 @@ async fn check<B: Backend<Config: Default>>(command: Document) {
     let data = doc! {
         "failCommands": [&name],
         "errorCode": 91,
+        "errorLabels": ["RetryableWriteError"],
         "blockConnection": true,
         "blockTimeMS": 1000,
     };

@@ -294,7 +294,8 @@ impl Faults {
             3 => hello.then(Action::Hang),
             4 => hello.drop_connection(),
             5 => hello.then(Action::Reset),
-            6 | 7 => self.lie(hello, chance),
+            // An arbiter was never primary.
+            6 | 7 if !self.arbiters[member] => self.lie(hello, chance),
             8 => self.skew(hello, chance),
             _ => garbage(hello, chance),
         };

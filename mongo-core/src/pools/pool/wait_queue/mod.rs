@@ -42,16 +42,16 @@ pub(crate) struct Limits {
 
 /// The next step for the owner of the queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next<W, C, A> {
-    /// Hand the connection to the waiter, which has left the queue.
-    Serve(W, C),
+pub(crate) enum Next<C, A> {
+    /// Hand the connection to the waiter of this ticket, which has left the queue.
+    Serve(u64, C),
     /// Make a connection: begin the attempt of this number, for the waiter of this ticket.
     Begin(u64, A, u64),
     /// Interrupt an attempt that held up a waiter; it has left the queue.
     Abandon(A),
 }
 
-/// The queue: `W` is a handle on a waiter, `C` a connection, `A` a handle on an attempt.
+/// The queue: `C` is a connection, `A` a handle on an attempt. Waiters are known by their tickets.
 ///
 /// Waiters are served first in, first out. Available connections (made in advance, made for a
 /// waiter that has left, or returned while the generic pool had waiters) are used before new ones.
@@ -64,26 +64,25 @@ pub(crate) enum Next<W, C, A> {
 ///
 /// After consecutive failures the next attempts pause, so that a failing server is not flooded.
 #[derive(Debug)]
-pub(crate) struct WaitQueue<W, C, A> {
+pub(crate) struct WaitQueue<C, A> {
     state: PoolState,
     limits: Limits,
     total: u32,
     available: VecDeque<C>,
     /// By ascending ticket.
-    waiters: VecDeque<Waiter<W>>,
+    waiters: VecDeque<Waiter>,
     /// Pending connections, by their numbers.
     attempts: BTreeMap<u64, Attempt<A>>,
-    /// The last number of a ticket or an attempt.
-    next_number: u64,
+    next_ticket: u64,
+    next_attempt: u64,
     failures: u32,
     not_before: Option<Instant>,
     grace: Duration,
 }
 
 #[derive(Debug)]
-struct Waiter<W> {
+struct Waiter {
     ticket: u64,
-    handle: W,
     attempt: Option<u64>,
 }
 
@@ -98,7 +97,7 @@ struct Attempt<A> {
     due: Instant,
 }
 
-impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
+impl<C, A: Clone + Default> WaitQueue<C, A> {
     pub(crate) fn new(state: PoolState, limits: Limits) -> Self {
         Self {
             state,
@@ -107,7 +106,8 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
             available: VecDeque::new(),
             waiters: VecDeque::new(),
             attempts: BTreeMap::new(),
-            next_number: 0,
+            next_ticket: 0,
+            next_attempt: 0,
             failures: 0,
             not_before: None,
             grace: GRACE,
@@ -137,9 +137,9 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         self.waiters.len()
     }
 
-    /// The earliest time of the next attempt, if attempts are paused.
-    pub(crate) fn not_before(&self) -> Option<Instant> {
-        self.not_before
+    /// The state, and the earliest time of the next attempt, if attempts are paused.
+    pub(crate) fn pacing(&self) -> (PoolState, Option<Instant>) {
+        (self.state, self.not_before)
     }
 
     pub(crate) fn set_max_size(&mut self, max_size: u32) {
@@ -148,11 +148,10 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
 
     /// Adds a waiter and returns its ticket. A waiter that returns with its former ticket gets its
     /// former place.
-    pub(crate) fn enter(&mut self, former: Option<u64>, handle: W) -> u64 {
-        let ticket = former.unwrap_or_else(|| self.number());
+    pub(crate) fn enter(&mut self, former: Option<u64>) -> u64 {
+        let ticket = former.unwrap_or_else(|| number(&mut self.next_ticket));
         let waiter = Waiter {
             ticket,
-            handle,
             attempt: None,
         };
         let place = self.waiters.partition_point(|own| own.ticket < ticket);
@@ -160,21 +159,15 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         ticket
     }
 
-    /// Removes a waiter, unless it has been served. Its handle is to be dropped without a lock.
-    #[must_use]
-    pub(crate) fn leave(&mut self, ticket: u64) -> Option<W> {
-        let place = self.place(ticket).ok()?;
-        self.remove_waiter(place)
+    /// Removes a waiter. Returns false if it is not in the queue.
+    pub(crate) fn leave(&mut self, ticket: u64) -> bool {
+        let place = self.place(ticket).ok();
+        place.and_then(|place| self.remove_waiter(place)).is_some()
     }
 
     /// The attempt that a waiter depends on.
     pub(crate) fn attempt_of(&self, ticket: u64) -> Option<u64> {
         self.waiters[self.place(ticket).ok()?].attempt
-    }
-
-    /// A waiter's handle.
-    pub(crate) fn handle(&self, ticket: u64) -> Option<&W> {
-        Some(&self.waiters[self.place(ticket).ok()?].handle)
     }
 
     /// Whether a waiter needs an attempt of its own.
@@ -204,7 +197,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         &mut self,
         now: Instant,
         has_slot: impl FnOnce() -> bool,
-    ) -> Option<Next<W, C, A>> {
+    ) -> Option<Next<C, A>> {
         if !self.waiters.is_empty()
             && let Some(connection) = self.available.pop_front()
         {
@@ -274,7 +267,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
 
     /// An attempt is about to fail. Removes the waiter that fails with it, if it was begun for that
     /// waiter. A waiter that adopted it needs another attempt.
-    pub(crate) fn fail_waiter(&mut self, attempt: u64) -> Option<W> {
+    pub(crate) fn fail_waiter(&mut self, attempt: u64) -> Option<u64> {
         let attempt = self.attempts.get(&attempt)?;
         let ticket = attempt
             .waiter
@@ -353,10 +346,10 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     /// Removes all waiters, which are to fail.
-    pub(crate) fn evict(&mut self) -> Vec<W> {
+    pub(crate) fn evict(&mut self) -> Vec<u64> {
         let mut evicted = Vec::with_capacity(self.waiters.len());
-        while let Some(handle) = self.remove_waiter(0) {
-            evicted.push(handle);
+        while let Some(ticket) = self.remove_waiter(0) {
+            evicted.push(ticket);
         }
         evicted
     }
@@ -390,7 +383,7 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
     }
 
     fn begin(&mut self, now: Instant, waiter: Option<u64>) -> (u64, A) {
-        let (number, handle) = (self.number(), A::default());
+        let (number, handle) = (number(&mut self.next_attempt), A::default());
         let begins = self.not_before.map_or(now, |time| time.max(now));
         let attempt = Attempt {
             handle: handle.clone(),
@@ -412,23 +405,23 @@ impl<W, C, A: Clone + Default> WaitQueue<W, C, A> {
         }
     }
 
-    fn remove_waiter(&mut self, place: usize) -> Option<W> {
+    fn remove_waiter(&mut self, place: usize) -> Option<u64> {
         let waiter = self.waiters.remove(place)?;
         let attempt = waiter.attempt.and_then(|own| self.attempts.get_mut(&own));
         if let Some(attempt) = attempt {
             attempt.waiter = None;
         }
-        Some(waiter.handle)
+        Some(waiter.ticket)
     }
 
     fn place(&self, ticket: u64) -> Result<usize, usize> {
         self.waiters.binary_search_by_key(&ticket, |own| own.ticket)
     }
+}
 
-    fn number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
-    }
+fn number(next: &mut u64) -> u64 {
+    *next += 1;
+    *next - 1
 }
 
 #[cfg(test)]

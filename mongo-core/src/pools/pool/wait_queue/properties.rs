@@ -53,7 +53,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// The queue, and what its owner knows.
 struct Model {
-    queue: WaitQueue<u64, u64, Handle>,
+    queue: WaitQueue<u64, Handle>,
     now: Instant,
     /// Waiters, by ticket.
     waiting: BTreeSet<u64>,
@@ -87,10 +87,7 @@ impl Model {
     }
 
     fn enter(&mut self, former: Option<u64>) {
-        // The handle of a waiter is its ticket, which is known only once it has entered.
-        let ticket = self.queue.enter(former, 0);
-        let place = self.queue.place(ticket).expect("it has entered");
-        self.queue.waiters[place].handle = ticket;
+        let ticket = self.queue.enter(former);
         assert!(self.waiting.insert(ticket), "a ticket twice");
     }
 
@@ -104,9 +101,9 @@ impl Model {
             }
             Event::Leave(choice) => {
                 if let Some(&ticket) = nth(&self.waiting, choice) {
-                    assert_eq!(self.queue.leave(ticket), Some(ticket));
+                    assert!(self.queue.leave(ticket));
                     self.waiting.remove(&ticket);
-                    assert_eq!(self.queue.leave(ticket), None, "it has left");
+                    assert!(!self.queue.leave(ticket), "it has left");
                 }
             }
             Event::Made(choice) => self.end_attempt(choice, true),

@@ -2,8 +2,8 @@ use std::sync::OnceLock;
 
 use super::*;
 
-type Queue = WaitQueue<u32, &'static str, Handle>;
-type Step = Next<u32, &'static str, Handle>;
+type Queue = WaitQueue<&'static str, Handle>;
+type Step = Next<&'static str, Handle>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Handle;
@@ -42,8 +42,8 @@ fn begun(queue: &mut Queue) -> Vec<u64> {
 }
 
 fn enter(queue: &mut Queue, waiters: u32) {
-    for waiter in 0..waiters {
-        queue.enter(None, waiter);
+    for _ in 0..waiters {
+        queue.enter(None);
     }
 }
 
@@ -73,8 +73,8 @@ fn max_connecting_limits_pending_connections() {
 #[test]
 fn max_size_limits_all_connections() {
     let mut queue = queue(1, 2);
-    queue.enter(None, 0);
-    queue.enter(None, 1);
+    queue.enter(None);
+    queue.enter(None);
     let attempt = begun(&mut queue)[0];
     make(&mut queue, attempt, "a");
     assert_eq!(steps(&mut queue), [Next::Serve(0, "a")]);
@@ -103,11 +103,11 @@ fn a_waiter_takes_the_first_connection_to_arrive() {
 #[test]
 fn an_attempt_outlives_its_waiter_and_serves_the_next_one() {
     let mut queue = queue(10, 1);
-    let first = queue.enter(None, 0);
+    let first = queue.enter(None);
     let attempt = begun(&mut queue)[0];
-    let _ = queue.leave(first);
+    queue.leave(first);
     assert_eq!(queue.pending(), 1);
-    let second = queue.enter(None, 1);
+    let second = queue.enter(None);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.attempt_of(second), Some(attempt));
     make(&mut queue, attempt, "made");
@@ -117,10 +117,10 @@ fn an_attempt_outlives_its_waiter_and_serves_the_next_one() {
 #[test]
 fn an_adopted_attempt_fails_without_its_waiter() {
     let mut queue = queue(10, 1);
-    let first = queue.enter(None, 0);
+    let first = queue.enter(None);
     let attempt = begun(&mut queue)[0];
-    let _ = queue.leave(first);
-    let second = queue.enter(None, 1);
+    queue.leave(first);
+    let second = queue.enter(None);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.fail_waiter(attempt), None);
     queue.failed(attempt);
@@ -132,15 +132,15 @@ fn an_adopted_attempt_fails_without_its_waiter() {
 #[test]
 fn an_overdue_attempt_is_abandoned_for_a_waiter() {
     let mut queue = queue(10, 1);
-    let first = queue.enter(None, 0);
+    let first = queue.enter(None);
     let hanging = begun(&mut queue)[0];
-    let second = queue.enter(None, 1);
+    let second = queue.enter(None);
     assert_eq!(
         steps_at(&mut queue, now() + GRACE),
         [],
         "its own waiter waits on"
     );
-    let _ = queue.leave(first);
+    queue.leave(first);
     assert_eq!(queue.due(second), Some(now() + GRACE));
     let next = steps_at(&mut queue, now() + GRACE);
     assert!(
@@ -156,10 +156,10 @@ fn an_overdue_attempt_is_abandoned_for_a_waiter() {
 #[test]
 fn an_overdue_attempt_continues_unless_it_blocks_another() {
     let mut queue = queue(10, 2);
-    let first = queue.enter(None, 0);
+    let first = queue.enter(None);
     let slow = begun(&mut queue)[0];
-    let _ = queue.leave(first);
-    queue.enter(None, 1);
+    queue.leave(first);
+    queue.enter(None);
     let next = steps_at(&mut queue, now() + GRACE);
     assert!(
         matches!(next[..], [Next::Begin(..)]),
@@ -172,10 +172,10 @@ fn an_overdue_attempt_continues_unless_it_blocks_another() {
 #[test]
 fn a_waiter_gives_up_an_adopted_attempt_that_is_overdue() {
     let mut queue = queue(1, 1);
-    let first = queue.enter(None, 0);
+    let first = queue.enter(None);
     let hanging = begun(&mut queue)[0];
-    let _ = queue.leave(first);
-    let second = queue.enter(None, 1);
+    queue.leave(first);
+    let second = queue.enter(None);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.attempt_of(second), Some(hanging));
     assert_eq!(queue.due(second), Some(now() + GRACE));
@@ -190,15 +190,15 @@ fn a_waiter_gives_up_an_adopted_attempt_that_is_overdue() {
 #[test]
 fn a_waiter_that_comes_back_has_its_former_place() {
     let mut queue = queue(10, 1);
-    let first = queue.enter(None, 0);
-    queue.enter(None, 1);
+    let first = queue.enter(None);
+    queue.enter(None);
     queue.offer("owes a reply");
     let next = steps(&mut queue);
     assert!(
         matches!(next[..], [Next::Serve(0, _), Next::Begin(..)]),
         "{next:?}"
     );
-    queue.enter(Some(first), 0);
+    queue.enter(Some(first));
     queue.offer("sound");
     assert_eq!(steps(&mut queue), [Next::Serve(0, "sound")]);
 }
@@ -207,11 +207,11 @@ fn a_waiter_that_comes_back_has_its_former_place() {
 fn the_grace_period_doubles_until_an_attempt_succeeds() {
     let mut queue = queue(1, 1);
     let (mut graces, mut later) = (Vec::new(), now());
-    for waiter in 0..10 {
+    for _ in 0..10 {
         graces.push(queue.grace.as_millis());
-        let ticket = queue.enter(None, waiter);
+        let ticket = queue.enter(None);
         assert!(matches!(steps_at(&mut queue, later)[..], [Next::Begin(..)]));
-        let _ = queue.leave(ticket);
+        queue.leave(ticket);
         let grace = queue.grace;
         assert!(queue.abandon(later).is_none());
         later += grace;
@@ -219,7 +219,7 @@ fn the_grace_period_doubles_until_an_attempt_succeeds() {
     }
     assert_eq!(graces[..4], [1000, 2000, 4000, 8000]);
     assert_eq!(graces[9], 60_000);
-    queue.enter(None, 10);
+    queue.enter(None);
     let attempt = begun(&mut queue)[0];
     make(&mut queue, attempt, "made");
     assert_eq!(queue.grace, GRACE);
@@ -251,10 +251,10 @@ fn attempts_in_advance_serve_waiters_and_delay_none() {
 #[test]
 fn available_connections_go_first_and_to_the_first_waiter() {
     let mut queue = queue(10, 1);
-    let gone = queue.enter(None, 0);
-    queue.enter(None, 1);
-    let last = queue.enter(None, 2);
-    let _ = queue.leave(gone);
+    let gone = queue.enter(None);
+    queue.enter(None);
+    let last = queue.enter(None);
+    queue.leave(gone);
     queue.offer("spare");
     let next = steps(&mut queue);
     assert!(
@@ -262,7 +262,7 @@ fn available_connections_go_first_and_to_the_first_waiter() {
         "{next:?}"
     );
     assert_eq!(queue.take_available(), None);
-    let _ = queue.leave(last);
+    queue.leave(last);
     queue.offer("other");
     assert_eq!(queue.take_available(), Some("other"));
 }
@@ -270,7 +270,7 @@ fn available_connections_go_first_and_to_the_first_waiter() {
 #[test]
 fn without_a_slot_of_the_server_no_attempt_begins() {
     let mut queue = queue(10, 10);
-    queue.enter(None, 0);
+    queue.enter(None);
     assert_eq!(queue.next(now(), || false), None);
     assert!(queue.wants_attempt());
     assert_eq!(
@@ -290,30 +290,30 @@ fn consecutive_failures_are_paced_up_to_a_second() {
     let mut pauses = Vec::new();
     for _ in 0..12 {
         queue.pace(now, 1.0);
-        let pause = queue.not_before().map(|time| time - now);
+        let pause = queue.not_before.map(|time| time - now);
         pauses.push(pause.unwrap_or_default().as_millis());
     }
     assert_eq!(pauses[..6], [0, 20, 40, 80, 160, 320]);
     assert_eq!(pauses[10..], [1000, 1000]);
-    queue.enter(None, 0);
+    queue.enter(None);
     let attempt = begun(&mut queue)[0];
     make(&mut queue, attempt, "made");
-    assert_eq!(queue.not_before(), None);
+    assert_eq!(queue.not_before, None);
     queue.pace(now, 1.0);
-    assert_eq!(queue.not_before(), None, "one failure alone is not paced");
+    assert_eq!(queue.not_before, None, "one failure alone is not paced");
 }
 
 #[test]
 fn only_a_ready_pool_begins_attempts() {
     let mut queue = queue(10, 10);
     assert!(queue.pause() && !queue.pause());
-    queue.enter(None, 0);
+    queue.enter(None);
     assert_eq!(steps(&mut queue), []);
     assert!(queue.ready() && !queue.ready());
     let attempt = begun(&mut queue)[0];
     assert!(queue.close() && !queue.close());
     assert!(!queue.ready() && !queue.pause());
-    queue.enter(None, 1);
+    queue.enter(None);
     assert_eq!(steps(&mut queue), []);
     assert_eq!(queue.evict(), [0, 1]);
     queue.failed(attempt);
@@ -334,14 +334,14 @@ fn retain_removes_available_connections() {
 #[test]
 fn an_attempt_that_was_begun_later_for_another_is_adopted_likewise() {
     let mut queue = queue(100, 2);
-    let first = queue.enter(None, 0);
+    let first = queue.enter(None);
     assert_eq!(begun(&mut queue).len(), 1);
-    assert!(queue.leave(first).is_some());
-    let patient = queue.enter(None, 1);
+    assert!(queue.leave(first));
+    let patient = queue.enter(None);
     assert!(begun(&mut queue).is_empty());
-    let third = queue.enter(None, 2);
+    let third = queue.enter(None);
     let second_attempt = begun(&mut queue)[0];
-    assert!(queue.leave(third).is_some());
+    assert!(queue.leave(third));
     // The first attempt fails.
     let first_attempt = queue.attempt_of(patient).expect("adopted");
     assert_eq!(queue.fail_waiter(first_attempt), None);
@@ -356,15 +356,15 @@ fn an_attempt_that_was_begun_later_for_another_is_adopted_likewise() {
 #[test]
 fn a_returning_waiter_adopts_the_attempt_of_another() {
     let mut queue = queue(2, 1);
-    let first = queue.enter(None, 0);
-    let other = queue.enter(None, 1);
+    let first = queue.enter(None);
+    let other = queue.enter(None);
     queue.offer("a");
     assert!(matches!(
         steps(&mut queue)[..],
         [Next::Serve(0, "a"), Next::Begin(..)]
     ));
-    assert!(queue.leave(other).is_some());
-    queue.enter(Some(first), 0);
+    assert!(queue.leave(other));
+    queue.enter(Some(first));
     steps(&mut queue);
     let attempt = queue.attempt_of(first).expect("adopted");
     assert!(queue.due(first).is_some(), "it has a grace period");

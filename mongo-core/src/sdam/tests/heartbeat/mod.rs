@@ -192,11 +192,13 @@ fn a_streaming_monitor_makes_no_pause() {
     // Awaited replies give no round trip time; the probe does.
     let known = drive.description.clone().expect("a description");
     assert_eq!(known.round_trip_time, Some(ms(20)));
+    assert_eq!(known.min_round_trip_time, Some(ms(0)), "of one sample");
     drive.heartbeat.handle_round_trip(ms(120));
     drive.reply(1, &reply(Some(3)), false);
     drive.outputs();
     let found = drive.description.clone().expect("a description");
     assert_eq!(found.round_trip_time, Some(ms(40)));
+    assert_eq!(found.min_round_trip_time, Some(ms(20)));
 }
 
 #[test]
