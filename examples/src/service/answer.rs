@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_pass_is_to_be_sent_again() {
+    fn only_temporary_errors_ask_for_another_request() {
         let answer = |error: Error| Answer::new(&error);
         let timed_out = Error::timeout(Wait::WaitQueue, Duration::from_secs(1));
         for error in [

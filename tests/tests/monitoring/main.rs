@@ -80,7 +80,7 @@ on_both!(
 );
 
 #[test]
-fn what_is_not_emitted_is_a_problem() {
+fn a_metric_that_is_not_emitted_is_a_problem() {
     let text = "# TYPE requests counter\nrequests{reason=\"timeout\"} 1\n\
                 # TYPE duration histogram\nduration_bucket{le=\"1\"} 1\nduration_count 1\n";
     let emitted = Emitted::parse(text);

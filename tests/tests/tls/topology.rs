@@ -113,7 +113,7 @@ async fn a_monitor_reads_a_renewed_certificate_of_the_client_again() {
 }
 
 /// No check-out has to fail first: pools use what their monitors have read.
-async fn pools_use_what_their_monitors_have_read<B: Backend<Config: Default>>() {
+async fn pools_use_the_tls_files_of_their_monitors<B: Backend<Config: Default>>() {
     for version in [&version::TLS12, &version::TLS13] {
         let renewal = Renewal::of(version).await;
         let (told, mut events) = broadcast::channel(100);
@@ -133,12 +133,12 @@ async fn pools_use_what_their_monitors_have_read<B: Backend<Config: Default>>() 
 
 #[tokio::test]
 async fn pools_of_deadpool_use_the_tls_files_of_their_monitors() {
-    pools_use_what_their_monitors_have_read::<mongo_deadpool::Pool>().await;
+    pools_use_the_tls_files_of_their_monitors::<mongo_deadpool::Pool>().await;
 }
 
 #[tokio::test]
 async fn pools_of_bb8_use_the_tls_files_of_their_monitors() {
-    pools_use_what_their_monitors_have_read::<mongo_bb8::Pool>().await;
+    pools_use_the_tls_files_of_their_monitors::<mongo_bb8::Pool>().await;
 }
 
 /// The first failed heartbeat of a new topology.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connect::Unserved;
+use super::unserved::Unserved;
 use super::wait_queue::{PoolState, WaitQueue};
 use crate::error::{Error, ErrorKind, Result, Wait, is_network_error};
 use crate::event::{

@@ -9,31 +9,15 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::shared_queue::{QueueOwner, Served, SharedQueue, Waiting};
+use super::unserved::Unserved;
 use super::wait_queue::WaitQueue;
-use crate::error::{Error, Result, Wait};
+use crate::error::{Result, Wait};
 use crate::net::{Connection, ConnectionState, Deadline, PoolHooks, current_runtime, is_running};
 use crate::pools::pool::{CheckBudget, PoolInner};
 use crate::pools::server_cap::CapShare;
 
 /// How often a waiter checks again for overdue attempts and free slots.
 const RECHECK: Duration = Duration::from_secs(1);
-
-/// Why a waiter gets no connection.
-#[derive(Clone)]
-pub(crate) enum Unserved {
-    Failed(Error),
-    /// The runtime of its attempt has shut down.
-    RuntimeEnded,
-}
-
-impl Unserved {
-    pub(crate) fn into_error(self, shared: &PoolInner) -> Error {
-        match self {
-            Self::Failed(error) => error,
-            Self::RuntimeEnded => shared.shut_down(),
-        }
-    }
-}
 
 impl QueueOwner for PoolInner {
     type Connection = Connection;

@@ -24,6 +24,7 @@ mod params;
 mod recycle;
 mod shared_queue;
 mod state;
+mod unserved;
 mod wait_queue;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connect::Unserved;
+use super::unserved::Unserved;
 use super::wait_queue::{PoolState, WaitQueue};
 use crate::ServerAddress;
 use crate::error::{Error, ErrorKind, InUse, Wait};

@@ -34,12 +34,12 @@ impl<B: Backend> Pools<B> {
     /// Closes everything, for all handles. Before that, for at most 1 s, it waits until dropped
     /// cursors are closed and dropped transactions aborted, and tells the server that the sessions
     /// of [`command`](Self::command) are over. Check-outs that wait, and later ones, get
-    /// [`ErrorKind::PoolClosed`]. Waits for connections in use, also those of pools that were
-    /// closed before with a server or a credential, for at most the configured close time-out
-    /// (10 s), and then interrupts them. Returns when all connections are closed except those held
-    /// by callers, and monitors and tasks have ended, or when that time is over: tasks do not end
-    /// if their runtime is not driven. Does not wait outside of a Tokio runtime. Concurrent calls
-    /// wait likewise. A topology that was given is not closed.
+    /// [`ErrorKind::PoolClosed`](crate::ErrorKind::PoolClosed). Waits for connections in use, also
+    /// those of pools that were closed before with a server or a credential, for at most the
+    /// configured close time-out (10 s), and then interrupts them. Returns when all connections are
+    /// closed except those held by callers, and monitors and tasks have ended, or when that time is
+    /// over: tasks do not end if their runtime is not driven. Does not wait outside of a Tokio
+    /// runtime. Concurrent calls wait likewise. A topology that was given is not closed.
     ///
     /// Dropping this future does not affect connections in use. Everything else ends all the same,
     /// and a later call waits for it.

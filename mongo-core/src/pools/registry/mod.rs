@@ -63,7 +63,7 @@ use tenant::Tenant;
 ///
 /// # Runtimes
 /// Monitors and their sockets, the maintenance of pools, and tasks that a generic pool spawns run
-/// on one Tokio runtime: the [named](PoolsBuilder::runtime) one, else the one in which these pools
+/// on one Tokio runtime: the [named](super::PoolsBuilder::runtime) one, else the one in which these pools
 /// were first used. They end with that runtime. The next [`connect`](Self::connect), or check-out
 /// that has to wait, restarts monitors and maintenance, on the named runtime if it still runs, else
 /// on its own. A runtime that exists but is not driven looks like a busy one: where runtimes come
@@ -281,12 +281,12 @@ impl<B: Backend> Pools<B> {
 
     /// Starts monitoring the deployment, unless it has started. A check-out that has to wait does
     /// the same. See [Runtimes](Self#runtimes) for where the tasks run. This also reconnects a
-    /// given [topology](PoolsBuilder::topology) that was disconnected, and restarts tasks that
+    /// given [topology](super::PoolsBuilder::topology) that was disconnected, and restarts tasks that
     /// ended with their runtime.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`]: there is neither a current nor a
-    /// [named](PoolsBuilder::runtime) Tokio runtime, or it lacks the timer, or the I/O driver that
+    /// [named](super::PoolsBuilder::runtime) Tokio runtime, or it lacks the timer, or the I/O driver that
     /// the built-in connectors need; [`ErrorKind::PoolClosed`];
     /// [`ErrorKind::TopologyClosed`](crate::ErrorKind::TopologyClosed): the given topology was
     /// closed.

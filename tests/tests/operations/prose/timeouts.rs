@@ -17,7 +17,7 @@ on_both! {
     timeouts_8_the_handshake,
     timeouts_9_the_end_of_a_session,
     timeouts_10_the_abort_of_with_transaction_has_its_time_anew,
-    timeouts_the_server_has_what_is_left_less_the_shortest_round_trip,
+    timeouts_the_server_gets_the_remaining_time_less_the_shortest_round_trip,
 }
 
 fn delay<B: Backend>(world: &World<B>, name: &str, millis: u64) {
@@ -168,7 +168,7 @@ async fn timeouts_10_the_abort_of_with_transaction_has_its_time_anew<
 }
 
 /// `maxTimeMS`, with a streaming monitor, whose round trips a connection of its own measures.
-async fn timeouts_the_server_has_what_is_left_less_the_shortest_round_trip<
+async fn timeouts_the_server_gets_the_remaining_time_less_the_shortest_round_trip<
     B: Backend<Config: Default>,
 >() {
     let world = World::<B>::replica_set("timeoutMS=5000&heartbeatFrequencyMS=500").await;
