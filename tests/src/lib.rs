@@ -7,7 +7,7 @@
 //!   controls their roles, deaths and partitions. They run on loopback or on a [`SimNetwork`] in
 //!   memory.
 //! - [`NameServer`]: SRV, TXT and CNAME records for `mongodb+srv`. A test can change them.
-//! - [`RealServer`]: a real server in its own process.
+//! - [`RealServer`]: a real server in its own process, or a deployment of the user's.
 //! - Both together, with [`DeploymentBuilder::backed_by`]: the deployment's servers are proxies in
 //!   front of one real server, with the same controls, scripts, fail points and records. Real
 //!   commands, users, sessions, transactions and cursors run through the roles that the test plays.

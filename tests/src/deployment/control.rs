@@ -40,8 +40,9 @@ use crate::store::Store;
 ///
 /// # Proxies before a real server
 /// With [`backed_by`](DeploymentBuilder::backed_by) each client connection has its own connection
-/// to the real server, which executes the client's messages as the client wrote them. A proxy
-/// itself does only what its role requires. It puts its role, `topologyVersion`, `serviceId` and
+/// to the real server, which executes the client's messages as the client wrote them, except that
+/// databases have unique names if the server is a deployment of the user's. A proxy itself does
+/// only what its role requires. It puts its role, `topologyVersion`, `serviceId` and
 /// wire versions into hello replies, and keeps all other fields of the real server. It holds
 /// awaitable hellos. It answers `configureFailPoint`, `replSetStepDown` and similar commands. It
 /// refuses reads and writes that its role does not allow, and cursors of other servers. As mongos

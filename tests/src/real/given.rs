@@ -267,13 +267,13 @@ mod tests {
     #[test]
     fn a_connection_string_has_its_parts() {
         let parts = Parts::read("mongodb://a%40b:p%2Fw@h1:1,[::1],h3/kit?tls=true&w=2");
-        let parts = parts.ok().expect("it is valid");
+        let parts = parts.expect("it is valid");
         assert_eq!(parts.hosts, ["h1:1", "[::1]", "h3"]);
         let own = parts.credential.as_ref().expect("a user");
         assert_eq!((&*own.name, &*own.password), ("a@b", "p/w"));
         assert_eq!(own.source, "kit");
         assert_eq!(parts.option("W"), Some("2"));
-        let parts = Parts::read("mongodb://h").ok().expect("it is valid");
+        let parts = Parts::read("mongodb://h").expect("it is valid");
         assert!(parts.credential.is_none() && parts.options.is_empty());
     }
 
@@ -289,7 +289,7 @@ mod tests {
             let error = Parts::read(uri).err().expect("it is refused");
             assert!(!error.contains("s3cret"), "{error}");
         }
-        let parts = Parts::read("mongodb://app:s3cret@h").ok().expect("valid");
+        let parts = Parts::read("mongodb://app:s3cret@h").expect("valid");
         assert!(!format!("{:?}", parts.credential).contains("s3cret"));
     }
 }
