@@ -32,8 +32,9 @@ const WRONG_PASSWORD: &str = "wrong-password";
 /// A URI, and its expected outcome.
 type Case = (String, &'static str);
 
-/// The database of these tests.
-const DATABASE: &str = "kit_foreign";
+// The databases of the two clients, which share the real servers.
+const OFFICIAL: &str = "kit_official";
+const PYMONGO: &str = "kit_pymongo";
 
 /// Runs `tests/pymongo/roundtrip.py` in a database.
 async fn pymongo(database: &str, cases: &[Case]) {
@@ -203,7 +204,7 @@ fn looks_right(server: &ScriptedServer, driver: &str, app_name: &str) {
 #[tokio::test]
 async fn official_crate_reads_and_writes_through_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    official(DATABASE, &[(server.uri(), WORKS)]).await;
+    official(OFFICIAL, &[(server.uri(), WORKS)]).await;
     looks_right(&server, "mongo-rust-driver", "kit-official");
     server
         .wait_for("the end of all connections", |seen| seen.open == 0)
@@ -215,7 +216,7 @@ async fn official_crate_discovers_the_scripted_server() {
     // Without directConnection the client has to discover the server type.
     let server = ScriptedServer::start().await;
     official(
-        DATABASE,
+        OFFICIAL,
         &[(format!("mongodb://{}/", server.address()), WORKS)],
     )
     .await;
@@ -224,7 +225,7 @@ async fn official_crate_discovers_the_scripted_server() {
 #[tokio::test]
 async fn official_crate_authenticates_at_the_scripted_server() {
     let server = with_users().start().await;
-    official(DATABASE, &mechanisms_and_users(&server)).await;
+    official(OFFICIAL, &mechanisms_and_users(&server)).await;
     assert!(server.look(|seen| seen.connections.values().any(|one| one.user.is_some())));
 }
 
@@ -232,20 +233,20 @@ async fn official_crate_authenticates_at_the_scripted_server() {
 async fn official_crate_authenticates_without_speculation() {
     // The crate does not support the long conversation, which ends with an empty exchange.
     let server = with_users().rule(without_speculation()).start().await;
-    official(DATABASE, &mechanisms_and_users(&server)).await;
+    official(OFFICIAL, &mechanisms_and_users(&server)).await;
     assert!(server.look(|seen| seen.count("saslStart") > 0));
 }
 
 #[tokio::test]
 async fn official_crate_uses_a_unix_socket() {
     let server = with_users().unix().start().await;
-    official(DATABASE, &[(server.uri_for("app", "pencil"), WORKS)]).await;
+    official(OFFICIAL, &[(server.uri_for("app", "pencil"), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn pymongo_reads_and_writes_through_the_scripted_server() {
     let server = ScriptedServer::start().await;
-    pymongo(DATABASE, &[(server.uri(), WORKS)]).await;
+    pymongo(PYMONGO, &[(server.uri(), WORKS)]).await;
     looks_right(&server, "PyMongo", "kit-pymongo");
     server
         .wait_for("the end of all connections", |seen| seen.open == 0)
@@ -256,7 +257,7 @@ async fn pymongo_reads_and_writes_through_the_scripted_server() {
 async fn pymongo_discovers_the_scripted_server() {
     let server = ScriptedServer::start().await;
     pymongo(
-        DATABASE,
+        PYMONGO,
         &[(format!("mongodb://{}/", server.address()), WORKS)],
     )
     .await;
@@ -265,7 +266,7 @@ async fn pymongo_discovers_the_scripted_server() {
 #[tokio::test]
 async fn pymongo_authenticates_at_the_scripted_server() {
     let server = with_users().start().await;
-    pymongo(DATABASE, &mechanisms_and_users(&server)).await;
+    pymongo(PYMONGO, &mechanisms_and_users(&server)).await;
 }
 
 #[tokio::test]
@@ -278,37 +279,37 @@ async fn pymongo_authenticates_with_the_long_conversation() {
     let mut cases = mechanisms_and_users(&server);
     // The official crate does not escape the name.
     cases.push((server.uri_for("a,b=c", "pencil"), WORKS));
-    pymongo(DATABASE, &cases).await;
+    pymongo(PYMONGO, &cases).await;
 }
 
 #[tokio::test]
 async fn pymongo_uses_a_unix_socket() {
     let server = with_users().unix().start().await;
-    pymongo(DATABASE, &[(server.uri_for("app", "pencil"), WORKS)]).await;
+    pymongo(PYMONGO, &[(server.uri_for("app", "pencil"), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn official_crate_reads_and_writes_through_the_real_server() {
     let server = RealServer::shared();
-    official(&server.database(DATABASE), &[(server.uri(), WORKS)]).await;
+    official(&server.database(OFFICIAL), &[(server.uri(), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn official_crate_authenticates_at_the_real_server() {
     let server = RealServer::shared_with_auth();
     let cases = mechanisms(|name, password| server.uri_for(name, password));
-    official(&server.database(DATABASE), &cases).await;
+    official(&server.database(OFFICIAL), &cases).await;
 }
 
 #[tokio::test]
 async fn pymongo_reads_and_writes_through_the_real_server() {
     let server = RealServer::shared();
-    pymongo(&server.database(DATABASE), &[(server.uri(), WORKS)]).await;
+    pymongo(&server.database(PYMONGO), &[(server.uri(), WORKS)]).await;
 }
 
 #[tokio::test]
 async fn pymongo_authenticates_at_the_real_server() {
     let server = RealServer::shared_with_auth();
     let cases = mechanisms(|name, password| server.uri_for(name, password));
-    pymongo(&server.database(DATABASE), &cases).await;
+    pymongo(&server.database(PYMONGO), &cases).await;
 }
