@@ -104,7 +104,7 @@ fn login_page(message: &str) -> Html<String> {
 fn page(body: &str) -> Html<String> {
     Html(format!(
         r#"<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><title>Sessions</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Sessions</title>
 <style>
 body {{ font: 16px system-ui, sans-serif; max-width: 24em; margin: 4em auto; color: #222 }}
 label {{ display: flex; justify-content: space-between; gap: 1em }}

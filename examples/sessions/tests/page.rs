@@ -56,6 +56,10 @@ async fn logs_in_and_out(url: &str, database: &str) {
     page.wait_for(&text_of("user"), &json!("demo"));
     page.wait_for(&text_of("pages"), &json!("1"));
     page.screenshot(&screenshots().join("sessions-login.png"));
+    page.emulate(390, true);
+    let fits_a_phone = page.evaluate("document.documentElement.scrollWidth <= 390");
+    assert_eq!(fits_a_phone, json!(true));
+    page.emulate(1080, false);
     assert_eq!(
         page.evaluate("document.cookie"),
         json!(""),
