@@ -25,12 +25,10 @@ const MAX_ADDRESS_LENGTH: usize = 1024;
 
 /// The size of a reply to hello from which its handling is costly, in bytes. The reply of a replica
 /// set of 50 members is shorter.
-#[cfg(feature = "net")]
 const LONG_HELLO: usize = 4096;
 
 /// Whether other tasks should run before the next such reply is handled. Many servers may name many
 /// hosts each at the same time.
-#[cfg(feature = "net")]
 pub(crate) fn is_long_hello(reply: &RawDocument) -> bool {
     reply.as_bytes().len() > LONG_HELLO
 }

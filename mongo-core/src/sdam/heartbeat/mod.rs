@@ -11,6 +11,7 @@ use crate::error::{ClosedReason, Error, ErrorKind, Wait, is_network_error};
 use crate::event::{SdamEvent, ServerHeartbeatStartedEvent};
 use crate::handshake::HandshakeError;
 use crate::sdam::check::{Check, MIN_HEARTBEAT_FREQUENCY, MonitorSettings, lacks_hello};
+use crate::sdam::hello::is_long_hello;
 use crate::sdam::pacing::Pacing;
 use crate::sdam::{RoundTripTime, ServerDescription, TopologyVersion};
 
@@ -258,7 +259,10 @@ impl Heartbeat {
         self.last_end = Some(now);
         let known = former.and_then(|former| former.topology_version);
         let not_before = match awaited {
-            true => self.pacing.after_reply(now, began, known, found),
+            true => {
+                let is_long = is_long_hello(reply);
+                self.pacing.after_reply(now, began, is_long, [known, found])
+            }
             false => None,
         };
         self.start_at(now, not_before);

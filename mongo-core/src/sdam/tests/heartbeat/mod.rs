@@ -3,7 +3,7 @@ mod time_outs;
 
 use std::time::Duration;
 
-use bson::rawdoc;
+use bson::{RawDocumentBuf, rawdoc};
 
 use super::*;
 use crate::auth::reply::integer;
@@ -285,24 +285,47 @@ fn an_awaited_reply_without_a_newer_version_is_followed_after_half_a_second() {
     assert_eq!(drive.due(), Some(499));
 }
 
+/// A reply with this topology version.
+fn versioned(process: u8, counter: i64) -> RawDocumentBuf {
+    let mut reply = reply(None);
+    let version = rawdoc! { "processId": id(process), "counter": counter };
+    reply.append(bson::raw::cstr!("topologyVersion"), version);
+    reply
+}
+
 #[test]
 fn newer_versions_are_followed_at_once_but_not_for_ever() {
-    for other_process in [false, true] {
+    for (other_process, padding, expected) in [
+        (false, 0, 200..=220),
+        (true, 0, 200..=220),
+        (false, 5_000, 25..=35),
+        (true, 5_000, 25..=35),
+    ] {
         let mut drive = Drive::new(settings());
         drive.connect(&reply(Some(0)));
         let mut counter = 0_i64;
         let started = checks_within(&mut drive, ms(10_000), |drive| {
             counter += 1;
-            let (process, version) = match other_process {
-                true => (if counter % 2 == 0 { 1 } else { 2 }, 0),
-                false => (1, counter),
+            let mut newer = match other_process {
+                true => versioned((counter % 251) as u8, 0),
+                false => versioned(1, counter),
             };
-            let mut newer = reply(None);
-            let version = rawdoc! { "processId": id(process), "counter": version };
-            newer.append(bson::raw::cstr!("topologyVersion"), version);
+            newer.append(bson::raw::cstr!("padding"), "x".repeat(padding));
             drive.heartbeat.handle_reply(drive.now, &newer, true);
         });
-        assert!((25..=35).contains(&started), "{started} in 10 s");
+        assert!(expected.contains(&started), "{started} in 10 s");
+    }
+}
+
+#[test]
+fn states_of_a_flapping_replica_set_do_not_pile_up() {
+    let mut drive = Drive::new(settings());
+    drive.connect(&versioned(1, 0));
+    drive.outputs();
+    for counter in 1..=100 {
+        drive.reply(100, &versioned(1, counter), true);
+        let outputs = drive.outputs();
+        assert_eq!(outputs[2..], ["started true", "NextReply"], "{counter}");
     }
 }
 
