@@ -237,6 +237,7 @@ impl Request {
         if let Some(option) = self.lost_option(defaults).filter(|_| usage.warn()) {
             let name = self.command_name();
             tracing::warn!(
+                target: "mongo_core::operation",
                 "`{name}` was run by `command` without a kind: {option} of the connection string \
                  does not apply to it. Set `OperationKind::Read` or `Write`, or a concern"
             );

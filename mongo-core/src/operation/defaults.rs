@@ -75,6 +75,7 @@ impl Defaults {
         let is_needless = given.is_empty() || self.usage.is_applied.load(Ordering::Relaxed);
         if !is_needless && self.usage.warn() {
             tracing::warn!(
+                target: "mongo_core::operation",
                 "{} of the connection string have not been applied to any command so far: \
                  `run_command` sends commands as they are. Use `command` with a kind, or \
                  `Pools::write_concern`, `read_concern` and `read_preference`",

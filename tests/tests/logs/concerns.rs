@@ -15,7 +15,7 @@ use crate::support::OverSim;
 
 /// The warnings so far.
 fn warnings(capture: &Capture) -> Vec<String> {
-    let lines = capture.of("mongo_core::operation::client");
+    let lines = capture.of("mongo_core::operation");
     lines.iter().map(|line| line.message().to_owned()).collect()
 }
 

@@ -99,7 +99,7 @@ impl Subscriber for Capture {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
         target.starts_with("mongodb::")
-            || target == "mongo_core::operation::client"
+            || target == "mongo_core::operation"
             || target == "application"
     }
 
