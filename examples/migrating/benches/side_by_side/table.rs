@@ -11,8 +11,8 @@ const HEADER: &str = "\
 ";
 
 const NOTES: &str = "
-Ten slots (`maxPoolSize=10`, for `bb8-mongodb` bb8's `max_size`), a replica set of three members with a user, all on one
-machine, in a release build; medians where a figure has noise. `cargo bench -p mongo-example-migrating --all-features`
+Ten slots (`maxPoolSize=10`, for `bb8-mongodb` bb8's `max_size`), a replica set of three members with a user, played by
+the test kit's scripted servers in a process of their own; all on one machine, in a release build; medians where a figure has noise. `cargo bench -p mongo-example-migrating --all-features`
 writes this file.
 
 - Sockets are those that the three servers accepted, monitors included. `bb8-mongodb` pools whole clients, each with

@@ -12,8 +12,8 @@ pub(crate) enum Tls {}
 impl Tls {
     pub(crate) fn from_options(_options: &TlsOptions) -> Result<Self> {
         Err(Error::configuration(
-            "TLS (`tls=true`, the default of `mongodb+srv`) needs feature `tls` of mongo-core, or a \
-             connector that provides it",
+            "TLS (`tls=true`, the default of `mongodb+srv`) needs feature `tls` of mongo-deadpool, \
+             mongo-bb8 or mongo-core, or a connector that provides it",
         ))
     }
 
@@ -53,7 +53,7 @@ mod tests {
             ];
             for refusal in refusals {
                 let text = refusal.expect_err("no TLS").to_string();
-                assert!(text.contains("feature `tls` of mongo-core"), "{text}");
+                assert!(text.contains("feature `tls` of mongo-deadpool"), "{text}");
             }
         }
     }
