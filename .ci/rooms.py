@@ -3,7 +3,7 @@
     rooms.py CRATE/src...
 
 A module stands here for all that is below it, and is looked at among its siblings: it and its parent may know each
-other, for a child often extends its parent's type. A public re-export is no import. Tests are left out. The rooms are
+other, for a child often extends its parent's type. A public re-export within a room is no import. Tests are left out. The rooms are
 the modules of the crate's root; `lib.rs` gives their order.
 """
 
@@ -14,15 +14,23 @@ from pathlib import Path
 PATH = re.compile(r"(?<![\w:])\$?((?:crate|self|super)(?:::\w+)+)")
 USE = re.compile(r"^\s*(pub )?(?:pub\([^)]*\) )?use\s+([^;]+);", re.M)
 
-COMMENT, RAW, CHARACTER, TEXT = r"//[^\n]*", r'r(#*)".*?"\1', r"'(?:\\.|[^\\'])'", r'"(?:[^"\\]|\\.)*"'
+TESTS = re.compile(r"#\[cfg\(test\)\]\s*(?:pub(?:\([^)]*\))? )?mod \w+ \{")
+
+COMMENT, RAW, CHARACTER, TEXT = r"//[^\n]*|/\*.*?\*/", r'r(#*)".*?"\1', r"'(?:\\.|[^\\'])'", r'"(?:[^"\\]|\\.)*"'
 QUOTED = re.compile("|".join([COMMENT, RAW, CHARACTER, TEXT]), re.S)
 
 
 def code(text):
     """The text without comments, literals and tests."""
-    text = QUOTED.sub("", text)
+    text = QUOTED.sub("", text).replace("self::super::", "super::").replace("r#", "")
     text = re.sub(r"#\[cfg\(test\)\]\s*(pub(\([^)]*\))? )?(use|mod) [^;{]*;", "", text)
-    return re.split(r"#\[cfg\(test\)\]\s*(?:pub(?:\([^)]*\))? )?mod \w+ \{", text)[0]
+    while found := TESTS.search(text):
+        end, depth = found.end(), 1
+        while depth and end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        text = text[: found.start()] + text[end:]
+    return text
 
 
 def expand(tree):
@@ -56,7 +64,7 @@ class Crate:
                     path, _, name = path.partition(" as ")
                     path = self.absolute(module, path.removesuffix("::self").split("::"))
                     uses[name or path[-1]] = path
-                    if not exported:
+                    if not exported or (module and module[:1] != tuple(path[:1])):
                         self.imports[module].append(path)
 
     def absolute(self, module, path):
@@ -87,6 +95,8 @@ class Crate:
         for module, text in self.code.items():
             paths = self.imports[module] + [self.absolute(module, path.split("::")) for path in PATH.findall(USE.sub("", text))]
             for path in paths:
+                if module and path in ([], ["*"]):
+                    sys.exit(f"{'::'.join(module)} imports the whole crate: name what it needs")
                 home = self.home(path)
                 if home is not None and home != module:
                     arrows.setdefault((module, home), path[-1])

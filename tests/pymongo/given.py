@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
@@ -28,10 +28,12 @@ uri = os.environ.get("MONGO_TESTKIT_URI", "")
 
 
 def redacted(text: str) -> str:
-    """The text without the password, as it is in the URI and decoded."""
+    """The text without the password, as it is in the URI, decoded, and as the kit writes it."""
     match = re.match(r"mongodb(?:\+srv)?://[^:@/]*:([^@/]+)@", uri)
     if match:
-        for password in {match[1], unquote(match[1])}:
+        plain = unquote(match[1])
+        # The kit escapes all that may be escaped.
+        for password in sorted({match[1], plain, quote(plain, safe="")}, key=len, reverse=True):
             text = text.replace(password, "***")
     return text
 
@@ -160,7 +162,7 @@ def main() -> None:
     run = {"plan": plan, "names": names, "sweep": sweep, "redact": redact}[command]
     try:
         run(*arguments)
-    except (PyMongoError, ValueError) as error:
+    except (PyMongoError, OSError, ValueError) as error:
         raise SystemExit(redacted(f"MONGO_TESTKIT_URI: {error}")) from None
 
 

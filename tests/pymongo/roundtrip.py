@@ -1,8 +1,12 @@
-"""Reads and writes through PyMongo: `roundtrip.py DATABASE URI works|wrong-password [URI ...]`.
+"""Reads and writes through PyMongo: `roundtrip.py DATABASE`.
+
+The environment variable `CASES` has lines `URI works` and `URI wrong-password`: an argument would be in the list of
+processes.
 
 Exits with 0 on success, and with a traceback otherwise.
 """
 
+import os
 import sys
 
 from pymongo import MongoClient
@@ -53,9 +57,9 @@ def wrong_password(client: MongoClient, database: str) -> None:
 
 
 def main() -> None:
-    database, *rest = sys.argv[1:]
-    arguments = iter(rest)
-    for uri, expectation in zip(arguments, arguments, strict=True):
+    (database,) = sys.argv[1:]
+    for case in os.environ["CASES"].splitlines():
+        uri, expectation = case.rsplit(" ", 1)
         print(uri.rpartition("@")[2], expectation, file=sys.stderr)
         run = {"works": works, "wrong-password": wrong_password}[expectation]
         with MongoClient(uri, appname="kit-pymongo", serverSelectionTimeoutMS=10_000) as client:

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mongo_core::event::{
-    CmapEvent, CommandEvent, CommandFailedEvent, ConnectionClosedReason, EventHandlers, SdamEvent,
+    CmapEvent, CommandEvent, ConnectionClosedReason, EventHandlers, SdamEvent,
     ServerDescriptionChangedEvent, TopologyDescriptionChangedEvent,
 };
-use mongo_core::sdam::{ServerType, TopologyDescription};
-use mongo_core::{ErrorKind, ServerAddress};
+use mongo_core::sdam::{SdamError, ServerType, TopologyDescription};
+use mongo_core::{Error, ErrorKind, ServerAddress};
 use serde::Serialize;
 
 /// The default number of events that are kept.
@@ -100,7 +100,7 @@ impl RecentEvents {
         if let CommandEvent::Failed(event) = event {
             let server = Some(&event.address);
             let user = event.user.as_deref();
-            let text = command_failure(event);
+            let text = format!("{}: {}", event.command_name, shown(&event.failure));
             self.push(Level::Warning, "command failed", server, user, &text);
         }
     }
@@ -120,7 +120,7 @@ impl RecentEvents {
             },
             CmapEvent::ConnectionCheckOutFailed(event) => {
                 let text = match &event.error {
-                    Some(error) => error.to_string(),
+                    Some(error) => shown(error),
                     None => "the caller dropped it".to_owned(),
                 };
                 (Level::Warning, "check-out failed", text)
@@ -146,11 +146,9 @@ impl RecentEvents {
                 Some((level, text)) => (level, "server", text),
                 None => return,
             },
-            SdamEvent::ServerHeartbeatFailed(event) => (
-                Level::Warning,
-                "heartbeat failed",
-                event.failure.to_string(),
-            ),
+            SdamEvent::ServerHeartbeatFailed(event) => {
+                (Level::Warning, "heartbeat failed", shown(&event.failure))
+            }
             _ => return,
         };
         self.push(level, kind, event.address(), None, &text);
@@ -222,13 +220,27 @@ impl RecentEvent {
     }
 }
 
-/// A failed command by its name and the code, without the message of the server, which may quote a
-/// document.
-fn command_failure(event: &CommandFailedEvent) -> String {
-    let name = &event.command_name;
-    match event.failure.kind() {
-        ErrorKind::Command(error) => format!("{name}: {} (code {})", error.code_name, error.code),
-        _ => format!("{name}: {}", event.failure),
+/// An error without what a server said about a failed command, which may quote a document.
+fn shown(error: &Error) -> String {
+    let kind = match error.kind() {
+        ErrorKind::Command(error) => format!("{} (code {})", error.code_name, error.code),
+        ErrorKind::OnConnect(own) => match own.downcast_ref() {
+            Some(own) => format!("on_connect: {}", shown(own)),
+            None => error.kind().to_string(),
+        },
+        kind => kind.to_string(),
+    };
+    match error.cause() {
+        Some(cause) => format!("{kind}; last failure: {}", shown(cause)),
+        None => kind,
+    }
+}
+
+/// Why a server is unknown, like [`shown`].
+pub(super) fn shown_of_server(error: &SdamError) -> String {
+    match error {
+        SdamError::Failed(error) => shown(error),
+        other => other.to_string(),
     }
 }
 
@@ -276,13 +288,13 @@ fn server_change(event: &ServerDescriptionChangedEvent) -> Option<(Level, String
     };
     let mut text = format!("{} \u{2192} {}", old.server_type, new.server_type);
     if let Some(error) = &new.error {
-        text += &format!(": {error}");
+        text += &format!(": {}", shown_of_server(error));
     }
     Some((level, text))
 }
 
-fn text<E: Display>(error: &Option<E>) -> String {
-    error.as_ref().map(E::to_string).unwrap_or_default()
+fn text(error: &Option<Error>) -> String {
+    error.as_ref().map(shown).unwrap_or_default()
 }
 
 /// The beginning of a text, without control characters, and without those that change the direction
@@ -293,9 +305,13 @@ pub(super) fn bounded(text: impl Display) -> String {
     let shown = characters.by_ref().take(MAX_TEXT);
     let mut shown: String = shown
         .map(|character| match character {
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                '\u{fffd}'
-            }
+            '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => '\u{fffd}',
             control if control.is_control() => '\u{fffd}',
             other => other,
         })

@@ -60,7 +60,7 @@ function verdict({ topology, pools, totals }) {
   const waiting = totals.waiting + topology.waiting;
   const wait = waiting ? `${count(waiting, 'caller waits', 'callers wait')}.` : '';
   const unknown = topology.servers.filter((server) => server.type === 'Unknown').length;
-  const down = unknown ? `${unknown} of ${count(topology.servers.length, 'server', 'servers')} unknown.` : '';
+  const down = unknown ? `${unknown} of ${count(topology.servers.length + topology.servers_omitted, 'server', 'servers')} unknown.` : '';
   if (topology.error) return ['bad', 'No operation can run.', topology.error];
   if (!topology.is_writable) {
     const set = topology.type.startsWith('ReplicaSet');

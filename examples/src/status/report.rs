@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use mongo_core::pools::{PoolState, PoolStatus, WAIT_TIME_BOUNDS};
-use mongo_core::sdam::ServerDescription;
+use mongo_core::sdam::{ServerDescription, ServerType};
 use mongo_core::select::Criterion;
 use serde::Serialize;
 
 use super::RecentEvent;
-use super::events::{RecentEvents, bounded, now};
+use super::events::{RecentEvents, bounded, now, shown_of_server};
 use crate::backend::Pools;
 
 /// The most servers in a report.
@@ -44,6 +44,7 @@ struct Topology {
     /// Callers that wait for a suitable server. They have no pool yet.
     waiting: usize,
     servers: Vec<Server>,
+    /// Servers that are left out: unknown ones are not.
     servers_omitted: usize,
 }
 
@@ -115,6 +116,10 @@ impl Topology {
     fn new(pools: &Pools) -> Self {
         let snapshot = pools.topology().snapshot();
         let known = snapshot.topology();
+        let mut servers: Vec<_> = known.servers().iter().collect();
+        if servers.len() > MAX_SERVERS {
+            servers.sort_by_key(|server| server.server_type != ServerType::Unknown);
+        }
         let writable = snapshot.suitable(&Criterion::write(), &[]);
         Self {
             kind: known.topology_type().as_str(),
@@ -122,8 +127,7 @@ impl Topology {
             is_writable: writable.is_ok_and(|servers| !servers.is_empty()),
             error: known.compatibility_error().map(bounded),
             waiting: pools.topology().waiting_selections(),
-            servers: known
-                .servers()
+            servers: servers
                 .iter()
                 .take(MAX_SERVERS)
                 .map(|server| Server::new(server))
@@ -139,7 +143,7 @@ impl Server {
             address: bounded(&server.address),
             kind: server.server_type.as_str(),
             round_trip_time: server.round_trip_time.map(millis),
-            error: server.error.as_ref().map(bounded),
+            error: server.error.as_ref().map(shown_of_server).map(bounded),
         }
     }
 }

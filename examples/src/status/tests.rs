@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use mongo_core::auth::Credential;
 use mongo_core::event::EventHandlers;
-use mongo_core::{ClientOptions, ServerAddress};
-use mongo_testkit::{Action, Deployment, Matcher, User};
+use mongo_core::sdam::ServerType;
+use mongo_core::{ClientOptions, Connection, ServerAddress};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, User};
 use serde_json::Value;
 
 use super::events::{MAX_TEXT, bounded};
@@ -100,6 +101,7 @@ fn like_failures_of_a_minute_are_counted_together() {
 fn text_is_bounded_and_can_not_change_the_direction_of_other_text() {
     assert_eq!(bounded("<script>\u{e4}"), "<script>\u{e4}");
     assert_eq!(bounded("a\nb\u{202e}c"), "a\u{fffd}b\u{fffd}c");
+    assert_eq!(bounded("\u{61c}\u{2028}"), "\u{fffd}\u{fffd}");
     let long = bounded("x".repeat(10 * MAX_TEXT));
     assert_eq!(long.chars().count(), MAX_TEXT + 1);
     assert!(long.ends_with('\u{2026}'));
@@ -186,7 +188,7 @@ async fn no_secret_and_no_document_is_shown() {
     let set = set.start().await;
     let (pools, page) = page(&set.uri_for("app", "s3cret-1"));
     let refused = "E11000 duplicate key: { card: \"s3cret-2\" }";
-    let error = mongo_testkit::ErrorReply::new(11000, "DuplicateKey", refused);
+    let error = ErrorReply::new(11000, "DuplicateKey", refused);
     let insert = Matcher::command("insert").then(Action::Error(error));
     set.server(0).script().add(insert);
     let wrong = Credential::new("app", "s3cret-3");
@@ -211,6 +213,81 @@ async fn no_secret_and_no_document_is_shown() {
         !report.contains("s3cret") && !report.contains("mongodb://"),
         "{report}"
     );
+    pools.close().await;
+}
+
+/// A message of the server that quotes a document.
+fn quoting(code: i32, name: &str) -> Action {
+    let message = "E11000 duplicate key: { card: \"s3cret\" }";
+    Action::Error(ErrorReply::new(code, name, message))
+}
+
+#[tokio::test]
+async fn a_message_that_changes_what_is_known_of_a_server_is_not_shown() {
+    for (code, name) in [(10107, "NotWritablePrimary"), (91, "ShutdownInProgress")] {
+        let set = Deployment::replica_set("rs").members(1).start().await;
+        let insert = Matcher::command("insert").then(quoting(code, name));
+        set.server(0).script().add(insert);
+        let (pools, page) = page(&set.uri());
+        let mut connection = pools.get().await.expect("a connection");
+        let insert = bson::doc! { "insert": "cards", "documents": [{ "card": "s3cret" }] };
+        let refused = connection.run_command("shop", &insert).await;
+        refused.expect_err("a state change");
+        drop(connection);
+        let report = report(&page);
+        let unknown = format!("{name} (code {code})");
+        assert_eq!(report["topology"]["servers"][0]["error"], unknown);
+        assert!(!report.to_string().contains("s3cret"), "{report}");
+        pools.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_to_a_hook_is_not_shown() {
+    let set = Deployment::replica_set("rs").members(1).start().await;
+    let insert = Matcher::command("insert").then(quoting(11000, "DuplicateKey"));
+    set.server(0).script().add(insert);
+    let events = RecentEvents::default();
+    let options: ClientOptions = set.uri().parse().expect("a connection string");
+    let pools = Pools::builder(options)
+        .event_handlers(events.handlers(EventHandlers::new()))
+        .on_connect(async |connection: &mut Connection| {
+            let insert = bson::doc! { "insert": "cards", "documents": [{ "card": "s3cret" }] };
+            connection.run_command("shop", &insert).await.map(drop)
+        })
+        .build()
+        .expect("pools");
+    pools.get().await.expect_err("a duplicate key");
+    let report = report(&StatusPage::new(&pools, &events)).to_string();
+    let shown = "\"on_connect: DuplicateKey (code 11000)\"";
+    assert!(report.contains(shown), "{report}");
+    assert!(!report.contains("s3cret"), "{report}");
+    pools.close().await;
+}
+
+#[tokio::test]
+async fn an_unknown_server_is_shown_among_many() {
+    let cluster = Deployment::sharded(MAX_SERVERS + 1).start().await;
+    let (pools, page) = page(&cluster.uri());
+    pools.connect().expect("a runtime");
+    let mut known = pools.topology().subscribe();
+    let found = known.wait_for(|known| {
+        let mut servers = known.servers().iter();
+        servers.all(|server| server.server_type == ServerType::Mongos)
+    });
+    drop(tokio::time::timeout(LIMIT, found).await.expect("in time"));
+    let last = pools.topology().description().servers()[MAX_SERVERS].clone();
+    let is_last = |server: &usize| cluster.address(*server) == last.address.to_string();
+    let killed = (0..=MAX_SERVERS).find(is_last).expect("a server");
+    cluster.kill(killed).await;
+    let lost = known.wait_for(|known| {
+        let mut servers = known.servers().iter();
+        servers.any(|server| server.server_type == ServerType::Unknown)
+    });
+    drop(tokio::time::timeout(LIMIT, lost).await.expect("in time"));
+    let report = report(&page);
+    assert_eq!(report["topology"]["servers_omitted"], 1);
+    assert_eq!(report["topology"]["servers"][0]["type"], "Unknown");
     pools.close().await;
 }
 
