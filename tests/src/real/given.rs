@@ -44,13 +44,15 @@ impl fmt::Debug for Given {
 /// # Panics
 /// If its URI can't be read, or it has no primary.
 pub(super) fn given() -> Option<&'static Given> {
-    static GIVEN: OnceLock<Option<Given>> = OnceLock::new();
+    // A failure too: the next test would wait for it again.
+    static GIVEN: OnceLock<Option<Result<Given, String>>> = OnceLock::new();
     let found = GIVEN.get_or_init(|| {
         let uri = std::env::var(VARIABLE).ok().filter(|uri| !uri.is_empty())?;
         let given = Parts::read(&uri).and_then(|parts| Given::find(&parts));
-        Some(given.unwrap_or_else(|error| panic!("{VARIABLE}: {error}")))
+        Some(given.map_err(|error| error.to_string()))
     });
-    found.as_ref()
+    let given = found.as_ref()?.as_ref();
+    Some(given.unwrap_or_else(|error| panic!("{VARIABLE}: {error}")))
 }
 
 impl Given {
