@@ -1,0 +1,370 @@
+//! Attempts to break what cursors on connections, rotations and waiters promise.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mongo_core::Result;
+use mongo_core::auth::Credential;
+use mongo_core::bson::{Document, doc};
+use mongo_core::net::CredentialProvider;
+use mongo_core::operation::{
+    OperationKind, SessionOptions, TimeoutMode, TransactionOptions, UNKNOWN_COMMIT_RESULT,
+};
+use mongo_core::pools::{Backend, Pools, PoolsConfig, Session};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher};
+use tokio::time::{sleep, timeout};
+
+use crate::support::{
+    World, begun_by, credential, eventually, insert, with_orders, with_users_of,
+};
+
+on_both! {
+    a_cursor_closed_after_its_connection_broke_is_closed_on_the_server,
+    an_exhaust_cursor_closed_after_its_connection_broke_is_closed_on_the_server,
+    an_exhaust_cursor_closed_after_a_time_out_is_closed_on_the_server,
+    a_cursor_closed_after_a_time_out_is_closed_on_the_server,
+    an_exhaust_getmore_reauthenticates,
+    a_stream_that_goes_on_after_its_cursor_ended_is_not_read,
+    a_transaction_does_not_mix_users_of_one_name,
+    a_retryable_write_is_not_repeated_as_another_user,
+    a_retryable_write_in_a_session_is_not_repeated_as_another_user,
+    a_retryable_write_is_not_repeated_as_another_user_of_a_provider,
+    a_lost_commit_of_a_former_user_is_not_said_to_be_repeatable,
+    commits_of_unknown_result_end,
+    a_waiter_that_is_not_polled_does_not_block_others,
+    a_first_document_of_another_type_closes_its_cursor,
+}
+
+async fn kills<B: Backend>(world: &World<B>) {
+    let kills = || world.set.server(0).look(|seen| seen.count("killCursors"));
+    eventually("killCursors", || kills() == 1).await;
+}
+
+async fn closed_after_a_break<B: Backend<Config: Default>>(exhaust: bool) {
+    let world = with_orders::<B>().await;
+    let broken = Matcher::command("getMore").times(1).drop_connection();
+    world.set.server(0).script().add(broken);
+    let mut connection = world.pools.get().await.expect("a connection");
+    let find = connection.command("shop", &doc! { "find": "orders", "batchSize": 2 });
+    let find = if exhaust { find.exhaust() } else { find };
+    let mut cursor = find.cursor().await.expect("a cursor");
+    for _ in 0..2 {
+        cursor.next::<Document>().await.expect("a batch");
+    }
+    cursor.next::<Document>().await.expect_err("broken");
+    cursor.close().await;
+    drop(connection);
+    kills(&world).await;
+    assert_eq!(world.set.server(0).open_cursors(), 0);
+    world.pools.close().await;
+}
+
+async fn a_cursor_closed_after_its_connection_broke_is_closed_on_the_server<
+    B: Backend<Config: Default>,
+>() {
+    closed_after_a_break::<B>(false).await;
+}
+
+async fn an_exhaust_cursor_closed_after_its_connection_broke_is_closed_on_the_server<
+    B: Backend<Config: Default>,
+>() {
+    closed_after_a_break::<B>(true).await;
+}
+
+async fn closed_after_a_time_out<B: Backend<Config: Default>>(exhaust: bool) {
+    let world = with_orders::<B>().await;
+    let late = Matcher::command("getMore").times(1);
+    let late = late.then(Action::Delay(Duration::from_secs(5)));
+    world.set.server(0).script().add(late);
+    let mut connection = world.pools.get().await.expect("a connection");
+    let find = connection.command("shop", &doc! { "find": "orders", "batchSize": 2 });
+    let find = find.timeout(Duration::from_secs(1));
+    let find = find.timeout_mode(TimeoutMode::Iteration);
+    let find = if exhaust { find.exhaust() } else { find };
+    let mut cursor = find.cursor().await.expect("a cursor");
+    for _ in 0..2 {
+        cursor.next::<Document>().await.expect("a batch");
+    }
+    cursor.next::<Document>().await.expect_err("late");
+    cursor.close().await;
+    drop(connection);
+    kills(&world).await;
+    world.pools.close().await;
+}
+
+async fn an_exhaust_cursor_closed_after_a_time_out_is_closed_on_the_server<
+    B: Backend<Config: Default>,
+>() {
+    closed_after_a_time_out::<B>(true).await;
+}
+
+async fn a_cursor_closed_after_a_time_out_is_closed_on_the_server<B: Backend<Config: Default>>() {
+    closed_after_a_time_out::<B>(false).await;
+}
+
+async fn an_exhaust_getmore_reauthenticates<B: Backend<Config: Default>>() {
+    for exhaust in [false, true] {
+        let one = Deployment::replica_set("rs").members(1);
+        let (world, pools) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
+        let orders = (0..4).map(|id| doc! { "_id": id });
+        world.set.insert("shop.orders", orders);
+        let required = ErrorReply::new(391, "ReauthenticationRequired", "expired");
+        let refused = Matcher::command("getMore").times(1);
+        let refused = refused.then(Action::Error(required));
+        world.set.server(0).script().add(refused);
+        let mut connection = pools.get().await.expect("a connection");
+        let find = connection.command("shop", &doc! { "find": "orders", "batchSize": 2 });
+        let find = if exhaust { find.exhaust() } else { find };
+        let mut cursor = find.cursor().await.expect("a cursor");
+        for _ in 0..4 {
+            let next = cursor.next::<Document>().await;
+            next.unwrap_or_else(|error| panic!("exhaust {exhaust}: {error}"));
+        }
+        drop(cursor);
+        drop(connection);
+        world.pools.close().await;
+    }
+}
+
+async fn a_stream_that_goes_on_after_its_cursor_ended_is_not_read<B: Backend<Config: Default>>() {
+    let batch = |id: i64| {
+        let cursor = doc! { "nextBatch": [{ "_id": 5 }], "id": id, "ns": "shop.orders" };
+        doc! { "ok": 1, "cursor": cursor }
+    };
+    let not_found = doc! { "ok": 0, "code": 43, "codeName": "CursorNotFound", "errmsg": "gone" };
+    let other = doc! { "ok": 0, "code": 50, "codeName": "MaxTimeMSExpired", "errmsg": "late" };
+    for middle in [batch(0), not_found, other, batch(77), doc! { "ok": 1 }, doc! {}] {
+        let world = with_orders::<B>().await;
+        let replies = vec![batch(1), middle.clone(), batch(1), batch(0)];
+        let stream = Action::Stream(replies, Duration::from_millis(20));
+        let rule = Matcher::command("getMore").times(1).then(stream);
+        world.set.server(0).script().add(rule);
+        let mut connection = world.pools.get().await.expect("a connection");
+        let id = connection.id();
+        let find = connection.command("shop", &doc! { "find": "orders", "batchSize": 2 });
+        let mut cursor = find.exhaust().cursor().await.expect("a cursor");
+        for _ in 0..3 {
+            let next = cursor.next::<Document>().await.expect("a document");
+            assert!(next.is_some());
+        }
+        let _ = cursor.next::<Document>().await;
+        drop(cursor);
+        // In the middle of the stream.
+        let ping = connection.run_command("db", &doc! { "ping": 1 }).await;
+        assert!(ping.is_err(), "{middle}");
+        assert!(connection.is_closed(), "{middle}");
+        drop(connection);
+        let mut connection = world.pools.get().await.expect("a connection");
+        assert_ne!(connection.id(), id);
+        let ping = connection.run_command("db", &doc! { "ping": 1 }).await;
+        assert!(ping.expect("a reply").get("cursor").ok().flatten().is_none());
+        drop(connection);
+        eventually("none in use", || world.in_use() == 0).await;
+        world.pools.close().await;
+    }
+}
+
+/// Gives the user that is set.
+struct Vault(Mutex<Credential>);
+
+#[async_trait]
+impl CredentialProvider for Vault {
+    async fn credential(&self) -> Result<Arc<Credential>> {
+        Ok(Arc::new(self.0.lock().expect("no panic").clone()))
+    }
+}
+
+async fn with_vault<B: Backend<Config: Default>>() -> (World<B>, Arc<Vault>, Pools<B>) {
+    let one = Deployment::replica_set("rs").members(1);
+    let (world, _) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
+    world.set.insert("db.c", [doc! { "x": 0 }]);
+    let vault = Arc::new(Vault(Mutex::new(credential("one", "first"))));
+    let pools = world.pools.with_credential_provider(vault.clone());
+    let pools = pools.expect("a handle");
+    (world, vault, pools)
+}
+
+async fn a_transaction_does_not_mix_users_of_one_name<B: Backend<Config: Default>>() {
+    let (world, vault, pools) = with_vault::<B>().await;
+    let mut session = begun_by(&pools).await;
+    let held = pools.get().await.expect("the first connection");
+    *vault.0.lock().expect("no panic") = Credential::new("one", "first").with_source("tenants");
+    let outcome = insert(&pools, &mut session).await;
+    let inserts = world.commands.of("insert").len();
+    assert!(
+        outcome.is_err() && inserts == 1,
+        "{inserts} inserts, the last as tenants.one: {outcome:?}"
+    );
+    drop((held, session));
+    world.pools.close().await;
+}
+
+/// The users of the connections that the inserts came over, with their sessions and numbers.
+fn inserts<B: Backend>(world: &World<B>) -> Vec<(Option<String>, Option<Document>, Option<i64>)> {
+    world.set.server(0).look(|seen| {
+        let inserts = seen.commands("insert").map(|own| {
+            let user = seen.connections[&own.connection].user.clone();
+            let lsid = own.command.get_document("lsid").ok().cloned();
+            (user, lsid, own.command.get_i64("txnNumber").ok())
+        });
+        inserts.collect()
+    })
+}
+
+fn lost<B: Backend>(world: &World<B>, command: &str) {
+    let lost = Matcher::command(command).times(1);
+    let lost = lost.then(Action::Delay(Duration::from_secs(1)));
+    let lost = lost.then(Action::NoReply).then(Action::Close);
+    world.set.server(0).script().add(lost);
+}
+
+async fn repeated_as_another<B: Backend<Config: Default>>(in_session: bool) {
+    let one = Deployment::replica_set("rs").members(1);
+    let (world, pools) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
+    world.set.insert("db.c", [doc! { "x": 0 }]);
+    lost(&world, "insert");
+    let mut session = pools.start_session(SessionOptions::default()).expect("a session");
+    let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = pools.command("db", &write).kind(OperationKind::Write);
+    let write = async {
+        match in_session {
+            true => write.session(&mut session).await.map(drop),
+            false => write.await.map(drop),
+        }
+    };
+    let rotates = async {
+        sleep(Duration::from_millis(500)).await;
+        pools.rotate(credential("two", "second")).expect("a user");
+    };
+    let (written, ()) = tokio::join!(write, rotates);
+    let inserts = inserts(&world);
+    let documents = world.set.documents("db.c").len() - 1;
+    assert_eq!(inserts.len(), 1, "{inserts:?}, {documents} documents: {written:?}");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_retryable_write_is_not_repeated_as_another_user<B: Backend<Config: Default>>() {
+    repeated_as_another::<B>(false).await;
+}
+
+async fn a_retryable_write_in_a_session_is_not_repeated_as_another_user<
+    B: Backend<Config: Default>,
+>() {
+    repeated_as_another::<B>(true).await;
+}
+
+async fn a_retryable_write_is_not_repeated_as_another_user_of_a_provider<
+    B: Backend<Config: Default>,
+>() {
+    let (world, vault, pools) = with_vault::<B>().await;
+    lost(&world, "insert");
+    let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = async {
+        pools.command("db", &write).kind(OperationKind::Write).await.map(drop)
+    };
+    let changes = async {
+        sleep(Duration::from_millis(500)).await;
+        *vault.0.lock().expect("no panic") = credential("two", "second");
+    };
+    let (written, ()) = tokio::join!(write, changes);
+    let inserts = inserts(&world);
+    let documents = world.set.documents("db.c").len() - 1;
+    assert_eq!(inserts.len(), 1, "{inserts:?}, {documents} documents: {written:?}");
+    world.pools.close().await;
+}
+
+async fn a_lost_commit_of_a_former_user_is_not_said_to_be_repeatable<
+    B: Backend<Config: Default>,
+>() {
+    let one = Deployment::replica_set("rs").members(1);
+    let (world, pools) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
+    world.set.insert("db.c", [doc! { "x": 0 }]);
+    lost(&world, "commitTransaction");
+    let mut session = begun_by(&pools).await;
+    let rotates = async {
+        sleep(Duration::from_millis(500)).await;
+        pools.rotate(credential("two", "second")).expect("a user");
+    };
+    let (committed, ()) = tokio::join!(session.commit_transaction(), rotates);
+    let error = committed.expect_err("lost");
+    assert_eq!(world.commands.of("commitTransaction").len(), 1);
+    assert!(!error.has_label("TransientTransactionError"), "{error:?}");
+    assert!(
+        !error.has_label(UNKNOWN_COMMIT_RESULT),
+        "it can't be repeated: {error:?}"
+    );
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn commits_of_unknown_result_end<B: Backend<Config: Default>>() {
+    for limit in [None, Some(Duration::from_secs(3))] {
+        let world = World::<B>::replica_set("").await;
+        world.set.insert("db.c", [doc! { "x": 0 }]);
+        let unknown = Action::write_concern_error(64, "WriteConcernTimeout", "late");
+        let rule = Matcher::command("commitTransaction").then(unknown);
+        world.set.server(0).script().add(rule);
+        let mut session = world.session();
+        let pools = &world.pools;
+        let run = async |session: &mut Session<B>| insert(pools, session).await;
+        let begun = tokio::time::Instant::now();
+        let options = TransactionOptions::default();
+        let done = match limit {
+            None => session.with_transaction(options, run).await,
+            Some(limit) => session.with_transaction_by(limit, options, run).await,
+        };
+        done.expect_err("unknown");
+        let bound = limit.unwrap_or(Duration::from_secs(120)) + Duration::from_secs(1);
+        assert!(begun.elapsed() <= bound, "{:?}", begun.elapsed());
+        drop(session);
+        world.pools.close().await;
+    }
+}
+
+async fn a_waiter_that_is_not_polled_does_not_block_others<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("maxPoolSize=1&waitQueueTimeoutMS=5000").await;
+    world.ping().await.expect("a pong");
+    let held = world.pools.get().await.expect("the connection");
+    let mut asleep = Box::pin(world.pools.get());
+    let polled = timeout(Duration::from_millis(100), &mut asleep).await;
+    assert!(polled.is_err());
+    drop(held);
+    // Now it is served, but not polled again.
+    let mut failed = 0;
+    for _ in 0..4 {
+        failed += u32::from(world.ping().await.is_err());
+    }
+    let late = asleep.await;
+    assert_eq!(failed, 0, "of 4, over 20 s; the sleeper got {:?}", late.is_ok());
+    world.pools.close().await;
+}
+
+async fn a_first_document_of_another_type_closes_its_cursor<B: Backend<Config: Default>>() {
+    #[derive(Debug, serde::Deserialize)]
+    struct Other {
+        #[expect(dead_code, reason = "only its absence counts")]
+        missing: String,
+    }
+    let world = with_orders::<B>().await;
+    let find = doc! { "find": "orders", "batchSize": 2 };
+    let first = world.pools.command("shop", &find).first::<Other>().await;
+    first.expect_err("another type");
+    let mut connection = world.pools.get().await.expect("a connection");
+    let first = connection.command("shop", &find).exhaust().first::<Other>().await;
+    first.expect_err("another type");
+    drop(connection);
+    let open = || world.set.server(0).open_cursors();
+    eventually("no cursor", || open() == 0).await;
+    let empty = doc! { "find": "orders", "batchSize": 0 };
+    let first = world.pools.command("shop", &empty).first::<Document>().await;
+    assert!(first.expect("a document").is_some());
+    assert_eq!(open(), 0);
+    let mut connection = world.pools.get().await.expect("a connection");
+    let first = connection.command("shop", &empty).exhaust().first::<Document>();
+    assert!(first.await.expect("a document").is_some());
+    assert_eq!(open(), 0);
+    drop(connection);
+    world.pools.close().await;
+}
