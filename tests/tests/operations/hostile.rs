@@ -12,7 +12,7 @@ use mongo_core::operation::{
     OperationKind, SessionOptions, TimeoutMode, TransactionOptions, UNKNOWN_COMMIT_RESULT,
 };
 use mongo_core::pools::{Backend, Pools, PoolsConfig, Session};
-use mongo_testkit::{Action, Deployment, ErrorReply, Matcher};
+use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, User};
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
@@ -34,6 +34,13 @@ on_both! {
     commits_of_unknown_result_end,
     a_waiter_that_is_not_polled_does_not_block_others,
     a_first_document_of_another_type_closes_its_cursor,
+    a_compressed_stream_is_read,
+    any_number_may_be_the_code_of_a_duplicate_key,
+    a_time_out_in_a_stream_closes_its_connection,
+    a_retried_write_follows_no_user_of_one_name,
+    a_committed_transaction_is_not_run_again_as_another_user_of_one_name,
+    a_stream_in_a_transaction_that_breaks_is_labelled,
+    a_cleared_pool_ends_a_stream,
 }
 
 async fn kills<B: Backend>(world: &World<B>) {
@@ -177,6 +184,7 @@ impl CredentialProvider for Vault {
 
 async fn with_vault<B: Backend<Config: Default>>() -> (World<B>, Arc<Vault>, Pools<B>) {
     let one = Deployment::replica_set("rs").members(1);
+    let one = one.user(User::new("one", "first").database("tenants"));
     let (world, _) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
     world.set.insert("db.c", [doc! { "x": 0 }]);
     let vault = Arc::new(Vault(Mutex::new(credential("one", "first"))));
@@ -194,7 +202,8 @@ async fn a_transaction_does_not_mix_users_of_one_name<B: Backend<Config: Default
     let inserts = world.commands.of("insert").len();
     assert!(
         outcome.is_err() && inserts == 1,
-        "{inserts} inserts, the last as tenants.one: {outcome:?}"
+        "{inserts} inserts, {:?}: {outcome:?}",
+        self::inserts(&world)
     );
     drop((held, session));
     world.pools.close().await;
@@ -367,4 +376,197 @@ async fn a_first_document_of_another_type_closes_its_cursor<B: Backend<Config: D
     assert_eq!(open(), 0);
     drop(connection);
     world.pools.close().await;
+}
+
+async fn a_compressed_stream_is_read<B: Backend<Config: Default>>() {
+    for compressor in ["zlib", "snappy", "zstd"] {
+        let world = World::<B>::replica_set(&format!("compressors={compressor}")).await;
+        let orders = (0..10).map(|id| doc! { "_id": id });
+        world.set.insert("shop.orders", orders);
+        let batch = |id: i64, number: i32| {
+            let text = "x".repeat(300_000);
+            let cursor = doc! { "nextBatch": [{ "_id": number, "t": text }], "id": id };
+            doc! { "ok": 1, "cursor": cursor }
+        };
+        let replies = (2..40).map(|own| batch(i64::from(own < 39), own)).collect();
+        let rule = Matcher::command("getMore").then(Action::Stream(replies, Duration::ZERO));
+        world.set.server(0).script().add(rule);
+        let mut connection = world.pools.get().await.expect("a connection");
+        let find = doc! { "find": "orders", "batchSize": 2, "sort": { "_id": 1 } };
+        let find = connection.command("shop", &find).exhaust();
+        let mut cursor = find.cursor().await.expect("a cursor");
+        for expected in 0..40 {
+            let next = cursor.next::<Document>().await.expect("a batch");
+            let next = next.expect("a document");
+            assert_eq!(next.get_i32("_id").ok(), Some(expected));
+        }
+        assert!(cursor.next::<Document>().await.expect("an end").is_none());
+        drop(cursor);
+        assert!(!connection.is_closed());
+        drop(connection);
+        world.pools.close().await;
+    }
+}
+
+async fn any_number_may_be_the_code_of_a_duplicate_key<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("").await;
+    let codes = [
+        mongo_core::bson::Bson::Int32(11000),
+        mongo_core::bson::Bson::Int64(11000),
+        mongo_core::bson::Bson::Double(11000.0),
+    ];
+    for code in codes {
+        for is_second in [false, true] {
+            let mut errors = vec![doc! { "index": 1, "code": code.clone(), "errmsg": "dup" }];
+            if is_second {
+                errors.insert(0, doc! { "index": 0, "code": 121, "errmsg": "invalid" });
+            }
+            let reply = doc! { "ok": 1, "n": 0, "writeErrors": errors };
+            let rule = Matcher::command("insert").times(1).then(Action::Reply(reply));
+            world.set.server(0).script().add(rule);
+            let mut session = world.session();
+            let error = insert(&world.pools, &mut session).await.expect_err("refused");
+            assert!(error.is_duplicate_key(), "{code:?}, second {is_second}: {error:?}");
+        }
+    }
+    world.pools.close().await;
+}
+
+async fn a_time_out_in_a_stream_closes_its_connection<B: Backend<Config: Default>>() {
+    for is_balanced in [false, true] {
+        let world = match is_balanced {
+            false => with_orders::<B>().await,
+            true => crate::support::behind_a_balancer::<B>("").await,
+        };
+        let batch = |id: i64| {
+            let cursor = doc! { "nextBatch": [{ "_id": 5 }], "id": id, "ns": "shop.orders" };
+            doc! { "ok": 1, "cursor": cursor }
+        };
+        let stream = Action::Stream(vec![batch(1), batch(1), batch(0)], Duration::from_secs(3));
+        world.set.server(0).script().add(Matcher::command("getMore").then(stream));
+        for closes in [false, true] {
+            let mut connection = world.pools.get().await.expect("a connection");
+            let find = connection.command("shop", &doc! { "find": "orders", "batchSize": 2 });
+            let find = find.timeout(Duration::from_secs(1)).timeout_mode(TimeoutMode::Iteration);
+            let mut cursor = find.exhaust().cursor().await.expect("a cursor");
+            for _ in 0..3 {
+                cursor.next::<Document>().await.expect("a document");
+            }
+            cursor.next::<Document>().await.expect_err("late");
+            match closes {
+                true => cursor.close().await,
+                false => drop(cursor),
+            }
+            assert!(connection.is_closed());
+            drop(connection);
+            assert_eq!(world.in_use(), 0);
+        }
+        world.pools.close().await;
+    }
+}
+
+async fn a_retried_write_follows_no_user_of_one_name<B: Backend<Config: Default>>() {
+    let (world, vault, pools) = with_vault::<B>().await;
+    lost(&world, "insert");
+    let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = async {
+        let write = pools.command("db", &write).kind(OperationKind::Write);
+        write.await.map(drop)
+    };
+    let changes = async {
+        sleep(Duration::from_millis(500)).await;
+        let other = Credential::new("one", "first").with_source("tenants");
+        *vault.0.lock().expect("no panic") = other;
+    };
+    let (written, ()) = tokio::join!(write, changes);
+    let inserts = inserts(&world);
+    assert_eq!(inserts.len(), 1, "{inserts:?}: {written:?}");
+    world.pools.close().await;
+}
+
+async fn a_committed_transaction_is_not_run_again_as_another_user_of_one_name<
+    B: Backend<Config: Default>,
+>() {
+    let (world, vault, pools) = with_vault::<B>().await;
+    lost(&world, "commitTransaction");
+    let session = pools.start_session(SessionOptions::default());
+    let mut session = session.expect("a session");
+    let mut runs = 0;
+    let (own, count) = (&pools, &mut runs);
+    let run = async |session: &mut Session<B>| {
+        *count += 1;
+        insert(own, session).await
+    };
+    let transaction = session.with_transaction(TransactionOptions::default(), run);
+    let changes = async {
+        sleep(Duration::from_millis(500)).await;
+        let other = Credential::new("one", "first").with_source("tenants");
+        *vault.0.lock().expect("no panic") = other;
+    };
+    let (done, ()) = tokio::join!(transaction, changes);
+    let documents = world.set.documents("db.c").len() - 1;
+    assert_eq!((runs, documents), (1, 1), "{done:?}");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_stream_in_a_transaction_that_breaks_is_labelled<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    let batch = |id: i64| {
+        let cursor = doc! { "nextBatch": [{ "_id": 5 }], "id": id, "ns": "shop.orders" };
+        doc! { "ok": 1, "cursor": cursor }
+    };
+    let stream = Action::Stream(vec![batch(1); 50], Duration::from_millis(10));
+    world.set.server(0).script().add(Matcher::command("getMore").then(stream));
+    let mut connection = world.pools.get().await.expect("a connection");
+    let mut session = connection.start_session(SessionOptions::default()).expect("a session");
+    session.start_transaction(TransactionOptions::default()).expect("a transaction");
+    let find = doc! { "find": "orders", "batchSize": 2 };
+    let find = connection.command("shop", &find).session(&mut session).exhaust();
+    let mut cursor = find.cursor().await.expect("a cursor");
+    for _ in 0..3 {
+        cursor.next::<Document>().await.expect("a document");
+    }
+    cursor.close().await;
+    let error = connection.commit_transaction(&mut session).await.expect_err("closed");
+    assert!(!error.has_label("TransientTransactionError"), "{error:?}");
+    drop(connection);
+    let mut connection = world.pools.get().await.expect("a connection");
+    let _ = connection.commit_transaction(&mut session).await;
+    drop((connection, session));
+    eventually("no transaction", || world.set.server(0).open_transactions() == 0).await;
+    world.pools.close().await;
+}
+
+async fn a_cleared_pool_ends_a_stream<B: Backend<Config: Default>>() {
+    for interrupts in [false, true] {
+        let world = with_orders::<B>().await;
+        let batch = |id: i64| {
+            let cursor = doc! { "nextBatch": [{ "_id": 5 }], "id": id, "ns": "shop.orders" };
+            doc! { "ok": 1, "cursor": cursor }
+        };
+        let stream = Action::Stream(vec![batch(1); 50], Duration::from_millis(10));
+        world.set.server(0).script().add(Matcher::command("getMore").then(stream));
+        let mut connection = world.pools.get().await.expect("a connection");
+        let pool = world.pools.for_server(connection.server()).expect("a pool");
+        let id = connection.id();
+        let find = doc! { "find": "orders", "batchSize": 2 };
+        let mut cursor = connection.command("shop", &find).exhaust().cursor().await.expect("one");
+        for _ in 0..3 {
+            cursor.next::<Document>().await.expect("a document");
+        }
+        pool.clear(interrupts);
+        let next = cursor.next::<Document>().await;
+        assert!(!interrupts || next.is_err(), "{next:?}");
+        cursor.close().await;
+        assert!(connection.is_closed());
+        drop(connection);
+        pool.ready();
+        let connection = world.pools.get().await.expect("a connection");
+        assert_ne!(connection.id(), id);
+        drop(connection);
+        let kills = || world.set.server(0).look(|seen| seen.count("killCursors"));
+        eventually("killCursors", || kills() >= 1).await;
+        world.pools.close().await;
+    }
 }
