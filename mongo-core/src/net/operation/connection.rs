@@ -435,8 +435,10 @@ impl CursorSource for InHand<'_> {
         if self.target.connection.is_streaming() {
             self.leave();
         }
-        if let Some(kill) = &mut self.kill {
-            self.target.connection.send_end(kill, None, limits).await;
+        if let Some(kill) = &mut self.kill
+            && !self.target.connection.send_end(kill, None, limits).await
+        {
+            self.leave();
         }
     }
 
