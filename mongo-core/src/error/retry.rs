@@ -138,7 +138,9 @@ fn has_duplicate_key(reply: &RawDocument) -> bool {
     };
     let mut errors = errors.into_iter().map_while(Result::ok);
     errors.any(|error| {
-        let code = error.as_document().and_then(|error| error.get("code").ok()?);
+        let code = error
+            .as_document()
+            .and_then(|error| error.get("code").ok()?);
         let code = code.and_then(|code| match code {
             RawBsonRef::Int32(code) => Some(code),
             RawBsonRef::Int64(code) => i32::try_from(code).ok(),

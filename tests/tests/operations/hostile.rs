@@ -15,9 +15,7 @@ use mongo_core::pools::{Backend, Pools, PoolsConfig, Session};
 use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, User};
 use tokio::time::{sleep, timeout};
 
-use crate::support::{
-    World, begun_by, credential, eventually, insert, with_orders, with_users_of,
-};
+use crate::support::{World, begun_by, credential, eventually, insert, with_orders, with_users_of};
 
 on_both! {
     a_cursor_closed_after_its_connection_broke_is_closed_on_the_server,
@@ -141,7 +139,14 @@ async fn a_stream_that_goes_on_after_its_cursor_ended_is_not_read<B: Backend<Con
     };
     let not_found = doc! { "ok": 0, "code": 43, "codeName": "CursorNotFound", "errmsg": "gone" };
     let other = doc! { "ok": 0, "code": 50, "codeName": "MaxTimeMSExpired", "errmsg": "late" };
-    for middle in [batch(0), not_found, other, batch(77), doc! { "ok": 1 }, doc! {}] {
+    for middle in [
+        batch(0),
+        not_found,
+        other,
+        batch(77),
+        doc! { "ok": 1 },
+        doc! {},
+    ] {
         let world = with_orders::<B>().await;
         let replies = vec![batch(1), middle.clone(), batch(1), batch(0)];
         let stream = Action::Stream(replies, Duration::from_millis(20));
@@ -165,7 +170,13 @@ async fn a_stream_that_goes_on_after_its_cursor_ended_is_not_read<B: Backend<Con
         let mut connection = world.pools.get().await.expect("a connection");
         assert_ne!(connection.id(), id);
         let ping = connection.run_command("db", &doc! { "ping": 1 }).await;
-        assert!(ping.expect("a reply").get("cursor").ok().flatten().is_none());
+        assert!(
+            ping.expect("a reply")
+                .get("cursor")
+                .ok()
+                .flatten()
+                .is_none()
+        );
         drop(connection);
         eventually("none in use", || world.in_use() == 0).await;
         world.pools.close().await;
@@ -233,7 +244,9 @@ async fn repeated_as_another<B: Backend<Config: Default>>(in_session: bool) {
     let (world, pools) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
     world.set.insert("db.c", [doc! { "x": 0 }]);
     lost(&world, "insert");
-    let mut session = pools.start_session(SessionOptions::default()).expect("a session");
+    let mut session = pools
+        .start_session(SessionOptions::default())
+        .expect("a session");
     let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
     let write = pools.command("db", &write).kind(OperationKind::Write);
     let write = async {
@@ -249,7 +262,11 @@ async fn repeated_as_another<B: Backend<Config: Default>>(in_session: bool) {
     let (written, ()) = tokio::join!(write, rotates);
     let inserts = inserts(&world);
     let documents = world.set.documents("db.c").len() - 1;
-    assert_eq!(inserts.len(), 1, "{inserts:?}, {documents} documents: {written:?}");
+    assert_eq!(
+        inserts.len(),
+        1,
+        "{inserts:?}, {documents} documents: {written:?}"
+    );
     drop(session);
     world.pools.close().await;
 }
@@ -271,7 +288,11 @@ async fn a_retryable_write_is_not_repeated_as_another_user_of_a_provider<
     lost(&world, "insert");
     let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
     let write = async {
-        pools.command("db", &write).kind(OperationKind::Write).await.map(drop)
+        pools
+            .command("db", &write)
+            .kind(OperationKind::Write)
+            .await
+            .map(drop)
     };
     let changes = async {
         sleep(Duration::from_millis(500)).await;
@@ -280,7 +301,11 @@ async fn a_retryable_write_is_not_repeated_as_another_user_of_a_provider<
     let (written, ()) = tokio::join!(write, changes);
     let inserts = inserts(&world);
     let documents = world.set.documents("db.c").len() - 1;
-    assert_eq!(inserts.len(), 1, "{inserts:?}, {documents} documents: {written:?}");
+    assert_eq!(
+        inserts.len(),
+        1,
+        "{inserts:?}, {documents} documents: {written:?}"
+    );
     world.pools.close().await;
 }
 
@@ -346,7 +371,12 @@ async fn a_waiter_that_is_not_polled_does_not_block_others<B: Backend<Config: De
         failed += u32::from(world.ping().await.is_err());
     }
     let late = asleep.await;
-    assert_eq!(failed, 0, "of 4, over 20 s; the sleeper got {:?}", late.is_ok());
+    assert_eq!(
+        failed,
+        0,
+        "of 4, over 20 s; the sleeper got {:?}",
+        late.is_ok()
+    );
     world.pools.close().await;
 }
 
@@ -361,17 +391,28 @@ async fn a_first_document_of_another_type_closes_its_cursor<B: Backend<Config: D
     let first = world.pools.command("shop", &find).first::<Other>().await;
     first.expect_err("another type");
     let mut connection = world.pools.get().await.expect("a connection");
-    let first = connection.command("shop", &find).exhaust().first::<Other>().await;
+    let first = connection
+        .command("shop", &find)
+        .exhaust()
+        .first::<Other>()
+        .await;
     first.expect_err("another type");
     drop(connection);
     let open = || world.set.server(0).open_cursors();
     eventually("no cursor", || open() == 0).await;
     let empty = doc! { "find": "orders", "batchSize": 0 };
-    let first = world.pools.command("shop", &empty).first::<Document>().await;
+    let first = world
+        .pools
+        .command("shop", &empty)
+        .first::<Document>()
+        .await;
     assert!(first.expect("a document").is_some());
     assert_eq!(open(), 0);
     let mut connection = world.pools.get().await.expect("a connection");
-    let first = connection.command("shop", &empty).exhaust().first::<Document>();
+    let first = connection
+        .command("shop", &empty)
+        .exhaust()
+        .first::<Document>();
     assert!(first.await.expect("a document").is_some());
     assert_eq!(open(), 0);
     drop(connection);
@@ -422,11 +463,18 @@ async fn any_number_may_be_the_code_of_a_duplicate_key<B: Backend<Config: Defaul
                 errors.insert(0, doc! { "index": 0, "code": 121, "errmsg": "invalid" });
             }
             let reply = doc! { "ok": 1, "n": 0, "writeErrors": errors };
-            let rule = Matcher::command("insert").times(1).then(Action::Reply(reply));
+            let rule = Matcher::command("insert")
+                .times(1)
+                .then(Action::Reply(reply));
             world.set.server(0).script().add(rule);
             let mut session = world.session();
-            let error = insert(&world.pools, &mut session).await.expect_err("refused");
-            assert!(error.is_duplicate_key(), "{code:?}, second {is_second}: {error:?}");
+            let error = insert(&world.pools, &mut session)
+                .await
+                .expect_err("refused");
+            assert!(
+                error.is_duplicate_key(),
+                "{code:?}, second {is_second}: {error:?}"
+            );
         }
     }
     world.pools.close().await;
@@ -443,11 +491,17 @@ async fn a_time_out_in_a_stream_closes_its_connection<B: Backend<Config: Default
             doc! { "ok": 1, "cursor": cursor }
         };
         let stream = Action::Stream(vec![batch(1), batch(1), batch(0)], Duration::from_secs(3));
-        world.set.server(0).script().add(Matcher::command("getMore").then(stream));
+        world
+            .set
+            .server(0)
+            .script()
+            .add(Matcher::command("getMore").then(stream));
         for closes in [false, true] {
             let mut connection = world.pools.get().await.expect("a connection");
             let find = connection.command("shop", &doc! { "find": "orders", "batchSize": 2 });
-            let find = find.timeout(Duration::from_secs(1)).timeout_mode(TimeoutMode::Iteration);
+            let find = find
+                .timeout(Duration::from_secs(1))
+                .timeout_mode(TimeoutMode::Iteration);
             let mut cursor = find.exhaust().cursor().await.expect("a cursor");
             for _ in 0..3 {
                 cursor.next::<Document>().await.expect("a document");
@@ -517,24 +571,41 @@ async fn a_stream_in_a_transaction_that_breaks_is_labelled<B: Backend<Config: De
         doc! { "ok": 1, "cursor": cursor }
     };
     let stream = Action::Stream(vec![batch(1); 50], Duration::from_millis(10));
-    world.set.server(0).script().add(Matcher::command("getMore").then(stream));
+    world
+        .set
+        .server(0)
+        .script()
+        .add(Matcher::command("getMore").then(stream));
     let mut connection = world.pools.get().await.expect("a connection");
-    let mut session = connection.start_session(SessionOptions::default()).expect("a session");
-    session.start_transaction(TransactionOptions::default()).expect("a transaction");
+    let mut session = connection
+        .start_session(SessionOptions::default())
+        .expect("a session");
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
     let find = doc! { "find": "orders", "batchSize": 2 };
-    let find = connection.command("shop", &find).session(&mut session).exhaust();
+    let find = connection
+        .command("shop", &find)
+        .session(&mut session)
+        .exhaust();
     let mut cursor = find.cursor().await.expect("a cursor");
     for _ in 0..3 {
         cursor.next::<Document>().await.expect("a document");
     }
     cursor.close().await;
-    let error = connection.commit_transaction(&mut session).await.expect_err("closed");
+    let error = connection
+        .commit_transaction(&mut session)
+        .await
+        .expect_err("closed");
     assert!(!error.has_label("TransientTransactionError"), "{error:?}");
     drop(connection);
     let mut connection = world.pools.get().await.expect("a connection");
     let _ = connection.commit_transaction(&mut session).await;
     drop((connection, session));
-    eventually("no transaction", || world.set.server(0).open_transactions() == 0).await;
+    eventually("no transaction", || {
+        world.set.server(0).open_transactions() == 0
+    })
+    .await;
     world.pools.close().await;
 }
 
@@ -546,12 +617,21 @@ async fn a_cleared_pool_ends_a_stream<B: Backend<Config: Default>>() {
             doc! { "ok": 1, "cursor": cursor }
         };
         let stream = Action::Stream(vec![batch(1); 50], Duration::from_millis(10));
-        world.set.server(0).script().add(Matcher::command("getMore").then(stream));
+        world
+            .set
+            .server(0)
+            .script()
+            .add(Matcher::command("getMore").then(stream));
         let mut connection = world.pools.get().await.expect("a connection");
         let pool = world.pools.for_server(connection.server()).expect("a pool");
         let id = connection.id();
         let find = doc! { "find": "orders", "batchSize": 2 };
-        let mut cursor = connection.command("shop", &find).exhaust().cursor().await.expect("one");
+        let mut cursor = connection
+            .command("shop", &find)
+            .exhaust()
+            .cursor()
+            .await
+            .expect("one");
         for _ in 0..3 {
             cursor.next::<Document>().await.expect("a document");
         }

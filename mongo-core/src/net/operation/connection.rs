@@ -185,10 +185,13 @@ impl Connection {
         let client = self.client();
         if let Some(session) = session.as_deref_mut()
             && self.pool_handle().is_some()
-            && (request.ending.is_some() || session.is_in_transaction())
         {
             let identity = self.identity();
-            let checked = session.check_user(&client, identity.user.as_ref());
+            let user = identity.principal.as_ref();
+            let checked = match request.ending.is_some() || session.is_in_transaction() {
+                true => session.check_user(&client, user),
+                false => request.check_user(user),
+            };
             checked.map_err(|error| identity.name(error))?;
         }
         request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
