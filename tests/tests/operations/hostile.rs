@@ -39,6 +39,8 @@ on_both! {
     a_committed_transaction_is_not_run_again_as_another_user_of_one_name,
     a_stream_in_a_transaction_that_breaks_is_labelled,
     a_cleared_pool_ends_a_stream,
+    a_cancelled_first_leaves_no_cursor,
+    a_closing_of_pools_ends_a_stream,
 }
 
 async fn kills<B: Backend>(world: &World<B>) {
@@ -649,4 +651,77 @@ async fn a_cleared_pool_ends_a_stream<B: Backend<Config: Default>>() {
         eventually("killCursors", || kills() >= 1).await;
         world.pools.close().await;
     }
+}
+
+async fn a_cancelled_first_leaves_no_cursor<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    let open = || world.set.server(0).open_cursors();
+    for command in ["getMore", "killCursors", "find"] {
+        let late = Action::Delay(Duration::from_secs(1));
+        let rule = world
+            .set
+            .server(0)
+            .script()
+            .add(Matcher::command(command).then(late));
+        let empty = doc! { "find": "orders", "batchSize": 0 };
+        let first = world
+            .pools
+            .command("shop", &empty)
+            .batch_size(1)
+            .first::<Document>();
+        let first = timeout(Duration::from_millis(300), first).await;
+        first.expect_err("cancelled");
+        let mut connection = world.pools.get().await.expect("a connection");
+        let first = connection
+            .command("shop", &empty)
+            .exhaust()
+            .batch_size(1)
+            .first::<Document>();
+        let first = timeout(Duration::from_millis(300), first).await;
+        assert!(first.is_err() || command == "killCursors");
+        drop(connection);
+        sleep(Duration::from_secs(15)).await;
+        assert_eq!(open(), 0, "cancelled during {command}");
+        world.set.server(0).script().remove(rule);
+    }
+    world.pools.close().await;
+}
+
+async fn a_closing_of_pools_ends_a_stream<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    let batch = |id: i64| {
+        let cursor = doc! { "nextBatch": [{ "_id": 5 }], "id": id, "ns": "shop.orders" };
+        doc! { "ok": 1, "cursor": cursor }
+    };
+    let stream = Action::Stream(vec![batch(1); 10_000], Duration::from_millis(100));
+    world
+        .set
+        .server(0)
+        .script()
+        .add(Matcher::command("getMore").then(stream));
+    let mut connection = world.pools.get().await.expect("a connection");
+    let reads = async {
+        let find = doc! { "find": "orders", "batchSize": 2 };
+        let mut cursor = connection
+            .command("shop", &find)
+            .exhaust()
+            .cursor()
+            .await
+            .expect("one");
+        while let Ok(Some(_)) = cursor.next::<Document>().await {}
+        cursor.close().await;
+        drop(connection);
+    };
+    let closes = async {
+        sleep(Duration::from_millis(500)).await;
+        timeout(Duration::from_secs(15), world.pools.close())
+            .await
+            .expect("in time");
+    };
+    timeout(Duration::from_secs(30), async {
+        tokio::join!(reads, closes)
+    })
+    .await
+    .expect("an end");
+    assert_eq!(world.in_use(), 0);
 }

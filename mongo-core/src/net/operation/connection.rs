@@ -435,9 +435,7 @@ impl CursorSource for InHand<'_> {
     }
 
     async fn kill(&mut self, limits: Limits) {
-        if self.target.connection.is_streaming() {
-            self.leave();
-        }
+        // Neither a closed connection nor one that streams can send it.
         if let Some(kill) = &mut self.kill
             && !self.target.connection.send_end(kill, None, limits).await
         {
