@@ -8,9 +8,7 @@ use mongo_core::Result;
 use mongo_core::auth::Credential;
 use mongo_core::bson::{Document, doc};
 use mongo_core::net::CredentialProvider;
-use mongo_core::operation::{
-    OperationKind, SessionOptions, TimeoutMode, TransactionOptions, UNKNOWN_COMMIT_RESULT,
-};
+use mongo_core::operation::{OperationKind, SessionOptions, TimeoutMode, TransactionOptions};
 use mongo_core::pools::{Backend, Pools, PoolsConfig, Session};
 use mongo_testkit::{Action, Deployment, ErrorReply, Matcher, User};
 use tokio::time::{sleep, timeout};
@@ -28,9 +26,7 @@ on_both! {
     a_retryable_write_is_not_repeated_as_another_user,
     a_retryable_write_in_a_session_is_not_repeated_as_another_user,
     a_retryable_write_is_not_repeated_as_another_user_of_a_provider,
-    a_lost_commit_of_a_former_user_is_not_said_to_be_repeatable,
     commits_of_unknown_result_end,
-    a_waiter_that_is_not_polled_does_not_block_others,
     a_first_document_of_another_type_closes_its_cursor,
     a_compressed_stream_is_read,
     any_number_may_be_the_code_of_a_duplicate_key,
@@ -39,7 +35,6 @@ on_both! {
     a_committed_transaction_is_not_run_again_as_another_user_of_one_name,
     a_stream_in_a_transaction_that_breaks_is_labelled,
     a_cleared_pool_ends_a_stream,
-    a_cancelled_first_leaves_no_cursor,
     a_closing_of_pools_ends_a_stream,
 }
 
@@ -311,74 +306,23 @@ async fn a_retryable_write_is_not_repeated_as_another_user_of_a_provider<
     world.pools.close().await;
 }
 
-async fn a_lost_commit_of_a_former_user_is_not_said_to_be_repeatable<
-    B: Backend<Config: Default>,
->() {
-    let one = Deployment::replica_set("rs").members(1);
-    let (world, pools) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
-    world.set.insert("db.c", [doc! { "x": 0 }]);
-    lost(&world, "commitTransaction");
-    let mut session = begun_by(&pools).await;
-    let rotates = async {
-        sleep(Duration::from_millis(500)).await;
-        pools.rotate(credential("two", "second")).expect("a user");
-    };
-    let (committed, ()) = tokio::join!(session.commit_transaction(), rotates);
-    let error = committed.expect_err("lost");
-    assert_eq!(world.commands.of("commitTransaction").len(), 1);
-    assert!(!error.has_label("TransientTransactionError"), "{error:?}");
-    assert!(
-        !error.has_label(UNKNOWN_COMMIT_RESULT),
-        "it can't be repeated: {error:?}"
-    );
-    drop(session);
-    world.pools.close().await;
-}
-
 async fn commits_of_unknown_result_end<B: Backend<Config: Default>>() {
-    for limit in [None, Some(Duration::from_secs(3))] {
-        let world = World::<B>::replica_set("").await;
-        world.set.insert("db.c", [doc! { "x": 0 }]);
-        let unknown = Action::write_concern_error(64, "WriteConcernTimeout", "late");
-        let rule = Matcher::command("commitTransaction").then(unknown);
-        world.set.server(0).script().add(rule);
-        let mut session = world.session();
-        let pools = &world.pools;
-        let run = async |session: &mut Session<B>| insert(pools, session).await;
-        let begun = tokio::time::Instant::now();
-        let options = TransactionOptions::default();
-        let done = match limit {
-            None => session.with_transaction(options, run).await,
-            Some(limit) => session.with_transaction_by(limit, options, run).await,
-        };
-        done.expect_err("unknown");
-        let bound = limit.unwrap_or(Duration::from_secs(120)) + Duration::from_secs(1);
-        assert!(begun.elapsed() <= bound, "{:?}", begun.elapsed());
-        drop(session);
-        world.pools.close().await;
-    }
-}
-
-async fn a_waiter_that_is_not_polled_does_not_block_others<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("maxPoolSize=1&waitQueueTimeoutMS=5000").await;
-    world.ping().await.expect("a pong");
-    let held = world.pools.get().await.expect("the connection");
-    let mut asleep = Box::pin(world.pools.get());
-    let polled = timeout(Duration::from_millis(100), &mut asleep).await;
-    assert!(polled.is_err());
-    drop(held);
-    // Now it is served, but not polled again.
-    let mut failed = 0;
-    for _ in 0..4 {
-        failed += u32::from(world.ping().await.is_err());
-    }
-    let late = asleep.await;
-    assert_eq!(
-        failed,
-        0,
-        "of 4, over 20 s; the sleeper got {:?}",
-        late.is_ok()
-    );
+    let limit = Duration::from_secs(3);
+    let world = World::<B>::replica_set("").await;
+    world.set.insert("db.c", [doc! { "x": 0 }]);
+    let unknown = Action::write_concern_error(64, "WriteConcernTimeout", "late");
+    let rule = Matcher::command("commitTransaction").then(unknown);
+    world.set.server(0).script().add(rule);
+    let mut session = world.session();
+    let pools = &world.pools;
+    let run = async |session: &mut Session<B>| insert(pools, session).await;
+    let begun = tokio::time::Instant::now();
+    let options = TransactionOptions::default();
+    let done = session.with_transaction_by(limit, options, run).await;
+    done.expect_err("unknown");
+    let bound = limit + Duration::from_secs(1);
+    assert!(begun.elapsed() <= bound, "{:?}", begun.elapsed());
+    drop(session);
     world.pools.close().await;
 }
 
@@ -651,40 +595,6 @@ async fn a_cleared_pool_ends_a_stream<B: Backend<Config: Default>>() {
         eventually("killCursors", || kills() >= 1).await;
         world.pools.close().await;
     }
-}
-
-async fn a_cancelled_first_leaves_no_cursor<B: Backend<Config: Default>>() {
-    let world = with_orders::<B>().await;
-    let open = || world.set.server(0).open_cursors();
-    for command in ["getMore", "killCursors", "find"] {
-        let late = Action::Delay(Duration::from_secs(1));
-        let rule = world
-            .set
-            .server(0)
-            .script()
-            .add(Matcher::command(command).then(late));
-        let empty = doc! { "find": "orders", "batchSize": 0 };
-        let first = world
-            .pools
-            .command("shop", &empty)
-            .batch_size(1)
-            .first::<Document>();
-        let first = timeout(Duration::from_millis(300), first).await;
-        first.expect_err("cancelled");
-        let mut connection = world.pools.get().await.expect("a connection");
-        let first = connection
-            .command("shop", &empty)
-            .exhaust()
-            .batch_size(1)
-            .first::<Document>();
-        let first = timeout(Duration::from_millis(300), first).await;
-        assert!(first.is_err() || command == "killCursors");
-        drop(connection);
-        sleep(Duration::from_secs(15)).await;
-        assert_eq!(open(), 0, "cancelled during {command}");
-        world.set.server(0).script().remove(rule);
-    }
-    world.pools.close().await;
 }
 
 async fn a_closing_of_pools_ends_a_stream<B: Backend<Config: Default>>() {
