@@ -138,8 +138,16 @@ fn has_duplicate_key(reply: &RawDocument) -> bool {
     };
     let mut errors = errors.into_iter().map_while(Result::ok);
     errors.any(|error| {
-        let code = error.as_document().map(|error| error.get("code"));
-        matches!(code, Some(Ok(Some(RawBsonRef::Int32(code)))) if DUPLICATE_KEY.contains(&code))
+        let code = error
+            .as_document()
+            .and_then(|error| error.get("code").ok()?);
+        let code = code.and_then(|code| match code {
+            RawBsonRef::Int32(code) => Some(code),
+            RawBsonRef::Int64(code) => i32::try_from(code).ok(),
+            RawBsonRef::Double(code) => Some(code as i32),
+            _ => None,
+        });
+        code.is_some_and(|code| DUPLICATE_KEY.contains(&code))
     })
 }
 

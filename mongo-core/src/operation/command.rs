@@ -114,6 +114,8 @@ pub struct Request {
     pub(crate) ending: Option<Ending>,
     /// The number of the retryable write, the same for all attempts.
     pub(super) txn_number: Option<i64>,
+    /// The user of the first attempt. The server does not know the number of another one.
+    user: Option<Arc<str>>,
 }
 
 /// Shows no field of the command: it may hold a password.
@@ -175,6 +177,7 @@ impl Request {
             cursor: CursorOptions::default(),
             ending: None,
             txn_number: None,
+            user: None,
         }
     }
 
@@ -286,6 +289,21 @@ impl Request {
     /// The operation's name.
     pub(crate) fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_else(|| self.command_name())
+    }
+
+    /// Checks that a connection of this user can run the next attempt of a retryable write: a server
+    /// would execute it once more for another user.
+    pub(crate) fn check_user(&mut self, user: Option<&Arc<str>>) -> Result<()> {
+        if !self.is_numbered() {
+            self.user = user.cloned();
+        }
+        match self.user.as_ref() == user {
+            true => Ok(()),
+            false => Err(Error::configuration(
+                "the credential was rotated to another user, who can't repeat the write: its result \
+                 is unknown",
+            )),
+        }
     }
 
     /// Whether the retryable write has its number.

@@ -8,6 +8,7 @@ mod attacks;
 mod commands;
 mod cursors;
 mod exhaust;
+mod hostile;
 mod leftovers;
 mod prose;
 mod real;

@@ -17,6 +17,8 @@ pub(crate) struct Identity {
     pub(crate) generation: Generation,
     pub(crate) server: ServerAddress,
     pub(crate) user: Option<Arc<str>>,
+    /// The user with its authentication database: a name in two databases is two users.
+    pub(crate) principal: Option<Arc<str>>,
     pub(crate) description: ConnectionDescription,
     /// The stable API fields, added to every command.
     pub(crate) server_api: Option<RawDocumentBuf>,

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use bson::{RawDocument, rawdoc};
 
-use super::{Connection, PoolHandle, Reply, bound};
+use super::{Connection, PoolHandle, REAUTHENTICATION_REQUIRED, Reply, bound};
 use crate::error::{Error, Result};
 use crate::net::OwnedReply;
 use crate::net::deadline::Deadline;
@@ -70,13 +70,23 @@ impl Connection {
         command: &RawDocument,
     ) -> Result<OwnedReply> {
         let deadline = deadline.unwrap_or_else(|| self.command_deadline());
-        if !self.is_streaming() {
-            self.send_flagged(MsgFlags::EXHAUST_ALLOWED, deadline, database, command)
-                .await?;
+        let mut may_run_again = self.inner.proof.is_some();
+        loop {
+            if !self.is_streaming() {
+                self.send_flagged(MsgFlags::EXHAUST_ALLOWED, deadline, database, command)
+                    .await?;
+            }
+            self.receive(deadline).await?;
+            let Err(error) = self.judge() else {
+                return Ok(self.last_reply()?.into_owned());
+            };
+            let is_required = error.code() == Some(REAUTHENTICATION_REQUIRED);
+            if !may_run_again || !is_required || self.is_streaming() {
+                return Err(error);
+            }
+            may_run_again = false;
+            self.reauthenticate(deadline).await?;
         }
-        self.receive(deadline).await?;
-        self.judge()?;
-        Ok(self.last_reply()?.into_owned())
     }
 
     /// Whether the server sends another reply without a request.

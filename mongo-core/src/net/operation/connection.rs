@@ -185,10 +185,13 @@ impl Connection {
         let client = self.client();
         if let Some(session) = session.as_deref_mut()
             && self.pool_handle().is_some()
-            && (request.ending.is_some() || session.is_in_transaction())
         {
             let identity = self.identity();
-            let checked = session.check_user(&client, identity.user.as_ref());
+            let user = identity.principal.as_ref();
+            let checked = match request.ending.is_some() || session.is_in_transaction() {
+                true => session.check_user(&client, user),
+                false => request.check_user(user),
+            };
             checked.map_err(|error| identity.name(error))?;
         }
         request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
@@ -432,11 +435,11 @@ impl CursorSource for InHand<'_> {
     }
 
     async fn kill(&mut self, limits: Limits) {
-        if self.target.connection.is_streaming() {
+        // Neither a closed connection nor one that streams can send it.
+        if let Some(kill) = &mut self.kill
+            && !self.target.connection.send_end(kill, None, limits).await
+        {
             self.leave();
-        }
-        if let Some(kill) = &mut self.kill {
-            self.target.connection.send_end(kill, None, limits).await;
         }
     }
 

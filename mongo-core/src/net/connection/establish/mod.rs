@@ -375,6 +375,10 @@ impl Establisher {
         let user = handshake
             .credential()
             .and_then(|own| own.username().cloned());
+        let principal = handshake.credential().map(|own| {
+            let name = own.username().map_or("", |name| &**name);
+            format!("{}.{name}", own.source_or_default()).into()
+        });
         let proof = description.authenticated.map(|_| ReauthState {
             authenticator: self.authenticator.clone(),
             handshake,
@@ -384,6 +388,7 @@ impl Establisher {
             generation,
             server: self.server.clone(),
             user,
+            principal,
             description,
             server_api: self.server_api.map(|api| api.fields()),
             command_timeout: self.command_timeout,

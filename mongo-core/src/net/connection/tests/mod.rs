@@ -38,6 +38,7 @@ fn over(stream: Stream) -> Connection {
         generation: Generations::default().begin(),
         server: ServerAddress::tcp("db.example", 27017),
         user: Some("app".into()),
+        principal: Some("admin.app".into()),
         description: description(),
         server_api: None,
         command_timeout: None,
