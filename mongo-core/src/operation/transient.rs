@@ -5,7 +5,7 @@ use crate::select::SelectionError;
 
 impl Error {
     /// Whether the cause may pass: the same operation, run again later, may succeed. That is a
-    /// [retryable](Self::is_retryable_read) error, a time-out, a failed lookup of a host, a
+    /// [retryable](Self::is_retryable_read) error, a time-out, a failed lookup of an address, a
     /// selection that found no suitable server in time, or an error with the label
     /// `TransientTransactionError`. An error of `on_connect` counts as what it contains. Closed
     /// pools and topologies, refused credentials and options, and other errors of commands do not

@@ -316,7 +316,8 @@ impl<'a> Command<OnConnection<'a>> {
     /// Limit the command to one document, so that the server does not open a cursor: a `find` with
     /// `limit: 1`, or with `singleBatch: true` and `batchSize: 1`; an `aggregate` with a last stage
     /// `$limit`. A cursor that is open nevertheless is closed by a `killCursors` before this
-    /// returns, or in the background if this fails or is cancelled.
+    /// returns, or in the background if this fails or is cancelled after the command's reply. If it is
+    /// cancelled before, the cursor's id is unknown, and the server closes it after 10 minutes.
     ///
     /// # Errors
     /// See [`cursor`](Self::cursor) and [`BatchCursor::next`](crate::net::BatchCursor::next).
