@@ -356,8 +356,9 @@ impl<B: Backend> Caller<B> {
         let holds = match error.kind() {
             ErrorKind::PoolClosed | ErrorKind::TopologyClosed => world.phase() == Phase::Over,
             ErrorKind::Configuration(_) => error.to_string().contains("has left the deployment"),
-            // A fault replaces the reply by random bytes.
-            ErrorKind::Protocol(_) => world.phase() == Phase::Trouble,
+            // A fault replaces the reply by random bytes, or repeats one. Operations that began then
+            // end in the pause.
+            ErrorKind::Protocol(_) => matches!(world.phase(), Phase::Trouble | Phase::Pause),
             ErrorKind::Deserialization(_) | ErrorKind::Serialization(_) => false,
             _ => true,
         };
