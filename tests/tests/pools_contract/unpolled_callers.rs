@@ -24,6 +24,7 @@ on_both! {
     a_waiter_whose_connection_fails_its_check_takes_an_idle_one,
     a_waiter_whose_connection_fails_its_check_keeps_its_turn,
     an_unpolled_waiter_keeps_no_idle_connection_from_other_tenants,
+    a_waiter_whose_connection_made_room_waits_for_another_one,
     an_abandoned_attempt_gives_its_permit_to_another_tenant,
     an_abandoned_attempt_gives_its_slot_to_another_tenant,
     a_later_waiter_does_not_inherit_the_turn_of_one_that_left,
@@ -150,6 +151,23 @@ async fn an_unpolled_waiter_keeps_no_idle_connection_from_other_tenants<
         .expect("in time")
         .expect("the idle one makes room for another tenant");
     drop(unpolled);
+    pools[0].close().await;
+}
+
+async fn a_waiter_whose_connection_made_room_waits_for_another_one<B: Backend<Config: Default>>() {
+    let config = PoolsConfig::default().with_max_connections_per_server(1);
+    let (_server, pools) = tenants::<B>(2, "", config).await;
+    let held = pools[0].get().await.expect("a connection");
+    let write = Criterion::write();
+    // It selects a server once, so an error of its pool would be its own.
+    let mut unpolled = Box::pin(pools[0].get_by(LIMIT, &write, &[]));
+    begin(unpolled.as_mut()).await;
+    // It is served with that one, but not polled.
+    drop(held);
+    sleep(Duration::from_secs(1)).await;
+    let other = timeout(LIMIT, pools[1].get()).await.expect("in time");
+    drop(other.expect("the idle one makes room"));
+    drop(unpolled.await.expect("another one"));
     pools[0].close().await;
 }
 

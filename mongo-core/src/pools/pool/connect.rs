@@ -80,6 +80,7 @@ impl PoolInner {
             ticket = Some(waiting.ticket());
             let mut connection = match self.served(&mut waiting, deadline).await? {
                 Ok(connection) => connection,
+                Err(Unserved::TakenBack) => continue,
                 // The caller has moved to another runtime since then.
                 Err(Unserved::RuntimeEnded)
                     if current_runtime().is_ok_and(|here| here.id() != id) =>

@@ -243,10 +243,9 @@ impl PoolInner {
     /// Closes idle and available connections that are stale, expired, or of a closed pool.
     pub(in crate::pools) fn reap(&self) {
         let is_closed = self.state() == PoolState::Closed;
-        self.queue
-            .take_back(&Unserved::Failed(self.not_ready()), |connection| {
-                is_closed || connection.is_stale()
-            });
+        self.queue.take_back(&Unserved::TakenBack, |connection| {
+            is_closed || connection.is_stale()
+        });
         let now = Instant::now();
         let gone = self.change_queue(|queue| {
             queue.retain(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
