@@ -155,9 +155,10 @@ async fn an_unpolled_waiter_keeps_no_idle_connection_from_other_tenants<
 }
 
 async fn a_waiter_whose_connection_made_room_waits_for_another_one<B: Backend<Config: Default>>() {
-    let config = PoolsConfig::default().with_max_connections_per_server(1);
+    let config = PoolsConfig::default().with_max_connections_per_server(2);
     let (_server, pools) = tenants::<B>(2, "", config).await;
     let held = pools[0].get().await.expect("a connection");
+    let other = pools[1].get().await.expect("the last one");
     let write = Criterion::write();
     // It selects a server once, so an error of its pool would be its own.
     let mut unpolled = Box::pin(pools[0].get_by(LIMIT, &write, &[]));
@@ -165,8 +166,8 @@ async fn a_waiter_whose_connection_made_room_waits_for_another_one<B: Backend<Co
     // It is served with that one, but not polled.
     drop(held);
     sleep(Duration::from_secs(1)).await;
-    let other = timeout(LIMIT, pools[1].get()).await.expect("in time");
-    drop(other.expect("the idle one makes room"));
+    let served = timeout(LIMIT, pools[1].get()).await.expect("in time");
+    drop((other, served.expect("the idle one makes room")));
     drop(unpolled.await.expect("another one"));
     pools[0].close().await;
 }
