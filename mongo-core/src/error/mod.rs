@@ -23,6 +23,8 @@ pub(crate) use network::{is_network_error, is_of_process};
 #[cfg(feature = "net")]
 pub(crate) use retry::LABELS_WRITE_ERRORS;
 pub(crate) use retry::RETRYABLE_WRITE;
+#[cfg(test)]
+pub(crate) use retry::tests::{refusal, timeout};
 pub use retry::{RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, TRANSIENT_TRANSACTION_ERROR};
 pub use tls::{CertificateProblem, TlsError};
 

@@ -158,7 +158,7 @@ fn is_retryable_write(code: i32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io;
     use std::sync::Arc;
     use std::time::Duration;
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::error::{ClosedReason, Wait};
 
-    fn refusal(code: i32) -> Error {
+    pub(crate) fn refusal(code: i32) -> Error {
         ErrorKind::Command(CommandError {
             code,
             code_name: String::new(),
@@ -178,7 +178,7 @@ mod tests {
         .into()
     }
 
-    fn timeout(wait: Wait) -> Error {
+    pub(crate) fn timeout(wait: Wait) -> Error {
         Error::timeout(wait, Duration::from_secs(1))
     }
 

@@ -114,8 +114,8 @@ pub struct Request {
     pub(crate) ending: Option<Ending>,
     /// The number of the retryable write, the same for all attempts.
     pub(super) txn_number: Option<i64>,
-    /// The user of the first attempt. The server does not know the number of another one.
-    user: Option<Arc<str>>,
+    /// The principal of the first attempt. The server does not know the number of another one.
+    principal: Option<Arc<str>>,
 }
 
 /// Shows no field of the command: it may hold a password.
@@ -177,7 +177,7 @@ impl Request {
             cursor: CursorOptions::default(),
             ending: None,
             txn_number: None,
-            user: None,
+            principal: None,
         }
     }
 
@@ -291,13 +291,16 @@ impl Request {
         self.name.as_deref().unwrap_or_else(|| self.command_name())
     }
 
-    /// Checks that a connection of this user can run the next attempt of a retryable write: a server
-    /// would execute it once more for another user.
-    pub(crate) fn check_user(&mut self, user: Option<&Arc<str>>) -> Result<()> {
+    /// Binds a retryable write to a principal with its first attempt: a server would execute it once
+    /// more for another one.
+    ///
+    /// # Errors
+    /// It is bound to another one.
+    pub(crate) fn bind(&mut self, principal: Option<&Arc<str>>) -> Result<()> {
         if !self.is_numbered() {
-            self.user = user.cloned();
+            self.principal = principal.cloned();
         }
-        match self.user.as_ref() == user {
+        match self.principal.as_ref() == principal {
             true => Ok(()),
             false => Err(Error::configuration(
                 "the credential was rotated to another user, who can't repeat the write: its result \

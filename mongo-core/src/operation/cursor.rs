@@ -106,9 +106,9 @@ impl CursorState {
         }
     }
 
-    /// The command for the next batch; `max_time` in milliseconds.
-    pub(crate) fn get_more(&self, max_time: Option<i64>) -> RawDocumentBuf {
-        let (_, collection) = self.names();
+    /// The request for the next batch; `max_time` in milliseconds.
+    pub(crate) fn get_more(&self, max_time: Option<i64>) -> Request {
+        let (database, collection) = self.names();
         let mut command = RawDocumentBuf::new();
         command.append(cstr!("getMore"), self.id);
         command.append(cstr!("collection"), collection);
@@ -121,7 +121,9 @@ impl CursorState {
         if let Some(comment) = self.options.comment.clone() {
             command.append(cstr!("comment"), comment);
         }
-        command
+        let mut request = Request::on_cursor(database, command);
+        request.cursor.exhaust = self.options.exhaust;
+        request
     }
 
     /// The request that closes the cursor, unless the server has.
@@ -324,8 +326,8 @@ mod tests {
             "getMore": 7_i64, "collection": "orders.old", "batchSize": 3_i64, "maxTimeMS": 5_i64,
         };
         assert_eq!(
-            cursor.get_more(Some(5)),
-            RawDocumentBuf::try_from(&more).expect("BSON")
+            cursor.get_more(Some(5)).body(),
+            &*RawDocumentBuf::try_from(&more).expect("BSON")
         );
         let next = rawdoc! { "cursor": { "nextBatch": [], "id": 0_i64, "ns": "shop.orders.old" } };
         cursor.accept(next).expect("a batch");

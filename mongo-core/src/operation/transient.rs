@@ -41,26 +41,10 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use bson::rawdoc;
-
     use super::*;
     use crate::error::{
-        ClosedReason, CommandError, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, Wait,
+        ClosedReason, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR, Wait, refusal, timeout,
     };
-
-    fn refusal(code: i32) -> Error {
-        ErrorKind::Command(CommandError {
-            code,
-            code_name: String::new(),
-            message: String::new(),
-            reply: rawdoc! {},
-        })
-        .into()
-    }
-
-    fn timeout(wait: Wait) -> Error {
-        Error::timeout(wait, Duration::from_secs(1))
-    }
 
     #[test]
     fn a_cause_that_may_pass_is_transient() {

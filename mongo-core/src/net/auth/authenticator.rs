@@ -213,18 +213,18 @@ impl Authenticator {
         }
     }
 
-    /// Whether the server takes the fixed credentials of both for one user. Names in two databases
-    /// are two users.
+    /// Whether the fixed credentials of both are known to name one user. Names in two databases are
+    /// two users, and without a name (OIDC, AWS, X.509) only the server knows.
     pub(crate) fn is_same_user(&self, other: &Self) -> bool {
         let user = |own: &Self| match &own.source {
             Source::Fixed(credential) => {
                 let credential = own.complete(credential.clone());
                 let source = credential.source_or_default().to_owned();
-                Some((credential.username().cloned(), source))
+                Some((credential.username().cloned()?, source))
             }
             Source::Anonymous | Source::Provider(_) => None,
         };
-        user(self) == user(other)
+        user(self).is_some_and(|own| user(other) == Some(own))
     }
 
     /// The current credential for a connection to `server`.
@@ -407,5 +407,31 @@ impl fmt::Debug for Authenticator {
         f.debug_struct("Authenticator")
             .field("user", &self.user())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::AuthMechanism;
+
+    #[test]
+    fn only_a_name_in_a_database_tells_that_two_credentials_are_of_one_user() {
+        let of = |credential: Credential| {
+            let mut options = ClientOptions::default();
+            options.tls.enabled = Some(true);
+            options.credential = Some(credential);
+            Authenticator::new(&options, AuthParts::default()).expect("an authenticator")
+        };
+        let named =
+            |source: &str, password: &str| of(Credential::new("app", password).with_source(source));
+        let one = named("one", "old");
+        assert!(one.is_same_user(&named("one", "new")));
+        assert!(!one.is_same_user(&named("two", "old")));
+        let nameless = of(Credential::from_mechanism(AuthMechanism::MongoDbX509));
+        assert!(!nameless.is_same_user(&nameless));
+        let options = ClientOptions::default();
+        let anonymous = Authenticator::new(&options, AuthParts::default()).expect("none");
+        assert!(!anonymous.is_same_user(&one));
     }
 }

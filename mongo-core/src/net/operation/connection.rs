@@ -187,12 +187,12 @@ impl Connection {
             && self.pool_handle().is_some()
         {
             let identity = self.identity();
-            let user = identity.principal.as_ref();
-            let checked = match request.ending.is_some() || session.is_in_transaction() {
-                true => session.check_user(&client, user),
-                false => request.check_user(user),
+            let principal = identity.principal.as_ref();
+            let bound = match request.ending.is_some() || session.is_in_transaction() {
+                true => session.bind_transaction(&client, principal),
+                false => request.bind(principal),
             };
-            checked.map_err(|error| identity.name(error))?;
+            bound.map_err(|error| identity.name(error))?;
         }
         request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
         if let Some(session) = &mut session {
@@ -303,11 +303,7 @@ impl<'a> Command<OnConnection<'a>> {
         let state = request
             .open_cursor(reply.into_raw())
             .map_err(|error| target.connection.identity().name(error))?;
-        let source = InHand {
-            target,
-            kill: None,
-            exhaust: state.options.exhaust,
-        };
+        let source = InHand { target, kill: None };
         Ok(BatchCursor::new(state, source, limits))
     }
 
@@ -411,7 +407,6 @@ pub struct InHand<'a> {
     target: OnConnection<'a>,
     /// Closes the cursor, unless the server has.
     kill: Option<Request>,
-    exhaust: bool,
 }
 
 impl InHand<'_> {
@@ -431,7 +426,6 @@ impl InHand<'_> {
 
 impl CursorSource for InHand<'_> {
     async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
-        request.cursor.exhaust = self.exhaust;
         self.target.run(&mut request, limits).await
     }
 

@@ -323,8 +323,7 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
         };
         let min_rtt = source.min_round_trip_time();
         let max_time = get_more_time(&self.state.options, limits.remaining(), min_rtt);
-        let (database, _) = self.state.names();
-        let request = Request::on_cursor(database, self.state.get_more(max_time));
+        let request = self.state.get_more(max_time);
         Box::pin(async move {
             let outcome = source.get_more(request, limits).await;
             (source, outcome)

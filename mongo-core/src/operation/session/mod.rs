@@ -157,14 +157,16 @@ impl ClientSession {
         }
     }
 
-    /// Checks that a connection of this client, authenticated as this user, can run a command of the
-    /// transaction.
-    pub(crate) fn check_user(
+    /// Binds the transaction to this client and principal with its first command.
+    ///
+    /// # Errors
+    /// It is bound to others.
+    pub(crate) fn bind_transaction(
         &mut self,
         context: &Arc<ClientContext>,
-        user: Option<&Arc<str>>,
+        principal: Option<&Arc<str>>,
     ) -> Result<()> {
-        match self.check(context).is_ok() && self.transaction.is_of(user) {
+        match self.check(context).is_ok() && self.transaction.bind(principal) {
             true => Ok(()),
             false => Err(self.of_former_user()),
         }

@@ -132,8 +132,8 @@ pub(crate) struct Transaction {
     pub(super) options: TransactionOptions,
     pub(super) recovery_token: Option<RawDocumentBuf>,
     pub(super) pinned: Option<ServerAddress>,
-    /// The user of its first command. Another one can't go on with it.
-    user: Option<Arc<str>>,
+    /// The principal of its first command. Another one can't go on with it.
+    principal: Option<Arc<str>>,
     /// The number of the transaction that the server may have open: its first command was sent, and
     /// since then neither a commit was, nor was an abort answered.
     pub(super) open: Option<i64>,
@@ -213,12 +213,12 @@ impl Transaction {
         is_first
     }
 
-    /// Whether a connection of this user can run its next command.
-    pub(super) fn is_of(&mut self, user: Option<&Arc<str>>) -> bool {
+    /// Its first command binds it to a principal. Returns whether this one can run the next command.
+    pub(super) fn bind(&mut self, principal: Option<&Arc<str>>) -> bool {
         if self.state == TransactionState::Starting {
-            self.user = user.cloned();
+            self.principal = principal.cloned();
         }
-        self.user.as_ref() == user
+        self.principal.as_ref() == principal
     }
 
     /// Where it stands, for [`rewind`](Self::rewind).

@@ -87,9 +87,10 @@ impl<B: Backend> Pools<B> {
     /// on their connections until all pools are closed. Waiting check-outs wait for a connection
     /// with the new credential. All handles for the old credential switch to the new one.
     ///
-    /// If it names another user, or the same in another database, the idle sessions of the former
-    /// one are ended over an idle connection, if there is one. Transactions in progress fail with the
-    /// label `TransientTransactionError` at their next command, except behind a load balancer (see
+    /// If it names another user, the same in another database, or none (OIDC, AWS, X.509, where only
+    /// the server knows the user), the idle sessions of the former one are ended over an idle
+    /// connection, if there is one. Transactions in progress fail with the label
+    /// `TransientTransactionError` at their next command, except behind a load balancer (see
     /// [`Session`](crate::pools::Session)). They are not aborted, because only the former user could,
     /// and its connections are closed: the server ends them (`transactionLifetimeLimitSeconds`,
     /// 60 s). [`SuspendedCursor`](crate::pools::SuspendedCursor)s and cursors of the former user fail.
