@@ -14,6 +14,7 @@ use super::transaction::Ending;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::{Error, ErrorKind, Result};
 use crate::select::{ReadPreference, ReadPreferenceMode};
+use crate::wire::find_elements;
 
 /// What an operation does, as the caller says; it is not guessed from the command. It decides on
 /// retries, and on the options of the connection string that are applied (see the
@@ -82,7 +83,7 @@ pub(super) struct OwnFields {
 
 static NEXT_ID: AtomicI64 = AtomicI64::new(1);
 
-/// An operation: the command and its options.
+/// An operation: the command and its options. It is large and handed on, so it is boxed.
 // Not exported; public for the sealed trait of cursors.
 pub struct Request {
     /// Its number within the process.
@@ -129,7 +130,7 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    pub(crate) fn new<C>(database: &str, command: &C) -> Result<Self>
+    pub(crate) fn new<C>(database: &str, command: &C) -> Result<Box<Self>>
     where
         C: Serialize + ?Sized,
     {
@@ -143,20 +144,17 @@ impl Request {
             false => None,
         };
         own.read_concern &= own_concern.is_none();
-        Ok(Self {
-            own,
-            own_concern,
-            kind: OperationKind::default(),
-            is_retryable: true,
-            is_bare: false,
-            limits_server: true,
-            ..Self::on_cursor(database, body)
-        })
+        let mut request = Self::on_cursor(database, body);
+        (request.own, request.own_concern) = (own, own_concern);
+        request.kind = OperationKind::default();
+        (request.is_retryable, request.limits_server) = (true, true);
+        request.is_bare = false;
+        Ok(request)
     }
 
     /// A command on a cursor.
-    pub(crate) fn on_cursor(database: &str, command: RawDocumentBuf) -> Self {
-        Self {
+    pub(crate) fn on_cursor(database: &str, command: RawDocumentBuf) -> Box<Self> {
+        Box::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             database: database.to_owned(),
             own_length: command.as_bytes().len(),
@@ -178,45 +176,42 @@ impl Request {
             ending: None,
             txn_number: None,
             principal: None,
-        }
+        })
     }
 
     /// The command that closes a cursor. It needs no session.
-    pub(crate) fn kill_cursor(database: &str, command: RawDocumentBuf) -> Self {
-        Self {
-            has_session: false,
-            ..Self::on_cursor(database, command)
-        }
+    pub(crate) fn kill_cursor(database: &str, command: RawDocumentBuf) -> Box<Self> {
+        let mut request = Self::on_cursor(database, command);
+        request.has_session = false;
+        request
     }
 
     /// The end of sessions, with their ids.
-    pub(crate) fn end_sessions(ids: &[RawDocumentBuf]) -> Self {
+    pub(crate) fn end_sessions(ids: &[RawDocumentBuf]) -> Box<Self> {
         let mut sessions = bson::raw::RawArrayBuf::new();
         ids.iter().for_each(|id| sessions.push(id.clone()));
         let mut command = RawDocumentBuf::new();
         command.append(bson::raw::cstr!("endSessions"), sessions);
         let preferred = ReadPreference::new(ReadPreferenceMode::PrimaryPreferred);
-        Self {
-            read_preference: Some(preferred),
-            has_session: false,
-            ..Self::on_cursor("admin", command)
-        }
+        let mut request = Self::on_cursor("admin", command);
+        request.read_preference = Some(preferred);
+        request.has_session = false;
+        request
     }
 
     /// The end of a transaction.
-    pub(crate) fn end_transaction(ending: Ending) -> Self {
+    pub(crate) fn end_transaction(ending: Ending) -> Box<Self> {
         let mut command = RawDocumentBuf::new();
         let name = match ending {
             Ending::Commit => bson::raw::cstr!("commitTransaction"),
             Ending::Abort => bson::raw::cstr!("abortTransaction"),
         };
         command.append(name, 1);
-        Self {
-            kind: OperationKind::Write,
-            is_retryable: true,
-            ending: Some(ending),
-            ..Self::on_cursor("admin", command)
-        }
+        let mut request = Self::on_cursor("admin", command);
+        request.kind = OperationKind::Write;
+        request.is_retryable = true;
+        request.ending = Some(ending);
+        request
     }
 
     /// The command with what was added for the current attempt.
@@ -320,31 +315,28 @@ impl Request {
 /// # Errors
 /// It is empty, or has a field that only the session may set.
 fn inspect(command: &RawDocument) -> Result<OwnFields> {
-    let mut own = OwnFields::default();
-    let mut is_empty = true;
-    for element in command.iter_elements() {
-        let element = element.map_err(|error| ErrorKind::Serialization(Arc::new(error)))?;
+    let (mut own, mut is_empty, mut refused) = (OwnFields::default(), true, None);
+    find_elements(command.as_bytes(), |name, _, _| {
         is_empty = false;
-        match element.key().as_str() {
-            "readConcern" => own.read_concern = true,
-            "writeConcern" => own.write_concern = true,
-            "$readPreference" => own.read_preference = true,
-            "maxTimeMS" => own.max_time = true,
-            "comment" => own.comment = true,
-            name @ ("lsid" | "txnNumber" | "autocommit" | "startTransaction" | "$clusterTime"
-            | "$db") => {
-                let text = format!(
-                    "the command has the field `{name}`, which `command` adds itself: remove it, \
-                     set a session, or use `run_command`"
-                );
-                return Err(Error::configuration(text));
-            }
+        match name {
+            b"readConcern" => own.read_concern = true,
+            b"writeConcern" => own.write_concern = true,
+            b"$readPreference" => own.read_preference = true,
+            b"maxTimeMS" => own.max_time = true,
+            b"comment" => own.comment = true,
+            b"lsid" | b"txnNumber" | b"autocommit" | b"startTransaction" | b"$clusterTime"
+            | b"$db" => refused = Some(String::from_utf8_lossy(name).into_owned()),
             _ => {}
         }
-    }
-    match is_empty {
-        true => Err(Error::configuration("the command is empty")),
-        false => Ok(own),
+    })
+    .map_err(|error| ErrorKind::Serialization(Arc::new(serde::ser::Error::custom(error))))?;
+    match (is_empty, refused) {
+        (true, _) => Err(Error::configuration("the command is empty")),
+        (false, Some(name)) => Err(Error::configuration(format!(
+            "the command has the field `{name}`, which `command` adds itself: remove it, set a \
+             session, or use `run_command`"
+        ))),
+        (false, None) => Ok(own),
     }
 }
 
@@ -373,7 +365,7 @@ fn take_read_concern(command: &mut RawDocumentBuf) -> Result<Option<Document>, b
 #[must_use = "it does nothing unless it is awaited"]
 #[derive(Debug)]
 pub struct Command<T> {
-    pub(crate) request: Result<Request>,
+    pub(crate) request: Result<Box<Request>>,
     pub(crate) target: T,
 }
 

@@ -107,7 +107,7 @@ impl CursorState {
     }
 
     /// The request for the next batch; `max_time` in milliseconds.
-    pub(crate) fn get_more(&self, max_time: Option<i64>) -> Request {
+    pub(crate) fn get_more(&self, max_time: Option<i64>) -> Box<Request> {
         let (database, collection) = self.names();
         let mut command = RawDocumentBuf::new();
         command.append(cstr!("getMore"), self.id);
@@ -127,7 +127,7 @@ impl CursorState {
     }
 
     /// The request that closes the cursor, unless the server has.
-    pub(crate) fn kill(&self) -> Option<Request> {
+    pub(crate) fn kill(&self) -> Option<Box<Request>> {
         if self.id == 0 {
             return None;
         }

@@ -199,7 +199,7 @@ impl Connection {
             session.sending(Instant::now().into_std(), request.ending);
         }
         let outcome = match session.is_none() && request.is_unacknowledged(&client.defaults) {
-            true => Named::new(self, request).send(deadline).await,
+            true => Box::pin(Named::new(self, request).send(deadline)).await,
             false => Named::new(self, request).run(deadline).await,
         };
         if let Some((session, before)) = session.zip(before) {
@@ -406,7 +406,7 @@ pub type ConnectionCursor<'a> = BatchCursor<'a, InHand<'a>>;
 pub struct InHand<'a> {
     target: OnConnection<'a>,
     /// Closes the cursor, unless the server has.
-    kill: Option<Request>,
+    kill: Option<Box<Request>>,
 }
 
 impl InHand<'_> {
@@ -425,7 +425,7 @@ impl InHand<'_> {
 }
 
 impl CursorSource for InHand<'_> {
-    async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
+    async fn get_more(&mut self, mut request: Box<Request>, limits: Limits) -> Result<OwnedReply> {
         self.target.run(&mut request, limits).await
     }
 
@@ -438,7 +438,7 @@ impl CursorSource for InHand<'_> {
         }
     }
 
-    fn set_kill(&mut self, kill: Option<Request>) {
+    fn set_kill(&mut self, kill: Option<Box<Request>>) {
         if kill.is_none() {
             self.target.implicit = None;
         }

@@ -28,7 +28,7 @@ pub trait CursorSource: Sized + Send {
     /// Runs `getMore`.
     fn get_more(
         &mut self,
-        request: Request,
+        request: Box<Request>,
         limits: Limits,
     ) -> impl Future<Output = Result<OwnedReply>> + Send;
 
@@ -36,7 +36,7 @@ pub trait CursorSource: Sized + Send {
     fn kill(&mut self, limits: Limits) -> impl Future<Output = ()> + Send;
 
     /// Sets the request that closes the server's cursor; `None` once the server has closed it.
-    fn set_kill(&mut self, kill: Option<Request>);
+    fn set_kill(&mut self, kill: Option<Box<Request>>);
 
     /// The server's minimum round trip time.
     fn min_round_trip_time(&self) -> Duration;

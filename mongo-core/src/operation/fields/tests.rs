@@ -45,7 +45,7 @@ fn facts() -> Facts {
     }
 }
 
-fn request(kind: OperationKind) -> Request {
+fn request(kind: OperationKind) -> Box<Request> {
     let mut request = Request::new("db", &doc! { "find": "c" }).expect("a command");
     request.kind = kind;
     request

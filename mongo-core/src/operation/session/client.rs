@@ -22,7 +22,7 @@ const MAX_ENDED_SESSIONS: usize = 10_000;
 /// What a dropped cursor or session leaves to do on the server: a command to be sent.
 #[derive(Debug)]
 pub(crate) struct Leftover {
-    pub(crate) request: Request,
+    pub(crate) request: Box<Request>,
     /// The server of the cursor.
     pub(crate) server: Option<ServerAddress>,
     /// The session of the transaction.
@@ -36,7 +36,7 @@ impl Leftover {
     }
 
     /// The end of a cursor.
-    pub(crate) fn kill(request: Request, server: ServerAddress) -> Self {
+    pub(crate) fn kill(request: Box<Request>, server: ServerAddress) -> Self {
         Self {
             request,
             server: Some(server),
@@ -147,7 +147,8 @@ impl ClientContext {
     /// Removes the idle server sessions and returns their ids.
     pub(in crate::operation) fn take_all_sessions(&self) -> Vec<RawDocumentBuf> {
         let sessions = std::mem::take(&mut lock(&self.sessions).idle);
-        sessions.into_iter().map(|session| session.id).collect()
+        let ids = sessions.into_iter().map(|session| session.id);
+        ids.map(Arc::unwrap_or_clone).collect()
     }
 
     /// Removes the idle server sessions. Returns the commands that end them.
@@ -237,7 +238,7 @@ mod tests {
         let kept = fresh.id.clone();
         context.return_session(old);
         context.return_session(fresh);
-        assert_eq!(context.take_all_sessions(), [kept]);
+        assert_eq!(context.take_all_sessions(), [(*kept).clone()]);
     }
 
     #[test]

@@ -417,9 +417,7 @@ impl Drop for ClientSession {
         }
         // Its transaction may still be open on the server.
         self.server.is_dirty |= self.transaction.open.is_some();
-        let id = std::mem::take(&mut self.server.id);
-        self.context
-            .return_session(ServerSession { id, ..self.server });
+        self.context.return_session(self.server.clone());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sessions of the server.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bson::RawDocumentBuf;
@@ -7,10 +8,10 @@ use bson::raw::cstr;
 use bson::spec::BinarySubtype;
 
 /// A session of the server, which is reused.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ServerSession {
     /// `{id: UUID}`.
-    pub(in crate::operation) id: RawDocumentBuf,
+    pub(in crate::operation) id: Arc<RawDocumentBuf>,
     pub(in crate::operation) last_use: Instant,
     pub(super) txn_number: i64,
     pub(super) is_dirty: bool,
@@ -32,7 +33,7 @@ impl ServerSession {
             },
         );
         Self {
-            id,
+            id: Arc::new(id),
             last_use: now,
             txn_number: 0,
             is_dirty: false,

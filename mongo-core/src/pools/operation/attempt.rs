@@ -198,7 +198,7 @@ impl<B: Backend> Run<'_, '_, B> {
                 Some(_) => &[],
                 None => self.retry.deprioritized(),
             },
-            operation: Some((self.request.name(), self.request.id)),
+            operation: Some(self.request),
             // A failed check-out is an attempt: whether there is another one is decided after it.
             selections: 1,
         };

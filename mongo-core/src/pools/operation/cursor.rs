@@ -26,7 +26,7 @@ pub struct OverPools<'s, B: Backend> {
     /// Its connection, behind a load balancer.
     connection: Pinned<B>,
     /// Closes the cursor, unless the server has.
-    kill: Option<Request>,
+    kill: Option<Box<Request>>,
 }
 
 impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
@@ -100,7 +100,7 @@ impl<B: Backend> OverPools<'_, B> {
 }
 
 impl<B: Backend> CursorSource for OverPools<'_, B> {
-    async fn get_more(&mut self, mut request: Request, limits: Limits) -> Result<OwnedReply> {
+    async fn get_more(&mut self, mut request: Box<Request>, limits: Limits) -> Result<OwnedReply> {
         let mut run = Run::new(&self.pools, &mut self.owner, &mut request, Vec::new())?;
         run.pinned = Some(&mut self.connection);
         run.server = Some(self.server.clone());
@@ -126,7 +126,7 @@ impl<B: Backend> CursorSource for OverPools<'_, B> {
         }
     }
 
-    fn set_kill(&mut self, kill: Option<Request>) {
+    fn set_kill(&mut self, kill: Option<Box<Request>>) {
         if kill.is_none() {
             self.connection = None;
             if let Owner::Implicit(_) = self.owner {

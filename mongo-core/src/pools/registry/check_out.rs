@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::event::logs;
 use crate::event::logs::CheckOutSpan;
 use crate::net::{Deadline, SelectedServer};
+use crate::operation::Request;
 use crate::pools::follow::pause;
 use crate::pools::pool::PoolState;
 use crate::pools::{Backend, PooledConnection, ServerPool};
@@ -320,7 +321,7 @@ impl<B: Backend> Pools<B> {
             deadline,
             wanted.criterion,
             wanted.deprioritized,
-            wanted.operation,
+            wanted.operation.map(|own| (own.name(), own.id)),
         );
         // All are safe to drop.
         let selected = tokio::select! {
@@ -357,8 +358,8 @@ pub(in crate::pools) struct Wanted<'a> {
     pub(in crate::pools) deprioritized: &'a [ServerAddress],
     /// The most selections.
     pub(in crate::pools) selections: u32,
-    /// The name and the id of the operation, for logs.
-    pub(in crate::pools) operation: Option<(&'a str, i64)>,
+    /// Its name and id are for logs.
+    pub(in crate::pools) operation: Option<&'a Request>,
 }
 
 /// Runs a check-out in a span; the commands on its connection are nested in it.
