@@ -1,4 +1,5 @@
-//! Checks out connections from a pool concurrently, and runs commands on them.
+//! The README's program, with many tasks: writes that are checked, a cursor, a connection in hand, and an
+//! error.
 //!
 //! Needs no server: the test kit's embedded one is started unless `MONGODB_URI` is set. All
 //! documents in `quickstart.things` are deleted first.
@@ -12,7 +13,7 @@
 use bson::{Document, doc};
 // The one line that names a backend: `use mongo_deadpool::…` or `use mongo_bb8::…` in your code.
 use mongo_examples::Fatal;
-use mongo_examples::backend::{Config, Pool, PoolConfig, QueueMode, Runtime};
+use mongo_examples::backend::{Config, Error, OperationKind, PoolConfig, Pools, QueueMode};
 use mongo_testkit::ScriptedServer;
 
 const DATABASE: &str = "quickstart";
@@ -33,61 +34,46 @@ async fn main() -> Result<(), Fatal> {
         queue_mode: QueueMode::Lifo,
         ..PoolConfig::new(4)
     });
-    let pool = config.create_pool(Some(Runtime::Tokio1))?;
+    let pools = config.create_pools()?;
+    pools.verify().await?; // A wrong password is an error now.
 
-    pool.get()
-        .await?
-        .run_command(
-            DATABASE,
-            &doc! { "delete": "things", "deletes": [{ "q": {}, "limit": 0 }] },
-        )
-        .await?
-        .check_write()?;
-    let tasks: Vec<_> = (0..12)
-        .map(|number| tokio::spawn(insert(pool.clone(), number)))
-        .collect();
+    let delete = doc! { "delete": "things", "deletes": [{ "q": {}, "limit": 0 }] };
+    let delete = pools.command(DATABASE, &delete).kind(OperationKind::Write);
+    // A server can't recognise a write to many documents that it has carried out already.
+    delete.not_retryable().await?.check_write()?;
+    let insert = |number| tokio::spawn(insert(pools.clone(), number));
+    let tasks: Vec<_> = (0..12).map(insert).collect();
     for task in tasks {
         println!("{}", task.await??);
     }
 
-    let mut connection = pool.get().await?;
-    let find = doc! { "find": "things", "filter": { "number": { "$gt": 8 } } };
-    let reply = connection
-        .run_command(DATABASE, &find)
-        .await?
-        .to_document()?;
     println!("found:");
-    for document in reply.get_document("cursor")?.get_array("firstBatch")? {
-        println!("  {document}");
+    let find = doc! { "find": "things", "filter": { "number": { "$gt": 8 } } };
+    let find = pools.command(DATABASE, &find).kind(OperationKind::Read);
+    let mut things = find.cursor().await?;
+    while let Some(thing) = things.next::<Document>().await? {
+        println!("  {thing}");
     }
 
-    let refused = connection
-        .run_command(DATABASE, &doc! { "noSuchCommand": 1 })
-        .await;
-    match refused {
+    // A connection in hand runs commands as they are written.
+    let mut connection = pools.get().await?;
+    let unknown = doc! { "noSuchCommand": 1 };
+    match connection.run_command(DATABASE, &unknown).await {
         Ok(reply) => println!("the server accepts any command: {:?}", reply.raw()),
         Err(error) => println!("an error reads: {error}"),
     }
-    drop(connection);
-    println!("the pool: {:?}", pool.status());
-    pool.close();
+    drop(connection); // Returned to its pool: `close` waits for connections in use.
+    for pool in pools.status() {
+        println!("the pool: {pool:?}");
+    }
+    pools.close().await;
     Ok(())
 }
 
-async fn insert(pool: Pool, number: i32) -> Result<String, mongo_examples::backend::Error> {
-    let mut connection = pool.get().await?;
-    let documents: [Document; 1] = [doc! { "number": number }];
-    connection
-        .run_command(
-            DATABASE,
-            &doc! { "insert": "things", "documents": &documents[..] },
-        )
-        .await?
-        // A write error, such as a duplicate key, is in a reply with `ok: 1`.
-        .check_write()?;
-    Ok(format!(
-        "inserted {number:>2} on connection {} to {}",
-        connection.id(),
-        connection.server()
-    ))
+async fn insert(pools: Pools, number: i32) -> Result<String, Error> {
+    let insert = doc! { "insert": "things", "documents": [{ "number": number }] };
+    let insert = pools.command(DATABASE, &insert).kind(OperationKind::Write);
+    // A write error, such as a duplicate key, is in a reply with `ok: 1`.
+    insert.await?.check_write()?;
+    Ok(format!("inserted {number}"))
 }
