@@ -12,6 +12,7 @@ use crate::support::{World, behind_a_balancer, eventually, find, with_orders};
 
 on_both! {
     the_server_streams_batches,
+    a_compressed_stream_is_read,
     a_stream_that_is_dropped_closes_its_connection,
     a_stream_that_is_closed_closes_its_connection,
     a_server_without_streams_answers_each_getmore,
@@ -21,7 +22,7 @@ on_both! {
 }
 
 /// A reply to `getMore`: a batch of two, and whether it is the last.
-fn batch(number: i32, is_last: bool) -> Document {
+pub(crate) fn batch(number: i32, is_last: bool) -> Document {
     let id = if is_last { 0 } else { 1_i64 };
     let batch = [doc! { "_id": 2 * number }, doc! { "_id": 2 * number + 1 }];
     let cursor = doc! { "nextBatch": &batch[..], "id": id, "ns": "shop.orders" };
@@ -29,20 +30,20 @@ fn batch(number: i32, is_last: bool) -> Document {
 }
 
 /// Answers `getMore` by so many batches, from the third document on, with a pause between them.
-fn stream<B: Backend>(world: &World<B>, batches: i32, pause: Duration) {
+pub(crate) fn stream<B: Backend>(world: &World<B>, batches: i32, pause: Duration) {
     let replies = (1..=batches).map(|number| batch(number, number == batches));
     let stream = Action::Stream(replies.collect(), pause);
     let rule = Matcher::command("getMore").then(stream);
     world.set.server(0).script().add(rule);
 }
 
-async fn open(connection: &mut Connection) -> ConnectionCursor<'_> {
+pub(crate) async fn open(connection: &mut Connection) -> ConnectionCursor<'_> {
     let find = doc! { "find": "orders", "batchSize": 2, "sort": { "_id": 1 } };
     let find = connection.command("shop", &find).exhaust();
     find.cursor().await.expect("a cursor")
 }
 
-async fn next(cursor: &mut ConnectionCursor<'_>) -> Option<i32> {
+pub(crate) async fn next(cursor: &mut ConnectionCursor<'_>) -> Option<i32> {
     let next = cursor.next::<Document>().await.expect("a batch");
     next.map(|own| own.get_i32("_id").expect("a number"))
 }
@@ -62,6 +63,32 @@ async fn the_server_streams_batches<B: Backend<Config: Default>>() {
     ping.map(drop).expect("the connection is free");
     drop(connection);
     world.pools.close().await;
+}
+
+async fn a_compressed_stream_is_read<B: Backend<Config: Default>>() {
+    for compressor in ["zlib", "snappy", "zstd"] {
+        let world = World::<B>::replica_set(&format!("compressors={compressor}")).await;
+        let orders = (0..10).map(|id| doc! { "_id": id });
+        world.set.insert("shop.orders", orders);
+        let batch = |id: i64, number: i32| {
+            let text = "x".repeat(300_000);
+            let cursor = doc! { "nextBatch": [{ "_id": number, "t": text }], "id": id };
+            doc! { "ok": 1, "cursor": cursor }
+        };
+        let replies = (2..40).map(|own| batch(i64::from(own < 39), own)).collect();
+        let rule = Matcher::command("getMore").then(Action::Stream(replies, Duration::ZERO));
+        world.set.server(0).script().add(rule);
+        let mut connection = world.pools.get().await.expect("a connection");
+        let mut cursor = open(&mut connection).await;
+        for expected in 0..40 {
+            assert_eq!(next(&mut cursor).await, Some(expected));
+        }
+        assert_eq!(next(&mut cursor).await, None);
+        drop(cursor);
+        assert!(!connection.is_closed());
+        drop(connection);
+        world.pools.close().await;
+    }
 }
 
 async fn a_stream_that_is_dropped_closes_its_connection<B: Backend<Config: Default>>() {
