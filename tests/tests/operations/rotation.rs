@@ -13,7 +13,7 @@ use mongo_testkit::{Action, Deployment, DeploymentBuilder, Matcher};
 use tokio::time::sleep;
 
 use crate::support::{
-    World, begun_by, credential, eventually, insert, no_transaction, with_users_of,
+    World, begun_by, credential, eventually, insert, no_transaction, one_waits, with_users_of,
 };
 
 on_both! {
@@ -148,7 +148,7 @@ async fn a_waiting_command_of_a_former_user_s_transaction_is_not_sent<
     let held = pools.get().await.expect("the only connection");
     let waits = insert(&pools, &mut session);
     let rotates = async {
-        sleep(Duration::from_millis(50)).await;
+        one_waits(&pools).await;
         rotate(&pools);
         drop(held);
     };
