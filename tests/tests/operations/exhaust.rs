@@ -43,9 +43,21 @@ pub(crate) async fn open(connection: &mut Connection) -> ConnectionCursor<'_> {
     find.cursor().await.expect("a cursor")
 }
 
-pub(crate) async fn next(cursor: &mut ConnectionCursor<'_>) -> Option<i32> {
+async fn next(cursor: &mut ConnectionCursor<'_>) -> Option<i32> {
     let next = cursor.next::<Document>().await.expect("a batch");
     next.map(|own| own.get_i32("_id").expect("a number"))
+}
+
+/// Reads so many documents, from the first one on.
+pub(crate) async fn reads(cursor: &mut ConnectionCursor<'_>, count: i32) {
+    for expected in 0..count {
+        assert_eq!(next(cursor).await, Some(expected));
+    }
+}
+
+async fn one_kill<B: Backend>(world: &World<B>) {
+    let kills = || world.commands.of("killCursors").len();
+    eventually("killCursors", || kills() == 1).await;
 }
 
 async fn the_server_streams_batches<B: Backend<Config: Default>>() {
@@ -53,9 +65,7 @@ async fn the_server_streams_batches<B: Backend<Config: Default>>() {
     stream(&world, 5, Duration::ZERO);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..12 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 12).await;
     assert_eq!(next(&mut cursor).await, None);
     drop(cursor);
     assert_eq!(world.commands.of("getMore").len(), 1, "one request");
@@ -80,9 +90,7 @@ async fn a_compressed_stream_is_read<B: Backend<Config: Default>>() {
         world.set.server(0).script().add(rule);
         let mut connection = world.pools.get().await.expect("a connection");
         let mut cursor = open(&mut connection).await;
-        for expected in 0..40 {
-            assert_eq!(next(&mut cursor).await, Some(expected));
-        }
+        reads(&mut cursor, 40).await;
         assert_eq!(next(&mut cursor).await, None);
         drop(cursor);
         assert!(!connection.is_closed());
@@ -97,16 +105,11 @@ async fn a_stream_that_is_dropped_closes_its_connection<B: Backend<Config: Defau
     let mut connection = world.pools.get().await.expect("a connection");
     let id = connection.id();
     let mut cursor = open(&mut connection).await;
-    for expected in 0..3 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 3).await;
     drop(cursor);
     assert!(connection.is_closed());
     drop(connection);
-    eventually("killCursors", || {
-        world.commands.of("killCursors").len() == 1
-    })
-    .await;
+    one_kill(&world).await;
     let connection = world.pools.get().await.expect("a connection");
     assert_ne!(connection.id(), id, "it is not used again");
     drop(connection);
@@ -118,15 +121,10 @@ async fn a_stream_that_is_closed_closes_its_connection<B: Backend<Config: Defaul
     stream(&world, 1000, Duration::ZERO);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..3 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 3).await;
     cursor.close().await;
     assert!(connection.is_closed());
-    eventually("killCursors", || {
-        world.commands.of("killCursors").len() == 1
-    })
-    .await;
+    one_kill(&world).await;
     drop(connection);
     eventually("no connection", || world.in_use() == 0).await;
     world.pools.close().await;
@@ -137,9 +135,7 @@ async fn a_server_without_streams_answers_each_getmore<B: Backend<Config: Defaul
     let mut connection = world.pools.get().await.expect("a connection");
     let find = connection.command("shop", &find()).exhaust().batch_size(3);
     let mut cursor = find.cursor().await.expect("a cursor");
-    for expected in 0..10 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 10).await;
     assert_eq!(next(&mut cursor).await, None);
     drop(cursor);
     assert_eq!(world.commands.of("getMore").len(), 3);
@@ -178,9 +174,7 @@ async fn an_error_ends_a_stream<B: Backend<Config: Default>>() {
     world.set.server(0).script().add(rule);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..4 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 4).await;
     let error = cursor.next::<Document>().await.expect_err("killed");
     assert_eq!(error.code(), Some(237));
     drop(cursor);
@@ -194,9 +188,7 @@ async fn a_balancer_s_stream_is_closed_with_its_connection<B: Backend<Config: De
     stream(&world, 1000, Duration::ZERO);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..3 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 3).await;
     drop(cursor);
     assert!(connection.is_closed());
     drop(connection);

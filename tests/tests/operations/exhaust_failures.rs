@@ -10,7 +10,7 @@ use mongo_core::pools::Backend;
 use mongo_testkit::{Action, Matcher};
 use tokio::time::timeout;
 
-use crate::exhaust::{batch, next, open, stream};
+use crate::exhaust::{batch, open, reads, stream};
 use crate::support::{behind_a_balancer, eventually, no_transaction, with_orders};
 
 on_both! {
@@ -48,9 +48,7 @@ async fn a_stream_that_goes_on_after_its_cursor_ended_is_not_read<B: Backend<Con
         let mut connection = world.pools.get().await.expect("a connection");
         let id = connection.id();
         let mut cursor = open(&mut connection).await;
-        for expected in 0..4 {
-            assert_eq!(next(&mut cursor).await, Some(expected));
-        }
+        reads(&mut cursor, 4).await;
         let _ = cursor.next::<Document>().await;
         drop(cursor);
         // In the middle of the stream.
@@ -134,9 +132,7 @@ async fn a_cleared_pool_ends_a_stream<B: Backend<Config: Default>>() {
         let pool = world.pools.for_server(connection.server()).expect("a pool");
         let id = connection.id();
         let mut cursor = open(&mut connection).await;
-        for expected in 0..4 {
-            assert_eq!(next(&mut cursor).await, Some(expected));
-        }
+        reads(&mut cursor, 4).await;
         pool.clear(interrupts);
         let next = cursor.next::<Document>().await;
         assert!(!interrupts || next.is_err(), "{next:?}");

@@ -147,6 +147,13 @@ impl Sim {
     }
 }
 
+/// Pools, and their events.
+pub(crate) fn observed<B: Backend<Config: Default>>(builder: PoolsBuilder<B>) -> (Pools<B>, Kept) {
+    let kept = Kept::default();
+    let builder = builder.event_handlers(kept.handlers());
+    (builder.build().expect("pools"), kept)
+}
+
 /// A user of a [`Sim`].
 pub(crate) fn one() -> Credential {
     Credential::new("one", "first").with_source("admin")

@@ -10,7 +10,8 @@ use mongo_core::pools::ConnectionFactory;
 use mongo_core::{ClientOptions, Connection, Deadline};
 use mongo_testkit::Deployment;
 
-use crate::support::{LIMIT, Watched, eventually};
+use crate::eventually;
+use crate::support::{LIMIT, Watched};
 
 fn time(seconds: u32) -> RawDocumentBuf {
     let timestamp = Timestamp {

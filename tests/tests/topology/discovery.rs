@@ -8,7 +8,8 @@ use mongo_core::sdam::{ServerType, TopologyType};
 use mongo_core::select::Criterion;
 use mongo_testkit::{Deployment, MemberKind, MemberSpec, SimNetwork};
 
-use crate::support::{Watched, eventually, secondary};
+use crate::eventually;
+use crate::support::{Watched, secondary};
 
 /// Waits until the members have no open client sockets.
 async fn none_open(set: &Deployment) {

@@ -10,9 +10,6 @@ use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Action, Deployment, Matcher, SimNetwork};
 
-#[path = "../common/eventually.rs"]
-mod eventually;
-pub(crate) use eventually::eventually;
 #[path = "../common/over_sim.rs"]
 mod over_sim;
 pub(crate) use over_sim::OverSim;
