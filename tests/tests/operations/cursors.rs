@@ -50,10 +50,8 @@ fn find() -> Document {
 }
 
 async fn open<B: Backend>(world: &World<B>) -> Result<Cursor<'_, B>> {
-    let find = world
-        .pools
-        .command("shop", &find())
-        .kind(OperationKind::Read);
+    let find = world.pools.command("shop", &find());
+    let find = find.kind(OperationKind::Read);
     find.batch_size(4).comment("export").cursor().await
 }
 

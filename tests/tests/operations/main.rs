@@ -11,6 +11,7 @@ mod cursors;
 mod exhaust;
 mod exhaust_failures;
 mod leftovers;
+mod pinning;
 mod principals;
 mod prose;
 mod real;

@@ -43,10 +43,8 @@ async fn timeouts_5_tailable_cursors<B: Backend<Config: Default>>() {
             .then(reply("nextBatch", vec![])),
     );
     let _ = world.ping().await;
-    let find = world
-        .pools
-        .command("db", &tailable)
-        .kind(OperationKind::Read);
+    let find = world.pools.command("db", &tailable);
+    let find = find.kind(OperationKind::Read);
     let cursor = find.cursor_type(CursorType::TailableAwait).cursor().await;
     let mut cursor = cursor.expect("a cursor");
     let first = cursor.next::<Document>().await.expect("a batch");

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::refusal;
 use crate::support::{World, begun, eventually, insert, one_waits};
+use crate::transactions::begin;
 
 on_both! {
     transactions_1_a_new_transaction_unpins,
@@ -22,11 +23,6 @@ on_both! {
     convenient_the_function_s_value_is_returned,
     convenient_the_time_for_retries_is_limited,
     convenient_retries_back_off,
-}
-
-fn begin<B: Backend>(session: &mut Session<B>) {
-    let options = TransactionOptions::default();
-    session.start_transaction(options).expect("a transaction");
 }
 
 async fn find<B: Backend>(world: &World<B>, session: &mut Session<B>) {
