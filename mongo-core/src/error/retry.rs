@@ -163,7 +163,7 @@ pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use bson::rawdoc;
+    use bson::{RawBson, rawdoc};
 
     use super::*;
     use crate::error::{ClosedReason, Wait};
@@ -246,6 +246,25 @@ pub(super) mod tests {
         let concern = rawdoc! { "ok": 1, "writeConcernError": { "code": 64 } };
         let concern = crate::reply::check_write(&concern).expect_err("a write concern");
         assert!(!concern.is_duplicate_key());
+    }
+
+    #[test]
+    fn any_number_may_be_the_code_of_a_duplicate_key() {
+        let codes = [
+            RawBson::Int32(11000),
+            RawBson::Int64(11000),
+            RawBson::Double(11000.0),
+        ];
+        for code in codes {
+            let duplicate = || rawdoc! { "index": 1, "code": code.clone() };
+            let invalid = rawdoc! { "index": 0, "code": 121 };
+            let first = rawdoc! { "ok": 1, "n": 0, "writeErrors": [duplicate()] };
+            let second = rawdoc! { "ok": 1, "n": 0, "writeErrors": [invalid, duplicate()] };
+            for reply in [first, second] {
+                let error = crate::reply::check_write(&reply).expect_err("write errors");
+                assert!(error.is_duplicate_key(), "{error:?}");
+            }
+        }
     }
 
     #[test]

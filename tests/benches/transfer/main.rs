@@ -10,7 +10,7 @@
 //! transaction of three writes, by the convenient API of its client: a debit if the balance
 //! suffices, a credit, and an entry in the books. Runs that are repeated write entries of their own,
 //! so that a transfer that was applied twice has two entries. At the end the books are compared with
-//! what the tellers were told, and the balances with the books, to the cent.
+//! the outcomes that the clients reported, and the balances with the books, to the cent.
 //!
 //! First some transfers are made without failovers. Then the primary changes: by an election, a
 //! step-down and an election, or the death of the primary's process and an election. The recovery of
@@ -19,18 +19,21 @@
 //! of data for all roles, so nothing that it has acknowledged is ever rolled back.
 
 mod books;
+#[path = "../../tests/failover/load/course.rs"]
+mod course;
 mod official;
 mod ours;
 #[path = "../support/table.rs"]
 mod table;
 
+use std::fmt::Display;
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use books::{ACCOUNTS, Report, Transfer, open_accounts};
+use course::{Course, LIMIT};
 use mongo_testkit::{Deployment, RealServer};
 use official::Official;
 use ours::Ours;
@@ -49,8 +52,6 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const BETWEEN: Duration = Duration::from_millis(600);
 /// The time without a primary after a step-down.
 const VACANT: Duration = Duration::from_millis(30);
-/// The limit for waits: only a stuck teller takes this long.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Frequent checks, so that returning members are soon noticed.
 const OPTIONS: &str = "w=majority&heartbeatFrequencyMS=500&connectTimeoutMS=1000\
                        &serverSelectionTimeoutMS=5000";
@@ -80,7 +81,7 @@ trait Teller: Send + 'static {
     ) -> impl Future<Output = Outcome> + Send;
 }
 
-/// What a teller is told about a transfer.
+/// The outcome of a transfer, as its client reports it.
 enum Outcome {
     Made,
     /// The account has too little.
@@ -92,6 +93,20 @@ enum Outcome {
     },
 }
 
+impl Outcome {
+    /// The outcome of a transaction that returns whether the account has enough.
+    fn of<E: Display>(done: Result<bool, E>, is_unknown: impl Fn(&E) -> bool) -> Self {
+        match done {
+            Ok(true) => Self::Made,
+            Ok(false) => Self::Refused,
+            Err(error) => Self::Failed {
+                text: error.to_string(),
+                is_unknown: is_unknown(&error),
+            },
+        }
+    }
+}
+
 /// One transfer of a teller.
 struct Entry {
     transfer: Transfer,
@@ -101,39 +116,10 @@ struct Entry {
     outcome: Outcome,
 }
 
-/// What the tellers share with the task that changes the roles.
-struct Course {
-    start: Instant,
-    is_over: AtomicBool,
-    /// The end of the last acknowledged transfer of each teller, in microseconds from the start.
-    acknowledged: Vec<AtomicU64>,
-}
-
-impl Course {
-    fn micros(&self, moment: Instant) -> u64 {
-        u64::try_from((moment - self.start).as_micros()).expect("not that long")
-    }
-
-    /// Waits until each teller has made a transfer since `moment`.
-    async fn all_made_since(&self, moment: Instant) {
-        let moment = self.micros(moment);
-        let behind = |teller: &&AtomicU64| teller.load(Ordering::Acquire) <= moment;
-        let wait = async {
-            while self.acknowledged.iter().any(|teller| behind(&teller)) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if timeout(LIMIT, wait).await.is_err() {
-            let stuck = self.acknowledged.iter().filter(behind).count();
-            panic!("{stuck} tellers have made no transfer for {LIMIT:?}");
-        }
-    }
-}
-
 async fn work<T: Teller>(mut teller: T, number: u64, course: Arc<Course>) -> Vec<Entry> {
     let mut log = Vec::new();
     for count in 0_u64.. {
-        if course.is_over.load(Ordering::Acquire) {
+        if course.is_over() {
             break;
         }
         let transfer = Transfer::new(number, count);
@@ -141,8 +127,7 @@ async fn work<T: Teller>(mut teller: T, number: u64, course: Arc<Course>) -> Vec
         let outcome = teller.make(&transfer, &mut runs).await;
         let ended = Instant::now();
         if let Outcome::Made = outcome {
-            let place = usize::try_from(number).expect("a small number");
-            course.acknowledged[place].store(course.micros(ended), Ordering::Release);
+            course.acknowledged(number, ended);
         }
         log.push(Entry {
             transfer,
@@ -180,11 +165,7 @@ async fn measure<B: Bank>(failovers: usize) -> Report {
     let set = set.start().await;
     open_accounts(&set);
     let bank = B::connect(&format!("{}&{OPTIONS}", set.uri())).await;
-    let course = Arc::new(Course {
-        start: Instant::now(),
-        is_over: AtomicBool::new(false),
-        acknowledged: (0..TELLERS).map(|_| AtomicU64::new(0)).collect(),
-    });
+    let course = Arc::new(Course::new(TELLERS));
     let mut tellers = JoinSet::new();
     for number in 0..TELLERS {
         tellers.spawn(work(bank.teller().await, number, course.clone()));
@@ -198,13 +179,13 @@ async fn measure<B: Bank>(failovers: usize) -> Report {
         let down = set.primary();
         let elected = fail_over(&set, number).await;
         elections.push(elected);
-        course.all_made_since(elected).await;
+        course.all_acknowledged_since(elected).await;
         if let Some(down) = down.filter(|_| number % 3 == 2) {
             set.restart(down).await;
         }
         sleep_until(elected + BETWEEN).await;
     }
-    course.is_over.store(true, Ordering::Release);
+    course.end();
     let logs = timeout(LIMIT, tellers.join_all()).await;
     let logs = logs.expect("all tellers end");
     bank.close().await;

@@ -42,14 +42,9 @@ impl Teller for OfficialTeller {
             **runs += 1;
             make(client, session, transfer).boxed()
         });
-        match made.await {
-            Ok(true) => Outcome::Made,
-            Ok(false) => Outcome::Refused,
-            Err(error) => Outcome::Failed {
-                text: error.to_string(),
-                is_unknown: error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT),
-            },
-        }
+        Outcome::of(made.await, |error| {
+            error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT)
+        })
     }
 }
 

@@ -48,14 +48,7 @@ impl<B: Backend> Teller for OurTeller<B> {
                 Box::pin(make(pools, session, transfer))
             },
         );
-        match made.await {
-            Ok(true) => Outcome::Made,
-            Ok(false) => Outcome::Refused,
-            Err(error) => Outcome::Failed {
-                text: error.to_string(),
-                is_unknown: error.has_label(UNKNOWN_COMMIT_RESULT),
-            },
-        }
+        Outcome::of(made.await, |error| error.has_label(UNKNOWN_COMMIT_RESULT))
     }
 }
 

@@ -1,11 +1,10 @@
 //! The suites of read-write-concern: parsing connection strings, and serializing to documents.
 
 use mongo_core::concern::{Acknowledgment, ReadConcern, WriteConcern};
-use mongo_core::uri::ClientOptions;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{Outcome, equal, known_keys, text};
+use crate::{Outcome, equal, known_keys, parsed};
 
 /// Runs one case of connection-string.
 pub(crate) fn run_connection_string(case: &Value) -> Outcome {
@@ -18,13 +17,8 @@ pub(crate) fn run_connection_string(case: &Value) -> Outcome {
         "writeConcern",
     ];
     known_keys("case", case, &known)?;
-    let parsed = ClientOptions::parse(text(case, "uri")?);
-    let valid = case["valid"].as_bool().ok_or("valid is no truth value")?;
-    let found = match (parsed, valid) {
-        (Ok(found), true) => found,
-        (Err(_), false) => return Ok(()),
-        (Ok(_), false) => return Err("was taken".to_owned()),
-        (Err(error), true) => return Err(format!("was refused: {error}")),
+    let Some(found) = parsed(case)? else {
+        return Ok(());
     };
     if let Some(warning) = case["warning"].as_bool() {
         equal("warning", !found.warnings().is_empty(), warning)?;

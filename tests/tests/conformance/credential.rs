@@ -1,21 +1,15 @@
 //! The suite auth, legacy: credentials of connection strings.
 
 use mongo_core::auth::Credential;
-use mongo_core::uri::ClientOptions;
 use serde_json::Value;
 
-use crate::{Outcome, equal, known_keys, text};
+use crate::{Outcome, equal, known_keys, parsed};
 
 /// Runs one case. A missing key asserts nothing. A null asserts absence.
 pub(crate) fn run(case: &Value) -> Outcome {
     known_keys("case", case, &["description", "uri", "valid", "credential"])?;
-    let parsed = ClientOptions::parse(text(case, "uri")?);
-    let valid = case["valid"].as_bool().ok_or("valid is no truth value")?;
-    let found = match (parsed, valid) {
-        (Ok(found), true) => found,
-        (Err(_), false) => return Ok(()),
-        (Ok(_), false) => return Err("was taken".to_owned()),
-        (Err(error), true) => return Err(format!("was refused: {error}")),
+    let Some(found) = parsed(case)? else {
+        return Ok(());
     };
     match (&found.credential, case.get("credential")) {
         (_, None) | (None, Some(Value::Null)) => Ok(()),

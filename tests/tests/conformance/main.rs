@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use mongo_core::ClientOptions;
 use mongo_testkit::RealServer;
 use serde_json::Value;
 use suites::{SUITES, Suite};
@@ -210,6 +211,18 @@ fn find_json(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// Fails unless two things are equal.
+/// The options of a case's connection string, or none if it is refused as the case expects.
+fn parsed(case: &Value) -> Result<Option<ClientOptions>, String> {
+    let parsed = ClientOptions::parse(text(case, "uri")?);
+    let valid = case["valid"].as_bool().ok_or("valid is no truth value")?;
+    match (parsed, valid) {
+        (Ok(found), true) => Ok(Some(found)),
+        (Err(_), false) => Ok(None),
+        (Ok(_), false) => Err("was taken".to_owned()),
+        (Err(error), true) => Err(format!("was refused: {error}")),
+    }
+}
+
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Outcome {
     match found == expected {
         true => Ok(()),

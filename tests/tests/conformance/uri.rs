@@ -7,7 +7,7 @@ use mongo_core::address::DEFAULT_PORT;
 use mongo_core::uri::ClientOptions;
 use serde_json::Value;
 
-use crate::{Outcome, equal, known_keys, options, text};
+use crate::{Outcome, equal, known_keys, options, parsed, text};
 
 /// Runs one case of the format that both suites share. A null asserts nothing.
 pub(crate) fn run(case: &Value) -> Outcome {
@@ -21,13 +21,8 @@ pub(crate) fn run(case: &Value) -> Outcome {
         "options",
     ];
     known_keys("case", case, &known)?;
-    let parsed = ClientOptions::parse(text(case, "uri")?);
-    let valid = case["valid"].as_bool().ok_or("valid is no truth value")?;
-    let found = match (parsed, valid) {
-        (Ok(found), true) => found,
-        (Err(_), false) => return Ok(()),
-        (Ok(_), false) => return Err("was taken".to_owned()),
-        (Err(error), true) => return Err(format!("was refused: {error}")),
+    let Some(found) = parsed(case)? else {
+        return Ok(());
     };
     if let Some(warning) = case["warning"].as_bool() {
         let warned = !found.warnings().is_empty();

@@ -235,6 +235,7 @@ async fn a_write_waits_for_the_transaction_that_holds_its_document() {
     // So is one whose primary steps down.
     assert_eq!(inside.code(session.start(3, increment(1))).await, 0);
     outside.send(increment(1), 0).await;
+    // The clock moves once every task waits: by then the write waits for the transaction.
     tokio::time::sleep(Duration::from_millis(1)).await;
     set.elect(1);
     assert_eq!(code(&outside.receive().await.body), 10107);

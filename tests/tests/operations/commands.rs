@@ -2,37 +2,30 @@
 
 use std::time::Duration;
 
-use mongo_core::auth::{AuthMechanism, Credential};
 use mongo_core::bson::{Document, doc, rawdoc};
 use mongo_core::operation::{OperationKind, SessionOptions};
 use mongo_core::pools::Backend;
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 use mongo_core::wire::Readiness;
-use mongo_core::{ErrorKind, ReadConcern, WriteConcern};
-use mongo_testkit::{Deployment, SimNetwork};
+use mongo_core::{ReadConcern, WriteConcern};
 use tokio::time::timeout;
 
 use crate::support::World;
 
 on_both! {
     a_command_has_an_implicit_session_and_the_cluster_time,
-    sessions_are_used_again,
     concerns_of_the_connection_string_reach_reads_and_writes,
     a_read_preference_selects_and_is_sent,
     a_retryable_write_has_a_number,
-    an_explicit_session_is_causally_consistent,
-    a_session_of_other_pools_is_refused,
     a_command_with_fields_of_a_session_is_refused,
     an_unacknowledged_write_has_no_session,
     an_unacknowledged_write_awaits_no_reply,
     attempts_of_one_operation_have_its_id,
     a_command_on_a_connection_has_the_same_fields,
     a_failed_write_is_found_by_check_write,
-    a_close_ends_the_sessions_on_the_server,
-    credentials_have_sessions_of_their_own,
 }
 
-fn session_of(command: &Document) -> Option<&Document> {
+pub(crate) fn session_of(command: &Document) -> Option<&Document> {
     command.get_document("lsid").ok()
 }
 
@@ -57,26 +50,6 @@ async fn a_command_has_an_implicit_session_and_the_cluster_time<B: Backend<Confi
         assert!(!pings[0].contains_key(absent), "{absent}");
     }
     assert_eq!(pings[0].get_str("$db").ok(), Some("admin"));
-    world.pools.close().await;
-}
-
-async fn sessions_are_used_again<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    for _ in 0..2 {
-        world.ping().await.expect("a reply");
-    }
-    let first = world.session();
-    let second = world.session();
-    assert_ne!(first.id(), second.id());
-    let (first_id, second_id) = (first.id().to_owned(), second.id().to_owned());
-    drop(first);
-    drop(second);
-    let again = world.session();
-    assert_eq!(again.id(), &*second_id);
-    let pings = world.commands.of("ping");
-    assert_eq!(session_of(&pings[0]), session_of(&pings[1]));
-    let first_id = Document::try_from(&*first_id).expect("a document");
-    assert_eq!(session_of(&pings[0]), Some(&first_id));
     world.pools.close().await;
 }
 
@@ -165,20 +138,13 @@ async fn a_retryable_write_has_a_number<B: Backend<Config: Default>>() {
         let world = World::<B>::replica_set(options).await;
         let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
         for _ in 0..2 {
-            let write = world
-                .pools
-                .command("db", &insert)
-                .kind(OperationKind::Write);
-            write
-                .await
-                .expect("a reply")
-                .check_write()
-                .expect("a write");
+            let write = world.pools.command("db", &insert);
+            let write = write.kind(OperationKind::Write);
+            let reply = write.await.expect("a reply");
+            reply.check_write().expect("a write");
         }
-        let many = world
-            .pools
-            .command("db", &insert)
-            .kind(OperationKind::Write);
+        let many = world.pools.command("db", &insert);
+        let many = many.kind(OperationKind::Write);
         many.not_retryable().await.map(drop).expect("a reply");
         let inserts = world.commands.of("insert");
         let numbers: Vec<_> = inserts
@@ -194,70 +160,11 @@ async fn a_retryable_write_has_a_number<B: Backend<Config: Default>>() {
     }
     let world = World::<B>::standalone("").await;
     let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = world
-        .pools
-        .command("db", &insert)
-        .kind(OperationKind::Write);
+    let write = world.pools.command("db", &insert);
+    let write = write.kind(OperationKind::Write);
     write.await.map(drop).expect("a reply");
     assert!(!world.commands.of("insert")[0].contains_key("txnNumber"));
     world.pools.close().await;
-}
-
-async fn an_explicit_session_is_causally_consistent<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    let options = SessionOptions::default();
-    for (options, is_causal) in [
-        (options.clone(), true),
-        (options.with_causal_consistency(false), false),
-    ] {
-        let mut session = world.pools.start_session(options).expect("a session");
-        let before = world.commands.of("find").len();
-        for kind in [
-            OperationKind::Read,
-            OperationKind::Read,
-            OperationKind::Command,
-        ] {
-            let find = world.pools.command("db", &doc! { "find": "c" }).kind(kind);
-            find.session(&mut session).await.map(drop).expect("a reply");
-        }
-        let finds = world.commands.of("find");
-        assert!(!finds[before].contains_key("readConcern"));
-        if session.operation_time().is_some() {
-            let second = finds[before + 1].get_document("readConcern").ok();
-            let after = second.and_then(|own| own.get_timestamp("afterClusterTime").ok());
-            assert_eq!(after.is_some(), is_causal);
-        }
-        assert!(
-            !finds[before + 2].contains_key("readConcern"),
-            "not guessed"
-        );
-    }
-    world.pools.close().await;
-}
-
-async fn a_session_of_other_pools_is_refused<B: Backend<Config: Default>>() {
-    let (one, other) = (
-        World::<B>::replica_set("").await,
-        World::<B>::replica_set("").await,
-    );
-    let mut session = one
-        .pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    let ping = doc! { "ping": 1 };
-    let refused = other.pools.command("db", &ping).session(&mut session).await;
-    let refused = refused.map(drop).expect_err("another deployment");
-    assert!(
-        matches!(refused.kind(), ErrorKind::Configuration(_)),
-        "{refused}"
-    );
-    let mut connection = other.pools.get().await.expect("a connection");
-    let refused = connection.command("db", &ping).session(&mut session).await;
-    refused.map(drop).expect_err("another deployment");
-    drop(connection);
-    assert_eq!(other.commands.of("ping"), []);
-    one.pools.close().await;
-    other.pools.close().await;
 }
 
 async fn a_command_with_fields_of_a_session_is_refused<B: Backend<Config: Default>>() {
@@ -285,17 +192,13 @@ async fn a_command_with_fields_of_a_session_is_refused<B: Backend<Config: Defaul
 async fn an_unacknowledged_write_has_no_session<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("w=0").await;
     let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = world
-        .pools
-        .command("db", &insert)
-        .kind(OperationKind::Write);
+    let write = world.pools.command("db", &insert);
+    let write = write.kind(OperationKind::Write);
     write.await.map(drop).expect("a reply");
     assert_eq!(session_of(&world.commands.of("insert")[0]), None);
     let mut session = world.session();
-    let write = world
-        .pools
-        .command("db", &insert)
-        .kind(OperationKind::Write);
+    let write = world.pools.command("db", &insert);
+    let write = write.kind(OperationKind::Write);
     let refused = write.session(&mut session).await.map(drop);
     refused.expect_err("a session");
     world.pools.close().await;
@@ -373,9 +276,8 @@ async fn attempts_of_one_operation_have_its_id<B: Backend<Config: Default>>() {
 async fn a_command_on_a_connection_has_the_same_fields<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("w=majority").await;
     let mut connection = world.pools.get().await.expect("a connection");
-    let mut session = connection
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let session = connection.start_session(SessionOptions::default());
+    let mut session = session.expect("a session");
     let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
     for session in [None, Some(&mut session)] {
         let write = connection.command("db", &insert).kind(OperationKind::Write);
@@ -383,11 +285,8 @@ async fn a_command_on_a_connection_has_the_same_fields<B: Backend<Config: Defaul
             Some(session) => write.session(session),
             None => write,
         };
-        write
-            .await
-            .expect("a reply")
-            .check_write()
-            .expect("a write");
+        let reply = write.await.expect("a reply");
+        reply.check_write().expect("a write");
     }
     for write in world.commands.of("insert") {
         assert!(session_of(&write).is_some() && write.contains_key("txnNumber"));
@@ -403,10 +302,8 @@ async fn a_command_on_a_connection_has_the_same_fields<B: Backend<Config: Defaul
 async fn a_failed_write_is_found_by_check_write<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let insert = doc! { "insert": "c", "documents": [{ "_id": 1 }, { "_id": 1 }] };
-    let write = world
-        .pools
-        .command("db", &insert)
-        .kind(OperationKind::Write);
+    let write = world.pools.command("db", &insert);
+    let write = write.kind(OperationKind::Write);
     let error = write
         .await
         .expect("a reply")
@@ -414,62 +311,4 @@ async fn a_failed_write_is_found_by_check_write<B: Backend<Config: Default>>() {
         .expect_err("twice");
     assert_eq!(error.code(), Some(11000));
     world.pools.close().await;
-}
-
-async fn a_close_ends_the_sessions_on_the_server<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("").await;
-    world.ping().await.expect("a reply");
-    let session = world.session();
-    let other = world.session();
-    drop((session, other));
-    world.pools.close().await;
-    let ended = world.commands.of("endSessions");
-    assert_eq!(ended.len(), 1);
-    assert_eq!(
-        ended[0].get_array("endSessions").map(Vec::len).ok(),
-        Some(2)
-    );
-    assert!(session_of(&ended[0]).is_none());
-    world.pools.close().await;
-    assert_eq!(world.commands.of("endSessions").len(), 1);
-}
-
-async fn credentials_have_sessions_of_their_own<B: Backend<Config: Default>>() {
-    let network = SimNetwork::new(5);
-    let set = Deployment::replica_set("rs")
-        .members(1)
-        .network(&network)
-        .plain_user("one", "first")
-        .plain_user("two", "second");
-    let world = World::<B>::over(set.start().await, &network, "");
-    let of = |name: &str, password: &str| {
-        let credential = Credential::new(name, password).with_mechanism(AuthMechanism::Plain);
-        world.pools.with_credential(credential).expect("a handle")
-    };
-    let (one, two) = (of("one", "first"), of("two", "second"));
-    for pools in [&one, &two, &one, &two] {
-        pools
-            .command("db", &doc! { "ping": 1 })
-            .await
-            .map(drop)
-            .expect("a reply");
-    }
-    let pings = world.commands.of("ping");
-    let ids: Vec<_> = pings.iter().map(session_of).collect();
-    assert!(
-        ids[0] == ids[2] && ids[1] == ids[3] && ids[0] != ids[1],
-        "{ids:?}"
-    );
-    let mut session = one
-        .start_session(SessionOptions::default())
-        .expect("a session");
-    let refused = two
-        .command("db", &doc! { "ping": 1 })
-        .session(&mut session)
-        .await;
-    refused.map(drop).expect_err("another credential");
-    drop(session);
-    // Those of both are ended.
-    world.pools.close().await;
-    assert_eq!(world.commands.of("endSessions").len(), 2);
 }

@@ -26,8 +26,6 @@ on_both! {
     empty_batches_end,
     a_suspended_cursor_lets_go_of_its_session,
     a_load_balancer_keeps_the_cursor_s_connection,
-    a_cursor_on_a_connection_works_likewise,
-    a_dropped_cursor_on_a_connection_is_closed,
     a_lost_cursor_is_an_error,
     time_limits_of_cursors,
     the_first_document_leaves_no_cursor,
@@ -52,10 +50,8 @@ fn find() -> Document {
 }
 
 async fn open<B: Backend>(world: &World<B>) -> Result<Cursor<'_, B>> {
-    let find = world
-        .pools
-        .command("shop", &find())
-        .kind(OperationKind::Read);
+    let find = world.pools.command("shop", &find());
+    let find = find.kind(OperationKind::Read);
     find.batch_size(4).comment("export").cursor().await
 }
 
@@ -325,50 +321,6 @@ async fn a_load_balancer_keeps_the_cursor_s_connection<B: Backend<Config: Defaul
     assert_eq!(in_use(), 1);
     orders.close().await;
     assert_eq!((in_use(), world.commands.of("killCursors").len()), (0, 1));
-    world.pools.close().await;
-}
-
-async fn a_cursor_on_a_connection_works_likewise<B: Backend<Config: Default>>() {
-    let world = with_orders::<B>("").await;
-    let mut connection = world.pools.get().await.expect("a connection");
-    let orders = connection
-        .command("shop", &find())
-        .cursor()
-        .await
-        .expect("a cursor");
-    assert_eq!(orders.count().await, 10);
-    let orders = connection
-        .command("shop", &find())
-        .cursor()
-        .await
-        .expect("a cursor");
-    orders.close().await;
-    assert_eq!(world.commands.of("killCursors").len(), 1);
-    let (finds, more) = (world.commands.of("find"), world.commands.of("getMore"));
-    assert!(
-        more.iter()
-            .all(|own| own.get("lsid") == finds[0].get("lsid"))
-    );
-    drop(connection);
-    world.pools.close().await;
-}
-
-async fn a_dropped_cursor_on_a_connection_is_closed<B: Backend<Config: Default>>() {
-    let world = with_orders::<B>("").await;
-    let mut connection = world.pools.get().await.expect("a connection");
-    drop(
-        connection
-            .command("shop", &find())
-            .cursor()
-            .await
-            .expect("a cursor"),
-    );
-    eventually("killCursors", || {
-        !world.commands.of("killCursors").is_empty()
-    })
-    .await;
-    assert!(!connection.is_closed());
-    drop(connection);
     world.pools.close().await;
 }
 

@@ -12,6 +12,7 @@ use crate::support::{World, behind_a_balancer, eventually, find, with_orders};
 
 on_both! {
     the_server_streams_batches,
+    a_compressed_stream_is_read,
     a_stream_that_is_dropped_closes_its_connection,
     a_stream_that_is_closed_closes_its_connection,
     a_server_without_streams_answers_each_getmore,
@@ -21,7 +22,7 @@ on_both! {
 }
 
 /// A reply to `getMore`: a batch of two, and whether it is the last.
-fn batch(number: i32, is_last: bool) -> Document {
+pub(crate) fn batch(number: i32, is_last: bool) -> Document {
     let id = if is_last { 0 } else { 1_i64 };
     let batch = [doc! { "_id": 2 * number }, doc! { "_id": 2 * number + 1 }];
     let cursor = doc! { "nextBatch": &batch[..], "id": id, "ns": "shop.orders" };
@@ -29,14 +30,14 @@ fn batch(number: i32, is_last: bool) -> Document {
 }
 
 /// Answers `getMore` by so many batches, from the third document on, with a pause between them.
-fn stream<B: Backend>(world: &World<B>, batches: i32, pause: Duration) {
+pub(crate) fn stream<B: Backend>(world: &World<B>, batches: i32, pause: Duration) {
     let replies = (1..=batches).map(|number| batch(number, number == batches));
     let stream = Action::Stream(replies.collect(), pause);
     let rule = Matcher::command("getMore").then(stream);
     world.set.server(0).script().add(rule);
 }
 
-async fn open(connection: &mut Connection) -> ConnectionCursor<'_> {
+pub(crate) async fn open(connection: &mut Connection) -> ConnectionCursor<'_> {
     let find = doc! { "find": "orders", "batchSize": 2, "sort": { "_id": 1 } };
     let find = connection.command("shop", &find).exhaust();
     find.cursor().await.expect("a cursor")
@@ -47,14 +48,24 @@ async fn next(cursor: &mut ConnectionCursor<'_>) -> Option<i32> {
     next.map(|own| own.get_i32("_id").expect("a number"))
 }
 
+/// Reads so many documents, from the first one on.
+pub(crate) async fn reads(cursor: &mut ConnectionCursor<'_>, count: i32) {
+    for expected in 0..count {
+        assert_eq!(next(cursor).await, Some(expected));
+    }
+}
+
+async fn one_kill<B: Backend>(world: &World<B>) {
+    let kills = || world.commands.of("killCursors").len();
+    eventually("killCursors", || kills() == 1).await;
+}
+
 async fn the_server_streams_batches<B: Backend<Config: Default>>() {
     let world = with_orders::<B>().await;
     stream(&world, 5, Duration::ZERO);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..12 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 12).await;
     assert_eq!(next(&mut cursor).await, None);
     drop(cursor);
     assert_eq!(world.commands.of("getMore").len(), 1, "one request");
@@ -64,22 +75,41 @@ async fn the_server_streams_batches<B: Backend<Config: Default>>() {
     world.pools.close().await;
 }
 
+async fn a_compressed_stream_is_read<B: Backend<Config: Default>>() {
+    for compressor in ["zlib", "snappy", "zstd"] {
+        let world = World::<B>::replica_set(&format!("compressors={compressor}")).await;
+        let orders = (0..10).map(|id| doc! { "_id": id });
+        world.set.insert("shop.orders", orders);
+        let batch = |id: i64, number: i32| {
+            let text = "x".repeat(300_000);
+            let cursor = doc! { "nextBatch": [{ "_id": number, "t": text }], "id": id };
+            doc! { "ok": 1, "cursor": cursor }
+        };
+        let replies = (2..40).map(|own| batch(i64::from(own < 39), own)).collect();
+        let rule = Matcher::command("getMore").then(Action::Stream(replies, Duration::ZERO));
+        world.set.server(0).script().add(rule);
+        let mut connection = world.pools.get().await.expect("a connection");
+        let mut cursor = open(&mut connection).await;
+        reads(&mut cursor, 40).await;
+        assert_eq!(next(&mut cursor).await, None);
+        drop(cursor);
+        assert!(!connection.is_closed());
+        drop(connection);
+        world.pools.close().await;
+    }
+}
+
 async fn a_stream_that_is_dropped_closes_its_connection<B: Backend<Config: Default>>() {
     let world = with_orders::<B>().await;
     stream(&world, 1000, Duration::ZERO);
     let mut connection = world.pools.get().await.expect("a connection");
     let id = connection.id();
     let mut cursor = open(&mut connection).await;
-    for expected in 0..3 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 3).await;
     drop(cursor);
     assert!(connection.is_closed());
     drop(connection);
-    eventually("killCursors", || {
-        world.commands.of("killCursors").len() == 1
-    })
-    .await;
+    one_kill(&world).await;
     let connection = world.pools.get().await.expect("a connection");
     assert_ne!(connection.id(), id, "it is not used again");
     drop(connection);
@@ -91,15 +121,10 @@ async fn a_stream_that_is_closed_closes_its_connection<B: Backend<Config: Defaul
     stream(&world, 1000, Duration::ZERO);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..3 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 3).await;
     cursor.close().await;
     assert!(connection.is_closed());
-    eventually("killCursors", || {
-        world.commands.of("killCursors").len() == 1
-    })
-    .await;
+    one_kill(&world).await;
     drop(connection);
     eventually("no connection", || world.in_use() == 0).await;
     world.pools.close().await;
@@ -110,9 +135,7 @@ async fn a_server_without_streams_answers_each_getmore<B: Backend<Config: Defaul
     let mut connection = world.pools.get().await.expect("a connection");
     let find = connection.command("shop", &find()).exhaust().batch_size(3);
     let mut cursor = find.cursor().await.expect("a cursor");
-    for expected in 0..10 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 10).await;
     assert_eq!(next(&mut cursor).await, None);
     drop(cursor);
     assert_eq!(world.commands.of("getMore").len(), 3);
@@ -151,9 +174,7 @@ async fn an_error_ends_a_stream<B: Backend<Config: Default>>() {
     world.set.server(0).script().add(rule);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..4 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 4).await;
     let error = cursor.next::<Document>().await.expect_err("killed");
     assert_eq!(error.code(), Some(237));
     drop(cursor);
@@ -167,9 +188,7 @@ async fn a_balancer_s_stream_is_closed_with_its_connection<B: Backend<Config: De
     stream(&world, 1000, Duration::ZERO);
     let mut connection = world.pools.get().await.expect("a connection");
     let mut cursor = open(&mut connection).await;
-    for expected in 0..3 {
-        assert_eq!(next(&mut cursor).await, Some(expected));
-    }
+    reads(&mut cursor, 3).await;
     drop(cursor);
     assert!(connection.is_closed());
     drop(connection);

@@ -6,10 +6,13 @@ mod support;
 
 mod attacks;
 mod commands;
+mod connection_cursors;
 mod cursors;
 mod exhaust;
-mod hostile;
+mod exhaust_failures;
 mod leftovers;
+mod pinning;
+mod principals;
 mod prose;
 mod real;
 mod retries;

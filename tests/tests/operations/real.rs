@@ -47,11 +47,8 @@ async fn insert<B: Backend>(
 ) {
     let insert = doc! { "insert": name, "documents": documents };
     let write = pools.command(database, &insert).kind(OperationKind::Write);
-    write
-        .await
-        .expect("a reply")
-        .check_write()
-        .expect("a write");
+    let reply = write.await.expect("a reply");
+    reply.check_write().expect("a write");
 }
 
 async fn ids<B: Backend>(pools: &Pools<B>, (database, name): (&str, &str)) -> Vec<i32> {
@@ -90,9 +87,8 @@ async fn a_transaction_is_whole_or_absent<B: Backend<Config: Default>>(backend: 
     let name = format!("transactions_{backend}");
     let (database, name) = (&*database, &*name);
     insert(&pools, (database, name), vec![doc! { "_id": 0 }]).await;
-    let mut session = pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let session = pools.start_session(SessionOptions::default());
+    let mut session = session.expect("a session");
     for (first, is_commit) in [(1, true), (3, false)] {
         session
             .start_transaction(TransactionOptions::default())
@@ -135,9 +131,8 @@ async fn a_transaction_is_whole_or_absent<B: Backend<Config: Default>>(backend: 
 async fn sessions_end_with_their_pools<B: Backend<Config: Default>>(_backend: &str) {
     let server = RealServer::shared();
     let pools = pools::<B>(&server, "");
-    let mut session = pools
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let session = pools.start_session(SessionOptions::default());
+    let mut session = session.expect("a session");
     for _ in 0..2 {
         let ping = pools.command("admin", &doc! { "ping": 1 });
         ping.session(&mut session).await.map(drop).expect("a reply");

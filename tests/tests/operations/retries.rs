@@ -55,10 +55,8 @@ async fn a_write_is_retried_with_the_same_number<B: Backend<Config: Default>>() 
         "failCommands": ["insert"], "errorCode": 10107, "errorLabels": ["RetryableWriteError"],
     };
     world.fail(1, data);
-    let write = world
-        .pools
-        .command("db", &insert())
-        .kind(OperationKind::Write);
+    let write = world.pools.command("db", &insert());
+    let write = write.kind(OperationKind::Write);
     write.await.map(drop).expect("a reply");
     let inserts = world.commands.of("insert");
     let numbers: Vec<_> = inserts
@@ -95,10 +93,8 @@ async fn a_write_concern_error_with_the_label_is_retried<B: Backend<Config: Defa
             "errorLabels": ["RetryableWriteError"],
         };
         world.fail(failures, data);
-        let write = world
-            .pools
-            .command("db", &insert())
-            .kind(OperationKind::Write);
+        let write = world.pools.command("db", &insert());
+        let write = write.kind(OperationKind::Write);
         let reply = write.await.expect("the write was done");
         assert_eq!(reply.check_write().is_err(), has_error);
         assert_eq!(world.commands.of("insert").len(), 2);
@@ -118,10 +114,8 @@ async fn an_error_without_an_effect_does_not_hide_one_with<B: Backend<Config: De
     let second = Matcher::command("insert").once();
     let second = second.then(Action::Error(refusal(262).label("NoWritesPerformed")));
     script.add(second);
-    let write = world
-        .pools
-        .command("db", &insert())
-        .kind(OperationKind::Write);
+    let write = world.pools.command("db", &insert());
+    let write = write.kind(OperationKind::Write);
     let error = write.await.map(drop).expect_err("two failures");
     assert_eq!(error.code(), Some(91), "{error}");
     world.pools.close().await;
@@ -210,10 +204,8 @@ async fn a_time_limit_covers_all_attempts<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     world.fail(1000, doc! { "failCommands": ["find"], "errorCode": 262, "blockConnection": true, "blockTimeMS": 100 });
     let begun = Instant::now();
-    let find = world
-        .pools
-        .command("db", &doc! { "find": "c" })
-        .kind(OperationKind::Read);
+    let find = world.pools.command("db", &doc! { "find": "c" });
+    let find = find.kind(OperationKind::Read);
     let error = find
         .timeout(Duration::from_secs(2))
         .await

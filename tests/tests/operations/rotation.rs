@@ -1,22 +1,19 @@
 //! Transactions that are open while their credential rotates to another user, or to another secret.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use mongo_core::Error;
 use mongo_core::auth::{AuthMechanism, Credential};
 use mongo_core::bson::{Document, doc};
-use mongo_core::net::CredentialProvider;
 use mongo_core::operation::{
     SessionOptions, TRANSIENT_TRANSACTION_ERROR, TransactionOptions, UNKNOWN_COMMIT_RESULT,
 };
 use mongo_core::pools::{Backend, Pools, PoolsConfig, Session};
-use mongo_core::{Error, Result};
 use mongo_testkit::{Action, Deployment, DeploymentBuilder, Matcher};
 use tokio::time::sleep;
 
 use crate::support::{
-    World, begun_by, credential, eventually, insert, no_transaction, with_users_of,
+    World, begun_by, credential, eventually, insert, no_transaction, one_waits, with_users_of,
 };
 
 on_both! {
@@ -30,7 +27,6 @@ on_both! {
     a_name_in_another_database_is_another_user,
     a_balancer_s_transaction_ends_as_its_user,
     a_session_of_another_credential_is_still_refused,
-    a_transaction_does_not_mix_the_users_of_a_provider,
 }
 
 fn rotate<B: Backend>(pools: &Pools<B>) {
@@ -49,7 +45,7 @@ fn is_transient(error: &Error) {
     assert!(error.is_transient());
 }
 
-fn names_the_rotation(error: &Error) {
+pub(crate) fn names_the_rotation(error: &Error) {
     is_transient(error);
     assert!(error.to_string().contains("rotated"), "{error}");
 }
@@ -69,7 +65,7 @@ async fn over<B: Backend<Config: Default>>(
 }
 
 /// The server ends what the former user has left.
-async fn nothing_is_left<B: Backend>(world: World<B>, pools: &Pools<B>) {
+pub(crate) async fn nothing_is_left<B: Backend>(world: World<B>, pools: &Pools<B>) {
     assert_eq!(world.in_use(), 0);
     sleep(Duration::from_secs(61)).await;
     let count = pools.command("db", &doc! { "count": "c" });
@@ -152,7 +148,7 @@ async fn a_waiting_command_of_a_former_user_s_transaction_is_not_sent<
     let held = pools.get().await.expect("the only connection");
     let waits = insert(&pools, &mut session);
     let rotates = async {
-        sleep(Duration::from_millis(50)).await;
+        one_waits(&pools).await;
         rotate(&pools);
         drop(held);
     };
@@ -281,42 +277,6 @@ async fn a_session_of_another_credential_is_still_refused<B: Backend<Config: Def
     let error = error.expect_err("another credential");
     assert!(error.labels().next().is_none() && !error.is_transient());
     session.abort_transaction().await.expect("an abort");
-    drop(session);
-    nothing_is_left(world, &pools).await;
-}
-
-/// Gives the user that is set.
-struct Vault(Mutex<Credential>);
-
-#[async_trait]
-impl CredentialProvider for Vault {
-    async fn credential(&self) -> Result<Arc<Credential>> {
-        Ok(Arc::new(self.0.lock().expect("no panic").clone()))
-    }
-}
-
-async fn a_transaction_does_not_mix_the_users_of_a_provider<B: Backend<Config: Default>>() {
-    let (world, _) = with_users::<B>().await;
-    let vault = Arc::new(Vault(Mutex::new(credential("one", "first"))));
-    let pools = world.pools.with_credential_provider(vault.clone());
-    let pools = pools.expect("a handle");
-    let mut session = begun_by(&pools).await;
-    // The next connection is the other user's.
-    let held = pools.get().await.expect("the first connection");
-    assert_eq!(held.user(), Some("one"));
-    *vault.0.lock().expect("no panic") = credential("two", "second");
-    let error = insert(&pools, &mut session).await;
-    names_the_rotation(&error.expect_err("another user"));
-    assert_eq!(world.commands.of("insert").len(), 1);
-    // The transaction is still the first user's, who can end it.
-    drop(held);
-    session.abort_transaction().await.expect("an abort");
-    assert_eq!(world.set.server(0).open_transactions(), 0);
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    insert(&pools, &mut session).await.expect("a write");
-    session.commit_transaction().await.expect("a commit");
     drop(session);
     nothing_is_left(world, &pools).await;
 }

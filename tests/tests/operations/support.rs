@@ -9,8 +9,11 @@ use mongo_core::operation::{ClientSession, OperationKind, SessionOptions, Transa
 use mongo_core::pools::{Backend, Cursor, Pools, PoolsBuilder, PoolsConfig, Session};
 use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Action, Deployment, DeploymentBuilder, ErrorReply, Matcher, SimNetwork, User};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+#[path = "../common/eventually.rs"]
+mod eventually;
+pub(crate) use eventually::eventually;
 #[path = "../common/over_sim.rs"]
 mod over_sim;
 use over_sim::OverSim;
@@ -208,15 +211,10 @@ impl<B: Backend<Config: Default>> World<B> {
     }
 }
 
-/// Waits until a condition holds.
-pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let wait = async {
-        while !is_so() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    let waited = timeout(LIMIT, wait).await;
-    assert!(waited.is_ok(), "{what}: not within {LIMIT:?}");
+/// Waits until a check-out waits for a connection of a full pool.
+pub(crate) async fn one_waits<B: Backend>(pools: &Pools<B>) {
+    let waiting = || pools.status().iter().map(|own| own.waiting).sum::<usize>();
+    eventually("a waiter", || waiting() == 1).await;
 }
 
 /// A transaction with one write.

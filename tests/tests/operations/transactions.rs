@@ -1,14 +1,11 @@
 //! Transactions.
 
-use std::time::Duration;
-
 use mongo_core::bson::{Document, doc};
 use mongo_core::operation::{OperationKind, SessionOptions, TransactionOptions, TransactionState};
 use mongo_core::pools::{Backend, Session};
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 use mongo_core::{Error, ErrorKind, ReadConcern, WriteConcern};
 use mongo_testkit::ErrorReply;
-use tokio::time::Instant;
 
 use crate::support::{World, eventually, insert};
 
@@ -22,11 +19,7 @@ on_both! {
     errors_of_an_abort_are_ignored,
     a_command_is_not_retried_in_a_transaction,
     an_overloaded_first_command_is_first_again,
-    a_transaction_is_pinned_to_a_router,
-    a_transient_error_unpins,
-    a_load_balancer_keeps_the_transaction_s_connection,
     a_dropped_transaction_is_aborted,
-    an_overloaded_router_keeps_its_transaction,
     a_transaction_runs_on_a_connection,
 }
 
@@ -38,7 +31,7 @@ fn overloaded() -> ErrorReply {
         .label("RetryableError")
 }
 
-fn begin<B: Backend>(session: &mut Session<B>) {
+pub(crate) fn begin<B: Backend>(session: &mut Session<B>) {
     session
         .start_transaction(TransactionOptions::default())
         .expect("a transaction");
@@ -306,87 +299,6 @@ async fn an_overloaded_first_command_is_first_again<B: Backend<Config: Default>>
     world.pools.close().await;
 }
 
-async fn a_transaction_is_pinned_to_a_router<B: Backend<Config: Default>>() {
-    let world = World::<B>::sharded(3, "").await;
-    let mut session = world.session();
-    for _ in 0..5 {
-        begin(&mut session);
-        assert!(!session.is_pinned());
-        let before = world.commands.servers_of("insert").len();
-        for _ in 0..4 {
-            insert(&world.pools, &mut session).await.expect("a write");
-        }
-        let servers = &world.commands.servers_of("insert")[before..];
-        assert!(
-            servers.iter().all(|server| *server == servers[0]),
-            "{servers:?}"
-        );
-        assert_eq!(
-            session.pinned_server().map(ToString::to_string),
-            Some(servers[0].clone())
-        );
-        session.commit_transaction().await.expect("a commit");
-        assert_eq!(
-            world.commands.servers_of("commitTransaction").last(),
-            Some(&servers[0])
-        );
-        assert!(session.is_pinned(), "the commit may be repeated");
-    }
-    insert(&world.pools, &mut session).await.expect("a write");
-    assert!(!session.is_pinned());
-    drop(session);
-    world.pools.close().await;
-}
-
-async fn a_transient_error_unpins<B: Backend<Config: Default>>() {
-    let world = World::<B>::sharded(2, "").await;
-    let mut session = world.session();
-    begin(&mut session);
-    insert(&world.pools, &mut session).await.expect("a write");
-    let pinned = session.pinned_server().expect("a router").to_string();
-    let router = (0..2)
-        .find(|router| world.set.address(*router) == pinned)
-        .expect("one");
-    let data = doc! { "failCommands": ["insert"], "closeConnection": true };
-    world.set.fail_commands(router, doc! { "times": 1 }, data);
-    insert(&world.pools, &mut session).await.expect_err("lost");
-    assert!(!session.is_pinned());
-    session.abort_transaction().await.expect("an abort");
-    drop(session);
-    world.pools.close().await;
-}
-
-async fn a_load_balancer_keeps_the_transaction_s_connection<B: Backend<Config: Default>>() {
-    let world = World::<B>::load_balanced("").await;
-    let in_use = || world.in_use();
-    let mut session = world.session();
-    begin(&mut session);
-    assert_eq!(in_use(), 0);
-    for _ in 0..3 {
-        insert(&world.pools, &mut session).await.expect("a write");
-        assert!(session.is_pinned() && in_use() == 1);
-    }
-    session.commit_transaction().await.expect("a commit");
-    assert_eq!(in_use(), 1, "the commit may be repeated");
-    insert(&world.pools, &mut session).await.expect("a write");
-    assert_eq!(in_use(), 0);
-    begin(&mut session);
-    insert(&world.pools, &mut session).await.expect("a write");
-    session.abort_transaction().await.expect("an abort");
-    assert_eq!(in_use(), 0);
-    begin(&mut session);
-    insert(&world.pools, &mut session).await.expect("a write");
-    world.fail(
-        1,
-        doc! { "failCommands": ["insert"], "closeConnection": true },
-    );
-    insert(&world.pools, &mut session).await.expect_err("lost");
-    assert_eq!(in_use(), 0, "after a transient error");
-    session.abort_transaction().await.expect("an abort");
-    drop(session);
-    world.pools.close().await;
-}
-
 async fn a_dropped_transaction_is_aborted<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let mut session = world.session();
@@ -406,9 +318,8 @@ async fn a_dropped_transaction_is_aborted<B: Backend<Config: Default>>() {
 async fn a_transaction_runs_on_a_connection<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let mut connection = world.pools.get().await.expect("a connection");
-    let mut session = connection
-        .start_session(SessionOptions::default())
-        .expect("a session");
+    let session = connection.start_session(SessionOptions::default());
+    let mut session = session.expect("a session");
     let insert = doc! { "insert": "c", "documents": [{ "x": 1 }] };
     for is_commit in [true, false] {
         session
@@ -416,11 +327,8 @@ async fn a_transaction_runs_on_a_connection<B: Backend<Config: Default>>() {
             .expect("a transaction");
         for _ in 0..2 {
             let write = connection.command("db", &insert).session(&mut session);
-            write
-                .await
-                .expect("a reply")
-                .check_write()
-                .expect("a write");
+            let reply = write.await.expect("a reply");
+            reply.check_write().expect("a write");
         }
         match is_commit {
             true => connection
@@ -444,30 +352,5 @@ async fn a_transaction_runs_on_a_connection<B: Backend<Config: Default>>() {
         .collect();
     assert_eq!(numbers, [Some(1), Some(1), Some(2), Some(2)]);
     drop(connection);
-    world.pools.close().await;
-}
-
-async fn an_overloaded_router_keeps_its_transaction<B: Backend<Config: Default>>() {
-    let world = World::<B>::sharded(2, "enableOverloadRetargeting=true").await;
-    let mut session = world.session();
-    begin(&mut session);
-    insert(&world.pools, &mut session).await.expect("a write");
-    let labels = ["SystemOverloadedError", "RetryableError"];
-    for router in 0..2 {
-        let data = doc! { "failCommands": ["insert"], "errorCode": 462, "errorLabels": labels };
-        world.set.fail_commands(router, doc! { "times": 1 }, data);
-    }
-    let begun = Instant::now();
-    insert(&world.pools, &mut session)
-        .await
-        .expect("the second attempt");
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "it waits for no other router"
-    );
-    let servers = world.commands.servers_of("insert");
-    assert!(servers.len() == 3 && servers.iter().all(|own| *own == servers[0]));
-    session.commit_transaction().await.expect("a commit");
-    drop(session);
     world.pools.close().await;
 }

@@ -6,6 +6,7 @@ use mongo_core::Error;
 use mongo_core::bson::doc;
 use mongo_core::operation::{SessionOptions, TransactionOptions, TransactionState};
 use mongo_core::pools::{Backend, Session};
+use mongo_testkit::{Action, Matcher};
 use tokio::time::{Instant, sleep_until};
 
 use crate::support::{World, insert};
@@ -14,6 +15,7 @@ on_both! {
     with_transaction_runs_again_after_a_transient_error,
     with_transaction_commits_again_while_the_result_is_unknown,
     with_transaction_ends_with_its_time,
+    commits_of_unknown_result_end,
     a_commit_without_time_for_a_round_trip_ends_with_transaction,
     a_transaction_can_be_spawned,
 }
@@ -102,6 +104,26 @@ async fn with_transaction_ends_with_its_time<B: Backend<Config: Default>>() {
         .await;
     assert!(error.expect_err("never").is_timeout());
     assert!(begun.elapsed() <= limit, "{:?}", begun.elapsed());
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn commits_of_unknown_result_end<B: Backend<Config: Default>>() {
+    let limit = Duration::from_secs(3);
+    let world = World::<B>::replica_set("").await;
+    world.set.insert("db.c", [doc! { "x": 0 }]);
+    let unknown = Action::write_concern_error(64, "WriteConcernTimeout", "late");
+    let rule = Matcher::command("commitTransaction").then(unknown);
+    world.set.server(0).script().add(rule);
+    let mut session = world.session();
+    let pools = &world.pools;
+    let run = async |session: &mut Session<B>| insert(pools, session).await;
+    let begun = Instant::now();
+    let options = TransactionOptions::default();
+    let done = session.with_transaction_by(limit, options, run).await;
+    done.expect_err("unknown");
+    let bound = limit + Duration::from_secs(1);
+    assert!(begun.elapsed() <= bound, "{:?}", begun.elapsed());
     drop(session);
     world.pools.close().await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mongo_core::ErrorKind;
 use mongo_testkit::{Action, Gate, Matcher, ScriptedServer};
 
-use crate::{Backend, Setup};
+use crate::{Backend, Setup, eventually};
 
 on_both!(
     the_status_counts_spare_connections,
@@ -26,13 +26,7 @@ async fn gated(gate: &Gate) -> ScriptedServer {
 }
 
 async fn available<B: Backend>(pool: &B, count: usize) {
-    let available = async {
-        while pool.status().available != count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let waited = tokio::time::timeout(LIMIT, available).await;
-    assert!(waited.is_ok(), "{:?}", pool.status());
+    eventually("idle ones", || pool.status().available == count).await;
 }
 
 async fn the_status_counts_spare_connections<B: Backend>() {

@@ -18,19 +18,15 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::eventually;
+
 fn pool_of(server: &ScriptedServer, builder: Builder<MongoConnectionManager>) -> Pool {
     let manager = MongoConnectionManager::new(&server.uri()).expect("a manager");
     Pool::build(builder, manager).expect("a pool")
 }
 
 async fn idle(pool: &Pool, count: usize) {
-    let idle = async {
-        while pool.status().available != count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(10), idle).await;
-    assert!(waited.is_ok(), "{:?}", pool.status());
+    eventually("idle ones", || pool.status().available == count).await;
 }
 
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {

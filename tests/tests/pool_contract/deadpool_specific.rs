@@ -13,6 +13,8 @@ use mongo_core::{ClientOptions, ErrorKind};
 use mongo_deadpool::{Connection, Hook, Manager, Pool, Pools, Status};
 use mongo_testkit::{Action, Matcher, ScriptedServer};
 
+use crate::eventually;
+
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A pool whose handler reads the pool's status whenever a connection is closed.
@@ -345,12 +347,7 @@ async fn retain_sees_spare_connections() {
     let (pool, _) = watched(&server, 4);
     let hasty = mongo_deadpool::Timeouts::wait_millis(20);
     pool.timeout_get(&hasty).await.expect_err("no answer");
-    let made = async {
-        while pool.status().available == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, made).await.expect("made");
+    eventually("an idle one", || pool.status().available == 1).await;
     let kept = pool.retain(|connection, _| connection.is_new());
     assert_eq!((kept.retained, kept.removed.len()), (1, 0));
     let removed = pool.retain(|_, _| false);

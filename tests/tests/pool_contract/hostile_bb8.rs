@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::bb8_specific::churn;
+use crate::eventually;
 
 /// No test waits for longer, whatever goes wrong.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -41,12 +42,7 @@ fn reaped(server: &ScriptedServer, first: &Runtime) -> Pool {
     first.block_on(async {
         let pool = pool_of(&server.uri(), builder);
         drop(pool.get().await.expect("a connection"));
-        let is_reaped = async {
-            while pool.status().size > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(LIMIT, is_reaped).await.expect("reaped");
+        eventually("reaped", || pool.status().size == 0).await;
         pool
     })
 }

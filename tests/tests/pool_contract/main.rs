@@ -21,4 +21,4 @@ mod runtimes;
 mod setup;
 mod unpolled_callers;
 
-use setup::{Backend, Setup};
+use setup::{Backend, Setup, eventually};

@@ -7,6 +7,9 @@ use mongo_core::ClientOptions;
 use mongo_core::net::Connector;
 use mongo_core::pools::{ConnectionFactory, ManagerConfig};
 
+#[path = "../common/eventually.rs"]
+mod eventually;
+pub(crate) use eventually::eventually;
 #[path = "../common/plain_pool.rs"]
 mod plain_pool;
 pub(crate) use plain_pool::Backend;

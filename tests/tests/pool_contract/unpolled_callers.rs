@@ -10,9 +10,9 @@ use mongo_bb8::bb8::CustomizeConnection;
 use mongo_core::pools::ManagerConfig;
 use mongo_core::{Connection, Error};
 use mongo_testkit::{Action, Matcher, ScriptedServer};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 
-use crate::{Backend, Setup};
+use crate::{Backend, Setup, eventually};
 
 on_both!(
     a_waiter_whose_connection_fails_its_check_takes_an_idle_one,
@@ -25,8 +25,6 @@ on_both! {
     on runtimes of their own:
     an_attempt_on_an_undriven_runtime_blocks_no_other_caller,
 }
-
-const LIMIT: Duration = Duration::from_secs(10);
 
 fn slow_drains() -> ManagerConfig {
     let mut manager = ManagerConfig::default();
@@ -139,8 +137,7 @@ async fn bb8_customizes_connections_of_abandoned_attempts() {
     let pool = mongo_bb8::Pool::build(builder, manager).expect("a pool");
     let late = pool.get_within(Duration::from_millis(50)).await;
     drop(late.expect_err("no answer"));
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(pool.status().available, 1);
+    eventually("it is made", || pool.status().available == 1).await;
     let got = mongo_bb8::Pool::try_get(&pool).await;
     drop(got.expect("it is there"));
     assert_eq!(count.0.load(Ordering::SeqCst), 1);
@@ -149,23 +146,15 @@ async fn bb8_customizes_connections_of_abandoned_attempts() {
 #[tokio::test]
 async fn a_dropped_bb8_pool_leaves_no_task() {
     let server = ScriptedServer::start().await;
-    let before = tokio::runtime::Handle::current()
-        .metrics()
-        .num_alive_tasks();
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
     let config = mongo_bb8::Config::from_url(server.uri());
     let pool = config.create_pool(None).expect("a pool");
     drop(pool.get().await.expect("a connection"));
     pool.close();
     drop(pool);
     server.wait_for("none open", |seen| seen.open == 0).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let after = tokio::runtime::Handle::current()
-        .metrics()
-        .num_alive_tasks();
-    assert!(
-        after <= before,
-        "{before} tasks before, {after} after; {LIMIT:?}"
-    );
+    eventually("no task", || tasks() <= before).await;
 }
 
 async fn a_close_closes_the_connection_of_an_unpolled_waiter<B: Backend>() {

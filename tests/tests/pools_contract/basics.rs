@@ -12,7 +12,7 @@ use mongo_testkit::{Deployment, User};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::support::{Kept, LIMIT, builder, ping, pools, run};
+use crate::support::{LIMIT, builder, observed, ping, pools, run};
 
 on_both! {
     a_connection_to_the_primary_runs_commands,
@@ -106,11 +106,7 @@ async fn a_wrong_credential_does_not_affect_other_users<B: Backend<Config: Defau
         .user(User::new("one", "first"))
         .start()
         .await;
-    let kept = Kept::default();
-    let one: Pools<B> = builder(&set.uri_for("one", "first"))
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (one, kept) = observed(builder::<B>(&set.uri_for("one", "first")));
     ping(&one).await.expect("a good credential");
     let wrong = one.with_credential(Credential::new("one", "wrong").with_source("admin"));
     let wrong = wrong.expect("a handle");
@@ -133,11 +129,7 @@ async fn a_wrong_credential_does_not_affect_other_users<B: Backend<Config: Defau
 
 async fn a_close_closes_all_pools_and_connections<B: Backend<Config: Default>>() {
     let set = Deployment::replica_set("rs").members(3).start().await;
-    let kept = Kept::default();
-    let pools: Pools<B> = builder(&set.uri())
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(builder::<B>(&set.uri()));
     pools.warm_up().await.expect("warm");
     ping(&pools).await.expect("a ping");
     timeout(LIMIT, pools.close()).await.expect("in time");

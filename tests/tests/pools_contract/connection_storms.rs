@@ -7,7 +7,7 @@ use mongo_core::pools::{Backend, Pools};
 use mongo_core::{Error, ErrorKind};
 use tokio::time::{Instant, interval, sleep};
 
-use crate::support::{Kept, Sim, handshake, ping, settled};
+use crate::support::{Kept, Sim, handshake, observed, ping, settled};
 
 const CALLERS: usize = 10_000;
 
@@ -64,9 +64,7 @@ fn is_wait(error: &Error) -> bool {
 
 /// Pools with connected monitors and one idle connection.
 async fn warm<B: Backend<Config: Default>>(sim: &Sim, options: &str) -> (Pools<B>, Kept) {
-    let kept = Kept::default();
-    let builder = sim.builder::<B>(options).event_handlers(kept.handlers());
-    let pools = builder.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>(options));
     ping(&pools).await.expect("a ping");
     settled(sim.set.server(0), 1).await;
     (pools, kept)
@@ -74,9 +72,7 @@ async fn warm<B: Backend<Config: Default>>(sim: &Sim, options: &str) -> (Pools<B
 
 async fn a_cold_pool_serves_all_callers<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("").event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>(""));
     let outcome = storm(&pools, &kept).await;
     assert_eq!(outcome.served, CALLERS, "{outcome:?}");
     assert!(outcome.most_pending <= 2, "{outcome:?}");

@@ -11,7 +11,7 @@ use mongo_core::{ClientOptions, ServerAddress};
 use mongo_testkit::{MemberKind, MemberSpec};
 use tokio::time::sleep;
 
-use crate::support::{Kept, OverSim, Sim, eventually, one, two};
+use crate::support::{OverSim, Sim, eventually, observed, one, two};
 
 on_both! {
     on a paused clock:
@@ -38,12 +38,7 @@ fn two_to_each(sim: &Sim, members: impl IntoIterator<Item = usize>) -> BTreeMap<
 
 async fn min_pool_size_is_kept_without_any_check_out<B: Backend<Config: Default>>() {
     let sim = Sim::of(3).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("minPoolSize=2");
-    let pools = pools
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>("minPoolSize=2"));
     pools.connect().expect("connected");
     eventually("minPoolSize connections", || {
         idle(&pools) == two_to_each(&sim, 0..3)

@@ -1,10 +1,13 @@
 //! Unpolled callers, warm-ups at a full cap, and hung attempts do not delay other callers.
 
+use std::fmt::Debug;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mongo_core::Error;
 use mongo_core::pools::{Backend, ManagerConfig, Pools, PoolsConfig, RecyclingMethod};
 use mongo_testkit::{Action, Matcher};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
@@ -176,6 +179,16 @@ async fn two_warm_ups_over_the_cap_do_not_make_connections_endlessly<
     assert!(created < 50, "{created}: {one:?} {two:?}");
 }
 
+async fn is_served_soon<T: Debug>(patient: JoinHandle<Result<T, Error>>, begun: Instant) {
+    let served = timeout(Duration::from_secs(15), patient).await;
+    let served = served.expect("in time").expect("no panic");
+    let took = begun.elapsed();
+    assert!(
+        served.is_ok() && took < Duration::from_secs(3),
+        "{took:?}: {served:?}"
+    );
+}
+
 /// The handshakes of two callers hang, and the callers are cancelled. A patient caller between them
 /// waits.
 async fn a_waiter_abandons_every_adopted_attempt_after_its_grace_period<
@@ -200,13 +213,7 @@ async fn a_waiter_abandons_every_adopted_attempt_after_its_grace_period<
     let impatient = get_in_task(&pools);
     sleep(Duration::from_millis(100)).await;
     impatient.abort();
-    let served = timeout(Duration::from_secs(15), patient).await;
-    let served = served.expect("in time").expect("no panic");
-    let took = begun.elapsed();
-    assert!(
-        served.is_ok() && took < Duration::from_secs(3),
-        "{took:?}: {served:?}"
-    );
+    is_served_soon(patient, begun).await;
     drop(held);
     pools.close().await;
 }
@@ -382,13 +389,7 @@ async fn a_waiter_abandons_an_attempt_adopted_while_it_waits<B: Backend<Config: 
     let patient = get_in_task(&pools);
     sleep(Duration::from_millis(100)).await;
     impatient.iter().for_each(|own| own.abort());
-    let served = timeout(Duration::from_secs(15), patient).await;
-    let served = served.expect("in time").expect("no panic");
-    let took = begun.elapsed();
-    assert!(
-        served.is_ok() && took < Duration::from_secs(3),
-        "{took:?}: {served:?}"
-    );
+    is_served_soon(patient, begun).await;
     drop(held);
     pools.close().await;
 }

@@ -13,8 +13,8 @@ use mongo_testkit::{Action, Deployment, ErrorReply, Gate, Matcher, RealServer};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    Kept, LIMIT, Sim, builder, eventually, handshake, hold, ping, pools, run, settled, status_of,
-    visit_in_task,
+    LIMIT, Sim, builder, eventually, handshake, hold, observed, ping, pools, run, settled,
+    status_of, visit_in_task,
 };
 
 on_both! {
@@ -40,9 +40,7 @@ on_both! {
 
 async fn a_network_error_clears_the_pool<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("").event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>(""));
     let mut held = hold(&pools, 3).await;
     let mut failing = held.pop().expect("one of three");
     drop(held.pop());
@@ -94,12 +92,7 @@ async fn a_timeout_closes_only_its_connection<B: Backend<Config: Default>>() {
 
 async fn an_error_of_an_earlier_generation_is_ignored<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("heartbeatFrequencyMS=500");
-    let pools = pools
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>("heartbeatFrequencyMS=500"));
     let mut old = hold(&pools, 2).await;
     let find = Matcher::command("find").times(2);
     sim.set.server(0).script().add(find.drop_connection());
@@ -132,12 +125,7 @@ async fn a_shutdown_error_clears_the_pool<B: Backend<Config: Default>>() {
         (462, 0),
     ] {
         let sim = Sim::of(1).await;
-        let kept = Kept::default();
-        let pools = sim.builder::<B>("heartbeatFrequencyMS=500");
-        let pools = pools
-            .event_handlers(kept.handlers())
-            .build()
-            .expect("pools");
+        let (pools, kept) = observed(sim.builder::<B>("heartbeatFrequencyMS=500"));
         let mut held = pools.get().await.expect("a connection");
         let find = Matcher::command("find").once();
         let error = ErrorReply::new(code, "Name", "the server's state has changed");
@@ -161,9 +149,7 @@ async fn a_shutdown_error_clears_the_pool<B: Backend<Config: Default>>() {
 
 async fn a_step_down_keeps_connections<B: Backend<Config: Default>>() {
     let sim = Sim::of(2).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("").event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>(""));
     let first: ServerAddress = sim.set.address(0).parse().expect("an address");
     let ids: Vec<_> = hold(&pools, 2).await.iter().map(|own| own.id()).collect();
     sim.set.elect(1);
@@ -193,12 +179,8 @@ async fn a_step_down_keeps_connections<B: Backend<Config: Default>>() {
 
 async fn hung_commands_are_interrupted_when_the_monitor_times_out<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("heartbeatFrequencyMS=2000&connectTimeoutMS=3000");
-    let pools = pools
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) =
+        observed(sim.builder::<B>("heartbeatFrequencyMS=2000&connectTimeoutMS=3000"));
     let mut held = pools.get().await.expect("a connection");
     let waiting = held.id();
     sim.set.server(0).partition().await;
@@ -229,9 +211,7 @@ async fn hung_commands_are_interrupted_when_the_monitor_times_out<B: Backend<Con
 
 async fn a_failed_handshake_clears_no_pool<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("").event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>(""));
     let held = pools.get().await.expect("a connection");
     let server = sim.set.server(0);
     settled(server, 1).await;
@@ -251,13 +231,8 @@ async fn a_failed_handshake_clears_no_pool<B: Backend<Config: Default>>() {
 
 async fn a_failed_authentication_step_clears_the_pool<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
     let one = Credential::new("one", "first").with_source("admin");
-    let pools = sim.builder::<B>("heartbeatFrequencyMS=500");
-    let pools = pools
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>("heartbeatFrequencyMS=500"));
     let one = pools.with_credential(one).expect("a handle");
     ping(&one).await.expect("a ping");
     let held = one.get().await.expect("a connection");
@@ -274,10 +249,8 @@ async fn a_failed_authentication_step_clears_the_pool<B: Backend<Config: Default
 
 async fn a_callers_deadline_clears_no_pool<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
     let one = Credential::new("one", "first").with_source("admin");
-    let pools = sim.builder::<B>("").event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>(""));
     let one = pools.with_credential(one).expect("a handle");
     let held = one.get().await.expect("a connection");
     let gate = Gate::new();
@@ -297,12 +270,7 @@ async fn a_callers_deadline_clears_no_pool<B: Backend<Config: Default>>() {
 
 async fn waiters_at_a_cleared_pool_go_to_the_new_primary<B: Backend<Config: Default>>() {
     let sim = Sim::of(3).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("maxPoolSize=2&heartbeatFrequencyMS=500");
-    let pools = pools
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>("maxPoolSize=2&heartbeatFrequencyMS=500"));
     let held = hold(&pools, 2).await;
     let waiting: Vec<_> = (0..10).map(|_| visit_in_task(&pools)).collect();
     eventually("ten wait", || status_of(&pools).waiting == 10).await;
@@ -413,9 +381,7 @@ async fn pools_follow_the_step_downs_of_a_real_set<B: Backend<Config: Default>>(
 
 async fn behind_a_load_balancer_only_the_failed_service_is_cleared<B: Backend<Config: Default>>() {
     let mongoses = Deployment::load_balanced(2).start().await;
-    let kept = Kept::default();
-    let pools = builder::<B>(&mongoses.uri()).event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(builder::<B>(&mongoses.uri()));
     // Enough for both services to have some.
     let mut held = hold(&pools, 8).await;
     let service = |own: &mongo_core::Connection| own.description().service_id;

@@ -17,7 +17,8 @@ use mongo_testkit::{
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    Kept, LIMIT, OverSim, Sim, builder, eventually, get_in_task, handshake, hold, one, ping,
+    Kept, LIMIT, OverSim, Sim, builder, eventually, get_in_task, handshake, hold, observed, one,
+    ping,
 };
 
 on_both! {
@@ -57,10 +58,8 @@ async fn fails_by<B: Backend<Config: Default>>(
     options: &str,
 ) -> (Error, Kept, PooledConnection<B>, Pools<B>, Sim) {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>(&format!("heartbeatFrequencyMS=500&{options}"));
-    let pools = pools.event_handlers(kept.handlers()).build();
-    let pools = pools.expect("pools").with_credential(one());
+    let (pools, kept) = observed(sim.builder::<B>(&format!("heartbeatFrequencyMS=500&{options}")));
+    let pools = pools.with_credential(one());
     let pools = pools.expect("a handle");
     let held = pools.get().await.expect("a connection");
     sim.set.server(0).script().add(rule);
@@ -131,9 +130,7 @@ async fn a_refused_credential_clears_no_pool<B: Backend<Config: Default>>() {
     ] {
         for command in ["saslStart", "saslContinue"] {
             let sim = Sim::of(1).await;
-            let kept = Kept::default();
-            let pools = sim.builder::<B>("").event_handlers(kept.handlers());
-            let pools = pools.build().expect("pools");
+            let (pools, kept) = observed(sim.builder::<B>(""));
             let pools = pools
                 .with_credential(one().with_mechanism(mongo_core::auth::AuthMechanism::ScramSha1));
             let pools = pools.expect("a handle");
@@ -158,10 +155,8 @@ async fn a_refused_credential_clears_no_pool<B: Backend<Config: Default>>() {
 
 async fn a_callers_deadline_clears_no_pool<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("connectTimeoutMS=2000");
-    let pools = pools.event_handlers(kept.handlers()).build();
-    let pools = pools.expect("pools").with_credential(one());
+    let (pools, kept) = observed(sim.builder::<B>("connectTimeoutMS=2000"));
+    let pools = pools.with_credential(one());
     let pools = pools.expect("a handle");
     let held = pools.get().await.expect("a connection");
     let gate = Gate::new();
@@ -321,11 +316,7 @@ fn assert_cleared_for(error: &Error, cause: &str) {
 
 async fn a_cleared_pool_names_the_cause<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim
-        .builder::<B>("maxPoolSize=1")
-        .event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>("maxPoolSize=1"));
     let address = sim.set.address(0).parse().expect("an address");
     let mut held = pools.get().await.expect("a connection");
     let pool = pools.for_server(&address).expect("a pool");

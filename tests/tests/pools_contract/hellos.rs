@@ -9,7 +9,7 @@ use mongo_core::pools::Backend;
 use mongo_testkit::{Action, ErrorReply, Matcher, ScriptedServer};
 use tokio::time::sleep;
 
-use crate::support::{Kept, Sim, eventually, hold, one, ping};
+use crate::support::{Sim, eventually, hold, observed, one, ping};
 
 on_both! {
     on a paused clock:
@@ -79,10 +79,8 @@ async fn a_server_that_refuses_hello_gets_the_legacy_one<B: Backend<Config: Defa
             let refused = ErrorReply::new(code, name, "no such command: 'hello'");
             let refused = Matcher::command("hello").then(Action::Error(refused));
             let refused = server.script().add(refused);
-            let kept = Kept::default();
             let options = format!("heartbeatFrequencyMS=500&serverMonitoringMode={mode}");
-            let pools = sim.builder::<B>(&options).event_handlers(kept.handlers());
-            let pools = pools.build().expect("pools");
+            let (pools, kept) = observed(sim.builder::<B>(&options));
             ping(&pools).await.expect("a ping");
             let checks = server.look(|seen| seen.hellos());
             sleep(Duration::from_secs(10)).await;

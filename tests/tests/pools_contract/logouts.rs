@@ -107,10 +107,10 @@ async fn a_logout_fails_server_selections_at_once<B: Backend<Config: Default>>()
     let pools = as_one(&own);
     ping(&pools).await.expect("a ping");
     sim.set.step_down(0);
-    sleep(Duration::from_millis(100)).await;
+    let has_primary = || own.topology().description().primary().is_some();
+    eventually("no primary", || !has_primary()).await;
     let (waiting, other) = (get_in_task(&pools), get_in_task(&own));
-    sleep(Duration::from_millis(100)).await;
-    assert!(!waiting.is_finished());
+    eventually("both wait", || own.topology().waiting_selections() == 2).await;
     let begun = Instant::now();
     pools.logout().await;
     let refused = waiting.await.expect("no panic").expect_err("logged out");

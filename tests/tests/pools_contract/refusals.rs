@@ -10,7 +10,7 @@ use mongo_core::select::{Criterion, ReadPreference, ReadPreferenceMode};
 use mongo_core::{Deadline, Error, ErrorKind, ServerAddress};
 use mongo_testkit::{Action, ErrorReply, Matcher};
 
-use crate::support::{Kept, LIMIT, Sim, handshake, pool_of};
+use crate::support::{LIMIT, Sim, handshake, observed, pool_of};
 
 on_both! {
     on a paused clock:
@@ -62,9 +62,7 @@ async fn a_server_pool_closes_connections_to_a_server_whose_role_changed<
 
 async fn a_secondary_that_refuses_a_plain_read_keeps_its_role<B: Backend<Config: Default>>() {
     let sim = Sim::of(2).await;
-    let kept = Kept::default();
-    let pools = sim.builder::<B>("").event_handlers(kept.handlers());
-    let pools = pools.build().expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>(""));
     let secondary = ReadPreference::new(ReadPreferenceMode::Secondary);
     let mut held = pools.read(secondary.clone()).await.expect("a connection");
     let refusal = ErrorReply::new(

@@ -5,11 +5,11 @@ use std::time::Duration;
 use mongo_core::ErrorKind;
 use mongo_core::error::Wait;
 use mongo_core::event::{CheckOutFailedReason, CmapEvent};
-use mongo_core::pools::{Backend, Pools};
+use mongo_core::pools::Backend;
 use mongo_core::select::Criterion;
 use mongo_testkit::{Action, Deployment, Gate, Matcher, User};
 
-use crate::support::{Kept, builder, ping};
+use crate::support::{builder, observed, ping};
 
 on_both! {
     a_callers_timeout_during_authentication_clears_no_pool,
@@ -20,11 +20,7 @@ on_both! {
 async fn a_callers_timeout_during_authentication_clears_no_pool<B: Backend<Config: Default>>() {
     let set = Deployment::replica_set("rs").members(1);
     let set = set.user(User::new("one", "first")).start().await;
-    let kept = Kept::default();
-    let pools: Pools<B> = builder(&set.uri_for("one", "first"))
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(builder::<B>(&set.uri_for("one", "first")));
     let held = pools.get().await.expect("a connection");
     let gate = Gate::new();
     let rule = Matcher::command("saslContinue").then(Action::WaitFor(gate.clone()));

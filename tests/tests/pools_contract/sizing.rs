@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Kept, Sim, eventually, get_in_task, handshake, hold, ping, settled, status_of,
+    Sim, eventually, get_in_task, handshake, hold, observed, ping, settled, status_of,
 };
 
 on_both! {
@@ -99,12 +99,7 @@ async fn min_pool_size_is_kept<B: Backend<Config: Default>>() {
 
 async fn min_pool_size_is_restored_after_a_failure<B: Backend<Config: Default>>() {
     let sim = Sim::of(1).await;
-    let kept = Kept::default();
-    let pools = sim
-        .builder::<B>("minPoolSize=2&heartbeatFrequencyMS=500")
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(sim.builder::<B>("minPoolSize=2&heartbeatFrequencyMS=500"));
     ping(&pools).await.expect("a ping");
     eventually("minPoolSize connections", || status_of(&pools).idle == 2).await;
     sim.set.kill(0).await;

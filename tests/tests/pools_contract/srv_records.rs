@@ -8,15 +8,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mongo_core::auth::Credential;
 use mongo_core::bson::doc;
-use mongo_core::net::{Connector, DnsResolver, Stream, Topology};
+use mongo_core::net::{DnsResolver, Topology};
 use mongo_core::pools::{Backend, ConnectionFactory, Pools, PoolsBuilder};
 use mongo_core::select::Criterion;
 use mongo_core::uri::{SrvRecord, TxtRecord};
-use mongo_core::{ClientOptions, Deadline, Error, ErrorKind, ServerAddress};
+use mongo_core::{ClientOptions, Deadline, ErrorKind};
 use mongo_testkit::{Deployment, SimNetwork, User};
 use tokio::time::sleep;
 
 use crate::support::{LIMIT, ping};
+
+#[path = "../common/by_port.rs"]
+mod by_port;
+use by_port::ByPort;
 
 on_both! {
     on a paused clock:
@@ -76,21 +80,6 @@ impl DnsResolver for Dns {
             .text
             .map(|text| TxtRecord::new(vec![text.as_bytes().to_vec()]));
         Ok(record.into_iter().collect())
-    }
-}
-
-/// Connects port 27017 of any host to server 0, port 27018 to server 1, and so on.
-#[derive(Clone)]
-struct ByPort(SimNetwork);
-
-#[async_trait]
-impl Connector for ByPort {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let number = address.port().unwrap_or_default().wrapping_sub(27017);
-        let stream = self.0.connect(&format!("m{number}.test:27017")).await;
-        stream
-            .map(Stream::custom)
-            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
     }
 }
 

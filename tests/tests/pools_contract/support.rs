@@ -19,8 +19,11 @@ pub(crate) use mongo_testkit::driven_runtime;
 use mongo_testkit::{Deployment, Matcher, ScriptedServer, Seen, SimNetwork, User};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
+#[path = "../common/eventually.rs"]
+mod eventually;
+pub(crate) use eventually::eventually;
 #[path = "../common/over_sim.rs"]
 mod over_sim;
 pub(crate) use over_sim::OverSim;
@@ -144,6 +147,13 @@ impl Sim {
     }
 }
 
+/// Pools, and their events.
+pub(crate) fn observed<B: Backend<Config: Default>>(builder: PoolsBuilder<B>) -> (Pools<B>, Kept) {
+    let kept = Kept::default();
+    let builder = builder.event_handlers(kept.handlers());
+    (builder.build().expect("pools"), kept)
+}
+
 /// A user of a [`Sim`].
 pub(crate) fn one() -> Credential {
     Credential::new("one", "first").with_source("admin")
@@ -234,15 +244,6 @@ pub(crate) async fn settled(server: &ScriptedServer, others: usize) {
         open.filter(|own| own.client.is_some()).count() == others + 2
     };
     server.wait_for("all connections", is_settled).await;
-}
-
-/// Waits until a condition holds.
-pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        sleep(Duration::from_millis(2)).await;
-    }
 }
 
 /// The status of the only pool.

@@ -8,12 +8,15 @@ use async_trait::async_trait;
 use mongo_core::auth::Credential;
 use mongo_core::bson::doc;
 use mongo_core::net::CredentialProvider;
-use mongo_core::pools::{Backend, ManagerConfig, PooledConnection, Pools, PoolsConfig, ServerPool};
+use mongo_core::pools::{
+    Backend, ManagerConfig, PoolStatus, PooledConnection, Pools, PoolsConfig, ServerPool,
+};
 use mongo_core::select::Criterion;
 use mongo_core::{Deadline, Error};
 use mongo_testkit::{Action, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::slots::waits;
 use crate::support::{
     LIMIT, Sim, Tenants, begin, eventually, get_in_task, handshake, hold, of_tenant, one, ping,
     pool_of, settled, status_of, tenant_name,
@@ -126,15 +129,6 @@ async fn tenants<B: Backend<Config: Default>>(
     (tenants, handles.collect())
 }
 
-async fn waits<B: Backend>(pools: &[Pools<B>], tenant: usize, count: usize) {
-    eventually("it waits", || {
-        let name = tenant_name(tenant);
-        let mut status = pools[0].status().into_iter();
-        status.any(|own| own.user.as_deref() == Some(&name) && own.waiting == count)
-    })
-    .await;
-}
-
 async fn an_unpolled_waiter_keeps_no_idle_connection_from_other_tenants<
     B: Backend<Config: Default>,
 >() {
@@ -144,7 +138,7 @@ async fn an_unpolled_waiter_keeps_no_idle_connection_from_other_tenants<
     let mut unpolled = Box::pin(pools[0].get());
     begin(unpolled.as_mut()).await;
     // Its connection is made, but it is not polled.
-    sleep(Duration::from_secs(1)).await;
+    two_made(|| status_of_tenant(&pools, 0)).await;
     drop(held);
     let served = timeout(Duration::from_secs(10), ping(&pools[1])).await;
     served
@@ -165,11 +159,24 @@ async fn a_waiter_whose_connection_made_room_waits_for_another_one<B: Backend<Co
     begin(unpolled.as_mut()).await;
     // It is served with that one, but not polled.
     drop(held);
-    sleep(Duration::from_secs(1)).await;
+    eventually("it is served", || status_of_tenant(&pools, 0).idle == 1).await;
     let served = timeout(LIMIT, pools[1].get()).await.expect("in time");
     drop((other, served.expect("the idle one makes room")));
     drop(unpolled.await.expect("another one"));
     pools[0].close().await;
+}
+
+fn status_of_tenant<B: Backend>(pools: &[Pools<B>], tenant: usize) -> PoolStatus {
+    let name = tenant_name(tenant);
+    let mut status = pools[0].status().into_iter();
+    let own = status.find(|pool| pool.user.as_deref() == Some(&name));
+    own.expect("a pool of the tenant")
+}
+
+/// Waits until a pool has two connections that are made: one in use, and that of its waiter.
+async fn two_made(status: impl Fn() -> PoolStatus) {
+    let is_made = |own: PoolStatus| (own.size, own.pending) == (2, 0);
+    eventually("its connection", || is_made(status())).await;
 }
 
 /// A caller of tenant 0 times out and leaves a hung attempt.
@@ -177,7 +184,6 @@ async fn leave_an_attempt<B: Backend>(server: &Tenants, pools: &[Pools<B>]) {
     ping(&pools[1]).await.expect("the server is known");
     let member = server.set.server(0);
     settled(member, 1).await;
-    eventually("known", || true).await;
     member.script().add(handshake().once().never_answer());
     let bound = Duration::from_millis(200);
     let late = pools[0].get_by(bound, &Criterion::write(), &[]).await;
@@ -315,13 +321,9 @@ async fn an_attempt_with_an_old_secret_fails_no_attempt_with_a_new_one<
         .expect("pools");
     let script = sim.set.server(0).script();
     let slow = |millis| Action::Delay(Duration::from_millis(millis));
-    script.add(Matcher::command("saslContinue").once().then(slow(500)));
+    let old = script.add(Matcher::command("saslContinue").once().then(slow(500)));
     let first = get_in_task(&pools);
-    eventually("its attempt", || {
-        pools.status().iter().any(|own| own.pending == 1)
-    })
-    .await;
-    sleep(Duration::from_millis(200)).await;
+    eventually("its attempt", || script.applied(old) == 1).await;
     script.add(Matcher::command("saslContinue").once().then(slow(1000)));
     *provider.0.lock().expect("no panic") = true;
     let second = get_in_task(&pools);
@@ -338,7 +340,7 @@ async fn a_close_does_not_wait_for_an_unpolled_waiter<B: Backend<Config: Default
     let held = hold(&pools, 1).await;
     let mut unpolled = Box::pin(pools.get());
     begin(unpolled.as_mut()).await;
-    sleep(Duration::from_secs(1)).await;
+    two_made(|| status_of(&pools)).await;
     drop(held);
     let closed = timeout(Duration::from_secs(10), pools.close()).await;
     let open = sim.set.server(0).look(|seen| seen.open);
@@ -367,7 +369,7 @@ async fn a_later_waiter_does_not_inherit_the_turn_of_one_served_from_its_pool<
     let third = get_in_task(&pools[0]);
     waits(&pools, 0, 2).await;
     drop(own);
-    sleep(Duration::from_millis(100)).await;
+    waits(&pools, 0, 1).await;
     drop(held);
     let second = timeout(Duration::from_secs(2), second).await;
     let overtaken = (first.is_finished(), third.is_finished());

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use mongo_core::Deadline;
-use mongo_core::pools::CheckBudget;
+use mongo_core::pools::{CheckBudget, ConnectionFactory};
+use mongo_core::{Connection, Deadline, Error};
 use mongo_testkit::{Authority, ScriptedServer, ServerTls};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{connect, factory, ping, server, trusting, uri};
+
+async fn check(factory: &ConnectionFactory, connection: &mut Connection) -> Result<(), Error> {
+    let mut budget = CheckBudget::default();
+    let checked = factory.recycle(connection, Deadline::never(), &mut budget);
+    checked.await
+}
 
 #[tokio::test]
 async fn a_close_notify_of_the_server_closes_the_idle_connection() {
@@ -23,22 +29,10 @@ async fn a_close_notify_of_the_server_closes_the_idle_connection() {
         .await
         .expect("connected");
     ping(&mut connection).await.expect("a reply");
-    let checked = factory
-        .recycle(
-            &mut connection,
-            Deadline::never(),
-            &mut CheckBudget::default(),
-        )
-        .await;
+    let checked = check(&factory, &mut connection).await;
     checked.expect("still usable");
     server.close_connections().await;
-    let checked = factory
-        .recycle(
-            &mut connection,
-            Deadline::never(),
-            &mut CheckBudget::default(),
-        )
-        .await;
+    let checked = check(&factory, &mut connection).await;
     checked.expect_err("closed");
 }
 

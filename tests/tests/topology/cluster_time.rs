@@ -1,7 +1,6 @@
 //! The cluster time of a topology.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Timestamp, doc, rawdoc};
@@ -11,6 +10,7 @@ use mongo_core::pools::ConnectionFactory;
 use mongo_core::{ClientOptions, Connection, Deadline};
 use mongo_testkit::Deployment;
 
+use crate::eventually;
 use crate::support::{LIMIT, Watched};
 
 fn time(seconds: u32) -> RawDocumentBuf {
@@ -60,12 +60,7 @@ async fn sessions_20_monitors_do_not_gossip() {
         watched.events().iter().filter(is).count()
     };
     let before = checks();
-    let checked = async {
-        while checks() < before + 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, checked).await.expect("checks");
+    eventually("checks", || checks() >= before + 2).await;
     assert_eq!(watched.topology.cluster_time(), Some(known.clone()));
     let sent = set.server(0).look(|seen| {
         let mut commands = seen.log.iter();

@@ -8,6 +8,7 @@ use mongo_core::sdam::{ServerType, TopologyType};
 use mongo_core::select::Criterion;
 use mongo_testkit::{Deployment, MemberKind, MemberSpec, SimNetwork};
 
+use crate::eventually;
 use crate::support::{Watched, secondary};
 
 /// Waits until the members have no open client sockets.
@@ -267,8 +268,7 @@ async fn waiting_selections_are_counted() {
         tokio::spawn(async move { topology.select(&Criterion::write()).await.map(drop) })
     };
     let (first, second) = (select(), select());
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(waiting(), 2);
+    eventually("both wait", || waiting() == 2).await;
     first.abort();
     first.await.expect_err("it was aborted");
     assert_eq!(waiting(), 1);

@@ -4,6 +4,8 @@
 mod bad_input;
 mod cluster_time;
 mod discovery;
+#[path = "../common/eventually.rs"]
+mod eventually;
 mod heartbeats;
 mod load_balanced;
 mod missing_drivers;
@@ -16,3 +18,5 @@ mod runtimes;
 mod srv;
 mod srv_on_demand;
 mod support;
+
+use eventually::eventually;

@@ -10,14 +10,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mongo_core::error::{ErrorKind, Wait};
 use mongo_core::event::SdamEvent;
-use mongo_core::net::{Connector, DnsResolver, Stream, Topology};
+use mongo_core::net::{DnsResolver, Topology};
 use mongo_core::sdam::TopologyType;
 use mongo_core::select::Criterion;
 use mongo_core::uri::{SrvRecord, TxtRecord};
-use mongo_core::{ClientOptions, Error, ServerAddress};
+use mongo_core::{ClientOptions, Error};
 use mongo_testkit::{Deployment, SimNetwork};
 
 use crate::support::LIMIT;
+
+#[path = "../common/by_port.rs"]
+mod by_port;
+pub(crate) use by_port::ByPort;
 
 /// The least time between two successful lookups.
 pub(crate) const RESCAN: Duration = Duration::from_secs(60);
@@ -97,20 +101,6 @@ impl DnsResolver for Dns {
             .txt
             .map(|text| TxtRecord::new(vec![text.as_bytes().to_vec()]));
         Ok(record.into_iter().collect())
-    }
-}
-
-/// Connects port 27017 of any host to server 0, port 27018 to server 1, and so on.
-pub(crate) struct ByPort(pub(crate) SimNetwork);
-
-#[async_trait]
-impl Connector for ByPort {
-    async fn connect(&self, address: &ServerAddress) -> Result<Stream, Error> {
-        let number = address.port().unwrap_or_default().wrapping_sub(27017);
-        let stream = self.0.connect(&format!("m{number}.test:27017")).await;
-        stream
-            .map(Stream::custom)
-            .map_err(|error| ErrorKind::Connect(Arc::new(error)).into())
     }
 }
 

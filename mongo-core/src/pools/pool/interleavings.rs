@@ -21,7 +21,11 @@ use super::wait_queue::{self, Limits, PoolState};
 use crate::pools::server_cap::CapShare;
 
 /// The same file as in the pool, over the primitives of `shuttle`.
-#[allow(dead_code, clippy::duplicate_mod)]
+#[expect(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "the pool compiles the file too, and uses all of it"
+)]
 #[path = "shared_queue.rs"]
 mod shared_queue;
 

@@ -73,7 +73,7 @@ impl Change {
             sleep(SHORT).await;
             cut = heal().await;
         }
-        course.all_wrote_since(since).await;
+        course.all_acknowledged_since(since).await;
         match self {
             Self::KillPrimary => set.restart(down).await,
             Self::KillSecondary => set.restart(other).await,

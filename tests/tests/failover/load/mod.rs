@@ -1,6 +1,7 @@
 //! A load on a replica set with changing roles, and the outcome of each operation.
 
 mod change;
+mod course;
 pub(crate) mod judge;
 mod ours;
 mod report;
@@ -8,7 +9,7 @@ mod view;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mongo_testkit::Deployment;
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use change::Change;
+use course::{Course, LIMIT};
 use judge::Failure;
 pub(crate) use ours::Ours;
 pub(crate) use report::Report;
@@ -31,8 +33,6 @@ pub(crate) const BOUND: Duration = Duration::from_secs(1);
 /// The number of collections. On the scripted set an insert compares all documents of its
 /// collection.
 const COLLECTIONS: u64 = 8;
-/// The limit for waits: only a lost operation takes this long.
-const LIMIT: Duration = Duration::from_secs(30);
 /// The time between two changes.
 const BETWEEN: Duration = Duration::from_millis(30);
 
@@ -87,58 +87,25 @@ pub(crate) struct Log {
     pub(crate) wrong: Vec<String>,
 }
 
-/// State that the tasks share with the task that changes roles.
-struct Course {
-    start: Instant,
-    round: AtomicUsize,
-    is_over: AtomicBool,
-    /// The end of the last acknowledged write of each task, in microseconds from the start.
-    acknowledged: Vec<AtomicU64>,
-}
-
-impl Course {
-    fn micros(&self, moment: Instant) -> u64 {
-        u64::try_from((moment - self.start).as_micros()).expect("not that long")
-    }
-
-    /// Waits until each task has had a write acknowledged since `moment`.
-    async fn all_wrote_since(&self, moment: Instant) {
-        let moment = self.micros(moment);
-        let behind = |task: &&AtomicU64| task.load(Ordering::Acquire) <= moment;
-        let wait = async {
-            while self.acknowledged.iter().any(|task| behind(&task)) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if timeout(LIMIT, wait).await.is_err() {
-            let stuck = self.acknowledged.iter().filter(behind).count();
-            panic!("{stuck} tasks have written nothing for {LIMIT:?}");
-        }
-    }
-}
-
 /// Runs the load on a set, and changes its roles in this order.
 pub(crate) async fn run<S: Subject>(set: &Deployment, changes: &[Change]) -> Report {
     let view = View::default();
     let subject = S::connect(&format!("{}&{OPTIONS}", set.uri()), view.clone()).await;
-    let course = Arc::new(Course {
-        start: Instant::now(),
-        round: AtomicUsize::new(0),
-        is_over: AtomicBool::new(false),
-        acknowledged: (0..TASKS).map(|_| AtomicU64::new(0)).collect(),
-    });
+    let course = Arc::new(Course::new(TASKS));
+    let begun = Instant::now();
+    let round = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
-        tasks.spawn(work(subject.clone(), course.clone(), task));
+        tasks.spawn(work(subject.clone(), course.clone(), round.clone(), task));
     }
-    course.all_wrote_since(course.start).await;
+    course.all_acknowledged_since(begun).await;
     let mut rounds = Vec::new();
     for (number, change) in changes.iter().enumerate() {
-        course.round.store(number, Ordering::Release);
+        round.store(number, Ordering::Release);
         rounds.push(change.carry_out(set, &view, &course).await);
         sleep(BETWEEN).await;
     }
-    course.is_over.store(true, Ordering::Release);
+    course.end();
     let logs = timeout(LIMIT, tasks.join_all()).await;
     let logs = logs.expect("all tasks end");
     subject.close().await;
@@ -146,14 +113,19 @@ pub(crate) async fn run<S: Subject>(set: &Deployment, changes: &[Change]) -> Rep
 }
 
 /// One task: writes a document, reads it back, and repeats.
-async fn work<S: Subject>(subject: S, course: Arc<Course>, task: u64) -> Log {
+async fn work<S: Subject>(
+    subject: S,
+    course: Arc<Course>,
+    round: Arc<AtomicUsize>,
+    task: u64,
+) -> Log {
     let mut log = Log::default();
     for number in 0_u64.. {
-        if course.is_over.load(Ordering::Acquire) {
+        if course.is_over() {
             break;
         }
         let id = (task << 32 | number).cast_signed();
-        let round = course.round.load(Ordering::Acquire);
+        let round = round.load(Ordering::Acquire);
         let collection = report::collection(round, task % COLLECTIONS);
         let begun = Instant::now();
         let write = subject.write(&collection, id).await;
@@ -166,8 +138,7 @@ async fn work<S: Subject>(subject: S, course: Arc<Course>, task: u64) -> Log {
             write,
         });
         if is_acknowledged {
-            let place = usize::try_from(task).expect("a small number");
-            course.acknowledged[place].store(course.micros(ended), Ordering::Release);
+            course.acknowledged(task, ended);
             read_back(&subject, &collection, id, &mut log).await;
         }
     }

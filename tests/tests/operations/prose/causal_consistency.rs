@@ -3,7 +3,7 @@
 use mongo_core::bson::{Bson, Document, doc};
 use mongo_core::operation::{OperationKind, SessionOptions};
 use mongo_core::pools::{Backend, Session};
-use mongo_core::{OwnedReply, ReadConcern, Result};
+use mongo_core::{OwnedReply, ReadConcern};
 
 use super::find;
 use crate::support::World;
@@ -37,18 +37,18 @@ fn command(name: &str) -> Document {
     }
 }
 
-async fn run<B: Backend>(
-    world: &World<B>,
-    session: &mut Session<B>,
-    name: &str,
-) -> Result<OwnedReply> {
+async fn reply<B: Backend>(world: &World<B>, session: &mut Session<B>, name: &str) -> OwnedReply {
     let kind = match READS.contains(&name) {
         true => OperationKind::Read,
         false => OperationKind::Write,
     };
     let own = command(name);
     let own = world.pools.command("db", &own).kind(kind);
-    own.session(session).await
+    own.session(session).await.expect("a reply")
+}
+
+async fn run<B: Backend>(world: &World<B>, session: &mut Session<B>, name: &str) {
+    drop(reply(world, session, name).await);
 }
 
 /// A field of the read concern of the last command of a name.
@@ -78,10 +78,7 @@ async fn causal_2_the_first_read_has_no_afterclustertime<B: Backend<Config: Defa
     let world = World::<B>::replica_set("").await;
     let options = SessionOptions::default().with_causal_consistency(true);
     let mut session = world.pools.start_session(options).expect("a session");
-    run(&world, &mut session, "find")
-        .await
-        .map(drop)
-        .expect("a reply");
+    run(&world, &mut session, "find").await;
     assert_eq!(after(&world, "find"), None);
     drop(session);
     world.pools.close().await;
@@ -92,7 +89,7 @@ async fn causal_3_each_reply_updates_the_operation_time<B: Backend<Config: Defau
     for (name, is_causal) in [("find", true), ("insert", false)] {
         let options = SessionOptions::default().with_causal_consistency(is_causal);
         let mut session = world.pools.start_session(options).expect("a session");
-        let reply = run(&world, &mut session, name).await.expect("a reply");
+        let reply = reply(&world, &mut session, name).await;
         let sent = reply.get("operationTime").expect("BSON").expect("a time");
         assert_eq!(sent.as_timestamp(), session.operation_time());
     }
@@ -111,16 +108,10 @@ async fn causal_4_a_read_follows_a_read<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     for name in READS {
         let mut session = world.session();
-        run(&world, &mut session, "find")
-            .await
-            .map(drop)
-            .expect("a reply");
+        run(&world, &mut session, "find").await;
         let read = time(&session);
         assert!(read.is_some());
-        run(&world, &mut session, name)
-            .await
-            .map(drop)
-            .expect("a reply");
+        run(&world, &mut session, name).await;
         assert_eq!(after(&world, name), read, "{name}");
     }
     world.pools.close().await;
@@ -131,62 +122,43 @@ async fn causal_5_a_read_follows_a_write<B: Backend<Config: Default>>() {
     // The second insert fails: its key exists.
     for name in ["insert", "insert", "update", "delete", "findAndModify"] {
         let mut session = world.session();
-        run(&world, &mut session, name)
-            .await
-            .map(drop)
-            .expect("a reply");
+        run(&world, &mut session, name).await;
         let written = time(&session);
         assert!(written.is_some());
-        run(&world, &mut session, "find")
-            .await
-            .map(drop)
-            .expect("a reply");
+        run(&world, &mut session, "find").await;
         assert_eq!(after(&world, "find"), written, "{name}");
     }
     world.pools.close().await;
 }
 
+async fn two_reads_have_no_time<B: Backend>(world: &World<B>, mut session: Session<B>) {
+    for _ in 0..2 {
+        run(world, &mut session, "find").await;
+        assert_eq!(after(world, "find"), None);
+    }
+}
+
 async fn causal_6_only_a_causal_session_sends_afterclustertime<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let options = SessionOptions::default().with_causal_consistency(false);
-    let mut session = world.pools.start_session(options).expect("a session");
-    for _ in 0..2 {
-        run(&world, &mut session, "find")
-            .await
-            .map(drop)
-            .expect("a reply");
-        assert_eq!(after(&world, "find"), None);
-    }
-    drop(session);
+    let session = world.pools.start_session(options).expect("a session");
+    two_reads_have_no_time(&world, session).await;
     world.pools.close().await;
 }
 
 async fn causal_7_no_afterclustertime_without_cluster_times<B: Backend<Config: Default>>() {
     let world = World::<B>::standalone("").await;
-    let mut session = world.session();
-    for _ in 0..2 {
-        run(&world, &mut session, "find")
-            .await
-            .map(drop)
-            .expect("a reply");
-        assert_eq!(after(&world, "find"), None);
-    }
-    drop(session);
+    let session = world.session();
+    two_reads_have_no_time(&world, session).await;
     world.pools.close().await;
 }
 
 async fn causal_8_the_default_read_concern_has_no_level<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let mut session = world.session();
-    run(&world, &mut session, "find")
-        .await
-        .map(drop)
-        .expect("a reply");
+    run(&world, &mut session, "find").await;
     let read = time(&session);
-    run(&world, &mut session, "count")
-        .await
-        .map(drop)
-        .expect("a reply");
+    run(&world, &mut session, "count").await;
     assert_eq!(concern(&world, "count", "level"), None);
     assert_eq!(after(&world, "count"), read);
     drop(session);
@@ -196,10 +168,7 @@ async fn causal_8_the_default_read_concern_has_no_level<B: Backend<Config: Defau
 async fn causal_9_a_read_concern_is_merged<B: Backend<Config: Default>>() {
     let world = World::<B>::replica_set("").await;
     let mut session = world.session();
-    run(&world, &mut session, "find")
-        .await
-        .map(drop)
-        .expect("a reply");
+    run(&world, &mut session, "find").await;
     let read = time(&session);
     let own = command("count");
     let count = world.pools.command("db", &own).kind(OperationKind::Read);

@@ -9,7 +9,7 @@ use mongo_core::{ErrorKind, ServerAddress};
 use mongo_testkit::{Action, Deployment, Matcher};
 use tokio::time::Instant;
 
-use crate::support::{World, begun, insert, with_users_of};
+use crate::support::{World, begun, eventually, insert, with_users_of};
 
 on_both! {
     timeouts_5_tailable_cursors,
@@ -43,10 +43,8 @@ async fn timeouts_5_tailable_cursors<B: Backend<Config: Default>>() {
             .then(reply("nextBatch", vec![])),
     );
     let _ = world.ping().await;
-    let find = world
-        .pools
-        .command("db", &tailable)
-        .kind(OperationKind::Read);
+    let find = world.pools.command("db", &tailable);
+    let find = find.kind(OperationKind::Read);
     let cursor = find.cursor_type(CursorType::TailableAwait).cursor().await;
     let mut cursor = cursor.expect("a cursor");
     let first = cursor.next::<Document>().await.expect("a batch");
@@ -179,11 +177,12 @@ async fn timeouts_the_server_gets_the_remaining_time_less_the_shortest_round_tri
         let server = known.server(&address).expect("a member");
         server.description().min_round_trip_time
     };
-    // Ten samples of a slow network.
+    // The shortest of the last ten samples: all are of the slow network.
     world
         .network
         .set_latency(Duration::from_millis(20), Duration::from_millis(21));
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    let is_slow = || known().is_some_and(|shortest| shortest >= Duration::from_millis(40));
+    eventually("slow samples", is_slow).await;
     let shortest = known().expect("samples");
     assert!((40..=42).contains(&shortest.as_millis()), "{shortest:?}");
     world.commands.clear();

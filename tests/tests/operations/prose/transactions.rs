@@ -6,12 +6,14 @@ use std::time::Duration;
 use mongo_core::bson::{Document, doc};
 use mongo_core::operation::{OperationKind, TransactionOptions};
 use mongo_core::pools::{Backend, Session};
+use mongo_core::select::Criterion;
 use mongo_core::{Error, ErrorKind, Result};
 use mongo_testkit::{Action, Matcher};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::refusal;
-use crate::support::{World, begun, insert};
+use crate::support::{World, begun, eventually, insert, one_waits};
+use crate::transactions::begin;
 
 on_both! {
     transactions_1_a_new_transaction_unpins,
@@ -21,11 +23,6 @@ on_both! {
     convenient_the_function_s_value_is_returned,
     convenient_the_time_for_retries_is_limited,
     convenient_retries_back_off,
-}
-
-fn begin<B: Backend>(session: &mut Session<B>) {
-    let options = TransactionOptions::default();
-    session.start_transaction(options).expect("a transaction");
 }
 
 async fn find<B: Backend>(world: &World<B>, session: &mut Session<B>) {
@@ -44,17 +41,13 @@ async fn find<B: Backend>(world: &World<B>, session: &mut Session<B>) {
 async fn unpinned<B: Backend<Config: Default>>(in_transactions: bool) {
     let world = World::<B>::sharded(2, "localThresholdMS=1000").await;
     world.set.insert("test.test", [doc! { "_id": 1 }]);
-    while world
-        .pools
-        .topology()
-        .snapshot()
-        .suitable(&mongo_core::select::Criterion::write(), &[])
-        .map_or(0, |known| known.len())
-        < 2
-    {
-        world.ping().await.expect("a reply");
-        sleep(Duration::from_millis(5)).await;
-    }
+    world.ping().await.expect("a reply");
+    let routers = || {
+        let known = world.pools.topology().snapshot();
+        let suitable = known.suitable(&Criterion::write(), &[]);
+        suitable.map_or(0, |routers| routers.len())
+    };
+    eventually("both routers", || routers() == 2).await;
     let mut session = world.session();
     begin(&mut session);
     find(&world, &mut session).await;
@@ -89,7 +82,7 @@ async fn transactions_a_cleared_pool_is_transient<B: Backend<Config: Default>>()
     let mut session = begun(&world).await;
     let held = world.pools.get().await.expect("the only connection");
     let clears = async {
-        sleep(Duration::from_millis(50)).await;
+        one_waits(&world.pools).await;
         world.set.server(0).close_connections().await;
     };
     let (waited, ()) = tokio::join!(insert(&world.pools, &mut session), clears);

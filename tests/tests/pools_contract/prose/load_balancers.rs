@@ -9,7 +9,7 @@ use mongo_core::pools::{Backend, PinReason, PooledConnection, Pools};
 use mongo_core::select::Criterion;
 use mongo_testkit::Deployment;
 
-use crate::support::{Kept, LIMIT, builder};
+use crate::support::{LIMIT, builder, observed};
 
 on_both! {
     only_the_connections_of_a_failed_service_are_cleared,
@@ -33,11 +33,7 @@ async fn one_of_each<B: Backend>(pools: &Pools<B>) -> [PooledConnection<B>; 2] {
 /// other connections.
 async fn only_the_connections_of_a_failed_service_are_cleared<B: Backend<Config: Default>>() {
     let balanced = Deployment::load_balanced(2).start().await;
-    let kept = Kept::default();
-    let pools: Pools<B> = builder(&balanced.uri())
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(builder::<B>(&balanced.uri()));
     let [mut failing, mut other] = one_of_each(&pools).await;
     let failed = failing.description().service_id;
     assert!(failed.is_some());

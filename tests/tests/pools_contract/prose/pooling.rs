@@ -9,7 +9,7 @@ use mongo_core::pools::{Backend, Pools};
 use mongo_core::{ClientOptions, ErrorKind};
 use mongo_testkit::{Deployment, Matcher, User};
 
-use crate::support::{Kept, builder, ping};
+use crate::support::{Kept, builder, observed, ping};
 
 on_both! {
     all_options_are_set_on_the_client_and_shared_by_its_pools,
@@ -82,11 +82,7 @@ async fn all_options_can_be_in_the_uri<B: Backend<Config: Default>>() {
 /// 4: "A user MUST be able to subscribe to Connection Monitoring Events".
 async fn subscribers_receive_all_pool_events<B: Backend<Config: Default>>() {
     let set = set().await;
-    let kept = Kept::default();
-    let pools: Pools<B> = builder(&set.uri_for("one", "first"))
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(builder::<B>(&set.uri_for("one", "first")));
     ping(&pools).await.expect("a pong");
     pools.close().await;
     let names = [
@@ -108,11 +104,7 @@ async fn subscribers_receive_all_pool_events<B: Backend<Config: Default>>() {
 /// ConnectionCheckOutFailedEvent with reason="connectionError" is emitted."
 async fn a_connection_that_cannot_be_set_up_fails_the_check_out<B: Backend<Config: Default>>() {
     let set = set().await;
-    let kept = Kept::default();
-    let pools: Pools<B> = builder(&set.uri_for("one", "first"))
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(builder::<B>(&set.uri_for("one", "first")));
     // Monitors do not authenticate.
     let of_pool = |hello: &Document| hello.contains_key("speculativeAuthenticate");
     let rule = Matcher::hello().when(of_pool).once().drop_connection();

@@ -11,7 +11,7 @@ use mongo_testkit::{Action, Authority, Deployment, Matcher, ScriptedServer, Serv
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Kept, LIMIT, builder, ping};
+use crate::support::{LIMIT, builder, observed, ping};
 
 on_both! {
     connection_pool_management,
@@ -105,11 +105,7 @@ async fn limit_rate(server: &ScriptedServer) {
 }
 
 async fn backpressure<B: Backend<Config: Default>>(server: ScriptedServer, uri: &str) {
-    let kept = Kept::default();
-    let pools: Pools<B> = builder(&format!("{uri}&maxConnecting=100"))
-        .event_handlers(kept.handlers())
-        .build()
-        .expect("pools");
+    let (pools, kept) = observed(builder::<B>(&format!("{uri}&maxConnecting=100")));
     server.insert("test.test", [doc! {}]);
     ping(&pools).await.expect("a pong");
     // The find that sleeps on the server.

@@ -6,6 +6,7 @@ mod faults;
 mod log;
 mod observer;
 mod operations;
+mod plan;
 mod pools;
 mod rules;
 mod wire;
@@ -32,7 +33,8 @@ use chance::Chance;
 use clients::{Client, not_primary};
 use faults::{Faults, SLOWEST};
 use log::Log;
-use observer::{Observer, Versions};
+use observer::Observer;
+use plan::Plan;
 use wire::{Ends, Wire, member_at};
 
 pub(crate) use operations::{OPERATION_TROUBLE, run_operations};
@@ -119,74 +121,6 @@ fn runtime() -> Runtime {
         .start_paused(true)
         .build()
         .expect("a runtime")
-}
-
-/// A seed's decisions about its client and servers.
-struct Plan {
-    heartbeat_frequency: Duration,
-    connect_timeout: Duration,
-    streams: bool,
-    versions: Versions,
-    wire_version: i32,
-    one_seed: bool,
-    closes: bool,
-}
-
-impl Plan {
-    fn new(chance: &mut Chance) -> Self {
-        let versions = chance.pick(&[
-            Versions::SetVersionFirst,
-            Versions::ElectionIdFirst,
-            Versions::ElectionIdFirst,
-            Versions::Mixed,
-        ]);
-        Self {
-            heartbeat_frequency: Duration::from_millis(chance.pick(&[1000, 2000, 5000, 10_000])),
-            connect_timeout: Duration::from_millis(chance.pick(&[1000, 2000, 5000])),
-            streams: !chance.once_in(4),
-            wire_version: match versions {
-                Versions::SetVersionFirst => chance.pick(&[13, 14]),
-                Versions::ElectionIdFirst => chance.pick(&[17, 21, 25]),
-                Versions::Mixed => chance.pick(&[9, 13, 17, 25]),
-            },
-            versions,
-            one_seed: chance.once_in(2),
-            closes: !chance.once_in(3),
-        }
-    }
-
-    fn uri(&self, set: &Deployment) -> String {
-        let uri = match self.one_seed {
-            true => format!("mongodb://{}/?replicaSet=rs", set.address(0)),
-            false => set.uri(),
-        };
-        uri + &self.options()
-    }
-
-    fn options(&self) -> String {
-        format!(
-            "&heartbeatFrequencyMS={}&connectTimeoutMS={}&serverMonitoringMode={}",
-            self.heartbeat_frequency.as_millis(),
-            self.connect_timeout.as_millis(),
-            if self.streams { "stream" } else { "poll" },
-        )
-    }
-
-    /// The longest time until the primary of a healthy set is known. A check whose reply was lost
-    /// before ends by its own timeout. If that was the check of a removed former primary, the next
-    /// reply of another member reports the new one.
-    fn recovery(&self) -> Duration {
-        let lost = self.connect_timeout + self.heartbeat_frequency;
-        lost + self.heartbeat_frequency + MIN_HEARTBEAT + SLOWEST * 2 + SOME_TRIPS
-    }
-
-    /// The longest time until an election in a healthy set is known.
-    fn news(&self) -> Duration {
-        match self.streams {
-            true => SOME_TRIPS,
-            false => self.heartbeat_frequency + MIN_HEARTBEAT + SOME_TRIPS,
-        }
-    }
 }
 
 struct Run {

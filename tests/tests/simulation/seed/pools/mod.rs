@@ -7,18 +7,17 @@ mod plan;
 mod seats;
 mod shocks;
 mod watch;
+mod world;
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
+use mongo_core::ClientOptions;
 use mongo_core::bson::doc;
-use mongo_core::event::{CommandEvent, EventHandlers};
 use mongo_core::net::Topology;
 use mongo_core::pools::{Backend, Pools};
-use mongo_core::sdam::{SdamError, ServerType, TopologyDescription};
-use mongo_core::{ClientOptions, Connection, ServerAddress};
 use mongo_testkit::{Deployment, SimNetwork};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -37,6 +36,7 @@ use plan::{End, PoolPlan};
 use seats::{KEYS, KNOWN, Seat};
 use shocks::{Runtimes, Shaky, Shocks};
 use watch::Watch;
+use world::{Phase, World, no_write_to_others};
 
 /// The duration of faults, by the simulated clock.
 pub(crate) const POOL_TROUBLE: Duration = Duration::from_secs(15);
@@ -97,72 +97,6 @@ static WARM: LazyLock<()> = LazyLock::new(|| {
 fn options(uri: &str) -> ClientOptions {
     let uri = uri.replacen("://", "://alice:secret@", 1);
     ClientOptions::parse(&uri).expect("a connection string")
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Trouble,
-    Calm,
-    Over,
-}
-
-/// State that all actors share.
-struct World<B: Backend> {
-    log: Log,
-    topology: Topology,
-    /// Empty once the last handles are dropped.
-    seats: Vec<Seat<B>>,
-    ledger: Option<Arc<Ledger>>,
-    shocks: Arc<Shocks>,
-    heartbeat_frequency: Duration,
-    phase: AtomicU8,
-    number: AtomicI64,
-    asked: AtomicU64,
-    /// The writes that must not arrive anywhere.
-    forbidden: Mutex<Vec<i64>>,
-}
-
-impl<B: Backend> World<B> {
-    fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Trouble,
-            1 => Phase::Calm,
-            _ => Phase::Over,
-        }
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.log.write(format_args!("{phase:?}"));
-        self.phase.store(phase as u8, Ordering::Relaxed);
-    }
-
-    fn known_servers(&self) -> Vec<ServerAddress> {
-        let known = self.topology.description();
-        let servers = known.servers().iter();
-        servers.map(|server| server.address.clone()).collect()
-    }
-
-    fn may_take_writes(&self, address: &ServerAddress) -> bool {
-        may_take_writes(&self.topology.description(), address)
-    }
-
-    fn next_number(&self) -> i64 {
-        self.number.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn forbid(&self, number: i64) {
-        let mut forbidden = self
-            .forbidden
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        forbidden.push(number);
-    }
-
-    fn detached(&self, connection: &Connection) {
-        if let Some(ledger) = &self.ledger {
-            ledger.detached(connection);
-        }
-    }
 }
 
 struct Run<B: Backend> {
@@ -322,7 +256,7 @@ impl<B: Backend<Config: Default>> Run<B> {
         let remains = Remains {
             topology: self.world.topology.clone(),
             ledger: self.world.ledger.clone(),
-            forbidden: forbidden(&self.world),
+            forbidden: self.world.forbidden(),
             log: self.log,
             faults: self.faults,
             network: self.network,
@@ -390,46 +324,6 @@ impl Remains {
             );
         }
     }
-}
-
-fn forbidden<B: Backend>(world: &World<B>) -> Vec<i64> {
-    let forbidden = world.forbidden.lock();
-    forbidden.unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// Whether a former primary may still be primary, as far as is known: it may if there is no other
-/// one and it is only unreachable.
-fn may_take_writes(known: &TopologyDescription, address: &ServerAddress) -> bool {
-    let Some(server) = known.server(address) else {
-        return false;
-    };
-    match &server.error {
-        _ if server.server_type == ServerType::RsPrimary => true,
-        Some(SdamError::Failed(error)) => {
-            server.server_type == ServerType::Unknown
-                && known.primary().is_none()
-                && error.command().is_none()
-        }
-        Some(_) | None => false,
-    }
-}
-
-/// A handler that checks that no write begins on a server that is known not to be primary.
-fn no_write_to_others(topology: &Topology, log: &Log, shocks: &Arc<Shocks>) -> EventHandlers {
-    let (topology, log, shocks) = (topology.clone(), log.clone(), shocks.clone());
-    EventHandlers::new().on_command(move |event| {
-        if let CommandEvent::Started(event) = event
-            && &*event.command_name == "insert"
-        {
-            let known = topology.description();
-            let server = known.server(&event.address);
-            log.require(
-                may_take_writes(&known, &event.address),
-                format_args!("a write is sent to {}, {server:?}", event.address),
-            );
-        }
-        shocks.may_panic(100);
-    })
 }
 
 /// Runs all callers in one task, which polls them in order: waiters for a change are woken in any
