@@ -130,5 +130,8 @@ mod tests {
         assert_eq!((error.code, error.message.len()), (18, 1024));
         assert_eq!(error.code_name.len(), 128);
         assert_eq!(error.labels, ["a", "b"]);
+        let many = bson::RawArrayBuf::from_iter(["label"; MAX_LABELS + 1]);
+        error.take("errorLabels", RawBsonRef::Array(&many));
+        assert_eq!(error.labels.len(), MAX_LABELS);
     }
 }

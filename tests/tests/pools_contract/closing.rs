@@ -7,7 +7,8 @@ use std::time::Duration;
 use mongo_core::bson::doc;
 use mongo_core::error::ClosedReason;
 use mongo_core::pools::{
-    Backend, ManagerConfig, PooledConnection, Pools, PoolsConfig, RecyclingMethod, ServerPool,
+    Backend, CheckBudget, ManagerConfig, PooledConnection, Pools, PoolsConfig, RecyclingMethod,
+    ServerPool,
 };
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 use mongo_core::{Error, ErrorKind, ServerAddress};
@@ -32,6 +33,7 @@ on_both! {
     a_removed_server_closes_its_pool,
     for_server_returns_the_pool_of_a_server,
     a_connection_being_checked_is_not_handed_out_of_a_closed_pool,
+    a_check_fails_if_its_pool_was_closed,
 }
 
 async fn use_all<B: Backend<Config: Default>>(set: &Deployment) -> mongo_core::pools::Pools<B> {
@@ -61,6 +63,27 @@ where
         matches!(refused.kind(), ErrorKind::PoolCleared),
         "{refused}"
     );
+}
+
+/// The same where nobody else looks at the pool: in the check of a generic pool.
+async fn a_check_fails_if_its_pool_was_closed<B: Backend<Config: Default>>() {
+    let sim = Sim::of(1).await;
+    let verified = ManagerConfig::new(RecyclingMethod::Verified);
+    let builder = sim.builder("").manager_config(verified);
+    let pools: Pools<B> = builder.build().expect("pools");
+    let mut connection = pools.get().await.expect("a connection");
+    let pool = pools.for_server(connection.server()).expect("its pool");
+    let (second, mut budget) = (Duration::from_secs(1), CheckBudget::default());
+    let recycle = pool
+        .factory()
+        .recycle(&mut connection, second.into(), &mut budget);
+    let closes = async { pool.close() };
+    let (checked, ()) = tokio::join!(recycle, closes);
+    let error = checked.expect_err("the pool is closed");
+    let stale = ErrorKind::ConnectionClosed(ClosedReason::Stale);
+    assert_eq!(error.kind().to_string(), stale.to_string());
+    drop(connection);
+    pools.close().await;
 }
 
 /// The error of a caller whose connection was being checked when its pool ended.
