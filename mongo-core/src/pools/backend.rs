@@ -32,7 +32,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn build(factory: ConnectionFactory, max_size: u32, config: &Self::Config) -> Result<Self>;
 
     /// Takes an idle connection that passes its check without I/O. Does not overtake waiting
-    /// callers. Called within a Tokio runtime.
+    /// callers. May be called outside of a Tokio runtime.
     fn try_get(&self) -> Option<Self::Guard>;
 
     /// Waits for a connection until a deadline: an idle one that passes its check, or a new one.

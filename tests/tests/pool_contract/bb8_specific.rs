@@ -338,22 +338,6 @@ fn a_guard_may_be_dropped_outside_of_any_runtime() {
     drop(server);
 }
 
-#[test]
-fn idle_connections_are_available_outside_of_any_runtime() {
-    let runtime = Runtime::new().expect("a runtime");
-    let (server, pools) = runtime.block_on(async {
-        let server = ScriptedServer::start().await;
-        let pools = Pools::new(&server.uri()).expect("pools");
-        drop(pools.get().await.expect("a connection"));
-        (server, pools)
-    });
-    let got = pools.try_get_with(&Criterion::write());
-    assert!(got.is_some());
-    drop(got);
-    runtime.block_on(pools.close());
-    drop(server);
-}
-
 /// Checks connections out and in, and closes some of them, on as many tasks as the pool has slots.
 pub(crate) async fn churn(pool: &mongo_bb8::Pool, slots: u32, rounds: u32) {
     for round in 0..rounds {

@@ -113,7 +113,9 @@ fn connected_pools_name_the_missing_driver<B: Backend<Config: Default>>() {
         let pools = connected::<B>(&runtime, &set);
         serves_or_refuses(place, "get", pools.get());
         serves_or_refuses(place, "read", pools.read(secondary()));
-        drop(place.run(async { pools.try_get_with(&Criterion::write()) }));
+        let idle = place.run(async { pools.try_get_with(&Criterion::write()) });
+        assert!(idle.is_some(), "{place:?}");
+        drop(idle);
         // Now a connection has to be made.
         let mut connection = runtime.block_on(pools.get()).expect("a connection");
         connection.close();

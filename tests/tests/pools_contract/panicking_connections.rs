@@ -16,6 +16,7 @@ use mongo_core::net::{
     BlockingExecutor, Connector, CredentialProvider, KeyService, Stream, Topology,
 };
 use mongo_core::pools::{Backend, CheckBudget, ConnectionFactory};
+use mongo_core::sdam::{ApplicationError, ErrorPhase};
 use mongo_core::select::{Criterion, SelectionError, ServerSelector};
 use mongo_core::{ClientOptions, Deadline, Error, ServerAddress};
 use mongo_testkit::Deployment;
@@ -266,8 +267,14 @@ fn a_selector_of_a_floating_factory_may_use_the_topology_and_panic() {
         let criterion = Criterion::write().with_selector(ServerSelector::new(move |servers| {
             burnt.burn();
             if let Some(topology) = asked.get() {
-                // The selector must not need a lock that is held while the topology changes.
-                topology.connect().expect("connected");
+                // It needs the lock that is held while the topology changes.
+                let elsewhere = "elsewhere.test:1".parse().expect("an address");
+                let error = ErrorKind::NotWritable.into();
+                topology.handle_error(ApplicationError::new(
+                    elsewhere,
+                    error,
+                    ErrorPhase::Completed,
+                ));
             }
             servers.to_vec()
         }));

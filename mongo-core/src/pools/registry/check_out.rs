@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -104,12 +103,6 @@ impl<B: Backend> Pools<B> {
     /// a wait, or if a handler or a subscriber observes the steps of check-outs. May be called from
     /// anywhere.
     pub fn try_get_with(&self, criterion: &Criterion) -> Option<PooledConnection<B>> {
-        // A generic pool may need a runtime even if it does not wait.
-        let runtime = match Handle::try_current() {
-            Ok(_) => None,
-            Err(_) => Some(self.registry().home.known()?),
-        };
-        let _entered = runtime.as_ref().map(Handle::enter);
         self.begin(criterion).ok()
     }
 

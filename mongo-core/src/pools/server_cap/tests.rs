@@ -226,6 +226,9 @@ fn a_busy_pool_keeps_its_share() {
     pools[0].share().give_back();
     assert_eq!(taken(&pools), [3, 2]);
     pools[1].pump();
+    pools[0].has_waiters.store(false, Ordering::SeqCst);
+    assert!(!pools[0].enter(&returned(), OLD), "its waiters have left");
+    pools[0].has_waiters.store(true, Ordering::SeqCst);
     assert!(pools[0].enter(&returned(), OLD), "two of four");
 }
 
