@@ -7,7 +7,7 @@ use std::time::Duration;
 use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawArray, RawDocument};
 
-use super::command::{CursorOptions, Request};
+use super::request::{CursorOptions, Request};
 use super::retry::may_have_been_sent;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::text::{MAX_NAME as MAX_SHOWN, printable};

@@ -11,7 +11,6 @@ use bson::doc;
 use mongo_bb8::bb8::{Builder, CustomizeConnection};
 use mongo_bb8::{MongoConnectionManager, Pool, PoolConfig, Pools};
 use mongo_core::error::Wait;
-use mongo_core::select::Criterion;
 use mongo_core::{Connection, Error, ErrorKind};
 use mongo_testkit::{Action, Matcher, ScriptedServer};
 use tokio::runtime::Runtime;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bson::raw::{CStr, RawBsonRef, RawDocumentBuf, cstr};
 use bson::{Document, Timestamp};
 
-use super::command::{OperationKind, Request};
 use super::defaults::Defaults;
+use super::request::{OperationKind, Request};
 use super::session::{ClientSession, ClusterTime, is_later};
 use super::transaction::Ending;
 use crate::concern::ReadConcern;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::command::{OperationKind, Request};
+use super::request::{OperationKind, Request};
 use crate::ServerAddress;
 use crate::error::{ClosedReason, Error, ErrorKind, RETRYABLE_ERROR, SYSTEM_OVERLOADED_ERROR};
 use crate::uri::ClientOptions;

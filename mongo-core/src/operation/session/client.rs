@@ -9,8 +9,8 @@ use bson::RawDocumentBuf;
 
 use super::{ClientSession, ServerSession};
 use crate::ServerAddress;
-use crate::operation::command::Request;
 use crate::operation::defaults::Defaults;
+use crate::operation::request::Request;
 use crate::sync::lock;
 
 /// A server session with less time left than this is not used again.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, Timestamp};
 
-use super::command::Request;
+use super::request::Request;
 use super::transaction::{Ending, Point, Transaction, TransactionOptions, TransactionState};
 use crate::ServerAddress;
 use crate::error::{Error, Result, TRANSIENT_TRANSACTION_ERROR};
