@@ -63,8 +63,10 @@ impl<B: Backend> Run<'_, '_, B> {
     ) -> Result<OwnedReply, Failed> {
         let topology = self.pools.topology().snapshot();
         let topology_type = topology.topology().topology_type();
-        let entry = topology.server(connection.server());
-        let min_rtt = entry.and_then(|entry| entry.description().min_round_trip_time);
+        let min_rtt = self.limits.has_timeout().then(|| {
+            let entry = topology.server(connection.server());
+            entry.and_then(|entry| entry.description().min_round_trip_time)
+        });
         drop(topology);
         let mut facts = connection.facts(topology_type == TopologyType::Single);
         if self.request.has_session
@@ -78,7 +80,7 @@ impl<B: Backend> Run<'_, '_, B> {
             let error = Error::configuration("the server does not support retryable writes");
             return Err(Failed::unsent(error.at(connection.server())));
         }
-        let min_rtt = min_rtt.unwrap_or_default();
+        let min_rtt = min_rtt.flatten().unwrap_or_default();
         if let Err(error) = self.limits.apply(self.request, min_rtt, &mut facts) {
             return Err(Failed {
                 is_final: true,
@@ -185,11 +187,14 @@ impl<B: Backend> Run<'_, '_, B> {
             let text = format!("the server of the cursor, {server}, has left the deployment");
             return Err(Failed::unsent(Error::configuration(text).at(server)));
         }
-        let (wait_limit, selection_limit) = self.pools.wait_limits();
-        let deadline = match (self.limits.has_timeout(), self.limits.deadline) {
-            (true, Some(deadline)) => deadline.within(Some(selection_limit)),
-            (true, None) => Deadline::after(selection_limit),
-            (false, _) => Deadline::after(wait_limit),
+        let (pools, limits) = (self.pools, self.limits);
+        let deadline = || {
+            let (wait_limit, selection_limit) = pools.wait_limits();
+            match (limits.has_timeout(), limits.deadline) {
+                (true, Some(deadline)) => deadline.within(Some(selection_limit)),
+                (true, None) => Deadline::after(selection_limit),
+                (false, _) => Deadline::after(wait_limit),
+            }
         };
         let wanted = Wanted {
             criterion: &criterion,

@@ -80,13 +80,13 @@ impl<B: Backend> Pools<B> {
             selections: 1,
             operation: None,
         };
-        self.check_out(deadline.into(), wanted).await
+        self.check_out(|| deadline.into(), wanted).await
     }
 
-    /// A check-out with a limit on selections.
+    /// A check-out with a limit on selections. `deadline` is called if it waits.
     pub(in crate::pools) async fn check_out(
         &self,
-        deadline: Deadline,
+        deadline: impl FnOnce() -> Deadline,
         wanted: Wanted<'_>,
     ) -> Result<PooledConnection<B>> {
         let choice = match wanted.deprioritized {
@@ -96,7 +96,7 @@ impl<B: Backend> Pools<B> {
             },
             _ => None,
         };
-        self.look_for(deadline, wanted, choice).await
+        self.look_for(deadline(), wanted, choice).await
     }
 
     /// Checks out an idle connection to a known server, without waiting. `None` if that would need
