@@ -248,7 +248,10 @@ impl PoolInner {
         });
         let now = Instant::now();
         let gone = self.change_queue(|queue| {
-            queue.retain(|connection| !is_closed && !self.is_stale_or_expired(connection, now))
+            queue.retain(|connection| {
+                self.mark_if_expired(connection, now);
+                !is_closed && !connection.is_stale()
+            })
         });
         drop(gone);
         if let Some(reap) = self.reaper.get() {
@@ -268,17 +271,17 @@ impl PoolInner {
 
     /// Whether an idle connection may be kept. An expired one is marked as perished.
     pub(crate) fn should_retain(&self, connection: &Connection) -> bool {
-        let is_sound = !self.is_stale_or_expired(connection, Instant::now());
-        is_sound && self.state() != PoolState::Closed
+        self.mark_if_expired(connection, Instant::now());
+        !connection.is_stale() && self.state() != PoolState::Closed
     }
 
-    /// Marks an expired connection, so that its event names that reason.
-    fn is_stale_or_expired(&self, connection: &Connection, now: Instant) -> bool {
-        let expired = self.is_expired(connection, now);
-        if let (true, Some(pool_handle)) = (expired, connection.pool_handle()) {
+    /// An expired connection is stale from then on, and its event names that reason.
+    fn mark_if_expired(&self, connection: &Connection, now: Instant) {
+        if self.is_expired(connection, now)
+            && let Some(pool_handle) = connection.pool_handle()
+        {
             pool_handle.link.mark_perished();
         }
-        expired || connection.is_stale()
     }
 
     /// Closes the pool, and returns whether it was open. To be followed by [`evict`](Self::evict),
