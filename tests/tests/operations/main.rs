@@ -10,6 +10,7 @@ mod connection_cursors;
 mod cursors;
 mod exhaust;
 mod exhaust_failures;
+mod hostile;
 mod leftovers;
 mod pinning;
 mod principals;
