@@ -11,6 +11,7 @@ mod cursors;
 mod exhaust;
 mod exhaust_failures;
 mod hostile;
+mod hostile_open;
 mod leftovers;
 mod pinning;
 mod principals;
