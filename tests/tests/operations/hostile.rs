@@ -11,7 +11,7 @@ use mongo_core::bson::spec::BinarySubtype;
 use mongo_core::bson::{Binary, RawDocumentBuf, doc, rawdoc};
 use mongo_core::net::{AccessToken, OidcCallback, OidcRequest};
 use mongo_core::operation::{CursorType, OperationKind, SessionOptions, TransactionOptions};
-use mongo_core::pools::{Backend, Pools, PoolsBuilder};
+use mongo_core::pools::{Backend, Cursor, Pools, PoolsBuilder};
 use mongo_core::select::{ReadPreference, ReadPreferenceMode};
 use mongo_core::{ClientOptions, ErrorKind, Result};
 use mongo_testkit::{Action, Deployment, Matcher, SimNetwork};
@@ -41,13 +41,13 @@ impl OidcCallback for Tokens {
     }
 }
 
-fn nameless(hosts: &[&str]) -> Credential {
+pub(crate) fn nameless(hosts: &[&str]) -> Credential {
     let credential = Credential::from_mechanism(AuthMechanism::MongoDbOidc);
     credential.with_allowed_hosts(hosts.iter().copied())
 }
 
 /// A member that accepts any access token, and pools without a credential.
-async fn with_tokens<B: Backend<Config: Default>>() -> (World<B>, String) {
+pub(crate) async fn with_tokens<B: Backend<Config: Default>>() -> (World<B>, String) {
     let network = SimNetwork::new(5);
     let set = Deployment::replica_set("rs").members(1).network(&network);
     let set = set.start().await;
@@ -158,9 +158,9 @@ async fn a_transaction_has_its_own_read_preference_in_a_sharded_cluster<
     world.pools.close().await;
 }
 
-/// Claim 3: each call of a tailable cursor has its own time, also after a call that was cancelled.
-async fn a_cancelled_call_leaves_the_next_one_its_time<B: Backend<Config: Default>>() {
-    let world = with_orders::<B>().await;
+/// A tailable cursor whose calls have 3 s each, on a server that waits for a second and then sends an
+/// empty batch, and after that one with a document.
+pub(crate) async fn tailed<B: Backend>(world: &World<B>) -> Cursor<'_, B> {
     let second = Duration::from_secs(1);
     let cursor = doc! { "firstBatch": [], "id": 7_i64, "ns": "shop.orders" };
     let opened = Action::Reply(doc! { "ok": 1, "cursor": cursor });
@@ -179,7 +179,14 @@ async fn a_cancelled_call_leaves_the_next_one_its_time<B: Backend<Config: Defaul
         .cursor_type(CursorType::TailableAwait)
         .max_await_time(second)
         .timeout(second * 3);
-    let mut orders = find.cursor().await.expect("a cursor");
+    find.cursor().await.expect("a cursor")
+}
+
+/// Claim 3: each call of a tailable cursor has its own time, also after a call that was cancelled.
+async fn a_cancelled_call_leaves_the_next_one_its_time<B: Backend<Config: Default>>() {
+    let world = with_orders::<B>().await;
+    let second = Duration::from_secs(1);
+    let mut orders = tailed(&world).await;
     let first = timeout(second / 2, orders.next_document()).await;
     assert!(first.is_err(), "the server waits");
     // The caller is busy for longer than the limit of one call.

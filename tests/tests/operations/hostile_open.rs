@@ -1,20 +1,27 @@
 //! Attacks that succeed: each test fails until its fault is mended.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use mongo_core::auth::Credential;
 use mongo_core::bson::doc;
 use mongo_core::handshake::{ServerApi, ServerApiVersion};
+use mongo_core::net::CredentialProvider;
 use mongo_core::operation::{OperationKind, TimeoutMode, TransactionOptions};
 use mongo_core::pools::{Backend, Pools, PoolsBuilder, Session};
-use mongo_core::{ClientOptions, ErrorKind};
-use mongo_testkit::{Deployment, SimNetwork};
+use mongo_core::{ClientOptions, ErrorKind, Result};
+use mongo_testkit::{Action, Deployment, Matcher, SimNetwork};
 use tokio::time::{sleep, timeout};
 
-use crate::hostile::{PING, garbage};
-use crate::support::{Commands, OverSim, World, insert, with_orders};
+use crate::hostile::{PING, garbage, nameless, tailed, with_tokens};
+use crate::support::{Commands, OverSim, World, begun, eventually, insert, with_orders};
 
 on_both! {
+    a_write_is_not_repeated_as_another_nameless_user_of_a_provider,
+    a_cancelled_call_of_a_stream_leaves_the_next_one_its_time,
+    a_balancer_s_transaction_is_aborted_over_its_connection_after_a_cancelled_command,
     a_batch_that_was_not_asked_for_can_be_asked_for_again,
     a_malformed_command_is_refused_before_it_is_sent,
     fields_of_the_stable_api_are_sent_once,
@@ -171,6 +178,78 @@ async fn a_transaction_that_its_function_has_committed_is_not_run_again<
         })
         .await;
     assert_eq!(runs, 1, "{done:?}");
+    drop(session);
+    world.pools.close().await;
+}
+
+struct Vault(Mutex<Credential>);
+
+#[async_trait]
+impl CredentialProvider for Vault {
+    async fn credential(&self) -> Result<Arc<Credential>> {
+        Ok(Arc::new(self.0.lock().expect("no panic").clone()))
+    }
+}
+
+/// Claim 2, as with `Pools::rotate`: the names of both are empty, so their principals are equal.
+async fn a_write_is_not_repeated_as_another_nameless_user_of_a_provider<
+    B: Backend<Config: Default>,
+>() {
+    let (world, host) = with_tokens::<B>().await;
+    let vault = Arc::new(Vault(Mutex::new(nameless(&[&host]))));
+    let pools = world.pools.with_credential_provider(vault.clone());
+    let pools = pools.expect("a handle");
+    let lost = Matcher::command("insert").times(1);
+    let lost = lost.then(Action::Delay(Duration::from_secs(1)));
+    let lost = lost.then(Action::NoReply).then(Action::Close);
+    world.set.server(0).script().add(lost);
+    let write = async {
+        let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+        let write = pools.command("db", &write).kind(OperationKind::Write);
+        write.await.map(drop)
+    };
+    let changes = async {
+        let count = || world.set.server(0).look(|seen| seen.count("insert"));
+        eventually("an insert", || count() == 1).await;
+        *vault.0.lock().expect("no panic") = nameless(&[&host, "other.example.net"]);
+    };
+    let (outcome, ()) = tokio::join!(write, changes);
+    assert_eq!(world.commands.of("insert").len(), 1, "{outcome:?}");
+    world.pools.close().await;
+}
+
+/// The same as `a_cancelled_call_leaves_the_next_one_its_time`, for the cursor as a stream.
+async fn a_cancelled_call_of_a_stream_leaves_the_next_one_its_time<B: Backend<Config: Default>>() {
+    let (world, second) = (with_orders::<B>().await, Duration::from_secs(1));
+    let mut orders = tailed(&world).await;
+    let first = timeout(second / 2, StreamExt::next(&mut orders)).await;
+    assert!(first.is_err(), "the server waits");
+    sleep(second * 5).await;
+    let next = StreamExt::next(&mut orders).await.expect("no end");
+    let next = next.expect("each call has 3 s");
+    assert_eq!(next.get_i32("_id").ok(), Some(77));
+    drop(orders);
+    world.pools.close().await;
+}
+
+/// Claim 4: over another connection, a balancer may choose another mongos, which does not know the
+/// transaction: it stays open for 60 s.
+async fn a_balancer_s_transaction_is_aborted_over_its_connection_after_a_cancelled_command<
+    B: Backend<Config: Default>,
+>() {
+    let world = World::<B>::load_balanced("").await;
+    let mut session = begun(&world).await;
+    world.cancelled_insert(&mut session).await;
+    session.abort_transaction().await.expect("an abort");
+    let connections = world.set.server(0).look(|seen| {
+        let ends = seen.commands("abortTransaction");
+        let own = seen.commands("insert").chain(ends);
+        own.map(|own| own.connection).collect::<Vec<_>>()
+    });
+    assert!(
+        connections.iter().all(|own| *own == connections[0]),
+        "{connections:?}"
+    );
     drop(session);
     world.pools.close().await;
 }
