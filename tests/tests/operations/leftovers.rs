@@ -10,7 +10,7 @@ use mongo_testkit::{Action, ErrorReply, Matcher};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    World, begun, begun_by, begun_on, behind_a_balancer, credential, eventually, insert,
+    World, begun, begun_by, begun_on, behind_a_balancer, credential, eventually, find, insert,
     no_transaction, open, with_orders, with_users,
 };
 
@@ -36,6 +36,7 @@ on_both! {
     a_cancelled_retry_of_a_batch_keeps_its_connection,
     the_cursor_that_is_closed_is_that_of_the_last_reply,
     a_connection_with_a_cursor_that_could_not_be_closed_is_closed,
+    a_cursor_of_a_transaction_behind_a_balancer_is_closed,
 }
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -403,5 +404,23 @@ async fn a_connection_with_a_cursor_that_could_not_be_closed_is_closed<
     drop(find.cursor().await.expect("a cursor"));
     eventually("its end", || world.set.server(0).open_cursors() == 2).await;
     assert_eq!(size(), 1);
+    world.pools.close().await;
+}
+
+async fn a_cursor_of_a_transaction_behind_a_balancer_is_closed<B: Backend<Config: Default>>() {
+    let world = behind_a_balancer::<B>("").await;
+    let mut session = world.session();
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
+    let find = world.pools.command("shop", &find());
+    let find = find.kind(OperationKind::Read).session(&mut session);
+    let cursor = find.cursor().await.expect("a cursor");
+    assert!(cursor.id() != 0);
+    drop(cursor);
+    session.commit_transaction().await.expect("a commit");
+    drop(session);
+    sleep(Duration::from_secs(15)).await;
+    assert_eq!(world.set.server(0).open_cursors(), 0);
     world.pools.close().await;
 }

@@ -6,7 +6,7 @@ use mongo_core::bson::doc;
 use mongo_core::pools::Backend;
 use tokio::time::Instant;
 
-use crate::support::{World, insert};
+use crate::support::{World, begun, insert, no_transaction};
 use crate::transactions::begin;
 
 on_both! {
@@ -14,6 +14,8 @@ on_both! {
     a_transient_error_unpins,
     a_load_balancer_keeps_the_transaction_s_connection,
     an_overloaded_router_keeps_its_transaction,
+    an_abort_after_a_cancelled_command_gives_the_connection_up,
+    a_transaction_behind_a_balancer_stays_on_its_connection_after_a_cancelled_command,
 }
 
 async fn a_transaction_is_pinned_to_a_router<B: Backend<Config: Default>>() {
@@ -118,6 +120,40 @@ async fn an_overloaded_router_keeps_its_transaction<B: Backend<Config: Default>>
     let servers = world.commands.servers_of("insert");
     assert!(servers.len() == 3 && servers.iter().all(|own| *own == servers[0]));
     session.commit_transaction().await.expect("a commit");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn an_abort_after_a_cancelled_command_gives_the_connection_up<B: Backend<Config: Default>>() {
+    let world = World::<B>::load_balanced("").await;
+    let mut session = begun(&world).await;
+    world.cancelled_insert(&mut session).await;
+    assert_eq!(world.in_use(), 1);
+    session.abort_transaction().await.expect("an abort");
+    assert_eq!(world.in_use(), 0);
+    no_transaction(&world).await;
+    drop(session);
+    world.pools.close().await;
+}
+
+/// Over another one, the balancer may choose a router that does not know the transaction.
+async fn a_transaction_behind_a_balancer_stays_on_its_connection_after_a_cancelled_command<
+    B: Backend<Config: Default>,
+>() {
+    let world = World::<B>::load_balanced("").await;
+    let mut session = begun(&world).await;
+    world.cancelled_insert(&mut session).await;
+    let error = insert(&world.pools, &mut session).await;
+    let error = error.expect_err("a reply is under way on the connection");
+    assert!(error.has_label("TransientTransactionError"), "{error:?}");
+    let connections = world.set.server(0).look(|seen| {
+        let inserts = seen.commands("insert");
+        inserts.map(|own| own.connection).collect::<Vec<_>>()
+    });
+    assert!(
+        connections.iter().all(|own| *own == connections[0]),
+        "{connections:?}"
+    );
     drop(session);
     world.pools.close().await;
 }

@@ -27,10 +27,14 @@ on_both! {
 }
 
 /// Gives the user that is set.
-struct Vault(Mutex<Credential>);
+pub(crate) struct Vault(Mutex<Credential>);
 
 impl Vault {
-    fn set(&self, user: Credential) {
+    pub(crate) fn new(user: Credential) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(user)))
+    }
+
+    pub(crate) fn set(&self, user: Credential) {
         *self.0.lock().expect("no panic") = user;
     }
 }
@@ -60,33 +64,33 @@ async fn with_vault<B: Backend<Config: Default>>() -> (World<B>, Arc<Vault>, Poo
     let one = one.user(User::new("one", "first").database("tenants"));
     let (world, _) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
     world.set.insert("db.c", [doc! { "x": 0 }]);
-    let vault = Arc::new(Vault(Mutex::new(first())));
+    let vault = Vault::new(first());
     let pools = world.pools.with_credential_provider(vault.clone());
     let pools = pools.expect("a handle");
     (world, vault, pools)
 }
 
 /// Loses the reply to a command and its connection, a second after the command has arrived.
-fn lose<B: Backend>(world: &World<B>, command: &str) {
+pub(crate) fn lose<B: Backend>(world: &World<B>, command: &str) {
     let lost = Matcher::command(command).times(1);
     let lost = lost.then(Action::Delay(Duration::from_secs(1)));
     let lost = lost.then(Action::NoReply).then(Action::Close);
     world.set.server(0).script().add(lost);
 }
 
-async fn arrived<B: Backend>(world: &World<B>, command: &str) {
+pub(crate) async fn arrived<B: Backend>(world: &World<B>, command: &str) {
     let count = || world.set.server(0).look(|seen| seen.count(command));
     eventually(command, || count() == 1).await;
 }
 
-async fn written<B: Backend>(pools: &Pools<B>) -> Result<()> {
+pub(crate) async fn written<B: Backend>(pools: &Pools<B>) -> Result<()> {
     let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
     let write = pools.command("db", &write).kind(OperationKind::Write);
     write.await.map(drop)
 }
 
 /// One insert was sent, whatever its outcome.
-fn is_sent_once<B: Backend>(world: &World<B>, outcome: &Result<()>) {
+pub(crate) fn is_sent_once<B: Backend>(world: &World<B>, outcome: &Result<()>) {
     let inserts = world.set.server(0).look(|seen| {
         let inserts = seen.commands("insert").map(|own| {
             let user = seen.connections[&own.connection].user.clone();

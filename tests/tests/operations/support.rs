@@ -16,7 +16,7 @@ mod eventually;
 pub(crate) use eventually::eventually;
 #[path = "../common/over_sim.rs"]
 mod over_sim;
-use over_sim::OverSim;
+pub(crate) use over_sim::OverSim;
 
 /// The limit for waits in tests.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);

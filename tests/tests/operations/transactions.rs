@@ -21,6 +21,8 @@ on_both! {
     an_overloaded_first_command_is_first_again,
     a_dropped_transaction_is_aborted,
     a_transaction_runs_on_a_connection,
+    a_transaction_has_its_own_read_preference_in_a_sharded_cluster,
+    a_command_that_could_not_be_prepared_does_not_start_the_transaction,
 }
 
 /// The refusal of an overloaded server.
@@ -352,5 +354,49 @@ async fn a_transaction_runs_on_a_connection<B: Backend<Config: Default>>() {
         .collect();
     assert_eq!(numbers, [Some(1), Some(1), Some(2), Some(2)]);
     drop(connection);
+    world.pools.close().await;
+}
+
+/// The read preference of the connection string does not apply within a transaction that
+/// has another one. A mongos refuses one other than primary.
+async fn a_transaction_has_its_own_read_preference_in_a_sharded_cluster<
+    B: Backend<Config: Default>,
+>() {
+    let world = World::<B>::sharded(1, "readPreference=secondaryPreferred").await;
+    let mut session = world.session();
+    let primary = ReadPreference::new(ReadPreferenceMode::Primary);
+    let options = TransactionOptions::default().with_read_preference(primary);
+    session.start_transaction(options).expect("a transaction");
+    let find = world.pools.command("db", &doc! { "find": "c" });
+    let find = find.kind(OperationKind::Read).session(&mut session);
+    find.await.map(drop).expect("a reply");
+    let find = &world.commands.of("find")[0];
+    assert!(find.contains_key("startTransaction"));
+    assert!(!find.contains_key("$readPreference"), "{find}");
+    session.abort_transaction().await.expect("an abort");
+    drop(session);
+    world.pools.close().await;
+}
+
+async fn a_command_that_could_not_be_prepared_does_not_start_the_transaction<
+    B: Backend<Config: Default>,
+>() {
+    let world = World::<B>::replica_set("").await;
+    let mut session = world.session();
+    session
+        .start_transaction(TransactionOptions::default())
+        .expect("a transaction");
+    let mut odd = ReadPreference::new(ReadPreferenceMode::Secondary);
+    odd.tag_sets = vec![[("a\0b".to_owned(), "c".to_owned())].into()];
+    let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+    let write = world.pools.command("db", &write).kind(OperationKind::Write);
+    let write = write.read_preference(odd).session(&mut session);
+    write.await.map(drop).expect_err("a NUL in a name");
+    assert!(world.commands.of("insert").is_empty());
+    insert(&world.pools, &mut session).await.expect("a write");
+    let first = &world.commands.of("insert")[0];
+    assert!(first.contains_key("startTransaction"), "{first}");
+    session.commit_transaction().await.expect("a commit");
+    drop(session);
     world.pools.close().await;
 }

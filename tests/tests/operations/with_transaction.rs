@@ -7,7 +7,7 @@ use mongo_core::bson::doc;
 use mongo_core::operation::{SessionOptions, TransactionOptions, TransactionState};
 use mongo_core::pools::{Backend, Session};
 use mongo_testkit::{Action, Matcher};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::support::{World, insert};
 
@@ -177,4 +177,32 @@ async fn a_transaction_can_be_spawned<B: Backend<Config: Default>>() {
     task.await.expect("no panic").expect("a commit");
     assert_eq!(world.commands.of("commitTransaction").len(), 1);
     world.pools.close().await;
+}
+
+/// On a thread of its own: without a pause the runtime would never come back to a time limit.
+#[test]
+fn a_commit_without_compatible_servers_yields() {
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let world = World::<mongo_deadpool::Pool>::replica_set("").await;
+            let mut session = world.session();
+            let (world, second) = (&world, Duration::from_secs(1));
+            let committed = session
+                .with_transaction(TransactionOptions::default(), async |session| {
+                    insert(&world.pools, session).await?;
+                    (0..3).for_each(|server| world.set.upgrade(server, 1000, 1001));
+                    sleep(second * 30).await;
+                    Ok(())
+                })
+                .await;
+            let error = committed.expect_err("no compatible server");
+            let is_unknown = error.has_label("UnknownTransactionCommitResult");
+            sender.send(is_unknown).expect("the test waits");
+        });
+    });
+    let ended = ended.recv_timeout(Duration::from_secs(20));
+    assert!(ended.expect("commits without a pause keep the thread"));
 }

@@ -1,10 +1,13 @@
-use std::sync::Arc;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bson::{RawDocument, RawDocumentBuf};
 use tokio::time::Instant;
 
 use crate::ServerAddress;
+use crate::auth::Credential;
 use crate::error::{Error, LABELS_WRITE_ERRORS, RETRYABLE_WRITE};
 use crate::event::EventHandlers;
 use crate::handshake::ConnectionDescription;
@@ -83,4 +86,15 @@ fn is_retryable_write(command: &RawDocument) -> bool {
         }
     }
     has_number && (is_end || !in_transaction)
+}
+
+/// The name and its database. Without a name only the server knows whom a credential is for: another
+/// credential counts as another user. The hash has a random key.
+pub(crate) fn principal(credential: &Credential) -> Arc<str> {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let source = credential.source_or_default();
+    match credential.username() {
+        Some(name) => format!("{source}.{name}").into(),
+        None => format!("{source} {:x}", KEY.hash_one(credential)).into(),
+    }
 }

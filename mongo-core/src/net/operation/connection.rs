@@ -190,11 +190,15 @@ impl Connection {
             let principal = identity.principal.as_ref();
             let bound = match request.ending.is_some() || session.is_in_transaction() {
                 true => session.bind_transaction(&client, principal),
-                false => request.bind(principal),
+                false => request.bind(session.check(&client).is_ok(), principal),
             };
             bound.map_err(|error| identity.name(error))?;
         }
-        request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
+        let prepared = request.prepare(session.as_deref_mut(), facts, &client.defaults);
+        if let (Err(_), Some((session, before))) = (&prepared, session.as_deref_mut().zip(before)) {
+            session.rewind(before);
+        }
+        prepared?;
         if let Some(session) = &mut session {
             session.sending(Instant::now().into_std(), request.ending);
         }

@@ -183,6 +183,7 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// # Errors
     /// As there.
     pub async fn next_document(&mut self) -> Result<Option<&RawDocument>> {
+        self.call = None;
         let outcome = poll_fn(|context| self.poll_document(context)).await;
         match outcome? {
             true => self.state.next().transpose(),
@@ -206,6 +207,7 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
         if let Some(error) = self.state.unseen.take() {
             return Err(error);
         }
+        self.call = None;
         if !self.state.has_documents() && !self.state.is_over() {
             let outcome = poll_fn(|context| self.poll_fetch(context)).await;
             self.call = None;

@@ -95,6 +95,9 @@ impl Request {
     ) -> Result<()> {
         self.reset()?;
         self.note_usage(defaults);
+        let in_transaction = session
+            .as_ref()
+            .is_some_and(|own| own.transaction.is_active());
         if session.is_some() || !self.is_unacknowledged(defaults) {
             self.add_cluster_time(session.as_deref(), facts);
         }
@@ -113,7 +116,7 @@ impl Request {
                 }
             }
         }
-        self.add_read_preference(facts, defaults)?;
+        self.add_read_preference(in_transaction, facts, defaults)?;
         if let Some(comment) = self.comment.clone().filter(|_| !self.own.comment) {
             self.body.append(cstr!("comment"), comment);
         }
@@ -282,14 +285,21 @@ impl Request {
     }
 
     /// Specification: server selection, "Passing read preference to mongos and load balancers".
-    fn add_read_preference(&mut self, facts: &Facts, defaults: &Defaults) -> Result<()> {
+    ///
+    /// In a transaction it is primary, whatever the connection string says.
+    fn add_read_preference(
+        &mut self,
+        in_transaction: bool,
+        facts: &Facts,
+        defaults: &Defaults,
+    ) -> Result<()> {
         if facts.is_standalone || self.is_bare || self.own.read_preference {
             return Ok(());
         }
         let preference = match (&self.read_preference, self.kind) {
             (Some(own), _) => own.clone(),
-            (None, OperationKind::Read) => defaults.read_preference.clone(),
-            (None, OperationKind::Command) => ReadPreference::default(),
+            (None, OperationKind::Read) if !in_transaction => defaults.read_preference.clone(),
+            (None, OperationKind::Read | OperationKind::Command) => ReadPreference::default(),
             (None, OperationKind::Write) => return Ok(()),
         };
         match preference.mode {

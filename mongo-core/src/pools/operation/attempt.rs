@@ -4,7 +4,7 @@ use super::run::{Done, Owner, Run};
 use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE, Result};
 use crate::net::{Deadline, OwnedReply, was_sent};
-use crate::operation::OperationKind;
+use crate::operation::{OperationKind, Request};
 use crate::pools::guard::Pinned;
 use crate::pools::registry::check_out::Wanted;
 use crate::pools::{Backend, PinReason, PooledConnection};
@@ -36,14 +36,13 @@ impl Failed {
 
 impl<B: Backend> Run<'_, '_, B> {
     pub(super) async fn attempt(&mut self) -> Result<Done<B>, Failed> {
-        let (mut connection, is_own) = match self.take_pinned() {
+        let taken = match self.take_pinned() {
             Some(pinned) => pinned,
             None => (self.check_out().await?, true),
         };
-        let server = connection.server().clone();
-        let outcome = self.attempt_on(&mut connection).await;
-        // A connection that a session or cursor keeps stays with it, whatever the outcome.
-        let connection = self.put_back(connection, is_own, outcome.is_ok());
+        let server = taken.0.server().clone();
+        let outcome = self.attempt_on(taken).await;
+        let connection = self.put_back(outcome.is_ok());
         match outcome {
             Ok(reply) => Ok(Done {
                 reply,
@@ -59,79 +58,74 @@ impl<B: Backend> Run<'_, '_, B> {
 
     async fn attempt_on(
         &mut self,
-        connection: &mut PooledConnection<B>,
+        taken: (PooledConnection<B>, bool),
     ) -> Result<OwnedReply, Failed> {
-        let topology = self.pools.topology().snapshot();
+        let Self {
+            pools,
+            owner,
+            request,
+            client,
+            limits,
+            retry,
+            in_transaction,
+            in_hand,
+            ..
+        } = self;
+        let (connection, _) = in_hand.insert(taken);
+        let topology = pools.topology().snapshot();
         let topology_type = topology.topology().topology_type();
-        let min_rtt = self.limits.has_timeout().then(|| {
+        let min_rtt = limits.has_timeout().then(|| {
             let entry = topology.server(connection.server());
             entry.and_then(|entry| entry.description().min_round_trip_time)
         });
         drop(topology);
         let mut facts = connection.facts(topology_type == TopologyType::Single);
-        if self.request.has_session
-            && matches!(self.owner, Owner::None)
-            && !self.request.is_unacknowledged(&self.client.defaults)
-            && let Some(session) = connection.implicit_session(&self.client)
+        if request.has_session
+            && matches!(owner, Owner::None)
+            && !request.is_unacknowledged(&client.defaults)
+            && let Some(session) = connection.implicit_session(client)
         {
-            *self.owner = Owner::Implicit(Box::new(session));
+            **owner = Owner::Implicit(Box::new(session));
         }
-        if self.request.is_numbered() && facts.is_standalone {
+        if request.is_numbered() && facts.is_standalone {
             let error = Error::configuration("the server does not support retryable writes");
             return Err(Failed::unsent(error.at(connection.server())));
         }
         let min_rtt = min_rtt.flatten().unwrap_or_default();
-        if let Err(error) = self.limits.apply(self.request, min_rtt, &mut facts) {
+        if let Err(error) = limits.apply(request, min_rtt, &mut facts) {
             return Err(Failed {
                 is_final: true,
                 ..Failed::unsent(error.at(connection.server()))
             });
         }
         // In a sharded cluster all are routers.
-        if self.in_transaction
+        if *in_transaction
             && topology_type == TopologyType::Sharded
-            && let Some(session) = self.owner.state()
+            && let Some(session) = owner.state()
         {
             session.transaction.pin(connection.server());
         }
-        let deadline = self.limits.of_command();
+        let deadline = limits.of_command();
         let outcome = connection
-            .attempt(self.request, self.owner.state(), &facts, deadline)
+            .attempt(request, owner.state(), &facts, deadline)
             .await;
         let error = match outcome {
-            Ok(reply) => return self.check(reply),
+            Ok(reply) => return check(request, reply),
             Err(error) => error,
         };
-        if self.request.kind == OperationKind::Write && !self.request.is_numbered() {
-            self.retry.forbid();
+        if request.kind == OperationKind::Write && !request.is_numbered() {
+            retry.forbid();
         }
         Err(Failed {
             server: None,
             was_sent: was_sent(&error, connection.is_closed()),
-            error: match self.in_transaction {
+            error: match *in_transaction {
                 true => error,
                 false => explain(error),
             },
             reply: None,
             is_final: false,
         })
-    }
-
-    /// A retryable write is tried again if the server says so of its write concern.
-    fn check(&self, reply: OwnedReply) -> Result<OwnedReply, Failed> {
-        if !self.request.is_numbered() {
-            return Ok(reply);
-        }
-        match reply.check_write() {
-            Err(error) if error.has_label(RETRYABLE_WRITE) => Err(Failed {
-                error,
-                server: None,
-                was_sent: true,
-                reply: Some(reply),
-                is_final: false,
-            }),
-            Ok(()) | Err(_) => Ok(reply),
-        }
     }
 
     /// The connection that the cursor or the session keeps, and whether it is the cursor's.
@@ -143,14 +137,10 @@ impl<B: Backend> Run<'_, '_, B> {
         session.connection.take().map(|pinned| (pinned, false))
     }
 
-    /// Returns a connection to the session that keeps it. Any other is handed on with a success, and
-    /// returned to its pool after a failure.
-    fn put_back(
-        &mut self,
-        mut connection: PooledConnection<B>,
-        is_own: bool,
-        has_succeeded: bool,
-    ) -> Pinned<B> {
+    /// Returns the connection to the session or the cursor that keeps it. Any other is handed on with
+    /// a success, and returned to its pool after a failure.
+    pub(super) fn put_back(&mut self, has_succeeded: bool) -> Pinned<B> {
+        let (mut connection, is_own) = self.in_hand.take()?;
         let is_load_balanced = self.client.defaults.load_balanced;
         if let Some(own) = self.pinned.as_mut().filter(|_| is_own && is_load_balanced) {
             **own = Some(connection);
@@ -214,6 +204,23 @@ impl<B: Backend> Run<'_, '_, B> {
             .map_err(Failed::unsent)?;
         connection.end_span();
         Ok(connection)
+    }
+}
+
+/// A retryable write is tried again if the server says so of its write concern.
+fn check(request: &Request, reply: OwnedReply) -> Result<OwnedReply, Failed> {
+    if !request.is_numbered() {
+        return Ok(reply);
+    }
+    match reply.check_write() {
+        Err(error) if error.has_label(RETRYABLE_WRITE) => Err(Failed {
+            error,
+            server: None,
+            was_sent: true,
+            reply: Some(reply),
+            is_final: false,
+        }),
+        Ok(()) | Err(_) => Ok(reply),
     }
 }
 

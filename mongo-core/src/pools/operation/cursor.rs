@@ -52,6 +52,7 @@ impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
             run = run.within(limits.of_command());
         }
         let done = run.run().await?;
+        drop(run);
         let opened = request.open_cursor(done.reply.into_raw());
         let state = opened.map_err(|error| error.at(&done.server))?;
         let is_load_balanced = pools.client().defaults.load_balanced;

@@ -14,7 +14,7 @@ use crate::operation::{
     Verdict, is_time_limit, is_unpinned, timed_out,
 };
 use crate::pools::guard::Pinned;
-use crate::pools::{Backend, Pools};
+use crate::pools::{Backend, PooledConnection, Pools};
 use crate::sdam::TopologyType;
 
 /// The session of an operation.
@@ -70,6 +70,15 @@ pub(super) struct Run<'r, 's, B: Backend> {
     pub(super) pinned: Option<&'r mut Pinned<B>>,
     /// The server of the cursor that the command is for.
     pub(super) server: Option<ServerAddress>,
+    /// The connection of the current attempt, and whether it is not the session's.
+    pub(super) in_hand: Option<(PooledConnection<B>, bool)>,
+}
+
+/// A connection that a session or a cursor keeps stays with it, even if the operation is dropped.
+impl<B: Backend> Drop for Run<'_, '_, B> {
+    fn drop(&mut self) {
+        drop(self.put_back(false));
+    }
 }
 
 impl<'r, 's, B: Backend> Run<'r, 's, B> {
@@ -122,6 +131,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             in_transaction,
             pinned: None,
             server: None,
+            in_hand: None,
         })
     }
 

@@ -278,6 +278,7 @@ impl<'a, B: Backend> Runs<'a, B> {
 
     /// Commits, again while the result is unknown.
     async fn commit(&mut self) -> Result<()> {
+        let mut attempt = 0;
         loop {
             let Err(error) = self.session.commit_transaction().await else {
                 return Ok(());
@@ -288,11 +289,16 @@ impl<'a, B: Backend> Runs<'a, B> {
             }
             // Within a time limit, a time-out means that too little of it is left for a round trip.
             let is_over = self.session.within.is_some() && error.is_timeout();
-            if is_over || Instant::now() >= self.end {
+            attempt += 1;
+            // A commit may fail at once, without any server: that must not keep the thread busy.
+            let random = self.session.pools().topology().shared().random();
+            let pause = transaction_backoff(attempt, jitter(random));
+            if is_over || Instant::now() + pause >= self.end {
                 let error = timed_out(error, self.begun.elapsed());
                 // The transaction may have been committed: it is not run again.
                 return Err(error.without_label(TRANSIENT_TRANSACTION_ERROR));
             }
+            wait(pause).await;
         }
     }
 }

@@ -375,10 +375,9 @@ impl Establisher {
         let user = handshake
             .credential()
             .and_then(|own| own.username().cloned());
-        let principal = handshake.credential().map(|own| {
-            let name = own.username().map_or("", |name| &**name);
-            format!("{}.{name}", own.source_or_default()).into()
-        });
+        let principal = handshake
+            .credential()
+            .map(|own| super::identity::principal(own));
         let proof = description.authenticated.map(|_| ReauthState {
             authenticator: self.authenticator.clone(),
             handshake,
