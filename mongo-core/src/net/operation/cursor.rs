@@ -110,7 +110,8 @@ enum Stage<'s, S> {
 ///
 /// # Cancellation
 /// The futures of its methods may be dropped at any time: nothing is lost, and the next call goes
-/// on.
+/// on. Each call of a method has its own time limit; polls of the stream can't tell a call that was
+/// dropped, so that its time goes on.
 ///
 /// Specifications: run-command ("runCursorCommand"), find, getMore and killCursors commands.
 #[must_use = "it fetches nothing unless it is polled"]
@@ -165,8 +166,9 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
     /// tells the two apart).
     ///
     /// # Errors
-    /// The next batch could not be fetched: if the server may have sent it, the cursor ends with
-    /// this error, and no batch is skipped; else the next call tries again. The document is not a `T`
+    /// The next batch could not be fetched: if the server may have sent it, and after any time-out of
+    /// its `getMore`, the cursor ends with this error, and no batch is skipped; else the next call
+    /// tries again. The document is not a `T`
     /// ([`ErrorKind::Deserialization`](crate::ErrorKind::Deserialization)), and is skipped.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let Some(document) = self.next_document().await? else {

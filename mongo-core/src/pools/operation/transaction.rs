@@ -125,7 +125,9 @@ impl<B: Backend> Session<B> {
     ///
     /// The function may be called several times: what it does outside of the transaction is repeated.
     /// It must return the errors of its commands, because they may have aborted the transaction. To
-    /// end it with another result, it can abort the transaction itself and return that as a value.
+    /// end it with another result, it can abort the transaction itself and return that as a value. If
+    /// it commits the transaction itself, it must not fail afterwards: after an error with the label
+    /// it is run again.
     ///
     /// # Errors
     /// The error of the function or of the commit. Once the time is over,
