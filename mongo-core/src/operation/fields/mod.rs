@@ -181,20 +181,18 @@ impl Request {
             self.body.append(cstr!("startTransaction"), true);
             let level = session.transaction.options.read_concern.as_ref();
             let own = self.own_concern.clone();
-            let concern = own.or_else(|| level.map(ReadConcern::to_document));
-            let mut concern = concern.unwrap_or_default();
+            let mut concern = own.or_else(|| level.map(ReadConcern::to_document));
             add_after(&mut concern, session, facts);
-            return self.add_read_concern(&concern);
+            return self.add_read_concern(concern);
         }
         // The server says that it is too late.
-        let own = self.own_concern.clone();
-        own.map_or(Ok(()), |own| self.add_read_concern(&own))
+        self.add_read_concern(self.own_concern.clone())
     }
 
-    fn add_read_concern(&mut self, concern: &Document) -> Result<()> {
-        match concern.is_empty() || self.own.read_concern {
-            true => Ok(()),
-            false => self.append_document(cstr!("readConcern"), concern),
+    fn add_read_concern(&mut self, concern: Option<Document>) -> Result<()> {
+        match concern.filter(|own| !own.is_empty() && !self.own.read_concern) {
+            Some(concern) => self.append_document(cstr!("readConcern"), &concern),
+            None => Ok(()),
         }
     }
 
@@ -227,10 +225,10 @@ impl Request {
             return Ok(());
         }
         let mut read = match (&self.own_concern, &self.read_concern, self.kind) {
-            (Some(own), _, _) => own.clone(),
-            (None, Some(set), _) => set.to_document(),
-            (None, None, OperationKind::Read) => defaults.read_concern.to_document(),
-            (None, None, _) => Document::new(),
+            (Some(own), _, _) => Some(own.clone()),
+            (None, Some(set), _) => Some(set.to_document()),
+            (None, None, OperationKind::Read) => Some(defaults.read_concern.to_document()),
+            (None, None, _) => None,
         };
         match session {
             Some(session) if session.options().snapshot => {
@@ -245,6 +243,7 @@ impl Request {
                          remove its `level`",
                     ));
                 }
+                let read = read.get_or_insert_default();
                 read.insert("level", "snapshot");
                 if let Some(time) = session.snapshot_time() {
                     read.entry("atClusterTime".to_owned())
@@ -256,7 +255,7 @@ impl Request {
             }
             Some(_) | None => {}
         }
-        self.add_read_concern(&read)?;
+        self.add_read_concern(read)?;
         let write = match (&self.write_concern, self.kind) {
             (Some(own), _) => Some(own),
             (None, OperationKind::Write) => Some(&defaults.write_concern),
@@ -314,12 +313,15 @@ impl Request {
 }
 
 /// Adds `afterClusterTime`, with which the operation sees what the session has seen.
-fn add_after(concern: &mut Document, session: &ClientSession, facts: &Facts) {
+fn add_after(concern: &mut Option<Document>, session: &ClientSession, facts: &Facts) {
     let has_cluster_times = facts.cluster_time.is_some() || session.cluster_time().is_some();
     let after: Option<Timestamp> = session.operation_time();
-    let is_at = concern.contains_key("atClusterTime");
+    let is_at = concern
+        .as_ref()
+        .is_some_and(|own| own.contains_key("atClusterTime"));
     if let Some(after) = after.filter(|_| session.is_causal() && has_cluster_times && !is_at) {
         concern
+            .get_or_insert_default()
             .entry("afterClusterTime".to_owned())
             .or_insert(after.into());
     }
