@@ -151,8 +151,11 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
+        // Killed, it would leave processes that write to the profile after its removal. It may have
+        // ended by itself.
+        let message = json!({ "id": self.last_id + 1, "method": "Browser.close" });
+        let _ = write!(self.commands, "{message}\0");
+        let _ = std::io::copy(&mut self.answers, &mut std::io::sink());
         let _ = self.process.wait();
     }
 }
