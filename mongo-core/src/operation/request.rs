@@ -287,17 +287,16 @@ impl Request {
     }
 
     /// Binds a retryable write to a principal with its first attempt: a server would execute it once
-    /// more for another one. `is_own` says whether the session belongs to the connection's client:
-    /// after a rotation of credentials without a name only that tells two users apart.
+    /// more for another one.
     ///
     /// # Errors
     /// It is bound to another one.
-    pub(crate) fn bind(&mut self, is_own: bool, principal: Option<&Arc<str>>) -> Result<()> {
+    pub(crate) fn bind(&mut self, principal: Option<&Arc<str>>) -> Result<()> {
         if !self.is_numbered() {
             self.principal = principal.cloned();
             return Ok(());
         }
-        match is_own && self.principal.as_ref() == principal {
+        match self.principal.as_ref() == principal {
             true => Ok(()),
             false => Err(Error::configuration(
                 "the credential was rotated to another user, who can't repeat the write: its result \

@@ -190,7 +190,7 @@ impl Connection {
             let principal = identity.principal.as_ref();
             let bound = match request.ending.is_some() || session.is_in_transaction() {
                 true => session.bind_transaction(&client, principal),
-                false => request.bind(session.check(&client).is_ok(), principal),
+                false => request.bind(principal),
             };
             bound.map_err(|error| identity.name(error))?;
         }
