@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::cursor::{BatchCursor, CursorLimits, CursorSource};
+use super::named::Named;
 use super::{Limits, jitter, random_id, wait, was_sent};
 use crate::error::{Error, Result};
 use crate::net::deadline::Deadline;
-use crate::net::{Connection, OwnedReply, Reply};
+use crate::net::{Connection, OwnedReply};
 use crate::operation::{
     ClientContext, ClientSession, Command, Ending, Facts, Failure, Leftover, Request, Retry,
     RetryOptions, SessionOptions, Verdict,
@@ -224,53 +225,6 @@ impl Connection {
             }
         }
         outcome
-    }
-}
-
-/// A command whose events and logs name its operation, on its connection.
-struct Named<'a> {
-    connection: &'a mut Connection,
-    request: &'a Request,
-}
-
-impl<'a> Named<'a> {
-    fn new(connection: &'a mut Connection, request: &'a Request) -> Self {
-        connection.set_operation(Some(request.id));
-        Self {
-            connection,
-            request,
-        }
-    }
-
-    async fn run(&mut self, deadline: Option<Deadline>) -> Result<OwnedReply> {
-        let (database, body) = (&*self.request.database, self.request.body());
-        if self.request.cursor.exhaust && self.request.is_bare {
-            let own = self.connection.run_exhaust(deadline, database, body);
-            // Rare, so boxed: it does not enlarge the future of every command.
-            return Box::pin(own).await;
-        }
-        let reply = match deadline {
-            Some(deadline) => {
-                self.connection
-                    .run_command_by(deadline, database, &body)
-                    .await
-            }
-            None => self.connection.run_command(database, &body).await,
-        };
-        reply.map(Reply::into_owned)
-    }
-
-    async fn send(&mut self, deadline: Option<Deadline>) -> Result<OwnedReply> {
-        let (database, body) = (&*self.request.database, self.request.body());
-        self.connection
-            .run_unacknowledged(deadline, database, body)
-            .await
-    }
-}
-
-impl Drop for Named<'_> {
-    fn drop(&mut self) {
-        self.connection.set_operation(None);
     }
 }
 

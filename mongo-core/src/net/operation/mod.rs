@@ -10,6 +10,7 @@ use crate::operation::{Facts, Request, is_time_limit, max_time, may_have_been_se
 
 pub(super) mod connection;
 pub(super) mod cursor;
+mod named;
 
 /// The time limits of an operation.
 // Not exported; public for the sealed trait of cursors.

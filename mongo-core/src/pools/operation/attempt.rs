@@ -4,7 +4,7 @@ use super::run::{Done, Owner, Run};
 use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE, Result};
 use crate::net::{Deadline, OwnedReply, was_sent};
-use crate::operation::{OperationKind, Request};
+use crate::operation::{Facts, OperationKind, Request};
 use crate::pools::guard::Pinned;
 use crate::pools::registry::check_out::Wanted;
 use crate::pools::{Backend, PinReason, PooledConnection};
@@ -56,70 +56,65 @@ impl<B: Backend> Run<'_, '_, B> {
         }
     }
 
-    async fn attempt_on(
-        &mut self,
-        taken: (PooledConnection<B>, bool),
-    ) -> Result<OwnedReply, Failed> {
-        let Self {
-            pools,
-            owner,
-            request,
-            client,
-            limits,
-            retry,
-            in_transaction,
-            in_hand,
-            ..
-        } = self;
-        let (connection, _) = in_hand.insert(taken);
-        let topology = pools.topology().snapshot();
+    /// What the fields of the command depend on, and the session of an operation that has none.
+    fn prepare(&mut self, connection: &PooledConnection<B>) -> Result<Facts, Failed> {
+        let topology = self.pools.topology().snapshot();
         let topology_type = topology.topology().topology_type();
-        let min_rtt = limits.has_timeout().then(|| {
+        let min_rtt = self.limits.has_timeout().then(|| {
             let entry = topology.server(connection.server());
             entry.and_then(|entry| entry.description().min_round_trip_time)
         });
         drop(topology);
         let mut facts = connection.facts(topology_type == TopologyType::Single);
-        if request.has_session
-            && matches!(owner, Owner::None)
-            && !request.is_unacknowledged(&client.defaults)
-            && let Some(session) = connection.implicit_session(client)
+        if self.request.has_session
+            && matches!(self.owner, Owner::None)
+            && !self.request.is_unacknowledged(&self.client.defaults)
+            && let Some(session) = connection.implicit_session(&self.client)
         {
-            **owner = Owner::Implicit(Box::new(session));
+            *self.owner = Owner::Implicit(Box::new(session));
         }
-        if request.is_numbered() && facts.is_standalone {
+        if self.request.is_numbered() && facts.is_standalone {
             let error = Error::configuration("the server does not support retryable writes");
             return Err(Failed::unsent(error.at(connection.server())));
         }
         let min_rtt = min_rtt.flatten().unwrap_or_default();
-        if let Err(error) = limits.apply(request, min_rtt, &mut facts) {
+        if let Err(error) = self.limits.apply(self.request, min_rtt, &mut facts) {
             return Err(Failed {
                 is_final: true,
                 ..Failed::unsent(error.at(connection.server()))
             });
         }
         // In a sharded cluster all are routers.
-        if *in_transaction
+        if self.in_transaction
             && topology_type == TopologyType::Sharded
-            && let Some(session) = owner.state()
+            && let Some(session) = self.owner.state()
         {
             session.transaction.pin(connection.server());
         }
-        let deadline = limits.of_command();
+        Ok(facts)
+    }
+
+    async fn attempt_on(
+        &mut self,
+        taken: (PooledConnection<B>, bool),
+    ) -> Result<OwnedReply, Failed> {
+        let prepared = self.prepare(&taken.0);
+        let (connection, _) = self.in_hand.insert(taken);
+        let deadline = self.limits.of_command();
         let outcome = connection
-            .attempt(request, owner.state(), &facts, deadline)
+            .attempt(self.request, self.owner.state(), &prepared?, deadline)
             .await;
         let error = match outcome {
-            Ok(reply) => return check(request, reply),
+            Ok(reply) => return check(self.request, reply),
             Err(error) => error,
         };
-        if request.kind == OperationKind::Write && !request.is_numbered() {
-            retry.forbid();
+        if self.request.kind == OperationKind::Write && !self.request.is_numbered() {
+            self.retry.forbid();
         }
         Err(Failed {
             server: None,
             was_sent: was_sent(&error, connection.is_closed()),
-            error: match *in_transaction {
+            error: match self.in_transaction {
                 true => error,
                 false => explain(error),
             },
