@@ -102,7 +102,11 @@ impl MetricsRecorder {
     pub fn cmap(event: &CmapEvent) {
         let mut labels = labels(event.address(), event.user());
         match event {
-            CmapEvent::PoolCreated(_) | CmapEvent::PoolReady(_) | CmapEvent::PoolClosed(_) => {}
+            // A counter that begins with 1 hides its first event from `increase`.
+            CmapEvent::PoolCreated(_) => {
+                counter!("mongodb.client.pool.cleared", labels).increment(0);
+            }
+            CmapEvent::PoolReady(_) | CmapEvent::PoolClosed(_) => {}
             CmapEvent::PoolCleared(_) => {
                 counter!("mongodb.client.pool.cleared", labels).increment(1);
             }

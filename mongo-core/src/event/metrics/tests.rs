@@ -97,6 +97,14 @@ fn cleared() -> CmapEvent {
     })
 }
 
+fn pool_created() -> CmapEvent {
+    CmapEvent::PoolCreated(PoolCreatedEvent {
+        address: address(),
+        user: user(),
+        options: PoolCreatedOptions::default(),
+    })
+}
+
 fn succeeded(address: ServerAddress, user: Option<Arc<str>>) -> CommandEvent {
     CommandEvent::Succeeded(CommandSucceededEvent {
         operation_id: None,
@@ -195,6 +203,20 @@ fn connections_are_counted_by_server_and_user() {
         .map(|(name, own, values)| (format!("{name} {LABELS}{own}"), values.to_vec()))
         .collect();
     assert_eq!(found, expected);
+}
+
+/// Prometheus's `increase` and `rate` see the first clear only if the counter was scraped as 0.
+#[test]
+fn the_counter_of_clears_begins_with_its_pool() {
+    let name = format!("mongodb.client.pool.cleared {LABELS}");
+    let found = recorded(|| MetricsRecorder::cmap(&pool_created()));
+    assert_eq!(found, BTreeMap::from([(name.clone(), vec![0.0])]));
+    let found = recorded(|| {
+        [pool_created(), cleared(), pool_created()]
+            .iter()
+            .for_each(MetricsRecorder::cmap);
+    });
+    assert_eq!(found, BTreeMap::from([(name, vec![1.0])]));
 }
 
 #[test]
