@@ -5,8 +5,10 @@ use std::time::Duration;
 use bson::doc;
 use mongo_core::event::{CmapEvent, ConnectionClosedEvent, ConnectionClosedReason};
 use mongo_core::pools::{CheckBudget, ManagerConfig};
+use mongo_core::wire::Readiness;
 use mongo_core::{Deadline, ErrorKind};
-use mongo_testkit::{Deployment, Gate, ScriptedServer, User};
+use mongo_testkit::{Action, Deployment, Gate, Matcher, ScriptedServer, User};
+use tokio::time::timeout;
 
 use crate::{Told, establish};
 
@@ -102,6 +104,35 @@ async fn the_reason_for_closing_a_connection_is_reported() {
     );
 }
 
+/// Its reply may still be under way when the connection is given up, for instance because the check-out
+/// that waits for it is cancelled as well.
+#[tokio::test]
+async fn a_connection_with_a_cancelled_request_is_closed_by_an_error() {
+    let gate = Gate::new();
+    let slow = Matcher::command("ping").then(Action::WaitFor(gate.clone()));
+    let server = ScriptedServer::builder().rule(slow).start().await;
+    let told = Told::default();
+    let factory = told.factory(&server.uri(), ManagerConfig::default());
+    let mut owed = establish(&factory).await;
+    let ping = doc! { "ping": 1 };
+    let ping = timeout(Duration::from_millis(20), owed.run_command("admin", &ping));
+    assert!(ping.await.is_err(), "the server waits");
+    assert_eq!(owed.readiness(), Readiness::Owed);
+    told.cmap();
+    drop(owed);
+    assert_eq!(closed(&told).reason, ConnectionClosedReason::Error);
+
+    let mut stale = establish(&factory).await;
+    let ping = doc! { "ping": 1 };
+    let ping = timeout(Duration::from_millis(20), stale.run_command("admin", &ping));
+    assert!(ping.await.is_err(), "the server waits");
+    factory.clear(None);
+    told.cmap();
+    drop(stale);
+    assert_eq!(closed(&told).reason, ConnectionClosedReason::Stale);
+    gate.open();
+}
+
 #[tokio::test]
 async fn a_connection_that_can_not_be_made_is_closed() {
     let user = User::new("app", "pencil");
@@ -127,7 +158,7 @@ async fn a_connection_that_can_not_be_made_is_closed() {
 async fn a_connection_without_a_waiter_is_made_and_closes_with_its_factory() {
     let gate = Gate::new();
     let server = ScriptedServer::builder()
-        .rule(mongo_testkit::Matcher::hello().then(mongo_testkit::Action::WaitFor(gate.clone())))
+        .rule(Matcher::hello().then(Action::WaitFor(gate.clone())))
         .start()
         .await;
     let told = Told::default();

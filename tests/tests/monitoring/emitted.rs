@@ -118,6 +118,11 @@ pub(crate) async fn run<B: Backend<Config: Default>>() -> Emitted {
     let ping = doc! { "ping": 1 };
     let reply = connection.run_command("db", &ping).await;
     reply.expect("a reply");
+    tokio::select! {
+        biased;
+        _ = connection.run_command("db", &ping) => panic!("a reply at once"),
+        () = std::future::ready(()) => {}
+    }
     let reply = connection.run_command("db", &doc! { "none": 1 }).await;
     reply.expect_err("no such command");
     pools.get().await.expect_err("the pool is exhausted");

@@ -453,7 +453,8 @@ impl Drop for Connection {
         self.inner.watch = None;
         let reason = match self.readiness() {
             Readiness::Closed(reason) => Some(reason),
-            Readiness::Idle | Readiness::Owed => None,
+            Readiness::Owed => Some(ClosedReason::CancelledReply),
+            Readiness::Idle => None,
         };
         if self.is_put_off() {
             return;

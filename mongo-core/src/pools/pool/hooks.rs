@@ -124,7 +124,16 @@ impl PoolInner {
         if self.state() == PoolState::Closed {
             return ConnectionClosedReason::PoolClosed;
         }
+        // Not closed for a failure of its own.
+        let is_given_up = matches!(
+            reason,
+            Some(ClosedReason::Closed | ClosedReason::CancelledReply) | None
+        );
         match reason {
+            _ if is_given_up && (identity.generation.is_stale() || link.is_outdated()) => {
+                ConnectionClosedReason::Stale
+            }
+            _ if is_given_up && link.is_doomed() => ConnectionClosedReason::Idle,
             Some(ClosedReason::Expired | ClosedReason::Evicted) => ConnectionClosedReason::Idle,
             Some(ClosedReason::Stale | ClosedReason::Interrupted) => ConnectionClosedReason::Stale,
             Some(
@@ -137,12 +146,6 @@ impl PoolInner {
                 | ClosedReason::RuntimeEnded
                 | ClosedReason::Unauthenticated,
             ) => ConnectionClosedReason::Error,
-            Some(ClosedReason::Closed) | None
-                if identity.generation.is_stale() || link.is_outdated() =>
-            {
-                ConnectionClosedReason::Stale
-            }
-            Some(ClosedReason::Closed) | None if link.is_doomed() => ConnectionClosedReason::Idle,
             Some(ClosedReason::Closed) | None => ConnectionClosedReason::PoolClosed,
         }
     }
