@@ -26,9 +26,7 @@ use compression::{Packing, Unpacking};
 pub use compression::{compress, decompress};
 pub use compressor::Compressor;
 pub use document::check_depth;
-pub(crate) use document::find_element;
-#[cfg(feature = "net")]
-pub(crate) use document::find_elements;
+pub(crate) use document::{find_element, find_elements};
 pub use error::WireError;
 pub use exchange::{Bounds, Exchange, Readiness, Taker};
 #[cfg(feature = "net")]
