@@ -31,7 +31,7 @@ pub enum OperationKind {
     /// A write: retried with `retryWrites`, if the server supports retryable writes. It then gets a
     /// `txnNumber`, which only `insert`, `update`, `delete`, `findAndModify` and `bulkWrite` accept,
     /// and only if no statement affects many documents. All other writes must be
-    /// [`not_retryable`](Command::not_retryable).
+    /// [`not_retryable`](super::Command::not_retryable).
     Write,
 }
 
