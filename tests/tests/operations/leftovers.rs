@@ -13,6 +13,7 @@ use crate::support::{
     World, begun, begun_by, begun_on, behind_a_balancer, credential, eventually, find, insert,
     no_transaction, open, with_orders, with_users,
 };
+use crate::transactions::begin;
 
 on_both! {
     a_cancelled_abort_reaches_the_server,
@@ -410,9 +411,7 @@ async fn a_connection_with_a_cursor_that_could_not_be_closed_is_closed<
 async fn a_cursor_of_a_transaction_behind_a_balancer_is_closed<B: Backend<Config: Default>>() {
     let world = behind_a_balancer::<B>("").await;
     let mut session = world.session();
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
+    begin(&mut session);
     let find = world.pools.command("shop", &find());
     let find = find.kind(OperationKind::Read).session(&mut session);
     let cursor = find.cursor().await.expect("a cursor");

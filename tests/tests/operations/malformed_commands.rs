@@ -1,11 +1,12 @@
 //! Commands that are no well-formed documents, or too long.
 
-use mongo_core::ErrorKind;
 use mongo_core::bson::{RawDocumentBuf, doc, rawdoc};
-use mongo_core::operation::{OperationKind, TransactionOptions};
+use mongo_core::operation::OperationKind;
 use mongo_core::pools::Backend;
+use mongo_core::{ErrorKind, Result};
 
 use crate::support::{World, insert};
+use crate::transactions::begin;
 
 on_both! {
     malformed_commands_lose_nothing,
@@ -25,26 +26,14 @@ fn garbage(elements: &[&[u8]]) -> RawDocumentBuf {
 
 const PING: &[u8] = b"\x10ping\0\x01\0\0\0";
 
-async fn malformed_commands_lose_nothing<B: Backend<Config: Default>>() {
-    let world = World::<B>::replica_set("w=majority&readConcernLevel=majority").await;
-    world.ping().await.expect("a reply");
-    let cases: Vec<RawDocumentBuf> = vec![
-        garbage(&[b"\x10\xff\xfe\0\x01\0\0\0"]),
-        garbage(&[PING, b"\x10\xff\0\x01\0\0\0"]),
-        garbage(&[
-            PING,
-            b"\x03readConcern\0\x05\0\0\0\0",
-            b"\x10\xff\0\x01\0\0\0",
-        ]),
-        garbage(&[PING, b"\x03readConcern\0\x0b\0\0\0\x10\xff\0\x01\0\0\0"]),
+/// Their elements do not add up: refused before they are sent.
+fn broken() -> Vec<RawDocumentBuf> {
+    vec![
         garbage(&[PING, b"\x03readConcern\0\xff\xff\xff\x7f"]),
-        garbage(&[PING, b"\x02a\0\0\0\0\0"]),
+        garbage(&[PING, b"\x03readConcern\0\x0b\0\0\0\x10\xff\0\x01\0\0\0"]),
         garbage(&[PING, b"\x02a\0\xff\xff\xff\xff"]),
-        garbage(&[PING, b"\x02a\0\x02\0\0\0\xff\0"]),
-        garbage(&[PING, b"\x02a\0\x02\0\0\0zz"]),
         garbage(&[PING, b"\x03a\0\xff\xff\xff\x7f"]),
         garbage(&[PING, b"\x03a\0\x04\0\0\0"]),
-        garbage(&[PING, b"\x03a\0\x08\0\0\0zzzz"]),
         garbage(&[PING, b"\x20a\0"]),
         garbage(&[PING, b"\0\0\0"]),
         garbage(&[b"\0", PING]),
@@ -52,31 +41,59 @@ async fn malformed_commands_lose_nothing<B: Backend<Config: Default>>() {
         garbage(&[PING, b"\x0fa\0\x0e\0\0\0\xff\xff\xff\x7f"]),
         garbage(&[PING, b"\x05a\0\xff\xff\xff\xff\0"]),
         garbage(&[PING, b"\x0ba\0aaaa"]),
+        garbage(&[
+            PING,
+            b"\x03readConcern\0\x05\0\0\0\0",
+            b"\x10\xff\0\x01\0\0\0",
+        ]),
+    ]
+}
+
+/// Their names and values are wrong: left to the server.
+fn odd() -> Vec<RawDocumentBuf> {
+    vec![
+        garbage(&[b"\x10\xff\xfe\0\x01\0\0\0"]),
+        garbage(&[PING, b"\x10\xff\0\x01\0\0\0"]),
+        garbage(&[PING, b"\x02a\0\0\0\0\0"]),
+        garbage(&[PING, b"\x02a\0\x02\0\0\0\xff\0"]),
+        garbage(&[PING, b"\x02a\0\x02\0\0\0zz"]),
+        garbage(&[PING, b"\x03a\0\x08\0\0\0zzzz"]),
         garbage(&[PING, b"\x10lsid\xff\0\x01\0\0\0"]),
         garbage(&[b"\x02\0\x01\0\0\0\0"]),
-    ];
+    ]
+}
+
+async fn malformed_commands_lose_nothing<B: Backend<Config: Default>>() {
+    let world = World::<B>::replica_set("w=majority&readConcernLevel=majority").await;
+    world.ping().await.expect("a reply");
     let mut session = world.session();
-    for (number, case) in cases.iter().enumerate() {
+    let cases = broken().into_iter().map(|case| (case, true));
+    let cases = cases.chain(odd().into_iter().map(|case| (case, false)));
+    for (number, (case, is_refused)) in cases.enumerate() {
+        let check = |outcome: Result<()>| {
+            let error = outcome.err();
+            let kind = error.as_ref().map(mongo_core::Error::kind);
+            let is_serialization = matches!(kind, Some(ErrorKind::Serialization(_)));
+            assert!(is_serialization || !is_refused, "{number}: {error:?}");
+        };
         for kind in [
             OperationKind::Command,
             OperationKind::Read,
             OperationKind::Write,
         ] {
-            let _ = world.pools.command("db", case).kind(kind).await.map(drop);
-            let own = world.pools.command("db", case).kind(kind);
-            let _ = own.session(&mut session).await.map(drop);
-            let own = world.pools.command("db", case).kind(kind);
-            let _ = own.cursor().await.map(drop);
+            check(world.pools.command("db", &case).kind(kind).await.map(drop));
+            let own = world.pools.command("db", &case).kind(kind);
+            check(own.session(&mut session).await.map(drop));
+            let own = world.pools.command("db", &case).kind(kind);
+            check(own.cursor().await.map(drop));
             let connection = world.pools.get().await;
             let mut connection = connection.unwrap_or_else(|error| panic!("{number}: {error}"));
-            let _ = connection.command("db", case).kind(kind).await.map(drop);
-            let _ = connection.run_command("db", case).await.map(drop);
+            check(connection.command("db", &case).kind(kind).await.map(drop));
+            let _ = connection.run_command("db", &case).await.map(drop);
         }
-        session
-            .start_transaction(TransactionOptions::default())
-            .expect("a transaction");
-        let own = world.pools.command("db", case);
-        let _ = own.session(&mut session).await.map(drop);
+        begin(&mut session);
+        let own = world.pools.command("db", &case);
+        check(own.session(&mut session).await.map(drop));
         let _ = session.abort_transaction().await;
         world.ping().await.expect("the pools still work");
         assert_eq!(world.in_use(), 0, "{number}");
@@ -106,9 +123,7 @@ async fn a_command_that_is_too_long_loses_nothing<B: Backend<Config: Default>>()
         assert!(world.commands.of("insert").is_empty());
         if options != "w=0" {
             let mut session = world.session();
-            session
-                .start_transaction(TransactionOptions::default())
-                .expect("a transaction");
+            begin(&mut session);
             let write = world.pools.command("db", &long).kind(OperationKind::Write);
             let error = write.session(&mut session).await.map(drop);
             let error = error.expect_err("too long");

@@ -8,12 +8,11 @@ use mongo_core::auth::{AuthMechanism, Credential};
 use mongo_core::bson::spec::BinarySubtype;
 use mongo_core::bson::{Binary, doc};
 use mongo_core::net::{AccessToken, OidcCallback, OidcRequest};
-use mongo_core::operation::SessionOptions;
 use mongo_core::pools::{Backend, Pools, PoolsBuilder};
 use mongo_core::{ClientOptions, Result};
 use mongo_testkit::{Action, Deployment, Matcher, SimNetwork};
 
-use crate::principals::{Vault, arrived, is_sent_once, lose, written};
+use crate::principals::{Vault, changes_during_a_write, rotates_during_a_write, written};
 use crate::support::{Commands, OverSim, World, begun_by, insert};
 
 on_both! {
@@ -74,28 +73,17 @@ async fn with_tokens<B: Backend<Config: Default>>() -> (World<B>, String) {
     (world, host)
 }
 
+/// Another user than `nameless(&[host])`, for all that a client knows.
+fn other(host: &str) -> Credential {
+    nameless(&[host, "other.example.net"])
+}
+
 async fn a_retryable_write_is_not_repeated_as_another_nameless_user<B: Backend<Config: Default>>() {
     for in_session in [false, true] {
         let (world, host) = with_tokens::<B>().await;
         let one = world.pools.with_credential(nameless(&[&host]));
         let one = one.expect("a handle");
-        lose(&world, "insert");
-        let session = one.start_session(SessionOptions::default());
-        let mut session = session.expect("a session");
-        let write = async {
-            match in_session {
-                true => insert(&one, &mut session).await,
-                false => written(&one).await,
-            }
-        };
-        let rotates = async {
-            arrived(&world, "insert").await;
-            one.rotate(nameless(&[&host, "other.example.net"]))
-                .expect("another credential");
-        };
-        let (outcome, ()) = tokio::join!(write, rotates);
-        is_sent_once(&world, &outcome);
-        drop(session);
+        rotates_during_a_write(&world, &one, other(&host), in_session).await;
         written(&one).await.expect("a write of the new user");
         world.pools.close().await;
     }
@@ -108,13 +96,7 @@ async fn a_write_is_not_repeated_as_another_nameless_user_of_a_provider<
     let vault = Vault::new(nameless(&[&host]));
     let pools = world.pools.with_credential_provider(vault.clone());
     let pools = pools.expect("a handle");
-    lose(&world, "insert");
-    let changes = async {
-        arrived(&world, "insert").await;
-        vault.set(nameless(&[&host, "other.example.net"]));
-    };
-    let (outcome, ()) = tokio::join!(written(&pools), changes);
-    is_sent_once(&world, &outcome);
+    changes_during_a_write(&world, &pools, &vault, other(&host)).await;
     world.pools.close().await;
 }
 
@@ -125,8 +107,7 @@ async fn a_transaction_of_a_nameless_user_is_not_continued_by_another<
     let one = world.pools.with_credential(nameless(&[&host]));
     let one = one.expect("a handle");
     let mut session = begun_by(&one).await;
-    one.rotate(nameless(&[&host, "other.example.net"]))
-        .expect("another credential");
+    one.rotate(other(&host)).expect("another credential");
     let error = insert(&one, &mut session).await.expect_err("another user");
     assert!(error.has_label("TransientTransactionError"), "{error:?}");
     assert_eq!(world.commands.of("insert").len(), 1);

@@ -71,14 +71,14 @@ async fn with_vault<B: Backend<Config: Default>>() -> (World<B>, Arc<Vault>, Poo
 }
 
 /// Loses the reply to a command and its connection, a second after the command has arrived.
-pub(crate) fn lose<B: Backend>(world: &World<B>, command: &str) {
+fn lose<B: Backend>(world: &World<B>, command: &str) {
     let lost = Matcher::command(command).times(1);
     let lost = lost.then(Action::Delay(Duration::from_secs(1)));
     let lost = lost.then(Action::NoReply).then(Action::Close);
     world.set.server(0).script().add(lost);
 }
 
-pub(crate) async fn arrived<B: Backend>(world: &World<B>, command: &str) {
+async fn arrived<B: Backend>(world: &World<B>, command: &str) {
     let count = || world.set.server(0).look(|seen| seen.count(command));
     eventually(command, || count() == 1).await;
 }
@@ -90,7 +90,7 @@ pub(crate) async fn written<B: Backend>(pools: &Pools<B>) -> Result<()> {
 }
 
 /// One insert was sent, whatever its outcome.
-pub(crate) fn is_sent_once<B: Backend>(world: &World<B>, outcome: &Result<()>) {
+fn is_sent_once<B: Backend>(world: &World<B>, outcome: &Result<()>) {
     let inserts = world.set.server(0).look(|seen| {
         let inserts = seen.commands("insert").map(|own| {
             let user = seen.connections[&own.connection].user.clone();
@@ -162,26 +162,51 @@ async fn a_committed_transaction_is_not_run_again_as_another_user_of_one_name<
     world.pools.close().await;
 }
 
-async fn repeated_after_a_rotation<B: Backend<Config: Default>>(in_session: bool) {
-    let one = Deployment::replica_set("rs").members(1);
-    let (world, pools) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
-    world.set.insert("db.c", [doc! { "x": 0 }]);
-    lose(&world, "insert");
+/// A write whose reply is lost, in or without a session, and a rotation before it is repeated.
+pub(crate) async fn rotates_during_a_write<B: Backend>(
+    world: &World<B>,
+    pools: &Pools<B>,
+    other: Credential,
+    in_session: bool,
+) {
+    lose(world, "insert");
     let session = pools.start_session(SessionOptions::default());
     let mut session = session.expect("a session");
     let write = async {
         match in_session {
-            true => insert(&pools, &mut session).await,
-            false => written(&pools).await,
+            true => insert(pools, &mut session).await,
+            false => written(pools).await,
         }
     };
     let rotates = async {
-        arrived(&world, "insert").await;
-        pools.rotate(second()).expect("a user");
+        arrived(world, "insert").await;
+        pools.rotate(other).expect("another credential");
     };
     let (outcome, ()) = tokio::join!(write, rotates);
-    is_sent_once(&world, &outcome);
-    drop(session);
+    is_sent_once(world, &outcome);
+}
+
+/// The same, with a provider that gives another user.
+pub(crate) async fn changes_during_a_write<B: Backend>(
+    world: &World<B>,
+    pools: &Pools<B>,
+    vault: &Vault,
+    other: Credential,
+) {
+    lose(world, "insert");
+    let changes = async {
+        arrived(world, "insert").await;
+        vault.set(other);
+    };
+    let (outcome, ()) = tokio::join!(written(pools), changes);
+    is_sent_once(world, &outcome);
+}
+
+async fn repeated_after_a_rotation<B: Backend<Config: Default>>(in_session: bool) {
+    let one = Deployment::replica_set("rs").members(1);
+    let (world, pools) = with_users_of::<B>(one, "", PoolsConfig::default()).await;
+    world.set.insert("db.c", [doc! { "x": 0 }]);
+    rotates_during_a_write(&world, &pools, second(), in_session).await;
     world.pools.close().await;
 }
 
@@ -197,13 +222,7 @@ async fn a_retryable_write_in_a_session_is_not_repeated_as_another_user<
 
 async fn repeated_by_a_provider<B: Backend<Config: Default>>(other: Credential) {
     let (world, vault, pools) = with_vault::<B>().await;
-    lose(&world, "insert");
-    let changes = async {
-        arrived(&world, "insert").await;
-        vault.set(other);
-    };
-    let (outcome, ()) = tokio::join!(written(&pools), changes);
-    is_sent_once(&world, &outcome);
+    changes_during_a_write(&world, &pools, &vault, other).await;
     world.pools.close().await;
 }
 

@@ -22,7 +22,7 @@ on_both! {
     a_dropped_transaction_is_aborted,
     a_transaction_runs_on_a_connection,
     a_transaction_has_its_own_read_preference_in_a_sharded_cluster,
-    a_command_that_could_not_be_prepared_does_not_start_the_transaction,
+    read_preferences_other_than_primary_are_refused_in_a_transaction,
 }
 
 /// The refusal of an overloaded server.
@@ -378,25 +378,39 @@ async fn a_transaction_has_its_own_read_preference_in_a_sharded_cluster<
     world.pools.close().await;
 }
 
-async fn a_command_that_could_not_be_prepared_does_not_start_the_transaction<
+/// Also on the connection that the transaction has behind a load balancer, for which no server is
+/// selected.
+async fn read_preferences_other_than_primary_are_refused_in_a_transaction<
     B: Backend<Config: Default>,
 >() {
-    let world = World::<B>::replica_set("").await;
-    let mut session = world.session();
-    session
-        .start_transaction(TransactionOptions::default())
-        .expect("a transaction");
-    let mut odd = ReadPreference::new(ReadPreferenceMode::Secondary);
-    odd.tag_sets = vec![[("a\0b".to_owned(), "c".to_owned())].into()];
-    let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
-    let write = world.pools.command("db", &write).kind(OperationKind::Write);
-    let write = write.read_preference(odd).session(&mut session);
-    write.await.map(drop).expect_err("a NUL in a name");
-    assert!(world.commands.of("insert").is_empty());
-    insert(&world.pools, &mut session).await.expect("a write");
-    let first = &world.commands.of("insert")[0];
-    assert!(first.contains_key("startTransaction"), "{first}");
-    session.commit_transaction().await.expect("a commit");
-    drop(session);
-    world.pools.close().await;
+    for world in [
+        World::<B>::replica_set("").await,
+        World::<B>::sharded(1, "").await,
+        World::<B>::load_balanced("").await,
+    ] {
+        let mut session = world.session();
+        begin(&mut session);
+        for writes in 0..2 {
+            for kind in [
+                OperationKind::Write,
+                OperationKind::Read,
+                OperationKind::Command,
+            ] {
+                let other = ReadPreference::new(ReadPreferenceMode::Secondary);
+                let write = doc! { "insert": "c", "documents": [{ "x": 1 }] };
+                let write = world.pools.command("db", &write).kind(kind);
+                let write = write.read_preference(other).session(&mut session);
+                let error = write.await.map(drop).expect_err("another read preference");
+                assert!(error.to_string().contains("must be primary"), "{error}");
+                assert_eq!(world.commands.of("insert").len(), writes);
+            }
+            insert(&world.pools, &mut session).await.expect("a write");
+        }
+        let inserts = world.commands.of("insert");
+        assert!(inserts[0].contains_key("startTransaction"), "{inserts:?}");
+        assert!(!inserts[1].contains_key("startTransaction"), "{inserts:?}");
+        session.commit_transaction().await.expect("a commit");
+        drop(session);
+        world.pools.close().await;
+    }
 }

@@ -195,11 +195,7 @@ impl Connection {
             };
             bound.map_err(|error| identity.name(error))?;
         }
-        let prepared = request.prepare(session.as_deref_mut(), facts, &client.defaults);
-        if let (Err(_), Some((session, before))) = (&prepared, session.as_deref_mut().zip(before)) {
-            session.rewind(before);
-        }
-        prepared?;
+        request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
         if let Some(session) = &mut session {
             session.sending(Instant::now().into_std(), request.ending);
         }

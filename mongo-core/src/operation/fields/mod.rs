@@ -51,11 +51,14 @@ impl Request {
             .map(|session| &session.transaction)
             .filter(|transaction| transaction.is_active());
         if let Some(transaction) = transaction {
-            let preference = own.or_else(|| transaction.options.read_preference.clone());
+            let preference = match (own, self.kind) {
+                (None, OperationKind::Write) => return Ok(None),
+                (own, _) => own.or_else(|| transaction.options.read_preference.clone()),
+            };
             let preference = preference.unwrap_or_default();
-            return match (self.kind, preference.mode) {
-                (OperationKind::Write, _) => Ok(None),
-                (_, ReadPreferenceMode::Primary) => Ok(Some(preference)),
+            return match (preference.mode, self.kind) {
+                (ReadPreferenceMode::Primary, OperationKind::Write) => Ok(None),
+                (ReadPreferenceMode::Primary, _) => Ok(Some(preference)),
                 _ => Err(Error::configuration(
                     "read preference in a transaction must be primary",
                 )),
@@ -94,10 +97,11 @@ impl Request {
         defaults: &Defaults,
     ) -> Result<()> {
         self.reset()?;
+        let preference = match self.is_bare {
+            true => None,
+            false => self.selection(session.as_deref(), defaults)?,
+        };
         self.note_usage(defaults);
-        let in_transaction = session
-            .as_ref()
-            .is_some_and(|own| own.transaction.is_active());
         if session.is_some() || !self.is_unacknowledged(defaults) {
             self.add_cluster_time(session.as_deref(), facts);
         }
@@ -116,7 +120,7 @@ impl Request {
                 }
             }
         }
-        self.add_read_preference(in_transaction, facts, defaults)?;
+        self.add_read_preference(preference, facts)?;
         if let Some(comment) = self.comment.clone().filter(|_| !self.own.comment) {
             self.body.append(cstr!("comment"), comment);
         }
@@ -284,22 +288,14 @@ impl Request {
     }
 
     /// Specification: server selection, "Passing read preference to mongos and load balancers".
-    ///
-    /// In a transaction it is primary, whatever the connection string says.
     fn add_read_preference(
         &mut self,
-        in_transaction: bool,
+        preference: Option<ReadPreference>,
         facts: &Facts,
-        defaults: &Defaults,
     ) -> Result<()> {
-        if facts.is_standalone || self.is_bare || self.own.read_preference {
+        let is_added = !facts.is_standalone && !self.own.read_preference;
+        let Some(preference) = preference.filter(|_| is_added) else {
             return Ok(());
-        }
-        let preference = match (&self.read_preference, self.kind) {
-            (Some(own), _) => own.clone(),
-            (None, OperationKind::Read) if !in_transaction => defaults.read_preference.clone(),
-            (None, OperationKind::Read | OperationKind::Command) => ReadPreference::default(),
-            (None, OperationKind::Write) => return Ok(()),
         };
         match preference.mode {
             ReadPreferenceMode::Primary if facts.is_direct && !facts.is_router => {

@@ -25,6 +25,12 @@ fn session(options: SessionOptions) -> ClientSession {
     ClientSession::start(context, options, server).expect("a session")
 }
 
+/// Without the read preference of the connection string.
+fn on_primary() -> TransactionOptions {
+    let primary = ReadPreference::new(ReadPreferenceMode::Primary);
+    TransactionOptions::default().with_read_preference(primary)
+}
+
 fn time(seconds: u32) -> Timestamp {
     Timestamp {
         time: seconds,
@@ -248,7 +254,7 @@ fn a_transaction_s_commands_have_its_fields() {
     let mut session = session(SessionOptions::default());
     session.advance_operation_time(time(4));
     session
-        .start_transaction(TransactionOptions::default())
+        .start_transaction(on_primary())
         .expect("a transaction");
     let concern = doc! { "level": "majority", "afterClusterTime": time(4) };
     let rest = doc! { "txnNumber": 1_i64, "autocommit": false };
@@ -330,7 +336,7 @@ fn the_session_completes_the_read_concern_of_a_command() {
     };
     let begun = || {
         let mut session = causal();
-        let options = TransactionOptions::default();
+        let options = on_primary();
         session.start_transaction(options).expect("a transaction");
         session
     };

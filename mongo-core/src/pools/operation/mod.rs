@@ -39,9 +39,9 @@ pub struct OnPools<'p, 's, B: Backend> {
 impl<B: Backend> Pools<B> {
     /// A command that selects a server, checks a connection out, runs, returns the connection, and is
     /// retried as the specifications allow: see [`Command`]. It is serialised at once; an error
-    /// shows when it is awaited. Of a raw document only the elements of the top level are checked: the
-    /// server refuses what is malformed within. Without [`session`](Command::session) it has a session
-    /// of its own.
+    /// shows when it is awaited. Of a raw document only the lengths of its elements are checked; names
+    /// and values are left to the server. Without [`session`](Command::session) it has a session of
+    /// its own.
     ///
     /// ```no_run
     /// # use mongo_core::bson::doc;

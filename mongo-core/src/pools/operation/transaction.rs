@@ -269,13 +269,21 @@ impl<'a, B: Backend> Runs<'a, B> {
         if !error.has_label(TRANSIENT_TRANSACTION_ERROR) {
             return Some(Err(error));
         }
-        let random = self.session.pools().topology().shared().random();
-        let pause = transaction_backoff(self.count, jitter(random));
-        if Instant::now() + pause >= self.end {
-            return Some(Err(timed_out(error, self.begun.elapsed())));
+        match self.pause(self.count).await {
+            true => None,
+            false => Some(Err(timed_out(error, self.begun.elapsed()))),
         }
-        wait(pause).await;
-        None
+    }
+
+    /// Pauses before the next attempt, if there is time for it.
+    async fn pause(&mut self, attempt: u32) -> bool {
+        let random = self.session.pools().topology().shared().random();
+        let pause = transaction_backoff(attempt, jitter(random));
+        let has_time = Instant::now() + pause < self.end;
+        if has_time {
+            wait(pause).await;
+        }
+        has_time
     }
 
     /// Commits, again while the result is unknown.
@@ -293,14 +301,11 @@ impl<'a, B: Backend> Runs<'a, B> {
             let is_over = self.session.within.is_some() && error.is_timeout();
             attempt += 1;
             // A commit may fail at once, without any server: that must not keep the thread busy.
-            let random = self.session.pools().topology().shared().random();
-            let pause = transaction_backoff(attempt, jitter(random));
-            if is_over || Instant::now() + pause >= self.end {
+            if is_over || !self.pause(attempt).await {
                 let error = timed_out(error, self.begun.elapsed());
                 // The transaction may have been committed: it is not run again.
                 return Err(error.without_label(TRANSIENT_TRANSACTION_ERROR));
             }
-            wait(pause).await;
         }
     }
 }
