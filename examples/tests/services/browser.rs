@@ -155,7 +155,11 @@ impl Drop for Browser {
         // ended by itself.
         let message = json!({ "id": self.last_id + 1, "method": "Browser.close" });
         let _ = write!(self.commands, "{message}\0");
-        let _ = std::io::copy(&mut self.answers, &mut std::io::sink());
+        let begun = Instant::now();
+        while begun.elapsed() < LIMIT && matches!(self.process.try_wait(), Ok(None)) {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
