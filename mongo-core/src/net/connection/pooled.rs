@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use tokio::time::Instant;
 
-use super::{Connection, DRAIN_BYTES, Identity, Inner};
+use super::drain::DRAIN_BYTES;
+use super::{Connection, Identity, Inner};
 use crate::error::ClosedReason;
 use crate::net::connection::channel::Channel;
 use crate::net::connection::pool_handle::PoolHandle;

@@ -27,7 +27,8 @@ impl<B: Backend> Pools<B> {
     /// making a connection by `connectTimeoutMS` (10 s).
     ///
     /// If the server or its pool goes away before there is a connection, it selects again, up to 32
-    /// times: nothing has been sent by then. [`get_by`](Self::get_by) does not.
+    /// times: nothing has been sent by then. After the last time, it fails with the error of that
+    /// pool. [`get_by`](Self::get_by) selects once.
     ///
     /// # Errors
     /// - [`ErrorKind::ServerSelection`]: no server is suitable; names the last failure of each
@@ -38,6 +39,7 @@ impl<B: Backend> Pools<B> {
     ///   once. Failures that a busy server may cause have the labels `SystemOverloadedError` and
     ///   `RetryableError`.
     /// - [`ErrorKind::PoolClosed`]: these pools were closed, or the credential was logged out.
+    /// - [`ErrorKind::PoolCleared`]: the servers of 32 selections went away.
     /// - [`ErrorKind::Srv`]: the records of `mongodb+srv` could not be looked up.
     /// - [`ErrorKind::Configuration`]: it is polled outside of a Tokio runtime, or within one that
     ///   lacks the timer or the I/O driver that it needs.

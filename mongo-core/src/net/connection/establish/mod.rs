@@ -8,6 +8,7 @@ use bson::oid::ObjectId;
 use tokio::time::Instant;
 
 use super::channel::Channel;
+use super::compression::Compression;
 use super::connect_clock::ConnectClock;
 use super::generations::{Generation, Generations};
 use super::metadata::Metadata;
@@ -26,7 +27,6 @@ use crate::net::deadline::{Deadline, Elapsed};
 use crate::net::transport::connector::Untried;
 use crate::net::transport::{Transport, tls};
 use crate::sync::lock;
-use crate::uri::{ClientOptions, Compressor};
 use crate::wire::Limits;
 
 /// Makes connections to one server with one authenticator: opens the transport, sends the hello,
@@ -59,35 +59,6 @@ pub(crate) struct Establisher {
     pub(crate) generations: Generations,
     /// The current wait of the attempt that made progress last.
     pub(crate) phase: Mutex<Wait>,
-}
-
-/// The compression settings of a client.
-#[derive(Clone, Default)]
-pub(crate) struct Compression {
-    /// The compressors to offer, in order of preference. All are in this build.
-    compressors: Vec<Compressor>,
-    zlib_level: i8,
-}
-
-impl Compression {
-    /// As configured in the options, without compressors that are not in this build. Each of those
-    /// logs a warning, as an unknown compressor does.
-    pub(crate) fn from_options(options: &ClientOptions) -> Self {
-        let (compressors, absent): (Vec<_>, Vec<_>) = options
-            .compressors
-            .iter()
-            .partition(|compressor| compressor.is_built_in());
-        for compressor in absent {
-            tracing::warn!(
-                "compressors: {compressor} is not in this build of mongo-core: it needs the feature \
-                 `{compressor}`"
-            );
-        }
-        Self {
-            compressors,
-            zlib_level: options.zlib_compression_level,
-        }
-    }
 }
 
 /// Why a connection was not made, and the progress of the attempt.

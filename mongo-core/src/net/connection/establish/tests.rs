@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::ClientOptions;
 use crate::error::ErrorKind;
 use crate::net::TransportBuilder;
 use crate::wire::{MsgFlags, OpMsgBuilder};

@@ -12,8 +12,8 @@ pub(crate) enum Tls {}
 impl Tls {
     pub(crate) fn from_options(_options: &TlsOptions) -> Result<Self> {
         Err(Error::configuration(
-            "TLS (`tls=true`, the default of `mongodb+srv`) needs feature `tls` of mongo-deadpool, \
-             mongo-bb8 or mongo-core, or a connector that provides it",
+            "TLS (`tls=true`, the default of `mongodb+srv`, which also needs feature `dns`) needs feature \
+             `tls` of mongo-deadpool, mongo-bb8 or mongo-core, or a connector that provides it",
         ))
     }
 
