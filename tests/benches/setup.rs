@@ -13,7 +13,9 @@
 //! Figures are medians of seven rounds, in turns. The bare sockets show the kernel's part.
 //!
 //! Before that, the same for growing from 1 to 100 connections without authentication, compared to
-//! raw sockets that make one round trip each, which stands for the hello.
+//! raw sockets that make one round trip each, which stands for the hello. A pool makes two
+//! connections at a time (`maxConnecting`), and so do the raw sockets: fewer at a time cost more CPU
+//! for each, because the thread waits more often. All of them at once are shown too.
 
 #[path = "support/operations.rs"]
 #[allow(dead_code, reason = "shared with other benches")]
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use mongo_core::pools::Backend;
 use mongo_testkit::{ScriptedServer, User};
 use mongodb::event::EventHandler;
@@ -49,6 +52,8 @@ const CONNECTIONS: usize = 200;
 const ROUNDS: usize = 7;
 /// The connections without authentication.
 const PLAIN: usize = 100;
+/// As many are made at a time: the default of `maxConnecting`.
+const MAX_CONNECTING: usize = 2;
 const SERVER: &str = "SETUP_SERVER";
 const OURS: [&str; 2] = ["mongo-deadpool", "mongo-bb8"];
 
@@ -112,12 +117,13 @@ fn plain(runtime: &Runtime, table: &mut Table) {
     let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
     let figures = medians(0, || {
         [
-            runtime.block_on(raw(port)),
+            runtime.block_on(raw(port, MAX_CONNECTING)),
             runtime.block_on(ours::<mongo_deadpool::Pool>(&uri, PLAIN)),
             runtime.block_on(ours::<mongo_bb8::Pool>(&uri, PLAIN)),
+            runtime.block_on(raw(port, PLAIN)),
         ]
     });
-    let names = ["raw socket", OURS[0], OURS[1]];
+    let names = ["raw socket", OURS[0], OURS[1], "raw socket, all at once"];
     table.heading("CPU of one connection without authentication, microseconds");
     for (name, (cpu, _)) in names.into_iter().zip(figures) {
         table.row(name, cpu, None);
@@ -182,15 +188,16 @@ async fn sockets(uri: &str) -> f64 {
     each_since(begin, CONNECTIONS)
 }
 
-/// As many sockets, each with one round trip of a ping.
-async fn raw(port: u16) -> f64 {
+/// As many sockets, each with one round trip of a ping, so many at a time.
+async fn raw(port: u16, at_a_time: usize) -> f64 {
     let begin = cpu();
     let all = (1..PLAIN).map(|_| async move {
         let mut socket = RawSocket::connect(port, Operation::Ping).await;
         socket.as_mut().expect("a socket").operate().await;
         socket
     });
-    let all = futures_util::future::join_all(all).await;
+    let all = futures_util::stream::iter(all).buffer_unordered(at_a_time);
+    let all: Vec<_> = all.collect().await;
     let each = each_since(begin, PLAIN);
     drop(all);
     each
