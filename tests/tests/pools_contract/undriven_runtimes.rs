@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use mongo_core::Deadline;
 use mongo_core::bson::doc;
+use mongo_core::error::{ClosedReason, ErrorKind};
 use mongo_core::pools::{Backend, ServerPool};
+use mongo_core::{Deadline, Error};
 use mongo_testkit::{Action, Gate};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, timeout};
@@ -113,8 +114,21 @@ fn a_caller_of_another_runtime_survives_the_end_of_the_attempts_runtime<
         std::thread::sleep(Duration::from_millis(1));
     }
     let second = here.spawn(async move {
-        let mut got = second.get(Deadline::after(LIMIT)).await?;
-        got.run_command("db", &doc! {"ping": 1}).await.map(drop)
+        let ended = |error: &Error| {
+            let kind = error.kind();
+            matches!(
+                kind,
+                ErrorKind::ConnectionClosed(ClosedReason::RuntimeEnded)
+            )
+        };
+        loop {
+            let mut got = second.get(Deadline::after(LIMIT)).await?;
+            match got.run_command("db", &doc! {"ping": 1}).await {
+                // It may end between the check-out and the command.
+                Err(error) if ended(&error) => {}
+                outcome => return outcome.map(drop),
+            }
+        }
     });
     while pool.status().waiting < 2 {
         std::thread::sleep(Duration::from_millis(1));
