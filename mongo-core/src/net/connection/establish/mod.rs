@@ -376,6 +376,10 @@ impl Establisher {
             Some(AuthMechanism::MongoDbOidc) => self.authenticator.kept_token(),
             _ => None,
         };
+        let nonces = match credential {
+            Some(_) => nonces()?,
+            None => no_nonces(),
+        };
         Ok(HandshakeContext {
             credential,
             access_token,
@@ -383,9 +387,14 @@ impl Establisher {
             load_balanced: self.load_balanced,
             replica_set: self.replica_set.clone(),
             compressors: self.compression.compressors.clone(),
-            ..HandshakeContext::new(self.metadata.document(), nonces()?)
+            ..HandshakeContext::new(self.metadata.document(), nonces)
         })
     }
+}
+
+/// Without a credential there is no authentication, so that no nonce is sent.
+fn no_nonces() -> Nonces {
+    Nonces::from_random([0; Nonces::RANDOM_BYTES])
 }
 
 /// Sends a monitor's hello: without a credential, and with the reply left to the caller.
@@ -394,11 +403,9 @@ pub(crate) async fn first_hello(
     metadata: Arc<RawDocumentBuf>,
     server_api: Option<ServerApi>,
 ) -> Result<()> {
-    // Without a credential there is no authentication, so that no nonce is sent.
-    let nonces = Nonces::from_random([0; Nonces::RANDOM_BYTES]);
     let context = HandshakeContext {
         server_api,
-        ..HandshakeContext::new(metadata, nonces)
+        ..HandshakeContext::new(metadata, no_nonces())
     };
     say_hello(channel, context).await.map(drop)
 }
