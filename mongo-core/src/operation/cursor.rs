@@ -4,13 +4,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
-use bson::{RawArray, RawDocument};
+use bson::RawDocument;
+use bson::raw::{RawDocumentBuf, cstr};
 
 use super::request::{CursorOptions, Request};
 use super::retry::may_have_been_sent;
 use crate::error::{Error, ErrorKind, Result, Wait};
 use crate::text::{MAX_NAME as MAX_SHOWN, printable};
+use crate::wire::{as_integer, as_text, embedded, find_element, find_elements};
+
+/// The types of BSON.
+const DOCUMENT: u8 = 0x03;
+const ARRAY: u8 = 0x04;
 
 /// `CursorNotFound`.
 const NOT_FOUND: i32 = 43;
@@ -171,7 +176,7 @@ impl Request {
     ///
     /// # Errors
     /// The reply has none.
-    pub(crate) fn open_cursor(mut self, reply: RawDocumentBuf) -> Result<CursorState> {
+    pub(crate) fn open_cursor(&mut self, reply: RawDocumentBuf) -> Result<CursorState> {
         let mut options = std::mem::take(&mut self.cursor);
         options.comment = options.comment.or(self.comment.take());
         CursorState::open(reply, self.command_name(), options)
@@ -250,20 +255,23 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(reply: &'a RawDocument, batch: &str) -> Result<Self, ()> {
-        let cursor = reply.get_document("cursor").map_err(drop)?;
+        let bytes = reply.as_bytes();
+        let Ok(Some((DOCUMENT, start))) = find_element(bytes, b"cursor") else {
+            return Err(());
+        };
+        let cursor = embedded(bytes, start).ok_or(())?.as_bytes();
         let (mut id, mut namespace, mut found) = (None, None, None);
-        for element in cursor.iter_elements() {
-            let element = element.map_err(drop)?;
-            match (element.key().as_str(), element.value()) {
-                ("id", Ok(RawBsonRef::Int64(number))) => id = Some(number),
-                ("id", Ok(RawBsonRef::Int32(number))) => id = Some(number.into()),
-                ("ns", Ok(RawBsonRef::String(name))) => namespace = Some(name),
-                (name, Ok(RawBsonRef::Array(documents))) if name == batch => {
-                    found = Some(place(reply, documents));
-                }
-                _ => {}
+        find_elements(cursor, |name, kind, at| match name {
+            b"id" => id = as_integer(cursor, kind, at),
+            b"ns" => namespace = as_text(cursor, kind, at),
+            _ if name == batch.as_bytes() && kind == ARRAY => {
+                let array = embedded(cursor, at).map(|array| array.as_bytes().len());
+                // After the length, and before the end.
+                found = array.map(|length| start + at + 4..start + at + length - 1);
             }
-        }
+            _ => {}
+        })
+        .map_err(drop)?;
         Ok(Self {
             id: id.ok_or(())?,
             namespace,
@@ -272,17 +280,9 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The elements of an array within a document.
-fn place(reply: &RawDocument, array: &RawArray) -> Range<usize> {
-    let bytes = array.as_bytes();
-    let start = bytes.as_ptr().addr() - reply.as_bytes().as_ptr().addr();
-    // After the length, and before the end.
-    start + 4..start + bytes.len() - 1
-}
-
 /// The document that is the first element, and the length of the element.
 fn first_document(elements: &[u8]) -> Option<(&RawDocument, usize)> {
-    let (0x03, rest) = elements.split_first()? else {
+    let (&DOCUMENT, rest) = elements.split_first()? else {
         return None;
     };
     let key = rest.iter().position(|byte| *byte == 0)?;
@@ -343,10 +343,34 @@ mod tests {
             rawdoc! { "cursor": { "id": 5_i64, "ns": "a.b" } },
             rawdoc! { "cursor": { "id": 5_i64, "ns": "none", "firstBatch": [] } },
             rawdoc! { "cursor": { "id": "5", "ns": "a.b", "firstBatch": [] } },
+            rawdoc! { "cursor": { "id": 5.0, "ns": "a.b", "firstBatch": [] } },
+            rawdoc! { "cursor": { "id": 5_i64, "ns": 1, "firstBatch": [] } },
+            rawdoc! { "cursor": { "id": 5_i64, "ns": "a.b", "firstBatch": {} } },
+            rawdoc! { "cursor": [] },
         ] {
             let error = open(reply).expect_err("no cursor");
             assert!(error.to_string().contains("`find`"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_truncated_cursor_is_an_error() {
+        let cursor = rawdoc! { "id": 5_i64, "ns": "a.b", "firstBatch": [{ "a": 1 }] };
+        let length = cursor.as_bytes().len();
+        for end in 5..length {
+            let mut bytes = cursor.as_bytes()[..end].to_vec();
+            bytes[..4].copy_from_slice(&(end as i32).to_le_bytes());
+            bytes[end - 1] = 0;
+            let cursor = RawDocumentBuf::from_bytes(bytes).expect("a length and an end");
+            let error = open(rawdoc! { "cursor": cursor }).expect_err("no cursor");
+            assert!(error.to_string().contains("`find`"), "{end}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_id_may_be_short() {
+        let reply = rawdoc! { "cursor": { "firstBatch": [], "id": -7, "ns": "a.b" } };
+        assert_eq!(open(reply).expect("a cursor").id, -7);
     }
 
     #[test]

@@ -198,6 +198,25 @@ pub(crate) fn as_number(bytes: &[u8], kind: u8, at: usize) -> Option<f64> {
     })
 }
 
+/// An integer.
+pub(crate) fn as_integer(bytes: &[u8], kind: u8, at: usize) -> Option<i64> {
+    let value = bytes.get(at..)?;
+    Some(match kind {
+        0x10 => i64::from(i32::from_le_bytes(*value.first_chunk()?)),
+        0x12 => i64::from_le_bytes(*value.first_chunk()?),
+        _ => return None,
+    })
+}
+
+/// A string.
+pub(crate) fn as_text(bytes: &[u8], kind: u8, at: usize) -> Option<&str> {
+    let value = bytes.get(at..).filter(|_| kind == 0x02)?;
+    // The length counts the NUL at the end.
+    let length = usize::try_from(read_i32(value, 0).ok()?).ok()?;
+    let text = value.get(4..4 + length.checked_sub(1)?)?;
+    std::str::from_utf8(text).ok()
+}
+
 /// The document or array at this position.
 pub(crate) fn embedded(bytes: &[u8], at: usize) -> Option<&RawDocument> {
     let value = bytes.get(at..)?;

@@ -29,9 +29,7 @@ pub use document::check_depth;
 pub(crate) use document::{find_element, find_elements};
 pub use error::WireError;
 pub use exchange::{Bounds, Exchange, Readiness, Taker};
-#[cfg(feature = "net")]
-pub(crate) use fields::embedded;
-pub(crate) use fields::{ReplyFields, as_number};
+pub(crate) use fields::{ReplyFields, as_integer, as_number, as_text, embedded};
 pub use header::{HEADER_LEN, Header, Limits, deframe};
 use inspection::Inspection;
 pub use legacy::{append_query, parse_reply};

@@ -231,7 +231,9 @@ impl Request {
         let mut read = match (&self.own_concern, &self.read_concern, self.kind) {
             (Some(own), _, _) => Some(own.clone()),
             (None, Some(set), _) => Some(set.to_document()),
-            (None, None, OperationKind::Read) => Some(defaults.read_concern.to_document()),
+            (None, None, OperationKind::Read) if !defaults.read_concern.is_default() => {
+                Some(defaults.read_concern.to_document())
+            }
             (None, None, _) => None,
         };
         match session {
