@@ -37,6 +37,7 @@ pub use connection::reply::{OwnedReply, Reply};
 pub(crate) use deadline::sleep_until;
 pub use deadline::{Deadline, Elapsed};
 pub(crate) use dispatcher::Dispatcher;
+pub(crate) use operation::attempt::Prepared;
 pub use operation::connection::{ConnectionCursor, OnConnection};
 pub use operation::cursor::BatchCursor;
 pub(crate) use operation::cursor::{CursorLimits, CursorSource};

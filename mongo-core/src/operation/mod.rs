@@ -54,7 +54,7 @@ pub(crate) use retry::may_have_been_sent;
 pub use retry::{Failure, Retry, RetryOptions, Verdict};
 pub(crate) use session::{ClientContext, Leftover, ServerSession};
 pub use session::{ClientSession, ClusterTime, SessionOptions};
-pub(crate) use transaction::{Ending, is_unpinned, transaction_backoff};
+pub(crate) use transaction::{Ending, Point, is_unpinned, transaction_backoff};
 pub use transaction::{TransactionOptions, TransactionState, UNKNOWN_COMMIT_RESULT};
 
 pub use crate::error::TRANSIENT_TRANSACTION_ERROR;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::defaults::{Defaults, READ_CONCERN, READ_PREFERENCE, WRITE_OPTIONS};
 use super::transaction::Ending;
+use crate::ServerAddress;
 use crate::concern::{ReadConcern, WriteConcern};
 use crate::error::{Error, ErrorKind, Result};
 use crate::select::{ReadPreference, ReadPreferenceMode};
@@ -113,6 +114,8 @@ pub struct Request {
     pub(crate) name: Option<String>,
     pub(crate) cursor: CursorOptions,
     pub(crate) ending: Option<Ending>,
+    /// The servers to be avoided from the start.
+    pub(crate) deprioritized: Vec<ServerAddress>,
     /// The number of the retryable write, the same for all attempts.
     pub(super) txn_number: Option<i64>,
     /// The principal of the first attempt. The server does not know the number of another one.
@@ -174,6 +177,7 @@ impl Request {
             name: None,
             cursor: CursorOptions::default(),
             ending: None,
+            deprioritized: Vec::new(),
             txn_number: None,
             principal: None,
         })

@@ -94,7 +94,19 @@ impl Connection {
         self.inner.channel.exchange.is_streaming()
     }
 
-    fn command_deadline(&self) -> Deadline {
+    /// The deadline of a command; `None` is the connection's own.
+    ///
+    /// # Errors
+    /// It is over.
+    pub(crate) fn deadline_of(&self, deadline: Option<Deadline>) -> Result<Deadline> {
+        match deadline {
+            Some(deadline) if deadline.is_over() => Err(self.timed_out(deadline)),
+            Some(deadline) => Ok(deadline),
+            None => Ok(self.command_deadline()),
+        }
+    }
+
+    pub(super) fn command_deadline(&self) -> Deadline {
         let bound = self.inner.identity.command_timeout;
         bound.map_or_else(Deadline::never, Deadline::after)
     }

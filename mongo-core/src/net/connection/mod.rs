@@ -164,11 +164,7 @@ impl Connection {
     where
         C: Serialize + ?Sized,
     {
-        let deadline = match self.inner.identity.command_timeout {
-            Some(bound) => Deadline::after(bound),
-            None => Deadline::never(),
-        };
-        self.run(deadline, database, command).await
+        self.run(self.command_deadline(), database, command).await
     }
 
     /// [`run_command`](Self::run_command) with a deadline: a `Duration` from now, an `Instant`, or
@@ -185,56 +181,61 @@ impl Connection {
     where
         C: Serialize + ?Sized,
     {
-        let deadline = deadline.into();
-        if deadline.is_over() {
-            return Err(self.timed_out(deadline));
-        }
+        let deadline = self.deadline_of(Some(deadline.into()))?;
         self.run(deadline, database, command).await
     }
 
-    async fn run<C>(&mut self, deadline: Deadline, database: &str, command: &C) -> Result<Reply<'_>>
+    // Not an `async fn`, whose future would contain each argument twice.
+    pub(crate) fn run<'a, C>(
+        &'a mut self,
+        deadline: Deadline,
+        database: &str,
+        command: &C,
+    ) -> impl Future<Output = Result<Reply<'a>>>
     where
         C: Serialize + ?Sized,
     {
-        if self.readiness() != Readiness::Idle {
-            self.admit()?;
-            // Rare, so boxed: it does not enlarge the future of every command.
-            Box::pin(self.drain(deadline)).await?;
-        }
         let mut may_run_again = self.inner.proof.is_some();
-        loop {
-            // After all waits: the server may have changed during them.
-            self.admit()?;
-            let fields = self.inner.identity.server_api.as_deref();
-            self.inner
-                .channel
-                .encode_with(MsgFlags::NONE, database, command, fields)
-                .map_err(|error| self.inner.identity.name(error))?;
-            self.begin();
-            let watch = self.watch_command(self.inner.channel.exchange.request());
-            let link = PoolHandle::link(&self.inner.pool_handle);
-            let outcome = bound(
-                &mut self.inner.alarm,
-                deadline,
-                link,
-                pin!(self.inner.channel.round_trip()),
-            )
-            .await;
-            let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
-            if let Some(watch) = watch {
-                // Boxed, as above.
-                Box::pin(watch.end_in_steps(&outcome, self.inner.channel.body().ok())).await;
+        async move {
+            if self.readiness() != Readiness::Idle {
+                self.admit()?;
+                // Rare, so boxed: it does not enlarge the future of every command.
+                Box::pin(self.drain(deadline)).await?;
             }
-            let Err(error) = outcome else { break };
-            if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {
-                let sent = || bson::serialize_to_raw_document_buf(&command).ok();
-                return Err(self.inner.identity.label_write(error, sent));
+            loop {
+                // After all waits: the server may have changed during them.
+                self.admit()?;
+                let fields = self.inner.identity.server_api.as_deref();
+                self.inner
+                    .channel
+                    .encode_with(MsgFlags::NONE, database, command, fields)
+                    .map_err(|error| self.inner.identity.name(error))?;
+                self.begin();
+                let watch = self.watch_command(self.inner.channel.exchange.request());
+                let link = PoolHandle::link(&self.inner.pool_handle);
+                let outcome = bound(
+                    &mut self.inner.alarm,
+                    deadline,
+                    link,
+                    pin!(self.inner.channel.round_trip()),
+                )
+                .await;
+                let outcome = self.finish(outcome, deadline).and_then(|()| self.judge());
+                if let Some(watch) = watch {
+                    // Boxed, as above.
+                    Box::pin(watch.end_in_steps(&outcome, self.inner.channel.body().ok())).await;
+                }
+                let Err(error) = outcome else { break };
+                if !may_run_again || error.code() != Some(REAUTHENTICATION_REQUIRED) {
+                    let sent = || bson::serialize_to_raw_document_buf(&command).ok();
+                    return Err(self.inner.identity.label_write(error, sent));
+                }
+                may_run_again = false;
+                // Also rare.
+                Box::pin(self.reauthenticate(deadline)).await?;
             }
-            may_run_again = false;
-            // Also rare.
-            Box::pin(self.reauthenticate(deadline)).await?;
+            self.last_reply()
         }
-        self.last_reply()
     }
 
     /// Checks that the pool allows a command to be sent.

@@ -9,14 +9,12 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::cursor::{BatchCursor, CursorLimits, CursorSource};
-use super::named::Named;
 use super::{Limits, jitter, random_id, wait, was_sent};
-use crate::error::{Error, Result};
-use crate::net::deadline::Deadline;
+use crate::error::Result;
 use crate::net::{Connection, OwnedReply};
 use crate::operation::{
-    ClientContext, ClientSession, Command, Ending, Facts, Failure, Leftover, Request, Retry,
-    RetryOptions, SessionOptions, Verdict,
+    ClientContext, ClientSession, Command, Ending, Failure, Leftover, Request, Retry, RetryOptions,
+    SessionOptions, Verdict,
 };
 
 /// The target of [`Connection::command`].
@@ -25,7 +23,7 @@ pub struct OnConnection<'a> {
     connection: &'a mut Connection,
     session: Option<&'a mut ClientSession>,
     /// The session of an operation that was given none.
-    implicit: Option<ClientSession>,
+    implicit: Option<Box<ClientSession>>,
     client: Arc<ClientContext>,
 }
 
@@ -118,110 +116,6 @@ impl Connection {
             Ending::Abort => Ok(()),
         }
     }
-
-    /// The options and the sessions of operations on this connection.
-    pub(crate) fn client(&self) -> Arc<ClientContext> {
-        match self.pool_handle() {
-            Some(pool_handle) => pool_handle.owner.client().clone(),
-            None => Arc::default(),
-        }
-    }
-
-    pub(crate) fn supports_sessions(&self) -> bool {
-        let description = self.description();
-        description.logical_session_timeout_minutes.is_some()
-    }
-
-    /// The session of an operation that has none.
-    pub(crate) fn implicit_session(&self, client: &Arc<ClientContext>) -> Option<ClientSession> {
-        // Without a pool it could not be used again.
-        self.pool_handle()?;
-        let minutes = self.description().logical_session_timeout_minutes?;
-        let now = Instant::now().into_std();
-        let server = client.take_session(now, Some(minutes), random_id);
-        Some(ClientSession::implicit(client.clone(), server))
-    }
-
-    /// What the fields of a command depend on.
-    pub(crate) fn facts(&self, is_direct: bool) -> Facts {
-        let description = self.description();
-        let is_router = description.mongos || description.service_id.is_some();
-        let pool = self.pool_handle();
-        Facts {
-            is_direct,
-            is_router,
-            is_standalone: description.set_name.is_none() && !is_router,
-            max_wire_version: description.max_wire_version,
-            cluster_time: pool.and_then(|pool| pool.owner.newest_cluster_time()),
-            max_time: None,
-            has_timeout: false,
-        }
-    }
-
-    /// Sends the end of a cursor, a transaction or sessions. Returns whether the server has done it.
-    pub(crate) async fn send_end(
-        &mut self,
-        request: &mut Request,
-        session: Option<&mut ClientSession>,
-        limits: Limits,
-    ) -> bool {
-        let facts = self.facts(false);
-        let sent = self.attempt(request, session, &facts, limits.of_command());
-        sent.await.is_ok()
-    }
-
-    /// Runs a command once, with what is added to it, and tells the session.
-    pub(crate) async fn attempt(
-        &mut self,
-        request: &mut Request,
-        mut session: Option<&mut ClientSession>,
-        facts: &Facts,
-        deadline: Option<Deadline>,
-    ) -> Result<OwnedReply> {
-        if session.is_some() && !self.supports_sessions() {
-            let error = Error::configuration("the server does not support sessions");
-            return Err(self.identity().name(error));
-        }
-        let before = session.as_ref().map(|own| own.point());
-        let client = self.client();
-        if let Some(session) = session.as_deref_mut()
-            && self.pool_handle().is_some()
-        {
-            let identity = self.identity();
-            let principal = identity.principal.as_ref();
-            let bound = match request.ending.is_some() || session.is_in_transaction() {
-                true => session.bind_transaction(&client, principal),
-                false => request.bind(principal),
-            };
-            bound.map_err(|error| identity.name(error))?;
-        }
-        request.prepare(session.as_deref_mut(), facts, &client.defaults)?;
-        if let Some(session) = &mut session {
-            session.sending(Instant::now().into_std(), request.ending);
-        }
-        let outcome = match session.is_none() && request.is_unacknowledged(&client.defaults) {
-            true => Box::pin(Named::new(self, request).send(deadline)).await,
-            false => Named::new(self, request).run(deadline).await,
-        };
-        if let Some((session, before)) = session.zip(before) {
-            let was_sent = |error| was_sent(error, self.is_closed());
-            let reply = match &outcome {
-                Ok(reply) => Some(&***reply),
-                Err(error) => error.command().map(|own| &*own.reply),
-            };
-            match (reply, &outcome) {
-                (Some(reply), _) => session.received(reply, request.ending),
-                (None, Err(error)) => session.failed(was_sent(error)),
-                (None, Ok(_)) => {}
-            }
-            if let Err(error) = &outcome
-                && (error.is_retryable_overload() || !was_sent(error))
-            {
-                session.rewind(before);
-            }
-        }
-        outcome
-    }
 }
 
 impl<'a> Command<OnConnection<'a>> {
@@ -257,7 +151,11 @@ impl<'a> Command<OnConnection<'a>> {
         let state = request
             .open_cursor(reply.into_raw())
             .map_err(|error| target.connection.identity().name(error))?;
-        let source = InHand { target, kill: None };
+        let kill = state.kill();
+        let source = kill.map(|kill| InHand {
+            target,
+            kill: Some(kill),
+        });
         Ok(BatchCursor::new(state, source, limits))
     }
 
@@ -316,7 +214,7 @@ impl OnConnection<'_> {
             None if implicit.is_some() || request.is_unacknowledged(&client.defaults) => {}
             None => *implicit = connection.implicit_session(client),
         }
-        let mut session = session.as_deref_mut().or(implicit.as_mut());
+        let mut session = session.as_deref_mut().or(implicit.as_deref_mut());
         let has_timeout = limits.has_timeout();
         let mut options = RetryOptions::of_request(request, &client.defaults, has_timeout, false);
         options.retries_errors = false;

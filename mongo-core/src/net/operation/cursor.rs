@@ -126,10 +126,15 @@ pub struct BatchCursor<'s, S: CursorSource> {
 }
 
 impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
-    pub(crate) fn new(state: CursorState, mut source: S, limits: CursorLimits) -> Self {
-        source.set_kill(state.kill());
-        let source = Some(source).filter(|_| state.id != 0);
-        Self::from_parts(state, source, limits)
+    /// A cursor; without a source the server has closed it.
+    pub(crate) fn new(state: CursorState, source: Option<S>, limits: CursorLimits) -> Self {
+        Self {
+            state,
+            stage: source.map_or(Stage::Over, Stage::Idle),
+            limits,
+            call: None,
+            empty: 0,
+        }
     }
 
     /// The cursor's id on the server; 0 once the server has closed it.
@@ -241,16 +246,6 @@ impl<'s, S: CursorSource + 's> BatchCursor<'s, S> {
         match self.stage {
             Stage::Idle(source) => (self.state, Some(source), self.limits),
             Stage::Fetching(_) | Stage::Over => (self.state, None, self.limits),
-        }
-    }
-
-    pub(crate) fn from_parts(state: CursorState, source: Option<S>, limits: CursorLimits) -> Self {
-        Self {
-            state,
-            stage: source.map_or(Stage::Over, Stage::Idle),
-            limits,
-            call: None,
-            empty: 0,
         }
     }
 

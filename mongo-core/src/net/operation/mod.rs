@@ -8,18 +8,18 @@ use crate::error::{Error, Result, Wait};
 use crate::net::deadline::{Deadline, sleep_until};
 use crate::operation::{Facts, Request, is_time_limit, max_time, may_have_been_sent, timed_out};
 
+pub(super) mod attempt;
 pub(super) mod connection;
 pub(super) mod cursor;
-mod named;
 
 /// The time limits of an operation.
 // Not exported; public for the sealed trait of cursors.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    pub(crate) begun: Instant,
     /// The `timeoutMS`; zero is unlimited.
     timeout: Option<Duration>,
-    pub(crate) deadline: Option<Deadline>,
+    /// It never passes if there is no limit.
+    pub(crate) deadline: Deadline,
 }
 
 impl Limits {
@@ -27,9 +27,8 @@ impl Limits {
     pub(crate) fn new(timeout: Option<Duration>) -> Self {
         let limit = timeout.filter(|limit| !limit.is_zero());
         Self {
-            begun: Instant::now(),
             timeout,
-            deadline: limit.map(Deadline::after),
+            deadline: limit.map_or_else(Deadline::never, Deadline::after),
         }
     }
 
@@ -44,21 +43,17 @@ impl Limits {
     }
 
     pub(crate) fn remaining(&self) -> Option<Duration> {
-        self.deadline.and_then(|deadline| deadline.remaining())
+        self.deadline.remaining()
     }
 
     /// Runs a future until the deadline.
     pub(crate) async fn bound<F: Future>(&self, future: F) -> Option<F::Output> {
-        match self.deadline {
-            Some(deadline) => deadline.bound(future).await.ok(),
-            None => Some(future.await),
-        }
+        self.deadline.bound(future).await.ok()
     }
 
     /// The deadline of a command; `None` leaves it to the connection.
     pub(crate) fn of_command(&self) -> Option<Deadline> {
-        let unlimited = || self.has_timeout().then(Deadline::never);
-        self.deadline.or_else(unlimited)
+        self.has_timeout().then_some(self.deadline)
     }
 
     /// Limits the time of a request's command on the server.
@@ -72,7 +67,7 @@ impl Limits {
         facts: &mut Facts,
     ) -> Result<()> {
         let time = max_time(self.remaining(), min_rtt)
-            .map_err(|()| Error::timeout(Wait::Command, self.begun.elapsed()))?;
+            .map_err(|()| Error::timeout(Wait::Command, self.deadline.elapsed()))?;
         facts.max_time = time.filter(|_| request.sends_max_time());
         facts.has_timeout = self.has_timeout();
         Ok(())
@@ -80,9 +75,8 @@ impl Limits {
 
     /// The error of the operation: if its time is over, a time-out.
     pub(crate) fn conclude(&self, error: Error) -> Error {
-        let is_over = self.deadline.is_some_and(|deadline| deadline.is_over());
-        match self.has_timeout() && (is_over || is_time_limit(&error)) {
-            true => timed_out(error, self.begun.elapsed()),
+        match self.has_timeout() && (self.deadline.is_over() || is_time_limit(&error)) {
+            true => timed_out(error, self.deadline.elapsed()),
             false => error,
         }
     }

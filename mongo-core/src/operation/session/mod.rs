@@ -125,8 +125,8 @@ impl ClientSession {
     }
 
     /// The session of a single operation that has none.
-    pub(crate) fn implicit(context: Arc<ClientContext>, server: ServerSession) -> Self {
-        Self::new(context, server, SessionOptions::default(), true)
+    pub(crate) fn implicit(context: Arc<ClientContext>, server: ServerSession) -> Box<Self> {
+        Box::new(Self::new(context, server, SessionOptions::default(), true))
     }
 
     fn new(
@@ -328,8 +328,8 @@ impl ClientSession {
         self.transaction.open.filter(|_| !self.is_implicit)?;
         let mut server = ServerSession::new([0; 16], self.server.last_use);
         server.mark_dirty();
-        let left = Self::implicit(self.context.clone(), server);
-        let mut session = Box::new(std::mem::replace(self, left));
+        let mut session = Self::implicit(self.context.clone(), server);
+        std::mem::swap(self, &mut session);
         session.is_implicit = true;
         Some(Leftover {
             request: Request::end_transaction(Ending::Abort),

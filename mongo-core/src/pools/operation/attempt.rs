@@ -3,8 +3,8 @@
 use super::run::{Done, Owner, Run};
 use crate::ServerAddress;
 use crate::error::{Error, RETRYABLE_WRITE, Result};
-use crate::net::{Deadline, OwnedReply, was_sent};
-use crate::operation::{Facts, OperationKind, Request};
+use crate::net::{Deadline, OwnedReply, Prepared, was_sent};
+use crate::operation::{ClientSession, Facts, OperationKind, Request};
 use crate::pools::guard::Pinned;
 use crate::pools::registry::check_out::Wanted;
 use crate::pools::{Backend, PinReason, PooledConnection};
@@ -34,30 +34,85 @@ impl Failed {
     }
 }
 
+/// A command that is ready to be sent, on the connection in hand.
+struct Ready<'a, B: Backend> {
+    connection: &'a mut PooledConnection<B>,
+    request: &'a mut Request,
+    session: Option<&'a mut ClientSession>,
+    prepared: Prepared,
+    deadline: Option<Deadline>,
+}
+
 impl<B: Backend> Run<'_, '_, B> {
     pub(super) async fn attempt(&mut self) -> Result<Done<B>, Failed> {
         let taken = match self.take_pinned() {
             Some(pinned) => pinned,
-            None => (self.check_out().await?, true),
+            None => self.check_out().await?,
         };
-        let server = taken.0.server().clone();
-        let outcome = self.attempt_on(taken).await;
+        let Ready {
+            connection,
+            request,
+            session,
+            prepared,
+            deadline,
+        } = match self.prepare(taken) {
+            Ok(ready) => ready,
+            Err(failed) => {
+                drop(self.put_back(false));
+                return Err(failed);
+            }
+        };
+        let outcome = connection
+            .execute(request, session, prepared, deadline)
+            .await;
+        let (server, is_closed) = (connection.server().clone(), connection.is_closed());
+        let outcome = match outcome {
+            Ok(reply) => check(request, reply, server),
+            Err(error) => Err(self.failed(error, server, is_closed)),
+        };
         let connection = self.put_back(outcome.is_ok());
-        match outcome {
-            Ok(reply) => Ok(Done {
-                reply,
-                server,
-                connection,
-            }),
-            Err(failed) => Err(Failed {
-                server: Some(server),
-                ..failed
-            }),
+        let (reply, server) = outcome?;
+        Ok(Done {
+            reply,
+            server,
+            connection,
+        })
+    }
+
+    /// Takes a connection in hand, and prepares the command for it. No await needs what it was
+    /// given, so that the future is small.
+    fn prepare(&mut self, taken: PooledConnection<B>) -> Result<Ready<'_, B>, Failed> {
+        let facts = self.facts(&taken);
+        let connection = self.in_hand.insert(taken);
+        let mut session = self.owner.state();
+        let prepared = connection.prepare(self.request, session.as_deref_mut(), &facts?);
+        Ok(Ready {
+            prepared: prepared.map_err(Failed::unsent)?,
+            connection,
+            request: self.request,
+            session,
+            deadline: self.limits.of_command(),
+        })
+    }
+
+    fn failed(&mut self, error: Error, server: ServerAddress, is_closed: bool) -> Failed {
+        if self.request.kind == OperationKind::Write && !self.request.is_numbered() {
+            self.retry.forbid();
+        }
+        Failed {
+            server: Some(server),
+            was_sent: was_sent(&error, is_closed),
+            error: match self.in_transaction {
+                true => error,
+                false => explain(error),
+            },
+            reply: None,
+            is_final: false,
         }
     }
 
     /// What the fields of the command depend on, and the session of an operation that has none.
-    fn prepare(&mut self, connection: &PooledConnection<B>) -> Result<Facts, Failed> {
+    fn facts(&mut self, connection: &PooledConnection<B>) -> Result<Facts, Failed> {
         let topology = self.pools.topology().snapshot();
         let topology_type = topology.topology().topology_type();
         let min_rtt = self.limits.has_timeout().then(|| {
@@ -71,7 +126,7 @@ impl<B: Backend> Run<'_, '_, B> {
             && !self.request.is_unacknowledged(&self.client.defaults)
             && let Some(session) = connection.implicit_session(&self.client)
         {
-            *self.owner = Owner::Implicit(Box::new(session));
+            *self.owner = Owner::Implicit(session);
         }
         if self.request.is_numbered() && facts.is_standalone {
             let error = Error::configuration("the server does not support retryable writes");
@@ -94,54 +149,31 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok(facts)
     }
 
-    async fn attempt_on(
-        &mut self,
-        taken: (PooledConnection<B>, bool),
-    ) -> Result<OwnedReply, Failed> {
-        let prepared = self.prepare(&taken.0);
-        let (connection, _) = self.in_hand.insert(taken);
-        let deadline = self.limits.of_command();
-        let outcome = connection
-            .attempt(self.request, self.owner.state(), &prepared?, deadline)
-            .await;
-        let error = match outcome {
-            Ok(reply) => return check(self.request, reply),
-            Err(error) => error,
-        };
-        if self.request.kind == OperationKind::Write && !self.request.is_numbered() {
-            self.retry.forbid();
-        }
-        Err(Failed {
-            server: None,
-            was_sent: was_sent(&error, connection.is_closed()),
-            error: match self.in_transaction {
-                true => error,
-                false => explain(error),
-            },
-            reply: None,
-            is_final: false,
-        })
-    }
-
-    /// The connection that the cursor or the session keeps, and whether it is the cursor's.
-    fn take_pinned(&mut self) -> Option<(PooledConnection<B>, bool)> {
+    /// The connection that the cursor or the session keeps.
+    fn take_pinned(&mut self) -> Option<PooledConnection<B>> {
+        self.is_of_session = false;
         if let Some(connection) = self.pinned.as_mut().and_then(|own| own.take()) {
-            return Some((connection, true));
+            return Some(connection);
         }
-        let session = self.owner.explicit()?;
-        session.connection.take().map(|pinned| (pinned, false))
+        let connection = self.owner.explicit()?.connection.take();
+        self.is_of_session = connection.is_some();
+        connection
     }
 
     /// Returns the connection to the session or the cursor that keeps it. Any other is handed on with
     /// a success, and returned to its pool after a failure.
     pub(super) fn put_back(&mut self, has_succeeded: bool) -> Pinned<B> {
-        let (mut connection, is_own) = self.in_hand.take()?;
+        let mut connection = self.in_hand.take()?;
         let is_load_balanced = self.client.defaults.load_balanced;
-        if let Some(own) = self.pinned.as_mut().filter(|_| is_own && is_load_balanced) {
+        if let Some(own) = self
+            .pinned
+            .as_mut()
+            .filter(|_| is_load_balanced && !self.is_of_session)
+        {
             **own = Some(connection);
             return None;
         }
-        let is_kept = is_load_balanced && (self.in_transaction || !is_own);
+        let is_kept = is_load_balanced && (self.in_transaction || self.is_of_session);
         match self.owner.explicit().filter(|_| is_kept) {
             Some(session) => {
                 connection.pin(PinReason::Transaction);
@@ -175,10 +207,9 @@ impl<B: Backend> Run<'_, '_, B> {
         let (pools, limits) = (self.pools, self.limits);
         let deadline = || {
             let (wait_limit, selection_limit) = pools.wait_limits();
-            match (limits.has_timeout(), limits.deadline) {
-                (true, Some(deadline)) => deadline.within(Some(selection_limit)),
-                (true, None) => Deadline::after(selection_limit),
-                (false, _) => Deadline::after(wait_limit),
+            match limits.has_timeout() {
+                true => limits.deadline.within(Some(selection_limit)),
+                false => Deadline::after(wait_limit),
             }
         };
         let wanted = Wanted {
@@ -203,19 +234,23 @@ impl<B: Backend> Run<'_, '_, B> {
 }
 
 /// A retryable write is tried again if the server says so of its write concern.
-fn check(request: &Request, reply: OwnedReply) -> Result<OwnedReply, Failed> {
+fn check(
+    request: &Request,
+    reply: OwnedReply,
+    server: ServerAddress,
+) -> Result<(OwnedReply, ServerAddress), Failed> {
     if !request.is_numbered() {
-        return Ok(reply);
+        return Ok((reply, server));
     }
     match reply.check_write() {
         Err(error) if error.has_label(RETRYABLE_WRITE) => Err(Failed {
             error,
-            server: None,
+            server: Some(server),
             was_sent: true,
             reply: Some(reply),
             is_final: false,
         }),
-        Ok(()) | Err(_) => Ok(reply),
+        Ok(()) | Err(_) => Ok((reply, server)),
     }
 }
 

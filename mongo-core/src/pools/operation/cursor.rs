@@ -39,15 +39,11 @@ impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
     /// contradict each other.
     pub async fn cursor(self) -> Result<Cursor<'s, B>> {
         let mut request = self.request?;
-        let OnPools {
-            pools,
-            session,
-            deprioritized,
-        } = self.target;
+        let OnPools { pools, session } = self.target;
         let timeout = request.timeout.or(pools.client().defaults.timeout);
         let limits = CursorLimits::of(&mut request, timeout)?;
         let mut owner = Owner::of(session);
-        let mut run = Run::new(pools, &mut owner, &mut request, deprioritized)?;
+        let mut run = Run::new(pools, &mut owner, &mut request)?;
         if timeout.is_some() {
             run = run.within(limits.of_command());
         }
@@ -55,20 +51,20 @@ impl<'s, B: Backend> Command<OnPools<'_, 's, B>> {
         drop(run);
         let opened = request.open_cursor(done.reply.into_raw());
         let state = opened.map_err(|error| error.at(&done.server))?;
-        let is_load_balanced = pools.client().defaults.load_balanced;
-        let mut connection = done
-            .connection
-            .filter(|_| is_load_balanced && state.id != 0);
-        if let Some(connection) = &mut connection {
-            connection.pin(PinReason::Cursor);
-        }
-        let source = OverPools {
-            pools: pools.clone(),
-            owner,
-            server: done.server,
-            connection,
-            kill: None,
-        };
+        let source = state.kill().map(|kill| {
+            let is_load_balanced = pools.client().defaults.load_balanced;
+            let mut connection = done.connection.filter(|_| is_load_balanced);
+            if let Some(connection) = &mut connection {
+                connection.pin(PinReason::Cursor);
+            }
+            OverPools {
+                pools: pools.clone(),
+                owner,
+                server: done.server,
+                connection,
+                kill: Some(kill),
+            }
+        });
         Ok(BatchCursor::new(state, source, limits))
     }
 
@@ -102,7 +98,7 @@ impl<B: Backend> OverPools<'_, B> {
 
 impl<B: Backend> CursorSource for OverPools<'_, B> {
     async fn get_more(&mut self, mut request: Box<Request>, limits: Limits) -> Result<OwnedReply> {
-        let mut run = Run::new(&self.pools, &mut self.owner, &mut request, Vec::new())?;
+        let mut run = Run::new(&self.pools, &mut self.owner, &mut request)?;
         run.pinned = Some(&mut self.connection);
         run.server = Some(self.server.clone());
         Ok(run.within(limits).run().await?.reply)
@@ -218,7 +214,7 @@ impl<B: Backend> SuspendedCursor<B> {
         let source = self
             .source
             .map(|source| source.owned_by(Owner::Explicit(session)));
-        Ok(BatchCursor::from_parts(self.state, source, self.limits))
+        Ok(BatchCursor::new(self.state, source, self.limits))
     }
 
     /// Goes on with a cursor that was opened without a session.
@@ -232,6 +228,6 @@ impl<B: Backend> SuspendedCursor<B> {
             return Err(Error::configuration(text));
         }
         let (state, limits) = (self.state, self.limits);
-        Ok(BatchCursor::from_parts(state, self.source, limits))
+        Ok(BatchCursor::new(state, self.source, limits))
     }
 }

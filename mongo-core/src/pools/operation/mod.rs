@@ -33,7 +33,6 @@ pub use transaction::TransactionFuture;
 pub struct OnPools<'p, 's, B: Backend> {
     pools: &'p Pools<B>,
     session: Option<&'s mut Session<B>>,
-    deprioritized: Vec<ServerAddress>,
 }
 
 impl<B: Backend> Pools<B> {
@@ -73,7 +72,6 @@ impl<B: Backend> Pools<B> {
         let target = OnPools {
             pools: self,
             session: None,
-            deprioritized: Vec::new(),
         };
         Command::new(target, database, command)
     }
@@ -128,15 +126,13 @@ impl<'p, B: Backend> Command<OnPools<'p, '_, B>> {
             target: OnPools {
                 pools: self.target.pools,
                 session: Some(session),
-                deprioritized: self.target.deprioritized,
             },
         }
     }
 
     /// Avoids these servers from the start, if others are suitable.
-    pub fn deprioritized(mut self, servers: &[ServerAddress]) -> Self {
-        self.target.deprioritized = servers.to_vec();
-        self
+    pub fn deprioritized(self, servers: &[ServerAddress]) -> Self {
+        self.with(|request| request.deprioritized = servers.to_vec())
     }
 }
 
@@ -147,13 +143,9 @@ impl<'p, 's: 'p, B: Backend> IntoFuture for Command<OnPools<'p, 's, B>> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let mut request = self.request?;
-            let OnPools {
-                pools,
-                session,
-                deprioritized,
-            } = self.target;
+            let OnPools { pools, session } = self.target;
             let mut owner = Owner::of(session);
-            let mut run = Run::new(pools, &mut owner, &mut request, deprioritized)?;
+            let mut run = Run::new(pools, &mut owner, &mut request)?;
             Ok(run.run().await?.reply)
         })
     }
@@ -174,7 +166,7 @@ async fn send_end<B: Backend>(
     mut owner: Owner<'_, B>,
     limits: Limits,
 ) {
-    if let Ok(mut run) = Run::new(pools, &mut owner, request, Vec::new()) {
+    if let Ok(mut run) = Run::new(pools, &mut owner, request) {
         run.server = server;
         let _ = run.within(limits).run().await;
     }

@@ -70,8 +70,10 @@ pub(super) struct Run<'r, 's, B: Backend> {
     pub(super) pinned: Option<&'r mut Pinned<B>>,
     /// The server of the cursor that the command is for.
     pub(super) server: Option<ServerAddress>,
-    /// The connection of the current attempt, and whether it is not the session's.
-    pub(super) in_hand: Option<(PooledConnection<B>, bool)>,
+    /// The connection of the current attempt.
+    pub(super) in_hand: Option<PooledConnection<B>>,
+    /// Whether it is the session's.
+    pub(super) is_of_session: bool,
 }
 
 /// A connection that a session or a cursor keeps stays with it, even if the operation is dropped.
@@ -88,7 +90,6 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         pools: &'r Pools<B>,
         owner: &'r mut Owner<'s, B>,
         request: &'r mut Request,
-        deprioritized: Vec<ServerAddress>,
     ) -> Result<Self> {
         let client = pools.client();
         let timeout = request.timeout.or(client.defaults.timeout);
@@ -118,9 +119,8 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
         let options =
             RetryOptions::of_request(request, &client.defaults, has_timeout, in_transaction);
         let mut retry = Retry::new(options);
-        deprioritized
-            .into_iter()
-            .for_each(|server| retry.deprioritize(server));
+        let deprioritized = std::mem::take(&mut request.deprioritized).into_iter();
+        deprioritized.for_each(|server| retry.deprioritize(server));
         Ok(Self {
             pools,
             owner,
@@ -132,6 +132,7 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             pinned: None,
             server: None,
             in_hand: None,
+            is_of_session: false,
         })
     }
 
@@ -171,10 +172,16 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
             let error = self.react(failed.error);
             if failed.is_final {
                 let error = self.retry.stop(error);
-                return Err(timed_out(error, self.limits.begun.elapsed()));
+                return Err(timed_out(error, self.limits.deadline.elapsed()));
             }
-            if let Some(reply) = failed.reply {
-                unconfirmed = Some((error.clone(), reply, failed.server.clone()));
+            if let (Some(reply), Some(server)) = (failed.reply, failed.server.clone()) {
+                let done = Done {
+                    reply,
+                    server,
+                    connection: None,
+                };
+                // Boxed: rare, and would enlarge the future.
+                unconfirmed = Some(Box::new((error.clone(), done)));
             }
             let failure = Failure {
                 server: failed.server,
@@ -188,13 +195,9 @@ impl<'r, 's, B: Backend> Run<'r, 's, B> {
                 Verdict::Again { pause } => wait(pause).await,
                 Verdict::Stop(error) => {
                     let error = self.limits.conclude(error);
-                    return match unconfirmed {
+                    return match unconfirmed.map(|own| *own) {
                         // The write was done: its reply says what is not confirmed.
-                        Some((own, reply, Some(server))) if own.is_same(&error) => Ok(Done {
-                            reply,
-                            server,
-                            connection: None,
-                        }),
+                        Some((own, done)) if own.is_same(&error) => Ok(done),
                         _ => Err(error),
                     };
                 }

@@ -97,7 +97,7 @@ impl<B: Backend> Session<B> {
         request.timeout = timeout.or(own);
         let pools = self.pools().clone();
         let mut owner = Owner::Explicit(self);
-        let outcome = match Run::new(&pools, &mut owner, &mut request, Vec::new()) {
+        let outcome = match Run::new(&pools, &mut owner, &mut request) {
             Ok(mut run) => run.run().await,
             Err(error) => Err(error),
         };
