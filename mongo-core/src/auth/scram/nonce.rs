@@ -1,5 +1,6 @@
 //! Client nonces.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
@@ -7,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 /// A client's nonce, which makes a conversation unique.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Nonce(String);
+pub struct Nonce(Cow<'static, str>);
 
 impl Nonce {
     /// The number of random bytes in a nonce.
@@ -15,13 +16,14 @@ impl Nonce {
 
     /// A nonce from bytes of the operating system's generator. Never reuse them.
     pub fn from_random(bytes: [u8; Self::RANDOM_BYTES]) -> Self {
-        Self(STANDARD.encode(bytes))
+        Self(Cow::Owned(STANDARD.encode(bytes)))
     }
 
     /// A given nonce, to replay a recorded conversation. `None` unless it is non-empty printable
     /// ASCII without a comma.
     pub fn from_text(text: &str) -> Option<Self> {
-        (!text.is_empty() && text.bytes().all(is_nonce_byte)).then(|| Self(text.to_owned()))
+        (!text.is_empty() && text.bytes().all(is_nonce_byte))
+            .then(|| Self(Cow::Owned(text.to_owned())))
     }
 
     pub(in crate::auth) fn as_str(&self) -> &str {
@@ -54,6 +56,12 @@ impl Nonces {
             ordinary,
         }
     }
+
+    /// For a handshake without a credential, which sends none.
+    pub const UNUSED: Self = Self {
+        speculative: Nonce(Cow::Borrowed("unused")),
+        ordinary: Nonce(Cow::Borrowed("unused")),
+    };
 
     /// The number of random bytes in the nonces.
     pub const RANDOM_BYTES: usize = 2 * Nonce::RANDOM_BYTES;

@@ -16,7 +16,8 @@ use crate::event::{
     ConnectionReadyEvent,
 };
 use crate::net::{
-    Connection, ConnectionState, Deadline, Failed, Interrupted, PoolHandle, Service, sleep_until,
+    Alive, Connection, ConnectionState, Deadline, Failed, Interrupted, PoolHandle, Service,
+    sleep_until,
 };
 use crate::pools::pool::{Failure, PoolInner};
 use crate::sdam::{ApplicationError, ErrorPhase};
@@ -35,6 +36,8 @@ pub(crate) struct Attempt {
     failure: Option<Error>,
     outcome: Option<oneshot::Sender<Result<()>>>,
     is_over: bool,
+    /// Dropped last.
+    _alive: Alive,
 }
 
 impl PoolInner {
@@ -89,6 +92,7 @@ impl Attempt {
         Self {
             link,
             generation: shared.establisher.generations.current(),
+            _alive: shared.tasks.begin(),
             shared,
             number,
             created: None,

@@ -171,10 +171,7 @@ impl PoolInner {
             return;
         };
         // Without a lock: on a runtime that has shut down the attempt is dropped at once.
-        let task = runtime.spawn(attempt.run());
-        let mut tasks = self.tasks();
-        tasks.retain(|task| !task.is_finished());
-        tasks.push(task);
+        drop(runtime.spawn(attempt.run()));
     }
 
     pub(crate) fn take_available(self: &Arc<Self>) -> Option<Connection> {

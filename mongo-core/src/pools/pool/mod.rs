@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::config::RecyclingMethod;
 use super::server_cap::CapShare;
 use crate::error::Error;
-use crate::net::{Connection, ConnectionState, Establisher, TopologyShared};
+use crate::net::{Connection, ConnectionState, Establisher, Tasks, TopologyShared};
 use crate::operation::ClientContext;
 
 mod attempt;
@@ -64,7 +63,7 @@ pub(super) struct PoolInner {
     /// The runtime of attempts and sockets, if the application named one.
     runtime: Option<Handle>,
     /// The tasks of attempts.
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    tasks: Arc<Tasks>,
     cap: Option<CapShare>,
     takes_writes: Arc<AtomicBool>,
     topology: Option<Arc<TopologyShared>>,

@@ -120,7 +120,7 @@ impl FactoryConfig {
             queue: SharedQueue::new(params.state, params.limits),
             idle_source: OnceLock::new(),
             runtime: params.runtime,
-            tasks: Mutex::default(),
+            tasks: Arc::default(),
             cap: params.cap.map(|cap| cap.join(this.clone())),
             takes_writes: params.takes_writes,
             // Nothing would make a pool ready again that began ready.

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use bson::oid::ObjectId;
 use tokio::sync::futures::Notified;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::unserved::Unserved;
@@ -58,10 +57,6 @@ impl PoolInner {
 
     pub(in crate::pools) fn clear_service(&self, id: ObjectId) {
         self.establisher.generations.clear_service(id);
-    }
-
-    pub(crate) fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        lock(&self.tasks)
     }
 
     pub(crate) fn change_queue<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
@@ -306,10 +301,7 @@ impl PoolInner {
             }
             changed.await;
         }
-        let tasks = std::mem::take(&mut *self.tasks());
-        for task in tasks {
-            drop(task.await);
-        }
+        self.tasks.ended(self.tasks.newest()).await;
     }
 
     /// Closes a pool without a registry.

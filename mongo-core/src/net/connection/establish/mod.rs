@@ -378,7 +378,7 @@ impl Establisher {
         };
         let nonces = match credential {
             Some(_) => nonces()?,
-            None => no_nonces(),
+            None => Nonces::UNUSED,
         };
         Ok(HandshakeContext {
             credential,
@@ -392,11 +392,6 @@ impl Establisher {
     }
 }
 
-/// Without a credential there is no authentication, so that no nonce is sent.
-fn no_nonces() -> Nonces {
-    Nonces::from_random([0; Nonces::RANDOM_BYTES])
-}
-
 /// Sends a monitor's hello: without a credential, and with the reply left to the caller.
 pub(crate) async fn first_hello(
     channel: &mut Channel,
@@ -405,7 +400,7 @@ pub(crate) async fn first_hello(
 ) -> Result<()> {
     let context = HandshakeContext {
         server_api,
-        ..HandshakeContext::new(metadata, no_nonces())
+        ..HandshakeContext::new(metadata, Nonces::UNUSED)
     };
     say_hello(channel, context).await.map(drop)
 }

@@ -69,10 +69,14 @@ pub(crate) struct WaitQueue<C, A> {
     limits: Limits,
     total: u32,
     available: VecDeque<C>,
-    /// By ascending ticket.
-    waiters: VecDeque<Waiter>,
-    /// Pending connections, by their numbers.
-    attempts: BTreeMap<u64, Attempt<A>>,
+    /// The tickets of waiters without an attempt, ascending.
+    lacking: VecDeque<u64>,
+    /// The numbers of the attempts of the other waiters, by ticket.
+    expecting: BTreeMap<u64, u64>,
+    /// Pending connections, by number: those whose waiter they were begun for.
+    own: BTreeMap<u64, Attempt<A>>,
+    /// The others, which were begun in advance, or whose waiter has left. Waiters adopt them.
+    orphans: BTreeMap<u64, Attempt<A>>,
     next_ticket: u64,
     next_attempt: u64,
     failures: u32,
@@ -81,17 +85,9 @@ pub(crate) struct WaitQueue<C, A> {
 }
 
 #[derive(Debug)]
-struct Waiter {
-    ticket: u64,
-    attempt: Option<u64>,
-}
-
-#[derive(Debug)]
 struct Attempt<A> {
     handle: A,
-    /// The ticket of the waiter that it was begun for.
-    begun_for: Option<u64>,
-    /// The waiter that it serves now: the same one, or one that has adopted it.
+    /// The ticket of its waiter.
     waiter: Option<u64>,
     /// The end of its grace period.
     due: Instant,
@@ -104,8 +100,10 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
             limits,
             total: 0,
             available: VecDeque::new(),
-            waiters: VecDeque::new(),
-            attempts: BTreeMap::new(),
+            lacking: VecDeque::new(),
+            expecting: BTreeMap::new(),
+            own: BTreeMap::new(),
+            orphans: BTreeMap::new(),
             next_ticket: 0,
             next_attempt: 0,
             failures: 0,
@@ -125,7 +123,7 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
 
     /// Pending connections.
     pub(crate) fn pending(&self) -> u32 {
-        u32::try_from(self.attempts.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.own.len() + self.orphans.len()).unwrap_or(u32::MAX)
     }
 
     /// Connections that [`next`](Self::next) would hand out.
@@ -134,7 +132,7 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
     }
 
     pub(crate) fn waiters(&self) -> usize {
-        self.waiters.len()
+        self.lacking.len() + self.expecting.len()
     }
 
     /// The state, and the earliest time of the next attempt, if attempts are paused.
@@ -150,45 +148,43 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
     /// former place.
     pub(crate) fn enter(&mut self, former: Option<u64>) -> u64 {
         let ticket = former.unwrap_or_else(|| number(&mut self.next_ticket));
-        let waiter = Waiter {
-            ticket,
-            attempt: None,
-        };
-        let place = self.waiters.partition_point(|own| own.ticket < ticket);
-        self.waiters.insert(place, waiter);
+        self.lack(ticket);
         ticket
     }
 
     /// Removes a waiter. Returns false if it is not in the queue.
     pub(crate) fn leave(&mut self, ticket: u64) -> bool {
-        let place = self.place(ticket).ok();
-        place.and_then(|place| self.remove_waiter(place)).is_some()
+        let is_first = self.lacking.front() == Some(&ticket);
+        if let Some(number) = self.expecting.remove(&ticket) {
+            self.orphan(number);
+            return true;
+        }
+        let place = match is_first {
+            true => Ok(0),
+            false => self.lacking.binary_search(&ticket),
+        };
+        place.is_ok_and(|place| self.lacking.remove(place).is_some())
     }
 
     /// The attempt that a waiter depends on.
     pub(crate) fn attempt_of(&self, ticket: u64) -> Option<u64> {
-        self.waiters[self.place(ticket).ok()?].attempt
+        self.expecting.get(&ticket).copied()
     }
 
     /// Whether a waiter needs an attempt of its own.
     pub(crate) fn wants_attempt(&self) -> bool {
-        self.waiters.iter().any(|own| own.attempt.is_none())
+        !self.lacking.is_empty()
     }
 
     /// When [`next`](Self::next) must be called for a waiter, because a grace period that affects
     /// it ends.
     pub(crate) fn due(&self, ticket: u64) -> Option<Instant> {
-        let waiter = &self.waiters[self.place(ticket).ok()?];
-        match waiter.attempt.map(|number| self.attempts.get(&number)) {
-            Some(attempt) => {
-                let adopted = attempt.filter(|own| own.begun_for != Some(ticket));
-                adopted.map(|own| own.due)
-            }
-            None => {
-                let left = self.attempts.values().filter(|own| own.waiter.is_none());
-                left.map(|own| own.due).min()
-            }
+        if let Some(number) = self.expecting.get(&ticket) {
+            return self.orphans.get(number).map(|adopted| adopted.due);
         }
+        self.lacking.binary_search(&ticket).ok()?;
+        let left = self.orphans.values().filter(|own| own.waiter.is_none());
+        left.map(|own| own.due).min()
     }
 
     /// The next step; `None` if there is none. `has_slot` is called last, and takes one of the
@@ -198,14 +194,14 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
         now: Instant,
         has_slot: impl FnOnce() -> bool,
     ) -> Option<Next<C, A>> {
-        if !self.waiters.is_empty()
+        if let Some(first) = self.first()
             && let Some(connection) = self.available.pop_front()
         {
-            let first = self.remove_waiter(0)?;
+            self.leave(first);
             return Some(Next::Serve(first, connection));
         }
         self.adopt(now);
-        let place = self.waiters.iter().position(|own| own.attempt.is_none())?;
+        let ticket = *self.lacking.front()?;
         if self.state != PoolState::Ready {
             return None;
         }
@@ -215,17 +211,17 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
         if !has_slot() {
             return None;
         }
-        let ticket = self.waiters[place].ticket;
         let (number, handle) = self.begin(now, Some(ticket));
-        self.waiters[place].attempt = Some(number);
+        self.lacking.pop_front();
+        self.expecting.insert(ticket, number);
         Some(Next::Begin(number, handle, ticket))
     }
 
     /// Removes the oldest attempt that has outlived its waiter and its grace period.
     pub(crate) fn abandon(&mut self, now: Instant) -> Option<A> {
         let overdue = |own: &Attempt<A>| own.waiter.is_none() && own.due <= now;
-        let (number, _) = self.attempts.iter().find(|(_, own)| overdue(own))?;
-        let abandoned = self.attempts.remove(&number.clone())?;
+        let (number, _) = self.orphans.iter().find(|(_, own)| overdue(own))?;
+        let abandoned = self.orphans.remove(&number.clone())?;
         self.total -= 1;
         self.grace = (self.grace * 2).min(LONGEST_GRACE);
         Some(abandoned.handle)
@@ -233,9 +229,9 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
 
     /// Takes an available connection, if there is no waiter.
     pub(crate) fn take_available(&mut self) -> Option<C> {
-        match self.waiters.is_empty() {
-            true => self.available.pop_front(),
-            false => None,
+        match self.first() {
+            Some(_) => None,
+            None => self.available.pop_front(),
         }
     }
 
@@ -254,7 +250,7 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
 
     /// Whether an attempt has not been abandoned.
     pub(crate) fn has_attempt(&self, attempt: u64) -> bool {
-        self.attempts.contains_key(&attempt)
+        self.own.contains_key(&attempt) || self.orphans.contains_key(&attempt)
     }
 
     /// An attempt has made its connection.
@@ -268,12 +264,8 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
     /// An attempt is about to fail. Removes the waiter that fails with it, if it was begun for that
     /// waiter. A waiter that adopted it needs another attempt.
     pub(crate) fn fail_waiter(&mut self, attempt: u64) -> Option<u64> {
-        let attempt = self.attempts.get(&attempt)?;
-        let ticket = attempt
-            .waiter
-            .filter(|_| attempt.waiter == attempt.begun_for)?;
-        let place = self.place(ticket).ok()?;
-        self.remove_waiter(place)
+        let ticket = self.own.get(&attempt)?.waiter?;
+        self.leave(ticket).then_some(ticket)
     }
 
     /// An attempt has failed. Returns false if it was abandoned before.
@@ -347,8 +339,9 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
 
     /// Removes all waiters, which are to fail.
     pub(crate) fn evict(&mut self) -> Vec<u64> {
-        let mut evicted = Vec::with_capacity(self.waiters.len());
-        while let Some(ticket) = self.remove_waiter(0) {
+        let mut evicted = Vec::with_capacity(self.waiters());
+        while let Some(ticket) = self.first() {
+            self.leave(ticket);
             evicted.push(ticket);
         }
         evicted
@@ -359,26 +352,50 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
         below(self.total, self.limits.max_size) && below(self.pending(), self.limits.max_connecting)
     }
 
+    /// The waiter that has waited longest.
+    fn first(&self) -> Option<u64> {
+        let expecting = self.expecting.keys().next();
+        self.lacking
+            .front()
+            .into_iter()
+            .chain(expecting)
+            .min()
+            .copied()
+    }
+
+    /// A waiter needs an attempt.
+    fn lack(&mut self, ticket: u64) {
+        let place = self.lacking.partition_point(|own| *own < ticket);
+        self.lacking.insert(place, ticket);
+    }
+
+    /// The waiter of an attempt has left.
+    fn orphan(&mut self, number: u64) {
+        if let Some(attempt) = self.own.remove(&number) {
+            self.orphans.insert(number, attempt);
+        }
+        if let Some(attempt) = self.orphans.get_mut(&number) {
+            attempt.waiter = None;
+        }
+    }
+
     /// Lets waiters without an attempt adopt attempts without a waiter whose grace period is not
     /// over. Adopted attempts whose grace period is over lose their waiter.
     fn adopt(&mut self, now: Instant) {
-        // By attempts, of which there are few: there may be thousands of waiters.
-        for attempt in self.attempts.values_mut() {
-            if attempt.waiter != attempt.begun_for
-                && attempt.due <= now
-                && let Some(ticket) = attempt.waiter.take()
-                && let Ok(place) = self.waiters.binary_search_by_key(&ticket, |own| own.ticket)
-            {
-                self.waiters[place].attempt = None;
-            }
+        let overdue = self.orphans.values_mut().filter(|own| own.due <= now);
+        let given_up: Vec<_> = overdue.filter_map(|own| own.waiter.take()).collect();
+        for ticket in given_up {
+            self.expecting.remove(&ticket);
+            self.lack(ticket);
         }
-        let lacking = self.waiters.iter_mut().filter(|own| own.attempt.is_none());
         let is_free = |own: &Attempt<A>| own.waiter.is_none() && own.due > now;
-        let attempts = self.attempts.iter_mut();
-        let free = attempts.filter(|(_, own)| is_free(own));
-        for (waiter, (number, attempt)) in lacking.zip(free) {
-            waiter.attempt = Some(*number);
-            attempt.waiter = Some(waiter.ticket);
+        let free = self.orphans.iter_mut().filter(|(_, own)| is_free(own));
+        for (number, attempt) in free {
+            let Some(ticket) = self.lacking.pop_front() else {
+                break;
+            };
+            self.expecting.insert(ticket, *number);
+            attempt.waiter = Some(ticket);
         }
     }
 
@@ -387,35 +404,24 @@ impl<C, A: Clone + Default> WaitQueue<C, A> {
         let begins = self.not_before.map_or(now, |time| time.max(now));
         let attempt = Attempt {
             handle: handle.clone(),
-            begun_for: waiter,
             waiter,
             due: begins + self.grace,
         };
-        self.attempts.insert(number, attempt);
+        match waiter {
+            Some(_) => self.own.insert(number, attempt),
+            None => self.orphans.insert(number, attempt),
+        };
         self.total += 1;
         (number, handle)
     }
 
     fn end(&mut self, attempt: u64) {
-        let ended = self.attempts.remove(&attempt);
-        if let Some(ticket) = ended.and_then(|own| own.waiter)
-            && let Ok(place) = self.place(ticket)
-        {
-            self.waiters[place].attempt = None;
+        let own = self.own.remove(&attempt);
+        let ended = own.or_else(|| self.orphans.remove(&attempt));
+        if let Some(ticket) = ended.and_then(|ended| ended.waiter) {
+            self.expecting.remove(&ticket);
+            self.lack(ticket);
         }
-    }
-
-    fn remove_waiter(&mut self, place: usize) -> Option<u64> {
-        let waiter = self.waiters.remove(place)?;
-        let attempt = waiter.attempt.and_then(|own| self.attempts.get_mut(&own));
-        if let Some(attempt) = attempt {
-            attempt.waiter = None;
-        }
-        Some(waiter.ticket)
-    }
-
-    fn place(&self, ticket: u64) -> Result<usize, usize> {
-        self.waiters.binary_search_by_key(&ticket, |own| own.ticket)
     }
 }
 

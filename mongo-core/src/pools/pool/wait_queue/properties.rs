@@ -200,17 +200,23 @@ impl Model {
         if queue.state() == PoolState::Ready && queue.wants_attempt() {
             assert!(!queue.has_room(), "a waiter beside a free permit");
         }
-        let mut adopted = BTreeSet::new();
-        for waiter in &queue.waiters {
-            if let Some(attempt) = waiter.attempt {
-                assert!(adopted.insert(attempt), "one attempt for two waiters");
-                assert_eq!(queue.attempts[&attempt].waiter, Some(waiter.ticket));
-            }
-        }
-        let serving = |own: &&Attempt<Handle>| own.waiter.is_some();
+        let lacking = &queue.lacking;
+        assert!(lacking.iter().is_sorted_by(|one, next| one < next));
+        assert!(!lacking.iter().any(|own| queue.expecting.contains_key(own)));
+        let attempts = queue.own.iter().chain(&queue.orphans);
+        let served = attempts.filter_map(|(number, own)| Some((own.waiter?, *number)));
+        let mut served: Vec<_> = served.collect();
+        served.sort_unstable();
+        assert!(
+            served.into_iter().eq(queue.expecting.clone()),
+            "one waiter of two attempts"
+        );
+        assert!(queue.own.values().all(|own| own.waiter.is_some()));
+        let numbers = queue.expecting.values().collect::<BTreeSet<_>>();
         assert_eq!(
-            queue.attempts.values().filter(serving).count(),
-            adopted.len()
+            numbers.len(),
+            queue.expecting.len(),
+            "one attempt for two waiters"
         );
     }
 }
