@@ -59,7 +59,15 @@ impl Emitted {
 }
 
 /// The metrics of a failover, by a name and a label of their lines.
-const AFTER_A_FAILOVER: [(&str, &str); 5] = [
+const AFTER_A_FAILOVER: [(&str, &str); 7] = [
+    (
+        "mongodb_client_topology_servers{",
+        "mongodb_server_type=\"RSOther\"",
+    ),
+    (
+        "mongodb_client_topology_servers{",
+        "mongodb_server_type=\"RSGhost\"",
+    ),
     ("mongodb_client_pool_cleared{", ""),
     ("mongodb_client_connection_closed{", "reason=\"error\""),
     (
@@ -139,10 +147,14 @@ pub(crate) async fn run<B: Backend<Config: Default>>() -> Emitted {
         || pools.status().iter().any(|pool| pool.waiting == 1),
     )
     .await;
+    set.change_set(|set| set.set_recovering(1, true));
+    let is_other = || metrics.render().contains("mongodb_server_type=\"RSOther\"");
+    until(|| metrics.render(), is_other).await;
     set.kill(0).await;
     let reply = connection.run_command("db", &ping).await;
     reply.expect_err("the server is gone");
     drop(connection);
+    set.remove(1);
     until(|| metrics.render(), || has_all(&metrics.render())).await;
     waiting.abort();
     let text = metrics.render();

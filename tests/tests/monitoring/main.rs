@@ -58,7 +58,7 @@ fn assert_no_problems(queries: &[Query], emitted: &Emitted) {
 
 async fn alerts_are_about_metrics_that_are_emitted<B: Backend<Config: Default>>() {
     let alerts = alerts();
-    assert_eq!(alerts.len(), 10);
+    assert_eq!(alerts.len(), 11);
     assert_no_problems(&alerts, &emitted::run::<B>().await);
 }
 
