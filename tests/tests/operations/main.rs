@@ -11,6 +11,7 @@ mod cursor_calls;
 mod cursors;
 mod exhaust;
 mod exhaust_failures;
+mod interactions;
 mod leftovers;
 mod malformed_commands;
 mod nameless_users;
