@@ -49,7 +49,7 @@ async fn a_cursor_goes_on_after_an_election<B: Backend<Config: Default>>() {
         let known = world.pools.topology().description();
         known.primary().map(|own| own.address.to_string()) == Some(world.set.address(1))
     };
-    eventually("the new primary", || is_new()).await;
+    eventually("the new primary", is_new).await;
     let mut left = 0;
     while orders.next_document().await.expect("a batch").is_some() {
         left += 1;
@@ -81,7 +81,7 @@ async fn a_cursor_whose_member_left_ends<B: Backend<Config: Default>>() {
             .iter()
             .all(|own| own.address.to_string() != first)
     };
-    eventually("the member to leave", || has_left()).await;
+    eventually("the member to leave", has_left).await;
     let mut taken = 0;
     let error = loop {
         match orders.next_document().await {
