@@ -43,6 +43,9 @@ pub(crate) trait PoolHooks: Send + Sync {
     /// The options and the sessions of operations.
     fn client(&self) -> &Arc<ClientContext>;
 
+    /// A random number from 0 to 1, which replays in a simulation.
+    fn jitter(&self) -> f64;
+
     /// A guard checks the connection in.
     fn checked_in(&self, identity: &Identity);
 

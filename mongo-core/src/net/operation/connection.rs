@@ -239,7 +239,10 @@ impl OnConnection<'_> {
             let failure = Failure {
                 was_sent: was_sent(&error, connection.is_closed()),
                 remaining: limits.remaining(),
-                jitter: jitter(getrandom::u64().unwrap_or_default()),
+                jitter: match connection.pool_handle() {
+                    Some(pool_handle) => pool_handle.owner.jitter(),
+                    None => jitter(getrandom::u64().unwrap_or_default()),
+                },
                 ..Failure::of_command(error)
             };
             match retry.failed(failure) {

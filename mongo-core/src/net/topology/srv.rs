@@ -120,6 +120,7 @@ impl SrvTask {
             // Both are safe to drop: the time is absolute, and a notification that was not received
             // is kept.
             tokio::select! {
+                biased;
                 () = sleep(rest.saturating_sub(MIN_HEARTBEAT_FREQUENCY)) => {}
                 () = self.request.notified() => {}
             }
@@ -130,10 +131,12 @@ impl SrvTask {
         let mut changed = self.shared.subscribe();
         loop {
             let topology_type = changed.borrow_and_update().topology_type();
-            // Both are safe to drop: the time is absolute, and a change remains visible.
+            // Both are safe to drop: the time is absolute, and a change remains visible. It comes first,
+            // because it decides whether records are polled.
             tokio::select! {
-                () = at(polling.poll_at(topology_type)) => {}
+                biased;
                 _ = changed.changed() => continue,
+                () = at(polling.poll_at(topology_type)) => {}
             }
             let bound = self.shared.options.connect_timeout;
             let lookup = srv_lookup(&*self.resolver, polling.record_name());

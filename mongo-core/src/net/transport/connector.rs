@@ -233,8 +233,9 @@ impl SocketConnector {
             }
             let more = !addresses.as_slice().is_empty();
             // Both branches are safe to drop: the attempts are kept, and the sleep restarts only
-            // for the next address.
+            // for the next address. One that is over comes first.
             tokio::select! {
+                biased;
                 Some((_, attempt)) = attempts.next() => match attempt {
                     Ok(stream) => {
                         let left = attempts.keys().copied().chain(addresses).collect();

@@ -16,8 +16,8 @@ use crate::event::{
     ConnectionReadyEvent,
 };
 use crate::net::{
-    Alive, Connection, ConnectionState, Deadline, Failed, Interrupted, PoolHandle, Service,
-    sleep_until,
+    Alive, Connection, ConnectionState, Deadline, Failed, Interrupted, PoolHandle, PoolHooks,
+    Service, sleep_until,
 };
 use crate::pools::pool::{Failure, PoolInner};
 use crate::sdam::{ApplicationError, ErrorPhase};
@@ -167,10 +167,12 @@ impl Attempt {
                 (PoolState::Ready, Some(until)) if until > Instant::now() => until,
                 _ => return,
             };
-            // Both are safe to drop: the time is checked again.
+            // Both are safe to drop: the state and the time are checked again. In an order, so that
+            // simulations replay.
             tokio::select! {
+                biased;
                 () = changed => {}
-                () = sleep_until(until) => return,
+                () = sleep_until(until) => {}
             }
         }
     }
@@ -257,7 +259,7 @@ impl Attempt {
         // The waiter fails with this error, even if the error clears the pool.
         let waiter = shared.change_queue(|queue| {
             if shared.topology.is_some() {
-                queue.pace(Instant::now(), shared.share());
+                queue.pace(Instant::now(), shared.jitter());
             }
             queue.fail_waiter(self.number)
         });

@@ -13,7 +13,7 @@ use crate::error::{ClosedReason, Error, ErrorKind};
 use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionClosedEvent, ConnectionClosedReason,
 };
-use crate::net::{Connection, ConnectionState, Identity, PoolHooks};
+use crate::net::{Connection, ConnectionState, Identity, PoolHooks, jitter};
 use crate::operation::{ClientContext, ClusterTime};
 use crate::pools::pool::PoolInner;
 use crate::pools::server_cap::Participant;
@@ -37,17 +37,8 @@ impl PoolInner {
 
     pub(crate) fn expiry(&self, created: Instant) -> Option<Instant> {
         let lifetime = self.max_lifetime?;
-        let jitter = self.share() * LIFETIME_JITTER;
+        let jitter = self.jitter() * LIFETIME_JITTER;
         created.checked_add(lifetime - lifetime.mul_f64(jitter))
-    }
-
-    /// A random share, from 0 to 1.
-    pub(crate) fn share(&self) -> f64 {
-        let random = match &self.topology {
-            Some(topology) => (topology.random() >> 32) as u32,
-            None => getrandom::u32().unwrap_or_default(),
-        };
-        f64::from(random) / f64::from(u32::MAX)
     }
 
     /// A guard returns its connection.
@@ -216,6 +207,12 @@ impl PoolHooks for PoolInner {
 
     fn client(&self) -> &Arc<ClientContext> {
         &self.client
+    }
+
+    fn jitter(&self) -> f64 {
+        let topology = self.topology.as_ref();
+        let random = topology.map(|topology| topology.random());
+        jitter(random.unwrap_or_else(|| getrandom::u64().unwrap_or_default()))
     }
 
     fn checked_in(&self, identity: &Identity) {
