@@ -65,7 +65,8 @@ fn no_fault_breaks_an_invariant_of_operations() {
 #[test]
 fn a_seed_of_operations_replays_exactly() {
     let run = |seed| seed::run_operations(seed).unwrap_or_else(|failure| panic!("{failure}"));
-    for seed in 1000..1004 {
+    // In the last one a pause between attempts ends together with a change of its pool.
+    for seed in (1000..1004).chain([60_601]) {
         let first = run(seed);
         assert!(first.entries > 100);
         assert_eq!(first, run(seed), "seed {seed}");
