@@ -19,7 +19,9 @@ use crate::pools::{Backend, Pools};
 /// A transaction that the server may have open is aborted in the background once its session is
 /// dropped: also after an end that failed or was cancelled, unless a commit was sent. Up to 10,000
 /// dropped transactions and cursors wait for that, for 10 s at most; the server ends the others
-/// (`transactionLifetimeLimitSeconds`, 60 s).
+/// (`transactionLifetimeLimitSeconds`, 60 s). The abort needs a connection of the pool. Where
+/// commands that wait for the transaction's locks hold all of them, the server ends it: end a
+/// transaction by [`abort_transaction`](Self::abort_transaction) where the pool is small.
 ///
 /// # Transactions
 /// [`start_transaction`](ClientSession::start_transaction) begins one, and its commands are those
